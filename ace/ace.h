@@ -1,0 +1,35 @@
+/* ACE, the Adaptive Cache Engine: every size above 32 KiB. Up to 1 MiB: spans of 64 KiB units cut from superslabs. Above:
+   ranges, mappings of their own, whole units long, kept for reuse when freed. Any thread may call; NULL means that the
+   system refused memory. Depends on base and superslab. Can be used alone. */
+#ifndef HAKMEM_ACE_ACE_H
+#define HAKMEM_ACE_ACE_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define ACE_SPAN_MAX ((size_t)1024 * 1024)
+
+/* `size` bytes at a multiple of `align` (a power of two; at least 64 KiB is given). Sets *is_zero if the block is known to
+   read as zero. NULL and errno ENOMEM if it cannot be. */
+void *ace_alloc(size_t size, size_t align, int *is_zero);
+/* Frees a block by its start. Anything else aborts with one line. */
+void ace_free(void *p);
+/* Bytes that the block at p may hold; 0 if no block of ACE starts at p. */
+size_t ace_usable_size(const void *p);
+/* Makes the block at p hold `size` bytes (above 32 KiB) without copying: in place, into free neighbours, or by moving its
+   pages. Returns its address, or NULL if it would have to be copied (nothing has changed then). */
+void *ace_resize(void *p, size_t size);
+/* Gives cached ranges back to the system: all of them, or those unused for `delay_ms`. Returns bytes. */
+size_t ace_purge(uint64_t delay_ms);
+/* 0 if the records of ranges agree with the pointer map and the statistics. */
+int ace_verify(void);
+
+/* For fork. */
+void ace_lock_acquire(void);
+void ace_lock_release(void);
+void ace_lock_reset(void);
+
+HAK_EXTERN_C_END
+
+#endif

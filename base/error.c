@@ -1,0 +1,64 @@
+/* Fatal errors and lines on standard error, by write(2) alone. No locks. Called by every part. */
+#include "base/error.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/os.h"
+
+void hak_line_text(struct hak_line *line, const char *text)
+{
+    while (*text && line->length < sizeof line->text - 1) {
+        line->text[line->length++] = *text++;
+    }
+}
+
+static void line_number(struct hak_line *line, uint64_t value, unsigned base)
+{
+    char digits[24];
+    size_t n = sizeof digits;
+    digits[--n] = '\0';
+    do {
+        digits[--n] = "0123456789abcdef"[value % base];
+        value /= base;
+    } while (value);
+    hak_line_text(line, digits + n);
+}
+
+void hak_line_unsigned(struct hak_line *line, uint64_t value)
+{
+    line_number(line, value, 10);
+}
+
+void hak_line_hex(struct hak_line *line, uint64_t value)
+{
+    hak_line_text(line, "0x");
+    line_number(line, value, 16);
+}
+
+void hak_line_write(struct hak_line *line, int fd)
+{
+    int saved = errno;
+    line->text[line->length++] = '\n';
+    size_t done = 0;
+    while (done < line->length) {
+        ssize_t n = os_ops.write(fd, line->text + done, line->length - done);
+        if (n <= 0) {
+            break;
+        }
+        done += (size_t)n;
+    }
+    line->length = 0;
+    errno = saved;
+}
+
+void hak_fatal(const char *reason, const void *ptr)
+{
+    struct hak_line line = {0, {0}};
+    hak_line_text(&line, "hakmem: ");
+    hak_line_text(&line, reason);
+    hak_line_text(&line, ": ");
+    hak_line_hex(&line, (uint64_t)(uintptr_t)ptr);
+    hak_line_write(&line, 2);
+    abort();
+}

@@ -1,0 +1,35 @@
+/* The one end of a detected corruption, and the one way to print a line. Neither allocates; both may be called anywhere,
+   a signal handler included. */
+#ifndef HAKMEM_BASE_ERROR_H
+#define HAKMEM_BASE_ERROR_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+/* Writes `hakmem: REASON: 0xPTR` to standard error and aborts. */
+HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void *ptr);
+
+/* A line under construction: text and numbers are appended, and what does not fit is cut. */
+struct hak_line {
+    size_t length;
+    char text[500];
+};
+void hak_line_text(struct hak_line *line, const char *text);
+void hak_line_unsigned(struct hak_line *line, uint64_t value);
+void hak_line_hex(struct hak_line *line, uint64_t value);
+/* Ends the line with a newline and writes it to file descriptor `fd` by one write(2). errno is kept. */
+void hak_line_write(struct hak_line *line, int fd);
+
+#if HAK_DEBUG
+#define HAK_DEBUG_ASSERT(e) ((e) ? (void)0 : hak_fatal("assertion failed: " #e, (const void *)0))
+#else
+/* Always compiled, never evaluated. */
+#define HAK_DEBUG_ASSERT(e) ((void)sizeof((e) ? 1 : 0))
+#endif
+/* Stays in every build. */
+#define HAK_CHECK(e, reason, ptr) (HAK_LIKELY(e) ? (void)0 : hak_fatal((reason), (ptr)))
+
+HAK_EXTERN_C_END
+
+#endif

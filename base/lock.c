@@ -1,0 +1,63 @@
+/* The slow half of ranked locks: spinning, waiting, and the debug check of ranks. Called through lock.h. */
+#include "base/lock.h"
+
+#include <errno.h>
+
+#include "base/error.h"
+#include "base/os.h"
+
+void lock_acquire_slow(struct lock *lock)
+{
+    /* Critical sections last well under a microsecond: spin a little before sleeping. */
+    for (int i = 0; i < 100; i++) {
+        uint32_t expected = 0;
+        if (atomic_load_relaxed(&lock->word) == 0 && atomic_cas_strong(&lock->word, &expected, 1u)) {
+            return;
+        }
+        atomic_pause();
+    }
+    int saved = errno;
+    while (__atomic_exchange_n(&lock->word, 2u, __ATOMIC_ACQUIRE) != 0) {
+        (void)os_ops.futex_wait(&lock->word, 2);
+    }
+    errno = saved;
+}
+
+void lock_wake(struct lock *lock)
+{
+    int saved = errno;
+    (void)os_ops.futex_wake(&lock->word, 1);
+    errno = saved;
+}
+
+#if HAK_DEBUG
+enum { MAX_HELD = 16 };
+static HAK_TLS uint32_t held[MAX_HELD];
+static HAK_TLS uint32_t n_held;
+
+void lock_rank_push(const struct lock *lock)
+{
+    /* Beyond MAX_HELD (fork holds every heap's lock) only the count is kept. */
+    if (n_held > 0 && n_held <= MAX_HELD && held[n_held - 1] > lock->rank) {
+        hak_fatal("lock taken against its rank", lock);
+    }
+    if (n_held < MAX_HELD) {
+        held[n_held] = lock->rank;
+    }
+    n_held++;
+}
+
+void lock_rank_pop(const struct lock *lock)
+{
+    if (n_held == 0) {
+        hak_fatal("lock released that is not held", lock);
+    }
+    n_held--;
+}
+#endif
+
+void lock_reset(struct lock *lock)
+{
+    lock_rank_pop(lock);
+    atomic_store_relaxed(&lock->word, 0u);
+}

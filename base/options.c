@@ -1,0 +1,184 @@
+/* The option parser, from options.def. No locks. Called once, by the first heap. */
+#include "base/options.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/error.h"
+
+struct options options = {
+#define OPTION(name, env, type, def, min, max, unit, text) .name = (def),
+#include "base/options.def"
+#undef OPTION
+};
+
+const struct opt_row opt_rows[] = {
+#define OPTION(name, env, type, def, min, max, unit, text)                                                   \
+    {#name, env, OPT_##type, (def), (min), (max), unit, text, offsetof(struct options, name)},
+#include "base/options.def"
+#undef OPTION
+};
+
+const size_t opt_n_rows = sizeof opt_rows / sizeof opt_rows[0];
+
+/* Variables that other parts of the project read: not options of the library, and not mistakes. */
+static const char *const foreign[] = {"HAKMEM_LIBRARY"};
+
+static uint64_t *slot_of(struct options *out, const struct opt_row *row)
+{
+    return (uint64_t *)(void *)((char *)out + row->offset);
+}
+
+void opt_defaults(struct options *out)
+{
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        *slot_of(out, &opt_rows[i]) = opt_rows[i].def;
+    }
+}
+
+static int is_word(const char *text, const char *word)
+{
+    for (; *text && *word; text++, word++) {
+        char c = *text;
+        if (c >= 'A' && c <= 'Z') {
+            c = (char)(c - 'A' + 'a');
+        }
+        if (c != *word) {
+            return 0;
+        }
+    }
+    return *text == *word;
+}
+
+static int parse_switch(const char *text, uint64_t *value)
+{
+    static const char *const words[] = {"0", "1", "off", "on", "no", "yes", "false", "true"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (is_word(text, words[i])) {
+            *value = i & 1;
+            return 0;
+        }
+    }
+    return EINVAL;
+}
+
+static int suffix_shift(const char *text)
+{
+    static const char *const suffixes[] = {"", "k", "m", "g"};
+    for (int i = 0; i < 4; i++) {
+        if (is_word(text, suffixes[i])) {
+            return 10 * i;
+        }
+    }
+    return -1;
+}
+
+static int parse_number(const char *text, int is_bytes, uint64_t *value)
+{
+    uint64_t n = 0;
+    const char *start = text;
+    for (; *text >= '0' && *text <= '9'; text++) {
+        if (__builtin_mul_overflow(n, (uint64_t)10, &n) || __builtin_add_overflow(n, (uint64_t)(*text - '0'), &n)) {
+            return ERANGE;
+        }
+    }
+    int shift = is_bytes ? suffix_shift(text) : (*text ? -1 : 0);
+    if (text == start || shift < 0) {
+        return EINVAL;
+    }
+    return __builtin_mul_overflow(n, (uint64_t)1 << shift, value) ? ERANGE : 0;
+}
+
+int opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
+{
+    uint64_t parsed = 0;
+    int error = row->type == OPT_SWITCH ? parse_switch(text, &parsed)
+                                        : parse_number(text, is_word(row->unit, "bytes"), &parsed);
+    if (error) {
+        return error;
+    }
+    if (parsed < row->min || parsed > row->max) {
+        return ERANGE;
+    }
+    *value = parsed;
+    return 0;
+}
+
+static void complain(const struct opt_row *row, const char *text)
+{
+    struct hak_line line = {0, {0}};
+    hak_line_text(&line, "hakmem: ");
+    hak_line_text(&line, row->env);
+    hak_line_text(&line, "='");
+    hak_line_text(&line, text);
+    if (row->type == OPT_SWITCH) {
+        hak_line_text(&line, "' is not allowed: 0, 1, off, on, no, yes, false or true");
+    } else {
+        hak_line_text(&line, "' is not allowed: a number from ");
+        hak_line_unsigned(&line, row->min);
+        hak_line_text(&line, " to ");
+        hak_line_unsigned(&line, row->max);
+        hak_line_text(&line, " ");
+        hak_line_text(&line, row->unit);
+        hak_line_text(&line, is_word(row->unit, "bytes") ? " (suffix k, m or g)" : "");
+    }
+    hak_line_text(&line, "; using ");
+    hak_line_unsigned(&line, row->def);
+    hak_line_write(&line, 2);
+}
+
+/* The text behind `NAME=` if this entry is of that name, else NULL. */
+static const char *value_of(const char *entry, const char *name)
+{
+    size_t n = strlen(name);
+    return strncmp(entry, name, n) == 0 && entry[n] == '=' ? entry + n + 1 : NULL;
+}
+
+static int is_foreign(const char *entry)
+{
+    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
+        if (value_of(entry, foreign[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void complain_unknown(const char *entry)
+{
+    struct hak_line line = {0, {0}};
+    hak_line_text(&line, "hakmem: unknown option '");
+    hak_line_text(&line, entry);
+    hak_line_text(&line, "' ignored; allowed:");
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        hak_line_text(&line, " ");
+        hak_line_text(&line, opt_rows[i].env);
+    }
+    hak_line_write(&line, 2);
+}
+
+static void read_entry(struct options *out, const char *entry)
+{
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const char *text = value_of(entry, opt_rows[i].env);
+        if (text) {
+            if (opt_parse(&opt_rows[i], text, slot_of(out, &opt_rows[i]))) {
+                complain(&opt_rows[i], text);
+            }
+            return;
+        }
+    }
+    if (!is_foreign(entry)) {
+        complain_unknown(entry);
+    }
+}
+
+void opt_init(struct options *out, char **environment)
+{
+    opt_defaults(out);
+    for (char **entry = environment; entry && *entry; entry++) {
+        if (strncmp(*entry, "HAKMEM_", 7) == 0) {
+            read_entry(out, *entry);
+        }
+    }
+}

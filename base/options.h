@@ -1,0 +1,44 @@
+/* Options: constants after start, read once from the environment. See options.def for the table. No locks: written by
+   opt_init alone, which runs before the first allocation returns. */
+#ifndef HAKMEM_BASE_OPTIONS_H
+#define HAKMEM_BASE_OPTIONS_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+struct options {
+#define OPTION(name, env, type, def, min, max, unit, text) uint64_t name;
+#include "base/options.def"
+#undef OPTION
+};
+
+enum opt_type { OPT_NUMBER, OPT_SWITCH };
+
+/* A row of the table, for printing and for tests. */
+struct opt_row {
+    const char *name;
+    const char *env;
+    enum opt_type type;
+    uint64_t def, min, max;
+    const char *unit;
+    const char *text;
+    size_t offset; /* in struct options */
+};
+
+extern struct options options;
+extern const struct opt_row opt_rows[];
+extern const size_t opt_n_rows;
+
+/* Sets every option to its default. */
+void opt_defaults(struct options *out);
+/* Reads one value (a C string) for a row. Returns 0, or EINVAL for junk and ERANGE outside [min, max]; *value is written
+   on success alone. */
+int opt_parse(const struct opt_row *row, const char *text, uint64_t *value);
+/* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on standard error with
+   what is allowed, and the default stays. Never allocates. */
+void opt_init(struct options *out, char **environment);
+
+HAK_EXTERN_C_END
+
+#endif

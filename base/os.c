@@ -1,0 +1,187 @@
+/* The OS layer. One lock (rank META) for the metadata bump allocator. Called by every part. */
+#include "base/os.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/atomic.h"
+#include "base/lock.h"
+
+static void *real_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
+{
+    return mmap(addr, length, prot, flags, fd, offset);
+}
+
+static int real_munmap(void *addr, size_t length)
+{
+    return munmap(addr, length);
+}
+
+static void *real_mremap(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
+{
+    return mremap(old_addr, old_size, new_size, flags, new_addr);
+}
+
+static int real_madvise(void *addr, size_t length, int advice)
+{
+    return madvise(addr, length, advice);
+}
+
+static ssize_t real_write(int fd, const void *data, size_t size)
+{
+    return write(fd, data, size);
+}
+
+static uint64_t real_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static char **real_environ(void)
+{
+    return environ;
+}
+
+static int real_futex_wait(uint32_t *word, uint32_t expected)
+{
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+static int real_futex_wake(uint32_t *word, int n)
+{
+    return (int)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+#define REAL_OPS                                                                                             \
+    {                                                                                                        \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_clock_ns, real_environ,          \
+            real_futex_wait, real_futex_wake                                                                 \
+    }
+
+const struct os_ops os_real_ops = REAL_OPS;
+struct os_ops os_ops = REAL_OPS;
+
+size_t os_page_size(void)
+{
+    static size_t page_size;
+    size_t size = atomic_load_relaxed(&page_size);
+    if (!size) {
+        size = (size_t)sysconf(_SC_PAGESIZE);
+        atomic_store_relaxed(&page_size, size);
+    }
+    return size;
+}
+
+static void *map_anonymous(void *hint, size_t size)
+{
+    void *p = os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int os_unmap(void *addr, size_t size)
+{
+    int saved = errno;
+    int error = os_ops.munmap(addr, size) ? errno : 0;
+    errno = saved;
+    return error;
+}
+
+void *os_map_aligned(void *hint, size_t size, size_t align)
+{
+    int saved = errno;
+    uintptr_t mask = align - 1;
+    void *p = map_anonymous(hint, size);
+    if (p && ((uintptr_t)p & mask)) {
+        /* Not aligned: map with slack and cut both ends. A refused cut leaves unused address space behind, no more. */
+        if (os_unmap(p, size)) {
+            /* kept: never touched */
+        }
+        size_t slack = size + align - os_page_size();
+        char *wide = slack > size ? (char *)map_anonymous(NULL, slack) : NULL;
+        p = NULL;
+        if (wide) {
+            char *start = (char *)(((uintptr_t)wide + mask) & ~mask);
+            size_t before = (size_t)(start - wide);
+            size_t after = slack - before - size;
+            if ((before && os_unmap(wide, before)) | (after && os_unmap(start + size, after))) {
+                /* kept: never touched */
+            }
+            p = start;
+        }
+    }
+    errno = saved;
+    return p;
+}
+
+int os_purge(void *addr, size_t size)
+{
+    int saved = errno;
+    int error = os_ops.madvise(addr, size, MADV_DONTNEED) ? errno : 0;
+    errno = saved;
+    return error;
+}
+
+void os_huge_pages(void *addr, size_t size)
+{
+    int saved = errno;
+    (void)os_ops.madvise(addr, size, MADV_HUGEPAGE);
+    errno = saved;
+}
+
+static struct lock meta_lock = LOCK_INIT(LOCK_RANK_META);
+static char *meta_next;
+static size_t meta_left;
+static size_t meta_mapped;
+
+void *os_meta_alloc(size_t size)
+{
+    const size_t chunk = HAK_TINY_OR(64 * HAK_KIB, 1 * HAK_MIB);
+    size = (size + 63) & ~(size_t)63;
+    lock_acquire(&meta_lock);
+    if (size > meta_left) {
+        size_t want = size > chunk ? (size + os_page_size() - 1) & ~(os_page_size() - 1) : chunk;
+        char *fresh = (char *)map_anonymous(NULL, want);
+        if (!fresh && want > size) {
+            want = (size + os_page_size() - 1) & ~(os_page_size() - 1);
+            fresh = (char *)map_anonymous(NULL, want);
+        }
+        if (!fresh) {
+            lock_release(&meta_lock);
+            return NULL;
+        }
+        meta_mapped += want;
+        meta_next = fresh;
+        meta_left = want;
+    }
+    void *p = meta_next;
+    meta_next += size;
+    meta_left -= size;
+    lock_release(&meta_lock);
+    return p;
+}
+
+size_t os_meta_bytes(void)
+{
+    return atomic_load_relaxed(&meta_mapped);
+}
+
+void os_meta_lock_acquire(void)
+{
+    lock_acquire(&meta_lock);
+}
+
+void os_meta_lock_release(void)
+{
+    lock_release(&meta_lock);
+}
+
+void os_meta_lock_reset(void)
+{
+    lock_reset(&meta_lock);
+}

@@ -1,0 +1,52 @@
+/* The OS layer: every system call that the allocator makes, behind one table that tests replace.
+   All sizes are bytes. Functions may be called by any thread and take no lock, except os_meta_alloc (rank META). */
+#ifndef HAKMEM_BASE_OS_H
+#define HAKMEM_BASE_OS_H
+
+#include <sys/types.h>
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+struct os_ops {
+    void *(*mmap)(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
+    int (*munmap)(void *addr, size_t length);
+    void *(*mremap)(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr);
+    int (*madvise)(void *addr, size_t length, int advice);
+    ssize_t (*write)(int fd, const void *data, size_t size);
+    uint64_t (*clock_ns)(void); /* monotonic */
+    char **(*environ_)(void);   /* the environment, read once at start */
+    int (*futex_wait)(uint32_t *word, uint32_t expected);
+    int (*futex_wake)(uint32_t *word, int n);
+};
+
+/* In use by all parts. A test may replace entries while no other thread is in the allocator. */
+extern struct os_ops os_ops;
+extern const struct os_ops os_real_ops;
+
+/* Bytes of a page of this system. */
+size_t os_page_size(void);
+
+/* Reserves and commits (on touch) `size` bytes at a multiple of `align` (a power of two, at least a page); the memory
+   reads as zero. `hint` (or NULL) is tried first, for neighbours. NULL when the system refuses. */
+void *os_map_aligned(void *hint, size_t size, size_t align);
+/* Gives address space back. Returns 0 or an errno value (the kernel may refuse to split a mapping: ENOMEM). */
+HAK_MUST_CHECK int os_unmap(void *addr, size_t size);
+/* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
+HAK_MUST_CHECK int os_purge(void *addr, size_t size);
+/* Asks for huge pages in a range; a refusal is harmless. */
+void os_huge_pages(void *addr, size_t size);
+
+/* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses. */
+void *os_meta_alloc(size_t size);
+/* Bytes that os_meta_alloc has mapped. */
+size_t os_meta_bytes(void);
+/* For fork: nobody allocates metadata between the two. */
+void os_meta_lock_acquire(void);
+void os_meta_lock_release(void);
+void os_meta_lock_reset(void);
+
+HAK_EXTERN_C_END
+
+#endif

@@ -1,0 +1,58 @@
+/* Size classes up to 32 KiB: the one table of slab geometry (size_classes.def); nobody else computes an offset in a slab.
+   Constants only. */
+#ifndef HAKMEM_BASE_SIZE_CLASSES_H
+#define HAKMEM_BASE_SIZE_CLASSES_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+/* Counts the rows. */
+enum {
+    SC_N_CLASSES = 0
+#define SIZE_CLASS(index, size, count, magic, inside, tail) +1
+#include "base/size_classes.def"
+#undef SIZE_CLASS
+};
+
+#define SC_TINY_MAX ((size_t)1024)   /* the tiny pool's largest request */
+#define SC_SMALL_MAX ((size_t)32768) /* the mid-MT pool's largest request; above: ACE */
+#define SC_SLAB_SHIFT 16
+#define SC_SLAB_BYTES ((size_t)1 << SC_SLAB_SHIFT)
+#define SC_GRANULE_SHIFT 4
+
+struct size_class {
+    uint32_t size;     /* bytes of a block, a multiple of 16 */
+    uint32_t capacity; /* blocks a slab */
+    uint32_t magic;    /* ceil(2^32 / size) */
+};
+
+extern const struct size_class sc_table[SC_N_CLASSES];
+/* For (size + 15) >> 4 up to 32 KiB: the class. */
+extern const uint8_t sc_of_granules[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1];
+
+/* The class of a request of `size` bytes, which is at most SC_SMALL_MAX. Size 0 is served as 16 bytes. */
+static inline uint32_t sc_of(size_t size)
+{
+    return sc_of_granules[(size + 15) >> SC_GRANULE_SHIFT];
+}
+
+/* The smallest class that serves `size` bytes at a multiple of `align` (a power of two, at most 32 KiB), or SC_N_CLASSES.
+   Slabs are 64 KiB-aligned, so that a class whose size is a multiple of `align` has aligned blocks only. */
+uint32_t sc_of_aligned(size_t size, size_t align);
+
+/* The index of a block from its offset in the slab: floor(offset / size), by the magic number; exact for offset < 2^16. */
+static inline uint32_t sc_index_of(uint32_t class_index, uint32_t offset)
+{
+    return (uint32_t)(((uint64_t)offset * sc_table[class_index].magic) >> 32);
+}
+
+/* True if `offset` < 2^16 is a multiple of the block size of that magic number. */
+static inline int sc_is_multiple(uint32_t offset, uint32_t magic)
+{
+    return offset * magic < magic;
+}
+
+HAK_EXTERN_C_END
+
+#endif

@@ -1,0 +1,27 @@
+/* Statistics of the whole process, kept on slow paths with relaxed atomics; see stats.def. Any thread may read. */
+#ifndef HAKMEM_BASE_STATS_H
+#define HAKMEM_BASE_STATS_H
+
+#include "base/atomic.h"
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+struct stats {
+#define STAT(name, kind, unit, text) int64_t name;
+#include "base/stats.def"
+#undef STAT
+};
+
+extern struct stats stats;
+
+#define stat_add(name, n) ((void)atomic_add_relaxed(&stats.name, (int64_t)(n)))
+#define stat_sub(name, n) ((void)atomic_sub_relaxed(&stats.name, (int64_t)(n)))
+#define stat_get(name) atomic_load_relaxed(&stats.name)
+
+/* Writes one line a statistic to file descriptor `fd`; allocates nothing. */
+void stat_print(int fd);
+
+HAK_EXTERN_C_END
+
+#endif

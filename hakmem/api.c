@@ -1,0 +1,290 @@
+/* The public functions and the slow half of malloc and free. No locks of its own; the parts below take theirs. */
+#include "hakmem/hakmem.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "ace/ace.h"
+#include "base/error.h"
+#include "base/options.h"
+#include "base/stats.h"
+#include "hakmem/fast.h"
+#include "superslab/superslab.h"
+
+static void *no_memory(void)
+{
+    stat_add(failed_requests, 1);
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* Everything that is kept for reuse goes back, before a request is refused. Returns bytes. */
+static size_t reclaim(void)
+{
+    heap_trim_all();
+    return ace_purge(0) + ss_purge(0);
+}
+
+static void *large_alloc(size_t size, size_t align, int *is_zero)
+{
+    (void)heap_acquire(); /* starts the process: options */
+    void *p = ace_alloc(size, align, is_zero);
+    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim()) {
+        p = ace_alloc(size, align, is_zero);
+    }
+    return p ? p : no_memory();
+}
+
+static void *class_alloc(uint32_t size_class)
+{
+    struct heap *heap = heap_acquire();
+    void *block = heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
+    if (HAK_UNLIKELY(!block)) {
+        int saved = errno;
+        (void)reclaim();
+        heap = heap_acquire();
+        block = heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
+        errno = saved;
+    }
+    return block ? block : no_memory();
+}
+
+void *refill_malloc(size_t size)
+{
+    return class_alloc(sc_of(size));
+}
+
+void *slow_malloc(size_t size)
+{
+    int is_zero;
+    return large_alloc(size, 1, &is_zero);
+}
+
+#if HAK_VALIDATE
+void validate_free(const void *p)
+{
+    struct ss_lookup found = hak_super_lookup(p);
+    HAK_CHECK(found.kind == SS_SLAB && found.start == p, "invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(found.is_allocated, "block freed twice", p);
+}
+#endif
+
+void overflow_free(struct heap *heap, size_t bin_offset)
+{
+    tc_overflow(heap, (uint32_t)(bin_offset >> TAG_BIN_SHIFT));
+}
+
+/* A block of a slab: ours but outside the window, another heap's, or one that the fast path found wrong. */
+static void free_in_slab(void *p, uint32_t tag)
+{
+    uint32_t size_class = TAG_CLASS(tag);
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic), "invalid pointer freed (not the start of a block)", p);
+    validate_free(p);
+    struct heap *heap = hak_self;
+    if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
+        struct bin *bin = &heap->bins[size_class];
+        HAK_CHECK(bin->head != p, "block freed twice", p);
+        *(void **)p = bin->head;
+        bin->head = p;
+        if (--bin->room < 0) {
+            tc_overflow(heap, size_class);
+        }
+        return;
+    }
+    if (HAK_UNLIKELY(heap == &heap_none)) {
+        heap = heap_acquire();
+        if (!heap) {
+            remote_free_now(p, tag);
+            return;
+        }
+        if (TAG_OWNER(tag) == heap->id) {
+            free_in_slab(p, tag); /* adopted the very heap that owns the block */
+            return;
+        }
+    }
+    remote_free(heap, p, tag);
+}
+
+void slow_free(void *p)
+{
+    if (!p) {
+        return;
+    }
+    struct map_entry entry = map_get(p);
+    HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
+    HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
+    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        ace_free(p);
+    } else {
+        free_in_slab(p, entry.tag);
+    }
+}
+
+void *hak_malloc(size_t size)
+{
+    return fast_malloc(size);
+}
+
+void hak_free(void *p)
+{
+    fast_free(p);
+}
+
+void *hak_calloc(size_t n, size_t size)
+{
+    size_t bytes;
+    if (HAK_UNLIKELY(__builtin_mul_overflow(n, size, &bytes))) {
+        return no_memory();
+    }
+    if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
+        int is_zero;
+        void *p = large_alloc(bytes, 1, &is_zero);
+        if (p && !is_zero) {
+            memset(p, 0, ace_usable_size(p));
+        }
+        return p;
+    }
+    void *p = fast_malloc(bytes);
+    if (HAK_LIKELY(p != NULL)) {
+        /* The whole block, so that what malloc_usable_size promises is zero too. */
+        memset(p, 0, sc_table[sc_of(bytes)].size);
+    }
+    return p;
+}
+
+size_t hak_usable_size(const void *p)
+{
+    struct map_entry entry = map_get(p);
+    if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
+        return 0;
+    }
+    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        return ace_usable_size(p);
+    }
+    return sc_table[TAG_CLASS(entry.tag)].size;
+}
+
+/* Shrinking in place may leave at most half of the block unused; small blocks stay whatever is asked. */
+static int fits_in_place(size_t usable, size_t size)
+{
+    return size <= usable && (size >= usable / 2 || usable <= 128);
+}
+
+void *hak_realloc(void *p, size_t size)
+{
+    if (HAK_UNLIKELY(!p)) {
+        return hak_malloc(size);
+    }
+    if (HAK_UNLIKELY(size == 0)) {
+        hak_free(p);
+        return NULL;
+    }
+    size_t usable = hak_usable_size(p);
+    if (HAK_LIKELY(fits_in_place(usable, size))) {
+        return p;
+    }
+    HAK_CHECK(usable, "invalid pointer given to realloc", p);
+    if (usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
+        void *resized = ace_resize(p, size);
+        if (resized) {
+            return resized;
+        }
+    }
+    void *moved = hak_malloc(size);
+    if (!moved) {
+        return size <= usable ? p : NULL;
+    }
+    memcpy(moved, p, size < usable ? size : usable);
+    hak_free(p);
+    return moved;
+}
+
+static int is_power_of_two(size_t n)
+{
+    return n && !(n & (n - 1));
+}
+
+/* `alignment` is a power of two. */
+static void *aligned(size_t alignment, size_t size)
+{
+    if (alignment <= 16) {
+        return hak_malloc(size);
+    }
+    if (size <= SC_SMALL_MAX && alignment <= SC_SMALL_MAX) {
+        uint32_t c = sc_of_aligned(size, alignment);
+        if (c < SC_N_CLASSES) {
+            return hak_malloc(sc_table[c].size);
+        }
+    }
+    int is_zero;
+    return large_alloc(size, alignment, &is_zero);
+}
+
+void *hak_aligned_alloc(size_t alignment, size_t size)
+{
+    if (!is_power_of_two(alignment)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    return aligned(alignment, size);
+}
+
+void *hak_memalign(size_t alignment, size_t size)
+{
+    if (alignment > PTRDIFF_MAX) {
+        errno = EINVAL;
+        return NULL;
+    }
+    while (!is_power_of_two(alignment)) {
+        alignment = alignment ? (alignment | (alignment - 1)) + 1 : 1;
+    }
+    return aligned(alignment, size);
+}
+
+int hak_posix_memalign(void **out, size_t alignment, size_t size)
+{
+    if (!is_power_of_two(alignment) || alignment % sizeof(void *)) {
+        return EINVAL;
+    }
+    int saved = errno;
+    void *p = aligned(alignment, size);
+    errno = saved;
+    if (!p) {
+        return ENOMEM;
+    }
+    *out = p;
+    return 0;
+}
+
+int hak_owns(const void *p)
+{
+    return map_get(p).tag != 0;
+}
+
+size_t hak_purge(void)
+{
+    return reclaim();
+}
+
+int hak_verify(void)
+{
+    int result = heap_verify_all();
+    result = result ? result : ace_verify();
+    return result ? result : ss_verify();
+}
+
+const char *hak_variant(void)
+{
+    return HAKMEM_VARIANT;
+}
+
+const char *hak_version(void)
+{
+    return HAKMEM_VERSION;
+}
+
+void hak_print_stats(int fd)
+{
+    stat_print(fd);
+}

@@ -1,0 +1,64 @@
+/* hakmem: the public interface. Every function may be called by any thread at any time, before main and after it included.
+   Sizes are in bytes. Every block is aligned to 16 bytes at least. Blocks of hak_* and of malloc (when hakmem is the
+   process's malloc) are the same: either family frees what the other allocated.
+
+   A pointer that no hak_* function returned, an interior pointer, or a block freed twice in a row ends the process with one
+   line on standard error that names the pointer and the reason. */
+#ifndef HAKMEM_HAKMEM_HAKMEM_H
+#define HAKMEM_HAKMEM_HAKMEM_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define HAK_API __attribute__((visibility("default")))
+#else
+#define HAK_API
+#endif
+
+#define HAKMEM_VERSION "0.1.0"
+
+/* A block of at least `size` bytes, 1 for size 0. NULL and errno ENOMEM if it cannot be. */
+HAK_API void *hak_malloc(size_t size);
+/* A zeroed block of n * size bytes. NULL and ENOMEM also if the product overflows. */
+HAK_API void *hak_calloc(size_t n, size_t size);
+/* Makes the block `size` bytes large, keeping its contents up to the smaller size; it may move. NULL and ENOMEM leave the
+   block as it was. hak_realloc(NULL, n) is hak_malloc(n); hak_realloc(p, 0) frees p and returns NULL, as glibc does. */
+HAK_API void *hak_realloc(void *p, size_t size);
+/* Frees a block; NULL does nothing. Keeps errno. */
+HAK_API void hak_free(void *p);
+
+/* A block at a multiple of `alignment`, a power of two: otherwise NULL and EINVAL. */
+HAK_API void *hak_aligned_alloc(size_t alignment, size_t size);
+/* As hak_aligned_alloc, but an alignment that is no power of two is rounded up to one, as glibc's memalign does. */
+HAK_API void *hak_memalign(size_t alignment, size_t size);
+/* POSIX: 0 and *out, or EINVAL (alignment is no power of two times sizeof(void *)), or ENOMEM; *out and errno are kept then. */
+HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
+
+/* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used. */
+HAK_API size_t hak_usable_size(const void *p);
+
+/* 1 if the address lies in memory that hakmem manages. Never faults. */
+HAK_API int hak_owns(const void *p);
+/* Gives back to the system what is kept for reuse: this thread's cache, every heap's empty slabs, free units, cached ranges.
+   Returns the bytes given back. */
+HAK_API size_t hak_purge(void);
+/* Walks all of hakmem's structures; 0 if every equation holds, else a number that tells which failed (the walkers' comments
+   say). Other threads may allocate meanwhile. */
+HAK_API int hak_verify(void);
+
+/* The variant that this is: "release", "release_validated", "debug" or "tiny". */
+HAK_API const char *hak_variant(void);
+/* HAKMEM_VERSION of the library that runs. */
+HAK_API const char *hak_version(void);
+/* Writes the statistics table to a file descriptor. Allocates nothing. */
+HAK_API void hak_print_stats(int fd);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,292 @@
+/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, fork. Locks: HEAPS for the table and the
+   orphans, then a heap's own. Called by the slow paths of api.c, by pthread (end of a thread) and by fork handlers. */
+#include "hakmem/heap.h"
+
+#include <pthread.h>
+
+#include "ace/ace.h"
+#include "base/error.h"
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+
+/* An owner that neither a heap nor a special tag has. */
+struct heap heap_none = {.owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
+HAK_TLS struct heap *hak_self = &heap_none;
+
+/* Set when the thread's destructor has run: it gets no heap any more. */
+static HAK_TLS int is_ending;
+
+static void thread_ends(void *heap);
+static void fork_prepare(void);
+static void fork_parent(void);
+static void fork_child(void);
+
+static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
+static struct heap *heaps[BANK_MAX_OWNERS + 1];
+static struct heap *orphans;
+static struct heap *uncached; /* an orphan that is never adopted: serves threads without a heap */
+static uint32_t is_ready;
+static pthread_key_t end_key;
+static int has_end_key;
+
+/* In a program of one thread nobody waits for the key. */
+__attribute__((constructor)) static void start_early(void)
+{
+    (void)heap_acquire();
+}
+
+__attribute__((destructor)) static void print_at_end(void)
+{
+    if (options.show_stats) {
+        stat_print(2);
+    }
+}
+
+struct heap *heap_by_id(uint32_t id)
+{
+    return id <= BANK_MAX_OWNERS ? atomic_load_acquire(&heaps[id]) : NULL;
+}
+
+static void print_banner(void)
+{
+    struct hak_line line = {0, {0}};
+    hak_line_text(&line, "hakmem: variant=" HAKMEM_VARIANT);
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        hak_line_text(&line, " ");
+        hak_line_text(&line, opt_rows[i].name);
+        hak_line_text(&line, "=");
+        hak_line_unsigned(&line, *(const uint64_t *)(const void *)((const char *)&options + opt_rows[i].offset));
+    }
+    hak_line_write(&line, 2);
+}
+
+/* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this point; if one did, it
+   would find this thread without a heap and be served uncached. */
+static void start(void)
+{
+    opt_init(&options, os_ops.environ_());
+    if (options.verbose) {
+        print_banner();
+    }
+    atomic_store_release(&is_ready, 1u);
+}
+
+/* What needs the C library's locks happens outside of ours. A second thread waits until the first has the key: otherwise its
+   end would go unnoticed. */
+static void start_threads(void)
+{
+    enum { NOT_STARTED, STARTING, STARTED };
+    static uint32_t state;
+    uint32_t expected = NOT_STARTED;
+    if (HAK_LIKELY(atomic_load_acquire(&state) == STARTED)) {
+        return;
+    }
+    if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
+        has_end_key = pthread_key_create(&end_key, thread_ends) == 0;
+        (void)pthread_atfork(fork_prepare, fork_parent, fork_child);
+        atomic_store_release(&state, (uint32_t)STARTED);
+    }
+    while (atomic_load_acquire(&state) != STARTED) {
+        atomic_pause();
+    }
+}
+
+static struct heap *new_heap(void)
+{
+    struct heap *heap = (struct heap *)os_meta_alloc(sizeof *heap);
+    if (!heap) {
+        return NULL;
+    }
+    uint32_t id = bank_new_owner();
+    if (!id) {
+        return NULL; /* the memory of the description is lost: this happens when all ids are used, once a thread */
+    }
+    heap->id = id;
+    heap->owner_tag = id << TAG_OWNER_SHIFT;
+    heap->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
+    bank_init(&heap->bank, id);
+    tc_init(heap);
+    heap->state = HEAP_ORPHAN;
+    atomic_store_release(&heaps[id], heap);
+    stat_add(heaps, 1);
+    return heap;
+}
+
+static void set_state(struct heap *heap, enum heap_state state)
+{
+    lock_acquire(&heap->lock);
+    atomic_store_seq(&heap->state, (uint32_t)state);
+    lock_release(&heap->lock);
+}
+
+struct heap *heap_acquire(void)
+{
+    if (hak_self != &heap_none) {
+        return hak_self;
+    }
+    if (is_ending) {
+        return NULL;
+    }
+    lock_acquire(&heaps_lock);
+    if (!is_ready) {
+        start();
+    }
+    struct heap *heap = orphans;
+    if (heap) {
+        orphans = heap->next_orphan;
+        stat_sub(orphans, 1);
+    } else {
+        heap = new_heap();
+    }
+    lock_release(&heaps_lock);
+    if (!heap) {
+        return NULL;
+    }
+    set_state(heap, HEAP_LIVE);
+    hak_self = heap;
+    /* The next calls may allocate: the heap is in place. */
+    start_threads();
+    if (has_end_key) {
+        (void)pthread_setspecific(end_key, heap);
+    }
+    return heap;
+}
+
+/* Leaves a heap whose cache is flushed to the next thread. */
+static void make_orphan(struct heap *heap)
+{
+    lock_acquire(&heap->lock);
+    atomic_store_seq(&heap->state, (uint32_t)HEAP_ORPHAN);
+    remote_collect(heap);
+    bank_release_empty(&heap->bank);
+    lock_release(&heap->lock);
+    lock_acquire(&heaps_lock);
+    heap->next_orphan = orphans;
+    orphans = heap;
+    stat_add(orphans, 1);
+    lock_release(&heaps_lock);
+}
+
+static void thread_ends(void *arg)
+{
+    struct heap *heap = (struct heap *)arg;
+    if (hak_self == heap) {
+        is_ending = 1;
+        hak_self = &heap_none;
+        tc_flush(heap);
+        make_orphan(heap);
+    }
+}
+
+void *heap_alloc_uncached(uint32_t size_class)
+{
+    void *block = NULL;
+    lock_acquire(&heaps_lock);
+    if (!uncached) {
+        if (!is_ready) {
+            start();
+        }
+        uncached = new_heap();
+        if (!uncached && orphans) {
+            uncached = orphans;
+            orphans = uncached->next_orphan;
+            stat_sub(orphans, 1);
+        }
+    }
+    struct heap *heap = uncached;
+    lock_release(&heaps_lock);
+    if (heap) {
+        lock_acquire(&heap->lock);
+        (void)bank_take(&heap->bank, size_class, 1, &block);
+        lock_release(&heap->lock);
+    }
+    return block;
+}
+
+void heap_trim_all(void)
+{
+    if (hak_self != &heap_none) {
+        tc_flush(hak_self);
+    }
+    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        struct heap *heap = heap_by_id(id);
+        if (heap) {
+            lock_acquire(&heap->lock);
+            remote_collect(heap);
+            bank_release_empty(&heap->bank);
+            lock_release(&heap->lock);
+        }
+    }
+}
+
+int heap_verify_all(void)
+{
+    int result = hak_self != &heap_none ? tc_verify(hak_self) : 0;
+    for (uint32_t id = 1; id <= BANK_MAX_OWNERS && !result; id++) {
+        struct heap *heap = heap_by_id(id);
+        if (heap) {
+            lock_acquire(&heap->lock);
+            result = bank_verify(&heap->bank);
+            lock_release(&heap->lock);
+        }
+    }
+    return result;
+}
+
+/* Fork: all locks in rank order, so that the child gets every structure whole. */
+static void fork_prepare(void)
+{
+    lock_acquire(&heaps_lock);
+    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        if (heaps[id]) {
+            lock_acquire(&heaps[id]->lock);
+        }
+    }
+    ace_lock_acquire();
+    pool_lock_acquire();
+    map_lock_acquire();
+    os_meta_lock_acquire();
+}
+
+static void fork_parent(void)
+{
+    os_meta_lock_release();
+    map_lock_release();
+    pool_lock_release();
+    ace_lock_release();
+    for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
+        if (heaps[id]) {
+            lock_release(&heaps[id]->lock);
+        }
+    }
+    lock_release(&heaps_lock);
+}
+
+/* The other threads are gone. What was in their bins and outboxes when they stopped, perhaps in the middle of a push, cannot
+   be trusted and is left allocated; all else of their heaps is adopted by the child's next threads. */
+static void fork_child(void)
+{
+    os_meta_lock_reset();
+    map_lock_reset();
+    pool_lock_reset();
+    ace_lock_reset();
+    for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
+        struct heap *heap = heaps[id];
+        if (!heap) {
+            continue;
+        }
+        lock_reset(&heap->lock);
+        if (heap != hak_self && heap != uncached && heap->state == HEAP_LIVE) {
+            stat_sub(bin_budget, heap->budget);
+            heap->budget = 0;
+            tc_init(heap);
+            heap->state = HEAP_ORPHAN;
+            remote_collect(heap);
+            heap->next_orphan = orphans;
+            orphans = heap;
+            stat_add(orphans, 1);
+        }
+    }
+    lock_reset(&heaps_lock);
+}

@@ -1,0 +1,124 @@
+/* Heaps: what one thread allocates from. Internal to //hakmem.
+
+   struct heap is owned by one thread at a time (`hak_self` points to it), outlives it as an orphan, and is adopted whole by
+   a later thread; it is never freed. Three parts:
+   - the thread cache (bins, spares, outbox): touched by the owning thread alone, without a lock;
+   - what lies behind the heap's lock (bank, returned chains): the owner's slow paths, and anybody who collects;
+   - the inbox: one word that every thread may push to.
+
+   Bins. A bin is a LIFO list of free blocks of one class, linked through their first words.
+     blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls tc_overflow)
+   A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares, outboxes, inboxes and returned
+   chains count as allocated in their slabs.
+
+   What may be held back (bytes, also tested in heap_test):
+   - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (TC_FIRST_BYTES) plus the
+     process's budget HAKMEM_CACHE_BYTES;
+   - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one block) each;
+   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects (unless somebody holds the lock,
+     who is then collecting or refilling); an orphan's inbox: nothing, the sender collects at once;
+   - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (bank.h).
+
+   heap_verify checks all of it. */
+#ifndef HAKMEM_HAKMEM_HEAP_H
+#define HAKMEM_HAKMEM_HEAP_H
+
+#include "base/lock.h"
+#include "base/size_classes.h"
+#include "superslab/bank.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define TC_FIRST_BYTES HAK_TINY_OR(64u, 2048u)
+#define TC_MAX_BLOCKS HAK_TINY_OR(4u, 256u)
+#define OUTBOX_SLOTS HAK_TINY_OR(2u, 32u)
+#define OUTBOX_MAX_BLOCKS HAK_TINY_OR(3u, 64u)
+#define OUTBOX_MAX_BYTES 8192u
+#define INBOX_MAX_BYTES HAK_TINY_OR(4096, 1048576)
+#define RETURNED_MAX_BYTES HAK_TINY_OR(1024u, 262144u)
+#define TINY_GRANULES ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
+
+struct bin {
+    void *head;
+    int32_t room;
+    uint32_t magic; /* of the class, for the check that a freed pointer is the start of a block */
+};
+HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT, "the tag's lower bits are the bin's offset");
+
+struct spare {
+    void *head;
+    uint32_t count;
+};
+
+/* A chain of blocks of one owner and class on its way. */
+struct outbox_slot {
+    void *head;
+    uint32_t tag;
+    uint32_t count;
+};
+
+enum heap_state { HEAP_LIVE, HEAP_ORPHAN };
+
+struct heap {
+    uint32_t owner_tag; /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is ours */
+    uint32_t id;
+    uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
+    struct bin bins[SC_N_CLASSES];
+
+    struct spare spares[SC_N_CLASSES];
+    uint16_t limits[SC_N_CLASSES];
+    struct outbox_slot outbox[OUTBOX_SLOTS];
+    uint32_t slow_count;
+    uint64_t budget; /* bytes of the process's budget that the limits use */
+
+    struct lock lock;
+    struct bank bank;
+    void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words */
+    uint64_t returned_bytes;
+    struct heap *next_orphan; /* HEAPS lock */
+
+    /* Pushed to by every thread: on a line of its own. */
+    HAK_CACHE_ALIGNED void *inbox;
+    int64_t inbox_bytes;
+    uint32_t state; /* enum heap_state; written under `lock` */
+};
+
+/* The thread's heap; heap_none until its first allocation and after its end. Never NULL. */
+extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
+/* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
+extern struct heap heap_none HAK_HIDDEN;
+
+/* The heap of that id, or NULL (also for pools of mid_mt). */
+struct heap *heap_by_id(uint32_t id);
+/* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, or the thread is ending). */
+struct heap *heap_acquire(void);
+/* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
+void *heap_alloc_uncached(uint32_t size_class);
+/* Gives empty slabs and returned chains of every heap back, and this thread's cache. */
+void heap_trim_all(void);
+/* 0 if all heaps' equations hold. Other threads may run; their bins are not looked at. */
+int heap_verify_all(void);
+
+/* Thread cache, slow half (tcache.c). */
+void tc_init(struct heap *heap);
+void *tc_refill(struct heap *heap, uint32_t size_class);
+void tc_overflow(struct heap *heap, uint32_t size_class);
+/* Gives all bins, spares and the outbox back; limits return to their first values. */
+void tc_flush(struct heap *heap);
+int tc_verify(const struct heap *heap);
+
+/* Remote free (remote.c). */
+void remote_free(struct heap *heap, void *block, uint32_t tag);
+/* Sends one block without an outbox. */
+void remote_free_now(void *block, uint32_t tag);
+void remote_send_all(struct heap *heap);
+/* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock held. */
+void remote_receive(struct heap *heap);
+/* Gives inbox and returned chains to their slabs. Heap lock held. */
+void remote_collect(struct heap *heap);
+/* Takes a returned chain of the class: its head, or NULL; *count its blocks. Heap lock held. */
+void *remote_take_returned(struct heap *heap, uint32_t size_class, uint32_t *count);
+
+HAK_EXTERN_C_END
+
+#endif

@@ -1,0 +1,159 @@
+/* Remote free: a block whose slab belongs to another heap travels in a chain.
+
+   Sender: an outbox slot (direct-mapped by the tag, that is by owner and class) gathers a chain; one compare-and-swap
+   pushes the whole chain onto the owner's inbox. Receiver: one exchange takes all chains.
+   A chain in an inbox or a returned list lies in its blocks: the first word of each block is the next block; the second word
+   of the head is the next chain (lower 48 bits) and the number of blocks (upper 16). Blocks have at least two words.
+
+   No chain is lost when an owner ends: it sets HEAP_ORPHAN and then takes its inbox; a sender pushes and then reads the
+   state; both in sequentially consistent order, so that at least one of them sees the other's step and collects.
+   Locks: the owner's heap lock for receive and collect. */
+#include "base/error.h"
+#include "base/stats.h"
+#include "hakmem/heap.h"
+
+#define COUNT_SHIFT 48
+#define LINK_MASK (((uintptr_t)1 << COUNT_SHIFT) - 1)
+
+static uintptr_t *second_word(void *block)
+{
+    return (uintptr_t *)block + 1;
+}
+
+static uint32_t chain_limit(uint32_t size_class)
+{
+    uint32_t by_bytes = OUTBOX_MAX_BYTES / sc_table[size_class].size;
+    return by_bytes == 0 ? 1 : by_bytes < OUTBOX_MAX_BLOCKS ? by_bytes : OUTBOX_MAX_BLOCKS;
+}
+
+/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
+static void collect_for(struct heap *owner, int64_t pending)
+{
+    int is_orphan = atomic_load_seq(&owner->state) == HEAP_ORPHAN;
+    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
+        return;
+    }
+    if (is_orphan) {
+        lock_acquire(&owner->lock);
+    } else if (!lock_try(&owner->lock)) {
+        return;
+    }
+    remote_collect(owner);
+    if (is_orphan) {
+        bank_release_empty(&owner->bank);
+    }
+    lock_release(&owner->lock);
+    stat_add(chains_drained_by_sender, 1);
+}
+
+static void send_chain(void *head, uint32_t tag, uint32_t count)
+{
+    struct heap *owner = heap_by_id(TAG_OWNER(tag));
+    HAK_CHECK(owner, "invalid pointer freed (it belongs to a pool of its own)", head);
+    int64_t bytes = (int64_t)count * sc_table[TAG_CLASS(tag)].size;
+    int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
+    void *link = atomic_load_relaxed(&owner->inbox);
+    do {
+        *second_word(head) = (uintptr_t)link | (uintptr_t)count << COUNT_SHIFT;
+    } while (!atomic_cas_weak_seq(&owner->inbox, &link, head));
+    stat_add(chains_sent, 1);
+    collect_for(owner, pending);
+}
+
+static void send_slot(struct outbox_slot *slot)
+{
+    void *head = slot->head;
+    uint32_t count = slot->count;
+    slot->head = NULL;
+    slot->count = 0;
+    send_chain(head, slot->tag, count);
+}
+
+void remote_free_now(void *block, uint32_t tag)
+{
+    *(void **)block = NULL;
+    send_chain(block, tag, 1);
+}
+
+void remote_free(struct heap *heap, void *block, uint32_t tag)
+{
+    /* Owners and classes are small numbers: mix both into the slot. */
+    struct outbox_slot *slot = &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
+    if (HAK_UNLIKELY(slot->tag != tag)) {
+        if (slot->count) {
+            send_slot(slot);
+        }
+        slot->tag = tag;
+    }
+    HAK_CHECK(slot->head != block, "block freed twice", block);
+    *(void **)block = slot->head;
+    slot->head = block;
+    if (HAK_UNLIKELY(++slot->count >= chain_limit(TAG_CLASS(tag)))) {
+        send_slot(slot);
+    }
+}
+
+void remote_send_all(struct heap *heap)
+{
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        if (heap->outbox[i].count) {
+            send_slot(&heap->outbox[i]);
+        }
+    }
+}
+
+static void *take_inbox(struct heap *heap)
+{
+    if (!atomic_load_relaxed(&heap->inbox)) {
+        return NULL;
+    }
+    atomic_store_relaxed(&heap->inbox_bytes, 0);
+    return atomic_exchange_seq(&heap->inbox, NULL);
+}
+
+void remote_receive(struct heap *heap)
+{
+    void *next;
+    for (void *head = take_inbox(heap); head; head = next) {
+        uintptr_t word = *second_word(head);
+        next = (void *)(word & LINK_MASK);
+        uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
+        uint32_t size_class = TAG_CLASS(map_get(head).tag);
+        uint64_t bytes = (uint64_t)count * sc_table[size_class].size;
+        if (heap->returned_bytes + bytes > RETURNED_MAX_BYTES) {
+            bank_put_list(&heap->bank, head);
+            continue;
+        }
+        *second_word(head) = (uintptr_t)heap->returned[size_class] | (uintptr_t)count << COUNT_SHIFT;
+        heap->returned[size_class] = head;
+        heap->returned_bytes += bytes;
+    }
+}
+
+void *remote_take_returned(struct heap *heap, uint32_t size_class, uint32_t *count)
+{
+    void *head = heap->returned[size_class];
+    if (head) {
+        uintptr_t word = *second_word(head);
+        heap->returned[size_class] = (void *)(word & LINK_MASK);
+        *count = (uint32_t)(word >> COUNT_SHIFT);
+        heap->returned_bytes -= (uint64_t)*count * sc_table[size_class].size;
+    }
+    return head;
+}
+
+void remote_collect(struct heap *heap)
+{
+    uint32_t count;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        void *head;
+        while ((head = remote_take_returned(heap, c, &count)) != NULL) {
+            bank_put_list(&heap->bank, head);
+        }
+    }
+    void *next;
+    for (void *head = take_inbox(heap); head; head = next) {
+        next = (void *)(*second_word(head) & LINK_MASK);
+        bank_put_list(&heap->bank, head);
+    }
+}

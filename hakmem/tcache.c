@@ -1,0 +1,167 @@
+/* The thread cache's slow half: filling an empty bin, emptying a full one. The bins belong to the calling thread; the heap's
+   lock is taken for what lies behind them. Called by the fast paths through api.c, and at a thread's end. */
+#include "base/error.h"
+#include "base/options.h"
+#include "base/stats.h"
+#include "hakmem/heap.h"
+#include "mid_mt/mid_mt.h"
+
+/* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
+#define SEND_EVERY 64u
+
+static uint32_t limit_within(uint32_t size_class, size_t bytes)
+{
+    if (mid_is_class(size_class)) {
+        return mid_list_limit(size_class, bytes);
+    }
+    size_t n = bytes / sc_table[size_class].size;
+    return n < 2 ? 2 : n > TC_MAX_BLOCKS ? TC_MAX_BLOCKS : (uint32_t)n;
+}
+
+static uint32_t first_limit(uint32_t size_class)
+{
+    uint32_t limit = limit_within(size_class, TC_FIRST_BYTES);
+    return limit < 16 ? limit : 16;
+}
+
+void tc_init(struct heap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        heap->limits[c] = (uint16_t)first_limit(c);
+        heap->bins[c] = (struct bin){NULL, (int32_t)heap->limits[c], sc_table[c].magic};
+        heap->spares[c] = (struct spare){NULL, 0};
+    }
+    for (uint32_t i = 0; i < TINY_GRANULES; i++) {
+        heap->tiny_bin[i] = (uint16_t)(sc_of_granules[i] << TAG_BIN_SHIFT);
+    }
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        heap->outbox[i] = (struct outbox_slot){NULL, 0, 0};
+    }
+}
+
+/* A bin that was missed earns a larger limit, within the class's largest and the process's budget. */
+static void grow_limit(struct heap *heap, uint32_t size_class)
+{
+    uint32_t limit = heap->limits[size_class];
+    uint32_t most = limit_within(size_class, options.bin_bytes);
+    if (limit >= most) {
+        return;
+    }
+    uint32_t grown = limit * 2 < most ? limit * 2 : most;
+    int64_t bytes = (int64_t)(grown - limit) * 2 * sc_table[size_class].size;
+    if (stat_get(bin_budget) + bytes > (int64_t)options.cache_bytes) {
+        return;
+    }
+    stat_add(bin_budget, bytes);
+    heap->budget += (uint64_t)bytes;
+    heap->bins[size_class].room += (int32_t)(grown - limit);
+    heap->limits[size_class] = (uint16_t)grown;
+}
+
+static void put_list(struct heap *heap, void *head)
+{
+    lock_acquire(&heap->lock);
+    remote_receive(heap);
+    (void)bank_put_list(&heap->bank, head);
+    lock_release(&heap->lock);
+    stat_add(flushes, 1);
+}
+
+void tc_overflow(struct heap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    void *old = spare->head;
+    spare->head = bin->head;
+    spare->count = (uint32_t)(heap->limits[size_class] - bin->room);
+    bin->head = NULL;
+    bin->room = heap->limits[size_class];
+    if (old) {
+        put_list(heap, old);
+        grow_limit(heap, size_class);
+    }
+}
+
+/* A list from behind the lock: what came back from other threads, else from the slabs. */
+static void *take_list(struct heap *heap, uint32_t size_class, uint32_t *count)
+{
+    uint32_t want = ((uint32_t)heap->limits[size_class] + 1) / 2;
+    void *head;
+    lock_acquire(&heap->lock);
+    remote_receive(heap);
+    head = remote_take_returned(heap, size_class, count);
+    if (!head) {
+        *count = bank_take(&heap->bank, size_class, want, &head);
+    }
+    lock_release(&heap->lock);
+    stat_add(refills, 1);
+    return head;
+}
+
+void *tc_refill(struct heap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    void *block = spare->head;
+    uint32_t count = spare->count;
+    HAK_DEBUG_ASSERT(!bin->head && bin->room == heap->limits[size_class]);
+    if (block) {
+        spare->head = NULL;
+        spare->count = 0;
+    } else {
+        if (++heap->slow_count % SEND_EVERY == 0) {
+            remote_send_all(heap);
+        }
+        block = take_list(heap, size_class, &count);
+        if (!block) {
+            return NULL;
+        }
+        grow_limit(heap, size_class);
+    }
+    /* A chain may hold more than the limit: the next push then overflows, as it should. */
+    bin->head = *(void **)block;
+    bin->room = (int32_t)heap->limits[size_class] - (int32_t)count + 1;
+    return block;
+}
+
+void tc_flush(struct heap *heap)
+{
+    remote_send_all(heap);
+    lock_acquire(&heap->lock);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        (void)bank_put_list(&heap->bank, heap->bins[c].head);
+        (void)bank_put_list(&heap->bank, heap->spares[c].head);
+    }
+    lock_release(&heap->lock);
+    stat_sub(bin_budget, heap->budget);
+    heap->budget = 0;
+    tc_init(heap);
+}
+
+static uint32_t list_length(const void *head, uint32_t stop_after)
+{
+    uint32_t n = 0;
+    for (; head && n <= stop_after; head = *(void *const *)head) {
+        n++;
+    }
+    return n;
+}
+
+int tc_verify(const struct heap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        int64_t in_bin = (int64_t)heap->limits[c] - heap->bins[c].room;
+        if (in_bin < 0 || list_length(heap->bins[c].head, (uint32_t)in_bin) != (uint32_t)in_bin) {
+            return 50;
+        }
+        if (list_length(heap->spares[c].head, heap->spares[c].count) != heap->spares[c].count) {
+            return 51;
+        }
+    }
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        if (list_length(heap->outbox[i].head, heap->outbox[i].count) != heap->outbox[i].count) {
+            return 52;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,65 @@
+/* The mid-MT pool. One lock a pool (rank HEAP). The policy is called by the thread cache, the pool by whoever imports it. */
+#include "mid_mt/mid_mt.h"
+
+#include <errno.h>
+
+uint32_t mid_list_limit(uint32_t size_class, size_t bytes)
+{
+    size_t n = bytes / sc_table[size_class].size;
+    return n ? (uint32_t)n : 1;
+}
+
+int mid_pool_init(struct mid_pool *pool)
+{
+    uint32_t owner = bank_new_owner();
+    if (!owner) {
+        return EAGAIN;
+    }
+    pool->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
+    bank_init(&pool->bank, owner);
+    return 0;
+}
+
+void *mid_pool_alloc(struct mid_pool *pool, size_t size)
+{
+    void *block = NULL;
+    if (size <= MID_MAX_BYTES) {
+        uint32_t size_class = sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size);
+        lock_acquire(&pool->lock);
+        (void)bank_take(&pool->bank, size_class, 1, &block);
+        lock_release(&pool->lock);
+    }
+    if (!block) {
+        errno = ENOMEM;
+    }
+    return block;
+}
+
+void mid_pool_free(struct mid_pool *pool, void *block)
+{
+    if (block) {
+        lock_acquire(&pool->lock);
+        bank_put(&pool->bank, block);
+        lock_release(&pool->lock);
+    }
+}
+
+size_t mid_usable_size(const void *block)
+{
+    return hak_super_lookup(block).size;
+}
+
+void mid_pool_trim(struct mid_pool *pool)
+{
+    lock_acquire(&pool->lock);
+    bank_release_empty(&pool->bank);
+    lock_release(&pool->lock);
+}
+
+int mid_pool_verify(struct mid_pool *pool)
+{
+    lock_acquire(&pool->lock);
+    int result = bank_verify(&pool->bank);
+    lock_release(&pool->lock);
+    return result;
+}

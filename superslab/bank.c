@@ -1,0 +1,148 @@
+/* Banks of slabs. The caller holds the owner's lock; takes the pool lock for new and empty slabs. Called by heaps and
+   mid_mt pools. */
+#include "superslab/bank.h"
+
+#include "base/error.h"
+
+static uint32_t last_owner;
+
+uint32_t bank_new_owner(void)
+{
+    uint32_t id = atomic_add_relaxed(&last_owner, 1u) + 1;
+    if (id > BANK_MAX_OWNERS) {
+        atomic_sub_relaxed(&last_owner, 1u);
+        return 0;
+    }
+    return id;
+}
+
+void bank_init(struct bank *bank, uint32_t owner)
+{
+    bank->owner = owner;
+    bank->n_slabs = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        bank->partial[c] = NULL;
+    }
+}
+
+static void list_push(struct bank *bank, struct slab *slab)
+{
+    struct slab **list = &bank->partial[slab->size_class];
+    slab->prev = NULL;
+    slab->next = *list;
+    if (*list) {
+        (*list)->prev = slab;
+    }
+    *list = slab;
+    slab->in_list = 1;
+}
+
+static void list_remove(struct bank *bank, struct slab *slab)
+{
+    if (slab->prev) {
+        slab->prev->next = slab->next;
+    } else {
+        bank->partial[slab->size_class] = slab->next;
+    }
+    if (slab->next) {
+        slab->next->prev = slab->prev;
+    }
+    slab->in_list = 0;
+}
+
+uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head)
+{
+    struct slab *slab = bank->partial[size_class];
+    if (!slab) {
+        slab = pool_slab_alloc(bank->owner, size_class);
+        if (!slab) {
+            *head = NULL;
+            return 0;
+        }
+        bank->n_slabs++;
+        list_push(bank, slab);
+    }
+    uint32_t taken = slab_take(slab, want, head);
+    if (slab->n_free == 0) {
+        list_remove(bank, slab);
+    }
+    return taken;
+}
+
+static void release(struct bank *bank, struct slab *slab)
+{
+    list_remove(bank, slab);
+    bank->n_slabs--;
+    pool_slab_free(slab);
+}
+
+void bank_put(struct bank *bank, void *block)
+{
+    struct map_entry entry = map_get(block);
+    HAK_CHECK(TAG_OWNER(entry.tag) == bank->owner, "invalid pointer freed (not the start of a block)", block);
+    struct slab *slab = pool_slab_of(entry.ref, block);
+    slab_put(slab, block);
+    if (!slab->in_list) {
+        list_push(bank, slab);
+    }
+    if (slab_is_empty(slab)) {
+        /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
+        int is_only = bank->partial[slab->size_class] == slab && !slab->next;
+        if (!is_only) {
+            release(bank, slab);
+        }
+    }
+}
+
+uint32_t bank_put_list(struct bank *bank, void *head)
+{
+    uint32_t n = 0;
+    while (head) {
+        void *next = *(void **)head;
+        bank_put(bank, head);
+        head = next;
+        n++;
+    }
+    return n;
+}
+
+void bank_release_empty(struct bank *bank)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        struct slab *next;
+        for (struct slab *slab = bank->partial[c]; slab; slab = next) {
+            next = slab->next;
+            if (slab_is_empty(slab)) {
+                release(bank, slab);
+            }
+        }
+    }
+}
+
+static int verify_one(const struct slab *slab, void *context)
+{
+    (*(uint32_t *)context)++;
+    int error = slab_verify(slab);
+    struct map_entry entry = map_get(slab->base);
+    if (!error && entry.tag != TAG_SLAB(slab->owner, slab->size_class)) {
+        error = 9;
+    }
+    return error ? 20 + error : 0;
+}
+
+int bank_verify(const struct bank *bank)
+{
+    uint32_t n_slabs = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        const struct slab *prev = NULL;
+        for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next) {
+            if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner || !slab->in_list) {
+                return 30;
+            }
+        }
+    }
+    pool_lock_acquire();
+    int result = pool_for_each_slab(bank->owner, verify_one, &n_slabs);
+    pool_lock_release();
+    return result ? result : (n_slabs == bank->n_slabs ? 0 : 31);
+}

@@ -1,0 +1,55 @@
+/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map and words of the slab's bitmap. Ranges are
+   described by whoever keeps them (ACE), through ss_range_lookup. */
+#include "superslab/pool.h"
+
+struct ss_lookup (*ss_range_lookup)(const void *p, uint32_t ref);
+
+static struct ss_lookup lookup_slab(const void *p, struct map_entry entry)
+{
+    struct ss_lookup result = {SS_SLAB, TAG_OWNER(entry.tag), TAG_CLASS(entry.tag), NULL, 0, 0};
+    const struct slab *slab = pool_slab_of(entry.ref, p);
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SS_UNIT_BYTES - 1));
+    uint32_t index = sc_index_of(result.size_class, offset);
+    if (index < sc_table[result.size_class].capacity) {
+        result.size = sc_table[result.size_class].size;
+        result.start = (char *)((uintptr_t)p - offset) + index * result.size;
+        result.is_allocated = !(atomic_load_relaxed(&slab->bits[index / 64]) >> (index % 64) & 1);
+    }
+    return result;
+}
+
+static struct ss_lookup lookup_span(const void *p)
+{
+    struct ss_lookup result = {SS_SPAN, 0, 0, NULL, 0, 1};
+    char *start = (char *)((uintptr_t)p & ~(uintptr_t)(SS_UNIT_BYTES - 1));
+    char *first = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
+    for (; start >= first; start -= SS_UNIT_BYTES) {
+        size_t size = ss_span_size(start);
+        if (size) {
+            result.start = start;
+            result.size = size;
+            break;
+        }
+    }
+    return result;
+}
+
+struct ss_lookup hak_super_lookup(const void *p)
+{
+    struct ss_lookup nothing = {SS_NOT_OURS, 0, 0, NULL, 0, 0};
+    struct map_entry entry = map_get(p);
+    if (entry.tag == 0) {
+        return nothing;
+    }
+    if (entry.tag == TAG_FREE_UNIT) {
+        nothing.kind = SS_FREE_UNIT;
+        return nothing;
+    }
+    if (entry.tag == TAG_SPAN) {
+        return lookup_span(p);
+    }
+    if (entry.tag == TAG_RANGE) {
+        return ss_range_lookup ? ss_range_lookup(p, entry.ref) : nothing;
+    }
+    return lookup_slab(p, entry);
+}

@@ -1,0 +1,74 @@
+/* The pointer map: from any address to what its 64 KiB unit holds, exact for every pointer, never full, no probing.
+
+   Two levels over units counted from `map_base`, modulo 2^32 units (48 address bits): the directory is indexed by the upper
+   12 bits of the unit number, a leaf by its lower 20 bits, so that a leaf covers 64 GiB. `map_base` is chosen below the
+   first superslab, so that leaf 0 (the window) covers all superslabs of nearly every process: the fast path of free looks at
+   the window alone, by one subtraction and one load. Leaves are mapped on demand and never freed; untouched pages of a leaf
+   cost nothing. A leaf's page of tags covers 64 MiB.
+
+   Writers: whoever owns the unit (pool lock or range's owner) writes its entry before anybody gets a pointer into it, and
+   clears it after the last; entries are single words, read with relaxed loads: a reader that holds a valid pointer into the
+   unit has got it after the entry was written (it was handed over with at least release/acquire by the program). */
+#ifndef HAKMEM_SUPERSLAB_MAP_H
+#define HAKMEM_SUPERSLAB_MAP_H
+
+#include "base/atomic.h"
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define MAP_UNIT_SHIFT 16
+#define MAP_LEAF_SHIFT HAK_TINY_OR(12, 20)
+#define MAP_LEAF_UNITS ((size_t)1 << MAP_LEAF_SHIFT)
+#define MAP_DIRECTORY_ENTRIES ((size_t)1 << (32 - MAP_LEAF_SHIFT))
+
+/* A tag: owner in the upper 20 bits, in the lower 12 what the owner needs to find the bin. 0: nothing of ours. */
+#define TAG_OWNER_SHIFT 12
+#define TAG_LOW_MASK 0xFFFu
+#define TAG_SPECIAL_OWNER 0xFFFFFu /* no heap has this id */
+#define TAG_FREE_UNIT ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 1u)
+#define TAG_SPAN ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 2u)
+#define TAG_RANGE ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 3u)
+/* In a slab's tag the lower bits are the bin's offset: class times the size of a bin. */
+#define TAG_BIN_SHIFT 4
+#define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
+#define TAG_OWNER(tag) ((tag) >> TAG_OWNER_SHIFT)
+#define TAG_CLASS(tag) (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
+
+struct map_leaf {
+    uint32_t tag[MAP_LEAF_UNITS];
+    uint32_t ref[MAP_LEAF_UNITS]; /* number of the superslab or range, for slow paths */
+};
+
+/* Read by the fast path of free. `map_base` is such that no user address lies in the window before map_init. */
+extern uintptr_t map_base HAK_HIDDEN;
+extern struct map_leaf *map_window HAK_HIDDEN;
+
+struct map_entry {
+    uint32_t tag;
+    uint32_t ref;
+};
+
+/* Chooses the window around `first` and maps its leaf. Returns 0 or ENOMEM. Called once, before the first map_set. */
+HAK_MUST_CHECK int map_init(const void *first);
+/* Makes sure that leaves exist for the range. Returns 0 or ENOMEM. Takes the map lock. */
+HAK_MUST_CHECK int map_ensure(const void *start, size_t bytes);
+/* Writes the entry of `n_units` units from `start`; the leaves exist. */
+void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
+/* The entry of any address; {0, 0} if it is not ours. */
+struct map_entry map_get(const void *p);
+
+
+/* The unit number of p in the window; not less than MAP_LEAF_UNITS if p is outside. */
+static HAK_ALWAYS_INLINE size_t map_window_unit(const void *p)
+{
+    return ((uintptr_t)p - map_base) >> MAP_UNIT_SHIFT;
+}
+
+void map_lock_acquire(void);
+void map_lock_release(void);
+void map_lock_reset(void);
+
+HAK_EXTERN_C_END
+
+#endif

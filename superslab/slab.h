@@ -1,0 +1,50 @@
+/* A slab: one unit of 64 KiB cut into equal blocks of a size class, aligned to 64 KiB, with its metadata apart.
+
+   struct slab is owned by the heap (bank) whose id it carries, from pool_slab_alloc to pool_slab_free; every field but the
+   constants is read and written with that owner's lock held.
+   A block is free (its bit is 1) or allocated (0). Blocks in a thread's cache count as allocated.
+   Always: n_free = number of 1 bits; no bit at or above capacity is 1; no bit in a word below `hint` is 1.
+   States: full (n_free = 0, in no list); partial (0 < n_free, in its bank's list of the class). slab_verify checks. */
+#ifndef HAKMEM_SUPERSLAB_SLAB_H
+#define HAKMEM_SUPERSLAB_SLAB_H
+
+#include "base/attributes.h"
+#include "base/size_classes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define SLAB_INLINE_WORDS 8
+#define SLAB_MAX_WORDS 64 /* 4,096 blocks of 16 bytes */
+
+struct slab {
+    uint64_t inline_bits[SLAB_INLINE_WORDS]; /* the bitmap, where 512 bits are enough (blocks of 128 bytes and more) */
+    uint64_t *bits;
+    char *base;
+    struct slab *next, *prev; /* in the bank's partial list */
+    uint32_t owner;
+    uint32_t size;
+    uint16_t capacity, n_free, hint, size_class;
+    uint8_t in_list, is_used, spare[6];
+    uint64_t reserved;
+};
+
+HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
+
+/* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128 bytes. */
+void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits);
+/* Takes up to `want` free blocks, lowest addresses first, linked through their first words and ended by NULL. Returns the
+   count; *head is the first (NULL if none). Ascending order keeps untouched pages untouched. */
+uint32_t slab_take(struct slab *slab, uint32_t want, void **head);
+/* Gives a block back. Aborts, naming the pointer, if it is no block of this slab or is free already. */
+void slab_put(struct slab *slab, void *block);
+/* 0 if the equations above hold. */
+int slab_verify(const struct slab *slab);
+
+static inline int slab_is_empty(const struct slab *slab)
+{
+    return slab->n_free == slab->capacity;
+}
+
+HAK_EXTERN_C_END
+
+#endif
