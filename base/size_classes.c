@@ -14,9 +14,10 @@ const struct size_class sc_table[SC_N_CLASSES] = {
 #include "base/size_classes.def"
 #undef SIZE_CLASS
 
-/* Filled by the generator's second file: one byte for each 16 bytes of request. */
 const uint8_t sc_of_granules[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
+#define C(size_class) size_class,
 #include "base/size_class_of.def"
+#undef C
 };
 
 uint32_t sc_of_aligned(size_t size, size_t align)

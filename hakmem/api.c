@@ -106,7 +106,8 @@ static void free_in_slab(void *p, uint32_t tag)
     remote_free(heap, p, tag);
 }
 
-void slow_free(void *p)
+/* What lies beyond the window, is large, free or no block at all. */
+static HAK_NOINLINE void free_elsewhere(void *p)
 {
     if (!p) {
         return;
@@ -119,6 +120,20 @@ void slow_free(void *p)
     } else {
         free_in_slab(p, entry.tag);
     }
+}
+
+void slow_free(void *p)
+{
+    /* First what is frequent: a small block of another heap. */
+    size_t unit = map_window_unit(p);
+    if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
+        uint32_t tag = atomic_load_relaxed(&map_window->tag[unit]);
+        if (HAK_LIKELY(tag && TAG_OWNER(tag) != TAG_SPECIAL_OWNER)) {
+            free_in_slab(p, tag);
+            return;
+        }
+    }
+    free_elsewhere(p);
 }
 
 void *hak_malloc(size_t size)

@@ -50,20 +50,20 @@ struct spare {
     uint32_t count;
 };
 
-/* A chain of blocks of one owner and class on its way. */
+/* A chain of blocks of one owner and class that is being gathered: `count` blocks, fewer than `limit`; see remote.c. */
 struct outbox_slot {
     void *head;
     uint32_t tag;
-    uint32_t count;
+    uint16_t count, limit;
 };
 
 enum heap_state { HEAP_LIVE, HEAP_ORPHAN };
 
 struct heap {
-    uint32_t owner_tag; /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is ours */
+    struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
+    uint32_t owner_tag;            /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is ours */
     uint32_t id;
     uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
-    struct bin bins[SC_N_CLASSES];
 
     struct spare spares[SC_N_CLASSES];
     uint16_t limits[SC_N_CLASSES];
@@ -82,6 +82,8 @@ struct heap {
     int64_t inbox_bytes;
     uint32_t state; /* enum heap_state; written under `lock` */
 };
+
+HAK_STATIC_ASSERT(offsetof(struct heap, bins) == 0, "bins come first");
 
 /* The thread's heap; heap_none until its first allocation and after its end. Never NULL. */
 extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
@@ -116,8 +118,10 @@ void remote_send_all(struct heap *heap);
 void remote_receive(struct heap *heap);
 /* Gives inbox and returned chains to their slabs. Heap lock held. */
 void remote_collect(struct heap *heap);
-/* Takes a returned chain of the class: its head, or NULL; *count its blocks. Heap lock held. */
+/* Takes a returned chain of the class as a list linked through first words: its head, or NULL; *count its blocks. Heap lock held. */
 void *remote_take_returned(struct heap *heap, uint32_t size_class, uint32_t *count);
+/* 0 if the calling thread's outbox is sound. */
+int remote_verify(const struct heap *heap);
 
 HAK_EXTERN_C_END
 

@@ -3,11 +3,17 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "base/stats.h"
-#include "hakmem/heap.h"
+#include "hakmem/fast.h"
 #include "mid_mt/mid_mt.h"
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
 #define SEND_EVERY 64u
+
+const uint16_t mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
+#define C(size_class) (size_class) << TAG_BIN_SHIFT,
+#include "base/size_class_of.def"
+#undef C
+};
 
 static uint32_t limit_within(uint32_t size_class, size_t bytes)
 {
@@ -35,7 +41,7 @@ void tc_init(struct heap *heap)
         heap->tiny_bin[i] = (uint16_t)(sc_of_granules[i] << TAG_BIN_SHIFT);
     }
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        heap->outbox[i] = (struct outbox_slot){NULL, 0, 0};
+        heap->outbox[i] = (struct outbox_slot){NULL, 0, 0, 0};
     }
 }
 
@@ -158,10 +164,5 @@ int tc_verify(const struct heap *heap)
             return 51;
         }
     }
-    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        if (list_length(heap->outbox[i].head, heap->outbox[i].count) != heap->outbox[i].count) {
-            return 52;
-        }
-    }
-    return 0;
+    return remote_verify(heap);
 }
