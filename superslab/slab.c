@@ -3,6 +3,9 @@
 
 #include "base/error.h"
 
+/* About a page: what is touched ahead of need. */
+#define FRESH_BYTES 4096u
+
 static uint32_t word_count(uint32_t capacity)
 {
     return (capacity + 63) / 64;
@@ -18,7 +21,7 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     slab->owner = owner;
     slab->size = sc_table[size_class].size;
     slab->capacity = slab->n_free = (uint16_t)capacity;
-    slab->hint = 0;
+    slab->hint = slab->fresh = 0;
     slab->size_class = (uint16_t)size_class;
     slab->in_list = 0;
     slab->is_used = 1;
@@ -30,9 +33,25 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     }
 }
 
+/* How many blocks a call that wants `want` gets. */
+static uint32_t portion(struct slab *slab, uint32_t want)
+{
+    uint32_t n_fresh = (uint32_t)slab->capacity - slab->fresh;
+    uint32_t used_before = slab->n_free - n_fresh;
+    if (used_before) {
+        return want < used_before ? want : used_before;
+    }
+    uint32_t page = FRESH_BYTES / slab->size;
+    uint32_t most = page > 1 ? page : 1;
+    most = most < n_fresh ? most : n_fresh;
+    most = want < most ? want : most;
+    slab->fresh = (uint16_t)(slab->fresh + most);
+    return most;
+}
+
 uint32_t slab_take(struct slab *slab, uint32_t want, void **head)
 {
-    uint32_t left = want < slab->n_free ? want : slab->n_free;
+    uint32_t left = portion(slab, want);
     uint32_t taken = left;
     uint32_t w = slab->hint;
     void **link = head;
@@ -83,6 +102,11 @@ int slab_verify(const struct slab *slab)
     }
     if (slab->capacity % 64 && slab->bits[n_words - 1] >> (slab->capacity % 64)) {
         return 2;
+    }
+    for (uint32_t i = slab->fresh; i < slab->capacity; i++) {
+        if (!(slab->bits[i / 64] >> (i % 64) & 1)) {
+            return 4;
+        }
     }
     if (ones != slab->n_free || slab->size != sc_table[slab->size_class].size || !slab->is_used) {
         return 3;

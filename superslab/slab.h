@@ -3,7 +3,8 @@
    struct slab is owned by the heap (bank) whose id it carries, from pool_slab_alloc to pool_slab_free; every field but the
    constants is read and written with that owner's lock held.
    A block is free (its bit is 1) or allocated (0). Blocks in a thread's cache count as allocated.
-   Always: n_free = number of 1 bits; no bit at or above capacity is 1; no bit in a word below `hint` is 1.
+   Always: n_free = number of 1 bits; no bit at or above capacity is 1; no bit in a word below `hint` is 1; blocks from index
+   `fresh` up were never handed out (their bits are 1), so that their pages may be untouched.
    States: full (n_free = 0, in no list); partial (0 < n_free, in its bank's list of the class). slab_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_SLAB_H
 #define HAKMEM_SUPERSLAB_SLAB_H
@@ -24,7 +25,8 @@ struct slab {
     uint32_t owner;
     uint32_t size;
     uint16_t capacity, n_free, hint, size_class;
-    uint8_t in_list, is_used, spare[6];
+    uint16_t fresh;
+    uint8_t in_list, is_used, spare[4];
     uint64_t reserved;
 };
 
@@ -33,7 +35,8 @@ HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
 /* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128 bytes. */
 void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits);
 /* Takes up to `want` free blocks, lowest addresses first, linked through their first words and ended by NULL. Returns the
-   count; *head is the first (NULL if none). Ascending order keeps untouched pages untouched. */
+   count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about a page of them at a
+   time: what nobody needs is not touched. */
 uint32_t slab_take(struct slab *slab, uint32_t want, void **head);
 /* Gives a block back. Aborts, naming the pointer, if it is no block of this slab or is free already. */
 void slab_put(struct slab *slab, void *block);
