@@ -30,7 +30,7 @@ void *ace_alloc(size_t size, size_t align, int *is_zero)
 
 void ace_free(void *p)
 {
-    struct map_entry entry = map_get(p);
+    struct map_entry entry = map_find(p);
     if (entry.tag == TAG_RANGE) {
         range_free(p);
     } else {
@@ -40,7 +40,7 @@ void ace_free(void *p)
 
 size_t ace_usable_size(const void *p)
 {
-    return map_get(p).tag == TAG_RANGE ? range_size(p) : ss_span_size(p);
+    return map_find(p).tag == TAG_RANGE ? range_size(p) : ss_span_size(p);
 }
 
 void *ace_resize(void *p, size_t size)
@@ -48,7 +48,7 @@ void *ace_resize(void *p, size_t size)
     if (size > PTRDIFF_MAX - SS_BYTES) {
         return NULL;
     }
-    if (map_get(p).tag == TAG_RANGE) {
+    if (map_find(p).tag == TAG_RANGE) {
         /* A range that shrinks below the limit of spans is copied into one (at most 1 MiB). */
         return size > ACE_SPAN_MAX ? range_resize(p, size) : NULL;
     }

@@ -53,6 +53,12 @@ void lock_rank_pop(const struct lock *lock)
         hak_fatal("lock released that is not held", lock);
     }
     n_held--;
+    /* Mostly the last one taken; else close the gap, so that the rest stays in order of rank. */
+    for (uint32_t i = n_held; n_held < MAX_HELD && i-- > 0 && held[n_held] != lock->rank;) {
+        uint32_t rank = held[i];
+        held[i] = held[n_held];
+        held[n_held] = rank;
+    }
 }
 #endif
 

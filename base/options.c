@@ -104,13 +104,22 @@ int opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
     return 0;
 }
 
+/* A value as the user wrote it, cut so that the rest of the line fits behind it. */
+static void line_value(struct hak_line *line, const char *text)
+{
+    char start[64] = {0};
+    strncpy(start, text, sizeof start - 1);
+    hak_line_text(line, start);
+    hak_line_text(line, strlen(text) > strlen(start) ? "..." : "");
+}
+
 static void complain(const struct opt_row *row, const char *text)
 {
     struct hak_line line = {0, {0}};
     hak_line_text(&line, "hakmem: ");
     hak_line_text(&line, row->env);
     hak_line_text(&line, "='");
-    hak_line_text(&line, text);
+    line_value(&line, text);
     if (row->type == OPT_SWITCH) {
         hak_line_text(&line, "' is not allowed: 0, 1, off, on, no, yes, false or true");
     } else {
@@ -148,7 +157,7 @@ static void complain_unknown(const char *entry)
 {
     struct hak_line line = {0, {0}};
     hak_line_text(&line, "hakmem: unknown option '");
-    hak_line_text(&line, entry);
+    line_value(&line, entry);
     hak_line_text(&line, "' ignored; allowed:");
     for (size_t i = 0; i < opt_n_rows; i++) {
         hak_line_text(&line, " ");

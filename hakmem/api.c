@@ -112,7 +112,7 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     if (!p) {
         return;
     }
-    struct map_entry entry = map_get(p);
+    struct map_entry entry = map_find(p);
     HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
@@ -170,7 +170,7 @@ void *hak_calloc(size_t n, size_t size)
 
 size_t hak_usable_size(const void *p)
 {
-    struct map_entry entry = map_get(p);
+    struct map_entry entry = map_find(p);
     if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
         return 0;
     }
@@ -274,7 +274,7 @@ int hak_posix_memalign(void **out, size_t alignment, size_t size)
 
 int hak_owns(const void *p)
 {
-    return map_get(p).tag != 0;
+    return map_find(p).tag != 0;
 }
 
 size_t hak_purge(void)

@@ -106,7 +106,9 @@ static HAK_ALWAYS_INLINE void fast_free(void *p)
     }
     validate_free(p);
     *(void **)p = head;
+    FORGET_OFFSET(offset);
     bin_at(heap, offset)->head = p;
+    FORGET_OFFSET(offset);
     if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
         overflow_free(heap, offset);
     }

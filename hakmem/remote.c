@@ -127,7 +127,7 @@ void remote_receive(struct heap *heap)
         uintptr_t word = *second_word(head);
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
-        uint32_t size_class = TAG_CLASS(map_get(head).tag);
+        uint32_t size_class = TAG_CLASS(map_find(head).tag);
         uint64_t bytes = (uint64_t)count * sc_table[size_class].size;
         if (heap->returned_bytes + bytes > RETURNED_MAX_BYTES) {
             bank_put_list(&heap->bank, head);

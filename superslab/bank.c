@@ -76,30 +76,49 @@ static void release(struct bank *bank, struct slab *slab)
     pool_slab_free(slab);
 }
 
-void bank_put(struct bank *bank, void *block)
+static struct slab *slab_of(const struct bank *bank, const void *block)
 {
-    struct map_entry entry = map_get(block);
+    struct map_entry entry = map_find(block);
     HAK_CHECK(TAG_OWNER(entry.tag) == bank->owner, "invalid pointer freed (not the start of a block)", block);
-    struct slab *slab = pool_slab_of(entry.ref, block);
+    return pool_slab_of(entry.ref, block);
+}
+
+/* Puts a block into its slab. Returns 0 if the slab has gone back to the pool. */
+static int put_into(struct bank *bank, struct slab *slab, void *block)
+{
     slab_put(slab, block);
     if (!slab->in_list) {
         list_push(bank, slab);
     }
-    if (slab_is_empty(slab)) {
+    if (HAK_UNLIKELY(slab_is_empty(slab))) {
         /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
         int is_only = bank->partial[slab->size_class] == slab && !slab->next;
         if (!is_only) {
             release(bank, slab);
+            return 0;
         }
     }
+    return 1;
+}
+
+void bank_put(struct bank *bank, void *block)
+{
+    (void)put_into(bank, slab_of(bank, block), block);
 }
 
 uint32_t bank_put_list(struct bank *bank, void *head)
 {
     uint32_t n = 0;
+    struct slab *slab = NULL;
     while (head) {
         void *next = *(void **)head;
-        bank_put(bank, head);
+        /* Blocks of one slab often follow each other. */
+        if (!slab || (uintptr_t)head - (uintptr_t)slab->base >= SS_UNIT_BYTES) {
+            slab = slab_of(bank, head);
+        }
+        if (!put_into(bank, slab, head)) {
+            slab = NULL;
+        }
         head = next;
         n++;
     }

@@ -6,7 +6,7 @@
 #include "base/lock.h"
 #include "base/os.h"
 
-/* Before map_init every user address minus this base is beyond the window. */
+/* Before the first map_ensure every user address minus this base is beyond the window. */
 uintptr_t map_base = (uintptr_t)1 << 63;
 struct map_leaf *map_window;
 
@@ -16,7 +16,7 @@ static struct lock map_lock = LOCK_INIT(LOCK_RANK_MAP);
 /* Unit number modulo 2^32; addresses have at most 48 bits here. */
 static uint32_t unit_of(const void *p)
 {
-    return (uint32_t)(((uintptr_t)p - map_base) >> MAP_UNIT_SHIFT);
+    return (uint32_t)(((uintptr_t)p - atomic_load_relaxed(&map_base)) >> MAP_UNIT_SHIFT);
 }
 
 static struct map_leaf *leaf_of(uint32_t unit)
@@ -24,46 +24,55 @@ static struct map_leaf *leaf_of(uint32_t unit)
     return atomic_load_acquire(&directory[unit >> MAP_LEAF_SHIFT]);
 }
 
+/* Map lock held. */
 static int add_leaf(uint32_t index)
 {
-    int error = 0;
-    lock_acquire(&map_lock);
     if (!directory[index]) {
         struct map_leaf *leaf = (struct map_leaf *)os_map_aligned(NULL, sizeof *leaf, os_page_size());
-        if (leaf) {
-            atomic_store_release(&directory[index], leaf);
-        } else {
-            error = ENOMEM;
+        if (!leaf) {
+            return ENOMEM;
         }
+        atomic_store_release(&directory[index], leaf);
     }
-    lock_release(&map_lock);
-    return error;
+    return 0;
 }
 
-int map_init(const void *first)
+/* Chooses the window around the first address and maps its leaf. Map lock held. */
+static int choose_window(const void *first)
 {
-    /* New mappings are placed below older ones: most of the window lies below the first superslab. */
+    /* New mappings are placed below older ones: most of the window lies below the first. */
     uintptr_t window = (uintptr_t)MAP_LEAF_UNITS << MAP_UNIT_SHIFT;
     uintptr_t below = window / 4 * 3;
     uintptr_t base = (uintptr_t)first > below ? (uintptr_t)first - below : 0;
     if (add_leaf(0)) {
         return ENOMEM;
     }
-    map_window = directory[0];
+    atomic_store_release(&map_window, directory[0]);
     atomic_store_release(&map_base, base & ~((uintptr_t)(2 * HAK_MIB) - 1));
     return 0;
 }
 
 int map_ensure(const void *start, size_t bytes)
 {
+    int error = 0;
+    if (HAK_UNLIKELY(!atomic_load_acquire(&map_window))) {
+        lock_acquire(&map_lock);
+        error = map_window ? 0 : choose_window(start);
+        lock_release(&map_lock);
+    }
+    if (error) {
+        return error;
+    }
     uint32_t first = unit_of(start) >> MAP_LEAF_SHIFT;
     uint32_t last = unit_of((const char *)start + bytes - 1) >> MAP_LEAF_SHIFT;
     for (uint32_t i = first;; i = (uint32_t)((i + 1) % MAP_DIRECTORY_ENTRIES)) {
-        if (!atomic_load_acquire(&directory[i]) && add_leaf(i)) {
-            return ENOMEM;
+        if (HAK_UNLIKELY(!atomic_load_acquire(&directory[i]))) {
+            lock_acquire(&map_lock);
+            error = add_leaf(i);
+            lock_release(&map_lock);
         }
-        if (i == last) {
-            return 0;
+        if (error || i == last) {
+            return error;
         }
     }
 }
@@ -81,7 +90,7 @@ void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 struct map_entry map_get(const void *p)
 {
     struct map_entry entry = {0, 0};
-    if ((uintptr_t)p >> 48 == 0 && map_window) {
+    if ((uintptr_t)p >> 48 == 0 && atomic_load_acquire(&map_window)) {
         uint32_t unit = unit_of(p);
         struct map_leaf *leaf = leaf_of(unit);
         if (leaf) {

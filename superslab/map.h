@@ -40,7 +40,7 @@ struct map_leaf {
     uint32_t ref[MAP_LEAF_UNITS]; /* number of the superslab or range, for slow paths */
 };
 
-/* Read by the fast path of free. `map_base` is such that no user address lies in the window before map_init. */
+/* Read by the fast path of free. `map_base` is such that no user address lies in the window before the first map_ensure. */
 extern uintptr_t map_base HAK_HIDDEN;
 extern struct map_leaf *map_window HAK_HIDDEN;
 
@@ -49,9 +49,8 @@ struct map_entry {
     uint32_t ref;
 };
 
-/* Chooses the window around `first` and maps its leaf. Returns 0 or ENOMEM. Called once, before the first map_set. */
-HAK_MUST_CHECK int map_init(const void *first);
-/* Makes sure that leaves exist for the range. Returns 0 or ENOMEM. Takes the map lock. */
+/* Makes sure that leaves exist for the range; the first call chooses the window around it. Returns 0 or ENOMEM. Takes the
+   map lock. */
 HAK_MUST_CHECK int map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
@@ -62,7 +61,19 @@ struct map_entry map_get(const void *p);
 /* The unit number of p in the window; not less than MAP_LEAF_UNITS if p is outside. */
 static HAK_ALWAYS_INLINE size_t map_window_unit(const void *p)
 {
+    /* A plain read, which folds into the subtraction: written once, before any address of ours is handed out. */
     return ((uintptr_t)p - map_base) >> MAP_UNIT_SHIFT;
+}
+
+/* map_get, without a call for addresses in the window. */
+static inline struct map_entry map_find(const void *p)
+{
+    size_t unit = map_window_unit(p);
+    if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
+        struct map_entry entry = {atomic_load_acquire(&map_window->tag[unit]), atomic_load_relaxed(&map_window->ref[unit])};
+        return entry;
+    }
+    return map_get(p);
 }
 
 void map_lock_acquire(void);

@@ -151,7 +151,7 @@ static struct superslab *new_superslab(void)
         drop_description(ss);
         return NULL;
     }
-    if ((!map_window && map_init(base)) || map_ensure(base, SS_BYTES)) {
+    if (map_ensure(base, SS_BYTES)) {
         if (os_unmap(base, SS_BYTES)) {
             /* kept: never touched */
         }

@@ -1,0 +1,329 @@
+/* Tests of the option table and its parser: each row's bounds, junk, suffixes, overflow, and what opt_init says. */
+#include "base/options.h"
+
+#include <cerrno>
+#include <gtest/gtest.h>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "testing/count_malloc.h"
+#include "testing/failing_os.h"
+
+namespace {
+
+using hak_testing::CapturedWrites;
+
+uint64_t value_in(const struct options &o, const opt_row &row)
+{
+    return *reinterpret_cast<const uint64_t *>(reinterpret_cast<const char *>(&o) + row.offset);
+}
+
+bool is_bytes(const opt_row &row)
+{
+    return std::string(row.unit) == "bytes";
+}
+
+/* The result of opt_parse; the value must be untouched on an error. */
+int parse(const opt_row &row, const std::string &text, uint64_t *value)
+{
+    const uint64_t untouched = 0xABCDEF0123456789u;
+    *value = untouched;
+    int error = opt_parse(&row, text.c_str(), value);
+    if (error) {
+        EXPECT_EQ(*value, untouched) << row.env << "=" << text;
+    }
+    return error;
+}
+
+/* An environment of one or more entries. */
+class Environment {
+  public:
+    explicit Environment(std::vector<std::string> entries) : entries_(std::move(entries))
+    {
+        for (std::string &entry : entries_) {
+            pointers_.push_back(&entry[0]);
+        }
+        pointers_.push_back(nullptr);
+    }
+    char **get() { return pointers_.data(); }
+
+  private:
+    std::vector<std::string> entries_;
+    std::vector<char *> pointers_;
+};
+
+struct options garbage()
+{
+    struct options o;
+    memset(&o, 0xA5, sizeof o);
+    return o;
+}
+
+TEST(Options, TableIsSound)
+{
+    std::set<std::string> envs;
+    std::set<size_t> offsets;
+    ASSERT_EQ(opt_n_rows * sizeof(uint64_t), sizeof(struct options));
+    EXPECT_LT(opt_n_rows, 40u);
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const opt_row &row = opt_rows[i];
+        EXPECT_EQ(std::string(row.env).rfind("HAKMEM_", 0), 0u) << row.env;
+        EXPECT_TRUE(envs.insert(row.env).second) << row.env;
+        EXPECT_TRUE(offsets.insert(row.offset).second) << row.env;
+        EXPECT_LE(row.min, row.def) << row.env;
+        EXPECT_LE(row.def, row.max) << row.env;
+        EXPECT_LT(row.min, row.max) << row.env;
+        EXPECT_GT(strlen(row.text), 20u) << row.env;
+        if (row.type == OPT_SWITCH) {
+            EXPECT_EQ(row.max, 1u) << row.env;
+        }
+        /* HAKMEM_ and the name in capitals. */
+        std::string env = "HAKMEM_";
+        for (const char *c = row.name; *c; c++) {
+            env += static_cast<char>(toupper(*c));
+        }
+        EXPECT_EQ(env, row.env);
+    }
+}
+
+TEST(Options, DefaultsHoldBeforeAndAfterOptDefaults)
+{
+    struct options o = garbage();
+    opt_defaults(&o);
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        EXPECT_EQ(value_in(o, opt_rows[i]), opt_rows[i].def) << opt_rows[i].env;
+        /* Statically initialised: right before anything ran. */
+        EXPECT_EQ(value_in(options, opt_rows[i]), opt_rows[i].def) << opt_rows[i].env;
+    }
+}
+
+TEST(Options, BoundsOfEachRow)
+{
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const opt_row &row = opt_rows[i];
+        uint64_t value;
+        EXPECT_EQ(parse(row, std::to_string(row.min), &value), 0) << row.env;
+        EXPECT_EQ(value, row.min) << row.env;
+        EXPECT_EQ(parse(row, std::to_string(row.max), &value), 0) << row.env;
+        EXPECT_EQ(value, row.max) << row.env;
+        if (row.min > 0) {
+            EXPECT_EQ(parse(row, std::to_string(row.min - 1), &value), ERANGE) << row.env;
+        }
+        int above = parse(row, std::to_string(row.max + 1), &value);
+        EXPECT_EQ(above, row.type == OPT_SWITCH ? EINVAL : ERANGE) << row.env;
+    }
+}
+
+TEST(Options, JunkForEachRow)
+{
+    static const char *const junk[] = {"",    " ",    " 1",  "1 ",  "-1",    "+1",    "0x1",  "1.0", "1e3", "abc",
+                                       "k",   "1kk",  "1kb", "1t",  "1 k",   "k1",    "--",   "=1",  "1=",  "1;",
+                                       "onn", "tru",  "o",   "yes!", "\xD9\xA1", "1\n", "0 0", "nul", "%d",  "1,000"};
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        for (const char *text : junk) {
+            uint64_t value;
+            EXPECT_EQ(parse(opt_rows[i], text, &value), EINVAL) << opt_rows[i].env << "='" << text << "'";
+        }
+    }
+}
+
+TEST(Options, SuffixesWhereTheUnitIsBytes)
+{
+    static const struct {
+        const char *suffix;
+        int shift;
+    } suffixes[] = {{"k", 10}, {"K", 10}, {"m", 20}, {"M", 20}, {"g", 30}, {"G", 30}};
+    int n_tried = 0;
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const opt_row &row = opt_rows[i];
+        for (const auto &s : suffixes) {
+            uint64_t value;
+            int error = parse(row, std::string("1") + s.suffix, &value);
+            if (!is_bytes(row)) {
+                EXPECT_EQ(error, EINVAL) << row.env << s.suffix;
+            } else if (row.min <= (1ull << s.shift) && (1ull << s.shift) <= row.max) {
+                EXPECT_EQ(error, 0) << row.env << s.suffix;
+                EXPECT_EQ(value, 1ull << s.shift) << row.env << s.suffix;
+                n_tried++;
+            } else {
+                EXPECT_EQ(error, ERANGE) << row.env << s.suffix;
+            }
+        }
+    }
+    EXPECT_GT(n_tried, 0);
+}
+
+TEST(Options, OverflowIsOutOfRange)
+{
+    /* Each of these is small, or 0, modulo 2^64. */
+    static const char *const plain[] = {"18446744073709551616", "18446744073709551617", "36893488147419103233",
+                                        "184467440737095516160", "99999999999999999999999999999999999999999"};
+    static const char *const suffixed[] = {"18014398509481984k", "17592186044416m", "17179869184g",
+                                           "18446744073709551615g"};
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const opt_row &row = opt_rows[i];
+        if (row.type != OPT_NUMBER) {
+            continue;
+        }
+        uint64_t value;
+        for (const char *text : plain) {
+            EXPECT_EQ(parse(row, text, &value), ERANGE) << row.env << "=" << text;
+        }
+        for (const char *text : suffixed) {
+            if (is_bytes(row)) {
+                EXPECT_EQ(parse(row, text, &value), ERANGE) << row.env << "=" << text;
+            }
+        }
+    }
+}
+
+TEST(Options, SwitchWords)
+{
+    static const struct {
+        const char *text;
+        uint64_t value;
+    } words[] = {{"0", 0},   {"1", 1},   {"off", 0}, {"on", 1},  {"no", 0},    {"yes", 1},
+                 {"OFF", 0}, {"On", 1},  {"NO", 0},  {"yEs", 1}, {"false", 0}, {"TRUE", 1}};
+    int n_switches = 0;
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        if (opt_rows[i].type != OPT_SWITCH) {
+            continue;
+        }
+        n_switches++;
+        for (const auto &word : words) {
+            uint64_t value;
+            EXPECT_EQ(parse(opt_rows[i], word.text, &value), 0) << word.text;
+            EXPECT_EQ(value, word.value) << word.text;
+        }
+    }
+    EXPECT_GT(n_switches, 0);
+}
+
+TEST(Options, InitReadsEachRowAndNoOther)
+{
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const opt_row &row = opt_rows[i];
+        uint64_t other = row.def == row.max ? row.min : row.max;
+        Environment environment({"PATH=/bin", std::string(row.env) + "=" + std::to_string(other), "X="});
+        struct options o = garbage();
+        CapturedWrites writes;
+        opt_init(&o, environment.get());
+        EXPECT_EQ(writes.text(), "");
+        for (size_t j = 0; j < opt_n_rows; j++) {
+            EXPECT_EQ(value_in(o, opt_rows[j]), j == i ? other : opt_rows[j].def) << opt_rows[j].env;
+        }
+    }
+}
+
+TEST(Options, NoEnvironmentMeansDefaults)
+{
+    struct options o = garbage(), defaults;
+    opt_defaults(&defaults);
+    opt_init(&o, nullptr);
+    EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
+    Environment empty({});
+    o = garbage();
+    opt_init(&o, empty.get());
+    EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
+}
+
+/* One line, on standard error, that names the variable, the value, what is allowed, and what is used. */
+TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
+{
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        const opt_row &row = opt_rows[i];
+        for (const std::string &bad : {std::string("junk"), std::string(), std::to_string(row.max + 1), std::string("-1")}) {
+            Environment environment({std::string(row.env) + "=" + bad});
+            struct options o = garbage();
+            CapturedWrites writes;
+            opt_init(&o, environment.get());
+            EXPECT_EQ(value_in(o, row), row.def) << row.env;
+            std::string text = writes.text();
+            EXPECT_EQ(writes.calls(), 1);
+            EXPECT_EQ(writes.last_fd(), 2);
+            EXPECT_EQ(text.find('\n'), text.size() - 1);
+            EXPECT_EQ(text.rfind("hakmem: ", 0), 0u) << text;
+            EXPECT_NE(text.find(std::string(row.env) + "='" + bad + "'"), std::string::npos) << text;
+            EXPECT_NE(text.find("; using " + std::to_string(row.def)), std::string::npos) << text;
+            if (row.type == OPT_SWITCH) {
+                EXPECT_NE(text.find("0, 1, off, on, no, yes, false or true"), std::string::npos) << text;
+            } else {
+                EXPECT_NE(text.find("from " + std::to_string(row.min) + " to " + std::to_string(row.max)),
+                          std::string::npos)
+                    << text;
+                EXPECT_EQ(text.find("suffix") != std::string::npos, is_bytes(row)) << text;
+            }
+        }
+    }
+}
+
+TEST(Options, UnknownVariableIsNamedWithAllThatAreKnown)
+{
+    for (const char *entry : {"HAKMEM_NO_SUCH_THING=1", "HAKMEM_=", "HAKMEM_VERBOSE", "HAKMEM_VERBOSEX=1",
+                              "HAKMEM_LIBRARYX=1", "HAKMEM_verbose=1"}) {
+        Environment environment({entry});
+        struct options o = garbage(), defaults;
+        opt_defaults(&defaults);
+        CapturedWrites writes;
+        opt_init(&o, environment.get());
+        std::string text = writes.text();
+        EXPECT_EQ(writes.calls(), 1);
+        EXPECT_NE(text.find(std::string("unknown option '") + entry + "'"), std::string::npos) << text;
+        for (size_t i = 0; i < opt_n_rows; i++) {
+            EXPECT_NE(text.find(std::string(" ") + opt_rows[i].env), std::string::npos) << text;
+        }
+        EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
+    }
+}
+
+TEST(Options, OtherProgramsVariablesAreNoMistakes)
+{
+    Environment environment({"HAKMEM_LIBRARY=/lib/libhakmem.so", "HAKMEMX=1", "hakmem_verbose=1", "XHAKMEM_VERBOSE=1", "HAKMEM"});
+    struct options o = garbage();
+    CapturedWrites writes;
+    opt_init(&o, environment.get());
+    EXPECT_EQ(writes.text(), "");
+    EXPECT_EQ(o.verbose, 0u);
+}
+
+/* However long the value is, the line still says what is allowed. */
+TEST(Options, LongValuesDoNotHideWhatIsAllowed)
+{
+    const std::string longest(5000, '7');
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        Environment environment({std::string(opt_rows[i].env) + "=" + longest});
+        struct options o = garbage();
+        CapturedWrites writes;
+        opt_init(&o, environment.get());
+        std::string text = writes.text();
+        EXPECT_NE(text.find("not allowed"), std::string::npos) << text;
+        EXPECT_NE(text.find("; using " + std::to_string(opt_rows[i].def)), std::string::npos) << text;
+        EXPECT_EQ(text.back(), '\n');
+    }
+    Environment environment({"HAKMEM_UNKNOWN=" + longest});
+    struct options o = garbage();
+    CapturedWrites writes;
+    opt_init(&o, environment.get());
+    EXPECT_NE(writes.text().find(opt_rows[opt_n_rows - 1].env), std::string::npos) << writes.text();
+}
+
+TEST(Options, NeverAllocates)
+{
+    if (!HAK_COUNTS_MALLOC) {
+        GTEST_SKIP() << "the sanitizer brings its own malloc";
+    }
+    Environment environment({"HAKMEM_VERBOSE=1", "HAKMEM_SHOW_STATS=junk", "HAKMEM_WHAT=1", "HAKMEM_BIN_BYTES=4k"});
+    struct options o = garbage();
+    CapturedWrites writes;
+    uint64_t before = hak_testing::malloc_calls();
+    opt_init(&o, environment.get());
+    uint64_t after = hak_testing::malloc_calls();
+    EXPECT_EQ(after, before);
+    EXPECT_EQ(writes.calls(), 2);
+    /* The counter counts. */
+    free(malloc(1));
+    EXPECT_EQ(hak_testing::malloc_calls(), after + 1);
+}
+
+} // namespace

@@ -1,0 +1,308 @@
+/* Tests of the OS layer: aligned mappings whatever the system answers, purging, metadata memory. */
+#include "base/os.h"
+
+#include <cerrno>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "testing/failing_os.h"
+
+namespace {
+
+using hak_testing::FailingOs;
+
+/* A system that maps nothing: it hands out addresses of a model and remembers what is mapped, byte for byte. */
+class ModelOs {
+  public:
+    /* The next mapping starts this far past a multiple of 1 GiB. */
+    explicit ModelOs(uintptr_t offset) : before_(os_ops)
+    {
+        self() = this;
+        next_ = (uintptr_t(1) << 40) + offset;
+        os_ops.mmap = map;
+        os_ops.munmap = unmap;
+    }
+    ~ModelOs() { os_ops = before_; }
+    const std::map<uintptr_t, uintptr_t> &mapped() const { return mapped_; } /* start to end, neighbours joined */
+    int n_maps = 0, n_unmaps = 0, n_wrong = 0;
+    int failing_map = 0, failing_unmap = 0; /* this call fails, from 1 */
+    void *last_hint = nullptr;
+    bool takes_hints = false;
+
+  private:
+    static ModelOs *&self()
+    {
+        static ModelOs *model;
+        return model;
+    }
+    static void *map(void *addr, size_t length, int prot, int flags, int fd, off_t)
+    {
+        ModelOs *m = self();
+        m->n_wrong += prot != (PROT_READ | PROT_WRITE) || !(flags & MAP_ANONYMOUS) || !(flags & MAP_PRIVATE) ||
+                      (flags & MAP_FIXED) || fd != -1 || length == 0 || length % 4096;
+        m->last_hint = m->n_maps == 0 ? addr : m->last_hint;
+        if (++m->n_maps == m->failing_map || length > (size_t(1) << 46)) {
+            errno = ENOMEM;
+            return MAP_FAILED;
+        }
+        uintptr_t start = m->next_;
+        if (addr && m->takes_hints) {
+            start = reinterpret_cast<uintptr_t>(addr);
+        } else {
+            m->next_ += (length + (uintptr_t(1) << 30)) & ~((uintptr_t(1) << 30) - 1); /* the same offset again */
+        }
+        m->mapped_[start] = start + length;
+        return reinterpret_cast<void *>(start);
+    }
+    static int unmap(void *addr, size_t length)
+    {
+        ModelOs *m = self();
+        if (++m->n_unmaps == m->failing_unmap) {
+            errno = ENOMEM;
+            return -1;
+        }
+        uintptr_t start = reinterpret_cast<uintptr_t>(addr), end = start + length;
+        auto it = m->mapped_.upper_bound(start);
+        if (it == m->mapped_.begin() || length == 0 || start % 4096 || length % 4096 || (--it)->second < end) {
+            m->n_wrong++;
+            return 0;
+        }
+        uintptr_t whole_start = it->first, whole_end = it->second;
+        m->mapped_.erase(it);
+        if (whole_start < start) {
+            m->mapped_[whole_start] = start;
+        }
+        if (end < whole_end) {
+            m->mapped_[end] = whole_end;
+        }
+        return 0;
+    }
+    std::map<uintptr_t, uintptr_t> mapped_;
+    uintptr_t next_;
+    struct os_ops before_;
+};
+
+const size_t kSizes[] = {4096, 65536, 2 << 20, (2 << 20) + 4096, 5 << 20};
+const size_t kAligns[] = {4096, 65536, 2 << 20, 64 << 20};
+const uintptr_t kOffsets[] = {0, 4096, 65536, 65536 - 4096, 2 << 20, (2 << 20) - 4096, (64 << 20) - 4096};
+
+/* Whatever offset the system's mappings have, exactly the aligned range stays mapped. */
+TEST(OsMapAligned, KeepsExactlyTheAlignedRange)
+{
+    for (size_t size : kSizes) {
+        for (size_t align : kAligns) {
+            for (uintptr_t offset : kOffsets) {
+                ModelOs model(offset);
+                uintptr_t p = reinterpret_cast<uintptr_t>(os_map_aligned(nullptr, size, align));
+                ASSERT_NE(p, 0u);
+                EXPECT_EQ(p % align, 0u) << size << " at " << align << " offset " << offset;
+                ASSERT_EQ(model.mapped().size(), 1u);
+                EXPECT_EQ(model.mapped().begin()->first, p);
+                EXPECT_EQ(model.mapped().begin()->second, p + size);
+                EXPECT_EQ(model.n_wrong, 0);
+                EXPECT_EQ(model.n_maps, offset % align ? 2 : 1); /* at once where the first answer is aligned */
+            }
+        }
+    }
+}
+
+TEST(OsMapAligned, HintIsTriedFirst)
+{
+    ModelOs model(4096);
+    model.takes_hints = true;
+    void *hint = reinterpret_cast<void *>(uintptr_t(64) << 20);
+    EXPECT_EQ(os_map_aligned(hint, 2 << 20, 2 << 20), hint);
+    EXPECT_EQ(model.n_maps, 1);
+    EXPECT_EQ(model.last_hint, hint);
+}
+
+TEST(OsMapAligned, EveryRefusalIsSurvived)
+{
+    for (int n = 1; n <= 2; n++) {
+        ModelOs model(4096);
+        model.failing_map = n;
+        errno = 5;
+        EXPECT_EQ(os_map_aligned(nullptr, 2 << 20, 2 << 20), nullptr);
+        EXPECT_EQ(errno, 5);
+        EXPECT_TRUE(model.mapped().empty()); /* nothing stays behind */
+        EXPECT_EQ(model.n_wrong, 0);
+    }
+    /* A system that refuses to cut leaves address space behind, but serves. */
+    for (int n = 1; n <= 3; n++) {
+        ModelOs model(4096);
+        model.failing_unmap = n;
+        uintptr_t p = reinterpret_cast<uintptr_t>(os_map_aligned(nullptr, 2 << 20, 2 << 20));
+        ASSERT_NE(p, 0u);
+        EXPECT_EQ(p % (2 << 20), 0u);
+        auto it = --model.mapped().upper_bound(p);
+        EXPECT_GE(it->second, p + (2 << 20));
+        EXPECT_EQ(model.n_unmaps, 3);
+        EXPECT_EQ(model.n_wrong, 0);
+    }
+}
+
+TEST(OsMapAligned, SizesThatOverflowAreRefused)
+{
+    ModelOs model(4096);
+    EXPECT_EQ(os_map_aligned(nullptr, SIZE_MAX - 4095, 2 << 20), nullptr);
+    EXPECT_EQ(os_map_aligned(nullptr, SIZE_MAX / 2 + 1, size_t(1) << 63), nullptr);
+    EXPECT_TRUE(model.mapped().empty());
+}
+
+TEST(OsMapAligned, RealMemoryIsZeroAndUsable)
+{
+    for (size_t align : {os_page_size(), size_t(64) << 10, size_t(64) << 20}) {
+        const size_t size = 3 << 16;
+        char *p = static_cast<char *>(os_map_aligned(nullptr, size, align));
+        ASSERT_NE(p, nullptr);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
+        for (size_t i = 0; i < size; i += 512) {
+            ASSERT_EQ(p[i], 0);
+        }
+        memset(p, 1, size);
+        EXPECT_EQ(os_unmap(p, size), 0);
+        unsigned char vec[1];
+        EXPECT_EQ(mincore(p, os_page_size(), vec), -1); /* gone */
+    }
+}
+
+TEST(Os, PageSizeIsTheSystems)
+{
+    EXPECT_EQ(os_page_size(), static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+    EXPECT_EQ(os_page_size(), static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+}
+
+TEST(Os, PurgeDropsPages)
+{
+    const size_t size = 16 * os_page_size();
+    char *p = static_cast<char *>(os_map_aligned(nullptr, size, os_page_size()));
+    ASSERT_NE(p, nullptr);
+    memset(p, 7, size);
+    EXPECT_EQ(os_purge(p, size / 2), 0);
+    std::vector<unsigned char> resident(16);
+    ASSERT_EQ(mincore(p, size, resident.data()), 0);
+    for (size_t i = 0; i < 16; i++) {
+        EXPECT_EQ(resident[i] & 1, i >= 8) << i;
+    }
+    EXPECT_EQ(p[0], 0);
+    EXPECT_EQ(p[size / 2 - 1], 0);
+    EXPECT_EQ(p[size / 2], 7);
+    EXPECT_EQ(os_unmap(p, size), 0);
+}
+
+TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
+{
+    FailingOs os;
+    char *p = static_cast<char *>(os_map_aligned(nullptr, 65536, 65536));
+    ASSERT_NE(p, nullptr);
+    errno = 11;
+    os.fail_always(hak_testing::OS_MADVISE);
+    EXPECT_EQ(os_purge(p, 65536), ENOMEM);
+    os_huge_pages(p, 65536);
+    EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 2u);
+    os.fail_always(hak_testing::OS_MUNMAP);
+    EXPECT_EQ(os_unmap(p, 65536), ENOMEM);
+    os.reset();
+    EXPECT_EQ(os_unmap(p, 65536), 0);
+    EXPECT_EQ(errno, 11);
+    EXPECT_EQ(os.mapped_bytes(), 0);
+}
+
+TEST(OsMeta, AlignedZeroedAndDisjoint)
+{
+    std::map<uintptr_t, size_t> pieces;
+    size_t sum = 0;
+    for (size_t i = 0; i < 600; i++) {
+        size_t size = i % 100 == 99 ? 3u << 20 : 1 + i * 37 % 5000;
+        size_t before = os_meta_bytes();
+        char *p = static_cast<char *>(os_meta_alloc(size));
+        ASSERT_NE(p, nullptr);
+        EXPECT_GE(os_meta_bytes(), before);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 64, 0u);
+        for (size_t k = 0; k < size; k++) {
+            ASSERT_EQ(p[k], 0);
+        }
+        memset(p, 0xFF, size);
+        pieces[reinterpret_cast<uintptr_t>(p)] = size;
+        sum += size;
+    }
+    uintptr_t end = 0;
+    for (const auto &piece : pieces) {
+        ASSERT_GE(piece.first, end);
+        end = piece.first + piece.second;
+    }
+    EXPECT_EQ(pieces.size(), 600u);
+    EXPECT_GE(os_meta_bytes(), sum);
+}
+
+TEST(OsMeta, RefusalLeavesItUsable)
+{
+    FailingOs os;
+    const size_t big = 5 << 20; /* above what is left of a chunk */
+    os.fail_always(hak_testing::OS_MMAP);
+    size_t before = os_meta_bytes();
+    EXPECT_EQ(os_meta_alloc(big), nullptr);
+    /* What is left of the chunk is served on, then no more; never the same twice. */
+    uintptr_t last = 0;
+    int n = 0;
+    for (void *p; (p = os_meta_alloc(64)); n++) {
+        ASSERT_NE(reinterpret_cast<uintptr_t>(p), last);
+        last = reinterpret_cast<uintptr_t>(p);
+        ASSERT_LT(n, 1 << 20);
+    }
+    EXPECT_EQ(os_meta_bytes(), before);
+    /* Where a whole chunk is refused, the piece alone may be had. */
+    os.fail(hak_testing::OS_MMAP, 1);
+    EXPECT_NE(os_meta_alloc(64), nullptr);
+    EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 2u);
+    EXPECT_LE(os_meta_bytes(), before + os_page_size());
+    os.reset();
+    char *p = static_cast<char *>(os_meta_alloc(big));
+    ASSERT_NE(p, nullptr);
+    p[0] = p[big - 1] = 1;
+    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(os_meta_bytes() - before));
+}
+
+TEST(OsMeta, ThreadsGetDifferentPieces)
+{
+    const int n_threads = 4, n_pieces = 3000;
+    std::vector<uint64_t *> got[n_threads];
+    std::vector<std::thread> threads;
+    for (int t = 0; t < n_threads; t++) {
+        threads.emplace_back([&, t] {
+            for (int i = 0; i < n_pieces; i++) {
+                uint64_t *p = static_cast<uint64_t *>(os_meta_alloc(64));
+                *p += static_cast<uint64_t>(t * n_pieces + i) + 1;
+                got[t].push_back(p);
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    for (int t = 0; t < n_threads; t++) {
+        for (int i = 0; i < n_pieces; i++) {
+            ASSERT_EQ(*got[t][i], static_cast<uint64_t>(t * n_pieces + i) + 1);
+        }
+    }
+}
+
+TEST(Os, ClockGoesForwardAndEnvironmentIsThere)
+{
+    uint64_t start = os_ops.clock_ns(), now = start;
+    for (int i = 0; i < 200 && now < start + 10000000; i++) {
+        usleep(1000);
+        uint64_t next = os_ops.clock_ns();
+        ASSERT_GE(next, now);
+        now = next;
+    }
+    EXPECT_GE(now, start + 10000000); /* 10 ms within 200 sleeps of 1 ms */
+    EXPECT_EQ(os_ops.environ_(), environ);
+}
+
+} // namespace
