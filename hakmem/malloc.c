@@ -1,12 +1,16 @@
 /* The malloc family of C, POSIX and glibc over hak_*. Linked by `malloc = "//hakmem:malloc"` and into libhakmem.so. No
    state, no locks. Every allocation function of glibc 2.36 is here, so that no block is ever served by somebody else. */
 #include <errno.h>
+#include <malloc.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/os.h"
+#include "base/stats.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
+#include "superslab/superslab.h"
 
 HAK_EXPORT void *malloc(size_t size)
 {
@@ -96,4 +100,68 @@ HAK_EXPORT int malloc_trim(size_t pad)
 {
     (void)pad;
     return hak_purge() > 0;
+}
+
+/* What the statistics tell, in glibc's terms. Blocks in thread caches count as used. */
+static void fill_info(size_t *mapped, size_t *used, size_t *large, size_t *n_large_kept)
+{
+    *large = (size_t)stat_get(large_bytes);
+    *n_large_kept = (size_t)stat_get(large_cached_bytes);
+    *mapped = (size_t)stat_get(superslabs) * SS_BYTES;
+    *used = (size_t)stat_get(units_used) * SS_UNIT_BYTES;
+}
+
+HAK_EXPORT struct mallinfo2 mallinfo2(void)
+{
+    size_t mapped, used, large, kept;
+    fill_info(&mapped, &used, &large, &kept);
+    struct mallinfo2 info = {0};
+    info.arena = mapped + kept;
+    info.hblkhd = large;
+    info.uordblks = used + large;
+    info.fordblks = mapped - used + kept;
+    info.keepcost = (size_t)stat_get(units_dirty) * SS_UNIT_BYTES + kept;
+    return info;
+}
+
+HAK_EXPORT struct mallinfo mallinfo(void)
+{
+    struct mallinfo2 wide = mallinfo2();
+    struct mallinfo info = {0};
+    /* As in glibc, these are ints and wrap beyond 2 GiB. */
+    info.arena = (int)wide.arena;
+    info.hblkhd = (int)wide.hblkhd;
+    info.uordblks = (int)wide.uordblks;
+    info.fordblks = (int)wide.fordblks;
+    info.keepcost = (int)wide.keepcost;
+    return info;
+}
+
+HAK_EXPORT void malloc_stats(void)
+{
+    stat_print(2);
+}
+
+/* XML as glibc's, of one arena. Returns 0, or -1 and EINVAL for options other than 0. */
+HAK_EXPORT int malloc_info(int options_, FILE *out)
+{
+    if (options_ != 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    struct mallinfo2 info = mallinfo2();
+    fprintf(out,
+            "<malloc version=\"hakmem-%s\">\n<heap nr=\"0\">\n<system type=\"current\" size=\"%zu\"/>\n"
+            "<total type=\"rest\" count=\"0\" size=\"%zu\"/>\n</heap>\n<total type=\"mmap\" count=\"0\" size=\"%zu\"/>\n"
+            "<system type=\"current\" size=\"%zu\"/>\n</malloc>\n",
+            hak_version(), info.arena, info.fordblks, info.hblkhd, info.arena + info.hblkhd);
+    return 0;
+}
+
+/* glibc's tuning does not apply here: accepted as the hints that they are, and ignored. */
+HAK_EXPORT int mallopt(int parameter, int value)
+{
+    (void)parameter;
+    (void)value;
+    return 1;
 }
