@@ -15,10 +15,10 @@ static size_t units_for(size_t size)
 void *ace_alloc(size_t size, size_t align, int *is_zero)
 {
     void *p = NULL;
+    size = size ? size : 1; /* no range is empty */
     align = align < SS_UNIT_BYTES ? SS_UNIT_BYTES : align;
     if (size <= ACE_SPAN_MAX && align <= SS_BYTES) {
-        size_t units = size ? units_for(size) : 1;
-        p = ss_span_alloc((unsigned)units, (unsigned)(align / SS_UNIT_BYTES), is_zero);
+        p = ss_span_alloc((unsigned)units_for(size), (unsigned)(align / SS_UNIT_BYTES), is_zero);
     } else if (size <= PTRDIFF_MAX - SS_BYTES && align <= PTRDIFF_MAX / 2 - size) {
         p = range_alloc(size, align, is_zero);
     }

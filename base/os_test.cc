@@ -134,7 +134,7 @@ TEST(OsMapAligned, EveryRefusalIsSurvived)
     }
     /* A system that refuses to cut leaves address space behind, but serves. */
     for (int n = 1; n <= 3; n++) {
-        ModelOs model(4096);
+        ModelOs model(8192);
         model.failing_unmap = n;
         uintptr_t p = reinterpret_cast<uintptr_t>(os_map_aligned(nullptr, 2 << 20, 2 << 20));
         ASSERT_NE(p, 0u);

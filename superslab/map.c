@@ -7,7 +7,8 @@
 #include "base/os.h"
 
 /* Before the first map_ensure every user address minus this base is beyond the window. */
-uintptr_t map_base = (uintptr_t)1 << 63;
+#define NO_BASE ((uintptr_t)1 << 63)
+uintptr_t map_base = NO_BASE;
 struct map_leaf *map_window;
 
 static struct map_leaf *directory[MAP_DIRECTORY_ENTRIES];
@@ -55,9 +56,10 @@ static int choose_window(const void *first)
 int map_ensure(const void *start, size_t bytes)
 {
     int error = 0;
-    if (HAK_UNLIKELY(!atomic_load_acquire(&map_window))) {
+    /* The base is written last: who sees it sees the window too. */
+    if (HAK_UNLIKELY(atomic_load_acquire(&map_base) == NO_BASE)) {
         lock_acquire(&map_lock);
-        error = map_window ? 0 : choose_window(start);
+        error = map_base == NO_BASE ? choose_window(start) : 0;
         lock_release(&map_lock);
     }
     if (error) {

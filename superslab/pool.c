@@ -227,11 +227,12 @@ static struct superslab *take_units(uint32_t n, uint32_t align, uint32_t *unit, 
     return ss;
 }
 
-/* Gives pages of dirty units back; a superslab that is wholly free goes back itself. Pool lock held. */
+/* Gives pages of dirty units back; a superslab that is wholly free goes back itself. Returns the bytes that went. Pool lock
+   held. */
 static size_t purge_superslab(struct superslab *ss)
 {
     uint32_t dirty = ss->dirty;
-    size_t bytes = (size_t)__builtin_popcount(dirty) * SS_UNIT_BYTES;
+    size_t bytes = 0;
     if (ss->free == ALL_UNITS) {
         map_set(ss->base, SS_UNITS, 0, 0);
         if (os_unmap(ss->base, SS_BYTES) == 0) {
@@ -241,7 +242,7 @@ static size_t purge_superslab(struct superslab *ss)
             stat_sub(superslabs, 1);
             stat_sub(units_dirty, __builtin_popcount(dirty));
             stat_add(units_purged, __builtin_popcount(dirty));
-            return bytes;
+            return (size_t)__builtin_popcount(dirty) * SS_UNIT_BYTES;
         }
         map_set(ss->base, SS_UNITS, TAG_FREE_UNIT, ss->number);
     }
@@ -254,6 +255,7 @@ static size_t purge_superslab(struct superslab *ss)
             ss->dirty &= ~mask;
             stat_sub(units_dirty, n);
             stat_add(units_purged, n);
+            bytes += n * SS_UNIT_BYTES;
         }
         dirty &= ~mask;
     }
@@ -311,14 +313,15 @@ struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
     lock_acquire(&pool_lock);
     struct superslab *ss = take_units(1, 1, &unit, &is_zero);
     if (ss) {
+        /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
+        slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, owner, size_class, ss->far_bits[unit]);
     }
     lock_release(&pool_lock);
     if (!ss) {
         return NULL;
     }
     struct slab *slab = &ss->slabs[unit];
-    slab_init(slab, ss->base + unit * SS_UNIT_BYTES, owner, size_class, ss->far_bits[unit]);
     map_set(slab->base, 1, TAG_SLAB(owner, size_class), ss->number);
     stat_add(slabs_made, 1);
     return slab;
@@ -456,7 +459,7 @@ static int verify_superslab(const struct superslab *ss)
             return 10;
         }
         uint32_t mask = n ? unit_mask(i, n) : ss->slab_mask & (1u << i);
-        if (used & mask) {
+        if ((used & mask) || (n && ss->slab_mask >> i & 1)) {
             return 11;
         }
         used |= mask;

@@ -1,0 +1,80 @@
+"""bench_binaries: one workload linked with every allocator.
+
+python_test, python_binary: scripts run by the system's python3 (Bazel 4.2's own rules start `python`, which Debian lacks).
+"""
+
+# Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc serves.
+# All are shared objects, hakmem too, so that none has the advantage of direct calls.
+ALLOCATORS = {
+    "hakmem": "//bench:hakmem_shared",
+    "jemalloc": "@jemalloc//:jemalloc",
+    "mimalloc": "@mimalloc//:mimalloc",
+    "tcmalloc": "@tcmalloc//:tcmalloc",
+    "glibc": None,
+}
+
+# -O2 whatever the compilation mode; the compiler must not know what malloc and free do, or it drops pairs of them.
+BENCH_COPTS = [
+    "-std=c17",
+    "-D_GNU_SOURCE",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-fno-builtin-malloc",
+    "-fno-builtin-free",
+]
+
+# What replaces malloc cannot be sanitized; what is counted or timed must not be instrumented.
+TAGS = [
+    "no-coverage",
+    "no-sanitizer",
+]
+
+def bench_binaries(name, srcs):
+    """Declares NAME_hakmem, NAME_jemalloc, ... and NAME_hakmem_static, and a filegroup NAME of all of them.
+
+    Args:
+      name: the program's name without the allocator.
+      srcs: its sources.
+    """
+    common = {
+        "srcs": srcs,
+        "copts": BENCH_COPTS,
+        "linkopts": ["-pthread"],
+        "tags": TAGS,
+    }
+    for allocator, library in ALLOCATORS.items():
+        native.cc_binary(
+            name = name + "_" + allocator,
+            deps = ["//bench:bench_common"] + ([library] if library else []),
+            **common
+        )
+    native.cc_binary(
+        name = name + "_hakmem_static",
+        malloc = "//hakmem:malloc",
+        deps = ["//bench:bench_common"],
+        **common
+    )
+    native.filegroup(
+        name = name,
+        srcs = [name + "_" + allocator for allocator in ALLOCATORS] + [name + "_hakmem_static"],
+        tags = TAGS,
+        visibility = ["//bench:__subpackages__"],
+    )
+
+def _python(rule, name, main, srcs, data, args, **kwargs):
+    rule(
+        name = name,
+        srcs = ["//bench:python.sh"],
+        args = ["$(rootpath %s)" % main] + args,
+        data = [main] + srcs + data,
+        **kwargs
+    )
+
+def python_test(name, main, srcs = [], data = [], args = [], **kwargs):
+    """A test that is a Python script; srcs are the modules of the same folder that it imports."""
+    _python(native.sh_test, name, main, srcs, data, args, **kwargs)
+
+def python_binary(name, main, srcs = [], data = [], args = [], **kwargs):
+    """A Python script for `bazel run`, as python_test."""
+    _python(native.sh_binary, name, main, srcs, data, args, **kwargs)

@@ -1,0 +1,228 @@
+/* Tests of banks: blocks of all classes against an oracle, the one empty slab a class, bad pointers, refused memory. */
+#include "superslab/bank.h"
+
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <vector>
+
+#include "base/options.h"
+#include "base/stats.h"
+#include "testing/failing_os.h"
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::FailingOs;
+using hak_testing::Rng;
+
+class Bank : public testing::Test {
+  protected:
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+        bank_init(&bank, 5);
+        bank_init(&other, 6);
+    }
+    void TearDown() override
+    {
+        bank_release_empty(&bank);
+        bank_release_empty(&other);
+        EXPECT_EQ(bank.n_slabs + other.n_slabs, 0u);
+        EXPECT_EQ(stat_get(units_used), 0);
+        ss_purge(0);
+        EXPECT_EQ(ss_verify(), 0);
+    }
+    struct bank bank, other;
+};
+
+std::vector<char *> take(struct bank *bank, uint32_t size_class, uint32_t want)
+{
+    void *head;
+    uint32_t n = bank_take(bank, size_class, want, &head);
+    std::vector<char *> blocks;
+    for (; head; head = *static_cast<void **>(head)) {
+        blocks.push_back(static_cast<char *>(head));
+    }
+    EXPECT_EQ(blocks.size(), n);
+    EXPECT_LE(n, want);
+    return blocks;
+}
+
+TEST_F(Bank, RandomCallsAgreeWithAnOracle)
+{
+    Rng rng(4);
+    struct Block {
+        uint32_t size_class;
+        unsigned char pattern;
+    };
+    std::map<char *, Block> live;
+    for (int step = 0; step < 3000; step++) {
+        if (live.size() < 50 || rng.one_in(2)) {
+            uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES)), size = sc_table[c].size;
+            std::vector<char *> blocks = take(&bank, c, static_cast<uint32_t>(rng.between(1, 40)));
+            ASSERT_GT(blocks.size(), 0u);
+            for (char *block : blocks) {
+                auto next = live.lower_bound(block);
+                ASSERT_TRUE(next == live.end() || block + size <= next->first);
+                ASSERT_TRUE(next == live.begin() ||
+                            std::prev(next)->first + sc_table[std::prev(next)->second.size_class].size <= block);
+                unsigned char pattern = static_cast<unsigned char>(rng.next());
+                memset(block, pattern, size);
+                live[block] = {c, pattern};
+            }
+        } else {
+            /* A list of blocks of several slabs. */
+            void *head = nullptr;
+            uint32_t n = static_cast<uint32_t>(rng.between(1, 40));
+            for (uint32_t i = 0; i < n; i++) {
+                auto it = std::next(live.begin(), static_cast<long>(rng.below(live.size())));
+                char *block = it->first;
+                for (uint32_t k = 0; k < sc_table[it->second.size_class].size; k++) {
+                    ASSERT_EQ(static_cast<unsigned char>(block[k]), it->second.pattern);
+                }
+                live.erase(it);
+                if (rng.one_in(3)) {
+                    bank_put(&bank, block);
+                    n--;
+                    i--;
+                } else {
+                    *reinterpret_cast<void **>(block) = head;
+                    head = block;
+                }
+            }
+            EXPECT_EQ(bank_put_list(&bank, head), n);
+        }
+        ASSERT_EQ(bank_verify(&bank), 0) << step;
+    }
+    for (const auto &block : live) {
+        bank_put(&bank, block.first);
+    }
+    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_LE(bank.n_slabs, static_cast<uint32_t>(SC_N_CLASSES)) << "one empty slab a class";
+    EXPECT_EQ(bank_put_list(&bank, nullptr), 0u);
+}
+
+TEST_F(Bank, KeepsAtMostOneEmptySlabAClass)
+{
+    for (uint32_t c : {sc_of(16), sc_of(1024), sc_of(16384), sc_of(32768)}) {
+        std::vector<char *> blocks;
+        while (blocks.size() < 5 * sc_table[c].capacity) {
+            for (char *block : take(&bank, c, UINT32_MAX)) {
+                blocks.push_back(block);
+            }
+        }
+        EXPECT_EQ(bank.n_slabs, 5u);
+        for (char *block : blocks) {
+            bank_put(&bank, block);
+            ASSERT_TRUE(bank.n_slabs >= 1 && bank.n_slabs <= 5);
+        }
+        EXPECT_EQ(bank.n_slabs, 1u);
+        int64_t made = stat_get(slabs_made);
+        char *block = take(&bank, c, 1)[0];
+        EXPECT_EQ(stat_get(slabs_made), made) << "the one that was kept";
+        bank_put(&bank, block);
+        bank_release_empty(&bank);
+        EXPECT_EQ(bank.n_slabs, 0u);
+    }
+}
+
+TEST_F(Bank, ReleaseEmptyLeavesUsedSlabs)
+{
+    char *block = take(&bank, 3, 1)[0];
+    bank_put(&bank, take(&bank, 9, 1)[0]);
+    EXPECT_EQ(bank.n_slabs, 2u);
+    bank_release_empty(&bank);
+    EXPECT_EQ(bank.n_slabs, 1u);
+    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_EQ(hak_super_lookup(block).is_allocated, 1);
+    bank_put(&bank, block);
+}
+
+TEST_F(Bank, RefusedMemory)
+{
+    ss_purge(0);
+    FailingOs os;
+    os.fail_always(hak_testing::OS_MMAP);
+    void *head = &head;
+    EXPECT_EQ(bank_take(&bank, 0, 10, &head), 0u);
+    EXPECT_EQ(head, nullptr);
+    EXPECT_EQ(bank.n_slabs, 0u);
+    EXPECT_EQ(bank_verify(&bank), 0);
+    os.reset();
+    std::vector<char *> blocks = take(&bank, 0, 10);
+    EXPECT_EQ(blocks.size(), 10u);
+    for (char *block : blocks) {
+        bank_put(&bank, block);
+    }
+}
+
+TEST_F(Bank, VerifySeesEachBrokenEquation)
+{
+    char *block = take(&bank, 7, 1)[0];
+    struct slab *slab = bank.partial[7];
+    ASSERT_EQ(bank_verify(&bank), 0);
+    bank.n_slabs++;
+    EXPECT_NE(bank_verify(&bank), 0);
+    bank.n_slabs--;
+    slab->owner = 6;
+    EXPECT_NE(bank_verify(&bank), 0);
+    slab->owner = 5;
+    slab->prev = slab;
+    EXPECT_NE(bank_verify(&bank), 0);
+    slab->prev = nullptr;
+    slab->n_free--;
+    EXPECT_NE(bank_verify(&bank), 0);
+    slab->n_free++;
+    struct map_entry entry = map_get(block);
+    map_set(slab->base, 1, TAG_SLAB(5, 8), entry.ref);
+    EXPECT_NE(bank_verify(&bank), 0);
+    map_set(slab->base, 1, entry.tag, entry.ref);
+    EXPECT_EQ(bank_verify(&bank), 0);
+    bank_put(&bank, block);
+}
+
+using BankDeathTest = Bank;
+
+TEST_F(BankDeathTest, BadPointersAbort)
+{
+    const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
+    char *block = take(&bank, sc_of(48), 1)[0], *foreign = take(&other, sc_of(48), 1)[0];
+    int local;
+    EXPECT_EXIT(bank_put(&bank, block + 16), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, foreign), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, &local), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, nullptr), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, reinterpret_cast<void *>(UINTPTR_MAX - 15)), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(
+        {
+            bank_put(&bank, block);
+            bank_put(&bank, block);
+        },
+        testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
+    /* A list with a block of somebody else in it. */
+    *reinterpret_cast<void **>(block) = foreign;
+    *reinterpret_cast<void **>(foreign) = nullptr;
+    EXPECT_EXIT(bank_put_list(&bank, block), testing::KilledBySignal(SIGABRT), invalid);
+    *reinterpret_cast<void **>(block) = block;
+    EXPECT_EXIT(bank_put_list(&bank, block), testing::KilledBySignal(SIGABRT), "block freed twice");
+    bank_put(&bank, block);
+    bank_put(&other, foreign);
+}
+
+/* Must stay the last test: it uses all owners up. */
+TEST(BankOwners, AreUniqueUntilUsedUp)
+{
+    uint32_t last = 0;
+    for (uint32_t i = 1; i <= BANK_MAX_OWNERS; i++) {
+        uint32_t owner = bank_new_owner();
+        ASSERT_GT(owner, last);
+        ASSERT_LE(owner, BANK_MAX_OWNERS);
+        last = owner;
+    }
+    EXPECT_EQ(bank_new_owner(), 0u);
+    EXPECT_EQ(bank_new_owner(), 0u);
+    EXPECT_LT(BANK_MAX_OWNERS, TAG_SPECIAL_OWNER);
+}
+
+} // namespace

@@ -1,0 +1,192 @@
+/* Tests of hak_super_lookup: ours, freed, interior, tail, stack, NULL, wild; and while another thread allocates. */
+#include "superslab/superslab.h"
+
+#include <cstring>
+#include <gtest/gtest.h>
+#include <thread>
+#include <vector>
+
+#include "base/options.h"
+#include "superslab/bank.h"
+#include "superslab/pool.h"
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::Rng;
+
+class Lookup : public testing::Test {
+  protected:
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+        bank_init(&bank, 5);
+    }
+    void TearDown() override
+    {
+        bank_release_empty(&bank);
+        EXPECT_EQ(bank.n_slabs, 0u);
+        ss_purge(0);
+        EXPECT_EQ(ss_verify(), 0);
+    }
+    struct bank bank;
+};
+
+void expect_not_ours(const void *p)
+{
+    struct ss_lookup got = hak_super_lookup(p);
+    EXPECT_EQ(got.kind, SS_NOT_OURS) << p;
+    EXPECT_EQ(got.start, nullptr);
+    EXPECT_EQ(got.size, 0u);
+    EXPECT_EQ(got.is_allocated, 0);
+}
+
+int a_global;
+
+TEST_F(Lookup, NotOurs)
+{
+    int is_zero, local = 0;
+    /* With something of ours about. */
+    char *span = static_cast<char *>(ss_span_alloc(1, 1, &is_zero));
+    int *from_libc = new int;
+    expect_not_ours(nullptr);
+    expect_not_ours(&local);
+    expect_not_ours(&a_global);
+    expect_not_ours(from_libc);
+    expect_not_ours(reinterpret_cast<void *>(&hak_super_lookup));
+    expect_not_ours("text");
+    uintptr_t ours = reinterpret_cast<uintptr_t>(span);
+    ASSERT_EQ(hak_super_lookup(span).kind, SS_SPAN);
+    for (int bit = 47; bit < 64; bit++) {
+        expect_not_ours(reinterpret_cast<void *>(ours ^ (uintptr_t(1) << bit))); /* kernel's, or no address at all */
+    }
+    uintptr_t region = ours & ~(SS_BYTES - 1);
+    expect_not_ours(reinterpret_cast<void *>(region - 1));
+    expect_not_ours(reinterpret_cast<void *>(region + SS_BYTES));
+    for (uintptr_t p : {uintptr_t(1), uintptr_t(4096), uintptr_t(65536), UINTPTR_MAX, UINTPTR_MAX / 2, UINTPTR_MAX / 2 + 1}) {
+        expect_not_ours(reinterpret_cast<void *>(p));
+    }
+    Rng rng(3);
+    for (int i = 0; i < 200000; i++) {
+        uintptr_t p = rng.next() >> rng.below(64);
+        if ((p & ~(SS_BYTES - 1)) != region) {
+            ASSERT_EQ(hak_super_lookup(reinterpret_cast<void *>(p)).kind, SS_NOT_OURS) << std::hex << p;
+        }
+    }
+    delete from_libc;
+    ss_span_free(span);
+}
+
+TEST_F(Lookup, SlabsOfEveryClass)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        void *head;
+        ASSERT_EQ(bank_take(&bank, c, 1, &head), 1u);
+        char *block = static_cast<char *>(head), *slab = block; /* the first block of a fresh slab */
+        size_t size = sc_table[c].size;
+        ASSERT_EQ(reinterpret_cast<uintptr_t>(slab) % SS_UNIT_BYTES, 0u);
+        for (char *p : {block, block + 1, block + size / 2, block + size - 1}) {
+            struct ss_lookup got = hak_super_lookup(p);
+            EXPECT_EQ(got.kind, SS_SLAB);
+            EXPECT_EQ(got.owner, 5u);
+            EXPECT_EQ(got.size_class, c);
+            EXPECT_EQ(got.start, block);
+            EXPECT_EQ(got.size, size);
+            EXPECT_EQ(got.is_allocated, 1);
+        }
+        /* The last block, which is free; then the tail. */
+        char *last = slab + (sc_table[c].capacity - 1) * size;
+        struct ss_lookup got = hak_super_lookup(last + size - 1);
+        EXPECT_EQ(got.start, last);
+        EXPECT_EQ(got.is_allocated, sc_table[c].capacity == 1);
+        if (last + size < slab + SS_UNIT_BYTES) {
+            got = hak_super_lookup(last + size);
+            EXPECT_EQ(got.kind, SS_SLAB);
+            EXPECT_EQ(got.start, nullptr) << c;
+            EXPECT_EQ(got.size, 0u);
+            EXPECT_EQ(got.is_allocated, 0);
+        }
+        bank_put(&bank, block);
+        got = hak_super_lookup(block + 1);
+        EXPECT_EQ(got.kind, SS_SLAB) << "freed, the slab stays";
+        EXPECT_EQ(got.is_allocated, 0);
+        bank_release_empty(&bank);
+        EXPECT_EQ(hak_super_lookup(block).kind, SS_FREE_UNIT);
+        EXPECT_EQ(hak_super_lookup(block).start, nullptr);
+    }
+}
+
+TEST_F(Lookup, Spans)
+{
+    int is_zero;
+    char *first = static_cast<char *>(ss_span_alloc(3, 1, &is_zero));
+    char *second = static_cast<char *>(ss_span_alloc(5, 1, &is_zero));
+    struct {
+        char *p;
+        size_t size;
+    } spans[] = {{first, 3 * SS_UNIT_BYTES}, {second, 5 * SS_UNIT_BYTES}};
+    for (const auto &span : spans) {
+        for (size_t offset = 0; offset < span.size; offset += 4095) {
+            struct ss_lookup got = hak_super_lookup(span.p + offset);
+            ASSERT_EQ(got.kind, SS_SPAN);
+            ASSERT_EQ(got.start, span.p);
+            ASSERT_EQ(got.size, span.size);
+            ASSERT_EQ(got.is_allocated, 1);
+        }
+        EXPECT_NE(hak_super_lookup(span.p + span.size).start, span.p);
+    }
+    ASSERT_EQ(ss_span_resize(second, 2), 1);
+    EXPECT_EQ(hak_super_lookup(second + SS_UNIT_BYTES).size, 2 * SS_UNIT_BYTES);
+    EXPECT_EQ(hak_super_lookup(second + 2 * SS_UNIT_BYTES).kind, SS_FREE_UNIT);
+    ss_span_free(first);
+    EXPECT_EQ(hak_super_lookup(first + SS_UNIT_BYTES).kind, SS_FREE_UNIT);
+    EXPECT_EQ(hak_super_lookup(first).is_allocated, 0);
+    ss_span_free(second);
+    ss_purge(0);
+    expect_not_ours(first);
+    expect_not_ours(second);
+}
+
+/* One thread allocates and frees slabs, blocks and spans; another asks about all their addresses. What it is told about the
+   one block that stays is always exact. */
+TEST_F(Lookup, WhileAnotherThreadAllocates)
+{
+    void *kept;
+    ASSERT_EQ(bank_take(&bank, sc_of(48), 1, &kept), 1u);
+    uintptr_t region = reinterpret_cast<uintptr_t>(kept) & ~(SS_BYTES - 1);
+    int stop = 0;
+    std::thread other([&] {
+        struct bank mine;
+        bank_init(&mine, 6);
+        Rng rng(1);
+        for (int i = 0; i < 1500; i++) {
+            int is_zero;
+            void *span = ss_span_alloc(static_cast<unsigned>(rng.between(1, 4)), 1, &is_zero), *head;
+            (void)bank_take(&mine, static_cast<uint32_t>(rng.below(SC_N_CLASSES)), 20, &head);
+            ss_span_free(span);
+            bank_put_list(&mine, head);
+            if (i % 8 == 0) {
+                bank_release_empty(&mine);
+            }
+        }
+        bank_release_empty(&mine);
+        __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
+    });
+    Rng rng(2);
+    int n_bad = 0, n_asked = 0;
+    while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
+        uintptr_t p = region + rng.below(SS_BYTES);
+        struct ss_lookup got = hak_super_lookup(reinterpret_cast<void *>(p));
+        n_bad += got.kind == SS_RANGE || (got.kind == SS_SLAB && got.owner != 5 && got.owner != 6);
+        n_bad += got.kind == SS_SLAB && got.start && p - reinterpret_cast<uintptr_t>(got.start) >= got.size;
+        struct ss_lookup ours = hak_super_lookup(static_cast<char *>(kept) + 47);
+        n_bad += ours.kind != SS_SLAB || ours.start != kept || ours.size != 48 || ours.owner != 5 || !ours.is_allocated;
+        n_asked++;
+    }
+    other.join();
+    EXPECT_EQ(n_bad, 0);
+    EXPECT_GT(n_asked, 0);
+    bank_put(&bank, kept);
+}
+
+} // namespace

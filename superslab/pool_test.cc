@@ -1,0 +1,638 @@
+/* Tests of the shared superslabs: spans and slabs at random against an oracle of intervals, purging, and every call of the
+   system failing in turn. ss_verify runs after each step. */
+#include "superslab/pool.h"
+
+#include <cerrno>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <sys/mman.h>
+#include <thread>
+#include <vector>
+
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "testing/failing_os.h"
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::FailingOs;
+using hak_testing::FakeClock;
+using hak_testing::OsCall;
+using hak_testing::Rng;
+
+/* Each test says when free units are purged. */
+class Pool : public testing::Test {
+  protected:
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+        options.huge_page_bytes = 0;
+        ss_purge(0);
+        ASSERT_EQ(ss_verify(), 0);
+        ASSERT_EQ(stat_get(units_used), 0);
+    }
+};
+
+/* What is allocated, and what every step must keep true. */
+class Oracle {
+  public:
+    explicit Oracle(uint64_t seed) : rng(seed) {}
+
+    /* One random call. Returns false if the system refused memory. */
+    bool step()
+    {
+        switch (pieces.size() < 4 ? 0 : rng.below(8)) {
+        case 0:
+        case 1:
+        case 2:
+            return alloc_span();
+        case 3:
+            return alloc_slab();
+        case 4:
+            resize();
+            return true;
+        default:
+            release_one();
+            return true;
+        }
+    }
+
+    void check()
+    {
+        ASSERT_EQ(ss_verify(), 0);
+        ASSERT_EQ(stat_get(units_used), n_units);
+    }
+
+    void release_all()
+    {
+        while (!pieces.empty()) {
+            release_one();
+        }
+    }
+
+    struct Piece {
+        uint32_t n_units;
+        struct slab *slab;
+    };
+    std::map<char *, Piece> pieces;
+    int64_t n_units = 0;
+    int n_zero = 0, n_resized = 0, n_refused_resizes = 0;
+    Rng rng;
+
+  private:
+    /* Nobody else has these units, and they lie in one superslab. */
+    void add(char *p, uint32_t n, struct slab *slab)
+    {
+        auto next = pieces.lower_bound(p);
+        ASSERT_TRUE(next == pieces.end() || p + n * SS_UNIT_BYTES <= next->first);
+        if (next != pieces.begin()) {
+            auto prev = std::prev(next);
+            ASSERT_LE(prev->first + prev->second.n_units * SS_UNIT_BYTES, p);
+        }
+        uintptr_t first = reinterpret_cast<uintptr_t>(p), last = first + n * SS_UNIT_BYTES - 1;
+        ASSERT_EQ(first % SS_UNIT_BYTES, 0u);
+        ASSERT_EQ(first / SS_BYTES, last / SS_BYTES);
+        pieces[p] = {n, slab};
+        n_units += n;
+    }
+
+    /* Some bytes of each page, so that memory that is said to be zero, and is not, is found. */
+    void scribble(char *p, uint32_t n)
+    {
+        for (size_t i = 0; i < n * SS_UNIT_BYTES; i += 4096) {
+            p[i] = 0x5A;
+            p[i + 4095] = 0x5A;
+        }
+    }
+
+    bool alloc_span()
+    {
+        uint32_t n = static_cast<uint32_t>(rng.one_in(4) ? rng.between(1, SS_UNITS) : rng.between(1, 5));
+        uint32_t align = rng.one_in(3) ? 1u << rng.below(6) : 1;
+        int is_zero = 7;
+        char *p = static_cast<char *>(ss_span_alloc(n, align, &is_zero));
+        if (!p) {
+            return false;
+        }
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align * SS_UNIT_BYTES), 0u);
+        EXPECT_TRUE(is_zero == 0 || is_zero == 1);
+        if (is_zero) {
+            n_zero++;
+            for (size_t i = 0; i < n * SS_UNIT_BYTES; i += 4096) {
+                EXPECT_EQ(p[i] | p[i + 4095], 0) << "said to be zero";
+            }
+        }
+        scribble(p, n);
+        add(p, n, nullptr);
+        EXPECT_EQ(ss_span_size(p), n * SS_UNIT_BYTES);
+        EXPECT_EQ(ss_span_size(p + 16), 0u);
+        return true;
+    }
+
+    bool alloc_slab()
+    {
+        struct slab *slab = pool_slab_alloc(3, static_cast<uint32_t>(rng.below(SC_N_CLASSES)));
+        if (!slab) {
+            return false;
+        }
+        EXPECT_EQ(slab->owner, 3u);
+        EXPECT_EQ(slab_is_empty(slab), 1);
+        EXPECT_EQ(map_get(slab->base + 5).tag, static_cast<uint32_t>(TAG_SLAB(3, slab->size_class)));
+        EXPECT_EQ(pool_slab_of(map_get(slab->base).ref, slab->base + 65535), slab);
+        scribble(slab->base, 1);
+        add(slab->base, 1, slab);
+        EXPECT_EQ(ss_span_size(slab->base), 0u);
+        return true;
+    }
+
+    std::map<char *, Piece>::iterator any() { return std::next(pieces.begin(), static_cast<long>(rng.below(pieces.size()))); }
+
+    void resize()
+    {
+        auto it = any();
+        if (it->second.slab) {
+            EXPECT_EQ(ss_span_resize(it->first, 2), 0);
+            return;
+        }
+        char *p = it->first;
+        uint32_t was = it->second.n_units, n = static_cast<uint32_t>(rng.between(1, SS_UNITS));
+        if (ss_span_resize(p, n)) {
+            n_resized += n != was;
+            pieces.erase(it);
+            n_units -= was;
+            if (n > was) {
+                scribble(p + was * SS_UNIT_BYTES, n - was);
+            }
+            add(p, n, nullptr);
+        } else {
+            EXPECT_GT(n, was) << "shrinking always works";
+            n_refused_resizes++;
+        }
+        EXPECT_EQ(ss_span_size(p), (n_refused_resizes && pieces[p].n_units == was ? was : n) * SS_UNIT_BYTES);
+        EXPECT_EQ(p[0], 0x5A);
+    }
+
+    void release_one()
+    {
+        auto it = any();
+        if (it->second.slab) {
+            pool_slab_free(it->second.slab);
+        } else {
+            ss_span_free(it->first);
+        }
+        EXPECT_EQ(ss_span_size(it->first), 0u);
+        n_units -= it->second.n_units;
+        pieces.erase(it);
+    }
+};
+
+TEST_F(Pool, RandomCallsAgreeWithAnOracle)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        Oracle oracle(seed);
+        for (int i = 0; i < 1500; i++) {
+            ASSERT_TRUE(oracle.step());
+            oracle.check();
+            if (HasFatalFailure() || HasNonfatalFailure()) {
+                FAIL() << "seed " << seed << " step " << i;
+            }
+            if (i % 100 == 99) {
+                ss_purge(0);
+                oracle.check();
+            }
+        }
+        EXPECT_GT(oracle.n_zero, 10);
+        EXPECT_GT(oracle.n_resized, 10);
+        EXPECT_GT(oracle.n_refused_resizes, 10);
+        oracle.release_all();
+        oracle.check();
+        ss_purge(0);
+        EXPECT_EQ(ss_verify(), 0);
+        EXPECT_EQ(stat_get(superslabs), 0);
+    }
+}
+
+/* With a delay of 0 everything goes back as it is freed. */
+TEST_F(Pool, RandomCallsWithoutDelay)
+{
+    options.purge_delay_ms = 0;
+    Oracle oracle(9);
+    for (int i = 0; i < 1000; i++) {
+        ASSERT_TRUE(oracle.step());
+        oracle.check();
+        ASSERT_FALSE(HasFailure()) << i;
+        ASSERT_EQ(stat_get(units_dirty), 0);
+    }
+    oracle.release_all();
+    EXPECT_EQ(stat_get(superslabs), 0);
+    EXPECT_EQ(ss_verify(), 0);
+}
+
+TEST_F(Pool, BadArgumentsAreRefused)
+{
+    int is_zero;
+    EXPECT_EQ(ss_span_alloc(0, 1, &is_zero), nullptr);
+    EXPECT_EQ(ss_span_alloc(SS_UNITS + 1, 1, &is_zero), nullptr);
+    EXPECT_EQ(ss_span_alloc(1, 0, &is_zero), nullptr);
+    EXPECT_EQ(ss_span_alloc(1, 2 * SS_UNITS, &is_zero), nullptr);
+    EXPECT_EQ(stat_get(units_used), 0);
+    void *p = ss_span_alloc(2, 1, &is_zero);
+    EXPECT_EQ(ss_span_resize(p, 0), 0);
+    EXPECT_EQ(ss_span_resize(p, SS_UNITS + 1), 0);
+    EXPECT_EQ(ss_span_resize(p, UINT32_MAX), 0);
+    EXPECT_EQ(ss_span_resize(static_cast<char *>(p) + SS_UNIT_BYTES, 1), 0);
+    EXPECT_EQ(ss_span_resize(&is_zero, 1), 0);
+    EXPECT_EQ(ss_span_resize(p, 2), 1);
+    EXPECT_EQ(ss_span_size(p), 2 * SS_UNIT_BYTES);
+    EXPECT_EQ(ss_span_size(&is_zero), 0u);
+    EXPECT_EQ(ss_span_size(nullptr), 0u);
+    ss_span_free(p);
+    EXPECT_EQ(ss_verify(), 0);
+}
+
+/* Bytes of [p, p + size) that are resident. */
+size_t resident(const char *p, size_t size)
+{
+    std::vector<unsigned char> pages(size / 4096);
+    size_t n = 0;
+    if (mincore(const_cast<char *>(p), size, pages.data())) {
+        return 0; /* not mapped */
+    }
+    for (unsigned char page : pages) {
+        n += page & 1;
+    }
+    return n * 4096;
+}
+
+TEST_F(Pool, PurgeGivesMemoryBack)
+{
+    int is_zero;
+    char *kept = static_cast<char *>(ss_span_alloc(1, 1, &is_zero));
+    char *freed = static_cast<char *>(ss_span_alloc(20, 1, &is_zero));
+    char *whole = static_cast<char *>(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    memset(kept, 1, SS_UNIT_BYTES);
+    memset(freed, 1, 20 * SS_UNIT_BYTES);
+    memset(whole, 1, SS_BYTES);
+    ss_span_free(freed);
+    ss_span_free(whole);
+    EXPECT_EQ(resident(freed, 20 * SS_UNIT_BYTES), 20 * SS_UNIT_BYTES) << "kept for reuse";
+    EXPECT_EQ(resident(whole, SS_BYTES), SS_BYTES);
+    int64_t purged = stat_get(units_purged);
+    EXPECT_EQ(ss_purge(0), (20 + SS_UNITS) * SS_UNIT_BYTES);
+    EXPECT_EQ(stat_get(units_purged), purged + 20 + SS_UNITS);
+    EXPECT_EQ(stat_get(units_dirty), 0);
+    EXPECT_EQ(resident(freed, 20 * SS_UNIT_BYTES), 0u);
+    EXPECT_EQ(resident(whole, SS_BYTES), 0u);
+    EXPECT_EQ(resident(kept, SS_UNIT_BYTES), SS_UNIT_BYTES);
+    EXPECT_EQ(kept[77], 1);
+    EXPECT_EQ(hak_super_lookup(whole).kind, SS_NOT_OURS) << "wholly free: unmapped";
+    EXPECT_EQ(stat_get(superslabs), 1);
+    EXPECT_EQ(ss_purge(0), 0u);
+    /* Purged units are served as zero. */
+    char *again = static_cast<char *>(ss_span_alloc(20, 1, &is_zero));
+    EXPECT_EQ(again, freed);
+    EXPECT_EQ(is_zero, 1);
+    EXPECT_EQ(again[SS_UNIT_BYTES * 7], 0);
+    ss_span_free(again);
+    ss_span_free(kept);
+    EXPECT_EQ(ss_verify(), 0);
+}
+
+/* Resident pages come before untouched ones. */
+TEST_F(Pool, DirtyUnitsAreReusedFirst)
+{
+    int is_zero;
+    void *first = ss_span_alloc(4, 1, &is_zero);
+    EXPECT_EQ(is_zero, 1);
+    void *second = ss_span_alloc(4, 1, &is_zero);
+    ss_span_free(second);
+    EXPECT_EQ(stat_get(units_dirty), 4);
+    EXPECT_EQ(ss_span_alloc(4, 1, &is_zero), second);
+    EXPECT_EQ(is_zero, 0);
+    EXPECT_EQ(stat_get(units_dirty), 0);
+    ss_span_free(second);
+    ss_span_free(first);
+}
+
+TEST_F(Pool, PurgeWaitsForTheDelay)
+{
+    FakeClock clock;
+    int is_zero;
+    void *kept = ss_span_alloc(1, 1, &is_zero);
+    void *p = ss_span_alloc(4, 1, &is_zero);
+    ss_span_free(p);
+    clock.advance_ms(499);
+    EXPECT_EQ(ss_purge(500), 0u);
+    EXPECT_EQ(stat_get(units_dirty), 4);
+    clock.advance_ms(1);
+    EXPECT_EQ(ss_purge(500), 4 * SS_UNIT_BYTES);
+    EXPECT_EQ(stat_get(units_dirty), 0);
+    ss_span_free(kept);
+}
+
+/* Nobody calls ss_purge: later frees do it on their way. */
+TEST_F(Pool, OldDirtyUnitsArePurgedOnTheWay)
+{
+    FakeClock clock;
+    options.purge_delay_ms = 500;
+    int is_zero;
+    char *old = static_cast<char *>(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    char *other = static_cast<char *>(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    memset(old, 1, SS_BYTES);
+    ss_span_free(old);
+    EXPECT_EQ(resident(old, SS_BYTES), SS_BYTES);
+    clock.advance_ms(7200000); /* past what earlier tests have set */
+    for (uint32_t n = SS_UNITS; n > 1; n--) {
+        ASSERT_EQ(ss_span_resize(other, n - 1), 1);
+    }
+    EXPECT_EQ(resident(old, SS_BYTES), 0u);
+    ss_span_free(other);
+    EXPECT_EQ(ss_verify(), 0);
+}
+
+TEST_F(Pool, PurgeReportsWhatWasPurged)
+{
+    FailingOs os;
+    int is_zero;
+    void *kept = ss_span_alloc(1, 1, &is_zero);
+    void *p = ss_span_alloc(4, 1, &is_zero);
+    ss_span_free(p);
+    os.fail_always(hak_testing::OS_MADVISE);
+    EXPECT_EQ(ss_purge(0), 0u) << "the system refused";
+    EXPECT_EQ(stat_get(units_dirty), 4);
+    EXPECT_EQ(ss_verify(), 0);
+    os.reset();
+    EXPECT_EQ(ss_purge(0), 4 * SS_UNIT_BYTES);
+    ss_span_free(kept);
+}
+
+TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
+{
+    static int n_huge;
+    n_huge = 0;
+    os_ops.madvise = [](void *addr, size_t length, int advice) {
+        n_huge += advice == MADV_HUGEPAGE;
+        return os_real_ops.madvise(addr, length, advice);
+    };
+    options.huge_page_bytes = 3 * SS_BYTES;
+    std::vector<void *> all;
+    int is_zero;
+    for (int i = 0; i < 5; i++) {
+        all.push_back(ss_span_alloc(SS_UNITS, 1, &is_zero));
+        EXPECT_EQ(n_huge, i < 3 ? 0 : i - 2);
+    }
+    options.huge_page_bytes = 0;
+    all.push_back(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    EXPECT_EQ(n_huge, 2);
+    os_ops = os_real_ops;
+    for (void *p : all) {
+        ss_span_free(p);
+    }
+}
+
+/* The same calls each time; the n-th call of one function fails, for every n until none is left to fail. */
+TEST_F(Pool, EveryCallOfTheSystemFailsInTurn)
+{
+    for (OsCall call : {hak_testing::OS_MMAP, hak_testing::OS_MUNMAP, hak_testing::OS_MADVISE}) {
+        uint64_t n = 1;
+        for (;; n++) {
+            FailingOs os;
+            os.fail(call, n);
+            Oracle oracle(n % 3);
+            for (int i = 0; i < 120; i++) {
+                if (!oracle.step()) {
+                    ASSERT_TRUE(os.fired()) << "refused without reason";
+                }
+                if (i % 40 == 39) {
+                    ss_purge(0);
+                }
+                oracle.check();
+                ASSERT_FALSE(HasFailure()) << hak_testing::os_call_name(call) << " " << n << " step " << i;
+            }
+            oracle.release_all();
+            oracle.check();
+            ss_purge(0);
+            oracle.check();
+            bool fired = os.fired();
+            os.reset();
+            ss_purge(0);
+            ASSERT_EQ(ss_verify(), 0);
+            ASSERT_EQ(stat_get(units_used), 0);
+            ASSERT_EQ(stat_get(units_dirty), 0);
+            if (!fired) {
+                break;
+            }
+        }
+        EXPECT_GT(n, 4u) << hak_testing::os_call_name(call);
+    }
+}
+
+TEST_F(Pool, WithoutAnyMemoryItFailsAndRecovers)
+{
+    FailingOs os;
+    int is_zero;
+    os.fail_always(hak_testing::OS_MMAP);
+    errno = 3;
+    EXPECT_EQ(ss_span_alloc(1, 1, &is_zero), nullptr);
+    EXPECT_EQ(pool_slab_alloc(1, 0), nullptr);
+    EXPECT_EQ(ss_verify(), 0);
+    os.reset();
+    void *p = ss_span_alloc(1, 1, &is_zero);
+    ASSERT_NE(p, nullptr);
+    ss_span_free(p);
+    EXPECT_EQ(errno, 3);
+}
+
+/* Address space and metadata do not grow with the number of rounds. */
+TEST_F(Pool, NoAddressSpaceLeaks)
+{
+    int64_t after_first = 0;
+    FailingOs os;
+    for (int round = 0; round < 4; round++) {
+        Oracle oracle(5);
+        for (int i = 0; i < 300; i++) {
+            ASSERT_TRUE(oracle.step());
+        }
+        oracle.release_all();
+        ss_purge(0);
+        if (round == 0) {
+            after_first = os.mapped_bytes();
+        }
+        ASSERT_EQ(os.mapped_bytes(), after_first);
+    }
+    EXPECT_EQ(stat_get(superslabs), 0);
+}
+
+int count_slab(const struct slab *slab, void *context)
+{
+    (*static_cast<std::map<const struct slab *, int> *>(context))[slab]++;
+    return 0;
+}
+
+TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
+{
+    std::vector<struct slab *> slabs;
+    for (uint32_t i = 0; i < 70; i++) {
+        slabs.push_back(pool_slab_alloc(1 + i % 2, i % SC_N_CLASSES));
+    }
+    int is_zero;
+    void *span = ss_span_alloc(3, 1, &is_zero);
+    for (uint32_t owner = 0; owner <= 3; owner++) {
+        std::map<const struct slab *, int> seen;
+        pool_lock_acquire();
+        EXPECT_EQ(pool_for_each_slab(owner, count_slab, &seen), 0);
+        pool_lock_release();
+        EXPECT_EQ(seen.size(), owner == 0 ? 70u : owner == 3 ? 0u : 35u);
+        for (struct slab *slab : slabs) {
+            EXPECT_EQ(seen.count(slab), owner == 0 || owner == slab->owner);
+        }
+    }
+    int n = 0;
+    pool_lock_acquire();
+    auto stop_at_third = [](const struct slab *, void *context) { return ++*static_cast<int *>(context) == 3 ? 55 : 0; };
+    EXPECT_EQ(pool_for_each_slab(0, stop_at_third, &n), 55);
+    pool_lock_release();
+    EXPECT_EQ(n, 3);
+    for (struct slab *slab : slabs) {
+        pool_slab_free(slab);
+    }
+    ss_span_free(span);
+}
+
+TEST_F(Pool, VerifySeesEachBrokenEquation)
+{
+    int is_zero;
+    char *p = static_cast<char *>(ss_span_alloc(3, 1, &is_zero));
+    char *free_unit = p + 3 * SS_UNIT_BYTES;
+    ASSERT_EQ(hak_super_lookup(free_unit).kind, SS_FREE_UNIT);
+    /* The superslab's description, by way of a slab in it. */
+    struct slab *slab = pool_slab_alloc(1, 0);
+    size_t unit = (reinterpret_cast<uintptr_t>(slab->base) % SS_BYTES) / SS_UNIT_BYTES;
+    struct superslab *ss = reinterpret_cast<struct superslab *>(slab - unit);
+    ASSERT_EQ(ss->base, reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(p) & ~(SS_BYTES - 1)));
+    pool_slab_free(slab);
+    ASSERT_EQ(ss_verify(), 0);
+    size_t first = (reinterpret_cast<uintptr_t>(p) % SS_BYTES) / SS_UNIT_BYTES;
+    uint32_t saved = ss->free;
+    ss->free &= ss->free - 1;
+    EXPECT_NE(ss_verify(), 0);
+    ss->free = saved;
+    saved = ss->dirty;
+    ss->dirty |= 1u << first;
+    EXPECT_NE(ss_verify(), 0);
+    ss->dirty = saved;
+    ss->largest_run--;
+    EXPECT_NE(ss_verify(), 0);
+    ss->largest_run++;
+    ss->slab_mask |= 1u << first;
+    EXPECT_NE(ss_verify(), 0);
+    ss->slab_mask &= ~(1u << first);
+    ss->n_units[first] = 2;
+    EXPECT_NE(ss_verify(), 0);
+    ss->n_units[first] = 33;
+    EXPECT_NE(ss_verify(), 0);
+    ss->n_units[first] = 3;
+    map_set(free_unit, 1, TAG_SPAN, ss->number);
+    EXPECT_NE(ss_verify(), 0);
+    map_set(free_unit, 1, TAG_FREE_UNIT, ss->number + 1);
+    EXPECT_NE(ss_verify(), 0);
+    map_set(free_unit, 1, TAG_FREE_UNIT, ss->number);
+    stat_add(units_used, 1);
+    EXPECT_NE(ss_verify(), 0);
+    stat_sub(units_used, 1);
+    EXPECT_EQ(ss_verify(), 0);
+    ss_span_free(p);
+}
+
+/* Slabs and spans by several threads, a verifying and a purging one among them. */
+TEST_F(Pool, ThreadsShareSuperslabs)
+{
+    int n_bad = 0;
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 4; t++) {
+        threads.emplace_back([&n_bad, t] {
+            Rng rng(t);
+            std::vector<char *> spans;
+            std::vector<struct slab *> slabs;
+            for (int i = 0; i < 800; i++) {
+                int is_zero;
+                size_t n = rng.between(1, 8);
+                if (rng.one_in(2)) {
+                    char *p = static_cast<char *>(ss_span_alloc(static_cast<unsigned>(n), 1, &is_zero));
+                    p[0] = p[n * SS_UNIT_BYTES - 1] = static_cast<char>(t + 1);
+                    spans.push_back(p);
+                } else if (rng.one_in(2)) {
+                    slabs.push_back(pool_slab_alloc(static_cast<uint32_t>(t + 1), static_cast<uint32_t>(n)));
+                }
+                if (spans.size() > 5) {
+                    size_t k = rng.below(spans.size());
+                    char *p = spans[k];
+                    size_t size = ss_span_size(p);
+                    if (p[0] != static_cast<char>(t + 1) || p[size - 1] != static_cast<char>(t + 1)) {
+                        __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
+                    }
+                    ss_span_free(p);
+                    spans.erase(spans.begin() + static_cast<long>(k));
+                }
+                if (slabs.size() > 5) {
+                    if (slabs[0]->owner != t + 1) {
+                        __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
+                    }
+                    pool_slab_free(slabs[0]);
+                    slabs.erase(slabs.begin());
+                }
+                if (t == 0 && i % 50 == 0) {
+                    ss_purge(0);
+                }
+                /* Slabs of an owner are all his, at any moment. */
+                if (i % 50 == 25) {
+                    std::map<const struct slab *, int> seen;
+                    pool_lock_acquire();
+                    (void)pool_for_each_slab(static_cast<uint32_t>(t + 1), count_slab, &seen);
+                    pool_lock_release();
+                    if (seen.size() != slabs.size() || ss_verify()) {
+                        __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
+                    }
+                }
+            }
+            for (char *p : spans) {
+                ss_span_free(p);
+            }
+            for (struct slab *slab : slabs) {
+                pool_slab_free(slab);
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(n_bad, 0);
+    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(ss_verify(), 0);
+}
+
+using PoolDeathTest = Pool;
+
+TEST_F(PoolDeathTest, FreeOfNoSpanAborts)
+{
+    const char *message = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
+    int is_zero;
+    char *p = static_cast<char *>(ss_span_alloc(3, 1, &is_zero));
+    EXPECT_EXIT(ss_span_free(p + 16), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(ss_span_free(p + SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(ss_span_free(p + 3 * SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(ss_span_free(&is_zero), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(ss_span_free(nullptr), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(
+        {
+            ss_span_free(p);
+            ss_span_free(p);
+        },
+        testing::KilledBySignal(SIGABRT), message);
+    ss_span_free(p);
+}
+
+} // namespace

@@ -1,0 +1,218 @@
+/* Tests of slabs: taking and giving back blocks of every class, against an oracle; bad pointers abort. */
+#include "superslab/slab.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <set>
+#include <vector>
+
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::Rng;
+
+/* A slab over memory of its own. */
+class Slab {
+  public:
+    explicit Slab(uint32_t size_class)
+    {
+        memset(&slab, 0xEE, sizeof slab);
+        memset(far_bits, 0xEE, sizeof far_bits);
+        memory = static_cast<char *>(aligned_alloc(SC_SLAB_BYTES, SC_SLAB_BYTES));
+        slab_init(&slab, memory, 7, size_class, far_bits);
+    }
+    ~Slab() { free(memory); }
+    /* As its bank would: in the list while it has free blocks. */
+    int verify()
+    {
+        slab.in_list = slab.n_free != 0;
+        return slab_verify(&slab);
+    }
+    /* All blocks that are free. */
+    std::vector<char *> take_all()
+    {
+        std::vector<char *> all;
+        for (std::vector<char *> some; !(some = take(UINT32_MAX)).empty();) {
+            all.insert(all.end(), some.begin(), some.end());
+        }
+        return all;
+    }
+    std::vector<char *> take(uint32_t want)
+    {
+        void *head;
+        uint32_t n = slab_take(&slab, want, &head);
+        std::vector<char *> blocks;
+        for (; head; head = *static_cast<void **>(head)) {
+            blocks.push_back(static_cast<char *>(head));
+        }
+        EXPECT_EQ(blocks.size(), n);
+        return blocks;
+    }
+    struct slab slab;
+    uint64_t far_bits[SLAB_MAX_WORDS];
+    char *memory;
+};
+
+TEST(Slab, HandsOutEachBlockOnceInAscendingOrder)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        Slab s(c);
+        EXPECT_EQ(s.verify(), 0);
+        EXPECT_TRUE(slab_is_empty(&s.slab));
+        std::vector<char *> blocks = s.take_all();
+        ASSERT_EQ(blocks.size(), sc_table[c].capacity);
+        for (size_t i = 0; i < blocks.size(); i++) {
+            ASSERT_EQ(blocks[i], s.memory + i * sc_table[c].size) << c;
+        }
+        EXPECT_EQ(s.slab.n_free, 0);
+        EXPECT_EQ(s.verify(), 0);
+        EXPECT_FALSE(slab_is_empty(&s.slab));
+        EXPECT_TRUE(s.take(1).empty());
+        EXPECT_TRUE(s.take(0).empty());
+        for (char *block : blocks) {
+            slab_put(&s.slab, block);
+        }
+        EXPECT_TRUE(slab_is_empty(&s.slab));
+        EXPECT_EQ(s.verify(), 0);
+    }
+}
+
+/* Fresh blocks that nobody asked for are not touched; about a page of them is served at a time. */
+TEST(Slab, TouchesNoMoreThanAPageAhead)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        Slab s(c);
+        memset(s.memory, 0x77, SC_SLAB_BYTES);
+        uint32_t n_blocks = s.slab.size > 4096 ? 1 : 4096 / s.slab.size;
+        EXPECT_EQ(s.take(UINT32_MAX).size(), n_blocks);
+        EXPECT_EQ(s.slab.n_free, s.slab.capacity - n_blocks);
+        EXPECT_EQ(s.verify(), 0);
+        for (size_t i = n_blocks * s.slab.size; i < SC_SLAB_BYTES; i++) {
+            ASSERT_EQ(s.memory[i], 0x77);
+        }
+        EXPECT_EQ(s.take(1).size(), 1u);
+        EXPECT_EQ(s.verify(), 0);
+    }
+}
+
+/* What was freed comes first, lowest addresses first; fresh blocks only when there is no other. */
+TEST(Slab, RandomTakesAndPutsAgreeWithAnOracle)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        Rng rng(c);
+        Slab s(c);
+        std::set<char *> freed;
+        std::vector<char *> live;
+        uint32_t fresh = 0, capacity = s.slab.capacity, page = s.slab.size > 4096 ? 1 : 4096 / s.slab.size;
+        for (int step = 0; step < 300; step++) {
+            if (live.empty() || rng.one_in(2)) {
+                uint32_t want = static_cast<uint32_t>(rng.between(1, 1 + capacity / 4));
+                size_t expected = freed.empty() ? std::min({want, page, capacity - fresh})
+                                                : std::min(static_cast<size_t>(want), freed.size());
+                bool from_fresh = freed.empty();
+                std::vector<char *> blocks = s.take(want);
+                ASSERT_EQ(blocks.size(), expected);
+                for (char *block : blocks) {
+                    if (from_fresh) {
+                        ASSERT_EQ(block, s.memory + fresh++ * s.slab.size);
+                    } else {
+                        ASSERT_EQ(block, *freed.begin()) << "the lowest first";
+                        freed.erase(block);
+                    }
+                    live.push_back(block);
+                }
+            } else {
+                for (size_t n = rng.between(1, live.size()); n > 0; n--) {
+                    size_t i = rng.below(live.size());
+                    slab_put(&s.slab, live[i]);
+                    freed.insert(live[i]);
+                    live[i] = live.back();
+                    live.pop_back();
+                }
+            }
+            ASSERT_EQ(s.slab.n_free, freed.size() + capacity - fresh);
+            ASSERT_EQ(s.verify(), 0) << "class " << c << " step " << step;
+        }
+    }
+}
+
+TEST(Slab, VerifySeesEachBrokenEquation)
+{
+    for (uint32_t c : {sc_of(16), sc_of(48), sc_of(144), sc_of(5000), sc_of(32768)}) {
+        Slab s(c);
+        s.take(1);
+        ASSERT_EQ(s.verify(), 0);
+        struct slab good = s.slab;
+        auto broken = [&] {
+            /* The bitmap of small capacities lies in the struct itself. */
+            int result = slab_verify(&s.slab);
+            s.slab = good;
+            return result;
+        };
+        s.slab.n_free++;
+        EXPECT_NE(broken(), 0);
+        s.slab.in_list = 0;
+        EXPECT_NE(broken(), 0);
+        s.slab.is_used = 0;
+        EXPECT_NE(broken(), 0);
+        s.slab.size += 16;
+        EXPECT_NE(broken(), 0);
+        s.slab.fresh = 0;
+        EXPECT_NE(broken(), 0);
+        uint64_t word = s.slab.bits[0];
+        s.slab.bits[0] ^= 1;
+        EXPECT_NE(slab_verify(&s.slab), 0);
+        s.slab.bits[0] = word;
+        if (s.slab.capacity % 64) {
+            /* A bit above the capacity, in place of a valid one. */
+            uint32_t last = (s.slab.capacity - 1) / 64;
+            word = s.slab.bits[last];
+            s.slab.bits[last] = (word & (word - 1)) | (uint64_t(1) << (s.slab.capacity % 64));
+            EXPECT_NE(slab_verify(&s.slab), 0) << c;
+            s.slab.bits[last] = word;
+        }
+        EXPECT_EQ(s.verify(), 0);
+    }
+    /* A free block below the hint would never be found again. */
+    Slab s(sc_of(16));
+    s.take(128);
+    ASSERT_EQ(s.slab.hint, 2);
+    s.slab.bits[0] |= 1;
+    s.slab.n_free++;
+    EXPECT_EQ(s.verify(), 1);
+}
+
+TEST(SlabDeathTest, BlockFreedTwiceAborts)
+{
+    for (uint32_t c : {sc_of(16), sc_of(48), sc_of(1000), sc_of(28672), sc_of(32768)}) {
+        Slab s(c);
+        char *block = s.take(1)[0];
+        slab_put(&s.slab, block);
+        EXPECT_EXIT(slab_put(&s.slab, block), testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
+        /* Never handed out: just as free. */
+        char *fresh = s.memory + (s.slab.capacity - 1) * s.slab.size;
+        if (s.slab.capacity > 2) {
+            EXPECT_EXIT(slab_put(&s.slab, fresh), testing::KilledBySignal(SIGABRT), "block freed twice");
+        }
+    }
+}
+
+TEST(SlabDeathTest, NoStartOfABlockAborts)
+{
+    const char *message = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
+    for (uint32_t c : {sc_of(16), sc_of(48), sc_of(1000), sc_of(28672)}) {
+        Slab s(c);
+        std::vector<char *> blocks = s.take_all();
+        EXPECT_EXIT(slab_put(&s.slab, blocks[0] + 8), testing::KilledBySignal(SIGABRT), message);
+        EXPECT_EXIT(slab_put(&s.slab, blocks[1] - 1), testing::KilledBySignal(SIGABRT), message);
+        size_t end = size_t(s.slab.capacity) * s.slab.size;
+        if (end < SC_SLAB_BYTES) {
+            EXPECT_EXIT(slab_put(&s.slab, s.memory + end), testing::KilledBySignal(SIGABRT), message);
+        }
+    }
+}
+
+} // namespace

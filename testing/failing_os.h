@@ -1,0 +1,210 @@
+/* Replaces parts of os_ops while it lives: fails the n-th call of one function, counts calls and bytes mapped, and can
+   stand in for the clock. The table is restored at the end. One at a time; install it while no other thread is in the
+   allocator. */
+#ifndef HAKMEM_TESTING_FAILING_OS_H
+#define HAKMEM_TESTING_FAILING_OS_H
+
+#include <cerrno>
+#include <cstdint>
+#include <string>
+#include <sys/mman.h>
+
+#include "base/os.h"
+
+namespace hak_testing {
+
+enum OsCall { OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE, OS_N_CALLS };
+
+inline const char *os_call_name(OsCall call)
+{
+    static const char *const names[] = {"mmap", "munmap", "mremap", "madvise"};
+    return names[call];
+}
+
+class FailingOs {
+  public:
+    FailingOs() : before_(os_ops)
+    {
+        reset();
+        state().mapped = 0;
+        os_ops.mmap = mmap_hook;
+        os_ops.munmap = munmap_hook;
+        os_ops.mremap = mremap_hook;
+        os_ops.madvise = madvise_hook;
+    }
+    ~FailingOs() { os_ops = before_; }
+    FailingOs(const FailingOs &) = delete;
+    FailingOs &operator=(const FailingOs &) = delete;
+
+    /* From now on nothing fails, and counts start at 0. Bytes mapped are kept. */
+    void reset()
+    {
+        for (int i = 0; i < OS_N_CALLS; i++) {
+            __atomic_store_n(&state().calls[i], 0, __ATOMIC_RELAXED);
+        }
+        state().failing = OS_N_CALLS;
+        state().first = state().last = 0;
+        state().n_failed = 0;
+    }
+
+    /* Counting from now, the n-th call (from 1) of that function fails, and `more` calls after it. */
+    void fail(OsCall call, uint64_t n, uint64_t more = 0)
+    {
+        reset();
+        state().failing = call;
+        state().first = n;
+        state().last = n + more;
+    }
+
+    /* Every call of that function fails from now on. */
+    void fail_always(OsCall call) { fail(call, 1, UINT64_MAX - 1); }
+
+    uint64_t calls(OsCall call) const { return __atomic_load_n(&state().calls[call], __ATOMIC_RELAXED); }
+    bool fired() const { return __atomic_load_n(&state().n_failed, __ATOMIC_RELAXED) != 0; }
+    /* Address space mapped less unmapped since this object was made. */
+    int64_t mapped_bytes() const { return __atomic_load_n(&state().mapped, __ATOMIC_RELAXED); }
+
+  private:
+    struct State {
+        uint64_t calls[OS_N_CALLS];
+        OsCall failing;
+        uint64_t first, last, n_failed;
+        int64_t mapped;
+    };
+    static State &state()
+    {
+        static State s;
+        return s;
+    }
+
+    static bool must_fail(OsCall call)
+    {
+        uint64_t n = __atomic_add_fetch(&state().calls[call], 1, __ATOMIC_RELAXED);
+        if (call != state().failing || n < state().first || n > state().last) {
+            return false;
+        }
+        __atomic_add_fetch(&state().n_failed, 1, __ATOMIC_RELAXED);
+        errno = ENOMEM;
+        return true;
+    }
+    static void add(int64_t bytes) { __atomic_add_fetch(&state().mapped, bytes, __ATOMIC_RELAXED); }
+
+    static void *mmap_hook(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
+    {
+        if (must_fail(OS_MMAP)) {
+            return MAP_FAILED;
+        }
+        void *p = os_real_ops.mmap(addr, length, prot, flags, fd, offset);
+        add(p == MAP_FAILED ? 0 : static_cast<int64_t>(length));
+        return p;
+    }
+    static int munmap_hook(void *addr, size_t length)
+    {
+        if (must_fail(OS_MUNMAP)) {
+            return -1;
+        }
+        int result = os_real_ops.munmap(addr, length);
+        add(result ? 0 : -static_cast<int64_t>(length));
+        return result;
+    }
+    static void *mremap_hook(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
+    {
+        if (must_fail(OS_MREMAP)) {
+            return MAP_FAILED;
+        }
+        void *p = os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
+        if (p != MAP_FAILED) {
+            /* A fixed target was mapped before, and is replaced. */
+            add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) - static_cast<int64_t>(old_size));
+        }
+        return p;
+    }
+    static int madvise_hook(void *addr, size_t length, int advice)
+    {
+        return must_fail(OS_MADVISE) ? -1 : os_real_ops.madvise(addr, length, advice);
+    }
+
+    struct os_ops before_;
+};
+
+/* A clock that stands still until the test moves it. */
+class FakeClock {
+  public:
+    FakeClock() : before_(os_ops.clock_ns)
+    {
+        now() = before_();
+        os_ops.clock_ns = read;
+    }
+    ~FakeClock() { os_ops.clock_ns = before_; }
+    FakeClock(const FakeClock &) = delete;
+    FakeClock &operator=(const FakeClock &) = delete;
+    void advance_ms(uint64_t ms) { now() += ms * 1000000u; }
+
+  private:
+    static uint64_t &now()
+    {
+        static uint64_t ns;
+        return ns;
+    }
+    static uint64_t read() { return now(); }
+    uint64_t (*before_)(void);
+};
+
+/* Collects what is written through os_ops.write, without allocating while it collects. */
+class CapturedWrites {
+  public:
+    CapturedWrites() : before_(os_ops.write)
+    {
+        size() = 0;
+        n_calls() = 0;
+        os_ops.write = collect;
+    }
+    ~CapturedWrites() { os_ops.write = before_; }
+    CapturedWrites(const CapturedWrites &) = delete;
+    CapturedWrites &operator=(const CapturedWrites &) = delete;
+    std::string text() const { return std::string(buffer(), size()); }
+    int calls() const { return n_calls(); }
+    int last_fd() const { return fd_of_last(); }
+    void clear()
+    {
+        size() = 0;
+        n_calls() = 0;
+    }
+
+  private:
+    enum { CAPACITY = 1 << 16 };
+    static char *buffer()
+    {
+        static char bytes[CAPACITY];
+        return bytes;
+    }
+    static size_t &size()
+    {
+        static size_t n;
+        return n;
+    }
+    static int &n_calls()
+    {
+        static int n;
+        return n;
+    }
+    static int &fd_of_last()
+    {
+        static int fd;
+        return fd;
+    }
+    static ssize_t collect(int fd, const void *data, size_t n)
+    {
+        n_calls()++;
+        fd_of_last() = fd;
+        for (size_t i = 0; i < n && size() < CAPACITY; i++) {
+            buffer()[size()++] = static_cast<const char *>(data)[i];
+        }
+        return static_cast<ssize_t>(n);
+    }
+    ssize_t (*before_)(int fd, const void *data, size_t size);
+};
+
+} // namespace hak_testing
+
+#endif

@@ -1,0 +1,274 @@
+"""Macros and rules that compose one source into the variants of variant_table.bzl, side by side in one build.
+
+For hakmem's own BUILD files:
+  hak_cc_library(name, srcs, hdrs, deps, ...)         a C library, compiled as the variant asks
+  hak_variant_cc_test(name, srcs, deps, ...)          a GoogleTest, run in each variant
+  hak_variant_cc_tests(srcs = glob(["*_test.cc"]), deps, ...)  one hak_variant_cc_test a file
+
+Over targets of any kind:
+  variant_library(name, dep, variant)                 dep's library in a variant; for `malloc =` wrap it in a cc_library
+  variant_binary(name, src, variant)                  an executable in a variant
+  variant_test(name, src, variant)                    a test that runs an executable in a variant
+  variant_file(name, src, out, variant)               a file in a variant, under a name of its own
+"""
+
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library")
+load(":variant_table.bzl", "DEFAULT_VARIANT", "VARIANTS")
+
+# Labels in transitions and selects are strings that are read in whichever repository the build runs in; only
+# str(Label()) means the same one everywhere. A wrong one is ignored without a word.
+_FLAG = str(Label("//tools/config:variant"))
+_COMPILATION_MODE = "//command_line_option:compilation_mode"
+
+_COPTS = [
+    "-std=c17",
+    "-D_GNU_SOURCE",
+    "-Wall",
+    "-Wextra",
+    "-Werror=implicit-function-declaration",
+    "-fvisibility=hidden",
+    "-ftls-model=initial-exec",
+    "-fno-plt",
+    # Or gcc makes a call of calloc from the malloc and memset in our own calloc, and drops pairs of calls in tests.
+    "-fno-builtin-malloc",
+    "-fno-builtin-calloc",
+    "-fno-builtin-realloc",
+    "-fno-builtin-free",
+]
+
+_TEST_COPTS = [
+    "-std=c++17",
+    "-D_GNU_SOURCE",
+    "-O1",
+    "-Wall",
+    "-Wextra",
+    "-fno-builtin-malloc",
+    "-fno-builtin-calloc",
+    "-fno-builtin-realloc",
+    "-fno-builtin-free",
+]
+
+def _by_variant(field):
+    return select({
+        str(Label("//tools/config:" + variant)): getattr(row, field)
+        for variant, row in VARIANTS.items()
+    })
+
+def variant_defines():
+    """The defines of the variant that is built, as a select."""
+    return select({
+        str(Label("//tools/config:" + variant)): row.defines + ["HAKMEM_VARIANT=\\\"%s\\\"" % variant]
+        for variant, row in VARIANTS.items()
+    })
+
+def hak_cc_library(name, copts = [], **kwargs):
+    """A C library of hakmem.
+
+    Args:
+      name: of the target.
+      copts: besides those that every part has.
+      **kwargs: as for cc_library.
+    """
+    cc_library(
+        name = name,
+        copts = _COPTS + _by_variant("copts") + copts,
+        defines = variant_defines(),
+        # No shared object of each part: libhakmem.so is made of all of them.
+        linkstatic = True,
+        **kwargs
+    )
+
+def hak_cc_binary(name, copts = [], **kwargs):
+    """A C program or shared object of hakmem; arguments as for hak_cc_library and cc_binary."""
+    cc_binary(
+        name = name,
+        copts = _COPTS + _by_variant("copts") + copts,
+        **kwargs
+    )
+
+def hak_variant_cc_test(name, srcs, deps, copts = [], data = [], linkopts = [], malloc = None, variants = VARIANTS.keys(), tags = [], size = "small", **kwargs):
+    """A GoogleTest in each variant: NAME_release, NAME_debug, ..., and NAME for all of them.
+
+    Args:
+      name: of the test suite.
+      srcs: C++ (or C) sources; headers too.
+      deps: what is tested; GoogleTest with its main is added.
+      copts: besides those that every test has.
+      data: files that the test reads, in the variant under test.
+      linkopts: as for cc_test.
+      malloc: as for cc_test; the malloc of libc if it is None.
+      variants: in which to run.
+      tags: as for cc_test. Every test also has the tag of its variant: `variant-debug` and so on.
+      size: as for cc_test.
+      **kwargs: for the test itself: timeout, shard_count, flaky, args, env, ...
+    """
+    program = name + "_program"
+    cc_binary(
+        name = program,
+        testonly = True,
+        srcs = srcs,
+        copts = _TEST_COPTS + copts,
+        data = data,
+        linkopts = linkopts,
+        linkstatic = True,
+        malloc = malloc or "@bazel_tools//tools/cpp:malloc",
+        tags = ["manual"] + tags,
+        visibility = ["//visibility:private"],
+        deps = deps + ["//third_party:gtest"],
+    )
+    hak_variant_test(
+        name = name,
+        src = program,
+        variants = variants,
+        tags = tags,
+        size = size,
+        **kwargs
+    )
+
+def hak_variant_test(name, src, variants = VARIANTS.keys(), tags = [], **kwargs):
+    """Runs an executable target (with its data) as a test in each variant: NAME_release, ..., and NAME for all of them.
+
+    Args:
+      name: of the test suite.
+      src: label of an executable: cc_binary, sh_binary, py_binary. Give it the tags `manual` and what the tests have.
+      variants: in which to run.
+      tags: every test also has the tag of its variant.
+      **kwargs: for the test itself: size, timeout, args, env, ...
+    """
+    for variant in variants:
+        variant_test(
+            name = name + "_" + variant,
+            src = src,
+            variant = variant,
+            tags = tags + ["variant-" + variant],
+            **kwargs
+        )
+    native.test_suite(
+        name = name,
+        tests = [name + "_" + variant for variant in variants],
+    )
+
+def hak_variant_cc_tests(srcs, deps, **kwargs):
+    """One hak_variant_cc_test for each source file, named as the file is."""
+    for src in srcs:
+        hak_variant_cc_test(
+            name = src[:src.rindex(".")].replace("/", "_"),
+            srcs = [src],
+            deps = deps,
+            **kwargs
+        )
+
+def _variant_transition_impl(_settings, attr):
+    return {
+        _COMPILATION_MODE: VARIANTS[attr.variant].compilation_mode,
+        _FLAG: attr.variant,
+    }
+
+_variant_transition = transition(
+    implementation = _variant_transition_impl,
+    inputs = [],
+    outputs = [_FLAG, _COMPILATION_MODE],
+)
+
+def _neutral_transition_impl(_settings, _attr):
+    return {
+        _COMPILATION_MODE: VARIANTS[DEFAULT_VARIANT].compilation_mode,
+        _FLAG: DEFAULT_VARIANT,
+    }
+
+_neutral_transition = transition(
+    implementation = _neutral_transition_impl,
+    inputs = [],
+    outputs = [_FLAG, _COMPILATION_MODE],
+)
+
+_TRANSITION_ATTRS = {
+    "_allowlist_function_transition": attr.label(
+        default = "@bazel_tools//tools/allowlists/function_transition_allowlist",
+    ),
+}
+
+_VARIANT_ATTRS = dict(
+    _TRANSITION_ATTRS,
+    variant = attr.string(mandatory = True, values = VARIANTS.keys()),
+)
+
+def _library_impl(ctx):
+    # A transition makes a list of the attribute, with one target in it.
+    return [ctx.attr.dep[0][CcInfo], ctx.attr.dep[0][DefaultInfo]]
+
+variant_library = rule(
+    implementation = _library_impl,
+    attrs = dict(_VARIANT_ATTRS, dep = attr.label(cfg = _variant_transition, mandatory = True, providers = [CcInfo])),
+    doc = "A cc_library in a variant.",
+    provides = [CcInfo],
+)
+
+neutral_library = rule(
+    implementation = _library_impl,
+    attrs = dict(_TRANSITION_ATTRS, dep = attr.label(cfg = _neutral_transition, mandatory = True, providers = [CcInfo])),
+    doc = "A cc_library that does not care for variants: all of them share one.",
+    provides = [CcInfo],
+)
+
+def _variant_file_impl(ctx):
+    out = ctx.actions.declare_file(ctx.attr.out or ctx.label.name)
+    ctx.actions.symlink(output = out, target_file = ctx.files.src[0])
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
+
+variant_file = rule(
+    implementation = _variant_file_impl,
+    attrs = dict(
+        _VARIANT_ATTRS,
+        src = attr.label(cfg = _variant_transition, mandatory = True, allow_files = True),
+        out = attr.string(doc = "the file's name in this package, the target's name by default"),
+    ),
+    doc = "The one file that a target makes, in a variant.",
+)
+
+def _variant_executable_impl(ctx):
+    src = ctx.attr.src[0]
+    executable = src[DefaultInfo].files_to_run.executable
+    out = ctx.actions.declare_file(ctx.label.name)
+    ctx.actions.symlink(output = out, target_file = executable, is_executable = True)
+    runfiles = ctx.runfiles([out, executable]).merge(src[DefaultInfo].default_runfiles)
+    return [
+        DefaultInfo(executable = out, files = depset([out]), runfiles = runfiles),
+        coverage_common.instrumented_files_info(ctx, dependency_attributes = ["src"]),
+    ]
+
+_EXECUTABLE_ATTRS = dict(
+    _VARIANT_ATTRS,
+    src = attr.label(cfg = _variant_transition, executable = True, mandatory = True),
+)
+
+variant_binary = rule(
+    implementation = _variant_executable_impl,
+    attrs = _EXECUTABLE_ATTRS,
+    doc = "An executable in a variant.",
+    executable = True,
+)
+
+def _variant_test_impl(ctx):
+    return _variant_executable_impl(ctx) + [testing.TestEnvironment(ctx.attr.env)]
+
+variant_test = rule(
+    implementation = _variant_test_impl,
+    attrs = dict(
+        _EXECUTABLE_ATTRS,
+        env = attr.string_dict(doc = "environment of the test"),
+        # What Bazel looks for in a test when it collects coverage.
+        _collect_cc_coverage = attr.label(
+            cfg = "exec",
+            default = "@bazel_tools//tools/test:collect_cc_coverage",
+            executable = True,
+        ),
+        _lcov_merger = attr.label(
+            cfg = "exec",
+            default = "@bazel_tools//tools/test:lcov_merger",
+            executable = True,
+        ),
+    ),
+    doc = "A test that runs an executable in a variant.",
+    test = True,
+)
