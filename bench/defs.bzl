@@ -1,7 +1,4 @@
-"""bench_binaries: one workload linked with every allocator.
-
-python_test, python_binary: scripts run by the system's python3 (Bazel 4.2's own rules start `python`, which Debian lacks).
-"""
+"""bench_binaries: one workload linked with every allocator."""
 
 # Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc serves.
 # All are shared objects, hakmem too, so that none has the advantage of direct calls.
@@ -61,20 +58,3 @@ def bench_binaries(name, srcs):
         tags = TAGS,
         visibility = ["//bench:__subpackages__"],
     )
-
-def _python(rule, name, main, srcs, data, args, **kwargs):
-    rule(
-        name = name,
-        srcs = ["//bench:python.sh"],
-        args = ["$(rootpath %s)" % main] + args,
-        data = [main] + srcs + data,
-        **kwargs
-    )
-
-def python_test(name, main, srcs = [], data = [], args = [], **kwargs):
-    """A test that is a Python script; srcs are the modules of the same folder that it imports."""
-    _python(native.sh_test, name, main, srcs, data, args, **kwargs)
-
-def python_binary(name, main, srcs = [], data = [], args = [], **kwargs):
-    """A Python script for `bazel run`, as python_test."""
-    _python(native.sh_binary, name, main, srcs, data, args, **kwargs)

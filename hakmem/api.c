@@ -274,7 +274,7 @@ int hak_posix_memalign(void **out, size_t alignment, size_t size)
 
 int hak_owns(const void *p)
 {
-    return map_find(p).tag != 0;
+    return hak_super_lookup(p).kind != SS_NOT_OURS;
 }
 
 size_t hak_purge(void)

@@ -35,7 +35,7 @@ struct ss_lookup {
 
 /* Tells what any address belongs to: ours, freed, interior, stack, NULL or wild. Never faults, takes no lock. What
    another thread allocates or frees at the same time may be seen before or after. */
-struct ss_lookup hak_super_lookup(const void *p);
+HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 
 /* Allocates `n_units` (1 to 32) units in a row, aligned to `align_units` units (a power of two, at most 32). Sets
    *is_zero if the memory is known to read as zero. `tag` and `ref` go into the pointer map for each unit. NULL when the
