@@ -66,8 +66,8 @@ static struct range *new_range(void)
 
 static void drop_range(struct range *range)
 {
-    range->state = RANGE_IDLE;
-    range->base = NULL;
+    atomic_store_relaxed(&range->state, RANGE_IDLE);
+    atomic_store_relaxed(&range->base, NULL);
     range->next = idle;
     idle = range;
 }
@@ -86,7 +86,7 @@ static void cache_remove(struct range *range)
 
 static void cache_push(struct range *range, uint64_t now_ns)
 {
-    range->state = RANGE_CACHED;
+    atomic_store_relaxed(&range->state, RANGE_CACHED);
     range->cached_at_ns = now_ns;
     range->next = NULL;
     range->prev = newest;
@@ -144,9 +144,9 @@ static void split(struct range *range, size_t bytes, uint64_t now_ns)
     if (!rest) {
         return;
     }
-    rest->base = range->base + bytes;
-    rest->bytes = range->bytes - bytes;
-    range->bytes = bytes;
+    atomic_store_relaxed(&rest->base, range->base + bytes);
+    atomic_store_relaxed(&rest->bytes, range->bytes - bytes);
+    atomic_store_relaxed(&range->bytes, bytes);
     map_range(rest);
     cache_push(rest, now_ns);
 }
@@ -185,8 +185,8 @@ static struct range *map_fresh(size_t bytes, size_t align)
         drop_range(range);
         return NULL;
     }
-    range->base = base;
-    range->bytes = bytes;
+    atomic_store_relaxed(&range->base, base);
+    atomic_store_relaxed(&range->bytes, bytes);
     return range;
 }
 
@@ -194,7 +194,12 @@ static struct ss_lookup describe(const void *p, uint32_t ref)
 {
     struct range *range = range_at(ref);
     (void)p;
-    struct ss_lookup result = {SS_RANGE, 0, 0, range->base, range->bytes, range->state == RANGE_USED};
+    struct ss_lookup result = {SS_RANGE,
+                               0,
+                               0,
+                               atomic_load_relaxed(&range->base),
+                               atomic_load_relaxed(&range->bytes),
+                               atomic_load_relaxed(&range->state) == RANGE_USED};
     return result;
 }
 
@@ -203,7 +208,7 @@ void *range_alloc(size_t size, size_t align, int *is_zero)
     size_t bytes = round_units(size);
     void *p = NULL;
     lock_acquire(&ace_lock);
-    ss_range_lookup = describe;
+    atomic_store_relaxed(&ss_range_lookup, describe);
     struct range *range = best_cached(bytes, align);
     *is_zero = !range;
     if (range) {
@@ -218,7 +223,7 @@ void *range_alloc(size_t size, size_t align, int *is_zero)
         }
     }
     if (range) {
-        range->state = RANGE_USED;
+        atomic_store_relaxed(&range->state, RANGE_USED);
         map_range(range);
         stat_add(large_bytes, range->bytes);
         p = range->base;
@@ -241,13 +246,13 @@ static struct range *merge(struct range *range)
     struct range *after = cached_at(range->base + range->bytes);
     if (after && after->base == range->base + range->bytes) {
         cache_remove(after);
-        range->bytes += after->bytes;
+        atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
         drop_range(after);
     }
     struct range *before = cached_at(range->base - 1);
     if (before && before->base + before->bytes == range->base) {
         cache_remove(before);
-        before->bytes += range->bytes;
+        atomic_store_relaxed(&before->bytes, before->bytes + range->bytes);
         drop_range(range);
         range = before;
     }
@@ -290,7 +295,7 @@ static int grow_in_place(struct range *range, size_t bytes)
     if (after && after->base == end && range->bytes + after->bytes >= bytes) {
         cache_remove(after);
         size_t was = range->bytes;
-        range->bytes += after->bytes;
+        atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
         drop_range(after);
         if (range->bytes - bytes >= SS_UNIT_BYTES) {
             split(range, bytes, os_ops.clock_ns());
@@ -304,7 +309,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
         return 0;
     }
-    range->bytes = bytes;
+    atomic_store_relaxed(&range->bytes, bytes);
     stat_add(large_bytes, more);
     map_range(range);
     return 1;
@@ -323,15 +328,17 @@ static int move_pages(struct range *range, size_t bytes)
         }
         return 0;
     }
+    /* First the map: once the pages have moved, the old addresses may be anybody's. */
+    map_set(range->base, range->bytes / SS_UNIT_BYTES, 0, 0);
     if (os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
         /* The kernel may have unmapped `place` before it failed, and another thread may live there by now: the address
            space is left alone. */
+        map_range(range);
         return 0;
     }
-    map_set(range->base, range->bytes / SS_UNIT_BYTES, 0, 0);
     stat_add(large_bytes, bytes - range->bytes);
-    range->base = place;
-    range->bytes = bytes;
+    atomic_store_relaxed(&range->base, place);
+    atomic_store_relaxed(&range->bytes, bytes);
     map_range(range);
     return 1;
 }
@@ -344,7 +351,7 @@ static void shrink(struct range *range, size_t bytes)
         map_range(range);
         return;
     }
-    range->bytes = bytes;
+    atomic_store_relaxed(&range->bytes, bytes);
     stat_sub(large_bytes, less);
 }
 
@@ -363,8 +370,10 @@ void *range_resize(void *p, size_t size)
         result = p;
     } else if (range) {
         size_t ahead = bytes + round_units(bytes >> GROW_SHIFT);
-        if (grow_in_place(range, ahead) || grow_in_place(range, bytes) || move_pages(range, ahead) ||
-            move_pages(range, bytes)) {
+        errno = 0;
+        int grown = grow_in_place(range, ahead) || grow_in_place(range, bytes);
+        /* EFAULT: merged from several mappings, which no mremap moves as one; a try would leave its target mapped. */
+        if (grown || (errno != EFAULT && (move_pages(range, ahead) || move_pages(range, bytes)))) {
             result = range->base;
         }
     }

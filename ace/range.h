@@ -1,7 +1,8 @@
 /* Ranges: blocks above 1 MiB, each whole units of a mapping, kept for reuse when freed.
 
    struct range describes one; descriptions live for ever and are reused by number. All fields are written with the ACE lock
-   held; `base`, `bytes` of a used range also change only in calls about that very block.
+   held; `base`, `bytes` of a used range also change only in calls about that very block. `base`, `bytes` and `state` are
+   written atomically (relaxed), since hak_super_lookup reads them without a lock.
    States: used; cached (in the list of cached ranges, oldest first, pages may be resident); idle (describes nothing).
    Always: every unit of a used or cached range has {TAG_RANGE, number} in the pointer map; two neighbouring cached ranges
    are merged; stats.large_bytes and stats.large_cached_bytes are the sums. range_verify checks. */

@@ -84,7 +84,7 @@ TEST(SizeClasses, WasteAtTheTailOfSlabsIsBounded)
         EXPECT_NEAR(tail, tail_column[c], 0.051) << c;
         n_above_3 += tail > 3;
     }
-    /* Where possible below 3 %: but for 28672 and, just, 3328. */
+    /* Below 3 % where possible: 28672 has the one tail that counts. */
     EXPECT_LE(n_above_3, 2);
 }
 

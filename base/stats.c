@@ -12,7 +12,7 @@ static void print_row(int fd, const char *name, int64_t value, const char *unit)
     hak_line_text(&line, name);
     hak_line_text(&line, " = ");
     hak_line_text(&line, value < 0 ? "-" : "");
-    hak_line_unsigned(&line, value < 0 ? (uint64_t)-value : (uint64_t)value);
+    hak_line_unsigned(&line, value < 0 ? -(uint64_t)value : (uint64_t)value);
     hak_line_text(&line, " ");
     hak_line_text(&line, unit);
     hak_line_write(&line, fd);

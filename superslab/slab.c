@@ -1,6 +1,7 @@
 /* Slabs: bitmaps of free blocks. The caller holds the owner's lock. Called by bank.c and the lookups. */
 #include "superslab/slab.h"
 
+#include "base/atomic.h"
 #include "base/error.h"
 
 /* About a page: what is touched ahead of need. */
@@ -15,7 +16,7 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
 {
     uint32_t capacity = sc_table[size_class].capacity;
     uint32_t n_words = word_count(capacity);
-    slab->bits = n_words <= SLAB_INLINE_WORDS ? slab->inline_bits : far_bits;
+    atomic_store_relaxed(&slab->bits, n_words <= SLAB_INLINE_WORDS ? slab->inline_bits : far_bits);
     slab->base = base;
     slab->next = slab->prev = NULL;
     slab->owner = owner;
@@ -26,10 +27,10 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     slab->in_list = 0;
     slab->is_used = 1;
     for (uint32_t i = 0; i < n_words; i++) {
-        slab->bits[i] = ~(uint64_t)0;
+        atomic_store_relaxed(&slab->bits[i], ~(uint64_t)0);
     }
     if (capacity % 64) {
-        slab->bits[n_words - 1] = ((uint64_t)1 << (capacity % 64)) - 1;
+        atomic_store_relaxed(&slab->bits[n_words - 1], ((uint64_t)1 << (capacity % 64)) - 1);
     }
 }
 
@@ -65,7 +66,7 @@ uint32_t slab_take(struct slab *slab, uint32_t want, void **head)
             *link = block;
             link = (void **)(void *)block;
         }
-        slab->bits[w] = word;
+        atomic_store_relaxed(&slab->bits[w], word);
         w += word == 0;
     }
     *link = NULL;
@@ -83,7 +84,7 @@ void slab_put(struct slab *slab, void *block)
     uint32_t w = index / 64;
     uint64_t bit = (uint64_t)1 << (index % 64);
     HAK_CHECK(!(slab->bits[w] & bit), "block freed twice", block);
-    slab->bits[w] |= bit;
+    atomic_store_relaxed(&slab->bits[w], slab->bits[w] | bit);
     slab->n_free++;
     if (w < slab->hint) {
         slab->hint = (uint16_t)w;

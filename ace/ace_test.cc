@@ -1,0 +1,720 @@
+/* Tests of ACE: spans and ranges at random against an oracle with a pattern in each block, growing in place and by moving
+   pages, the cache of freed ranges, and every call of the system failing in turn. */
+#include "ace/ace.h"
+
+#include <cerrno>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <sys/mman.h>
+#include <thread>
+#include <vector>
+
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "superslab/pool.h"
+#include "testing/failing_os.h"
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::FailingOs;
+using hak_testing::FakeClock;
+using hak_testing::OsCall;
+using hak_testing::Rng;
+
+const size_t kUnit = SS_UNIT_BYTES;
+const size_t kMiB = HAK_MIB;
+
+size_t round_units(size_t size)
+{
+    return (size + kUnit - 1) / kUnit * kUnit;
+}
+
+void expect_sound()
+{
+    ASSERT_EQ(ace_verify(), 0);
+    ASSERT_EQ(ss_verify(), 0);
+}
+
+class Ace : public testing::Test {
+  protected:
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+        options.large_cache_bytes = size_t(1) << 40;
+        options.huge_page_bytes = 0;
+        ace_purge(0);
+        ss_purge(0);
+    }
+    void TearDown() override
+    {
+        ace_purge(0);
+        ss_purge(0);
+        expect_sound();
+        EXPECT_EQ(stat_get(large_bytes), 0);
+        EXPECT_EQ(stat_get(large_cached_bytes), 0);
+        EXPECT_EQ(stat_get(units_used), 0);
+    }
+};
+
+char *alloc(size_t size, size_t align = 1)
+{
+    int is_zero;
+    char *p = static_cast<char *>(ace_alloc(size, align, &is_zero));
+    EXPECT_NE(p, nullptr);
+    return p;
+}
+
+/* Blocks with a mark in each unit, so that a wrong copy, a lost page or a neighbour's write is seen. */
+class Oracle {
+  public:
+    explicit Oracle(uint64_t seed) : rng(seed) {}
+    struct Block {
+        size_t size;
+        uint64_t key;
+    };
+
+    size_t random_size()
+    {
+        switch (rng.below(4)) {
+        case 0:
+            return rng.between(32 * 1024 + 1, kMiB);
+        case 1:
+            return kMiB + rng.below(2 * kUnit);
+        case 2:
+            return rng.between(kMiB, 4 * kMiB);
+        default:
+            return rng.between(kMiB, largest);
+        }
+    }
+
+    bool alloc_one()
+    {
+        size_t size = random_size(), align = rng.one_in(3) ? size_t(1) << rng.between(4, 26) : 16;
+        int is_zero = 7;
+        errno = 0;
+        char *p = static_cast<char *>(ace_alloc(size, align, &is_zero));
+        if (!p) {
+            EXPECT_EQ(errno, ENOMEM);
+            return false;
+        }
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < kUnit ? kUnit : align), 0u);
+        EXPECT_TRUE(is_zero == 0 || is_zero == 1);
+        size_t usable = ace_usable_size(p);
+        EXPECT_GE(usable, size);
+        if (is_zero) {
+            n_zero++;
+            for (size_t i = 0; i < usable; i += 16384) {
+                if (p[i] || p[i + 16383]) {
+                    ADD_FAILURE() << "said to be zero";
+                    break;
+                }
+            }
+        }
+        add(p, usable, rng.next());
+        return true;
+    }
+
+    void free_one()
+    {
+        auto it = any();
+        check(it->first, it->second.size, it->second.key);
+        char *p = it->first;
+        blocks.erase(it);
+        ace_free(p);
+        EXPECT_EQ(ace_usable_size(p), 0u);
+    }
+
+    void resize_one()
+    {
+        auto it = any();
+        char *p = it->first;
+        Block block = it->second;
+        size_t size = rng.one_in(2) ? block.size + rng.below(block.size) : random_size();
+        errno = 5;
+        char *moved = static_cast<char *>(ace_resize(p, size));
+        EXPECT_EQ(errno, 5);
+        if (!moved) {
+            n_not_resized++;
+            EXPECT_EQ(ace_usable_size(p), block.size) << "nothing has changed";
+            check(p, block.size, block.key);
+            return;
+        }
+        n_resized += moved == p;
+        n_moved += moved != p;
+        blocks.erase(it);
+        if (moved != p) {
+            EXPECT_EQ(ace_usable_size(p), 0u);
+        }
+        size_t usable = ace_usable_size(moved);
+        EXPECT_GE(usable, size);
+        check(moved, usable < block.size ? usable : block.size, block.key);
+        add(moved, usable, block.key);
+    }
+
+    bool step()
+    {
+        switch (blocks.size() < 3 ? 0 : rng.below(blocks.size() > 12 ? 5 : 8)) {
+        case 0:
+        case 5:
+        case 6:
+            return alloc_one();
+        case 1:
+        case 2:
+        case 7:
+            resize_one();
+            return true;
+        default:
+            free_one();
+            return true;
+        }
+    }
+
+    void free_all()
+    {
+        while (!blocks.empty()) {
+            free_one();
+        }
+    }
+
+    std::map<char *, Block> blocks;
+    int n_zero = 0, n_resized = 0, n_moved = 0, n_not_resized = 0;
+    size_t largest = 30 * kMiB;
+    Rng rng;
+
+  private:
+    static uint64_t mark(uint64_t key, size_t offset) { return key ^ (offset * 0x9E3779B97F4A7C15u); }
+
+    void add(char *p, size_t size, uint64_t key)
+    {
+        auto next = blocks.lower_bound(p);
+        ASSERT_TRUE(next == blocks.end() || p + size <= next->first);
+        ASSERT_TRUE(next == blocks.begin() || std::prev(next)->first + std::prev(next)->second.size <= p);
+        for (size_t i = 0; i < size; i += kUnit) {
+            *reinterpret_cast<uint64_t *>(p + i) = mark(key, i);
+        }
+        p[size - 1] = 1;
+        blocks[p] = {size, key};
+    }
+
+    void check(const char *p, size_t size, uint64_t key)
+    {
+        for (size_t i = 0; i < size; i += kUnit) {
+            ASSERT_EQ(*reinterpret_cast<const uint64_t *>(p + i), mark(key, i)) << "offset " << i << " of " << size;
+        }
+    }
+
+    std::map<char *, Block>::iterator any() { return std::next(blocks.begin(), static_cast<long>(rng.below(blocks.size()))); }
+};
+
+TEST_F(Ace, RandomCallsAgreeWithAnOracle)
+{
+    Oracle oracle(1);
+    for (int i = 0; i < 700; i++) {
+        ASSERT_TRUE(oracle.step());
+        expect_sound();
+        ASSERT_FALSE(HasFailure()) << "step " << i;
+        if (i % 200 == 199) {
+            ace_purge(0);
+            expect_sound();
+        }
+    }
+    oracle.free_all();
+    EXPECT_GT(oracle.n_zero, 20);
+    EXPECT_GT(oracle.n_resized, 20);
+    EXPECT_GT(oracle.n_moved, 5);
+    EXPECT_GT(oracle.n_not_resized, 5);
+}
+
+TEST_F(Ace, RandomCallsWithASmallCacheAndNoDelay)
+{
+    options.purge_delay_ms = 0;
+    options.large_cache_bytes = 0;
+    Oracle oracle(2);
+    for (int i = 0; i < 300; i++) {
+        ASSERT_TRUE(oracle.step());
+        expect_sound();
+        ASSERT_FALSE(HasFailure()) << "step " << i;
+    }
+    oracle.free_all();
+    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+}
+
+/* Every size around the edges: in units, spans to 1 MiB, ranges above; usable size is the next unit. */
+TEST_F(Ace, SizesAndKinds)
+{
+    for (size_t size : {size_t(0), size_t(1), size_t(32769), kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
+        for (size_t align : {size_t(1), kUnit, kMiB, 2 * kMiB, 4 * kMiB, 64 * kMiB}) {
+            char *p = alloc(size, align);
+            ASSERT_NE(p, nullptr) << size << " at " << align;
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
+            EXPECT_EQ(ace_usable_size(p), round_units(size ? size : 1)) << size << " at " << align;
+            bool is_span = size <= ACE_SPAN_MAX && align <= SS_BYTES;
+            struct ss_lookup got = hak_super_lookup(p + ace_usable_size(p) - 1);
+            EXPECT_EQ(got.kind, is_span ? SS_SPAN : SS_RANGE);
+            EXPECT_EQ(got.start, p);
+            EXPECT_EQ(got.size, ace_usable_size(p));
+            EXPECT_EQ(got.is_allocated, 1);
+            memset(p, 1, ace_usable_size(p) < kMiB ? ace_usable_size(p) : kUnit);
+            expect_sound();
+            ace_free(p);
+            ace_purge(0);
+            expect_sound();
+        }
+    }
+}
+
+TEST_F(Ace, ImpossibleSizesAreENOMEM)
+{
+    int is_zero;
+    for (size_t size : {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, SIZE_MAX / 2 + 1, SIZE_MAX / 4, size_t(1) << 50}) {
+        for (size_t align : {size_t(1), kMiB, size_t(1) << 40, size_t(1) << 62, size_t(1) << 63}) {
+            errno = 0;
+            EXPECT_EQ(ace_alloc(size, align, &is_zero), nullptr) << size << " at " << align;
+            EXPECT_EQ(errno, ENOMEM);
+        }
+    }
+    errno = 0;
+    EXPECT_EQ(ace_alloc(100000, size_t(1) << 63, &is_zero), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    char *p = alloc(2 * kMiB);
+    EXPECT_EQ(ace_resize(p, SIZE_MAX), nullptr);
+    EXPECT_EQ(ace_resize(p, SIZE_MAX / 2), nullptr);
+    EXPECT_EQ(ace_resize(p, size_t(1) << 50), nullptr);
+    EXPECT_EQ(ace_usable_size(p), 2 * kMiB);
+    EXPECT_EQ(ace_resize(&is_zero, 2 * kMiB), nullptr);
+    EXPECT_EQ(ace_usable_size(&is_zero), 0u);
+    EXPECT_EQ(ace_usable_size(nullptr), 0u);
+    EXPECT_EQ(ace_usable_size(p + 1), 0u);
+    EXPECT_EQ(ace_usable_size(p + kUnit), 0u);
+    expect_sound();
+    ace_free(p);
+}
+
+TEST_F(Ace, FreedRangesAreServedAgain)
+{
+    char *p = alloc(8 * kMiB);
+    p[5] = 1;
+    ace_free(p);
+    EXPECT_EQ(stat_get(large_cached_bytes), static_cast<int64_t>(8 * kMiB));
+    EXPECT_EQ(hak_super_lookup(p).kind, SS_RANGE);
+    EXPECT_EQ(hak_super_lookup(p).is_allocated, 0);
+    FailingOs os;
+    os.fail_always(hak_testing::OS_MMAP);
+    int is_zero = 7;
+    EXPECT_EQ(ace_alloc(8 * kMiB, 1, &is_zero), p);
+    EXPECT_EQ(is_zero, 0);
+    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 0u) << "no system call";
+    ace_free(p);
+}
+
+/* A cached range that is much larger is split; its neighbours merge again when they are freed, in any order. */
+TEST_F(Ace, CachedRangesAreSplitAndMerged)
+{
+    static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    for (const auto &order : orders) {
+        char *whole = alloc(24 * kMiB);
+        ace_free(whole);
+        char *parts[3];
+        int64_t cached = stat_get(large_cached_bytes);
+        EXPECT_EQ(cached, static_cast<int64_t>(24 * kMiB));
+        FailingOs os;
+        os.fail_always(hak_testing::OS_MMAP);
+        for (int i = 0; i < 3; i++) {
+            parts[i] = alloc(8 * kMiB);
+            EXPECT_EQ(parts[i], whole + static_cast<size_t>(i) * 8 * kMiB);
+            EXPECT_EQ(ace_usable_size(parts[i]), 8 * kMiB);
+            expect_sound();
+        }
+        EXPECT_EQ(stat_get(large_cached_bytes), 0);
+        for (int i : order) {
+            ace_free(parts[i]);
+            expect_sound();
+        }
+        EXPECT_EQ(stat_get(large_cached_bytes), cached);
+        EXPECT_EQ(alloc(24 * kMiB), whole) << "one range again";
+        ace_free(whole);
+        os.reset();
+        EXPECT_EQ(ace_purge(0), 24 * kMiB);
+    }
+}
+
+/* A little larger is not split, and the whole of it is usable. */
+TEST_F(Ace, NearlyFittingRangesStayWhole)
+{
+    char *p = alloc(9 * kMiB);
+    ace_free(p);
+    EXPECT_EQ(alloc(9 * kMiB - 4 * kUnit), p);
+    EXPECT_EQ(ace_usable_size(p), 9 * kMiB);
+    ace_free(p);
+}
+
+TEST_F(Ace, TheSmallestCachedRangeThatFitsIsTaken)
+{
+    /* Cut from one range, so that the walls lie between the others. */
+    char *whole = alloc(44 * kMiB);
+    ace_free(whole);
+    char *a = alloc(20 * kMiB), *wall1 = alloc(2 * kMiB), *b = alloc(6 * kMiB), *wall2 = alloc(2 * kMiB), *c = alloc(14 * kMiB);
+    ASSERT_EQ(c, whole + 30 * kMiB);
+    for (char *p : {a, b, c}) {
+        ace_free(p);
+    }
+    char *p = alloc(6 * kMiB - kUnit);
+    EXPECT_EQ(p, b);
+    char *q = alloc(13 * kMiB);
+    EXPECT_EQ(q, c);
+    for (char *r : {p, q, wall1, wall2}) {
+        ace_free(r);
+    }
+}
+
+TEST_F(Ace, CacheStaysWithinItsLimit)
+{
+    options.large_cache_bytes = 10 * kMiB;
+    std::vector<char *> blocks;
+    for (int i = 0; i < 12; i++) {
+        blocks.push_back(alloc(3 * kMiB));
+    }
+    for (size_t i = 0; i < blocks.size(); i++) {
+        ace_free(blocks[(i * 5) % 12]);
+        EXPECT_LE(stat_get(large_cached_bytes), static_cast<int64_t>(10 * kMiB));
+        expect_sound();
+    }
+    options.large_cache_bytes = 0;
+    ace_free(alloc(2 * kMiB));
+    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+}
+
+TEST_F(Ace, PurgeWaitsForTheDelayAndUnmaps)
+{
+    FakeClock clock;
+    char *p = alloc(3 * kMiB);
+    memset(p, 1, 3 * kMiB);
+    ace_free(p);
+    clock.advance_ms(99);
+    EXPECT_EQ(ace_purge(100), 0u);
+    clock.advance_ms(1);
+    EXPECT_EQ(ace_purge(100), 3 * kMiB);
+    unsigned char page;
+    EXPECT_EQ(mincore(p, 4096, &page), -1) << "not mapped any more";
+    EXPECT_EQ(hak_super_lookup(p).kind, SS_NOT_OURS);
+    /* On the way of another free. */
+    options.purge_delay_ms = 100;
+    char *whole = alloc(45 * kMiB); /* cut, so that the two are no neighbours */
+    ace_free(whole);
+    p = alloc(3 * kMiB);
+    char *wall = alloc(2 * kMiB), *other = alloc(40 * kMiB);
+    ASSERT_EQ(other, p + 5 * kMiB);
+    ace_free(p);
+    clock.advance_ms(100);
+    ace_free(other);
+    EXPECT_EQ(hak_super_lookup(p).kind, SS_NOT_OURS);
+    ace_free(wall);
+}
+
+TEST_F(Ace, PurgeReportsWhatWent)
+{
+    FailingOs os;
+    char *p = alloc(3 * kMiB);
+    ace_free(p);
+    os.fail_always(hak_testing::OS_MUNMAP);
+    EXPECT_EQ(ace_purge(0), 0u) << "the system refused";
+    expect_sound();
+    EXPECT_EQ(stat_get(large_cached_bytes), static_cast<int64_t>(3 * kMiB));
+    os.reset();
+    EXPECT_EQ(ace_purge(0), 3 * kMiB);
+    EXPECT_EQ(os.mapped_bytes(), 0);
+}
+
+TEST_F(Ace, ShrinksInPlace)
+{
+    char *p = alloc(20 * kMiB);
+    memset(p, 3, kMiB * 2);
+    EXPECT_EQ(ace_resize(p, 15 * kMiB), p);
+    EXPECT_EQ(ace_usable_size(p), 20 * kMiB) << "address space ahead stays";
+    EXPECT_EQ(ace_resize(p, 2 * kMiB), p);
+    EXPECT_EQ(ace_usable_size(p), 2 * kMiB) << "but not more than half";
+    EXPECT_EQ(hak_super_lookup(p + 2 * kMiB).kind, SS_NOT_OURS);
+    EXPECT_EQ(p[2 * kMiB - 1], 3);
+    expect_sound();
+    EXPECT_EQ(ace_resize(p, 500000), nullptr) << "to a span: copied";
+    EXPECT_EQ(ace_usable_size(p), 2 * kMiB);
+    ace_free(p);
+    char *span = alloc(kMiB);
+    EXPECT_EQ(ace_resize(span, 2 * kMiB), nullptr) << "from a span: copied";
+    EXPECT_EQ(ace_resize(span, 3 * kUnit), span);
+    EXPECT_EQ(ace_usable_size(span), 3 * kUnit);
+    ace_free(span);
+}
+
+/* Into a cached neighbour: no system call. */
+TEST_F(Ace, GrowsIntoACachedNeighbour)
+{
+    char *whole = alloc(24 * kMiB);
+    ace_free(whole);
+    char *p = alloc(4 * kMiB);
+    ASSERT_EQ(p, whole);
+    memset(p, 9, 4 * kMiB);
+    FailingOs os;
+    EXPECT_EQ(ace_resize(p, 5 * kMiB), p);
+    EXPECT_GE(ace_usable_size(p), 5 * kMiB);
+    EXPECT_LE(ace_usable_size(p), 8 * kMiB);
+    EXPECT_EQ(os.calls(hak_testing::OS_MREMAP) + os.calls(hak_testing::OS_MMAP), 0u);
+    EXPECT_EQ(stat_get(large_bytes) + stat_get(large_cached_bytes), static_cast<int64_t>(24 * kMiB));
+    EXPECT_EQ(p[4 * kMiB - 1], 9);
+    expect_sound();
+    ace_free(p);
+    EXPECT_EQ(alloc(24 * kMiB), whole);
+    ace_free(whole);
+}
+
+/* Where something is in the way the pages move: contents stay, and nobody copies (the source's pages are gone). */
+TEST_F(Ace, MovesPagesWhereItCannotGrow)
+{
+    /* Something right behind it, so that it cannot grow in place. */
+    char *whole = alloc(8 * kMiB);
+    ace_free(whole);
+    char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
+    ASSERT_EQ(p + 4 * kMiB, wall);
+    for (size_t i = 0; i < 4 * kMiB; i += 4096) {
+        *reinterpret_cast<size_t *>(p + i) = i;
+    }
+    memset(wall, 7, 4 * kMiB);
+    FailingOs os;
+    char *moved = static_cast<char *>(ace_resize(p, 6 * kMiB));
+    ASSERT_NE(moved, nullptr);
+    EXPECT_NE(moved, p);
+    EXPECT_GE(os.calls(hak_testing::OS_MREMAP), 1u);
+    for (size_t i = 0; i < 4 * kMiB; i += 4096) {
+        ASSERT_EQ(*reinterpret_cast<size_t *>(moved + i), i);
+    }
+    for (size_t i = 4 * kMiB; i < 6 * kMiB; i += 4096) {
+        ASSERT_EQ(moved[i], 0);
+        moved[i] = 1;
+    }
+    EXPECT_EQ(wall[0] + wall[4 * kMiB - 1], 14);
+    EXPECT_EQ(hak_super_lookup(p).kind, SS_NOT_OURS);
+    EXPECT_EQ(hak_super_lookup(moved + 5 * kMiB).start, moved);
+    EXPECT_EQ(ace_usable_size(p), 0u);
+    expect_sound();
+    ace_free(moved);
+    ace_free(wall);
+}
+
+/* The address space that a moved or unmapped range leaves may be somebody else's at once: the pointer map must have let go
+   of it before. */
+const char *watched;
+int n_still_ours;
+
+TEST_F(Ace, TheMapLetsGoBeforeTheAddressSpaceDoes)
+{
+    char *whole = alloc(8 * kMiB);
+    ace_free(whole);
+    char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
+    ASSERT_EQ(p + 4 * kMiB, wall);
+    watched = p;
+    n_still_ours = 0;
+    os_ops.mremap = [](void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr) {
+        n_still_ours += (flags & MREMAP_FIXED) && map_get(watched).tag != 0;
+        return os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
+    };
+    os_ops.munmap = [](void *addr, size_t length) {
+        n_still_ours += map_get(addr).tag != 0;
+        return os_real_ops.munmap(addr, length);
+    };
+    char *moved = static_cast<char *>(ace_resize(p, 6 * kMiB));
+    EXPECT_NE(moved, p);
+    ASSERT_NE(moved, nullptr);
+    EXPECT_EQ(ace_resize(moved, 2 * kMiB), moved);
+    ace_free(moved);
+    ace_free(wall);
+    ace_purge(0);
+    os_ops = os_real_ops;
+    EXPECT_EQ(n_still_ours, 0);
+}
+
+TEST_F(Ace, GrowingStepByStepMovesSeldom)
+{
+    char *p = alloc(kMiB + 1);
+    int n_moves = 0;
+    for (size_t size = 2 * kMiB; size <= 64 * kMiB; size += kMiB) {
+        p[size - kMiB - 1] = 5;
+        char *grown = static_cast<char *>(ace_resize(p, size));
+        ASSERT_NE(grown, nullptr);
+        n_moves += grown != p;
+        p = grown;
+        ASSERT_EQ(p[size - kMiB - 1], 5);
+        ASSERT_GE(ace_usable_size(p), size);
+        ASSERT_LE(ace_usable_size(p), 2 * size);
+    }
+    EXPECT_LE(n_moves, 12);
+    expect_sound();
+    ace_free(p);
+}
+
+TEST_F(Ace, EveryCallOfTheSystemFailsInTurn)
+{
+    for (OsCall call : {hak_testing::OS_MMAP, hak_testing::OS_MUNMAP, hak_testing::OS_MREMAP}) {
+        uint64_t n = 1;
+        for (;; n++) {
+            FailingOs os;
+            os.fail(call, n);
+            Oracle oracle(11);
+            oracle.largest = 4 * kMiB;
+            for (int i = 0; i < 40; i++) {
+                if (!oracle.step()) {
+                    ASSERT_TRUE(os.fired()) << "refused without reason";
+                }
+                if (i % 10 == 9) {
+                    ace_purge(0);
+                    ss_purge(0);
+                }
+                expect_sound();
+                ASSERT_FALSE(HasFailure()) << hak_testing::os_call_name(call) << " " << n << " step " << i;
+            }
+            oracle.free_all();
+            ace_purge(0);
+            ss_purge(0);
+            expect_sound();
+            bool fired = os.fired();
+            os.reset();
+            ace_purge(0);
+            ss_purge(0);
+            ASSERT_EQ(stat_get(large_bytes), 0);
+            ASSERT_EQ(stat_get(large_cached_bytes), 0);
+            ASSERT_EQ(stat_get(units_used), 0);
+            if (!fired) {
+                break;
+            }
+        }
+        EXPECT_GT(n, 1u) << hak_testing::os_call_name(call) << " was never called";
+    }
+}
+
+/* What is cached helps a request that the system refuses. */
+TEST_F(Ace, CachedRangesGoBackBeforeARequestFails)
+{
+    char *small = alloc(2 * kMiB);
+    ace_free(small);
+    FailingOs os;
+    os.fail(hak_testing::OS_MMAP, 1);
+    char *p = alloc(20 * kMiB);
+    EXPECT_TRUE(os.fired());
+    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    ASSERT_NE(p, nullptr);
+    ace_free(p);
+}
+
+TEST_F(Ace, NoAddressSpaceLeaks)
+{
+    FailingOs os;
+    int64_t after_first = 0;
+    for (int round = 0; round < 3; round++) {
+        Oracle oracle(6);
+        for (int i = 0; i < 200; i++) {
+            ASSERT_TRUE(oracle.step());
+        }
+        oracle.free_all();
+        ace_purge(0);
+        ss_purge(0);
+        if (round == 0) {
+            after_first = os.mapped_bytes();
+        }
+        /* But for a new leaf of the pointer map, where the system chose other addresses. */
+        int64_t more = os.mapped_bytes() - after_first, leaf = sizeof(struct map_leaf);
+        EXPECT_EQ(more % leaf, 0);
+        EXPECT_LE(more, leaf < 65536 ? 16 * leaf : leaf);
+    }
+}
+
+TEST_F(Ace, ThreadsAndLookups)
+{
+    int n_bad = 0, stop = 0;
+    char *kept = alloc(2 * kMiB);
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 3; t++) {
+        threads.emplace_back([&n_bad, t] {
+            Rng rng(t);
+            std::vector<std::pair<char *, size_t>> live;
+            for (int i = 0; i < 250; i++) {
+                int is_zero;
+                size_t size = rng.between(40000, rng.one_in(2) ? kMiB : 4 * kMiB);
+                char *p = static_cast<char *>(ace_alloc(size, 1, &is_zero));
+                p[0] = p[size - 1] = static_cast<char>(t + 1);
+                live.push_back({p, size});
+                size_t k = rng.below(live.size());
+                if (char *moved = static_cast<char *>(ace_resize(live[k].first, size))) {
+                    int bad = moved[0] != static_cast<char>(t + 1);
+                    __atomic_add_fetch(&n_bad, bad, __ATOMIC_RELAXED);
+                    moved[size - 1] = static_cast<char>(t + 1);
+                    live[k] = {moved, size};
+                }
+                if (live.size() > 6) {
+                    k = rng.below(live.size());
+                    int bad = live[k].first[0] != static_cast<char>(t + 1) ||
+                              live[k].first[live[k].second - 1] != static_cast<char>(t + 1);
+                    __atomic_add_fetch(&n_bad, bad, __ATOMIC_RELAXED);
+                    ace_free(live[k].first);
+                    live.erase(live.begin() + static_cast<long>(k));
+                }
+                if (i % 20 == 0) {
+                    __atomic_add_fetch(&n_bad, ss_verify() != 0, __ATOMIC_RELAXED);
+                    __atomic_add_fetch(&n_bad, ace_verify() != 0, __ATOMIC_RELAXED);
+                    ace_purge(0);
+                }
+            }
+            for (const auto &block : live) {
+                ace_free(block.first);
+            }
+        });
+    }
+    std::thread asker([&] {
+        Rng rng(77);
+        while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
+            struct ss_lookup got = hak_super_lookup(kept + rng.below(2 * kMiB));
+            int bad = got.kind != SS_RANGE || got.start != kept || got.size != 2 * kMiB || !got.is_allocated;
+            __atomic_add_fetch(&n_bad, bad, __ATOMIC_RELAXED);
+            (void)hak_super_lookup(kept - 64 * kMiB + rng.below(128 * kMiB));
+        }
+    });
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
+    asker.join();
+    EXPECT_EQ(n_bad, 0);
+    ace_free(kept);
+    expect_sound();
+}
+
+using AceDeathTest = Ace;
+
+TEST_F(AceDeathTest, BadPointersAbort)
+{
+    const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
+    char *range = alloc(3 * kMiB), *span = alloc(3 * kUnit);
+    int local;
+    EXPECT_EXIT(ace_free(range + 16), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(ace_free(range + kUnit), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(ace_free(span + kUnit), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(ace_free(&local), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(
+        {
+            ace_free(range);
+            ace_free(range);
+        },
+        testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
+    EXPECT_EXIT(
+        {
+            ace_free(span);
+            ace_free(span);
+        },
+        testing::KilledBySignal(SIGABRT), invalid);
+    ace_free(range);
+    ace_free(span);
+}
+
+} // namespace
