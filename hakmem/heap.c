@@ -26,6 +26,8 @@ static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
 static struct heap *heaps[BANK_MAX_OWNERS + 1];
 static struct heap *orphans;
 static struct heap *uncached; /* an orphan that is never adopted: serves threads without a heap */
+static uint32_t uncached_id;  /* its id, reserved at the start: when it is needed, there may be none left */
+static uint32_t next_id;      /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t is_ready;
 static pthread_key_t end_key;
 static int has_end_key;
@@ -69,6 +71,7 @@ static void start(void)
     if (options.verbose) {
         print_banner();
     }
+    uncached_id = bank_new_owner();
     atomic_store_release(&is_ready, 1u);
 }
 
@@ -92,16 +95,16 @@ static void start_threads(void)
     }
 }
 
-static struct heap *new_heap(void)
+/* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
+static struct heap *new_heap(uint32_t *reserved)
 {
-    struct heap *heap = (struct heap *)os_meta_alloc(sizeof *heap);
+    uint32_t id = *reserved ? *reserved : bank_new_owner();
+    struct heap *heap = id ? (struct heap *)os_meta_alloc(sizeof *heap) : NULL;
     if (!heap) {
+        *reserved = id;
         return NULL;
     }
-    uint32_t id = bank_new_owner();
-    if (!id) {
-        return NULL; /* the memory of the description is lost: this happens when all ids are used, once a thread */
-    }
+    *reserved = 0;
     heap->id = id;
     heap->owner_tag = id << TAG_OWNER_SHIFT;
     heap->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
@@ -137,7 +140,7 @@ struct heap *heap_acquire(void)
         orphans = heap->next_orphan;
         stat_sub(orphans, 1);
     } else {
-        heap = new_heap();
+        heap = new_heap(&next_id);
     }
     lock_release(&heaps_lock);
     if (!heap) {
@@ -187,7 +190,7 @@ void *heap_alloc_uncached(uint32_t size_class)
         if (!is_ready) {
             start();
         }
-        uncached = new_heap();
+        uncached = new_heap(&uncached_id);
         if (!uncached && orphans) {
             uncached = orphans;
             orphans = uncached->next_orphan;

@@ -50,7 +50,7 @@ struct spare {
     uint32_t count;
 };
 
-/* A chain of blocks of one owner and class that is being gathered: `count` blocks, fewer than `limit`; see remote.c. */
+/* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`; see remote.c. */
 struct outbox_slot {
     void *head;
     uint32_t tag;

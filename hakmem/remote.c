@@ -95,11 +95,13 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
         retarget(slot, tag);
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);
-    *(void **)block = slot->head;
-    slot->head = block;
-    if (HAK_UNLIKELY(++slot->count >= slot->limit)) {
+    /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice in a row is always seen. */
+    if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);
     }
+    *(void **)block = slot->head;
+    slot->head = block;
+    slot->count++;
 }
 
 void remote_send_all(struct heap *heap)
@@ -175,7 +177,7 @@ int remote_verify(const struct heap *heap)
         for (const void *const *at = (const void *const *)slot->head; at && n <= slot->count; at = (const void *const *)*at) {
             n++;
         }
-        if (n != slot->count || (slot->count && slot->count >= slot->limit)) {
+        if (n != slot->count || (slot->count && slot->count > slot->limit)) {
             return 52;
         }
     }

@@ -78,10 +78,13 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
     void *old = spare->head;
-    spare->head = bin->head;
-    spare->count = (uint32_t)(heap->limits[size_class] - bin->room);
-    bin->head = NULL;
-    bin->room = heap->limits[size_class];
+    /* The newest block stays, so that a block freed twice in a row is seen here too. */
+    void *newest = bin->head;
+    spare->head = *(void **)newest;
+    spare->count = (uint32_t)(heap->limits[size_class] - bin->room) - 1;
+    *(void **)newest = NULL;
+    bin->head = newest;
+    bin->room = heap->limits[size_class] - 1;
     if (old) {
         put_list(heap, old);
         grow_limit(heap, size_class);

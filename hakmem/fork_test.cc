@@ -1,0 +1,220 @@
+/* Tests of fork: the child gets every structure whole, whatever other threads were doing, and adopts their heaps. */
+#include <atomic>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
+#include "testing/rng.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define CHILD_MAY_START_THREADS 0 /* the sanitizer refuses it */
+#else
+#define CHILD_MAY_START_THREADS 1
+#endif
+
+namespace {
+
+using hak_testing::Rng;
+
+/* What goes on in the background: blocks of all kinds, in part freed by the neighbour. */
+class Traffic {
+  public:
+    explicit Traffic(size_t n_threads) : cells_(256)
+    {
+        for (size_t i = 0; i < n_threads; i++) {
+            threads_.emplace_back([this, i] { run(i); });
+        }
+    }
+    ~Traffic()
+    {
+        stop_ = true;
+        for (std::thread &thread : threads_) {
+            thread.join();
+        }
+        for (auto &cell : cells_) {
+            hak_free(cell);
+        }
+    }
+
+  private:
+    void run(size_t seed)
+    {
+        Rng rng(seed);
+        while (!stop_) {
+            size_t size = rng.one_in(50) ? rng.below(2 << 20) : rng.one_in(5) ? rng.below(40000) : rng.below(500);
+            void *p = hak_malloc(size);
+            p = rng.one_in(10) ? hak_realloc(p, size + size / 2 + 1) : p;
+            hak_free(cells_[rng.below(cells_.size())].exchange(p));
+        }
+    }
+    std::vector<std::atomic<void *>> cells_;
+    std::atomic<bool> stop_{false};
+    std::vector<std::thread> threads_;
+};
+
+/* In the child. Returns what is wrong, 0 if nothing. */
+int try_all(const std::vector<char *> &blocks)
+{
+    if (hak_verify()) {
+        return 1;
+    }
+    for (char *p : blocks) {
+        for (int i = 0; i < 100; i++) {
+            if (p[i] != 42) {
+                return 2;
+            }
+        }
+        hak_free(p);
+    }
+    std::vector<void *> mine;
+    Rng rng(1);
+    for (int i = 0; i < 2000; i++) {
+        size_t size = rng.one_in(100) ? rng.below(3 << 20) : rng.below(30000);
+        char *p = static_cast<char *>(hak_malloc(size));
+        if (!p) {
+            return 3;
+        }
+        if (size) {
+            p[0] = p[size - 1] = 1;
+        }
+        mine.push_back(p);
+        if (rng.one_in(2)) {
+            std::swap(mine[rng.below(mine.size())], mine.back());
+            hak_free(mine.back());
+            mine.pop_back();
+        }
+    }
+    if (hak_verify()) {
+        return 4;
+    }
+    if (CHILD_MAY_START_THREADS) {
+        int64_t heaps = stat_get(heaps);
+        int64_t n_orphans = stat_get(orphans);
+        if (n_orphans < 1) {
+            return 5; /* the parent's threads have left theirs */
+        }
+        int result = 0;
+        std::thread([&] {
+            char *p = static_cast<char *>(hak_malloc(1000));
+            result = !p || stat_get(orphans) != n_orphans - 1 ? 6 : 0;
+            for (void *q : mine) {
+                hak_free(q);
+            }
+            hak_free(p);
+        }).join();
+        if (result || stat_get(heaps) != heaps) {
+            return result ? result : 7;
+        }
+    }
+    (void)hak_purge();
+    return hak_verify() ? 8 : 0;
+}
+
+int exit_code_of_child(const std::vector<char *> &blocks)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(20); /* a deadlock must not hang the test */
+        _exit(try_all(blocks));
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+std::vector<char *> some_blocks()
+{
+    std::vector<char *> blocks;
+    for (int i = 0; i < 100; i++) {
+        size_t size = 100 + static_cast<size_t>(i) * 700;
+        blocks.push_back(static_cast<char *>(hak_malloc(size)));
+        memset(blocks.back(), 42, size);
+    }
+    return blocks;
+}
+
+TEST(Fork, OfAThreadAlone)
+{
+    std::vector<char *> blocks = some_blocks();
+    std::thread([&] { hak_free(hak_malloc(10)); }).join(); /* one orphan */
+    EXPECT_EQ(exit_code_of_child(blocks), 0);
+    EXPECT_EQ(hak_verify(), 0);
+    for (char *p : blocks) {
+        hak_free(p);
+    }
+}
+
+TEST(Fork, WhileOthersAllocate)
+{
+    std::vector<char *> blocks = some_blocks();
+    {
+        Traffic traffic(3);
+        for (int i = 0; i < 10; i++) {
+            usleep(1000);
+            ASSERT_EQ(exit_code_of_child(blocks), 0) << i;
+        }
+        /* From a thread that is not the first, and has no heap yet. */
+        std::thread([&] { EXPECT_EQ(exit_code_of_child(blocks), 0); }).join();
+    }
+    EXPECT_EQ(hak_verify(), 0);
+    for (char *p : blocks) {
+        hak_free(p);
+    }
+    (void)hak_purge();
+    EXPECT_EQ(stat_get(units_used), 0) << "the parent has lost nothing";
+    EXPECT_EQ(stat_get(large_bytes), 0);
+}
+
+TEST(Fork, AChildOfAChild)
+{
+    std::vector<char *> blocks = some_blocks();
+    Traffic traffic(2);
+    usleep(2000);
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(20);
+        hak_free(hak_malloc(300));
+        _exit(exit_code_of_child(blocks));
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    EXPECT_EQ(status, 0);
+    for (char *p : blocks) {
+        hak_free(p);
+    }
+}
+
+/* More heaps than the debug check of lock ranks keeps. */
+TEST(Fork, WithManyHeaps)
+{
+    std::vector<std::thread> threads;
+    std::atomic<int> n_ready(0);
+    std::atomic<bool> stop(false);
+    for (int i = 0; i < 30; i++) {
+        threads.emplace_back([&] {
+            void *p = hak_malloc(100);
+            n_ready++;
+            while (!stop) {
+                usleep(1000);
+            }
+            hak_free(p);
+        });
+    }
+    while (n_ready < 30) {
+        usleep(1000);
+    }
+    EXPECT_EQ(exit_code_of_child(some_blocks()), 0);
+    EXPECT_EQ(hak_verify(), 0);
+    stop = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+}
+
+} // namespace

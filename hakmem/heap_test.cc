@@ -1,0 +1,531 @@
+/* Tests of heaps and thread caches: what they may hold back (the bounds of heap.h), adoption, threads that come and go, ids
+   that are used up, allocation when a thread or the process is ending. */
+#include "hakmem/heap.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <gtest/gtest.h>
+#include <mutex>
+#include <pthread.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "superslab/superslab.h"
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::Rng;
+
+/* std::thread::join returns when the thread's destructors have run: the heap is an orphan then. */
+template <typename F> void in_thread(F f)
+{
+    std::thread(f).join();
+}
+
+class Heap : public testing::Test {
+  protected:
+    void SetUp() override
+    {
+        saved_ = options;
+        (void)hak_purge();
+        ASSERT_EQ(stat_get(units_used), 0);
+    }
+    void TearDown() override
+    {
+        options = saved_;
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(stat_get(units_used), 0) << "a test left blocks behind";
+        EXPECT_EQ(stat_get(bin_budget), 0);
+    }
+
+  private:
+    struct options saved_;
+};
+
+/* --- the bounds of heap.h, from constants --- */
+
+size_t size_of(uint32_t c)
+{
+    return sc_table[c].size;
+}
+
+/* The most blocks that a bin's limit may be within `bytes`. */
+size_t limit_within(uint32_t c, size_t bytes)
+{
+    size_t least = size_of(c) > SC_TINY_MAX ? 1 : 2, most = size_of(c) > SC_TINY_MAX ? SIZE_MAX : size_t(TC_MAX_BLOCKS);
+    return std::min(std::max(bytes / size_of(c), least), most);
+}
+
+/* What a chain may be, if one came back from another thread. */
+size_t chain_within(uint32_t c)
+{
+    return std::max<size_t>(std::min<size_t>(OUTBOX_MAX_BYTES / size_of(c), OUTBOX_MAX_BLOCKS), 1);
+}
+
+size_t most_blocks_of_a_list(uint32_t c)
+{
+    return std::max(limit_within(c, options.bin_bytes), chain_within(c));
+}
+
+size_t n_blocks(const void *list)
+{
+    size_t n = 0;
+    for (; list; list = *static_cast<void *const *>(list)) {
+        n++;
+    }
+    return n;
+}
+
+size_t cached_blocks(const struct heap *heap, uint32_t c)
+{
+    return n_blocks(heap->bins[c].head) + n_blocks(heap->spares[c].head);
+}
+
+size_t cached_bytes(const struct heap *heap)
+{
+    size_t bytes = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        bytes += cached_blocks(heap, c) * size_of(c);
+    }
+    return bytes;
+}
+
+/* Lists at their first limits. */
+size_t first_bytes()
+{
+    size_t bytes = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        bytes += 2 * std::max(std::min<size_t>(limit_within(c, TC_FIRST_BYTES), 16), chain_within(c)) * size_of(c);
+    }
+    return bytes;
+}
+
+/* Allocates and frees, so that the limits grow. */
+void work_up(size_t rounds)
+{
+    std::vector<void *> blocks;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        size_t n = 4 * (limit_within(c, options.bin_bytes) + 2);
+        for (size_t round = 0; round < rounds; round++) {
+            for (size_t i = 0; i < n; i++) {
+                blocks.push_back(hak_malloc(size_of(c)));
+            }
+            for (void *p : blocks) {
+                hak_free(p);
+            }
+            blocks.clear();
+        }
+    }
+}
+
+TEST_F(Heap, ACacheIsBounded)
+{
+    in_thread([] {
+        work_up(12);
+        const struct heap *heap = hak_self;
+        size_t n_grown = 0, n_growable = 0;
+        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+            size_t most = most_blocks_of_a_list(c);
+            EXPECT_LE(heap->limits[c], limit_within(c, options.bin_bytes)) << size_of(c);
+            EXPECT_LE(n_blocks(heap->bins[c].head), most) << size_of(c);
+            EXPECT_LE(n_blocks(heap->spares[c].head), most + 1) << size_of(c);
+            size_t first = std::min<size_t>(limit_within(c, TC_FIRST_BYTES), 16);
+            n_grown += heap->limits[c] > first;
+            n_growable += limit_within(c, options.bin_bytes) > first;
+        }
+        EXPECT_EQ(n_grown, n_growable) << "this test must reach grown limits";
+        EXPECT_GT(cached_bytes(heap), first_bytes() / 4) << "this test must fill the cache";
+        EXPECT_LE(cached_bytes(heap), first_bytes() + heap->budget);
+        EXPECT_EQ(hak_verify(), 0);
+    });
+    EXPECT_EQ(stat_get(bin_budget), 0) << "an ended thread uses no budget";
+}
+
+TEST_F(Heap, AllCachesShareABudget)
+{
+    options.cache_bytes = 100000;
+    options.bin_bytes = 32768;
+    const int n_threads = 6;
+    std::atomic<int> n_ready(0);
+    std::atomic<bool> stop(false);
+    std::vector<size_t> held(n_threads);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < n_threads; i++) {
+        threads.emplace_back([&, i] {
+            work_up(3);
+            held[static_cast<size_t>(i)] = cached_bytes(hak_self);
+            n_ready++;
+            while (!stop) {
+                usleep(1000);
+            }
+        });
+    }
+    while (n_ready < n_threads) {
+        usleep(1000);
+    }
+    /* Threads race for the last of it: each may be one step over. */
+    EXPECT_LE(stat_get(bin_budget), 100000 + n_threads * 2 * 32768);
+    EXPECT_GT(stat_get(bin_budget), 100000 / 4);
+    size_t sum = 0;
+    for (size_t bytes : held) {
+        sum += bytes;
+    }
+    EXPECT_LE(sum, n_threads * first_bytes() + static_cast<size_t>(stat_get(bin_budget)));
+    stop = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(stat_get(bin_budget), 0);
+}
+
+TEST_F(Heap, NoBudgetStillServesEverySize)
+{
+    options.cache_bytes = 0;
+    options.bin_bytes = 0;
+    in_thread([] {
+        work_up(2);
+        EXPECT_EQ(hak_self->budget, 0u);
+        EXPECT_LE(cached_bytes(hak_self), first_bytes());
+    });
+}
+
+TEST_F(Heap, AnIdleHeapHoldsNothing)
+{
+    in_thread([] { work_up(2); });
+    EXPECT_EQ(stat_get(units_used), 0) << "the thread has ended, all its slabs are empty";
+}
+
+TEST_F(Heap, ALiveHeapKeepsAtMostOneEmptySlabAClass)
+{
+    in_thread([] {
+        std::vector<void *> blocks;
+        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+            for (size_t i = 0; i < 3 * size_t(sc_table[c].capacity); i++) {
+                blocks.push_back(hak_malloc(size_of(c)));
+            }
+        }
+        int64_t used = stat_get(units_used);
+        EXPECT_GE(used, 3 * SC_N_CLASSES);
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        tc_flush(hak_self);
+        EXPECT_LE(stat_get(units_used), SC_N_CLASSES);
+        EXPECT_EQ(hak_verify(), 0);
+    });
+}
+
+/* --- adoption --- */
+
+TEST_F(Heap, AnOrphanIsAdoptedWhole)
+{
+    char *block = nullptr;
+    const struct heap *first = nullptr;
+    in_thread([&] {
+        block = static_cast<char *>(hak_malloc(100));
+        memset(block, 7, 100);
+        first = hak_self;
+    });
+    int64_t heaps = stat_get(heaps), orphans = stat_get(orphans);
+    EXPECT_GE(orphans, 1);
+    EXPECT_EQ(first->state, uint32_t(HEAP_ORPHAN));
+    in_thread([&] {
+        void *p = hak_malloc(100);
+        EXPECT_EQ(hak_self, first);
+        EXPECT_EQ(first->state, uint32_t(HEAP_LIVE));
+        EXPECT_EQ(stat_get(orphans), orphans - 1);
+        EXPECT_EQ(hak_super_lookup(p).owner, hak_super_lookup(block).owner);
+        EXPECT_EQ(block[99], 7);
+        /* The block is the new thread's own now: it goes to a bin, and comes back. */
+        hak_free(block);
+        EXPECT_EQ(hak_malloc(100), block);
+        hak_free(block);
+        hak_free(p);
+    });
+    EXPECT_EQ(stat_get(heaps), heaps);
+    EXPECT_EQ(stat_get(orphans), orphans);
+}
+
+TEST_F(Heap, AThreadWhoseFirstCallIsFreeAdoptsTheOwner)
+{
+    void *block = nullptr;
+    in_thread([&] { block = hak_malloc(100); });
+    in_thread([&] {
+        hak_free(block);
+        EXPECT_EQ(hak_malloc(100), block) << "it was put into the adopted heap's bin";
+        hak_free(block);
+    });
+}
+
+TEST_F(Heap, ABlockFreedToAnOrphanGoesBackAtOnce)
+{
+    hak_free(hak_malloc(1)); /* this thread has a heap of its own */
+    (void)hak_purge();
+    void *blocks[2];
+    in_thread([&] {
+        blocks[0] = hak_malloc(100);
+        blocks[1] = hak_malloc(30000);
+    });
+    EXPECT_EQ(stat_get(units_used), 2);
+    hak_free(blocks[0]);
+    hak_free(blocks[1]);
+    remote_send_all(hak_self);
+    EXPECT_EQ(stat_get(units_used), 0);
+}
+
+TEST_F(Heap, ThreadsThatComeAndGoLeaveNothing)
+{
+    std::vector<std::thread> threads;
+    auto generation = [&](int rounds) {
+        for (int round = 0; round < rounds; round++) {
+            for (int i = 0; i < 4; i++) {
+                threads.emplace_back([i] {
+                    std::vector<void *> blocks;
+                    Rng rng(static_cast<uint64_t>(i));
+                    for (int k = 0; k < 200; k++) {
+                        blocks.push_back(hak_malloc(rng.below(20000)));
+                    }
+                    for (void *p : blocks) {
+                        hak_free(p);
+                    }
+                });
+            }
+            for (std::thread &thread : threads) {
+                thread.join();
+            }
+            threads.clear();
+        }
+    };
+    generation(3);
+    int64_t heaps = stat_get(heaps);
+    size_t meta = os_meta_bytes();
+    generation(60);
+    EXPECT_LE(stat_get(heaps), heaps + 4) << "heaps are adopted, not made";
+    EXPECT_LE(os_meta_bytes(), meta + 2 * HAK_MIB);
+    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heaps) - stat_get(orphans), hak_self == &heap_none ? 0 : 1) << "all but this thread's are orphans";
+}
+
+TEST_F(Heap, AThreadThatOnlyFreesLeavesNothing)
+{
+    std::vector<void *> blocks;
+    for (int i = 0; i < 5000; i++) {
+        blocks.push_back(hak_malloc(static_cast<size_t>(i % 3000)));
+    }
+    in_thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    });
+    (void)hak_purge();
+    EXPECT_EQ(stat_get(units_used), 0);
+}
+
+/* --- ids --- */
+
+TEST_F(Heap, MoreThreadsThanIds)
+{
+    if (BANK_MAX_OWNERS > 1000) {
+        GTEST_SKIP() << "the tiny variant has few ids";
+    }
+    const int n_threads = static_cast<int>(BANK_MAX_OWNERS) + 20;
+    std::mutex mutex;
+    std::condition_variable changed;
+    int n_ready = 0, phase = 0;
+    std::vector<void *> kept(static_cast<size_t>(n_threads));
+    int n_without = 0, n_failed = 0;
+    auto wait_for = [&](int wanted) {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return phase >= wanted; });
+    };
+    auto set_phase = [&](int wanted) {
+        std::unique_lock<std::mutex> lock(mutex);
+        phase = wanted;
+        changed.notify_all();
+    };
+    std::vector<std::thread> threads;
+    for (int i = 0; i < n_threads; i++) {
+        threads.emplace_back([&, i] {
+            char *p = static_cast<char *>(hak_malloc(64));
+            {
+                std::unique_lock<std::mutex> lock(mutex);
+                n_failed += p == nullptr;
+                n_without += hak_self == &heap_none;
+                n_ready++;
+                changed.notify_all();
+            }
+            wait_for(1);
+            for (int k = 0; k < 200; k++) {
+                char *q = static_cast<char *>(hak_malloc(static_cast<size_t>(k * 50)));
+                if (!q) {
+                    std::unique_lock<std::mutex> lock(mutex);
+                    n_failed++;
+                    continue;
+                }
+                memset(q, 1, static_cast<size_t>(k * 50));
+                hak_free(q);
+            }
+            kept[static_cast<size_t>(i)] = p;
+        });
+    }
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return n_ready == n_threads; });
+    }
+    EXPECT_GE(n_without, 20) << "this test must use all ids up";
+    EXPECT_EQ(n_failed, 0);
+    EXPECT_EQ(hak_verify(), 0);
+    size_t meta = os_meta_bytes();
+    set_phase(1);
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(n_failed, 0);
+    EXPECT_LE(os_meta_bytes(), meta + 2 * HAK_MIB) << "a thread that gets no heap costs no memory a call";
+    EXPECT_EQ(hak_verify(), 0);
+    for (void *p : kept) {
+        hak_free(p);
+    }
+}
+
+/* --- endings --- */
+
+struct DoesAtEnd {
+    std::function<void()> what;
+    ~DoesAtEnd()
+    {
+        if (what) {
+            what();
+        }
+    }
+};
+thread_local DoesAtEnd at_end_of_thread;
+
+TEST_F(Heap, AllocationInAThreadLocalDestructor)
+{
+    in_thread([] {
+        void *early = hak_malloc(100);
+        at_end_of_thread.what = [early] {
+            hak_free(early);
+            void *p = hak_malloc(200), *q = hak_malloc(100000);
+            EXPECT_NE(p, nullptr);
+            hak_free(p);
+            hak_free(q);
+        };
+    });
+    EXPECT_EQ(stat_get(units_used), 0);
+}
+
+/* A key's destructor that runs after the heap's own: it is set again and again, so that it also runs in later rounds. */
+struct KeyState {
+    int rounds;
+    int n_failed;
+    void *kept[4];
+    bool saw_no_heap;
+};
+pthread_key_t late_key;
+
+void late_destructor(void *arg)
+{
+    KeyState *state = static_cast<KeyState *>(arg);
+    state->saw_no_heap |= hak_self == &heap_none;
+    size_t sizes[] = {20, 2000, 30000, 200000};
+    for (size_t size : sizes) {
+        char *p = static_cast<char *>(hak_malloc(size));
+        if (!p) {
+            state->n_failed++;
+            continue;
+        }
+        memset(p, 1, size);
+        p = static_cast<char *>(hak_realloc(p, size * 2));
+        hak_free(p);
+    }
+    hak_free(state->kept[state->rounds]); /* of the heap that has ended */
+    if (++state->rounds < 4) {
+        pthread_setspecific(late_key, state);
+    }
+}
+
+TEST_F(Heap, AllocationAfterTheThreadsHeapHasEnded)
+{
+    ASSERT_EQ(pthread_key_create(&late_key, late_destructor), 0);
+    KeyState state = {};
+    in_thread([&] {
+        for (void *&p : state.kept) {
+            p = hak_malloc(500);
+        }
+        pthread_setspecific(late_key, &state);
+    });
+    EXPECT_EQ(state.rounds, 4);
+    EXPECT_TRUE(state.saw_no_heap);
+    EXPECT_EQ(state.n_failed, 0);
+    EXPECT_EQ(hak_verify(), 0);
+    (void)hak_purge();
+    EXPECT_EQ(stat_get(units_used), 0);
+    pthread_key_delete(late_key);
+}
+
+void at_exit()
+{
+    char *p = static_cast<char *>(hak_calloc(100, 100));
+    hak_free(hak_realloc(p, 100000));
+    const char text[] = "at exit all is well\n";
+    if (hak_verify() == 0) {
+        (void)!write(2, text, sizeof text - 1);
+    }
+}
+
+TEST(HeapDeathTest, AllocationAtExit)
+{
+    EXPECT_EXIT(
+        {
+            atexit(at_exit);
+            hak_free(hak_malloc(10));
+            exit(3);
+        },
+        testing::ExitedWithCode(3), "at exit all is well");
+}
+
+/* The main thread ends before the process does: see main below. */
+TEST(HeapDeathTest, AllocationAtExitAfterTheMainThreadEnded)
+{
+    EXPECT_EXIT(
+        {
+            setenv("HAK_TEST_MAIN_THREAD_ENDS", "1", 1);
+            execl("/proc/self/exe", "heap_test", nullptr);
+        },
+        testing::ExitedWithCode(0), "at exit all is well");
+}
+
+void *outlives_main(void *)
+{
+    usleep(20000);
+    hak_free(hak_malloc(10));
+    return nullptr;
+}
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+    /* Not within a test: GoogleTest would catch what pthread_exit throws. */
+    if (getenv("HAK_TEST_MAIN_THREAD_ENDS")) {
+        pthread_t thread;
+        atexit(at_exit);
+        hak_free(hak_malloc(10));
+        pthread_create(&thread, nullptr, outlives_main, nullptr);
+        pthread_exit(nullptr);
+    }
+    testing::InitGoogleTest(&argc, argv);
+    return RUN_ALL_TESTS();
+}

@@ -1,0 +1,424 @@
+/* Tests of remote free: blocks that other threads free find their way back, in chains, within the bounds of heap.h. */
+#include "hakmem/heap.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <gtest/gtest.h>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "base/options.h"
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "superslab/superslab.h"
+#include "testing/rng.h"
+
+namespace {
+
+using hak_testing::Rng;
+
+/* A thread that lives as long as this object, and does what it is told. Between orders it sleeps. */
+class Worker {
+  public:
+    Worker() : thread_([this] { loop(); }) {}
+    ~Worker()
+    {
+        order(nullptr);
+        thread_.join();
+    }
+    void run(std::function<void()> f)
+    {
+        order(std::move(f));
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait(lock, [this] { return !has_order_; });
+    }
+
+  private:
+    void order(std::function<void()> f)
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        order_ = std::move(f);
+        has_order_ = true;
+        changed_.notify_all();
+    }
+    void loop()
+    {
+        for (;;) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            changed_.wait(lock, [this] { return has_order_; });
+            if (!order_) {
+                return;
+            }
+            lock.unlock();
+            order_();
+            lock.lock();
+            has_order_ = false;
+            changed_.notify_all();
+        }
+    }
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::function<void()> order_;
+    bool has_order_ = false;
+    std::thread thread_;
+};
+
+class Remote : public testing::Test {
+  protected:
+    void SetUp() override
+    {
+        saved_ = options;
+        options.purge_delay_ms = 3600000;
+        hak_free(hak_malloc(1));
+        (void)hak_purge();
+        ASSERT_EQ(stat_get(units_used), 0);
+    }
+    void TearDown() override
+    {
+        options = saved_;
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(stat_get(units_used), 0) << "a test left blocks behind";
+    }
+
+  private:
+    struct options saved_;
+};
+
+std::vector<void *> allocate(size_t n, size_t size)
+{
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < n; i++) {
+        void *p = hak_malloc(size);
+        memset(p, 1, size);
+        blocks.push_back(p);
+    }
+    return blocks;
+}
+
+void free_all(const std::vector<void *> &blocks)
+{
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+}
+
+size_t chain_limit(uint32_t c)
+{
+    return std::max<size_t>(std::min<size_t>(OUTBOX_MAX_BYTES / sc_table[c].size, OUTBOX_MAX_BLOCKS), 1);
+}
+
+size_t outbox_bytes(const struct heap *heap)
+{
+    size_t bytes = 0;
+    for (const struct outbox_slot &slot : heap->outbox) {
+        bytes += slot.count * sc_table[TAG_CLASS(slot.tag)].size;
+    }
+    return bytes;
+}
+
+TEST_F(Remote, BlocksOfEveryClassComeBackToTheirOwner)
+{
+    Worker other;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        size_t n = 2 * sc_table[c].capacity;
+        std::vector<void *> blocks = allocate(n, sc_table[c].size);
+        int64_t made = stat_get(slabs_made);
+        other.run([&] {
+            free_all(blocks);
+            remote_send_all(hak_self);
+        });
+        std::vector<void *> again = allocate(n, sc_table[c].size);
+        /* What was in the bin before comes too. */
+        EXPECT_LE(stat_get(slabs_made), made + 1) << sc_table[c].size;
+        std::set<void *> first(blocks.begin(), blocks.end());
+        size_t n_same = 0;
+        for (void *p : again) {
+            n_same += first.count(p);
+        }
+        EXPECT_GE(n_same * 10, n * 9) << sc_table[c].size;
+        free_all(again);
+        EXPECT_EQ(hak_verify(), 0);
+    }
+}
+
+TEST_F(Remote, ChainsAreSentWhole)
+{
+    Worker other;
+    for (size_t size : {size_t(16), size_t(256), size_t(4096)}) {
+        size_t limit = chain_limit(sc_of(size)), n = 20 * limit;
+        std::vector<void *> blocks = allocate(n, size);
+        int64_t sent = stat_get(chains_sent);
+        other.run([&] { free_all(blocks); });
+        EXPECT_GE(stat_get(chains_sent) - sent, 18) << size;
+        EXPECT_LE(stat_get(chains_sent) - sent, 22) << "one push for each full chain";
+        other.run([] { remote_send_all(hak_self); });
+    }
+}
+
+TEST_F(Remote, AnOutboxIsBounded)
+{
+    /* Owners and classes in plenty: every slot is used. */
+    std::vector<Worker> owners(6);
+    std::vector<void *> blocks;
+    for (Worker &owner : owners) {
+        owner.run([&] {
+            for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+                for (int i = 0; i < 80; i++) {
+                    blocks.push_back(hak_malloc(sc_table[c].size));
+                }
+            }
+        });
+    }
+    Rng rng(8);
+    for (size_t i = blocks.size(); i > 1; i--) {
+        std::swap(blocks[i - 1], blocks[rng.below(i)]);
+    }
+    size_t most = 0, bound = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        bound = std::max(bound, chain_limit(c) * sc_table[c].size);
+    }
+    for (void *p : blocks) {
+        hak_free(p);
+        for (const struct outbox_slot &slot : hak_self->outbox) {
+            ASSERT_LE(slot.count, OUTBOX_MAX_BLOCKS);
+            ASSERT_TRUE(slot.count <= 1 || slot.count * sc_table[TAG_CLASS(slot.tag)].size <= OUTBOX_MAX_BYTES);
+        }
+        most = std::max(most, outbox_bytes(hak_self));
+    }
+    EXPECT_GT(most, 0u);
+    EXPECT_LE(most, OUTBOX_SLOTS * bound);
+    remote_send_all(hak_self);
+    EXPECT_EQ(outbox_bytes(hak_self), 0u);
+}
+
+TEST_F(Remote, ASlowPathNowAndThenSendsWhatWaits)
+{
+    Worker owner;
+    void *p = nullptr;
+    owner.run([&] { p = hak_malloc(100); });
+    hak_free(p);
+    EXPECT_EQ(outbox_bytes(hak_self), 112u);
+    std::vector<void *> blocks = allocate(HAK_TINY_OR(600u, 20000u), 1000); /* refills */
+    EXPECT_EQ(outbox_bytes(hak_self), 0u);
+    free_all(blocks);
+}
+
+TEST_F(Remote, TheInboxOfASleepingOwnerIsBounded)
+{
+    Worker owner;
+    const size_t size = 1024, n = 32 * HAK_MIB / size;
+    std::vector<void *> blocks;
+    struct heap *heap = nullptr;
+    owner.run([&] {
+        blocks = allocate(n, size);
+        heap = hak_self;
+    });
+    EXPECT_GE(stat_get(units_used), static_cast<int64_t>(n * size / SS_UNIT_BYTES));
+    int64_t most = 0;
+    const int64_t bound = static_cast<int64_t>(INBOX_MAX_BYTES + chain_limit(sc_of(size)) * size);
+    for (void *p : blocks) {
+        hak_free(p);
+        most = std::max(most, atomic_load_relaxed(&heap->inbox_bytes));
+    }
+    remote_send_all(hak_self);
+    EXPECT_LE(most, bound);
+    EXPECT_GT(stat_get(chains_drained_by_sender), 0);
+    /* The owner sleeps, its memory is back: what waits in the inbox, one empty slab, the slab at hand. */
+    EXPECT_LE(stat_get(units_used), bound / static_cast<int64_t>(SS_UNIT_BYTES) + 4);
+    EXPECT_EQ(hak_verify(), 0);
+    (void)hak_purge(); /* drains the sleeper's inbox too; what is left is in its bins */
+    EXPECT_LE(stat_get(units_used), 4);
+}
+
+TEST_F(Remote, TheInboxIsBoundedWithManySenders)
+{
+    Worker owner;
+    const size_t size = 2048, n = 8 * HAK_MIB / size;
+    const int n_senders = 4;
+    std::vector<std::vector<void *>> blocks(n_senders);
+    struct heap *heap = nullptr;
+    owner.run([&] {
+        for (std::vector<void *> &part : blocks) {
+            part = allocate(n, size);
+        }
+        heap = hak_self;
+    });
+    std::vector<std::thread> senders;
+    for (std::vector<void *> &part : blocks) {
+        senders.emplace_back([&part] { free_all(part); });
+    }
+    for (std::thread &sender : senders) {
+        sender.join();
+    }
+    size_t waiting = 0;
+    for (void *chain = heap->inbox; chain; chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
+        for (void *block = chain; block; block = *static_cast<void **>(block)) {
+            waiting += size;
+        }
+    }
+    EXPECT_LE(waiting, INBOX_MAX_BYTES + 2 * n_senders * chain_limit(sc_of(size)) * size);
+    EXPECT_LE(stat_get(units_used), static_cast<int64_t>(waiting / SS_UNIT_BYTES) + 2 * n_senders + 8);
+}
+
+TEST_F(Remote, ReturnedChainsAreBounded)
+{
+    Worker other;
+    std::vector<void *> blocks = allocate(8 * HAK_MIB / 128, 128);
+    const struct heap *owner = hak_self;
+    size_t n_freed = 0;
+    other.run([&] {
+        /* The last ones go one by one, until one waits in an inbox that was not drained by this sender. */
+        size_t i = 0;
+        for (; i < blocks.size() - 100; i++) {
+            hak_free(blocks[i]);
+        }
+        for (; i < blocks.size() && !atomic_load_relaxed(&owner->inbox); i++) {
+            hak_free(blocks[i]);
+            remote_send_all(hak_self);
+        }
+        n_freed = i;
+        remote_send_all(hak_self);
+    });
+    void *p = hak_malloc(5000); /* a refill receives what is left of it */
+    EXPECT_GT(hak_self->returned_bytes, 0u);
+    EXPECT_LE(hak_self->returned_bytes, RETURNED_MAX_BYTES);
+    size_t counted = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        for (void *chain = hak_self->returned[c]; chain;
+             chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
+            for (void *block = chain; block; block = *static_cast<void **>(block)) {
+                counted += sc_table[c].size;
+            }
+        }
+    }
+    EXPECT_EQ(counted, hak_self->returned_bytes);
+    hak_free(p);
+    for (; n_freed < blocks.size(); n_freed++) {
+        hak_free(blocks[n_freed]);
+    }
+}
+
+/* One allocates, another frees, for long: memory stays bounded. */
+TEST_F(Remote, AProducerAndAConsumer)
+{
+    const size_t n_slots = 4096, n = HAK_TINY_OR(100000u, 300000u);
+    std::vector<void *> ring(n_slots);
+    std::atomic<size_t> written(0), read(0);
+    std::atomic<int64_t> most(0);
+    std::atomic<size_t> n_wrong(0);
+    std::thread consumer([&] {
+        for (size_t i = 0; i < n; i++) {
+            while (written.load(std::memory_order_acquire) == i) {
+                sched_yield();
+            }
+            size_t *p = static_cast<size_t *>(ring[i % n_slots]);
+            n_wrong += *p != i;
+            hak_free(p);
+            read.store(i + 1, std::memory_order_release);
+        }
+    });
+    std::thread producer([&] {
+        Rng rng(5);
+        for (size_t i = 0; i < n; i++) {
+            while (i - read.load(std::memory_order_acquire) == n_slots) {
+                sched_yield();
+            }
+            size_t *p = static_cast<size_t *>(hak_malloc(rng.between(8, 1024)));
+            *p = i;
+            ring[i % n_slots] = p;
+            written.store(i + 1, std::memory_order_release);
+            if (i % 1024 == 0) {
+                most = std::max<int64_t>(most, stat_get(units_used));
+            }
+        }
+    });
+    producer.join();
+    consumer.join();
+    EXPECT_EQ(n_wrong, 0u);
+    /* 4 MiB in the ring; about as much again for inbox, outbox, bins and slabs partly used, a unit a class at least. */
+    EXPECT_LE(most, 64 + 64 + 4 * 28);
+    EXPECT_EQ(stat_get(units_used), 0) << "both have ended";
+}
+
+/* Everybody frees everybody's blocks. */
+TEST_F(Remote, ManyThreadsFreeForEachOther)
+{
+    const size_t n_threads = 6, n_cells = 512;
+    std::vector<std::atomic<uint64_t *>> cells(n_cells);
+    for (auto &cell : cells) {
+        cell = nullptr;
+    }
+    std::atomic<size_t> n_wrong(0);
+    auto check_and_free = [&](uint64_t *p) {
+        if (p) {
+            size_t words = static_cast<size_t>(p[0]);
+            for (size_t i = 1; i < words; i++) {
+                n_wrong += p[i] != p[0] + i;
+            }
+            hak_free(p);
+        }
+    };
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < n_threads; t++) {
+        threads.emplace_back([&, t] {
+            Rng rng(t);
+            for (int i = 0; i < 20000; i++) {
+                size_t words = rng.one_in(20) ? rng.between(2, 4000) : rng.between(2, 60);
+                uint64_t *p = static_cast<uint64_t *>(hak_malloc(words * 8));
+                p[0] = words;
+                for (size_t k = 1; k < words; k++) {
+                    p[k] = words + k;
+                }
+                check_and_free(cells[rng.below(n_cells)].exchange(p));
+            }
+        });
+    }
+    int error = 0;
+    for (int i = 0; i < 20 && !error; i++) {
+        error = hak_verify(); /* while they run */
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(error, 0);
+    for (auto &cell : cells) {
+        check_and_free(cell);
+    }
+    EXPECT_EQ(n_wrong, 0u);
+}
+
+/* A thread ends while others free into its heap: no chain is lost. */
+TEST_F(Remote, NoChainIsLostWhenTheOwnerEnds)
+{
+    for (int round = 0; round < 60; round++) {
+        std::vector<void *> blocks;
+        std::atomic<int> phase(0);
+        std::thread owner([&] {
+            blocks = allocate(300, 100);
+            phase = 1;
+            while (phase != 2) {
+                sched_yield();
+            }
+        });
+        std::thread sender([&] {
+            hak_free(hak_malloc(1));
+            while (phase != 1) {
+                sched_yield();
+            }
+            phase = 2;
+            free_all(blocks);
+        });
+        owner.join();
+        sender.join();
+        ASSERT_EQ(stat_get(units_used), 0) << round;
+    }
+}
+
+} // namespace
