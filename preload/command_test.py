@@ -3,6 +3,7 @@
 command_test.py HAKMEM_COMMAND LIBRARY
 """
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,10 +49,41 @@ class Run(unittest.TestCase):
             self.assertEqual(done.returncode, 126)
             self.assertIn(plain.name, done.stderr)
 
+    def test_not_executable_in_path(self):
+        with tempfile.TemporaryDirectory() as folder:
+            open(folder + "/plain", "w").close()
+            done = run("run", "plain", PATH=folder)
+            self.assertEqual(done.returncode, 126)
+            self.assertIn(folder + "/plain", done.stderr)
+
     def test_no_library(self):
-        done = run("run", "true", HAKMEM_LIBRARY="/no/such/library")
-        self.assertEqual(done.returncode, 125)
-        self.assertIn("HAKMEM_LIBRARY", done.stderr)
+        for arguments in (("run", "true"), ("path",)):
+            done = run(*arguments, HAKMEM_LIBRARY="/no/such/library")
+            self.assertEqual(done.returncode, 125)
+            self.assertIn("HAKMEM_LIBRARY names no file: '/no/such/library'", done.stderr)
+
+    def test_library_of_the_callers_runfiles(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.makedirs(folder + "/hakmem/preload")
+            os.symlink(LIBRARY, folder + "/hakmem/preload/libhakmem.so")
+            copy = folder + "/command"
+            shutil.copy(COMMAND, copy)
+            env = {"PATH": os.environ["PATH"], "RUNFILES_DIR": folder}
+            self.assertEqual(subprocess.check_output([copy, "path"], env=env, text=True).strip(), os.path.realpath(LIBRARY))
+            del env["RUNFILES_DIR"]
+            self.assertEqual(subprocess.run([copy, "path"], env=env, stderr=subprocess.DEVNULL).returncode, 125)
+
+    def test_relative_names_mean_the_users_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(LIBRARY, folder + "/lib.so")
+            with open(folder + "/script", "w") as f:
+                f.write("#!/bin/sh\npwd -P\n")
+            os.chmod(folder + "/script", 0o755)
+            env = dict(os.environ, BUILD_WORKING_DIRECTORY=folder, HAKMEM_LIBRARY="lib.so")
+            self.assertEqual(subprocess.check_output([COMMAND, "run", "./script"], env=env, cwd="/", text=True).strip(),
+                             os.path.realpath(folder))
+            env["BUILD_WORKING_DIRECTORY"] = folder + "/none"
+            self.assertEqual(subprocess.run([COMMAND, "run", "true"], env=env, stderr=subprocess.DEVNULL).returncode, 126)
 
     def test_static_program_is_named(self):
         with tempfile.TemporaryDirectory() as folder:

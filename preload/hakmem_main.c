@@ -29,7 +29,8 @@ static const char help[] =
     "path     prints the library's path, for LD_PRELOAD.\n"
     "version  prints the version.\n"
     "\n"
-    "HAKMEM_LIBRARY=FILE  the library to use. Otherwise libhakmem.so is looked for beside this program, in ../lib, and in\n"
+    "HAKMEM_LIBRARY=FILE  the library to use. Otherwise libhakmem.so is looked for beside this program, in ../lib, and "
+    "in\n"
     "                     this program's Bazel runfiles.\n"
     "Other HAKMEM_* variables are options of the library; HAKMEM_SHOW_STATS=1 prints statistics at exit.\n";
 
@@ -65,6 +66,10 @@ static int find_library(char *out)
         return 0;
     }
     self[n] = '\0';
+    const char *runfiles_of_caller = getenv("RUNFILES_DIR");
+    if (runfiles_of_caller && try_in(out, runfiles_of_caller, "hakmem/preload/libhakmem.so")) {
+        return 1;
+    }
     char runfiles[PATH_MAX];
     if (snprintf(runfiles, sizeof runfiles, "%s.runfiles", self) < PATH_MAX &&
         try_in(out, runfiles, "hakmem/preload/libhakmem.so")) {
@@ -74,9 +79,22 @@ static int find_library(char *out)
     return try_in(out, self, "libhakmem.so") || try_in(out, self, "../lib/libhakmem.so");
 }
 
-/* The file that execvp would run, or NULL; out is PATH_MAX bytes. */
+static void say_no_library(void)
+{
+    const char *named = getenv("HAKMEM_LIBRARY");
+    if (named && *named) {
+        fprintf(stderr, "hakmem: HAKMEM_LIBRARY names no file: '%s'\n", named);
+    } else {
+        fputs("hakmem: libhakmem.so not found beside this program, in ../lib or in its runfiles; name it by "
+              "HAKMEM_LIBRARY\n",
+              stderr);
+    }
+}
+
+/* The file that execvp would run, else a file of that name that may not be executed, else NULL; out is PATH_MAX bytes. */
 static const char *find_program(const char *name, char *out)
 {
+    static char denied[PATH_MAX];
     if (strchr(name, '/')) {
         return name;
     }
@@ -88,12 +106,15 @@ static const char *find_program(const char *name, char *out)
         if (n < sizeof folder) {
             memcpy(folder, path, n);
             folder[n] = '\0';
-            if (join(out, n ? folder : ".", name) && is_file(out) && access(out, X_OK) == 0) {
-                return out;
+            if (join(out, n ? folder : ".", name) && is_file(out)) {
+                if (access(out, X_OK) == 0) {
+                    return out;
+                }
+                memcpy(denied, out, sizeof denied);
             }
         }
         if (!path[n]) {
-            return NULL;
+            return *denied ? denied : NULL;
         }
         path += n + 1;
     }
@@ -112,8 +133,8 @@ static const char *why_ignored(const char *program)
     }
     Elf64_Ehdr header;
     const char *reason = NULL;
-    if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header && memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 &&
-        header.e_ident[EI_CLASS] == ELFCLASS64) {
+    if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
+        memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_ident[EI_CLASS] == ELFCLASS64) {
         reason = "it is statically linked";
         for (unsigned i = 0; i < header.e_phnum; i++) {
             Elf64_Phdr segment;
@@ -153,20 +174,19 @@ static int run(char **arguments)
         fprintf(stderr, "hakmem: run needs a program\n%s", usage);
         return BAD_USAGE;
     }
-    if (!find_library(library)) {
-        fprintf(stderr, "hakmem: libhakmem.so not found beside this program, in ../lib or in its runfiles; name it by "
-                        "HAKMEM_LIBRARY\n");
-        return NO_LIBRARY;
-    }
-    if (strpbrk(library, " :")) {
-        fprintf(stderr, "hakmem: LD_PRELOAD cannot name '%s': its path has a space or a colon\n", library);
-        return NO_LIBRARY;
-    }
     /* `bazel run` starts in the runfiles: relative names mean the folder where the user stands. */
     const char *users_folder = getenv("BUILD_WORKING_DIRECTORY");
     if (users_folder && chdir(users_folder) != 0) {
         fprintf(stderr, "hakmem: %s: %s\n", users_folder, strerror(errno));
         return CANNOT_RUN;
+    }
+    if (!find_library(library)) {
+        say_no_library();
+        return NO_LIBRARY;
+    }
+    if (strpbrk(library, " :")) {
+        fprintf(stderr, "hakmem: LD_PRELOAD cannot name '%s': its path has a space or a colon\n", library);
+        return NO_LIBRARY;
     }
     const char *program = find_program(arguments[0], found);
     if (!program) {
@@ -191,7 +211,7 @@ static int print_path(void)
 {
     char library[PATH_MAX];
     if (!find_library(library)) {
-        fprintf(stderr, "hakmem: libhakmem.so not found\n");
+        say_no_library();
         return NO_LIBRARY;
     }
     puts(library);

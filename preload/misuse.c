@@ -33,9 +33,7 @@ static void free_twice(size_t size)
 
 static void out_of_memory(void)
 {
-    enum { N = 10000 };
-    static void *blocks[N];
-    struct rlimit limit = {300u << 20, 300u << 20};
+    struct rlimit limit = {200u << 20, 200u << 20};
     setrlimit(RLIMIT_AS, &limit);
     for (size_t size = 100; size <= 4u << 20; size = size * 7 + 13) {
         int n = 0;

@@ -15,7 +15,8 @@ import unittest
 
 LIBRARY, COMMAND = (os.path.abspath(a) for a in sys.argv[1:3])
 PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
-FAMILY = ("malloc", "free", "calloc", "realloc")
+FAMILY = """malloc free calloc realloc reallocarray cfree aligned_alloc memalign posix_memalign valloc pvalloc malloc_usable_size
+    malloc_trim mallinfo mallinfo2 malloc_stats malloc_info mallopt""".split()
 
 PYTHON = """
 import json, threading, subprocess, zlib, hashlib
@@ -115,7 +116,9 @@ def read(path):
         return f.read()
 
 
-class RealPrograms(unittest.TestCase):
+class Compared(unittest.TestCase):
+    """Helpers: a command under glibc and under the library, and to what it is bound."""
+
     def setUp(self):
         self.folder = tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -148,6 +151,8 @@ class RealPrograms(unittest.TestCase):
         self.assertEqual(self.run_in("hakmem", command, True, text).stdout, expected)
         self.assert_bound(command, text, operators)
 
+
+class RealPrograms(Compared):
     def test_python(self):
         self.same_output(["python3", "-c", PYTHON])
 
@@ -185,59 +190,101 @@ class RealPrograms(unittest.TestCase):
         self.assertRegex(done.stderr, r"hakmem: refills = [1-9]")
 
 
-class Redis(unittest.TestCase):
-    """redis-server and redis-benchmark, both under the library, on loopback."""
+# What it answers depends on the commands alone.
+LUA = """
+for i = 1, 20000 do
+    redis.call('set', 'k' .. i, string.rep('x', i % 700))
+    redis.call('hset', 'h' .. i % 100, 'f' .. i, i * 7919 % 10007)
+    redis.call('zadd', 'z', i * 7919 % 10007, 'm' .. i)
+    redis.call('lpush', 'l', string.rep('y', i % 90))
+end
+for i = 1, 20000, 3 do redis.call('append', 'k' .. i, 'tail'); redis.call('del', 'k' .. i + 1) end
+local all = redis.call('zrange', 'z', 0, -1, 'withscores')
+return {redis.call('dbsize'), redis.call('strlen', 'k13'), redis.sha1hex(table.concat(all)), redis.call('llen', 'l'),
+    redis.sha1hex(table.concat(redis.call('lrange', 'l', 0, -1)))}
+"""
 
-    def setUp(self):
+
+class Server:
+    """A redis-server on loopback, and its client, with or without the library."""
+
+    def __init__(self, test, preload):
+        self.test, self.preload = test, preload
         self.folder = tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR"))
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        test.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = str(s.getsockname()[1])
         self.log = open(os.path.join(self.folder, "log"), "w+")
-        self.addCleanup(self.log.close)
-        self.server = subprocess.Popen(
+        test.addCleanup(self.log.close)
+        self.process = subprocess.Popen(
             ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--appendonly", "no",
              "--enable-debug-command", "local"],
-            stdout=self.log, stderr=self.log, env=environment(True, HAKMEM_SHOW_STATS="1"))
-        self.addCleanup(self.server.kill)
+            stdout=self.log, stderr=self.log, env=environment(preload, HAKMEM_SHOW_STATS="1"))
+        test.addCleanup(self.process.wait)
+        test.addCleanup(self.process.kill)
         for _ in range(100):
             if self.cli("ping", check=False).strip() == "PONG":
                 return
             time.sleep(0.1)
-        self.fail("redis-server does not answer: " + read(self.log.name))
+        test.fail("redis-server does not answer: " + read(self.log.name))
 
     def cli(self, *command, check=True):
-        done = subprocess.run(["redis-cli", "-p", self.port, *command], env=environment(True),
+        done = subprocess.run(["redis-cli", "-p", self.port, *command], env=environment(self.preload),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if check:
-            self.assertEqual(done.returncode, 0, done.stdout)
+            self.test.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
 
-    def test_benchmark_and_snapshot(self):
-        maps = read("/proc/%d/maps" % self.server.pid)
-        self.assertIn(os.path.realpath(LIBRARY), maps)
-        done = subprocess.run(
-            ["redis-benchmark", "-p", self.port, "-n", "5000", "-c", "20", "-q", "-d", "200", "-r", "10000",
-             "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
-            env=environment(True), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
-        self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertGreaterEqual(done.stdout.count("requests per second"), 10)
-        self.cli("set", "key", "v" * 100000)
-        before = self.cli("dbsize")
-        self.assertIn("started", self.cli("bgsave"))
+    def save_in_background(self):
+        self.test.assertIn("started", self.cli("bgsave"))
         for _ in range(100):
             if "rdb_bgsave_in_progress:0" in self.cli("info", "persistence"):
                 break
             time.sleep(0.1)
-        self.assertIn("rdb_last_bgsave_status:ok", self.cli("info", "persistence"))
-        self.assertEqual(self.cli("debug", "reload").strip(), "OK")
-        self.assertEqual(self.cli("dbsize"), before)
-        self.assertEqual(self.cli("get", "key").strip(), "v" * 100000)
-        self.cli("flushall")
+        self.test.assertIn("rdb_last_bgsave_status:ok", self.cli("info", "persistence"))
+
+    def stop(self):
+        """What it wrote; it has to end by itself, without an error."""
         self.cli("shutdown", "nosave", check=False)
-        self.assertEqual(self.server.wait(timeout=20), 0)
-        self.assertRegex(read(self.log.name), r"hakmem: refills = [1-9]")
+        self.test.assertEqual(self.process.wait(timeout=20), 0)
+        return read(self.log.name)
+
+
+class Redis(Compared):
+    """redis-server and redis-benchmark, both under the library."""
+
+    def test_bound(self):
+        self.assert_bound(["redis-server", "--version"])
+        self.assert_bound(["redis-benchmark", "--version"])
+
+    def test_benchmark(self):
+        server = Server(self, True)
+        self.assertIn(os.path.realpath(LIBRARY), read("/proc/%d/maps" % server.process.pid))
+        done = subprocess.run(
+            ["redis-benchmark", "-p", server.port, "-n", "5000", "-c", "20", "-q", "-d", "200", "-r", "10000",
+             "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
+            env=environment(True), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertGreaterEqual(done.stdout.count("requests per second"), 10)
+        self.assertNotIn("error", done.stdout.lower())
+        self.assertRegex(server.stop(), r"hakmem: refills = [1-9]")
+
+    def session(self, preload):
+        server = Server(self, preload)
+        answers = [server.cli("eval", LUA, "0")]
+        server.save_in_background()
+        answers.append(server.cli("debug", "digest"))
+        self.assertEqual(server.cli("debug", "reload").strip(), "OK")
+        answers += [server.cli("debug", "digest"), server.cli("dbsize"), server.cli("get", "k699")]
+        server.cli("flushall")
+        server.stop()
+        return answers
+
+    def test_same_answers(self):
+        expected = self.session(False)
+        self.assertEqual(expected[1], expected[2])
+        self.assertEqual(self.session(True), expected)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def hak_variant_test(name, src, variants = VARIANTS.keys(), tags = [], **kwargs)
 
     Args:
       name: of the test suite.
-      src: label of an executable: cc_binary, sh_binary, py_binary. Give it the tags `manual` and what the tests have.
+      src: label of an executable: cc_binary, sh_binary. Give it the tags `manual` and what the tests have.
       variants: in which to run.
       tags: every test also has the tag of its variant.
       **kwargs: for the test itself: size, timeout, args, env, ...
