@@ -176,9 +176,7 @@ static struct range *map_fresh(size_t bytes, size_t align)
     }
     char *base = (char *)os_map_aligned(NULL, bytes, align);
     if (base && map_ensure(base, bytes)) {
-        if (os_unmap(base, bytes)) {
-            /* kept: never touched */
-        }
+        os_unmap_untouched(base, bytes);
         base = NULL;
     }
     if (!base) {
@@ -323,9 +321,7 @@ static int move_pages(struct range *range, size_t bytes)
         return 0;
     }
     if (map_ensure(place, bytes)) {
-        if (os_unmap(place, bytes)) {
-            /* kept: never touched */
-        }
+        os_unmap_untouched(place, bytes);
         return 0;
     }
     /* First the map: once the pages have moved, the old addresses may be anybody's. */

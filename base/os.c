@@ -92,16 +92,21 @@ int os_unmap(void *addr, size_t size)
     return error;
 }
 
+void os_unmap_untouched(void *addr, size_t size)
+{
+    int saved = errno;
+    (void)os_ops.munmap(addr, size);
+    errno = saved;
+}
+
 void *os_map_aligned(void *hint, size_t size, size_t align)
 {
     int saved = errno;
     uintptr_t mask = align - 1;
     void *p = map_anonymous(hint, size);
     if (p && ((uintptr_t)p & mask)) {
-        /* Not aligned: map with slack and cut both ends. A refused cut leaves unused address space behind, no more. */
-        if (os_unmap(p, size)) {
-            /* kept: never touched */
-        }
+        /* Not aligned: map with slack and cut both ends. */
+        os_unmap_untouched(p, size);
         size_t slack = size + align - os_page_size();
         char *wide = slack > size ? (char *)map_anonymous(NULL, slack) : NULL;
         p = NULL;
@@ -109,8 +114,11 @@ void *os_map_aligned(void *hint, size_t size, size_t align)
             char *start = (char *)(((uintptr_t)wide + mask) & ~mask);
             size_t before = (size_t)(start - wide);
             size_t after = slack - before - size;
-            if ((before && os_unmap(wide, before)) | (after && os_unmap(start + size, after))) {
-                /* kept: never touched */
+            if (before) {
+                os_unmap_untouched(wide, before);
+            }
+            if (after) {
+                os_unmap_untouched(start + size, after);
             }
             p = start;
         }

@@ -33,6 +33,8 @@ size_t os_page_size(void);
 void *os_map_aligned(void *hint, size_t size, size_t align);
 /* Gives address space back. Returns 0 or an errno value (the kernel may refuse to split a mapping: ENOMEM). */
 HAK_MUST_CHECK int os_unmap(void *addr, size_t size);
+/* Gives back address space that nobody has touched. If the kernel refuses, it stays mapped, which costs no memory. */
+void os_unmap_untouched(void *addr, size_t size);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
 HAK_MUST_CHECK int os_purge(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */

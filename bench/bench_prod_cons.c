@@ -126,7 +126,7 @@ int main(int argc, char **argv) {
     ring.random = bench_seed(args[3].value);
     ring.places = bench_table((size_t)depth * ring.batch * sizeof(void *));
 
-    pthread_t producer, consumer;
+    pthread_t producer = 0, consumer = 0;
     uint64_t done_ns = 0;
     pthread_barrier_init(&ready, NULL, 3);
     errno = pthread_create(&producer, NULL, produce, NULL);

@@ -152,9 +152,7 @@ static struct superslab *new_superslab(void)
         return NULL;
     }
     if (map_ensure(base, SS_BYTES)) {
-        if (os_unmap(base, SS_BYTES)) {
-            /* kept: never touched */
-        }
+        os_unmap_untouched(base, SS_BYTES);
         drop_description(ss);
         return NULL;
     }
@@ -216,6 +214,7 @@ static struct superslab *take_units(uint32_t n, uint32_t align, uint32_t *unit, 
         }
     }
     uint32_t i = place_in(ss, n, align_mask);
+    HAK_CHECK(i < SS_UNITS, "superslab lists are corrupt", ss);
     uint32_t mask = unit_mask(i, n);
     *is_zero = !(ss->dirty & mask);
     stat_sub(units_dirty, __builtin_popcount(ss->dirty & mask));
