@@ -17,7 +17,8 @@
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::FailingOs;
 using hak_testing::FakeClock;
@@ -38,7 +39,8 @@ void expect_sound()
     ASSERT_EQ(ss_verify(), 0);
 }
 
-class Ace : public testing::Test {
+class Ace : public testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -68,9 +70,12 @@ char *alloc(size_t size, size_t align = 1)
 }
 
 /* Blocks with a mark in each unit, so that a wrong copy, a lost page or a neighbour's write is seen. */
-class Oracle {
+class Oracle
+{
   public:
-    explicit Oracle(uint64_t seed) : rng(seed) {}
+    explicit Oracle(uint64_t seed) : rng(seed)
+    {
+    }
     struct Block {
         size_t size;
         uint64_t key;
@@ -185,7 +190,10 @@ class Oracle {
     Rng rng;
 
   private:
-    static uint64_t mark(uint64_t key, size_t offset) { return key ^ (offset * 0x9E3779B97F4A7C15u); }
+    static uint64_t mark(uint64_t key, size_t offset)
+    {
+        return key ^ (offset * 0x9E3779B97F4A7C15u);
+    }
 
     void add(char *p, size_t size, uint64_t key)
     {
@@ -206,7 +214,10 @@ class Oracle {
         }
     }
 
-    std::map<char *, Block>::iterator any() { return std::next(blocks.begin(), static_cast<long>(rng.below(blocks.size()))); }
+    std::map<char *, Block>::iterator any()
+    {
+        return std::next(blocks.begin(), static_cast<long>(rng.below(blocks.size())));
+    }
 };
 
 TEST_F(Ace, RandomCallsAgreeWithAnOracle)
@@ -245,7 +256,8 @@ TEST_F(Ace, RandomCallsWithASmallCacheAndNoDelay)
 /* Every size around the edges: in units, spans to 1 MiB, ranges above; usable size is the next unit. */
 TEST_F(Ace, SizesAndKinds)
 {
-    for (size_t size : {size_t(0), size_t(1), size_t(32769), kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
+    for (size_t size :
+         {size_t(0), size_t(1), size_t(32769), kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
         for (size_t align : {size_t(1), kUnit, kMiB, 2 * kMiB, 4 * kMiB, 64 * kMiB}) {
             char *p = alloc(size, align);
             ASSERT_NE(p, nullptr) << size << " at " << align;
@@ -357,7 +369,8 @@ TEST_F(Ace, TheSmallestCachedRangeThatFitsIsTaken)
     /* Cut from one range, so that the walls lie between the others. */
     char *whole = alloc(44 * kMiB);
     ace_free(whole);
-    char *a = alloc(20 * kMiB), *wall1 = alloc(2 * kMiB), *b = alloc(6 * kMiB), *wall2 = alloc(2 * kMiB), *c = alloc(14 * kMiB);
+    char *a = alloc(20 * kMiB), *wall1 = alloc(2 * kMiB), *b = alloc(6 * kMiB), *wall2 = alloc(2 * kMiB),
+         *c = alloc(14 * kMiB);
     ASSERT_EQ(c, whole + 30 * kMiB);
     for (char *p : {a, b, c}) {
         ace_free(p);
@@ -501,6 +514,26 @@ TEST_F(Ace, MovesPagesWhereItCannotGrow)
     EXPECT_EQ(ace_usable_size(p), 0u);
     expect_sound();
     ace_free(moved);
+    ace_free(wall);
+}
+
+/* The system moves no two mappings by one call. A range merged from several must be copied then, and nothing may be left
+   behind by the try. */
+TEST_F(Ace, ARangeOfSeveralMappingsIsNotMoved)
+{
+    char *whole = alloc(8 * kMiB);
+    ace_free(whole);
+    char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
+    ASSERT_EQ(p + 4 * kMiB, wall);
+    ASSERT_EQ(madvise(p + 2 * kMiB, 2 * kMiB, MADV_DONTDUMP), 0); /* a mapping of its own from now on */
+    p[0] = p[4 * kMiB - 1] = 5;
+    FailingOs os;
+    EXPECT_EQ(ace_resize(p, 6 * kMiB), nullptr);
+    EXPECT_EQ(os.mapped_bytes(), 0);
+    EXPECT_EQ(ace_usable_size(p), 4 * kMiB);
+    EXPECT_EQ(p[0] + p[4 * kMiB - 1], 10);
+    expect_sound();
+    ace_free(p);
     ace_free(wall);
 }
 

@@ -7,7 +7,8 @@
 
 #include "testing/failing_os.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::CapturedWrites;
 

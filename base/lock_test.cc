@@ -9,7 +9,8 @@
 
 #include "base/os.h"
 
-namespace {
+namespace
+{
 
 TEST(Lock, OnlyOneThreadAtATime)
 {
@@ -149,7 +150,8 @@ TEST(Lock, RisingAndEqualRanksAreAllowed)
 /* What is still held counts, in whichever order the others were released. */
 void release_out_of_order_and_break_rank()
 {
-    static struct lock low = LOCK_INIT(LOCK_RANK_HEAPS), middle = LOCK_INIT(LOCK_RANK_HEAP), high = LOCK_INIT(LOCK_RANK_POOL);
+    static struct lock low = LOCK_INIT(LOCK_RANK_HEAPS), middle = LOCK_INIT(LOCK_RANK_HEAP),
+                       high = LOCK_INIT(LOCK_RANK_POOL);
     lock_acquire(&low);
     lock_acquire(&high);
     lock_release(&low);

@@ -10,7 +10,8 @@
 #include "testing/count_malloc.h"
 #include "testing/failing_os.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::CapturedWrites;
 
@@ -37,7 +38,8 @@ int parse(const opt_row &row, const std::string &text, uint64_t *value)
 }
 
 /* An environment of one or more entries. */
-class Environment {
+class Environment
+{
   public:
     explicit Environment(std::vector<std::string> entries) : entries_(std::move(entries))
     {
@@ -46,7 +48,10 @@ class Environment {
         }
         pointers_.push_back(nullptr);
     }
-    char **get() { return pointers_.data(); }
+    char **get()
+    {
+        return pointers_.data();
+    }
 
   private:
     std::vector<std::string> entries_;
@@ -117,9 +122,9 @@ TEST(Options, BoundsOfEachRow)
 
 TEST(Options, JunkForEachRow)
 {
-    static const char *const junk[] = {"",    " ",    " 1",  "1 ",  "-1",    "+1",    "0x1",  "1.0", "1e3", "abc",
-                                       "k",   "1kk",  "1kb", "1t",  "1 k",   "k1",    "--",   "=1",  "1=",  "1;",
-                                       "onn", "tru",  "o",   "yes!", "\xD9\xA1", "1\n", "0 0", "nul", "%d",  "1,000"};
+    static const char *const junk[] = {"",    " ",   " 1",  "1 ",   "-1",       "+1",  "0x1", "1.0", "1e3", "abc",
+                                       "k",   "1kk", "1kb", "1t",   "1 k",      "k1",  "--",  "=1",  "1=",  "1;",
+                                       "onn", "tru", "o",   "yes!", "\xD9\xA1", "1\n", "0 0", "nul", "%d",  "1,000"};
     for (size_t i = 0; i < opt_n_rows; i++) {
         for (const char *text : junk) {
             uint64_t value;
@@ -183,8 +188,8 @@ TEST(Options, SwitchWords)
     static const struct {
         const char *text;
         uint64_t value;
-    } words[] = {{"0", 0},   {"1", 1},   {"off", 0}, {"on", 1},  {"no", 0},    {"yes", 1},
-                 {"OFF", 0}, {"On", 1},  {"NO", 0},  {"yEs", 1}, {"false", 0}, {"TRUE", 1}};
+    } words[] = {{"0", 0},   {"1", 1},  {"off", 0}, {"on", 1},  {"no", 0},    {"yes", 1},
+                 {"OFF", 0}, {"On", 1}, {"NO", 0},  {"yEs", 1}, {"false", 0}, {"TRUE", 1}};
     int n_switches = 0;
     for (size_t i = 0; i < opt_n_rows; i++) {
         if (opt_rows[i].type != OPT_SWITCH) {
@@ -233,7 +238,8 @@ TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
 {
     for (size_t i = 0; i < opt_n_rows; i++) {
         const opt_row &row = opt_rows[i];
-        for (const std::string &bad : {std::string("junk"), std::string(), std::to_string(row.max + 1), std::string("-1")}) {
+        for (const std::string &bad :
+             {std::string("junk"), std::string(), std::to_string(row.max + 1), std::string("-1")}) {
             Environment environment({std::string(row.env) + "=" + bad});
             struct options o = garbage();
             CapturedWrites writes;
@@ -279,7 +285,8 @@ TEST(Options, UnknownVariableIsNamedWithAllThatAreKnown)
 
 TEST(Options, OtherProgramsVariablesAreNoMistakes)
 {
-    Environment environment({"HAKMEM_LIBRARY=/lib/libhakmem.so", "HAKMEMX=1", "hakmem_verbose=1", "XHAKMEM_VERBOSE=1", "HAKMEM"});
+    Environment environment(
+        {"HAKMEM_LIBRARY=/lib/libhakmem.so", "HAKMEMX=1", "hakmem_verbose=1", "XHAKMEM_VERBOSE=1", "HAKMEM"});
     struct options o = garbage();
     CapturedWrites writes;
     opt_init(&o, environment.get());

@@ -12,12 +12,14 @@
 
 #include "testing/failing_os.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::FailingOs;
 
 /* A system that maps nothing: it hands out addresses of a model and remembers what is mapped, byte for byte. */
-class ModelOs {
+class ModelOs
+{
   public:
     /* The next mapping starts this far past a multiple of 1 GiB. */
     explicit ModelOs(uintptr_t offset) : before_(os_ops)
@@ -27,8 +29,14 @@ class ModelOs {
         os_ops.mmap = map;
         os_ops.munmap = unmap;
     }
-    ~ModelOs() { os_ops = before_; }
-    const std::map<uintptr_t, uintptr_t> &mapped() const { return mapped_; } /* start to end, neighbours joined */
+    ~ModelOs()
+    {
+        os_ops = before_;
+    }
+    const std::map<uintptr_t, uintptr_t> &mapped() const
+    {
+        return mapped_;
+    } /* start to end, neighbours joined */
     int n_maps = 0, n_unmaps = 0, n_wrong = 0;
     int failing_map = 0, failing_unmap = 0; /* this call fails, from 1 */
     void *last_hint = nullptr;

@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace
+{
 
 const double inside_column[] = {
 #define SIZE_CLASS(index, size, count, magic, inside, tail) inside,

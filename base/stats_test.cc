@@ -12,7 +12,8 @@
 #include "testing/count_malloc.h"
 #include "testing/failing_os.h"
 
-namespace {
+namespace
+{
 
 struct Row {
     const char *name, *unit, *text;

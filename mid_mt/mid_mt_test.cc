@@ -12,7 +12,8 @@
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::FailingOs;
 using hak_testing::Rng;
@@ -26,9 +27,13 @@ struct mid_pool *pool()
     return &the_pool;
 }
 
-class MidMt : public testing::Test {
+class MidMt : public testing::Test
+{
   protected:
-    void SetUp() override { options.purge_delay_ms = 3600000; }
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+    }
     void TearDown() override
     {
         EXPECT_EQ(mid_pool_verify(pool()), 0);
@@ -45,7 +50,10 @@ struct Block {
     size_t size;
     uint64_t key;
 
-    unsigned char expected(size_t i) const { return static_cast<unsigned char>((key >> (i % 8 * 8)) + i); }
+    unsigned char expected(size_t i) const
+    {
+        return static_cast<unsigned char>((key >> (i % 8 * 8)) + i);
+    }
     void fill() const
     {
         for (size_t i = 0; i < size; i++) {

@@ -11,12 +11,14 @@
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::FailingOs;
 using hak_testing::Rng;
 
-class Bank : public testing::Test {
+class Bank : public testing::Test
+{
   protected:
     void SetUp() override
     {

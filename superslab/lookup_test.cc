@@ -11,11 +11,13 @@
 #include "superslab/pool.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::Rng;
 
-class Lookup : public testing::Test {
+class Lookup : public testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -63,7 +65,8 @@ TEST_F(Lookup, NotOurs)
     uintptr_t region = ours & ~(SS_BYTES - 1);
     expect_not_ours(reinterpret_cast<void *>(region - 1));
     expect_not_ours(reinterpret_cast<void *>(region + SS_BYTES));
-    for (uintptr_t p : {uintptr_t(1), uintptr_t(4096), uintptr_t(65536), UINTPTR_MAX, UINTPTR_MAX / 2, UINTPTR_MAX / 2 + 1}) {
+    for (uintptr_t p :
+         {uintptr_t(1), uintptr_t(4096), uintptr_t(65536), UINTPTR_MAX, UINTPTR_MAX / 2, UINTPTR_MAX / 2 + 1}) {
         expect_not_ours(reinterpret_cast<void *>(p));
     }
     Rng rng(3);

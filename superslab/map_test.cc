@@ -9,7 +9,8 @@
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::FailingOs;
 using hak_testing::Rng;
@@ -35,9 +36,19 @@ void expect_entry(uintptr_t address, uint32_t tag, uint32_t ref)
 
 std::vector<uintptr_t> wild_addresses()
 {
-    std::vector<uintptr_t> wild = {0, 1, 4095, 65535, 65536, (uintptr_t(1) << 47) - 1, uintptr_t(1) << 47,
-                                   (uintptr_t(1) << 48) - 1, uintptr_t(1) << 48, uintptr_t(1) << 63, UINTPTR_MAX,
-                                   UINTPTR_MAX - 65535, reinterpret_cast<uintptr_t>(&wild)};
+    std::vector<uintptr_t> wild = {0,
+                                   1,
+                                   4095,
+                                   65535,
+                                   65536,
+                                   (uintptr_t(1) << 47) - 1,
+                                   uintptr_t(1) << 47,
+                                   (uintptr_t(1) << 48) - 1,
+                                   uintptr_t(1) << 48,
+                                   uintptr_t(1) << 63,
+                                   UINTPTR_MAX,
+                                   UINTPTR_MAX - 65535,
+                                   reinterpret_cast<uintptr_t>(&wild)};
     /* Non-canonical ones that are ours in the lower 48 bits. */
     for (int bit = 48; bit < 64; bit++) {
         wild.push_back(kFirst | uintptr_t(1) << bit);
@@ -90,8 +101,13 @@ TEST(Map, EntriesInTheWindow)
 
 TEST(Map, BeyondTheWindow)
 {
-    const uintptr_t places[] = {kUnit, map_base - kUnit, map_base + kLeafBytes, map_base + 5 * kLeafBytes + 9 * kUnit,
-                                (uintptr_t(1) << 47) - kUnit, (uintptr_t(1) << 48) - kUnit, uintptr_t(3) << 40};
+    const uintptr_t places[] = {kUnit,
+                                map_base - kUnit,
+                                map_base + kLeafBytes,
+                                map_base + 5 * kLeafBytes + 9 * kUnit,
+                                (uintptr_t(1) << 47) - kUnit,
+                                (uintptr_t(1) << 48) - kUnit,
+                                uintptr_t(3) << 40};
     uint32_t i = 0;
     for (uintptr_t place : places) {
         EXPECT_GE(map_window_unit(at(place)), MAP_LEAF_UNITS) << std::hex << place;

@@ -16,7 +16,8 @@
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::FailingOs;
 using hak_testing::FakeClock;
@@ -24,7 +25,8 @@ using hak_testing::OsCall;
 using hak_testing::Rng;
 
 /* Each test says when free units are purged. */
-class Pool : public testing::Test {
+class Pool : public testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -37,9 +39,12 @@ class Pool : public testing::Test {
 };
 
 /* What is allocated, and what every step must keep true. */
-class Oracle {
+class Oracle
+{
   public:
-    explicit Oracle(uint64_t seed) : rng(seed) {}
+    explicit Oracle(uint64_t seed) : rng(seed)
+    {
+    }
 
     /* One random call. Returns false if the system refused memory. */
     bool step()
@@ -148,7 +153,10 @@ class Oracle {
         return true;
     }
 
-    std::map<char *, Piece>::iterator any() { return std::next(pieces.begin(), static_cast<long>(rng.below(pieces.size()))); }
+    std::map<char *, Piece>::iterator any()
+    {
+        return std::next(pieces.begin(), static_cast<long>(rng.below(pieces.size())));
+    }
 
     void resize()
     {
@@ -434,9 +442,16 @@ TEST_F(Pool, WithoutAnyMemoryItFailsAndRecovers)
 {
     FailingOs os;
     int is_zero;
+    /* One description is there to be used again. */
+    ss_span_free(ss_span_alloc(1, 1, &is_zero));
+    ss_purge(0);
+    ASSERT_EQ(stat_get(superslabs), 0);
+    size_t meta_bytes = os_meta_bytes();
     os.fail_always(hak_testing::OS_MMAP);
     errno = 3;
-    EXPECT_EQ(ss_span_alloc(1, 1, &is_zero), nullptr);
+    for (int i = 0; i < 1000; i++) {
+        ASSERT_EQ(ss_span_alloc(1, 1, &is_zero), nullptr);
+    }
     EXPECT_EQ(pool_slab_alloc(1, 0), nullptr);
     EXPECT_EQ(ss_verify(), 0);
     os.reset();
@@ -444,6 +459,7 @@ TEST_F(Pool, WithoutAnyMemoryItFailsAndRecovers)
     ASSERT_NE(p, nullptr);
     ss_span_free(p);
     EXPECT_EQ(errno, 3);
+    EXPECT_EQ(os_meta_bytes(), meta_bytes) << "refusals use no metadata up";
 }
 
 /* Address space and metadata do not grow with the number of rounds. */
@@ -495,7 +511,9 @@ TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
     }
     int n = 0;
     pool_lock_acquire();
-    auto stop_at_third = [](const struct slab *, void *context) { return ++*static_cast<int *>(context) == 3 ? 55 : 0; };
+    auto stop_at_third = [](const struct slab *, void *context) {
+        return ++*static_cast<int *>(context) == 3 ? 55 : 0;
+    };
     EXPECT_EQ(pool_for_each_slab(0, stop_at_third, &n), 55);
     pool_lock_release();
     EXPECT_EQ(n, 3);

@@ -10,12 +10,14 @@
 
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::Rng;
 
 /* A slab over memory of its own. */
-class Slab {
+class Slab
+{
   public:
     explicit Slab(uint32_t size_class)
     {
@@ -24,7 +26,10 @@ class Slab {
         memory = static_cast<char *>(aligned_alloc(SC_SLAB_BYTES, SC_SLAB_BYTES));
         slab_init(&slab, memory, 7, size_class, far_bits);
     }
-    ~Slab() { free(memory); }
+    ~Slab()
+    {
+        free(memory);
+    }
     /* As its bank would: in the list while it has free blocks. */
     int verify()
     {

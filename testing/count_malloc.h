@@ -12,7 +12,8 @@
 #define HAK_COUNTS_MALLOC 1
 #endif
 
-namespace hak_testing {
+namespace hak_testing
+{
 inline uint64_t &malloc_calls()
 {
     static uint64_t n;

@@ -11,7 +11,8 @@
 
 #include "base/os.h"
 
-namespace hak_testing {
+namespace hak_testing
+{
 
 enum OsCall { OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE, OS_N_CALLS };
 
@@ -21,7 +22,8 @@ inline const char *os_call_name(OsCall call)
     return names[call];
 }
 
-class FailingOs {
+class FailingOs
+{
   public:
     FailingOs() : before_(os_ops)
     {
@@ -32,7 +34,10 @@ class FailingOs {
         os_ops.mremap = mremap_hook;
         os_ops.madvise = madvise_hook;
     }
-    ~FailingOs() { os_ops = before_; }
+    ~FailingOs()
+    {
+        os_ops = before_;
+    }
     FailingOs(const FailingOs &) = delete;
     FailingOs &operator=(const FailingOs &) = delete;
 
@@ -57,12 +62,24 @@ class FailingOs {
     }
 
     /* Every call of that function fails from now on. */
-    void fail_always(OsCall call) { fail(call, 1, UINT64_MAX - 1); }
+    void fail_always(OsCall call)
+    {
+        fail(call, 1, UINT64_MAX - 1);
+    }
 
-    uint64_t calls(OsCall call) const { return __atomic_load_n(&state().calls[call], __ATOMIC_RELAXED); }
-    bool fired() const { return __atomic_load_n(&state().n_failed, __ATOMIC_RELAXED) != 0; }
+    uint64_t calls(OsCall call) const
+    {
+        return __atomic_load_n(&state().calls[call], __ATOMIC_RELAXED);
+    }
+    bool fired() const
+    {
+        return __atomic_load_n(&state().n_failed, __ATOMIC_RELAXED) != 0;
+    }
     /* Address space mapped less unmapped since this object was made. */
-    int64_t mapped_bytes() const { return __atomic_load_n(&state().mapped, __ATOMIC_RELAXED); }
+    int64_t mapped_bytes() const
+    {
+        return __atomic_load_n(&state().mapped, __ATOMIC_RELAXED);
+    }
 
   private:
     struct State {
@@ -87,7 +104,10 @@ class FailingOs {
         errno = ENOMEM;
         return true;
     }
-    static void add(int64_t bytes) { __atomic_add_fetch(&state().mapped, bytes, __ATOMIC_RELAXED); }
+    static void add(int64_t bytes)
+    {
+        __atomic_add_fetch(&state().mapped, bytes, __ATOMIC_RELAXED);
+    }
 
     static void *mmap_hook(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
     {
@@ -128,17 +148,24 @@ class FailingOs {
 };
 
 /* A clock that stands still until the test moves it. */
-class FakeClock {
+class FakeClock
+{
   public:
     FakeClock() : before_(os_ops.clock_ns)
     {
         now() = before_();
         os_ops.clock_ns = read;
     }
-    ~FakeClock() { os_ops.clock_ns = before_; }
+    ~FakeClock()
+    {
+        os_ops.clock_ns = before_;
+    }
     FakeClock(const FakeClock &) = delete;
     FakeClock &operator=(const FakeClock &) = delete;
-    void advance_ms(uint64_t ms) { now() += ms * 1000000u; }
+    void advance_ms(uint64_t ms)
+    {
+        now() += ms * 1000000u;
+    }
 
   private:
     static uint64_t &now()
@@ -146,12 +173,16 @@ class FakeClock {
         static uint64_t ns;
         return ns;
     }
-    static uint64_t read() { return now(); }
+    static uint64_t read()
+    {
+        return now();
+    }
     uint64_t (*before_)(void);
 };
 
 /* Collects what is written through os_ops.write, without allocating while it collects. */
-class CapturedWrites {
+class CapturedWrites
+{
   public:
     CapturedWrites() : before_(os_ops.write)
     {
@@ -159,12 +190,24 @@ class CapturedWrites {
         n_calls() = 0;
         os_ops.write = collect;
     }
-    ~CapturedWrites() { os_ops.write = before_; }
+    ~CapturedWrites()
+    {
+        os_ops.write = before_;
+    }
     CapturedWrites(const CapturedWrites &) = delete;
     CapturedWrites &operator=(const CapturedWrites &) = delete;
-    std::string text() const { return std::string(buffer(), size()); }
-    int calls() const { return n_calls(); }
-    int last_fd() const { return fd_of_last(); }
+    std::string text() const
+    {
+        return std::string(buffer(), size());
+    }
+    int calls() const
+    {
+        return n_calls();
+    }
+    int last_fd() const
+    {
+        return fd_of_last();
+    }
     void clear()
     {
         size() = 0;

@@ -6,11 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace hak_testing {
+namespace hak_testing
+{
 
-class Rng {
+class Rng
+{
   public:
-    explicit Rng(uint64_t seed) : state_(seed) {}
+    explicit Rng(uint64_t seed) : state_(seed)
+    {
+    }
 
     uint64_t next()
     {
@@ -21,13 +25,22 @@ class Rng {
     }
 
     /* From 0 to n - 1. */
-    size_t below(size_t n) { return static_cast<size_t>(next() % n); }
+    size_t below(size_t n)
+    {
+        return static_cast<size_t>(next() % n);
+    }
 
     /* From low to high, both included. */
-    size_t between(size_t low, size_t high) { return low + below(high - low + 1); }
+    size_t between(size_t low, size_t high)
+    {
+        return low + below(high - low + 1);
+    }
 
     /* True once in n, on average. */
-    bool one_in(size_t n) { return below(n) == 0; }
+    bool one_in(size_t n)
+    {
+        return below(n) == 0;
+    }
 
   private:
     uint64_t state_;
