@@ -13,7 +13,7 @@
 #include "base/stats.h"
 #include "superslab/pool.h"
 
-#define TABLE_CHUNK 1024u
+#define TABLE_CHUNK  1024u
 #define TABLE_CHUNKS 16384u
 /* A cached range that is larger than the request by more than 1/8 is split. */
 #define SPLIT_SHIFT 3
@@ -264,8 +264,8 @@ void range_free(void *p)
     struct range *range = used_at(p);
     if (!range) {
         struct range *cached = cached_at((const char *)p);
-        hak_fatal(cached && cached->base == p ? "block freed twice"
-                                              : "invalid pointer freed (not the start of a block)", p);
+        hak_fatal(
+            cached && cached->base == p ? "block freed twice" : "invalid pointer freed (not the start of a block)", p);
     }
     stat_sub(large_bytes, range->bytes);
     uint64_t now_ns = os_ops.clock_ns();
@@ -303,8 +303,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         return 1;
     }
     size_t more = bytes - range->bytes;
-    if (map_ensure(end, more) ||
-        os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
+    if (map_ensure(end, more) || os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
         return 0;
     }
     atomic_store_relaxed(&range->bytes, bytes);
@@ -416,8 +415,8 @@ int range_verify(void)
     for (const struct range *range = oldest; range; range = range->next) {
         listed += range->bytes;
     }
-    if (!result && (used != (size_t)stat_get(large_bytes) || cached != listed ||
-                    cached != (size_t)stat_get(large_cached_bytes))) {
+    if (!result &&
+        (used != (size_t)stat_get(large_bytes) || cached != listed || cached != (size_t)stat_get(large_cached_bytes))) {
         result = 43;
     }
     lock_release(&ace_lock);

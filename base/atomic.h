@@ -2,20 +2,20 @@
 #ifndef HAKMEM_BASE_ATOMIC_H
 #define HAKMEM_BASE_ATOMIC_H
 
-#define atomic_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define atomic_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define atomic_load_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
-#define atomic_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define atomic_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#define atomic_store_seq(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
-#define atomic_add_relaxed(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
-#define atomic_sub_relaxed(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
+#define atomic_load_relaxed(p)        __atomic_load_n((p), __ATOMIC_RELAXED)
+#define atomic_load_acquire(p)        __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define atomic_load_seq(p)            __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define atomic_store_relaxed(p, v)    __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define atomic_store_release(p, v)    __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define atomic_store_seq(p, v)        __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define atomic_add_relaxed(p, v)      __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#define atomic_sub_relaxed(p, v)      __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
 #define atomic_exchange_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
-#define atomic_exchange_seq(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+#define atomic_exchange_seq(p, v)     __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 /* `expected` is a pointer, updated on failure. */
-#define atomic_cas_weak_seq(p, expected, v)                                                                  \
+#define atomic_cas_weak_seq(p, expected, v)                                                                            \
     __atomic_compare_exchange_n((p), (expected), (v), 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
-#define atomic_cas_strong(p, expected, v)                                                                    \
+#define atomic_cas_strong(p, expected, v)                                                                              \
     __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 #define atomic_fence_seq() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 

@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
-#define HAK_EXTERN_C_BEGIN extern "C" {
-#define HAK_EXTERN_C_END }
+#define HAK_EXTERN_C_BEGIN         extern "C" {
+#define HAK_EXTERN_C_END           }
 #define HAK_STATIC_ASSERT(e, text) static_assert(e, text)
 #else
 #define HAK_EXTERN_C_BEGIN
@@ -15,15 +15,15 @@
 #define HAK_STATIC_ASSERT(e, text) _Static_assert(e, text)
 #endif
 
-#define HAK_LIKELY(e) __builtin_expect(!!(e), 1)
-#define HAK_UNLIKELY(e) __builtin_expect(!!(e), 0)
-#define HAK_NOINLINE __attribute__((noinline))
-#define HAK_COLD __attribute__((noinline, cold))
+#define HAK_LIKELY(e)     __builtin_expect(!!(e), 1)
+#define HAK_UNLIKELY(e)   __builtin_expect(!!(e), 0)
+#define HAK_NOINLINE      __attribute__((noinline))
+#define HAK_COLD          __attribute__((noinline, cold))
 #define HAK_ALWAYS_INLINE inline __attribute__((always_inline))
-#define HAK_EXPORT __attribute__((visibility("default")))
-#define HAK_HIDDEN __attribute__((visibility("hidden")))
+#define HAK_EXPORT        __attribute__((visibility("default")))
+#define HAK_HIDDEN        __attribute__((visibility("hidden")))
 #define HAK_CACHE_ALIGNED __attribute__((aligned(64)))
-#define HAK_MUST_CHECK __attribute__((warn_unused_result))
+#define HAK_MUST_CHECK    __attribute__((warn_unused_result))
 /* The pointer map's fast fields and `hak_self` must be reached without a call: initial-exec TLS. */
 #define HAK_TLS __thread __attribute__((tls_model("initial-exec")))
 

@@ -23,9 +23,9 @@ struct lock {
     uint32_t rank;
 };
 
-#define LOCK_INIT(r)                                                                                         \
-    {                                                                                                        \
-        0, (r)                                                                                               \
+#define LOCK_INIT(r)                                                                                                   \
+    {                                                                                                                  \
+        0, (r)                                                                                                         \
     }
 
 void lock_acquire_slow(struct lock *lock);

@@ -13,7 +13,7 @@ struct options options = {
 };
 
 const struct opt_row opt_rows[] = {
-#define OPTION(name, env, type, def, min, max, unit, text)                                                   \
+#define OPTION(name, env, type, def, min, max, unit, text)                                                             \
     {#name, env, OPT_##type, (def), (min), (max), unit, text, offsetof(struct options, name)},
 #include "base/options.def"
 #undef OPTION

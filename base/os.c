@@ -58,10 +58,10 @@ static int real_futex_wake(uint32_t *word, int n)
     return (int)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
-#define REAL_OPS                                                                                             \
-    {                                                                                                        \
-        real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_clock_ns, real_environ,          \
-            real_futex_wait, real_futex_wake                                                                 \
+#define REAL_OPS                                                                                                       \
+    {                                                                                                                  \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_clock_ns, real_environ, real_futex_wait,   \
+            real_futex_wake                                                                                            \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;

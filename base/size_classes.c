@@ -7,9 +7,8 @@ const struct size_class sc_table[SC_N_CLASSES] = {
 #undef SIZE_CLASS
 };
 
-#define SIZE_CLASS(index, size, count, magic, inside, tail)                                                  \
-    HAK_STATIC_ASSERT((size) % 16 == 0 && (size) * (count) <= SC_SLAB_BYTES &&                               \
-                          (size) * ((count) + 1) > SC_SLAB_BYTES,                                            \
+#define SIZE_CLASS(index, size, count, magic, inside, tail)                                                            \
+    HAK_STATIC_ASSERT((size) % 16 == 0 && (size) * (count) <= SC_SLAB_BYTES && (size) * ((count) + 1) > SC_SLAB_BYTES, \
                       "slab geometry");
 #include "base/size_classes.def"
 #undef SIZE_CLASS

@@ -15,10 +15,10 @@ enum {
 #undef SIZE_CLASS
 };
 
-#define SC_TINY_MAX ((size_t)1024)   /* the tiny pool's largest request */
-#define SC_SMALL_MAX ((size_t)32768) /* the mid-MT pool's largest request; above: ACE */
-#define SC_SLAB_SHIFT 16
-#define SC_SLAB_BYTES ((size_t)1 << SC_SLAB_SHIFT)
+#define SC_TINY_MAX      ((size_t)1024)  /* the tiny pool's largest request */
+#define SC_SMALL_MAX     ((size_t)32768) /* the mid-MT pool's largest request; above: ACE */
+#define SC_SLAB_SHIFT    16
+#define SC_SLAB_BYTES    ((size_t)1 << SC_SLAB_SHIFT)
 #define SC_GRANULE_SHIFT 4
 
 struct size_class {

@@ -17,7 +17,7 @@ extern struct stats stats;
 
 #define stat_add(name, n) ((void)atomic_add_relaxed(&stats.name, (int64_t)(n)))
 #define stat_sub(name, n) ((void)atomic_sub_relaxed(&stats.name, (int64_t)(n)))
-#define stat_get(name) atomic_load_relaxed(&stats.name)
+#define stat_get(name)    atomic_load_relaxed(&stats.name)
 
 /* Writes one line a statistic to file descriptor `fd`; allocates nothing. */
 void stat_print(int fd);

@@ -15,14 +15,15 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define BENCH_NOINLINE __attribute__((noinline))
+#define BENCH_NOINLINE    __attribute__((noinline))
 #define BENCH_UNLIKELY(e) __builtin_expect(!!(e), 0)
 
 // Present only where hakmem itself is linked in statically.
 extern const char *hak_version(void) __attribute__((weak));
 
 // A random 64-bit number from the one before it (Marsaglia's xorshift, shifts 13, 7, 17); the state is never 0.
-static inline uint64_t bench_next(uint64_t x) {
+static inline uint64_t bench_next(uint64_t x)
+{
     x ^= x << 13;
     x ^= x >> 7;
     x ^= x << 17;
@@ -30,7 +31,8 @@ static inline uint64_t bench_next(uint64_t x) {
 }
 
 // A start state from a seed (splitmix64's finaliser), so that seeds 1, 2, 3 begin far apart.
-static inline uint64_t bench_seed(uint64_t seed) {
+static inline uint64_t bench_seed(uint64_t seed)
+{
     uint64_t x = seed + 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
@@ -39,28 +41,35 @@ static inline uint64_t bench_seed(uint64_t seed) {
 }
 
 // Maps 32 random bits onto 0 .. n - 1 by a multiplication instead of a division.
-static inline uint32_t bench_scale(uint32_t bits, uint32_t n) { return (uint32_t)(((uint64_t)bits * n) >> 32); }
+static inline uint32_t bench_scale(uint32_t bits, uint32_t n)
+{
+    return (uint32_t)(((uint64_t)bits * n) >> 32);
+}
 
-static inline uint64_t bench_now_ns(void) {
+static inline uint64_t bench_now_ns(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 // Writes the first and the last byte of a block; volatile, so that neither the block nor its writes can be elided.
-static inline void bench_touch(void *block, size_t size, uint64_t value) {
+static inline void bench_touch(void *block, size_t size, uint64_t value)
+{
     volatile unsigned char *bytes = block;
     bytes[0] = (unsigned char)value;
     bytes[size - 1] = (unsigned char)value;
 }
 
-__attribute__((cold, noreturn)) static void bench_die(const char *what) {
+__attribute__((cold, noreturn)) static void bench_die(const char *what)
+{
     fprintf(stderr, "bench: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
 // Zeroed memory of `bytes` bytes that does not come from the allocator under test. Never NULL, never given back.
-static void *bench_table(size_t bytes) {
+static void *bench_table(size_t bytes)
+{
     void *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (table == MAP_FAILED)
         bench_die("mmap");
@@ -68,7 +77,8 @@ static void *bench_table(size_t bytes) {
 }
 
 // Reads `text` as a decimal number within [min, max]. 0, or EINVAL when it is anything else.
-static int bench_parse(const char *text, uint64_t min, uint64_t max, uint64_t *value) {
+static int bench_parse(const char *text, uint64_t min, uint64_t max, uint64_t *value)
+{
     char *end;
     if (*text < '0' || *text > '9')
         return EINVAL;
@@ -90,7 +100,8 @@ struct bench_arg {
 
 // The name of the object that defines `symbol` for this process: a path, or "static" (with the version, where it is
 // hakmem's) when it lies in the program itself.
-static void bench_print_owner(const char *symbol) {
+static void bench_print_owner(const char *symbol)
+{
     Dl_info program, owner;
     void *address = dlsym(RTLD_DEFAULT, symbol);
     if (address == NULL || dladdr(address, &owner) == 0 || dladdr((void *)(uintptr_t)&bench_print_owner, &program) == 0)
@@ -101,7 +112,8 @@ static void bench_print_owner(const char *symbol) {
         printf("%s: static%s%s\n", symbol, hak_version ? " hakmem " : "", hak_version ? hak_version() : "");
 }
 
-__attribute__((cold)) static void bench_usage(FILE *to, const char *program, const struct bench_arg *args, int n_args) {
+__attribute__((cold)) static void bench_usage(FILE *to, const char *program, const struct bench_arg *args, int n_args)
+{
     const char *slash = strrchr(program, '/');
     fprintf(to, "usage: %s", slash ? slash + 1 : program);
     for (int i = 0; i < n_args; i++)
@@ -110,7 +122,8 @@ __attribute__((cold)) static void bench_usage(FILE *to, const char *program, con
 }
 
 // Fills `args` from the command line. Answers --whoami and --help itself; a bad argument ends with a usage line, exit 2.
-static void bench_args(int argc, char **argv, struct bench_arg *args, int n_args) {
+static void bench_args(int argc, char **argv, struct bench_arg *args, int n_args)
+{
     if (argc == 2 && strcmp(argv[1], "--whoami") == 0) {
         bench_print_owner("malloc");
         bench_print_owner("free");

@@ -24,7 +24,8 @@ static pthread_barrier_t ready;
 // The measured part. Its name is what callgrind's --toggle-collect is given: not static, never inlined.
 BENCH_NOINLINE void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random);
 
-void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random) {
+void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random)
+{
     for (uint64_t i = 0; i < iterations; i++) {
         random = bench_next(random);
         void **slot = &slots[bench_scale((uint32_t)random, n_slots)];
@@ -42,7 +43,8 @@ void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t r
     }
 }
 
-static void *work(void *argument) {
+static void *work(void *argument)
+{
     struct worker *self = argument;
     pthread_barrier_wait(&ready);
     mid_mt_loop(self->slots, self->n_slots, self->iterations, self->random);
@@ -52,7 +54,8 @@ static void *work(void *argument) {
     return NULL;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct bench_arg args[] = {
         {"THREADS", 1, MAX_THREADS, 2, 0},
         {"ITERATIONS", 1, UINT64_C(1) << 40, 500000, 0},

@@ -28,7 +28,8 @@ static struct {
 static pthread_barrier_t ready;
 
 // Waits until `*counter` has reached `wanted`: spins for a moment, then lets others have the processor.
-static inline void wait_for(const uint64_t *counter, uint64_t wanted) {
+static inline void wait_for(const uint64_t *counter, uint64_t wanted)
+{
     for (unsigned spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < wanted; spins++) {
         if (spins < SPINS)
             __builtin_ia32_pause();
@@ -41,7 +42,8 @@ static inline void wait_for(const uint64_t *counter, uint64_t wanted) {
 BENCH_NOINLINE void prod_loop(void);
 BENCH_NOINLINE uint64_t cons_loop(void);
 
-void prod_loop(void) {
+void prod_loop(void)
+{
     uint64_t random = ring.random;
     uint32_t depth = ring.mask + 1;
     for (uint64_t i = 0; i < ring.n_batches; i++) {
@@ -61,7 +63,8 @@ void prod_loop(void) {
     }
 }
 
-uint64_t cons_loop(void) {
+uint64_t cons_loop(void)
+{
     uint64_t sum = 0;
     for (uint64_t i = 0; i < ring.n_batches; i++) {
         wait_for(&ring.head, i + 1);
@@ -76,7 +79,8 @@ uint64_t cons_loop(void) {
 }
 
 // Binds the calling thread to the n-th of the processors that this process may use, if it may use that many.
-static void bind_to_processor(int n) {
+static void bind_to_processor(int n)
+{
     cpu_set_t allowed, wanted;
     if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || CPU_COUNT(&allowed) <= n)
         return;
@@ -90,7 +94,8 @@ static void bind_to_processor(int n) {
     }
 }
 
-static void *produce(void *unused) {
+static void *produce(void *unused)
+{
     (void)unused;
     bind_to_processor(0);
     pthread_barrier_wait(&ready);
@@ -98,7 +103,8 @@ static void *produce(void *unused) {
     return NULL;
 }
 
-static void *consume(void *done_ns) {
+static void *consume(void *done_ns)
+{
     bind_to_processor(1);
     pthread_barrier_wait(&ready);
     cons_loop();
@@ -106,7 +112,8 @@ static void *consume(void *done_ns) {
     return NULL;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct bench_arg args[] = {
         {"BLOCKS", 1, UINT64_C(1) << 40, 2000000, 0},
         {"BATCH", 1, 1 << 16, 64, 0},

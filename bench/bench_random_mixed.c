@@ -10,7 +10,8 @@ enum { MIN_SIZE = 16, MAX_SIZE = 1024 };
 // The measured part. Its name is what callgrind's --toggle-collect is given: not static, never inlined.
 BENCH_NOINLINE void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random);
 
-void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random) {
+void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random)
+{
     for (uint64_t i = 0; i < iterations; i++) {
         random = bench_next(random);
         void **slot = &slots[bench_scale((uint32_t)random, n_slots)];
@@ -28,7 +29,8 @@ void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint
     }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct bench_arg args[] = {
         {"ITERATIONS", 1, UINT64_C(1) << 40, 0, 1},
         {"WORKING_SET", 1, UINT64_C(1) << 28, 0, 1},

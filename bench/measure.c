@@ -15,9 +15,13 @@
 
 enum { REPORT_FD = 3, FAILED_HERE = 125, CANNOT_RUN = 126, NOT_FOUND = 127 };
 
-static double seconds(struct timeval t) { return (double)t.tv_sec + (double)t.tv_usec * 1e-6; }
+static double seconds(struct timeval t)
+{
+    return (double)t.tv_sec + (double)t.tv_usec * 1e-6;
+}
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct rusage used;
     int status;
 
@@ -38,7 +42,7 @@ int main(int argc, char **argv) {
         perror("measure");
         return FAILED_HERE;
     }
-    dprintf(REPORT_FD, "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld}\n", used.ru_maxrss,
-            seconds(used.ru_utime), seconds(used.ru_stime), used.ru_minflt);
+    dprintf(REPORT_FD, "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld}\n",
+            used.ru_maxrss, seconds(used.ru_utime), seconds(used.ru_stime), used.ru_minflt);
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }

@@ -79,7 +79,8 @@ static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic), "invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic), "invalid pointer freed (not the start of a block)",
+              p);
     validate_free(p);
     struct heap *heap = hak_self;
     if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {

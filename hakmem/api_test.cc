@@ -14,13 +14,15 @@
 #include "superslab/superslab.h"
 #include "testing/count_malloc.h"
 
-namespace {
+namespace
+{
 
 const size_t kKiB = 1024, kMiB = 1024 * 1024;
 /* Above: mappings of their own. */
 const size_t kSpanMax = kMiB;
 
-class Api : public testing::Test {
+class Api : public testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -49,9 +51,9 @@ bool is_aligned(const void *p, size_t align)
 /* One size of each kind, with the edges between them. */
 std::vector<size_t> sizes_of_all_kinds()
 {
-    return {1,       16,      17,           100,         128,          1000,     1024,     1025,     4096,
-            5000,    32768,   32769,        65536,       65537,        200000,   kMiB - 1, kMiB,     kMiB + 1,
-            3 * kMiB, 3 * kMiB + 65536, 8 * kMiB};
+    return {1,       16,    17,    100,   128,    1000,     1024, 1025,     4096,     5000,
+            32768,   32769, 65536, 65537, 200000, kMiB - 1, kMiB, kMiB + 1, 3 * kMiB, 3 * kMiB + 65536,
+            8 * kMiB};
 }
 
 void fill(void *p, size_t size, unsigned seed)
@@ -156,7 +158,8 @@ TEST_F(Api, ZeroSizes)
     EXPECT_GE(hak_usable_size(a), 1u);
     hak_free(a);
     hak_free(b);
-    for (void *p : {hak_calloc(0, 8), hak_calloc(8, 0), hak_calloc(0, 0), hak_calloc(0, SIZE_MAX), hak_realloc(nullptr, 0)}) {
+    for (void *p :
+         {hak_calloc(0, 8), hak_calloc(8, 0), hak_calloc(0, 0), hak_calloc(0, SIZE_MAX), hak_realloc(nullptr, 0)}) {
         ASSERT_NE(p, nullptr);
         EXPECT_GE(hak_usable_size(p), 1u);
         hak_free(p);
@@ -189,8 +192,8 @@ TEST_F(Api, RequestsThatCannotBeMet)
     void *kept = hak_malloc(100);
     int64_t failed = stat_get(failed_requests);
     int n = 0;
-    for (size_t size : {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65535, SIZE_MAX / 2 + 1, size_t(PTRDIFF_MAX), size_t(PTRDIFF_MAX) - 65536,
-                        size_t(1) << 60, size_t(1) << 48}) {
+    for (size_t size : {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65535, SIZE_MAX / 2 + 1, size_t(PTRDIFF_MAX),
+                        size_t(PTRDIFF_MAX) - 65536, size_t(1) << 60, size_t(1) << 48}) {
         errno = 0;
         EXPECT_EQ(hak_malloc(size), nullptr) << size;
         EXPECT_EQ(errno, ENOMEM);
@@ -224,8 +227,8 @@ TEST_F(Api, CallocOverflow)
 {
     const struct {
         size_t n, size;
-    } products[] = {{SIZE_MAX, 2}, {2, SIZE_MAX}, {size_t(1) << 32, size_t(1) << 32}, {SIZE_MAX / 16 + 1, 16}, {SIZE_MAX, SIZE_MAX},
-                    {SIZE_MAX / 3 + 1, 3}};
+    } products[] = {{SIZE_MAX, 2},           {2, SIZE_MAX},        {size_t(1) << 32, size_t(1) << 32},
+                    {SIZE_MAX / 16 + 1, 16}, {SIZE_MAX, SIZE_MAX}, {SIZE_MAX / 3 + 1, 3}};
     for (const auto &product : products) {
         errno = 0;
         EXPECT_EQ(hak_calloc(product.n, product.size), nullptr) << product.n << " x " << product.size;

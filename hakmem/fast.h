@@ -31,10 +31,10 @@ static inline void validate_free(const void *p)
    into each access's address instead of computing it in an instruction of its own; the letters keep heap and offset out of
    the register of the returned block, which saves the move at malloc's end. They emit nothing. */
 #if defined(__x86_64__)
-#define FORGET_HEAP(heap) __asm__("" : "+d"(heap))
+#define FORGET_HEAP(heap)     __asm__("" : "+d"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+c"(offset))
 #else
-#define FORGET_HEAP(heap) __asm__("" : "+r"(heap))
+#define FORGET_HEAP(heap)     __asm__("" : "+r"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+r"(offset))
 #endif
 

@@ -18,12 +18,14 @@
 #define CHILD_MAY_START_THREADS 1
 #endif
 
-namespace {
+namespace
+{
 
 using hak_testing::Rng;
 
 /* What goes on in the background: blocks of all kinds, in part freed by the neighbour. */
-class Traffic {
+class Traffic
+{
   public:
     explicit Traffic(size_t n_threads) : cells_(256)
     {

@@ -21,7 +21,8 @@
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::Rng;
 
@@ -31,7 +32,8 @@ template <typename F> void in_thread(F f)
     std::thread(f).join();
 }
 
-class Heap : public testing::Test {
+class Heap : public testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -313,7 +315,8 @@ TEST_F(Heap, ThreadsThatComeAndGoLeaveNothing)
     EXPECT_LE(stat_get(heaps), heaps + 4) << "heaps are adopted, not made";
     EXPECT_LE(os_meta_bytes(), meta + 2 * HAK_MIB);
     EXPECT_EQ(stat_get(units_used), 0);
-    EXPECT_EQ(stat_get(heaps) - stat_get(orphans), hak_self == &heap_none ? 0 : 1) << "all but this thread's are orphans";
+    EXPECT_EQ(stat_get(heaps) - stat_get(orphans), hak_self == &heap_none ? 0 : 1)
+        << "all but this thread's are orphans";
 }
 
 TEST_F(Heap, AThreadThatOnlyFreesLeavesNothing)

@@ -150,11 +150,12 @@ HAK_EXPORT int malloc_info(int options_, FILE *out)
         return -1;
     }
     struct mallinfo2 info = mallinfo2();
-    fprintf(out,
-            "<malloc version=\"hakmem-%s\">\n<heap nr=\"0\">\n<system type=\"current\" size=\"%zu\"/>\n"
-            "<total type=\"rest\" count=\"0\" size=\"%zu\"/>\n</heap>\n<total type=\"mmap\" count=\"0\" size=\"%zu\"/>\n"
-            "<system type=\"current\" size=\"%zu\"/>\n</malloc>\n",
-            hak_version(), info.arena, info.fordblks, info.hblkhd, info.arena + info.hblkhd);
+    fprintf(
+        out,
+        "<malloc version=\"hakmem-%s\">\n<heap nr=\"0\">\n<system type=\"current\" size=\"%zu\"/>\n"
+        "<total type=\"rest\" count=\"0\" size=\"%zu\"/>\n</heap>\n<total type=\"mmap\" count=\"0\" size=\"%zu\"/>\n"
+        "<system type=\"current\" size=\"%zu\"/>\n</malloc>\n",
+        hak_version(), info.arena, info.fordblks, info.hblkhd, info.arena + info.hblkhd);
     return 0;
 }
 

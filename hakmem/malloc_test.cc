@@ -19,7 +19,8 @@ void free_sized(void *, size_t);
 void free_aligned_sized(void *, size_t, size_t);
 }
 
-namespace {
+namespace
+{
 
 /* Keeps the compiler from dropping pairs of calls. */
 template <typename T> T *used(T *p)
@@ -105,9 +106,11 @@ TEST(Malloc, EveryWayToFree)
     expect_freed_by("aligned delete", [](void *p) { operator delete(p, std::align_val_t(16)); });
     expect_freed_by("aligned delete[]", [](void *p) { operator delete[](p, std::align_val_t(16)); });
     expect_freed_by("sized aligned delete", [](void *p) { operator delete(p, size_t(1000), std::align_val_t(16)); });
-    expect_freed_by("sized aligned delete[]", [](void *p) { operator delete[](p, size_t(1000), std::align_val_t(16)); });
+    expect_freed_by("sized aligned delete[]",
+                    [](void *p) { operator delete[](p, size_t(1000), std::align_val_t(16)); });
     expect_freed_by("nothrow aligned delete", [](void *p) { operator delete(p, std::align_val_t(16), std::nothrow); });
-    expect_freed_by("nothrow aligned delete[]", [](void *p) { operator delete[](p, std::align_val_t(16), std::nothrow); });
+    expect_freed_by("nothrow aligned delete[]",
+                    [](void *p) { operator delete[](p, std::align_val_t(16), std::nothrow); });
     operator delete(nullptr);
     free(nullptr);
 }

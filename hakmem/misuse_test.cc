@@ -14,7 +14,8 @@
 #include "base/size_classes.h"
 #include "hakmem/heap.h"
 
-namespace {
+namespace
+{
 
 const char *const kTwice = "block freed twice";
 const char *const kInterior = "invalid pointer freed \\(not the start of a block\\)";
@@ -96,8 +97,10 @@ TEST(MisuseDeathTest, LargeBlockFreedTwice)
     void *range = hak_malloc(3 << 20);
     void *kept = hak_malloc(100);
     /* With a delay of 0 the memory has gone back to the system by then. */
-    EXPECT_EXIT((hak_free(span), hak_free(span)), testing::KilledBySignal(SIGABRT), "^hakmem: (block freed twice|invalid)");
-    EXPECT_EXIT((hak_free(range), hak_free(range)), testing::KilledBySignal(SIGABRT), "^hakmem: (block freed twice|invalid)");
+    EXPECT_EXIT((hak_free(span), hak_free(span)), testing::KilledBySignal(SIGABRT),
+                "^hakmem: (block freed twice|invalid)");
+    EXPECT_EXIT((hak_free(range), hak_free(range)), testing::KilledBySignal(SIGABRT),
+                "^hakmem: (block freed twice|invalid)");
     if (HAK_TINY_OR(0, 1)) {
         EXPECT_ABORT((hak_free(span), hak_free(span)), kFreeUnit, span);
         EXPECT_ABORT((hak_free(range), hak_free(range)), kTwice, range);
@@ -140,7 +143,8 @@ TEST(MisuseDeathTest, ForeignPointers)
     for (void *p : {static_cast<void *>(&local), static_cast<void *>(&a_global), libc_block,
                     reinterpret_cast<void *>(uintptr_t(8)), reinterpret_cast<void *>(uintptr_t(1) << 32),
                     reinterpret_cast<void *>(uintptr_t(1) << 47), reinterpret_cast<void *>(uintptr_t(1) << 63),
-                    reinterpret_cast<void *>(UINTPTR_MAX), reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(own) | uintptr_t(1) << 56)}) {
+                    reinterpret_cast<void *>(UINTPTR_MAX),
+                    reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(own) | uintptr_t(1) << 56)}) {
         EXPECT_ABORT(hak_free(p), kForeign, p);
         EXPECT_ABORT((void)hak_realloc(p, 200), kRealloc, p);
     }

@@ -68,16 +68,27 @@ static inline void *aligned_new_or_null(size_t size, size_t alignment)
 }
 
 /* new */
-#define DEFINE_NEW(name) HAK_EXPORT void *name(size_t size) { return new_or_throw(size); }
-#define DEFINE_NEW_NOTHROW(name)                                                                             \
-    HAK_EXPORT void *name(size_t size, const void *nothrow) { (void)nothrow; return new_or_null(size); }
-#define DEFINE_NEW_ALIGNED(name)                                                                             \
-    HAK_EXPORT void *name(size_t size, size_t alignment) { return aligned_new_or_throw(size, alignment); }
-#define DEFINE_NEW_ALIGNED_NOTHROW(name)                                                                     \
-    HAK_EXPORT void *name(size_t size, size_t alignment, const void *nothrow)                                \
-    {                                                                                                        \
-        (void)nothrow;                                                                                       \
-        return aligned_new_or_null(size, alignment);                                                         \
+#define DEFINE_NEW(name)                                                                                               \
+    HAK_EXPORT void *name(size_t size)                                                                                 \
+    {                                                                                                                  \
+        return new_or_throw(size);                                                                                     \
+    }
+#define DEFINE_NEW_NOTHROW(name)                                                                                       \
+    HAK_EXPORT void *name(size_t size, const void *nothrow)                                                            \
+    {                                                                                                                  \
+        (void)nothrow;                                                                                                 \
+        return new_or_null(size);                                                                                      \
+    }
+#define DEFINE_NEW_ALIGNED(name)                                                                                       \
+    HAK_EXPORT void *name(size_t size, size_t alignment)                                                               \
+    {                                                                                                                  \
+        return aligned_new_or_throw(size, alignment);                                                                  \
+    }
+#define DEFINE_NEW_ALIGNED_NOTHROW(name)                                                                               \
+    HAK_EXPORT void *name(size_t size, size_t alignment, const void *nothrow)                                          \
+    {                                                                                                                  \
+        (void)nothrow;                                                                                                 \
+        return aligned_new_or_null(size, alignment);                                                                   \
     }
 
 DEFINE_NEW(_Znwm)
@@ -90,11 +101,24 @@ DEFINE_NEW_ALIGNED_NOTHROW(_ZnwmSt11align_val_tRKSt9nothrow_t)
 DEFINE_NEW_ALIGNED_NOTHROW(_ZnamSt11align_val_tRKSt9nothrow_t)
 
 /* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. */
-#define DEFINE_DELETE(name) HAK_EXPORT void name(void *p) { fast_free(p); }
-#define DEFINE_DELETE_1(name, type)                                                                          \
-    HAK_EXPORT void name(void *p, type a) { (void)a; fast_free(p); }
-#define DEFINE_DELETE_2(name, type, type2)                                                                   \
-    HAK_EXPORT void name(void *p, type a, type2 b) { (void)a; (void)b; fast_free(p); }
+#define DEFINE_DELETE(name)                                                                                            \
+    HAK_EXPORT void name(void *p)                                                                                      \
+    {                                                                                                                  \
+        fast_free(p);                                                                                                  \
+    }
+#define DEFINE_DELETE_1(name, type)                                                                                    \
+    HAK_EXPORT void name(void *p, type a)                                                                              \
+    {                                                                                                                  \
+        (void)a;                                                                                                       \
+        fast_free(p);                                                                                                  \
+    }
+#define DEFINE_DELETE_2(name, type, type2)                                                                             \
+    HAK_EXPORT void name(void *p, type a, type2 b)                                                                     \
+    {                                                                                                                  \
+        (void)a;                                                                                                       \
+        (void)b;                                                                                                       \
+        fast_free(p);                                                                                                  \
+    }
 
 DEFINE_DELETE(_ZdlPv)
 DEFINE_DELETE(_ZdaPv)

@@ -16,7 +16,8 @@
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using namespace hak_testing;
 
@@ -138,10 +139,17 @@ void scenario(Seen *seen)
     }
 }
 
-class OsFailure : public testing::TestWithParam<OsCall> {
+class OsFailure : public testing::TestWithParam<OsCall>
+{
   protected:
-    void SetUp() override { saved_ = options; }
-    void TearDown() override { options = saved_; }
+    void SetUp() override
+    {
+        saved_ = options;
+    }
+    void TearDown() override
+    {
+        options = saved_;
+    }
 
     /* Nothing is left, nothing is broken, all is served again. */
     void expect_well(uint64_t n)
@@ -277,5 +285,5 @@ TEST(OsFailureDeathTest, TheFirstCallsOfAProcess)
             setenv("HAK_TEST_FAIL_START", "1", 1);
             execl("/proc/self/exe", "os_failure_test", nullptr);
         },
-        testing::ExitedWithCode(0), "^[1-9][0-9]+ calls of mmap\n[1-9][0-9]+ calls of mmap\n$");
+        testing::ExitedWithCode(0), "^[1-9][0-9]* calls of mmap\n[1-9][0-9]* calls of mmap\n$");
 }

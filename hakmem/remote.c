@@ -16,7 +16,7 @@
 #include "hakmem/heap.h"
 
 #define COUNT_SHIFT 48
-#define LINK_MASK (((uintptr_t)1 << COUNT_SHIFT) - 1)
+#define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
 
 static uintptr_t *second_word(void *block)
 {
@@ -174,7 +174,8 @@ int remote_verify(const struct heap *heap)
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
         const struct outbox_slot *slot = &heap->outbox[i];
         uint32_t n = 0;
-        for (const void *const *at = (const void *const *)slot->head; at && n <= slot->count; at = (const void *const *)*at) {
+        for (const void *const *at = (const void *const *)slot->head; at && n <= slot->count;
+             at = (const void *const *)*at) {
             n++;
         }
         if (n != slot->count || (slot->count && slot->count > slot->limit)) {

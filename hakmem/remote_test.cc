@@ -19,14 +19,18 @@
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
-namespace {
+namespace
+{
 
 using hak_testing::Rng;
 
 /* A thread that lives as long as this object, and does what it is told. Between orders it sleeps. */
-class Worker {
+class Worker
+{
   public:
-    Worker() : thread_([this] { loop(); }) {}
+    Worker() : thread_([this] { loop(); })
+    {
+    }
     ~Worker()
     {
         order(nullptr);
@@ -69,7 +73,8 @@ class Worker {
     std::thread thread_;
 };
 
-class Remote : public testing::Test {
+class Remote : public testing::Test
+{
   protected:
     void SetUp() override
     {
@@ -258,7 +263,8 @@ TEST_F(Remote, TheInboxIsBoundedWithManySenders)
         sender.join();
     }
     size_t waiting = 0;
-    for (void *chain = heap->inbox; chain; chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
+    for (void *chain = heap->inbox; chain;
+         chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
         for (void *block = chain; block; block = *static_cast<void **>(block)) {
             waiting += size;
         }

@@ -145,7 +145,9 @@ int main(int argc, char **argv)
 #define CASE(word) else if (strcmp(name, word) == 0)
     if (0) {
     }
-    CASE("nothing") {}
+    CASE("nothing")
+    {
+    }
     CASE("free_stack") bad_free(local, 0);
     CASE("free_static") bad_free((char *)&failures, 0);
     CASE("free_wild") bad_free((char *)0x12345670, 0);

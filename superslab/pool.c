@@ -10,8 +10,8 @@
 #include "base/os.h"
 #include "base/stats.h"
 
-#define ALL_UNITS 0xFFFFFFFFu
-#define TABLE_CHUNK 4096u
+#define ALL_UNITS    0xFFFFFFFFu
+#define TABLE_CHUNK  4096u
 #define TABLE_CHUNKS 16384u /* 2^26 superslabs of 2 MiB: all of a 47-bit address space */
 /* How many superslabs of the best list are looked at for resident pages before the first one is taken. */
 #define DIRTY_SEARCH 8
@@ -495,7 +495,8 @@ int ss_verify(void)
             dirty += __builtin_popcount(ss->dirty);
         }
     }
-    if (!result && (used != stat_get(units_used) || dirty != stat_get(units_dirty) || regions != stat_get(superslabs))) {
+    if (!result &&
+        (used != stat_get(units_used) || dirty != stat_get(units_dirty) || regions != stat_get(superslabs))) {
         result = 16;
     }
     lock_release(&pool_lock);

@@ -79,8 +79,8 @@ void slab_put(struct slab *slab, void *block)
 {
     uint32_t offset = (uint32_t)((char *)block - slab->base);
     uint32_t index = sc_index_of(slab->size_class, offset);
-    HAK_CHECK(index < slab->capacity && index * slab->size == offset, "invalid pointer freed (not the start of a block)",
-              block);
+    HAK_CHECK(index < slab->capacity && index * slab->size == offset,
+              "invalid pointer freed (not the start of a block)", block);
     uint32_t w = index / 64;
     uint64_t bit = (uint64_t)1 << (index % 64);
     HAK_CHECK(!(slab->bits[w] & bit), "block freed twice", block);

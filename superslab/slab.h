@@ -16,7 +16,7 @@
 HAK_EXTERN_C_BEGIN
 
 #define SLAB_INLINE_WORDS 8
-#define SLAB_MAX_WORDS 64 /* 4,096 blocks of 16 bytes */
+#define SLAB_MAX_WORDS    64 /* 4,096 blocks of 16 bytes */
 
 struct slab {
     uint64_t inline_bits[SLAB_INLINE_WORDS]; /* the bitmap, where 512 bits are enough (blocks of 128 bytes and more) */

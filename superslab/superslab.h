@@ -10,9 +10,9 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define SS_BYTES ((size_t)2 * 1024 * 1024)
+#define SS_BYTES      ((size_t)2 * 1024 * 1024)
 #define SS_UNIT_BYTES ((size_t)64 * 1024)
-#define SS_UNITS 32u
+#define SS_UNITS      32u
 
 /* What a pointer belongs to. */
 enum ss_kind {
@@ -25,11 +25,11 @@ enum ss_kind {
 
 struct ss_lookup {
     enum ss_kind kind;
-    uint32_t owner;        /* SS_SLAB: id of the heap that owns the slab */
-    uint32_t size_class;   /* SS_SLAB */
-    void *start;           /* first byte of the block, span or range that holds the pointer; NULL in a slab's tail */
-    size_t size;           /* its bytes */
-    int is_allocated;      /* 0 if the slab's own bitmap says that the block is free; a block that waits in a thread's
+    uint32_t owner;      /* SS_SLAB: id of the heap that owns the slab */
+    uint32_t size_class; /* SS_SLAB */
+    void *start;         /* first byte of the block, span or range that holds the pointer; NULL in a slab's tail */
+    size_t size;         /* its bytes */
+    int is_allocated;    /* 0 if the slab's own bitmap says that the block is free; a block that waits in a thread's
                               cache counts as allocated */
 };
 

@@ -24,7 +24,8 @@ static volatile int n_steps;
 void *(*volatile uses_malloc)(size_t) = malloc;
 void (*volatile uses_free)(void *) = free;
 
-static void on_step(int signal, siginfo_t *info, void *context) {
+static void on_step(int signal, siginfo_t *info, void *context)
+{
     (void)signal;
     (void)info;
     const ucontext_t *at = context;
@@ -33,7 +34,8 @@ static void on_step(int signal, siginfo_t *info, void *context) {
 }
 
 // Calls function(argument) with the trap flag set for just that call (and the few instructions around it).
-static uintptr_t call_traced(uintptr_t function, uintptr_t argument) {
+static uintptr_t call_traced(uintptr_t function, uintptr_t argument)
+{
     uintptr_t result;
     n_steps = 0;
     __asm__ volatile("mov %%rsp, %%rbx\n\t"
@@ -57,7 +59,8 @@ static uintptr_t call_traced(uintptr_t function, uintptr_t argument) {
 
 // Cuts the steps down to function's own, the return included: steps outside of it (the call, the restoring of the
 // flags) lie in this program, whose base is `ours`.
-static int first_own_step(uintptr_t function, int *end) {
+static int first_own_step(uintptr_t function, int *end)
+{
     int first = 0;
     while (first < n_steps && steps[first] != function)
         first++;
@@ -69,7 +72,8 @@ static int first_own_step(uintptr_t function, int *end) {
     return first;
 }
 
-static void print_path(const char *name, const char *kind, uintptr_t function, uintptr_t base) {
+static void print_path(const char *name, const char *kind, uintptr_t function, uintptr_t base)
+{
     int end, first = first_own_step(function, &end);
     printf("%s_%s", name, kind);
     for (int i = first; i < end; i++)
@@ -79,7 +83,8 @@ static void print_path(const char *name, const char *kind, uintptr_t function, u
 
 // Traces malloc(size) and the free of that block, several times, so that the test sees whether it is always the same.
 // Before that the same pair runs untraced: if it began at a bin's edge (empty, or full), it no longer does.
-static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t free_at, uintptr_t base) {
+static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t free_at, uintptr_t base)
+{
     void *volatile blocks[BLOCKS];
     for (int round = 0; round < WARM_UP; round++) {
         for (int i = 0; i < BLOCKS; i++)
@@ -97,7 +102,8 @@ static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t 
     }
 }
 
-int main(void) {
+int main(void)
+{
     static char buffer[1 << 16]; // so that printf does not allocate in between
     struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO};
     Dl_info object;

@@ -148,8 +148,8 @@ static void check_part(const struct block *b, size_t size, size_t usable, const 
         uint64_t word;
         memcpy(&word, b->p + at, 8);
         if (word != word_of(b->key, at)) {
-            fail("%s: block %p (%zu of %zu bytes) at %zu is %016llx, not %016llx", when, (void *)b->p, b->size, usable, at,
-                 (unsigned long long)word, (unsigned long long)word_of(b->key, at));
+            fail("%s: block %p (%zu of %zu bytes) at %zu is %016llx, not %016llx", when, (void *)b->p, b->size, usable,
+                 at, (unsigned long long)word, (unsigned long long)word_of(b->key, at));
         }
     }
 }
@@ -166,7 +166,8 @@ static void check_zero(const struct block *b)
         uint64_t word;
         memcpy(&word, b->p + at, 8);
         if (word) {
-            fail("calloc: block %p (%zu bytes) at %zu is %016llx, not 0", (void *)b->p, b->size, at, (unsigned long long)word);
+            fail("calloc: block %p (%zu bytes) at %zu is %016llx, not 0", (void *)b->p, b->size, at,
+                 (unsigned long long)word);
         }
     }
 }
@@ -185,22 +186,22 @@ static size_t tiny_size(struct slot *s)
 
 static size_t mid_size(struct slot *s)
 {
-    return SC_TINY_MAX + 1 + (below(s, 4) ? below(s, 8 * 1024) : below(s, SC_SMALL_MAX - SC_TINY_MAX));
+    return SC_TINY_MAX + 1 + (below(s, 4) ? below(s, 8 * HAK_KIB) : below(s, SC_SMALL_MAX - SC_TINY_MAX));
 }
 
 static size_t large_size(struct slot *s)
 {
     size_t dice = below(s, 32);
     if (dice < 16) {
-        return SC_SMALL_MAX + 1 + below(s, 256 * 1024);
+        return SC_SMALL_MAX + 1 + below(s, 256 * HAK_KIB);
     }
     if (dice < 24) {
-        return SC_SMALL_MAX + 1 + below(s, 1100 * 1024);
+        return SC_SMALL_MAX + 1 + below(s, 1100 * HAK_KIB);
     }
     if (dice < 28) {
         return ((size_t)1 << (15 + below(s, 8))) + below(s, 3) - 1;
     }
-    return 1024 * 1024 + below(s, 3 * 1024 * 1024);
+    return HAK_MIB + below(s, 3 * HAK_MIB);
 }
 
 static size_t some_size(struct slot *s)
@@ -363,8 +364,8 @@ static void look_up(struct slot *s)
     const struct block *b = &s->live[below(s, s->n_live)];
     struct ss_lookup found = hak_super_lookup(b->p + below(s, b->usable));
     if (found.start != b->p || found.size != b->usable || !found.is_allocated) {
-        fail("hak_super_lookup: %p (%zu bytes) found as %p, %zu bytes, allocated %d", (void *)b->p, b->usable, found.start,
-             found.size, found.is_allocated);
+        fail("hak_super_lookup: %p (%zu bytes) found as %p, %zu bytes, allocated %d", (void *)b->p, b->usable,
+             found.start, found.size, found.is_allocated);
     }
     char local;
     if (hak_owns(&local) || hak_owns(NULL) || hak_owns(slots)) {
@@ -503,8 +504,8 @@ static void check_world(void)
     for (uint32_t i = 0; i < n; i++) {
         check(&all[i], "between rounds");
         if (i && all[i - 1].p + all[i - 1].usable > all[i].p) {
-            fail("blocks overlap: %p (%zu bytes) and %p (%zu bytes)", (void *)all[i - 1].p, all[i - 1].usable, (void *)all[i].p,
-                 all[i].usable);
+            fail("blocks overlap: %p (%zu bytes) and %p (%zu bytes)", (void *)all[i - 1].p, all[i - 1].usable,
+                 (void *)all[i].p, all[i].usable);
         }
     }
     verify("between rounds");
@@ -571,12 +572,14 @@ static void read_arguments(int argc, char **argv)
 {
     static const char *const profiles[] = {"tiny", "mid", "large", "all"};
     for (int i = 1; i < argc; i += 2) {
-        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        const char *name = argv[i], *value = argv[i + 1];
         if (strcmp(name, "--help") == 0) {
             usage(0);
-        } else if (!value) {
+        }
+        if (i + 1 == argc) {
             usage(2);
-        } else if (strcmp(name, "--threads") == 0) {
+        }
+        if (strcmp(name, "--threads") == 0) {
             config.n_slots = (uint32_t)number(value, 1, MAX_SLOTS);
         } else if (strcmp(name, "--seconds") == 0) {
             config.seconds = number(value, 0, 1e6);
@@ -613,7 +616,7 @@ int main(int argc, char **argv)
     read_arguments(argc, argv);
     config.live_bytes = ((size_t)256 << 20) / config.n_slots;
     slots = (struct slot *)map_pages(config.n_slots * sizeof *slots);
-    all = (struct block *)map_pages(config.n_slots * (MAX_LIVE + MAILBOX_ROOM) * sizeof *all);
+    all = (struct block *)map_pages((size_t)config.n_slots * (MAX_LIVE + MAILBOX_ROOM) * sizeof *all);
     pthread_key_create(&last_words_key, last_words);
     for (uint32_t i = 0; i < config.n_slots; i++) {
         pthread_mutex_init(&slots[i].mutex, NULL);
@@ -638,10 +641,10 @@ int main(int argc, char **argv)
     }
     free_all();
     check_nothing_left();
-    printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu threads_started=%llu handed_over=%llu "
+    printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu threads_started=%llu "
+           "handed_over=%llu "
            "time=%.1fs\n",
            hak_variant(), (unsigned long long)config.seed, config.n_slots, (unsigned long long)n_rounds,
-           (unsigned long long)n_steps, (unsigned long long)n_threads, (unsigned long long)n_remote,
-           now() - start);
+           (unsigned long long)n_steps, (unsigned long long)n_threads, (unsigned long long)n_remote, now() - start);
     return 0;
 }
