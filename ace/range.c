@@ -303,7 +303,12 @@ static int grow_in_place(struct range *range, size_t bytes)
         return 1;
     }
     size_t more = bytes - range->bytes;
-    if (map_ensure(end, more) || os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
+    /* First the system: it refuses what is too much, for which the map must not grow. */
+    if (os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
+        return 0;
+    }
+    if (map_ensure(end, more)) {
+        os_unmap_untouched(end, more);
         return 0;
     }
     atomic_store_relaxed(&range->bytes, bytes);

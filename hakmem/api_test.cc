@@ -1,6 +1,7 @@
 /* Tests of the public functions: sizes, alignment, waste, zeroes, errors, errno, contents across realloc. */
 #include "hakmem/hakmem.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -51,23 +52,34 @@ bool is_aligned(const void *p, size_t align)
 /* One size of each kind, with the edges between them. */
 std::vector<size_t> sizes_of_all_kinds()
 {
-    return {1,       16,    17,    100,   128,    1000,     1024, 1025,     4096,     5000,
-            32768,   32769, 65536, 65537, 200000, kMiB - 1, kMiB, kMiB + 1, 3 * kMiB, 3 * kMiB + 65536,
-            8 * kMiB};
+    return {1,     16,    17,    100,   128,    1000,     1024, 1025,     4096,     5000,
+            32768, 32769, 65536, 65537, 200000, kMiB - 1, kMiB, kMiB + 1, 3 * kMiB, 5 * kMiB};
+}
+
+/* Byte i of a pattern that repeats every 4099 bytes. */
+const unsigned char *pattern(unsigned seed)
+{
+    static unsigned char bytes[4099 + 256];
+    if (!bytes[0]) {
+        for (size_t i = 0; i < sizeof bytes; i++) {
+            bytes[i] = static_cast<unsigned char>(i % 4099 * 31 + i % 4099 / 256 + 1);
+        }
+    }
+    return bytes + seed % 256;
 }
 
 void fill(void *p, size_t size, unsigned seed)
 {
-    for (size_t i = 0; i < size; i++) {
-        static_cast<unsigned char *>(p)[i] = static_cast<unsigned char>(seed + i * 7 + i / 256);
+    for (size_t i = 0; i < size; i += 4099) {
+        memcpy(static_cast<char *>(p) + i, pattern(seed), std::min<size_t>(4099, size - i));
     }
 }
 
-/* The first byte that differs, or size. */
+/* Where the first piece that differs starts, or size. */
 size_t mismatch(const void *p, size_t size, unsigned seed)
 {
-    for (size_t i = 0; i < size; i++) {
-        if (static_cast<const unsigned char *>(p)[i] != static_cast<unsigned char>(seed + i * 7 + i / 256)) {
+    for (size_t i = 0; i < size; i += 4099) {
+        if (memcmp(static_cast<const char *>(p) + i, pattern(seed), std::min<size_t>(4099, size - i)) != 0) {
             return i;
         }
     }
@@ -109,7 +121,7 @@ TEST_F(Api, SizesAboveOneMiB)
     for (size_t size = kMiB; size <= 4 * kMiB; size += 65536) {
         sizes.insert(sizes.end(), {size - 1, size, size + 1});
     }
-    for (size_t size = 4 * kMiB; size <= 1024 * kMiB; size *= 2) {
+    for (size_t size = 4 * kMiB; size <= 128 * kMiB; size *= 2) {
         sizes.insert(sizes.end(), {size - 1, size, size + 1, size + size / 2});
     }
     for (size_t size : sizes) {
@@ -296,11 +308,7 @@ TEST_F(Api, CallocIsZeroOverTheWholeUsableSize)
             char *p = static_cast<char *>(hak_calloc(size == 1 ? 1 : 2, (size + 1) / 2));
             ASSERT_NE(p, nullptr);
             size_t usable = hak_usable_size(p);
-            size_t n_wrong = 0;
-            for (size_t k = 0; k < usable; k++) {
-                n_wrong += p[k] != 0;
-            }
-            EXPECT_EQ(n_wrong, 0u) << size;
+            EXPECT_TRUE(p[0] == 0 && memcmp(p, p + 1, usable - 1) == 0) << size;
             blocks.push_back(p);
         }
         for (void *p : blocks) {

@@ -121,7 +121,10 @@ TEST(MisuseDeathTest, InteriorPointers)
         if (size > 16) {
             EXPECT_ABORT(hak_free(at(p, 16)), kInterior, at(p, 16));
         }
-        std::thread([=] { EXPECT_ABORT(hak_free(at(p, 8)), kInterior, at(p, 8)); }).join();
+        hak_free(p);
+        /* Another thread's block. */
+        std::thread([&] { p = hak_malloc(size); }).join();
+        EXPECT_ABORT(hak_free(at(p, 8)), kInterior, at(p, 8));
         hak_free(p);
     }
     for (size_t size : {size_t(200000), size_t(3) << 20}) {

@@ -226,6 +226,51 @@ TEST_P(OsFailure, EveryCallFailsFromTheNth)
 INSTANTIATE_TEST_SUITE_P(Calls, OsFailure, testing::Values(OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE),
                          [](const testing::TestParamInfo<OsCall> &call) { return os_call_name(call.param); });
 
+/* The system is asked before the pointer map grows: a request beyond all measure costs nothing that stays. */
+TEST(Realloc, AFailedOneMapsNothing)
+{
+    for (size_t size : {size_t(2) << 20, size_t(100000)}) {
+        void *p = hak_malloc(size);
+        (void)hak_purge();
+        FailingOs os;
+        for (size_t too_much : {size_t(1) << 46, size_t(1) << 47, size_t(1) << 48, size_t(PTRDIFF_MAX) / 2}) {
+            EXPECT_EQ(hak_realloc(p, too_much), nullptr);
+            EXPECT_LE(os.mapped_bytes(), 0) << too_much;
+        }
+        hak_free(p);
+    }
+}
+
+int n_moved, n_still_ours;
+
+void *watch_mremap(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
+{
+    if (flags & MREMAP_FIXED) {
+        n_moved++;
+        n_still_ours += hak_owns(old_addr);
+    }
+    return os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
+}
+
+/* Once the pages have moved, another thread may get the old addresses: the pointer map must have let go of them before. */
+TEST(Realloc, AMoveLeavesThePointerMapFirst)
+{
+    std::vector<void *> blocks;
+    os_ops.mremap = watch_mremap;
+    for (size_t size = size_t(2) << 20; size < size_t(20) << 20; size += size_t(1) << 20) {
+        for (void *&p : blocks) {
+            p = hak_realloc(p, size);
+        }
+        blocks.push_back(hak_malloc(size));
+    }
+    os_ops.mremap = os_real_ops.mremap;
+    EXPECT_GT(n_moved, 0) << "this test must move blocks";
+    EXPECT_EQ(n_still_ours, 0);
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+}
+
 /* --- a process in which nothing was allocated yet --- */
 
 int first_steps(uint64_t n, bool is_thread)

@@ -400,6 +400,18 @@ TEST_F(Remote, ManyThreadsFreeForEachOther)
     EXPECT_EQ(n_wrong, 0u);
 }
 
+TEST_F(Remote, AnInboxIsEmptiedWhenTheOwnerEnds)
+{
+    {
+        Worker owner;
+        std::vector<void *> blocks;
+        owner.run([&] { blocks = allocate(200, 16); });
+        free_all(blocks);
+        remote_send_all(hak_self);
+    }
+    EXPECT_EQ(stat_get(units_used), 0);
+}
+
 /* A thread ends while others free into its heap: no chain is lost. */
 TEST_F(Remote, NoChainIsLostWhenTheOwnerEnds)
 {
