@@ -2,8 +2,9 @@
    Sizes are in bytes. Every block is aligned to 16 bytes at least. Blocks of hak_* and of malloc (when hakmem is the
    process's malloc) are the same: either family frees what the other allocated.
 
-   A pointer that no hak_* function returned, an interior pointer, or a block freed twice in a row ends the process with one
-   line on standard error that names the pointer and the reason. */
+   An address outside of hakmem's memory, an interior pointer, or a block freed twice in a row ends the process at once, with
+   one line on standard error that names the pointer and the reason. The start of a block that was never handed out, and a
+   block freed twice with others in between, are found at the latest when they come back to their slab. */
 #ifndef HAKMEM_HAKMEM_HAKMEM_H
 #define HAKMEM_HAKMEM_HAKMEM_H
 
