@@ -53,8 +53,8 @@ static inline void *aligned_new_or_throw(size_t size, size_t alignment)
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, alignment);
 }
 
-/* The nothrow forms must not let a handler's exception out; a handler that throws ends in std::terminate here, as in any
-   noexcept function: C frames have no landing pad, and the unwinder finds none to catch it above a noexcept caller. */
+/* C cannot catch: an exception that the new-handler throws passes through the nothrow forms to their caller, where libstdc++
+   would return NULL. */
 static inline void *new_or_null(size_t size)
 {
     void *p = fast_malloc(size);
