@@ -3,29 +3,56 @@
 
 #include <errno.h>
 
+#include "ace/ace_class.h"
 #include "ace/range.h"
+#include "ace/zero.h"
 #include "base/error.h"
 #include "superslab/pool.h"
 
-static size_t units_for(size_t size)
+/* A block that grows by realloc to this size or more gets a range, in which growing is a system call or nothing, and no
+   copy. */
+#define GROWING_MIN ((size_t)128 * HAK_KIB)
+/* A block in a range that shrinks below this is copied out of it. */
+#define RANGE_LEAST ((size_t)32 * HAK_KIB)
+
+static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
-    return (size + SS_UNIT_BYTES - 1) / SS_UNIT_BYTES;
+    struct ss_dirt dirt;
+    void *p = ss_span_alloc(size > SS_GRANULE_BYTES ? ace_class_bytes(size) : size, align, &dirt);
+    if (p && is_zeroed && ss_clear_dirt(p, &dirt, zero_clear)) {
+        ss_span_set_mark(p); /* handed out without resident pages */
+    }
+    return p;
 }
 
-void *ace_alloc(size_t size, size_t align, int *is_zero)
+static void *alloc(size_t size, size_t align, enum range_use use)
 {
     void *p = NULL;
-    size = size ? size : 1; /* no range is empty */
-    align = align < SS_UNIT_BYTES ? SS_UNIT_BYTES : align;
-    if (size <= ACE_SPAN_MAX && align <= SS_BYTES) {
-        p = ss_span_alloc((unsigned)units_for(size), (unsigned)(align / SS_UNIT_BYTES), is_zero);
+    size = size ? size : 1; /* no block is empty */
+    if (size <= ACE_SPAN_MAX && align <= SS_BYTES && use != RANGE_GROWING) {
+        p = span_alloc(size, align, use == RANGE_ZEROED);
     } else if (size <= PTRDIFF_MAX - SS_BYTES && align <= PTRDIFF_MAX / 2 - size) {
-        p = range_alloc(size, align, is_zero);
+        p = range_alloc(size, align < SS_UNIT_BYTES ? SS_UNIT_BYTES : align, use);
     }
     if (!p) {
         errno = ENOMEM;
     }
     return p;
+}
+
+void *ace_alloc(size_t size, size_t align)
+{
+    return alloc(size, align, RANGE_FIXED);
+}
+
+void *ace_alloc_zeroed(size_t size, size_t align)
+{
+    return alloc(size, align, RANGE_ZEROED);
+}
+
+void *ace_alloc_growing(size_t size)
+{
+    return alloc(size, 1, size >= GROWING_MIN && range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
 }
 
 void ace_free(void *p)
@@ -34,6 +61,9 @@ void ace_free(void *p)
     if (entry.tag == TAG_RANGE) {
         range_free(p);
     } else {
+        if (ss_span_mark(p)) {
+            zero_learn(p, ss_span_size(p), 1);
+        }
         ss_span_free(p);
     }
 }
@@ -49,10 +79,9 @@ void *ace_resize(void *p, size_t size)
         return NULL;
     }
     if (map_find(p).tag == TAG_RANGE) {
-        /* A range that shrinks below the limit of spans is copied into one (at most 1 MiB). */
-        return size > ACE_SPAN_MAX ? range_resize(p, size) : NULL;
+        return size >= RANGE_LEAST ? range_resize(p, size) : NULL;
     }
-    return size <= ACE_SPAN_MAX && ss_span_resize(p, (unsigned)units_for(size)) ? p : NULL;
+    return size <= ACE_SPAN_MAX && ss_span_resize(p, ace_class_bytes(size)) ? p : NULL;
 }
 
 size_t ace_purge(uint64_t delay_ms)

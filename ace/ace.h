@@ -1,5 +1,5 @@
-/* ACE, the Adaptive Cache Engine: every size above 32 KiB. Up to 1 MiB: spans of 64 KiB units cut from superslabs. Above:
-   ranges, mappings of their own, whole units long, kept for reuse when freed. Any thread may call; NULL means that the
+/* ACE, the Adaptive Cache Engine: every size above 32 KiB. Up to 1 MiB: classes, four a doubling, cut from superslabs as spans.
+   Above, and for what grows by realloc: ranges, mappings of their own, kept for reuse when freed. Any thread may call; NULL means that the
    system refused memory. Depends on base and superslab. Can be used alone. */
 #ifndef HAKMEM_ACE_ACE_H
 #define HAKMEM_ACE_ACE_H
@@ -10,9 +10,12 @@ HAK_EXTERN_C_BEGIN
 
 #define ACE_SPAN_MAX ((size_t)1024 * 1024)
 
-/* `size` bytes at a multiple of `align` (a power of two; at least 64 KiB is given). Sets *is_zero if the block is known to
-   read as zero. NULL and errno ENOMEM if it cannot be. */
-void *ace_alloc(size_t size, size_t align, int *is_zero);
+/* `size` bytes at a multiple of `align` (a power of two; at least 8 KiB is given). NULL and errno ENOMEM if it cannot be. */
+void *ace_alloc(size_t size, size_t align);
+/* The same, reading as zero up to ace_usable_size; memory that is known to be zero is not cleared again. */
+void *ace_alloc_zeroed(size_t size, size_t align);
+/* The same for a block that was just too small: from 128 KiB on with address space ahead, so that it grows without a copy. */
+void *ace_alloc_growing(size_t size);
 /* Frees a block by its start. Anything else aborts with one line. */
 void ace_free(void *p);
 /* Bytes that the block at p may hold; 0 if no block of ACE starts at p. */

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "ace/zero.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -47,6 +48,7 @@ class Ace : public testing::Test
         options.purge_delay_ms = 3600000;
         options.large_cache_bytes = size_t(1) << 40;
         options.huge_page_bytes = 0;
+        zero_forget();
         ace_purge(0);
         ss_purge(0);
     }
@@ -57,14 +59,13 @@ class Ace : public testing::Test
         expect_sound();
         EXPECT_EQ(stat_get(large_bytes), 0);
         EXPECT_EQ(stat_get(large_cached_bytes), 0);
-        EXPECT_EQ(stat_get(units_used), 0);
+        EXPECT_EQ(stat_get(heap_used_bytes), 0);
     }
 };
 
 char *alloc(size_t size, size_t align = 1)
 {
-    int is_zero;
-    char *p = static_cast<char *>(ace_alloc(size, align, &is_zero));
+    char *p = static_cast<char *>(ace_alloc(size, align));
     EXPECT_NE(p, nullptr);
     return p;
 }
@@ -98,21 +99,23 @@ class Oracle
     bool alloc_one()
     {
         size_t size = random_size(), align = rng.one_in(3) ? size_t(1) << rng.between(4, 26) : 16;
-        int is_zero = 7;
+        int kind = static_cast<int>(rng.below(3));
+        align = kind == 2 ? 1 : align;
         errno = 0;
-        char *p = static_cast<char *>(ace_alloc(size, align, &is_zero));
+        char *p = static_cast<char *>(kind == 0   ? ace_alloc(size, align)
+                                      : kind == 1 ? ace_alloc_zeroed(size, align)
+                                                  : ace_alloc_growing(size));
         if (!p) {
             EXPECT_EQ(errno, ENOMEM);
             return false;
         }
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < kUnit ? kUnit : align), 0u);
-        EXPECT_TRUE(is_zero == 0 || is_zero == 1);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < SS_GRANULE_BYTES ? SS_GRANULE_BYTES : align), 0u);
         size_t usable = ace_usable_size(p);
         EXPECT_GE(usable, size);
-        if (is_zero) {
+        if (kind == 1) {
             n_zero++;
-            for (size_t i = 0; i < usable; i += 16384) {
-                if (p[i] || p[i + 16383]) {
+            for (size_t i = 0; i < usable; i += 8192) {
+                if (p[i] || p[i + 8191]) {
                     ADD_FAILURE() << "said to be zero";
                     break;
                 }
@@ -155,7 +158,7 @@ class Oracle
         }
         size_t usable = ace_usable_size(moved);
         EXPECT_GE(usable, size);
-        check(moved, usable < block.size ? usable : block.size, block.key);
+        check(moved, size < block.size ? size : block.size, block.key);
         add(moved, usable, block.key);
     }
 
@@ -253,17 +256,30 @@ TEST_F(Ace, RandomCallsWithASmallCacheAndNoDelay)
     EXPECT_EQ(stat_get(large_cached_bytes), 0);
 }
 
-/* Every size around the edges: in units, spans to 1 MiB, ranges above; usable size is the next unit. */
+/* What a size is rounded to: granules, from 8 KiB on four classes a doubling, units above 1 MiB. */
+size_t rounded(size_t size, bool is_span)
+{
+    if (!is_span) {
+        return round_units(size ? size : 1);
+    }
+    size_t step = SS_GRANULE_BYTES;
+    for (size_t doubling = 64 * 1024; doubling < size; doubling *= 2) {
+        step = doubling / 4;
+    }
+    return size ? (size + step - 1) / step * step : step;
+}
+
+/* Every size around the edges: spans of a class to 1 MiB, ranges above. */
 TEST_F(Ace, SizesAndKinds)
 {
-    for (size_t size :
-         {size_t(0), size_t(1), size_t(32769), kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
+    for (size_t size : {size_t(0), size_t(1), size_t(32769), size_t(40960), size_t(40961), size_t(65537), size_t(99999),
+                        kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
         for (size_t align : {size_t(1), kUnit, kMiB, 2 * kMiB, 4 * kMiB, 64 * kMiB}) {
             char *p = alloc(size, align);
             ASSERT_NE(p, nullptr) << size << " at " << align;
             EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
-            EXPECT_EQ(ace_usable_size(p), round_units(size ? size : 1)) << size << " at " << align;
             bool is_span = size <= ACE_SPAN_MAX && align <= SS_BYTES;
+            EXPECT_EQ(ace_usable_size(p), rounded(size, is_span)) << size << " at " << align;
             struct ss_lookup got = hak_super_lookup(p + ace_usable_size(p) - 1);
             EXPECT_EQ(got.kind, is_span ? SS_SPAN : SS_RANGE);
             EXPECT_EQ(got.start, p);
@@ -280,24 +296,24 @@ TEST_F(Ace, SizesAndKinds)
 
 TEST_F(Ace, ImpossibleSizesAreENOMEM)
 {
-    int is_zero;
+    int local;
     for (size_t size : {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, SIZE_MAX / 2 + 1, SIZE_MAX / 4, size_t(1) << 50}) {
         for (size_t align : {size_t(1), kMiB, size_t(1) << 40, size_t(1) << 62, size_t(1) << 63}) {
             errno = 0;
-            EXPECT_EQ(ace_alloc(size, align, &is_zero), nullptr) << size << " at " << align;
+            EXPECT_EQ(ace_alloc(size, align), nullptr) << size << " at " << align;
             EXPECT_EQ(errno, ENOMEM);
         }
     }
     errno = 0;
-    EXPECT_EQ(ace_alloc(100000, size_t(1) << 63, &is_zero), nullptr);
+    EXPECT_EQ(ace_alloc(100000, size_t(1) << 63), nullptr);
     EXPECT_EQ(errno, ENOMEM);
     char *p = alloc(2 * kMiB);
     EXPECT_EQ(ace_resize(p, SIZE_MAX), nullptr);
     EXPECT_EQ(ace_resize(p, SIZE_MAX / 2), nullptr);
     EXPECT_EQ(ace_resize(p, size_t(1) << 50), nullptr);
     EXPECT_EQ(ace_usable_size(p), 2 * kMiB);
-    EXPECT_EQ(ace_resize(&is_zero, 2 * kMiB), nullptr);
-    EXPECT_EQ(ace_usable_size(&is_zero), 0u);
+    EXPECT_EQ(ace_resize(&local, 2 * kMiB), nullptr);
+    EXPECT_EQ(ace_usable_size(&local), 0u);
     EXPECT_EQ(ace_usable_size(nullptr), 0u);
     EXPECT_EQ(ace_usable_size(p + 1), 0u);
     EXPECT_EQ(ace_usable_size(p + kUnit), 0u);
@@ -315,9 +331,7 @@ TEST_F(Ace, FreedRangesAreServedAgain)
     EXPECT_EQ(hak_super_lookup(p).is_allocated, 0);
     FailingOs os;
     os.fail_always(hak_testing::OS_MMAP);
-    int is_zero = 7;
-    EXPECT_EQ(ace_alloc(8 * kMiB, 1, &is_zero), p);
-    EXPECT_EQ(is_zero, 0);
+    EXPECT_EQ(ace_alloc(8 * kMiB, 1), p);
     EXPECT_EQ(stat_get(large_cached_bytes), 0);
     EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 0u) << "no system call";
     ace_free(p);
@@ -450,10 +464,11 @@ TEST_F(Ace, ShrinksInPlace)
     EXPECT_EQ(ace_usable_size(p), 20 * kMiB) << "address space ahead stays";
     EXPECT_EQ(ace_resize(p, 2 * kMiB), p);
     EXPECT_EQ(ace_usable_size(p), 2 * kMiB) << "but not more than half";
-    EXPECT_EQ(hak_super_lookup(p + 2 * kMiB).kind, SS_NOT_OURS);
+    EXPECT_EQ(hak_super_lookup(p + 2 * kMiB).is_allocated, 0);
+    EXPECT_EQ(stat_get(large_cached_bytes), static_cast<int64_t>(18 * kMiB)) << "what was cut off is kept for reuse";
     EXPECT_EQ(p[2 * kMiB - 1], 3);
     expect_sound();
-    EXPECT_EQ(ace_resize(p, 500000), nullptr) << "to a span: copied";
+    EXPECT_EQ(ace_resize(p, 30000), nullptr) << "to a small block: copied";
     EXPECT_EQ(ace_usable_size(p), 2 * kMiB);
     ace_free(p);
     char *span = alloc(kMiB);
@@ -461,6 +476,87 @@ TEST_F(Ace, ShrinksInPlace)
     EXPECT_EQ(ace_resize(span, 3 * kUnit), span);
     EXPECT_EQ(ace_usable_size(span), 3 * kUnit);
     ace_free(span);
+}
+
+size_t resident(const char *p, size_t size)
+{
+    std::vector<unsigned char> pages(size / 4096);
+    size_t n = 0;
+    EXPECT_EQ(mincore(const_cast<char *>(p), size, pages.data()), 0);
+    for (unsigned char page : pages) {
+        n += page & 1;
+    }
+    return n * 4096;
+}
+
+/* The end of a block that shrinks goes back, its address space stays. */
+TEST_F(Ace, TheEndOfAShrunkBlockGoesBack)
+{
+    char *p = static_cast<char *>(ace_alloc_growing(kMiB));
+    memset(p, 1, kMiB);
+    size_t usable = ace_usable_size(p);
+    EXPECT_EQ(ace_resize(p, 300 * 1024), p);
+    EXPECT_EQ(ace_usable_size(p), usable);
+    EXPECT_EQ(resident(p, kMiB), 300u * 1024);
+    EXPECT_EQ(p[300 * 1024 - 1], 1);
+    /* A little less keeps all, and so does growing again. */
+    FailingOs os;
+    EXPECT_EQ(ace_resize(p, 280 * 1024), p);
+    EXPECT_EQ(ace_resize(p, kMiB), p);
+    EXPECT_EQ(os.calls(hak_testing::OS_MADVISE) + os.calls(hak_testing::OS_MREMAP), 0u);
+    expect_sound();
+    ace_free(p);
+}
+
+/* A block that grows has address space ahead, as long as there are not too many of them. */
+TEST_F(Ace, GrowingBlocksAreRangesWithinALimit)
+{
+    std::vector<char *> blocks;
+    size_t ranges = 0;
+    for (int i = 0; i < (HAK_TINY_OR(20, 200)); i++) {
+        char *p = static_cast<char *>(ace_alloc_growing(200000));
+        ASSERT_NE(p, nullptr);
+        ranges += hak_super_lookup(p).kind == SS_RANGE;
+        blocks.push_back(p);
+    }
+    EXPECT_EQ(ranges, static_cast<size_t>(HAK_TINY_OR(8, 200)));
+    char *p = blocks[0];
+    EXPECT_GE(ace_usable_size(p), 290000u);
+    EXPECT_EQ(ace_resize(p, 290000), p);
+    for (char *block : blocks) {
+        ace_free(block);
+    }
+    EXPECT_EQ(stat_get(large_growing), 0);
+    p = static_cast<char *>(ace_alloc_growing(100000));
+    EXPECT_EQ(hak_super_lookup(p).kind, SS_SPAN) << "small ones are spans";
+    ace_free(p);
+}
+
+/* calloc of a block that was used: cleared, or given back where little of such blocks is touched. */
+TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
+{
+    FailingOs os;
+    for (int dense = 0; dense < 2; dense++) {
+        const size_t size = dense ? 700 * 1024 : 300 * 1024;
+        for (int i = 0; i < 100; i++) {
+            os.reset();
+            char *p = static_cast<char *>(ace_alloc_zeroed(size, 1));
+            ASSERT_NE(p, nullptr);
+            if (i >= 90) {
+                EXPECT_EQ(resident(p, 64 * 1024), 0u + (dense ? 64u * 1024 : 0)) << i;
+            }
+            /* Reading touches too. */
+            for (size_t at = 0; at < size && (dense || i == 99); at += 4096) {
+                ASSERT_EQ(p[at], 0);
+            }
+            if (dense) {
+                memset(p, 1, size);
+            } else {
+                p[0] = 1;
+            }
+            ace_free(p);
+        }
+    }
 }
 
 /* Into a cached neighbour: no system call. */
@@ -618,7 +714,7 @@ TEST_F(Ace, EveryCallOfTheSystemFailsInTurn)
             ss_purge(0);
             ASSERT_EQ(stat_get(large_bytes), 0);
             ASSERT_EQ(stat_get(large_cached_bytes), 0);
-            ASSERT_EQ(stat_get(units_used), 0);
+            ASSERT_EQ(stat_get(heap_used_bytes), 0);
             if (!fired) {
                 break;
             }
@@ -673,9 +769,8 @@ TEST_F(Ace, ThreadsAndLookups)
             Rng rng(t);
             std::vector<std::pair<char *, size_t>> live;
             for (int i = 0; i < 250; i++) {
-                int is_zero;
                 size_t size = rng.between(40000, rng.one_in(2) ? kMiB : 4 * kMiB);
-                char *p = static_cast<char *>(ace_alloc(size, 1, &is_zero));
+                char *p = static_cast<char *>(ace_alloc(size, 1));
                 p[0] = p[size - 1] = static_cast<char>(t + 1);
                 live.push_back({p, size});
                 size_t k = rng.below(live.size());

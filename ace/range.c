@@ -1,4 +1,4 @@
-/* Ranges above 1 MiB. One lock (rank ACE), also held while the system maps or unmaps: such calls are rare and long, and the
+/* Ranges. One lock (rank ACE), also held while the system maps or unmaps: such calls are rare and long, and the
    caller touches far more memory than they cost. Called by ace.c. */
 #include "ace/range.h"
 
@@ -6,11 +6,14 @@
 #include <sys/mman.h>
 
 #include "ace/ace.h"
+#include "ace/ace_class.h"
+#include "ace/zero.h"
 #include "base/error.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "superslab/huge.h"
 #include "superslab/pool.h"
 
 #define TABLE_CHUNK  1024u
@@ -20,12 +23,28 @@
 /* Address space ahead of a range that grows: as much again as half of it, so that growing costs O(log n) moves. Pages are
    not touched, so it costs no memory. */
 #define GROW_SHIFT 1
+/* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps, and worth the call. */
+#define TAIL_SHIFT 2
+#define TAIL_MIN   ((size_t)64 * HAK_KIB)
+/* And its address space above this, if more than half of it is unused. */
+#define KEEP_WHOLE_BYTES (4 * HAK_MIB)
+/* Ranges that may lie beside each other without being one mapping. The system allows 65,530 mappings by default. */
+#define GROWING_MAX HAK_TINY_OR(8, 8192)
+/* Fresh ranges of this size on are marked for huge pages, if nearly all of such blocks gets touched (in 256ths). */
+#define HUGE_MIN     (32 * HAK_MIB)
+#define HUGE_TOUCHED 250u
+/* How many cached ranges of a class are looked at for the smallest that fits. */
+#define BEST_SEARCH 32
+#define N_CLASSES   256u
 
 static struct lock ace_lock = LOCK_INIT(LOCK_RANK_ACE);
 static struct range **table[TABLE_CHUNKS];
 static uint32_t n_ranges;
+static uint64_t n_origins;
 static struct range *idle;
 static struct range *oldest, *newest;
+static struct range *classes[N_CLASSES];
+static uint64_t classes_present[N_CLASSES / 64];
 
 static size_t round_units(size_t size)
 {
@@ -77,21 +96,58 @@ static void map_range(const struct range *range)
     map_set(range->base, range->bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
 }
 
+/* The class list of a cached range: the largest class that it can serve. */
+static unsigned class_of(size_t bytes)
+{
+    return ace_class_index(bytes);
+}
+
+static void class_remove(struct range *range)
+{
+    unsigned i = class_of(range->bytes);
+    *(range->class_prev ? &range->class_prev->class_next : &classes[i]) = range->class_next;
+    if (range->class_next) {
+        range->class_next->class_prev = range->class_prev;
+    }
+    if (!classes[i]) {
+        classes_present[i / 64] &= ~((uint64_t)1 << (i % 64));
+    }
+}
+
+static void class_push(struct range *range)
+{
+    unsigned i = class_of(range->bytes);
+    range->class_prev = NULL;
+    range->class_next = classes[i];
+    if (classes[i]) {
+        classes[i]->class_prev = range;
+    }
+    classes[i] = range;
+    classes_present[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
 static void cache_remove(struct range *range)
 {
     *(range->prev ? &range->prev->next : &oldest) = range->next;
     *(range->next ? &range->next->prev : &newest) = range->prev;
+    class_remove(range);
     stat_sub(large_cached_bytes, range->bytes);
 }
 
-static void cache_push(struct range *range, uint64_t now_ns)
+/* Into the list by age, after the last one that is not younger. */
+static void cache_push(struct range *range, uint64_t cached_at_ns)
 {
+    struct range *after = newest;
+    while (after && after->cached_at_ns > cached_at_ns) {
+        after = after->prev;
+    }
     atomic_store_relaxed(&range->state, RANGE_CACHED);
-    range->cached_at_ns = now_ns;
-    range->next = NULL;
-    range->prev = newest;
-    *(newest ? &newest->next : &oldest) = range;
-    newest = range;
+    range->cached_at_ns = cached_at_ns;
+    range->prev = after;
+    range->next = after ? after->next : oldest;
+    *(range->next ? &range->next->prev : &newest) = range;
+    *(after ? &after->next : &oldest) = range;
+    class_push(range);
     stat_add(large_cached_bytes, range->bytes);
 }
 
@@ -137,6 +193,24 @@ static void keep_within(size_t limit)
     }
 }
 
+/* The cached range of the same origin that begins where `range` ends, or NULL. */
+static struct range *cached_after(const struct range *range)
+{
+    struct range *after = cached_at(range->base + range->bytes);
+    return after && after->base == range->base + range->bytes && after->origin == range->origin ? after : NULL;
+}
+
+/* Takes in the cached neighbour behind it, if there is one of its origin. */
+static void absorb_after(struct range *range)
+{
+    struct range *after = cached_after(range);
+    if (after) {
+        cache_remove(after);
+        atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
+        drop_range(after);
+    }
+}
+
 /* Cuts `range` after `bytes`; the rest becomes a cached range. If there is no description for it, nothing is cut. */
 static void split(struct range *range, size_t bytes, uint64_t now_ns)
 {
@@ -146,7 +220,11 @@ static void split(struct range *range, size_t bytes, uint64_t now_ns)
     }
     atomic_store_relaxed(&rest->base, range->base + bytes);
     atomic_store_relaxed(&rest->bytes, range->bytes - bytes);
+    rest->origin = range->origin;
+    rest->is_huge = range->is_huge;
+    rest->is_moved = range->is_moved;
     atomic_store_relaxed(&range->bytes, bytes);
+    absorb_after(rest);
     map_range(rest);
     cache_push(rest, now_ns);
 }
@@ -156,19 +234,50 @@ static int is_aligned(const void *p, size_t align)
     return ((uintptr_t)p & (align - 1)) == 0;
 }
 
-/* The smallest cached range that fits. */
+/* The first class from `i` up that has a cached range; N_CLASSES if none. */
+static unsigned next_class(unsigned i)
+{
+    for (; i < N_CLASSES; i = (i / 64 + 1) * 64) {
+        uint64_t word = classes_present[i / 64] >> (i % 64);
+        if (word) {
+            return i + (unsigned)__builtin_ctzll(word);
+        }
+    }
+    return N_CLASSES;
+}
+
+/* The smallest cached range that fits, among the first ones of the lowest class that has one. */
 static struct range *best_cached(size_t bytes, size_t align)
 {
     struct range *best = NULL;
-    for (struct range *range = newest; range; range = range->prev) {
-        if (range->bytes >= bytes && (!best || range->bytes < best->bytes) && is_aligned(range->base, align)) {
-            best = range;
+    for (unsigned i = next_class(class_of(bytes)); i < N_CLASSES && !best; i = next_class(i + 1)) {
+        int looked = 0;
+        for (struct range *range = classes[i]; range && looked < BEST_SEARCH; range = range->class_next, looked++) {
+            if (range->bytes >= bytes && (!best || range->bytes < best->bytes) && is_aligned(range->base, align)) {
+                best = range;
+            }
         }
     }
     return best;
 }
 
-static struct range *map_fresh(size_t bytes, size_t align)
+/* The range of the unit at p, if a fresh mapping beside it becomes one with it: the system extends a neighbour that has the
+   same advice and was never moved. */
+static const struct range *neighbour_at(const char *p, int is_huge)
+{
+    struct map_entry entry = map_get(p);
+    const struct range *range = entry.tag == TAG_RANGE ? range_at(entry.ref) : NULL;
+    return range && !range->is_moved && range->is_huge == is_huge ? range : NULL;
+}
+
+static uint64_t origin_for(const struct range *range)
+{
+    const struct range *before = neighbour_at(range->base - 1, range->is_huge);
+    const struct range *after = neighbour_at(range->base + range->bytes, range->is_huge);
+    return before ? before->origin : after ? after->origin : ++n_origins;
+}
+
+static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
 {
     struct range *range = new_range();
     if (!range) {
@@ -183,8 +292,14 @@ static struct range *map_fresh(size_t bytes, size_t align)
         drop_range(range);
         return NULL;
     }
+    if (is_huge) {
+        huge_mark(base, bytes);
+    }
     atomic_store_relaxed(&range->base, base);
     atomic_store_relaxed(&range->bytes, bytes);
+    range->is_huge = (uint8_t)is_huge;
+    range->is_moved = 0;
+    range->origin = origin_for(range);
     return range;
 }
 
@@ -201,32 +316,69 @@ static struct ss_lookup describe(const void *p, uint32_t ref)
     return result;
 }
 
-void *range_alloc(size_t size, size_t align, int *is_zero)
+/* From the cache. ACE lock held. */
+static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
 {
-    size_t bytes = round_units(size);
-    void *p = NULL;
-    lock_acquire(&ace_lock);
-    atomic_store_relaxed(&ss_range_lookup, describe);
     struct range *range = best_cached(bytes, align);
-    *is_zero = !range;
     if (range) {
         cache_remove(range);
-        if (range->bytes - bytes > bytes >> SPLIT_SHIFT) {
+        size_t room = use == RANGE_GROWING ? bytes : bytes >> SPLIT_SHIFT;
+        if (range->bytes - bytes > room) {
             split(range, bytes, range->cached_at_ns);
         }
-    } else {
-        range = map_fresh(bytes, align);
+    }
+    return range;
+}
+
+static struct range *take_fresh(size_t bytes, size_t align, enum range_use use)
+{
+    if (use == RANGE_GROWING) {
+        struct range *range = map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
+        return range ? range : map_fresh(bytes, align, 0);
+    }
+    int is_huge = bytes >= HUGE_MIN && align <= HUGE_BYTES &&
+                  zero_touched(bytes, use == RANGE_ZEROED) >= HUGE_TOUCHED &&
+                  huge_is_wanted((uint64_t)stat_get(large_bytes) + (uint64_t)stat_get(large_cached_bytes));
+    return map_fresh(bytes, is_huge ? HUGE_BYTES : align, is_huge);
+}
+
+int range_may_grow(void)
+{
+    return stat_get(large_growing) < GROWING_MAX;
+}
+
+static void start_use(struct range *range, size_t size, enum range_use use, int is_fresh)
+{
+    range->touched = size;
+    range->use = (uint8_t)use;
+    range->is_fresh = (uint8_t)is_fresh;
+    atomic_store_relaxed(&range->state, RANGE_USED);
+    map_range(range);
+    stat_add(large_bytes, range->bytes);
+    stat_add(large_growing, use == RANGE_GROWING);
+}
+
+void *range_alloc(size_t size, size_t align, enum range_use use)
+{
+    size_t bytes = round_units(size);
+    lock_acquire(&ace_lock);
+    atomic_store_relaxed(&ss_range_lookup, describe);
+    struct range *range = take_cached(bytes, align, use);
+    int is_fresh = !range;
+    if (!range) {
+        range = take_fresh(bytes, align, use);
         if (!range && purge_older(os_ops.clock_ns(), 0)) {
-            range = map_fresh(bytes, align);
+            range = take_fresh(bytes, align, use);
         }
     }
+    void *p = range ? range->base : NULL;
     if (range) {
-        atomic_store_relaxed(&range->state, RANGE_USED);
-        map_range(range);
-        stat_add(large_bytes, range->bytes);
-        p = range->base;
+        start_use(range, size, use, is_fresh);
     }
     lock_release(&ace_lock);
+    if (p && use == RANGE_ZEROED && !is_fresh) {
+        range->is_fresh = (uint8_t)zero_clear(p, range->bytes);
+    }
     return p;
 }
 
@@ -238,17 +390,18 @@ static struct range *used_at(const void *p)
     return range && range->state == RANGE_USED && range->base == p ? range : NULL;
 }
 
+static struct range *cached_before(const struct range *range)
+{
+    struct range *before = cached_at(range->base - 1);
+    return before && before->base + before->bytes == range->base && before->origin == range->origin ? before : NULL;
+}
+
 /* Merges a range that is about to be cached with cached neighbours. */
 static struct range *merge(struct range *range)
 {
-    struct range *after = cached_at(range->base + range->bytes);
-    if (after && after->base == range->base + range->bytes) {
-        cache_remove(after);
-        atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
-        drop_range(after);
-    }
-    struct range *before = cached_at(range->base - 1);
-    if (before && before->base + before->bytes == range->base) {
+    absorb_after(range);
+    struct range *before = cached_before(range);
+    if (before) {
         cache_remove(before);
         atomic_store_relaxed(&before->bytes, before->bytes + range->bytes);
         drop_range(range);
@@ -267,7 +420,11 @@ void range_free(void *p)
         hak_fatal(
             cached && cached->base == p ? "block freed twice" : "invalid pointer freed (not the start of a block)", p);
     }
+    if (range->is_fresh) {
+        zero_learn(range->base, range->touched, range->use == RANGE_ZEROED);
+    }
     stat_sub(large_bytes, range->bytes);
+    stat_sub(large_growing, range->use == RANGE_GROWING);
     uint64_t now_ns = os_ops.clock_ns();
     cache_push(merge(range), now_ns);
     uint64_t delay_ns = options.purge_delay_ms * 1000000u;
@@ -289,14 +446,15 @@ size_t range_size(const void *p)
 static int grow_in_place(struct range *range, size_t bytes)
 {
     char *end = range->base + range->bytes;
-    struct range *after = cached_at(end);
-    if (after && after->base == end && range->bytes + after->bytes >= bytes) {
+    struct range *after = cached_after(range);
+    if (after && range->bytes + after->bytes >= bytes) {
         cache_remove(after);
         size_t was = range->bytes;
+        uint64_t cached_at_ns = after->cached_at_ns;
         atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
         drop_range(after);
         if (range->bytes - bytes >= SS_UNIT_BYTES) {
-            split(range, bytes, os_ops.clock_ns());
+            split(range, bytes, cached_at_ns);
         }
         stat_add(large_bytes, range->bytes - was);
         map_range(range);
@@ -339,20 +497,28 @@ static int move_pages(struct range *range, size_t bytes)
     stat_add(large_bytes, bytes - range->bytes);
     atomic_store_relaxed(&range->base, place);
     atomic_store_relaxed(&range->bytes, bytes);
+    range->origin = ++n_origins;
+    range->is_moved = 1;
     map_range(range);
     return 1;
 }
 
-static void shrink(struct range *range, size_t bytes)
+/* The block becomes `size` bytes where it lies. ACE lock held. */
+static void shrink(struct range *range, size_t size)
 {
-    size_t less = range->bytes - bytes;
-    map_set(range->base + bytes, less / SS_UNIT_BYTES, 0, 0);
-    if (os_unmap(range->base + bytes, less)) {
-        map_range(range);
-        return;
+    size_t bytes = round_units(size);
+    if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
+        size_t was = range->bytes;
+        split(range, bytes, os_ops.clock_ns());
+        stat_sub(large_bytes, was - range->bytes);
     }
-    atomic_store_relaxed(&range->bytes, bytes);
-    stat_sub(large_bytes, less);
+    size_t page = os_page_size();
+    size_t keep = (size + page - 1) & ~(page - 1);
+    size_t touched = range->touched < range->bytes ? range->touched : range->bytes;
+    if (touched > keep + TAIL_MIN && touched - keep > keep >> TAIL_SHIFT &&
+        os_purge(range->base + keep, range->bytes - keep) == 0) {
+        range->touched = keep;
+    }
 }
 
 void *range_resize(void *p, size_t size)
@@ -363,19 +529,19 @@ void *range_resize(void *p, size_t size)
     lock_acquire(&ace_lock);
     struct range *range = used_at(p);
     if (range && bytes <= range->bytes) {
-        /* Address space ahead stays, unless more than half of the range is unused. */
-        if (bytes < range->bytes / 2) {
-            shrink(range, bytes);
-        }
+        shrink(range, size);
         result = p;
     } else if (range) {
         size_t ahead = bytes + round_units(bytes >> GROW_SHIFT);
         errno = 0;
         int grown = grow_in_place(range, ahead) || grow_in_place(range, bytes);
-        /* EFAULT: merged from several mappings, which no mremap moves as one; a try would leave its target mapped. */
+        /* EFAULT: not one mapping after all; a try to move it would leave its target mapped. */
         if (grown || (errno != EFAULT && (move_pages(range, ahead) || move_pages(range, bytes)))) {
             result = range->base;
         }
+    }
+    if (result && size > range->touched) {
+        range->touched = size;
     }
     lock_release(&ace_lock);
     errno = saved;
@@ -398,30 +564,48 @@ static int verify_range(const struct range *range)
             return 40;
         }
     }
-    struct range *after = cached_at(range->base + range->bytes);
-    if (range->state == RANGE_CACHED && after && after->base == range->base + range->bytes) {
+    if (range->state == RANGE_CACHED && cached_after(range)) {
         return 41;
     }
     return range->bytes % SS_UNIT_BYTES ? 42 : 0;
 }
 
+/* The lists by age and by class hold the same. Returns their bytes, or SIZE_MAX if they are wrong. */
+static size_t verify_lists(void)
+{
+    size_t by_age = 0, by_class = 0;
+    for (const struct range *range = oldest; range; range = range->next) {
+        by_age += range->bytes;
+        if (range->state != RANGE_CACHED || (range->next && range->next->cached_at_ns < range->cached_at_ns)) {
+            return SIZE_MAX;
+        }
+    }
+    for (unsigned i = 0; i < N_CLASSES; i++) {
+        if (!classes[i] != !(classes_present[i / 64] >> (i % 64) & 1)) {
+            return SIZE_MAX;
+        }
+        for (const struct range *range = classes[i]; range; range = range->class_next) {
+            by_class += class_of(range->bytes) == i ? range->bytes : SIZE_MAX / 2;
+        }
+    }
+    return by_age == by_class ? by_age : SIZE_MAX;
+}
+
 int range_verify(void)
 {
     int result = 0;
-    size_t used = 0, cached = 0, listed = 0;
+    size_t used = 0, cached = 0, growing = 0;
     lock_acquire(&ace_lock);
     for (uint32_t i = 0; i < n_ranges && !result; i++) {
         const struct range *range = range_at(i);
         if (range->state != RANGE_IDLE) {
             result = verify_range(range);
             *(range->state == RANGE_USED ? &used : &cached) += range->bytes;
+            growing += range->state == RANGE_USED && range->use == RANGE_GROWING;
         }
     }
-    for (const struct range *range = oldest; range; range = range->next) {
-        listed += range->bytes;
-    }
-    if (!result &&
-        (used != (size_t)stat_get(large_bytes) || cached != listed || cached != (size_t)stat_get(large_cached_bytes))) {
+    if (!result && (used != (size_t)stat_get(large_bytes) || growing != (size_t)stat_get(large_growing) ||
+                    cached != verify_lists() || cached != (size_t)stat_get(large_cached_bytes))) {
         result = 43;
     }
     lock_release(&ace_lock);

@@ -1,11 +1,17 @@
-/* Ranges: blocks above 1 MiB, each whole units of a mapping, kept for reuse when freed.
+/* Ranges: mappings of their own, whole units long, kept for reuse when freed: blocks above 1 MiB, and smaller ones that grow
+   by realloc.
 
    struct range describes one; descriptions live for ever and are reused by number. All fields are written with the ACE lock
    held; `base`, `bytes` of a used range also change only in calls about that very block. `base`, `bytes` and `state` are
    written atomically (relaxed), since hak_super_lookup reads them without a lock.
-   States: used; cached (in the list of cached ranges, oldest first, pages may be resident); idle (describes nothing).
-   Always: every unit of a used or cached range has {TAG_RANGE, number} in the pointer map; two neighbouring cached ranges
-   are merged; stats.large_bytes and stats.large_cached_bytes are the sums. range_verify checks. */
+   States: used; cached (in the list by age, oldest first, and in the list of its class; pages may be resident); idle
+   (describes nothing).
+   Origin: a number for each mapping of the kernel; what is cut from one keeps it, and a fresh neighbour of it takes it on.
+   Ranges of one origin that touch can be moved as one by mremap: only such neighbours are merged. (Where the kernel thinks
+   otherwise, mremap says EFAULT and the block is copied.)
+   Always: every unit of a used or cached range has {TAG_RANGE, number} in the pointer map; two neighbouring cached ranges of
+   one origin are merged; a cached range is in the class list of the largest class that it can serve; stats.large_bytes,
+   large_cached_bytes and large_growing are the sums. range_verify checks. */
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 
@@ -14,17 +20,32 @@
 HAK_EXTERN_C_BEGIN
 
 enum range_state { RANGE_IDLE, RANGE_USED, RANGE_CACHED };
+/* What range_alloc is asked for. */
+enum range_use {
+    RANGE_FIXED,  /* a block of that size */
+    RANGE_ZEROED, /* reads as zero */
+    RANGE_GROWING /* grows by realloc: address space ahead is welcome */
+};
 
 struct range {
     char *base;
     size_t bytes; /* mapped, a multiple of 64 KiB */
+    size_t
+        touched; /* used: what was asked for since the end was last given back, at most; beyond it hardly a page is resident */
+    uint64_t origin;
     uint32_t number;
     enum range_state state;
-    struct range *next, *prev; /* cached: by age; idle: next only */
+    uint8_t use;                           /* used: enum range_use */
+    uint8_t is_fresh;                      /* used: handed out without resident pages */
+    uint8_t is_huge, is_moved;             /* of its mapping: marked for huge pages; moved by mremap */
+    struct range *next, *prev;             /* cached: by age; idle: next only */
+    struct range *class_next, *class_prev; /* cached: of one class */
     uint64_t cached_at_ns;
 };
 
-void *range_alloc(size_t size, size_t align, int *is_zero);
+void *range_alloc(size_t size, size_t align, enum range_use use);
+/* Whether one more growing range is welcome: each is a mapping of its own, of which a process may have only so many. */
+int range_may_grow(void);
 void range_free(void *p);
 size_t range_size(const void *p);
 void *range_resize(void *p, size_t size);

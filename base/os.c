@@ -31,16 +31,31 @@ static int real_madvise(void *addr, size_t length, int advice)
     return madvise(addr, length, advice);
 }
 
+static int real_mincore(void *addr, size_t length, unsigned char *resident)
+{
+    return mincore(addr, length, resident);
+}
+
 static ssize_t real_write(int fd, const void *data, size_t size)
 {
     return write(fd, data, size);
 }
 
-static uint64_t real_clock_ns(void)
+static uint64_t read_clock(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t real_clock_ns(void)
+{
+    return read_clock(CLOCK_MONOTONIC_COARSE);
+}
+
+static uint64_t real_precise_ns(void)
+{
+    return read_clock(CLOCK_MONOTONIC);
 }
 
 static char **real_environ(void)
@@ -60,8 +75,8 @@ static int real_futex_wake(uint32_t *word, int n)
 
 #define REAL_OPS                                                                                                       \
     {                                                                                                                  \
-        real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_clock_ns, real_environ, real_futex_wait,   \
-            real_futex_wake                                                                                            \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_clock_ns, real_precise_ns,   \
+            real_environ, real_futex_wait, real_futex_wake                                                             \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;
@@ -135,11 +150,21 @@ int os_purge(void *addr, size_t size)
     return error;
 }
 
-void os_huge_pages(void *addr, size_t size)
+static void advise(void *addr, size_t size, int advice)
 {
     int saved = errno;
-    (void)os_ops.madvise(addr, size, MADV_HUGEPAGE);
+    (void)os_ops.madvise(addr, size, advice);
     errno = saved;
+}
+
+void os_huge_pages(void *addr, size_t size)
+{
+    advise(addr, size, MADV_HUGEPAGE);
+}
+
+void os_small_pages(void *addr, size_t size)
+{
+    advise(addr, size, MADV_NOHUGEPAGE);
 }
 
 static struct lock meta_lock = LOCK_INIT(LOCK_RANK_META);

@@ -14,9 +14,11 @@ struct os_ops {
     int (*munmap)(void *addr, size_t length);
     void *(*mremap)(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr);
     int (*madvise)(void *addr, size_t length, int advice);
+    int (*mincore)(void *addr, size_t length, unsigned char *resident);
     ssize_t (*write)(int fd, const void *data, size_t size);
-    uint64_t (*clock_ns)(void); /* monotonic */
-    char **(*environ_)(void);   /* the environment, read once at start */
+    uint64_t (*clock_ns)(void);   /* monotonic, to some milliseconds, cheap */
+    uint64_t (*precise_ns)(void); /* monotonic, for short times */
+    char **(*environ_)(void);     /* the environment, read once at start */
     int (*futex_wait)(uint32_t *word, uint32_t expected);
     int (*futex_wake)(uint32_t *word, int n);
 };
@@ -39,6 +41,8 @@ void os_unmap_untouched(void *addr, size_t size);
 HAK_MUST_CHECK int os_purge(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */
 void os_huge_pages(void *addr, size_t size);
+/* Asks for small pages again. */
+void os_small_pages(void *addr, size_t size);
 
 /* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses. */
 void *os_meta_alloc(size_t size);

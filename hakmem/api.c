@@ -25,12 +25,21 @@ static size_t reclaim(void)
     return ace_purge(0) + ss_purge(0);
 }
 
-static void *large_alloc(size_t size, size_t align, int *is_zero)
+enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
+
+static void *ask_ace(size_t size, size_t align, enum large_kind kind)
+{
+    return kind == LARGE_PLAIN    ? ace_alloc(size, align)
+           : kind == LARGE_ZEROED ? ace_alloc_zeroed(size, align)
+                                  : ace_alloc_growing(size);
+}
+
+static void *large_alloc(size_t size, size_t align, enum large_kind kind)
 {
     (void)heap_acquire(); /* starts the process: options */
-    void *p = ace_alloc(size, align, is_zero);
+    void *p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim()) {
-        p = ace_alloc(size, align, is_zero);
+        p = ask_ace(size, align, kind);
     }
     return p ? p : no_memory();
 }
@@ -56,8 +65,7 @@ void *refill_malloc(size_t size)
 
 void *slow_malloc(size_t size)
 {
-    int is_zero;
-    return large_alloc(size, 1, &is_zero);
+    return large_alloc(size, 1, LARGE_PLAIN);
 }
 
 #if HAK_VALIDATE
@@ -154,12 +162,7 @@ void *hak_calloc(size_t n, size_t size)
         return no_memory();
     }
     if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
-        int is_zero;
-        void *p = large_alloc(bytes, 1, &is_zero);
-        if (p && !is_zero) {
-            memset(p, 0, ace_usable_size(p));
-        }
-        return p;
+        return large_alloc(bytes, 1, LARGE_ZEROED);
     }
     void *p = fast_malloc(bytes);
     if (HAK_LIKELY(p != NULL)) {
@@ -207,7 +210,7 @@ void *hak_realloc(void *p, size_t size)
             return resized;
         }
     }
-    void *moved = hak_malloc(size);
+    void *moved = size > usable && size > SC_SMALL_MAX ? large_alloc(size, 1, LARGE_GROWING) : hak_malloc(size);
     if (!moved) {
         return size <= usable ? p : NULL;
     }
@@ -233,8 +236,7 @@ static void *aligned(size_t alignment, size_t size)
             return hak_malloc(sc_table[c].size);
         }
     }
-    int is_zero;
-    return large_alloc(size, alignment, &is_zero);
+    return large_alloc(size, alignment, LARGE_PLAIN);
 }
 
 void *hak_aligned_alloc(size_t alignment, size_t size)

@@ -177,7 +177,7 @@ TEST(Fork, WhileOthersAllocate)
         hak_free(p);
     }
     (void)hak_purge();
-    EXPECT_EQ(stat_get(units_used), 0) << "the parent has lost nothing";
+    EXPECT_EQ(stat_get(heap_used_bytes), 0) << "the parent has lost nothing";
     EXPECT_EQ(stat_get(large_bytes), 0);
 }
 

@@ -39,14 +39,14 @@ class Heap : public testing::Test
     {
         saved_ = options;
         (void)hak_purge();
-        ASSERT_EQ(stat_get(units_used), 0);
+        ASSERT_EQ(stat_get(heap_used_bytes), 0);
     }
     void TearDown() override
     {
         options = saved_;
         (void)hak_purge();
         EXPECT_EQ(hak_verify(), 0);
-        EXPECT_EQ(stat_get(units_used), 0) << "a test left blocks behind";
+        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "a test left blocks behind";
         EXPECT_EQ(stat_get(bin_budget), 0);
     }
 
@@ -204,7 +204,7 @@ TEST_F(Heap, NoBudgetStillServesEverySize)
 TEST_F(Heap, AnIdleHeapHoldsNothing)
 {
     in_thread([] { work_up(2); });
-    EXPECT_EQ(stat_get(units_used), 0) << "the thread has ended, all its slabs are empty";
+    EXPECT_EQ(stat_get(heap_used_bytes), 0) << "the thread has ended, all its slabs are empty";
 }
 
 TEST_F(Heap, ALiveHeapKeepsAtMostOneEmptySlabAClass)
@@ -216,13 +216,13 @@ TEST_F(Heap, ALiveHeapKeepsAtMostOneEmptySlabAClass)
                 blocks.push_back(hak_malloc(size_of(c)));
             }
         }
-        int64_t used = stat_get(units_used);
+        int64_t used = stat_get(heap_used_bytes);
         EXPECT_GE(used, 3 * SC_N_CLASSES);
         for (void *p : blocks) {
             hak_free(p);
         }
         tc_flush(hak_self);
-        EXPECT_LE(stat_get(units_used), SC_N_CLASSES);
+        EXPECT_LE(stat_get(heap_used_bytes), SC_N_CLASSES * static_cast<int64_t>(SS_UNIT_BYTES));
         EXPECT_EQ(hak_verify(), 0);
     });
 }
@@ -278,11 +278,11 @@ TEST_F(Heap, ABlockFreedToAnOrphanGoesBackAtOnce)
         blocks[0] = hak_malloc(100);
         blocks[1] = hak_malloc(30000);
     });
-    EXPECT_EQ(stat_get(units_used), 2);
+    EXPECT_EQ(stat_get(heap_used_bytes), 2 * static_cast<int64_t>(SS_UNIT_BYTES));
     hak_free(blocks[0]);
     hak_free(blocks[1]);
     remote_send_all(hak_self);
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
 }
 
 TEST_F(Heap, ThreadsThatComeAndGoLeaveNothing)
@@ -314,7 +314,7 @@ TEST_F(Heap, ThreadsThatComeAndGoLeaveNothing)
     generation(60);
     EXPECT_LE(stat_get(heaps), heaps + 4) << "heaps are adopted, not made";
     EXPECT_LE(os_meta_bytes(), meta + 2 * HAK_MIB);
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
     EXPECT_EQ(stat_get(heaps) - stat_get(orphans), hak_self == &heap_none ? 0 : 1)
         << "all but this thread's are orphans";
 }
@@ -331,7 +331,7 @@ TEST_F(Heap, AThreadThatOnlyFreesLeavesNothing)
         }
     });
     (void)hak_purge();
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
 }
 
 /* --- ids --- */
@@ -435,7 +435,7 @@ TEST_F(Heap, AllocationInAThreadLocalDestructor)
             hak_free(q);
         };
     });
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
 }
 
 /* A key's destructor that runs after the heap's own: it is set again and again, so that it also runs in later rounds. */
@@ -483,7 +483,7 @@ TEST_F(Heap, AllocationAfterTheThreadsHeapHasEnded)
     EXPECT_EQ(state.n_failed, 0);
     EXPECT_EQ(hak_verify(), 0);
     (void)hak_purge();
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
     pthread_key_delete(late_key);
 }
 

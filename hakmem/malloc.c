@@ -108,7 +108,7 @@ static void fill_info(size_t *mapped, size_t *used, size_t *large, size_t *n_lar
     *large = (size_t)stat_get(large_bytes);
     *n_large_kept = (size_t)stat_get(large_cached_bytes);
     *mapped = (size_t)stat_get(superslabs) * SS_BYTES;
-    *used = (size_t)stat_get(units_used) * SS_UNIT_BYTES;
+    *used = (size_t)stat_get(heap_used_bytes);
 }
 
 HAK_EXPORT struct mallinfo2 mallinfo2(void)
@@ -120,7 +120,7 @@ HAK_EXPORT struct mallinfo2 mallinfo2(void)
     info.hblkhd = large;
     info.uordblks = used + large;
     info.fordblks = mapped - used + kept;
-    info.keepcost = (size_t)stat_get(units_dirty) * SS_UNIT_BYTES + kept;
+    info.keepcost = (size_t)stat_get(heap_dirty_bytes) + kept;
     return info;
 }
 

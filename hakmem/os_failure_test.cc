@@ -157,7 +157,7 @@ class OsFailure : public testing::TestWithParam<OsCall>
         ASSERT_EQ(hak_verify(), 0) << os_call_name(GetParam()) << " " << n;
         (void)hak_purge();
         ASSERT_EQ(hak_verify(), 0) << os_call_name(GetParam()) << " " << n;
-        ASSERT_EQ(stat_get(units_used), 0) << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(stat_get(heap_used_bytes), 0) << os_call_name(GetParam()) << " " << n;
         ASSERT_EQ(stat_get(large_bytes), 0) << os_call_name(GetParam()) << " " << n;
     }
 

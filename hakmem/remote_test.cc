@@ -82,14 +82,14 @@ class Remote : public testing::Test
         options.purge_delay_ms = 3600000;
         hak_free(hak_malloc(1));
         (void)hak_purge();
-        ASSERT_EQ(stat_get(units_used), 0);
+        ASSERT_EQ(stat_get(heap_used_bytes), 0);
     }
     void TearDown() override
     {
         options = saved_;
         (void)hak_purge();
         EXPECT_EQ(hak_verify(), 0);
-        EXPECT_EQ(stat_get(units_used), 0) << "a test left blocks behind";
+        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "a test left blocks behind";
     }
 
   private:
@@ -225,7 +225,7 @@ TEST_F(Remote, TheInboxOfASleepingOwnerIsBounded)
         blocks = allocate(n, size);
         heap = hak_self;
     });
-    EXPECT_GE(stat_get(units_used), static_cast<int64_t>(n * size / SS_UNIT_BYTES));
+    EXPECT_GE(stat_get(heap_used_bytes), static_cast<int64_t>(n * size));
     int64_t most = 0;
     const int64_t bound = static_cast<int64_t>(INBOX_MAX_BYTES + chain_limit(sc_of(size)) * size);
     for (void *p : blocks) {
@@ -236,10 +236,10 @@ TEST_F(Remote, TheInboxOfASleepingOwnerIsBounded)
     EXPECT_LE(most, bound);
     EXPECT_GT(stat_get(chains_drained_by_sender), 0);
     /* The owner sleeps, its memory is back: what waits in the inbox, one empty slab, the slab at hand. */
-    EXPECT_LE(stat_get(units_used), bound / static_cast<int64_t>(SS_UNIT_BYTES) + 4);
+    EXPECT_LE(stat_get(heap_used_bytes), bound + 4 * static_cast<int64_t>(SS_UNIT_BYTES));
     EXPECT_EQ(hak_verify(), 0);
     (void)hak_purge(); /* drains the sleeper's inbox too; what is left is in its bins */
-    EXPECT_LE(stat_get(units_used), 4);
+    EXPECT_LE(stat_get(heap_used_bytes), 4 * static_cast<int64_t>(SS_UNIT_BYTES));
 }
 
 TEST_F(Remote, TheInboxIsBoundedWithManySenders)
@@ -270,7 +270,8 @@ TEST_F(Remote, TheInboxIsBoundedWithManySenders)
         }
     }
     EXPECT_LE(waiting, INBOX_MAX_BYTES + 2 * n_senders * chain_limit(sc_of(size)) * size);
-    EXPECT_LE(stat_get(units_used), static_cast<int64_t>(waiting / SS_UNIT_BYTES) + 2 * n_senders + 8);
+    EXPECT_LE(stat_get(heap_used_bytes),
+              static_cast<int64_t>(waiting) + (2 * n_senders + 8) * static_cast<int64_t>(SS_UNIT_BYTES));
 }
 
 TEST_F(Remote, ReturnedChainsAreBounded)
@@ -341,7 +342,7 @@ TEST_F(Remote, AProducerAndAConsumer)
             ring[i % n_slots] = p;
             written.store(i + 1, std::memory_order_release);
             if (i % 1024 == 0) {
-                most = std::max<int64_t>(most, stat_get(units_used));
+                most = std::max<int64_t>(most, stat_get(heap_used_bytes));
             }
         }
     });
@@ -349,8 +350,8 @@ TEST_F(Remote, AProducerAndAConsumer)
     consumer.join();
     EXPECT_EQ(n_wrong, 0u);
     /* 4 MiB in the ring; about as much again for inbox, outbox, bins and slabs partly used, a unit a class at least. */
-    EXPECT_LE(most, 64 + 64 + 4 * 28);
-    EXPECT_EQ(stat_get(units_used), 0) << "both have ended";
+    EXPECT_LE(most, (64 + 64 + 4 * 28) * static_cast<int64_t>(SS_UNIT_BYTES));
+    EXPECT_EQ(stat_get(heap_used_bytes), 0) << "both have ended";
 }
 
 /* Everybody frees everybody's blocks. */
@@ -409,7 +410,7 @@ TEST_F(Remote, AnInboxIsEmptiedWhenTheOwnerEnds)
         free_all(blocks);
         remote_send_all(hak_self);
     }
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
 }
 
 /* A thread ends while others free into its heap: no chain is lost. */
@@ -435,7 +436,7 @@ TEST_F(Remote, NoChainIsLostWhenTheOwnerEnds)
         });
         owner.join();
         sender.join();
-        ASSERT_EQ(stat_get(units_used), 0) << round;
+        ASSERT_EQ(stat_get(heap_used_bytes), 0) << round;
     }
 }
 

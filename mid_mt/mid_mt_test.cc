@@ -39,7 +39,7 @@ class MidMt : public testing::Test
         EXPECT_EQ(mid_pool_verify(pool()), 0);
         mid_pool_trim(pool());
         EXPECT_EQ(mid_pool_verify(pool()), 0);
-        EXPECT_EQ(stat_get(units_used), 0) << "nothing stays after a trim";
+        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "nothing stays after a trim";
         EXPECT_EQ(ss_verify(), 0);
     }
 };

@@ -31,7 +31,7 @@ class Bank : public testing::Test
         bank_release_empty(&bank);
         bank_release_empty(&other);
         EXPECT_EQ(bank.n_slabs + other.n_slabs, 0u);
-        EXPECT_EQ(stat_get(units_used), 0);
+        EXPECT_EQ(stat_get(heap_used_bytes), 0);
         ss_purge(0);
         EXPECT_EQ(ss_verify(), 0);
     }

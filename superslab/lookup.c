@@ -19,16 +19,18 @@ static struct ss_lookup lookup_slab(const void *p, struct map_entry entry)
     return result;
 }
 
+/* The span that holds p: the nearest one that starts at or below it, if it reaches so far. */
 static struct ss_lookup lookup_span(const void *p)
 {
-    struct ss_lookup result = {SS_SPAN, 0, 0, NULL, 0, 1};
-    char *start = (char *)((uintptr_t)p & ~(uintptr_t)(SS_UNIT_BYTES - 1));
+    struct ss_lookup result = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
+    char *start = (char *)((uintptr_t)p & ~(uintptr_t)(SS_GRANULE_BYTES - 1));
     char *first = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
-    for (; start >= first; start -= SS_UNIT_BYTES) {
+    for (; start >= first; start -= SS_GRANULE_BYTES) {
         size_t size = ss_span_size(start);
+        if (size > (size_t)((const char *)p - start)) {
+            return (struct ss_lookup){SS_SPAN, 0, 0, start, size, 1};
+        }
         if (size) {
-            result.start = start;
-            result.size = size;
             break;
         }
     }

@@ -47,9 +47,9 @@ int a_global;
 
 TEST_F(Lookup, NotOurs)
 {
-    int is_zero, local = 0;
+    int local = 0;
     /* With something of ours about. */
-    char *span = static_cast<char *>(ss_span_alloc(1, 1, &is_zero));
+    char *span = static_cast<char *>(ss_span_alloc(SS_UNIT_BYTES, 1, nullptr));
     int *from_libc = new int;
     expect_not_ours(nullptr);
     expect_not_ours(&local);
@@ -121,9 +121,8 @@ TEST_F(Lookup, SlabsOfEveryClass)
 
 TEST_F(Lookup, Spans)
 {
-    int is_zero;
-    char *first = static_cast<char *>(ss_span_alloc(3, 1, &is_zero));
-    char *second = static_cast<char *>(ss_span_alloc(5, 1, &is_zero));
+    char *first = static_cast<char *>(ss_span_alloc(3 * SS_UNIT_BYTES, 1, nullptr));
+    char *second = static_cast<char *>(ss_span_alloc(5 * SS_UNIT_BYTES, 1, nullptr));
     struct {
         char *p;
         size_t size;
@@ -138,7 +137,7 @@ TEST_F(Lookup, Spans)
         }
         EXPECT_NE(hak_super_lookup(span.p + span.size).start, span.p);
     }
-    ASSERT_EQ(ss_span_resize(second, 2), 1);
+    ASSERT_EQ(ss_span_resize(second, 2 * SS_UNIT_BYTES), 1);
     EXPECT_EQ(hak_super_lookup(second + SS_UNIT_BYTES).size, 2 * SS_UNIT_BYTES);
     EXPECT_EQ(hak_super_lookup(second + 2 * SS_UNIT_BYTES).kind, SS_FREE_UNIT);
     ss_span_free(first);
@@ -163,8 +162,7 @@ TEST_F(Lookup, WhileAnotherThreadAllocates)
         bank_init(&mine, 6);
         Rng rng(1);
         for (int i = 0; i < 1500 || __atomic_load_n(&n_asked, __ATOMIC_RELAXED) < 20000; i++) {
-            int is_zero;
-            void *span = ss_span_alloc(static_cast<unsigned>(rng.between(1, 4)), 1, &is_zero), *head;
+            void *span = ss_span_alloc(rng.between(1, 4 * SS_UNIT_BYTES), 1, nullptr), *head;
             (void)bank_take(&mine, static_cast<uint32_t>(rng.below(SC_N_CLASSES)), 20, &head);
             ss_span_free(span);
             bank_put_list(&mine, head);

@@ -1,5 +1,5 @@
 /* The shared pool of superslabs. One lock (rank POOL), held for a few bit operations; also while the system is asked for
-   memory or gets some back. Called by banks (slabs), ACE (spans), hak_super_lookup and purge. */
+   memory or gets some back. Called by banks (slabs), span.c, hak_super_lookup and purge. */
 #include "superslab/pool.h"
 
 #include <errno.h>
@@ -9,105 +9,106 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "superslab/huge.h"
 
-#define ALL_UNITS    0xFFFFFFFFu
 #define TABLE_CHUNK  4096u
 #define TABLE_CHUNKS 16384u /* 2^26 superslabs of 2 MiB: all of a 47-bit address space */
-/* How many superslabs of the best list are looked at for resident pages before the first one is taken. */
+/* How many superslabs of the best lists are looked at for resident memory before the first one is taken. */
 #define DIRTY_SEARCH 8
-/* Purge looks at the clock once in so many freed units. */
-#define PURGE_TICK 16u
+/* A superslab that is marked for huge pages loses the mark when it is purged with less than this part of it in use: each small
+   block there would bring 2 MiB back. */
+#define HUGE_SPARSE 2u
+
+struct ss_list {
+    struct superslab *first, *last;
+};
 
 static struct lock pool_lock = LOCK_INIT(LOCK_RANK_POOL);
 static struct superslab **table[TABLE_CHUNKS];
-static uint32_t n_superslabs;                 /* descriptions made so far; numbers are below it */
-static struct superslab *lists[SS_UNITS + 1]; /* by largest_run */
+static uint32_t n_superslabs;                  /* descriptions made so far; numbers are below it */
+static struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
+static uint64_t runs_present[SS_GRANULES / 64 + 1];
+static struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
+static struct ss_list by_age;                 /* with dirty granules, oldest first */
 static struct superslab *given_back;          /* descriptions without a region */
 static char *last_region;
-static uint64_t next_purge_ns;
-static uint32_t purge_tick;
+size_t ss_keep_bytes = SIZE_MAX;
 
-static struct superslab *superslab_at(uint32_t number)
+struct superslab *pool_superslab(uint32_t number)
 {
     struct superslab **chunk = atomic_load_acquire(&table[number / TABLE_CHUNK]);
     return atomic_load_acquire(&chunk[number % TABLE_CHUNK]);
 }
 
-/* Units i .. i + n - 1 as a mask; n from 1 to 32. */
-static uint32_t unit_mask(uint32_t i, uint32_t n)
+static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
 {
-    return (ALL_UNITS >> (SS_UNITS - n)) << i;
+    struct superslab *next = ss->next[kind], *prev = ss->prev[kind];
+    *(prev ? &prev->next[kind] : &list->first) = next;
+    *(next ? &next->prev[kind] : &list->last) = prev;
 }
 
-/* Bit i is 1 exactly if units i .. i + n - 1 are all in mask. */
-static uint32_t run_starts(uint32_t mask, uint32_t n)
+static void list_append(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
 {
-    uint32_t have = 1;
-    while (have < n && mask) {
-        uint32_t more = n - have < have ? n - have : have;
-        mask &= mask >> more;
-        have += more;
-    }
-    return mask;
+    ss->next[kind] = NULL;
+    ss->prev[kind] = list->last;
+    *(list->last ? &list->last->next[kind] : &list->first) = ss;
+    list->last = ss;
 }
 
-static uint32_t longest_run(uint32_t mask)
+static void list_by_run(struct superslab *ss, uint32_t run)
 {
-    uint32_t n = 0;
-    for (; mask; mask &= mask << 1) {
-        n++;
-    }
-    return n;
+    ss->largest_run = (uint16_t)run;
+    list_append(&by_run[run], ss, SS_BY_RUN);
+    runs_present[run / 64] |= (uint64_t)1 << (run % 64);
 }
 
-/* Bits at multiples of `align` units. */
-static uint32_t aligned_units(uint32_t align)
+static void unlist_by_run(struct superslab *ss)
 {
-    uint32_t mask = 0;
-    for (uint32_t i = 0; i < SS_UNITS; i += align) {
-        mask |= 1u << i;
-    }
-    return mask;
-}
-
-static void list_remove(struct superslab **list, struct superslab *ss)
-{
-    if (ss->prev) {
-        ss->prev->next = ss->next;
-    } else {
-        *list = ss->next;
-    }
-    if (ss->next) {
-        ss->next->prev = ss->prev;
+    uint32_t run = ss->largest_run;
+    list_remove(&by_run[run], ss, SS_BY_RUN);
+    if (!by_run[run].first) {
+        runs_present[run / 64] &= ~((uint64_t)1 << (run % 64));
     }
 }
 
-static void list_push(struct superslab **list, struct superslab *ss)
+static void list_by_units(struct superslab *ss, uint32_t n_whole)
 {
-    ss->prev = NULL;
-    ss->next = *list;
-    if (*list) {
-        (*list)->prev = ss;
-    }
-    *list = ss;
+    ss->n_whole = (uint16_t)n_whole;
+    list_append(&by_units[n_whole], ss, SS_BY_UNITS);
 }
 
-/* After `free` changed: into the list of its longest run. */
+/* After `free` changed: into the lists where it belongs. */
 static void relist(struct superslab *ss)
 {
-    uint32_t run = longest_run(ss->free);
+    uint32_t run = granules_longest_run(&ss->free);
+    uint32_t n_whole = (uint32_t)__builtin_popcount(granules_whole_units(&ss->free));
     if (run != ss->largest_run) {
-        list_remove(&lists[ss->largest_run], ss);
-        ss->largest_run = run;
-        list_push(&lists[run], ss);
+        unlist_by_run(ss);
+        list_by_run(ss, run);
     }
+    if (n_whole != ss->n_whole) {
+        list_remove(&by_units[ss->n_whole], ss, SS_BY_UNITS);
+        list_by_units(ss, n_whole);
+    }
+}
+
+/* The next length of a run, from `run` up, that some superslab has as its longest; SS_GRANULES + 1 if none. */
+static uint32_t next_run(uint32_t run)
+{
+    for (; run <= SS_GRANULES; run = (run / 64 + 1) * 64) {
+        uint64_t word = runs_present[run / 64] >> (run % 64);
+        if (word) {
+            return run + (uint32_t)__builtin_ctzll(word);
+        }
+    }
+    return SS_GRANULES + 1;
 }
 
 static struct superslab *new_description(void)
 {
     struct superslab *ss = given_back;
     if (ss) {
-        given_back = ss->next;
+        given_back = ss->next[SS_BY_RUN];
         return ss;
     }
     uint32_t number = n_superslabs;
@@ -133,8 +134,7 @@ static struct superslab *new_description(void)
 static void drop_description(struct superslab *ss)
 {
     ss->base = NULL;
-    ss->prev = NULL;
-    ss->next = given_back;
+    ss->next[SS_BY_RUN] = given_back;
     given_back = ss;
 }
 
@@ -157,41 +157,60 @@ static struct superslab *new_superslab(void)
         return NULL;
     }
     last_region = base;
-    uint64_t heap_bytes = (uint64_t)stat_get(units_used) * SS_UNIT_BYTES;
-    if (options.huge_page_bytes && heap_bytes >= options.huge_page_bytes) {
-        os_huge_pages(base, SS_BYTES);
+    ss->is_huge = (uint8_t)huge_is_wanted((uint64_t)stat_get(heap_used_bytes));
+    if (ss->is_huge) {
+        huge_mark(base, SS_BYTES);
     }
     ss->base = base;
-    ss->free = ALL_UNITS;
-    ss->dirty = ss->slab_mask = 0;
-    ss->largest_run = SS_UNITS;
-    list_push(&lists[SS_UNITS], ss);
+    ss->slab_mask = 0;
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        ss->free.word[i] = ~(uint64_t)0;
+        ss->dirty.word[i] = 0;
+    }
+    list_by_run(ss, SS_GRANULES);
+    list_by_units(ss, SS_UNITS);
     map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
     stat_add(superslabs, 1);
     return ss;
 }
 
-/* The first place for n units at that alignment in one superslab: resident pages first. Returns SS_UNITS if none. */
-static uint32_t place_in(const struct superslab *ss, uint32_t n, uint32_t align_mask)
+static void clean(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t starts = run_starts(ss->dirty, n) & align_mask;
-    if (!starts) {
-        starts = run_starts(ss->free, n) & align_mask;
+    stat_sub(heap_dirty_bytes, granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES);
+    granules_clear(&ss->dirty, first, n);
+    if (granules_is_empty(&ss->dirty)) {
+        list_remove(&by_age, ss, SS_BY_AGE);
     }
-    return starts ? (uint32_t)__builtin_ctz(starts) : SS_UNITS;
 }
 
-/* The fullest superslab that fits, one with resident free pages if it is near. */
-static struct superslab *choose(uint32_t n, uint32_t align_mask)
+static void take(struct superslab *ss, uint32_t first, uint32_t n)
+{
+    if (granules_count(&ss->dirty, first, n)) {
+        clean(ss, first, n);
+    }
+    granules_clear(&ss->free, first, n);
+    relist(ss);
+    stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
+}
+
+/* The place for a span in one superslab: resident granules first. SS_GRANULES if none. */
+static uint32_t place_in(const struct superslab *ss, uint32_t n, uint32_t align)
+{
+    uint32_t place = granules_best_fit(&ss->dirty, n, align);
+    return place < SS_GRANULES ? place : granules_best_fit(&ss->free, n, align);
+}
+
+/* The superslab with the shortest run that fits, one with resident granules if it is near. */
+static struct superslab *choose(uint32_t n, uint32_t align)
 {
     struct superslab *fallback = NULL;
     int looked = 0;
-    for (uint32_t run = n; run <= SS_UNITS; run++) {
-        for (struct superslab *ss = lists[run]; ss; ss = ss->next) {
-            if (run_starts(ss->dirty, n) & align_mask) {
+    for (uint32_t run = next_run(n); run <= SS_GRANULES; run = next_run(run + 1)) {
+        for (struct superslab *ss = by_run[run].first; ss; ss = ss->next[SS_BY_RUN]) {
+            if (!granules_is_empty(&ss->dirty) && granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
                 return ss;
             }
-            if (!fallback && (run_starts(ss->free, n) & align_mask)) {
+            if (!fallback && (align == 1 || granules_best_fit(&ss->free, n, align) < SS_GRANULES)) {
                 fallback = ss;
             }
             if (++looked >= DIRTY_SEARCH && fallback) {
@@ -202,116 +221,151 @@ static struct superslab *choose(uint32_t n, uint32_t align_mask)
     return fallback;
 }
 
-/* Takes n units; pool lock held. Returns the superslab and *unit, and whether all were clean. */
-static struct superslab *take_units(uint32_t n, uint32_t align, uint32_t *unit, int *is_zero)
+struct superslab *pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
 {
-    uint32_t align_mask = aligned_units(align);
-    struct superslab *ss = choose(n, align_mask);
+    struct superslab *ss = choose(n, align);
     if (!ss) {
         ss = new_superslab();
         if (!ss) {
             return NULL;
         }
     }
-    uint32_t i = place_in(ss, n, align_mask);
-    HAK_CHECK(i < SS_UNITS, "superslab lists are corrupt", ss);
-    uint32_t mask = unit_mask(i, n);
-    *is_zero = !(ss->dirty & mask);
-    stat_sub(units_dirty, __builtin_popcount(ss->dirty & mask));
-    stat_add(units_used, n);
-    ss->free &= ~mask;
-    ss->dirty &= ~mask;
-    relist(ss);
-    *unit = i;
+    *first = place_in(ss, n, align);
+    HAK_CHECK(*first < SS_GRANULES, "superslab lists are corrupt", ss);
+    *dirty = ss->dirty;
+    take(ss, *first, n);
     return ss;
 }
 
-/* Gives pages of dirty units back; a superslab that is wholly free goes back itself. Returns the bytes that went. Pool lock
-   held. */
+int pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
+{
+    if (first + n > SS_GRANULES || granules_count(&ss->free, first, n) != n) {
+        return 0;
+    }
+    take(ss, first, n);
+    return 1;
+}
+
+/* A wholly free unit: of a superslab that has few of them, a resident one if it is near. NULL if there is none. */
+static struct superslab *choose_unit(uint32_t *unit)
+{
+    struct superslab *best = NULL;
+    int looked = 0;
+    for (uint32_t n = 1; n <= SS_UNITS && looked < DIRTY_SEARCH; n++) {
+        for (struct superslab *ss = by_units[n].first; ss && looked < DIRTY_SEARCH; ss = ss->next[SS_BY_UNITS]) {
+            uint32_t whole = granules_whole_units(&ss->free);
+            uint32_t resident = whole & granules_touched_units(&ss->dirty);
+            if (resident) {
+                *unit = (uint32_t)__builtin_ctz(resident);
+                return ss;
+            }
+            if (!best) {
+                best = ss;
+                *unit = (uint32_t)__builtin_ctz(whole);
+            }
+            looked++;
+        }
+    }
+    return best;
+}
+
+/* A superslab that is wholly free goes back to the system. Returns 0 if it refused. Pool lock held. */
+static int unmap_superslab(struct superslab *ss)
+{
+    map_set(ss->base, SS_UNITS, 0, 0);
+    if (os_unmap(ss->base, SS_BYTES)) {
+        map_set(ss->base, SS_UNITS, TAG_FREE_UNIT, ss->number);
+        return 0;
+    }
+    if (!granules_is_empty(&ss->dirty)) {
+        clean(ss, 0, SS_GRANULES);
+    }
+    unlist_by_run(ss);
+    list_remove(&by_units[ss->n_whole], ss, SS_BY_UNITS);
+    drop_description(ss);
+    stat_sub(superslabs, 1);
+    return 1;
+}
+
+/* Gives dirty granules back, and the superslab itself if it is wholly free. Returns the bytes that went. Pool lock held. */
 static size_t purge_superslab(struct superslab *ss)
 {
-    uint32_t dirty = ss->dirty;
-    size_t bytes = 0;
-    if (ss->free == ALL_UNITS) {
-        map_set(ss->base, SS_UNITS, 0, 0);
-        if (os_unmap(ss->base, SS_BYTES) == 0) {
-            ss->dirty = 0;
-            list_remove(&lists[ss->largest_run], ss);
-            drop_description(ss);
-            stat_sub(superslabs, 1);
-            stat_sub(units_dirty, __builtin_popcount(dirty));
-            stat_add(units_purged, __builtin_popcount(dirty));
-            return (size_t)__builtin_popcount(dirty) * SS_UNIT_BYTES;
-        }
-        map_set(ss->base, SS_UNITS, TAG_FREE_UNIT, ss->number);
+    size_t bytes = granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;
+    if (ss->n_whole == SS_UNITS && unmap_superslab(ss)) {
+        stat_add(heap_purged_bytes, bytes);
+        return bytes;
     }
-    while (dirty) {
-        uint32_t first = (uint32_t)__builtin_ctz(dirty);
-        uint32_t rest = ~(dirty >> first);
-        uint32_t n = rest ? (uint32_t)__builtin_ctz(rest) : SS_UNITS - first;
-        uint32_t mask = unit_mask(first, n);
-        if (os_purge(ss->base + first * SS_UNIT_BYTES, n * SS_UNIT_BYTES) == 0) {
-            ss->dirty &= ~mask;
-            stat_sub(units_dirty, n);
-            stat_add(units_purged, n);
-            bytes += n * SS_UNIT_BYTES;
+    if (ss->is_huge && granules_count(&ss->free, 0, SS_GRANULES) > SS_GRANULES - SS_GRANULES / HUGE_SPARSE) {
+        os_small_pages(ss->base, SS_BYTES);
+        ss->is_huge = 0;
+    }
+    bytes = 0;
+    uint32_t end;
+    for (uint32_t first = granules_next(&ss->dirty, 0, 1); first < SS_GRANULES;
+         first = granules_next(&ss->dirty, end, 1)) {
+        end = granules_next(&ss->dirty, first, 0);
+        size_t size = (end - first) * SS_GRANULE_BYTES;
+        if (os_purge(ss->base + first * SS_GRANULE_BYTES, size) == 0) {
+            clean(ss, first, end - first);
+            bytes += size;
         }
-        dirty &= ~mask;
+    }
+    stat_add(heap_purged_bytes, bytes);
+    return bytes;
+}
+
+/* Purges superslabs, oldest first, as long as they have not been used for delay_ns or more than `keep` bytes are dirty. Pool
+   lock held. */
+static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
+{
+    size_t bytes = 0;
+    struct superslab *next;
+    for (struct superslab *ss = by_age.first; ss; ss = next) {
+        if (now_ns - ss->dirty_since_ns < delay_ns && (size_t)stat_get(heap_dirty_bytes) <= keep) {
+            break;
+        }
+        next = ss->next[SS_BY_AGE];
+        bytes += purge_superslab(ss);
     }
     return bytes;
 }
 
-/* Purges what has been dirty and untouched for delay_ns. Pool lock held. */
-static size_t purge_older(uint64_t now_ns, uint64_t delay_ns)
+/* Units of granules `first` to `first + n - 1` that are wholly free. */
+static void mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
 {
-    size_t bytes = 0;
-    for (uint32_t i = 0; i < n_superslabs && stat_get(units_dirty) > 0; i++) {
-        struct superslab *ss = superslab_at(i);
-        if (ss->base && ss->dirty && now_ns - ss->dirty_since_ns >= delay_ns) {
-            bytes += purge_superslab(ss);
+    uint32_t whole = granules_whole_units(&ss->free);
+    for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT; unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
+        if (whole >> unit & 1) {
+            map_set(ss->base + unit * SS_UNIT_BYTES, 1, TAG_FREE_UNIT, ss->number);
         }
     }
-    return bytes;
 }
 
-/* Now and then, on the way of a freed unit. Pool lock held. */
-static void purge_on_the_way(uint64_t now_ns)
+void pool_give(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint64_t delay_ns = options.purge_delay_ms * 1000000u;
-    if (now_ns >= next_purge_ns || delay_ns == 0) {
-        purge_older(now_ns, delay_ns);
-        next_purge_ns = now_ns + delay_ns / 2;
+    uint64_t now_ns = os_ops.clock_ns();
+    if (!granules_is_empty(&ss->dirty)) {
+        list_remove(&by_age, ss, SS_BY_AGE);
     }
-}
-
-/* Units become free and dirty. Pool lock held; `ss` may be gone afterwards. */
-static void free_units(struct superslab *ss, uint32_t unit, uint32_t n)
-{
-    uint32_t mask = unit_mask(unit, n);
-    map_set(ss->base + unit * SS_UNIT_BYTES, n, TAG_FREE_UNIT, ss->number);
-    ss->free |= mask;
-    ss->dirty |= mask;
-    stat_add(units_dirty, n);
-    stat_sub(units_used, n);
+    list_append(&by_age, ss, SS_BY_AGE);
+    ss->dirty_since_ns = now_ns;
+    granules_set(&ss->free, first, n);
+    granules_set(&ss->dirty, first, n);
+    mark_free_units(ss, first, n);
     relist(ss);
-    purge_tick += n;
-    if (purge_tick >= PURGE_TICK || options.purge_delay_ms == 0) {
-        purge_tick = 0;
-        uint64_t now_ns = os_ops.clock_ns();
-        ss->dirty_since_ns = now_ns;
-        purge_on_the_way(now_ns);
-    } else if (ss->dirty == mask) {
-        ss->dirty_since_ns = os_ops.clock_ns();
-    }
+    stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
+    stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
+    (void)purge_older(now_ns, options.purge_delay_ms * 1000000u, atomic_load_relaxed(&ss_keep_bytes));
 }
 
 struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
 {
-    uint32_t unit;
-    int is_zero;
+    uint32_t unit = 0;
     lock_acquire(&pool_lock);
-    struct superslab *ss = take_units(1, 1, &unit, &is_zero);
+    struct superslab *ss = choose_unit(&unit);
+    ss = ss ? ss : new_superslab();
     if (ss) {
+        take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
         slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, owner, size_class, ss->far_bits[unit]);
@@ -334,20 +388,20 @@ void pool_slab_free(struct slab *slab)
     lock_acquire(&pool_lock);
     slab->is_used = 0;
     ss->slab_mask &= ~(1u << unit);
-    free_units(ss, unit, 1);
+    pool_give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
     lock_release(&pool_lock);
 }
 
 struct slab *pool_slab_of(uint32_t ref, const void *p)
 {
-    return &superslab_at(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
+    return &pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
 }
 
 int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context)
 {
     int result = 0;
     for (uint32_t i = 0; i < n_superslabs && !result; i++) {
-        struct superslab *ss = superslab_at(i);
+        struct superslab *ss = pool_superslab(i);
         for (uint32_t mask = ss->base ? ss->slab_mask : 0; mask && !result; mask &= mask - 1) {
             struct slab *slab = &ss->slabs[__builtin_ctz(mask)];
             if (!owner || slab->owner == owner) {
@@ -358,145 +412,113 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
     return result;
 }
 
-void *ss_span_alloc(unsigned n_units, unsigned align_units, int *is_zero)
-{
-    uint32_t unit;
-    if (n_units == 0 || n_units > SS_UNITS || align_units == 0 || align_units > SS_UNITS) {
-        return NULL;
-    }
-    lock_acquire(&pool_lock);
-    struct superslab *ss = take_units(n_units, align_units, &unit, is_zero);
-    if (ss) {
-        atomic_store_relaxed(&ss->n_units[unit], (uint8_t)n_units);
-    }
-    lock_release(&pool_lock);
-    if (!ss) {
-        return NULL;
-    }
-    char *start = ss->base + unit * SS_UNIT_BYTES;
-    map_set(start, n_units, TAG_SPAN, ss->number);
-    return start;
-}
-
-/* The superslab and first unit of a span that starts at p, or NULL. */
-static struct superslab *span_at(const void *p, uint32_t *unit)
-{
-    struct map_entry entry = map_get(p);
-    if (entry.tag != TAG_SPAN || (uintptr_t)p & (SS_UNIT_BYTES - 1)) {
-        return NULL;
-    }
-    struct superslab *ss = superslab_at(entry.ref);
-    *unit = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES);
-    return atomic_load_relaxed(&ss->n_units[*unit]) ? ss : NULL;
-}
-
-size_t ss_span_size(const void *p)
-{
-    uint32_t unit;
-    struct superslab *ss = span_at(p, &unit);
-    return ss ? atomic_load_relaxed(&ss->n_units[unit]) * SS_UNIT_BYTES : 0;
-}
-
-void ss_span_free(void *p)
-{
-    uint32_t unit;
-    lock_acquire(&pool_lock);
-    struct superslab *ss = span_at(p, &unit);
-    HAK_CHECK(ss, "invalid pointer freed (not the start of a block)", p);
-    uint32_t n = ss->n_units[unit];
-    atomic_store_relaxed(&ss->n_units[unit], (uint8_t)0);
-    free_units(ss, unit, n);
-    lock_release(&pool_lock);
-}
-
-int ss_span_resize(void *p, unsigned n_units)
-{
-    uint32_t unit;
-    int done = 0;
-    lock_acquire(&pool_lock);
-    struct superslab *ss = span_at(p, &unit);
-    if (ss && n_units && n_units <= SS_UNITS - unit) {
-        uint32_t n = ss->n_units[unit];
-        if (n_units < n) {
-            atomic_store_relaxed(&ss->n_units[unit], (uint8_t)n_units);
-            free_units(ss, unit + n_units, n - n_units);
-            done = 1;
-        } else if (n_units > n) {
-            uint32_t mask = unit_mask(unit + n, n_units - n);
-            if ((ss->free & mask) == mask) {
-                stat_sub(units_dirty, __builtin_popcount(ss->dirty & mask));
-                stat_add(units_used, n_units - n);
-                ss->free &= ~mask;
-                ss->dirty &= ~mask;
-                relist(ss);
-                atomic_store_relaxed(&ss->n_units[unit], (uint8_t)n_units);
-                map_set((char *)p + n * SS_UNIT_BYTES, n_units - n, TAG_SPAN, ss->number);
-                done = 1;
-            }
-        } else {
-            done = 1;
-        }
-    }
-    lock_release(&pool_lock);
-    return done;
-}
-
 size_t ss_purge(uint64_t delay_ms)
 {
     lock_acquire(&pool_lock);
-    size_t bytes = purge_older(os_ops.clock_ns(), delay_ms * 1000000u);
+    size_t bytes = purge_older(os_ops.clock_ns(), delay_ms * 1000000u, atomic_load_relaxed(&ss_keep_bytes));
     lock_release(&pool_lock);
     return bytes;
 }
 
-static int verify_superslab(const struct superslab *ss)
+static int is_listed(const struct ss_list *list, const struct superslab *ss, enum ss_list_kind kind)
 {
-    uint32_t used = 0;
-    for (uint32_t i = 0; i < SS_UNITS; i++) {
-        uint32_t n = ss->n_units[i];
-        if (n > SS_UNITS - i) {
+    const struct superslab *other = list->first;
+    while (other && other != ss) {
+        other = other->next[kind];
+    }
+    return other != NULL;
+}
+
+/* Which granules slabs and spans use; SS_GRANULES and more if two of them overlap. */
+static int verify_used(const struct superslab *ss)
+{
+    struct granules used = {{0}};
+    for (uint32_t i = 0; i < SS_GRANULES; i++) {
+        uint32_t unit = i / SS_GRANULES_OF_A_UNIT;
+        int is_slab = i % SS_GRANULES_OF_A_UNIT == 0 && (ss->slab_mask >> unit & 1);
+        uint32_t n = pool_span_granules(ss, i);
+        if (n > SS_GRANULES - i) {
             return 10;
         }
-        uint32_t mask = n ? unit_mask(i, n) : ss->slab_mask & (1u << i);
-        if ((used & mask) || (n && ss->slab_mask >> i & 1)) {
+        if (n && is_slab) {
             return 11;
         }
-        used |= mask;
-        struct map_entry entry = map_get(ss->base + i * SS_UNIT_BYTES);
+        n = is_slab ? SS_GRANULES_OF_A_UNIT : n;
+        if (granules_count(&used, i, n)) {
+            return 11;
+        }
+        granules_set(&used, i, n);
+    }
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        if (used.word[i] != ~ss->free.word[i] || ss->dirty.word[i] & ~ss->free.word[i]) {
+            return 14;
+        }
+    }
+    return 0;
+}
+
+static int verify_map(const struct superslab *ss)
+{
+    for (uint32_t unit = 0; unit < SS_UNITS; unit++) {
+        struct map_entry entry = map_get(ss->base + unit * SS_UNIT_BYTES);
+        uint32_t free = granules_of_unit(&ss->free, unit);
         if (entry.ref != ss->number) {
             return 12;
         }
-        if ((ss->free & (1u << i)) && entry.tag != TAG_FREE_UNIT) {
+        if (free == 0xFF ? entry.tag != TAG_FREE_UNIT : free && entry.tag != TAG_SPAN) {
             return 13;
         }
     }
-    if (used != ~ss->free || (ss->dirty & ~ss->free) || ss->largest_run != longest_run(ss->free)) {
+    return 0;
+}
+
+static int verify_superslab(const struct superslab *ss)
+{
+    int result = verify_used(ss);
+    result = result ? result : verify_map(ss);
+    if (result) {
+        return result;
+    }
+    uint32_t n_whole = (uint32_t)__builtin_popcount(granules_whole_units(&ss->free));
+    if (ss->largest_run != granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
         return 14;
     }
-    for (const struct superslab *other = lists[ss->largest_run]; other; other = other->next) {
-        if (other == ss) {
-            return 0;
+    int is_dirty = !granules_is_empty(&ss->dirty);
+    if (!is_listed(&by_run[ss->largest_run], ss, SS_BY_RUN) || !is_listed(&by_units[n_whole], ss, SS_BY_UNITS) ||
+        is_listed(&by_age, ss, SS_BY_AGE) != is_dirty) {
+        return 15;
+    }
+    return 0;
+}
+
+static int verify_ages(void)
+{
+    for (const struct superslab *ss = by_age.first; ss && ss->next[SS_BY_AGE]; ss = ss->next[SS_BY_AGE]) {
+        if (ss->dirty_since_ns > ss->next[SS_BY_AGE]->dirty_since_ns) {
+            return 17;
         }
     }
-    return 15;
+    return 0;
 }
 
 int ss_verify(void)
 {
-    int result = 0;
+    int result;
     int64_t used = 0, dirty = 0, regions = 0;
     lock_acquire(&pool_lock);
+    result = verify_ages();
     for (uint32_t i = 0; i < n_superslabs && !result; i++) {
-        const struct superslab *ss = superslab_at(i);
+        const struct superslab *ss = pool_superslab(i);
         if (ss->base) {
             result = verify_superslab(ss);
             regions++;
-            used += __builtin_popcount(~ss->free);
-            dirty += __builtin_popcount(ss->dirty);
+            used += SS_GRANULES - granules_count(&ss->free, 0, SS_GRANULES);
+            dirty += granules_count(&ss->dirty, 0, SS_GRANULES);
         }
     }
-    if (!result &&
-        (used != stat_get(units_used) || dirty != stat_get(units_dirty) || regions != stat_get(superslabs))) {
+    const int64_t bytes = (int64_t)SS_GRANULE_BYTES;
+    if (!result && (used * bytes != stat_get(heap_used_bytes) || dirty * bytes != stat_get(heap_dirty_bytes) ||
+                    regions != stat_get(superslabs))) {
         result = 16;
     }
     lock_release(&pool_lock);

@@ -3,32 +3,56 @@
    struct superslab describes one region of 2 MiB and lives apart from it, for ever; a region that was given back leaves its
    description for the next one. All fields but `slabs` are written with the pool lock held; slabs[i] belongs to the heap
    that holds unit i while it is a slab.
-   A unit is used (slab, or part of a span) or free; a free unit is dirty (its pages may be resident) or clean (reads as 0).
-   Always: dirty is a subset of free; largest_run = length of the longest run of 1 bits in free; the superslab is in the
-   list of its largest_run; n_units[i] > 0 exactly for the first unit i of a span, and all n_units[i] units from i are used;
-   in the pointer map each free unit has TAG_FREE_UNIT. ss_verify checks. */
+   A granule is used (by a slab or a span) or free; a free granule is dirty (its pages may be resident) or clean (reads as 0).
+   Always: dirty is a subset of free; largest_run = length of the longest run in free; n_whole = units that are wholly free;
+   the superslab is in the list of its largest_run and in that of its n_whole, and in the list of dirty ones exactly if
+   `dirty` is not empty, which is ordered by dirty_since_ns; span_granules[i] > 0 exactly for the first granule i of a span,
+   and all its granules are used; in the pointer map each wholly free unit has TAG_FREE_UNIT, each unit that is no slab and
+   not wholly free TAG_SPAN. ss_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_POOL_H
 #define HAKMEM_SUPERSLAB_POOL_H
 
+#include "superslab/granules.h"
 #include "superslab/map.h"
 #include "superslab/slab.h"
 #include "superslab/superslab.h"
 
 HAK_EXTERN_C_BEGIN
 
+/* The lists that a superslab may be in. */
+enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
+
 struct superslab {
     struct slab slabs[SS_UNITS];
     char *base; /* NULL while the region is given back */
+    struct granules free, dirty;
     uint32_t number;
-    uint32_t free, dirty;
     uint32_t slab_mask; /* units that are slabs */
-    uint32_t largest_run;
-    uint8_t n_units[SS_UNITS];
-    struct superslab *next, *prev; /* in the list of its largest_run, or of free descriptions */
-    uint64_t dirty_since_ns;       /* when a unit last became dirty */
+    uint16_t largest_run, n_whole;
+    uint8_t is_huge; /* marked for huge pages */
+    struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];
+    uint64_t dirty_since_ns; /* when a granule last became dirty */
+    uint16_t span_granules[SS_GRANULES];
     uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
 };
 
+#define SPAN_MARK 0x8000u /* in span_granules: the owner's mark */
+
+static inline uint32_t pool_span_granules(const struct superslab *ss, uint32_t first)
+{
+    return atomic_load_relaxed(&ss->span_granules[first]) & ~SPAN_MARK;
+}
+
+/* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old data; NULL when the
+   system refuses memory. Writes no map entry. Pool lock held. */
+struct superslab *pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty);
+/* Takes granules `first` to `first + n - 1` if all are free; returns whether it did. Pool lock held. */
+int pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
+/* Granules become free and dirty, and units that are wholly free are marked so in the map. Now and then something is purged,
+   perhaps `ss` itself. Pool lock held. */
+void pool_give(struct superslab *ss, uint32_t first, uint32_t n);
+/* The superslab of that number. */
+struct superslab *pool_superslab(uint32_t number);
 /* A fresh slab of the class for that owner, its map entry written; NULL when the system refuses memory. */
 struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class);
 /* Gives back a slab whose blocks are all free; the caller has it in no list. */

@@ -34,9 +34,28 @@ class Pool : public testing::Test
         options.huge_page_bytes = 0;
         ss_purge(0);
         ASSERT_EQ(ss_verify(), 0);
-        ASSERT_EQ(stat_get(units_used), 0);
+        ASSERT_EQ(stat_get(heap_used_bytes), 0);
     }
 };
+
+const size_t kGranule = SS_GRANULE_BYTES;
+const int64_t kUnitBytes = SS_UNIT_BYTES;
+
+int clear_dirty(void *start, size_t size)
+{
+    memset(start, 0, size);
+    return 0;
+}
+
+bool is_clean(const struct ss_dirt &dirt)
+{
+    return (dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3]) == 0;
+}
+
+char *units(size_t n, struct ss_dirt *dirt = nullptr)
+{
+    return static_cast<char *>(ss_span_alloc(n * SS_UNIT_BYTES, 1, dirt));
+}
 
 /* What is allocated, and what every step must keep true. */
 class Oracle
@@ -68,7 +87,7 @@ class Oracle
     void check()
     {
         ASSERT_EQ(ss_verify(), 0);
-        ASSERT_EQ(stat_get(units_used), n_units);
+        ASSERT_EQ(stat_get(heap_used_bytes), n_granules * static_cast<int64_t>(kGranule));
     }
 
     void release_all()
@@ -79,11 +98,11 @@ class Oracle
     }
 
     struct Piece {
-        uint32_t n_units;
+        uint32_t n_granules;
         struct slab *slab;
     };
     std::map<char *, Piece> pieces;
-    int64_t n_units = 0;
+    int64_t n_granules = 0;
     int n_zero = 0, n_resized = 0, n_refused_resizes = 0;
     Rng rng;
 
@@ -92,22 +111,22 @@ class Oracle
     void add(char *p, uint32_t n, struct slab *slab)
     {
         auto next = pieces.lower_bound(p);
-        ASSERT_TRUE(next == pieces.end() || p + n * SS_UNIT_BYTES <= next->first);
+        ASSERT_TRUE(next == pieces.end() || p + n * kGranule <= next->first);
         if (next != pieces.begin()) {
             auto prev = std::prev(next);
-            ASSERT_LE(prev->first + prev->second.n_units * SS_UNIT_BYTES, p);
+            ASSERT_LE(prev->first + prev->second.n_granules * kGranule, p);
         }
-        uintptr_t first = reinterpret_cast<uintptr_t>(p), last = first + n * SS_UNIT_BYTES - 1;
-        ASSERT_EQ(first % SS_UNIT_BYTES, 0u);
+        uintptr_t first = reinterpret_cast<uintptr_t>(p), last = first + n * kGranule - 1;
+        ASSERT_EQ(first % kGranule, 0u);
         ASSERT_EQ(first / SS_BYTES, last / SS_BYTES);
         pieces[p] = {n, slab};
-        n_units += n;
+        n_granules += n;
     }
 
     /* Some bytes of each page, so that memory that is said to be zero, and is not, is found. */
     void scribble(char *p, uint32_t n)
     {
-        for (size_t i = 0; i < n * SS_UNIT_BYTES; i += 4096) {
+        for (size_t i = 0; i < n * kGranule; i += 4096) {
             p[i] = 0x5A;
             p[i + 4095] = 0x5A;
         }
@@ -115,24 +134,22 @@ class Oracle
 
     bool alloc_span()
     {
-        uint32_t n = static_cast<uint32_t>(rng.one_in(4) ? rng.between(1, SS_UNITS) : rng.between(1, 5));
-        uint32_t align = rng.one_in(3) ? 1u << rng.below(6) : 1;
-        int is_zero = 7;
-        char *p = static_cast<char *>(ss_span_alloc(n, align, &is_zero));
+        uint32_t n = static_cast<uint32_t>(rng.one_in(4) ? rng.between(1, SS_GRANULES) : rng.between(1, 40));
+        size_t align = rng.one_in(3) ? size_t(1) << rng.below(22) : 1;
+        struct ss_dirt dirt;
+        char *p = static_cast<char *>(ss_span_alloc(n * kGranule - rng.below(kGranule), align, &dirt));
         if (!p) {
             return false;
         }
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align * SS_UNIT_BYTES), 0u);
-        EXPECT_TRUE(is_zero == 0 || is_zero == 1);
-        if (is_zero) {
-            n_zero++;
-            for (size_t i = 0; i < n * SS_UNIT_BYTES; i += 4096) {
-                EXPECT_EQ(p[i] | p[i + 4095], 0) << "said to be zero";
-            }
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < kGranule ? kGranule : align), 0u);
+        /* Clears what is said to be dirty; then all of it must read as zero. */
+        n_zero += ss_clear_dirt(p, &dirt, clear_dirty);
+        for (size_t i = 0; i < n * kGranule; i += 4096) {
+            EXPECT_EQ(p[i] | p[i + 4095], 0) << "said to be zero";
         }
         scribble(p, n);
         add(p, n, nullptr);
-        EXPECT_EQ(ss_span_size(p), n * SS_UNIT_BYTES);
+        EXPECT_EQ(ss_span_size(p), n * kGranule);
         EXPECT_EQ(ss_span_size(p + 16), 0u);
         return true;
     }
@@ -147,8 +164,8 @@ class Oracle
         EXPECT_EQ(slab_is_empty(slab), 1);
         EXPECT_EQ(map_get(slab->base + 5).tag, static_cast<uint32_t>(TAG_SLAB(3, slab->size_class)));
         EXPECT_EQ(pool_slab_of(map_get(slab->base).ref, slab->base + 65535), slab);
-        scribble(slab->base, 1);
-        add(slab->base, 1, slab);
+        scribble(slab->base, 8);
+        add(slab->base, 8, slab);
         EXPECT_EQ(ss_span_size(slab->base), 0u);
         return true;
     }
@@ -162,24 +179,24 @@ class Oracle
     {
         auto it = any();
         if (it->second.slab) {
-            EXPECT_EQ(ss_span_resize(it->first, 2), 0);
+            EXPECT_EQ(ss_span_resize(it->first, 2 * SS_UNIT_BYTES), 0);
             return;
         }
         char *p = it->first;
-        uint32_t was = it->second.n_units, n = static_cast<uint32_t>(rng.between(1, SS_UNITS));
-        if (ss_span_resize(p, n)) {
+        uint32_t was = it->second.n_granules, n = static_cast<uint32_t>(rng.between(1, SS_GRANULES));
+        if (ss_span_resize(p, n * kGranule)) {
             n_resized += n != was;
             pieces.erase(it);
-            n_units -= was;
+            n_granules -= was;
             if (n > was) {
-                scribble(p + was * SS_UNIT_BYTES, n - was);
+                scribble(p + was * kGranule, n - was);
             }
             add(p, n, nullptr);
         } else {
             EXPECT_GT(n, was) << "shrinking always works";
             n_refused_resizes++;
         }
-        EXPECT_EQ(ss_span_size(p), (n_refused_resizes && pieces[p].n_units == was ? was : n) * SS_UNIT_BYTES);
+        EXPECT_EQ(ss_span_size(p), (n_refused_resizes && pieces[p].n_granules == was ? was : n) * kGranule);
         EXPECT_EQ(p[0], 0x5A);
     }
 
@@ -192,7 +209,7 @@ class Oracle
             ss_span_free(it->first);
         }
         EXPECT_EQ(ss_span_size(it->first), 0u);
-        n_units -= it->second.n_units;
+        n_granules -= it->second.n_granules;
         pieces.erase(it);
     }
 };
@@ -232,7 +249,7 @@ TEST_F(Pool, RandomCallsWithoutDelay)
         ASSERT_TRUE(oracle.step());
         oracle.check();
         ASSERT_FALSE(HasFailure()) << i;
-        ASSERT_EQ(stat_get(units_dirty), 0);
+        ASSERT_EQ(stat_get(heap_dirty_bytes), 0);
     }
     oracle.release_all();
     EXPECT_EQ(stat_get(superslabs), 0);
@@ -241,24 +258,45 @@ TEST_F(Pool, RandomCallsWithoutDelay)
 
 TEST_F(Pool, BadArgumentsAreRefused)
 {
-    int is_zero;
-    EXPECT_EQ(ss_span_alloc(0, 1, &is_zero), nullptr);
-    EXPECT_EQ(ss_span_alloc(SS_UNITS + 1, 1, &is_zero), nullptr);
-    EXPECT_EQ(ss_span_alloc(1, 0, &is_zero), nullptr);
-    EXPECT_EQ(ss_span_alloc(1, 2 * SS_UNITS, &is_zero), nullptr);
-    EXPECT_EQ(stat_get(units_used), 0);
-    void *p = ss_span_alloc(2, 1, &is_zero);
+    int local;
+    EXPECT_EQ(ss_span_alloc(0, 1, nullptr), nullptr);
+    EXPECT_EQ(ss_span_alloc(SS_BYTES + 1, 1, nullptr), nullptr);
+    EXPECT_EQ(ss_span_alloc(SIZE_MAX, 1, nullptr), nullptr);
+    EXPECT_EQ(ss_span_alloc(1, 0, nullptr), nullptr);
+    EXPECT_EQ(ss_span_alloc(1, 2 * SS_BYTES, nullptr), nullptr);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
+    char *p = units(2);
     EXPECT_EQ(ss_span_resize(p, 0), 0);
-    EXPECT_EQ(ss_span_resize(p, SS_UNITS + 1), 0);
-    EXPECT_EQ(ss_span_resize(p, UINT32_MAX), 0);
-    EXPECT_EQ(ss_span_resize(static_cast<char *>(p) + SS_UNIT_BYTES, 1), 0);
-    EXPECT_EQ(ss_span_resize(&is_zero, 1), 0);
-    EXPECT_EQ(ss_span_resize(p, 2), 1);
+    EXPECT_EQ(ss_span_resize(p, SS_BYTES + 1), 0);
+    EXPECT_EQ(ss_span_resize(p, SIZE_MAX), 0);
+    EXPECT_EQ(ss_span_resize(p + SS_UNIT_BYTES, 1), 0);
+    EXPECT_EQ(ss_span_resize(&local, 1), 0);
+    EXPECT_EQ(ss_span_resize(p, 2 * SS_UNIT_BYTES), 1);
     EXPECT_EQ(ss_span_size(p), 2 * SS_UNIT_BYTES);
-    EXPECT_EQ(ss_span_size(&is_zero), 0u);
+    EXPECT_EQ(ss_span_size(&local), 0u);
     EXPECT_EQ(ss_span_size(nullptr), 0u);
     ss_span_free(p);
     EXPECT_EQ(ss_verify(), 0);
+}
+
+/* The mark stays with the span, whatever its size becomes, and is gone with it. */
+TEST_F(Pool, MarksStayWithTheirSpan)
+{
+    char *p = units(2), *q = units(1);
+    EXPECT_EQ(ss_span_mark(p), 0);
+    ss_span_set_mark(p);
+    EXPECT_EQ(ss_span_mark(p), 1);
+    EXPECT_EQ(ss_span_mark(q), 0);
+    EXPECT_EQ(ss_span_size(p), 2 * SS_UNIT_BYTES);
+    EXPECT_EQ(ss_span_resize(p, SS_UNIT_BYTES), 1);
+    EXPECT_EQ(ss_span_mark(p), 1);
+    EXPECT_EQ(ss_span_size(p), SS_UNIT_BYTES);
+    EXPECT_EQ(ss_verify(), 0);
+    ss_span_free(p);
+    EXPECT_EQ(units(1), p);
+    EXPECT_EQ(ss_span_mark(p), 0);
+    ss_span_free(p);
+    ss_span_free(q);
 }
 
 /* Bytes of [p, p + size) that are resident. */
@@ -277,10 +315,9 @@ size_t resident(const char *p, size_t size)
 
 TEST_F(Pool, PurgeGivesMemoryBack)
 {
-    int is_zero;
-    char *kept = static_cast<char *>(ss_span_alloc(1, 1, &is_zero));
-    char *freed = static_cast<char *>(ss_span_alloc(20, 1, &is_zero));
-    char *whole = static_cast<char *>(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    char *kept = units(1);
+    char *freed = units(20);
+    char *whole = units(SS_UNITS);
     memset(kept, 1, SS_UNIT_BYTES);
     memset(freed, 1, 20 * SS_UNIT_BYTES);
     memset(whole, 1, SS_BYTES);
@@ -288,10 +325,10 @@ TEST_F(Pool, PurgeGivesMemoryBack)
     ss_span_free(whole);
     EXPECT_EQ(resident(freed, 20 * SS_UNIT_BYTES), 20 * SS_UNIT_BYTES) << "kept for reuse";
     EXPECT_EQ(resident(whole, SS_BYTES), SS_BYTES);
-    int64_t purged = stat_get(units_purged);
+    int64_t purged = stat_get(heap_purged_bytes);
     EXPECT_EQ(ss_purge(0), (20 + SS_UNITS) * SS_UNIT_BYTES);
-    EXPECT_EQ(stat_get(units_purged), purged + 20 + SS_UNITS);
-    EXPECT_EQ(stat_get(units_dirty), 0);
+    EXPECT_EQ(stat_get(heap_purged_bytes), purged + (20 + SS_UNITS) * kUnitBytes);
+    EXPECT_EQ(stat_get(heap_dirty_bytes), 0);
     EXPECT_EQ(resident(freed, 20 * SS_UNIT_BYTES), 0u);
     EXPECT_EQ(resident(whole, SS_BYTES), 0u);
     EXPECT_EQ(resident(kept, SS_UNIT_BYTES), SS_UNIT_BYTES);
@@ -300,9 +337,10 @@ TEST_F(Pool, PurgeGivesMemoryBack)
     EXPECT_EQ(stat_get(superslabs), 1);
     EXPECT_EQ(ss_purge(0), 0u);
     /* Purged units are served as zero. */
-    char *again = static_cast<char *>(ss_span_alloc(20, 1, &is_zero));
+    struct ss_dirt dirt;
+    char *again = units(20, &dirt);
     EXPECT_EQ(again, freed);
-    EXPECT_EQ(is_zero, 1);
+    EXPECT_TRUE(is_clean(dirt));
     EXPECT_EQ(again[SS_UNIT_BYTES * 7], 0);
     ss_span_free(again);
     ss_span_free(kept);
@@ -312,15 +350,15 @@ TEST_F(Pool, PurgeGivesMemoryBack)
 /* Resident pages come before untouched ones. */
 TEST_F(Pool, DirtyUnitsAreReusedFirst)
 {
-    int is_zero;
-    void *first = ss_span_alloc(4, 1, &is_zero);
-    EXPECT_EQ(is_zero, 1);
-    void *second = ss_span_alloc(4, 1, &is_zero);
+    struct ss_dirt dirt;
+    void *first = units(4, &dirt);
+    EXPECT_TRUE(is_clean(dirt));
+    void *second = units(4);
     ss_span_free(second);
-    EXPECT_EQ(stat_get(units_dirty), 4);
-    EXPECT_EQ(ss_span_alloc(4, 1, &is_zero), second);
-    EXPECT_EQ(is_zero, 0);
-    EXPECT_EQ(stat_get(units_dirty), 0);
+    EXPECT_EQ(stat_get(heap_dirty_bytes), 4 * kUnitBytes);
+    EXPECT_EQ(units(4, &dirt), second);
+    EXPECT_FALSE(is_clean(dirt));
+    EXPECT_EQ(stat_get(heap_dirty_bytes), 0);
     ss_span_free(second);
     ss_span_free(first);
 }
@@ -328,16 +366,15 @@ TEST_F(Pool, DirtyUnitsAreReusedFirst)
 TEST_F(Pool, PurgeWaitsForTheDelay)
 {
     FakeClock clock;
-    int is_zero;
-    void *kept = ss_span_alloc(1, 1, &is_zero);
-    void *p = ss_span_alloc(4, 1, &is_zero);
+    void *kept = units(1);
+    void *p = units(4);
     ss_span_free(p);
     clock.advance_ms(499);
     EXPECT_EQ(ss_purge(500), 0u);
-    EXPECT_EQ(stat_get(units_dirty), 4);
+    EXPECT_EQ(stat_get(heap_dirty_bytes), 4 * kUnitBytes);
     clock.advance_ms(1);
     EXPECT_EQ(ss_purge(500), 4 * SS_UNIT_BYTES);
-    EXPECT_EQ(stat_get(units_dirty), 0);
+    EXPECT_EQ(stat_get(heap_dirty_bytes), 0);
     ss_span_free(kept);
 }
 
@@ -346,15 +383,14 @@ TEST_F(Pool, OldDirtyUnitsArePurgedOnTheWay)
 {
     FakeClock clock;
     options.purge_delay_ms = 500;
-    int is_zero;
-    char *old = static_cast<char *>(ss_span_alloc(SS_UNITS, 1, &is_zero));
-    char *other = static_cast<char *>(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    char *old = units(SS_UNITS);
+    char *other = units(SS_UNITS);
     memset(old, 1, SS_BYTES);
     ss_span_free(old);
     EXPECT_EQ(resident(old, SS_BYTES), SS_BYTES);
     clock.advance_ms(7200000); /* past what earlier tests have set */
     for (uint32_t n = SS_UNITS; n > 1; n--) {
-        ASSERT_EQ(ss_span_resize(other, n - 1), 1);
+        ASSERT_EQ(ss_span_resize(other, (n - 1) * SS_UNIT_BYTES), 1);
     }
     EXPECT_EQ(resident(old, SS_BYTES), 0u);
     ss_span_free(other);
@@ -364,13 +400,12 @@ TEST_F(Pool, OldDirtyUnitsArePurgedOnTheWay)
 TEST_F(Pool, PurgeReportsWhatWasPurged)
 {
     FailingOs os;
-    int is_zero;
-    void *kept = ss_span_alloc(1, 1, &is_zero);
-    void *p = ss_span_alloc(4, 1, &is_zero);
+    void *kept = units(1);
+    void *p = units(4);
     ss_span_free(p);
     os.fail_always(hak_testing::OS_MADVISE);
     EXPECT_EQ(ss_purge(0), 0u) << "the system refused";
-    EXPECT_EQ(stat_get(units_dirty), 4);
+    EXPECT_EQ(stat_get(heap_dirty_bytes), 4 * kUnitBytes);
     EXPECT_EQ(ss_verify(), 0);
     os.reset();
     EXPECT_EQ(ss_purge(0), 4 * SS_UNIT_BYTES);
@@ -387,13 +422,12 @@ TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
     };
     options.huge_page_bytes = 3 * SS_BYTES;
     std::vector<void *> all;
-    int is_zero;
     for (int i = 0; i < 5; i++) {
-        all.push_back(ss_span_alloc(SS_UNITS, 1, &is_zero));
+        all.push_back(units(SS_UNITS));
         EXPECT_EQ(n_huge, i < 3 ? 0 : i - 2);
     }
     options.huge_page_bytes = 0;
-    all.push_back(ss_span_alloc(SS_UNITS, 1, &is_zero));
+    all.push_back(units(SS_UNITS));
     EXPECT_EQ(n_huge, 2);
     os_ops = os_real_ops;
     for (void *p : all) {
@@ -428,8 +462,8 @@ TEST_F(Pool, EveryCallOfTheSystemFailsInTurn)
             os.reset();
             ss_purge(0);
             ASSERT_EQ(ss_verify(), 0);
-            ASSERT_EQ(stat_get(units_used), 0);
-            ASSERT_EQ(stat_get(units_dirty), 0);
+            ASSERT_EQ(stat_get(heap_used_bytes), 0);
+            ASSERT_EQ(stat_get(heap_dirty_bytes), 0);
             if (!fired) {
                 break;
             }
@@ -441,21 +475,20 @@ TEST_F(Pool, EveryCallOfTheSystemFailsInTurn)
 TEST_F(Pool, WithoutAnyMemoryItFailsAndRecovers)
 {
     FailingOs os;
-    int is_zero;
     /* One description is there to be used again. */
-    ss_span_free(ss_span_alloc(1, 1, &is_zero));
+    ss_span_free(units(1));
     ss_purge(0);
     ASSERT_EQ(stat_get(superslabs), 0);
     size_t meta_bytes = os_meta_bytes();
     os.fail_always(hak_testing::OS_MMAP);
     errno = 3;
     for (int i = 0; i < 1000; i++) {
-        ASSERT_EQ(ss_span_alloc(1, 1, &is_zero), nullptr);
+        ASSERT_EQ(units(1), nullptr);
     }
     EXPECT_EQ(pool_slab_alloc(1, 0), nullptr);
     EXPECT_EQ(ss_verify(), 0);
     os.reset();
-    void *p = ss_span_alloc(1, 1, &is_zero);
+    void *p = units(1);
     ASSERT_NE(p, nullptr);
     ss_span_free(p);
     EXPECT_EQ(errno, 3);
@@ -497,8 +530,7 @@ TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
     for (uint32_t i = 0; i < 70; i++) {
         slabs.push_back(pool_slab_alloc(1 + i % 2, i % SC_N_CLASSES));
     }
-    int is_zero;
-    void *span = ss_span_alloc(3, 1, &is_zero);
+    void *span = units(3);
     for (uint32_t owner = 0; owner <= 3; owner++) {
         std::map<const struct slab *, int> seen;
         pool_lock_acquire();
@@ -525,8 +557,7 @@ TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
 
 TEST_F(Pool, VerifySeesEachBrokenEquation)
 {
-    int is_zero;
-    char *p = static_cast<char *>(ss_span_alloc(3, 1, &is_zero));
+    char *p = units(3);
     char *free_unit = p + 3 * SS_UNIT_BYTES;
     ASSERT_EQ(hak_super_lookup(free_unit).kind, SS_FREE_UNIT);
     /* The superslab's description, by way of a slab in it. */
@@ -536,34 +567,37 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     ASSERT_EQ(ss->base, reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(p) & ~(SS_BYTES - 1)));
     pool_slab_free(slab);
     ASSERT_EQ(ss_verify(), 0);
-    size_t first = (reinterpret_cast<uintptr_t>(p) % SS_BYTES) / SS_UNIT_BYTES;
-    uint32_t saved = ss->free;
-    ss->free &= ss->free - 1;
+    uint32_t first = static_cast<uint32_t>((reinterpret_cast<uintptr_t>(p) % SS_BYTES) / kGranule);
+    struct granules saved = ss->free;
+    granules_clear(&ss->free, SS_GRANULES - 1, 1);
     EXPECT_NE(ss_verify(), 0);
     ss->free = saved;
     saved = ss->dirty;
-    ss->dirty |= 1u << first;
+    granules_set(&ss->dirty, first, 1);
     EXPECT_NE(ss_verify(), 0);
     ss->dirty = saved;
     ss->largest_run--;
     EXPECT_NE(ss_verify(), 0);
     ss->largest_run++;
-    ss->slab_mask |= 1u << first;
+    ss->n_whole--;
     EXPECT_NE(ss_verify(), 0);
-    ss->slab_mask &= ~(1u << first);
-    ss->n_units[first] = 2;
+    ss->n_whole++;
+    ss->slab_mask |= 1u << (first / 8);
     EXPECT_NE(ss_verify(), 0);
-    ss->n_units[first] = 33;
+    ss->slab_mask &= ~(1u << (first / 8));
+    ss->span_granules[first] = 23;
     EXPECT_NE(ss_verify(), 0);
-    ss->n_units[first] = 3;
+    ss->span_granules[first] = 257;
+    EXPECT_NE(ss_verify(), 0);
+    ss->span_granules[first] = 24;
     map_set(free_unit, 1, TAG_SPAN, ss->number);
     EXPECT_NE(ss_verify(), 0);
     map_set(free_unit, 1, TAG_FREE_UNIT, ss->number + 1);
     EXPECT_NE(ss_verify(), 0);
     map_set(free_unit, 1, TAG_FREE_UNIT, ss->number);
-    stat_add(units_used, 1);
+    stat_add(heap_used_bytes, 1);
     EXPECT_NE(ss_verify(), 0);
-    stat_sub(units_used, 1);
+    stat_sub(heap_used_bytes, 1);
     EXPECT_EQ(ss_verify(), 0);
     ss_span_free(p);
 }
@@ -579,10 +613,9 @@ TEST_F(Pool, ThreadsShareSuperslabs)
             std::vector<char *> spans;
             std::vector<struct slab *> slabs;
             for (int i = 0; i < 800; i++) {
-                int is_zero;
                 size_t n = rng.between(1, 8);
                 if (rng.one_in(2)) {
-                    char *p = static_cast<char *>(ss_span_alloc(static_cast<unsigned>(n), 1, &is_zero));
+                    char *p = units(n);
                     p[0] = p[n * SS_UNIT_BYTES - 1] = static_cast<char>(t + 1);
                     spans.push_back(p);
                 } else if (rng.one_in(2)) {
@@ -631,7 +664,7 @@ TEST_F(Pool, ThreadsShareSuperslabs)
         thread.join();
     }
     EXPECT_EQ(n_bad, 0);
-    EXPECT_EQ(stat_get(units_used), 0);
+    EXPECT_EQ(stat_get(heap_used_bytes), 0);
     EXPECT_EQ(ss_verify(), 0);
 }
 
@@ -640,12 +673,12 @@ using PoolDeathTest = Pool;
 TEST_F(PoolDeathTest, FreeOfNoSpanAborts)
 {
     const char *message = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
-    int is_zero;
-    char *p = static_cast<char *>(ss_span_alloc(3, 1, &is_zero));
+    int local;
+    char *p = units(3);
     EXPECT_EXIT(ss_span_free(p + 16), testing::KilledBySignal(SIGABRT), message);
     EXPECT_EXIT(ss_span_free(p + SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
     EXPECT_EXIT(ss_span_free(p + 3 * SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
-    EXPECT_EXIT(ss_span_free(&is_zero), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(ss_span_free(&local), testing::KilledBySignal(SIGABRT), message);
     EXPECT_EXIT(ss_span_free(nullptr), testing::KilledBySignal(SIGABRT), message);
     EXPECT_EXIT(
         {

@@ -1,5 +1,5 @@
-/* SuperSlab: 2 MiB regions cut into 32 units of 64 KiB. A unit holds a slab of equal blocks; several units in a row are a
-   span. All metadata lies apart from the blocks.
+/* SuperSlab: 2 MiB regions cut into 32 units of 64 KiB. A unit holds a slab of equal blocks, or parts of spans, which are
+   cut in granules of 8 KiB. All metadata lies apart from the blocks.
 
    This header is the part's public contract: spans, and the pointer map behind hak_super_lookup. Every function may be
    called by any thread. Internal structure: map.h (pointer map), pool.h (superslabs and spans), slab.h (slabs). */
@@ -13,6 +13,9 @@ HAK_EXTERN_C_BEGIN
 #define SS_BYTES      ((size_t)2 * 1024 * 1024)
 #define SS_UNIT_BYTES ((size_t)64 * 1024)
 #define SS_UNITS      32u
+/* What spans are cut in. */
+#define SS_GRANULE_BYTES ((size_t)8 * 1024)
+#define SS_GRANULES      256u
 
 /* What a pointer belongs to. */
 enum ss_kind {
@@ -37,19 +40,32 @@ struct ss_lookup {
    another thread allocates or frees at the same time may be seen before or after. */
 HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 
-/* Allocates `n_units` (1 to 32) units in a row, aligned to `align_units` units (a power of two, at most 32). Sets
-   *is_zero if the memory is known to read as zero. `tag` and `ref` go into the pointer map for each unit. NULL when the
-   system refuses memory. */
-void *ss_span_alloc(unsigned n_units, unsigned align_units, int *is_zero);
+/* Spans: whole granules of 8 KiB in a row within one superslab, aligned to at least a granule and a page. */
+
+/* Granules of a span that may hold old data, relative to its superslab; what is not in it reads as zero. */
+struct ss_dirt {
+    uint64_t word[SS_GRANULES / 64];
+};
+
+/* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to `align` (a power of two, at
+   most 2 MiB). *dirt (or NULL) tells what has to be cleared, see ss_clear_dirt. NULL when the system refuses memory. */
+void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
+/* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0 if one of the calls did. */
+int ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
+/* A mark that the span's owner may set and read until the span is freed; 0 at first. */
+void ss_span_set_mark(void *p);
+int ss_span_mark(const void *p);
 /* Frees a span by its start. A pointer that is none aborts. */
 void ss_span_free(void *p);
 /* Bytes of the span that starts at p, or 0 if none starts there. */
 size_t ss_span_size(const void *p);
-/* Tries to make the span at p `n_units` long in place, growing into free units or giving back the tail.
+/* Tries to make the span at p `size` bytes long in place, growing into free granules or giving back the tail.
    Returns 1 on success; otherwise nothing has changed. */
-int ss_span_resize(void *p, unsigned n_units);
+int ss_span_resize(void *p, size_t size);
 
-/* Gives the pages of free units back to the system: all at once, or those that nobody used for `delay_ms`. Returns bytes. */
+/* How many bytes of freed memory may stay resident for reuse; above that the oldest goes back as it is freed. ACE sets it. */
+extern size_t ss_keep_bytes;
+/* Gives the pages of free memory back to the system: all at once, or those that nobody used for `delay_ms`. Returns bytes. */
 size_t ss_purge(uint64_t delay_ms);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells which failed. */
 int ss_verify(void);

@@ -6,9 +6,8 @@
 
 int main(void)
 {
-    int is_zero;
-    char *small = ace_alloc(100000, 16, &is_zero);
-    char *large = ace_alloc((size_t)5 * 1024 * 1024, 16, &is_zero);
+    char *small = ace_alloc(100000, 16);
+    char *large = ace_alloc((size_t)5 * 1024 * 1024, 16);
     int ok = small && large && ace_usable_size(small) >= 100000;
     if (ok) {
         memset(large, 1, (size_t)5 * 1024 * 1024);

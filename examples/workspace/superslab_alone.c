@@ -5,8 +5,7 @@
 
 int main(void)
 {
-    int is_zero;
-    char *span = ss_span_alloc(4, 4, &is_zero);
+    char *span = ss_span_alloc(4 * SS_UNIT_BYTES, 4 * SS_UNIT_BYTES, NULL);
     struct ss_lookup inside = hak_super_lookup(span + 100000);
     struct ss_lookup outside = hak_super_lookup(&inside);
     int ok = span && ss_span_size(span) == 4 * SS_UNIT_BYTES && inside.kind == SS_SPAN && inside.start == span &&

@@ -532,11 +532,11 @@ static void check_nothing_left(void)
     }
     (void)hak_purge();
     verify("at the end");
-    if (stat_get(units_used) || stat_get(large_bytes) || stat_get(large_cached_bytes) || stat_get(bin_budget)) {
+    if (stat_get(heap_used_bytes) || stat_get(large_bytes) || stat_get(large_cached_bytes) || stat_get(bin_budget)) {
         hak_print_stats(2);
-        fail("all blocks are freed, but units_used=%lld large_bytes=%lld large_cached_bytes=%lld bin_budget=%lld",
-             (long long)stat_get(units_used), (long long)stat_get(large_bytes), (long long)stat_get(large_cached_bytes),
-             (long long)stat_get(bin_budget));
+        fail("all blocks are freed, but heap_used_bytes=%lld large_bytes=%lld large_cached_bytes=%lld bin_budget=%lld",
+             (long long)stat_get(heap_used_bytes), (long long)stat_get(large_bytes),
+             (long long)stat_get(large_cached_bytes), (long long)stat_get(bin_budget));
     }
 }
 
