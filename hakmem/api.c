@@ -190,7 +190,7 @@ static int fits_in_place(size_t usable, size_t size)
     return size <= usable && (size >= usable / 2 || usable <= 128);
 }
 
-void *hak_realloc(void *p, size_t size)
+static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 {
     if (HAK_UNLIKELY(!p)) {
         return hak_malloc(size);
@@ -216,6 +216,30 @@ void *hak_realloc(void *p, size_t size)
     }
     memcpy(moved, p, size < usable ? size : usable);
     hak_free(p);
+    return moved;
+}
+
+void *hak_realloc(void *p, size_t size)
+{
+    size_t unit = map_window_unit(p);
+    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= SC_SMALL_MAX)) {
+        return slow_realloc(p, size);
+    }
+    uint32_t tag = atomic_load_relaxed(&map_window->tag[unit]);
+    if (HAK_UNLIKELY(!TAG_IS_SLAB(tag))) {
+        return slow_realloc(p, size);
+    }
+    /* From small to small: the ways of malloc and free without their calls. */
+    size_t usable = sc_table[TAG_CLASS(tag)].size;
+    if (fits_in_place(usable, size)) {
+        return p;
+    }
+    void *moved = fast_malloc(size);
+    if (HAK_UNLIKELY(!moved)) {
+        return size <= usable ? p : NULL;
+    }
+    memcpy(moved, p, size < usable ? size : usable);
+    fast_free(p);
     return moved;
 }
 

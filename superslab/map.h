@@ -32,6 +32,7 @@ HAK_EXTERN_C_BEGIN
 /* In a slab's tag the lower bits are the bin's offset: class times the size of a bin. */
 #define TAG_BIN_SHIFT               4
 #define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
+#define TAG_IS_SLAB(tag)            ((tag) - (1u << TAG_OWNER_SHIFT) < (TAG_SPECIAL_OWNER - 1) << TAG_OWNER_SHIFT)
 #define TAG_OWNER(tag)              ((tag) >> TAG_OWNER_SHIFT)
 #define TAG_CLASS(tag)              (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
 
