@@ -9,12 +9,15 @@
 /* A huge page that takes longer than this to appear is dearer than the 512 small ones in its place (measured: 0.18 ms for it,
    0.8 to 1 ms for them). */
 #define DEAR_NS 1000000u
-/* After a dear one, so many regions go without; twice as many after each further one, up to SKIP_MAX. */
-#define SKIP_FIRST 8u
-#define SKIP_MAX   1024u
+/* After a dear one, so many regions go without; four times as many after each further one, up to SKIP_MAX. A dear one was seen to
+   cost 5 to 10 ms, as much as some fifteen cheap ones save: so it takes GOOD_RUN cheap ones in a row to forget one. */
+#define SKIP_FIRST 64u
+#define SKIP_MAX   4096u
+#define GOOD_RUN   16u
 
 static uint32_t skip_now;  /* regions that still go without */
 static uint32_t skip_next; /* how many go without after the next dear one */
+static uint32_t good_run;  /* cheap ones since the last dear one, modulo GOOD_RUN */
 
 static uint64_t time_first_touch(char *base)
 {
@@ -44,9 +47,10 @@ void huge_mark(char *base, size_t size)
     if (time_first_touch(base) > DEAR_NS) {
         next = next ? next : SKIP_FIRST;
         atomic_store_relaxed(&skip_now, next);
-        atomic_store_relaxed(&skip_next, next * 2 < SKIP_MAX ? next * 2 : SKIP_MAX);
+        atomic_store_relaxed(&skip_next, next * 4 < SKIP_MAX ? next * 4 : SKIP_MAX);
+        atomic_store_relaxed(&good_run, 0);
         stat_add(huge_dear, 1);
-    } else if (next) {
-        atomic_store_relaxed(&skip_next, next / 2);
+    } else if (next && atomic_add_relaxed(&good_run, 1u) % GOOD_RUN == GOOD_RUN - 1) {
+        atomic_store_relaxed(&skip_next, next > SKIP_FIRST ? next / 4 : 0);
     }
 }
