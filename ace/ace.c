@@ -6,7 +6,9 @@
 #include "ace/ace_class.h"
 #include "ace/range.h"
 #include "ace/zero.h"
-#include "base/error.h"
+#include "base/fail.h"
+#include "base/options.h"
+#include "base/size_classes.h"
 #include "superslab/pool.h"
 
 /* A block that grows by realloc to this size or more gets a range, in which growing is a system call or nothing, and no
@@ -25,11 +27,25 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
     return p;
 }
 
+/* Whether the size's class is within the rounding limit. */
+static int is_within_wmax(size_t size)
+{
+    if (size <= SC_SMALL_MAX) {
+        return 1; /* aligned blocks, rounded by less than a granule */
+    }
+    size_t class_bytes = ace_class_bytes(size);
+    if (class_bytes * 1000 > size * options.wmax_mid) {
+        fail_threshold(size, class_bytes, options.wmax_mid);
+        return 0;
+    }
+    return 1;
+}
+
 static void *alloc(size_t size, size_t align, enum range_use use)
 {
     void *p = NULL;
     size = size ? size : 1; /* no block is empty */
-    if (size <= ACE_SPAN_MAX && align <= SS_BYTES && use != RANGE_GROWING) {
+    if (size <= ACE_SPAN_MAX && align <= SS_BYTES && use != RANGE_GROWING && is_within_wmax(size)) {
         p = span_alloc(size, align, use == RANGE_ZEROED);
     } else if (size <= PTRDIFF_MAX - SS_BYTES && align <= PTRDIFF_MAX / 2 - size) {
         p = range_alloc(size, align < SS_UNIT_BYTES ? SS_UNIT_BYTES : align, use);

@@ -9,6 +9,8 @@
 #include "ace/ace_class.h"
 #include "ace/zero.h"
 #include "base/error.h"
+#include "base/fail.h"
+#include "base/limit.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
@@ -18,8 +20,8 @@
 
 #define TABLE_CHUNK  1024u
 #define TABLE_CHUNKS 16384u
-/* A cached range that is larger than the request by more than 1/8 is split. */
-#define SPLIT_SHIFT 3
+/* A block that grows may have a range twice as large (in thousandths). */
+#define GROWING_WMAX 2000u
 /* Address space ahead of a range that grows: as much again as half of it, so that growing costs O(log n) moves. Pages are
    not touched, so it costs no memory. */
 #define GROW_SHIFT 1
@@ -279,7 +281,7 @@ static uint64_t origin_for(const struct range *range)
 
 static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
 {
-    struct range *range = new_range();
+    struct range *range = limit_admit(bytes, bytes, bytes) ? new_range() : NULL;
     if (!range) {
         return NULL;
     }
@@ -289,6 +291,7 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
         base = NULL;
     }
     if (!base) {
+        fail_map(bytes, ENOMEM);
         drop_range(range);
         return NULL;
     }
@@ -322,8 +325,8 @@ static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
     struct range *range = best_cached(bytes, align);
     if (range) {
         cache_remove(range);
-        size_t room = use == RANGE_GROWING ? bytes : bytes >> SPLIT_SHIFT;
-        if (range->bytes - bytes > room) {
+        uint64_t wmax = use == RANGE_GROWING && options.wmax_large < GROWING_WMAX ? GROWING_WMAX : options.wmax_large;
+        if (range->bytes > bytes + (uint64_t)(bytes / SS_UNIT_BYTES * (wmax - 1000) / 1000) * SS_UNIT_BYTES) {
             split(range, bytes, range->cached_at_ns);
         }
     }
@@ -461,6 +464,9 @@ static int grow_in_place(struct range *range, size_t bytes)
         return 1;
     }
     size_t more = bytes - range->bytes;
+    if (!limit_admit(more, bytes, bytes)) {
+        return 0;
+    }
     /* First the system: it refuses what is too much, for which the map must not grow. */
     if (os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
         return 0;
@@ -478,8 +484,12 @@ static int grow_in_place(struct range *range, size_t bytes)
 /* Moves the range's pages to a new place of `bytes`. Returns 1 on success. ACE lock held. */
 static int move_pages(struct range *range, size_t bytes)
 {
+    if (!limit_admit(bytes - range->bytes, bytes, bytes)) {
+        return 0;
+    }
     char *place = (char *)os_map_aligned(NULL, bytes, SS_UNIT_BYTES);
     if (!place) {
+        fail_map(bytes, ENOMEM);
         return 0;
     }
     if (map_ensure(place, bytes)) {
@@ -491,6 +501,7 @@ static int move_pages(struct range *range, size_t bytes)
     if (os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
         /* The kernel may have unmapped `place` before it failed, and another thread may live there by now: the address
            space is left alone. */
+        fail_map(bytes, errno);
         map_range(range);
         return 0;
     }

@@ -36,6 +36,17 @@ void hak_line_hex(struct hak_line *line, uint64_t value)
     line_number(line, value, 16);
 }
 
+void hak_line_ratio(struct hak_line *line, uint64_t thousandths)
+{
+    char digits[] = {'.', (char)('0' + thousandths / 100 % 10), (char)('0' + thousandths / 10 % 10),
+                     (char)('0' + thousandths % 10), 0};
+    for (size_t i = 3; i >= 2 && digits[i] == '0'; i--) {
+        digits[i] = 0;
+    }
+    hak_line_unsigned(line, thousandths / 1000);
+    hak_line_text(line, digits);
+}
+
 void hak_line_write(struct hak_line *line, int fd)
 {
     int saved = errno;

@@ -13,10 +13,12 @@ HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void
 /* A line under construction: text and numbers are appended, and what does not fit is cut. */
 struct hak_line {
     size_t length;
-    char text[500];
+    char text[1000];
 };
 void hak_line_text(struct hak_line *line, const char *text);
 void hak_line_unsigned(struct hak_line *line, uint64_t value);
+/* A number of thousandths as a decimal: 1010 is 1.01, 2000 is 2.0. */
+void hak_line_ratio(struct hak_line *line, uint64_t thousandths);
 void hak_line_hex(struct hak_line *line, uint64_t value);
 /* Ends the line with a newline and writes it to file descriptor `fd` by one write(2). errno is kept. */
 void hak_line_write(struct hak_line *line, int fd);

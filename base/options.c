@@ -89,11 +89,59 @@ static int parse_number(const char *text, int is_bytes, uint64_t *value)
     return __builtin_mul_overflow(n, (uint64_t)1 << shift, value) ? ERANGE : 0;
 }
 
+/* Digits, and perhaps a point and one to three more. The value is in thousandths. */
+static int parse_ratio(const char *text, uint64_t *value)
+{
+    char whole[24] = {0};
+    uint64_t n;
+    size_t i = 0;
+    for (; text[i] >= '0' && text[i] <= '9' && i < sizeof whole - 1; i++) {
+        whole[i] = text[i];
+    }
+    int error = parse_number(whole, 0, &n);
+    if (error || __builtin_mul_overflow(n, (uint64_t)1000, &n)) {
+        return error ? error : ERANGE;
+    }
+    if (text[i] == '.') {
+        uint64_t place = 100;
+        for (i++; text[i] >= '0' && text[i] <= '9' && place; i++, place /= 10) {
+            n += (uint64_t)(text[i] - '0') * place;
+        }
+        if (place == 100) {
+            return EINVAL;
+        }
+    }
+    *value = n;
+    return text[i] ? EINVAL : 0;
+}
+
+static int parse_limit(const char *text, uint64_t *value)
+{
+    if (is_word(text, "auto")) {
+        *value = UINT64_MAX;
+        return 0;
+    }
+    return parse_number(text, 1, value);
+}
+
+static int parse_as(const struct opt_row *row, const char *text, uint64_t *value)
+{
+    switch (row->type) {
+    case OPT_SWITCH:
+        return parse_switch(text, value);
+    case OPT_RATIO:
+        return parse_ratio(text, value);
+    case OPT_LIMIT:
+        return parse_limit(text, value);
+    default:
+        return parse_number(text, is_word(row->unit, "bytes"), value);
+    }
+}
+
 int opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
 {
     uint64_t parsed = 0;
-    int error = row->type == OPT_SWITCH ? parse_switch(text, &parsed)
-                                        : parse_number(text, is_word(row->unit, "bytes"), &parsed);
+    int error = parse_as(row, text, &parsed);
     if (error) {
         return error;
     }
@@ -113,6 +161,30 @@ static void line_value(struct hak_line *line, const char *text)
     hak_line_text(line, strlen(text) > strlen(start) ? "..." : "");
 }
 
+void opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value)
+{
+    if (row->type == OPT_LIMIT && value == UINT64_MAX) {
+        hak_line_text(line, "auto");
+    } else if (row->type == OPT_RATIO) {
+        hak_line_ratio(line, value);
+    } else {
+        hak_line_unsigned(line, value);
+    }
+}
+
+static void line_bounds(struct hak_line *line, const struct opt_row *row)
+{
+    hak_line_text(line, row->type == OPT_LIMIT ? "auto, or a number of bytes (suffix k, m or g)" : "a number from ");
+    if (row->type != OPT_LIMIT) {
+        opt_line_value(line, row, row->min);
+        hak_line_text(line, " to ");
+        opt_line_value(line, row, row->max);
+        hak_line_text(line, *row->unit ? " " : "");
+        hak_line_text(line, row->unit);
+        hak_line_text(line, is_word(row->unit, "bytes") ? " (suffix k, m or g)" : "");
+    }
+}
+
 static void complain(const struct opt_row *row, const char *text)
 {
     struct hak_line line = {0, {0}};
@@ -123,16 +195,11 @@ static void complain(const struct opt_row *row, const char *text)
     if (row->type == OPT_SWITCH) {
         hak_line_text(&line, "' is not allowed: 0, 1, off, on, no, yes, false or true");
     } else {
-        hak_line_text(&line, "' is not allowed: a number from ");
-        hak_line_unsigned(&line, row->min);
-        hak_line_text(&line, " to ");
-        hak_line_unsigned(&line, row->max);
-        hak_line_text(&line, " ");
-        hak_line_text(&line, row->unit);
-        hak_line_text(&line, is_word(row->unit, "bytes") ? " (suffix k, m or g)" : "");
+        hak_line_text(&line, "' is not allowed: ");
+        line_bounds(&line, row);
     }
     hak_line_text(&line, "; using ");
-    hak_line_unsigned(&line, row->def);
+    opt_line_value(&line, row, row->def);
     hak_line_write(&line, 2);
 }
 

@@ -4,6 +4,7 @@
 #define HAKMEM_BASE_OPTIONS_H
 
 #include "base/attributes.h"
+#include "base/error.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -13,7 +14,7 @@ struct options {
 #undef OPTION
 };
 
-enum opt_type { OPT_NUMBER, OPT_SWITCH };
+enum opt_type { OPT_NUMBER, OPT_SWITCH, OPT_RATIO, OPT_LIMIT };
 
 /* A row of the table, for printing and for tests. */
 struct opt_row {
@@ -35,6 +36,8 @@ void opt_defaults(struct options *out);
 /* Reads one value (a C string) for a row. Returns 0, or EINVAL for junk and ERANGE outside [min, max]; *value is written
    on success alone. */
 int opt_parse(const struct opt_row *row, const char *text, uint64_t *value);
+/* Appends a value as one would write it for the row: a ratio with its point, `auto`. */
+void opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value);
 /* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on standard error with
    what is allowed, and the default stays. Never allocates. */
 void opt_init(struct options *out, char **environment);

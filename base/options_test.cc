@@ -25,6 +25,20 @@ bool is_bytes(const opt_row &row)
     return std::string(row.unit) == "bytes";
 }
 
+/* As one writes the value for the row. */
+std::string text_of(const opt_row &row, uint64_t value)
+{
+    struct hak_line line = {0, {0}};
+    opt_line_value(&line, &row, value);
+    return std::string(line.text, line.length);
+}
+
+/* One more than the row allows. */
+std::string above(const opt_row &row)
+{
+    return row.type == OPT_LIMIT ? "18446744073709551616" : text_of(row, row.max + 1);
+}
+
 /* The result of opt_parse; the value must be untouched on an error. */
 int parse(const opt_row &row, const std::string &text, uint64_t *value)
 {
@@ -108,15 +122,14 @@ TEST(Options, BoundsOfEachRow)
     for (size_t i = 0; i < opt_n_rows; i++) {
         const opt_row &row = opt_rows[i];
         uint64_t value;
-        EXPECT_EQ(parse(row, std::to_string(row.min), &value), 0) << row.env;
+        EXPECT_EQ(parse(row, text_of(row, row.min), &value), 0) << row.env;
         EXPECT_EQ(value, row.min) << row.env;
-        EXPECT_EQ(parse(row, std::to_string(row.max), &value), 0) << row.env;
+        EXPECT_EQ(parse(row, text_of(row, row.max), &value), 0) << row.env;
         EXPECT_EQ(value, row.max) << row.env;
         if (row.min > 0) {
-            EXPECT_EQ(parse(row, std::to_string(row.min - 1), &value), ERANGE) << row.env;
+            EXPECT_EQ(parse(row, text_of(row, row.min - 1), &value), ERANGE) << row.env;
         }
-        int above = parse(row, std::to_string(row.max + 1), &value);
-        EXPECT_EQ(above, row.type == OPT_SWITCH ? EINVAL : ERANGE) << row.env;
+        EXPECT_EQ(parse(row, above(row), &value), row.type == OPT_SWITCH ? EINVAL : ERANGE) << row.env;
     }
 }
 
@@ -128,6 +141,9 @@ TEST(Options, JunkForEachRow)
     for (size_t i = 0; i < opt_n_rows; i++) {
         for (const char *text : junk) {
             uint64_t value;
+            if (opt_rows[i].type == OPT_RATIO && std::string(text) == "1.0") {
+                continue;
+            }
             EXPECT_EQ(parse(opt_rows[i], text, &value), EINVAL) << opt_rows[i].env << "='" << text << "'";
         }
     }
@@ -168,7 +184,7 @@ TEST(Options, OverflowIsOutOfRange)
                                            "18446744073709551615g"};
     for (size_t i = 0; i < opt_n_rows; i++) {
         const opt_row &row = opt_rows[i];
-        if (row.type != OPT_NUMBER) {
+        if (row.type == OPT_SWITCH) {
             continue;
         }
         uint64_t value;
@@ -205,12 +221,53 @@ TEST(Options, SwitchWords)
     EXPECT_GT(n_switches, 0);
 }
 
+TEST(Options, Ratios)
+{
+    static const struct {
+        const char *text;
+        int error;
+        uint64_t value;
+    } cases[] = {{"1", 0, 1000},       {"1.0", 0, 1000},   {"1.01", 0, 1010},      {"1.25", 0, 1250},
+                 {"2.5", 0, 2500},     {"1.125", 0, 1125}, {"10", 0, 10000},       {"0.999", ERANGE, 0},
+                 {"0", ERANGE, 0},     {"1.", EINVAL, 0},  {".5", EINVAL, 0},      {"1.0001", EINVAL, 0},
+                 {"1.2.3", EINVAL, 0}, {"1,5", EINVAL, 0}, {"1.a", EINVAL, 0},     {"9e9", EINVAL, 0},
+                 {"1.25 ", EINVAL, 0}, {"1k", EINVAL, 0},  {"1000.001", ERANGE, 0}};
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        for (const auto &c : cases) {
+            uint64_t value;
+            if (opt_rows[i].type == OPT_RATIO) {
+                EXPECT_EQ(parse(opt_rows[i], c.text, &value), c.error) << c.text;
+                EXPECT_TRUE(c.error || value == c.value) << c.text;
+            }
+        }
+    }
+}
+
+TEST(Options, LimitsMayBeAuto)
+{
+    int n_limits = 0;
+    for (size_t i = 0; i < opt_n_rows; i++) {
+        uint64_t value;
+        if (opt_rows[i].type == OPT_LIMIT) {
+            n_limits++;
+            EXPECT_EQ(parse(opt_rows[i], "auto", &value), 0);
+            EXPECT_EQ(value, UINT64_MAX);
+            EXPECT_EQ(parse(opt_rows[i], "AUTO", &value), 0);
+            EXPECT_EQ(parse(opt_rows[i], "512m", &value), 0);
+            EXPECT_EQ(value, 512u << 20);
+        } else {
+            EXPECT_EQ(parse(opt_rows[i], "auto", &value), EINVAL) << opt_rows[i].env;
+        }
+    }
+    EXPECT_EQ(n_limits, 2);
+}
+
 TEST(Options, InitReadsEachRowAndNoOther)
 {
     for (size_t i = 0; i < opt_n_rows; i++) {
         const opt_row &row = opt_rows[i];
         uint64_t other = row.def == row.max ? row.min : row.max;
-        Environment environment({"PATH=/bin", std::string(row.env) + "=" + std::to_string(other), "X="});
+        Environment environment({"PATH=/bin", std::string(row.env) + "=" + text_of(row, other), "X="});
         struct options o = garbage();
         CapturedWrites writes;
         opt_init(&o, environment.get());
@@ -238,8 +295,7 @@ TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
 {
     for (size_t i = 0; i < opt_n_rows; i++) {
         const opt_row &row = opt_rows[i];
-        for (const std::string &bad :
-             {std::string("junk"), std::string(), std::to_string(row.max + 1), std::string("-1")}) {
+        for (const std::string &bad : {std::string("junk"), std::string(), above(row), std::string("-1")}) {
             Environment environment({std::string(row.env) + "=" + bad});
             struct options o = garbage();
             CapturedWrites writes;
@@ -251,13 +307,14 @@ TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
             EXPECT_EQ(text.find('\n'), text.size() - 1);
             EXPECT_EQ(text.rfind("hakmem: ", 0), 0u) << text;
             EXPECT_NE(text.find(std::string(row.env) + "='" + bad + "'"), std::string::npos) << text;
-            EXPECT_NE(text.find("; using " + std::to_string(row.def)), std::string::npos) << text;
+            EXPECT_NE(text.find("; using " + text_of(row, row.def)), std::string::npos) << text;
             if (row.type == OPT_SWITCH) {
                 EXPECT_NE(text.find("0, 1, off, on, no, yes, false or true"), std::string::npos) << text;
             } else {
-                EXPECT_NE(text.find("from " + std::to_string(row.min) + " to " + std::to_string(row.max)),
-                          std::string::npos)
-                    << text;
+                std::string bounds = row.type == OPT_LIMIT
+                                         ? "auto, or a number of bytes"
+                                         : "from " + text_of(row, row.min) + " to " + text_of(row, row.max);
+                EXPECT_NE(text.find(bounds), std::string::npos) << text;
                 EXPECT_EQ(text.find("suffix") != std::string::npos, is_bytes(row)) << text;
             }
         }
@@ -305,7 +362,7 @@ TEST(Options, LongValuesDoNotHideWhatIsAllowed)
         opt_init(&o, environment.get());
         std::string text = writes.text();
         EXPECT_NE(text.find("not allowed"), std::string::npos) << text;
-        EXPECT_NE(text.find("; using " + std::to_string(opt_rows[i].def)), std::string::npos) << text;
+        EXPECT_NE(text.find("; using " + text_of(opt_rows[i], opt_rows[i].def)), std::string::npos) << text;
         EXPECT_EQ(text.back(), '\n');
     }
     Environment environment({"HAKMEM_UNKNOWN=" + longest});

@@ -2,8 +2,10 @@
 #include "base/os.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +43,27 @@ static ssize_t real_write(int fd, const void *data, size_t size)
     return write(fd, data, size);
 }
 
+static int real_open(const char *path)
+{
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static ssize_t real_read(int fd, void *data, size_t size)
+{
+    return read(fd, data, size);
+}
+
+static int real_close(int fd)
+{
+    return close(fd);
+}
+
+static uint64_t real_address_limit(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : (uint64_t)limit.rlim_cur;
+}
+
 static uint64_t read_clock(clockid_t clock)
 {
     struct timespec now;
@@ -75,8 +98,8 @@ static int real_futex_wake(uint32_t *word, int n)
 
 #define REAL_OPS                                                                                                       \
     {                                                                                                                  \
-        real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_clock_ns, real_precise_ns,   \
-            real_environ, real_futex_wait, real_futex_wake                                                             \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_open, real_read, real_close, \
+            real_address_limit, real_clock_ns, real_precise_ns, real_environ, real_futex_wait, real_futex_wake         \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;
@@ -165,6 +188,49 @@ void os_huge_pages(void *addr, size_t size)
 void os_small_pages(void *addr, size_t size)
 {
     advise(addr, size, MADV_NOHUGEPAGE);
+}
+
+size_t os_read_file(const char *path, char *text, size_t size)
+{
+    int saved = errno;
+    size_t length = 0;
+    int fd = os_ops.open(path);
+    if (fd >= 0) {
+        ssize_t n;
+        while (length < size && (n = os_ops.read(fd, text + length, size - length)) > 0) {
+            length += (size_t)n;
+        }
+        (void)os_ops.close(fd);
+    }
+    errno = saved;
+    return length;
+}
+
+size_t os_count_mappings(void)
+{
+    int saved = errno;
+    size_t lines = 0;
+    int fd = os_ops.open("/proc/self/maps");
+    if (fd >= 0) {
+        char text[1024];
+        ssize_t n;
+        while ((n = os_ops.read(fd, text, sizeof text)) > 0) {
+            for (ssize_t i = 0; i < n; i++) {
+                lines += text[i] == '\n';
+            }
+        }
+        (void)os_ops.close(fd);
+    }
+    errno = saved;
+    return lines;
+}
+
+uint64_t os_address_limit(void)
+{
+    int saved = errno;
+    uint64_t limit = os_ops.address_limit();
+    errno = saved;
+    return limit;
 }
 
 static struct lock meta_lock = LOCK_INIT(LOCK_RANK_META);

@@ -16,9 +16,13 @@ struct os_ops {
     int (*madvise)(void *addr, size_t length, int advice);
     int (*mincore)(void *addr, size_t length, unsigned char *resident);
     ssize_t (*write)(int fd, const void *data, size_t size);
-    uint64_t (*clock_ns)(void);   /* monotonic, to some milliseconds, cheap */
-    uint64_t (*precise_ns)(void); /* monotonic, for short times */
-    char **(*environ_)(void);     /* the environment, read once at start */
+    int (*open)(const char *path); /* for reading */
+    ssize_t (*read)(int fd, void *data, size_t size);
+    int (*close)(int fd);
+    uint64_t (*address_limit)(void); /* RLIMIT_AS in bytes; UINT64_MAX for none */
+    uint64_t (*clock_ns)(void);      /* monotonic, to some milliseconds, cheap */
+    uint64_t (*precise_ns)(void);    /* monotonic, for short times */
+    char **(*environ_)(void);        /* the environment, read once at start */
     int (*futex_wait)(uint32_t *word, uint32_t expected);
     int (*futex_wake)(uint32_t *word, int n);
 };
@@ -43,6 +47,13 @@ HAK_MUST_CHECK int os_purge(void *addr, size_t size);
 void os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */
 void os_small_pages(void *addr, size_t size);
+
+/* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read. Keeps errno. */
+size_t os_read_file(const char *path, char *text, size_t size);
+/* Mappings that the process has now, by /proc/self/maps; 0 if that cannot be read. Keeps errno. */
+size_t os_count_mappings(void);
+/* RLIMIT_AS; UINT64_MAX for none. */
+uint64_t os_address_limit(void);
 
 /* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses. */
 void *os_meta_alloc(size_t size);

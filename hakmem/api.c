@@ -6,10 +6,17 @@
 
 #include "ace/ace.h"
 #include "base/error.h"
+#include "base/fail.h"
+#include "base/limit.h"
 #include "base/options.h"
+#include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/fallback.h"
 #include "hakmem/fast.h"
 #include "superslab/superslab.h"
+
+/* A process that is refused everything tries to give back what is kept at most so often. */
+#define RECLAIM_PAUSE_NS 10000000u
 
 static void *no_memory(void)
 {
@@ -18,11 +25,46 @@ static void *no_memory(void)
     return NULL;
 }
 
-/* Everything that is kept for reuse goes back, before a request is refused. Returns bytes. */
+/* The end of a request on a slow path: what failed is told. */
+static void *finish(void *p, size_t size, size_t align)
+{
+    if (HAK_UNLIKELY(!p || fail_any())) {
+        fail_end(size, align, p);
+    }
+    return p ? p : no_memory();
+}
+
+/* Everything that is kept for reuse goes back. Returns bytes. */
 static size_t reclaim(void)
 {
     heap_trim_all();
     return ace_purge(0) + ss_purge(0);
+}
+
+/* Before a request is refused; a refusal that cannot be helped may come a million times in a row, and this is long, so it is
+   done again only when RECLAIM_PAUSE_NS have passed. Returns 1 if it is worth to ask again. */
+static int reclaim_for_request(void)
+{
+    static uint64_t last_ns;
+    uint64_t now_ns = os_ops.clock_ns();
+    if (atomic_load_relaxed(&last_ns) && now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
+        stat_get(heap_dirty_bytes) + stat_get(large_cached_bytes) == 0) {
+        return 0;
+    }
+    atomic_store_relaxed(&last_ns, now_ns);
+    fail_reclaim();
+    (void)reclaim();
+    return 1;
+}
+
+/* After memory was taken: above the soft limit what is kept goes back. */
+static void mind_soft_limit(void)
+{
+    if (HAK_UNLIKELY(limit_wants_purge())) {
+        stat_add(soft_purges, 1);
+        (void)reclaim();
+        limit_purged();
+    }
 }
 
 enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
@@ -37,25 +79,46 @@ static void *ask_ace(size_t size, size_t align, enum large_kind kind)
 static void *large_alloc(size_t size, size_t align, enum large_kind kind)
 {
     (void)heap_acquire(); /* starts the process: options */
+    if (HAK_UNLIKELY(fallback_all())) {
+        return finish(fallback_alloc(size, align, kind == LARGE_ZEROED, 0), size, align);
+    }
+    fail_begin();
     void *p = ask_ace(size, align, kind);
-    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim()) {
+    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
         p = ask_ace(size, align, kind);
     }
-    return p ? p : no_memory();
+    if (HAK_UNLIKELY(!p)) {
+        p = fallback_alloc(size, align, kind == LARGE_ZEROED, 1);
+    }
+    mind_soft_limit();
+    return finish(p, size, align);
+}
+
+static void *ask_heap(uint32_t size_class)
+{
+    struct heap *heap = heap_acquire();
+    return heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
 }
 
 static void *class_alloc(uint32_t size_class)
 {
-    struct heap *heap = heap_acquire();
-    void *block = heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
+    size_t size = sc_table[size_class].size;
+    (void)heap_acquire();
+    if (HAK_UNLIKELY(fallback_all())) {
+        return finish(fallback_alloc(size, 16, 0, 0), size, 16);
+    }
+    fail_begin();
+    void *block = ask_heap(size_class);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
-        (void)reclaim();
-        heap = heap_acquire();
-        block = heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
+        if (reclaim_for_request()) {
+            block = ask_heap(size_class);
+        }
+        block = block ? block : fallback_alloc(size, 16, 0, 1);
         errno = saved;
     }
-    return block ? block : no_memory();
+    mind_soft_limit();
+    return finish(block, size, 16);
 }
 
 void *refill_malloc(size_t size)
@@ -122,6 +185,9 @@ static HAK_NOINLINE void free_elsewhere(void *p)
         return;
     }
     struct map_entry entry = map_find(p);
+    if (entry.tag == 0 && fallback_free(p)) {
+        return;
+    }
     HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
@@ -176,7 +242,7 @@ size_t hak_usable_size(const void *p)
 {
     struct map_entry entry = map_find(p);
     if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
-        return 0;
+        return fallback_size(p);
     }
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
         return ace_usable_size(p);
@@ -204,7 +270,7 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
         return p;
     }
     HAK_CHECK(usable, "invalid pointer given to realloc", p);
-    if (usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
+    if (map_find(p).tag && usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
         void *resized = ace_resize(p, size);
         if (resized) {
             return resized;
@@ -324,6 +390,45 @@ const char *hak_variant(void)
 const char *hak_version(void)
 {
     return HAKMEM_VERSION;
+}
+
+static hak_fail_callback user_callback;
+
+/* From the names of base/fail.h to those of the public header. */
+static void tell_user(size_t size, size_t align, const struct fail_path *path, int failed, void *context)
+{
+    struct hak_fail fail = {size, align, failed, 0, {0}};
+    hak_fail_callback call = atomic_load_acquire(&user_callback);
+    while (fail.n_steps < HAK_FAIL_STEPS && path->reasons[fail.n_steps] != FAIL_NONE) {
+        fail.steps[fail.n_steps] = fail_reason_name((enum fail_reason)path->reasons[fail.n_steps]);
+        fail.n_steps++;
+    }
+    if (call) {
+        call(&fail, context);
+    }
+}
+
+void hak_ace_on_fail(hak_fail_callback callback, void *context)
+{
+    fail_set_callback(NULL, NULL);
+    atomic_store_release(&user_callback, callback);
+    fail_set_callback(callback ? tell_user : NULL, context);
+}
+
+void hak_limit_set(size_t soft, size_t hard)
+{
+    (void)heap_acquire(); /* the options come first */
+    limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
+    if (limit_soft() && limit_committed() > limit_soft()) {
+        (void)reclaim();
+    }
+}
+
+void hak_limit_get(size_t *soft, size_t *hard, size_t *committed)
+{
+    *soft = (size_t)limit_soft();
+    *hard = (size_t)limit_hard();
+    *committed = (size_t)limit_committed();
 }
 
 void hak_print_stats(int fd)

@@ -51,6 +51,28 @@ HAK_API size_t hak_purge(void);
    say). Other threads may allocate meanwhile. */
 HAK_API int hak_verify(void);
 
+/* The memory limit of the heap, in bytes committed: blocks, what is kept for reuse, and metadata. Above `soft` everything that
+   is kept goes back to the system before the process goes on; what would pass `hard` fails with ENOMEM. 0 for none,
+   HAK_LIMIT_AUTO for what the process's cgroup allows (seven eighths of it, or all of it). The options HAKMEM_LIMIT_SOFT and
+   HAKMEM_LIMIT_HARD set them at start. */
+#define HAK_LIMIT_AUTO ((size_t)-1)
+HAK_API void hak_limit_set(size_t soft, size_t hard);
+/* The limits in force, 0 for none, and the bytes committed now. */
+HAK_API void hak_limit_get(size_t *soft, size_t *hard, size_t *committed);
+
+/* A request of which at least one step failed. */
+#define HAK_FAIL_STEPS 8
+struct hak_fail {
+    size_t size, align; /* of the request; small sizes rounded up to their class */
+    int failed;         /* 1: it ended in NULL; 0: a later step served it */
+    int n_steps;        /* what it met, in order: "Threshold", "Exhaustion", "MapFail", or "Reclaim" for */
+    const char *steps[HAK_FAIL_STEPS]; /* "all that was kept went back, and the steps were taken again" */
+};
+typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
+/* Sets the function that is called at the end of each such request, by its thread, with no lock of hakmem held; NULL for none.
+   It may allocate; requests of its own are not told to it. It must return (no longjmp, no exception). */
+HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
+
 /* The variant that this is: "release", "release_validated", "debug" or "tiny". */
 HAK_API const char *hak_variant(void);
 /* HAKMEM_VERSION of the library that runs. */

@@ -6,9 +6,11 @@
 
 #include "ace/ace.h"
 #include "base/error.h"
+#include "base/limit.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/fallback.h"
 
 /* An owner that neither a heap nor a special tag has. */
 struct heap heap_none = {.owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
@@ -58,7 +60,8 @@ static void print_banner(void)
         hak_line_text(&line, " ");
         hak_line_text(&line, opt_rows[i].name);
         hak_line_text(&line, "=");
-        hak_line_unsigned(&line, *(const uint64_t *)(const void *)((const char *)&options + opt_rows[i].offset));
+        opt_line_value(&line, &opt_rows[i],
+                       *(const uint64_t *)(const void *)((const char *)&options + opt_rows[i].offset));
     }
     hak_line_write(&line, 2);
 }
@@ -68,6 +71,7 @@ static void print_banner(void)
 static void start(void)
 {
     opt_init(&options, os_ops.environ_());
+    limit_set(options.limit_soft, options.limit_hard);
     if (options.verbose) {
         print_banner();
     }
@@ -249,12 +253,14 @@ static void fork_prepare(void)
     ace_lock_acquire();
     pool_lock_acquire();
     map_lock_acquire();
+    fallback_lock_acquire();
     os_meta_lock_acquire();
 }
 
 static void fork_parent(void)
 {
     os_meta_lock_release();
+    fallback_lock_release();
     map_lock_release();
     pool_lock_release();
     ace_lock_release();
@@ -271,6 +277,7 @@ static void fork_parent(void)
 static void fork_child(void)
 {
     os_meta_lock_reset();
+    fallback_lock_reset();
     map_lock_reset();
     pool_lock_reset();
     ace_lock_reset();

@@ -5,6 +5,8 @@
 #include <errno.h>
 
 #include "base/error.h"
+#include "base/fail.h"
+#include "base/limit.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
@@ -147,12 +149,12 @@ static struct superslab *new_superslab(void)
     /* Below the last one, where the kernel merges neighbours into one mapping. */
     char *hint = last_region ? last_region - SS_BYTES : NULL;
     char *base = (char *)os_map_aligned(hint, SS_BYTES, SS_BYTES);
-    if (!base) {
-        drop_description(ss);
-        return NULL;
-    }
-    if (map_ensure(base, SS_BYTES)) {
+    if (base && map_ensure(base, SS_BYTES)) {
         os_unmap_untouched(base, SS_BYTES);
+        base = NULL;
+    }
+    if (!base) {
+        fail_map(SS_BYTES, ENOMEM);
         drop_description(ss);
         return NULL;
     }
@@ -221,17 +223,25 @@ static struct superslab *choose(uint32_t n, uint32_t align)
     return fallback;
 }
 
+/* Whether the memory limit admits n granules of which some may be committed already. */
+static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
+{
+    size_t bytes = n * SS_GRANULE_BYTES;
+    return limit_admit((n - granules_count(&ss->dirty, first, n)) * SS_GRANULE_BYTES, bytes, bytes);
+}
+
 struct superslab *pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
 {
     struct superslab *ss = choose(n, align);
+    ss = ss ? ss : new_superslab();
     if (!ss) {
-        ss = new_superslab();
-        if (!ss) {
-            return NULL;
-        }
+        return NULL;
     }
     *first = place_in(ss, n, align);
     HAK_CHECK(*first < SS_GRANULES, "superslab lists are corrupt", ss);
+    if (!admit(ss, *first, n)) {
+        return NULL;
+    }
     *dirty = ss->dirty;
     take(ss, *first, n);
     return ss;
@@ -239,7 +249,7 @@ struct superslab *pool_take(uint32_t n, uint32_t align, uint32_t *first, struct 
 
 int pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    if (first + n > SS_GRANULES || granules_count(&ss->free, first, n) != n) {
+    if (first + n > SS_GRANULES || granules_count(&ss->free, first, n) != n || !admit(ss, first, n)) {
         return 0;
     }
     take(ss, first, n);
@@ -364,6 +374,9 @@ struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
     lock_acquire(&pool_lock);
     struct superslab *ss = choose_unit(&unit);
     ss = ss ? ss : new_superslab();
+    if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
+        ss = NULL;
+    }
     if (ss) {
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */

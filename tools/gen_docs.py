@@ -38,9 +38,13 @@ def rows(path, macro):
     return out
 
 
-def in_units(value, unit):
-    """A number as one would write it for the option: 64m instead of 67108864."""
+def in_units(value, unit, kind="NUMBER"):
+    """A number as one would write it for the option: 64m instead of 67108864, 1.25 instead of 1250 thousandths."""
+    if value == "UINT64_MAX":
+        return "auto" if kind == "LIMIT" else "18446744073709551615"
     value = int(value)
+    if kind == "RATIO":
+        return "%g" % (value / 1000)
     if unit == "bytes":
         for suffix, shift in (("g", 30), ("m", 20), ("k", 10)):
             if value and value % (1 << shift) == 0:
@@ -68,7 +72,7 @@ def options_page(base):
         if kind == "SWITCH":
             out += "| `%s` | %s | | | switch | %s |\n" % (env, "on" if int(normal) else "off", text)
         else:
-            cells = tuple(in_units(n, unit) for n in (normal, low, high))
+            cells = tuple(in_units(n, unit, kind) for n in (normal, low, high))
             out += "| `%s` | %s | %s | %s | %s | %s |\n" % ((env,) + cells + (unit, text))
     return out + "\nThe `tiny` variant, which is for tests, has other defaults: %s.\n" % ", ".join(tiny)
 

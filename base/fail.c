@@ -1,0 +1,222 @@
+/* Counting, remembering and telling failures. State: relaxed atomics, and a thread-local path. Called by slow paths only. */
+#include "base/fail.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+
+/* No "(unknown)" for what mmap, munmap and mremap say. */
+static const struct {
+    int number;
+    const char *name;
+} errno_names[] = {{ENOMEM, "ENOMEM"}, {EAGAIN, "EAGAIN"}, {EINVAL, "EINVAL"}, {EPERM, "EPERM"},
+                   {EFAULT, "EFAULT"}, {ENFILE, "ENFILE"}, {EEXIST, "EEXIST"}, {EACCES, "EACCES"}};
+
+static const char *const reason_names[FAIL_N_REASONS] = {"None",    "Threshold", "Exhaustion", "MapFail",
+                                                         "Reclaim", "Request",   "Fallback"};
+
+static HAK_TLS struct fail_path path;
+static HAK_TLS int in_callback;
+/* By reason: the second in which lines were last written, how many, and how many were held back since. */
+static uint64_t line_second[FAIL_N_REASONS];
+static uint32_t lines_written[FAIL_N_REASONS], lines_held[FAIL_N_REASONS];
+static fail_callback callback;
+static void *callback_context;
+
+const char *fail_reason_name(enum fail_reason reason)
+{
+    return reason_names[reason];
+}
+
+static void remember(enum fail_reason reason)
+{
+    for (size_t i = 0; i < sizeof path.reasons; i++) {
+        if (path.reasons[i] == FAIL_NONE) {
+            path.reasons[i] = (uint8_t)reason;
+            return;
+        }
+    }
+}
+
+/* Whether a line may be written now. Two threads at once may write one too many. */
+static int may_write(enum fail_reason reason)
+{
+    if (!options.ace_trace) {
+        return 0;
+    }
+    uint64_t second = os_ops.clock_ns() / 1000000000u + 1;
+    if (atomic_load_relaxed(&line_second[reason]) != second) {
+        atomic_store_relaxed(&line_second[reason], second);
+        atomic_store_relaxed(&lines_written[reason], 0u);
+    }
+    if (atomic_add_relaxed(&lines_written[reason], 1u) < FAIL_LINES) {
+        return 1;
+    }
+    atomic_add_relaxed(&lines_held[reason], 1u);
+    stat_add(fail_lines_held, 1);
+    return 0;
+}
+
+static void start_line(struct hak_line *line, enum fail_reason reason)
+{
+    static const char blanks[] = "          "; /* as many as the longest name has letters */
+    line->length = 0;
+    hak_line_text(line, "[ACE-FAIL] ");
+    hak_line_text(line, reason_names[reason]);
+    hak_line_text(line, blanks + strlen(reason_names[reason]));
+}
+
+static void field(struct hak_line *line, const char *name, uint64_t value)
+{
+    hak_line_text(line, name);
+    hak_line_unsigned(line, value);
+}
+
+static void end_line(struct hak_line *line, enum fail_reason reason)
+{
+    uint32_t held = atomic_exchange_seq(&lines_held[reason], 0u);
+    if (held) {
+        field(line, " held_back=", held);
+    }
+    hak_line_write(line, 2);
+}
+
+void fail_threshold(size_t size, size_t class_bytes, uint64_t wmax)
+{
+    remember(FAIL_THRESHOLD);
+    stat_add(fail_threshold, 1);
+    if (may_write(FAIL_THRESHOLD)) {
+        struct hak_line line;
+        start_line(&line, FAIL_THRESHOLD);
+        field(&line, " size=", size);
+        field(&line, " class=", class_bytes);
+        hak_line_text(&line, " wmax=");
+        hak_line_ratio(&line, wmax);
+        end_line(&line, FAIL_THRESHOLD);
+    }
+}
+
+void fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit)
+{
+    remember(FAIL_EXHAUSTION);
+    stat_add(fail_exhaustion, 1);
+    if (may_write(FAIL_EXHAUSTION)) {
+        struct hak_line line;
+        start_line(&line, FAIL_EXHAUSTION);
+        field(&line, " size=", size);
+        field(&line, " class=", class_bytes);
+        field(&line, " pool_bytes=", pool_bytes);
+        field(&line, " limit=", limit);
+        end_line(&line, FAIL_EXHAUSTION);
+    }
+}
+
+static const char *errno_name(int error)
+{
+    for (size_t i = 0; i < sizeof errno_names / sizeof errno_names[0]; i++) {
+        if (errno_names[i].number == error) {
+            return errno_names[i].name;
+        }
+    }
+    return "?";
+}
+
+void fail_map(size_t size, int error)
+{
+    remember(FAIL_MAP);
+    stat_add(fail_map, 1);
+    if (may_write(FAIL_MAP)) {
+        int saved = errno;
+        struct hak_line line;
+        uint64_t limit = os_address_limit();
+        start_line(&line, FAIL_MAP);
+        field(&line, " size=", size);
+        field(&line, " errno=", (uint64_t)error);
+        hak_line_text(&line, " (");
+        hak_line_text(&line, errno_name(error));
+        field(&line, ") mapped=",
+              (uint64_t)stat_get(superslabs) * (2 * HAK_MIB) + (uint64_t)stat_get(large_bytes) +
+                  (uint64_t)stat_get(large_cached_bytes) + os_meta_bytes());
+        field(&line, " vma=", os_count_mappings());
+        hak_line_text(&line, " rlimit_as=");
+        if (limit == UINT64_MAX) {
+            hak_line_text(&line, "unlimited");
+        } else {
+            hak_line_unsigned(&line, limit);
+        }
+        end_line(&line, FAIL_MAP);
+        errno = saved;
+    }
+}
+
+void fail_reclaim(void)
+{
+    remember(FAIL_RECLAIM);
+}
+
+void fail_fallback(size_t size, const char *reason)
+{
+    stat_add(libc_fallbacks, 1);
+    if (may_write(FAIL_FALLBACK)) {
+        struct hak_line line;
+        start_line(&line, FAIL_FALLBACK);
+        field(&line, " size=", size);
+        hak_line_text(&line, " reason=");
+        hak_line_text(&line, reason);
+        end_line(&line, FAIL_FALLBACK);
+    }
+}
+
+void fail_begin(void)
+{
+    memset(&path, 0, sizeof path);
+}
+
+int fail_any(void)
+{
+    return path.reasons[0] != FAIL_NONE;
+}
+
+static void report_request(size_t size, size_t align)
+{
+    if (may_write(FAIL_REQUEST)) {
+        struct hak_line line;
+        start_line(&line, FAIL_REQUEST);
+        field(&line, " size=", size);
+        field(&line, " align=", align);
+        hak_line_text(&line, " path=");
+        for (size_t i = 0; i < sizeof path.reasons && path.reasons[i] != FAIL_NONE; i++) {
+            hak_line_text(&line, i ? "," : "");
+            hak_line_text(&line, reason_names[path.reasons[i]]);
+        }
+        hak_line_text(&line, fail_any() ? "" : "TooLarge");
+        end_line(&line, FAIL_REQUEST);
+    }
+}
+
+void fail_end(size_t size, size_t align, const void *p)
+{
+    if (!p) {
+        report_request(size, align);
+    }
+    fail_callback call = atomic_load_acquire(&callback);
+    if (call && !in_callback && (!p || fail_any())) {
+        struct fail_path taken = path; /* the callback may allocate */
+        int saved = errno;
+        in_callback = 1;
+        call(size, align, &taken, !p, atomic_load_relaxed(&callback_context));
+        in_callback = 0;
+        errno = saved;
+    }
+}
+
+void fail_set_callback(fail_callback call, void *context)
+{
+    atomic_store_release(&callback, NULL);
+    atomic_store_relaxed(&callback_context, context);
+    atomic_store_release(&callback, call);
+}

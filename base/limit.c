@@ -1,0 +1,179 @@
+/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c) and by hakmem's slow paths. */
+#include "base/limit.h"
+
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/os.h"
+#include "base/stats.h"
+
+/* The cgroup is read when so much is committed: a small process makes no system call for it. */
+#define AUTO_FROM HAK_TINY_OR((uint64_t)HAK_MIB, (uint64_t)64 * HAK_MIB)
+/* Of the cgroup's limit; the rest is for what is not the heap: code, stacks, the page cache. */
+#define AUTO_SOFT_EIGHTHS 7u
+#define PURGE_AGAIN_SHIFT 4
+
+static uint64_t soft, hard; /* LIMIT_AUTO until the cgroup was read */
+static uint64_t purge_at;   /* committed bytes at which to purge next; 0 for the soft limit */
+static uint32_t wants_purge;
+
+uint64_t limit_committed(void)
+{
+    return (uint64_t)(stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) + stat_get(large_bytes) +
+                      stat_get(large_cached_bytes)) +
+           os_meta_bytes();
+}
+
+void limit_set(uint64_t new_soft, uint64_t new_hard)
+{
+    atomic_store_relaxed(&soft, new_soft);
+    atomic_store_relaxed(&hard, new_hard);
+    atomic_store_relaxed(&purge_at, (uint64_t)0);
+}
+
+/* The number in a file, or LIMIT_AUTO if there is none ("max", no such file). */
+static uint64_t read_number(const char *path)
+{
+    char text[32];
+    uint64_t n = 0;
+    size_t length = os_read_file(path, text, sizeof text);
+    if (length == 0 || text[0] < '0' || text[0] > '9') {
+        return LIMIT_AUTO;
+    }
+    for (size_t i = 0; i < length && text[i] >= '0' && text[i] <= '9'; i++) {
+        n = n * 10 + (uint64_t)(text[i] - '0');
+    }
+    return n;
+}
+
+struct cgroup_path {
+    char text[600];
+};
+
+static void join(struct cgroup_path *out, const char *root, const char *group, size_t group_length, const char *file)
+{
+    size_t n = strlen(root), m = strlen(file);
+    out->text[0] = 0;
+    if (n + group_length + m < sizeof out->text) {
+        memcpy(out->text, root, n);
+        memcpy(out->text + n, group, group_length);
+        memcpy(out->text + n + group_length, file, m + 1);
+    }
+}
+
+/* The least limit of the group and of all above it. */
+static uint64_t least_of(const char *root, const char *group, size_t length, const char *file)
+{
+    struct cgroup_path path;
+    uint64_t least = LIMIT_AUTO;
+    for (;;) {
+        join(&path, root, group, length, file);
+        uint64_t n = read_number(path.text);
+        least = n < least ? n : least;
+        if (length == 0) {
+            return least;
+        }
+        while (length && group[--length] != '/') {
+        }
+    }
+}
+
+/* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group` (version 1). */
+static uint64_t cgroup_limit(void)
+{
+    static char text[4096]; /* read once, by one thread */
+    size_t length = os_read_file("/proc/self/cgroup", text, sizeof text - 1);
+    uint64_t least = LIMIT_AUTO;
+    text[length] = 0;
+    for (char *line = text; *line;) {
+        char *end = strchr(line, '\n');
+        end = end ? end : line + strlen(line);
+        char *controllers = (char *)memchr(line, ':', (size_t)(end - line));
+        char *group = controllers ? (char *)memchr(controllers + 1, ':', (size_t)(end - controllers - 1)) : NULL;
+        if (group) {
+            *group++ = 0;
+            size_t n = (size_t)(end - group);
+            n = n == 1 ? 0 : n; /* "/" is the root itself */
+            uint64_t limit = LIMIT_AUTO;
+            if (controllers[1] == 0) {
+                limit = least_of("/sys/fs/cgroup", group, n, "/memory.max");
+            } else if (strstr(controllers + 1, "memory")) {
+                limit = least_of("/sys/fs/cgroup/memory", group, n, "/memory.limit_in_bytes");
+            }
+            least = limit < least ? limit : least;
+        }
+        line = *end ? end + 1 : end;
+    }
+    return least;
+}
+
+/* Replaces `auto` by what the cgroup says. */
+static void resolve(void)
+{
+    static uint32_t is_reading;
+    if (atomic_exchange_seq(&is_reading, 1u)) {
+        return; /* another thread does; until then there is no limit */
+    }
+    uint64_t limit = cgroup_limit();
+    /* Version 1 says "unlimited" by a number near 2^63. */
+    limit = limit > (uint64_t)1 << 60 ? 0 : limit;
+    if (atomic_load_relaxed(&soft) == LIMIT_AUTO) {
+        atomic_store_relaxed(&soft, limit / 8 * AUTO_SOFT_EIGHTHS);
+    }
+    if (atomic_load_relaxed(&hard) == LIMIT_AUTO) {
+        atomic_store_relaxed(&hard, limit);
+    }
+    atomic_store_release(&is_reading, 0u);
+}
+
+/* A limit in force: `auto` is none until so much is committed that the cgroup is worth reading. */
+static uint64_t in_force(const uint64_t *limit, uint64_t committed)
+{
+    if (atomic_load_relaxed(limit) == LIMIT_AUTO && committed >= AUTO_FROM) {
+        resolve();
+    }
+    uint64_t value = atomic_load_relaxed(limit);
+    return value == LIMIT_AUTO ? 0 : value;
+}
+
+uint64_t limit_soft(void)
+{
+    return in_force(&soft, UINT64_MAX);
+}
+
+uint64_t limit_hard(void)
+{
+    return in_force(&hard, UINT64_MAX);
+}
+
+int limit_admit(size_t more, size_t size, size_t class_bytes)
+{
+    if (!(atomic_load_relaxed(&soft) | atomic_load_relaxed(&hard))) {
+        return 1;
+    }
+    uint64_t after = limit_committed() + more;
+    uint64_t most = in_force(&hard, after), least = in_force(&soft, after), at = atomic_load_relaxed(&purge_at);
+    if (most && after > most) {
+        fail_exhaustion(size, class_bytes, after - more, most);
+        return 0;
+    }
+    if (least && after > (at ? at : least)) {
+        atomic_store_relaxed(&wants_purge, 1u);
+    }
+    return 1;
+}
+
+int limit_wants_purge(void)
+{
+    if (HAK_LIKELY(!atomic_load_relaxed(&wants_purge))) {
+        return 0;
+    }
+    return (int)atomic_exchange_seq(&wants_purge, 0u);
+}
+
+void limit_purged(void)
+{
+    uint64_t least = limit_soft();
+    uint64_t next = limit_committed() + (least >> PURGE_AGAIN_SHIFT);
+    atomic_store_relaxed(&purge_at, next > least ? next : least);
+}

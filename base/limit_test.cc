@@ -1,0 +1,189 @@
+/* Tests of the memory limit: admission, the purge at the soft limit, and what cgroups of both versions say. */
+#include "base/limit.h"
+
+#include <algorithm>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <string>
+
+#include "base/fail.h"
+#include "base/os.h"
+#include "base/stats.h"
+
+namespace
+{
+
+const uint64_t kMiB = 1 << 20;
+
+/* A file system of a few small files. */
+std::map<std::string, std::string> files;
+int n_opened;
+const std::string *open_file;
+size_t position;
+
+int open_hook(const char *path)
+{
+    n_opened++;
+    auto found = files.find(path);
+    open_file = found == files.end() ? nullptr : &found->second;
+    position = 0;
+    return open_file ? 77 : -1;
+}
+
+ssize_t read_hook(int, void *data, size_t size)
+{
+    size_t n = std::min({size, open_file->size() - position, size_t(7)}); /* in pieces, as read may */
+    memcpy(data, open_file->data() + position, n);
+    position += n;
+    return static_cast<ssize_t>(n);
+}
+
+class Limit : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        os_ops.open = open_hook;
+        os_ops.read = read_hook;
+        os_ops.close = [](int) { return 0; };
+        files.clear();
+        n_opened = 0;
+        base = limit_committed();
+        fail_begin();
+    }
+    void TearDown() override
+    {
+        set_used(0);
+        limit_set(0, 0);
+        while (limit_wants_purge()) {
+        }
+        os_ops = os_real_ops;
+    }
+    void set_used(int64_t bytes)
+    {
+        stat_add(large_bytes, bytes - used);
+        used = bytes;
+    }
+    uint64_t base;
+    int64_t used = 0;
+};
+
+TEST_F(Limit, NoneAdmitsAll)
+{
+    limit_set(0, 0);
+    EXPECT_EQ(limit_admit(SIZE_MAX / 2, 1, 1), 1);
+    EXPECT_EQ(limit_wants_purge(), 0);
+    EXPECT_EQ(n_opened, 0);
+}
+
+TEST_F(Limit, TheHardLimitRefuses)
+{
+    limit_set(0, base + 100 * kMiB);
+    int64_t before = stat_get(fail_exhaustion);
+    EXPECT_EQ(limit_admit(100 * kMiB, 1, 1), 1);
+    EXPECT_EQ(limit_admit(100 * kMiB + 1, 1, 1), 0);
+    EXPECT_EQ(stat_get(fail_exhaustion), before + 1);
+    EXPECT_EQ(fail_any(), 1);
+    set_used(60 * kMiB);
+    EXPECT_EQ(limit_committed(), base + 60 * kMiB);
+    EXPECT_EQ(limit_admit(40 * kMiB, 1, 1), 1);
+    EXPECT_EQ(limit_admit(40 * kMiB + 1, 1, 1), 0);
+    EXPECT_EQ(limit_hard(), base + 100 * kMiB);
+    EXPECT_EQ(limit_soft(), 0u);
+}
+
+/* The purge is asked for once, and again after a further sixteenth. */
+TEST_F(Limit, TheSoftLimitAsksForAPurge)
+{
+    limit_set(base + 160 * kMiB, 0);
+    EXPECT_EQ(limit_admit(160 * kMiB, 1, 1), 1);
+    EXPECT_EQ(limit_wants_purge(), 0);
+    EXPECT_EQ(limit_admit(161 * kMiB, 1, 1), 1) << "admitted all the same";
+    EXPECT_EQ(limit_wants_purge(), 1);
+    EXPECT_EQ(limit_wants_purge(), 0);
+    set_used(165 * kMiB);
+    limit_purged();
+    EXPECT_EQ(limit_admit(9 * kMiB, 1, 1), 1);
+    EXPECT_EQ(limit_wants_purge(), 0);
+    EXPECT_EQ(limit_admit(12 * kMiB, 1, 1), 1);
+    EXPECT_EQ(limit_wants_purge(), 1);
+    set_used(10 * kMiB);
+    limit_purged(); /* much went back: the limit itself counts again */
+    EXPECT_EQ(limit_admit(151 * kMiB, 1, 1), 1);
+    EXPECT_EQ(limit_wants_purge(), 1);
+}
+
+TEST_F(Limit, AutoReadsTheCgroupOfVersion2AndThoseAbove)
+{
+    files["/proc/self/cgroup"] = "0::/a/b/c\n";
+    files["/sys/fs/cgroup/a/b/c/memory.max"] = "max\n";
+    files["/sys/fs/cgroup/a/b/memory.max"] = "800000000\n";
+    files["/sys/fs/cgroup/a/memory.max"] = "900000000\n";
+    limit_set(LIMIT_AUTO, LIMIT_AUTO);
+    EXPECT_EQ(limit_hard(), 800000000u);
+    EXPECT_EQ(limit_soft(), 700000000u);
+    int opened = n_opened;
+    EXPECT_EQ(limit_hard(), 800000000u);
+    EXPECT_EQ(n_opened, opened) << "read once";
+}
+
+TEST_F(Limit, AutoReadsTheCgroupOfVersion1)
+{
+    files["/proc/self/cgroup"] = "12:cpu,cpuacct:/x\n5:memory:/docker/12\n1:name=systemd:/x\n";
+    files["/sys/fs/cgroup/memory/docker/12/memory.limit_in_bytes"] = "64000000\n";
+    files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "9223372036854771712\n";
+    limit_set(LIMIT_AUTO, 0);
+    EXPECT_EQ(limit_soft(), 56000000u);
+    EXPECT_EQ(limit_hard(), 0u);
+}
+
+TEST_F(Limit, AutoInsideAContainerReadsTheRoot)
+{
+    files["/proc/self/cgroup"] = "0::/\n";
+    files["/sys/fs/cgroup/memory.max"] = "1000000000\n";
+    limit_set(0, LIMIT_AUTO);
+    EXPECT_EQ(limit_hard(), 1000000000u);
+}
+
+TEST_F(Limit, AutoWithoutACgroupIsNone)
+{
+    for (const char *text : {"", "\n", "0::/a\n", "garbage", "1:2", ":::\n:\n", "0:memory:/a"}) {
+        files["/proc/self/cgroup"] = text;
+        files["/sys/fs/cgroup/memory.limit_in_bytes"] = "junk";
+        limit_set(LIMIT_AUTO, LIMIT_AUTO);
+        EXPECT_EQ(limit_soft(), 0u) << text;
+        EXPECT_EQ(limit_hard(), 0u) << text;
+    }
+    files["/proc/self/cgroup"] = "0::/" + std::string(5000, 'x') + "\n";
+    limit_set(LIMIT_AUTO, LIMIT_AUTO);
+    EXPECT_EQ(limit_hard(), 0u) << "too long a name";
+    files["/proc/self/cgroup"] = "5:memory:/\n";
+    files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "9223372036854771712\n";
+    limit_set(LIMIT_AUTO, LIMIT_AUTO);
+    EXPECT_EQ(limit_hard(), 0u) << "version 1's unlimited";
+}
+
+/* A small process reads nothing. */
+TEST_F(Limit, AutoWaitsUntilMuchIsCommitted)
+{
+    files["/proc/self/cgroup"] = "0::/\n";
+    files["/sys/fs/cgroup/memory.max"] = "200000000\n";
+    limit_set(LIMIT_AUTO, LIMIT_AUTO);
+    EXPECT_EQ(limit_admit(1000, 1, 1), 1);
+    EXPECT_EQ(n_opened, 0);
+    EXPECT_EQ(limit_admit(190 * kMiB, 1, 1), 1);
+    EXPECT_EQ(n_opened, 2);
+    EXPECT_EQ(limit_wants_purge(), 1);
+    EXPECT_EQ(limit_admit(210 * kMiB, 1, 1), 0);
+}
+
+/* A hard limit is in force at once, whatever the soft one waits for. */
+TEST_F(Limit, ANumberDoesNotWaitForAuto)
+{
+    limit_set(LIMIT_AUTO, base + 1000);
+    EXPECT_EQ(limit_admit(1001, 1, 1), 0);
+    EXPECT_EQ(n_opened, 0);
+}
+
+} // namespace

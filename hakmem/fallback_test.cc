@@ -1,0 +1,168 @@
+/* Tests of what may be left to libc: nothing by default, and what each option allows; such blocks go through the whole API. */
+#include "hakmem/fallback.h"
+
+#include <csignal>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <thread>
+#include <vector>
+
+#include "base/limit.h"
+#include "base/options.h"
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+class Fallback : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        hak_free(hak_malloc(1));
+        before = stat_get(libc_fallbacks);
+    }
+    void TearDown() override
+    {
+        options.ld_safe = 0;
+        options.ld_block_jemalloc = 0;
+        limit_set(0, 0);
+        EXPECT_EQ(hak_verify(), 0);
+    }
+    int64_t fallbacks() const
+    {
+        return stat_get(libc_fallbacks) - before;
+    }
+    int64_t before;
+};
+
+TEST_F(Fallback, NothingByDefault)
+{
+    limit_set(0, 1);
+    for (size_t size : {size_t(100), size_t(33000), size_t(5000000)}) {
+        std::vector<void *> all;
+        void *p;
+        while ((p = hak_malloc(size))) {
+            all.push_back(p);
+        }
+        for (void *q : all) {
+            EXPECT_EQ(hak_owns(q), 1);
+            hak_free(q);
+        }
+    }
+    EXPECT_EQ(fallbacks(), 0);
+}
+
+/* 1: what hakmem cannot serve. */
+TEST_F(Fallback, RefusedRequests)
+{
+    options.ld_safe = 1;
+    void *ours = hak_malloc(100000);
+    EXPECT_EQ(hak_owns(ours), 1);
+    limit_set(0, 1);
+    char *theirs = static_cast<char *>(hak_malloc(200000));
+    ASSERT_NE(theirs, nullptr);
+    EXPECT_EQ(hak_owns(theirs), 0);
+    EXPECT_EQ(hak_usable_size(theirs), 200000u);
+    EXPECT_EQ(fallbacks(), 1);
+    theirs[199999] = 7;
+    /* From libc to libc, and back when there is room. */
+    theirs = static_cast<char *>(hak_realloc(theirs, 5000000));
+    ASSERT_NE(theirs, nullptr);
+    EXPECT_EQ(hak_owns(theirs), 0);
+    EXPECT_EQ(theirs[199999], 7);
+    limit_set(0, 0);
+    theirs = static_cast<char *>(hak_realloc(theirs, 300000));
+    EXPECT_EQ(hak_owns(theirs), 1);
+    EXPECT_EQ(theirs[199999], 7);
+    hak_free(theirs);
+    hak_free(ours);
+    limit_set(0, 1);
+    unsigned char *zeroed = static_cast<unsigned char *>(hak_calloc(1000, 999));
+    ASSERT_NE(zeroed, nullptr);
+    for (size_t i = 0; i < 999000; i++) {
+        ASSERT_EQ(zeroed[i], 0);
+    }
+    void *aligned = hak_aligned_alloc(1 << 20, 40000);
+    ASSERT_NE(aligned, nullptr);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(aligned) % (1 << 20), 0u);
+    hak_free(aligned);
+    hak_free(zeroed);
+}
+
+/* 2: everything. Threads allocate and free each other's, at random sizes. */
+TEST_F(Fallback, Everything)
+{
+    options.ld_safe = 2;
+    std::vector<std::thread> threads;
+    std::vector<std::pair<unsigned char *, size_t>> blocks[4];
+    for (unsigned t = 0; t < 4; t++) {
+        threads.emplace_back([&blocks, t] {
+            hak_testing::Rng rng(t);
+            for (int i = 0; i < 2000; i++) {
+                size_t size = rng.between(0, rng.one_in(10) ? 100000 : 300);
+                auto *p = static_cast<unsigned char *>(rng.one_in(2) ? hak_malloc(size) : hak_calloc(1, size));
+                memset(p, static_cast<int>(t + 1), size);
+                if (rng.one_in(3)) {
+                    hak_free(p);
+                } else {
+                    blocks[t].push_back({p, size});
+                }
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(fallbacks(), 8000);
+    std::thread other([&blocks] {
+        for (unsigned t = 0; t < 4; t++) {
+            for (auto &block : blocks[t]) {
+                for (size_t i = 0; i < block.second; i++) {
+                    if (block.first[i] != t + 1) {
+                        ADD_FAILURE() << "contents";
+                        break;
+                    }
+                }
+                EXPECT_EQ(hak_owns(block.first), 0);
+                EXPECT_GE(hak_usable_size(block.first), block.second);
+                hak_free(block.first);
+                EXPECT_EQ(fallback_size(block.first), 0u);
+            }
+        }
+    });
+    other.join();
+}
+
+/* There is no jemalloc in this process: nothing is left to libc. */
+TEST_F(Fallback, WithoutJemallocNothing)
+{
+    options.ld_block_jemalloc = 1;
+    EXPECT_EQ(fallback_all(), 0);
+    void *p = hak_malloc(100);
+    EXPECT_EQ(hak_owns(p), 1);
+    hak_free(p);
+    EXPECT_EQ(fallbacks(), 0);
+}
+
+TEST_F(Fallback, APointerOfNeitherStillAborts)
+{
+    options.ld_safe = 2;
+    void *p = hak_malloc(20001); /* of a class whose bin is empty */
+    ASSERT_EQ(hak_owns(p), 0);
+    int local;
+    EXPECT_EXIT(hak_free(&local), testing::KilledBySignal(SIGABRT),
+                "invalid pointer freed \\(not allocated by hakmem\\)");
+    EXPECT_EXIT(hak_free(static_cast<char *>(p) + 16), testing::KilledBySignal(SIGABRT), "invalid pointer freed");
+    EXPECT_EXIT(
+        {
+            hak_free(p);
+            hak_free(p);
+        },
+        testing::KilledBySignal(SIGABRT), "invalid pointer freed");
+    hak_free(p);
+}
+
+} // namespace
