@@ -25,8 +25,10 @@ static void fork_child(void);
 static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
 static struct heap *heaps[BANK_MAX_OWNERS + 1];
 static struct heap *orphans;
-static struct heap *uncached; /* an orphan that is never adopted: serves threads without a heap */
-static uint32_t uncached_id;  /* its id, reserved at the start: when it is needed, there may be none left */
+/* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
+   their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
+static struct heap *shared;
+static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static uint32_t next_id;      /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t is_ready;
 static pthread_key_t end_key;
@@ -71,7 +73,7 @@ static void start(void)
     if (options.verbose) {
         print_banner();
     }
-    uncached_id = bank_new_owner();
+    shared_id = bank_new_owner();
     atomic_store_release(&is_ready, 1u);
 }
 
@@ -109,6 +111,7 @@ static struct heap *new_heap(uint32_t *reserved)
     heap->owner_tag = id << TAG_OWNER_SHIFT;
     heap->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
     bank_init(&heap->bank, id);
+    heap->bank.has_strays_sent = 1;
     tc_init(heap);
     heap->state = HEAP_ORPHAN;
     atomic_store_release(&heaps[id], heap);
@@ -116,10 +119,79 @@ static struct heap *new_heap(uint32_t *reserved)
     return heap;
 }
 
+/* The shared heap, made at need: when the first thread ends, or finds no heap. NULL if there is no memory. */
+static struct heap *get_shared(void)
+{
+    struct heap *heap = atomic_load_acquire(&shared);
+    if (HAK_LIKELY(heap != NULL)) {
+        return heap;
+    }
+    lock_acquire(&heaps_lock);
+    if (!is_ready) {
+        start();
+    }
+    if (!shared) {
+        heap = new_heap(&shared_id);
+        if (!heap && orphans) {
+            heap = orphans;
+            orphans = heap->next_orphan;
+            stat_sub(orphans, 1);
+        }
+        if (heap) {
+            stat_sub(heaps, 1);
+            heap->bank.keeps_empty = 0;
+            heap->lock.rank = LOCK_RANK_SHARED;
+            atomic_store_release(&shared, heap);
+        }
+    }
+    heap = shared;
+    lock_release(&heaps_lock);
+    return heap;
+}
+
+int heap_unlock(struct heap *heap)
+{
+    void *strays = heap->bank.strays;
+    heap->bank.strays = NULL;
+    lock_release(&heap->lock);
+    if (HAK_UNLIKELY(strays != NULL)) {
+        remote_send_list(strays);
+    }
+    return strays != NULL;
+}
+
+uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head)
+{
+    struct heap *from = atomic_load_acquire(&shared);
+    if (!bank_has_partial(&heap->bank, size_class) && from && from != heap &&
+        bank_has_partial(&from->bank, size_class)) {
+        lock_acquire(&from->lock);
+        bank_move_one(&from->bank, &heap->bank, size_class);
+        lock_release(&from->lock);
+        stat_add(slabs_adopted, 1);
+    }
+    return bank_take(&heap->bank, size_class, want, head);
+}
+
+void heap_tidy_orphan(struct heap *heap)
+{
+    struct heap *to = atomic_load_acquire(&shared);
+    remote_collect(heap);
+    if (heap != to) {
+        bank_release_empty(&heap->bank);
+        if (to) {
+            lock_acquire(&to->lock);
+            bank_move_all(&heap->bank, &to->bank);
+            lock_release(&to->lock);
+        }
+    }
+}
+
 static void set_state(struct heap *heap, enum heap_state state)
 {
     lock_acquire(&heap->lock);
     atomic_store_seq(&heap->state, (uint32_t)state);
+    heap->bank.keeps_empty = state == HEAP_LIVE;
     lock_release(&heap->lock);
 }
 
@@ -159,11 +231,11 @@ struct heap *heap_acquire(void)
 /* Leaves a heap whose cache is flushed to the next thread. */
 static void make_orphan(struct heap *heap)
 {
+    (void)get_shared();
+    set_state(heap, HEAP_ORPHAN);
     lock_acquire(&heap->lock);
-    atomic_store_seq(&heap->state, (uint32_t)HEAP_ORPHAN);
-    remote_collect(heap);
-    bank_release_empty(&heap->bank);
-    lock_release(&heap->lock);
+    heap_tidy_orphan(heap);
+    (void)heap_unlock(heap);
     lock_acquire(&heaps_lock);
     heap->next_orphan = orphans;
     orphans = heap;
@@ -185,20 +257,7 @@ static void thread_ends(void *arg)
 void *heap_alloc_uncached(uint32_t size_class)
 {
     void *block = NULL;
-    lock_acquire(&heaps_lock);
-    if (!uncached) {
-        if (!is_ready) {
-            start();
-        }
-        uncached = new_heap(&uncached_id);
-        if (!uncached && orphans) {
-            uncached = orphans;
-            orphans = uncached->next_orphan;
-            stat_sub(orphans, 1);
-        }
-    }
-    struct heap *heap = uncached;
-    lock_release(&heaps_lock);
+    struct heap *heap = get_shared();
     if (heap) {
         lock_acquire(&heap->lock);
         (void)bank_take(&heap->bank, size_class, 1, &block);
@@ -212,13 +271,17 @@ void heap_trim_all(void)
     if (hak_self != &heap_none) {
         tc_flush(hak_self);
     }
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
-        struct heap *heap = heap_by_id(id);
-        if (heap) {
-            lock_acquire(&heap->lock);
-            remote_collect(heap);
-            bank_release_empty(&heap->bank);
-            lock_release(&heap->lock);
+    /* Once more if blocks were sent on: perhaps to a heap that had been done. */
+    for (int rounds = 2, n_sent_on = 1; rounds && n_sent_on; rounds--) {
+        n_sent_on = 0;
+        for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+            struct heap *heap = heap_by_id(id);
+            if (heap) {
+                lock_acquire(&heap->lock);
+                remote_collect(heap);
+                bank_release_empty(&heap->bank);
+                n_sent_on += heap_unlock(heap);
+            }
         }
     }
 }
@@ -242,9 +305,12 @@ static void fork_prepare(void)
 {
     lock_acquire(&heaps_lock);
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
-        if (heaps[id]) {
+        if (heaps[id] && heaps[id] != shared) {
             lock_acquire(&heaps[id]->lock);
         }
+    }
+    if (shared) {
+        lock_acquire(&shared->lock);
     }
     ace_lock_acquire();
     pool_lock_acquire();
@@ -258,8 +324,11 @@ static void fork_parent(void)
     map_lock_release();
     pool_lock_release();
     ace_lock_release();
+    if (shared) {
+        lock_release(&shared->lock);
+    }
     for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
-        if (heaps[id]) {
+        if (heaps[id] && heaps[id] != shared) {
             lock_release(&heaps[id]->lock);
         }
     }
@@ -274,22 +343,22 @@ static void fork_child(void)
     map_lock_reset();
     pool_lock_reset();
     ace_lock_reset();
+    if (shared) {
+        lock_reset(&shared->lock);
+    }
     for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
-        struct heap *heap = heaps[id];
-        if (!heap) {
-            continue;
-        }
-        lock_reset(&heap->lock);
-        if (heap != hak_self && heap != uncached && heap->state == HEAP_LIVE) {
-            stat_sub(bin_budget, heap->budget);
-            heap->budget = 0;
-            tc_init(heap);
-            heap->state = HEAP_ORPHAN;
-            remote_collect(heap);
-            heap->next_orphan = orphans;
-            orphans = heap;
-            stat_add(orphans, 1);
+        if (heaps[id] && heaps[id] != shared) {
+            lock_reset(&heaps[id]->lock);
         }
     }
     lock_reset(&heaps_lock);
+    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        struct heap *heap = heaps[id];
+        if (heap && heap != hak_self && heap->state == HEAP_LIVE) {
+            stat_sub(bin_budget, heap->budget);
+            heap->budget = 0;
+            tc_init(heap);
+            make_orphan(heap);
+        }
+    }
 }

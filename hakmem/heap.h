@@ -94,6 +94,13 @@ extern struct heap heap_none HAK_HIDDEN;
 struct heap *heap_by_id(uint32_t id);
 /* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, or the thread is ending). */
 struct heap *heap_acquire(void);
+/* Releases the heap's lock, and sends on what bank_put_list found to be another heap's by now. Returns 1 if there was any. */
+int heap_unlock(struct heap *heap);
+/* bank_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
+uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head);
+/* The heap is no thread's: what senders leave in its inbox they collect themselves, and its slabs with free blocks go to the
+   shared heap. Heap lock held. */
+void heap_tidy_orphan(struct heap *heap);
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
 void *heap_alloc_uncached(uint32_t size_class);
 /* Gives empty slabs and returned chains of every heap back, and this thread's cache. */
@@ -113,6 +120,8 @@ int tc_verify(const struct heap *heap);
 void remote_free(struct heap *heap, void *block, uint32_t tag);
 /* Sends one block without an outbox. */
 void remote_free_now(void *block, uint32_t tag);
+/* Sends a list of blocks, linked through their first words, each to whom its tag names now. No lock held. */
+void remote_send_list(void *head);
 void remote_send_all(struct heap *heap);
 /* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock held. */
 void remote_receive(struct heap *heap);

@@ -41,11 +41,12 @@ static void collect_for(struct heap *owner, int64_t pending)
     } else if (!lock_try(&owner->lock)) {
         return;
     }
-    remote_collect(owner);
     if (is_orphan) {
-        bank_release_empty(&owner->bank);
+        heap_tidy_orphan(owner);
+    } else {
+        remote_collect(owner);
     }
-    lock_release(&owner->lock);
+    (void)heap_unlock(owner);
     stat_add(chains_drained_by_sender, 1);
 }
 
@@ -76,6 +77,23 @@ void remote_free_now(void *block, uint32_t tag)
 {
     *(void **)block = NULL;
     send_chain(block, tag, 1);
+}
+
+void remote_send_list(void *head)
+{
+    while (head) {
+        uint32_t tag = map_find(head).tag;
+        void *last = head;
+        uint32_t count = 1;
+        while (*(void **)last && count < OUTBOX_MAX_BLOCKS && map_find(*(void **)last).tag == tag) {
+            last = *(void **)last;
+            count++;
+        }
+        void *rest = *(void **)last;
+        *(void **)last = NULL;
+        send_chain(head, tag, count);
+        head = rest;
+    }
 }
 
 static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
@@ -156,7 +174,7 @@ void *remote_take_returned(struct heap *heap, uint32_t size_class, uint32_t *cou
 void remote_collect(struct heap *heap)
 {
     uint32_t count;
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+    for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
         void *head;
         while ((head = remote_take_returned(heap, c, &count)) != NULL) {
             bank_put_list(&heap->bank, head);

@@ -69,7 +69,7 @@ static void put_list(struct heap *heap, void *head)
     lock_acquire(&heap->lock);
     remote_receive(heap);
     (void)bank_put_list(&heap->bank, head);
-    lock_release(&heap->lock);
+    heap_unlock(heap);
     stat_add(flushes, 1);
 }
 
@@ -100,9 +100,9 @@ static void *take_list(struct heap *heap, uint32_t size_class, uint32_t *count)
     remote_receive(heap);
     head = remote_take_returned(heap, size_class, count);
     if (!head) {
-        *count = bank_take(&heap->bank, size_class, want, &head);
+        *count = heap_take(heap, size_class, want, &head);
     }
-    lock_release(&heap->lock);
+    heap_unlock(heap);
     stat_add(refills, 1);
     return head;
 }
@@ -141,7 +141,7 @@ void tc_flush(struct heap *heap)
         (void)bank_put_list(&heap->bank, heap->bins[c].head);
         (void)bank_put_list(&heap->bank, heap->spares[c].head);
     }
-    lock_release(&heap->lock);
+    heap_unlock(heap);
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
     tc_init(heap);

@@ -20,6 +20,9 @@ void bank_init(struct bank *bank, uint32_t owner)
 {
     bank->owner = owner;
     bank->n_slabs = 0;
+    bank->keeps_empty = 1;
+    bank->has_strays_sent = 0;
+    bank->strays = NULL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         bank->partial[c] = NULL;
     }
@@ -33,7 +36,7 @@ static void list_push(struct bank *bank, struct slab *slab)
     if (*list) {
         (*list)->prev = slab;
     }
-    *list = slab;
+    atomic_store_relaxed(list, slab);
     slab->in_list = 1;
 }
 
@@ -42,7 +45,7 @@ static void list_remove(struct bank *bank, struct slab *slab)
     if (slab->prev) {
         slab->prev->next = slab->next;
     } else {
-        bank->partial[slab->size_class] = slab->next;
+        atomic_store_relaxed(&bank->partial[slab->size_class], slab->next);
     }
     if (slab->next) {
         slab->next->prev = slab->prev;
@@ -76,10 +79,20 @@ static void release(struct bank *bank, struct slab *slab)
     pool_slab_free(slab);
 }
 
+static int is_slab(uint32_t tag)
+{
+    return tag && TAG_OWNER(tag) != TAG_SPECIAL_OWNER;
+}
+
+/* The slab that holds the block; NULL if it is another bank's by now. */
 static struct slab *slab_of(const struct bank *bank, const void *block)
 {
     struct map_entry entry = map_find(block);
-    HAK_CHECK(TAG_OWNER(entry.tag) == bank->owner, "invalid pointer freed (not the start of a block)", block);
+    if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
+        HAK_CHECK(bank->has_strays_sent && is_slab(entry.tag), "invalid pointer freed (not the start of a block)",
+                  block);
+        return NULL;
+    }
     return pool_slab_of(entry.ref, block);
 }
 
@@ -93,7 +106,7 @@ static int put_into(struct bank *bank, struct slab *slab, void *block)
     if (HAK_UNLIKELY(slab_is_empty(slab))) {
         /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
         int is_only = bank->partial[slab->size_class] == slab && !slab->next;
-        if (!is_only) {
+        if (!is_only || !bank->keeps_empty) {
             release(bank, slab);
             return 0;
         }
@@ -103,7 +116,9 @@ static int put_into(struct bank *bank, struct slab *slab, void *block)
 
 void bank_put(struct bank *bank, void *block)
 {
-    (void)put_into(bank, slab_of(bank, block), block);
+    struct slab *slab = slab_of(bank, block);
+    HAK_CHECK(slab, "invalid pointer freed (not the start of a block)", block);
+    (void)put_into(bank, slab, block);
 }
 
 uint32_t bank_put_list(struct bank *bank, void *head)
@@ -116,13 +131,44 @@ uint32_t bank_put_list(struct bank *bank, void *head)
         if (!slab || (uintptr_t)head - (uintptr_t)slab->base >= SS_UNIT_BYTES) {
             slab = slab_of(bank, head);
         }
-        if (!put_into(bank, slab, head)) {
+        if (HAK_UNLIKELY(!slab)) {
+            *(void **)head = bank->strays;
+            bank->strays = head;
+        } else if (!put_into(bank, slab, head)) {
             slab = NULL;
         }
         head = next;
         n++;
     }
     return n;
+}
+
+static void move(struct bank *from, struct bank *to, struct slab *slab)
+{
+    struct map_entry entry = map_get(slab->base);
+    list_remove(from, slab);
+    from->n_slabs--;
+    atomic_store_relaxed(&slab->owner, to->owner);
+    map_set(slab->base, 1, TAG_SLAB(to->owner, slab->size_class), entry.ref);
+    to->n_slabs++;
+    list_push(to, slab);
+}
+
+void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
+{
+    struct slab *slab = from->partial[size_class];
+    if (slab) {
+        move(from, to, slab);
+    }
+}
+
+void bank_move_all(struct bank *from, struct bank *to)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        while (from->partial[c]) {
+            move(from, to, from->partial[c]);
+        }
+    }
 }
 
 void bank_release_empty(struct bank *bank)

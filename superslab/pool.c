@@ -404,7 +404,7 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
         struct superslab *ss = pool_superslab(i);
         for (uint32_t mask = ss->base ? ss->slab_mask : 0; mask && !result; mask &= mask - 1) {
             struct slab *slab = &ss->slabs[__builtin_ctz(mask)];
-            if (!owner || slab->owner == owner) {
+            if (!owner || atomic_load_relaxed(&slab->owner) == owner) {
                 result = visit(slab, context);
             }
         }

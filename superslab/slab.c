@@ -19,7 +19,7 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     atomic_store_relaxed(&slab->bits, n_words <= SLAB_INLINE_WORDS ? slab->inline_bits : far_bits);
     slab->base = base;
     slab->next = slab->prev = NULL;
-    slab->owner = owner;
+    atomic_store_relaxed(&slab->owner, owner);
     slab->size = sc_table[size_class].size;
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
