@@ -173,7 +173,7 @@ uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void *
     return bank_take(&heap->bank, size_class, want, head);
 }
 
-void heap_tidy_orphan(struct heap *heap)
+void heap_tidy(struct heap *heap)
 {
     struct heap *to = atomic_load_acquire(&shared);
     remote_collect(heap);
@@ -234,7 +234,7 @@ static void make_orphan(struct heap *heap)
     (void)get_shared();
     set_state(heap, HEAP_ORPHAN);
     lock_acquire(&heap->lock);
-    heap_tidy_orphan(heap);
+    heap_tidy(heap);
     (void)heap_unlock(heap);
     lock_acquire(&heaps_lock);
     heap->next_orphan = orphans;

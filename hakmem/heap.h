@@ -34,7 +34,7 @@ HAK_EXTERN_C_BEGIN
 #define OUTBOX_SLOTS       HAK_TINY_OR(2u, 32u)
 #define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES   4096u
-#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 1048576)
+#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 262144)
 #define RETURNED_MAX_BYTES HAK_TINY_OR(1024u, 262144u)
 #define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
 
@@ -98,9 +98,9 @@ struct heap *heap_acquire(void);
 int heap_unlock(struct heap *heap);
 /* bank_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
 uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head);
-/* The heap is no thread's: what senders leave in its inbox they collect themselves, and its slabs with free blocks go to the
-   shared heap. Heap lock held. */
-void heap_tidy_orphan(struct heap *heap);
+/* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with free blocks go to the shared
+   heap. Heap lock held. */
+void heap_tidy(struct heap *heap);
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
 void *heap_alloc_uncached(uint32_t size_class);
 /* Gives empty slabs and returned chains of every heap back, and this thread's cache. */

@@ -41,11 +41,7 @@ static void collect_for(struct heap *owner, int64_t pending)
     } else if (!lock_try(&owner->lock)) {
         return;
     }
-    if (is_orphan) {
-        heap_tidy_orphan(owner);
-    } else {
-        remote_collect(owner);
-    }
+    heap_tidy(owner);
     (void)heap_unlock(owner);
     stat_add(chains_drained_by_sender, 1);
 }
