@@ -22,6 +22,10 @@ static void fork_prepare(void);
 static void fork_parent(void);
 static void fork_child(void);
 
+/* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
+#define ADOPT_SEARCH 16u
+#define ADOPT_SPARES 2u
+
 static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
 static struct heap *heaps[BANK_MAX_OWNERS + 1];
 static struct heap *orphans;
@@ -30,6 +34,7 @@ static struct heap *orphans;
 static struct heap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static uint32_t next_id;      /* an id whose heap could not be made for lack of memory, or 0 */
+static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t is_ready;
 static pthread_key_t end_key;
 static int has_end_key;
@@ -115,6 +120,7 @@ static struct heap *new_heap(uint32_t *reserved)
     tc_init(heap);
     heap->state = HEAP_ORPHAN;
     atomic_store_release(&heaps[id], heap);
+    atomic_store_relaxed(&last_heap, id > last_heap ? id : last_heap);
     stat_add(heaps, 1);
     return heap;
 }
@@ -160,15 +166,45 @@ int heap_unlock(struct heap *heap)
     return strays != NULL;
 }
 
-uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head)
+/* Takes a slab over from a live heap that has more of the class than it can use soon. No two threads wait for each other's
+   heap: one that is busy is passed by. */
+static void adopt_from_live(struct heap *heap, uint32_t size_class)
+{
+    uint32_t last = atomic_load_relaxed(&last_heap);
+    uint32_t id = heap->id;
+    for (uint32_t n = last < ADOPT_SEARCH ? last : ADOPT_SEARCH; n; n--) {
+        id = id < last ? id + 1 : 1;
+        struct heap *from = heap_by_id(id);
+        if (from && from != heap && bank_n_partial(&from->bank, size_class) > ADOPT_SPARES && lock_try(&from->lock)) {
+            bank_move_one(&from->bank, &heap->bank, size_class);
+            lock_release(&from->lock);
+            stat_add(slabs_adopted, 1);
+            return;
+        }
+    }
+}
+
+/* Before fresh memory is taken: a slab with free blocks that somebody else does not use. Heap lock held. */
+static void adopt_slab(struct heap *heap, uint32_t size_class)
 {
     struct heap *from = atomic_load_acquire(&shared);
-    if (!bank_has_partial(&heap->bank, size_class) && from && from != heap &&
-        bank_has_partial(&from->bank, size_class)) {
+    if (from == heap) {
+        return;
+    }
+    if (from && bank_n_partial(&from->bank, size_class)) {
         lock_acquire(&from->lock);
         bank_move_one(&from->bank, &heap->bank, size_class);
         lock_release(&from->lock);
         stat_add(slabs_adopted, 1);
+    } else {
+        adopt_from_live(heap, size_class);
+    }
+}
+
+uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head)
+{
+    if (HAK_UNLIKELY(!bank_n_partial(&heap->bank, size_class))) {
+        adopt_slab(heap, size_class);
     }
     return bank_take(&heap->bank, size_class, want, head);
 }

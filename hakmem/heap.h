@@ -15,8 +15,9 @@
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (TC_FIRST_BYTES) plus the
      process's budget HAKMEM_CACHE_BYTES;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one block) each;
-   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects (unless somebody holds the lock,
-     who is then collecting or refilling); an orphan's inbox: nothing, the sender collects at once;
+   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while somebody holds the lock, who is
+     then collecting or refilling, INBOX_WAIT_BYTES, then the sender waits for the lock; an orphan's inbox: nothing, the
+     sender collects at once;
    - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (bank.h).
 
    heap_verify checks all of it. */
@@ -35,6 +36,7 @@ HAK_EXTERN_C_BEGIN
 #define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES   4096u
 #define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 262144)
+#define INBOX_WAIT_BYTES   (4 * INBOX_MAX_BYTES)
 #define RETURNED_MAX_BYTES HAK_TINY_OR(1024u, 262144u)
 #define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
 

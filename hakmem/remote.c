@@ -36,7 +36,7 @@ static void collect_for(struct heap *owner, int64_t pending)
     if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
         return;
     }
-    if (is_orphan) {
+    if (is_orphan || pending >= INBOX_WAIT_BYTES) {
         lock_acquire(&owner->lock);
     } else if (!lock_try(&owner->lock)) {
         return;

@@ -4,6 +4,9 @@
 
 #include "base/error.h"
 
+/* How many slabs of a list bank_move_one looks at. */
+#define MOVE_SEARCH 8u
+
 static uint32_t last_owner;
 
 uint32_t bank_new_owner(void)
@@ -25,7 +28,13 @@ void bank_init(struct bank *bank, uint32_t owner)
     bank->strays = NULL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         bank->partial[c] = NULL;
+        bank->n_partial[c] = 0;
     }
+}
+
+static void count_partial(struct bank *bank, uint32_t size_class, uint32_t change)
+{
+    atomic_store_relaxed(&bank->n_partial[size_class], bank->n_partial[size_class] + change);
 }
 
 static void list_push(struct bank *bank, struct slab *slab)
@@ -36,8 +45,9 @@ static void list_push(struct bank *bank, struct slab *slab)
     if (*list) {
         (*list)->prev = slab;
     }
-    atomic_store_relaxed(list, slab);
+    *list = slab;
     slab->in_list = 1;
+    count_partial(bank, slab->size_class, 1);
 }
 
 static void list_remove(struct bank *bank, struct slab *slab)
@@ -45,12 +55,13 @@ static void list_remove(struct bank *bank, struct slab *slab)
     if (slab->prev) {
         slab->prev->next = slab->next;
     } else {
-        atomic_store_relaxed(&bank->partial[slab->size_class], slab->next);
+        bank->partial[slab->size_class] = slab->next;
     }
     if (slab->next) {
         slab->next->prev = slab->prev;
     }
     slab->in_list = 0;
+    count_partial(bank, slab->size_class, (uint32_t)-1);
 }
 
 uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head)
@@ -156,9 +167,13 @@ static void move(struct bank *from, struct bank *to, struct slab *slab)
 
 void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
 {
-    struct slab *slab = from->partial[size_class];
-    if (slab) {
-        move(from, to, slab);
+    struct slab *best = from->partial[size_class];
+    uint32_t n = 0;
+    for (struct slab *slab = best; slab && n < MOVE_SEARCH; slab = slab->next, n++) {
+        best = slab->n_free > best->n_free ? slab : best;
+    }
+    if (best) {
+        move(from, to, best);
     }
 }
 
@@ -200,10 +215,14 @@ int bank_verify(const struct bank *bank)
     uint32_t n_slabs = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         const struct slab *prev = NULL;
-        for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next) {
+        uint32_t n = 0;
+        for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next, n++) {
             if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner || !slab->in_list) {
                 return 30;
             }
+        }
+        if (n != bank->n_partial[c]) {
+            return 32;
         }
     }
     pool_lock_acquire();

@@ -21,7 +21,8 @@ struct bank {
     uint32_t n_slabs;
     uint8_t keeps_empty, has_strays_sent;
     void *strays; /* blocks linked through their first words */
-    struct slab *partial[SC_N_CLASSES]; /* heads are written atomically: bank_has_partial needs no lock */
+    struct slab *partial[SC_N_CLASSES];
+    uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
 };
 
 /* A number that no other bank has, 1 to BANK_MAX_OWNERS; 0 when they are used up. Never given back. */
@@ -35,7 +36,8 @@ uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void *
 void bank_put(struct bank *bank, void *block);
 /* Gives a list back; returns the count, strays included. */
 uint32_t bank_put_list(struct bank *bank, void *head);
-/* Moves the class's first partial slab from one bank to another, or every partial slab. Both owners' locks are held. */
+/* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is near the list's start),
+   or every partial slab. Both owners' locks are held. */
 void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
 void bank_move_all(struct bank *from, struct bank *to);
 /* Gives all empty slabs back to the pool. */
@@ -44,9 +46,9 @@ void bank_release_empty(struct bank *bank);
 int bank_verify(const struct bank *bank);
 
 /* A hint without the lock, exact with it. */
-static inline int bank_has_partial(const struct bank *bank, uint32_t size_class)
+static inline uint32_t bank_n_partial(const struct bank *bank, uint32_t size_class)
 {
-    return atomic_load_relaxed(&bank->partial[size_class]) != NULL;
+    return atomic_load_relaxed(&bank->n_partial[size_class]);
 }
 
 HAK_EXTERN_C_END
