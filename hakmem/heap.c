@@ -24,7 +24,7 @@ static void fork_child(void);
 
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
-#define ADOPT_SPARES 2u
+#define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
 
 static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
 static struct heap *heaps[BANK_MAX_OWNERS + 1];
