@@ -73,10 +73,16 @@ static int real_futex_wake(uint32_t *word, int n)
     return (int)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
+static int real_futex_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
+{
+    struct timespec timeout = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
+}
+
 #define REAL_OPS                                                                                                       \
     {                                                                                                                  \
         real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_clock_ns, real_precise_ns,   \
-            real_environ, real_futex_wait, real_futex_wake                                                             \
+            real_environ, real_futex_wait, real_futex_wake, real_futex_wait_ms                                                          \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "base/stats.h"
+#include "hakmem/background.h"
 #include "hakmem/fast.h"
 #include "superslab/superslab.h"
 
@@ -37,6 +38,7 @@ static void *ask_ace(size_t size, size_t align, enum large_kind kind)
 static void *large_alloc(size_t size, size_t align, enum large_kind kind)
 {
     (void)heap_acquire(); /* starts the process: options */
+    background_start_if_wanted();
     void *p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim()) {
         p = ask_ace(size, align, kind);
@@ -47,6 +49,7 @@ static void *large_alloc(size_t size, size_t align, enum large_kind kind)
 static void *class_alloc(uint32_t size_class)
 {
     struct heap *heap = heap_acquire();
+    background_start_if_wanted();
     void *block = heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
@@ -126,6 +129,7 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
         ace_free(p);
+        background_poke();
     } else {
         free_in_slab(p, entry.tag);
     }

@@ -9,6 +9,8 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/background.h"
+#include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */
 struct heap heap_none = {.owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
@@ -35,6 +37,7 @@ static struct heap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static uint32_t next_id;      /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t last_heap; /* the highest id of a heap */
+static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;
 static pthread_key_t end_key;
 static int has_end_key;
@@ -78,6 +81,7 @@ static void start(void)
     if (options.verbose) {
         print_banner();
     }
+    background_init();
     shared_id = bank_new_owner();
     atomic_store_release(&is_ready, 1u);
 }
@@ -159,7 +163,9 @@ int heap_unlock(struct heap *heap)
 {
     void *strays = heap->bank.strays;
     heap->bank.strays = NULL;
+    heap->n_uses++;
     lock_release(&heap->lock);
+    background_poke();
     if (HAK_UNLIKELY(strays != NULL)) {
         remote_send_list(strays);
     }
@@ -256,6 +262,8 @@ struct heap *heap_acquire(void)
     }
     set_state(heap, HEAP_LIVE);
     hak_self = heap;
+    (void)atomic_add_relaxed(&n_live, 1u);
+    background_count();
     /* The next calls may allocate: the heap is in place. */
     start_threads();
     if (has_end_key) {
@@ -277,6 +285,8 @@ static void make_orphan(struct heap *heap)
     orphans = heap;
     stat_add(orphans, 1);
     lock_release(&heaps_lock);
+    (void)atomic_sub_relaxed(&n_live, 1u);
+    background_count();
 }
 
 static void thread_ends(void *arg)
@@ -320,6 +330,67 @@ void heap_trim_all(void)
             }
         }
     }
+}
+
+/* Gives back what a heap keeps for a thread that sleeps. Heap lock held. */
+static void rest(struct heap *heap)
+{
+    if (heap->n_uses != heap->seen_uses) {
+        heap->has_rested = 0;
+    } else if (!heap->has_rested || atomic_load_relaxed(&heap->inbox)) {
+        remote_collect(heap);
+        bank_release_empty(&heap->bank);
+        heap->has_rested = 1;
+    }
+    heap->seen_uses = heap->n_uses + 1; /* heap_unlock will count the caller too */
+}
+
+/* Of the slabs of one superslab, those that nobody used since the last tick. */
+static void purge_cold_slabs(uint32_t number, uint16_t tick)
+{
+    char *base;
+    for (uint32_t mask = pool_slab_mask(number, &base); mask; mask &= mask - 1) {
+        const char *start = base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES;
+        struct map_entry entry = map_get(start);
+        struct heap *heap = heap_by_id(TAG_OWNER(entry.tag));
+        if (!heap) {
+            continue;
+        }
+        lock_acquire(&heap->lock);
+        /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
+        struct map_entry now = map_get(start);
+        if (now.tag == entry.tag && now.ref == number) {
+            stat_add(cold_bytes_purged, slab_purge_cold(pool_slab_of(number, start), tick));
+        }
+        lock_release(&heap->lock);
+    }
+}
+
+void heap_rest_all(void)
+{
+    static uint16_t tick;
+    tick++;
+    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
+        struct heap *heap = heap_by_id(id);
+        if (heap) {
+            lock_acquire(&heap->lock);
+            rest(heap);
+            (void)heap_unlock(heap);
+        }
+    }
+    for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
+        purge_cold_slabs(number, tick);
+    }
+}
+
+uint32_t heap_n_live(void)
+{
+    return atomic_load_seq(&n_live);
+}
+
+void heap_refuse(void)
+{
+    is_ending = 1;
 }
 
 int heap_verify_all(void)
@@ -388,6 +459,7 @@ static void fork_child(void)
         }
     }
     lock_reset(&heaps_lock);
+    background_init();
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
         struct heap *heap = heaps[id];
         if (heap && heap != hak_self && heap->state == HEAP_LIVE) {

@@ -77,6 +77,8 @@ struct heap {
     struct bank bank;
     void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words */
     uint64_t returned_bytes;
+    uint32_t n_uses;          /* changes when anybody uses what is behind the lock; `seen_uses`: at the last heap_rest_all */
+    uint32_t seen_uses, has_rested;
     struct heap *next_orphan; /* HEAPS lock */
 
     /* Pushed to by every thread: on a line of its own. */
@@ -107,6 +109,13 @@ void heap_tidy(struct heap *heap);
 void *heap_alloc_uncached(uint32_t size_class);
 /* Gives empty slabs and returned chains of every heap back, and this thread's cache. */
 void heap_trim_all(void);
+/* For the background thread. Collects for heaps that no thread has used since the last call, gives their empty slabs back, and
+   in all heaps the pages of slabs that nobody has taken from or freed to since then. */
+void heap_rest_all(void);
+/* Heaps that have a thread now. */
+uint32_t heap_n_live(void);
+/* The calling thread gets no heap. */
+void heap_refuse(void);
 /* 0 if all heaps' equations hold. Other threads may run; their bins are not looked at. */
 int heap_verify_all(void);
 

@@ -412,6 +412,21 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
     return result;
 }
 
+uint32_t pool_n_superslabs(void)
+{
+    return atomic_load_acquire(&n_superslabs);
+}
+
+uint32_t pool_slab_mask(uint32_t number, char **base)
+{
+    struct superslab *ss = superslab_at(number);
+    lock_acquire(&pool_lock);
+    *base = ss->base;
+    uint32_t mask = ss->base ? ss->slab_mask : 0;
+    lock_release(&pool_lock);
+    return mask;
+}
+
 size_t ss_purge(uint64_t delay_ms)
 {
     lock_acquire(&pool_lock);
