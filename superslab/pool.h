@@ -22,8 +22,15 @@ HAK_EXTERN_C_BEGIN
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
 
-struct superslab {
+/* What describes the slabs of a superslab: whole pages, dropped while the region is given back (they read as 0 then). */
+struct superslab_slabs {
     struct slab slabs[SS_UNITS];
+    uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
+};
+
+struct superslab {
+    struct slab *slabs;
+    uint64_t (*far_bits)[SLAB_MAX_WORDS];
     char *base; /* NULL while the region is given back */
     struct granules free, dirty;
     uint32_t number;
@@ -33,7 +40,6 @@ struct superslab {
     struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];
     uint64_t dirty_since_ns; /* when a granule last became dirty */
     uint16_t span_granules[SS_GRANULES];
-    uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
 };
 
 #define SPAN_MARK 0x8000u /* in span_granules: the owner's mark */
