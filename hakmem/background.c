@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "ace/ace.h"
@@ -120,26 +119,6 @@ static void *run(void *unused)
     }
 }
 
-/* All signals are the program's. Returns 0 or an errno value. */
-static int make_thread(void)
-{
-    pthread_attr_t attributes;
-    pthread_t thread;
-    sigset_t all, before;
-    int error = pthread_attr_init(&attributes);
-    if (error) {
-        return error;
-    }
-    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    (void)pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&thread, &attributes, run, NULL);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void)pthread_attr_destroy(&attributes);
-    return error;
-}
-
 void background_start(void)
 {
     uint32_t state = atomic_load_relaxed(&background_state);
@@ -150,7 +129,7 @@ void background_start(void)
     }
     int saved = errno;
     /* pthread_create allocates: that comes back here, and finds STARTING. */
-    if (make_thread()) {
+    if (os_ops.start_thread(run, STACK_BYTES)) {
         atomic_store_relaxed(&next_try_ns, os_ops.clock_ns() + RETRY_NS);
         atomic_store_seq(&background_state, (uint32_t)BACKGROUND_FAILED);
     } else {

@@ -71,6 +71,7 @@ struct heap {
     uint16_t limits[SC_N_CLASSES];
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
     struct outbox_slot outbox[OUTBOX_SLOTS];
+    uint32_t last_slot; /* of the outbox, in use */
     uint32_t slow_count;
     uint64_t budget; /* bytes of the process's budget that the limits use */
 

@@ -108,7 +108,8 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
     }
-    HAK_CHECK(slot->head != block, "block freed twice", block);
+    HAK_CHECK(slot->head != block && heap->outbox[heap->last_slot].head != block, "block freed twice", block);
+    heap->last_slot = (uint32_t)(slot - heap->outbox); /* its slab may get another owner, and the next free another slot */
     /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);
