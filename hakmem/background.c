@@ -54,7 +54,7 @@ void background_count(void)
         (void)atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_WANTED);
     } else if (n_live < 2 && state >= BACKGROUND_WANTED) {
         (void)atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_IDLE);
-    } else if (n_live < 2 && state == BACKGROUND_RUNNING) {
+    } else if (state == BACKGROUND_RUNNING && (n_live == 0 || (n_live == 1 && atomic_load_relaxed(&background_is_asleep)))) {
         background_wake();
     }
 }
@@ -88,7 +88,8 @@ static int end(void)
            !atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_RUNNING);
 }
 
-static void sleep_until(uint32_t seen, uint64_t ms)
+/* Until somebody wakes it, or the time has come. */
+static void wait_for(uint32_t seen, uint64_t ms)
 {
     (void)os_ops.futex_wait_ms(&wakes, seen, ms);
     atomic_store_relaxed(&background_is_asleep, 0u);
@@ -97,25 +98,32 @@ static void sleep_until(uint32_t seen, uint64_t ms)
 static void *run(void *unused)
 {
     uint32_t alone = 0;
-    atomic_store_seq(&background_state, (uint32_t)BACKGROUND_RUNNING);
+    uint64_t next_ns = 0;
+    int has_more = 1;
     heap_refuse();
+    atomic_store_seq(&background_state, (uint32_t)BACKGROUND_RUNNING);
     (void)pthread_setname_np(pthread_self(), "hakmem");
     for (;;) {
         uint32_t seen = atomic_load_seq(&wakes);
-        int has_more = tick();
         uint32_t n = heap_n_live();
-        alone = n < 2 ? alone + 1 : 0;
+        uint64_t ms = options.purge_delay_ms > LEAST_MS ? options.purge_delay_ms : LEAST_MS;
+        ms = n < 2 && ms > ALONE_MS ? ALONE_MS : ms;
+        uint64_t now_ns = os_ops.clock_ns();
+        int is_time = now_ns >= next_ns;
+        if (is_time) {
+            has_more = next_ns ? tick() : 1; /* what it was woken for is not due at once */
+            alone = n < 2 ? alone + 1 : 0;
+            next_ns = has_more ? now_ns + ms * 1000000u : 0;
+        }
         if ((n == 0 || (n == 1 && (!has_more || alone > ALONE_TICKS))) && end()) {
             return unused;
         }
-        uint64_t ms = options.purge_delay_ms > LEAST_MS ? options.purge_delay_ms : LEAST_MS;
         if (!has_more) {
             atomic_store_seq(&background_is_asleep, 1u);
-            ms = ASLEEP_MS;
-        } else if (n < 2 && ms > ALONE_MS) {
-            ms = ALONE_MS;
+            wait_for(seen, ASLEEP_MS);
+        } else {
+            wait_for(seen, (next_ns - now_ns) / 1000000u + 1);
         }
-        sleep_until(seen, ms);
     }
 }
 

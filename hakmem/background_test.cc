@@ -120,6 +120,7 @@ class Background : public testing::Test
         options.purge_delay_ms = 20;
         options.background = 1;
         hak_free(hak_malloc(1));
+        (void)hak_purge();
         ASSERT_TRUE(is_idle());
     }
     void TearDown() override

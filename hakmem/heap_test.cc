@@ -289,6 +289,7 @@ TEST_F(Heap, ASlabOfAnEndedThreadIsTakenOver)
 TEST_F(Heap, AStrayBlockIsSentOn)
 {
     hak_free(hak_malloc(1));
+    (void)hak_purge();
     void *blocks[4];
     uint32_t first_tag = 0;
     in_thread([&] {

@@ -103,13 +103,15 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
 
 void remote_free(struct heap *heap, void *block, uint32_t tag)
 {
+    /* In a row: its slab may have got another owner between the two, and the block another slot. */
+    HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
     /* Owners and classes are small numbers: mix both into the slot. */
     struct outbox_slot *slot = &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
     }
-    HAK_CHECK(slot->head != block && heap->outbox[heap->last_slot].head != block, "block freed twice", block);
-    heap->last_slot = (uint32_t)(slot - heap->outbox); /* its slab may get another owner, and the next free another slot */
+    HAK_CHECK(slot->head != block, "block freed twice", block);
+    heap->last_slot = (uint32_t)(slot - heap->outbox);
     /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);

@@ -442,6 +442,11 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
     return result;
 }
 
+struct superslab *pool_superslab(uint32_t number)
+{
+    return superslab_at(number);
+}
+
 uint32_t pool_n_superslabs(void)
 {
     return atomic_load_acquire(&n_superslabs);
