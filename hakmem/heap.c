@@ -442,8 +442,37 @@ static void fork_parent(void)
     lock_release(&heaps_lock);
 }
 
-/* The other threads are gone. What was in their bins and outboxes when they stopped, perhaps in the middle of a push, cannot
-   be trusted and is left allocated; all else of their heaps is adopted by the child's next threads. */
+/* Gives back a list of blocks that a thread left when fork stopped it. A push and a pop change one word, so that every list is
+   whole; in the middle of a slow path two lists may share blocks: each is looked at before it is believed. */
+static void salvage(void *head)
+{
+    while (head) {
+        struct ss_lookup found = hak_super_lookup(head);
+        struct heap *heap = found.kind == SS_SLAB ? heap_by_id(found.owner) : NULL;
+        if (!heap || found.start != head || !found.is_allocated) {
+            return;
+        }
+        void *next = *(void **)head;
+        lock_acquire(&heap->lock);
+        bank_put(&heap->bank, head);
+        (void)heap_unlock(heap);
+        head = next;
+    }
+}
+
+static void salvage_cache(const struct heap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        salvage(heap->bins[c].head);
+        salvage(heap->spares[c].head);
+    }
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        salvage(heap->outbox[i].head);
+    }
+}
+
+/* The other threads are gone. What lay in their bins goes back to the slabs, their heaps are adopted by the child's next
+   threads. What they held in the middle of a slow path, a list each at most, is left allocated. */
 static void fork_child(void)
 {
     os_meta_lock_reset();
@@ -465,6 +494,7 @@ static void fork_child(void)
         if (heap && heap != hak_self && heap->state == HEAP_LIVE) {
             stat_sub(bin_budget, heap->budget);
             heap->budget = 0;
+            salvage_cache(heap);
             tc_init(heap);
             make_orphan(heap);
         }
