@@ -11,6 +11,14 @@
    A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares, outboxes, inboxes and returned
    chains count as allocated in their slabs.
 
+   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an orphan that nobody adopts), full
+   ones stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose inbox only senders
+   empty. A heap that would else take fresh memory first takes such a slab over, or one from a live heap that has several
+   of the class. Both heaps' locks are held meanwhile (the shared heap's is taken last; of two live heaps' one is only tried),
+   and the slab's tag changes. A free that read the old tag is a stray: whoever empties that inbox or bin finds, with the
+   lock held, that the slab is not this heap's, and sends the block on. A block on its way counts as allocated, so that its
+   slab can neither be given back nor change its class; bins may hold blocks of other heaps' slabs for the same reason.
+
    What may be held back (bytes, also tested in heap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (TC_FIRST_BYTES) plus the
      process's budget HAKMEM_CACHE_BYTES;
