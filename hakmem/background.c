@@ -76,7 +76,7 @@ static int tick(void)
     int64_t now = activity();
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;
-    return n_quiet < QUIET_TICKS || stat_get(units_dirty) > 0 || stat_get(large_cached_bytes) > 0;
+    return n_quiet < QUIET_TICKS || stat_get(heap_dirty_bytes) > 0 || stat_get(large_cached_bytes) > 0;
 }
 
 /* Tries to be no more. Returns 0 if a thread has come meanwhile. */

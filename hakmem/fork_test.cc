@@ -10,6 +10,7 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "superslab/superslab.h"
 #include "testing/rng.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -206,7 +207,7 @@ int nothing_is_left(const std::vector<char *> &blocks)
         hak_free(p);
     }
     (void)hak_purge();
-    return hak_verify() ? 1 : stat_get(units_used) != 0 ? 2 : stat_get(bin_budget) != 0 ? 3 : 0;
+    return hak_verify() ? 1 : (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) != 0 ? 2 : stat_get(bin_budget) != 0 ? 3 : 0;
 }
 
 /* What lies in the bins and outboxes of threads that the child does not have. */

@@ -265,14 +265,14 @@ TEST_F(Heap, ASlabOfAnEndedThreadIsTakenOver)
     for (void *&block : kept) {
         in_thread([&] { block = hak_malloc(100); });
     }
-    int64_t used = stat_get(units_used), adopted = stat_get(slabs_adopted);
+    int64_t used = (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), adopted = stat_get(slabs_adopted);
     EXPECT_EQ(used, 1) << "the second and third took the first one's over";
     in_thread([&] {
         std::vector<void *> blocks;
         for (size_t i = 0; i < sc_table[sc_of(100)].capacity - 3; i++) {
             blocks.push_back(hak_malloc(100));
         }
-        EXPECT_EQ(stat_get(units_used), used);
+        EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
         EXPECT_GT(stat_get(slabs_adopted), adopted);
         EXPECT_EQ(hak_super_lookup(kept[0]).owner, hak_self->id);
         for (void *p : blocks) {
@@ -307,7 +307,7 @@ TEST_F(Heap, AStrayBlockIsSentOn)
     EXPECT_EQ(hak_verify(), 0);
     hak_free(blocks[3]);
     remote_send_all(hak_self);
-    EXPECT_EQ(stat_get(units_used), 0) << "every block has arrived";
+    EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), 0) << "every block has arrived";
 }
 
 /* A live heap with more than it needs gives a slab to another that would else take fresh memory. */
@@ -322,13 +322,13 @@ TEST_F(Heap, ALiveHeapIsHelpedOutByAnother)
         hak_free(blocks[i]); /* one block of each slab, or nearly */
     }
     tc_flush(hak_self);
-    int64_t used = stat_get(units_used);
+    int64_t used = (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES));
     in_thread([&] {
         void *mine[4];
         for (void *&p : mine) {
             p = hak_malloc(SC_SMALL_MAX);
         }
-        EXPECT_EQ(stat_get(units_used), used);
+        EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
         for (void *p : mine) {
             hak_free(p);
         }

@@ -442,11 +442,6 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
     return result;
 }
 
-struct superslab *pool_superslab(uint32_t number)
-{
-    return superslab_at(number);
-}
-
 uint32_t pool_n_superslabs(void)
 {
     return atomic_load_acquire(&n_superslabs);
@@ -454,7 +449,7 @@ uint32_t pool_n_superslabs(void)
 
 uint32_t pool_slab_mask(uint32_t number, char **base)
 {
-    struct superslab *ss = superslab_at(number);
+    struct superslab *ss = pool_superslab(number);
     lock_acquire(&pool_lock);
     *base = ss->base;
     uint32_t mask = ss->base ? ss->slab_mask : 0;

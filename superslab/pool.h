@@ -68,8 +68,6 @@ struct slab *pool_slab_of(uint32_t ref, const void *p);
 /* Calls visit for each slab of that owner (any owner if 0); the pool lock is held. Stops at the first non-zero result. */
 int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context);
 
-/* The description of that number. */
-struct superslab *pool_superslab(uint32_t number);
 /* Descriptions made so far: numbers are below it. */
 uint32_t pool_n_superslabs(void);
 /* Which units of that superslab are slabs now, and where it begins; 0 if its region is given back. A hint: the owners may give
