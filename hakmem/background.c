@@ -54,7 +54,8 @@ void background_count(void)
         (void)atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_WANTED);
     } else if (n_live < 2 && state >= BACKGROUND_WANTED) {
         (void)atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_IDLE);
-    } else if (state == BACKGROUND_RUNNING && (n_live == 0 || (n_live == 1 && atomic_load_relaxed(&background_is_asleep)))) {
+    } else if (state == BACKGROUND_RUNNING &&
+               (n_live == 0 || (n_live == 1 && atomic_load_relaxed(&background_is_asleep)))) {
         background_wake();
     }
 }
@@ -84,8 +85,7 @@ static int end(void)
 {
     uint32_t state = BACKGROUND_IDLE;
     atomic_store_seq(&background_state, state);
-    return heap_n_live() < 2 ||
-           !atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_RUNNING);
+    return heap_n_live() < 2 || !atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_RUNNING);
 }
 
 /* Until somebody wakes it, or the time has come. */

@@ -18,7 +18,13 @@
 
 HAK_EXTERN_C_BEGIN
 
-enum background_state { BACKGROUND_IDLE, BACKGROUND_RUNNING, BACKGROUND_STARTING, BACKGROUND_WANTED, BACKGROUND_FAILED };
+enum background_state {
+    BACKGROUND_IDLE,
+    BACKGROUND_RUNNING,
+    BACKGROUND_STARTING,
+    BACKGROUND_WANTED,
+    BACKGROUND_FAILED
+};
 
 extern uint32_t background_state HAK_HIDDEN;     /* enum background_state */
 extern uint32_t background_is_asleep HAK_HIDDEN; /* it sleeps until it is woken */

@@ -197,9 +197,11 @@ TEST_F(Background, GivesBackWhatSleepingThreadsHold)
     EXPECT_TRUE(becomes_true([] { return state() == BACKGROUND_RUNNING; }));
     /* No call of the allocator from here on. What is left lies in the two threads' bins and in this one's outbox. */
     EXPECT_TRUE(becomes_true([] {
-        return stat_get(heap_dirty_bytes) == 0 && stat_get(large_cached_bytes) == 0 && (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) <= 16;
+        return stat_get(heap_dirty_bytes) == 0 && stat_get(large_cached_bytes) == 0 &&
+               (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) <= 16;
     })) << stat_get(heap_dirty_bytes)
-        << " " << stat_get(large_cached_bytes) << " " << (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES));
+        << " " << stat_get(large_cached_bytes) << " "
+        << (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES));
     EXPECT_TRUE(becomes_true([] { return atomic_load_seq(&background_is_asleep) == 1; })) << "nothing is left to do";
     int64_t ticks = stat_get(background_ticks);
     usleep(200000);

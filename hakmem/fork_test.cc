@@ -207,7 +207,10 @@ int nothing_is_left(const std::vector<char *> &blocks)
         hak_free(p);
     }
     (void)hak_purge();
-    return hak_verify() ? 1 : (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) != 0 ? 2 : stat_get(bin_budget) != 0 ? 3 : 0;
+    return hak_verify()                                                             ? 1
+           : (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) != 0 ? 2
+           : stat_get(bin_budget) != 0                                              ? 3
+                                                                                    : 0;
 }
 
 /* What lies in the bins and outboxes of threads that the child does not have. */

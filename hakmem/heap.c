@@ -35,7 +35,7 @@ static struct heap *orphans;
    their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
 static struct heap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
-static uint32_t next_id;      /* an id whose heap could not be made for lack of memory, or 0 */
+static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;

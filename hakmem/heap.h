@@ -87,7 +87,7 @@ struct heap {
     struct bank bank;
     void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words */
     uint64_t returned_bytes;
-    uint32_t n_uses;          /* changes when anybody uses what is behind the lock; `seen_uses`: at the last heap_rest_all */
+    uint32_t n_uses; /* changes when anybody uses what is behind the lock; `seen_uses`: at the last heap_rest_all */
     uint32_t seen_uses, has_rested;
     struct heap *next_orphan; /* HEAPS lock */
 

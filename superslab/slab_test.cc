@@ -258,7 +258,8 @@ TEST(Slab, ColdPagesGoBack)
         }
         for (size_t at = 0; expected && at < SC_SLAB_BYTES / page; at++) {
             const char *start = s.memory + at * page;
-            ASSERT_TRUE(pages_in_use.count(at) || std::count(start, start + page, 0) == static_cast<long>(page)) << size;
+            ASSERT_TRUE(pages_in_use.count(at) || std::count(start, start + page, 0) == static_cast<long>(page))
+                << size;
         }
         EXPECT_EQ(s.verify(), 0);
         /* A slab that is used again is not cold. */
