@@ -151,14 +151,14 @@ TEST_F(Background, BeginsWithTheSecondThreadAndEndsWithIt)
     {
         SecondThread second;
         ASSERT_TRUE(becomes_true([] { return status_of_background("Name") == "hakmem"; }));
-        EXPECT_EQ(tasks().size(), n_tasks + 2);
+        EXPECT_TRUE(SANITIZER_HAS_THREADS || tasks().size() == n_tasks + 2) << tasks().size();
         /* Only what the kernel and the C library keep for themselves is not blocked. */
         unsigned long long blocked = strtoull(status_of_background("SigBlk").c_str(), nullptr, 16);
         for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGALRM, SIGPROF, SIGRTMAX}) {
             EXPECT_TRUE(blocked >> (s - 1) & 1) << s;
         }
     }
-    EXPECT_TRUE(becomes_true([&] { return tasks().size() == n_tasks; }));
+    EXPECT_TRUE(becomes_true([&] { return tasks().size() == n_tasks + SANITIZER_HAS_THREADS; }));
     sigset_t mine;
     pthread_sigmask(SIG_SETMASK, nullptr, &mine);
     EXPECT_EQ(sigismember(&mine, SIGTERM), 0) << "the thread that started it has its signals again";

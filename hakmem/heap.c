@@ -107,7 +107,7 @@ static void start_threads(void)
 }
 
 /* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
-static struct heap *new_heap(uint32_t *reserved)
+static struct heap *new_heap(uint32_t *reserved, enum lock_rank rank)
 {
     uint32_t id = *reserved ? *reserved : bank_new_owner();
     struct heap *heap = id ? (struct heap *)os_meta_alloc(sizeof *heap) : NULL;
@@ -118,9 +118,10 @@ static struct heap *new_heap(uint32_t *reserved)
     *reserved = 0;
     heap->id = id;
     heap->owner_tag = id << TAG_OWNER_SHIFT;
-    heap->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
+    heap->lock = (struct lock)LOCK_INIT(rank);
     bank_init(&heap->bank, id);
     heap->bank.has_strays_sent = 1;
+    heap->bank.keeps_empty = 0; /* until a thread has it */
     tc_init(heap);
     heap->state = HEAP_ORPHAN;
     atomic_store_release(&heaps[id], heap);
@@ -141,7 +142,7 @@ static struct heap *get_shared(void)
         start();
     }
     if (!shared) {
-        heap = new_heap(&shared_id);
+        heap = new_heap(&shared_id, LOCK_RANK_SHARED);
         if (!heap && orphans) {
             heap = orphans;
             orphans = heap->next_orphan;
@@ -149,8 +150,6 @@ static struct heap *get_shared(void)
         }
         if (heap) {
             stat_sub(heaps, 1);
-            heap->bank.keeps_empty = 0;
-            heap->lock.rank = LOCK_RANK_SHARED;
             atomic_store_release(&shared, heap);
         }
     }
@@ -254,7 +253,7 @@ struct heap *heap_acquire(void)
         orphans = heap->next_orphan;
         stat_sub(orphans, 1);
     } else {
-        heap = new_heap(&next_id);
+        heap = new_heap(&next_id, LOCK_RANK_HEAP);
     }
     lock_release(&heaps_lock);
     if (!heap) {
