@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -96,10 +98,36 @@ static int real_futex_wake(uint32_t *word, int n)
     return (int)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
+static int real_futex_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
+{
+    struct timespec timeout = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
+}
+
+static int real_start_thread(void *(*run)(void *), size_t stack_bytes)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t all, before;
+    int error = pthread_attr_init(&attributes);
+    if (error) {
+        return error;
+    }
+    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    (void)pthread_attr_setstacksize(&attributes, stack_bytes);
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(&thread, &attributes, run, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    (void)pthread_attr_destroy(&attributes);
+    return error;
+}
+
 #define REAL_OPS                                                                                                       \
     {                                                                                                                  \
         real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_open, real_read, real_close, \
-            real_address_limit, real_clock_ns, real_precise_ns, real_environ, real_futex_wait, real_futex_wake         \
+            real_address_limit, real_clock_ns, real_precise_ns, real_environ, real_futex_wait, real_futex_wake,        \
+            real_futex_wait_ms, real_start_thread                                                                      \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;

@@ -25,6 +25,9 @@ struct os_ops {
     char **(*environ_)(void);        /* the environment, read once at start */
     int (*futex_wait)(uint32_t *word, uint32_t expected);
     int (*futex_wake)(uint32_t *word, int n);
+    int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
+    /* Starts a detached thread that gets no signals. Returns 0 or an errno value. Allocates. */
+    int (*start_thread)(void *(*run)(void *), size_t stack_bytes);
 };
 
 /* In use by all parts. A test may replace entries while no other thread is in the allocator. */

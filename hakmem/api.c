@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/fast.h"
 #include "superslab/superslab.h"
@@ -82,6 +83,7 @@ static void *large_alloc(size_t size, size_t align, enum large_kind kind)
     if (HAK_UNLIKELY(fallback_all())) {
         return finish(fallback_alloc(size, align, kind == LARGE_ZEROED, 0), size, align);
     }
+    background_start_if_wanted();
     fail_begin();
     void *p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
@@ -107,6 +109,7 @@ static void *class_alloc(uint32_t size_class)
     if (HAK_UNLIKELY(fallback_all())) {
         return finish(fallback_alloc(size, 16, 0, 0), size, 16);
     }
+    background_start_if_wanted();
     fail_begin();
     void *block = ask_heap(size_class);
     if (HAK_UNLIKELY(!block)) {
@@ -192,6 +195,7 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
         ace_free(p);
+        background_poke();
     } else {
         free_in_slab(p, entry.tag);
     }

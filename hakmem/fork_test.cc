@@ -10,6 +10,7 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "superslab/superslab.h"
 #include "testing/rng.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -198,6 +199,51 @@ TEST(Fork, AChildOfAChild)
     for (char *p : blocks) {
         hak_free(p);
     }
+}
+
+int nothing_is_left(const std::vector<char *> &blocks)
+{
+    for (char *p : blocks) {
+        hak_free(p);
+    }
+    (void)hak_purge();
+    return hak_verify()                                                             ? 1
+           : (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) != 0 ? 2
+           : stat_get(bin_budget) != 0                                              ? 3
+                                                                                    : 0;
+}
+
+/* What lies in the bins and outboxes of threads that the child does not have. */
+TEST(Fork, BinsOfOtherThreadsAreNotLost)
+{
+    std::vector<char *> blocks = some_blocks(), foreign;
+    for (int i = 0; i < 20; i++) {
+        foreign.push_back(static_cast<char *>(hak_malloc(200)));
+    }
+    std::atomic<int> phase(0);
+    std::thread other([&] {
+        std::vector<void *> own;
+        for (size_t i = 0; i < 3000; i++) {
+            own.push_back(hak_malloc(i * 11 % 30000));
+        }
+        for (void *p : own) {
+            hak_free(p);
+        }
+        for (char *p : foreign) {
+            hak_free(p); /* stay in its outbox */
+        }
+        phase = 1;
+        while (phase != 2) {
+            usleep(1000);
+        }
+    });
+    while (phase != 1) {
+        usleep(1000);
+    }
+    EXPECT_EQ(exit_code_of_child(blocks, nothing_is_left), 0);
+    phase = 2;
+    other.join();
+    EXPECT_EQ(nothing_is_left(blocks), 0);
 }
 
 /* More heaps than the debug check of lock ranks keeps. */

@@ -11,12 +11,21 @@
    A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares, outboxes, inboxes and returned
    chains count as allocated in their slabs.
 
+   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an orphan that nobody adopts), full
+   ones stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose inbox only senders
+   empty. A heap that would else take fresh memory first takes such a slab over, or one from a live heap that has several
+   of the class. Both heaps' locks are held meanwhile (the shared heap's is taken last; of two live heaps' one is only tried),
+   and the slab's tag changes. A free that read the old tag is a stray: whoever empties that inbox or bin finds, with the
+   lock held, that the slab is not this heap's, and sends the block on. A block on its way counts as allocated, so that its
+   slab can neither be given back nor change its class; bins may hold blocks of other heaps' slabs for the same reason.
+
    What may be held back (bytes, also tested in heap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (TC_FIRST_BYTES) plus the
      process's budget HAKMEM_CACHE_BYTES;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one block) each;
-   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects (unless somebody holds the lock,
-     who is then collecting or refilling); an orphan's inbox: nothing, the sender collects at once;
+   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while somebody holds the lock, who is
+     then collecting or refilling, INBOX_WAIT_BYTES, then the sender waits for the lock; an orphan's inbox: nothing, the
+     sender collects at once;
    - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (bank.h).
 
    heap_verify checks all of it. */
@@ -34,7 +43,8 @@ HAK_EXTERN_C_BEGIN
 #define OUTBOX_SLOTS       HAK_TINY_OR(2u, 32u)
 #define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES   4096u
-#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 1048576)
+#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 262144)
+#define INBOX_WAIT_BYTES   (4 * INBOX_MAX_BYTES)
 #define RETURNED_MAX_BYTES HAK_TINY_OR(1024u, 262144u)
 #define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
 
@@ -67,7 +77,9 @@ struct heap {
 
     struct spare spares[SC_N_CLASSES];
     uint16_t limits[SC_N_CLASSES];
+    uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
     struct outbox_slot outbox[OUTBOX_SLOTS];
+    uint32_t last_slot; /* of the outbox, in use */
     uint32_t slow_count;
     uint64_t budget; /* bytes of the process's budget that the limits use */
 
@@ -75,6 +87,8 @@ struct heap {
     struct bank bank;
     void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words */
     uint64_t returned_bytes;
+    uint32_t n_uses; /* changes when anybody uses what is behind the lock; `seen_uses`: at the last heap_rest_all */
+    uint32_t seen_uses, has_rested;
     struct heap *next_orphan; /* HEAPS lock */
 
     /* Pushed to by every thread: on a line of its own. */
@@ -94,10 +108,24 @@ extern struct heap heap_none HAK_HIDDEN;
 struct heap *heap_by_id(uint32_t id);
 /* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, or the thread is ending). */
 struct heap *heap_acquire(void);
+/* Releases the heap's lock, and sends on what bank_put_list found to be another heap's by now. Returns 1 if there was any. */
+int heap_unlock(struct heap *heap);
+/* bank_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
+uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head);
+/* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with free blocks go to the shared
+   heap. Heap lock held. */
+void heap_tidy(struct heap *heap);
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
 void *heap_alloc_uncached(uint32_t size_class);
 /* Gives empty slabs and returned chains of every heap back, and this thread's cache. */
 void heap_trim_all(void);
+/* For the background thread. Collects for heaps that no thread has used since the last call, gives their empty slabs back, and
+   in all heaps the pages of slabs that nobody has taken from or freed to since then. */
+void heap_rest_all(void);
+/* Heaps that have a thread now. */
+uint32_t heap_n_live(void);
+/* The calling thread gets no heap. */
+void heap_refuse(void);
 /* 0 if all heaps' equations hold. Other threads may run; their bins are not looked at. */
 int heap_verify_all(void);
 
@@ -113,6 +141,8 @@ int tc_verify(const struct heap *heap);
 void remote_free(struct heap *heap, void *block, uint32_t tag);
 /* Sends one block without an outbox. */
 void remote_free_now(void *block, uint32_t tag);
+/* Sends a list of blocks, linked through their first words, each to whom its tag names now. No lock held. */
+void remote_send_list(void *head);
 void remote_send_all(struct heap *heap);
 /* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock held. */
 void remote_receive(struct heap *heap);

@@ -258,14 +258,101 @@ TEST_F(Heap, AnOrphanIsAdoptedWhole)
     EXPECT_EQ(stat_get(orphans), orphans);
 }
 
+/* Slabs with free blocks of ended threads serve whoever needs one, before fresh memory does. */
+TEST_F(Heap, ASlabOfAnEndedThreadIsTakenOver)
+{
+    void *kept[3];
+    for (void *&block : kept) {
+        in_thread([&] { block = hak_malloc(100); });
+    }
+    int64_t used = (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), adopted = stat_get(slabs_adopted);
+    EXPECT_EQ(used, 1) << "the second and third took the first one's over";
+    in_thread([&] {
+        std::vector<void *> blocks;
+        for (size_t i = 0; i < sc_table[sc_of(100)].capacity - 3; i++) {
+            blocks.push_back(hak_malloc(100));
+        }
+        EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
+        EXPECT_GT(stat_get(slabs_adopted), adopted);
+        EXPECT_EQ(hak_super_lookup(kept[0]).owner, hak_self->id);
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    });
+    EXPECT_EQ(hak_verify(), 0);
+    for (void *p : kept) {
+        hak_free(p);
+    }
+}
+
+/* Frees that were on their way to the old owner when the slab moved. */
+TEST_F(Heap, AStrayBlockIsSentOn)
+{
+    hak_free(hak_malloc(1));
+    (void)hak_purge();
+    void *blocks[4];
+    uint32_t first_tag = 0;
+    in_thread([&] {
+        for (void *&block : blocks) {
+            block = hak_malloc(SC_SMALL_MAX);
+        }
+        first_tag = map_find(blocks[0]).tag;
+    });
+    const struct heap *first = heap_by_id(TAG_OWNER(first_tag));
+    hak_free(blocks[0]); /* waits in the outbox, with the tag of the ended thread's heap */
+    remote_free_now(blocks[1], first_tag);
+    EXPECT_NE(map_find(blocks[0]).tag, first_tag) << "the slab has a free block now, and has moved";
+    EXPECT_EQ(first->bank.n_slabs, 1u);
+    remote_free_now(blocks[2], map_find(blocks[0]).tag); /* as if its slab had been the other's */
+    EXPECT_EQ(hak_verify(), 0);
+    hak_free(blocks[3]);
+    remote_send_all(hak_self);
+    EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), 0) << "every block has arrived";
+}
+
+/* A live heap with more than it needs gives a slab to another that would else take fresh memory. */
+TEST_F(Heap, ALiveHeapIsHelpedOutByAnother)
+{
+    const size_t n_slabs = 20;
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < 2 * n_slabs; i++) {
+        blocks.push_back(hak_malloc(SC_SMALL_MAX));
+    }
+    for (size_t i = 0; i < 2 * n_slabs; i += 2) {
+        hak_free(blocks[i]); /* one block of each slab, or nearly */
+    }
+    tc_flush(hak_self);
+    int64_t used = (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES));
+    in_thread([&] {
+        void *mine[4];
+        for (void *&p : mine) {
+            p = hak_malloc(SC_SMALL_MAX);
+        }
+        EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
+        for (void *p : mine) {
+            hak_free(p);
+        }
+    });
+    EXPECT_EQ(hak_verify(), 0);
+    for (size_t i = 1; i < 2 * n_slabs; i += 2) {
+        hak_free(blocks[i]);
+    }
+}
+
 TEST_F(Heap, AThreadWhoseFirstCallIsFreeAdoptsTheOwner)
 {
-    void *block = nullptr;
-    in_thread([&] { block = hak_malloc(100); });
+    /* All blocks of a slab: it stays with the heap. */
+    void *blocks[2];
     in_thread([&] {
-        hak_free(block);
-        EXPECT_EQ(hak_malloc(100), block) << "it was put into the adopted heap's bin";
-        hak_free(block);
+        for (void *&block : blocks) {
+            block = hak_malloc(SC_SMALL_MAX);
+        }
+    });
+    in_thread([&] {
+        hak_free(blocks[0]);
+        EXPECT_EQ(hak_malloc(SC_SMALL_MAX), blocks[0]) << "it was put into the adopted heap's bin";
+        hak_free(blocks[0]);
+        hak_free(blocks[1]);
     });
 }
 

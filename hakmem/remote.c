@@ -36,16 +36,13 @@ static void collect_for(struct heap *owner, int64_t pending)
     if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
         return;
     }
-    if (is_orphan) {
+    if (is_orphan || pending >= INBOX_WAIT_BYTES) {
         lock_acquire(&owner->lock);
     } else if (!lock_try(&owner->lock)) {
         return;
     }
-    remote_collect(owner);
-    if (is_orphan) {
-        bank_release_empty(&owner->bank);
-    }
-    lock_release(&owner->lock);
+    heap_tidy(owner);
+    (void)heap_unlock(owner);
     stat_add(chains_drained_by_sender, 1);
 }
 
@@ -78,6 +75,23 @@ void remote_free_now(void *block, uint32_t tag)
     send_chain(block, tag, 1);
 }
 
+void remote_send_list(void *head)
+{
+    while (head) {
+        uint32_t tag = map_find(head).tag;
+        void *last = head;
+        uint32_t count = 1;
+        while (*(void **)last && count < OUTBOX_MAX_BLOCKS && map_find(*(void **)last).tag == tag) {
+            last = *(void **)last;
+            count++;
+        }
+        void *rest = *(void **)last;
+        *(void **)last = NULL;
+        send_chain(head, tag, count);
+        head = rest;
+    }
+}
+
 static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
 {
     if (slot->count) {
@@ -89,12 +103,15 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
 
 void remote_free(struct heap *heap, void *block, uint32_t tag)
 {
+    /* In a row: its slab may have got another owner between the two, and the block another slot. */
+    HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
     /* Owners and classes are small numbers: mix both into the slot. */
     struct outbox_slot *slot = &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);
+    heap->last_slot = (uint32_t)(slot - heap->outbox);
     /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);
@@ -156,7 +173,7 @@ void *remote_take_returned(struct heap *heap, uint32_t size_class, uint32_t *cou
 void remote_collect(struct heap *heap)
 {
     uint32_t count;
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+    for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
         void *head;
         while ((head = remote_take_returned(heap, c, &count)) != NULL) {
             bank_put_list(&heap->bank, head);

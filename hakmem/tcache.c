@@ -8,6 +8,9 @@
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
 #define SEND_EVERY 64u
+/* After so many overflows in a row a bin's limit is halved, down to so many blocks. */
+#define SHRINK_AFTER 8u
+#define SHRINK_TO    HAK_TINY_OR(2u, 32u)
 
 const uint16_t mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -33,6 +36,7 @@ static uint32_t first_limit(uint32_t size_class)
 void tc_init(struct heap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        heap->n_overflows[c] = 0;
         heap->limits[c] = (uint16_t)first_limit(c);
         heap->bins[c] = (struct bin){NULL, (int32_t)heap->limits[c], sc_table[c].magic};
         heap->spares[c] = (struct spare){NULL, 0};
@@ -64,12 +68,29 @@ static void grow_limit(struct heap *heap, uint32_t size_class)
     heap->limits[size_class] = (uint16_t)grown;
 }
 
+/* A thread that frees and frees needs no large bin, and would leave one full of blocks from all over its slabs behind it when
+   it goes to sleep. The bin holds at most one block now. */
+static void shrink_limit(struct heap *heap, uint32_t size_class)
+{
+    uint32_t limit = heap->limits[size_class];
+    uint32_t least = first_limit(size_class) > SHRINK_TO ? first_limit(size_class) : SHRINK_TO;
+    if (limit <= least) {
+        return;
+    }
+    uint32_t smaller = limit / 2 > least ? limit / 2 : least;
+    uint64_t bytes = (uint64_t)(limit - smaller) * 2 * sc_table[size_class].size;
+    stat_sub(bin_budget, bytes);
+    heap->budget -= bytes;
+    heap->bins[size_class].room -= (int32_t)(limit - smaller);
+    heap->limits[size_class] = (uint16_t)smaller;
+}
+
 static void put_list(struct heap *heap, void *head)
 {
     lock_acquire(&heap->lock);
     remote_receive(heap);
     (void)bank_put_list(&heap->bank, head);
-    lock_release(&heap->lock);
+    heap_unlock(heap);
     stat_add(flushes, 1);
 }
 
@@ -87,7 +108,12 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     bin->room = heap->limits[size_class] - 1;
     if (old) {
         put_list(heap, old);
-        grow_limit(heap, size_class);
+        if (heap->n_overflows[size_class] < SHRINK_AFTER) {
+            heap->n_overflows[size_class]++;
+            grow_limit(heap, size_class);
+        } else {
+            shrink_limit(heap, size_class);
+        }
     }
 }
 
@@ -100,9 +126,9 @@ static void *take_list(struct heap *heap, uint32_t size_class, uint32_t *count)
     remote_receive(heap);
     head = remote_take_returned(heap, size_class, count);
     if (!head) {
-        *count = bank_take(&heap->bank, size_class, want, &head);
+        *count = heap_take(heap, size_class, want, &head);
     }
-    lock_release(&heap->lock);
+    heap_unlock(heap);
     stat_add(refills, 1);
     return head;
 }
@@ -113,6 +139,7 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
     struct spare *spare = &heap->spares[size_class];
     void *block = spare->head;
     uint32_t count = spare->count;
+    heap->n_overflows[size_class] = 0;
     HAK_DEBUG_ASSERT(!bin->head && bin->room == heap->limits[size_class]);
     if (block) {
         spare->head = NULL;
@@ -141,7 +168,7 @@ void tc_flush(struct heap *heap)
         (void)bank_put_list(&heap->bank, heap->bins[c].head);
         (void)bank_put_list(&heap->bank, heap->spares[c].head);
     }
-    lock_release(&heap->lock);
+    heap_unlock(heap);
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
     tc_init(heap);

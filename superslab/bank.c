@@ -4,6 +4,9 @@
 
 #include "base/error.h"
 
+/* How many slabs of a list bank_move_one looks at. */
+#define MOVE_SEARCH 8u
+
 static uint32_t last_owner;
 
 uint32_t bank_new_owner(void)
@@ -20,9 +23,18 @@ void bank_init(struct bank *bank, uint32_t owner)
 {
     bank->owner = owner;
     bank->n_slabs = 0;
+    bank->keeps_empty = 1;
+    bank->has_strays_sent = 0;
+    bank->strays = NULL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         bank->partial[c] = NULL;
+        bank->n_partial[c] = 0;
     }
+}
+
+static void count_partial(struct bank *bank, uint32_t size_class, uint32_t change)
+{
+    atomic_store_relaxed(&bank->n_partial[size_class], bank->n_partial[size_class] + change);
 }
 
 static void list_push(struct bank *bank, struct slab *slab)
@@ -35,6 +47,7 @@ static void list_push(struct bank *bank, struct slab *slab)
     }
     *list = slab;
     slab->in_list = 1;
+    count_partial(bank, slab->size_class, 1);
 }
 
 static void list_remove(struct bank *bank, struct slab *slab)
@@ -48,6 +61,7 @@ static void list_remove(struct bank *bank, struct slab *slab)
         slab->next->prev = slab->prev;
     }
     slab->in_list = 0;
+    count_partial(bank, slab->size_class, (uint32_t)-1);
 }
 
 uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head)
@@ -76,10 +90,20 @@ static void release(struct bank *bank, struct slab *slab)
     pool_slab_free(slab);
 }
 
+static int is_slab(uint32_t tag)
+{
+    return tag && TAG_OWNER(tag) != TAG_SPECIAL_OWNER;
+}
+
+/* The slab that holds the block; NULL if it is another bank's by now. */
 static struct slab *slab_of(const struct bank *bank, const void *block)
 {
     struct map_entry entry = map_find(block);
-    HAK_CHECK(TAG_OWNER(entry.tag) == bank->owner, "invalid pointer freed (not the start of a block)", block);
+    if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
+        HAK_CHECK(bank->has_strays_sent && is_slab(entry.tag), "invalid pointer freed (not the start of a block)",
+                  block);
+        return NULL;
+    }
     return pool_slab_of(entry.ref, block);
 }
 
@@ -93,7 +117,7 @@ static int put_into(struct bank *bank, struct slab *slab, void *block)
     if (HAK_UNLIKELY(slab_is_empty(slab))) {
         /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
         int is_only = bank->partial[slab->size_class] == slab && !slab->next;
-        if (!is_only) {
+        if (!is_only || !bank->keeps_empty) {
             release(bank, slab);
             return 0;
         }
@@ -103,7 +127,9 @@ static int put_into(struct bank *bank, struct slab *slab, void *block)
 
 void bank_put(struct bank *bank, void *block)
 {
-    (void)put_into(bank, slab_of(bank, block), block);
+    struct slab *slab = slab_of(bank, block);
+    HAK_CHECK(slab, "invalid pointer freed (not the start of a block)", block);
+    (void)put_into(bank, slab, block);
 }
 
 uint32_t bank_put_list(struct bank *bank, void *head)
@@ -116,13 +142,48 @@ uint32_t bank_put_list(struct bank *bank, void *head)
         if (!slab || (uintptr_t)head - (uintptr_t)slab->base >= SS_UNIT_BYTES) {
             slab = slab_of(bank, head);
         }
-        if (!put_into(bank, slab, head)) {
+        if (HAK_UNLIKELY(!slab)) {
+            *(void **)head = bank->strays;
+            bank->strays = head;
+        } else if (!put_into(bank, slab, head)) {
             slab = NULL;
         }
         head = next;
         n++;
     }
     return n;
+}
+
+static void move(struct bank *from, struct bank *to, struct slab *slab)
+{
+    struct map_entry entry = map_get(slab->base);
+    list_remove(from, slab);
+    from->n_slabs--;
+    atomic_store_relaxed(&slab->owner, to->owner);
+    map_set(slab->base, 1, TAG_SLAB(to->owner, slab->size_class), entry.ref);
+    to->n_slabs++;
+    list_push(to, slab);
+}
+
+void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
+{
+    struct slab *best = from->partial[size_class];
+    uint32_t n = 0;
+    for (struct slab *slab = best; slab && n < MOVE_SEARCH; slab = slab->next, n++) {
+        best = slab->n_free > best->n_free ? slab : best;
+    }
+    if (best) {
+        move(from, to, best);
+    }
+}
+
+void bank_move_all(struct bank *from, struct bank *to)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        while (from->partial[c]) {
+            move(from, to, from->partial[c]);
+        }
+    }
 }
 
 void bank_release_empty(struct bank *bank)
@@ -154,10 +215,14 @@ int bank_verify(const struct bank *bank)
     uint32_t n_slabs = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         const struct slab *prev = NULL;
-        for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next) {
+        uint32_t n = 0;
+        for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next, n++) {
             if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner || !slab->in_list) {
                 return 30;
             }
+        }
+        if (n != bank->n_partial[c]) {
+            return 32;
         }
     }
     pool_lock_acquire();

@@ -2,8 +2,13 @@
 
    Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks are in the class's list;
    full ones are found only through the pointer map. Always: n_slabs = slabs whose owner is this bank (bank_verify counts
-   them in the pool). At most one empty slab a class is kept (BANK_KEEPS_EMPTY), so that an idle bank holds back at most
-   SC_N_CLASSES x 64 KiB until bank_release_empty. */
+   them in the pool). If keeps_empty is set, one empty slab a class stays, so that an idle bank holds back at most
+   SC_N_CLASSES x 64 KiB until bank_release_empty; else none.
+
+   Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards the old owner then
+   arrives at the wrong bank: a stray. If has_strays_sent is set, bank_put_list gathers strays, and the caller sends them
+   on once it has released the lock; else they abort. The owner that a slab's tag names is therefore exact for whoever
+   holds that owner's lock, and a hint for everybody else. */
 #ifndef HAKMEM_SUPERSLAB_BANK_H
 #define HAKMEM_SUPERSLAB_BANK_H
 
@@ -14,7 +19,10 @@ HAK_EXTERN_C_BEGIN
 struct bank {
     uint32_t owner;
     uint32_t n_slabs;
+    uint8_t keeps_empty, has_strays_sent;
+    void *strays; /* blocks linked through their first words */
     struct slab *partial[SC_N_CLASSES];
+    uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
 };
 
 /* A number that no other bank has, 1 to BANK_MAX_OWNERS; 0 when they are used up. Never given back. */
@@ -26,12 +34,22 @@ void bank_init(struct bank *bank, uint32_t owner);
 uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head);
 /* Gives one block back. Aborts on a block that is not this bank's, no block, or free. */
 void bank_put(struct bank *bank, void *block);
-/* Gives a list back; returns the count. */
+/* Gives a list back; returns the count, strays included. */
 uint32_t bank_put_list(struct bank *bank, void *head);
+/* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is near the list's start),
+   or every partial slab. Both owners' locks are held. */
+void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
+void bank_move_all(struct bank *from, struct bank *to);
 /* Gives all empty slabs back to the pool. */
 void bank_release_empty(struct bank *bank);
 /* 0 if every equation of the bank and of its slabs holds. */
 int bank_verify(const struct bank *bank);
+
+/* A hint without the lock, exact with it. */
+static inline uint32_t bank_n_partial(const struct bank *bank, uint32_t size_class)
+{
+    return atomic_load_relaxed(&bank->n_partial[size_class]);
+}
 
 HAK_EXTERN_C_END
 

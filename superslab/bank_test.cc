@@ -184,6 +184,56 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
     bank_put(&bank, block);
 }
 
+/* Slabs change their bank; blocks that arrive at the old one are gathered. */
+TEST_F(Bank, SlabsMoveAndStraysAreGathered)
+{
+    bank.has_strays_sent = other.has_strays_sent = 1;
+    other.keeps_empty = 0;
+    const uint32_t c = sc_of(1000);
+    std::vector<char *> blocks;
+    while (bank.n_slabs < 4) {
+        for (char *p : take(&bank, c, 100)) {
+            blocks.push_back(p);
+        }
+    }
+    for (size_t i = 0; i < blocks.size(); i += 10) {
+        bank_put(&bank, blocks[i]);
+    }
+    EXPECT_EQ(bank_n_partial(&bank, c), 4u);
+    bank_move_one(&bank, &other, c);
+    EXPECT_EQ(bank_n_partial(&bank, c), 3u);
+    EXPECT_EQ(other.n_slabs, 1u);
+    EXPECT_EQ(map_get(other.partial[c]->base).tag, TAG_SLAB(other.owner, c));
+    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_EQ(bank_verify(&other), 0);
+    bank_move_all(&bank, &other);
+    EXPECT_EQ(bank.n_slabs, 0u);
+    EXPECT_EQ(other.n_slabs, 4u);
+    EXPECT_EQ(bank_verify(&other), 0);
+    bank_move_one(&bank, &other, c);
+    EXPECT_EQ(other.n_slabs, 4u) << "none is left";
+    /* The rest comes to the bank that had them. */
+    void *head = nullptr;
+    uint32_t n = 0;
+    for (size_t i = 0; i < blocks.size(); i++) {
+        if (i % 10) {
+            *reinterpret_cast<void **>(blocks[i]) = head;
+            head = blocks[i];
+            n++;
+        }
+    }
+    EXPECT_EQ(bank_put_list(&bank, head), n);
+    EXPECT_EQ(bank_verify(&bank), 0);
+    uint32_t strays = 0;
+    for (const void *p = bank.strays; p; p = *static_cast<void *const *>(p)) {
+        strays++;
+    }
+    EXPECT_EQ(strays, n);
+    EXPECT_EQ(bank_put_list(&other, bank.strays), n);
+    bank.strays = nullptr;
+    EXPECT_EQ(other.n_slabs, 0u) << "a bank that keeps no empty slab";
+}
+
 using BankDeathTest = Bank;
 
 TEST_F(BankDeathTest, BadPointersAbort)

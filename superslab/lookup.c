@@ -14,7 +14,8 @@ static struct ss_lookup lookup_slab(const void *p, struct map_entry entry)
         result.size = sc_table[result.size_class].size;
         result.start = (char *)((uintptr_t)p - offset) + index * result.size;
         const uint64_t *bits = atomic_load_relaxed(&slab->bits);
-        result.is_allocated = !(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
+        /* NULL while the region goes back: nothing in it was allocated. */
+        result.is_allocated = bits && !(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
     }
     return result;
 }

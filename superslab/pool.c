@@ -15,6 +15,8 @@
 
 #define TABLE_CHUNK  4096u
 #define TABLE_CHUNKS 16384u /* 2^26 superslabs of 2 MiB: all of a 47-bit address space */
+/* Descriptions are made so many at a time; TABLE_CHUNK is a multiple. */
+#define DESCRIPTIONS HAK_TINY_OR(2u, 16u)
 /* How many superslabs of the best lists are looked at for resident memory before the first one is taken. */
 #define DIRTY_SEARCH 8
 /* A superslab that is marked for huge pages loses the mark when it is purged with less than this part of it in use: each small
@@ -106,38 +108,65 @@ static uint32_t next_run(uint32_t run)
     return SS_GRANULES + 1;
 }
 
-static struct superslab *new_description(void)
-{
-    struct superslab *ss = given_back;
-    if (ss) {
-        given_back = ss->next[SS_BY_RUN];
-        return ss;
-    }
-    uint32_t number = n_superslabs;
-    if (number >= TABLE_CHUNK * TABLE_CHUNKS) {
-        return NULL;
-    }
-    if (!table[number / TABLE_CHUNK]) {
-        struct superslab **chunk = (struct superslab **)os_meta_alloc(TABLE_CHUNK * sizeof *chunk);
-        if (!chunk) {
-            return NULL;
-        }
-        atomic_store_release(&table[number / TABLE_CHUNK], chunk);
-    }
-    ss = (struct superslab *)os_meta_alloc(sizeof *ss);
-    if (ss) {
-        ss->number = number;
-        atomic_store_release(&table[number / TABLE_CHUNK][number % TABLE_CHUNK], ss);
-        atomic_store_release(&n_superslabs, number + 1);
-    }
-    return ss;
-}
-
 static void drop_description(struct superslab *ss)
 {
     ss->base = NULL;
     ss->next[SS_BY_RUN] = given_back;
     given_back = ss;
+}
+
+/* DESCRIPTIONS new ones, without regions. Together, so that what stays of each is small. */
+static void make_descriptions(void)
+{
+    uint32_t number = n_superslabs;
+    size_t page = os_page_size();
+    if (number >= TABLE_CHUNK * TABLE_CHUNKS) {
+        return;
+    }
+    if (!table[number / TABLE_CHUNK]) {
+        struct superslab **chunk = (struct superslab **)os_meta_alloc(TABLE_CHUNK * sizeof *chunk);
+        if (!chunk) {
+            return;
+        }
+        atomic_store_release(&table[number / TABLE_CHUNK], chunk);
+    }
+    char *memory =
+        (char *)os_meta_alloc(DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
+    if (!memory) {
+        return;
+    }
+    struct superslab *ss = (struct superslab *)(void *)memory;
+    uintptr_t pages = ((uintptr_t)(ss + DESCRIPTIONS) + page - 1) & ~(uintptr_t)(page - 1);
+    struct superslab_slabs *slabs = (struct superslab_slabs *)pages;
+    for (uint32_t i = DESCRIPTIONS; i-- > 0;) {
+        ss[i].slabs = slabs[i].slabs;
+        ss[i].far_bits = slabs[i].far_bits;
+        ss[i].number = number + i;
+        drop_description(&ss[i]);
+        atomic_store_release(&table[number / TABLE_CHUNK][(number + i) % TABLE_CHUNK], &ss[i]);
+    }
+    atomic_store_release(&n_superslabs, number + DESCRIPTIONS);
+}
+
+static struct superslab *new_description(void)
+{
+    if (!given_back) {
+        make_descriptions();
+    }
+    struct superslab *ss = given_back;
+    if (ss) {
+        given_back = ss->next[SS_BY_RUN];
+    }
+    return ss;
+}
+
+/* After its region went back: what described its slabs is not needed, and reads as 0. */
+static void drop_slabs(const struct superslab *ss)
+{
+    if (sizeof(struct superslab_slabs) % os_page_size() == 0) {
+        int refused = os_purge(ss->slabs, sizeof(struct superslab_slabs));
+        (void)refused; /* then it stays, which costs no more than before */
+    }
 }
 
 static struct superslab *new_superslab(void)
@@ -292,6 +321,7 @@ static int unmap_superslab(struct superslab *ss)
     }
     unlist_by_run(ss);
     list_remove(&by_units[ss->n_whole], ss, SS_BY_UNITS);
+    drop_slabs(ss);
     drop_description(ss);
     stat_sub(superslabs, 1);
     return 1;
@@ -396,7 +426,7 @@ struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
 void pool_slab_free(struct slab *slab)
 {
     uint32_t unit = (uint32_t)(((uintptr_t)slab->base & (SS_BYTES - 1)) / SS_UNIT_BYTES);
-    struct superslab *ss = (struct superslab *)(void *)(slab - unit);
+    struct superslab *ss = pool_superslab(map_find(slab->base).ref);
     stat_add(slabs_returned, 1);
     lock_acquire(&pool_lock);
     slab->is_used = 0;
@@ -417,12 +447,27 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
         struct superslab *ss = pool_superslab(i);
         for (uint32_t mask = ss->base ? ss->slab_mask : 0; mask && !result; mask &= mask - 1) {
             struct slab *slab = &ss->slabs[__builtin_ctz(mask)];
-            if (!owner || slab->owner == owner) {
+            if (!owner || atomic_load_relaxed(&slab->owner) == owner) {
                 result = visit(slab, context);
             }
         }
     }
     return result;
+}
+
+uint32_t pool_n_superslabs(void)
+{
+    return atomic_load_acquire(&n_superslabs);
+}
+
+uint32_t pool_slab_mask(uint32_t number, char **base)
+{
+    struct superslab *ss = pool_superslab(number);
+    lock_acquire(&pool_lock);
+    *base = ss->base;
+    uint32_t mask = ss->base ? ss->slab_mask : 0;
+    lock_release(&pool_lock);
+    return mask;
 }
 
 size_t ss_purge(uint64_t delay_ms)

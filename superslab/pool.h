@@ -22,8 +22,15 @@ HAK_EXTERN_C_BEGIN
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
 
-struct superslab {
+/* What describes the slabs of a superslab: whole pages, dropped while the region is given back (they read as 0 then). */
+struct superslab_slabs {
     struct slab slabs[SS_UNITS];
+    uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
+};
+
+struct superslab {
+    struct slab *slabs;
+    uint64_t (*far_bits)[SLAB_MAX_WORDS];
     char *base; /* NULL while the region is given back */
     struct granules free, dirty;
     uint32_t number;
@@ -33,7 +40,6 @@ struct superslab {
     struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];
     uint64_t dirty_since_ns; /* when a granule last became dirty */
     uint16_t span_granules[SS_GRANULES];
-    uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
 };
 
 #define SPAN_MARK 0x8000u /* in span_granules: the owner's mark */
@@ -61,6 +67,12 @@ void pool_slab_free(struct slab *slab);
 struct slab *pool_slab_of(uint32_t ref, const void *p);
 /* Calls visit for each slab of that owner (any owner if 0); the pool lock is held. Stops at the first non-zero result. */
 int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context);
+
+/* Descriptions made so far: numbers are below it. */
+uint32_t pool_n_superslabs(void);
+/* Which units of that superslab are slabs now, and where it begins; 0 if its region is given back. A hint: the owners may give
+   slabs back at any time. */
+uint32_t pool_slab_mask(uint32_t number, char **base);
 
 /* Set by ACE: describes a range from its map entry, for hak_super_lookup. */
 extern struct ss_lookup (*ss_range_lookup)(const void *p, uint32_t ref);

@@ -563,8 +563,7 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     ASSERT_EQ(hak_super_lookup(free_unit).kind, SS_FREE_UNIT);
     /* The superslab's description, by way of a slab in it. */
     struct slab *slab = pool_slab_alloc(1, 0);
-    size_t unit = (reinterpret_cast<uintptr_t>(slab->base) % SS_BYTES) / SS_UNIT_BYTES;
-    struct superslab *ss = reinterpret_cast<struct superslab *>(slab - unit);
+    struct superslab *ss = pool_superslab(map_get(slab->base).ref);
     ASSERT_EQ(ss->base, reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(p) & ~(SS_BYTES - 1)));
     pool_slab_free(slab);
     ASSERT_EQ(ss_verify(), 0);

@@ -3,6 +3,7 @@
 
 #include "base/atomic.h"
 #include "base/error.h"
+#include "base/os.h"
 
 /* About a page: what is touched ahead of need. */
 #define FRESH_BYTES 4096u
@@ -19,13 +20,14 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     atomic_store_relaxed(&slab->bits, n_words <= SLAB_INLINE_WORDS ? slab->inline_bits : far_bits);
     slab->base = base;
     slab->next = slab->prev = NULL;
-    slab->owner = owner;
+    atomic_store_relaxed(&slab->owner, owner);
     slab->size = sc_table[size_class].size;
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
     slab->size_class = (uint16_t)size_class;
     slab->in_list = 0;
     slab->is_used = 1;
+    slab->seen_n_free = slab->purged_pages = 0;
     for (uint32_t i = 0; i < n_words; i++) {
         atomic_store_relaxed(&slab->bits[i], ~(uint64_t)0);
     }
@@ -70,6 +72,7 @@ uint32_t slab_take(struct slab *slab, uint32_t want, void **head)
         w += word == 0;
     }
     *link = NULL;
+    slab->seen_n_free = slab->purged_pages = 0;
     slab->n_free = (uint16_t)(slab->n_free - taken);
     slab->hint = (uint16_t)w;
     return taken;
@@ -89,6 +92,58 @@ void slab_put(struct slab *slab, void *block)
     if (w < slab->hint) {
         slab->hint = (uint16_t)w;
     }
+}
+
+/* 1 if blocks first .. last are all free. */
+static int are_free(const struct slab *slab, uint32_t first, uint32_t last)
+{
+    for (uint32_t i = first; i <= last;) {
+        uint32_t n = 64 - i % 64 < last - i + 1 ? 64 - i % 64 : last - i + 1;
+        if (~slab->bits[i / 64] & (~(uint64_t)0 >> (64 - n)) << (i % 64)) {
+            return 0;
+        }
+        i += n;
+    }
+    return 1;
+}
+
+/* A bit for each page that no allocated block touches. */
+static uint32_t free_pages(const struct slab *slab, uint32_t page_size)
+{
+    uint32_t mask = 0;
+    for (uint32_t start = 0; start < SC_SLAB_BYTES; start += page_size) {
+        uint32_t first = start / slab->size;
+        uint32_t last = (start + page_size - 1) / slab->size;
+        last = last < slab->capacity ? last : slab->capacity - 1u;
+        mask |= (uint32_t)are_free(slab, first, last) << (start / page_size);
+    }
+    return mask;
+}
+
+size_t slab_purge_cold(struct slab *slab, uint16_t tick)
+{
+    uint32_t page_size = (uint32_t)os_page_size();
+    size_t bytes = 0;
+    if (slab->seen_n_free != slab->n_free) {
+        slab->seen_n_free = slab->n_free;
+        slab->seen_tick = tick;
+        return 0;
+    }
+    if (slab->n_free == 0 || slab->seen_tick == tick || page_size > SC_SLAB_BYTES || SC_SLAB_BYTES / page_size > 16) {
+        return 0;
+    }
+    uint32_t pages = free_pages(slab, page_size) & ~(uint32_t)slab->purged_pages;
+    while (pages) {
+        uint32_t first = (uint32_t)__builtin_ctz(pages);
+        uint32_t n = (uint32_t)__builtin_ctz(~(pages >> first));
+        uint32_t run = ((1u << n) - 1) << first;
+        if (os_purge(slab->base + (size_t)first * page_size, (size_t)n * page_size) == 0) {
+            slab->purged_pages = (uint16_t)(slab->purged_pages | run);
+            bytes += (size_t)n * page_size;
+        }
+        pages &= ~run;
+    }
+    return bytes;
 }
 
 int slab_verify(const struct slab *slab)

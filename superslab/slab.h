@@ -28,7 +28,8 @@ struct slab {
     uint16_t capacity, n_free, hint, size_class;
     uint16_t fresh;
     uint8_t in_list, is_used, spare[4];
-    uint64_t reserved;
+    /* For slab_purge_cold: n_free when it last looked, when that changed, and which pages it has given back since then. */
+    uint16_t seen_n_free, seen_tick, purged_pages, spare2;
 };
 
 HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
@@ -41,6 +42,9 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
 uint32_t slab_take(struct slab *slab, uint32_t want, void **head);
 /* Gives a block back. Aborts, naming the pointer, if it is no block of this slab or is free already. */
 void slab_put(struct slab *slab, void *block);
+/* Gives pages that hold free blocks only back to the system, if n_free has not changed since an earlier tick. Returns the
+   bytes. Free blocks' contents do not matter, so nobody needs to know; a page is given back once until blocks are taken. */
+size_t slab_purge_cold(struct slab *slab, uint16_t tick);
 /* 0 if the equations above hold. */
 int slab_verify(const struct slab *slab);
 

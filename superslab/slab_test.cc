@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "base/os.h"
 #include "testing/rng.h"
 
 namespace
@@ -216,6 +217,57 @@ TEST(SlabDeathTest, NoStartOfABlockAborts)
         size_t end = size_t(s.slab.capacity) * s.slab.size;
         if (end < SC_SLAB_BYTES) {
             EXPECT_EXIT(slab_put(&s.slab, s.memory + end), testing::KilledBySignal(SIGABRT), message);
+        }
+    }
+}
+
+/* Pages of free blocks go back once the slab is cold, and only those. */
+TEST(Slab, ColdPagesGoBack)
+{
+    const size_t page = os_page_size();
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        Slab s(c);
+        const size_t size = sc_table[c].size;
+        std::vector<char *> blocks = s.take_all();
+        for (char *p : blocks) {
+            memset(p, 9, size);
+        }
+        EXPECT_EQ(slab_purge_cold(&s.slab, 1), 0u) << "full";
+        /* All but three blocks, far from each other. */
+        std::set<size_t> kept = {0, blocks.size() / 2, blocks.size() - 1};
+        std::set<size_t> pages_in_use;
+        for (size_t i = 0; i < blocks.size(); i++) {
+            if (kept.count(i)) {
+                size_t offset = static_cast<size_t>(blocks[i] - s.memory);
+                for (size_t at = offset / page; at <= (offset + size - 1) / page; at++) {
+                    pages_in_use.insert(at);
+                }
+            } else {
+                slab_put(&s.slab, blocks[i]);
+            }
+        }
+        EXPECT_EQ(slab_purge_cold(&s.slab, 2), 0u) << "seen for the first time";
+        EXPECT_EQ(slab_purge_cold(&s.slab, 2), 0u) << "no time has passed";
+        size_t expected = s.slab.n_free ? SC_SLAB_BYTES - pages_in_use.size() * page : 0;
+        EXPECT_EQ(slab_purge_cold(&s.slab, 3), expected) << size;
+        EXPECT_EQ(slab_purge_cold(&s.slab, 4), 0u) << "once is enough";
+        for (size_t i : kept) {
+            for (size_t k = 0; k < size; k++) {
+                ASSERT_EQ(blocks[i][k], 9) << size;
+            }
+        }
+        for (size_t at = 0; expected && at < SC_SLAB_BYTES / page; at++) {
+            const char *start = s.memory + at * page;
+            ASSERT_TRUE(pages_in_use.count(at) || std::count(start, start + page, 0) == static_cast<long>(page))
+                << size;
+        }
+        EXPECT_EQ(s.verify(), 0);
+        /* A slab that is used again is not cold. */
+        std::vector<char *> again = s.take(1);
+        if (!again.empty()) {
+            EXPECT_EQ(slab_purge_cold(&s.slab, 5), 0u);
+            slab_put(&s.slab, again[0]);
+            EXPECT_EQ(slab_purge_cold(&s.slab, 6), 0u);
         }
     }
 }

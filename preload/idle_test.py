@@ -1,0 +1,74 @@
+"""Memory goes back: while a program sleeps, when threads come and go; and the thread that does it is in nobody's way.
+
+idle_test.py LIBRARY IDLE_MEMORY_PROGRAM CHURN_PROGRAM LAST_THREAD_PROGRAM [CASES]
+"""
+import os
+import subprocess
+import sys
+import unittest
+
+LIBRARY, IDLE_MEMORY, CHURN, LAST_THREAD = (os.path.abspath(a) for a in sys.argv[1:5])
+
+
+def run(*command, **environment):
+    done = subprocess.run([str(word) for word in command], env=dict({"PATH": "/usr/bin:/bin", "LD_PRELOAD": LIBRARY}, **environment),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    return done.stdout.split()
+
+
+class Idle(unittest.TestCase):
+    def falls_back(self, mib, order, who, **environment):
+        before, loaded, after, table, threads = (int(n) for n in run(IDLE_MEMORY, mib, order, who, 2500, **environment))
+        print("%d MiB %s %s: %d -> %d -> %d KiB (table %d), %d threads" % (mib, order, who, before, loaded, after, table, threads),
+              file=sys.stderr)
+        self.assertGreater(loaded - before, mib * 1024, "the load was there")
+        return before, after
+
+    def within_a_tenth(self, order, who):
+        # Huge pages apart: the kernel may put one together again from pages that were given back.
+        before, after = self.falls_back(540, order, who, HAKMEM_HUGE_PAGE_BYTES="0")
+        self.assertLess(after, before * 1.1)
+
+    def test_in_order_by_the_thread_that_allocated(self):
+        self.within_a_tenth("order", "self")
+
+    def test_in_order_by_another_thread(self):
+        self.within_a_tenth("order", "other")
+
+    def test_at_random_by_the_thread_that_allocated(self):
+        self.within_a_tenth("random", "self")
+
+    def test_at_random_by_another_thread(self):
+        self.within_a_tenth("random", "other")
+
+    def test_with_huge_pages(self):
+        before, after = self.falls_back(540, "random", "self")
+        self.assertLess(after, before * 1.1 + 3 * 2048)
+
+    def test_not_without_the_background_thread(self):
+        before, after = self.falls_back(100, "order", "self", HAKMEM_BACKGROUND="0", HAKMEM_PURGE_DELAY_MS="60000")
+        self.assertGreater(after, before + 50 * 1024, "nobody called the allocator")
+
+
+class Churn(unittest.TestCase):
+    def test_memory_stays_flat(self):
+        early, end = (int(word) for word in run(CHURN, 10000)[:2])
+        print("churn: %d KiB after 1,000 threads, %d KiB after 10,000" % (early, end), file=sys.stderr)
+        self.assertLess(end, early * 1.15 + 512)
+
+
+class LastThread(unittest.TestCase):
+    def test_a_process_ends_with_its_last_thread(self):
+        run(LAST_THREAD, "exit")
+
+    def test_threads_are_counted_as_without(self):
+        alone, together, after = (int(n) for n in run(LAST_THREAD, "count"))
+        self.assertEqual((alone, together, after), (1, 3, 1))
+        self.assertEqual(run(LAST_THREAD, "count", HAKMEM_BACKGROUND="0"), ["1", "2", "1"])
+
+    def test_vfork(self):
+        run(LAST_THREAD, "vfork")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]] + sys.argv[5:], verbosity=2)
