@@ -1,6 +1,6 @@
 /* The memory limit of the process's heap: committed bytes, that is what superslabs and ranges hold, used or kept for reuse, and
    the metadata. Above the soft limit everything that is kept for reuse goes back, then the request goes on; what would pass
-   the hard limit is refused.
+   the hard limit is refused, but for a chunk of metadata (1 MiB).
 
    State: relaxed atomics; any thread. Two threads at once may pass a limit by what both are just taking. */
 #ifndef HAKMEM_BASE_LIMIT_H

@@ -96,14 +96,22 @@ static void *large_alloc(size_t size, size_t align, enum large_kind kind)
     return finish(p, size, align);
 }
 
-static void *ask_heap(uint32_t size_class)
+static void *ask_heap(uint32_t size_class, int *is_clean)
 {
     struct heap *heap = heap_acquire();
-    return heap ? tc_refill(heap, size_class) : heap_alloc_uncached(size_class);
+    if (!heap) {
+        *is_clean = 0;
+        return heap_alloc_uncached(size_class);
+    }
+    void *block = tc_refill(heap, size_class);
+    *is_clean = heap->refill_is_clean;
+    return block;
 }
 
-static void *class_alloc(uint32_t size_class)
+/* *is_clean: the block reads as zero behind its first word. */
+static void *class_alloc(uint32_t size_class, int *is_clean)
 {
+    *is_clean = 0;
     size_t size = sc_table[size_class].size;
     (void)heap_acquire();
     if (HAK_UNLIKELY(fallback_all())) {
@@ -111,13 +119,16 @@ static void *class_alloc(uint32_t size_class)
     }
     background_start_if_wanted();
     fail_begin();
-    void *block = ask_heap(size_class);
+    void *block = ask_heap(size_class, is_clean);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
         if (reclaim_for_request()) {
-            block = ask_heap(size_class);
+            block = ask_heap(size_class, is_clean);
         }
-        block = block ? block : fallback_alloc(size, 16, 0, 1);
+        if (!block) {
+            *is_clean = 0;
+            block = fallback_alloc(size, 16, 0, 1);
+        }
         errno = saved;
     }
     mind_soft_limit();
@@ -126,7 +137,8 @@ static void *class_alloc(uint32_t size_class)
 
 void *refill_malloc(size_t size)
 {
-    return class_alloc(sc_of(size));
+    int is_clean;
+    return class_alloc(sc_of(size), &is_clean);
 }
 
 void *slow_malloc(size_t size)
@@ -225,6 +237,17 @@ void hak_free(void *p)
     fast_free(p);
 }
 
+static HAK_NOINLINE void *refill_calloc(uint32_t size_class)
+{
+    int is_clean;
+    void *p = class_alloc(size_class, &is_clean);
+    if (p) {
+        /* Fresh memory of the system needs no clearing but where the list's link was. */
+        memset(p, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);
+    }
+    return p;
+}
+
 void *hak_calloc(size_t n, size_t size)
 {
     size_t bytes;
@@ -234,12 +257,12 @@ void *hak_calloc(size_t n, size_t size)
     if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
         return large_alloc(bytes, 1, LARGE_ZEROED);
     }
-    void *p = fast_malloc(bytes);
-    if (HAK_LIKELY(p != NULL)) {
-        /* The whole block, so that what malloc_usable_size promises is zero too. */
-        memset(p, 0, sc_table[sc_of(bytes)].size);
+    uint32_t size_class = sc_of(bytes);
+    if (HAK_UNLIKELY(!hak_self->bins[size_class].head)) {
+        return refill_calloc(size_class);
     }
-    return p;
+    /* The whole block, so that what malloc_usable_size promises is zero too. */
+    return memset(fast_malloc(bytes), 0, sc_table[size_class].size);
 }
 
 size_t hak_usable_size(const void *p)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <thread>
 #include <vector>
 
@@ -291,6 +292,28 @@ TEST_F(Api, FreeKeepsErrno)
     errno = EDOM;
     hak_free(nullptr);
     EXPECT_EQ(errno, EDOM);
+}
+
+/* What the system has just zeroed is not cleared again: but for the first page nothing becomes resident. */
+TEST_F(Api, CallocOfFreshMemoryTouchesNothing)
+{
+    hak_purge();
+    std::vector<void *> held;
+    char *p;
+    do { /* blocks that were used before come first */
+        p = static_cast<char *>(hak_calloc(1, 32768));
+        held.push_back(p);
+        unsigned char pages[8];
+        ASSERT_EQ(mincore(p, 32768, pages), 0);
+        if (std::count_if(pages + 1, pages + 8, [](unsigned char page) { return page & 1; }) == 0) {
+            break;
+        }
+    } while (held.size() < 10);
+    EXPECT_LT(held.size(), 10u);
+    EXPECT_EQ(*std::max_element(p, p + 32768), 0);
+    for (void *block : held) {
+        hak_free(block);
+    }
 }
 
 TEST_F(Api, CallocIsZeroOverTheWholeUsableSize)

@@ -81,7 +81,8 @@ struct heap {
     struct outbox_slot outbox[OUTBOX_SLOTS];
     uint32_t last_slot; /* of the outbox, in use */
     uint32_t slow_count;
-    uint64_t budget; /* bytes of the process's budget that the limits use */
+    int refill_is_clean; /* the block that tc_refill gave last reads as zero behind its first word */
+    uint64_t budget;     /* bytes of the process's budget that the limits use */
 
     struct lock lock;
     struct bank bank;

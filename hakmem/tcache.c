@@ -125,8 +125,10 @@ static void *take_list(struct heap *heap, uint32_t size_class, uint32_t *count)
     lock_acquire(&heap->lock);
     remote_receive(heap);
     head = remote_take_returned(heap, size_class, count);
+    heap->refill_is_clean = 0;
     if (!head) {
         *count = heap_take(heap, size_class, want, &head);
+        heap->refill_is_clean = head && heap->bank.took_clean;
     }
     heap_unlock(heap);
     stat_add(refills, 1);
@@ -144,6 +146,7 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
     if (block) {
         spare->head = NULL;
         spare->count = 0;
+        heap->refill_is_clean = 0;
     } else {
         if (++heap->slow_count % SEND_EVERY == 0) {
             remote_send_all(heap);

@@ -77,6 +77,7 @@ uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void *
         list_push(bank, slab);
     }
     uint32_t taken = slab_take(slab, want, head);
+    bank->took_clean = slab->took_clean;
     if (slab->n_free == 0) {
         list_remove(bank, slab);
     }

@@ -20,7 +20,8 @@ struct bank {
     uint32_t owner;
     uint32_t n_slabs;
     uint8_t keeps_empty, has_strays_sent;
-    void *strays; /* blocks linked through their first words */
+    void *strays;   /* blocks linked through their first words */
+    int took_clean; /* what bank_take gave last reads as zero, but for the first words */
     struct slab *partial[SC_N_CLASSES];
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
 };

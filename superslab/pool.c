@@ -407,11 +407,13 @@ struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
     if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
         ss = NULL;
     }
+    int is_clean = 0;
     if (ss) {
+        is_clean = !granules_of_unit(&ss->dirty, unit);
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
-        slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, owner, size_class, ss->far_bits[unit]);
+        slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, owner, size_class, ss->far_bits[unit], is_clean);
     }
     lock_release(&pool_lock);
     if (!ss) {

@@ -13,7 +13,7 @@ static uint32_t word_count(uint32_t capacity)
     return (capacity + 63) / 64;
 }
 
-void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits)
+void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean)
 {
     uint32_t capacity = sc_table[size_class].capacity;
     uint32_t n_words = word_count(capacity);
@@ -27,6 +27,8 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     slab->size_class = (uint16_t)size_class;
     slab->in_list = 0;
     slab->is_used = 1;
+    slab->is_clean = (uint8_t)is_clean;
+    slab->took_clean = 0;
     slab->seen_n_free = slab->purged_pages = 0;
     for (uint32_t i = 0; i < n_words; i++) {
         atomic_store_relaxed(&slab->bits[i], ~(uint64_t)0);
@@ -41,6 +43,7 @@ static uint32_t portion(struct slab *slab, uint32_t want)
 {
     uint32_t n_fresh = (uint32_t)slab->capacity - slab->fresh;
     uint32_t used_before = slab->n_free - n_fresh;
+    slab->took_clean = slab->is_clean && !used_before;
     if (used_before) {
         return want < used_before ? want : used_before;
     }

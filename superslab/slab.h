@@ -27,18 +27,22 @@ struct slab {
     uint32_t size;
     uint16_t capacity, n_free, hint, size_class;
     uint16_t fresh;
-    uint8_t in_list, is_used, spare[4];
+    uint8_t in_list, is_used;
+    uint8_t is_clean;   /* fresh blocks read as zero */
+    uint8_t took_clean; /* what slab_take gave last does, but for the links */
+    uint8_t spare[2];
     /* For slab_purge_cold: n_free when it last looked, when that changed, and which pages it has given back since then. */
     uint16_t seen_n_free, seen_tick, purged_pages, spare2;
 };
 
 HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
 
-/* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128 bytes. */
-void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits);
+/* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128 bytes. `is_clean`: the unit
+   reads as zero. */
+void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean);
 /* Takes up to `want` free blocks, lowest addresses first, linked through their first words and ended by NULL. Returns the
    count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about a page of them at a
-   time: what nobody needs is not touched. */
+   time: what nobody needs is not touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t slab_take(struct slab *slab, uint32_t want, void **head);
 /* Gives a block back. Aborts, naming the pointer, if it is no block of this slab or is free already. */
 void slab_put(struct slab *slab, void *block);

@@ -20,12 +20,12 @@ using hak_testing::Rng;
 class Slab
 {
   public:
-    explicit Slab(uint32_t size_class)
+    explicit Slab(uint32_t size_class, int is_clean = 0)
     {
         memset(&slab, 0xEE, sizeof slab);
         memset(far_bits, 0xEE, sizeof far_bits);
         memory = static_cast<char *>(aligned_alloc(SC_SLAB_BYTES, SC_SLAB_BYTES));
-        slab_init(&slab, memory, 7, size_class, far_bits);
+        slab_init(&slab, memory, 7, size_class, far_bits, is_clean);
     }
     ~Slab()
     {
@@ -268,6 +268,25 @@ TEST(Slab, ColdPagesGoBack)
             EXPECT_EQ(slab_purge_cold(&s.slab, 5), 0u);
             slab_put(&s.slab, again[0]);
             EXPECT_EQ(slab_purge_cold(&s.slab, 6), 0u);
+        }
+    }
+}
+
+/* Blocks that were never handed out read as zero if the unit did; no other ones do. */
+TEST(SlabTest, FreshBlocksOfACleanUnitAreClean)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        for (int is_clean = 0; is_clean < 2; is_clean++) {
+            Slab s(c, is_clean);
+            std::vector<char *> first = s.take(1);
+            EXPECT_EQ(s.slab.took_clean, is_clean);
+            slab_put(&s.slab, first[0]);
+            EXPECT_EQ(s.take(1), first);
+            EXPECT_EQ(s.slab.took_clean, 0) << "was used before";
+            if (s.slab.n_free) {
+                s.take(1);
+                EXPECT_EQ(s.slab.took_clean, is_clean);
+            }
         }
     }
 }
