@@ -40,7 +40,7 @@ HAK_EXTERN_C_BEGIN
 
 #define TC_FIRST_BYTES     HAK_TINY_OR(64u, 2048u)
 #define TC_MAX_BLOCKS      HAK_TINY_OR(4u, 256u)
-#define OUTBOX_SLOTS       HAK_TINY_OR(2u, 32u)
+#define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
 #define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES   4096u
 #define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 262144)
@@ -60,7 +60,8 @@ struct spare {
     uint32_t count;
 };
 
-/* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`; see remote.c. */
+/* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`; see remote.c. A limit of 0:
+   the owner has no thread, and its blocks are kept in the own bins. */
 struct outbox_slot {
     void *head;
     uint32_t tag;

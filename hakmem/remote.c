@@ -97,8 +97,23 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
     if (slot->count) {
         send_slot(slot);
     }
+    struct heap *owner = heap_by_id(TAG_OWNER(tag));
     slot->tag = tag;
-    slot->limit = (uint16_t)chain_limit(TAG_CLASS(tag));
+    slot->limit =
+        owner && atomic_load_relaxed(&owner->state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+}
+
+/* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
+   It comes back to its slab when the bin is emptied, as a stray (heap.h). */
+static void keep(struct heap *heap, void *block, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    HAK_CHECK(bin->head != block, "block freed twice", block);
+    *(void **)block = bin->head;
+    bin->head = block;
+    if (--bin->room < 0) {
+        tc_overflow(heap, size_class);
+    }
 }
 
 void remote_free(struct heap *heap, void *block, uint32_t tag)
@@ -109,6 +124,10 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
     struct outbox_slot *slot = &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
+    }
+    if (slot->limit == 0) {
+        keep(heap, block, TAG_CLASS(tag));
+        return;
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);
     heap->last_slot = (uint32_t)(slot - heap->outbox);
@@ -124,8 +143,11 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
 void remote_send_all(struct heap *heap)
 {
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        if (heap->outbox[i].count) {
-            send_slot(&heap->outbox[i]);
+        struct outbox_slot *slot = &heap->outbox[i];
+        if (slot->count) {
+            send_slot(slot);
+        } else if (slot->limit == 0) {
+            slot->tag = 0; /* the owner may have a thread again: asked anew */
         }
     }
 }

@@ -164,7 +164,8 @@ TEST_F(Remote, ChainsAreSentWhole)
         int64_t sent = stat_get(chains_sent);
         other.run([&] { free_all(blocks); });
         EXPECT_GE(stat_get(chains_sent) - sent, 18) << size;
-        EXPECT_LE(stat_get(chains_sent) - sent, 22) << "one push for each full chain";
+        /* And a few for blocks that are not this heap's: what other tests' threads have left is kept for reuse. */
+        EXPECT_LE(stat_get(chains_sent) - sent, 30) << "one push for each full chain";
         other.run([] { remote_send_all(hak_self); });
     }
 }
