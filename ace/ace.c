@@ -4,10 +4,12 @@
 #include <errno.h>
 
 #include "ace/ace_class.h"
+#include "ace/adapt.h"
 #include "ace/range.h"
 #include "ace/zero.h"
 #include "base/fail.h"
 #include "base/options.h"
+#include "base/os.h"
 #include "base/size_classes.h"
 #include "superslab/pool.h"
 
@@ -21,6 +23,10 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
     void *p = ss_span_alloc(size > SS_GRANULE_BYTES ? ace_class_bytes(size) : size, align, &dirt);
+    if (p) {
+        uint64_t dirty = dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3];
+        adapt_block_taken(ss_span_size(p), dirty != 0, dirty ? os_ops.clock_ns() - dirt.since_ns : 0);
+    }
     if (p && is_zeroed && ss_clear_dirt(p, &dirt, zero_clear)) {
         ss_span_set_mark(p); /* handed out without resident pages */
     }
@@ -44,6 +50,7 @@ static int is_within_wmax(size_t size)
 static void *alloc(size_t size, size_t align, enum range_use use)
 {
     void *p = NULL;
+    adapt_start();
     size = size ? size : 1; /* no block is empty */
     if (size <= ACE_SPAN_MAX && align <= SS_BYTES && use != RANGE_GROWING && is_within_wmax(size)) {
         p = span_alloc(size, align, use == RANGE_ZEROED);
@@ -77,10 +84,12 @@ void ace_free(void *p)
     if (entry.tag == TAG_RANGE) {
         range_free(p);
     } else {
+        size_t size = ss_span_size(p);
         if (ss_span_mark(p)) {
-            zero_learn(p, ss_span_size(p), 1);
+            zero_learn(p, size, 1);
         }
         ss_span_free(p);
+        adapt_block_given(size);
     }
 }
 
@@ -97,7 +106,12 @@ void *ace_resize(void *p, size_t size)
     if (map_find(p).tag == TAG_RANGE) {
         return size >= RANGE_LEAST ? range_resize(p, size) : NULL;
     }
-    return size <= ACE_SPAN_MAX && ss_span_resize(p, ace_class_bytes(size)) ? p : NULL;
+    size_t before = ss_span_size(p);
+    if (size > ACE_SPAN_MAX || !ss_span_resize(p, ace_class_bytes(size))) {
+        return NULL;
+    }
+    adapt_block_resized(before, ss_span_size(p));
+    return p;
 }
 
 size_t ace_purge(uint64_t delay_ms)
@@ -105,7 +119,24 @@ size_t ace_purge(uint64_t delay_ms)
     return range_purge(delay_ms);
 }
 
+size_t ace_purge_excess(void)
+{
+    size_t bytes = adapt_ranges_exceed() ? range_purge_excess() : 0;
+    return adapt_superslabs_exceed() ? bytes + ss_purge(adapt_delay_ms()) : bytes;
+}
+
+void ace_start(void)
+{
+    adapt_start();
+}
+
+uint64_t ace_delay_ms(void)
+{
+    return adapt_delay_ms();
+}
+
 int ace_verify(void)
 {
-    return range_verify();
+    int result = range_verify();
+    return result ? result : adapt_verify();
 }

@@ -25,6 +25,13 @@ size_t ace_usable_size(const void *p);
 void *ace_resize(void *p, size_t size);
 /* Gives cached ranges back to the system: all of them, or those unused for `delay_ms`. Returns bytes. */
 size_t ace_purge(uint64_t delay_ms);
+/* Gives back what the controller does not want to keep any longer, as one pool has grown at the other's cost. Cheap if there is
+   nothing. Returns bytes. */
+size_t ace_purge_excess(void);
+/* How long freed memory is worth keeping (ms): the controller's horizon. */
+uint64_t ace_delay_ms(void);
+/* Makes the controller watch superslabs too; the first ace_alloc does the same. */
+void ace_start(void);
 /* 0 if the records of ranges agree with the pointer map and the statistics. */
 int ace_verify(void);
 

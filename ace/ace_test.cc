@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "ace/adapt.h"
 #include "ace/zero.h"
 #include "base/options.h"
 #include "base/os.h"
@@ -49,6 +50,7 @@ class Ace : public testing::Test
         options.large_cache_bytes = size_t(1) << 40;
         options.huge_page_bytes = 0;
         zero_forget();
+        adapt_forget();
         ace_purge(0);
         ss_purge(0);
     }

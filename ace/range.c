@@ -7,6 +7,7 @@
 
 #include "ace/ace.h"
 #include "ace/ace_class.h"
+#include "ace/adapt.h"
 #include "ace/zero.h"
 #include "base/error.h"
 #include "base/fail.h"
@@ -47,6 +48,7 @@ static struct range *idle;
 static struct range *oldest, *newest;
 static struct range *classes[N_CLASSES];
 static uint64_t classes_present[N_CLASSES / 64];
+static size_t class_cached[N_CLASSES]; /* bytes */
 
 static size_t round_units(size_t size)
 {
@@ -107,6 +109,7 @@ static unsigned class_of(size_t bytes)
 static void class_remove(struct range *range)
 {
     unsigned i = class_of(range->bytes);
+    class_cached[i] -= range->bytes;
     *(range->class_prev ? &range->class_prev->class_next : &classes[i]) = range->class_next;
     if (range->class_next) {
         range->class_next->class_prev = range->class_prev;
@@ -119,6 +122,7 @@ static void class_remove(struct range *range)
 static void class_push(struct range *range)
 {
     unsigned i = class_of(range->bytes);
+    class_cached[i] += range->bytes;
     range->class_prev = NULL;
     range->class_next = classes[i];
     if (classes[i]) {
@@ -172,6 +176,7 @@ static size_t give_back(struct range *range)
     }
     cache_remove(range);
     drop_range(range);
+    adapt_purged(bytes);
     return bytes;
 }
 
@@ -186,13 +191,20 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns)
     return bytes;
 }
 
-static void keep_within(size_t limit)
+/* Gives back what is more than the limit: first of classes that keep more than they want, oldest first, then of any. */
+static size_t keep_within(size_t limit)
 {
-    struct range *next;
-    for (struct range *range = oldest; range && (size_t)stat_get(large_cached_bytes) > limit; range = next) {
-        next = range->next;
-        (void)give_back(range);
+    size_t bytes = 0;
+    for (int any = 0; any < 2; any++) {
+        struct range *next;
+        for (struct range *range = oldest; range && (size_t)stat_get(large_cached_bytes) > limit; range = next) {
+            next = range->next;
+            if (any || class_cached[class_of(range->bytes)] > adapt_class_keep(range->bytes)) {
+                bytes += give_back(range);
+            }
+        }
     }
+    return bytes;
 }
 
 /* The cached range of the same origin that begins where `range` ends, or NULL. */
@@ -359,6 +371,8 @@ static void start_use(struct range *range, size_t size, enum range_use use, int 
     map_range(range);
     stat_add(large_bytes, range->bytes);
     stat_add(large_growing, use == RANGE_GROWING);
+    adapt_taken(is_fresh ? range->bytes : 0);
+    adapt_block_taken(range->bytes, !is_fresh, is_fresh ? 0 : os_ops.clock_ns() - range->cached_at_ns);
 }
 
 void *range_alloc(size_t size, size_t align, enum range_use use)
@@ -429,13 +443,11 @@ void range_free(void *p)
     stat_sub(large_bytes, range->bytes);
     stat_sub(large_growing, range->use == RANGE_GROWING);
     uint64_t now_ns = os_ops.clock_ns();
+    adapt_block_given(range->bytes);
     cache_push(merge(range), now_ns);
-    uint64_t delay_ns = options.purge_delay_ms * 1000000u;
-    purge_older(now_ns, delay_ns ? delay_ns : 1);
-    if (delay_ns == 0) {
-        purge_older(now_ns, 0);
-    }
-    keep_within(options.large_cache_bytes);
+    adapt_given();
+    (void)purge_older(now_ns, adapt_delay_ms() * 1000000u);
+    (void)keep_within(adapt_range_keep());
     lock_release(&ace_lock);
 }
 
@@ -459,6 +471,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         if (range->bytes - bytes >= SS_UNIT_BYTES) {
             split(range, bytes, cached_at_ns);
         }
+        adapt_block_resized(was, range->bytes);
         stat_add(large_bytes, range->bytes - was);
         map_range(range);
         return 1;
@@ -475,6 +488,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         os_unmap_untouched(end, more);
         return 0;
     }
+    adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&range->bytes, bytes);
     stat_add(large_bytes, more);
     map_range(range);
@@ -506,6 +520,7 @@ static int move_pages(struct range *range, size_t bytes)
         return 0;
     }
     stat_add(large_bytes, bytes - range->bytes);
+    adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&range->base, place);
     atomic_store_relaxed(&range->bytes, bytes);
     range->origin = ++n_origins;
@@ -521,6 +536,7 @@ static void shrink(struct range *range, size_t size)
     if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
         size_t was = range->bytes;
         split(range, bytes, os_ops.clock_ns());
+        adapt_block_resized(was, range->bytes);
         stat_sub(large_bytes, was - range->bytes);
     }
     size_t page = os_page_size();
@@ -557,6 +573,14 @@ void *range_resize(void *p, size_t size)
     lock_release(&ace_lock);
     errno = saved;
     return result;
+}
+
+size_t range_purge_excess(void)
+{
+    lock_acquire(&ace_lock);
+    size_t bytes = keep_within(adapt_range_keep());
+    lock_release(&ace_lock);
+    return bytes;
 }
 
 size_t range_purge(uint64_t delay_ms)

@@ -50,6 +50,8 @@ void range_free(void *p);
 size_t range_size(const void *p);
 void *range_resize(void *p, size_t size);
 size_t range_purge(uint64_t delay_ms);
+/* Gives back what is more than the controller wants to keep. Returns bytes. */
+size_t range_purge_excess(void);
 int range_verify(void);
 
 HAK_EXTERN_C_END

@@ -259,7 +259,7 @@ TEST(Options, LimitsMayBeAuto)
             EXPECT_EQ(parse(opt_rows[i], "auto", &value), EINVAL) << opt_rows[i].env;
         }
     }
-    EXPECT_EQ(n_limits, 2);
+    EXPECT_EQ(n_limits, 3);
 }
 
 TEST(Options, InitReadsEachRowAndNoOther)

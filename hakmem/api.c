@@ -58,9 +58,10 @@ static int reclaim_for_request(void)
     return 1;
 }
 
-/* After memory was taken: above the soft limit what is kept goes back. */
-static void mind_soft_limit(void)
+/* After memory was taken: what the controller does not want any longer goes back, and above the soft limit all that is kept. */
+static void mind_limits(void)
 {
+    (void)ace_purge_excess();
     if (HAK_UNLIKELY(limit_wants_purge())) {
         stat_add(soft_purges, 1);
         (void)reclaim();
@@ -92,7 +93,7 @@ static void *large_alloc(size_t size, size_t align, enum large_kind kind)
     if (HAK_UNLIKELY(!p)) {
         p = fallback_alloc(size, align, kind == LARGE_ZEROED, 1);
     }
-    mind_soft_limit();
+    mind_limits();
     return finish(p, size, align);
 }
 
@@ -131,7 +132,7 @@ static void *class_alloc(uint32_t size_class, int *is_clean)
         }
         errno = saved;
     }
-    mind_soft_limit();
+    mind_limits();
     return finish(block, size, 16);
 }
 

@@ -72,8 +72,8 @@ static int tick(void)
     static uint32_t n_quiet;
     stat_add(background_ticks, 1);
     heap_rest_all();
-    (void)ace_purge(options.purge_delay_ms);
-    (void)ss_purge(options.purge_delay_ms);
+    (void)ace_purge(ace_delay_ms());
+    (void)ss_purge(ace_delay_ms());
     int64_t now = activity();
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "ace/ace.h"
+#include "ace/adapt.h"
 #include "base/error.h"
 #include "base/limit.h"
 #include "base/options.h"
@@ -82,6 +83,7 @@ static void start(void)
 {
     opt_init(&options, os_ops.environ_());
     limit_set(options.limit_soft, options.limit_hard);
+    ace_start();
     if (options.verbose) {
         print_banner();
     }
@@ -425,6 +427,7 @@ static void fork_prepare(void)
     ace_lock_acquire();
     pool_lock_acquire();
     map_lock_acquire();
+    adapt_lock_acquire();
     fallback_lock_acquire();
     os_meta_lock_acquire();
 }
@@ -433,6 +436,7 @@ static void fork_parent(void)
 {
     os_meta_lock_release();
     fallback_lock_release();
+    adapt_lock_release();
     map_lock_release();
     pool_lock_release();
     ace_lock_release();
@@ -482,6 +486,7 @@ static void fork_child(void)
 {
     os_meta_lock_reset();
     fallback_lock_reset();
+    adapt_lock_reset();
     map_lock_reset();
     pool_lock_reset();
     ace_lock_reset();

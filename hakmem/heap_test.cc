@@ -300,7 +300,6 @@ TEST_F(Heap, AStrayBlockIsSentOn)
     });
     const struct heap *first = heap_by_id(TAG_OWNER(first_tag));
     hak_free(blocks[0]); /* waits in the own bin */
-    (void)hak_purge();
     remote_free_now(blocks[1], first_tag);
     EXPECT_NE(map_find(blocks[0]).tag, first_tag) << "the slab has a free block now, and has moved";
     EXPECT_EQ(first->bank.n_slabs, 1u);

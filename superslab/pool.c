@@ -37,6 +37,8 @@ static struct ss_list by_age;                 /* with dirty granules, oldest fir
 static struct superslab *given_back;          /* descriptions without a region */
 static char *last_region;
 size_t ss_keep_bytes = SIZE_MAX;
+uint64_t ss_delay_ms = UINT64_MAX;
+const struct ss_hooks *ss_hooks;
 
 struct superslab *pool_superslab(uint32_t number)
 {
@@ -216,12 +218,17 @@ static void clean(struct superslab *ss, uint32_t first, uint32_t n)
 
 static void take(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    if (granules_count(&ss->dirty, first, n)) {
+    uint32_t n_dirty = granules_count(&ss->dirty, first, n);
+    if (n_dirty) {
         clean(ss, first, n);
     }
     granules_clear(&ss->free, first, n);
     relist(ss);
     stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
+    const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
+    if (hooks) {
+        hooks->taken((n - n_dirty) * SS_GRANULE_BYTES);
+    }
 }
 
 /* The place for a span in one superslab: resident granules first. SS_GRANULES if none. */
@@ -367,7 +374,17 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
         next = ss->next[SS_BY_AGE];
         bytes += purge_superslab(ss);
     }
+    const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
+    if (bytes && hooks) {
+        hooks->purged(bytes);
+    }
     return bytes;
+}
+
+static uint64_t delay_in_force_ns(void)
+{
+    uint64_t ms = atomic_load_relaxed(&ss_delay_ms);
+    return (ms == UINT64_MAX ? options.purge_delay_ms : ms) * 1000000u;
 }
 
 /* Units of granules `first` to `first + n - 1` that are wholly free. */
@@ -395,7 +412,11 @@ void pool_give(struct superslab *ss, uint32_t first, uint32_t n)
     relist(ss);
     stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
     stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
-    (void)purge_older(now_ns, options.purge_delay_ms * 1000000u, atomic_load_relaxed(&ss_keep_bytes));
+    const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
+    if (hooks) {
+        hooks->given();
+    }
+    (void)purge_older(now_ns, delay_in_force_ns(), atomic_load_relaxed(&ss_keep_bytes));
 }
 
 struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)

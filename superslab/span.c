@@ -17,6 +17,7 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     uint32_t first, n = granules_for(size);
     uint32_t step = granules_for(align);
     struct granules dirty;
+    uint64_t since_ns = 0;
     if (n == 0 || step == 0) {
         return NULL;
     }
@@ -24,6 +25,7 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     struct superslab *ss = pool_take(n, step, &first, &dirty);
     char *start = ss ? ss->base + first * SS_GRANULE_BYTES : NULL;
     if (ss) {
+        since_ns = ss->dirty_since_ns;
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)n);
         uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
         map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
@@ -31,6 +33,9 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     pool_lock_release();
     for (uint32_t i = 0; dirt && i < SS_GRANULE_WORDS; i++) {
         dirt->word[i] = dirty.word[i] & granules_mask(i, first, n);
+    }
+    if (dirt) {
+        dirt->since_ns = since_ns;
     }
     return start;
 }

@@ -45,6 +45,7 @@ HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 /* Granules of a span that may hold old data, relative to its superslab; what is not in it reads as zero. */
 struct ss_dirt {
     uint64_t word[SS_GRANULES / 64];
+    uint64_t since_ns; /* when its superslab last got such a granule */
 };
 
 /* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to `align` (a power of two, at
@@ -63,8 +64,18 @@ size_t ss_span_size(const void *p);
    Returns 1 on success; otherwise nothing has changed. */
 int ss_span_resize(void *p, size_t size);
 
-/* How many bytes of freed memory may stay resident for reuse; above that the oldest goes back as it is freed. ACE sets it. */
+/* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is more, or older, goes back as memory
+   is freed. At first all, for HAKMEM_PURGE_DELAY_MS; ACE sets them. */
 extern size_t ss_keep_bytes;
+extern uint64_t ss_delay_ms;
+/* Told of what is taken (`fresh` bytes of it from the system), given back to the pool, and given back to the system; the pool's
+   lock is held. NULL for nobody. ACE sets it. */
+struct ss_hooks {
+    void (*taken)(size_t fresh);
+    void (*given)(void);
+    void (*purged)(size_t bytes);
+};
+extern const struct ss_hooks *ss_hooks;
 /* Gives the pages of free memory back to the system: all at once, or those that nobody used for `delay_ms`. Returns bytes. */
 size_t ss_purge(uint64_t delay_ms);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells which failed. */

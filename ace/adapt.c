@@ -1,0 +1,191 @@
+/* The process's controller. Called by range.c, ace.c and, through ss_hooks, by the pool. */
+#include "ace/adapt.h"
+
+#include "ace/ace_class.h"
+#include "base/lock.h"
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "superslab/superslab.h"
+
+/* Less is not worth a purge out of turn. */
+#define EXCESS ((size_t)4 * HAK_MIB)
+
+static struct lock lock = LOCK_INIT(LOCK_RANK_CONTROL);
+static struct control control;
+static uint32_t is_started;
+static size_t range_keep = SIZE_MAX;
+static uint64_t delay_ms;
+
+static int is_pinned(void)
+{
+    return options.ace_keep != UINT64_MAX;
+}
+
+/* The targets that follow from the state. Lock held. */
+static void set_targets(void)
+{
+    if (is_pinned()) {
+        atomic_store_relaxed(&ss_keep_bytes, (size_t)options.ace_keep);
+        atomic_store_relaxed(&range_keep, (size_t)options.ace_keep);
+        atomic_store_relaxed(&delay_ms, options.purge_delay_ms);
+    } else {
+        uint64_t total = control_keep(&control, CONTROL_TOTAL, SIZE_MAX);
+        uint64_t superslabs = control_keep(&control, CONTROL_SUPERSLABS, total);
+        uint64_t dirty = (uint64_t)stat_get(heap_dirty_bytes);
+        dirty = dirty < superslabs ? dirty : superslabs;
+        atomic_store_relaxed(&ss_keep_bytes, (size_t)superslabs);
+        atomic_store_relaxed(&range_keep, (size_t)control_keep(&control, CONTROL_RANGES, total - dirty));
+        atomic_store_relaxed(&delay_ms, options.purge_delay_ms ? control.horizon_ms : 0);
+    }
+    atomic_store_relaxed(&ss_delay_ms, atomic_load_relaxed(&delay_ms));
+}
+
+static void note(void)
+{
+    uint64_t now_ns = os_ops.clock_ns();
+    uint64_t base_ms = options.ace_horizon_ms ? options.ace_horizon_ms : options.purge_delay_ms;
+    base_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
+    if (control.base_ms != base_ms) {
+        control_start(&control, now_ns, base_ms);
+    }
+    control_note(&control, (uint64_t)stat_get(heap_used_bytes), (uint64_t)stat_get(large_bytes), now_ns);
+    if (options.ace_horizon_ms) {
+        control.horizon_ms = base_ms;
+    }
+    set_targets();
+}
+
+/* A class may hold ranges that an option lets be larger than any real one. */
+static unsigned class_of(size_t bytes)
+{
+    unsigned i = ace_class_index(bytes);
+    return i < CONTROL_CLASSES ? i : CONTROL_CLASSES - 1;
+}
+
+void adapt_taken(size_t fresh)
+{
+    lock_acquire(&lock);
+    note();
+    control_fresh(&control, fresh);
+    lock_release(&lock);
+}
+
+void adapt_given(void)
+{
+    adapt_taken(0);
+}
+
+void adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns)
+{
+    lock_acquire(&lock);
+    control_class_note(&control, class_of(class_bytes), (int64_t)class_bytes);
+    if (is_hit) {
+        control_hit(&control, class_of(class_bytes), age_ns);
+    } else {
+        control_miss(&control, class_of(class_bytes));
+    }
+    lock_release(&lock);
+}
+
+void adapt_block_given(size_t class_bytes)
+{
+    lock_acquire(&lock);
+    control_class_note(&control, class_of(class_bytes), -(int64_t)class_bytes);
+    lock_release(&lock);
+}
+
+void adapt_block_resized(size_t before, size_t after)
+{
+    lock_acquire(&lock);
+    control_class_note(&control, class_of(before), -(int64_t)before);
+    control_class_note(&control, class_of(after), (int64_t)after);
+    lock_release(&lock);
+}
+
+void adapt_purged(size_t bytes)
+{
+    lock_acquire(&lock);
+    control_purged(&control, bytes);
+    lock_release(&lock);
+}
+
+void adapt_start(void)
+{
+    static const struct ss_hooks hooks = {adapt_taken, adapt_given, adapt_purged};
+    if (HAK_UNLIKELY(!atomic_load_relaxed(&is_started))) {
+        atomic_store_relaxed(&is_started, 1u);
+        atomic_store_release(&ss_hooks, &hooks);
+    }
+}
+
+size_t adapt_range_keep(void)
+{
+    size_t keep = atomic_load_relaxed(&range_keep);
+    return keep < options.large_cache_bytes ? keep : (size_t)options.large_cache_bytes;
+}
+
+size_t adapt_class_keep(size_t class_bytes)
+{
+    lock_acquire(&lock);
+    size_t keep = is_pinned() ? SIZE_MAX : (size_t)control_class_keep(&control, class_of(class_bytes));
+    lock_release(&lock);
+    return keep;
+}
+
+uint64_t adapt_delay_ms(void)
+{
+    return atomic_load_relaxed(&is_started) ? atomic_load_relaxed(&delay_ms) : options.purge_delay_ms;
+}
+
+int adapt_ranges_exceed(void)
+{
+    size_t cached = (size_t)stat_get(large_cached_bytes), keep = adapt_range_keep();
+    return cached > EXCESS && cached - EXCESS > keep;
+}
+
+int adapt_superslabs_exceed(void)
+{
+    size_t dirty = (size_t)stat_get(heap_dirty_bytes), keep = atomic_load_relaxed(&ss_keep_bytes);
+    return dirty > EXCESS && dirty - EXCESS > keep;
+}
+
+void adapt_state(struct control *out)
+{
+    lock_acquire(&lock);
+    note();
+    *out = control;
+    lock_release(&lock);
+}
+
+void adapt_forget(void)
+{
+    lock_acquire(&lock);
+    control.base_ms = 0;
+    note();
+    lock_release(&lock);
+}
+
+int adapt_verify(void)
+{
+    lock_acquire(&lock);
+    note();
+    int result = control_verify(&control);
+    lock_release(&lock);
+    return result;
+}
+
+void adapt_lock_acquire(void)
+{
+    lock_acquire(&lock);
+}
+
+void adapt_lock_release(void)
+{
+    lock_release(&lock);
+}
+
+void adapt_lock_reset(void)
+{
+    lock_reset(&lock);
+}

@@ -1,0 +1,41 @@
+/* The controller of this process: what control.h decides, applied to superslabs and ranges. Decides nothing while an option pins
+   the choice (HAKMEM_ACE_KEEP, HAKMEM_ACE_HORIZON_MS), and nothing is kept with HAKMEM_PURGE_DELAY_MS=0.
+
+   Any thread. One lock (rank CONTROL), held for the arithmetic alone; the locks of ACE and of the pool may be held. */
+#ifndef HAKMEM_ACE_ADAPT_H
+#define HAKMEM_ACE_ADAPT_H
+
+#include "ace/control.h"
+
+HAK_EXTERN_C_BEGIN
+
+/* Makes superslabs tell the controller what they take and give. Once is enough; more do no harm. */
+void adapt_start(void);
+/* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. */
+void adapt_taken(size_t fresh);
+void adapt_given(void);
+void adapt_purged(size_t bytes);
+/* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became another size. */
+void adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
+void adapt_block_given(size_t class_bytes);
+void adapt_block_resized(size_t before, size_t after);
+/* How many bytes ranges may keep, of a class and in all; for how long (ms). */
+size_t adapt_range_keep(void);
+size_t adapt_class_keep(size_t class_bytes);
+uint64_t adapt_delay_ms(void);
+/* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown. */
+int adapt_ranges_exceed(void);
+int adapt_superslabs_exceed(void);
+/* A copy of the state. */
+void adapt_state(struct control *out);
+/* Starts anew with an empty history. For tests and replays. */
+void adapt_forget(void);
+int adapt_verify(void);
+
+void adapt_lock_acquire(void);
+void adapt_lock_release(void);
+void adapt_lock_reset(void);
+
+HAK_EXTERN_C_END
+
+#endif

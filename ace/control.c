@@ -1,0 +1,186 @@
+/* The control law. Plain data, no lock, no clock: adapt.c has both. Called by adapt.c and by replays. */
+#include "ace/control.h"
+
+#include <string.h>
+
+#define EPOCH_MASK (CONTROL_EPOCHS - 1)
+/* The horizon grows when more than this part of what was given back within it is fetched again, */
+#define REGRET_SHIFT 2
+/* and shrinks when the bytes kept over all of it without use are more than this part of what is live or kept. */
+#define IDLE_SHIFT 3
+#define AGE_SHIFT  3
+/* Less than this is not worth a decision. */
+#define GRAIN ((uint64_t)2 * HAK_MIB)
+
+HAK_STATIC_ASSERT((CONTROL_EPOCHS & EPOCH_MASK) == 0, "epochs are counted modulo a power of two");
+
+static uint64_t highest(const uint64_t *peaks)
+{
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < CONTROL_EPOCHS; i++) {
+        most = peaks[i] > most ? peaks[i] : most;
+    }
+    return most;
+}
+
+static uint64_t sum(const uint64_t *values)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < CONTROL_EPOCHS; i++) {
+        total += values[i];
+    }
+    return total;
+}
+
+void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
+{
+    for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
+        uint64_t live = control->classes[i].live;
+        control->classes[i] = (struct control_class){.live = live, .peaks = {live}};
+    }
+    memset(control->peaks, 0, sizeof control->peaks);
+    memset(control->purged, 0, sizeof control->purged);
+    control->epoch = control->ops = 0;
+    control->regret = control->n_longer = control->n_shorter = control->n_epochs = 0;
+    control->epoch_started_ns = control->now_ns = now_ns;
+    control->slack = CONTROL_MIN_SLACK;
+    control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
+}
+
+/* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
+static void adapt_horizon(struct control *control, uint64_t forgotten)
+{
+    uint64_t gone = sum(control->purged), live = control->live[CONTROL_TOTAL];
+    uint64_t still = highest(control->peaks[CONTROL_TOTAL]);
+    if (control->regret > GRAIN && control->regret > gone >> REGRET_SHIFT) {
+        if (control->horizon_ms < control->base_ms * CONTROL_LONGEST) {
+            control->horizon_ms *= 2;
+            control->n_longer++;
+        }
+        control->slack += control->slack < CONTROL_MAX_SLACK;
+        memset(control->purged, 0, sizeof control->purged);
+    } else if (forgotten > still + GRAIN && forgotten - still > forgotten >> IDLE_SHIFT && forgotten > live) {
+        /* A peak of more than 1/8 above all later ones is forgotten: what was kept for it was kept in vain. */
+        if (control->horizon_ms > control->base_ms) {
+            control->horizon_ms /= 2;
+            control->n_shorter++;
+        }
+        control->slack -= control->slack > CONTROL_MIN_SLACK;
+    }
+    control->regret = 0;
+}
+
+static void next_epoch(struct control *control)
+{
+    uint32_t next = (control->epoch + 1) & EPOCH_MASK;
+    uint64_t forgotten = control->peaks[CONTROL_TOTAL][next];
+    control->epoch = next;
+    control->ops = 0;
+    control->n_epochs++;
+    for (int pool = 0; pool < CONTROL_POOLS; pool++) {
+        control->peaks[pool][next] = control->live[pool];
+    }
+    for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
+        control->classes[i].peaks[next] = control->classes[i].live;
+    }
+    adapt_horizon(control, forgotten);
+    control->purged[next] = 0;
+}
+
+static void end_epochs(struct control *control, uint64_t now_ns)
+{
+    uint64_t epoch_ns = control->horizon_ms * 1000000u / CONTROL_EPOCHS;
+    if (now_ns < control->now_ns) {
+        return; /* another thread read the clock later, and was first */
+    }
+    control->now_ns = now_ns;
+    for (uint32_t n = 0; n < CONTROL_EPOCHS && now_ns - control->epoch_started_ns >= epoch_ns; n++) {
+        next_epoch(control);
+        control->epoch_started_ns += epoch_ns;
+        epoch_ns = control->horizon_ms * 1000000u / CONTROL_EPOCHS;
+    }
+    if (now_ns - control->epoch_started_ns >= epoch_ns) {
+        control->epoch_started_ns = now_ns; /* a long silence: all is forgotten */
+    }
+    if (++control->ops >= CONTROL_EPOCH_OPS) {
+        next_epoch(control);
+        control->epoch_started_ns = now_ns;
+    }
+}
+
+void control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns)
+{
+    end_epochs(control, now_ns);
+    control->live[CONTROL_SUPERSLABS] = superslab_live;
+    control->live[CONTROL_RANGES] = range_live;
+    control->live[CONTROL_TOTAL] = superslab_live + range_live;
+    for (int pool = 0; pool < CONTROL_POOLS; pool++) {
+        uint64_t *peak = &control->peaks[pool][control->epoch];
+        *peak = control->live[pool] > *peak ? control->live[pool] : *peak;
+    }
+}
+
+void control_class_note(struct control *control, unsigned class_index, int64_t bytes)
+{
+    struct control_class *class = &control->classes[class_index];
+    class->live += (uint64_t)bytes;
+    if (class->live > class->peaks[control->epoch]) {
+        class->peaks[control->epoch] = class->live;
+    }
+}
+
+void control_hit(struct control *control, unsigned class_index, uint64_t age_ns)
+{
+    struct control_class *class = &control->classes[class_index];
+    class->age_ns = class->hits ? class->age_ns - (class->age_ns >> AGE_SHIFT) + (age_ns >> AGE_SHIFT) : age_ns;
+    class->hits++;
+}
+
+void control_miss(struct control *control, unsigned class_index)
+{
+    control->classes[class_index].misses++;
+}
+
+void control_fresh(struct control *control, uint64_t bytes)
+{
+    uint64_t gone = sum(control->purged), most = gone > control->regret ? gone - control->regret : 0;
+    control->regret += bytes < most ? bytes : most;
+}
+
+void control_purged(struct control *control, uint64_t bytes)
+{
+    control->purged[control->epoch] += bytes;
+}
+
+uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
+{
+    uint64_t most = highest(control->peaks[pool]), live = control->live[pool];
+    most += most / 16 * control->slack + GRAIN;
+    uint64_t keep = most > live ? most - live : 0;
+    return keep < budget ? keep : budget;
+}
+
+uint64_t control_class_keep(const struct control *control, unsigned class_index)
+{
+    const struct control_class *class = &control->classes[class_index];
+    uint64_t most = highest(class->peaks);
+    return most > class->live ? most - class->live : 0;
+}
+
+int control_verify(const struct control *control)
+{
+    for (int pool = 0; pool < CONTROL_POOLS; pool++) {
+        if (control->peaks[pool][control->epoch] < control->live[pool]) {
+            return 60;
+        }
+    }
+    for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
+        if (control->classes[i].peaks[control->epoch] < control->classes[i].live ||
+            control->classes[i].live > (uint64_t)PTRDIFF_MAX) {
+            return 61;
+        }
+    }
+    uint64_t ratio = control->horizon_ms / control->base_ms;
+    int is_power = ratio && (ratio & (ratio - 1)) == 0 && ratio * control->base_ms == control->horizon_ms;
+    return is_power && ratio <= CONTROL_LONGEST ? 0 : 62;
+}

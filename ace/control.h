@@ -1,0 +1,73 @@
+/* The controller: how many freed bytes are worth keeping, from what was wanted lately. docs/ace_control.md explains the law.
+
+   It looks at live bytes (in use by the program) of each pool (superslabs, ranges), of both together, and of each ACE class. Time
+   is cut into epochs, ended by the clock or by a number of operations; the horizon is the last CONTROL_EPOCHS of them. Target:
+     keep = min(highest live bytes within the horizon - live bytes now, budget)
+   for each pool, each class, and the total, where the highest is taken a little higher (`slack`), since not every freed byte fits
+   the next request. Both adapt: memory that is fetched again soon after it was given back makes the horizon twice as long and the
+   slack larger; kept memory that nobody wanted for a whole horizon makes them shorter.
+
+   Decisions only: no system call, no memory; the time is passed in, so that the same operations at the same times give the same
+   state. Internal to ACE; every function may be called by any thread with any lock held up to POOL (it takes CONTROL's). */
+#ifndef HAKMEM_ACE_CONTROL_H
+#define HAKMEM_ACE_CONTROL_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define CONTROL_EPOCHS    8u
+#define CONTROL_CLASSES   192u /* by ace_class_index */
+#define CONTROL_MIN_MS    8u
+#define CONTROL_LONGEST   8u /* the longest horizon, in shortest ones */
+#define CONTROL_EPOCH_OPS 1048576u
+#define CONTROL_MIN_SLACK 4u
+#define CONTROL_MAX_SLACK 12u
+
+enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_POOLS };
+
+struct control_class {
+    uint64_t live, peaks[CONTROL_EPOCHS]; /* bytes now, and the highest of each epoch */
+    uint64_t hits, misses;                /* requests served from kept memory, and by fresh memory */
+    uint64_t age_ns;                      /* average age of kept memory when it is used again (moves by 1/8) */
+};
+
+struct control {
+    struct control_class classes[CONTROL_CLASSES];
+    uint64_t live[CONTROL_POOLS], peaks[CONTROL_POOLS][CONTROL_EPOCHS];
+    uint32_t epoch; /* index of the present one */
+    uint32_t ops;   /* in it */
+    uint64_t epoch_started_ns;
+    uint64_t base_ms; /* the shortest horizon */
+    uint64_t horizon_ms;
+    uint32_t slack;                  /* sixteenths of the highest live bytes */
+    uint64_t purged[CONTROL_EPOCHS]; /* bytes given back, by epoch: wanted again soon? */
+    uint64_t regret;                 /* bytes fetched of those within the present horizon */
+    uint64_t n_longer, n_shorter, n_epochs;
+    uint64_t now_ns;
+};
+
+/* An empty history, but for what is live; the horizon is between base_ms (the option's delay, at least CONTROL_MIN_MS) and
+   CONTROL_LONGEST times that. Zeroed memory is a control before its start. */
+void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
+/* Live bytes of the two pools are these now. Ends epochs as time goes by. */
+void control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns);
+/* A class's live bytes change. */
+void control_class_note(struct control *control, unsigned class_index, int64_t bytes);
+/* A request of the class was served from kept memory of that age. */
+void control_hit(struct control *control, unsigned class_index, uint64_t age_ns);
+/* A request of the class needed fresh memory. */
+void control_miss(struct control *control, unsigned class_index);
+/* `bytes` were taken from the system. */
+void control_fresh(struct control *control, uint64_t bytes);
+/* Kept memory went back to the system. */
+void control_purged(struct control *control, uint64_t bytes);
+/* Bytes worth keeping, within the budget. */
+uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget);
+uint64_t control_class_keep(const struct control *control, unsigned class_index);
+/* 0 if its equations hold. */
+int control_verify(const struct control *control);
+
+HAK_EXTERN_C_END
+
+#endif
