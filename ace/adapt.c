@@ -1,6 +1,8 @@
 /* The process's controller. Called by range.c, ace.c and, through ss_hooks, by the pool. */
 #include "ace/adapt.h"
 
+#include <string.h>
+
 #include "ace/ace_class.h"
 #include "base/lock.h"
 #include "base/options.h"
@@ -63,17 +65,20 @@ static unsigned class_of(size_t bytes)
     return i < CONTROL_CLASSES ? i : CONTROL_CLASSES - 1;
 }
 
-void adapt_taken(size_t fresh)
+void adapt_taken(enum control_pool pool, size_t fresh)
 {
+    stat_add(fresh_bytes, fresh);
     lock_acquire(&lock);
     note();
-    control_fresh(&control, fresh);
+    control_fresh(&control, pool, fresh);
     lock_release(&lock);
 }
 
 void adapt_given(void)
 {
-    adapt_taken(0);
+    lock_acquire(&lock);
+    note();
+    lock_release(&lock);
 }
 
 void adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns)
@@ -103,16 +108,27 @@ void adapt_block_resized(size_t before, size_t after)
     lock_release(&lock);
 }
 
-void adapt_purged(size_t bytes)
+void adapt_purged(enum control_pool pool, size_t bytes)
 {
+    stat_add(returned_bytes, bytes);
     lock_acquire(&lock);
-    control_purged(&control, bytes);
+    control_purged(&control, pool, bytes);
     lock_release(&lock);
+}
+
+static void superslabs_taken(size_t fresh)
+{
+    adapt_taken(CONTROL_SUPERSLABS, fresh);
+}
+
+static void superslabs_purged(size_t bytes)
+{
+    adapt_purged(CONTROL_SUPERSLABS, bytes);
 }
 
 void adapt_start(void)
 {
-    static const struct ss_hooks hooks = {adapt_taken, adapt_given, adapt_purged};
+    static const struct ss_hooks hooks = {superslabs_taken, adapt_given, superslabs_purged};
     if (HAK_UNLIKELY(!atomic_load_relaxed(&is_started))) {
         atomic_store_relaxed(&is_started, 1u);
         atomic_store_release(&ss_hooks, &hooks);
@@ -150,11 +166,22 @@ int adapt_superslabs_exceed(void)
     return dirty > EXCESS && dirty - EXCESS > keep;
 }
 
-void adapt_state(struct control *out)
+void adapt_state(struct adapt_summary *out)
 {
     lock_acquire(&lock);
     note();
-    *out = control;
+    memcpy(out->live, control.live, sizeof out->live);
+    out->horizon_ms = control.horizon_ms;
+    out->n_epochs = control.n_epochs;
+    out->n_longer = control.n_longer;
+    out->n_shorter = control.n_shorter;
+    lock_release(&lock);
+}
+
+void adapt_class_state(size_t class_bytes, struct control_class *out)
+{
+    lock_acquire(&lock);
+    *out = control.classes[class_of(class_bytes)];
     lock_release(&lock);
 }
 

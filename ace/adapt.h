@@ -12,9 +12,9 @@ HAK_EXTERN_C_BEGIN
 /* Makes superslabs tell the controller what they take and give. Once is enough; more do no harm. */
 void adapt_start(void);
 /* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. */
-void adapt_taken(size_t fresh);
+void adapt_taken(enum control_pool pool, size_t fresh);
 void adapt_given(void);
-void adapt_purged(size_t bytes);
+void adapt_purged(enum control_pool pool, size_t bytes);
 /* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became another size. */
 void adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
 void adapt_block_given(size_t class_bytes);
@@ -26,8 +26,13 @@ uint64_t adapt_delay_ms(void);
 /* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown. */
 int adapt_ranges_exceed(void);
 int adapt_superslabs_exceed(void);
-/* A copy of the state. */
-void adapt_state(struct control *out);
+/* The state now. */
+struct adapt_summary {
+    uint64_t live[CONTROL_POOLS];
+    uint64_t horizon_ms, n_epochs, n_longer, n_shorter;
+};
+void adapt_state(struct adapt_summary *out);
+void adapt_class_state(size_t class_bytes, struct control_class *out);
 /* Starts anew with an empty history. For tests and replays. */
 void adapt_forget(void);
 int adapt_verify(void);

@@ -9,6 +9,7 @@
 /* and shrinks when the bytes kept over all of it without use are more than this part of what is live or kept. */
 #define IDLE_SHIFT 3
 #define AGE_SHIFT  3
+#define SLACK_STEP 2u
 /* Less than this is not worth a decision. */
 #define GRAIN ((uint64_t)2 * HAK_MIB)
 
@@ -41,23 +42,31 @@ void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
     memset(control->peaks, 0, sizeof control->peaks);
     memset(control->purged, 0, sizeof control->purged);
     control->epoch = control->ops = 0;
-    control->regret = control->n_longer = control->n_shorter = control->n_epochs = 0;
+    memset(control->regret, 0, sizeof control->regret);
+    control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;
     control->slack = CONTROL_MIN_SLACK;
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
 
+/* Whether the pool has fetched much of what it had given back. (What one pool fetches after the other gave it back is a change
+   of phase, and no mistake.) */
+static int regrets(const struct control *control, enum control_pool pool)
+{
+    return control->regret[pool] > GRAIN && control->regret[pool] > sum(control->purged[pool]) >> REGRET_SHIFT;
+}
+
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
 static void adapt_horizon(struct control *control, uint64_t forgotten)
 {
-    uint64_t gone = sum(control->purged), live = control->live[CONTROL_TOTAL];
-    uint64_t still = highest(control->peaks[CONTROL_TOTAL]);
-    if (control->regret > GRAIN && control->regret > gone >> REGRET_SHIFT) {
+    uint64_t live = control->live[CONTROL_TOTAL], still = highest(control->peaks[CONTROL_TOTAL]);
+    if (regrets(control, CONTROL_SUPERSLABS) || regrets(control, CONTROL_RANGES)) {
         if (control->horizon_ms < control->base_ms * CONTROL_LONGEST) {
             control->horizon_ms *= 2;
             control->n_longer++;
         }
-        control->slack += control->slack < CONTROL_MAX_SLACK;
+        control->slack += SLACK_STEP;
+        control->slack = control->slack < CONTROL_MAX_SLACK ? control->slack : CONTROL_MAX_SLACK;
         memset(control->purged, 0, sizeof control->purged);
     } else if (forgotten > still + GRAIN && forgotten - still > forgotten >> IDLE_SHIFT && forgotten > live) {
         /* A peak of more than 1/8 above all later ones is forgotten: what was kept for it was kept in vain. */
@@ -67,7 +76,7 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
         }
         control->slack -= control->slack > CONTROL_MIN_SLACK;
     }
-    control->regret = 0;
+    memset(control->regret, 0, sizeof control->regret);
 }
 
 static void next_epoch(struct control *control)
@@ -84,7 +93,7 @@ static void next_epoch(struct control *control)
         control->classes[i].peaks[next] = control->classes[i].live;
     }
     adapt_horizon(control, forgotten);
-    control->purged[next] = 0;
+    control->purged[CONTROL_SUPERSLABS][next] = control->purged[CONTROL_RANGES][next] = 0;
 }
 
 static void end_epochs(struct control *control, uint64_t now_ns)
@@ -141,21 +150,22 @@ void control_miss(struct control *control, unsigned class_index)
     control->classes[class_index].misses++;
 }
 
-void control_fresh(struct control *control, uint64_t bytes)
+void control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
 {
-    uint64_t gone = sum(control->purged), most = gone > control->regret ? gone - control->regret : 0;
-    control->regret += bytes < most ? bytes : most;
+    uint64_t gone = sum(control->purged[pool]);
+    uint64_t most = gone > control->regret[pool] ? gone - control->regret[pool] : 0;
+    control->regret[pool] += bytes < most ? bytes : most;
 }
 
-void control_purged(struct control *control, uint64_t bytes)
+void control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
 {
-    control->purged[control->epoch] += bytes;
+    control->purged[pool][control->epoch] += bytes;
 }
 
 uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
 {
     uint64_t most = highest(control->peaks[pool]), live = control->live[pool];
-    most += most / 16 * control->slack + GRAIN;
+    most += most / CONTROL_SLACK_PARTS * control->slack + GRAIN;
     uint64_t keep = most > live ? most - live : 0;
     return keep < budget ? keep : budget;
 }

@@ -16,13 +16,14 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define CONTROL_EPOCHS    8u
-#define CONTROL_CLASSES   192u /* by ace_class_index */
-#define CONTROL_MIN_MS    8u
-#define CONTROL_LONGEST   8u /* the longest horizon, in shortest ones */
-#define CONTROL_EPOCH_OPS 1048576u
-#define CONTROL_MIN_SLACK 4u
-#define CONTROL_MAX_SLACK 12u
+#define CONTROL_EPOCHS      8u
+#define CONTROL_CLASSES     192u /* by ace_class_index */
+#define CONTROL_MIN_MS      8u
+#define CONTROL_LONGEST     8u /* the longest horizon, in shortest ones */
+#define CONTROL_EPOCH_OPS   1048576u
+#define CONTROL_SLACK_PARTS 32u
+#define CONTROL_MIN_SLACK   8u
+#define CONTROL_MAX_SLACK   13u
 
 enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_POOLS };
 
@@ -40,9 +41,9 @@ struct control {
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
-    uint32_t slack;                  /* sixteenths of the highest live bytes */
-    uint64_t purged[CONTROL_EPOCHS]; /* bytes given back, by epoch: wanted again soon? */
-    uint64_t regret;                 /* bytes fetched of those within the present horizon */
+    uint32_t slack;                                 /* of CONTROL_SLACK_PARTS of the highest live bytes */
+    uint64_t purged[CONTROL_TOTAL][CONTROL_EPOCHS]; /* bytes given back, by pool and epoch: wanted again soon? */
+    uint64_t regret[CONTROL_TOTAL];                 /* bytes that the pool has fetched again in this epoch */
     uint64_t n_longer, n_shorter, n_epochs;
     uint64_t now_ns;
 };
@@ -58,10 +59,10 @@ void control_class_note(struct control *control, unsigned class_index, int64_t b
 void control_hit(struct control *control, unsigned class_index, uint64_t age_ns);
 /* A request of the class needed fresh memory. */
 void control_miss(struct control *control, unsigned class_index);
-/* `bytes` were taken from the system. */
-void control_fresh(struct control *control, uint64_t bytes);
-/* Kept memory went back to the system. */
-void control_purged(struct control *control, uint64_t bytes);
+/* The pool took `bytes` from the system. */
+void control_fresh(struct control *control, enum control_pool pool, uint64_t bytes);
+/* The pool gave kept memory back to the system. */
+void control_purged(struct control *control, enum control_pool pool, uint64_t bytes);
 /* Bytes worth keeping, within the budget. */
 uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget);
 uint64_t control_class_keep(const struct control *control, unsigned class_index);

@@ -176,7 +176,7 @@ static size_t give_back(struct range *range)
     }
     cache_remove(range);
     drop_range(range);
-    adapt_purged(bytes);
+    adapt_purged(CONTROL_RANGES, bytes);
     return bytes;
 }
 
@@ -371,7 +371,7 @@ static void start_use(struct range *range, size_t size, enum range_use use, int 
     map_range(range);
     stat_add(large_bytes, range->bytes);
     stat_add(large_growing, use == RANGE_GROWING);
-    adapt_taken(is_fresh ? range->bytes : 0);
+    adapt_taken(CONTROL_RANGES, is_fresh ? range->bytes : 0);
     adapt_block_taken(range->bytes, !is_fresh, is_fresh ? 0 : os_ops.clock_ns() - range->cached_at_ns);
 }
 

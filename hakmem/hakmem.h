@@ -60,6 +60,25 @@ HAK_API void hak_limit_set(size_t soft, size_t hard);
 /* The limits in force, 0 for none, and the bytes committed now. */
 HAK_API void hak_limit_get(size_t *soft, size_t *hard, size_t *committed);
 
+/* What ACE's controller knows and wants (docs/ace_control.md), in bytes. */
+struct hak_ace_state {
+    size_t live_superslabs, live_ranges; /* in use by the program */
+    size_t kept_superslabs, kept_ranges; /* freed, and kept for reuse */
+    size_t keep_superslabs, keep_ranges; /* how much may be kept: the targets */
+    size_t horizon_ms;                   /* how far back it looks */
+    size_t epochs, longer, shorter;      /* epochs that have ended; times that the horizon became longer, shorter */
+};
+HAK_API void hak_ace_state(struct hak_ace_state *out);
+/* The same of the class above 32 KiB that serves `size` bytes. */
+struct hak_ace_class {
+    size_t class_bytes, live, keep;
+    size_t hits, misses; /* blocks from kept memory, and from the system */
+    size_t age_ms;       /* average age of kept memory when it was used again */
+};
+HAK_API void hak_ace_class(size_t size, struct hak_ace_class *out);
+/* Writes both, for all classes that were used, to a file descriptor. Allocates nothing. */
+HAK_API void hak_ace_print(int fd);
+
 /* A request of which at least one step failed. */
 #define HAK_FAIL_STEPS 8
 struct hak_fail {

@@ -38,8 +38,10 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define TC_FIRST_BYTES     HAK_TINY_OR(64u, 2048u)
-#define TC_MAX_BLOCKS      HAK_TINY_OR(4u, 256u)
+#define TC_FIRST_BYTES HAK_TINY_OR(64u, 2048u)
+#define TC_MAX_BLOCKS  HAK_TINY_OR(4u, 256u)
+/* A window in which a bin may be found asleep, in the heap's slow paths. */
+#define TC_SLEEP_WINDOW    HAK_TINY_OR(16u, 1024u)
 #define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
 #define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES   4096u
@@ -82,8 +84,10 @@ struct heap {
     struct outbox_slot outbox[OUTBOX_SLOTS];
     uint32_t last_slot; /* of the outbox, in use */
     uint32_t slow_count;
-    int refill_is_clean; /* the block that tc_refill gave last reads as zero behind its first word */
-    uint64_t budget;     /* bytes of the process's budget that the limits use */
+    uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
+    uint64_t awake;       /* a bit for each class that took one in it */
+    int refill_is_clean;  /* the block that tc_refill gave last reads as zero behind its first word */
+    uint64_t budget;      /* bytes of the process's budget that the limits use */
 
     struct lock lock;
     struct bank bank;

@@ -116,7 +116,9 @@ size_t first_bytes()
 void work_up(size_t rounds)
 {
     std::vector<void *> blocks;
+    hak_free(hak_malloc(1));
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        hak_self->window_left = UINT32_MAX; /* no bin is found asleep */
         size_t n = 4 * (limit_within(c, options.bin_bytes) + 2);
         for (size_t round = 0; round < rounds; round++) {
             for (size_t i = 0; i < n; i++) {
@@ -151,6 +153,53 @@ TEST_F(Heap, ACacheIsBounded)
         EXPECT_EQ(hak_verify(), 0);
     });
     EXPECT_EQ(stat_get(bin_budget), 0) << "an ended thread uses no budget";
+}
+
+/* A bin that nobody used while others took many slow paths gives its blocks and its budget back, half and half again. */
+TEST_F(Heap, ABinThatSleepsShrinks)
+{
+    in_thread([] {
+        work_up(12);
+        const uint32_t asleep = sc_of(48);
+        const struct heap *heap = hak_self;
+        uint32_t first = static_cast<uint32_t>(std::min<size_t>(limit_within(asleep, TC_FIRST_BYTES), 16));
+        uint32_t limit = heap->limits[asleep];
+        if (limit <= first) {
+            return; /* the tiny variant's limits cannot grow */
+        }
+        hak_self->window_left = 0;
+        std::vector<void *> held;
+        for (int n_smaller = 0; heap->limits[asleep] > first; n_smaller++) {
+            ASSERT_LT(n_smaller, 10);
+            uint64_t budget = heap->budget;
+            while (heap->limits[asleep] == limit) {
+                held.push_back(hak_malloc(20000));
+                ASSERT_LT(held.size(), 40u * TC_SLEEP_WINDOW);
+            }
+            EXPECT_EQ(n_blocks(heap->bins[asleep].head) + n_blocks(heap->spares[asleep].head), 0u);
+            EXPECT_LT(heap->budget, budget);
+            limit = heap->limits[asleep];
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        for (void *p : held) {
+            hak_free(p);
+        }
+    });
+    EXPECT_EQ(stat_get(bin_budget), 0);
+}
+
+TEST_F(Heap, BinsMayBeFixed)
+{
+    options.bin_adapt = 0;
+    in_thread([] {
+        tc_flush(heap_acquire()); /* an adopted heap has the limits of its thread before */
+        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+            EXPECT_EQ(hak_self->limits[c], limit_within(c, options.bin_bytes));
+        }
+        EXPECT_EQ(hak_self->budget, 0u);
+        options.bin_adapt = 1;
+        tc_flush(hak_self);
+    });
 }
 
 TEST_F(Heap, AllCachesShareABudget)

@@ -8,6 +8,7 @@
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
 #define SEND_EVERY 64u
+HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* After so many overflows in a row a bin's limit is halved, down to so many blocks. */
 #define SHRINK_AFTER 8u
 #define SHRINK_TO    HAK_TINY_OR(2u, 32u)
@@ -29,12 +30,17 @@ static uint32_t limit_within(uint32_t size_class, size_t bytes)
 
 static uint32_t first_limit(uint32_t size_class)
 {
+    if (!options.bin_adapt) {
+        return limit_within(size_class, options.bin_bytes);
+    }
     uint32_t limit = limit_within(size_class, TC_FIRST_BYTES);
     return limit < 16 ? limit : 16;
 }
 
 void tc_init(struct heap *heap)
 {
+    heap->awake = 0;
+    heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] = 0;
         heap->limits[c] = (uint16_t)first_limit(c);
@@ -68,6 +74,16 @@ static void grow_limit(struct heap *heap, uint32_t size_class)
     heap->limits[size_class] = (uint16_t)grown;
 }
 
+static void set_smaller_limit(struct heap *heap, uint32_t size_class, uint32_t smaller)
+{
+    uint32_t less = heap->limits[size_class] - smaller;
+    uint64_t bytes = (uint64_t)less * 2 * sc_table[size_class].size;
+    stat_sub(bin_budget, bytes);
+    heap->budget -= bytes;
+    heap->bins[size_class].room -= (int32_t)less;
+    heap->limits[size_class] = (uint16_t)smaller;
+}
+
 /* A thread that frees and frees needs no large bin, and would leave one full of blocks from all over its slabs behind it when
    it goes to sleep. The bin holds at most one block now. */
 static void shrink_limit(struct heap *heap, uint32_t size_class)
@@ -77,12 +93,7 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
     if (limit <= least) {
         return;
     }
-    uint32_t smaller = limit / 2 > least ? limit / 2 : least;
-    uint64_t bytes = (uint64_t)(limit - smaller) * 2 * sc_table[size_class].size;
-    stat_sub(bin_budget, bytes);
-    heap->budget -= bytes;
-    heap->bins[size_class].room -= (int32_t)(limit - smaller);
-    heap->limits[size_class] = (uint16_t)smaller;
+    set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
 static void put_list(struct heap *heap, void *head)
@@ -94,11 +105,45 @@ static void put_list(struct heap *heap, void *head)
     stat_add(flushes, 1);
 }
 
+/* A bin that took no slow path for a whole window sleeps: what it holds goes back, and half of its limit. */
+static void lull(struct heap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    uint32_t limit = heap->limits[size_class], first = first_limit(size_class);
+    if (limit <= first) {
+        return;
+    }
+    if (bin->head) {
+        put_list(heap, bin->head);
+        bin->head = NULL;
+        bin->room = (int32_t)limit;
+    }
+    if (spare->head) {
+        put_list(heap, spare->head);
+        *spare = (struct spare){NULL, 0};
+    }
+    set_smaller_limit(heap, size_class, limit / 2 > first ? limit / 2 : first);
+}
+
+/* Once in TC_SLEEP_WINDOW slow paths of the heap. */
+static void end_window(struct heap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        if (!(heap->awake >> c & 1)) {
+            lull(heap, c);
+        }
+    }
+    heap->awake = 0;
+    heap->window_left = TC_SLEEP_WINDOW;
+}
+
 void tc_overflow(struct heap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
     void *old = spare->head;
+    heap->awake |= (uint64_t)1 << size_class;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head;
     spare->head = *(void **)newest;
@@ -139,6 +184,7 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
+    heap->awake |= (uint64_t)1 << size_class;
     void *block = spare->head;
     uint32_t count = spare->count;
     heap->n_overflows[size_class] = 0;
@@ -150,6 +196,9 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
     } else {
         if (++heap->slow_count % SEND_EVERY == 0) {
             remote_send_all(heap);
+        }
+        if (heap->window_left-- == 0 && options.bin_adapt) {
+            end_window(heap);
         }
         block = take_list(heap, size_class, &count);
         if (!block) {

@@ -1,0 +1,194 @@
+/* Tests of the control law on sequences of live bytes and a clock of their own. */
+#include "ace/control.h"
+
+#include <cstring>
+#include <gtest/gtest.h>
+
+#include "testing/rng.h"
+
+namespace
+{
+
+const uint64_t kMiB = 1 << 20;
+const uint64_t kMs = 1000000;
+
+class Control : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        memset(&c, 0, sizeof c);
+        control_start(&c, now, 500);
+    }
+    void TearDown() override
+    {
+        EXPECT_EQ(control_verify(&c), 0);
+    }
+    void note(uint64_t superslabs, uint64_t ranges, uint64_t ms)
+    {
+        now += ms * kMs;
+        control_note(&c, superslabs, ranges, now);
+        ASSERT_EQ(control_verify(&c), 0);
+    }
+    /* What is kept beyond the highest live bytes. */
+    static uint64_t with_slack(uint64_t most)
+    {
+        return most + most / CONTROL_SLACK_PARTS * CONTROL_MIN_SLACK + 2 * kMiB;
+    }
+    uint64_t keep(enum control_pool pool) const
+    {
+        return control_keep(&c, pool, UINT64_MAX);
+    }
+    struct control c;
+    uint64_t now = 12345 * kMs;
+};
+
+TEST_F(Control, KeepsUpToTheRecentPeak)
+{
+    note(100 * kMiB, 0, 1);
+    note(30 * kMiB, 0, 1);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) - 30 * kMiB);
+    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(0));
+    EXPECT_EQ(control_keep(&c, CONTROL_SUPERSLABS, kMiB), kMiB) << "within the budget";
+}
+
+TEST_F(Control, ForgetsThePeakAfterTheHorizon)
+{
+    note(0, 200 * kMiB, 1);
+    note(0, 10 * kMiB, 1);
+    for (int i = 0; i < 80; i++) {
+        note(0, 10 * kMiB, 5);
+    }
+    EXPECT_GT(keep(CONTROL_RANGES), 100 * kMiB) << "400 ms later it is still worth it";
+    for (int i = 0; i < 40; i++) {
+        note(0, 10 * kMiB, 5);
+    }
+    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(10 * kMiB) - 10 * kMiB);
+}
+
+/* However long nobody calls. */
+TEST_F(Control, ALongSilenceForgetsAll)
+{
+    note(200 * kMiB, 0, 1);
+    note(0, 0, 1);
+    note(0, 0, 3600000);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(0));
+    EXPECT_EQ(c.horizon_ms, 500u);
+}
+
+/* One pool's growth takes the other's claim. */
+TEST_F(Control, TheTotalCountsBothPools)
+{
+    note(0, 100 * kMiB, 1);
+    note(0, 0, 1);
+    EXPECT_GE(keep(CONTROL_TOTAL), 100 * kMiB);
+    note(100 * kMiB, 0, 1);
+    EXPECT_EQ(keep(CONTROL_TOTAL), with_slack(100 * kMiB) - 100 * kMiB);
+}
+
+TEST_F(Control, RegretMakesTheHorizonLonger)
+{
+    uint64_t horizon = c.horizon_ms;
+    for (int i = 0; i < 20; i++) {
+        note(100 * kMiB, 0, 50);
+        note(0, 0, 50);
+        control_purged(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+    }
+    EXPECT_GT(c.horizon_ms, horizon);
+    EXPECT_LE(c.horizon_ms, 500u * CONTROL_LONGEST);
+    EXPECT_GT(c.slack, CONTROL_MIN_SLACK);
+    EXPECT_LE(c.slack, CONTROL_MAX_SLACK);
+    EXPECT_GT(c.n_longer, 0u);
+}
+
+/* What the other pool fetches is a change of phase. */
+TEST_F(Control, TheOtherPoolsFetchIsNoRegret)
+{
+    for (int i = 0; i < 20; i++) {
+        note(100 * kMiB, 0, 100);
+        control_purged(&c, CONTROL_RANGES, 50 * kMiB);
+        control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+    }
+    EXPECT_EQ(c.horizon_ms, 500u);
+    EXPECT_EQ(c.n_longer, 0u);
+}
+
+TEST_F(Control, PeaksInVainMakeItShorterAgain)
+{
+    for (int i = 0; i < 20; i++) {
+        note(100 * kMiB, 0, 100);
+        control_purged(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+    }
+    ASSERT_GT(c.horizon_ms, 500u);
+    uint64_t longest = c.horizon_ms;
+    for (int i = 0; i < 400; i++) {
+        note(i % 100 == 0 ? 300 * kMiB : 10 * kMiB, 0, 100);
+    }
+    EXPECT_LT(c.horizon_ms, longest);
+    EXPECT_GT(c.n_shorter, 0u);
+}
+
+TEST_F(Control, ClassesHaveTheirOwnPeaksHitsAndAges)
+{
+    control_class_note(&c, 61, 40 * static_cast<int64_t>(kMiB));
+    control_class_note(&c, 61, -30 * static_cast<int64_t>(kMiB));
+    EXPECT_EQ(control_class_keep(&c, 61), 30 * kMiB);
+    EXPECT_EQ(control_class_keep(&c, 62), 0u);
+    control_miss(&c, 61);
+    for (int i = 0; i < 100; i++) {
+        control_hit(&c, 61, 8000);
+    }
+    EXPECT_EQ(c.classes[61].hits, 100u);
+    EXPECT_EQ(c.classes[61].misses, 1u);
+    EXPECT_EQ(c.classes[61].age_ns, 8000u);
+    control_class_note(&c, 61, -10 * static_cast<int64_t>(kMiB));
+    note(0, 0, 3000);
+    EXPECT_EQ(control_class_keep(&c, 61), 0u);
+}
+
+/* An epoch ends by operations too. */
+TEST_F(Control, ManyOperationsEndAnEpoch)
+{
+    uint64_t epochs = c.n_epochs;
+    for (uint32_t i = 0; i < CONTROL_EPOCH_OPS + 1; i++) {
+        control_note(&c, 0, 0, now);
+    }
+    EXPECT_EQ(c.n_epochs, epochs + 1);
+}
+
+TEST_F(Control, AClockThatStandsOrGoesBackDoesNoHarm)
+{
+    note(50 * kMiB, 0, 10);
+    control_note(&c, 10 * kMiB, 0, now - 5 * kMs);
+    control_note(&c, 10 * kMiB, 0, 0);
+    EXPECT_EQ(c.now_ns, now);
+    EXPECT_GE(keep(CONTROL_SUPERSLABS), 40 * kMiB);
+}
+
+/* The same operations at the same times give the same state. */
+TEST_F(Control, IsDeterministic)
+{
+    struct control results[2];
+    for (struct control &result : results) {
+        hak_testing::Rng rng(7);
+        memset(&c, 0, sizeof c);
+        now = 1000 * kMs;
+        control_start(&c, now, 500);
+        for (int i = 0; i < 20000; i++) {
+            note(rng.below(300 * kMiB), rng.below(300 * kMiB), rng.below(30));
+            if (rng.one_in(5)) {
+                control_purged(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
+            }
+            if (rng.one_in(5)) {
+                control_fresh(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
+            }
+            ASSERT_LE(keep(CONTROL_TOTAL), with_slack(600 * kMiB) * 2);
+        }
+        result = c;
+    }
+    EXPECT_EQ(memcmp(&results[0], &results[1], sizeof results[0]), 0);
+}
+
+} // namespace
