@@ -23,6 +23,7 @@ static void *work(void *argument)
         random = bench_next(random);
         void *block = wl_new(size, random);
         volatile unsigned char *counter = (unsigned char *)block + WL_MIN_SIZE - 1;
+        *counter = 0;
         for (uint64_t j = 0; j < writes; j++)
             *counter = (unsigned char)(*counter + 1);
         *counter = (unsigned char)(random >> 56);

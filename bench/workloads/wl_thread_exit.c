@@ -57,8 +57,9 @@ int main(int argc, char **argv)
     struct visitor *visitors = wl_table(live * sizeof(struct visitor));
     for (uint64_t i = 0; i < live; i++)
         visitors[i].blocks = wl_table(n_blocks * sizeof(void *));
-    for (uint64_t i = 0; i < args[0].value; i++) {
-        struct visitor *visitor = &visitors[i % live];
+    for (uint64_t i = 0, at = 0; i < args[0].value; i++) {
+        struct visitor *visitor = &visitors[at];
+        at = at + 1 < live ? at + 1 : 0;
         sum += leave(visitor);
         visitor->random = wl_stream(args[4].value, i);
         errno = pthread_create(&visitor->id, NULL, visit, visitor);
