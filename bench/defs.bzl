@@ -8,6 +8,7 @@ ALLOCATORS = {
     "mimalloc": "@mimalloc//:mimalloc",
     "tcmalloc": "@tcmalloc//:tcmalloc",
     "glibc": None,
+    "null": "//bench/null:null_shared",
 }
 
 # -O2 whatever the compilation mode; the compiler must not know what malloc and free do, or it drops pairs of them.
@@ -18,6 +19,8 @@ BENCH_COPTS = [
     "-Wall",
     "-Wextra",
     "-fno-builtin-malloc",
+    "-fno-builtin-calloc",
+    "-fno-builtin-realloc",
     "-fno-builtin-free",
 ]
 
@@ -27,12 +30,13 @@ TAGS = [
     "no-sanitizer",
 ]
 
-def bench_binaries(name, srcs):
+def bench_binaries(name, srcs, deps = []):
     """Declares NAME_hakmem, NAME_jemalloc, ... and NAME_hakmem_static, and a filegroup NAME of all of them.
 
     Args:
       name: the program's name without the allocator.
       srcs: its sources.
+      deps: what they need besides bench_common.h.
     """
     common = {
         "srcs": srcs,
@@ -43,13 +47,13 @@ def bench_binaries(name, srcs):
     for allocator, library in ALLOCATORS.items():
         native.cc_binary(
             name = name + "_" + allocator,
-            deps = ["//bench:bench_common"] + ([library] if library else []),
+            deps = deps + ["//bench:bench_common"] + ([library] if library else []),
             **common
         )
     native.cc_binary(
         name = name + "_hakmem_static",
         malloc = "//hakmem:malloc",
-        deps = ["//bench:bench_common"],
+        deps = deps + ["//bench:bench_common"],
         **common
     )
     native.filegroup(
