@@ -101,7 +101,8 @@ static void report(const struct rusage *used)
     FILE *to = fdopen(REPORT_FD, "w");
     if (to == NULL)
         return;
-    fprintf(to, "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld, \"major_faults\": %ld",
+    fprintf(to,
+            "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld, \"major_faults\": %ld",
             used->ru_maxrss, seconds(used->ru_utime), seconds(used->ru_stime), used->ru_minflt, used->ru_majflt);
     if (exit_kib >= 0)
         fprintf(to, ", \"exit_kib\": %ld", exit_kib);
