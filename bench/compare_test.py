@@ -1,68 +1,77 @@
-"""Tests of compare.py: its statistics, its command line, what it refuses, and its JSON and CSV files.
+"""Tests of compare.py: its command line, its rounds, what it refuses, its files, and the check against a baseline.
 
-The programs that it runs here are fakes: shell scripts that print an output line at once.
+The programs that it runs here are fakes: functions, or shell scripts that print an output line at once.
 """
 
 import contextlib
+import copy
 import csv
 import io
 import json
 import os
+import re
 import stat
 import tempfile
 import unittest
 
 import compare
-import stats
+import comparison_testing as made_up
+from comparison import analysis, baseline, machine, output, rounds, run, table
 
-
-class StatisticsTest(unittest.TestCase):
-    def test_quantiles(self):
-        self.assertEqual(stats.median([3, 1, 2]), 2)
-        self.assertEqual(stats.median([4, 1, 2, 3]), 2.5)
-        self.assertEqual(stats.quantile([7], 0.25), 7)
-        self.assertEqual(stats.quantile([1, 2, 3, 4, 5], 0.25), 2)
-        self.assertEqual(stats.quantile([1, 2, 3, 4], 0.25), 1.75)
-        self.assertEqual(stats.quantile([1, 2, 3, 4], 1), 4)
-
-    def test_summary(self):
-        made = stats.summary([10, 30, 20, 50, 40])
-        self.assertEqual(made, {"min": 10, "q1": 20, "median": 30, "q3": 40, "max": 50, "spread": 20 / 30})
-        self.assertEqual(stats.summary([0, 0])["spread"], 0)
-
-    def test_median_interval(self):
-        # By the binomial distribution: least to greatest up to 8 values, the second from each end at 9 and 10
-        # (96.1 %, 97.9 %), the third at 11 (93.5 %).
-        for n, k in [(1, 0), (2, 0), (5, 0), (8, 0), (9, 1), (10, 1), (11, 2), (21, 5)]:
-            self.assertEqual(stats.median_interval(list(range(n))[::-1]), (k, n - 1 - k), n)
-
-    def test_against(self):
-        faster = stats.against([110, 120, 130, 110, 120], [100] * 5)
-        self.assertEqual((faster["verdict"], faster["low"], faster["high"]), ("faster", 1.1, 1.3))
-        self.assertEqual(faster["pairs"], [1.1, 1.2, 1.3, 1.1, 1.2])
-        self.assertEqual(stats.against([90, 80, 70, 90, 80], [100] * 5)["verdict"], "slower")
-        self.assertEqual(stats.against([90, 120, 130, 110, 120], [100] * 5)["verdict"], "within the spread")
-        self.assertEqual(stats.against([100] * 5, [100] * 5)["verdict"], "within the spread")
-        with self.assertRaises(ValueError):
-            stats.against([1, 2], [1])
+WORKLOADS = table.load([os.path.join(made_up.FOLDER, "workloads.json")])
+LIMITLESS = [name for name in table.DEFAULT_ALLOCATORS if name not in ("null", "tbbmalloc")]
 
 
 class OutputLineTest(unittest.TestCase):
-    def test_both_lines(self):
-        line = "Throughput = 53806309 ops/s [iter=1000000 ws=256] time=0.019s\n"
-        self.assertEqual(compare.parse_throughput(line), 53806309)
-        line = "Throughput = 41.70 M operations per second, relative time: 0.023979 s.\n"
-        self.assertAlmostEqual(compare.parse_throughput(line), 41.7e6)
+    def test_lines(self):
+        told = run.parse_output("Throughput = 53806309 ops/s [iter=1000000 ws=256 live=4096] time=0.019s\n")
+        self.assertEqual(told, {"ops_per_s": 53806309, "live_bytes": 4096})
+        told = run.parse_output("hello\nThroughput = 41.70 M operations per second, relative time: 0.023979 s.\n")
+        self.assertAlmostEqual(told["ops_per_s"], 41.7e6)
+        told = run.parse_output("Throughput = 5 nodes/s [] time=1.000s\nLatency ns: p50=20 p99.9=300\n")
+        self.assertEqual(told["latency_ns"], {"p50": 20, "p99.9": 300})
 
     def test_anything_else(self):
-        for line in ("", "Throughput = ", "throughput = 5 ops/s", "Throughput = -1 ops/s", "Segmentation fault"):
-            self.assertIsNone(compare.parse_throughput(line), line)
+        for line in ("", "Throughput = ", "throughput = 5 ops/s", "Throughput = -1 ops/s", "Throughput = 0 ops/s", "Segmentation fault"):
+            self.assertIsNone(run.parse_output(line), line)
 
 
-def fake_run(_bin_dir, workload, allocator, n, seed):
-    """Every run 10 % faster than the one before it under another allocator; memory by allocator."""
-    place = list(compare.ALLOCATORS).index(allocator)
-    return {"ops_per_s": 1e8 / (1 + place / 10) + seed, "seed": seed, "peak_kib": 1024 * (place + 1), "wall_s": n * 1e-9}
+class TableTest(unittest.TestCase):
+    def test_every_workload_is_a_test_target(self):
+        with open(os.path.join(made_up.FOLDER, "BUILD.bazel"), encoding="utf-8") as file:
+            names = re.search(r"workload_test\(name\)\s+for name in \[(.*?)\]", file.read(), re.DOTALL).group(1)
+        self.assertEqual(sorted(re.findall(r'"(.*?)"', names)), sorted(WORKLOADS))
+
+    def test_rows(self):
+        one = made_up.workload(args={"default": "2 {threads} {seed}"}, threads=3, tags=["x", "scaling:f"])
+        self.assertEqual(one.arguments("quick", 7), ["2", "3", "7"])
+        self.assertEqual(one.scaling(), "f")
+
+    def test_bad_tables(self):
+        row = {"name": "a", "binary": "b", "args": {"default": []}}
+        for rows in ([row, row], [{"name": "a", "args": {"default": []}}], [{**row, "name": "A b"}]):
+            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+                json.dump(rows, file)
+                file.flush()
+                with self.assertRaises(ValueError):
+                    table.load([file.name])
+
+
+class Fakes:
+    """Instead of processes: every allocator is 10 % slower than the one before it in the table."""
+
+    instructions = staticmethod(lambda _dir, _workload, allocator, _seed: None if allocator == "glibc" else 12345)
+    noise = staticmethod(lambda _dir: None)
+    check_owner = staticmethod(lambda *_: "/lib/fake.so")
+
+    @staticmethod
+    def missing(_bin_dir, _workload, allocator):
+        return f"no {allocator} here" if allocator in ("null", "tbbmalloc") else None
+
+    @staticmethod
+    def run_once(_bin_dir, _workload, allocator, _mode, seed):
+        place = LIMITLESS.index(allocator)
+        return made_up.run(1e8 / (1 + place / 10) + seed, 1024 * (place + 1), seed=seed)
 
 
 class CompareCase(unittest.TestCase):
@@ -70,193 +79,271 @@ class CompareCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
-        self.environment = dict(os.environ)
-        self.addCleanup(self.restore_environment)
+        environment = dict(os.environ)
+        self.addCleanup(lambda: (os.environ.clear(), os.environ.update(environment)))
         os.environ["BUILD_WORKING_DIRECTORY"] = self.folder
 
-    def restore_environment(self):
-        os.environ.clear()
-        os.environ.update(self.environment)
-
-    def compare(self, *arguments, **replaced):
+    def compare(self, *arguments, tools=Fakes):
         """Runs the whole of compare: exit status, standard output, standard error."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = compare.main(list(arguments), **replaced)
+            status = compare.main(list(arguments), tools, WORKLOADS)
         return status, out.getvalue(), err.getvalue()
-
-    def measured(self, *arguments):
-        return self.compare(*arguments, run=fake_run, check=lambda *_: "/lib/fake.so")
 
     def read(self, name):
         with open(os.path.join(self.folder, name), encoding="utf-8", newline="") as file:
             return file.read()
 
+    def write(self, name, text):
+        with open(os.path.join(self.folder, name), "w", encoding="utf-8") as file:
+            file.write(text)
+
 
 class CommandLineTest(CompareCase):
     def test_bad_arguments(self):
+        self.write("no_report.json", "[]")
         for arguments in (
-            ["--runs", "4"],
-            ["--runs", "0"],
+            ["--runs", "5"],
             ["--runs", "-3"],
             ["--runs", "many"],
             ["--runs"],
+            ["--quick", "--full"],
             ["--bench", "nonsense"],
+            ["--tag", "nonsense"],
             ["--allocator", "nonsense"],
             ["--nonsense"],
             ["surplus"],
             ["--json", "no/such/folder/out.json"],
-            ["--csv", "."],
+            ["--html", "."],
             ["--seed", "x"],
+            ["--baseline", "no_such_file"],
+            ["--baseline", "no_report.json"],
         ):
-            status, out, err = self.measured(*arguments)
-            self.assertEqual(status, 2, arguments)
-            self.assertEqual(out, "", arguments)
+            status, out, err = self.compare(*arguments)
+            self.assertEqual((status, out), (2, ""), arguments)
             self.assertIn("usage: compare", err, arguments)
             self.assertTrue(err.startswith("compare: "), arguments)
+
+    def test_test_outputs(self):
+        os.environ.pop("TEST_UNDECLARED_OUTPUTS_DIR", None)
+        self.assertEqual(self.compare("--test-outputs")[0], 2)
+        os.environ["TEST_UNDECLARED_OUTPUTS_DIR"] = self.folder
+        self.assertEqual(self.compare("--quick", "--test-outputs", "--bench", "latency")[0], 0)
+        self.assertEqual(json.loads(self.read("result.json"))["workloads"][0]["workload"], "latency")
+        self.assertIn("<!DOCTYPE html>", self.read("result.html"))
 
     def test_help(self):
         out = io.StringIO()
         with contextlib.redirect_stdout(out), self.assertRaises(SystemExit) as ended:
-            compare.main(["--help"])
+            compare.main(["--help"], Fakes, WORKLOADS)
         self.assertEqual(ended.exception.code, 0)
-        for word in ["--runs", "--quick", "--bench", "--json", "--csv", *compare.WORKLOADS, *compare.ALLOCATORS]:
+        for word in ["--runs", "--quick", "--full", "--html", "--baseline", *WORKLOADS, *table.ALLOCATORS]:
             self.assertIn(word, out.getvalue())
 
     def test_runs(self):
         for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "7"], 7), (["--quick"], compare.QUICK_RUNS):
-            status, out, _ = self.measured(*arguments)
+            status, out, _ = self.compare(*arguments)
             self.assertEqual(status, 0)
-            self.assertEqual(out.count(f"; {runs} runs each"), len(compare.WORKLOADS))
+            self.assertEqual(out.count(f"; {runs} runs each"), len(WORKLOADS))
 
     def test_choice(self):
-        status, out, _ = self.measured("--bench", "prod_cons", "--allocator", "glibc", "--allocator", "hakmem")
+        status, out, _ = self.compare("--tag", "remote", "--allocator", "glibc", "--allocator", "hakmem", "--runs", "6")
         self.assertEqual(status, 0)
         self.assertIn("prod_cons", out)
-        for absent in ("random_mixed", "jemalloc"):
+        self.assertIn("repeat: ./bazelw run //bench:compare -- --tag remote", out)
+        for absent in ("random_mixed", "jemalloc", "skipped"):
             self.assertNotIn(absent, out)
+
+    def test_skips_what_is_missing_and_says_so(self):
+        status, out, err = self.compare("--quick")
+        self.assertEqual(status, 0)
+        for text in (out, err):
+            self.assertIn("skipped", text)
+            self.assertIn("tbbmalloc: no tbbmalloc here", text)
+        status, out, err = self.compare("--quick", "--allocator", "null")  # asked for by name: no silent gap
+        self.assertEqual((status, out), (1, ""))
 
 
 class ReportTest(CompareCase):
-    def test_table(self):
-        _, out, err = self.measured("--runs", "5", "--bench", "mid_mt_gap")
-        rows = [line.split() for line in out.splitlines()[2:7]]
-        self.assertEqual([row[0] for row in rows], compare.DEFAULT_ALLOCATORS)
-        self.assertEqual(rows[0][1:3], ["100.00", "M/s"])
-        self.assertEqual(rows[0][5:8], ["1.000", "1.0", "MiB"])
-        self.assertEqual(rows[4][5:8], ["1.500", "6.0", "MiB"])
-        self.assertIn("faster", rows[4])
+    def test_text(self):
+        status, out, err = self.compare("--runs", "6", "--bench", "mid_mt_gap", "--instructions")
+        self.assertEqual(status, 0)
+        lines = out.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("mid_mt_gap: ")) + 2
+        found = [line.split() for line in lines[start : start + 5]]
+        self.assertEqual([one[0] for one in found], LIMITLESS)
+        self.assertEqual(found[0][1], "100.00")
+        self.assertEqual(found[4][3:5], ["1.400", "5.0"])
+        self.assertIn("faster,", found[4])
+        self.assertIn("hakmem: 12,345 instructions", out)
+        self.assertIn("geometric means", out)
         self.assertIn("warming up", err)
 
     def test_files(self):
-        status, _, _ = self.measured("--runs", "6", "--json", "out.json", "--csv", "out.csv")
-        self.assertEqual(status, 0)
+        files = [word for name in compare.WRITERS for word in ("--" + name, "out." + name)]
+        self.assertEqual(self.compare("--runs", "6", *files)[0], 0)
         report = json.loads(self.read("out.json"))
-        self.assertEqual([part["workload"] for part in report["workloads"]], list(compare.WORKLOADS))
-        rows = list(csv.DictReader(io.StringIO(self.read("out.csv"))))
-        self.assertEqual(list(rows[0]), compare.CSV_COLUMNS)
-        self.assertEqual(len(rows), len(compare.WORKLOADS) * len(compare.DEFAULT_ALLOCATORS))
+        self.assertEqual([part["workload"] for part in report["workloads"]], list(WORKLOADS))
+        found = list(csv.DictReader(io.StringIO(self.read("out.csv"))))
+        self.assertEqual(list(found[0]), output.CSV_COLUMNS)
+        self.assertEqual(len(found), len(WORKLOADS) * len(LIMITLESS))
         for part in report["workloads"]:
-            self.assertEqual(part["rounds"], 6)
             for row in part["allocators"]:
-                line = rows.pop(0)
+                line = found.pop(0)
                 self.assertEqual((line["workload"], line["allocator"]), (part["workload"], row["allocator"]))
-                self.assertEqual(len(row["runs"]), 6)
-                self.assertEqual([run["seed"] for run in row["runs"]], list(range(42, 48)))
+                self.assertEqual([one["seed"] for one in row["runs"]], list(range(42, 48)))
                 self.assertEqual(float(line["ops_per_s_median"]), row["throughput"]["median"])
-                self.assertEqual(float(line["peak_kib_median"]), row["peak_kib"]["median"])
+                self.assertEqual(float(line["peak_kib"]), row["peak_kib"]["median"])
                 if row["allocator"] != "hakmem":
                     self.assertEqual(float(line["ours_ratio"]), row["ours_against_it"]["ratio"])
                     self.assertEqual(line["ours_verdict"], "faster")
-                    self.assertEqual(len(row["ours_against_it"]["pairs"]), 6)
-                else:
-                    self.assertEqual(line["ours_ratio"], "")
+        self.assertIn("## prod_cons", self.read("out.markdown"))
+        for key in ("kernel", "compiler", "huge_pages", "versions", "cpu", "date"):
+            self.assertIn(key, report["machine"])
 
-    def test_absolute_file(self):
-        path = os.path.join(self.folder, "absolute.csv")
-        os.environ["BUILD_WORKING_DIRECTORY"] = "/nonexistent"
-        self.assertEqual(self.measured("--quick", "--csv", path)[0], 0)
-        self.assertIn("ops_per_s_median", self.read("absolute.csv"))
+    def test_overall(self):
+        report = made_up.report({"hakmem": 2e7, "glibc": 1e7, "null": 5e7}, peaks={"hakmem": 500, "glibc": 1000})
+        one = report["overall"]["glibc"]
+        self.assertAlmostEqual(one["time_to_ours"], 2, 2)
+        self.assertAlmostEqual(one["peak_to_ours"], 2, 5)
+        self.assertEqual(one["verdicts"], {"faster": 2})
+        best = next(row for row in report["workloads"][0]["allocators"] if row["allocator"] == "hakmem")
+        self.assertEqual(best["to_best"], 1)  # the null allocator is no competitor
+        self.assertAlmostEqual(best["to_limit"], 2.5, 2)
 
-    def test_seed_draws_the_order(self):
-        def order(seed):
-            seen = []
+    def test_warm_up_is_left_out_and_said(self):
+        one = made_up.workload()
+        speeds = [50] + [100 + i % 3 for i in range(19)]
+        results = {("one", name): [made_up.run(speed) for speed in speeds] for name in ("hakmem", "glibc")}
+        report = analysis.analyse([one], results, 6, **made_up.ABOUT)
+        self.assertEqual((report["workloads"][0]["left_out"], report["workloads"][0]["rounds"]), (1, 19))
+        self.assertIn("the first 1 left out as warm-up", output.text(report))
 
-            def run(*arguments):
-                seen.append(arguments[1:3])
-                return fake_run(*arguments)
-
-            self.compare("--quick", "--seed", seed, run=run, check=lambda *_: "/lib/fake.so")
-            return seen
-
-        self.assertEqual(order("1"), order("1"))
-        self.assertNotEqual(order("1"), order("2"))
-        a_round = len(compare.WORKLOADS) * len(compare.DEFAULT_ALLOCATORS)
-        self.assertNotEqual(order("1")[a_round : 2 * a_round], order("1")[2 * a_round : 3 * a_round])
+    def test_machine(self):
+        found = machine.describe(["glibc"])
+        self.assertGreaterEqual(found["cpus"], 1)
+        self.assertIn("Linux", machine.name(found))
 
 
-class BudgetTest(CompareCase):
+class RoundsTest(CompareCase):
     """With a clock of its own: each run takes as long as it is told to."""
 
-    def rounds_and_share(self, seconds_a_run, *arguments):
-        config = compare.Config(list(arguments))
+    def measure(self, seconds, *arguments):
+        config = compare.Config(list(arguments), WORKLOADS)
+        config.drop(Fakes.missing)
         now = [0.0]
-        shares = []
+        order = []
 
-        def run(_bin_dir, workload, allocator, n, seed):
-            share = n / compare.WORKLOADS[workload][2]
-            shares.append(share)
-            now[0] += seconds_a_run * share
-            return fake_run(_bin_dir, workload, allocator, n, seed)
+        def fake(bin_dir, workload, allocator, mode, seed):
+            order.append((workload.name, allocator, mode))
+            now[0] += seconds[mode]
+            return Fakes.run_once(bin_dir, workload, allocator, mode, seed)
 
-        results = compare.measure(config, compare.Progress(io.StringIO()), run, lambda: now[0])
-        return len(next(iter(results.values()))), shares[-1], now[0]
+        results = rounds.measure(config, rounds.Progress(io.StringIO()), fake, lambda: now[0])
+        return {len(runs) for runs in results.values()}, {runs[0]["mode"] for runs in results.values()}, now[0], order
 
     def test_everything_fits(self):
-        rounds, share, _ = self.rounds_and_share(0.2)
-        self.assertEqual((rounds, share), (compare.DEFAULT_RUNS, 1))
+        counts, modes, _, _ = self.measure({"quick": 0.01, "default": 0.2})
+        self.assertEqual((counts, modes), ({compare.DEFAULT_RUNS}, {"default"}))
 
     def test_fewer_rounds(self):
-        rounds, share, seconds = self.rounds_and_share(0.4)
-        self.assertTrue(compare.MIN_RUNS <= rounds < compare.DEFAULT_RUNS)
-        self.assertEqual(share, 1)
-        self.assertLessEqual(seconds, compare.BUDGET_S)
+        counts, modes, seconds, _ = self.measure({"quick": 0.1, "default": 1})
+        self.assertTrue(compare.MIN_RUNS <= min(counts) <= max(counts) < compare.DEFAULT_RUNS, counts)
+        self.assertEqual(modes, {"default"})
+        self.assertLessEqual(seconds, compare.BUDGET_S["default"])
 
     def test_less_work(self):
-        rounds, share, seconds = self.rounds_and_share(30)
-        self.assertEqual(rounds, compare.MIN_RUNS)
-        self.assertLess(share, 1)
-        self.assertLess(seconds, 1.3 * compare.BUDGET_S)
+        counts, modes, seconds, _ = self.measure({"quick": 1, "default": 8})
+        self.assertGreaterEqual(min(counts), compare.MIN_RUNS - 1)
+        self.assertIn("quick", modes)
+        self.assertLess(seconds, compare.BUDGET_S["default"] + 20)
+
+    def test_never_much_longer(self):
+        _, _, seconds, _ = self.measure({"quick": 12, "default": 60})
+        self.assertLess(seconds, 2 * 12 * len(WORKLOADS) * len(LIMITLESS) + 60)
 
     def test_runs_are_kept_to(self):
-        rounds, share, _ = self.rounds_and_share(30, "--runs", "32")
-        self.assertEqual((rounds, share), (32, 1))
+        counts, modes, _, _ = self.measure({"quick": 1, "default": 30}, "--runs", "32")
+        self.assertEqual((counts, modes), ({32}, {"default"}))
+
+    def test_seed_draws_the_order(self):
+        orders = [self.measure({"quick": 0, "default": 0}, "--seed", seed)[3] for seed in ("1", "1", "2")]
+        self.assertEqual(orders[0], orders[1])
+        self.assertNotEqual(orders[0], orders[2])
+        a_round = len(WORKLOADS) * len(LIMITLESS)
+        self.assertNotEqual(orders[0][a_round : 2 * a_round], orders[0][2 * a_round : 3 * a_round])
+
+
+class BaselineTest(CompareCase):
+    def test_same(self):
+        report = made_up.report()
+        lines, regressions = baseline.compare(report, copy.deepcopy(report))
+        self.assertEqual((len(lines), regressions), (2, 0))
+
+    def test_slower_against_the_peers(self):
+        then = made_up.report({"hakmem": 1.2e7, "jemalloc": 1e7, "glibc": 6e6})
+        now = made_up.report({"hakmem": 1.0e7, "jemalloc": 1e7, "glibc": 6e6})
+        lines, regressions = baseline.compare(then, now)
+        self.assertEqual(regressions, 2)
+        self.assertIn("REGRESSION", lines[0])
+        # A machine that is slower for all is no regression; nor is a gain; nor too few runs to say.
+        slow = made_up.report({"hakmem": 0.6e7, "jemalloc": 0.5e7, "glibc": 3e6})
+        self.assertEqual(baseline.compare(then, slow)[1], 0)
+        self.assertEqual(baseline.compare(now, then)[1], 0)
+        few = made_up.report({"hakmem": 1.0e7, "jemalloc": 1e7, "glibc": 6e6}, rounds=4)
+        self.assertEqual(baseline.compare(then, few)[1], 0)
+        self.assertEqual(baseline.compare(then, now, tolerance=0.3)[1], 0)
+
+    def test_memory(self):
+        then, now = made_up.report(), made_up.report(peaks={"hakmem": 1100})
+        self.assertEqual(baseline.compare(then, now)[1], 2)
+        self.assertEqual(baseline.compare(now, then)[1], 0)
+
+    def test_nothing_in_common(self):
+        with self.assertRaises(baseline.Mismatch):
+            baseline.compare(made_up.report(names=["a"]), made_up.report(names=["b"]))
+
+    def test_exit_status(self):
+        self.assertEqual(self.compare("--runs", "6", "--json", "base.json")[0], 0)
+        status, out, _ = self.compare("--runs", "6", "--baseline", "base.json")
+        self.assertEqual(status, 0)
+        self.assertIn("0 regressions", out)
+
+        class Slower(Fakes):
+            @staticmethod
+            def run_once(bin_dir, workload, allocator, mode, seed):
+                result = Fakes.run_once(bin_dir, workload, allocator, mode, seed)
+                return {**result, "ops_per_s": result["ops_per_s"] * (0.8 if allocator == "hakmem" else 1)}
+
+        status, out, _ = self.compare("--runs", "6", "--baseline", "base.json", tools=Slower)
+        self.assertEqual(status, compare.REGRESSION)
+        self.assertIn("REGRESSION", out)
+        self.assertEqual(self.compare("--runs", "6", "--baseline", "base.json", "--tolerance", "30", tools=Slower)[0], 0)
 
 
 class ProgramsTest(CompareCase):
     """With programs: real processes, but fakes of the workloads."""
 
     def program(self, name, text):
-        path = os.path.join(self.folder, name)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("#!/bin/sh\n" + text)
-        os.chmod(path, stat.S_IRWXU)
+        self.write(name, "#!/bin/sh\n" + text)
+        os.chmod(os.path.join(self.folder, name), stat.S_IRWXU)
 
     def workload(self, allocator, malloc, free=None, line="Throughput = 7.00 M operations per second, time: 1 s."):
         who = f"echo 'malloc: {malloc}'; echo 'free: {free or malloc}'"
-        self.program(f"bench_prod_cons_{allocator}", f'[ "$1" = --whoami ] && {{ {who}; exit 0; }}\n{line_command(line)}')
+        works = f"echo '{line}'" if line is not None else "echo broken >&2; exit 9"
+        self.program(f"bench_prod_cons_{allocator}", f'[ "$1" = --whoami ] && {{ {who}; exit 0; }}\n{works}')
 
     def run_two(self, *arguments):
         self.program("measure", '"$@" || exit $?\necho \'{"peak_kib": 2048}\' >&3\n')
         chosen = ["--bench", "prod_cons", "--allocator", "hakmem", "--allocator", "glibc"]
-        return self.compare("--bin-dir", self.folder, "--quick", *chosen, *arguments)
+        return self.compare("--bin-dir", self.folder, "--quick", *chosen, *arguments, tools=compare.Tools)
 
     def test_measures(self):
         self.workload("hakmem", "/x/libhakmem.so")
         self.workload("glibc", "/lib/libc.so.6")
         status, out, err = self.run_two("--json", "out.json")
         self.assertEqual(status, 0, err)
-        self.assertIn("7.00 M/s", out)
+        self.assertIn("7.00", out)
         report = json.loads(self.read("out.json"))
         self.assertEqual(report["served_by"], {"hakmem": "/x/libhakmem.so", "glibc": "/lib/libc.so.6"})
 
@@ -286,10 +373,6 @@ class ProgramsTest(CompareCase):
             status, out, err = self.run_two()
             self.assertEqual((status, out), (1, ""))
             self.assertIn("prod_cons under hakmem: " + ("no throughput line" if line else "exit status 9"), err)
-
-
-def line_command(line):
-    return f"echo '{line}'" if line is not None else "echo broken >&2; exit 9"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""bench_binaries: one workload linked with every allocator."""
+"""bench_binaries: one workload linked with every allocator. workload_test: one workload measured as a Bazel test."""
+
+load("//tools:python.bzl", "python_test")
 
 # Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc serves.
 # All are shared objects, hakmem too, so that none has the advantage of direct calls.
@@ -61,4 +63,28 @@ def bench_binaries(name, srcs, deps = []):
         srcs = [name + "_" + allocator for allocator in ALLOCATORS] + [name + "_hakmem_static"],
         tags = TAGS,
         visibility = ["//bench:__subpackages__"],
+    )
+
+def workload_test(name):
+    """Declares workload_NAME: measures one workload of workloads.json and leaves result.json and result.html as test outputs.
+
+    Args:
+      name: the workload's name in workloads.json.
+    """
+    python_test(
+        name = "workload_" + name,
+        size = "large",
+        srcs = ["//bench:compare_modules"],
+        data = ["//bench:programs"],
+        args = [
+            "--test-outputs",
+            "--bench",
+            name,
+        ],
+        main = "compare.py",
+        # Alone on its machine while it runs.
+        tags = TAGS + [
+            "exclusive-if-local",
+            "manual",
+        ],
     )

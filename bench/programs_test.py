@@ -7,7 +7,8 @@ import subprocess
 import unittest
 import unittest.mock
 
-import compare
+from comparison import run as starting
+from comparison import table
 
 BIN_DIR = os.environ.get("BENCH_BIN_DIR") or os.path.dirname(os.path.abspath(__file__))
 
@@ -17,6 +18,11 @@ PROGRAMS = [
         "bench_random_mixed",
         ["10000", "256", "42"],
         r"Throughput = \d+ ops/s \[iter=10000 ws=256\] time=\d+\.\d{3}s\n",
+    ),
+    (
+        "bench_latency",
+        ["1000", "64", "42"],
+        r"Throughput = \d+ ops/s \[iter=1000 ws=64\] time=\d+\.\d{3}s\nLatency ns: p50=.* max=\d+\n",
     ),
     (
         "bench_mid_mt_gap",
@@ -29,6 +35,9 @@ PROGRAMS = [
         r"Throughput = \d+\.\d\d M operations per second, relative time: \d+\.\d{6} s\.\n",
     ),
 ]
+
+# With a binary of their own; the null allocator has none for these programs.
+LINKED = [name for name, one in table.ALLOCATORS.items() if not one.preload and name != table.LIMIT]
 
 BAD = [
     ["x"],
@@ -43,23 +52,23 @@ BAD = [
 
 
 def run(program, allocator, *arguments):
-    return subprocess.run([compare.binary(BIN_DIR, program, allocator), *arguments], capture_output=True, text=True)
+    return subprocess.run([table.binary(BIN_DIR, program, allocator), *arguments], capture_output=True, text=True)
 
 
 class ProgramsTest(unittest.TestCase):
     def test_served_by(self):
         for program, _, _ in PROGRAMS:
-            for allocator in compare.ALLOCATORS:
-                compare.check_owner(BIN_DIR, program, allocator)
+            for allocator in LINKED:
+                starting.check_owner(BIN_DIR, program, allocator)
 
     def test_the_check_notices(self):
-        with unittest.mock.patch.dict(compare.ALLOCATORS, {"glibc": compare.ALLOCATORS["jemalloc"]}):
-            with self.assertRaises(compare.Failure):
-                compare.check_owner(BIN_DIR, "bench_random_mixed", "glibc")
+        with unittest.mock.patch.dict(table.ALLOCATORS, {"glibc": table.ALLOCATORS["jemalloc"]}):
+            with self.assertRaises(starting.Failure):
+                starting.check_owner(BIN_DIR, "bench_random_mixed", "glibc")
 
     def test_output(self):
         for program, arguments, pattern in PROGRAMS:
-            for allocator in compare.ALLOCATORS:
+            for allocator in LINKED:
                 done = run(program, allocator, *arguments)
                 self.assertEqual((done.returncode, done.stderr), (0, ""), (program, allocator))
                 self.assertTrue(re.fullmatch(pattern, done.stdout), done.stdout)
@@ -110,10 +119,36 @@ class MeasureTest(unittest.TestCase):
         self.assertEqual(self.measure("/")[0], 126)
 
     def test_a_real_run(self):
-        result = compare.run_once(BIN_DIR, "mid_mt_gap", "glibc", 1000, 1)
+        result = starting.run_once(BIN_DIR, table.load()["mid_mt_gap"], "glibc", "quick", 1)
         self.assertGreater(result["ops_per_s"], 0)
         self.assertGreater(result["peak_kib"], 0)
         self.assertEqual(result["seed"], 1)
+
+    def test_memory_over_time(self):
+        _, report = self.measure("/bin/sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x); unset x; sleep 0.1")
+        self.assertGreater(len(report["resident_kib"]), 5)
+        self.assertGreater(report["interval_ms"], 0)
+        self.assertLess(report.get("exit_kib", 0), report["peak_kib"] * 1.5)
+
+    def test_preload(self):
+        path = table.ALLOCATORS["tbbmalloc"].preload[0]
+        if not os.path.exists(path):
+            self.skipTest(path + " is not installed")
+        self.assertTrue(starting.check_owner(BIN_DIR, "bench_random_mixed", "tbbmalloc").endswith("proxy.so.2"))
+        told = starting.run_once(BIN_DIR, table.load()["random_mixed_256"], "tbbmalloc", "quick", 1)
+        plain = starting.run_once(BIN_DIR, table.load()["random_mixed_256"], "glibc", "quick", 1)
+        self.assertGreater(told["peak_kib"], plain["peak_kib"])
+
+    def test_noise(self):
+        noise = starting.noise(BIN_DIR)
+        self.assertEqual(noise["spins"], starting.SPINS)
+        self.assertGreater(noise["median_ns"], 1e5)
+
+    def test_latency(self):
+        told = starting.run_once(BIN_DIR, table.load()["latency"], "glibc", "quick", 1)["latency_ns"]
+        ordered = [told[name] for name in ("p50", "p90", "p99", "p99.9", "p99.99", "max")]
+        self.assertEqual(ordered, sorted(ordered))
+        self.assertGreater(ordered[0], 0)
 
 
 if __name__ == "__main__":

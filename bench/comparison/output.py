@@ -1,0 +1,182 @@
+"""A report as text for people, as Markdown, CSV and JSON."""
+
+import csv
+import json
+
+from comparison import machine, stats, table
+
+EXPLANATION = f"""\
+median: million operations (malloc or free, or the workload's own unit) a second; then its bootstrap interval of
+{stats.CONFIDENCE:.0%}. to best: the best median of a real allocator over this one. peak, settled: resident memory at its most, and
+when the program ended (median of the runs). faults: minor page faults. resident/live: peak over the bytes alive at the
+most, where the workload tells them. {table.LIMIT}: a null allocator, which gives nothing back: what the workload itself costs."""
+
+PAIRS_EXPLANATION = f"""\
+{table.OURS} against it: its throughput over the other's in the same round, median of the rounds; in brackets where the true
+median lies with a probability of {stats.CONFIDENCE:.0%} or more. "not told apart": the bracket holds 1. Then the smallest difference
+that so many pairs with this spread would have shown in {stats.POWER:.0%} of such measurements. One verdict in {1 / (1 - stats.CONFIDENCE):.0f} between equals is
+wrong by chance: judge a whole table by its geometric means."""
+
+
+def percent(value):
+    return "-" if value is None else f"{value * 100:.1f} %"
+
+
+def mib(row, name):
+    return f"{row[name]['median'] / 1024:.1f}" if name in row else "-"
+
+
+def noise_line(report):
+    noise = report.get("noise")
+    if not noise:
+        return "noise of the machine: not measured"
+    return (
+        f"noise of the machine before: a fixed loop's time had a spread of {percent(noise['spread'])} between the quartiles, "
+        f"its worst of {noise['spins']} was {percent(noise['worst'])} above the median"
+    )
+
+
+def machine_lines(report):
+    about = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items() if version)
+    return [
+        f"{machine.name(about)}, {about.get('compiler')}, huge pages: {about.get('huge_pages')}",
+        *([versions] if versions else []),
+        noise_line(report),
+        f"repeat: {report.get('command')}",
+        *[f"skipped: {why}" for why in report.get("skipped", [])],
+    ]
+
+
+def heading(part):
+    warm = f"; the first {part['left_out']} left out as warm-up" if part["left_out"] else ""
+    return f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; {' '.join(part['arguments'])}"
+
+
+def pairs_text(row):
+    pairs = row.get("ours_against_it")
+    if not pairs:
+        return ""
+    effect = pairs["smallest_effect"]
+    seen = f", sees {percent(effect)}" if effect is not None else ""
+    return f"{pairs['ratio']:.3f} ({pairs['low']:.3f} to {pairs['high']:.3f}) {pairs['verdict']}{seen}"
+
+
+COLUMNS = ["allocator", "median M/s", "interval", "to best", "peak MiB", "settled", "CPU s", "faults", "resident/live"]
+
+
+def cells(row):
+    speed = row["throughput"]
+    return [
+        row["allocator"],
+        f"{speed['median'] / 1e6:.2f}",
+        f"{speed['low'] / 1e6:.2f}-{speed['high'] / 1e6:.2f}",
+        f"{row['to_best']:.3f}",
+        mib(row, "peak_kib"),
+        mib(row, "settled_kib"),
+        f"{row['cpu_s']['median']:.2f}" if "cpu_s" in row else "-",
+        f"{row['minor_faults']['median']:.0f}" if "minor_faults" in row else "-",
+        f"{row['fragmentation']['median']:.2f}" if "fragmentation" in row else "-",
+    ]
+
+
+OLD_COLUMNS = ["allocator", "mean", "stdev", "without first", "best 3 of 5"]
+
+
+def old_cells(row):
+    """The figures that older reports had, in million operations a second."""
+    speed = row["throughput"]
+    values = [speed["mean"], speed["stdev"], speed["mean_without_first"], speed["best_3_of_5"]]
+    return [row["allocator"]] + ["-" if value is None else f"{value / 1e6:.2f}" for value in values]
+
+
+def aligned(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  " + row[0].ljust(widths[0]) + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:]))
+
+
+def overall_rows(report):
+    for name, one in report["overall"].items():
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(one["verdicts"].items()))
+        yield [name, f"{one['time_to_ours']:.3f}", f"{one['peak_to_ours']:.3f}", str(one["workloads"]), verdicts]
+
+
+OVERALL_COLUMNS = ["allocator", "time", "peak memory", "workloads", f"{table.OURS} is"]
+OVERALL_TITLE = f"geometric means over {table.OURS}'s (above 1: {table.OURS} is ahead)"
+
+
+def text(report):
+    lines = machine_lines(report) + [""]
+    for part in report["workloads"]:
+        rows = part["allocators"]
+        lines.append(heading(part))
+        pairs = [f"{table.OURS} against it"] + [pairs_text(row) for row in rows]
+        body = aligned([COLUMNS] + [cells(row) for row in rows])
+        lines += [f"{line}   {pair}".rstrip() if any(pairs[1:]) else line for line, pair in zip(body, pairs)]
+        lines += list(aligned([OLD_COLUMNS] + [old_cells(row) for row in rows]))
+        for row in rows:
+            if "latency_ns" in row:
+                lines.append(f"  {row['allocator']}: " + ", ".join(f"{k} {v:.0f} ns" for k, v in row["latency_ns"].items()))
+            if "instructions" in row:
+                lines.append(f"  {row['allocator']}: {row['instructions']:,} instructions with the quick arguments")
+        lines.append("")
+    if report["overall"]:
+        lines += [OVERALL_TITLE, *aligned([OVERALL_COLUMNS, *overall_rows(report)]), ""]
+    lines.append(EXPLANATION)
+    if report["overall"]:
+        lines.append(PAIRS_EXPLANATION)
+    return "\n".join(lines)
+
+
+def markdown_table(rows):
+    yield "| " + " | ".join(rows[0]) + " |"
+    yield "|---" + "|---:" * (len(rows[0]) - 1) + "|"
+    for row in rows[1:]:
+        yield "| " + " | ".join(row) + " |"
+
+
+def write_markdown(report, file):
+    lines = ["# Comparison of allocators", ""] + [f"- {line}" for line in machine_lines(report)] + [""]
+    if report["overall"]:
+        lines += ["## Overall", "", OVERALL_TITLE, "", *markdown_table([OVERALL_COLUMNS, *overall_rows(report)]), ""]
+    for part in report["workloads"]:
+        rows = [cells(row) + old_cells(row)[1:] + [pairs_text(row)] for row in part["allocators"]]
+        lines += [f"## {part['workload']}", "", heading(part), ""]
+        lines += [*markdown_table([COLUMNS + OLD_COLUMNS[1:] + [f"{table.OURS} against it"], *rows]), ""]
+    file.write("\n".join(lines + [EXPLANATION, "", PAIRS_EXPLANATION]) + "\n")
+
+
+SPEED = ["median", "low", "high", "q1", "q3", "min", "max", "spread", "mean", "stdev", "mean_without_first", "best_3_of_5"]
+USED = ["peak_kib", "settled_kib", "cpu_s", "minor_faults", "major_faults", "fragmentation"]
+PAIRS = ["ratio", "low", "high", "verdict", "smallest_effect"]
+PERCENTILES = ["p50", "p90", "p99", "p99.9", "p99.99", "max"]
+CSV_COLUMNS = (
+    ["workload", "allocator", "threads", "runs", "left_out"]
+    + ["ops_per_s_" + name for name in SPEED]
+    + ["to_best", "to_limit"]
+    + USED
+    + ["instructions"]
+    + ["latency_ns_" + name for name in PERCENTILES]
+    + ["ours_" + name for name in PAIRS]
+    + ["machine"]
+)
+
+
+def write_csv(report, file):
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for part in report["workloads"]:
+        for row in part["allocators"]:
+            pairs, latency = row.get("ours_against_it", {}), row.get("latency_ns", {})
+            values = [part["workload"], row["allocator"], part["threads"], part["rounds"], part["left_out"]]
+            values += [row["throughput"][name] for name in SPEED] + [row["to_best"], row.get("to_limit")]
+            values += [row.get(name, {}).get("median") for name in USED] + [row.get("instructions")]
+            values += [latency.get(name) for name in PERCENTILES] + [pairs.get(name) for name in PAIRS]
+            values.append(machine.name(report["machine"]))
+            writer.writerow(["" if value is None else value for value in values])
+
+
+def write_json(report, file):
+    json.dump(report, file, indent=1)
+    file.write("\n")

@@ -1,0 +1,141 @@
+"""The rounds: in each, every workload runs once under every allocator, in an order drawn at random, so that what else the
+machine does hits all alike. A workload's runs in one round share a seed and lie close in time: they make the pairs."""
+
+import sys
+import time
+
+FIRST_SEED = 42
+
+
+class Progress:
+    """One line on standard error, rewritten in place on a terminal, else repeated at most every ten seconds."""
+
+    def __init__(self, stream=None):
+        self.stream = stream if stream is not None else sys.stderr
+        self.terminal = self.stream.isatty()
+        self.last = None
+
+    def show(self, text):
+        now = time.monotonic()
+        if self.terminal:
+            self.stream.write("\r\x1b[K" + text)
+        elif self.last is None or now - self.last >= 10:
+            self.stream.write(text + "\n")
+            self.last = now
+        self.stream.flush()
+
+    def end(self):
+        if self.terminal:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+
+class OutOfTime(Exception):
+    """The budget is used up in the middle of a round."""
+
+
+class Plan:
+    """Which runs there are, how many rounds, and how long the rest takes: from what was done so far."""
+
+    def __init__(self, config, clock):
+        self.config = config
+        self.clock = clock
+        self.begin = clock()
+        self.modes = {workload.name: config.mode for workload in config.workloads}
+        self.seconds = {}  # of the last run of (workload, allocator, mode)
+        self.rounds = config.runs
+        self.done_rounds = 0
+        self.left_of_round = 0.0
+
+    def deadline(self):
+        return None if self.config.budget_s is None else self.begin + self.config.budget_s
+
+    def round_s(self):
+        """How long a round takes; what never ran in its mode is taken to be as long as its quick run, and longer."""
+        total = 0.0
+        for workload, allocator in self.config.pairs:
+            mode = self.modes[workload.name]
+            quick = self.seconds.get((workload.name, allocator, "quick"), 0.0)
+            total += self.seconds.get((workload.name, allocator, mode), 5 * quick)
+        return total
+
+    def shorten(self):
+        """Where the least number of rounds would pass the deadline, the longest workloads get their quick arguments."""
+        if self.deadline() is None:
+            return False
+        changed = False
+        while self.round_s() * self.config.min_runs > self.deadline() - self.clock():
+            costs = {
+                name: sum(self.seconds.get((name, a, mode), 0) for w, a in self.config.pairs if w.name == name)
+                for name, mode in self.modes.items()
+                if mode != "quick"
+            }
+            if not costs:
+                break
+            self.modes[max(costs, key=costs.get)] = "quick"
+            changed = True
+        return changed
+
+    def enough(self):
+        """Asked before each round: whether the rounds done are all that there will be."""
+        left = self.rounds - self.done_rounds
+        if self.deadline() is not None and self.done_rounds > 0:
+            left = min(left, int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)))
+            self.rounds = self.done_rounds + max(left, 0)
+        return left <= 0
+
+    def text(self, workload, allocator):
+        if self.done_rounds == 0 and not self.left_of_round:
+            return f"warming up: {workload.name} under {allocator}"
+        rest = max(self.rounds - self.done_rounds - 1, 0) * self.round_s() + self.left_of_round
+        if self.deadline() is not None:
+            rest = min(rest, self.deadline() - self.clock())
+        return (
+            f"round {self.done_rounds + 1} of {self.rounds}, about {max(rest, 0):.0f} s left: "
+            f"{workload.name} under {allocator}"
+        )
+
+
+def one_round(config, plan, seed, progress, run, warming=False):
+    """Runs everything once, in random order: {(workload's name, allocator): the run's result}. Raises OutOfTime."""
+    results = {}
+    plan.left_of_round = 0.0 if warming else plan.round_s()
+    for workload in config.rng.sample(config.workloads, len(config.workloads)):
+        mode = "quick" if warming else plan.modes[workload.name]
+        allocators = [allocator for one, allocator in config.pairs if one is workload]
+        for allocator in config.rng.sample(allocators, len(allocators)):
+            if plan.deadline() is not None and plan.clock() > plan.deadline() and plan.done_rounds > 0:
+                raise OutOfTime
+            progress.show(plan.text(workload, allocator))
+            start = plan.clock()
+            result = run(config.bin_dir, workload, allocator, mode, seed)
+            took = plan.clock() - start
+            plan.seconds[workload.name, allocator, mode] = took
+            plan.left_of_round = max(plan.left_of_round - took, 1e-3) if not warming else 0.0
+            results[workload.name, allocator] = {**result, "mode": mode}
+    return results
+
+
+def measure(config, progress, run, clock=time.monotonic):
+    """All rounds: {(workload's name, allocator): [a run's result for every round]}."""
+    plan = Plan(config, clock)
+    one_round(config, plan, FIRST_SEED, progress, run, warming=True)
+    plan.shorten()
+    results = {}
+    seed = FIRST_SEED
+    while not plan.enough():
+        try:
+            found = one_round(config, plan, seed, progress, run)
+        except OutOfTime:
+            break
+        plan.done_rounds += 1
+        seed += 1
+        for key, result in found.items():
+            results.setdefault(key, []).append(result)
+        if plan.done_rounds == 1 and plan.shorten():
+            # The round told what the real arguments cost: what is shortened now begins anew.
+            for key, runs in results.items():
+                if runs[0]["mode"] != plan.modes[key[0]]:
+                    runs.clear()
+    progress.end()
+    return {key: runs for key, runs in results.items() if runs}

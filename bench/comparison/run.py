@@ -1,0 +1,128 @@
+"""Starting programs: one measured run, who serves malloc, the machine's noise, instructions."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+
+from comparison import stats, table
+
+RUN_LIMIT_S = 300  # one run that takes longer than this is taken for hung
+SPINS = 40
+OUTPUT = re.compile(r"^Throughput = ([0-9.]+) (M )?[a-z]+(?:/s| per second)\b", re.MULTILINE)
+LIVE = re.compile(r"\blive=([0-9]+)\b")
+LATENCY = re.compile(r"^Latency ns: (.*)$", re.MULTILINE)
+
+
+class Failure(Exception):
+    """The measurement cannot go on; the text says why."""
+
+
+def parse_output(text):
+    """What a workload's lines tell: throughput, bytes alive at the most, latencies. None without a throughput."""
+    match = OUTPUT.search(text)
+    if not match:
+        return None
+    told = {"ops_per_s": float(match.group(1)) * (1e6 if match.group(2) else 1.0)}
+    if told["ops_per_s"] <= 0:
+        return None
+    live = LIVE.search(text)
+    if live:
+        told["live_bytes"] = int(live.group(1))
+    latency = LATENCY.search(text)
+    if latency:
+        told["latency_ns"] = {name: int(ns) for name, ns in (item.split("=") for item in latency.group(1).split())}
+    return told
+
+
+def run_once(bin_dir, workload, allocator, mode, seed):
+    """One measured run: what the program told and what it used. Raises Failure when it fails in any way."""
+    read_end, write_end = os.pipe()
+    library = table.preload(allocator)
+    with os.fdopen(read_end) as report:
+        # The report has to arrive as descriptor 3: sh puts it there and becomes `measure`.
+        command = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", os.path.join(bin_dir, "measure")]
+        command += (["-p", library] if library else []) + [table.binary(bin_dir, workload.binary, allocator)]
+        command += workload.arguments(mode, seed)
+        start = time.monotonic()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end])
+        except subprocess.TimeoutExpired:
+            raise Failure(f"{workload.name} under {allocator}: no end after {RUN_LIMIT_S} s") from None
+        finally:
+            os.close(write_end)
+        wall_s = time.monotonic() - start
+        used = report.read()
+    told = parse_output(done.stdout)
+    if done.returncode != 0 or told is None or not used:
+        why = f"exit status {done.returncode}" if done.returncode else "no throughput line"
+        raise Failure(f"{workload.name} under {allocator}: {why}\n{done.stdout}{done.stderr}".rstrip())
+    result = {**told, "wall_s": wall_s, "seed": seed, **json.loads(used)}
+    # The kernel's maximum lags behind by what a thread has not handed in yet.
+    result["peak_kib"] = max([result["peak_kib"], result.get("exit_kib", 0), *result.get("resident_kib", [])])
+    result["cpu_s"] = result.get("user_s", 0) + result.get("system_s", 0)
+    if told.get("live_bytes"):
+        result["fragmentation"] = result["peak_kib"] * 1024 / told["live_bytes"]
+    return result
+
+
+def environment(library):
+    """This process's, with the library preloaded, if there is one."""
+    return {**os.environ, "LD_PRELOAD": library} if library else None
+
+
+def missing(bin_dir, workload, allocator):
+    """Why this allocator cannot be had for this workload here; None if it can."""
+    try:
+        table.preload(allocator)
+    except FileNotFoundError as error:
+        return str(error)
+    path = table.binary(bin_dir, workload.binary, allocator)
+    return None if os.path.exists(path) else f"{os.path.basename(path)} is not there"
+
+
+def check_owner(bin_dir, program, allocator):
+    """The object that serves malloc in this binary. Raises Failure when it is not that allocator's."""
+    path = table.binary(bin_dir, program, allocator)
+    try:
+        library = table.preload(allocator)
+        done = subprocess.run(
+            [path, "--whoami"], capture_output=True, text=True, timeout=RUN_LIMIT_S, env=environment(library)
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(f"{path}: {error}") from None
+    owners = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    for function in ("malloc", "free"):
+        owner = owners.get(function, "nothing")
+        if done.returncode != 0 or not re.search(table.ALLOCATORS[allocator].served_by, owner):
+            raise Failure(f"{path}: {function} is served by {owner}, not by {allocator}: nothing was measured")
+    return owners["malloc"]
+
+
+def noise(bin_dir):
+    """How much a fixed loop's time swings here and now: no difference below that can be trusted from single runs."""
+    try:
+        done = subprocess.run([os.path.join(bin_dir, "spin"), str(SPINS)], capture_output=True, text=True, timeout=60)
+        ns = [int(line) for line in done.stdout.split()]
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    if not ns:
+        return None
+    made = stats.summary(ns, least=True)
+    return {"spins": len(ns), "spread": made["spread"], "worst": made["max"] / made["median"] - 1, "median_ns": made["median"]}
+
+
+def instructions(bin_dir, workload, allocator, seed):
+    """Instructions of one quick run, counted by callgrind. None without valgrind, or if the program fails under it."""
+    valgrind = shutil.which("valgrind")
+    if not valgrind:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+        command += [table.binary(bin_dir, workload.binary, allocator), *workload.arguments("quick", seed)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(table.preload(allocator)))
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    return int(found.group(1)) if found and done.returncode == 0 else None
