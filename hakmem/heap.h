@@ -39,7 +39,7 @@
 HAK_EXTERN_C_BEGIN
 
 #define TC_FIRST_BYTES HAK_TINY_OR(64u, 2048u)
-#define TC_MAX_BLOCKS  HAK_TINY_OR(4u, 256u)
+#define TC_MAX_BLOCKS  HAK_TINY_OR(4u, 2048u)
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
 #define TC_SLEEP_WINDOW    HAK_TINY_OR(16u, 1024u)
 #define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
