@@ -17,7 +17,7 @@ static uint32_t bucket(uint64_t ns)
     if (ns < STEPS)
         return (uint32_t)ns;
     uint32_t top = 63 - (uint32_t)__builtin_clzll(ns);
-    return (top - STEP_BITS + 1) * STEPS + ((ns >> (top - STEP_BITS)) & (STEPS - 1));
+    return (top - STEP_BITS + 1) * STEPS + (uint32_t)((ns >> (top - STEP_BITS)) & (STEPS - 1));
 }
 
 static uint64_t bucket_start(uint32_t i)

@@ -56,7 +56,7 @@ static void take_sample(int statm)
         return;
     if (samples.n == MAX_SAMPLES) {
         for (int i = 0; i < MAX_SAMPLES / 2; i++)
-            samples.kib[i] = samples.kib[2 * i];
+            samples.kib[i] = samples.kib[i + i];
         samples.n = MAX_SAMPLES / 2;
         samples.interval_ms *= 2;
     }

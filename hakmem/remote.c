@@ -81,11 +81,12 @@ void remote_send_list(void *head)
         uint32_t tag = map_find(head).tag;
         void *last = head;
         uint32_t count = 1;
-        while (*(void **)last && count < OUTBOX_MAX_BLOCKS && map_find(*(void **)last).tag == tag) {
-            last = *(void **)last;
+        void *rest = *(void **)last;
+        while (rest && count < OUTBOX_MAX_BLOCKS && map_find(rest).tag == tag) {
+            last = rest;
+            rest = *(void **)last;
             count++;
         }
-        void *rest = *(void **)last;
         *(void **)last = NULL;
         send_chain(head, tag, count);
         head = rest;

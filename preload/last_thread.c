@@ -26,7 +26,7 @@ static int count_threads(void)
 static void work(int rounds)
 {
     for (int i = 0; i < rounds; i++) {
-        void *volatile p = malloc((size_t)(i % 50) * 1000);
+        void *volatile p = malloc((size_t)(i % 50) * 1000 + 1);
         free(p);
         if (i % 100 == 0) {
             usleep(1000);
@@ -44,7 +44,7 @@ static void *starter(void *unused)
 {
     for (int i = 0; i < 50; i++) {
         void *volatile p = malloc((size_t)i * 1000 + 1);
-        pid_t pid = vfork();
+        pid_t pid = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
         if (pid == 0) {
             execl("/bin/true", "true", (char *)NULL);
             _exit(1);

@@ -79,7 +79,9 @@ void ss_span_set_mark(void *p)
 {
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
-    atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(ss->span_granules[first] | SPAN_MARK));
+    if (ss) {
+        atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(ss->span_granules[first] | SPAN_MARK));
+    }
 }
 
 int ss_span_mark(const void *p)

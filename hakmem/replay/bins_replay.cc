@@ -125,8 +125,7 @@ int main(int argc, char **)
     const struct {
         const char *name;
         uint64_t bin_bytes;
-    } settings[] = {{"auto", 0},          {"2k", 2048},      {"8k", 8192},      {"32k", 32768},
-                    {"128k", 131072},     {"512k", 524288}};
+    } settings[] = {{"auto", 0}, {"2k", 2048}, {"8k", 8192}, {"32k", 32768}, {"128k", 131072}, {"512k", 524288}};
     /* Each in a process of its own, so that none finds what another has left. */
     for (const auto &setting : settings) {
         fflush(stdout);
