@@ -39,7 +39,7 @@ class OutputLineTest(unittest.TestCase):
 class TableTest(unittest.TestCase):
     def test_every_workload_is_a_test_target(self):
         with open(os.path.join(made_up.FOLDER, "BUILD.bazel"), encoding="utf-8") as file:
-            names = re.search(r"workload_test\(name\)\s+for name in \[(.*?)\]", file.read(), re.DOTALL).group(1)
+            names = re.search(r"workload_test\(name = name\)\s+for name in \[(.*?)\]", file.read(), re.DOTALL).group(1)
         self.assertEqual(sorted(re.findall(r'"(.*?)"', names)), sorted(WORKLOADS))
 
     def test_rows(self):
