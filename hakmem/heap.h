@@ -40,6 +40,7 @@ HAK_EXTERN_C_BEGIN
 
 #define TC_FIRST_BYTES HAK_TINY_OR(64u, 2048u)
 #define TC_MAX_BLOCKS  HAK_TINY_OR(4u, 2048u)
+#define TC_FULL_SIZE   128u /* bins of larger tiny blocks may hold half of HAKMEM_BIN_BYTES */
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
 #define TC_SLEEP_WINDOW    HAK_TINY_OR(16u, 1024u)
 #define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)

@@ -68,6 +68,11 @@ size_t limit_within(uint32_t c, size_t bytes)
     return std::min(std::max(bytes / size_of(c), least), most);
 }
 
+size_t largest_limit(uint32_t c)
+{
+    return limit_within(c, options.bin_bytes / (size_of(c) > TC_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
+}
+
 /* What a chain may be, if one came back from another thread. */
 size_t chain_within(uint32_t c)
 {
@@ -76,7 +81,7 @@ size_t chain_within(uint32_t c)
 
 size_t most_blocks_of_a_list(uint32_t c)
 {
-    return std::max(limit_within(c, options.bin_bytes), chain_within(c));
+    return std::max(largest_limit(c), chain_within(c));
 }
 
 size_t n_blocks(const void *list)
@@ -119,7 +124,7 @@ void work_up(size_t rounds)
     hak_free(hak_malloc(1));
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         hak_self->window_left = UINT32_MAX; /* no bin is found asleep */
-        size_t n = 4 * (limit_within(c, options.bin_bytes) + 2);
+        size_t n = 4 * (largest_limit(c) + 2);
         for (size_t round = 0; round < rounds; round++) {
             for (size_t i = 0; i < n; i++) {
                 blocks.push_back(hak_malloc(size_of(c)));
@@ -140,12 +145,12 @@ TEST_F(Heap, ACacheIsBounded)
         size_t n_grown = 0, n_growable = 0;
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
             size_t most = most_blocks_of_a_list(c);
-            EXPECT_LE(heap->limits[c], limit_within(c, options.bin_bytes)) << size_of(c);
+            EXPECT_LE(heap->limits[c], largest_limit(c)) << size_of(c);
             EXPECT_LE(n_blocks(heap->bins[c].head), most) << size_of(c);
             EXPECT_LE(n_blocks(heap->spares[c].head), most + 1) << size_of(c);
             size_t first = std::min<size_t>(limit_within(c, TC_FIRST_BYTES), 16);
             n_grown += heap->limits[c] > first;
-            n_growable += limit_within(c, options.bin_bytes) > first;
+            n_growable += largest_limit(c) > first;
         }
         EXPECT_EQ(n_grown, n_growable) << "this test must reach grown limits";
         EXPECT_GT(cached_bytes(heap), first_bytes() / 4) << "this test must fill the cache";
@@ -194,7 +199,7 @@ TEST_F(Heap, BinsMayBeFixed)
     in_thread([] {
         tc_flush(heap_acquire()); /* an adopted heap has the limits of its thread before */
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-            EXPECT_EQ(hak_self->limits[c], limit_within(c, options.bin_bytes));
+            EXPECT_EQ(hak_self->limits[c], largest_limit(c));
         }
         EXPECT_EQ(hak_self->budget, 0u);
         options.bin_adapt = 1;

@@ -28,10 +28,19 @@ static uint32_t limit_within(uint32_t size_class, size_t bytes)
     return n < 2 ? 2 : n > TC_MAX_BLOCKS ? TC_MAX_BLOCKS : (uint32_t)n;
 }
 
+/* Tiny blocks above TC_FULL_SIZE get half: what stays in their bins lies on many pages, and costs more by those than it saves
+   in slow paths. Mid blocks are few a list, so that for them slow paths cost more (docs/design.md has the figures). */
+static uint32_t largest_limit(uint32_t size_class)
+{
+    uint32_t size = sc_table[size_class].size;
+    int gets_half = size > TC_FULL_SIZE && size <= SC_TINY_MAX;
+    return limit_within(size_class, options.bin_bytes / (gets_half ? 2 : 1));
+}
+
 static uint32_t first_limit(uint32_t size_class)
 {
     if (!options.bin_adapt) {
-        return limit_within(size_class, options.bin_bytes);
+        return largest_limit(size_class);
     }
     uint32_t limit = limit_within(size_class, TC_FIRST_BYTES);
     return limit < 16 ? limit : 16;
@@ -59,7 +68,7 @@ void tc_init(struct heap *heap)
 static void grow_limit(struct heap *heap, uint32_t size_class)
 {
     uint32_t limit = heap->limits[size_class];
-    uint32_t most = limit_within(size_class, options.bin_bytes);
+    uint32_t most = largest_limit(size_class);
     if (limit >= most) {
         return;
     }

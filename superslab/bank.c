@@ -37,7 +37,7 @@ static void count_partial(struct bank *bank, uint32_t size_class, uint32_t chang
     atomic_store_relaxed(&bank->n_partial[size_class], bank->n_partial[size_class] + change);
 }
 
-static void list_push(struct bank *bank, struct slab *slab)
+static HAK_NOINLINE void list_push(struct bank *bank, struct slab *slab)
 {
     struct slab **list = &bank->partial[slab->size_class];
     slab->prev = NULL;
@@ -96,61 +96,66 @@ static int is_slab(uint32_t tag)
     return tag && TAG_OWNER(tag) != TAG_SPECIAL_OWNER;
 }
 
+/* A block whose slab is another bank's by now, or no block at all. */
+static HAK_COLD void check_stray(const struct bank *bank, uint32_t tag, const void *block)
+{
+    HAK_CHECK(bank->has_strays_sent && is_slab(tag), "invalid pointer freed (not the start of a block)", block);
+}
+
 /* The slab that holds the block; NULL if it is another bank's by now. */
-static struct slab *slab_of(const struct bank *bank, const void *block)
+static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const void *block)
 {
     struct map_entry entry = map_find(block);
     if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
-        HAK_CHECK(bank->has_strays_sent && is_slab(entry.tag), "invalid pointer freed (not the start of a block)",
-                  block);
+        check_stray(bank, entry.tag, block);
         return NULL;
     }
     return pool_slab_of(entry.ref, block);
 }
 
-/* Puts a block into its slab. Returns 0 if the slab has gone back to the pool. */
-static int put_into(struct bank *bank, struct slab *slab, void *block)
+/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
+static HAK_NOINLINE void keep_or_release(struct bank *bank, struct slab *slab)
 {
-    slab_put(slab, block);
-    if (!slab->in_list) {
+    int is_only = bank->partial[slab->size_class] == slab && !slab->next;
+    if (!is_only || !bank->keeps_empty) {
+        release(bank, slab);
+    }
+}
+
+/* Files a slab that has just got blocks back. */
+static HAK_ALWAYS_INLINE void file(struct bank *bank, struct slab *slab)
+{
+    if (HAK_UNLIKELY(!slab->in_list)) {
         list_push(bank, slab);
     }
     if (HAK_UNLIKELY(slab_is_empty(slab))) {
-        /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
-        int is_only = bank->partial[slab->size_class] == slab && !slab->next;
-        if (!is_only || !bank->keeps_empty) {
-            release(bank, slab);
-            return 0;
-        }
+        keep_or_release(bank, slab);
     }
-    return 1;
 }
 
 void bank_put(struct bank *bank, void *block)
 {
     struct slab *slab = slab_of(bank, block);
     HAK_CHECK(slab, "invalid pointer freed (not the start of a block)", block);
-    (void)put_into(bank, slab, block);
+    slab_put(slab, block);
+    file(bank, slab);
 }
 
 uint32_t bank_put_list(struct bank *bank, void *head)
 {
     uint32_t n = 0;
-    struct slab *slab = NULL;
     while (head) {
-        void *next = *(void **)head;
-        /* Blocks of one slab often follow each other. */
-        if (!slab || (uintptr_t)head - (uintptr_t)slab->base >= SS_UNIT_BYTES) {
-            slab = slab_of(bank, head);
-        }
-        if (HAK_UNLIKELY(!slab)) {
+        struct slab *slab = slab_of(bank, head);
+        if (HAK_LIKELY(slab)) {
+            head = slab_put_run(slab, head, &n);
+            file(bank, slab);
+        } else {
+            void *next = *(void **)head;
             *(void **)head = bank->strays;
             bank->strays = head;
-        } else if (!put_into(bank, slab, head)) {
-            slab = NULL;
+            head = next;
+            n++;
         }
-        head = next;
-        n++;
     }
     return n;
 }

@@ -2,7 +2,6 @@
 #include "superslab/slab.h"
 
 #include "base/atomic.h"
-#include "base/error.h"
 #include "base/os.h"
 
 /* About a page: what is touched ahead of need. */
@@ -79,22 +78,6 @@ uint32_t slab_take(struct slab *slab, uint32_t want, void **head)
     slab->n_free = (uint16_t)(slab->n_free - taken);
     slab->hint = (uint16_t)w;
     return taken;
-}
-
-void slab_put(struct slab *slab, void *block)
-{
-    uint32_t offset = (uint32_t)((char *)block - slab->base);
-    uint32_t index = sc_index_of(slab->size_class, offset);
-    HAK_CHECK(index < slab->capacity && index * slab->size == offset,
-              "invalid pointer freed (not the start of a block)", block);
-    uint32_t w = index / 64;
-    uint64_t bit = (uint64_t)1 << (index % 64);
-    HAK_CHECK(!(slab->bits[w] & bit), "block freed twice", block);
-    atomic_store_relaxed(&slab->bits[w], slab->bits[w] | bit);
-    slab->n_free++;
-    if (w < slab->hint) {
-        slab->hint = (uint16_t)w;
-    }
 }
 
 /* 1 if blocks first .. last are all free. */

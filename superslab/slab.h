@@ -10,7 +10,8 @@
 #ifndef HAKMEM_SUPERSLAB_SLAB_H
 #define HAKMEM_SUPERSLAB_SLAB_H
 
-#include "base/attributes.h"
+#include "base/atomic.h"
+#include "base/error.h"
 #include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN
@@ -44,13 +45,49 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
    count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about a page of them at a
    time: what nobody needs is not touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t slab_take(struct slab *slab, uint32_t want, void **head);
-/* Gives a block back. Aborts, naming the pointer, if it is no block of this slab or is free already. */
-void slab_put(struct slab *slab, void *block);
 /* Gives pages that hold free blocks only back to the system, if n_free has not changed since an earlier tick. Returns the
    bytes. Free blocks' contents do not matter, so nobody needs to know; a page is given back once until blocks are taken. */
 size_t slab_purge_cold(struct slab *slab, uint16_t tick);
 /* 0 if the equations above hold. */
 int slab_verify(const struct slab *slab);
+
+/* Gives back the blocks of a list (linked through their first words, ended by NULL) up to the first that lies elsewhere, which
+   is returned (or NULL); the list's head lies in this slab. Aborts, naming the pointer, on one that is no block of this
+   slab or is free already. */
+static HAK_ALWAYS_INLINE void *slab_put_run(struct slab *slab, void *head, uint32_t *count)
+{
+    uint64_t *bits = slab->bits;
+    char *base = slab->base;
+    uint32_t magic = sc_table[slab->size_class].magic, capacity = slab->capacity;
+    uint32_t lowest = slab->hint, n = 0;
+    uintptr_t offset = (uintptr_t)head - (uintptr_t)base;
+    do {
+        void *next = *(void **)head;
+        uint32_t index = (uint32_t)(((uint64_t)offset * magic) >> 32);
+        HAK_CHECK(index < capacity && sc_is_multiple((uint32_t)offset, magic),
+                  "invalid pointer freed (not the start of a block)", head);
+        uint32_t w = index / 64;
+        uint64_t word = bits[w], bit = (uint64_t)1 << (index % 64);
+        HAK_CHECK(!(word & bit), "block freed twice", head);
+        atomic_store_relaxed(&bits[w], word | bit);
+        lowest = w < lowest ? w : lowest;
+        n++;
+        head = next;
+        offset = (uintptr_t)head - (uintptr_t)base;
+    } while (offset < SC_SLAB_BYTES); /* NULL is in no slab */
+    slab->n_free = (uint16_t)(slab->n_free + n);
+    slab->hint = (uint16_t)lowest;
+    *count += n;
+    return head;
+}
+
+/* Gives one block back, likewise. Its first word is overwritten. */
+static inline void slab_put(struct slab *slab, void *block)
+{
+    uint32_t n = 0;
+    *(void **)block = NULL;
+    (void)slab_put_run(slab, block, &n);
+}
 
 static inline int slab_is_empty(const struct slab *slab)
 {
