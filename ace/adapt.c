@@ -11,7 +11,7 @@
 #include "superslab/superslab.h"
 
 /* Less is not worth a purge out of turn. */
-#define EXCESS ((size_t)4 * HAK_MIB)
+#define EXCESS ((size_t)512 * HAK_KIB)
 
 static struct lock lock = LOCK_INIT(LOCK_RANK_CONTROL);
 static struct control control;

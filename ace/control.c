@@ -45,7 +45,8 @@ void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
     memset(control->regret, 0, sizeof control->regret);
     control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;
-    control->slack = CONTROL_MIN_SLACK;
+    control->slack[CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS;
+    control->slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
 
@@ -56,17 +57,34 @@ static int regrets(const struct control *control, enum control_pool pool)
     return control->regret[pool] > GRAIN && control->regret[pool] > sum(control->purged[pool]) >> REGRET_SHIFT;
 }
 
+static void more_slack(struct control *control, enum control_pool pool)
+{
+    uint32_t slack = control->slack[pool] + SLACK_STEP;
+    control->slack[pool] = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
+}
+
+static void less_slack(struct control *control)
+{
+    control->slack[CONTROL_SUPERSLABS] -= control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
+    control->slack[CONTROL_RANGES] -= control->slack[CONTROL_RANGES] > CONTROL_MIN_SLACK_RANGES;
+}
+
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
 static void adapt_horizon(struct control *control, uint64_t forgotten)
 {
     uint64_t live = control->live[CONTROL_TOTAL], still = highest(control->peaks[CONTROL_TOTAL]);
-    if (regrets(control, CONTROL_SUPERSLABS) || regrets(control, CONTROL_RANGES)) {
+    int regretted = 0;
+    for (enum control_pool pool = 0; pool < CONTROL_TOTAL; pool++) {
+        if (regrets(control, pool)) {
+            more_slack(control, pool);
+            regretted = 1;
+        }
+    }
+    if (regretted) {
         if (control->horizon_ms < control->base_ms * CONTROL_LONGEST) {
             control->horizon_ms *= 2;
             control->n_longer++;
         }
-        control->slack += SLACK_STEP;
-        control->slack = control->slack < CONTROL_MAX_SLACK ? control->slack : CONTROL_MAX_SLACK;
         memset(control->purged, 0, sizeof control->purged);
     } else if (forgotten > still + GRAIN && forgotten - still > forgotten >> IDLE_SHIFT && forgotten > live) {
         /* A peak of more than 1/8 above all later ones is forgotten: what was kept for it was kept in vain. */
@@ -74,7 +92,7 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
             control->horizon_ms /= 2;
             control->n_shorter++;
         }
-        control->slack -= control->slack > CONTROL_MIN_SLACK;
+        less_slack(control);
     }
     memset(control->regret, 0, sizeof control->regret);
 }
@@ -162,10 +180,21 @@ void control_purged(struct control *control, enum control_pool pool, uint64_t by
     control->purged[pool][control->epoch] += bytes;
 }
 
+static uint64_t slack_bytes(const struct control *control, enum control_pool pool)
+{
+    return highest(control->peaks[pool]) / CONTROL_SLACK_PARTS * control->slack[pool];
+}
+
 uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
 {
-    uint64_t most = highest(control->peaks[pool]), live = control->live[pool];
-    most += most / CONTROL_SLACK_PARTS * control->slack + GRAIN;
+    uint64_t most = highest(control->peaks[pool]) + CONTROL_LEAST, live = control->live[pool];
+    if (pool == CONTROL_TOTAL) {
+        /* Not the sum: the two pools' highest need not be at the same time. */
+        uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS), ranges = slack_bytes(control, CONTROL_RANGES);
+        most += superslabs > ranges ? superslabs : ranges;
+    } else {
+        most += slack_bytes(control, pool);
+    }
     uint64_t keep = most > live ? most - live : 0;
     return keep < budget ? keep : budget;
 }

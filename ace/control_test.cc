@@ -31,9 +31,9 @@ class Control : public testing::Test
         ASSERT_EQ(control_verify(&c), 0);
     }
     /* What is kept beyond the highest live bytes. */
-    static uint64_t with_slack(uint64_t most)
+    static uint64_t with_slack(uint64_t most, uint32_t slack = CONTROL_MIN_SLACK_SUPERSLABS)
     {
-        return most + most / CONTROL_SLACK_PARTS * CONTROL_MIN_SLACK + 2 * kMiB;
+        return most + most / CONTROL_SLACK_PARTS * slack + CONTROL_LEAST;
     }
     uint64_t keep(enum control_pool pool) const
     {
@@ -63,7 +63,7 @@ TEST_F(Control, ForgetsThePeakAfterTheHorizon)
     for (int i = 0; i < 40; i++) {
         note(0, 10 * kMiB, 5);
     }
-    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(10 * kMiB) - 10 * kMiB);
+    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(10 * kMiB, CONTROL_MIN_SLACK_RANGES) - 10 * kMiB);
 }
 
 /* However long nobody calls. */
@@ -83,7 +83,8 @@ TEST_F(Control, TheTotalCountsBothPools)
     note(0, 0, 1);
     EXPECT_GE(keep(CONTROL_TOTAL), 100 * kMiB);
     note(100 * kMiB, 0, 1);
-    EXPECT_EQ(keep(CONTROL_TOTAL), with_slack(100 * kMiB) - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_TOTAL), with_slack(100 * kMiB, CONTROL_MIN_SLACK_RANGES) - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) - 100 * kMiB);
 }
 
 TEST_F(Control, RegretMakesTheHorizonLonger)
@@ -97,8 +98,9 @@ TEST_F(Control, RegretMakesTheHorizonLonger)
     }
     EXPECT_GT(c.horizon_ms, horizon);
     EXPECT_LE(c.horizon_ms, 500u * CONTROL_LONGEST);
-    EXPECT_GT(c.slack, CONTROL_MIN_SLACK);
-    EXPECT_LE(c.slack, CONTROL_MAX_SLACK);
+    EXPECT_GT(c.slack[CONTROL_SUPERSLABS], CONTROL_MIN_SLACK_SUPERSLABS);
+    EXPECT_LE(c.slack[CONTROL_SUPERSLABS], CONTROL_MAX_SLACK);
+    EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MIN_SLACK_RANGES) << "the other pool regrets nothing";
     EXPECT_GT(c.n_longer, 0u);
 }
 
@@ -184,7 +186,7 @@ TEST_F(Control, IsDeterministic)
             if (rng.one_in(5)) {
                 control_fresh(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
             }
-            ASSERT_LE(keep(CONTROL_TOTAL), with_slack(600 * kMiB) * 2);
+            ASSERT_LE(keep(CONTROL_TOTAL), with_slack(600 * kMiB, CONTROL_MAX_SLACK));
         }
         result = c;
     }
