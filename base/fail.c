@@ -20,7 +20,8 @@ static const char *const reason_names[FAIL_N_REASONS] = {"None",    "Threshold",
                                                          "Reclaim", "Request",   "Fallback"};
 
 static HAK_TLS struct fail_path path;
-static HAK_TLS int in_callback;
+/* Where the stack was when the callback was called; NULL outside of it. */
+static HAK_TLS const char *in_callback;
 /* By reason: the second in which lines were last written, how many, and how many were held back since. */
 static uint64_t line_second[FAIL_N_REASONS];
 static uint32_t lines_written[FAIL_N_REASONS], lines_held[FAIL_N_REASONS];
@@ -198,18 +199,28 @@ static void report_request(size_t size, size_t align)
     }
 }
 
+/* A request of the callback itself comes from deeper in the stack. One that does not: the callback was left by longjmp. */
+static int is_in_callback(const char *here)
+{
+    if (in_callback && here >= in_callback) {
+        in_callback = NULL;
+    }
+    return in_callback != NULL;
+}
+
 void fail_end(size_t size, size_t align, const void *p)
 {
+    const char *here = (const char *)__builtin_frame_address(0);
     if (!p) {
         report_request(size, align);
     }
     fail_callback call = atomic_load_acquire(&callback);
-    if (call && !in_callback && (!p || fail_any())) {
+    if (call && !is_in_callback(here) && (!p || fail_any())) {
         struct fail_path taken = path; /* the callback may allocate */
         int saved = errno;
-        in_callback = 1;
+        in_callback = here;
         call(size, align, &taken, !p, atomic_load_relaxed(&callback_context));
-        in_callback = 0;
+        in_callback = NULL;
         errno = saved;
     }
 }

@@ -6,8 +6,52 @@
 #include "base/error.h"
 #include "base/os.h"
 
+enum { MAX_SKIPPED = 16 };
+const void *lock_forking;
+/* Taken by the forking thread although the fork holds them; the last one last. */
+static const struct lock *skipped[MAX_SKIPPED];
+static uint32_t n_skipped;
+static HAK_TLS char this_thread;
+
+void lock_fork_begin(void)
+{
+    n_skipped = 0;
+    atomic_store_relaxed(&lock_forking, (const void *)&this_thread);
+}
+
+void lock_fork_end(void)
+{
+    atomic_store_relaxed(&lock_forking, (const void *)NULL);
+}
+
+int lock_is_forker(void)
+{
+    return atomic_load_relaxed(&lock_forking) == &this_thread;
+}
+
+static void skip(const struct lock *lock)
+{
+    HAK_CHECK(n_skipped < MAX_SKIPPED, "too many locks taken in a handler of fork", lock);
+    skipped[n_skipped++] = lock;
+}
+
+int lock_skip_release(const struct lock *lock)
+{
+    for (uint32_t i = n_skipped; i-- > 0;) {
+        if (skipped[i] == lock) {
+            skipped[i] = skipped[--n_skipped];
+            return 1;
+        }
+    }
+    return 0;
+}
+
 void lock_acquire_slow(struct lock *lock)
 {
+    if (lock_is_in_fork()) {
+        skip(lock);
+        return;
+    }
     /* Critical sections last well under a microsecond: spin a little before sleeping. */
     for (int i = 0; i < 100; i++) {
         uint32_t expected = 0;
@@ -37,6 +81,9 @@ static HAK_TLS uint32_t n_held;
 
 void lock_rank_push(const struct lock *lock)
 {
+    if (lock_is_in_fork()) {
+        return; /* it holds the highest rank of all */
+    }
     /* Beyond MAX_HELD (fork holds every heap's lock) only the count is kept. */
     if (n_held > 0 && n_held <= MAX_HELD && held[n_held - 1] > lock->rank) {
         hak_fatal("lock taken against its rank", lock);
@@ -49,6 +96,9 @@ void lock_rank_push(const struct lock *lock)
 
 void lock_rank_pop(const struct lock *lock)
 {
+    if (lock_is_in_fork()) {
+        return;
+    }
     if (n_held == 0) {
         hak_fatal("lock released that is not held", lock);
     }

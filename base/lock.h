@@ -34,6 +34,22 @@ struct lock {
 void lock_acquire_slow(struct lock *lock);
 void lock_wake(struct lock *lock);
 
+/* While a thread forks, it holds every lock, and still may come into the allocator: handlers of pthread_atfork that are older
+   than ours run between our own. Between the two calls, a lock that is held is that thread's own, and taking and releasing
+   it does nothing. */
+extern const void *lock_forking; /* names that thread; NULL if none forks */
+void lock_fork_begin(void);
+void lock_fork_end(void);
+int lock_is_forker(void);
+/* Returns 1 if the lock was the fork's when it was taken. */
+int lock_skip_release(const struct lock *lock);
+
+/* 1 in the thread that forks. */
+static inline int lock_is_in_fork(void)
+{
+    return HAK_UNLIKELY(atomic_load_relaxed(&lock_forking) != NULL) && lock_is_forker();
+}
+
 #if HAK_DEBUG
 void lock_rank_push(const struct lock *lock);
 void lock_rank_pop(const struct lock *lock);
@@ -70,6 +86,9 @@ static inline int lock_try(struct lock *lock)
 
 static inline void lock_release(struct lock *lock)
 {
+    if (lock_is_in_fork() && lock_skip_release(lock)) {
+        return;
+    }
     lock_rank_pop(lock);
     if (HAK_UNLIKELY(__atomic_exchange_n(&lock->word, 0u, __ATOMIC_RELEASE) == 2)) {
         lock_wake(lock);

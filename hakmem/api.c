@@ -106,6 +106,15 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
         *is_clean = 0;
         return heap_alloc_uncached(size_class);
     }
+    struct bin *bin = &heap->bins[size_class];
+    if (HAK_UNLIKELY(bin->head != NULL)) {
+        /* Making the background thread allocates too, and has filled this very bin. */
+        void *first = bin->head;
+        bin->head = *(void **)first;
+        bin->room++;
+        *is_clean = 0;
+        return first;
+    }
     void *block = tc_refill(heap, size_class);
     *is_clean = heap->refill_is_clean;
     return block;

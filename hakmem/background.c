@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "ace/ace.h"
+#include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -131,9 +132,9 @@ void background_start(void)
 {
     uint32_t state = atomic_load_relaxed(&background_state);
     if ((state == BACKGROUND_FAILED && os_ops.clock_ns() < atomic_load_relaxed(&next_try_ns)) ||
-        state < BACKGROUND_WANTED || heap_n_live() < 2 || getpid() != process ||
+        state < BACKGROUND_WANTED || heap_n_live() < 2 || getpid() != process || lock_is_in_fork() ||
         !atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_STARTING)) {
-        return; /* too early, or another thread does it; a child of vfork is not the process */
+        return; /* too early, or another thread does it; a child of vfork, or of a fork under way, is not the process */
     }
     int saved = errno;
     /* pthread_create allocates: that comes back here, and finds STARTING. */

@@ -353,4 +353,39 @@ TEST_F(Background, WithTrafficOfManyThreads)
     }
 }
 
+int start_with_allocation(void *(*)(void *), size_t)
+{
+    /* As pthread_create: of every class, the one that malloc is about to refill included. */
+    for (size_t size = 8; size <= 32768; size += size / 4) {
+        hak_free(hak_malloc(size));
+    }
+    return EAGAIN;
+}
+
+TEST_F(Background, MakingItMayAllocate)
+{
+    SecondThread second;
+    ASSERT_TRUE(becomes_true([] { return state() != BACKGROUND_IDLE; }));
+    os_ops.start_thread = start_with_allocation;
+    for (size_t size = 8; size <= 32768; size += size / 4) {
+        std::vector<void *> blocks;
+        while (hak_self->bins[sc_of(size)].head) {
+            blocks.push_back(hak_malloc(size));
+        }
+        atomic_store_seq(&background_state, uint32_t(BACKGROUND_WANTED));
+        blocks.push_back(hak_malloc(size));
+        EXPECT_EQ(hak_verify(), 0) << size;
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        const struct bin &bin = hak_self->bins[sc_of(size)];
+        int n = 0;
+        for (void *p = bin.head; p; p = *static_cast<void **>(p)) {
+            n++;
+        }
+        EXPECT_EQ(n, hak_self->limits[sc_of(size)] - bin.room);
+    }
+    os_ops.start_thread = os_real_ops.start_thread;
+}
+
 } // namespace

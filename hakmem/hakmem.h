@@ -89,7 +89,8 @@ struct hak_fail {
 };
 typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
 /* Sets the function that is called at the end of each such request, by its thread, with no lock of hakmem held; NULL for none.
-   It may allocate; requests of its own are not told to it. It must return (no longjmp, no exception). */
+   It may allocate; requests of its own are not told to it. It may leave by
+   longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
 /* The variant that this is: "release", "release_validated", "debug" or "tiny". */

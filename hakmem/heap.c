@@ -42,14 +42,9 @@ static uint32_t next_id;   /* an id whose heap could not be made for lack of mem
 static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;
+static int has_environment; /* not in functions that run before the C library's own start */
 static pthread_key_t end_key;
 static int has_end_key;
-
-/* In a program of one thread nobody waits for the key. */
-__attribute__((constructor)) static void start_early(void)
-{
-    (void)heap_acquire();
-}
 
 __attribute__((destructor)) static void print_at_end(void)
 {
@@ -77,16 +72,23 @@ static void print_banner(void)
     hak_line_write(&line, 2);
 }
 
+static void read_options(void)
+{
+    char **environment = os_ops.environ_();
+    has_environment = environment != NULL;
+    opt_init(&options, environment);
+    limit_set(options.limit_soft, options.limit_hard);
+    if (options.verbose) {
+        print_banner();
+    }
+}
+
 /* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this point; if one did, it
    would find this thread without a heap and be served uncached. */
 static void start(void)
 {
-    opt_init(&options, os_ops.environ_());
-    limit_set(options.limit_soft, options.limit_hard);
+    read_options();
     ace_start();
-    if (options.verbose) {
-        print_banner();
-    }
     background_init();
     shared_id = bank_new_owner();
     atomic_store_release(&is_ready, 1u);
@@ -109,6 +111,15 @@ static void start_threads(void)
     }
     while (atomic_load_acquire(&state) != STARTED) {
         atomic_pause();
+    }
+}
+
+/* In a program of one thread nobody waits for the key. */
+__attribute__((constructor)) static void start_early(void)
+{
+    (void)heap_acquire();
+    if (!has_environment) {
+        read_options();
     }
 }
 
@@ -412,9 +423,11 @@ int heap_verify_all(void)
     return result;
 }
 
-/* Fork: all locks in rank order, so that the child gets every structure whole. */
+/* Fork: all locks in rank order, so that the child gets every structure whole. Older handlers, which run between ours, may
+   allocate (lock.h): this thread gets its heap now. */
 static void fork_prepare(void)
 {
+    (void)heap_acquire();
     lock_acquire(&heaps_lock);
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
         if (heaps[id] && heaps[id] != shared) {
@@ -430,10 +443,12 @@ static void fork_prepare(void)
     adapt_lock_acquire();
     fallback_lock_acquire();
     os_meta_lock_acquire();
+    lock_fork_begin();
 }
 
 static void fork_parent(void)
 {
+    lock_fork_end();
     os_meta_lock_release();
     fallback_lock_release();
     adapt_lock_release();
@@ -484,6 +499,7 @@ static void salvage_cache(const struct heap *heap)
    threads. What they held in the middle of a slow path, a list each at most, is left allocated. */
 static void fork_child(void)
 {
+    lock_fork_end();
     os_meta_lock_reset();
     fallback_lock_reset();
     adapt_lock_reset();

@@ -105,11 +105,14 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
     set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
-static void put_list(struct heap *heap, void *head)
+/* Gives a list back and forgets it under the lock: a fork must not find blocks in a bin that are in their slabs already, and
+   perhaps in another thread's hands. */
+static void put_list(struct heap *heap, void **head)
 {
     lock_acquire(&heap->lock);
     remote_receive(heap);
-    (void)bank_put_list(&heap->bank, head);
+    (void)bank_put_list(&heap->bank, *head);
+    *head = NULL;
     heap_unlock(heap);
     stat_add(flushes, 1);
 }
@@ -124,13 +127,12 @@ static void lull(struct heap *heap, uint32_t size_class)
         return;
     }
     if (bin->head) {
-        put_list(heap, bin->head);
-        bin->head = NULL;
+        put_list(heap, &bin->head);
         bin->room = (int32_t)limit;
     }
     if (spare->head) {
-        put_list(heap, spare->head);
-        *spare = (struct spare){NULL, 0};
+        put_list(heap, &spare->head);
+        spare->count = 0;
     }
     set_smaller_limit(heap, size_class, limit / 2 > first ? limit / 2 : first);
 }
@@ -161,7 +163,7 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     bin->head = newest;
     bin->room = heap->limits[size_class] - 1;
     if (old) {
-        put_list(heap, old);
+        put_list(heap, &old);
         if (heap->n_overflows[size_class] < SHRINK_AFTER) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
@@ -228,6 +230,7 @@ void tc_flush(struct heap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         (void)bank_put_list(&heap->bank, heap->bins[c].head);
         (void)bank_put_list(&heap->bank, heap->spares[c].head);
+        heap->bins[c].head = heap->spares[c].head = NULL; /* see put_list */
     }
     heap_unlock(heap);
     stat_sub(bin_budget, heap->budget);
