@@ -301,8 +301,6 @@ static void make_orphan(struct heap *heap)
     orphans = heap;
     stat_add(orphans, 1);
     lock_release(&heaps_lock);
-    (void)atomic_sub_relaxed(&n_live, 1u);
-    background_count();
 }
 
 static void thread_ends(void *arg)
@@ -313,6 +311,8 @@ static void thread_ends(void *arg)
         hak_self = &heap_none;
         tc_flush(heap);
         make_orphan(heap);
+        (void)atomic_sub_relaxed(&n_live, 1u);
+        background_count();
     }
 }
 
@@ -516,13 +516,19 @@ static void fork_child(void)
     }
     lock_reset(&heaps_lock);
     background_init();
+    /* List and count are made anew: a thread that was just taking or leaving its heap had it in no list, counted or not. */
+    orphans = NULL;
+    stat_sub(orphans, stat_get(orphans));
+    atomic_store_relaxed(&n_live, hak_self != &heap_none ? 1u : 0u);
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
         struct heap *heap = heaps[id];
-        if (heap && heap != hak_self && heap->state == HEAP_LIVE) {
-            stat_sub(bin_budget, heap->budget);
-            heap->budget = 0;
-            salvage_cache(heap);
-            tc_init(heap);
+        if (heap && heap != hak_self && heap != shared) {
+            if (heap->state == HEAP_LIVE) {
+                stat_sub(bin_budget, heap->budget);
+                heap->budget = 0;
+                salvage_cache(heap);
+                tc_init(heap);
+            }
             make_orphan(heap);
         }
     }

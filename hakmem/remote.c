@@ -153,9 +153,11 @@ void remote_send_all(struct heap *heap)
     }
 }
 
+/* The look before the exchange must be in the same order as the state's store in make_orphan: were it earlier, a chain that is
+   pushed between the two, by a sender who still reads LIVE, would stay in an orphan's inbox. */
 static void *take_inbox(struct heap *heap)
 {
-    if (!atomic_load_relaxed(&heap->inbox)) {
+    if (!atomic_load_seq(&heap->inbox)) {
         return NULL;
     }
     atomic_store_relaxed(&heap->inbox_bytes, 0);
