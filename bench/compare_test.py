@@ -38,18 +38,24 @@ class OutputLineTest(unittest.TestCase):
 
 class TableTest(unittest.TestCase):
     def test_every_workload_is_a_test_target(self):
-        with open(os.path.join(made_up.FOLDER, "BUILD.bazel"), encoding="utf-8") as file:
-            names = re.search(r"workload_test\(name = name\)\s+for name in \[(.*?)\]", file.read(), re.DOTALL).group(1)
-        self.assertEqual(sorted(re.findall(r'"(.*?)"', names)), sorted(WORKLOADS))
+        with open(os.path.join(made_up.FOLDER, "workloads.bzl"), encoding="utf-8") as file:
+            names = re.findall(r'^    "(.*?)",$', file.read(), re.MULTILINE)
+        found = table.load()
+        self.assertEqual(sorted(names), sorted(found))
+        self.assertGreater(len(table.tables()), 1)
+        self.assertEqual(found["larson"].binary, "workloads/wl_larson")
 
     def test_rows(self):
+        one = made_up.workload(args="{work} 8 {seed}", work={"quick": 1, "default": 20, "full": 300})
+        self.assertEqual([one.arguments(mode, 7)[0] for mode in table.MODES], ["1", "20", "300"])
+        self.assertEqual(one.arguments("full", 7)[1:], ["8", "7"])
         one = made_up.workload(args={"default": "2 {threads} {seed}"}, threads=3, tags=["x", "scaling:f"])
         self.assertEqual(one.arguments("quick", 7), ["2", "3", "7"])
         self.assertEqual(one.scaling(), "f")
 
     def test_bad_tables(self):
         row = {"name": "a", "binary": "b", "args": {"default": []}}
-        for rows in ([row, row], [{"name": "a", "args": {"default": []}}], [{**row, "name": "A b"}]):
+        for rows in ([row, row], [{"name": "a", "args": []}], [{**row, "name": "A b"}], [{**row, "args": "{work}"}]):
             with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
                 json.dump(rows, file)
                 file.flush()
@@ -140,8 +146,19 @@ class CommandLineTest(CompareCase):
         for word in ["--runs", "--quick", "--full", "--html", "--baseline", *WORKLOADS, *table.ALLOCATORS]:
             self.assertIn(word, out.getvalue())
 
+    def test_list(self):
+        status, out, _ = self.compare("--list", "--tag", "remote")
+        self.assertEqual((status, len(out.splitlines())), (0, 1))
+        self.assertIn("prod_cons", out)
+
+    def test_quick_measures_some(self):
+        some = [one for one in WORKLOADS.values() if table.QUICK_TAG in one.tags]
+        self.assertTrue(0 < len(some) < len(WORKLOADS))
+        self.assertEqual(self.compare("--quick")[1].count("; 6 runs each"), len(some))
+        self.assertIn("mid_mt_gap_4: ", self.compare("--quick", "--bench", "mid_mt_gap_4")[1])  # by name any
+
     def test_runs(self):
-        for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "7"], 7), (["--quick"], compare.QUICK_RUNS):
+        for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "7"], 7):
             status, out, _ = self.compare(*arguments)
             self.assertEqual(status, 0)
             self.assertEqual(out.count(f"; {runs} runs each"), len(WORKLOADS))
@@ -197,7 +214,7 @@ class ReportTest(CompareCase):
                 if row["allocator"] != "hakmem":
                     self.assertEqual(float(line["ours_ratio"]), row["ours_against_it"]["ratio"])
                     self.assertEqual(line["ours_verdict"], "faster")
-        self.assertIn("## prod_cons", self.read("out.markdown"))
+        self.assertIn("## prod_cons", self.read("out.md"))
         for key in ("kernel", "compiler", "huge_pages", "versions", "cpu", "date"):
             self.assertIn(key, report["machine"])
 

@@ -80,7 +80,9 @@ class Plan:
         """Asked before each round: whether the rounds done are all that there will be."""
         left = self.rounds - self.done_rounds
         if self.deadline() is not None and self.done_rounds > 0:
-            left = min(left, int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)))
+            fit = max(int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)), 0)
+            # Too few rounds are no result: until there are enough, only the deadline itself ends the measurement.
+            left = min(left, max(fit, self.config.min_runs - self.done_rounds))
             self.rounds = self.done_rounds + max(left, 0)
         return left <= 0
 
@@ -108,7 +110,7 @@ def one_round(config, plan, seed, progress, run, warming=False):
                 raise OutOfTime
             progress.show(plan.text(workload, allocator))
             start = plan.clock()
-            result = run(config.bin_dir, workload, allocator, mode, seed)
+            result = run(config.place, workload, allocator, mode, seed)
             took = plan.clock() - start
             plan.seconds[workload.name, allocator, mode] = took
             plan.left_of_round = max(plan.left_of_round - took, 1e-3) if not warming else 0.0
