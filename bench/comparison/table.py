@@ -41,6 +41,7 @@ class Workload:
     """One row of a table of workloads. `folder`: where below bench the table and its programs lie."""
 
     def __init__(self, row, folder=""):
+        self.row, self.folder = row, folder
         self.name = row["name"]
         self.binary = os.path.join(folder, row["binary"])
         self.args = {mode: words(row["args"], row.get("work", {}), mode) for mode in MODES}
@@ -51,6 +52,10 @@ class Workload:
 
     def arguments(self, mode, seed):
         return [a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads)) for a in self.args[mode]]
+
+    def with_work(self, amount):
+        """The same workload with this amount of work in every mode."""
+        return Workload({**self.row, "work": dict.fromkeys(MODES, amount)}, self.folder)
 
     def scaling(self):
         """The name of the family of which this is the point at so many threads; None for most."""
