@@ -10,6 +10,7 @@ import os
 import random
 import shlex
 import sys
+import time
 
 from comparison import analysis, baseline, machine, output, rounds, run, table
 from report import html
@@ -178,15 +179,16 @@ def prove_binding(config, tools):
     return owners
 
 
-def count_instructions(config, report, tools, progress):
+def count_instructions(config, report, tools, progress, clock=time.monotonic):
     workloads = {one.name: one for one in config.workloads}
-    for part in report["workloads"]:
-        for row in part["allocators"]:
-            progress.show(f"counting instructions: {part['workload']} under {row['allocator']}")
-            workload = workloads[part["workload"]]
-            row["instructions"] = tools.instructions(config.place, workload, row["allocator"], rounds.FIRST_SEED)
-            if row["instructions"] is None:
-                del row["instructions"]
+    todo = [(workloads[part["workload"]], row) for part in report["workloads"] for row in part["allocators"]]
+    begin = clock()
+    for done, (workload, row) in enumerate(todo):
+        left = f", about {(clock() - begin) / done * (len(todo) - done):.0f} s left" if done else ""
+        progress.show(f"counting instructions, {done + 1} of {len(todo)}{left}: {workload.name} under {row['allocator']}")
+        counted = tools.instructions(config.place, workload, row["allocator"], rounds.FIRST_SEED)
+        if counted is not None:
+            row["instructions"] = counted
     progress.end()
 
 

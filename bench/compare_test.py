@@ -192,9 +192,11 @@ class ReportTest(CompareCase):
         self.assertEqual(found[0][1], "100.00")
         self.assertEqual(found[4][3:5], ["1.400", "5.0"])
         self.assertIn("faster,", found[4])
-        self.assertIn("hakmem: 12,345 instructions", out)
+        self.assertIn("resident/live  M instr.", out)
+        self.assertEqual(found[0][9], "0.0")
         self.assertIn("geometric means", out)
         self.assertIn("warming up", err)
+        self.assertNotIn("resident/live  M instr.", self.compare("--runs", "6", "--bench", "mid_mt_gap")[1])
 
     def test_files(self):
         files = [word for name in compare.WRITERS for word in ("--" + name, "out." + name)]

@@ -52,13 +52,13 @@ def function_rows(one):
 
 
 def time_rows(one):
-    yield ["", "median M/s", "interval", "mean", "stdev", "without first", "best 3 of 5", "CPU s", "peak MiB"]
-    for side, row in zip("AB", one["rows"]):
+    rows = one["rows"]
+    unit, name = output.scale(rows)
+    yield ["", "median " + name, "interval", *output.OLD_COLUMNS, "CPU s", "peak MiB"]
+    for side, row in zip("AB", rows):
         speed = row["throughput"]
-        values = [speed["mean"], speed["stdev"], speed["mean_without_first"], speed["best_3_of_5"]]
-        cells = [f"{side} `{row['allocator']}`", f"{speed['median'] / 1e6:.2f}", f"{speed['low'] / 1e6:.2f}-{speed['high'] / 1e6:.2f}"]
-        cells += ["-" if value is None else f"{value / 1e6:.2f}" for value in values]
-        yield cells + [f"{row['cpu_s']['median']:.3f}", output.mib(row, "peak_kib")]
+        head = [f"{side} `{row['allocator']}`", f"{speed['median'] / unit:.2f}", f"{speed['low'] / unit:.2f}-{speed['high'] / unit:.2f}"]
+        yield [*head, *output.old_cells(row, rows), f"{row['cpu_s']['median']:.3f}", output.mib(row, "peak_kib")]
 
 
 def workload_section(one):
