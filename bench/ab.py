@@ -114,8 +114,7 @@ def take_times(config, place, workload, names, progress):
 def examine(config, place, sides, workload, expected, expected_text, facts, progress):
     """All about one workload: instructions, functions, times, verdict, reasons."""
     a, b = (side.name for side in sides)
-    program = place.binary(workload.binary, a)
-    counted = workload.arguments("quick", rounds.FIRST_SEED)
+    program, *counted = run.command_of(place, workload, a, "quick", rounds.FIRST_SEED)
     progress.show(f"{workload.name}: counting instructions")
     profiles = [calls.profile(program, counted, side.library) for side in sides]
     results, left_out = take_times(config, place, workload, [a, b], progress)

@@ -53,6 +53,11 @@ class TableTest(unittest.TestCase):
         self.assertEqual(one.arguments("quick", 7), ["2", "3", "7"])
         self.assertEqual(one.scaling(), "f")
 
+    def test_files_beside_the_program(self):
+        one = made_up.workload(args="{here}/a.trace {seed}", binary="folder/replay")
+        command = run.command_of(table.Place("/bin_dir"), one, "jemalloc", "default", 7)
+        self.assertEqual(command, ["/bin_dir/folder/replay_jemalloc", "/bin_dir/folder/a.trace", "7"])
+
     def test_bad_tables(self):
         row = {"name": "a", "binary": "b", "args": {"default": []}}
         for rows in ([row, row], [{"name": "a", "args": []}], [{**row, "name": "A b"}], [{**row, "args": "{work}"}]):
@@ -219,6 +224,18 @@ class ReportTest(CompareCase):
         self.assertIn("## prod_cons", self.read("out.md"))
         for key in ("kernel", "compiler", "huge_pages", "versions", "cpu", "date"):
             self.assertIn(key, report["machine"])
+
+    def test_at_a_glance(self):
+        speeds = {"hakmem": 2e7, "jemalloc": 2.5e7, "glibc": 1e7, "null": 5e7}
+        report = made_up.report(speeds, names=["a"], peaks={"hakmem": 1500, "jemalloc": 2000, "glibc": 1000, "null": 100})
+        head, row = output.glance_rows(report)
+        self.assertEqual(head, ["workload", "jemalloc", "glibc", "best", "to best", "peak to lowest"])
+        self.assertEqual(row, ["a", "0.80-", "2.00+", "jemalloc", "1.25", "1.50"])
+        few = made_up.report(speeds, names=["a"], rounds=3)
+        self.assertEqual(list(output.glance_rows(few))[1][1:3], ["0.80?", "2.00?"])
+        file = io.StringIO()
+        output.write_markdown(report, file)
+        self.assertIn("| a | 0.80- | 2.00+ | jemalloc | 1.25 | 1.50 |", file.getvalue())
 
     def test_overall(self):
         report = made_up.report({"hakmem": 2e7, "glibc": 1e7, "null": 5e7}, peaks={"hakmem": 500, "glibc": 1000})

@@ -113,6 +113,29 @@ def overall_rows(report):
         yield [name, f"{one['time_to_ours']:.3f}", f"{one['peak_to_ours']:.3f}", str(one["workloads"]), verdicts]
 
 
+MARKS = {"faster": "+", "slower": "-", "not told apart": "", "too few runs": "?"}
+GLANCE_TITLE = (
+    f"each workload at a glance: {table.OURS}'s throughput over each peer's (+ faster, - slower, ? too few runs, no mark: not told "
+    f"apart), the best real allocator's over {table.OURS}'s, and {table.OURS}'s peak memory over the lowest"
+)
+
+
+def glance_rows(report):
+    """One row a workload: where hakmem stands."""
+    peers = [name for name in table.ALLOCATORS if name in report["overall"] and name != table.LIMIT]
+    yield ["workload", *peers, "best", "to best", "peak to lowest"]
+    for part in report["workloads"]:
+        rows = {row["allocator"]: row for row in part["allocators"]}
+        if table.OURS not in rows:
+            continue
+        pairs = [rows[name].get("ours_against_it") if name in rows else None for name in peers]
+        told = ["-" if one is None else f"{one['ratio']:.2f}{MARKS[one['verdict']]}" for one in pairs]
+        real = [row for name, row in rows.items() if name != table.LIMIT]
+        best = min(real, key=lambda row: row["to_best"])["allocator"]
+        peak = rows[table.OURS]["peak_kib"]["median"] / min(row["peak_kib"]["median"] for row in real)
+        yield [part["workload"], *told, best, f"{rows[table.OURS]['to_best']:.2f}", f"{peak:.2f}"]
+
+
 OVERALL_COLUMNS = ["allocator", "time", "peak memory", "workloads", f"{table.OURS} is"]
 OVERALL_TITLE = f"geometric means over {table.OURS}'s (above 1: {table.OURS} is ahead)"
 
@@ -131,6 +154,7 @@ def text(report):
                 lines.append(f"  {row['allocator']}: " + ", ".join(f"{k} {v:.0f} ns" for k, v in row["latency_ns"].items()))
         lines.append("")
     if report["overall"]:
+        lines += [GLANCE_TITLE, *aligned(list(glance_rows(report))), ""]
         lines += [OVERALL_TITLE, *aligned([OVERALL_COLUMNS, *overall_rows(report)]), ""]
     lines.append(EXPLANATION)
     if report["overall"]:
@@ -146,15 +170,17 @@ def markdown_table(rows):
 
 
 def write_markdown(report, file):
-    lines = ["# Comparison of allocators", ""] + [f"- {line}" for line in machine_lines(report)] + [""]
+    date = [f"date: {report['machine'].get('date')}"]
+    lines = ["# Comparison of allocators", ""] + [f"- {line}" for line in machine_lines(report) + date] + [""]
     if report["overall"]:
         lines += ["## Overall", "", OVERALL_TITLE, "", *markdown_table([OVERALL_COLUMNS, *overall_rows(report)]), ""]
+        lines += [GLANCE_TITLE, "", *markdown_table(list(glance_rows(report))), ""]
     for part in report["workloads"]:
         rows = part["allocators"]
         made = [cells(row, rows) + old_cells(row, rows) + [pairs_text(row)] for row in rows]
         lines += [f"## {part['workload']}", "", heading(part), ""]
         lines += [*markdown_table([columns(rows) + OLD_COLUMNS + [f"{table.OURS} against it"], *made]), ""]
-    file.write("\n".join(lines + [EXPLANATION, "", PAIRS_EXPLANATION]) + "\n")
+    file.write("\n".join(lines + ["## What the columns say", "", EXPLANATION, "", PAIRS_EXPLANATION]) + "\n")
 
 
 SPEED = ["median", "low", "high", "q1", "q3", "min", "max", "spread", "mean", "stdev", "mean_without_first", "best_3_of_5"]

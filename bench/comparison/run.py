@@ -38,6 +38,12 @@ def parse_output(text):
     return told
 
 
+def command_of(place, workload, allocator, mode, seed):
+    """The program and its arguments; {here} in them is the folder in which the program lies, for files beside it."""
+    program = place.binary(workload.binary, allocator)
+    return [program, *[a.replace("{here}", os.path.dirname(program)) for a in workload.arguments(mode, seed)]]
+
+
 def run_once(place, workload, allocator, mode, seed):
     """One measured run: what the program told and what it used. Raises Failure when it fails in any way."""
     read_end, write_end = os.pipe()
@@ -45,8 +51,8 @@ def run_once(place, workload, allocator, mode, seed):
     with os.fdopen(read_end) as report:
         # The report has to arrive as descriptor 3: sh puts it there and becomes `measure`.
         command = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", os.path.join(place.bin_dir, "measure")]
-        command += (["-p", library] if library else []) + [place.binary(workload.binary, allocator)]
-        command += workload.arguments(mode, seed)
+        command += ["-p", library] if library else []
+        command += command_of(place, workload, allocator, mode, seed)
         start = time.monotonic()
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end])
@@ -122,7 +128,7 @@ def instructions(place, workload, allocator, seed):
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-        command += [place.binary(workload.binary, allocator), *workload.arguments("quick", seed)]
+        command += command_of(place, workload, allocator, "quick", seed)
         done = subprocess.run(command, capture_output=True, text=True, env=environment(place.library(allocator)))
     found = re.search(r"Collected : (\d+)", done.stderr)
     return int(found.group(1)) if found and done.returncode == 0 else None
