@@ -264,7 +264,7 @@ class ReportTest(CompareCase):
 class RoundsTest(CompareCase):
     """With a clock of its own: each run takes as long as it is told to."""
 
-    def measure(self, seconds, *arguments):
+    def measure(self, seconds, *arguments, slow=1):
         config = compare.Config(list(arguments), WORKLOADS)
         config.drop(Fakes.missing)
         now = [0.0]
@@ -272,7 +272,7 @@ class RoundsTest(CompareCase):
 
         def fake(bin_dir, workload, allocator, mode, seed):
             order.append((workload.name, allocator, mode))
-            now[0] += seconds[mode]
+            now[0] += seconds[mode] * (slow if workload.name == "prod_cons" else 1)
             return Fakes.run_once(bin_dir, workload, allocator, mode, seed)
 
         results = rounds.measure(config, rounds.Progress(io.StringIO()), fake, lambda: now[0])
@@ -293,6 +293,12 @@ class RoundsTest(CompareCase):
         self.assertGreaterEqual(min(counts), compare.MIN_RUNS - 1)
         self.assertIn("quick", modes)
         self.assertLess(seconds, compare.BUDGET_S["default"] + 20)
+
+    def test_only_the_longest_get_less_work(self):
+        for slow, wanted in (50, {"prod_cons"}), (1, set()):
+            _, _, _, order = self.measure({"quick": 0.1, "default": 0.5}, slow=slow)
+            last_round = order[-len(WORKLOADS) * len(LIMITLESS) :]
+            self.assertEqual({name for name, _, mode in last_round if mode == "quick"}, wanted)
 
     def test_never_much_longer(self):
         _, _, seconds, _ = self.measure({"quick": 12, "default": 60})

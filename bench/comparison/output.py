@@ -51,7 +51,7 @@ def machine_lines(report):
 
 def heading(part):
     warm = f"; the first {part['left_out']} left out as warm-up" if part["left_out"] else ""
-    return f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; {' '.join(part['arguments'])}"
+    return f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; {part['mode']} arguments: {' '.join(part['arguments'])}"
 
 
 def pairs_text(row):

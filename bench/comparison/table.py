@@ -8,6 +8,7 @@ import re
 OURS = "hakmem"
 LIMIT = "null"
 MODES = ("quick", "default", "full")
+UNKNOWN_GROWTH = 5.0  # of a row that does not say how much work it is
 QUICK_TAG = "quick"  # the workloads that --quick measures when none is named
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "workloads.json"  # in bench and in each of its folders that has one
@@ -52,6 +53,11 @@ class Workload:
 
     def arguments(self, mode, seed):
         return [a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads)) for a in self.args[mode]]
+
+    def growth(self, mode):
+        """How many times the work of a quick run."""
+        work = self.row.get("work")
+        return work[mode] / work["quick"] if work else UNKNOWN_GROWTH
 
     def with_work(self, amount):
         """The same workload with this amount of work in every mode."""
