@@ -10,6 +10,7 @@ import os
 import random
 import shlex
 import sys
+import time
 
 from comparison import analysis, baseline, machine, output, rounds, run, table
 from report import html
@@ -17,12 +18,12 @@ from report import html
 DEFAULT_RUNS = 31
 MIN_RUNS = 6  # fewer pairs cannot tell anything apart at this confidence
 QUICK_RUNS = 6
-BUDGET_S = {"quick": 40.0, "default": 480.0, "full": None}  # the measurement proper; checks before it take seconds
+BUDGET_S = {"quick": 45.0, "default": 520.0, "full": None}  # the measurement proper; checks before it take seconds
 REGRESSION = 3
 WRITERS = {
     "json": ("everything, each run included", output.write_json),
     "csv": ("the table", output.write_csv),
-    "markdown": ("the tables as Markdown", output.write_markdown),
+    "md": ("the tables as Markdown", output.write_markdown),
     "html": ("one page with pictures, which needs no network", html.write),
 }
 
@@ -40,13 +41,14 @@ def parser(workloads):
     made = Parser(
         prog="compare",
         description="Runs the same work under several memory allocators, in turn, and prints who was faster by how much.",
-        epilog="Workloads: " + "; ".join(f"{one.name} ({one.text})" for one in workloads.values()) + ".",
+        epilog="Workloads (--list says what they do): " + ", ".join(workloads) + ".",
     )
     length = made.add_mutually_exclusive_group()
-    length.add_argument("--quick", action="store_true", help="little work, under a minute: to see that all runs")
+    length.add_argument("--quick", action="store_true", help="little work at some of the workloads, under a minute: to see that all runs")
     length.add_argument("--full", action="store_true", help="all the work and all rounds, as long as it takes")
     made.add_argument("--runs", metavar="N", type=int,
                       help=f"rounds, at least {MIN_RUNS}; default {DEFAULT_RUNS}, or as many as fit into {BUDGET_S['default']:.0f} s")
+    made.add_argument("--list", action="store_true", help="print the workloads and their tags, measure nothing")
     made.add_argument("--bench", metavar="NAME", action="append", help="only this workload (may be given more than once)")
     made.add_argument("--tag", metavar="TAG", action="append", help="only workloads with this tag (may be given more than once)")
     made.add_argument("--allocator", metavar="NAME", action="append", choices=list(table.ALLOCATORS),
@@ -59,6 +61,8 @@ def parser(workloads):
                       help=f"compare with this earlier JSON file; exit status {REGRESSION} for a regression")
     made.add_argument("--tolerance", metavar="PERCENT", type=float, default=baseline.TOLERANCE * 100,
                       help="how much worse than the baseline is still no regression (default %(default).0f)")
+    made.add_argument("--preload", action="store_true",
+                      help="preload every allocator's library into one program, instead of a program linked with each")
     made.add_argument("--instructions", action="store_true", help="count instructions with callgrind too, once each")
     made.add_argument("--seed", metavar="N", type=int, help="draw the order of the runs from this seed")
     made.add_argument("--bin-dir", metavar="FOLDER", help="where the programs lie (default: beside this script)")
@@ -69,14 +73,19 @@ def chosen_workloads(options, workloads):
     for name in options.bench or []:
         if name not in workloads:
             raise Usage(f"argument --bench: no workload {name}; there are {', '.join(workloads)}")
+    tags = options.tag or ([table.QUICK_TAG] if options.quick and not options.bench else [])
     found = [
         one
         for one in workloads.values()
-        if (not options.bench or one.name in options.bench) and (not options.tag or set(one.tags) & set(options.tag))
+        if (not options.bench or one.name in options.bench) and (not tags or set(one.tags) & set(tags))
     ]
     if not found:
         raise Usage("no workload has such a tag")
     return found
+
+
+def listing(workloads):
+    return "\n".join(f"{one.name:<20} {one.text} [{', '.join(one.tags)}]" for one in workloads)
 
 
 def working_path(path):
@@ -106,6 +115,7 @@ class Config:
         self.min_runs = MIN_RUNS
         self.budget_s = BUDGET_S[self.mode] if options.runs is None else None
         self.workloads = chosen_workloads(options, workloads)
+        self.list = options.list
         chosen = options.allocator or table.DEFAULT_ALLOCATORS
         self.asked_for = options.allocator or []
         self.allocators = [name for name in table.ALLOCATORS if name in chosen]
@@ -113,7 +123,7 @@ class Config:
         self.rng = random.Random(options.seed)
         self.seed = options.seed
         self.instructions = options.instructions
-        self.bin_dir = options.bin_dir or os.path.dirname(os.path.abspath(__file__))
+        self.place = table.Place(options.bin_dir or os.path.dirname(os.path.abspath(__file__)), options.preload)
         self.tolerance = options.tolerance / 100
         self.baseline = baseline.load(working_path(options.baseline)) if options.baseline else None
         self.files = self.outputs(options)
@@ -133,7 +143,7 @@ class Config:
         """Leaves out what is not there, and says why: lines. Raises Failure where nothing or hakmem's own is missing."""
         reasons, kept = {}, []
         for workload, allocator in self.pairs:
-            why = missing(self.bin_dir, workload, allocator)
+            why = missing(self.place, workload, allocator)
             if why and (allocator == table.OURS or allocator in self.asked_for):
                 raise run.Failure(f"{workload.name} under {allocator}: {why}")
             if why:
@@ -164,20 +174,21 @@ def prove_binding(config, tools):
     owners, asked = {}, set()
     for workload, allocator in config.pairs:
         if (workload.binary, allocator) not in asked:
-            owners[allocator] = tools.check_owner(config.bin_dir, workload.binary, allocator)
+            owners[allocator] = tools.check_owner(config.place, workload.binary, allocator)
             asked.add((workload.binary, allocator))
     return owners
 
 
-def count_instructions(config, report, tools, progress):
+def count_instructions(config, report, tools, progress, clock=time.monotonic):
     workloads = {one.name: one for one in config.workloads}
-    for part in report["workloads"]:
-        for row in part["allocators"]:
-            progress.show(f"counting instructions: {part['workload']} under {row['allocator']}")
-            workload = workloads[part["workload"]]
-            row["instructions"] = tools.instructions(config.bin_dir, workload, row["allocator"], rounds.FIRST_SEED)
-            if row["instructions"] is None:
-                del row["instructions"]
+    todo = [(workloads[part["workload"]], row) for part in report["workloads"] for row in part["allocators"]]
+    begin = clock()
+    for done, (workload, row) in enumerate(todo):
+        left = f", about {(clock() - begin) / done * (len(todo) - done):.0f} s left" if done else ""
+        progress.show(f"counting instructions, {done + 1} of {len(todo)}{left}: {workload.name} under {row['allocator']}")
+        counted = tools.instructions(config.place, workload, row["allocator"], rounds.FIRST_SEED)
+        if counted is not None:
+            row["instructions"] = counted
     progress.end()
 
 
@@ -187,7 +198,7 @@ def measured(config, progress, tools):
     for why in skipped:
         sys.stderr.write(f"compare: skipped {why}\n")
     owners = prove_binding(config, tools)
-    noise = tools.noise(config.bin_dir)
+    noise = tools.noise(config.place)
     results = rounds.measure(config, progress, tools.run_once)
     report = analysis.analyse(
         config.workloads,
@@ -222,6 +233,9 @@ def main(arguments, tools=Tools, workloads=None):
     except (Usage, baseline.Mismatch) as error:
         sys.stderr.write(f"compare: {error}\n{parser(workloads).format_usage()}")
         return 2
+    if config.list:
+        print(listing(config.workloads))
+        return 0
     progress = rounds.Progress()
     try:
         report = measured(config, progress, tools)

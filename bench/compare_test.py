@@ -38,18 +38,29 @@ class OutputLineTest(unittest.TestCase):
 
 class TableTest(unittest.TestCase):
     def test_every_workload_is_a_test_target(self):
-        with open(os.path.join(made_up.FOLDER, "BUILD.bazel"), encoding="utf-8") as file:
-            names = re.search(r"workload_test\(name = name\)\s+for name in \[(.*?)\]", file.read(), re.DOTALL).group(1)
-        self.assertEqual(sorted(re.findall(r'"(.*?)"', names)), sorted(WORKLOADS))
+        with open(os.path.join(made_up.FOLDER, "workloads.bzl"), encoding="utf-8") as file:
+            targets = dict(re.findall(r'^    "(.*?)": "//bench[:/](.*?)",$', file.read(), re.MULTILINE))
+        found = table.load()
+        self.assertEqual(targets, {name: one.binary.replace("/", ":") for name, one in found.items()})
+        self.assertGreater(len(table.tables()), 1)
+        self.assertEqual(found["larson"].binary, "workloads/wl_larson")
 
     def test_rows(self):
+        one = made_up.workload(args="{work} 8 {seed}", work={"quick": 1, "default": 20, "full": 300})
+        self.assertEqual([one.arguments(mode, 7)[0] for mode in table.MODES], ["1", "20", "300"])
+        self.assertEqual(one.arguments("full", 7)[1:], ["8", "7"])
         one = made_up.workload(args={"default": "2 {threads} {seed}"}, threads=3, tags=["x", "scaling:f"])
         self.assertEqual(one.arguments("quick", 7), ["2", "3", "7"])
         self.assertEqual(one.scaling(), "f")
 
+    def test_files_beside_the_program(self):
+        one = made_up.workload(args="{here}/a.trace {seed}", binary="folder/replay")
+        command = run.command_of(table.Place("/bin_dir"), one, "jemalloc", "default", 7)
+        self.assertEqual(command, ["/bin_dir/folder/replay_jemalloc", "/bin_dir/folder/a.trace", "7"])
+
     def test_bad_tables(self):
         row = {"name": "a", "binary": "b", "args": {"default": []}}
-        for rows in ([row, row], [{"name": "a", "args": {"default": []}}], [{**row, "name": "A b"}]):
+        for rows in ([row, row], [{"name": "a", "args": []}], [{**row, "name": "A b"}], [{**row, "args": "{work}"}]):
             with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
                 json.dump(rows, file)
                 file.flush()
@@ -140,8 +151,19 @@ class CommandLineTest(CompareCase):
         for word in ["--runs", "--quick", "--full", "--html", "--baseline", *WORKLOADS, *table.ALLOCATORS]:
             self.assertIn(word, out.getvalue())
 
+    def test_list(self):
+        status, out, _ = self.compare("--list", "--tag", "remote")
+        self.assertEqual((status, len(out.splitlines())), (0, 1))
+        self.assertIn("prod_cons", out)
+
+    def test_quick_measures_some(self):
+        some = [one for one in WORKLOADS.values() if table.QUICK_TAG in one.tags]
+        self.assertTrue(0 < len(some) < len(WORKLOADS))
+        self.assertEqual(self.compare("--quick")[1].count("; 6 runs each"), len(some))
+        self.assertIn("mid_mt_gap_4: ", self.compare("--quick", "--bench", "mid_mt_gap_4")[1])  # by name any
+
     def test_runs(self):
-        for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "7"], 7), (["--quick"], compare.QUICK_RUNS):
+        for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "7"], 7):
             status, out, _ = self.compare(*arguments)
             self.assertEqual(status, 0)
             self.assertEqual(out.count(f"; {runs} runs each"), len(WORKLOADS))
@@ -175,9 +197,11 @@ class ReportTest(CompareCase):
         self.assertEqual(found[0][1], "100.00")
         self.assertEqual(found[4][3:5], ["1.400", "5.0"])
         self.assertIn("faster,", found[4])
-        self.assertIn("hakmem: 12,345 instructions", out)
+        self.assertIn("resident/live  M instr.", out)
+        self.assertEqual(found[0][9], "0.0")
         self.assertIn("geometric means", out)
         self.assertIn("warming up", err)
+        self.assertNotIn("resident/live  M instr.", self.compare("--runs", "6", "--bench", "mid_mt_gap")[1])
 
     def test_files(self):
         files = [word for name in compare.WRITERS for word in ("--" + name, "out." + name)]
@@ -197,9 +221,21 @@ class ReportTest(CompareCase):
                 if row["allocator"] != "hakmem":
                     self.assertEqual(float(line["ours_ratio"]), row["ours_against_it"]["ratio"])
                     self.assertEqual(line["ours_verdict"], "faster")
-        self.assertIn("## prod_cons", self.read("out.markdown"))
+        self.assertIn("## prod_cons", self.read("out.md"))
         for key in ("kernel", "compiler", "huge_pages", "versions", "cpu", "date"):
             self.assertIn(key, report["machine"])
+
+    def test_at_a_glance(self):
+        speeds = {"hakmem": 2e7, "jemalloc": 2.5e7, "glibc": 1e7, "null": 5e7}
+        report = made_up.report(speeds, names=["a"], peaks={"hakmem": 1500, "jemalloc": 2000, "glibc": 1000, "null": 100})
+        head, row = output.glance_rows(report)
+        self.assertEqual(head, ["workload", "jemalloc", "glibc", "best", "to best", "peak to lowest"])
+        self.assertEqual(row, ["a", "0.80-", "2.00+", "jemalloc", "1.25", "1.50"])
+        few = made_up.report(speeds, names=["a"], rounds=3)
+        self.assertEqual(list(output.glance_rows(few))[1][1:3], ["0.80?", "2.00?"])
+        file = io.StringIO()
+        output.write_markdown(report, file)
+        self.assertIn("| a | 0.80- | 2.00+ | jemalloc | 1.25 | 1.50 |", file.getvalue())
 
     def test_overall(self):
         report = made_up.report({"hakmem": 2e7, "glibc": 1e7, "null": 5e7}, peaks={"hakmem": 500, "glibc": 1000})
@@ -228,7 +264,7 @@ class ReportTest(CompareCase):
 class RoundsTest(CompareCase):
     """With a clock of its own: each run takes as long as it is told to."""
 
-    def measure(self, seconds, *arguments):
+    def measure(self, seconds, *arguments, slow=1):
         config = compare.Config(list(arguments), WORKLOADS)
         config.drop(Fakes.missing)
         now = [0.0]
@@ -236,7 +272,7 @@ class RoundsTest(CompareCase):
 
         def fake(bin_dir, workload, allocator, mode, seed):
             order.append((workload.name, allocator, mode))
-            now[0] += seconds[mode]
+            now[0] += seconds[mode] * (slow if workload.name == "prod_cons" else 1)
             return Fakes.run_once(bin_dir, workload, allocator, mode, seed)
 
         results = rounds.measure(config, rounds.Progress(io.StringIO()), fake, lambda: now[0])
@@ -257,6 +293,12 @@ class RoundsTest(CompareCase):
         self.assertGreaterEqual(min(counts), compare.MIN_RUNS - 1)
         self.assertIn("quick", modes)
         self.assertLess(seconds, compare.BUDGET_S["default"] + 20)
+
+    def test_only_the_longest_get_less_work(self):
+        for slow, wanted in (50, {"prod_cons"}), (1, set()):
+            _, _, _, order = self.measure({"quick": 0.1, "default": 0.5}, slow=slow)
+            last_round = order[-len(WORKLOADS) * len(LIMITLESS) :]
+            self.assertEqual({name for name, _, mode in last_round if mode == "quick"}, wanted)
 
     def test_never_much_longer(self):
         _, _, seconds, _ = self.measure({"quick": 12, "default": 60})

@@ -65,17 +65,21 @@ def bench_binaries(name, srcs, deps = []):
         visibility = ["//bench:__subpackages__"],
     )
 
-def workload_test(name):
+def workload_test(name, program):
     """Declares workload_NAME: measures one workload of workloads.json and leaves result.json and result.html as test outputs.
 
     Args:
       name: the workload's name in workloads.json.
+      program: what bench_binaries made of its program; a test takes no others to the machine that runs it.
     """
     python_test(
         name = "workload_" + name,
         size = "large",
         srcs = ["//bench:compare_modules"],
-        data = ["//bench:programs"],
+        data = [
+            program,
+            "//bench:measuring",
+        ],
         args = [
             "--test-outputs",
             "--bench",

@@ -12,6 +12,8 @@ from comparison import table
 
 BIN_DIR = os.environ.get("BENCH_BIN_DIR") or os.path.dirname(os.path.abspath(__file__))
 
+PLACE = table.Place(BIN_DIR)
+
 # Program, good arguments, its output line.
 PROGRAMS = [
     (
@@ -36,8 +38,8 @@ PROGRAMS = [
     ),
 ]
 
-# With a binary of their own; the null allocator has none for these programs.
-LINKED = [name for name, one in table.ALLOCATORS.items() if not one.preload and name != table.LIMIT]
+# With a binary of their own.
+LINKED = [name for name, one in table.ALLOCATORS.items() if one.linked]
 
 BAD = [
     ["x"],
@@ -52,19 +54,19 @@ BAD = [
 
 
 def run(program, allocator, *arguments):
-    return subprocess.run([table.binary(BIN_DIR, program, allocator), *arguments], capture_output=True, text=True)
+    return subprocess.run([PLACE.binary(program, allocator), *arguments], capture_output=True, text=True)
 
 
 class ProgramsTest(unittest.TestCase):
     def test_served_by(self):
         for program, _, _ in PROGRAMS:
             for allocator in LINKED:
-                starting.check_owner(BIN_DIR, program, allocator)
+                starting.check_owner(PLACE, program, allocator)
 
     def test_the_check_notices(self):
         with unittest.mock.patch.dict(table.ALLOCATORS, {"glibc": table.ALLOCATORS["jemalloc"]}):
             with self.assertRaises(starting.Failure):
-                starting.check_owner(BIN_DIR, "bench_random_mixed", "glibc")
+                starting.check_owner(PLACE, "bench_random_mixed", "glibc")
 
     def test_output(self):
         for program, arguments, pattern in PROGRAMS:
@@ -119,7 +121,7 @@ class MeasureTest(unittest.TestCase):
         self.assertEqual(self.measure("/")[0], 126)
 
     def test_a_real_run(self):
-        result = starting.run_once(BIN_DIR, table.load()["mid_mt_gap"], "glibc", "quick", 1)
+        result = starting.run_once(PLACE, table.load()["mid_mt_gap"], "glibc", "quick", 1)
         self.assertGreater(result["ops_per_s"], 0)
         self.assertGreater(result["peak_kib"], 0)
         self.assertEqual(result["seed"], 1)
@@ -131,21 +133,25 @@ class MeasureTest(unittest.TestCase):
         self.assertLess(report.get("exit_kib", 0), report["peak_kib"] * 1.5)
 
     def test_preload(self):
-        path = table.ALLOCATORS["tbbmalloc"].preload[0]
-        if not os.path.exists(path):
-            self.skipTest(path + " is not installed")
-        self.assertTrue(starting.check_owner(BIN_DIR, "bench_random_mixed", "tbbmalloc").endswith("proxy.so.2"))
-        told = starting.run_once(BIN_DIR, table.load()["random_mixed_256"], "tbbmalloc", "quick", 1)
-        plain = starting.run_once(BIN_DIR, table.load()["random_mixed_256"], "glibc", "quick", 1)
+        place = table.Place(BIN_DIR, by_preload=True)
+        for allocator in table.DEFAULT_ALLOCATORS:
+            starting.check_owner(place, "bench_random_mixed", allocator)
+            starting.check_owner(place, "workloads/wl_larson", allocator)
+            library = place.library(allocator)
+            self.assertEqual(allocator == "glibc", library is None)
+        self.assertIn("libtbbmalloc_proxy", PLACE.library("tbbmalloc"))  # there is no binary of it
+        self.assertIsNone(PLACE.library("jemalloc"))
+        told = starting.run_once(PLACE, table.load()["random_mixed_256"], "tbbmalloc", "quick", 1)
+        plain = starting.run_once(PLACE, table.load()["random_mixed_256"], "glibc", "quick", 1)
         self.assertGreater(told["peak_kib"], plain["peak_kib"])
 
     def test_noise(self):
-        noise = starting.noise(BIN_DIR)
+        noise = starting.noise(PLACE)
         self.assertEqual(noise["spins"], starting.SPINS)
         self.assertGreater(noise["median_ns"], 1e5)
 
     def test_latency(self):
-        told = starting.run_once(BIN_DIR, table.load()["latency"], "glibc", "quick", 1)["latency_ns"]
+        told = starting.run_once(PLACE, table.load()["latency"], "glibc", "quick", 1)["latency_ns"]
         ordered = [told[name] for name in ("p50", "p90", "p99", "p99.9", "p99.99", "max")]
         self.assertEqual(ordered, sorted(ordered))
         self.assertGreater(ordered[0], 0)

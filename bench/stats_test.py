@@ -1,7 +1,9 @@
 """Tests of the statistics: known values, and what they promise, by simulation from fixed seeds."""
 
+import itertools
 import math
 import random
+import statistics
 import unittest
 
 from comparison import stats
@@ -30,7 +32,49 @@ class KnownValuesTest(unittest.TestCase):
 
     def test_geometric_mean_and_sigma(self):
         self.assertAlmostEqual(stats.geometric_mean([1, 4, 16]), 4)
-        self.assertAlmostEqual(stats.sigma([1, 2, 3, 4, 1000]), 1.4826 * 1.206)
+        self.assertAlmostEqual(stats.sigma([1, 2, 3, 4, 1000]), 1.4826 * stats.MAD_OF_FEW[5], 4)
+
+    def test_sigma_is_right_on_average(self):
+        rng = random.Random(7)
+        for n in (*range(2, 13), 31):
+            drawn = [stats.sigma([rng.gauss(0, 1) for _ in range(n)]) for _ in range(6000)]
+            # The mean of 6,000 swings by 1 % (n = 2: standard deviation 0.75 / sqrt(6,000)), the table is good to 1 %.
+            self.assertAlmostEqual(sum(drawn) / len(drawn), 1, delta=0.03, msg=str(n))
+
+    def test_against_other_ways_to_compute(self):
+        rng = random.Random(3)
+        for n in (2, 3, 6, 11, 30):
+            values = [rng.expovariate(1) for _ in range(n)]
+            self.assertAlmostEqual(stats.median(values), statistics.median(values))
+            for q, wanted in zip((0.25, 0.5, 0.75), statistics.quantiles(values, n=4, method="inclusive")):
+                self.assertAlmostEqual(stats.quantile(values, q), wanted)
+            self.assertAlmostEqual(stats.geometric_mean(values), math.prod(values) ** (1 / n))
+            made = stats.summary(values)
+            self.assertAlmostEqual(made["mean"], sum(values) / n)
+            self.assertAlmostEqual(made["stdev"], math.sqrt(sum((x - sum(values) / n) ** 2 for x in values) / (n - 1)))
+            self.assertEqual(stats.pair_ratios(values, [2.0] * n), [x / 2 for x in values])
+
+    def test_the_rank_by_counting_all_cases(self):
+        # Every way in which n pairs can fall on either side of the true median is as likely as any other.
+        for n in range(1, 15):
+            fewer = [min(sides.count(0), sides.count(1)) for sides in itertools.product((0, 1), repeat=n)]
+            allowed = [k for k in range((n + 1) // 2) if sum(one <= k for one in fewer) / len(fewer) <= 0.05]
+            self.assertEqual(stats.sign_rank(n), max(allowed) if allowed else None, n)
+
+    def test_intervals_hold_the_true_median(self):
+        rng = random.Random(11)
+        tries = 3000
+        for n in (6, 13, 31):
+            sign, bootstrap = 0, 0
+            for _ in range(tries):
+                values = [rng.expovariate(1) for _ in range(n)]  # its median is log 2
+                low, high = stats.median_interval(values)
+                sign += low <= math.log(2) <= high
+                low, high = stats.bootstrap_interval(values)
+                bootstrap += low <= math.log(2) <= high
+            # 95 % is promised by the first; the bootstrap of a few values comes near it. 3,000 tries swing by 0.4 %.
+            self.assertGreater(sign / tries, 0.938, n)
+            self.assertGreater(bootstrap / tries, 0.90, n)
 
     def test_median_interval(self):
         # By the binomial distribution, at 95 %: least to greatest up to 8 values (5 or fewer do not reach it), then
@@ -49,6 +93,10 @@ class KnownValuesTest(unittest.TestCase):
             ordered = sorted(values)
             self.assertLessEqual(abs(ordered.index(drawn[500]) - ordered.index(low)), 1, n)
             self.assertLessEqual(abs(ordered.index(drawn[19499]) - ordered.index(high)), 1, n)
+            usual = sorted(statistics.median(rng.choices(values, k=n)) for _ in range(5000))  # of an even number: the middle of two
+            for end, drawn_end in ((low, usual[125]), (high, usual[4874])):
+                at = ordered.index(end)
+                self.assertTrue(ordered[max(at - 1, 0)] <= drawn_end <= ordered[min(at + 1, n - 1)], n)
         self.assertEqual(stats.bootstrap_interval([3]), (3, 3))
 
 

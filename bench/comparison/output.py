@@ -6,10 +6,11 @@ import json
 from comparison import machine, stats, table
 
 EXPLANATION = f"""\
-median: million operations (malloc or free, or the workload's own unit) a second; then its bootstrap interval of
-{stats.CONFIDENCE:.0%}. to best: the best median of a real allocator over this one. peak, settled: resident memory at its most, and
-when the program ended (median of the runs). faults: minor page faults. resident/live: peak over the bytes alive at the
-most, where the workload tells them. {table.LIMIT}: a null allocator, which gives nothing back: what the workload itself costs."""
+median: operations (malloc or free, or the workload's own unit) a second; then its bootstrap interval of {stats.CONFIDENCE:.0%}. to best: the
+best median of a real allocator over this one. peak, settled: resident memory at its most, and when the program ended (median of
+the runs). faults: minor page faults. resident/live: peak over the bytes alive at the end of the work, where the workload tells
+them. M instr.: millions of instructions of a run with the quick arguments, by callgrind; the start of the process and waiting in
+a loop count too. {table.LIMIT}: a null allocator, which gives nothing back: what the workload itself costs."""
 
 PAIRS_EXPLANATION = f"""\
 {table.OURS} against it: its throughput over the other's in the same round, median of the rounds; in brackets where the true
@@ -50,7 +51,7 @@ def machine_lines(report):
 
 def heading(part):
     warm = f"; the first {part['left_out']} left out as warm-up" if part["left_out"] else ""
-    return f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; {' '.join(part['arguments'])}"
+    return f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; {part['mode']} arguments: {' '.join(part['arguments'])}"
 
 
 def pairs_text(row):
@@ -62,32 +63,42 @@ def pairs_text(row):
     return f"{pairs['ratio']:.3f} ({pairs['low']:.3f} to {pairs['high']:.3f}) {pairs['verdict']}{seen}"
 
 
-COLUMNS = ["allocator", "median M/s", "interval", "to best", "peak MiB", "settled", "CPU s", "faults", "resident/live"]
+def scale(rows):
+    """(divisor, name) of the unit in which a workload's rows are printed: millions a second, thousands, or single ones."""
+    most = max(row["throughput"]["median"] for row in rows)
+    return next((one for one in ((1e6, "M/s"), (1e3, "k/s")) if most >= one[0]), (1.0, "1/s"))
 
 
-def cells(row):
-    speed = row["throughput"]
+def columns(rows):
+    counted = ["M instr."] if any("instructions" in row for row in rows) else []
+    return ["allocator", "median " + scale(rows)[1], "interval", "to best", "peak MiB", "settled", "CPU s", "faults", "resident/live"] + counted
+
+
+def cells(row, rows):
+    speed, (unit, _) = row["throughput"], scale(rows)
+    counted = [f"{row['instructions'] / 1e6:.1f}" if "instructions" in row else "-"] if len(columns(rows)) > 9 else []
     return [
         row["allocator"],
-        f"{speed['median'] / 1e6:.2f}",
-        f"{speed['low'] / 1e6:.2f}-{speed['high'] / 1e6:.2f}",
+        f"{speed['median'] / unit:.2f}",
+        f"{speed['low'] / unit:.2f}-{speed['high'] / unit:.2f}",
         f"{row['to_best']:.3f}",
         mib(row, "peak_kib"),
         mib(row, "settled_kib"),
         f"{row['cpu_s']['median']:.2f}" if "cpu_s" in row else "-",
         f"{row['minor_faults']['median']:.0f}" if "minor_faults" in row else "-",
         f"{row['fragmentation']['median']:.2f}" if "fragmentation" in row else "-",
+        *counted,
     ]
 
 
-OLD_COLUMNS = ["allocator", "mean", "stdev", "without first", "best 3 of 5"]
+OLD_COLUMNS = ["mean", "stdev", "without first", "best 3 of 5"]
 
 
-def old_cells(row):
-    """The figures that older reports had, in million operations a second."""
-    speed = row["throughput"]
+def old_cells(row, rows):
+    """The figures that older reports had, in the same unit."""
+    speed, (unit, _) = row["throughput"], scale(rows)
     values = [speed["mean"], speed["stdev"], speed["mean_without_first"], speed["best_3_of_5"]]
-    return [row["allocator"]] + ["-" if value is None else f"{value / 1e6:.2f}" for value in values]
+    return ["-" if value is None else f"{value / unit:.2f}" for value in values]
 
 
 def aligned(rows):
@@ -102,6 +113,29 @@ def overall_rows(report):
         yield [name, f"{one['time_to_ours']:.3f}", f"{one['peak_to_ours']:.3f}", str(one["workloads"]), verdicts]
 
 
+MARKS = {"faster": "+", "slower": "-", "not told apart": "", "too few runs": "?"}
+GLANCE_TITLE = (
+    f"each workload at a glance: {table.OURS}'s throughput over each peer's (+ faster, - slower, ? too few runs, no mark: not told "
+    f"apart), the best real allocator's over {table.OURS}'s, and {table.OURS}'s peak memory over the lowest"
+)
+
+
+def glance_rows(report):
+    """One row a workload: where hakmem stands."""
+    peers = [name for name in table.ALLOCATORS if name in report["overall"] and name != table.LIMIT]
+    yield ["workload", *peers, "best", "to best", "peak to lowest"]
+    for part in report["workloads"]:
+        rows = {row["allocator"]: row for row in part["allocators"]}
+        if table.OURS not in rows:
+            continue
+        pairs = [rows[name].get("ours_against_it") if name in rows else None for name in peers]
+        told = ["-" if one is None else f"{one['ratio']:.2f}{MARKS[one['verdict']]}" for one in pairs]
+        real = [row for name, row in rows.items() if name != table.LIMIT]
+        best = min(real, key=lambda row: row["to_best"])["allocator"]
+        peak = rows[table.OURS]["peak_kib"]["median"] / min(row["peak_kib"]["median"] for row in real)
+        yield [part["workload"], *told, best, f"{rows[table.OURS]['to_best']:.2f}", f"{peak:.2f}"]
+
+
 OVERALL_COLUMNS = ["allocator", "time", "peak memory", "workloads", f"{table.OURS} is"]
 OVERALL_TITLE = f"geometric means over {table.OURS}'s (above 1: {table.OURS} is ahead)"
 
@@ -112,16 +146,15 @@ def text(report):
         rows = part["allocators"]
         lines.append(heading(part))
         pairs = [f"{table.OURS} against it"] + [pairs_text(row) for row in rows]
-        body = aligned([COLUMNS] + [cells(row) for row in rows])
+        body = aligned([columns(rows)] + [cells(row, rows) for row in rows])
         lines += [f"{line}   {pair}".rstrip() if any(pairs[1:]) else line for line, pair in zip(body, pairs)]
-        lines += list(aligned([OLD_COLUMNS] + [old_cells(row) for row in rows]))
+        lines += list(aligned([["allocator", *OLD_COLUMNS]] + [[row["allocator"], *old_cells(row, rows)] for row in rows]))
         for row in rows:
             if "latency_ns" in row:
                 lines.append(f"  {row['allocator']}: " + ", ".join(f"{k} {v:.0f} ns" for k, v in row["latency_ns"].items()))
-            if "instructions" in row:
-                lines.append(f"  {row['allocator']}: {row['instructions']:,} instructions with the quick arguments")
         lines.append("")
     if report["overall"]:
+        lines += [GLANCE_TITLE, *aligned(list(glance_rows(report))), ""]
         lines += [OVERALL_TITLE, *aligned([OVERALL_COLUMNS, *overall_rows(report)]), ""]
     lines.append(EXPLANATION)
     if report["overall"]:
@@ -137,14 +170,17 @@ def markdown_table(rows):
 
 
 def write_markdown(report, file):
-    lines = ["# Comparison of allocators", ""] + [f"- {line}" for line in machine_lines(report)] + [""]
+    date = [f"date: {report['machine'].get('date')}"]
+    lines = ["# Comparison of allocators", ""] + [f"- {line}" for line in machine_lines(report) + date] + [""]
     if report["overall"]:
         lines += ["## Overall", "", OVERALL_TITLE, "", *markdown_table([OVERALL_COLUMNS, *overall_rows(report)]), ""]
+        lines += [GLANCE_TITLE, "", *markdown_table(list(glance_rows(report))), ""]
     for part in report["workloads"]:
-        rows = [cells(row) + old_cells(row)[1:] + [pairs_text(row)] for row in part["allocators"]]
+        rows = part["allocators"]
+        made = [cells(row, rows) + old_cells(row, rows) + [pairs_text(row)] for row in rows]
         lines += [f"## {part['workload']}", "", heading(part), ""]
-        lines += [*markdown_table([COLUMNS + OLD_COLUMNS[1:] + [f"{table.OURS} against it"], *rows]), ""]
-    file.write("\n".join(lines + [EXPLANATION, "", PAIRS_EXPLANATION]) + "\n")
+        lines += [*markdown_table([columns(rows) + OLD_COLUMNS + [f"{table.OURS} against it"], *made]), ""]
+    file.write("\n".join(lines + ["## What the columns say", "", EXPLANATION, "", PAIRS_EXPLANATION]) + "\n")
 
 
 SPEED = ["median", "low", "high", "q1", "q3", "min", "max", "spread", "mean", "stdev", "mean_without_first", "best_3_of_5"]

@@ -50,26 +50,25 @@ class Plan:
     def deadline(self):
         return None if self.config.budget_s is None else self.begin + self.config.budget_s
 
-    def round_s(self):
-        """How long a round takes; what never ran in its mode is taken to be as long as its quick run, and longer."""
-        total = 0.0
-        for workload, allocator in self.config.pairs:
-            mode = self.modes[workload.name]
-            quick = self.seconds.get((workload.name, allocator, "quick"), 0.0)
-            total += self.seconds.get((workload.name, allocator, mode), 5 * quick)
-        return total
+    def run_s(self, workload, allocator):
+        """How long a run takes: as it last did; before it ever ran, as its quick run and the amounts of work let expect."""
+        mode = self.modes[workload.name]
+        known = self.seconds.get((workload.name, allocator, mode))
+        return known if known is not None else self.seconds.get((workload.name, allocator, "quick"), 0.0) * workload.growth(mode)
 
-    def shorten(self):
-        """Where the least number of rounds would pass the deadline, the longest workloads get their quick arguments."""
+    def round_s(self):
+        return sum(self.run_s(workload, allocator) for workload, allocator in self.config.pairs)
+
+    def shorten(self, n_rounds):
+        """Where so many rounds would pass the deadline, the longest workloads get their quick arguments."""
         if self.deadline() is None:
             return False
         changed = False
-        while self.round_s() * self.config.min_runs > self.deadline() - self.clock():
-            costs = {
-                name: sum(self.seconds.get((name, a, mode), 0) for w, a in self.config.pairs if w.name == name)
-                for name, mode in self.modes.items()
-                if mode != "quick"
-            }
+        while self.round_s() * n_rounds > self.deadline() - self.clock():
+            costs = {}
+            for workload, allocator in self.config.pairs:
+                if self.modes[workload.name] != "quick":
+                    costs[workload.name] = costs.get(workload.name, 0.0) + self.run_s(workload, allocator)
             if not costs:
                 break
             self.modes[max(costs, key=costs.get)] = "quick"
@@ -80,7 +79,9 @@ class Plan:
         """Asked before each round: whether the rounds done are all that there will be."""
         left = self.rounds - self.done_rounds
         if self.deadline() is not None and self.done_rounds > 0:
-            left = min(left, int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)))
+            fit = max(int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)), 0)
+            # Too few rounds are no result: until there are enough, only the deadline itself ends the measurement.
+            left = min(left, max(fit, self.config.min_runs - self.done_rounds))
             self.rounds = self.done_rounds + max(left, 0)
         return left <= 0
 
@@ -108,7 +109,7 @@ def one_round(config, plan, seed, progress, run, warming=False):
                 raise OutOfTime
             progress.show(plan.text(workload, allocator))
             start = plan.clock()
-            result = run(config.bin_dir, workload, allocator, mode, seed)
+            result = run(config.place, workload, allocator, mode, seed)
             took = plan.clock() - start
             plan.seconds[workload.name, allocator, mode] = took
             plan.left_of_round = max(plan.left_of_round - took, 1e-3) if not warming else 0.0
@@ -120,7 +121,7 @@ def measure(config, progress, run, clock=time.monotonic):
     """All rounds: {(workload's name, allocator): [a run's result for every round]}."""
     plan = Plan(config, clock)
     one_round(config, plan, FIRST_SEED, progress, run, warming=True)
-    plan.shorten()
+    plan.shorten(n_rounds=2)  # an estimate: more is only known after a round
     results = {}
     seed = FIRST_SEED
     while not plan.enough():
@@ -132,7 +133,7 @@ def measure(config, progress, run, clock=time.monotonic):
         seed += 1
         for key, result in found.items():
             results.setdefault(key, []).append(result)
-        if plan.done_rounds == 1 and plan.shorten():
+        if plan.done_rounds == 1 and plan.shorten(config.min_runs):
             # The round told what the real arguments cost: what is shortened now begins anew.
             for key, runs in results.items():
                 if runs[0]["mode"] != plan.modes[key[0]]:

@@ -38,15 +38,21 @@ def parse_output(text):
     return told
 
 
-def run_once(bin_dir, workload, allocator, mode, seed):
+def command_of(place, workload, allocator, mode, seed):
+    """The program and its arguments; {here} in them is the folder in which the program lies, for files beside it."""
+    program = place.binary(workload.binary, allocator)
+    return [program, *[a.replace("{here}", os.path.dirname(program)) for a in workload.arguments(mode, seed)]]
+
+
+def run_once(place, workload, allocator, mode, seed):
     """One measured run: what the program told and what it used. Raises Failure when it fails in any way."""
     read_end, write_end = os.pipe()
-    library = table.preload(allocator)
+    library = place.library(allocator)
     with os.fdopen(read_end) as report:
         # The report has to arrive as descriptor 3: sh puts it there and becomes `measure`.
-        command = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", os.path.join(bin_dir, "measure")]
-        command += (["-p", library] if library else []) + [table.binary(bin_dir, workload.binary, allocator)]
-        command += workload.arguments(mode, seed)
+        command = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", os.path.join(place.bin_dir, "measure")]
+        command += ["-p", library] if library else []
+        command += command_of(place, workload, allocator, mode, seed)
         start = time.monotonic()
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end])
@@ -74,21 +80,21 @@ def environment(library):
     return {**os.environ, "LD_PRELOAD": library} if library else None
 
 
-def missing(bin_dir, workload, allocator):
+def missing(place, workload, allocator):
     """Why this allocator cannot be had for this workload here; None if it can."""
     try:
-        table.preload(allocator)
+        place.library(allocator)
     except FileNotFoundError as error:
         return str(error)
-    path = table.binary(bin_dir, workload.binary, allocator)
+    path = place.binary(workload.binary, allocator)
     return None if os.path.exists(path) else f"{os.path.basename(path)} is not there"
 
 
-def check_owner(bin_dir, program, allocator):
+def check_owner(place, program, allocator):
     """The object that serves malloc in this binary. Raises Failure when it is not that allocator's."""
-    path = table.binary(bin_dir, program, allocator)
+    path = place.binary(program, allocator)
     try:
-        library = table.preload(allocator)
+        library = place.library(allocator)
         done = subprocess.run(
             [path, "--whoami"], capture_output=True, text=True, timeout=RUN_LIMIT_S, env=environment(library)
         )
@@ -102,10 +108,10 @@ def check_owner(bin_dir, program, allocator):
     return owners["malloc"]
 
 
-def noise(bin_dir):
+def noise(place):
     """How much a fixed loop's time swings here and now: no difference below that can be trusted from single runs."""
     try:
-        done = subprocess.run([os.path.join(bin_dir, "spin"), str(SPINS)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([os.path.join(place.bin_dir, "spin"), str(SPINS)], capture_output=True, text=True, timeout=60)
         ns = [int(line) for line in done.stdout.split()]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
@@ -115,14 +121,14 @@ def noise(bin_dir):
     return {"spins": len(ns), "spread": made["spread"], "worst": made["max"] / made["median"] - 1, "median_ns": made["median"]}
 
 
-def instructions(bin_dir, workload, allocator, seed):
+def instructions(place, workload, allocator, seed):
     """Instructions of one quick run, counted by callgrind. None without valgrind, or if the program fails under it."""
     valgrind = shutil.which("valgrind")
     if not valgrind:
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-        command += [table.binary(bin_dir, workload.binary, allocator), *workload.arguments("quick", seed)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(table.preload(allocator)))
+        command += command_of(place, workload, allocator, "quick", seed)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(place.library(allocator)))
     found = re.search(r"Collected : (\d+)", done.stderr)
     return int(found.group(1)) if found and done.returncode == 0 else None

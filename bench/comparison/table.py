@@ -1,5 +1,6 @@
 """What can be compared: the allocators, and the workloads as workloads.json describes them."""
 
+import glob
 import json
 import os
 import re
@@ -7,46 +8,44 @@ import re
 OURS = "hakmem"
 LIMIT = "null"
 MODES = ("quick", "default", "full")
+UNKNOWN_GROWTH = 5.0  # of a row that does not say how much work it is
+QUICK_TAG = "quick"  # the workloads that --quick measures when none is named
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TABLES = ("workloads.json", "workloads/workloads.json")
+TABLE = "workloads.json"  # in bench and in each of its folders that has one
+LIBRARIES = ("/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/", "/usr/lib/")
 
 
 class Allocator:
-    """How a program gets this allocator: linked into a binary with that suffix, or preloaded into one of `suffix`."""
+    """How a program gets this allocator: linked into a binary with the allocator's name as suffix, or preloaded into the
+    one that is linked with nothing but libc."""
 
-    def __init__(self, served_by, suffix=None, preload=()):
+    def __init__(self, served_by, library=None, linked=True):
         self.served_by = served_by  # the object that serves malloc must match this
-        self.suffix = suffix
-        self.preload = preload  # the first of these paths that is there
+        self.library = library  # to preload: a path in the workspace, or a file of the system's; None: there is none
+        self.linked = linked  # whether there are binaries of it
 
 
 ALLOCATORS = {
-    "hakmem": Allocator(r"/libhakmem\.so$"),
+    "hakmem": Allocator(r"/libhakmem\.so$", "preload/libhakmem.so"),
     "hakmem_static": Allocator(r"^static hakmem "),
-    "jemalloc": Allocator(r"/libjemalloc\.so[.0-9]*$"),
-    "mimalloc": Allocator(r"/libmimalloc\.so[.0-9]*$"),
-    "tcmalloc": Allocator(r"/libtcmalloc(_minimal)?\.so[.0-9]*$"),
-    "tbbmalloc": Allocator(
-        r"/libtbbmalloc_proxy\.so[.0-9]*$",
-        suffix="glibc",
-        preload=[
-            f"/usr/lib/{arch}-linux-gnu/libtbbmalloc_proxy.so.2" for arch in ("x86_64", "aarch64")
-        ],
-    ),
+    "jemalloc": Allocator(r"/libjemalloc\.so[.0-9]*$", "libjemalloc.so.2"),
+    "mimalloc": Allocator(r"/libmimalloc\.so[.0-9]*$", "libmimalloc.so.2"),
+    "tcmalloc": Allocator(r"/libtcmalloc(_minimal)?\.so[.0-9]*$", "libtcmalloc_minimal.so.4"),
+    "tbbmalloc": Allocator(r"/libtbbmalloc_proxy\.so[.0-9]*$", "libtbbmalloc_proxy.so.2", linked=False),
     "glibc": Allocator(r"/libc\.so\.6$"),
-    LIMIT: Allocator(r"^static|/lib\w*null\w*\.so$"),
+    LIMIT: Allocator(r"^static|/lib\w*null\w*\.so$", "bench/null/libnull.so"),
 }
 DEFAULT_ALLOCATORS = [name for name in ALLOCATORS if name != "hakmem_static"]
 
 
 class Workload:
-    """One row of a table of workloads."""
+    """One row of a table of workloads. `folder`: where below bench the table and its programs lie."""
 
-    def __init__(self, row):
+    def __init__(self, row, folder=""):
+        self.row, self.folder = row, folder
         self.name = row["name"]
-        self.binary = row["binary"]
-        self.args = {mode: row["args"].get(mode, row["args"]["default"]) for mode in MODES}
-        self.args = {mode: a.split() if isinstance(a, str) else [str(x) for x in a] for mode, a in self.args.items()}
+        self.binary = os.path.join(folder, row["binary"])
+        self.args = {mode: words(row["args"], row.get("work", {}), mode) for mode in MODES}
         self.threads = row.get("threads", 1)
         self.unit = row.get("unit", "ops")
         self.text = row.get("text", "")
@@ -55,22 +54,44 @@ class Workload:
     def arguments(self, mode, seed):
         return [a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads)) for a in self.args[mode]]
 
+    def growth(self, mode):
+        """How many times the work of a quick run."""
+        work = self.row.get("work")
+        return work[mode] / work["quick"] if work else UNKNOWN_GROWTH
+
+    def with_work(self, amount):
+        """The same workload with this amount of work in every mode."""
+        return Workload({**self.row, "work": dict.fromkeys(MODES, amount)}, self.folder)
+
     def scaling(self):
         """The name of the family of which this is the point at so many threads; None for most."""
         return next((tag.split(":", 1)[1] for tag in self.tags if tag.startswith("scaling:")), None)
 
 
+def words(args, work, mode):
+    """A row's arguments in a mode. args: one text or list for all modes, or one a mode; {work}: the mode's amount of work."""
+    if isinstance(args, dict):
+        args = args.get(mode, args["default"])
+    args = args.split() if isinstance(args, str) else [str(one) for one in args]
+    return [one.replace("{work}", str(work[mode] if "{work}" in one else "")) for one in args]
+
+
+def tables():
+    """All tables of workloads that there are: bench's own, then those of its folders."""
+    found = [os.path.join(FOLDER, TABLE), *sorted(glob.glob(os.path.join(FOLDER, "*", TABLE)))]
+    return [path for path in found if os.path.exists(path)]
+
+
 def load(paths=None):
     """All workloads by name. Raises ValueError for a name given twice or a row that lacks something."""
-    if paths is None:
-        paths = [path for path in (os.path.join(FOLDER, name) for name in TABLES) if os.path.exists(path)]
     found = {}
-    for path in paths:
+    for path in tables() if paths is None else paths:
+        folder = os.path.relpath(os.path.dirname(path), FOLDER) if paths is None else ""
         with open(path, encoding="utf-8") as file:
             rows = json.load(file)
         for row in rows:
             try:
-                workload = Workload(row)
+                workload = Workload(row, "" if folder == "." else folder)
             except KeyError as error:
                 raise ValueError(f"{path}: {row.get('name', row)} lacks {error}") from None
             if workload.name in found or not re.fullmatch(r"[a-z0-9_.+-]+", workload.name):
@@ -79,20 +100,32 @@ def load(paths=None):
     return found
 
 
-def binary(bin_dir, program, allocator):
-    """The program's binary for this allocator: beside the others, or in the folder of the table that names it."""
-    name = f"{program}_{ALLOCATORS[allocator].suffix or allocator}"
-    beside = os.path.join(bin_dir, name)
-    within = os.path.join(bin_dir, "workloads", name)
-    return within if not os.path.exists(beside) and os.path.exists(within) else beside
+class Place:
+    """Where programs and libraries lie: bin_dir is the folder bench of a workspace. by_preload: every allocator that has a
+    library is preloaded into the program that is linked with none, instead of being linked."""
 
+    def __init__(self, bin_dir, by_preload=False):
+        self.bin_dir = bin_dir
+        self.by_preload = by_preload
 
-def preload(allocator):
-    """The library to preload; None if none is needed. Raises FileNotFoundError if none of the paths is there."""
-    paths = ALLOCATORS[allocator].preload
-    if not paths:
-        return None
-    for path in paths:
-        if os.path.exists(path):
-            return path
-    raise FileNotFoundError(f"{os.path.basename(paths[0])} is not installed")
+    def is_preloaded(self, allocator):
+        one = ALLOCATORS[allocator]
+        return not one.linked or (self.by_preload and one.library is not None)
+
+    def binary(self, program, allocator):
+        """The program's binary for this allocator; program: its path below bin_dir, without the suffix."""
+        return os.path.join(self.bin_dir, f"{program}_{'glibc' if self.is_preloaded(allocator) else allocator}")
+
+    def library(self, allocator):
+        """The library to preload; None if none is needed. Raises FileNotFoundError if it is not there."""
+        name = ALLOCATORS[allocator].library
+        if not self.is_preloaded(allocator):
+            return None
+        if "/" in name:
+            paths = [os.path.join(os.path.dirname(os.path.abspath(self.bin_dir)), name)]
+        else:
+            paths = [folder + name for folder in LIBRARIES]
+        for path in paths:
+            if os.path.exists(path):
+                return path
+        raise FileNotFoundError(f"{os.path.basename(name)} is not installed")

@@ -9,7 +9,7 @@ import unittest
 import gen_page
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-KEYS = {"name", "binary", "threads", "unit", "args", "text", "tags"}
+KEYS = {"name", "binary", "threads", "unit", "args", "work", "text", "tags"}
 
 
 def programs():
@@ -40,8 +40,10 @@ class PageTest(unittest.TestCase):
         for row in self.rows:
             self.assertEqual(set(row), KEYS, row["name"])
             self.assertTrue(re.fullmatch(r"[a-z0-9_]+", row["name"]), row["name"])
-            self.assertEqual(list(row["args"]), ["quick", "default", "full"], row["name"])
-            self.assertEqual(len({len(args) for args in row["args"].values()}), 1, row["name"])
+            self.assertEqual(row["args"].count("{work}"), 1, row["name"])
+            self.assertEqual(list(row["work"]), ["quick", "default", "full"], row["name"])
+            amounts = list(row["work"].values())
+            self.assertEqual(amounts, sorted(amounts), row["name"])
             self.assertGreaterEqual(row["threads"], 1)
             self.assertNotIn("|", row["text"])
 

@@ -49,6 +49,7 @@ int main(int argc, char **argv)
     }
     for (uint64_t i = 0; i < args[0].value; i++)
         sum += grow(args[1].value * 1024, args[2].value * 1024, &n_steps);
+    wl_count_live(args[1].value * 1024); // at the end of each round
     wl_finish(n_steps, args[0].value, args[1].value, start, sum);
     return 0;
 }

@@ -41,7 +41,7 @@ static void *work(void *argument)
         *slot = large_new(wl_size(random, min_size, max_size), random << 32);
     }
     for (uint64_t i = 0; i < n_slots; i++)
-        sum += slots[i] != NULL ? wl_delete(slots[i]) : 0;
+        sum += slots[i] != NULL ? wl_delete_last(slots[i]) : 0;
     thread->sum = sum;
     return NULL;
 }

@@ -45,7 +45,7 @@ static void *run_chain(void *argument)
         pthread_join(server, NULL);
     }
     for (uint64_t i = 0; i < n_slots; i++)
-        chain.sum += wl_delete(chain.slots[i]);
+        chain.sum += wl_delete_last(chain.slots[i]);
     thread->sum = chain.sum;
     return NULL;
 }

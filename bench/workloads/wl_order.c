@@ -23,6 +23,16 @@ static void shuffle(void **blocks, uint64_t random)
     }
 }
 
+static uint64_t delete_all(void **blocks, int is_last)
+{
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < n_blocks; i++) {
+        void *block = blocks[order == REVERSE ? n_blocks - 1 - i : i];
+        sum += is_last ? wl_delete_last(block) : wl_delete(block);
+    }
+    return sum;
+}
+
 static void *work(void *argument)
 {
     struct wl_thread *thread = argument;
@@ -35,8 +45,7 @@ static void *work(void *argument)
         }
         if (order == RANDOM)
             shuffle(blocks, random);
-        for (uint64_t i = 0; i < n_blocks; i++)
-            sum += wl_delete(blocks[order == REVERSE ? n_blocks - 1 - i : i]);
+        sum += delete_all(blocks, round + 1 == rounds);
     }
     thread->sum = sum;
     return NULL;

@@ -44,7 +44,7 @@ static void *work(void *argument)
         *cell = (void *)block;
     }
     for (uint64_t i = 0; i < n_cells; i++)
-        sum += cells[i] != NULL ? wl_delete(cells[i]) : 0;
+        sum += cells[i] != NULL ? wl_delete_last(cells[i]) : 0;
     thread->sum = sum;
     return NULL;
 }

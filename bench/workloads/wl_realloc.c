@@ -39,7 +39,7 @@ static void *work(void *argument)
         sum += resize(slot, wl_size(random, min_size, max_size), random << 32);
     }
     for (uint64_t i = 0; i < n_slots; i++)
-        sum += wl_delete(slots[i]);
+        sum += wl_delete_last(slots[i]);
     thread->sum = sum;
     return NULL;
 }

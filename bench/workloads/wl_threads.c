@@ -30,7 +30,7 @@ static void *work(void *argument)
         *slot = wl_new(some_size(random), random);
     }
     for (uint64_t i = 0; i < n_slots; i++)
-        sum += slots[i] != NULL ? wl_delete(slots[i]) : 0;
+        sum += slots[i] != NULL ? wl_delete_last(slots[i]) : 0;
     thread->sum = sum;
     return NULL;
 }

@@ -34,7 +34,7 @@ int main(int argc, char **argv)
         *block = wl_new(wl_size(random, min, max), random << 32);
     }
     for (uint64_t i = 0; i < n_blocks; i++)
-        sum += wl_delete(blocks[i]);
+        sum += wl_delete_last(blocks[i]);
     wl_finish(n_blocks + steps, steps, n_blocks, start, sum);
     return 0;
 }

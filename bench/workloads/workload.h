@@ -69,6 +69,23 @@ static inline uint64_t wl_delete(void *block)
     return word;
 }
 
+// Bytes asked for in the blocks that a program still holds at the end of its work, where it counts them: the line at the end tells
+// them, so that resident memory can be held against them. 0: not counted.
+static uint64_t wl_live;
+
+static inline void wl_count_live(uint64_t bytes)
+{
+    __atomic_fetch_add(&wl_live, bytes, __ATOMIC_RELAXED);
+}
+
+// wl_delete, of a block that was held to the end.
+static inline uint64_t wl_delete_last(void *block)
+{
+    uint64_t word = wl_delete(block);
+    wl_count_live((uint32_t)word);
+    return word;
+}
+
 // A size from min to max, all alike, by the upper half of a random number.
 static inline size_t wl_size(uint64_t random, uint64_t min, uint64_t max)
 {
@@ -122,8 +139,11 @@ static inline void wl_finish(uint64_t operations, uint64_t iter, uint64_t ws, ui
 {
     uint64_t ns = bench_now_ns() - start_ns;
     double seconds = (double)(ns != 0 ? ns : 1) * 1e-9;
-    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu sum=%016llx] time=%.3fs\n", (double)operations / seconds,
-           (unsigned long long)iter, (unsigned long long)ws, (unsigned long long)sum, seconds);
+    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu sum=%016llx", (double)operations / seconds,
+           (unsigned long long)iter, (unsigned long long)ws, (unsigned long long)sum);
+    if (wl_live != 0)
+        printf(" live=%llu", (unsigned long long)wl_live);
+    printf("] time=%.3fs\n", seconds);
 }
 
 #endif // HAKMEM_BENCH_WORKLOADS_WORKLOAD_H_

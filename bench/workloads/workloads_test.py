@@ -18,7 +18,7 @@ ALLOCATORS = {
     "null": r"/libnull\.so$",
     "tcmalloc": r"/libtcmalloc(_minimal)?\.so[.0-9]*$",
 }
-LINE = re.compile(r"Throughput = (\d+) ops/s \[iter=\d+ ws=\d+ sum=([0-9a-f]{16})\] time=\d+\.\d{3}s\n")
+LINE = re.compile(r"Throughput = (\d+) ops/s \[iter=\d+ ws=\d+ sum=([0-9a-f]{16})(?: live=\d+)?\] time=\d+\.\d{3}s\n")
 
 # A little of each; of those that behave differently by an argument, each way.
 TINY = {
