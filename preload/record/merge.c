@@ -381,6 +381,7 @@ static const char *write_trace(struct merge *m, const char *path)
         fclose(m->out);
         return "out of memory";
     }
+    m->header.checksum = trace_whole(m->header, m->header.checksum);
     rewind(m->out);
     fwrite(&m->header, sizeof m->header, 1, m->out);
     failed = ferror(m->out);

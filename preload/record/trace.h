@@ -26,7 +26,7 @@ struct trace_header {
     uint64_t peak_bytes;  // requested and not yet freed, at the most
     uint64_t peak_blocks; // blocks alive, at the most
     uint64_t body_bytes;
-    uint64_t checksum; // trace_sum of the body
+    uint64_t checksum; // trace_whole
     uint64_t reserved;
     char program[TRACE_NAME_BYTES]; // its name, NUL-terminated
 };
@@ -79,6 +79,13 @@ static inline uint64_t trace_sum(uint64_t sum, const uint8_t *bytes, size_t n)
     return sum;
 }
 
+// The checksum of a trace: its body's, gone on with over the header that has 0 in the place of the checksum.
+static inline uint64_t trace_whole(struct trace_header header, uint64_t body_sum)
+{
+    header.checksum = 0;
+    return trace_sum(body_sum, (const uint8_t *)&header, sizeof header);
+}
+
 // Walks over the calls of a trace in their order.
 struct trace_reader {
     const struct trace_header *header;
@@ -102,7 +109,7 @@ static inline const char *trace_open(struct trace_reader *reader, const void *by
     if (header->body_bytes != n - sizeof *header) {
         return "cut short, or longer than it says";
     }
-    if (header->checksum != trace_sum(0, body, (size_t)header->body_bytes)) {
+    if (header->checksum != trace_whole(*header, trace_sum(0, body, (size_t)header->body_bytes))) {
         return "damaged: its checksum is wrong";
     }
     if (header->n_threads > TRACE_MAX_THREADS || header->n_blocks > header->n_calls ||

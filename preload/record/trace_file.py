@@ -10,9 +10,9 @@ Call = collections.namedtuple("Call", "op thread block size align")
 OPS = ("malloc", "calloc", "aligned", "realloc", "free")
 
 
-def checksum(body):
+def checksum(header, body):
     value = 0xCBF29CE484222325
-    for byte in body:
+    for byte in body + HEADER.pack(*header._replace(checksum=0)):
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     return value
 
@@ -57,7 +57,7 @@ def read(path):
         data = file.read()
     header, body = Header(*HEADER.unpack(data[: HEADER.size])), data[HEADER.size :]
     assert (header.magic, header.version, header.body_bytes) == (b"HAKTRACE", 1, len(body))
-    assert header.checksum == checksum(body)
+    assert header.checksum == checksum(header, body)
     calls = list(calls_of(header, body))
     assert len(calls) == header.n_calls
     return header, calls
@@ -65,6 +65,7 @@ def read(path):
 
 def write(path, body, n_calls, n_blocks, n_threads=1, **changed):
     """Writes a trace with this body, whatever it is."""
-    header = Header(b"HAKTRACE", 1, 0, n_calls, n_blocks, n_threads, 0, 0, len(body), checksum(body), 0, b"made")._replace(**changed)
+    header = Header(b"HAKTRACE", 1, 0, n_calls, n_blocks, n_threads, 0, 0, len(body), 0, 0, b"made")._replace(**changed)
+    header = header._replace(checksum=checksum(header, body))
     with open(path, "wb") as file:
         file.write(HEADER.pack(*header) + body)
