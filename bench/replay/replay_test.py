@@ -3,6 +3,7 @@
 replay_test.py HAKMEM_COMMAND CALLS_PROGRAM
 """
 
+import json
 import os
 import re
 import shutil
@@ -149,6 +150,35 @@ class ReplayTest(unittest.TestCase):
             self.assertIn("usage: replay ", done.stderr)
         self.assertEqual(run(["/no/such"]).returncode, 2)
         self.assertIn("usage: replay ", run(["--help"]).stdout)
+
+
+class TracesTest(unittest.TestCase):
+    """The traces that are checked in, the page about them, and the rows that have them measured."""
+
+    def setUp(self):
+        with open(os.path.join(FOLDER, "workloads.json"), encoding="utf-8") as file:
+            self.rows = {row["name"]: row for row in json.load(file)}
+
+    def test_the_page_and_the_rows(self):
+        with open(os.path.join(FOLDER, "README.md"), encoding="utf-8") as file:
+            told = re.findall(r"^\| (\w+) \| .* \| ([0-9,]+) \| (\d+) \| ([0-9.]+) MiB \|$", file.read(), re.MULTILINE)
+        found = []
+        for name in sorted(os.listdir(os.path.join(FOLDER, "traces"))):
+            if name.endswith(".trace"):
+                header = trace_file.read_header(os.path.join(FOLDER, "traces", name))
+                row = (name[: -len(".trace")], f"{header.n_calls:,}", str(header.n_threads))
+                self.assertEqual(self.rows["replay_" + row[0]]["threads"], header.n_threads)
+                found.append((*row, f"{header.peak_bytes / 2**20:.1f}"))
+        self.assertEqual(told, found)
+        self.assertEqual(len(self.rows), len(found))
+
+    def test_all_are_played(self):
+        for row in self.rows.values():
+            arguments = row["args"].replace("{here}", FOLDER).replace("{work}", "1").split()
+            for allocator in ("glibc", "hakmem"):
+                done = run(arguments, allocator)
+                self.assertEqual((done.returncode, done.stderr), (0, ""), (row["name"], allocator))
+                self.assertRegex(done.stdout, LINE)
 
 
 if __name__ == "__main__":

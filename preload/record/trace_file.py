@@ -51,6 +51,11 @@ def calls_of(header, body):
     assert blocks == header.n_blocks
 
 
+def read_header(path):
+    with open(path, "rb") as file:
+        return Header(*HEADER.unpack(file.read(HEADER.size)))
+
+
 def read(path):
     """The header and the list of calls. Raises AssertionError if they do not agree."""
     with open(path, "rb") as file:
