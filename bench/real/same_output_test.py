@@ -1,0 +1,43 @@
+"""What real programs find out under libhakmem.so, held against what they find out under glibc's malloc, and who serves them. Names what
+is not installed; fails if that is every program."""
+
+import os
+import sys
+import unittest
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, FOLDER)
+
+import real
+from box import Box
+from works import WORKS
+
+LIBRARY = real.default_library("hakmem")
+
+
+def output(library, work, scale):
+    with Box(library) as box:
+        return WORKS[work].function(box, scale)
+
+
+class SameOutputTest(unittest.TestCase):
+    def check(self, name):
+        one = WORKS[name]
+        if one.missing():
+            self.skipTest(one.missing())
+        self.assertEqual(real.owners(LIBRARY, name), dict.fromkeys(("free", "malloc"), os.path.realpath(LIBRARY)))
+        os.environ.pop("LD_DEBUG")
+        os.environ.pop("LD_DEBUG_OUTPUT")
+        expected = output(None, name, one.scale)
+        self.assertTrue(expected.strip())
+        self.assertEqual(output(LIBRARY, name, one.scale), expected)
+
+    def test_enough_is_installed(self):
+        self.assertTrue(any(not one.missing() for one in WORKS.values()))
+
+
+for work_name in WORKS:
+    setattr(SameOutputTest, "test_" + work_name, lambda self, name=work_name: self.check(name))
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

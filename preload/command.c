@@ -1,0 +1,187 @@
+/* What the `hakmem` command's parts share: finding the library and the program, and saying what is in the way. One process, no threads. */
+#include "preload/command.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int is_file(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/* Joins a directory and a name; 0 if that is too long for `out` (PATH_MAX bytes). */
+static int join(char *out, const char *folder, const char *name)
+{
+    int n = snprintf(out, PATH_MAX, "%s/%s", folder, name);
+    return n > 0 && n < PATH_MAX;
+}
+
+static int try_in(char *out, const char *folder, const char *name)
+{
+    char path[PATH_MAX];
+    return join(path, folder, name) && is_file(path) && realpath(path, out);
+}
+
+int command_find_library(const struct command_library *library, char *out)
+{
+    const char *named = getenv(library->variable);
+    if (named && *named) {
+        return is_file(named) && realpath(named, out) != NULL;
+    }
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) {
+        return 0;
+    }
+    self[n] = '\0';
+    const char *runfiles_of_caller = getenv("RUNFILES_DIR");
+    if (runfiles_of_caller && try_in(out, runfiles_of_caller, library->in_runfiles)) {
+        return 1;
+    }
+    char folder[PATH_MAX];
+    if (snprintf(folder, sizeof folder, "%s.runfiles", self) < PATH_MAX && try_in(out, folder, library->in_runfiles)) {
+        return 1;
+    }
+    *strrchr(self, '/') = '\0';
+    return try_in(out, self, library->name) || (join(folder, self, "../lib") && try_in(out, folder, library->name));
+}
+
+void command_say_no_library(const struct command_library *library)
+{
+    const char *named = getenv(library->variable);
+    if (named && *named) {
+        fprintf(stderr, "hakmem: %s names no file: '%s'\n", library->variable, named);
+    } else {
+        fprintf(stderr, "hakmem: %s not found beside this program, in ../lib or in its runfiles; name it by %s\n",
+                library->name, library->variable);
+    }
+}
+
+/* The file that execvp would run, else a file of that name that may not be executed, else NULL; out is PATH_MAX bytes. */
+static const char *find_program(const char *name, char *out)
+{
+    static char denied[PATH_MAX];
+    if (strchr(name, '/')) {
+        return name;
+    }
+    const char *path = getenv("PATH");
+    path = path ? path : "/usr/local/bin:/usr/bin:/bin";
+    while (1) {
+        size_t n = strcspn(path, ":");
+        char folder[PATH_MAX];
+        if (n < sizeof folder) {
+            memcpy(folder, path, n);
+            folder[n] = '\0';
+            if (join(out, n ? folder : ".", name) && is_file(out)) {
+                if (access(out, X_OK) == 0) {
+                    return out;
+                }
+                memcpy(denied, out, sizeof denied);
+            }
+        }
+        if (!path[n]) {
+            return *denied ? denied : NULL;
+        }
+        path += n + 1;
+    }
+}
+
+/* Says what makes the loader ignore LD_PRELOAD for this file, or NULL. */
+static const char *why_ignored(const char *program)
+{
+    struct stat status;
+    if (stat(program, &status) == 0 && (status.st_mode & (S_ISUID | S_ISGID)) && geteuid() != 0) {
+        return "it is set-user-ID or set-group-ID";
+    }
+    int fd = open(program, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return NULL;
+    }
+    Elf64_Ehdr header;
+    const char *reason = NULL;
+    if (pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
+        memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_ident[EI_CLASS] == ELFCLASS64) {
+        reason = "it is statically linked";
+        for (unsigned i = 0; i < header.e_phnum; i++) {
+            Elf64_Phdr segment;
+            off_t at = (off_t)(header.e_phoff + (Elf64_Off)i * header.e_phentsize);
+            if (pread(fd, &segment, sizeof segment, at) != (ssize_t)sizeof segment || segment.p_type == PT_INTERP) {
+                reason = NULL;
+                break;
+            }
+        }
+    }
+    close(fd);
+    return reason;
+}
+
+/* Puts the library in front of what LD_PRELOAD already names. Returns 0, or -1 without memory. */
+static int set_preload(const char *library)
+{
+    const char *before = getenv("LD_PRELOAD");
+    size_t size = strlen(library) + (before ? strlen(before) : 0) + 2;
+    char *value = malloc(size);
+    if (!value) {
+        return -1;
+    }
+    snprintf(value, size, "%s%s%s", library, before && *before ? ":" : "", before ? before : "");
+    int result = setenv("LD_PRELOAD", value, 1);
+    free(value);
+    return result;
+}
+
+/* Relative names mean the folder where the user stands, though `bazel run` starts in the runfiles. */
+static int enter_users_folder(void)
+{
+    const char *folder = getenv("BUILD_WORKING_DIRECTORY");
+    if (folder && chdir(folder) != 0) {
+        fprintf(stderr, "hakmem: %s: %s\n", folder, strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
+int command_prepare(struct command_program *program, const struct command_library *library, char **arguments)
+{
+    if (enter_users_folder() != 0) {
+        return CANNOT_RUN;
+    }
+    if (!command_find_library(library, program->library)) {
+        command_say_no_library(library);
+        return NO_LIBRARY;
+    }
+    if (strpbrk(program->library, " :")) {
+        fprintf(stderr, "hakmem: LD_PRELOAD cannot name '%s': its path has a space or a colon\n", program->library);
+        return NO_LIBRARY;
+    }
+    program->path = find_program(arguments[0], program->found);
+    if (!program->path) {
+        fprintf(stderr, "hakmem: %s: not found in PATH\n", arguments[0]);
+        return NOT_FOUND;
+    }
+    const char *reason = why_ignored(program->path);
+    if (reason) {
+        fprintf(stderr, "hakmem: warning: %s runs on its own malloc: %s\n", program->path, reason);
+    }
+    return 0;
+}
+
+int command_become(const struct command_program *program, char **arguments)
+{
+    if (set_preload(program->library) != 0) {
+        fprintf(stderr, "hakmem: %s\n", strerror(errno));
+        return CANNOT_RUN;
+    }
+    execvp(program->path, arguments); /* a script without #! goes to the shell */
+    int error = errno;
+    fprintf(stderr, "hakmem: %s: %s\n", program->path, strerror(error));
+    return error == ENOENT ? NOT_FOUND : CANNOT_RUN;
+}

@@ -1,0 +1,370 @@
+/* libhakmem_record.so: the malloc family over hak_*, each call of which is noted down in a file that is mapped (raw.h).
+
+   Preloaded by `hakmem record`, which tells it by HAK_RECORD_* variables where to write. A thread writes into a chunk of its own; shared are
+   only two counters, atomic: the sequence of all calls, and the chunks given out. The number of a call that frees is drawn before
+   the block can be somebody else's, that of one that allocates after it is the caller's; so an address's calls are in true order.
+   No locks. A child after fork writes nothing into its parent's file: the switch lies in a page that the kernel wipes
+   there. Nothing here allocates. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "hakmem/hakmem.h"
+#include "preload/record/raw.h"
+#include "preload/record/trace.h"
+
+#define EXPORT      __attribute__((visibility("default")))
+#define COLD        __attribute__((noinline, cold))
+#define LIKELY(e)   __builtin_expect(!!(e), 1)
+#define UNLIKELY(e) __builtin_expect(!!(e), 0)
+
+/* OFF: not yet begun in this process. DONE: for good. */
+enum { OFF, STARTING, ON, DONE };
+
+/* In a page of its own that is zero, so OFF, in a forked child. Until it is mapped, `before` stands in. */
+struct shared_state {
+    uint32_t on;
+};
+
+static struct shared_state before;
+static struct shared_state *state = &before;
+
+static struct {
+    uint64_t sequence;   /* of the last call */
+    uint64_t limit;      /* sequence numbers to record, at the most */
+    uint64_t chunks;     /* given out so far, the header's included */
+    uint32_t threads;    /* numbers given out */
+    uint32_t generation; /* counts the processes in a line of forks: a thread's log of an earlier one is void */
+    int configured;      /* the variables were there */
+    int children;        /* forked children record too, each into FILE.PID */
+    pthread_key_t key;
+    struct raw_header *header;
+    char file[PATH_MAX]; /* as given */
+    char path[PATH_MAX]; /* this process's */
+} shared;
+
+struct log {
+    uint8_t *chunk, *at, *end;
+    uint64_t sequence, address; /* of the last record in this chunk */
+    uint32_t thread, ordinal, generation;
+};
+
+static __thread struct log own;
+
+static void say(const char *what)
+{
+    struct iovec parts[] = {{(void *)"hakmem: record: ", 16},
+                            {shared.path, strlen(shared.path)},
+                            {(void *)": ", 2},
+                            {(void *)(uintptr_t)what, strlen(what)},
+                            {(void *)", recording ends\n", 17}};
+    if (writev(2, parts, 5) < 0) {
+        return; /* nobody to tell */
+    }
+}
+
+/* Maps chunk n of the file; opened by name each time, since a program may close all descriptors that it does not know. NULL if that
+   cannot be done. */
+static void *map_chunk(uint64_t n, int flags)
+{
+    int fd = open(shared.path, O_RDWR | O_CLOEXEC | flags, 0666);
+    if (fd < 0) {
+        return NULL;
+    }
+    void *chunk = NULL;
+    off_t at = (off_t)(n * RAW_CHUNK);
+    if (posix_fallocate(fd, at, RAW_CHUNK) == 0) { /* a full disk is told now, not by a signal later */
+        chunk = mmap(NULL, RAW_CHUNK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
+        chunk = chunk == MAP_FAILED ? NULL : chunk;
+    }
+    close(fd);
+    return chunk;
+}
+
+static void give_up(const char *why)
+{
+    if (__atomic_exchange_n(&state->on, DONE, __ATOMIC_ACQ_REL) == ON) {
+        shared.header->cut = 1;
+        if (why) {
+            say(why);
+        }
+    }
+}
+
+/* Appends a number to `text` (PATH_MAX bytes), which has room for it. */
+static void append_number(char *text, unsigned long number)
+{
+    char digits[24];
+    size_t n = 0;
+    do {
+        digits[n++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number);
+    text += strlen(text);
+    while (n) {
+        *text++ = digits[--n];
+    }
+    *text = '\0';
+}
+
+/* Begins this process's file; `state` is STARTING, and no other thread is here. */
+static int begin_file(int child)
+{
+    strcpy(shared.path, shared.file);
+    if (child) {
+        strcat(shared.path, ".");
+        append_number(shared.path, (unsigned long)getpid());
+    }
+    shared.generation++;
+    shared.threads = 0;
+    shared.sequence = 0;
+    shared.chunks = 1;
+    shared.header = (struct raw_header *)map_chunk(0, O_CREAT | O_TRUNC);
+    if (!shared.header) {
+        say(strerrordesc_np(errno));
+        return -1;
+    }
+    shared.header->magic = RAW_MAGIC;
+    strncpy(shared.header->program, program_invocation_short_name, sizeof shared.header->program - 1);
+    return 0;
+}
+
+/* A thread that ends gives its chunk's address space back. Blocks that it frees later get a chunk anew. */
+static void end_thread(void *unused)
+{
+    (void)unused;
+    if (own.chunk && own.generation == shared.generation) {
+        munmap(own.chunk, RAW_CHUNK);
+    }
+    own.chunk = own.at = own.end = NULL;
+}
+
+/* Reads the variables. 0 if this process is to be recorded. */
+static int configure(void)
+{
+    const char *file = getenv("HAK_RECORD_FILE"), *pid = getenv("HAK_RECORD_PID"), *calls = getenv("HAK_RECORD_CALLS");
+    shared.children = getenv("HAK_RECORD_CHILDREN") != NULL;
+    int first = pid && strtol(pid, NULL, 10) == (long)getpid();
+    if (!file || strlen(file) > PATH_MAX - 32 || (!first && !shared.children)) {
+        return -1;
+    }
+    strcpy(shared.file, file);
+    shared.limit = calls ? strtoull(calls, NULL, 10) : UINT64_MAX;
+    struct shared_state *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0 ||
+        pthread_key_create(&shared.key, end_thread) != 0) {
+        return -1;
+    }
+    page->on = STARTING;
+    shared.configured = 1;
+    state = page;
+    return begin_file(!first);
+}
+
+/* Begins to record, if it was asked for and has not ended; whether it did. */
+static COLD int begin(void)
+{
+    uint32_t off = OFF;
+    if (!environ || !__atomic_compare_exchange_n(&state->on, &off, STARTING, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        return 0; /* the loader's first calls come before there are variables */
+    }
+    int error = errno;
+    int failed = 1;
+    if (!shared.configured) {
+        failed = configure();
+    } else if (shared.children) {
+        failed = begin_file(1);
+    }
+    __atomic_store_n(&state->on, failed ? DONE : ON, __ATOMIC_RELEASE);
+    errno = error;
+    return !failed;
+}
+
+static inline int recording(void)
+{
+    uint32_t on = __atomic_load_n(&state->on, __ATOMIC_RELAXED);
+    return LIKELY(on == ON) || (on == OFF && begin());
+}
+
+/* A new chunk for this thread; 0, or -1 if there is none. */
+static COLD int next_chunk(void)
+{
+    int error = errno;
+    if (own.generation != shared.generation) {
+        own = (struct log){.generation = shared.generation};
+        own.thread = __atomic_add_fetch(&shared.threads, 1, __ATOMIC_RELAXED);
+    }
+    if (own.chunk) {
+        munmap(own.chunk, RAW_CHUNK);
+    }
+    uint64_t n = __atomic_fetch_add(&shared.chunks, 1, __ATOMIC_RELAXED);
+    own.chunk = (uint8_t *)map_chunk(n, 0);
+    own.at = own.end = NULL;
+    if (!own.chunk) {
+        give_up(strerrordesc_np(errno));
+        errno = error;
+        return -1;
+    }
+    *(struct raw_chunk *)own.chunk = (struct raw_chunk){own.thread, own.ordinal++};
+    own.at = own.chunk + sizeof(struct raw_chunk);
+    own.end = own.chunk + RAW_CHUNK - RAW_LONGEST;
+    own.sequence = own.address = 0;
+    pthread_setspecific(shared.key, &own);
+    errno = error;
+    return 0;
+}
+
+static inline uint64_t draw(void)
+{
+    return __atomic_add_fetch(&shared.sequence, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Writes one record. */
+static void note(unsigned tag, uint64_t sequence, const void *block, uint64_t size)
+{
+    if (UNLIKELY(sequence > shared.limit)) {
+        give_up(NULL);
+        return;
+    }
+    if (UNLIKELY(own.at >= own.end || own.generation != shared.generation) && next_chunk() != 0) {
+        return;
+    }
+    unsigned op = tag & 7;
+    uint8_t *first = own.at, *at = trace_put(first + 1, sequence - own.sequence);
+    own.sequence = sequence;
+    if (op != RAW_REALLOC_FAILED) {
+        uint64_t address = (uint64_t)(uintptr_t)block >> 4;
+        int64_t step = (int64_t)(address - own.address);
+        own.address = address;
+        at = trace_put(at, (uint64_t)step << 1 ^ (uint64_t)(step >> 63));
+    }
+    if (op != RAW_FREE && op != RAW_REALLOC_BEGIN && op != RAW_REALLOC_FAILED) {
+        at = trace_put(at, size);
+    }
+    __atomic_store_n(first, (uint8_t)tag, __ATOMIC_RELEASE);
+    own.at = at;
+}
+
+static inline void *made(unsigned tag, void *block, uint64_t size)
+{
+    if (block && recording()) {
+        note(tag, draw(), block, size);
+    }
+    return block;
+}
+
+static void *made_aligned(void *block, size_t alignment, size_t size)
+{
+    unsigned log2 = alignment > 1 ? 64 - (unsigned)__builtin_clzl(alignment - 1) : 0;
+    return made(RAW_ALIGNED | (log2 < 31 ? log2 : 30) << 3, block, size);
+}
+
+EXPORT void *malloc(size_t size)
+{
+    return made(RAW_MALLOC, hak_malloc(size), size);
+}
+
+EXPORT void *calloc(size_t n, size_t size)
+{
+    return made(RAW_CALLOC, hak_calloc(n, size), n * size);
+}
+
+EXPORT void free(void *p)
+{
+    if (p && recording()) {
+        note(RAW_FREE, draw(), p, 0);
+    }
+    hak_free(p);
+}
+
+EXPORT void cfree(void *p)
+{
+    free(p);
+}
+
+EXPORT void free_sized(void *p, size_t size)
+{
+    (void)size;
+    free(p);
+}
+
+EXPORT void free_aligned_sized(void *p, size_t alignment, size_t size)
+{
+    (void)alignment;
+    (void)size;
+    free(p);
+}
+
+EXPORT void *realloc(void *p, size_t size)
+{
+    if (!p) {
+        return malloc(size);
+    }
+    if (size == 0) {
+        free(p);
+        return NULL;
+    }
+    if (!recording()) {
+        return hak_realloc(p, size);
+    }
+    note(RAW_REALLOC_BEGIN, draw(), p, 0);
+    void *block = hak_realloc(p, size);
+    note(block ? RAW_REALLOC_END : RAW_REALLOC_FAILED, draw(), block, size);
+    return block;
+}
+
+EXPORT void *reallocarray(void *p, size_t n, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return realloc(p, bytes);
+}
+
+EXPORT void *aligned_alloc(size_t alignment, size_t size)
+{
+    return made_aligned(hak_aligned_alloc(alignment, size), alignment, size);
+}
+
+EXPORT void *memalign(size_t alignment, size_t size)
+{
+    return made_aligned(hak_memalign(alignment, size), alignment, size);
+}
+
+EXPORT int posix_memalign(void **out, size_t alignment, size_t size)
+{
+    int error = hak_posix_memalign(out, alignment, size);
+    if (error == 0) {
+        made_aligned(*out, alignment, size);
+    }
+    return error;
+}
+
+EXPORT void *valloc(size_t size)
+{
+    return memalign((size_t)sysconf(_SC_PAGESIZE), size);
+}
+
+EXPORT void *pvalloc(size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (size > PTRDIFF_MAX - page) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    size_t rounded = (size + page - 1) & ~(page - 1);
+    return memalign(page, rounded ? rounded : page);
+}
+
+EXPORT size_t malloc_usable_size(void *p)
+{
+    return hak_usable_size(p);
+}
