@@ -4,8 +4,8 @@ base/size_class_of.def: the class of a request for each 16 bytes.
 
 usage: gen_size_classes.py [--tiny-per-doubling 4|8] [--mid-per-doubling 4|8] [--map]
 
-Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny) and to 4 KiB (mid); then sizes that divide a slab of 64 KiB
-into n equal blocks, so that no slab has a tail. Sizes are multiples of 16. A class's `magic` is ceil(2^32 / size): for an offset n < 2^16 in a
+Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny) and to 4 KiB (mid), and one just above 1 KiB and 2 KiB; then sizes
+that divide a slab of 64 KiB into n equal blocks, so that no slab has a tail. Sizes are multiples of 16. A class's `magic` is ceil(2^32 / size): for an offset n < 2^16 in a
 slab, n is a multiple of size exactly if (n * magic) mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct
 computation, 2019); the generator tries every n.
 """
@@ -14,6 +14,9 @@ import sys
 
 SLAB = 65536
 
+
+# Programs ask for a power of two and a header of their own: with steps of a quarter such blocks would waste a fifth.
+ABOVE_POWERS = (SLAB // 63, SLAB // 31 // 16 * 16)
 
 # Blocks a slab above 4 KiB; 28672 (2 blocks and a tail) keeps the step from 21840 to 32768 below a quarter.
 BLOCKS_A_SLAB = (15, 13, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)
@@ -26,6 +29,7 @@ def sizes(tiny, mid):
         step = max(16, low // (tiny if low < 1024 else mid))
         out += range(low + step, 2 * low + 1, step)
         low *= 2
+    out += ABOVE_POWERS
     out += [SLAB // n // 16 * 16 for n in BLOCKS_A_SLAB] + [28672]
     return sorted(set(out))
 
