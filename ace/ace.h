@@ -32,6 +32,9 @@ size_t ace_purge_excess(void);
 uint64_t ace_delay_ms(void);
 /* Makes the controller watch superslabs too; the first ace_alloc does the same. */
 void ace_start(void);
+/* For walks: ranges have numbers below ace_n_ranges; ace_range tells the bytes and the start of one that is in use, 0 if it is not. */
+uint32_t ace_n_ranges(void);
+size_t ace_range(uint32_t number, void **start);
 /* 0 if the records of ranges agree with the pointer map and the statistics. */
 int ace_verify(void);
 

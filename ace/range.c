@@ -591,6 +591,24 @@ size_t range_purge(uint64_t delay_ms)
     return bytes;
 }
 
+uint32_t ace_n_ranges(void)
+{
+    lock_acquire(&ace_lock);
+    uint32_t n = n_ranges;
+    lock_release(&ace_lock);
+    return n;
+}
+
+size_t ace_range(uint32_t number, void **start)
+{
+    lock_acquire(&ace_lock);
+    const struct range *range = range_at(number);
+    size_t bytes = range->state == RANGE_USED ? range->bytes : 0;
+    *start = range->base;
+    lock_release(&ace_lock);
+    return bytes;
+}
+
 static int verify_range(const struct range *range)
 {
     for (size_t at = 0; at < range->bytes; at += SS_UNIT_BYTES) {

@@ -13,6 +13,7 @@ enum lock_rank {
     LOCK_RANK_HEAPS = 1, /* the table of heaps and the orphans */
     LOCK_RANK_HEAP,      /* one heap's slabs */
     LOCK_RANK_SHARED,    /* the slabs of heaps whose thread has ended */
+    LOCK_RANK_OWNED,     /* large blocks of first-class heaps */
     LOCK_RANK_ACE,       /* cached large ranges */
     LOCK_RANK_POOL,      /* the shared superslabs */
     LOCK_RANK_MAP,       /* leaves of the pointer map */

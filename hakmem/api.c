@@ -16,6 +16,9 @@
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/fast.h"
+#include "hakmem/hooks.h"
+#include "hakmem/request.h"
+#include "hakmem/user_heap.h"
 #include "superslab/superslab.h"
 
 /* A process that is refused everything tries to give back what is kept at most so often. */
@@ -41,6 +44,7 @@ static void *finish(void *p, size_t size, size_t align)
 static size_t reclaim(void)
 {
     heap_trim_all();
+    user_heap_trim_all();
     return ace_purge(0) + ss_purge(0);
 }
 
@@ -69,6 +73,18 @@ static void mind_limits(void)
         (void)reclaim();
         limit_purged();
     }
+}
+
+void *request(void *(*ask)(void *context), void *context, size_t size, size_t align)
+{
+    background_start_if_wanted();
+    fail_begin();
+    void *p = size <= PTRDIFF_MAX ? ask(context) : NULL;
+    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
+        p = ask(context);
+    }
+    mind_limits();
+    return finish(p, size, align);
 }
 
 enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
@@ -108,7 +124,8 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     }
     struct bin *bin = &heap->bins[size_class];
     if (HAK_UNLIKELY(bin->head != NULL)) {
-        /* Making the background thread allocates too, and has filled this very bin. */
+        /* Making the background thread allocates too, and has filled this very bin; or calls are hooked, and the fast path saw no
+           heap. */
         void *first = bin->head;
         bin->head = *(void **)first;
         bin->room++;
@@ -150,11 +167,17 @@ static void *class_alloc(uint32_t size_class, int *is_clean)
 void *refill_malloc(size_t size)
 {
     int is_clean;
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        return hooked_malloc(size);
+    }
     return class_alloc(sc_of(size), &is_clean);
 }
 
 void *slow_malloc(size_t size)
 {
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        return hooked_malloc(size);
+    }
     return large_alloc(size, 1, LARGE_PLAIN);
 }
 
@@ -164,6 +187,17 @@ void validate_free(const void *p)
     struct ss_lookup found = hak_super_lookup(p);
     HAK_CHECK(found.kind == SS_SLAB && found.start == p, "invalid pointer freed (not the start of a block)", p);
     HAK_CHECK(found.is_allocated, "block freed twice", p);
+}
+
+void validate_size(const void *p, size_t size)
+{
+    /* realloc may have left it in a block of up to twice the size, and small ones in any. */
+    HAK_CHECK(!p || size <= hak_usable_size(p), "freed with a size that is not the block's", p);
+}
+
+void validate_alignment(const void *p, size_t alignment)
+{
+    HAK_CHECK(!p || (alignment && (uintptr_t)p % alignment == 0), "freed with an alignment that is not the block's", p);
 }
 #endif
 
@@ -180,7 +214,7 @@ static void free_in_slab(void *p, uint32_t tag)
     HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic), "invalid pointer freed (not the start of a block)",
               p);
     validate_free(p);
-    struct heap *heap = hak_self;
+    struct heap *heap = heap_own;
     if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
         struct bin *bin = &heap->bins[size_class];
         HAK_CHECK(bin->head != p, "block freed twice", p);
@@ -218,6 +252,7 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        user_heap_forget(p);
         ace_free(p);
         background_poke();
     } else {
@@ -227,6 +262,10 @@ static HAK_NOINLINE void free_elsewhere(void *p)
 
 void slow_free(void *p)
 {
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        hooked_free(p);
+        return;
+    }
     /* First what is frequent: a small block of another heap. */
     size_t unit = map_window_unit(p);
     if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
@@ -249,15 +288,27 @@ void hak_free(void *p)
     fast_free(p);
 }
 
-static HAK_NOINLINE void *refill_calloc(uint32_t size_class)
+static HAK_NOINLINE void *refill_calloc(size_t bytes)
 {
     int is_clean;
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        return hooked_calloc(bytes);
+    }
+    uint32_t size_class = sc_of(bytes);
     void *p = class_alloc(size_class, &is_clean);
     if (p) {
         /* Fresh memory of the system needs no clearing but where the list's link was. */
         memset(p, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);
     }
     return p;
+}
+
+static HAK_NOINLINE void *large_calloc(size_t bytes)
+{
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        return hooked_calloc(bytes);
+    }
+    return large_alloc(bytes, 1, LARGE_ZEROED);
 }
 
 void *hak_calloc(size_t n, size_t size)
@@ -267,14 +318,18 @@ void *hak_calloc(size_t n, size_t size)
         return no_memory();
     }
     if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
-        return large_alloc(bytes, 1, LARGE_ZEROED);
+        return large_calloc(bytes);
     }
     uint32_t size_class = sc_of(bytes);
-    if (HAK_UNLIKELY(!hak_self->bins[size_class].head)) {
-        return refill_calloc(size_class);
+    struct bin *bin = &atomic_load_relaxed(&hak_self)->bins[size_class];
+    void *block = bin->head;
+    if (HAK_UNLIKELY(!block)) {
+        return refill_calloc(bytes);
     }
+    bin->head = *(void **)block;
+    bin->room++;
     /* The whole block, so that what malloc_usable_size promises is zero too. */
-    return memset(fast_malloc(bytes), 0, sc_table[size_class].size);
+    return memset(block, 0, sc_table[size_class].size);
 }
 
 size_t hak_usable_size(const void *p)
@@ -289,14 +344,13 @@ size_t hak_usable_size(const void *p)
     return sc_table[TAG_CLASS(entry.tag)].size;
 }
 
-/* Shrinking in place may leave at most half of the block unused; small blocks stay whatever is asked. */
-static int fits_in_place(size_t usable, size_t size)
-{
-    return size <= usable && (size >= usable / 2 || usable <= 128);
-}
+size_t realloc_fast_max = SC_SMALL_MAX;
 
 static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 {
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        return hooked_realloc(p, size);
+    }
     if (HAK_UNLIKELY(!p)) {
         return hak_malloc(size);
     }
@@ -305,10 +359,14 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
         return NULL;
     }
     size_t usable = hak_usable_size(p);
-    if (HAK_LIKELY(fits_in_place(usable, size))) {
+    if (HAK_LIKELY(request_fits(usable, size))) {
         return p;
     }
     HAK_CHECK(usable, "invalid pointer given to realloc", p);
+    struct hak_heap *home = user_heap_of(p);
+    if (HAK_UNLIKELY(home != NULL)) {
+        return hak_heap_realloc(home, p, size);
+    }
     if (map_find(p).tag && usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
         void *resized = ace_resize(p, size);
         if (resized) {
@@ -327,7 +385,7 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 void *hak_realloc(void *p, size_t size)
 {
     size_t unit = map_window_unit(p);
-    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= SC_SMALL_MAX)) {
+    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= atomic_load_relaxed(&realloc_fast_max))) {
         return slow_realloc(p, size);
     }
     uint32_t tag = atomic_load_relaxed(&map_window->tag[unit]);
@@ -336,8 +394,11 @@ void *hak_realloc(void *p, size_t size)
     }
     /* From small to small: the ways of malloc and free without their calls. */
     size_t usable = sc_table[TAG_CLASS(tag)].size;
-    if (fits_in_place(usable, size)) {
+    if (request_fits(usable, size)) {
         return p;
+    }
+    if (HAK_UNLIKELY((tag ^ heap_own->owner_tag) > TAG_LOW_MASK)) {
+        return slow_realloc(p, size); /* perhaps a first-class heap's */
     }
     void *moved = fast_malloc(size);
     if (HAK_UNLIKELY(!moved)) {
@@ -346,6 +407,14 @@ void *hak_realloc(void *p, size_t size)
     memcpy(moved, p, size < usable ? size : usable);
     fast_free(p);
     return moved;
+}
+
+uint32_t request_class(size_t size, size_t align)
+{
+    if (size > SC_SMALL_MAX || align > SC_SMALL_MAX) {
+        return SC_N_CLASSES;
+    }
+    return align <= 16 ? sc_of(size) : sc_of_aligned(size, align);
 }
 
 static int is_power_of_two(size_t n)
@@ -359,11 +428,12 @@ static void *aligned(size_t alignment, size_t size)
     if (alignment <= 16) {
         return hak_malloc(size);
     }
-    if (size <= SC_SMALL_MAX && alignment <= SC_SMALL_MAX) {
-        uint32_t c = sc_of_aligned(size, alignment);
-        if (c < SC_N_CLASSES) {
-            return hak_malloc(sc_table[c].size);
-        }
+    if (HAK_UNLIKELY(hooks_wanted())) {
+        return hooked_aligned(alignment, size);
+    }
+    uint32_t size_class = request_class(size, alignment);
+    if (size_class < SC_N_CLASSES) {
+        return hak_malloc(sc_table[size_class].size);
     }
     return large_alloc(size, alignment, LARGE_PLAIN);
 }
@@ -379,7 +449,7 @@ void *hak_aligned_alloc(size_t alignment, size_t size)
 
 void *hak_memalign(size_t alignment, size_t size)
 {
-    if (alignment > PTRDIFF_MAX) {
+    if (alignment > (size_t)PTRDIFF_MAX + 1) { /* which has no power of two above it */
         errno = EINVAL;
         return NULL;
     }
@@ -417,6 +487,7 @@ size_t hak_purge(void)
 int hak_verify(void)
 {
     int result = heap_verify_all();
+    result = result ? result : user_heap_verify();
     result = result ? result : ace_verify();
     return result ? result : ss_verify();
 }

@@ -20,10 +20,23 @@ HAK_NOINLINE void overflow_free(struct heap *heap, size_t bin_offset);
 #if HAK_VALIDATE
 /* Checks a block of ours against its slab before it is freed; aborts on a mismatch. */
 void validate_free(const void *p);
+/* Checks what the caller says of the block that it frees. */
+void validate_size(const void *p, size_t size);
+void validate_alignment(const void *p, size_t alignment);
 #else
 static inline void validate_free(const void *p)
 {
     (void)p;
+}
+static inline void validate_size(const void *p, size_t size)
+{
+    (void)p;
+    (void)size;
+}
+static inline void validate_alignment(const void *p, size_t alignment)
+{
+    (void)p;
+    (void)alignment;
 }
 #endif
 
@@ -57,7 +70,7 @@ static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
 
 static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
 {
-    struct heap *heap = hak_self;
+    struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     size_t offset;
     if (HAK_LIKELY(size <= SC_TINY_MAX)) {
@@ -81,7 +94,7 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
 
 static HAK_ALWAYS_INLINE void fast_free(void *p)
 {
-    struct heap *heap = hak_self;
+    struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     size_t unit = map_window_unit(p);
     if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {

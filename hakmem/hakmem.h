@@ -42,6 +42,92 @@ HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 /* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used. */
 HAK_API size_t hak_usable_size(const void *p);
 
+/* --- sizes --- */
+
+/* Frees as hak_free does. `size` is what the block was asked for (any hak_* or malloc call, or the last realloc), `alignment`
+   what it was aligned to. They help to find errors: the variants that validate end the process if they cannot be true; the
+   release variant does not look. */
+HAK_API void hak_free_sized(void *p, size_t size);
+HAK_API void hak_free_aligned_sized(void *p, size_t alignment, size_t size);
+
+/* hak_malloc, and how many bytes the block may hold: at least `size`, and all of them may be used. {NULL, 0} and ENOMEM if it
+   cannot be. Freed by hak_free, or by hak_free_sized with any size from the one asked for to the one told. */
+struct hak_sized_block {
+    void *block;
+    size_t size;
+};
+HAK_API struct hak_sized_block hak_malloc_at_least(size_t size);
+
+/* hak_realloc that needs no knowledge of the old size to keep what was never written zero: for a block of hak_calloc or of
+   hak_rezalloc, of which nothing behind the size last asked for was written, every byte that the call adds reads as zero. (Of
+   other blocks: every byte behind the old usable size.) hak_rezalloc(NULL, n) is hak_calloc(1, n). Errors as hak_realloc. */
+HAK_API void *hak_rezalloc(void *p, size_t size);
+
+/* --- many blocks at once --- */
+
+/* Puts n blocks of `size` bytes into out. Returns how many: fewer than n only with ENOMEM in errno; those are the caller's, and
+   the rest of out is not touched. Each is a block like any other. */
+HAK_API size_t hak_malloc_batch(size_t size, size_t n, void **out);
+/* Frees n blocks, of any sizes and origin; NULLs are passed by. */
+HAK_API void hak_free_batch(void **blocks, size_t n);
+
+/* --- heaps of one's own --- */
+
+/* A heap from which any threads may allocate at any time, and whose blocks can all be freed at once. Its blocks are aligned and
+   rounded as those of hak_malloc; hak_free, free and hak_usable_size take them, from any thread, and hak_realloc leaves them in
+   their heap. A heap has a lock and no thread caches: an allocation costs some times what hak_malloc does. Between calls it
+   holds back at most one empty slab (64 KiB) of each size class that it has used. */
+struct hak_heap;
+/* NULL and ENOMEM if it cannot be; a process may have about 65,000 heaps and threads together. */
+HAK_API struct hak_heap *hak_heap_create(void);
+/* Frees every block of the heap, and the heap; NULL does nothing. No thread may use it or its blocks meanwhile or later. */
+HAK_API void hak_heap_destroy(struct hak_heap *heap);
+/* As hak_malloc, hak_calloc and hak_aligned_alloc. */
+HAK_API void *hak_heap_malloc(struct hak_heap *heap, size_t size);
+HAK_API void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size);
+HAK_API void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t size);
+/* As hak_realloc; p is NULL or a block of this heap, and stays in it. */
+HAK_API void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size);
+
+/* --- looking at all blocks --- */
+
+/* Told of a block: its start and its usable size. Returns 0 to go on, anything else to end the walk. No lock of hakmem is held:
+   it may allocate and free, this block included, and take its time. */
+typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
+/* Tells of each block of the heap that is allocated, in no order. Returns what the last callback returned, 0 for none. Other
+   threads may go on: what they allocate or free meanwhile is told or not, everything else once. */
+HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
+/* The same for the whole process, all heaps included. First the calling thread's cache goes back to the slabs, and what was sent
+   to any heap is taken in. What other live threads keep in their caches at that moment (bounded, see hakmem/heap.h) is told as
+   if it were allocated; with no other thread the walk is exact. */
+HAK_API int hak_walk(hak_walk_callback visit, void *context);
+
+/* --- hooks --- */
+
+/* A call that is hooked. */
+enum hak_hook_kind { HAK_HOOK_ALLOC, HAK_HOOK_REALLOC, HAK_HOOK_FREE };
+struct hak_hook_call {
+    enum hak_hook_kind kind;
+    void *block;            /* what is freed, or given to realloc */
+    size_t size, alignment; /* asked for; 0 for a free */
+    void *result;           /* in `after`: what ALLOC and REALLOC return */
+};
+/* `before` is called before the call does anything, `after` when it is done, both by the calling thread with no lock of hakmem
+   held; either may be NULL. They may allocate and free: that is not told, nor is what a call does inside (a realloc that moves
+   is one REALLOC). They must return (no longjmp, no exception); errno is kept. */
+struct hak_hooks {
+    void (*before)(const struct hak_hook_call *call, void *context);
+    void (*after)(const struct hak_hook_call *call, void *context);
+    void *context;
+};
+/* Hooks every call of every thread from now on that allocates or frees: hak_*, the malloc family, operators new and delete.
+   free(NULL), and blocks that end with hak_heap_destroy, are not told. Replaces the hooks before; NULL for none. A call that has told `before` tells `after` of the same hooks. The struct is
+   not copied: it must stay as it is until the process ends, since other threads may be in a callback. While no hooks are set,
+   they cost malloc and free no instruction; while they are, every call takes a slow path. */
+HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
+
+/* --- the library --- */
+
 /* 1 if the address lies in memory that hakmem manages. Never faults. */
 HAK_API int hak_owns(const void *p);
 /* Gives back to the system what is kept for reuse: this thread's cache, every heap's empty slabs, free units, cached ranges.

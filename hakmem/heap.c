@@ -13,11 +13,13 @@
 #include "base/stats.h"
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
+#include "hakmem/user_heap.h"
 #include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */
 struct heap heap_none = {.owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
 HAK_TLS struct heap *hak_self = &heap_none;
+HAK_TLS struct heap *heap_own = &heap_none;
 
 /* Set when the thread's destructor has run: it gets no heap any more. */
 static HAK_TLS int is_ending;
@@ -43,6 +45,7 @@ static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;
 static int has_environment; /* not in functions that run before the C library's own start */
+static int are_hooked;      /* no thread's fast paths see its heap */
 static pthread_key_t end_key;
 static int has_end_key;
 
@@ -253,10 +256,40 @@ static void set_state(struct heap *heap, enum heap_state state)
     lock_release(&heap->lock);
 }
 
+/* While calls are hooked, every thread's `self` is heap_none, so that all of them take the slow paths. */
+static void show_to_fast_paths(struct heap *heap)
+{
+    lock_acquire(&heaps_lock);
+    heap->self_at = &hak_self;
+    atomic_store_relaxed(&hak_self, are_hooked ? &heap_none : heap);
+    lock_release(&heaps_lock);
+}
+
+static void hide_from_fast_paths(struct heap *heap)
+{
+    lock_acquire(&heaps_lock);
+    heap->self_at = NULL;
+    atomic_store_relaxed(&hak_self, &heap_none);
+    lock_release(&heaps_lock);
+}
+
+void heap_hook_all(int hooked)
+{
+    lock_acquire(&heaps_lock);
+    are_hooked = hooked;
+    for (uint32_t id = 1; id <= last_heap; id++) {
+        struct heap *heap = heaps[id];
+        if (heap && heap->self_at) {
+            atomic_store_relaxed(heap->self_at, hooked ? &heap_none : heap);
+        }
+    }
+    lock_release(&heaps_lock);
+}
+
 struct heap *heap_acquire(void)
 {
-    if (hak_self != &heap_none) {
-        return hak_self;
+    if (heap_own != &heap_none) {
+        return heap_own;
     }
     if (is_ending) {
         return NULL;
@@ -277,7 +310,8 @@ struct heap *heap_acquire(void)
         return NULL;
     }
     set_state(heap, HEAP_LIVE);
-    hak_self = heap;
+    heap_own = heap;
+    show_to_fast_paths(heap);
     (void)atomic_add_relaxed(&n_live, 1u);
     background_count();
     /* The next calls may allocate: the heap is in place. */
@@ -306,9 +340,10 @@ static void make_orphan(struct heap *heap)
 static void thread_ends(void *arg)
 {
     struct heap *heap = (struct heap *)arg;
-    if (hak_self == heap) {
+    if (heap_own == heap) {
         is_ending = 1;
-        hak_self = &heap_none;
+        hide_from_fast_paths(heap);
+        heap_own = &heap_none;
         tc_flush(heap);
         make_orphan(heap);
         (void)atomic_sub_relaxed(&n_live, 1u);
@@ -330,8 +365,8 @@ void *heap_alloc_uncached(uint32_t size_class)
 
 void heap_trim_all(void)
 {
-    if (hak_self != &heap_none) {
-        tc_flush(hak_self);
+    if (heap_own != &heap_none) {
+        tc_flush(heap_own);
     }
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
     for (int rounds = 2, n_sent_on = 1; rounds && n_sent_on; rounds--) {
@@ -411,7 +446,7 @@ void heap_refuse(void)
 
 int heap_verify_all(void)
 {
-    int result = hak_self != &heap_none ? tc_verify(hak_self) : 0;
+    int result = heap_own != &heap_none ? tc_verify(heap_own) : 0;
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS && !result; id++) {
         struct heap *heap = heap_by_id(id);
         if (heap) {
@@ -429,6 +464,7 @@ static void fork_prepare(void)
 {
     (void)heap_acquire();
     lock_acquire(&heaps_lock);
+    user_heap_fork(lock_acquire);
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
         if (heaps[id] && heaps[id] != shared) {
             lock_acquire(&heaps[id]->lock);
@@ -437,6 +473,7 @@ static void fork_prepare(void)
     if (shared) {
         lock_acquire(&shared->lock);
     }
+    user_heap_fork_large(lock_acquire);
     ace_lock_acquire();
     pool_lock_acquire();
     map_lock_acquire();
@@ -455,6 +492,7 @@ static void fork_parent(void)
     map_lock_release();
     pool_lock_release();
     ace_lock_release();
+    user_heap_fork_large(lock_release);
     if (shared) {
         lock_release(&shared->lock);
     }
@@ -463,6 +501,7 @@ static void fork_parent(void)
             lock_release(&heaps[id]->lock);
         }
     }
+    user_heap_fork(lock_release);
     lock_release(&heaps_lock);
 }
 
@@ -506,6 +545,7 @@ static void fork_child(void)
     map_lock_reset();
     pool_lock_reset();
     ace_lock_reset();
+    user_heap_fork_large(lock_reset);
     if (shared) {
         lock_reset(&shared->lock);
     }
@@ -514,15 +554,17 @@ static void fork_child(void)
             lock_reset(&heaps[id]->lock);
         }
     }
+    user_heap_fork(lock_reset);
     lock_reset(&heaps_lock);
     background_init();
     /* List and count are made anew: a thread that was just taking or leaving its heap had it in no list, counted or not. */
     orphans = NULL;
     stat_sub(orphans, stat_get(orphans));
-    atomic_store_relaxed(&n_live, hak_self != &heap_none ? 1u : 0u);
+    atomic_store_relaxed(&n_live, heap_own != &heap_none ? 1u : 0u);
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
         struct heap *heap = heaps[id];
-        if (heap && heap != hak_self && heap != shared) {
+        if (heap && heap != heap_own && heap != shared) {
+            heap->self_at = NULL;
             if (heap->state == HEAP_LIVE) {
                 stat_sub(bin_budget, heap->budget);
                 heap->budget = 0;

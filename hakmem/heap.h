@@ -97,6 +97,7 @@ struct heap {
     uint32_t n_uses; /* changes when anybody uses what is behind the lock; `seen_uses`: at the last heap_rest_all */
     uint32_t seen_uses, has_rested;
     struct heap *next_orphan; /* HEAPS lock */
+    struct heap **self_at;    /* its thread's hak_self; HEAPS lock */
 
     /* Pushed to by every thread: on a line of its own. */
     HAK_CACHE_ALIGNED void *inbox;
@@ -106,7 +107,9 @@ struct heap {
 
 HAK_STATIC_ASSERT(offsetof(struct heap, bins) == 0, "bins come first");
 
-/* The thread's heap; heap_none until its first allocation and after its end. Never NULL. */
+/* The thread's heap; heap_none until its first allocation and after its end. Never NULL. `hak_self` is what the fast paths see: the
+   same, or heap_none while calls are hooked (hooks.h), which any thread may set at any time. */
+extern HAK_TLS struct heap *heap_own HAK_HIDDEN;
 extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
 /* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
 extern struct heap heap_none HAK_HIDDEN;
@@ -131,6 +134,8 @@ void heap_trim_all(void);
 void heap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t heap_n_live(void);
+/* Hides every thread's heap from the fast paths, or shows it again. */
+void heap_hook_all(int hooked);
 /* The calling thread gets no heap. */
 void heap_refuse(void);
 /* 0 if all heaps' equations hold. Other threads may run; their bins are not looked at. */

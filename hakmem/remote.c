@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/stats.h"
 #include "hakmem/heap.h"
+#include "hakmem/user_heap.h"
 
 #define COUNT_SHIFT 48
 #define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
@@ -71,6 +72,10 @@ static void send_slot(struct outbox_slot *slot)
 
 void remote_free_now(void *block, uint32_t tag)
 {
+    if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag)))) {
+        user_heap_put(block, tag);
+        return;
+    }
     *(void **)block = NULL;
     send_chain(block, tag, 1);
 }
@@ -101,7 +106,7 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
     struct heap *owner = heap_by_id(TAG_OWNER(tag));
     slot->tag = tag;
     slot->limit =
-        owner && atomic_load_relaxed(&owner->state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+        !owner || atomic_load_relaxed(&owner->state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
 }
 
 /* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
@@ -127,7 +132,11 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
         retarget(slot, tag);
     }
     if (slot->limit == 0) {
-        keep(heap, block, TAG_CLASS(tag));
+        if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag)))) {
+            user_heap_put(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
+        } else {
+            keep(heap, block, TAG_CLASS(tag));
+        }
         return;
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);

@@ -30,6 +30,9 @@ REQUIRED = """malloc calloc realloc free aligned_alloc posix_memalign memalign v
     _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t
     _ZdlPvSt11align_val_tRKSt9nothrow_t _ZdaPvSt11align_val_tRKSt9nothrow_t
     hak_malloc hak_calloc hak_realloc hak_free hak_aligned_alloc hak_posix_memalign hak_memalign hak_usable_size
+    hak_free_sized hak_free_aligned_sized hak_malloc_at_least hak_rezalloc hak_malloc_batch hak_free_batch
+    hak_heap_create hak_heap_destroy hak_heap_malloc hak_heap_calloc hak_heap_aligned_alloc hak_heap_realloc hak_heap_walk
+    hak_walk hak_hooks_set free_sized free_aligned_sized malloc_trim malloc_info malloc_stats mallopt mallinfo mallinfo2 cfree
     hak_super_lookup hak_variant hak_version hak_verify""".split()
 
 ASK = """

@@ -1,0 +1,45 @@
+/* Many blocks of one size at once: the thread's bin is emptied by one walk. No locks of its own. */
+#include "hakmem/fast.h"
+#include "hakmem/hakmem.h"
+
+/* What the bin holds, up to n blocks. */
+static size_t take_cached(uint32_t size_class, size_t n, void **out)
+{
+    struct bin *bin = &atomic_load_relaxed(&hak_self)->bins[size_class];
+    void *head = bin->head;
+    size_t got = 0;
+    while (head && got < n) {
+        out[got++] = head;
+        head = *(void **)head;
+    }
+    if (got) {
+        bin->head = head;
+        bin->room += (int32_t)got;
+    }
+    return got;
+}
+
+size_t hak_malloc_batch(size_t size, size_t n, void **out)
+{
+    size_t got = 0;
+    while (got < n) {
+        if (size <= SC_SMALL_MAX) {
+            got += take_cached(sc_of(size), n - got, out + got);
+        }
+        if (got < n) {
+            out[got] = hak_malloc(size);
+            if (!out[got]) {
+                break;
+            }
+            got++;
+        }
+    }
+    return got;
+}
+
+void hak_free_batch(void **blocks, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        fast_free(blocks[i]);
+    }
+}

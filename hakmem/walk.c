@@ -1,0 +1,199 @@
+/* Walks over blocks: slabs by their bitmaps, each copied with its owner's lock held; spans by what the pool says of a superslab;
+   ranges by number. No lock is held while a callback runs. Called by programs, by mallinfo and malloc_info. */
+#include "hakmem/walk.h"
+
+#include <string.h>
+
+#include "ace/ace.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
+#include "hakmem/user_heap.h"
+#include "superslab/pool.h"
+
+/* A slab's blocks as they were at one moment: a bit for each free one. */
+struct snapshot {
+    char *base;
+    uint32_t size_class;
+    uint64_t free[SLAB_MAX_WORDS];
+};
+
+struct walk {
+    const struct hak_heap *heap; /* of this one alone, if it is not NULL */
+    hak_walk_callback visit;
+    void *context;
+    struct snapshot slab;
+    struct superslab_spans {
+        char *base;
+        uint16_t granules[SS_GRANULES];
+    } spans;
+};
+
+static struct lock *lock_of_owner(uint32_t id)
+{
+    struct heap *heap = heap_by_id(id);
+    struct hak_heap *user = heap ? NULL : user_heap_by_id(id);
+    return heap ? &heap->lock : user ? &user->lock : NULL;
+}
+
+/* Returns 0 if it is no heap's slab (any more), or not one of `owner` (0: of anybody). */
+static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
+{
+    struct map_entry entry = map_get(start);
+    if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
+        return 0;
+    }
+    struct lock *lock = lock_of_owner(TAG_OWNER(entry.tag));
+    if (!lock) {
+        return 0;
+    }
+    lock_acquire(lock);
+    /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
+    struct map_entry now = map_get(start);
+    int is_same = now.tag == entry.tag && now.ref == number;
+    if (is_same) {
+        const struct slab *slab = pool_slab_of(number, start);
+        out->base = start;
+        out->size_class = TAG_CLASS(entry.tag);
+        memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
+    }
+    lock_release(lock);
+    return is_same;
+}
+
+static int visit_slab(const struct walk *walk)
+{
+    const struct snapshot *slab = &walk->slab;
+    size_t size = sc_table[slab->size_class].size;
+    int result = 0;
+    for (uint32_t i = 0; i < sc_table[slab->size_class].capacity && !result; i++) {
+        if (!(slab->free[i / 64] >> (i % 64) & 1)) {
+            result = walk->visit(slab->base + i * size, size, walk->context);
+        }
+    }
+    return result;
+}
+
+static int visit_large(const struct walk *walk, void *p, size_t size)
+{
+    if (walk->heap && user_heap_of(p) != walk->heap) {
+        return 0;
+    }
+    return walk->visit(p, size, walk->context);
+}
+
+static void copy_spans(struct superslab_spans *out, uint32_t number)
+{
+    pool_lock_acquire();
+    const struct superslab *ss = pool_superslab(number);
+    out->base = ss->base;
+    for (uint32_t i = 0; out->base && i < SS_GRANULES; i++) {
+        out->granules[i] = (uint16_t)pool_span_granules(ss, i);
+    }
+    pool_lock_release();
+}
+
+/* What callbacks have allocated and freed waits in the thread's cache, where it would look allocated. */
+static void flush_own_cache(const struct walk *walk)
+{
+    if (!walk->heap && heap_own != &heap_none) {
+        tc_flush(heap_own);
+    }
+}
+
+static int walk_superslab(struct walk *walk, uint32_t number)
+{
+    char *base;
+    int result = 0;
+    for (uint32_t mask = pool_slab_mask(number, &base); mask && !result; mask &= mask - 1) {
+        flush_own_cache(walk);
+        if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number,
+                          walk->heap ? walk->heap->bank.owner : 0)) {
+            result = visit_slab(walk);
+        }
+    }
+    copy_spans(&walk->spans, number);
+    for (uint32_t i = 0; walk->spans.base && i < SS_GRANULES && !result; i++) {
+        if (walk->spans.granules[i]) {
+            result =
+                visit_large(walk, walk->spans.base + i * SS_GRANULE_BYTES, walk->spans.granules[i] * SS_GRANULE_BYTES);
+        }
+    }
+    return result;
+}
+
+static int walk_all(struct walk *walk)
+{
+    int result = 0;
+    for (uint32_t i = 0, n = pool_n_superslabs(); i < n && !result; i++) {
+        result = walk_superslab(walk, i);
+    }
+    for (uint32_t i = 0, n = ace_n_ranges(); i < n && !result; i++) {
+        void *start;
+        size_t bytes = ace_range(i, &start);
+        result = bytes ? visit_large(walk, start, bytes) : 0;
+    }
+    return result;
+}
+
+int hak_walk(hak_walk_callback visit, void *context)
+{
+    struct walk walk = {.visit = visit, .context = context};
+    heap_trim_all();
+    return walk_all(&walk);
+}
+
+int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context)
+{
+    struct walk walk = {.heap = heap, .visit = visit, .context = context};
+    return walk_all(&walk);
+}
+
+static void count_slab(struct walk_counts *counts, const struct snapshot *slab)
+{
+    uint32_t capacity = sc_table[slab->size_class].capacity, n_free = 0;
+    for (uint32_t i = 0; i < (capacity + 63) / 64; i++) {
+        n_free += (uint32_t)__builtin_popcountll(slab->free[i]);
+    }
+    counts->n_free[slab->size_class] += n_free;
+    counts->n_used[slab->size_class] += capacity - n_free;
+}
+
+/* What the calling thread keeps in bins and spares is free, whatever the slabs say. */
+static void count_own_cache(struct walk_counts *counts)
+{
+    const struct heap *heap = heap_own;
+    for (uint32_t c = 0; heap != &heap_none && c < SC_N_CLASSES; c++) {
+        size_t n = (size_t)((int64_t)heap->limits[c] - heap->bins[c].room) + heap->spares[c].count;
+        n = n < counts->n_used[c] ? n : counts->n_used[c];
+        counts->n_used[c] -= n;
+        counts->n_free[c] += n;
+        counts->n_own_cached += n;
+        counts->own_cached_bytes += n * sc_table[c].size;
+    }
+}
+
+void walk_count(struct walk_counts *counts)
+{
+    struct walk walk;
+    memset(counts, 0, sizeof *counts);
+    for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
+        char *base;
+        for (uint32_t mask = pool_slab_mask(number, &base); mask; mask &= mask - 1) {
+            if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number, 0)) {
+                count_slab(counts, &walk.slab);
+            }
+        }
+        copy_spans(&walk.spans, number);
+        for (uint32_t i = 0; walk.spans.base && i < SS_GRANULES; i++) {
+            counts->n_spans += walk.spans.granules[i] != 0;
+            counts->span_bytes += walk.spans.granules[i] * SS_GRANULE_BYTES;
+        }
+    }
+    for (uint32_t i = 0, n = ace_n_ranges(); i < n; i++) {
+        void *start;
+        size_t bytes = ace_range(i, &start);
+        counts->n_ranges += bytes != 0;
+        counts->range_bytes += bytes;
+    }
+    count_own_cache(counts);
+}

@@ -1,0 +1,21 @@
+/* Looking at every block of the process. Internal to //hakmem. */
+#ifndef HAKMEM_HAKMEM_WALK_H
+#define HAKMEM_HAKMEM_WALK_H
+
+#include "base/size_classes.h"
+
+HAK_EXTERN_C_BEGIN
+
+/* What there is now. Blocks in thread caches count as used, but for the calling thread's. */
+struct walk_counts {
+    size_t n_used[SC_N_CLASSES], n_free[SC_N_CLASSES]; /* blocks of slabs */
+    size_t n_own_cached, own_cached_bytes;             /* of the free ones: in the calling thread's cache */
+    size_t n_spans, span_bytes;
+    size_t n_ranges, range_bytes;
+};
+/* Any thread; no lock held. */
+void walk_count(struct walk_counts *counts);
+
+HAK_EXTERN_C_END
+
+#endif
