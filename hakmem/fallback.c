@@ -35,9 +35,14 @@ static int is_jemalloc_blocked(void)
     return options.ld_block_jemalloc && &mallctl != NULL;
 }
 
+static int libc_has_malloc(void)
+{
+    return &__libc_malloc != NULL && &fallback_is_ours == NULL;
+}
+
 int fallback_all(void)
 {
-    return HAK_UNLIKELY(options.ld_safe == 2 || is_jemalloc_blocked()) && &__libc_malloc != NULL;
+    return HAK_UNLIKELY(options.ld_safe == 2 || is_jemalloc_blocked()) && libc_has_malloc();
 }
 
 static struct node **bucket_of(uintptr_t address)
@@ -77,7 +82,7 @@ static int record(const void *p, size_t size)
 void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
 {
     int all = fallback_all();
-    if (!all && !(is_refused && options.ld_safe == 1 && &__libc_malloc)) {
+    if (!all && !(is_refused && options.ld_safe == 1 && libc_has_malloc())) {
         return NULL;
     }
     size = size ? size : 1;

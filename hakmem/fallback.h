@@ -10,6 +10,8 @@
 
 HAK_EXTERN_C_BEGIN
 
+/* There if libc_names.c is linked: then libc has no malloc of its own. */
+extern const char fallback_is_ours HAK_HIDDEN __attribute__((weak));
 /* 1 if every request is left to libc. */
 int fallback_all(void);
 /* A block of libc at a multiple of `align` (a power of two), zeroed if asked; NULL if it is not allowed, or libc has none.

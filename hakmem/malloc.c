@@ -10,6 +10,7 @@
 #include "base/stats.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/walk.h"
 #include "superslab/superslab.h"
 
 HAK_EXPORT void *malloc(size_t size)
@@ -29,14 +30,14 @@ HAK_EXPORT void cfree(void *p)
 
 HAK_EXPORT void free_sized(void *p, size_t size)
 {
-    (void)size;
+    validate_size(p, size);
     fast_free(p);
 }
 
 HAK_EXPORT void free_aligned_sized(void *p, size_t alignment, size_t size)
 {
-    (void)alignment;
-    (void)size;
+    validate_size(p, size);
+    validate_alignment(p, alignment);
     fast_free(p);
 }
 
@@ -102,24 +103,27 @@ HAK_EXPORT int malloc_trim(size_t pad)
     return hak_purge() > 0;
 }
 
-/* What the statistics tell, in glibc's terms. Blocks in thread caches count as used. */
-static void fill_info(size_t *mapped, size_t *used, size_t *large, size_t *n_large_kept)
-{
-    *large = (size_t)stat_get(large_bytes);
-    *n_large_kept = (size_t)stat_get(large_cached_bytes);
-    *mapped = (size_t)stat_get(superslabs) * SS_BYTES;
-    *used = (size_t)stat_get(heap_used_bytes);
-}
-
+/* glibc's terms. The arena: superslabs, and freed ranges that are kept. Always arena = uordblks + fordblks; blocks in other
+   threads' caches count as used. As in glibc, ranges in use are told apart. */
 HAK_EXPORT struct mallinfo2 mallinfo2(void)
 {
-    size_t mapped, used, large, kept;
-    fill_info(&mapped, &used, &large, &kept);
+    struct walk_counts counts;
     struct mallinfo2 info = {0};
-    info.arena = mapped + kept;
-    info.hblkhd = large;
-    info.uordblks = used + large;
-    info.fordblks = mapped - used + kept;
+    walk_count(&counts);
+    size_t kept = (size_t)stat_get(large_cached_bytes);
+    info.arena = (size_t)stat_get(superslabs) * SS_BYTES + kept;
+    info.uordblks = counts.span_bytes;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        info.uordblks += counts.n_used[c] * sc_table[c].size;
+        info.ordblks += counts.n_free[c];
+    }
+    info.smblks = counts.n_own_cached;
+    info.fsmblks = counts.own_cached_bytes;
+    info.hblks = counts.n_ranges;
+    info.hblkhd = counts.range_bytes;
+    /* Other threads may have changed either since. */
+    info.arena = info.arena > info.uordblks ? info.arena : info.uordblks;
+    info.fordblks = info.arena - info.uordblks;
     info.keepcost = (size_t)stat_get(heap_dirty_bytes) + kept;
     return info;
 }
@@ -130,7 +134,11 @@ HAK_EXPORT struct mallinfo mallinfo(void)
     struct mallinfo info = {0};
     /* As in glibc, these are ints and wrap beyond 2 GiB. */
     info.arena = (int)wide.arena;
+    info.ordblks = (int)wide.ordblks;
+    info.smblks = (int)wide.smblks;
+    info.hblks = (int)wide.hblks;
     info.hblkhd = (int)wide.hblkhd;
+    info.fsmblks = (int)wide.fsmblks;
     info.uordblks = (int)wide.uordblks;
     info.fordblks = (int)wide.fordblks;
     info.keepcost = (int)wide.keepcost;
@@ -142,27 +150,59 @@ HAK_EXPORT void malloc_stats(void)
     stat_print(2);
 }
 
-/* XML as glibc's, of one arena. Returns 0, or -1 and EINVAL for options other than 0. */
+/* The free blocks of each size class, as glibc lists its free chunks. */
+static void print_classes(FILE *out, const struct walk_counts *counts)
+{
+    fputs("<sizes>\n", out);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        if (counts->n_free[c]) {
+            uint32_t size = sc_table[c].size, from = c ? sc_table[c - 1].size + 1 : 0;
+            fprintf(out, "<size from=\"%u\" to=\"%u\" total=\"%zu\" count=\"%zu\"/>\n", from, size,
+                    counts->n_free[c] * size, counts->n_free[c]);
+        }
+    }
+    fputs("</sizes>\n", out);
+}
+
+static void print_totals(FILE *out, const struct mallinfo2 *info)
+{
+    fprintf(out,
+            "<total type=\"fast\" count=\"%zu\" size=\"%zu\"/>\n<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n",
+            info->smblks, info->fsmblks, info->ordblks - info->smblks, info->fordblks - info->fsmblks);
+}
+
+static void print_system(FILE *out, size_t bytes)
+{
+    fprintf(out,
+            "<system type=\"current\" size=\"%zu\"/>\n<system type=\"max\" size=\"%zu\"/>\n"
+            "<aspace type=\"total\" size=\"%zu\"/>\n<aspace type=\"mprotect\" size=\"%zu\"/>\n",
+            bytes, bytes, bytes, bytes);
+}
+
+/* XML of glibc's form, version 1, of one heap; the maximum is not recorded, so that it is the present. Returns 0, or EINVAL for
+   options other than 0, as glibc does. */
 HAK_EXPORT int malloc_info(int options_, FILE *out)
 {
     if (options_ != 0) {
-        errno = EINVAL;
-        return -1;
+        return EINVAL;
     }
+    struct walk_counts counts;
     struct mallinfo2 info = mallinfo2();
-    fprintf(
-        out,
-        "<malloc version=\"hakmem-%s\">\n<heap nr=\"0\">\n<system type=\"current\" size=\"%zu\"/>\n"
-        "<total type=\"rest\" count=\"0\" size=\"%zu\"/>\n</heap>\n<total type=\"mmap\" count=\"0\" size=\"%zu\"/>\n"
-        "<system type=\"current\" size=\"%zu\"/>\n</malloc>\n",
-        hak_version(), info.arena, info.fordblks, info.hblkhd, info.arena + info.hblkhd);
+    walk_count(&counts);
+    fputs("<malloc version=\"1\">\n<heap nr=\"0\">\n", out);
+    print_classes(out, &counts);
+    print_totals(out, &info);
+    print_system(out, info.arena);
+    fputs("</heap>\n", out);
+    print_totals(out, &info);
+    fprintf(out, "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n", info.hblks, info.hblkhd);
+    print_system(out, info.arena);
+    fputs("</malloc>\n", out);
     return 0;
 }
 
-/* glibc's tuning does not apply here: accepted as the hints that they are, and ignored. */
+/* glibc's tuning does not apply here: it is accepted, and ignored. Refused is what glibc refuses: fast chunks above 80 words / 4. */
 HAK_EXPORT int mallopt(int parameter, int value)
 {
-    (void)parameter;
-    (void)value;
-    return 1;
+    return parameter != M_MXFAST || (size_t)value <= 80 * sizeof(size_t) / 4;
 }

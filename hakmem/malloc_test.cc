@@ -191,12 +191,26 @@ TEST(Malloc, TrimGivesBack)
 
 TEST(Malloc, Mallinfo)
 {
-    size_t before = mallinfo2().hblkhd;
-    void *p = used(malloc(10 << 20));
-    EXPECT_GE(mallinfo2().hblkhd, before + (10 << 20));
-    EXPECT_GE(mallinfo2().uordblks, size_t(10 << 20));
-    free(p);
-    EXPECT_EQ(mallinfo2().hblkhd, before);
+    struct mallinfo2 before = mallinfo2();
+    void *large = used(malloc(10 << 20));
+    void *small = used(malloc(5000));
+    struct mallinfo2 now = mallinfo2();
+    EXPECT_GE(now.hblkhd, before.hblkhd + (10 << 20));
+    EXPECT_EQ(now.hblks, before.hblks + 1);
+    EXPECT_EQ(now.uordblks, before.uordblks + malloc_usable_size(small)) << "ranges are told apart";
+    EXPECT_EQ(now.arena, now.uordblks + now.fordblks);
+    EXPECT_GE(now.ordblks, now.smblks);
+    free(large);
+    free(small);
+    now = mallinfo2();
+    EXPECT_EQ(now.hblkhd, before.hblkhd);
+    EXPECT_EQ(now.hblks, before.hblks);
+    EXPECT_EQ(now.uordblks, before.uordblks);
+    if (std::string(hak_variant()) != "tiny") { /* which keeps nothing */
+        EXPECT_GE(now.keepcost, size_t(10 << 20)) << "what malloc_trim would give back";
+    }
+    (void)malloc_trim(0);
+    EXPECT_EQ(mallinfo2().keepcost, 0u);
 }
 
 } // namespace

@@ -1,44 +1,103 @@
 /* Every replaceable form of C++'s operator new and delete (C++17 and C++14 sized forms), in C under their mangled names
-   (Itanium ABI, 64-bit size_t), so that neither the library nor a C program needs libstdc++. The throwing forms call the
-   new-handler and throw std::bad_alloc through weak references to libstdc++, which every C++ program has; without it a
-   failed throwing new ends the process, as an uncaught exception would. No state, no locks. */
+   (Itanium ABI, 64-bit size_t), so that neither the library nor a C program needs libstdc++. No state, no locks.
+
+   What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to libstdc++, which a C++
+   program has. Where a C program loads a C++ library later (Python and its modules), they are empty, and libhakmem.so finds them
+   by name in the libstdc++ that is loaded by then (late_symbol.c). Without any a failing new ends the process, as an exception that
+   nobody catches would. */
 #include <stdint.h>
 
 #include "base/error.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/late_symbol.h"
+#include "hakmem/new_handler.h"
 
-typedef void (*new_handler)(void);
+typedef new_handler (*handler_getter)(void);
+typedef void (*thrower)(void);
+typedef void *(*nothrow_new)(size_t size, const void *nothrow);
+typedef void *(*aligned_nothrow_new)(size_t size, size_t alignment, const void *nothrow);
 /* std::get_new_handler() and std::__throw_bad_alloc(). */
 extern new_handler _ZSt15get_new_handlerv(void) __attribute__((weak));
 extern void _ZSt17__throw_bad_allocv(void) __attribute__((weak));
 
-/* A failed allocation: calls the new-handler as long as there is one, and tries again. NULL if there is none. */
-static HAK_COLD void *retry_new(size_t size, size_t alignment)
+static void *find_late(const char *name)
 {
-    for (;;) {
-        new_handler handler = _ZSt15get_new_handlerv ? _ZSt15get_new_handlerv() : NULL;
-        if (!handler) {
-            return NULL;
-        }
-        handler();
-        void *p = hak_memalign(alignment, size);
-        if (p) {
-            return p;
-        }
-    }
+    return &late_symbol ? late_symbol(name) : NULL;
 }
 
+static HAK_COLD new_handler current_handler(void)
+{
+    handler_getter get = _ZSt15get_new_handlerv;
+    if (!get) {
+        *(void **)(void *)&get = find_late("_ZSt15get_new_handlerv");
+    }
+    return get ? get() : NULL;
+}
+
+static HAK_COLD void throw_bad_alloc(size_t size)
+{
+    thrower throw_it = _ZSt17__throw_bad_allocv;
+    if (!throw_it) {
+        *(void **)(void *)&throw_it = find_late("_ZSt17__throw_bad_allocv");
+    }
+    if (throw_it) {
+        throw_it();
+    }
+    hak_fatal("operator new failed without a C++ library to throw from; size", (const void *)size);
+}
+
+static int is_alignment(size_t alignment)
+{
+    return alignment && !(alignment & (alignment - 1));
+}
+
+/* A failed allocation: calls the new-handler as long as there is one, and tries again. */
 static HAK_COLD void *throwing_new(size_t size, size_t alignment)
 {
-    void *p = retry_new(size, alignment);
-    if (!p) {
-        if (_ZSt17__throw_bad_allocv) {
-            _ZSt17__throw_bad_allocv();
+    void *p = NULL;
+    while (!p) {
+        new_handler handler = current_handler();
+        if (!handler) {
+            throw_bad_alloc(size);
         }
-        hak_fatal("operator new failed without a C++ library to throw from; size", (const void *)size);
+        handler();
+        p = hak_aligned_alloc(alignment, size);
     }
     return p;
+}
+
+/* The same, but what the new-handler throws ends in NULL. */
+static HAK_COLD void *quiet_new(size_t size, size_t alignment)
+{
+    void *p = NULL;
+    while (!p) {
+        new_handler handler = current_handler();
+        if (!handler || !call_new_handler(handler)) {
+            return NULL;
+        }
+        p = hak_aligned_alloc(alignment, size);
+    }
+    return p;
+}
+
+/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms, which are ours, and catch. */
+static HAK_COLD void *nothrow_retry(size_t size, const void *nothrow)
+{
+    nothrow_new theirs = NULL;
+    if (!_ZSt15get_new_handlerv) {
+        *(void **)(void *)&theirs = find_late("_ZnwmRKSt9nothrow_t");
+    }
+    return theirs ? theirs(size, nothrow) : quiet_new(size, 16);
+}
+
+static HAK_COLD void *aligned_nothrow_retry(size_t size, size_t alignment, const void *nothrow)
+{
+    aligned_nothrow_new theirs = NULL;
+    if (!_ZSt15get_new_handlerv) {
+        *(void **)(void *)&theirs = find_late("_ZnwmSt11align_val_tRKSt9nothrow_t");
+    }
+    return theirs ? theirs(size, alignment, nothrow) : quiet_new(size, alignment);
 }
 
 static inline void *new_or_throw(size_t size)
@@ -47,24 +106,29 @@ static inline void *new_or_throw(size_t size)
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, 16);
 }
 
+/* An alignment that is none fails at once, as libstdc++'s forms do. */
 static inline void *aligned_new_or_throw(size_t size, size_t alignment)
 {
-    void *p = hak_memalign(alignment, size);
+    if (HAK_UNLIKELY(!is_alignment(alignment))) {
+        throw_bad_alloc(size);
+    }
+    void *p = hak_aligned_alloc(alignment, size);
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, alignment);
 }
 
-/* C cannot catch: an exception that the new-handler throws passes through the nothrow forms to their caller, where libstdc++
-   would return NULL. */
-static inline void *new_or_null(size_t size)
+static inline void *new_or_null(size_t size, const void *nothrow)
 {
     void *p = fast_malloc(size);
-    return HAK_LIKELY(p != NULL) ? p : retry_new(size, 16);
+    return HAK_LIKELY(p != NULL) ? p : nothrow_retry(size, nothrow);
 }
 
-static inline void *aligned_new_or_null(size_t size, size_t alignment)
+static inline void *aligned_new_or_null(size_t size, size_t alignment, const void *nothrow)
 {
-    void *p = hak_memalign(alignment, size);
-    return HAK_LIKELY(p != NULL) ? p : retry_new(size, alignment);
+    if (HAK_UNLIKELY(!is_alignment(alignment))) {
+        return NULL;
+    }
+    void *p = hak_aligned_alloc(alignment, size);
+    return HAK_LIKELY(p != NULL) ? p : aligned_nothrow_retry(size, alignment, nothrow);
 }
 
 /* new */
@@ -76,8 +140,7 @@ static inline void *aligned_new_or_null(size_t size, size_t alignment)
 #define DEFINE_NEW_NOTHROW(name)                                                                                       \
     HAK_EXPORT void *name(size_t size, const void *nothrow)                                                            \
     {                                                                                                                  \
-        (void)nothrow;                                                                                                 \
-        return new_or_null(size);                                                                                      \
+        return new_or_null(size, nothrow);                                                                             \
     }
 #define DEFINE_NEW_ALIGNED(name)                                                                                       \
     HAK_EXPORT void *name(size_t size, size_t alignment)                                                               \
@@ -87,8 +150,7 @@ static inline void *aligned_new_or_null(size_t size, size_t alignment)
 #define DEFINE_NEW_ALIGNED_NOTHROW(name)                                                                               \
     HAK_EXPORT void *name(size_t size, size_t alignment, const void *nothrow)                                          \
     {                                                                                                                  \
-        (void)nothrow;                                                                                                 \
-        return aligned_new_or_null(size, alignment);                                                                   \
+        return aligned_new_or_null(size, alignment, nothrow);                                                          \
     }
 
 DEFINE_NEW(_Znwm)

@@ -1,0 +1,11 @@
+/* What libstdc++ has, if it was loaded after us. */
+#ifndef HAKMEM_HAKMEM_LATE_SYMBOL_H
+#define HAKMEM_HAKMEM_LATE_SYMBOL_H
+
+#include "base/attributes.h"
+
+/* A function of libstdc++.so.6 by its name; NULL if that is not loaded. It stays loaded from then on. May allocate: called when an
+   operator new has failed, with no lock held. Part of libhakmem.so alone: elsewhere the address is NULL. */
+extern void *late_symbol(const char *name) HAK_HIDDEN __attribute__((weak));
+
+#endif

@@ -1,0 +1,15 @@
+/* The one thing that C cannot do for operator new: to call a new-handler and catch what it throws. */
+#ifndef HAKMEM_HAKMEM_NEW_HANDLER_H
+#define HAKMEM_HAKMEM_NEW_HANDLER_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+typedef void (*new_handler)(void);
+/* Calls the handler. Returns 0 if it threw. */
+HAK_HIDDEN int call_new_handler(new_handler handler);
+
+HAK_EXTERN_C_END
+
+#endif
