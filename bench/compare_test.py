@@ -242,6 +242,10 @@ class ReportTest(CompareCase):
         one = report["overall"]["glibc"]
         self.assertAlmostEqual(one["time_to_ours"], 2, 2)
         self.assertAlmostEqual(one["peak_to_ours"], 2, 5)
+        self.assertAlmostEqual(one["cpu_to_ours"], 1, 5)
+        row = analysis.row_of("glibc", [made_up.run(1, cpu_s=0.3)], [], [made_up.run(1, cpu_s=0.1)])
+        self.assertAlmostEqual(row["ours_cpu_ratio"], 1 / 3)
+        self.assertNotIn("ours_cpu_ratio", analysis.row_of("glibc", [made_up.run(1, cpu_s=0)], [], [made_up.run(1)]))
         self.assertEqual(one["verdicts"], {"faster": 2})
         best = next(row for row in report["workloads"][0]["allocators"] if row["allocator"] == "hakmem")
         self.assertEqual(best["to_best"], 1)  # the null allocator is no competitor
