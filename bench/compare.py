@@ -99,9 +99,13 @@ def working_path(path):
 def writable(path):
     """An output file's path, made absolute; raises Usage at once, not after the measurement, if it cannot be written."""
     path = working_path(path)
+    is_new = not os.path.exists(path)
     try:
         with open(path, "a", encoding="utf-8"):
-            return path
+            pass
+        if is_new:
+            os.remove(path)  # an interrupted measurement leaves nothing
+        return path
     except OSError as error:
         raise Usage(f"{path}: {error.strerror}") from None
 

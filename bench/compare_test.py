@@ -162,6 +162,8 @@ class CommandLineTest(CompareCase):
             self.assertEqual((status, out), (2, ""), arguments)
             self.assertIn("usage: compare", err, arguments)
             self.assertTrue(err.startswith("compare: "), arguments)
+        self.compare("--json", "out.json", "--runs", "5")
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "out.json")))
 
     def test_test_outputs(self):
         os.environ.pop("TEST_UNDECLARED_OUTPUTS_DIR", None)
