@@ -45,7 +45,7 @@ def parser(workloads):
     )
     length = made.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="little work at some of the workloads, under a minute: to see that all runs")
-    length.add_argument("--full", action="store_true", help="all the work and all rounds, as long as it takes")
+    length.add_argument("--full", action="store_true", help="all the work and all rounds, real programs too, as long as it takes")
     made.add_argument("--runs", metavar="N", type=int,
                       help=f"rounds, at least {MIN_RUNS}; default {DEFAULT_RUNS}, or as many as fit into {BUDGET_S['default']:.0f} s")
     made.add_argument("--list", action="store_true", help="print the workloads and their tags, measure nothing")
@@ -74,10 +74,13 @@ def chosen_workloads(options, workloads):
         if name not in workloads:
             raise Usage(f"argument --bench: no workload {name}; there are {', '.join(workloads)}")
     tags = options.tag or ([table.QUICK_TAG] if options.quick and not options.bench else [])
+    everything = options.full or options.bench or options.tag
     found = [
         one
         for one in workloads.values()
-        if (not options.bench or one.name in options.bench) and (not tags or set(one.tags) & set(tags))
+        if (not options.bench or one.name in options.bench)
+        and (not tags or set(one.tags) & set(tags))
+        and (everything or not one.is_driver)
     ]
     if not found:
         raise Usage("no workload has such a tag")
@@ -96,9 +99,13 @@ def working_path(path):
 def writable(path):
     """An output file's path, made absolute; raises Usage at once, not after the measurement, if it cannot be written."""
     path = working_path(path)
+    is_new = not os.path.exists(path)
     try:
         with open(path, "a", encoding="utf-8"):
-            return path
+            pass
+        if is_new:
+            os.remove(path)  # an interrupted measurement leaves nothing
+        return path
     except OSError as error:
         raise Usage(f"{path}: {error.strerror}") from None
 
@@ -141,22 +148,33 @@ class Config:
 
     def drop(self, missing):
         """Leaves out what is not there, and says why: lines. Raises Failure where nothing or hakmem's own is missing."""
-        reasons, kept = {}, []
+        kept, left_out = [], []
         for workload, allocator in self.pairs:
             why = missing(self.place, workload, allocator)
-            if why and (allocator == table.OURS or allocator in self.asked_for):
+            if why and not workload.is_driver and (allocator == table.OURS or allocator in self.asked_for):
                 raise run.Failure(f"{workload.name} under {allocator}: {why}")
             if why:
-                reasons.setdefault(allocator, []).append((workload.name, why))
+                left_out.append((workload, allocator, why))
             else:
                 kept.append((workload, allocator))
+        if not kept:
+            raise run.Failure(f"nothing to measure: {left_out[0][0].name} under {left_out[0][1]}: {left_out[0][2]}")
         self.pairs = kept
         self.workloads = [one for one in self.workloads if any(workload is one for workload, _ in kept)]
         self.allocators = [name for name in self.allocators if any(allocator == name for _, allocator in kept)]
-        return [
-            f"{allocator}: {whys[0][1]}" + (f" (and at {len(whys) - 1} more workloads)" if len(whys) > 1 else "")
-            for allocator, whys in reasons.items()
-        ]
+        return self.told(left_out)
+
+    def told(self, left_out):
+        """One line for each workload that cannot be done at all, one for each allocator that some others lack."""
+        lines, of_allocator = {}, {}
+        for workload, allocator, why in left_out:
+            if workload in self.workloads:
+                of_allocator.setdefault(allocator, []).append(why)
+            else:
+                lines.setdefault(workload.name, f"{workload.name}: {why}")
+        for allocator, whys in of_allocator.items():
+            lines[allocator] = f"{allocator}: {whys[0]}" + (f" (and at {len(whys) - 1} more workloads)" if len(whys) > 1 else "")
+        return list(lines.values())
 
 
 class Tools:
@@ -174,7 +192,7 @@ def prove_binding(config, tools):
     owners, asked = {}, set()
     for workload, allocator in config.pairs:
         if (workload.binary, allocator) not in asked:
-            owners[allocator] = tools.check_owner(config.place, workload.binary, allocator)
+            owners[allocator] = tools.check_owner(config.place, workload, allocator)
             asked.add((workload.binary, allocator))
     return owners
 

@@ -58,6 +58,34 @@ class TableTest(unittest.TestCase):
         command = run.command_of(table.Place("/bin_dir"), one, "jemalloc", "default", 7)
         self.assertEqual(command, ["/bin_dir/folder/replay_jemalloc", "/bin_dir/folder/a.trace", "7"])
 
+    def test_drivers_preload_by_themselves(self):
+        driver, place = made_up.workload(tags=["real"]), table.Place("/bin_dir", by_preload=True)
+        for allocator in table.DEFAULT_ALLOCATORS:
+            self.assertEqual(place.binary(driver, allocator), f"/bin_dir/bench_one_{allocator}")
+            self.assertIsNone(place.library(driver, allocator))
+        told = run.parse_output('Throughput = 0.5 units/s [work=x scale=1] time=2.000s\nUsed {"peak_kib": 7, "user_s": 1.5}\n')
+        self.assertEqual(told["used"], {"peak_kib": 7, "user_s": 1.5})
+
+    def test_what_is_left_out_is_told(self):
+        config = compare.Config(["--tag", "real", "--allocator", "hakmem", "--allocator", "null"], table.load())
+
+        def missing(_place, workload, allocator):
+            gone = workload.name in ("real_ruby", "real_perl")
+            return f"{workload.name[5:]} is not installed" if gone else "no null" if allocator == "null" else None
+
+        found = config.drop(missing)
+        self.assertEqual(sorted(found[:2]), ["real_perl: perl is not installed", "real_ruby: ruby is not installed"])
+        self.assertRegex(found[2], r"^null: no null \(and at \d+ more workloads\)$")
+        self.assertEqual(len(found), 3)
+        with self.assertRaisesRegex(run.Failure, "nothing to measure: .* not there"):
+            compare.Config(["--tag", "real"], table.load()).drop(lambda *_: "not there")
+
+    def test_drivers_only_when_asked_for(self):
+        all_of_them = table.load()
+        for arguments, wanted in (([], False), (["--quick"], False), (["--full"], True), (["--tag", "real"], True)):
+            config = compare.Config(arguments, all_of_them)
+            self.assertEqual(any(one.is_driver for one in config.workloads), wanted, arguments)
+
     def test_bad_tables(self):
         row = {"name": "a", "binary": "b", "args": {"default": []}}
         for rows in ([row, row], [{"name": "a", "args": []}], [{**row, "name": "A b"}], [{**row, "args": "{work}"}]):
@@ -134,6 +162,8 @@ class CommandLineTest(CompareCase):
             self.assertEqual((status, out), (2, ""), arguments)
             self.assertIn("usage: compare", err, arguments)
             self.assertTrue(err.startswith("compare: "), arguments)
+        self.compare("--json", "out.json", "--runs", "5")
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "out.json")))
 
     def test_test_outputs(self):
         os.environ.pop("TEST_UNDECLARED_OUTPUTS_DIR", None)
@@ -242,6 +272,10 @@ class ReportTest(CompareCase):
         one = report["overall"]["glibc"]
         self.assertAlmostEqual(one["time_to_ours"], 2, 2)
         self.assertAlmostEqual(one["peak_to_ours"], 2, 5)
+        self.assertAlmostEqual(one["cpu_to_ours"], 1, 5)
+        row = analysis.row_of("glibc", [made_up.run(1, cpu_s=0.3)], [], [made_up.run(1, cpu_s=0.1)])
+        self.assertAlmostEqual(row["ours_cpu_ratio"], 1 / 3)
+        self.assertNotIn("ours_cpu_ratio", analysis.row_of("glibc", [made_up.run(1, cpu_s=0)], [], [made_up.run(1)]))
         self.assertEqual(one["verdicts"], {"faster": 2})
         best = next(row for row in report["workloads"][0]["allocators"] if row["allocator"] == "hakmem")
         self.assertEqual(best["to_best"], 1)  # the null allocator is no competitor
@@ -289,8 +323,8 @@ class RoundsTest(CompareCase):
         self.assertLessEqual(seconds, compare.BUDGET_S["default"])
 
     def test_less_work(self):
-        counts, modes, seconds, _ = self.measure({"quick": 1, "default": 8})
-        self.assertGreaterEqual(min(counts), compare.MIN_RUNS - 1)
+        counts, modes, seconds, _ = self.measure({"quick": 1, "default": 6})
+        self.assertGreaterEqual(min(counts), compare.MIN_RUNS)
         self.assertIn("quick", modes)
         self.assertLess(seconds, compare.BUDGET_S["default"] + 20)
 

@@ -65,18 +65,19 @@ def bench_binaries(name, srcs, deps = []):
         visibility = ["//bench:__subpackages__"],
     )
 
-def workload_test(name, program):
+def workload_test(name, program, data = []):
     """Declares workload_NAME: measures one workload of workloads.json and leaves result.json and result.html as test outputs.
 
     Args:
       name: the workload's name in workloads.json.
       program: what bench_binaries made of its program; a test takes no others to the machine that runs it.
+      data: what the program reads.
     """
     python_test(
         name = "workload_" + name,
         size = "large",
         srcs = ["//bench:compare_modules"],
-        data = [
+        data = data + [
             program,
             "//bench:measuring",
         ],

@@ -53,20 +53,25 @@ BAD = [
 ]
 
 
+def workload_of(program):
+    """A workload whose program it is."""
+    return next(one for one in table.load().values() if one.binary == program)
+
+
 def run(program, allocator, *arguments):
-    return subprocess.run([PLACE.binary(program, allocator), *arguments], capture_output=True, text=True)
+    return subprocess.run([PLACE.binary(workload_of(program), allocator), *arguments], capture_output=True, text=True)
 
 
 class ProgramsTest(unittest.TestCase):
     def test_served_by(self):
         for program, _, _ in PROGRAMS:
             for allocator in LINKED:
-                starting.check_owner(PLACE, program, allocator)
+                starting.check_owner(PLACE, workload_of(program), allocator)
 
     def test_the_check_notices(self):
         with unittest.mock.patch.dict(table.ALLOCATORS, {"glibc": table.ALLOCATORS["jemalloc"]}):
             with self.assertRaises(starting.Failure):
-                starting.check_owner(PLACE, "bench_random_mixed", "glibc")
+                starting.check_owner(PLACE, workload_of("bench_random_mixed"), "glibc")
 
     def test_output(self):
         for program, arguments, pattern in PROGRAMS:
@@ -135,12 +140,12 @@ class MeasureTest(unittest.TestCase):
     def test_preload(self):
         place = table.Place(BIN_DIR, by_preload=True)
         for allocator in table.DEFAULT_ALLOCATORS:
-            starting.check_owner(place, "bench_random_mixed", allocator)
-            starting.check_owner(place, "workloads/wl_larson", allocator)
-            library = place.library(allocator)
+            for program in ("bench_random_mixed", "workloads/wl_larson", "replay/replay"):
+                starting.check_owner(place, workload_of(program), allocator)
+            library = place.library(workload_of("bench_random_mixed"), allocator)
             self.assertEqual(allocator == "glibc", library is None)
-        self.assertIn("libtbbmalloc_proxy", PLACE.library("tbbmalloc"))  # there is no binary of it
-        self.assertIsNone(PLACE.library("jemalloc"))
+        self.assertIn("libtbbmalloc_proxy", PLACE.library(workload_of("bench_random_mixed"), "tbbmalloc"))  # there is no binary of it
+        self.assertIsNone(PLACE.library(workload_of("bench_random_mixed"), "jemalloc"))
         told = starting.run_once(PLACE, table.load()["random_mixed_256"], "tbbmalloc", "quick", 1)
         plain = starting.run_once(PLACE, table.load()["random_mixed_256"], "glibc", "quick", 1)
         self.assertGreater(told["peak_kib"], plain["peak_kib"])

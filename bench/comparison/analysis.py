@@ -38,6 +38,8 @@ def row_of(allocator, runs, all_runs, ours):
     if ours is not None and allocator != table.OURS:
         row["ours_against_it"] = stats.against([run["ops_per_s"] for run in ours], [run["ops_per_s"] for run in runs])
         row["ours_peak_ratio"] = stats.median([a["peak_kib"] / b["peak_kib"] for a, b in zip(ours, runs)])
+        if all(run.get("cpu_s") for run in [*ours, *runs]):
+            row["ours_cpu_ratio"] = stats.median([a["cpu_s"] / b["cpu_s"] for a, b in zip(ours, runs)])
     middle = min(runs, key=lambda run: abs(run["ops_per_s"] - row["throughput"]["median"]))
     row["memory"] = {"interval_ms": middle.get("interval_ms"), "kib": middle.get("resident_kib", [])}
     # The samples of one run are enough; the others' would be most of the file.
@@ -75,22 +77,24 @@ def part_of(workload, runs_of, min_runs):
 
 
 def overall(parts):
-    """For each allocator the geometric means over the workloads that it and hakmem share of its time and its peak memory over
-    hakmem's (above 1: hakmem is ahead), and how often which verdict was given."""
+    """For each allocator the geometric means over the workloads that it and hakmem share of its time, CPU time and peak memory
+    over hakmem's (above 1: hakmem is ahead), and how often which verdict was given."""
     found = {}
     for part in parts:
         for row in part["allocators"]:
             pairs = row.get("ours_against_it")
             if not pairs:
                 continue
-            one = found.setdefault(row["allocator"], {"time": [], "memory": [], "verdicts": {}})
+            one = found.setdefault(row["allocator"], {"time": [], "cpu": [], "memory": [], "verdicts": {}})
             one["time"].append(pairs["ratio"])
+            one["cpu"] += [1 / row["ours_cpu_ratio"]] if "ours_cpu_ratio" in row else []
             one["memory"].append(1 / row["ours_peak_ratio"])
             one["verdicts"][pairs["verdict"]] = one["verdicts"].get(pairs["verdict"], 0) + 1
     return {
         name: {
             "workloads": len(one["time"]),
             "time_to_ours": stats.geometric_mean(one["time"]),
+            "cpu_to_ours": stats.geometric_mean(one["cpu"]) if one["cpu"] else None,
             "peak_to_ours": stats.geometric_mean(one["memory"]),
             "verdicts": one["verdicts"],
         }

@@ -110,7 +110,8 @@ def aligned(rows):
 def overall_rows(report):
     for name, one in report["overall"].items():
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(one["verdicts"].items()))
-        yield [name, f"{one['time_to_ours']:.3f}", f"{one['peak_to_ours']:.3f}", str(one["workloads"]), verdicts]
+        cpu = f"{one['cpu_to_ours']:.3f}" if one.get("cpu_to_ours") else "-"
+        yield [name, f"{one['time_to_ours']:.3f}", cpu, f"{one['peak_to_ours']:.3f}", str(one["workloads"]), verdicts]
 
 
 MARKS = {"faster": "+", "slower": "-", "not told apart": "", "too few runs": "?"}
@@ -136,7 +137,7 @@ def glance_rows(report):
         yield [part["workload"], *told, best, f"{rows[table.OURS]['to_best']:.2f}", f"{peak:.2f}"]
 
 
-OVERALL_COLUMNS = ["allocator", "time", "peak memory", "workloads", f"{table.OURS} is"]
+OVERALL_COLUMNS = ["allocator", "time", "CPU time", "peak memory", "workloads", f"{table.OURS} is"]
 OVERALL_TITLE = f"geometric means over {table.OURS}'s (above 1: {table.OURS} is ahead)"
 
 

@@ -44,6 +44,7 @@ class Plan:
         self.modes = {workload.name: config.mode for workload in config.workloads}
         self.seconds = {}  # of the last run of (workload, allocator, mode)
         self.rounds = config.runs
+        self.least_rounds = config.min_runs
         self.done_rounds = 0
         self.left_of_round = 0.0
 
@@ -81,7 +82,7 @@ class Plan:
         if self.deadline() is not None and self.done_rounds > 0:
             fit = max(int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)), 0)
             # Too few rounds are no result: until there are enough, only the deadline itself ends the measurement.
-            left = min(left, max(fit, self.config.min_runs - self.done_rounds))
+            left = min(left, max(fit, self.least_rounds - self.done_rounds))
             self.rounds = self.done_rounds + max(left, 0)
         return left <= 0
 
@@ -134,7 +135,8 @@ def measure(config, progress, run, clock=time.monotonic):
         for key, result in found.items():
             results.setdefault(key, []).append(result)
         if plan.done_rounds == 1 and plan.shorten(config.min_runs):
-            # The round told what the real arguments cost: what is shortened now begins anew.
+            # The round told what the real arguments cost: what is shortened now begins anew, a round late.
+            plan.least_rounds += 1
             for key, runs in results.items():
                 if runs[0]["mode"] != plan.modes[key[0]]:
                     runs.clear()

@@ -1,5 +1,6 @@
 """Starting programs: one measured run, who serves malloc, the machine's noise, instructions."""
 
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ RUN_LIMIT_S = 300  # one run that takes longer than this is taken for hung
 SPINS = 40
 OUTPUT = re.compile(r"^Throughput = ([0-9.]+) (M )?[a-z]+(?:/s| per second)\b", re.MULTILINE)
 LIVE = re.compile(r"\blive=([0-9]+)\b")
+USED = re.compile(r"^Used (\{.*\})$", re.MULTILINE)
 LATENCY = re.compile(r"^Latency ns: (.*)$", re.MULTILINE)
 
 
@@ -32,6 +34,9 @@ def parse_output(text):
     live = LIVE.search(text)
     if live:
         told["live_bytes"] = int(live.group(1))
+    used = USED.search(text)
+    if used:
+        told["used"] = json.loads(used.group(1))
     latency = LATENCY.search(text)
     if latency:
         told["latency_ns"] = {name: int(ns) for name, ns in (item.split("=") for item in latency.group(1).split())}
@@ -40,14 +45,14 @@ def parse_output(text):
 
 def command_of(place, workload, allocator, mode, seed):
     """The program and its arguments; {here} in them is the folder in which the program lies, for files beside it."""
-    program = place.binary(workload.binary, allocator)
+    program = place.binary(workload, allocator)
     return [program, *[a.replace("{here}", os.path.dirname(program)) for a in workload.arguments(mode, seed)]]
 
 
 def run_once(place, workload, allocator, mode, seed):
     """One measured run: what the program told and what it used. Raises Failure when it fails in any way."""
     read_end, write_end = os.pipe()
-    library = place.library(allocator)
+    library = place.library(workload, allocator)
     with os.fdopen(read_end) as report:
         # The report has to arrive as descriptor 3: sh puts it there and becomes `measure`.
         command = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", os.path.join(place.bin_dir, "measure")]
@@ -66,7 +71,8 @@ def run_once(place, workload, allocator, mode, seed):
     if done.returncode != 0 or told is None or not used:
         why = f"exit status {done.returncode}" if done.returncode else "no throughput line"
         raise Failure(f"{workload.name} under {allocator}: {why}\n{done.stdout}{done.stderr}".rstrip())
-    result = {**told, "wall_s": wall_s, "seed": seed, **json.loads(used)}
+    # A driver tells what the programs used that it started; what it used itself is not of interest.
+    result = {**told, "wall_s": wall_s, "seed": seed, **told.pop("used", json.loads(used))}
     # The kernel's maximum lags behind by what a thread has not handed in yet.
     result["peak_kib"] = max([result["peak_kib"], result.get("exit_kib", 0), *result.get("resident_kib", [])])
     result["cpu_s"] = result.get("user_s", 0) + result.get("system_s", 0)
@@ -83,18 +89,27 @@ def environment(library):
 def missing(place, workload, allocator):
     """Why this allocator cannot be had for this workload here; None if it can."""
     try:
-        place.library(allocator)
+        place.library(workload, allocator)
     except FileNotFoundError as error:
         return str(error)
-    path = place.binary(workload.binary, allocator)
-    return None if os.path.exists(path) else f"{os.path.basename(path)} is not there"
+    path = place.binary(workload, allocator)
+    if not os.path.exists(path):
+        return f"{os.path.basename(path)} is not there"
+    return why_not(path, workload.args["quick"][0]) if workload.is_driver else None
 
 
-def check_owner(place, program, allocator):
-    """The object that serves malloc in this binary. Raises Failure when it is not that allocator's."""
-    path = place.binary(program, allocator)
+@functools.lru_cache(maxsize=None)
+def why_not(driver, work):
+    """Why a driver cannot do a work here: a program that is not installed. None if it can."""
+    done = subprocess.run([driver, "--missing", work], capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip() or f"exit status {done.returncode}" if done.returncode != 0 else None
+
+
+def check_owner(place, workload, allocator):
+    """The object that serves malloc in this workload's binary. Raises Failure when it is not that allocator's."""
+    path = place.binary(workload, allocator)
     try:
-        library = place.library(allocator)
+        library = place.library(workload, allocator)
         done = subprocess.run(
             [path, "--whoami"], capture_output=True, text=True, timeout=RUN_LIMIT_S, env=environment(library)
         )
@@ -129,6 +144,6 @@ def instructions(place, workload, allocator, seed):
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
         command += command_of(place, workload, allocator, "quick", seed)
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(place.library(allocator)))
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(place.library(workload, allocator)))
     found = re.search(r"Collected : (\d+)", done.stderr)
     return int(found.group(1)) if found and done.returncode == 0 else None

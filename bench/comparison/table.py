@@ -10,6 +10,7 @@ LIMIT = "null"
 MODES = ("quick", "default", "full")
 UNKNOWN_GROWTH = 5.0  # of a row that does not say how much work it is
 QUICK_TAG = "quick"  # the workloads that --quick measures when none is named
+REAL_TAG = "real"  # a driver that preloads the allocator into programs of the system's; only --full, or by name or tag: they take long
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "workloads.json"  # in bench and in each of its folders that has one
 LIBRARIES = ("/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/", "/usr/lib/")
@@ -50,6 +51,7 @@ class Workload:
         self.unit = row.get("unit", "ops")
         self.text = row.get("text", "")
         self.tags = row.get("tags", [])
+        self.is_driver = REAL_TAG in self.tags
 
     def arguments(self, mode, seed):
         return [a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads)) for a in self.args[mode]]
@@ -108,19 +110,22 @@ class Place:
         self.bin_dir = bin_dir
         self.by_preload = by_preload
 
-    def is_preloaded(self, allocator):
+    def is_preloaded(self, workload, allocator):
         one = ALLOCATORS[allocator]
-        return not one.linked or (self.by_preload and one.library is not None)
+        return not workload.is_driver and (not one.linked or (self.by_preload and one.library is not None))
 
-    def binary(self, program, allocator):
-        """The program's binary for this allocator; program: its path below bin_dir, without the suffix."""
-        return os.path.join(self.bin_dir, f"{program}_{'glibc' if self.is_preloaded(allocator) else allocator}")
+    def binary(self, workload, allocator):
+        """The workload's program for this allocator."""
+        suffix = "glibc" if self.is_preloaded(workload, allocator) else allocator
+        return os.path.join(self.bin_dir, f"{workload.binary}_{suffix}")
 
-    def library(self, allocator):
+    def library(self, workload, allocator):
         """The library to preload; None if none is needed. Raises FileNotFoundError if it is not there."""
+        return self.file(allocator) if self.is_preloaded(workload, allocator) else None
+
+    def file(self, allocator):
+        """An allocator's library."""
         name = ALLOCATORS[allocator].library
-        if not self.is_preloaded(allocator):
-            return None
         if "/" in name:
             paths = [os.path.join(os.path.dirname(os.path.abspath(self.bin_dir)), name)]
         else:

@@ -60,8 +60,8 @@ class Place:
         self.bin_dir = bin_dir
         self.libraries = {side.name: side.library for side in sides}
 
-    def binary(self, program, _side):
-        return os.path.join(self.bin_dir, program + "_glibc")
+    def binary(self, workload, _side):
+        return os.path.join(self.bin_dir, workload.binary + "_glibc")
 
-    def library(self, side):
+    def library(self, _workload, side):
         return self.libraries[side]

@@ -166,11 +166,12 @@
     }
     add("Time and memory", `geometric mean over ${parts.length} workloads`, made.svg);
 
-    const table = element("table", {}, element("tr", {}, ...["allocator", "hakmem is", "time", "peak memory"].map((t) => element("th", {}, t))));
+    const table = element("table", {}, element("tr", {}, ...["allocator", "hakmem is", "time", "CPU time", "peak memory"].map((t) => element("th", {}, t))));
     for (const [name, one] of Object.entries(report.overall || {}))
       table.append(element("tr", {}, element("td", {}, name),
         element("td", {}, Object.entries(one.verdicts).map((v) => `${v[0]} ${v[1]}`).join(", ")),
-        element("td", {}, one.time_to_ours.toFixed(3)), element("td", {}, one.peak_to_ours.toFixed(3))));
+        element("td", {}, one.time_to_ours.toFixed(3)),
+        element("td", {}, one.cpu_to_ours ? one.cpu_to_ours.toFixed(3) : "-"), element("td", {}, one.peak_to_ours.toFixed(3))));
     add("Over hakmem's", "geometric means over the shared workloads; above 1: hakmem is ahead", element("div", { class: "scroll" }, table));
   }
 
