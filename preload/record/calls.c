@@ -108,7 +108,7 @@ int main(int argc, char **argv)
             close(fd);
         }
         many(mix, THREADS, THREADS);
-    } else {
+    } else if (strcmp(mode, "none") != 0) {
         return 2;
     }
     return 0;
