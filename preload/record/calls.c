@@ -24,7 +24,7 @@ static void known(void)
     free(a);
     e = realloc(e, 50021);
     free(f);
-    /* Frees g, and then nothing. NOLINTNEXTLINE(clang-analyzer-optin.portability.UnixAPI) */
+    /* Frees g, and then nothing. */
     free(realloc(g, 0));
     (void)c, (void)e; /* alive at the end */
 }

@@ -248,7 +248,7 @@ static void note(unsigned tag, uint64_t sequence, const void *block, uint64_t si
         uint64_t address = (uint64_t)(uintptr_t)block >> 4;
         int64_t step = (int64_t)(address - own.address);
         own.address = address;
-        at = trace_put(at, (uint64_t)step << 1 ^ (uint64_t)(step >> 63));
+        at = trace_put(at, (uint64_t)step << 1 ^ (step < 0 ? UINT64_MAX : 0));
     }
     if (op != RAW_FREE && op != RAW_REALLOC_BEGIN && op != RAW_REALLOC_FAILED) {
         at = trace_put(at, size);
