@@ -40,6 +40,7 @@ class Box:
         self.used = dict.fromkeys(PARTS, 0)
         self.used.update(peak_kib=0, resident_kib=[], interval_ms=4)
         self.servers = []
+        self.extra = {}  # variables for what runs on the allocator
 
     def __enter__(self):
         return self
@@ -74,11 +75,11 @@ class Box:
 
     def start(self, command, used, stdin, stdout, **env):
         """A command under `measure`, which writes the figures into the file `used`."""
-        allocator = {k: v for k, v in os.environ.items() if k.startswith(("HAKMEM_", "MALLOC_", "MIMALLOC_", "TCMALLOC_", "LD_DEBUG"))}
+        allocator = {k: v for k, v in os.environ.items() if k.startswith(("HAKMEM_", "MALLOC_", "MIMALLOC_", "TCMALLOC_"))}
         shell = ["/bin/sh", "-c", 'exec "$@" 3>"$0"', used, MEASURE, "-p", self.library]
         command = [*(programs(command[0]) or command[:1]), *command[1:]]
         return subprocess.Popen(
-            shell + command, cwd=self.folder, env=self.environment(**allocator, **env), stdin=stdin, stdout=stdout,
+            shell + command, cwd=self.folder, env=self.environment(**allocator, **self.extra, **env), stdin=stdin, stdout=stdout,
             stderr=subprocess.PIPE, text=True, errors="replace",
         )  # fmt: skip
 

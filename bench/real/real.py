@@ -50,7 +50,7 @@ def owners(library, name):
     found = {}
     with Box(library) as box:
         log = box.path("bindings")
-        os.environ.update(LD_DEBUG="bindings", LD_DEBUG_OUTPUT=log)
+        box.extra = {"LD_DEBUG": "bindings", "LD_DEBUG_OUTPUT": log}
         os.chmod(box.folder, 0o777)
         if name:
             WORKS[name].function(box, 1)

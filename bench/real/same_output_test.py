@@ -26,11 +26,17 @@ class SameOutputTest(unittest.TestCase):
         if one.missing():
             self.skipTest(one.missing())
         self.assertEqual(real.owners(LIBRARY, name), dict.fromkeys(("free", "malloc"), os.path.realpath(LIBRARY)))
-        os.environ.pop("LD_DEBUG")
-        os.environ.pop("LD_DEBUG_OUTPUT")
         expected = output(None, name, one.scale)
         self.assertTrue(expected.strip())
         self.assertEqual(output(LIBRARY, name, one.scale), expected)
+
+    def test_pythons_own_suite(self):
+        """Lists, dictionaries, threads, JSON and more, as CPython tests them."""
+        suite = ["test_" + name for name in "list dict set bytes gc json thread threading".split()]
+        with Box(LIBRARY) as box:
+            if "rror" in box.helper(["python3", "-c", "import test.test_json"], check=False):
+                self.skipTest("Python's own tests not installed (Debian's libpython3.11-testsuite)")
+            self.assertIn("Tests result: SUCCESS", box.run(["python3", "-m", "test", "-q", *suite], PYTHONMALLOC="malloc"))
 
     def test_enough_is_installed(self):
         self.assertTrue(any(not one.missing() for one in WORKS.values()))

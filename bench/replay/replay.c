@@ -196,7 +196,7 @@ static void *run_others(void *unused)
 // One pass over the trace; nanoseconds.
 static uint64_t run(void)
 {
-    pthread_t others;
+    pthread_t others = pthread_self();
     done = 0;
     for (uint32_t i = 0; i < plan.n_threads; i++)
         plan.threads[i].played = 0;
@@ -459,9 +459,9 @@ int main(int argc, char **argv)
         free_rest();
     }
     double seconds = (double)(ns ? ns : 1) * 1e-9;
-    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu threads=%llu live=%llu] time=%.3fs\n",
-           (double)(header.n_calls * repeats) / seconds, (unsigned long long)(header.n_calls * repeats),
-           (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
+    uint64_t calls = header.n_calls * repeats;
+    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu threads=%llu live=%llu] time=%.3fs\n", (double)calls / seconds,
+           (unsigned long long)calls, (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
            (unsigned long long)header.peak_bytes, seconds);
     return 0;
 }

@@ -413,7 +413,7 @@ const char *merge_trace(const char *raw, const char *trace, struct merge_result 
 {
     struct merge m = {.header = {.magic = TRACE_MAGIC, .version = TRACE_VERSION}};
     const char *wrong = map_raw(&m, raw);
-    if (!wrong) {
+    if (!wrong && m.raw) {
         const struct raw_header *header = (const struct raw_header *)m.raw;
         m.header.flags = header->cut ? TRACE_CUT : 0;
         memcpy(m.header.program, header->program, sizeof m.header.program - 1);

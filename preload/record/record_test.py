@@ -130,6 +130,12 @@ class RecordTest(unittest.TestCase):
         self.command("record", "-o", self.trace, "sh", "-c", f"{CALLS} known; true")
         self.assertEqual((glob.glob(self.trace + ".[0-9]*"), self.sizes(self.trace)), ([], []))
 
+    def test_no_calls(self):
+        header, calls = self.record("none")
+        self.assertEqual((len(calls) < 20, header.flags), (True, 0))
+        done = self.command("record", "-o", self.trace, "true")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_first_calls(self):
         header, calls = self.record("threads", "--calls", "5000")
         self.assertEqual(header.flags, 1)

@@ -97,7 +97,7 @@ static void give_up(const char *why)
     }
 }
 
-/* Appends a number to `text` (PATH_MAX bytes), which has room for it. */
+/* Appends a point and a number to `text`, which has room for them. */
 static void append_number(char *text, unsigned long number)
 {
     char digits[24];
@@ -107,6 +107,7 @@ static void append_number(char *text, unsigned long number)
         number /= 10;
     } while (number);
     text += strlen(text);
+    *text++ = '.';
     while (n) {
         *text++ = digits[--n];
     }
@@ -116,9 +117,8 @@ static void append_number(char *text, unsigned long number)
 /* Begins this process's file; `state` is STARTING, and no other thread is here. */
 static int begin_file(int child)
 {
-    strcpy(shared.path, shared.file);
+    memcpy(shared.path, shared.file, sizeof shared.path);
     if (child) {
-        strcat(shared.path, ".");
         append_number(shared.path, (unsigned long)getpid());
     }
     shared.generation++;
@@ -154,7 +154,7 @@ static int configure(void)
     if (!file || strlen(file) > PATH_MAX - 32 || (!first && !shared.children)) {
         return -1;
     }
-    strcpy(shared.file, file);
+    memcpy(shared.file, file, strlen(file) + 1);
     shared.limit = calls ? strtoull(calls, NULL, 10) : UINT64_MAX;
     struct shared_state *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0 ||
@@ -190,6 +190,12 @@ static inline int recording(void)
 {
     uint32_t on = __atomic_load_n(&state->on, __ATOMIC_RELAXED);
     return LIKELY(on == ON) || (on == OFF && begin());
+}
+
+/* A program that never allocates has a trace too. */
+__attribute__((constructor)) static void begin_at_the_latest(void)
+{
+    (void)recording();
 }
 
 /* A new chunk for this thread; 0, or -1 if there is none. */
@@ -242,7 +248,7 @@ static void note(unsigned tag, uint64_t sequence, const void *block, uint64_t si
         uint64_t address = (uint64_t)(uintptr_t)block >> 4;
         int64_t step = (int64_t)(address - own.address);
         own.address = address;
-        at = trace_put(at, (uint64_t)step << 1 ^ (uint64_t)(step >> 63));
+        at = trace_put(at, (uint64_t)step << 1 ^ (step < 0 ? UINT64_MAX : 0));
     }
     if (op != RAW_FREE && op != RAW_REALLOC_BEGIN && op != RAW_REALLOC_FAILED) {
         at = trace_put(at, size);
