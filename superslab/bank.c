@@ -6,6 +6,8 @@
 
 /* How many slabs of a list bank_move_one looks at. */
 #define MOVE_SEARCH 8u
+/* The largest blocks of which an empty slab is kept. */
+#define KEEP_EMPTY_MAX 4096u
 
 static uint32_t last_owner;
 
@@ -113,11 +115,12 @@ static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const voi
     return pool_slab_of(entry.ref, block);
 }
 
-/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. */
+/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. Not of large blocks:
+   there a slab is a few of them, and its pages serve other classes sooner. */
 static HAK_NOINLINE void keep_or_release(struct bank *bank, struct slab *slab)
 {
     int is_only = bank->partial[slab->size_class] == slab && !slab->next;
-    if (!is_only || !bank->keeps_empty) {
+    if (!is_only || !bank->keeps_empty || slab->size > KEEP_EMPTY_MAX) {
         release(bank, slab);
     }
 }
