@@ -10,8 +10,9 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* There if libc_names.c is linked: then libc has no malloc of its own. */
-extern const char fallback_is_ours HAK_HIDDEN __attribute__((weak));
+/* There if libc_names.c is linked: then libc has no malloc of its own. Not declared hidden: the address of a hidden symbol that is
+   missing is not NULL in a position-independent program. */
+extern const char fallback_is_ours __attribute__((weak));
 /* 1 if every request is left to libc. */
 int fallback_all(void);
 /* A block of libc at a multiple of `align` (a power of two), zeroed if asked; NULL if it is not allowed, or libc has none.

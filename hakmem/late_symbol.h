@@ -5,7 +5,8 @@
 #include "base/attributes.h"
 
 /* A function of libstdc++.so.6 by its name; NULL if that is not loaded. It stays loaded from then on. May allocate: called when an
-   operator new has failed, with no lock held. Part of libhakmem.so alone: elsewhere the address is NULL. */
-extern void *late_symbol(const char *name) HAK_HIDDEN __attribute__((weak));
+   operator new has failed, with no lock held. Part of libhakmem.so alone: elsewhere the address is NULL (for which it must not be
+   declared hidden, see fallback.h). */
+extern void *late_symbol(const char *name) __attribute__((weak));
 
 #endif
