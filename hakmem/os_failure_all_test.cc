@@ -189,7 +189,7 @@ TEST_P(AllFailures, OnceAndForEver)
         GetParam() != OS_PRECISE_CLOCK) {
         EXPECT_GT(total, 0u) << os_call_name(GetParam()); /* the others: at times */
     }
-    for (uint64_t n = 1; n <= total; n += is_full ? 1 + total / 100 : n < 3 ? 1 : 1 + total / 4) {
+    for (uint64_t n = 1; n <= total; n += is_full ? 1 + total / 100 : n < 2 ? 1 : 1 + total / 2) {
         for (uint64_t more : {uint64_t(0), UINT64_MAX - n}) {
             os->fail(GetParam(), n, more);
             scenario();

@@ -25,7 +25,7 @@ VARIANTS = {
 }
 PROGRAMS = ["early_late", "exhausted", "fork", "loading", "signals"]
 # qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and /proc/self/exe is qemu.
-NOT_EMULATED = {"exhausted": ["address_space", "data", "c_library"], "early_late": ["key_destructors"], "signals": ["forks_in_handlers"],
+NOT_EMULATED = {"exhausted": ["address_space", "data", "c_library", "mappings"], "early_late": ["key_destructors"], "signals": ["forks_in_handlers"],
                 "fork": ["forks", "fork_in_fork", "fork_from_threads", "atfork_handlers", "vforks", "spawns"]}
 
 
