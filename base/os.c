@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -14,6 +13,9 @@
 
 #include "base/atomic.h"
 #include "base/lock.h"
+
+/* From <linux/futex.h>, which other C libraries' compilers do not find. */
+enum { FUTEX_WAIT_OF_PROCESS = 0 | 128, FUTEX_WAKE_OF_PROCESS = 1 | 128 };
 
 static void *real_mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
@@ -90,18 +92,18 @@ static char **real_environ(void)
 
 static int real_futex_wait(uint32_t *word, uint32_t expected)
 {
-    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_OF_PROCESS, expected, NULL, NULL, 0);
 }
 
 static int real_futex_wake(uint32_t *word, int n)
 {
-    return (int)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+    return (int)syscall(SYS_futex, word, FUTEX_WAKE_OF_PROCESS, n, NULL, NULL, 0);
 }
 
 static int real_futex_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
 {
     struct timespec timeout = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
-    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &timeout, NULL, 0);
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_OF_PROCESS, expected, &timeout, NULL, 0);
 }
 
 static int real_start_thread(void *(*run)(void *), size_t stack_bytes)
@@ -123,17 +125,7 @@ static int real_start_thread(void *(*run)(void *), size_t stack_bytes)
     return error;
 }
 
-#define REAL_OPS                                                                                                       \
-    {                                                                                                                  \
-        real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_open, real_read, real_close, \
-            real_address_limit, real_clock_ns, real_precise_ns, real_environ, real_futex_wait, real_futex_wake,        \
-            real_futex_wait_ms, real_start_thread                                                                      \
-    }
-
-const struct os_ops os_real_ops = REAL_OPS;
-struct os_ops os_ops = REAL_OPS;
-
-size_t os_page_size(void)
+static size_t real_page_size(void)
 {
     static size_t page_size;
     size_t size = atomic_load_relaxed(&page_size);
@@ -142,6 +134,21 @@ size_t os_page_size(void)
         atomic_store_relaxed(&page_size, size);
     }
     return size;
+}
+
+#define REAL_OPS                                                                                                       \
+    {                                                                                                                  \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_open, real_read, real_close, \
+            real_address_limit, real_clock_ns, real_precise_ns, real_environ, real_futex_wait, real_futex_wake,        \
+            real_futex_wait_ms, real_start_thread, real_page_size                                                      \
+    }
+
+const struct os_ops os_real_ops = REAL_OPS;
+struct os_ops os_ops = REAL_OPS;
+
+size_t os_page_size(void)
+{
+    return os_ops.page_size();
 }
 
 static void *map_anonymous(void *hint, size_t size)

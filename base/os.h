@@ -28,6 +28,7 @@ struct os_ops {
     int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
     /* Starts a detached thread that gets no signals. Returns 0 or an errno value. Allocates. */
     int (*start_thread)(void *(*run)(void *), size_t stack_bytes);
+    size_t (*page_size)(void); /* a power of two, always the same */
 };
 
 /* In use by all parts. A test may replace entries while no other thread is in the allocator. */

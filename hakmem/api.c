@@ -317,6 +317,9 @@ void *hak_calloc(size_t n, size_t size)
     if (HAK_UNLIKELY(__builtin_mul_overflow(n, size, &bytes))) {
         return no_memory();
     }
+    if (noted_wanted()) {
+        return noted_calloc(bytes);
+    }
     if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
         return large_calloc(bytes);
     }
@@ -334,6 +337,9 @@ void *hak_calloc(size_t n, size_t size)
 
 size_t hak_usable_size(const void *p)
 {
+    if (noted_wanted()) {
+        return noted_usable_size(p);
+    }
     struct map_entry entry = map_find(p);
     if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
         return fallback_size(p);
@@ -384,6 +390,9 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 
 void *hak_realloc(void *p, size_t size)
 {
+    if (noted_wanted()) {
+        return noted_realloc(p, size);
+    }
     size_t unit = map_window_unit(p);
     if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= atomic_load_relaxed(&realloc_fast_max))) {
         return slow_realloc(p, size);
@@ -425,6 +434,9 @@ static int is_power_of_two(size_t n)
 /* `alignment` is a power of two. */
 static void *aligned(size_t alignment, size_t size)
 {
+    if (noted_wanted()) {
+        return noted_aligned(alignment, size);
+    }
     if (alignment <= 16) {
         return hak_malloc(size);
     }

@@ -5,6 +5,7 @@
 #define HAKMEM_HAKMEM_FAST_H
 
 #include "hakmem/heap.h"
+#include "hakmem/noted.h"
 #include "superslab/map.h"
 
 /* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the tiny ones without the
@@ -70,6 +71,9 @@ static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
 
 static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
 {
+    if (noted_wanted()) {
+        return noted_malloc(size);
+    }
     struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     size_t offset;
@@ -94,6 +98,10 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
 
 static HAK_ALWAYS_INLINE void fast_free(void *p)
 {
+    if (noted_wanted()) {
+        noted_free(p);
+        return;
+    }
     struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     size_t unit = map_window_unit(p);

@@ -13,6 +13,16 @@
 #include "hakmem/walk.h"
 #include "superslab/superslab.h"
 
+#ifndef __GLIBC__
+/* What glibc's <malloc.h> has besides. */
+struct mallinfo {
+    int arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+};
+struct mallinfo2 {
+    size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+};
+#endif
+
 HAK_EXPORT void *malloc(size_t size)
 {
     return fast_malloc(size);

@@ -256,7 +256,7 @@ static void *live_together(void *index_)
 static void many_threads(long n)
 {
     pthread_attr_t small;
-    CHECK(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 65536) == 0);
+    CHECK(pthread_attr_init(&small) == 0 && pthread_attr_setstacksize(&small, 131072) == 0);
     pthread_t *threads = (pthread_t *)calloc((size_t)n, sizeof *threads);
     crossed = (void **)calloc((size_t)n, sizeof *crossed);
     n_crossed = n;

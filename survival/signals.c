@@ -9,7 +9,7 @@
 
 /* --- a handler that does async-signal-safe work --- */
 
-static volatile sig_atomic_t n_handled;
+static volatile long n_handled;
 
 static void handler(int signal)
 {
@@ -19,7 +19,7 @@ static void handler(int signal)
     (void)signal;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     (void)!write(-1, &byte, 1); /* sets errno */
-    n_handled++;
+    (void)__atomic_add_fetch(&n_handled, 1, __ATOMIC_RELAXED);
     errno = saved;
 }
 
@@ -31,30 +31,44 @@ static void handle(int number)
     CHECK(sigaction(number, &action, NULL) == 0);
 }
 
-static pthread_t interrupted;
+enum { N_INTERRUPTED = 3 };
+static pthread_t interrupted[N_INTERRUPTED];
+static void *shared_cells[64];
 static volatile int stop;
 
-static void *interrupt(void *unused)
+/* What one thread frees another has allocated, so that they wait for each other's locks. */
+static void *exchange(void *seed_)
 {
+    uint64_t seed = (uintptr_t)seed_;
     while (!stop) {
-        (void)pthread_kill(interrupted, SIGUSR1);
-        usleep(10);
+        void *p = malloc(random_size(&seed));
+        CHECK(p);
+        free(__atomic_exchange_n(&shared_cells[next_random(&seed) % 64], p, __ATOMIC_ACQ_REL));
+        errno = 0;
+        free(__atomic_exchange_n(&shared_cells[next_random(&seed) % 64], NULL, __ATOMIC_ACQ_REL));
+        CHECK(errno == 0);
     }
-    return unused;
+    return NULL;
 }
 
-/* Another thread sends signals to this one; this one does nothing but allocate. */
+/* This thread sends signals to others, which do nothing but allocate. */
 static void interrupts(long n)
 {
-    pthread_t sender;
     handle(SIGUSR1);
-    interrupted = pthread_self();
-    CHECK(pthread_create(&sender, NULL, interrupt, NULL) == 0);
-    for (uint64_t seed = 1; n_handled < n; seed++) {
-        use_malloc(seed, 200);
+    for (int i = 0; i < N_INTERRUPTED; i++) {
+        CHECK(pthread_create(&interrupted[i], NULL, exchange, (void *)(uintptr_t)(i + 1)) == 0);
+    }
+    for (long i = 0; n_handled < n; i++) {
+        CHECK(pthread_kill(interrupted[i % N_INTERRUPTED], SIGUSR1) == 0);
+        usleep(10);
     }
     stop = 1;
-    CHECK(pthread_join(sender, NULL) == 0);
+    for (int i = 0; i < N_INTERRUPTED; i++) {
+        CHECK(pthread_join(interrupted[i], NULL) == 0);
+    }
+    for (int i = 0; i < 64; i++) {
+        free(shared_cells[i]);
+    }
 }
 
 /* The same by a timer, as often as the system can. */

@@ -14,11 +14,36 @@
 namespace hak_testing
 {
 
-enum OsCall { OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE, OS_N_CALLS };
+/* Every function of the table that can fail; the last ones tell instead that they did nothing, or nothing useful. A failed wake
+   has woken all the same: no kernel leaves a sleeper behind. The environment and the page size cannot fail. */
+enum OsCall {
+    OS_MMAP,
+    OS_MUNMAP,
+    OS_MREMAP,
+    OS_MADVISE,
+    OS_MINCORE,
+    OS_WRITE,
+    OS_OPEN,
+    OS_READ,
+    OS_CLOSE,
+    OS_START_THREAD,
+    OS_ADDRESS_LIMIT, /* says that there is none */
+    OS_CLOCK,         /* both clocks: 0, so that time has gone back */
+    OS_PRECISE_CLOCK,
+    OS_FUTEX_WAIT, /* returns at once */
+    OS_FUTEX_WAIT_MS,
+    OS_FUTEX_WAKE,
+    OS_N_CALLS
+};
+static_assert(sizeof(struct os_ops) / sizeof(void *) == OS_N_CALLS + 2,
+              "each function of the table has its failure here");
 
 inline const char *os_call_name(OsCall call)
 {
-    static const char *const names[] = {"mmap", "munmap", "mremap", "madvise"};
+    static const char *const names[] = {"mmap",          "munmap",       "mremap",        "madvise",
+                                        "mincore",       "write",        "open",          "read",
+                                        "close",         "start_thread", "address_limit", "clock",
+                                        "precise_clock", "futex_wait",   "futex_wait_ms", "futex_wake"};
     return names[call];
 }
 
@@ -29,10 +54,23 @@ class FailingOs
     {
         reset();
         state().mapped = 0;
+        state().before = before_;
         os_ops.mmap = mmap_hook;
         os_ops.munmap = munmap_hook;
         os_ops.mremap = mremap_hook;
         os_ops.madvise = madvise_hook;
+        os_ops.mincore = mincore_hook;
+        os_ops.write = write_hook;
+        os_ops.open = open_hook;
+        os_ops.read = read_hook;
+        os_ops.close = close_hook;
+        os_ops.start_thread = start_thread_hook;
+        os_ops.address_limit = address_limit_hook;
+        os_ops.clock_ns = clock_hook;
+        os_ops.precise_ns = precise_hook;
+        os_ops.futex_wait = futex_wait_hook;
+        os_ops.futex_wait_ms = futex_wait_ms_hook;
+        os_ops.futex_wake = futex_wake_hook;
     }
     ~FailingOs()
     {
@@ -87,6 +125,7 @@ class FailingOs
         OsCall failing;
         uint64_t first, last, n_failed;
         int64_t mapped;
+        struct os_ops before;
     };
     static State &state()
     {
@@ -142,6 +181,56 @@ class FailingOs
     static int madvise_hook(void *addr, size_t length, int advice)
     {
         return must_fail(OS_MADVISE) ? -1 : os_real_ops.madvise(addr, length, advice);
+    }
+    static int mincore_hook(void *addr, size_t length, unsigned char *resident)
+    {
+        return must_fail(OS_MINCORE) ? -1 : state().before.mincore(addr, length, resident);
+    }
+    static ssize_t write_hook(int fd, const void *data, size_t size)
+    {
+        return must_fail(OS_WRITE) ? -1 : state().before.write(fd, data, size);
+    }
+    static int open_hook(const char *path)
+    {
+        return must_fail(OS_OPEN) ? -1 : state().before.open(path);
+    }
+    static ssize_t read_hook(int fd, void *data, size_t size)
+    {
+        return must_fail(OS_READ) ? -1 : state().before.read(fd, data, size);
+    }
+    static int close_hook(int fd)
+    {
+        int result = state().before.close(fd); /* as the kernel: closed all the same */
+        return must_fail(OS_CLOSE) ? -1 : result;
+    }
+    static int start_thread_hook(void *(*run)(void *), size_t stack_bytes)
+    {
+        return must_fail(OS_START_THREAD) ? EAGAIN : state().before.start_thread(run, stack_bytes);
+    }
+    static uint64_t address_limit_hook()
+    {
+        return must_fail(OS_ADDRESS_LIMIT) ? UINT64_MAX : state().before.address_limit();
+    }
+    static uint64_t clock_hook()
+    {
+        return must_fail(OS_CLOCK) ? 0 : state().before.clock_ns();
+    }
+    static uint64_t precise_hook()
+    {
+        return must_fail(OS_PRECISE_CLOCK) ? 0 : state().before.precise_ns();
+    }
+    static int futex_wait_hook(uint32_t *word, uint32_t expected)
+    {
+        return must_fail(OS_FUTEX_WAIT) ? -1 : state().before.futex_wait(word, expected);
+    }
+    static int futex_wait_ms_hook(uint32_t *word, uint32_t expected, uint64_t ms)
+    {
+        return must_fail(OS_FUTEX_WAIT_MS) ? -1 : state().before.futex_wait_ms(word, expected, ms);
+    }
+    static int futex_wake_hook(uint32_t *word, int n)
+    {
+        int result = state().before.futex_wake(word, n);
+        return must_fail(OS_FUTEX_WAKE) ? -1 : result;
     }
 
     struct os_ops before_;
