@@ -506,14 +506,16 @@ static void fork_child(void)
     atomic_store_relaxed(&n_live, hak_self != &heap_none ? 1u : 0u);
     for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
         struct heap *heap = heaps[id];
-        if (heap && heap != hak_self && heap != shared) {
-            if (heap->state == HEAP_LIVE) {
-                stat_sub(bin_budget, heap->budget);
-                heap->budget = 0;
-                salvage_cache(heap);
-                tc_init(heap);
-            }
-            make_orphan(heap);
+        if (heap && heap != hak_self && heap->state == HEAP_LIVE) {
+            stat_sub(bin_budget, heap->budget);
+            heap->budget = 0;
+            salvage_cache(heap);
+            tc_init(heap);
+        }
+    }
+    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        if (heaps[id] && heaps[id] != hak_self && heaps[id] != shared) {
+            make_orphan(heaps[id]);
         }
     }
 }
