@@ -123,14 +123,17 @@ static void lull(struct heap *heap, uint32_t size_class)
     if (limit <= first) {
         return;
     }
-    if (bin->head) {
-        put_list(heap, bin->head);
-        bin->head = NULL;
-        bin->room = (int32_t)limit;
+    /* Cleared first: fork may stop this thread once the lock is free, and the child salvages what it finds here, which may be
+       somebody else's by then. */
+    void *in_bin = bin->head, *in_spare = spare->head;
+    bin->head = NULL;
+    bin->room = (int32_t)limit;
+    *spare = (struct spare){NULL, 0};
+    if (in_bin) {
+        put_list(heap, in_bin);
     }
-    if (spare->head) {
-        put_list(heap, spare->head);
-        *spare = (struct spare){NULL, 0};
+    if (in_spare) {
+        put_list(heap, in_spare);
     }
     set_smaller_limit(heap, size_class, limit / 2 > first ? limit / 2 : first);
 }
@@ -229,10 +232,11 @@ void tc_flush(struct heap *heap)
         (void)bank_put_list(&heap->bank, heap->bins[c].head);
         (void)bank_put_list(&heap->bank, heap->spares[c].head);
     }
-    heap_unlock(heap);
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
+    /* With the lock held, so that no fork finds in the bins what others may have by then. */
     tc_init(heap);
+    heap_unlock(heap);
 }
 
 static uint32_t list_length(const void *head, uint32_t stop_after)
