@@ -325,7 +325,7 @@ void heap_trim_all(void)
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
     for (int rounds = 2, n_sent_on = 1; rounds && n_sent_on; rounds--) {
         n_sent_on = 0;
-        for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
             struct heap *heap = heap_by_id(id);
             if (heap) {
                 lock_acquire(&heap->lock);
@@ -401,7 +401,7 @@ void heap_refuse(void)
 int heap_verify_all(void)
 {
     int result = hak_self != &heap_none ? tc_verify(hak_self) : 0;
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS && !result; id++) {
+    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last && !result; id++) {
         struct heap *heap = heap_by_id(id);
         if (heap) {
             lock_acquire(&heap->lock);
@@ -416,7 +416,7 @@ int heap_verify_all(void)
 static void fork_prepare(void)
 {
     lock_acquire(&heaps_lock);
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+    for (uint32_t id = 1; id <= last_heap; id++) {
         if (heaps[id] && heaps[id] != shared) {
             lock_acquire(&heaps[id]->lock);
         }
@@ -443,7 +443,7 @@ static void fork_parent(void)
     if (shared) {
         lock_release(&shared->lock);
     }
-    for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
+    for (uint32_t id = last_heap; id >= 1; id--) {
         if (heaps[id] && heaps[id] != shared) {
             lock_release(&heaps[id]->lock);
         }
@@ -493,7 +493,7 @@ static void fork_child(void)
     if (shared) {
         lock_reset(&shared->lock);
     }
-    for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
+    for (uint32_t id = last_heap; id >= 1; id--) {
         if (heaps[id] && heaps[id] != shared) {
             lock_reset(&heaps[id]->lock);
         }
@@ -504,7 +504,7 @@ static void fork_child(void)
     orphans = NULL;
     stat_sub(orphans, stat_get(orphans));
     atomic_store_relaxed(&n_live, hak_self != &heap_none ? 1u : 0u);
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+    for (uint32_t id = 1; id <= last_heap; id++) {
         struct heap *heap = heaps[id];
         if (heap && heap != hak_self && heap->state == HEAP_LIVE) {
             stat_sub(bin_budget, heap->budget);
@@ -513,7 +513,7 @@ static void fork_child(void)
             tc_init(heap);
         }
     }
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+    for (uint32_t id = 1; id <= last_heap; id++) {
         if (heaps[id] && heaps[id] != hak_self && heaps[id] != shared) {
             make_orphan(heaps[id]);
         }
