@@ -230,12 +230,12 @@ void tc_flush(struct heap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         (void)bank_put_list(&heap->bank, heap->bins[c].head);
         (void)bank_put_list(&heap->bank, heap->spares[c].head);
-        heap->bins[c].head = heap->spares[c].head = NULL; /* see put_list */
     }
-    heap_unlock(heap);
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
+    /* With the lock held, so that no fork finds in the bins what others may have by then. */
     tc_init(heap);
+    heap_unlock(heap);
 }
 
 static uint32_t list_length(const void *head, uint32_t stop_after)
