@@ -23,7 +23,7 @@ static size_t status_bytes(const char *key)
     int fd = open("/proc/self/status", O_RDONLY);
     ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
     CHECK(n > 0 && close(fd) == 0);
-    text[n] = 0;
+    text[n > 0 ? n : 0] = 0;
     const char *line = strstr(text, key);
     CHECK(line);
     return (size_t)strtoul(line + strlen(key), NULL, 10) << 10;
@@ -31,7 +31,7 @@ static size_t status_bytes(const char *key)
 
 static void set_limit(int what, size_t bytes)
 {
-    struct rlimit limit;
+    struct rlimit limit = {0, 0};
     CHECK(getrlimit((__typeof__(RLIMIT_AS))what, &limit) == 0);
     limit.rlim_cur = bytes;
     CHECK(setrlimit((__typeof__(RLIMIT_AS))what, &limit) == 0);
@@ -103,9 +103,11 @@ static void exhaust(void)
         take_every_byte();
         void *p = &p;
         errno = 0;
-        CHECK(calloc(1, 5000000) == NULL && errno == ENOMEM);
+        void *volatile none = calloc(1, 5000000);
+        CHECK(none == NULL && errno == ENOMEM);
         errno = 0;
-        CHECK(realloc(kept, 5000000) == NULL && errno == ENOMEM);
+        none = realloc(kept, 5000000); /* NOLINT: kept is still there */
+        CHECK(none == NULL && errno == ENOMEM);
         CHECK(posix_memalign(&p, 1 << 16, 5000000) == ENOMEM && p == &p);
         CHECK(is_filled(kept, sizes[i]));
         CHECK(hak_verify() == 0);

@@ -20,7 +20,8 @@ static void *traffic(void *seed_)
     while (!stop) {
         void *p = malloc(random_size(&seed));
         if (next_random(&seed) % 8 == 0) {
-            p = realloc(p, random_size(&seed));
+            void *grown = realloc(p, random_size(&seed));
+            p = grown ? grown : p;
         }
         free(__atomic_exchange_n(&shared_cells[next_random(&seed) % 256], p, __ATOMIC_ACQ_REL));
     }
@@ -190,7 +191,7 @@ static void vforks(long n)
         static void *volatile of_child;
         pid_t child = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
         if (child == 0) {
-            of_child = filled(3000);
+            of_child = filled(3000); /* NOLINT(clang-analyzer-unix.Vfork): and this is */
             (void)close(1);
             execl("/proc/self/exe", "fork", "nothing", (char *)NULL);
             _exit(1);
