@@ -571,7 +571,11 @@ static void fork_child(void)
                 salvage_cache(heap);
                 tc_init(heap);
             }
-            make_orphan(heap);
+        }
+    }
+    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        if (heaps[id] && heaps[id] != heap_own && heaps[id] != shared) {
+            make_orphan(heaps[id]);
         }
     }
 }
