@@ -527,14 +527,10 @@ inline remote_free_now()
 
 /* --- slabs change hands --- */
 
-#ifdef BREAK_ADOPT_SLAB_BY_WAITING
-#define try_source(s) atomic { s != self && n_partial(s) -> source = s }; lock_acquire(lock[s])
-#else
 #ifdef BREAK_ADOPT_SLAB_WITHOUT_LOCK
 #define try_source(s) atomic { s != self && n_partial(s) -> source = s }
 #else
 #define try_source(s) atomic { s != self && n_partial(s) && lock[s] == 0 -> lock[s] = me; source = s }
-#endif
 #endif
 
 /* Which live heap is asked is left open, and whether one is. */
