@@ -14,11 +14,17 @@ import os
 
 
 class Coverage:
-    """Execution counts by file: lines {file: {line: count}} and functions {file: {name: [line, count]}}."""
+    """Execution counts by file: lines {file: {line: count}}, functions {file: {name: [line, count]}}, and branches
+    {file: {(line, group, number): count}}.
+
+    A line that was compiled more than once (variants, inline functions) may have more branches in one place than in another. Those
+    with as many are the same and are added; each number of them is a group.
+    """
 
     def __init__(self):
         self.lines = collections.defaultdict(lambda: collections.defaultdict(int))
         self.functions = collections.defaultdict(dict)
+        self.branches = collections.defaultdict(lambda: collections.defaultdict(int))
 
     def add_function(self, file, name, line, count):
         known = self.functions[file].setdefault(name, [line, 0])
@@ -33,6 +39,9 @@ class Coverage:
                 continue  # not ours, or what tests
             for line in file["lines"]:
                 self.lines[name][line["line_number"]] += line["count"]
+                branches = line.get("branches", [])
+                for number, branch in enumerate(branches):
+                    self.branches[name][line["line_number"], len(branches), number] += branch["count"]
             for function in file["functions"]:
                 self.add_function(name, function["name"], function["start_line"], function["execution_count"])
 
@@ -47,6 +56,9 @@ class Coverage:
                 elif key == "DA":
                     line, count = value.split(",")[:2]
                     self.lines[file][int(line)] += int(count)
+                elif key == "BRDA":
+                    line, group, number, count = value.split(",")
+                    self.branches[file][int(line), int(group), int(number)] += 0 if count == "-" else int(count)
                 elif key == "FN":
                     line, name = value.split(",", 1)
                     starts[name] = int(line)
@@ -64,6 +76,10 @@ class Coverage:
                 for name, (_, count) in functions:
                     out.write("FNDA:%d,%s\n" % (count, name))
                 out.write("FNF:%d\nFNH:%d\n" % (len(functions), sum(1 for _, f in functions if f[1])))
+                branches = self.branches[file]
+                for at in sorted(branches):
+                    out.write("BRDA:%d,%d,%d,%d\n" % (at + (branches[at],)))
+                out.write("BRF:%d\nBRH:%d\n" % (len(branches), sum(1 for n in branches.values() if n)))
                 lines = self.lines[file]
                 for line in sorted(lines):
                     out.write("DA:%d,%d\n" % (line, lines[line]))

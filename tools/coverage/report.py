@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""report.py LCOV [--write FILE]: lines and branches that the tests reach, by folder, and what they do not reach with its reason.
+
+Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON; a line of a file (a pattern) that the regex finds is left out of
+the figures, and counted beside them. With --write the page goes to FILE. Fails if a folder is below the bounds.
+"""
+
+import argparse
+import collections
+import fnmatch
+import os
+import re
+import sys
+
+FOLDERS = ["base", "superslab", "mid_mt", "ace", "hakmem"]
+LEAST_LINES, LEAST_BRANCHES = 95.0, 85.0
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+
+Reason = collections.namedtuple("Reason", "file regex text")
+
+
+def read_reasons():
+    with open(os.path.join(HERE, "reasons.txt")) as file:
+        rows = [line.rstrip("\n").split("\t") for line in file if line.strip() and not line.startswith("#")]
+    return [Reason(name, re.compile(regex), text) for name, regex, text in rows]
+
+
+def read_lcov(path):
+    """{file: ({line: count}, {line: {group: [counts]}})}"""
+    files = {}
+    with open(path) as stream:
+        for row in stream:
+            key, _, value = row.strip().partition(":")
+            if key == "SF":
+                lines, branches = files.setdefault(value, ({}, {}))
+            elif key == "DA":
+                line, count = value.split(",")[:2]
+                lines[int(line)] = int(count)
+            elif key == "BRDA":
+                line, group, _, count = value.split(",")
+                branches.setdefault(int(line), {}).setdefault(group, []).append(int(count))
+    return files
+
+
+class Folder:
+    def __init__(self):
+        self.lines = self.lines_hit = self.branches = self.branches_hit = 0
+
+    def percents(self):
+        return 100.0 * self.lines_hit / max(self.lines, 1), 100.0 * self.branches_hit / max(self.branches, 1)
+
+
+def statement(source, number):
+    """The line, joined with what follows up to the statement's end, so that a macro that spans lines is seen from each of them."""
+    start = number - 1
+    while start > 0 and not re.search(r"[;{}]\s*(/\*.*\*/)?$", source[start - 1]) and start > number - 4:
+        start -= 1
+    return " ".join(line.strip() for line in source[start:number])
+
+
+def survey(files, reasons):
+    folders = {name: Folder() for name in FOLDERS}
+    excused = collections.Counter()
+    missed = []  # (file, line, what, source line)
+    for name in sorted(files):
+        folder = folders.get(name.split("/")[0])
+        if folder is None or name.count("/") > 1:
+            continue
+        lines, branches = files[name]
+        with open(os.path.join(TOP, name)) as file:
+            source = file.read().split("\n")
+        mine = [reason for reason in reasons if fnmatch.fnmatch(name, reason.file)]
+        for number, count in sorted(lines.items()):
+            text = statement(source, number)
+            groups = branches.get(number, {})
+            # A side that one compilation of the line reached is reached.
+            counts = max(groups.values(), key=lambda group: sum(1 for n in group if n) / len(group)) if groups else []
+            n_missed = sum(1 for n in counts if not n) if count else 0
+            reason = next((r for r in mine if r.regex.search(text)), None)
+            if reason and (not count or n_missed):
+                excused[reason] += 1
+                if not count:
+                    continue
+                counts = [n for n in counts if n]
+                n_missed = 0
+            folder.lines += 1
+            folder.lines_hit += count > 0
+            folder.branches += len(counts)
+            folder.branches_hit += sum(1 for n in counts if n)
+            if not count:
+                missed.append((name, number, "line", source[number - 1].strip()))
+            elif n_missed:
+                missed.append((name, number, "%d of %d branches" % (n_missed, len(counts)), source[number - 1].strip()))
+    return folders, excused, missed
+
+
+def page(folders, excused, missed):
+    out = ["# Coverage\n", "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` makes it anew.\n"]
+    out.append("| Folder | Lines | reached | Branches | reached |\n|---|---|---|---|---|")
+    for name, folder in folders.items():
+        out.append("| %s | %d | %.1f %% | %d | %.1f %% |" % ((name, folder.lines) + (folder.percents()[0], folder.branches, folder.percents()[1])))
+    out.append("\n## Left out, and why\n\nThese lines, or their sides that no test reaches, are not in the figures.\n")
+    out.append("| Where | Lines with | Reason | Lines |\n|---|---|---|---|")
+    for reason, n in sorted(excused.items(), key=lambda item: (item[0].file, -item[1])):
+        out.append("| %s | `%s` | %s | %d |" % (reason.file, reason.regex.pattern.replace("|", "\\|"), reason.text, n))
+    out.append("\n## Not reached\n\n| Line | What | Source |\n|---|---|---|")
+    for name, number, what, text in missed:
+        out.append("| %s:%d | %s | `%s` |" % (name, number, what, text.replace("|", "\\|").replace("`", "'")))
+    return "\n".join(out) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lcov")
+    parser.add_argument("--write")
+    arguments = parser.parse_args()
+    folders, excused, missed = survey(read_lcov(arguments.lcov), read_reasons())
+    text = page(folders, excused, missed)
+    if arguments.write:
+        with open(arguments.write, "w") as file:
+            file.write(text)
+    else:
+        print(text)
+    low = [
+        name
+        for name, folder in folders.items()
+        if folder.percents()[0] < LEAST_LINES or folder.percents()[1] < LEAST_BRANCHES
+    ]
+    sys.exit("below the bounds: " + " ".join(low) if low else 0)
+
+
+if __name__ == "__main__":
+    main()
