@@ -371,7 +371,7 @@ void heap_trim_all(void)
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
     for (int rounds = 2, n_sent_on = 1; rounds && n_sent_on; rounds--) {
         n_sent_on = 0;
-        for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+        for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
             struct heap *heap = heap_by_id(id);
             if (heap) {
                 lock_acquire(&heap->lock);
@@ -447,7 +447,7 @@ void heap_refuse(void)
 int heap_verify_all(void)
 {
     int result = heap_own != &heap_none ? tc_verify(heap_own) : 0;
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS && !result; id++) {
+    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last && !result; id++) {
         struct heap *heap = heap_by_id(id);
         if (heap) {
             lock_acquire(&heap->lock);
@@ -465,7 +465,7 @@ static void fork_prepare(void)
     (void)heap_acquire();
     lock_acquire(&heaps_lock);
     user_heap_fork(lock_acquire);
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+    for (uint32_t id = 1; id <= last_heap; id++) {
         if (heaps[id] && heaps[id] != shared) {
             lock_acquire(&heaps[id]->lock);
         }
@@ -496,7 +496,7 @@ static void fork_parent(void)
     if (shared) {
         lock_release(&shared->lock);
     }
-    for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
+    for (uint32_t id = last_heap; id >= 1; id--) {
         if (heaps[id] && heaps[id] != shared) {
             lock_release(&heaps[id]->lock);
         }
@@ -549,7 +549,7 @@ static void fork_child(void)
     if (shared) {
         lock_reset(&shared->lock);
     }
-    for (uint32_t id = BANK_MAX_OWNERS; id >= 1; id--) {
+    for (uint32_t id = last_heap; id >= 1; id--) {
         if (heaps[id] && heaps[id] != shared) {
             lock_reset(&heaps[id]->lock);
         }
@@ -561,7 +561,7 @@ static void fork_child(void)
     orphans = NULL;
     stat_sub(orphans, stat_get(orphans));
     atomic_store_relaxed(&n_live, heap_own != &heap_none ? 1u : 0u);
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+    for (uint32_t id = 1; id <= last_heap; id++) {
         struct heap *heap = heaps[id];
         if (heap && heap != heap_own && heap != shared) {
             heap->self_at = NULL;
@@ -573,7 +573,7 @@ static void fork_child(void)
             }
         }
     }
-    for (uint32_t id = 1; id <= BANK_MAX_OWNERS; id++) {
+    for (uint32_t id = 1; id <= last_heap; id++) {
         if (heaps[id] && heaps[id] != heap_own && heaps[id] != shared) {
             make_orphan(heaps[id]);
         }
