@@ -95,18 +95,19 @@ def survey(files, reasons):
     return folders, excused, missed
 
 
-def page(folders, excused, missed):
-    out = ["# Coverage\n", "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` makes it anew.\n"]
+def page(folders, excused, missed, run):
+    out = ["# Coverage\n", "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` makes it anew.\n", "The run: %s.\n" % run]
     out.append("| Folder | Lines | reached | Branches | reached |\n|---|---|---|---|---|")
     for name, folder in folders.items():
-        out.append("| %s | %d | %.1f %% | %d | %.1f %% |" % ((name, folder.lines) + (folder.percents()[0], folder.branches, folder.percents()[1])))
+        out.append("| %s | %d | %.1f %% | %d | %.1f %% |"
+            % (name, folder.lines, folder.percents()[0], folder.branches, folder.percents()[1]))
     out.append("\n## Left out, and why\n\nThese lines, or their sides that no test reaches, are not in the figures.\n")
     out.append("| Where | Lines with | Reason | Lines |\n|---|---|---|---|")
     for reason, n in sorted(excused.items(), key=lambda item: (item[0].file, -item[1])):
         out.append("| %s | `%s` | %s | %d |" % (reason.file, reason.regex.pattern.replace("|", "\\|"), reason.text, n))
-    out.append("\n## Not reached\n\n| Line | What | Source |\n|---|---|---|")
-    for name, number, what, text in missed:
-        out.append("| %s:%d | %s | `%s` |" % (name, number, what, text.replace("|", "\\|").replace("`", "'")))
+    out.append("\n## Not reached\n\n| File | What | Source |\n|---|---|---|")
+    for name, _, what, text in missed:
+        out.append("| %s | %s | `%s` |" % (name, what, text.replace("|", "\\|").replace("`", "'")))
     return "\n".join(out) + "\n"
 
 
@@ -114,9 +115,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lcov")
     parser.add_argument("--write")
+    parser.add_argument("--run", default="`./bazelw coverage` of the parts and preload, debug and tiny")
     arguments = parser.parse_args()
     folders, excused, missed = survey(read_lcov(arguments.lcov), read_reasons())
-    text = page(folders, excused, missed)
+    text = page(folders, excused, missed, arguments.run)
     if arguments.write:
         with open(arguments.write, "w") as file:
             file.write(text)
