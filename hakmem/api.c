@@ -271,11 +271,15 @@ void slow_free(void *p)
     if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
         uint32_t tag = atomic_load_relaxed(&map_window->tag[unit]);
         if (HAK_LIKELY(tag && TAG_OWNER(tag) != TAG_SPECIAL_OWNER)) {
+            int saved = errno; /* a free may need memory of its own, as for its thread's heap */
             free_in_slab(p, tag);
+            errno = saved;
             return;
         }
     }
+    int saved = errno;
     free_elsewhere(p);
+    errno = saved;
 }
 
 void *hak_malloc(size_t size)
