@@ -15,6 +15,7 @@
 
 #ifndef __GLIBC__
 /* What glibc's <malloc.h> has besides. */
+#define M_MXFAST 1
 struct mallinfo {
     int arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
 };

@@ -6,8 +6,6 @@
 
 /* How many slabs of a list bank_move_one looks at. */
 #define MOVE_SEARCH 8u
-/* The largest blocks of which an empty slab is kept. */
-#define KEEP_EMPTY_MAX 4096u
 
 static uint32_t last_owner;
 
@@ -120,7 +118,7 @@ static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const voi
 static HAK_NOINLINE void keep_or_release(struct bank *bank, struct slab *slab)
 {
     int is_only = bank->partial[slab->size_class] == slab && !slab->next;
-    if (!is_only || !bank->keeps_empty || slab->size > KEEP_EMPTY_MAX) {
+    if (!is_only || !bank->keeps_empty || slab->size > BANK_KEEP_EMPTY_MAX) {
         release(bank, slab);
     }
 }

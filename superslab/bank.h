@@ -2,8 +2,8 @@
 
    Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks are in the class's list;
    full ones are found only through the pointer map. Always: n_slabs = slabs whose owner is this bank (bank_verify counts
-   them in the pool). If keeps_empty is set, one empty slab a class stays, so that an idle bank holds back at most
-   SC_N_CLASSES x 64 KiB until bank_release_empty; else none.
+   them in the pool). If keeps_empty is set, one empty slab a class of at most BANK_KEEP_EMPTY_MAX bytes stays, so that an idle bank holds
+   back at most SC_N_CLASSES x 64 KiB until bank_release_empty; else none.
 
    Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards the old owner then
    arrives at the wrong bank: a stray. If has_strays_sent is set, bank_put_list gathers strays, and the caller sends them
@@ -15,6 +15,9 @@
 #include "superslab/pool.h"
 
 HAK_EXTERN_C_BEGIN
+
+/* The largest blocks of which an empty slab is kept. */
+#define BANK_KEEP_EMPTY_MAX 4096u
 
 struct bank {
     uint32_t owner;
