@@ -11,7 +11,7 @@
 #include "superslab/superslab.h"
 
 /* Less is not worth a purge out of turn. */
-#define EXCESS ((size_t)512 * HAK_KIB)
+#define EXCESS ((size_t)128 * HAK_KIB)
 
 static struct lock lock = LOCK_INIT(LOCK_RANK_CONTROL);
 static struct control control;

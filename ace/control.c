@@ -45,8 +45,7 @@ void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
     memset(control->regret, 0, sizeof control->regret);
     control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;
-    control->slack[CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS;
-    control->slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
+    control->slack = CONTROL_MIN_SLACK;
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
 
@@ -57,30 +56,16 @@ static int regrets(const struct control *control, enum control_pool pool)
     return control->regret[pool] > GRAIN && control->regret[pool] > sum(control->purged[pool]) >> REGRET_SHIFT;
 }
 
-static void more_slack(struct control *control, enum control_pool pool)
-{
-    uint32_t slack = control->slack[pool] + SLACK_STEP;
-    control->slack[pool] = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
-}
-
-static void less_slack(struct control *control)
-{
-    control->slack[CONTROL_SUPERSLABS] -= control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
-    control->slack[CONTROL_RANGES] -= control->slack[CONTROL_RANGES] > CONTROL_MIN_SLACK_RANGES;
-}
-
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
 static void adapt_horizon(struct control *control, uint64_t forgotten)
 {
     uint64_t live = control->live[CONTROL_TOTAL], still = highest(control->peaks[CONTROL_TOTAL]);
-    int regretted = 0;
-    for (enum control_pool pool = 0; pool < CONTROL_TOTAL; pool++) {
-        if (regrets(control, pool)) {
-            more_slack(control, pool);
-            regretted = 1;
-        }
+    int ranges_regret = regrets(control, CONTROL_RANGES);
+    if (ranges_regret) {
+        uint32_t slack = control->slack + SLACK_STEP;
+        control->slack = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
     }
-    if (regretted) {
+    if (ranges_regret || regrets(control, CONTROL_SUPERSLABS)) {
         if (control->horizon_ms < control->base_ms * CONTROL_LONGEST) {
             control->horizon_ms *= 2;
             control->n_longer++;
@@ -92,7 +77,7 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
             control->horizon_ms /= 2;
             control->n_shorter++;
         }
-        less_slack(control);
+        control->slack -= control->slack > CONTROL_MIN_SLACK;
     }
     memset(control->regret, 0, sizeof control->regret);
 }
@@ -182,7 +167,8 @@ void control_purged(struct control *control, enum control_pool pool, uint64_t by
 
 static uint64_t slack_bytes(const struct control *control, enum control_pool pool)
 {
-    return highest(control->peaks[pool]) / CONTROL_SLACK_PARTS * control->slack[pool];
+    uint32_t parts = pool == CONTROL_RANGES ? control->slack : CONTROL_SLACK_SUPERSLABS;
+    return highest(control->peaks[pool]) / CONTROL_SLACK_PARTS * parts;
 }
 
 uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)

@@ -473,6 +473,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         }
         adapt_block_resized(was, range->bytes);
         stat_add(large_bytes, range->bytes - was);
+        adapt_taken(CONTROL_RANGES, 0);
         map_range(range);
         return 1;
     }
@@ -491,6 +492,7 @@ static int grow_in_place(struct range *range, size_t bytes)
     adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&range->bytes, bytes);
     stat_add(large_bytes, more);
+    adapt_taken(CONTROL_RANGES, more);
     map_range(range);
     return 1;
 }
@@ -520,6 +522,7 @@ static int move_pages(struct range *range, size_t bytes)
         return 0;
     }
     stat_add(large_bytes, bytes - range->bytes);
+    adapt_taken(CONTROL_RANGES, bytes - range->bytes);
     adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&range->base, place);
     atomic_store_relaxed(&range->bytes, bytes);
@@ -538,6 +541,7 @@ static void shrink(struct range *range, size_t size)
         split(range, bytes, os_ops.clock_ns());
         adapt_block_resized(was, range->bytes);
         stat_sub(large_bytes, was - range->bytes);
+        adapt_given();
     }
     size_t page = os_page_size();
     size_t keep = (size + page - 1) & ~(page - 1);

@@ -380,6 +380,7 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
     if (map_find(p).tag && usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
         void *resized = ace_resize(p, size);
         if (resized) {
+            mind_limits();
             return resized;
         }
     }

@@ -2,8 +2,10 @@
 
 memory_test.py LIBRARY PEAK_MEMORY_PROGRAM
 
-Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 144 (20), sleep 136 (56),
-python3 308 (268). The page tables and the kernel's fault-around move the peak by up to 100 KiB from run to run.
+Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 284 (48), sleep 292 (100),
+python3 512 (312). About 200 KiB of the peak are the library's own file, of which the kernel maps 64 KiB around each page
+that is touched; they are clean, and shared by all processes. The page tables and what else is mapped so move the peak by
+up to 100 KiB from run to run.
 """
 import os
 import statistics
@@ -13,7 +15,7 @@ import unittest
 
 LIBRARY, PEAK_MEMORY = (os.path.abspath(a) for a in sys.argv[1:3])
 RUNS = 9
-MOST_PEAK_KIB = 512
+MOST_PEAK_KIB = 704
 MOST_ANONYMOUS_KIB = 384
 
 
