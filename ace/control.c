@@ -10,6 +10,9 @@
 #define IDLE_SHIFT 3
 #define AGE_SHIFT  3
 #define SLACK_STEP 2u
+/* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it gave back than this many bytes a
+   microsecond spends more than 1/32 of the time on it. */
+#define DEAR_BYTES_A_US (4096u * 2 / (3 * 32))
 /* Less than this is not worth a decision. */
 #define GRAIN ((uint64_t)2 * HAK_MIB)
 
@@ -45,7 +48,9 @@ void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
     memset(control->regret, 0, sizeof control->regret);
     control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;
-    control->slack = CONTROL_MIN_SLACK;
+    control->slack[CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS;
+    control->slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
+    memset(control->n_slacker, 0, sizeof control->n_slacker);
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
 
@@ -56,16 +61,31 @@ static int regrets(const struct control *control, enum control_pool pool)
     return control->regret[pool] > GRAIN && control->regret[pool] > sum(control->purged[pool]) >> REGRET_SHIFT;
 }
 
+/* What the pool has fetched again since the epoch began costs more than its share of the time: it gets more slack, at once. */
+static void adapt_slack(struct control *control, enum control_pool pool)
+{
+    uint64_t elapsed_ns = control->now_ns - control->epoch_started_ns;
+    uint64_t least_ns = control->base_ms * 1000000u / CONTROL_EPOCHS;
+    uint64_t dear = (elapsed_ns > least_ns ? elapsed_ns : least_ns) / 1000 * DEAR_BYTES_A_US;
+    uint64_t step = dear > GRAIN ? dear : GRAIN;
+    if (control->regret[pool] > step * (control->n_slacker[pool] + 1)) {
+        uint32_t slack = control->slack[pool] + SLACK_STEP;
+        control->slack[pool] = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
+        control->n_slacker[pool]++;
+    }
+}
+
+static void less_slack(struct control *control)
+{
+    control->slack[CONTROL_SUPERSLABS] -= control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
+    control->slack[CONTROL_RANGES] -= control->slack[CONTROL_RANGES] > CONTROL_MIN_SLACK_RANGES;
+}
+
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
 static void adapt_horizon(struct control *control, uint64_t forgotten)
 {
     uint64_t live = control->live[CONTROL_TOTAL], still = highest(control->peaks[CONTROL_TOTAL]);
-    int ranges_regret = regrets(control, CONTROL_RANGES);
-    if (ranges_regret) {
-        uint32_t slack = control->slack + SLACK_STEP;
-        control->slack = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
-    }
-    if (ranges_regret || regrets(control, CONTROL_SUPERSLABS)) {
+    if (regrets(control, CONTROL_RANGES) || regrets(control, CONTROL_SUPERSLABS)) {
         if (control->horizon_ms < control->base_ms * CONTROL_LONGEST) {
             control->horizon_ms *= 2;
             control->n_longer++;
@@ -77,9 +97,10 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
             control->horizon_ms /= 2;
             control->n_shorter++;
         }
-        control->slack -= control->slack > CONTROL_MIN_SLACK;
+        less_slack(control);
     }
     memset(control->regret, 0, sizeof control->regret);
+    memset(control->n_slacker, 0, sizeof control->n_slacker);
 }
 
 static void next_epoch(struct control *control)
@@ -158,6 +179,7 @@ void control_fresh(struct control *control, enum control_pool pool, uint64_t byt
     uint64_t gone = sum(control->purged[pool]);
     uint64_t most = gone > control->regret[pool] ? gone - control->regret[pool] : 0;
     control->regret[pool] += bytes < most ? bytes : most;
+    adapt_slack(control, pool);
 }
 
 void control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
@@ -167,8 +189,7 @@ void control_purged(struct control *control, enum control_pool pool, uint64_t by
 
 static uint64_t slack_bytes(const struct control *control, enum control_pool pool)
 {
-    uint32_t parts = pool == CONTROL_RANGES ? control->slack : CONTROL_SLACK_SUPERSLABS;
-    return highest(control->peaks[pool]) / CONTROL_SLACK_PARTS * parts;
+    return highest(control->peaks[pool]) / CONTROL_SLACK_PARTS * control->slack[pool];
 }
 
 uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)

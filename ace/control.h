@@ -4,8 +4,9 @@
    is cut into epochs, ended by the clock or by a number of operations; the horizon is the last CONTROL_EPOCHS of them. Target:
      keep = min(highest live bytes within the horizon - live bytes now, budget)
    for each pool, each class, and the total, where a pool's highest is taken a little higher (`slack`), since not every freed byte
-   fits the next request. Both adapt: memory that is fetched again soon after it was given back makes the horizon twice as long,
-   and if it was ranges', their slack larger; kept memory that nobody wanted for a whole horizon makes them shorter.
+   fits the next request. Both adapt: memory that is fetched again soon after it was given back makes the horizon twice as long
+   and, if that costs much of the time, the pool's slack larger; kept memory that nobody wanted for a whole horizon makes them
+   shorter.
 
    Decisions only: no system call, no memory; the time is passed in, so that the same operations at the same times give the same
    state. Internal to ACE; every function may be called by any thread with any lock held up to POOL (it takes CONTROL's). */
@@ -23,9 +24,9 @@ HAK_EXTERN_C_BEGIN
 #define CONTROL_EPOCH_OPS   1048576u
 #define CONTROL_SLACK_PARTS 32u
 /* By pool: spans and slabs are cut anew from whatever is free, cached ranges serve what they fit. */
-#define CONTROL_SLACK_SUPERSLABS 1u
-#define CONTROL_MIN_SLACK        4u /* of ranges */
-#define CONTROL_MAX_SLACK        13u
+#define CONTROL_MIN_SLACK_SUPERSLABS 1u
+#define CONTROL_MIN_SLACK_RANGES     6u
+#define CONTROL_MAX_SLACK            13u
 /* Kept beyond the slack, bytes: what a small heap swings by. */
 #define CONTROL_LEAST ((uint64_t)256 * HAK_KIB)
 
@@ -45,7 +46,8 @@ struct control {
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
-    uint32_t slack;                                 /* of ranges, in CONTROL_SLACK_PARTS of their highest live bytes */
+    uint32_t slack[CONTROL_TOTAL];                  /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
+    uint32_t n_slacker[CONTROL_TOTAL];              /* how often it grew in this epoch */
     uint64_t purged[CONTROL_TOTAL][CONTROL_EPOCHS]; /* bytes given back, by pool and epoch: wanted again soon? */
     uint64_t regret[CONTROL_TOTAL];                 /* bytes that the pool has fetched again in this epoch */
     uint64_t n_longer, n_shorter, n_epochs;
