@@ -39,10 +39,14 @@ static uint64_t sum(const uint64_t *values)
 void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
 {
     for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
-        uint64_t live = control->classes[i].live;
-        control->classes[i] = (struct control_class){.live = live, .peaks = {live}};
+        struct control_class *class = &control->classes[i];
+        if (class->hits | class->misses |
+            highest(class->peaks)) { /* else it is fresh, and its page perhaps untouched */
+            *class = (struct control_class){.live = class->live, .peaks = {class->live}};
+        }
     }
     memset(control->peaks, 0, sizeof control->peaks);
+    memset(control->most, 0, sizeof control->most);
     memset(control->purged, 0, sizeof control->purged);
     control->epoch = control->ops = 0;
     memset(control->regret, 0, sizeof control->regret);
@@ -84,7 +88,7 @@ static void less_slack(struct control *control)
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
 static void adapt_horizon(struct control *control, uint64_t forgotten)
 {
-    uint64_t live = control->live[CONTROL_TOTAL], still = highest(control->peaks[CONTROL_TOTAL]);
+    uint64_t live = control->live[CONTROL_TOTAL], still = control->most[CONTROL_TOTAL];
     if (regrets(control, CONTROL_RANGES) || regrets(control, CONTROL_SUPERSLABS)) {
         if (control->horizon_ms < control->base_ms * CONTROL_LONGEST) {
             control->horizon_ms *= 2;
@@ -112,9 +116,12 @@ static void next_epoch(struct control *control)
     control->n_epochs++;
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         control->peaks[pool][next] = control->live[pool];
+        control->most[pool] = highest(control->peaks[pool]);
     }
     for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
-        control->classes[i].peaks[next] = control->classes[i].live;
+        if (control->classes[i].peaks[next] != control->classes[i].live) {
+            control->classes[i].peaks[next] = control->classes[i].live;
+        }
     }
     adapt_horizon(control, forgotten);
     control->purged[CONTROL_SUPERSLABS][next] = control->purged[CONTROL_RANGES][next] = 0;
@@ -150,6 +157,7 @@ void control_note(struct control *control, uint64_t superslab_live, uint64_t ran
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         uint64_t *peak = &control->peaks[pool][control->epoch];
         *peak = control->live[pool] > *peak ? control->live[pool] : *peak;
+        control->most[pool] = *peak > control->most[pool] ? *peak : control->most[pool];
     }
 }
 
@@ -189,12 +197,12 @@ void control_purged(struct control *control, enum control_pool pool, uint64_t by
 
 static uint64_t slack_bytes(const struct control *control, enum control_pool pool)
 {
-    return highest(control->peaks[pool]) / CONTROL_SLACK_PARTS * control->slack[pool];
+    return control->most[pool] / CONTROL_SLACK_PARTS * control->slack[pool];
 }
 
 uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
 {
-    uint64_t most = highest(control->peaks[pool]) + CONTROL_LEAST, live = control->live[pool];
+    uint64_t most = control->most[pool] + CONTROL_LEAST, live = control->live[pool];
     if (pool == CONTROL_TOTAL) {
         /* Not the sum: the two pools' highest need not be at the same time. */
         uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS), ranges = slack_bytes(control, CONTROL_RANGES);
@@ -216,7 +224,8 @@ uint64_t control_class_keep(const struct control *control, unsigned class_index)
 int control_verify(const struct control *control)
 {
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
-        if (control->peaks[pool][control->epoch] < control->live[pool]) {
+        if (control->peaks[pool][control->epoch] < control->live[pool] ||
+            control->most[pool] != highest(control->peaks[pool])) {
             return 60;
         }
     }
