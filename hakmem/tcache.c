@@ -51,7 +51,7 @@ void tc_init(struct heap *heap)
     heap->awake = 0;
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        heap->n_overflows[c] = 0;
+        heap->n_overflows[c] = SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
         heap->limits[c] = (uint16_t)first_limit(c);
         heap->bins[c] = (struct bin){NULL, (int32_t)heap->limits[c], sc_table[c].magic};
         heap->spares[c] = (struct spare){NULL, 0};
