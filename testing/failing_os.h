@@ -4,6 +4,7 @@
 #ifndef HAKMEM_TESTING_FAILING_OS_H
 #define HAKMEM_TESTING_FAILING_OS_H
 
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <string>
@@ -82,11 +83,11 @@ class FailingOs
     /* From now on nothing fails, and counts start at 0. Bytes mapped are kept. */
     void reset()
     {
-        for (int i = 0; i < OS_N_CALLS; i++) {
-            __atomic_store_n(&state().calls[i], 0, __ATOMIC_RELAXED);
-        }
         state().failing = OS_N_CALLS;
         state().first = state().last = 0;
+        for (std::atomic<uint64_t> &calls : state().calls) {
+            calls = 0;
+        }
         state().n_failed = 0;
     }
 
@@ -94,9 +95,9 @@ class FailingOs
     void fail(OsCall call, uint64_t n, uint64_t more = 0)
     {
         reset();
-        state().failing = call;
         state().first = n;
         state().last = n + more;
+        state().failing = call; /* last: the allocator's own thread may be calling */
     }
 
     /* Every call of that function fails from now on. */
@@ -107,24 +108,24 @@ class FailingOs
 
     uint64_t calls(OsCall call) const
     {
-        return __atomic_load_n(&state().calls[call], __ATOMIC_RELAXED);
+        return state().calls[call];
     }
     bool fired() const
     {
-        return __atomic_load_n(&state().n_failed, __ATOMIC_RELAXED) != 0;
+        return state().n_failed != 0;
     }
     /* Address space mapped less unmapped since this object was made. */
     int64_t mapped_bytes() const
     {
-        return __atomic_load_n(&state().mapped, __ATOMIC_RELAXED);
+        return state().mapped;
     }
 
   private:
     struct State {
-        uint64_t calls[OS_N_CALLS];
-        OsCall failing;
-        uint64_t first, last, n_failed;
-        int64_t mapped;
+        std::atomic<uint64_t> calls[OS_N_CALLS];
+        std::atomic<OsCall> failing;
+        std::atomic<uint64_t> first, last, n_failed;
+        std::atomic<int64_t> mapped;
         struct os_ops before;
     };
     static State &state()
@@ -135,17 +136,17 @@ class FailingOs
 
     static bool must_fail(OsCall call)
     {
-        uint64_t n = __atomic_add_fetch(&state().calls[call], 1, __ATOMIC_RELAXED);
+        uint64_t n = ++state().calls[call];
         if (call != state().failing || n < state().first || n > state().last) {
             return false;
         }
-        __atomic_add_fetch(&state().n_failed, 1, __ATOMIC_RELAXED);
+        state().n_failed++;
         errno = ENOMEM;
         return true;
     }
     static void add(int64_t bytes)
     {
-        __atomic_add_fetch(&state().mapped, bytes, __ATOMIC_RELAXED);
+        state().mapped += bytes;
     }
 
     static void *mmap_hook(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
