@@ -193,6 +193,43 @@ TEST_F(Heap, ABinThatSleepsShrinks)
     EXPECT_EQ(stat_get(bin_budget), 0);
 }
 
+/* Who only frees what others left has no use for large bins. */
+TEST_F(Heap, ABinThatIsNeverFilledDoesNotGrow)
+{
+    const size_t size = 720;
+    std::vector<void *> left;
+    for (int round = 0; round < 40; round++) {
+        in_thread([&] {
+            for (int i = 0; i < 1000; i++) {
+                left.push_back(hak_malloc(size));
+            }
+        });
+    }
+    in_thread([&] {
+        hak_free(hak_malloc(16));
+        tc_flush(hak_self);
+        uint32_t limit = hak_self->limits[sc_of(size)];
+        for (void *p : left) {
+            hak_free(p);
+        }
+        EXPECT_EQ(hak_self->limits[sc_of(size)], limit);
+        EXPECT_EQ(hak_verify(), 0);
+        /* Filled once, it grows as any other. */
+        const uint32_t most = largest_limit(sc_of(size));
+        left.clear();
+        for (uint32_t round = 0; round < 40; round++) {
+            for (uint32_t i = 0; i < 4 * most; i++) {
+                left.push_back(hak_malloc(size));
+            }
+            for (void *p : left) {
+                hak_free(p);
+            }
+            left.clear();
+        }
+        EXPECT_EQ(hak_self->limits[sc_of(size)], most);
+    });
+}
+
 TEST_F(Heap, BinsMayBeFixed)
 {
     options.bin_adapt = 0;
