@@ -42,8 +42,8 @@ struct control {
     struct control_class classes[CONTROL_CLASSES];
     uint64_t live[CONTROL_POOLS], peaks[CONTROL_POOLS][CONTROL_EPOCHS];
     uint64_t most[CONTROL_POOLS]; /* the highest of the peaks */
-    uint32_t epoch; /* index of the present one */
-    uint32_t ops;   /* in it */
+    uint32_t epoch;               /* index of the present one */
+    uint32_t ops;                 /* in it */
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
