@@ -84,7 +84,10 @@ static HAK_ALWAYS_INLINE void *slab_put_run(struct slab *slab, void *head, uint3
 /* Gives one block back, likewise. Its first word is overwritten. */
 static inline void slab_put(struct slab *slab, void *block)
 {
-    uint32_t n = 0;
+    uint32_t n = 0, offset = (uint32_t)((uintptr_t)block - (uintptr_t)slab->base);
+    /* First, for what is no block must not be written to. */
+    HAK_CHECK(sc_is_multiple(offset, sc_table[slab->size_class].magic),
+              "invalid pointer freed (not the start of a block)", block);
     *(void **)block = NULL;
     (void)slab_put_run(slab, block, &n);
 }
