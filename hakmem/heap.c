@@ -464,7 +464,7 @@ static void fork_prepare(void)
 {
     (void)heap_acquire();
     lock_acquire(&heaps_lock);
-    user_heap_fork(lock_acquire);
+    user_heap_fork_prepare();
     for (uint32_t id = 1; id <= last_heap; id++) {
         if (heaps[id] && heaps[id] != shared) {
             lock_acquire(&heaps[id]->lock);
@@ -501,7 +501,7 @@ static void fork_parent(void)
             lock_release(&heaps[id]->lock);
         }
     }
-    user_heap_fork(lock_release);
+    user_heap_fork_end(lock_release);
     lock_release(&heaps_lock);
 }
 
@@ -554,7 +554,7 @@ static void fork_child(void)
             lock_reset(&heaps[id]->lock);
         }
     }
-    user_heap_fork(lock_reset);
+    user_heap_fork_end(lock_reset);
     lock_reset(&heaps_lock);
     background_init();
     /* List and count are made anew: a thread that was just taking or leaving its heap had it in no list, counted or not. */

@@ -423,14 +423,26 @@ int user_heap_verify(void)
     return result;
 }
 
-void user_heap_fork(void (*act)(struct lock *lock))
+static void for_each_lock(void (*act)(struct lock *lock))
 {
-    act(&registry_lock);
     for (uint32_t id = 1; id <= last_id; id++) {
         if (by_id[id]) {
             act(&by_id[id]->lock);
         }
     }
+}
+
+void user_heap_fork_prepare(void)
+{
+    lock_acquire(&registry_lock);
+    for_each_lock(lock_acquire);
+}
+
+/* The registry's last: a heap made before all are released would have a lock released that the fork never took. */
+void user_heap_fork_end(void (*act)(struct lock *lock))
+{
+    for_each_lock(act);
+    act(&registry_lock);
 }
 
 void user_heap_fork_large(void (*act)(struct lock *lock))

@@ -41,8 +41,9 @@ void user_heap_trim_all(void);
 /* 0 if all equations hold. */
 int user_heap_verify(void);
 
-/* For fork: does one thing to the registry's lock and all heaps' locks; to the lock OWNED. */
-void user_heap_fork(void (*act)(struct lock *lock));
+/* For fork: takes the registry's lock and all heaps'; releases or resets them; does one thing to the lock OWNED. */
+void user_heap_fork_prepare(void);
+void user_heap_fork_end(void (*act)(struct lock *lock));
 void user_heap_fork_large(void (*act)(struct lock *lock));
 
 void user_heap_forget_large(const void *p);
