@@ -27,11 +27,11 @@ size_t hak_malloc_batch(size_t size, size_t n, void **out)
             got += take_cached(sc_of(size), n - got, out + got);
         }
         if (got < n) {
-            out[got] = hak_malloc(size);
-            if (!out[got]) {
+            void *block = hak_malloc(size);
+            if (!block) {
                 break;
             }
-            got++;
+            out[got++] = block;
         }
     }
     return got;

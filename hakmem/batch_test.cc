@@ -59,6 +59,7 @@ TEST(Batch, WhatCannotBeHadIsNotCounted)
     errno = 0;
     EXPECT_EQ(hak_malloc_batch(SIZE_MAX, 3, out), 0u);
     EXPECT_EQ(errno, ENOMEM);
+    EXPECT_EQ(out[0], &out);
     EXPECT_EQ(out[1], &out);
     size_t soft, hard, committed;
     hak_limit_get(&soft, &hard, &committed);
