@@ -273,6 +273,33 @@ TEST(Realloc, AMoveLeavesThePointerMapFirst)
 
 /* --- a process in which nothing was allocated yet --- */
 
+/* Frees from the fast path on, until its bin overflows and its slabs go back: errno stays, whatever fails there. */
+TEST(OsFailure, FreeKeepsErrnoWhenItsBinOverflows)
+{
+    for (OsCall call : {OS_CLOCK, OS_MADVISE, OS_MUNMAP}) {
+        FailingOs os;
+        std::vector<void *> blocks;
+        for (size_t size : {64u, 4096u, 32768u}) {
+            for (size_t i = 0; i < (8u << 20) / size; i++) {
+                blocks.push_back(hak_malloc(size));
+            }
+        }
+        hak_limit_set(1, 0); /* what is free goes back at once */
+        os.fail_always(call);
+        int n_changed = 0;
+        for (void *p : blocks) {
+            errno = 77;
+            hak_free(p);
+            n_changed += errno != 77;
+        }
+        hak_limit_set(0, 0);
+        EXPECT_EQ(n_changed, 0) << os_call_name(call);
+        os.reset();
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+    }
+}
+
 int first_steps(uint64_t n, bool is_thread)
 {
     FailingOs os;

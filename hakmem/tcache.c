@@ -1,5 +1,7 @@
 /* The thread cache's slow half: filling an empty bin, emptying a full one. The bins belong to the calling thread; the heap's
    lock is taken for what lies behind them. Called by the fast paths through api.c, and at a thread's end. */
+#include <errno.h>
+
 #include "base/error.h"
 #include "base/options.h"
 #include "base/stats.h"
@@ -106,14 +108,16 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
 }
 
 /* Gives a list back and forgets it under the lock: a fork must not find blocks in a bin that are in their slabs already, and
-   perhaps in another thread's hands. */
+   perhaps in another thread's hands. A free may end here, and the system fail: errno stays. */
 static void put_list(struct heap *heap, void **head)
 {
+    int saved = errno;
     lock_acquire(&heap->lock);
     remote_receive(heap);
     (void)bank_put_list(&heap->bank, *head);
     *head = NULL;
     heap_unlock(heap);
+    errno = saved;
     stat_add(flushes, 1);
 }
 
