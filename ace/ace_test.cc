@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "ace/zero.h"
 #include "base/options.h"
@@ -848,3 +849,49 @@ TEST_F(AceDeathTest, BadPointersAbort)
 }
 
 } // namespace
+
+/* What HAKMEM_WMAX_MID does not let a span waste becomes a range of whole units. */
+TEST_F(Ace, ASpanThatWastesTooMuchIsARange)
+{
+    uint64_t before = options.wmax_mid;
+    size_t size = 256 * 1024 + 1;
+    while (size < ACE_SPAN_MAX && ace_class_bytes(size) == size) {
+        size++;
+    }
+    options.wmax_mid = 1000; /* nothing */
+    char *p = alloc(size);
+    EXPECT_GT(stat_get(large_bytes), 0);
+    EXPECT_EQ(ace_usable_size(p), round_units(size));
+    options.wmax_mid = before;
+    char *q = alloc(size);
+    EXPECT_EQ(ace_usable_size(q), ace_class_bytes(size));
+    expect_sound();
+    ace_free(p);
+    ace_free(q);
+}
+
+/* HAKMEM_ACE_KEEP and HAKMEM_ACE_HORIZON_MS take the controller's choice away. */
+TEST_F(Ace, PinnedTargetsStay)
+{
+    uint64_t keep = options.ace_keep, horizon = options.ace_horizon_ms;
+    options.ace_keep = 3 * kMiB;
+    adapt_forget();
+    for (int i = 0; i < 50; i++) {
+        ace_free(alloc(2 * kMiB + static_cast<size_t>(i) * kUnit));
+        EXPECT_EQ(adapt_range_keep(), 3 * kMiB);
+        EXPECT_EQ(adapt_delay_ms(), options.purge_delay_ms);
+    }
+    EXPECT_EQ(adapt_class_keep(2 * kMiB), SIZE_MAX);
+    options.ace_keep = keep;
+    options.ace_horizon_ms = 77;
+    adapt_forget();
+    for (int i = 0; i < 50; i++) {
+        ace_free(alloc(2 * kMiB));
+        struct adapt_summary state;
+        adapt_state(&state);
+        EXPECT_EQ(state.horizon_ms, 77u);
+    }
+    options.ace_horizon_ms = horizon;
+    adapt_forget();
+    expect_sound();
+}
