@@ -123,6 +123,48 @@ TEST(Lock, ResetFreesAHeldLock)
     lock_release(&lock);
 }
 
+/* Between lock_fork_begin and lock_fork_end the forking thread passes through the locks that it holds, and nobody else does. */
+TEST(Lock, TheForkingThreadPassesThroughItsLocks)
+{
+    struct lock lock = LOCK_INIT(LOCK_RANK_POOL), other = LOCK_INIT(LOCK_RANK_MAP),
+                free_one = LOCK_INIT(LOCK_RANK_POOL);
+    lock_acquire(&lock);
+    lock_acquire(&other);
+    lock_fork_begin();
+    for (int i = 0; i < 3; i++) {
+        lock_acquire(&lock);
+        lock_acquire(&other);
+        lock_acquire(&free_one);
+        EXPECT_EQ(free_one.word, 1u);
+        lock_release(&lock);
+        lock_release(&other);
+        lock_release(&free_one);
+        EXPECT_EQ(free_one.word, 0u);
+        EXPECT_NE(lock.word, 0u) << "it is the fork's still";
+        EXPECT_NE(other.word, 0u);
+    }
+    EXPECT_TRUE(lock_is_in_fork());
+    uint32_t has_it = 0, has_tried = 0;
+    std::thread thread([&] {
+        EXPECT_FALSE(lock_is_in_fork());
+        EXPECT_FALSE(lock_try(&lock));
+        atomic_store_seq(&has_tried, 1u);
+        lock_acquire(&lock);
+        atomic_store_seq(&has_it, 1u);
+        lock_release(&lock);
+    });
+    while (!atomic_load_seq(&has_tried)) {
+        std::this_thread::yield();
+    }
+    lock_fork_end();
+    EXPECT_FALSE(lock_is_in_fork());
+    lock_release(&other);
+    EXPECT_EQ(atomic_load_seq(&has_it), 0u);
+    lock_release(&lock);
+    thread.join();
+    EXPECT_EQ(has_it, 1u);
+}
+
 /* Ranks go up, or stay (heaps, in id order, more than are remembered). */
 TEST(Lock, RisingAndEqualRanksAreAllowed)
 {
