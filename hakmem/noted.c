@@ -7,11 +7,11 @@
 
 #include "base/error.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/user_heap.h"
 #include "superslab/superslab.h"
 
 #if HAK_NOTES
 
-#define RED_ZONE 16u
 /* Larger blocks do not wait. */
 #define QUEUED_MAX ((size_t)64 * 1024)
 
@@ -39,20 +39,25 @@ static size_t real_size(const void *p)
 
 static void *allocate(size_t alignment, size_t size, int is_zeroed)
 {
-    if (size > PTRDIFF_MAX - RED_ZONE) {
+    if (size > PTRDIFF_MAX - NOTED_RED_ZONE) {
         errno = ENOMEM;
         return NULL;
     }
     noted_busy = 1;
-    void *p = alignment   ? hak_memalign(alignment, size + RED_ZONE)
-              : is_zeroed ? hak_calloc(1, size + RED_ZONE)
-                          : hak_malloc(size + RED_ZONE);
+    void *p = alignment   ? hak_memalign(alignment, size + NOTED_RED_ZONE)
+              : is_zeroed ? hak_calloc(1, size + NOTED_RED_ZONE)
+                          : hak_malloc(size + NOTED_RED_ZONE);
     noted_busy = 0;
     if (p) {
-        /* At least one byte, by which noted_free tells it from a block in the queue. */
-        note_allocated(p, size ? size : 1, real_size(p), is_zeroed);
+        noted_announce(p, size, is_zeroed);
     }
     return p;
+}
+
+void noted_announce(const void *p, size_t size, int is_zeroed)
+{
+    /* At least one byte, by which noted_free tells it from a block in the queue. */
+    note_allocated(p, size ? size : 1, real_size(p), is_zeroed);
 }
 
 void *noted_malloc(size_t size)
@@ -95,7 +100,7 @@ void noted_free(void *p)
     }
     HAK_CHECK(note_size(p, usable) != 0, "block freed twice", p);
     note_freed(p, usable);
-    if (usable > QUEUED_MAX) {
+    if (usable > QUEUED_MAX || user_heap_of(p)) {
         free_really(p, usable);
         return;
     }
@@ -108,8 +113,13 @@ void noted_free(void *p)
 
 void *noted_realloc(void *p, size_t size)
 {
+    return noted_heap_realloc(p ? user_heap_of(p) : NULL, p, size);
+}
+
+void *noted_heap_realloc(struct hak_heap *heap, void *p, size_t size)
+{
     if (!p) {
-        return noted_malloc(size);
+        return heap ? hak_heap_malloc(heap, size) : noted_malloc(size);
     }
     if (size == 0) {
         noted_free(p);
@@ -117,12 +127,32 @@ void *noted_realloc(void *p, size_t size)
     }
     size_t old = noted_usable_size(p);
     HAK_CHECK(real_size(p), "invalid pointer given to realloc", p);
-    void *moved = noted_malloc(size);
+    void *moved = heap ? hak_heap_malloc(heap, size) : noted_malloc(size);
     if (moved) {
         memcpy(moved, p, old < size ? old : size);
         noted_free(p);
     }
     return moved;
+}
+
+static int forget(void *block, size_t size, void *context)
+{
+    (void)context;
+    note_freed(block, size);
+    note_reused(block, size);
+    return 0;
+}
+
+void noted_heap_gone(struct hak_heap *heap)
+{
+    noted_busy = 1;
+    (void)hak_heap_walk(heap, forget, NULL);
+    noted_busy = 0;
+}
+
+size_t noted_walked(const void *p, size_t usable)
+{
+    return note_size(p, usable);
 }
 
 #endif

@@ -36,7 +36,7 @@ static int is_zero(const char *p, size_t n)
 
 static void zero(char *p, size_t n)
 {
-    if (n < LOOK_FIRST) {
+    if (n < LOOK_FIRST || noted_wanted()) {
         memset(p, 0, n);
         return;
     }

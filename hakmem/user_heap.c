@@ -11,6 +11,7 @@
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/hooks.h"
+#include "hakmem/noted.h"
 #include "hakmem/request.h"
 #include "superslab/pool.h"
 
@@ -182,15 +183,28 @@ static void *take(void *context)
     return size_class < SC_N_CLASSES ? take_small(want, size_class) : take_large(want);
 }
 
+static void *unhooked_alloc(struct hak_heap *heap, size_t size, size_t align, int is_zeroed)
+{
+    int is_noted = noted_wanted();
+    struct want want = {heap, size, align, is_zeroed};
+    if (is_noted && size <= PTRDIFF_MAX) {
+        want.size += NOTED_RED_ZONE;
+    }
+    void *p = request(take, &want, want.size, align);
+    if (is_noted && p) {
+        noted_announce(p, size, is_zeroed);
+    }
+    return p;
+}
+
 static void *heap_alloc(struct hak_heap *heap, size_t size, size_t align, int is_zeroed)
 {
-    struct want want = {heap, size, align, is_zeroed};
     if (HAK_LIKELY(!hooks_wanted())) {
-        return request(take, &want, size, align);
+        return unhooked_alloc(heap, size, align, is_zeroed);
     }
     struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, size, align, NULL};
     const struct hak_hooks *hooks = hooks_begin(&call);
-    call.result = request(take, &want, size, align);
+    call.result = unhooked_alloc(heap, size, align, is_zeroed);
     return hooks_end(hooks, &call);
 }
 
@@ -247,6 +261,9 @@ static void *hooked_heap_realloc(struct hak_heap *heap, void *p, size_t size)
 
 void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
 {
+    if (noted_wanted()) {
+        return noted_heap_realloc(heap, p, size);
+    }
     if (HAK_UNLIKELY(hooks_wanted())) {
         return hooked_heap_realloc(heap, p, size);
     }
@@ -366,6 +383,9 @@ void hak_heap_destroy(struct hak_heap *heap)
     HAK_CHECK(heap->is_live, "heap destroyed twice", heap);
     heap->is_live = 0;
     lock_release(&registry_lock);
+    if (noted_wanted()) {
+        noted_heap_gone(heap);
+    }
     destroy_slabs(heap);
     while ((p = take_any_large(heap)) != NULL) {
         ace_free(p);

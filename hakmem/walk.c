@@ -7,6 +7,7 @@
 #include "ace/ace.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "hakmem/noted.h"
 #include "hakmem/user_heap.h"
 #include "superslab/pool.h"
 
@@ -60,6 +61,14 @@ static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uin
     return is_same;
 }
 
+static int visit(const struct walk *walk, void *p, size_t size)
+{
+    if (noted_wanted()) {
+        size = noted_walked(p, size);
+    }
+    return size ? walk->visit(p, size, walk->context) : 0;
+}
+
 static int visit_slab(const struct walk *walk)
 {
     const struct snapshot *slab = &walk->slab;
@@ -67,7 +76,7 @@ static int visit_slab(const struct walk *walk)
     int result = 0;
     for (uint32_t i = 0; i < sc_table[slab->size_class].capacity && !result; i++) {
         if (!(slab->free[i / 64] >> (i % 64) & 1)) {
-            result = walk->visit(slab->base + i * size, size, walk->context);
+            result = visit(walk, slab->base + i * size, size);
         }
     }
     return result;
@@ -78,7 +87,7 @@ static int visit_large(const struct walk *walk, void *p, size_t size)
     if (walk->heap && user_heap_of(p) != walk->heap) {
         return 0;
     }
-    return walk->visit(p, size, walk->context);
+    return visit(walk, p, size);
 }
 
 static void copy_spans(struct superslab_spans *out, uint32_t number)

@@ -15,6 +15,10 @@ BUGS = {
     "overflow_by_one": (r"Invalid write of size 1", r"0 bytes after a block of size 40 alloc'd"),
     "overflow_of_large": (r"Invalid write of size 1", r"0 bytes after a block of size 100,000 alloc'd"),
     "overflow_after_realloc": (r"Invalid read of size 1", r"0 bytes after a block of size 20 alloc'd"),
+    "overflow_in_heap": (r"Invalid write of size 1", r"0 bytes after a block of size 40 alloc'd"),
+    "overflow_after_heap_realloc": (r"Invalid read of size 1", r"0 bytes after a block of size 30 alloc'd"),
+    "overflow_in_batch": (r"Invalid read of size 1", r"0 bytes after a block of size 40 alloc'd"),
+    "read_after_free_batch": (r"Invalid read of size 1", r"39 bytes inside a block of size 40 free'd"),
 }
 
 
