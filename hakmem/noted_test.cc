@@ -6,6 +6,7 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "base/stats.h"
@@ -155,6 +156,81 @@ TEST(Noted, EveryWayToAllocate)
     p = bytes(hak_aligned_alloc(4096, 100));
     EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 4096, 0u);
     EXPECT_FALSE(may_touch(p + 100, 1));
+    hak_free(p);
+}
+
+TEST(Noted, HeapsBlocksAreAnnouncedAndDoNotWait)
+{
+    struct hak_heap *heap = hak_heap_create();
+    unsigned char *p = bytes(hak_heap_malloc(heap, 40)), *q = bytes(hak_heap_calloc(heap, 1, 100000));
+    EXPECT_TRUE(may_touch(p, 40));
+    EXPECT_FALSE(may_touch(p + 40, 1));
+    EXPECT_FALSE(may_touch(q + 100000, 1));
+    EXPECT_EQ(q[99999], 0);
+    memset(p, 0x5A, 40);
+    p = bytes(hak_realloc(p, 50)); /* stays in its heap */
+    EXPECT_EQ(p[39], 0x5A);
+    EXPECT_FALSE(may_touch(p + 50, 1));
+    p = bytes(hak_heap_realloc(heap, p, 60));
+    EXPECT_FALSE(may_touch(p + 60, 1));
+    p = bytes(hak_heap_realloc(heap, p, 0));
+    EXPECT_EQ(p, nullptr);
+    p = bytes(hak_heap_realloc(heap, nullptr, 70));
+    std::map<void *, size_t> walked;
+    auto note = [](void *block, size_t size, void *context) {
+        (*static_cast<std::map<void *, size_t> *>(context))[block] = size;
+        return 0;
+    };
+    EXPECT_EQ(hak_heap_walk(heap, note, &walked), 0);
+    EXPECT_EQ(walked, (std::map<void *, size_t>{{p, 70}, {q, 100000}}));
+    errno = 0;
+    EXPECT_EQ(hak_heap_malloc(heap, SIZE_MAX - 8), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    hak_heap_destroy(heap);
+    EXPECT_TRUE(may_touch(p, 128)) << "the allocator has it";
+    for (uint32_t i = 0; i <= NOTED_QUEUE; i++) {
+        hak_free(hak_malloc(40)); /* nothing of the heap comes out of the queue */
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+TEST(Noted, AWalkLeavesOutWhatWaits)
+{
+    void *p = hak_malloc(48), *q = hak_malloc(48);
+    hak_free(p);
+    std::pair<void *, int> sought{p, 0};
+    auto look = [](void *block, size_t, void *context) {
+        auto *one = static_cast<std::pair<void *, int> *>(context);
+        one->second += block == one->first;
+        return 0;
+    };
+    EXPECT_EQ(hak_walk(look, &sought), 0);
+    EXPECT_EQ(sought.second, 0);
+    sought.first = q;
+    EXPECT_EQ(hak_walk(look, &sought), 0);
+    EXPECT_EQ(sought.second, 1);
+    hak_free(q);
+}
+
+TEST(Noted, BatchesAndRezalloc)
+{
+    for (uint32_t i = 0; i < NOTED_QUEUE + 100; i++) {
+        hak_free(hak_malloc(40)); /* the thread's bin has some */
+    }
+    void *blocks[20];
+    ASSERT_EQ(hak_malloc_batch(40, 20, blocks), 20u);
+    for (void *block : blocks) {
+        EXPECT_TRUE(may_touch(block, 40));
+        EXPECT_FALSE(may_touch(bytes(block) + 40, 1));
+    }
+    hak_free_batch(blocks, 20);
+    EXPECT_FALSE(may_touch(blocks[7], 1));
+    unsigned char *p = bytes(hak_rezalloc(nullptr, 10));
+    memset(p, 1, 10);
+    p = bytes(hak_rezalloc(p, 200000));
+    EXPECT_EQ(p[9], 1);
+    EXPECT_EQ(p[10], 0);
+    EXPECT_EQ(memcmp(p + 10, p + 11, 199989), 0);
     hak_free(p);
 }
 
