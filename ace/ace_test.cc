@@ -870,6 +870,32 @@ TEST_F(Ace, ASpanThatWastesTooMuchIsARange)
     ace_free(q);
 }
 
+/* A large block of a kind that its owners write everywhere asks for huge pages; one that is hardly touched does not. */
+TEST_F(Ace, RangesThatAreWrittenEverywhereAskForHugePages)
+{
+    const size_t size = 36 * kMiB, sparse = 150 * kMiB;
+    options.huge_page_bytes = 1;
+    char *other = alloc(2 * kMiB); /* huge pages are for heaps that are large already */
+    int64_t before = stat_get(huge_regions);
+    for (int i = 0; i < 200 && stat_get(huge_regions) == before; i++) {
+        char *p = alloc(size);
+        memset(p, 1, size);
+        ace_free(p);
+        ace_purge(0);
+    }
+    EXPECT_GT(stat_get(huge_regions), before);
+    before = stat_get(huge_regions);
+    for (int i = 0; i < 20; i++) {
+        char *p = alloc(sparse);
+        p[0] = 1;
+        ace_free(p);
+        ace_purge(0);
+        expect_sound();
+    }
+    EXPECT_EQ(stat_get(huge_regions), before);
+    ace_free(other);
+}
+
 /* HAKMEM_ACE_KEEP and HAKMEM_ACE_HORIZON_MS take the controller's choice away. */
 TEST_F(Ace, PinnedTargetsStay)
 {

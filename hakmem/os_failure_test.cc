@@ -1,5 +1,7 @@
 /* Every call of the system fails once, for each call that a scenario makes: no crash, hak_verify() is 0, contents are kept,
    and all goes on afterwards. */
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -10,9 +12,11 @@
 #include <vector>
 
 #include "base/options.h"
+#include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "superslab/map.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -271,6 +275,44 @@ TEST(Realloc, AMoveLeavesThePointerMapFirst)
     }
 }
 
+/* Blocks where the pointer map has no leaf yet: each call of mmap fails in turn, for the block, its description and the leaves. */
+TEST(OsFailure, TheMapHasNoMemoryForABlock)
+{
+    const size_t leaf = MAP_LEAF_UNITS * SC_SLAB_BYTES;
+    if (leaf > size_t(1) << 30) {
+        GTEST_SKIP() << "leaves of 64 GiB; in the tiny variant";
+    }
+    std::vector<char *> blocks;
+    int n_failed = 0, n_kept = 0;
+    for (uint64_t n = 1; n <= 6; n++) {
+        for (bool is_realloc : {false, true}) {
+            char *p = static_cast<char *>(is_realloc ? hak_malloc(2 << 20) : nullptr);
+            if (p) {
+                p[0] = p[(2 << 20) - 1] = 'x';
+            }
+            FailingOs os;
+            os.fail(OS_MMAP, n, 1);
+            char *q = static_cast<char *>(is_realloc ? hak_realloc(p, 3 * leaf) : hak_malloc(3 * leaf));
+            n_failed += os.fired() && !q;
+            n_kept += os.fired() && q;
+            EXPECT_EQ(hak_verify(), 0) << n;
+            os.reset();
+            q = q ? q : p;
+            if (p) {
+                EXPECT_EQ(q[0], 'x');
+                EXPECT_EQ(q[(2 << 20) - 1], 'x');
+            }
+            blocks.push_back(q); /* kept, so that the next one needs new leaves */
+        }
+    }
+    EXPECT_GT(n_failed + n_kept, 4);
+    for (char *p : blocks) {
+        hak_free(p);
+    }
+    (void)hak_purge();
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 /* --- a process in which nothing was allocated yet --- */
 
 /* Frees from the fast path on, until its bin overflows and its slabs go back: errno stays, whatever fails there. */
@@ -320,6 +362,54 @@ int first_steps(uint64_t n, bool is_thread)
     return after.wrong || after.n_failed || hak_verify() ? 2 : fired ? 0 : 3;
 }
 
+/* There is no memory for the shared heap, which takes what threads leave, when the first thread ends: it must be one of theirs. */
+int end_threads_without_memory()
+{
+    std::atomic<int> stage{0};
+    std::array<std::vector<unsigned char *>, 2> left;
+    auto run = [&](size_t me) {
+        for (size_t i = 0; i < 300; i++) {
+            size_t size = 1 + i * 37 % 3000;
+            left[me].push_back(static_cast<unsigned char *>(hak_malloc(size)));
+            memset(left[me].back(), static_cast<int>(i), size);
+        }
+        stage++;
+        while (stage < 3 + static_cast<int>(me)) {
+            std::this_thread::yield();
+        }
+    };
+    std::thread first(run, 0), second(run, 1);
+    while (stage < 2) {
+        std::this_thread::yield();
+    }
+    FailingOs os;
+    os.fail_always(OS_MMAP);
+    while (os_meta_alloc(64)) {
+    }
+    stage = 3;
+    first.join();
+    if (stat_get(orphans) != 1 || hak_verify()) {
+        return 1;
+    }
+    stage = 4;
+    second.join();
+    os.reset();
+    if (stat_get(orphans) != 1 || hak_verify()) { /* the first one's has become the shared heap */
+        return 2;
+    }
+    for (const auto &blocks : left) {
+        for (size_t i = 0; i < blocks.size(); i++) {
+            if (blocks[i][0] != i % 256 || blocks[i][i * 37 % 3000] != i % 256) {
+                return 3;
+            }
+            hak_free(blocks[i]);
+        }
+    }
+    std::thread([&] { hak_free(hak_malloc(100)); }).join();
+    (void)hak_purge();
+    return hak_verify() ? 4 : stat_get(heap_used_bytes) ? 5 : 0;
+}
+
 } // namespace
 
 /* Runs before main, so that nothing has been allocated: a child for each n. */
@@ -358,4 +448,22 @@ TEST(OsFailureDeathTest, TheFirstCallsOfAProcess)
             execl("/proc/self/exe", "os_failure_test", nullptr);
         },
         testing::ExitedWithCode(0), "^[1-9][0-9]* calls of mmap\n[1-9][0-9]* calls of mmap\n$");
+}
+
+/* Before main: no thread has ended yet. */
+__attribute__((constructor(65535))) static void end_threads_before_main()
+{
+    if (getenv("HAK_TEST_END_THREADS")) {
+        exit(end_threads_without_memory());
+    }
+}
+
+TEST(OsFailureDeathTest, WithoutMemoryTheSharedHeapIsAnOrphan)
+{
+    EXPECT_EXIT(
+        {
+            setenv("HAK_TEST_END_THREADS", "1", 1);
+            execl("/proc/self/exe", "os_failure_test", nullptr);
+        },
+        testing::ExitedWithCode(0), "");
 }

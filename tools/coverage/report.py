@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """report.py LCOV [--write FILE]: lines and branches that the tests reach, by folder, and what they do not reach with its reason.
 
-Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON; a line of a file (a pattern) that the regex finds is left out of
-the figures, and counted beside them. With --write the page goes to FILE. Fails if a folder is below the bounds.
+Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON, for the lines of a file (a pattern) that the regex finds. They do not
+change the figures: every line counts. With --write the page goes to FILE. Fails if a folder is below the bounds, or if something
+that is not reached has no reason.
 """
 
 import argparse
@@ -18,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 
 Reason = collections.namedtuple("Reason", "file regex text")
+Missed = collections.namedtuple("Missed", "file line what source why")
 
 
 def read_reasons():
@@ -61,8 +63,7 @@ def statement(source, number):
 
 def survey(files, reasons):
     folders = {name: Folder() for name in FOLDERS}
-    excused = collections.Counter()
-    missed = []  # (file, line, what, source line)
+    missed = []
     for name in sorted(files):
         folder = folders.get(name.split("/")[0])
         if folder is None or name.count("/") > 1:
@@ -77,37 +78,29 @@ def survey(files, reasons):
             # A side that one compilation of the line reached is reached.
             counts = max(groups.values(), key=lambda group: sum(1 for n in group if n) / len(group)) if groups else []
             n_missed = sum(1 for n in counts if not n) if count else 0
-            reason = next((r for r in mine if r.regex.search(text)), None)
-            if reason and (not count or n_missed):
-                excused[reason] += 1
-                if not count:
-                    continue
-                counts = [n for n in counts if n]
-                n_missed = 0
+            why = next((reason.text for reason in mine if reason.regex.search(text)), None)
             folder.lines += 1
             folder.lines_hit += count > 0
             folder.branches += len(counts)
             folder.branches_hit += sum(1 for n in counts if n)
             if not count:
-                missed.append((name, number, "line", source[number - 1].strip()))
+                missed.append(Missed(name, number, "line", source[number - 1].strip(), why))
             elif n_missed:
-                missed.append((name, number, "%d of %d branches" % (n_missed, len(counts)), source[number - 1].strip()))
-    return folders, excused, missed
+                what = "%d of %d branches" % (n_missed, len(counts))
+                missed.append(Missed(name, number, what, source[number - 1].strip(), why))
+    return folders, missed
 
 
-def page(folders, excused, missed, run):
+def page(folders, missed, run):
     out = ["# Coverage\n", "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` makes it anew.\n", "The run: %s.\n" % run]
     out.append("| Folder | Lines | reached | Branches | reached |\n|---|---|---|---|---|")
     for name, folder in folders.items():
         out.append("| %s | %d | %.1f %% | %d | %.1f %% |"
             % (name, folder.lines, folder.percents()[0], folder.branches, folder.percents()[1]))
-    out.append("\n## Left out, and why\n\nThese lines, or their sides that no test reaches, are not in the figures.\n")
-    out.append("| Where | Lines with | Reason | Lines |\n|---|---|---|---|")
-    for reason, n in sorted(excused.items(), key=lambda item: (item[0].file, -item[1])):
-        out.append("| %s | `%s` | %s | %d |" % (reason.file, reason.regex.pattern.replace("|", "\\|"), reason.text, n))
-    out.append("\n## Not reached\n\n| File | What | Source |\n|---|---|---|")
-    for name, _, what, text in missed:
-        out.append("| %s | %s | `%s` |" % (name, what, text.replace("|", "\\|").replace("`", "'")))
+    out.append("\n## Not reached\n\n| File | What | Source | Why |\n|---|---|---|---|")
+    for one in missed:
+        source = one.source.replace("|", "\\|").replace("`", "'")
+        out.append("| %s | %s | `%s` | %s |" % (one.file, one.what, source, one.why or "**no reason known**"))
     return "\n".join(out) + "\n"
 
 
@@ -117,8 +110,8 @@ def main():
     parser.add_argument("--write")
     parser.add_argument("--run", default="`./bazelw coverage` of the parts and preload, debug and tiny")
     arguments = parser.parse_args()
-    folders, excused, missed = survey(read_lcov(arguments.lcov), read_reasons())
-    text = page(folders, excused, missed, arguments.run)
+    folders, missed = survey(read_lcov(arguments.lcov), read_reasons())
+    text = page(folders, missed, arguments.run)
     if arguments.write:
         with open(arguments.write, "w") as file:
             file.write(text)
@@ -129,7 +122,11 @@ def main():
         for name, folder in folders.items()
         if folder.percents()[0] < LEAST_LINES or folder.percents()[1] < LEAST_BRANCHES
     ]
-    sys.exit("below the bounds: " + " ".join(low) if low else 0)
+    if low:
+        sys.exit("below the bounds: " + " ".join(low))
+    unknown = ["%s:%d" % (one.file, one.line) for one in missed if not one.why]
+    if unknown:
+        sys.exit("not reached, and no reason in reasons.txt: " + " ".join(unknown))
 
 
 if __name__ == "__main__":
