@@ -483,10 +483,10 @@ int hak_posix_memalign(void **out, size_t alignment, size_t size)
     }
     int saved = errno;
     void *p = aligned(alignment, size);
-    errno = saved;
     if (!p) {
-        return ENOMEM;
+        return ENOMEM; /* which errno is too, as with glibc: programs look there */
     }
+    errno = saved;
     *out = p;
     return 0;
 }

@@ -36,7 +36,8 @@ HAK_API void hak_free(void *p);
 HAK_API void *hak_aligned_alloc(size_t alignment, size_t size);
 /* As hak_aligned_alloc, but an alignment that is no power of two is rounded up to one, as glibc's memalign does. */
 HAK_API void *hak_memalign(size_t alignment, size_t size);
-/* POSIX: 0 and *out, or EINVAL (alignment is no power of two times sizeof(void *)), or ENOMEM; *out and errno are kept then. */
+/* POSIX: 0 and *out, or EINVAL (alignment is no power of two times sizeof(void *)), or ENOMEM (and errno says so too, as with
+   glibc); *out is kept then. */
 HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 
 /* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used. */
