@@ -130,10 +130,14 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
         bin->head = *(void **)first;
         bin->room++;
         *is_clean = 0;
+        unmark_free(first);
         return first;
     }
     void *block = tc_refill(heap, size_class);
     *is_clean = heap->refill_is_clean;
+    if (block && !*is_clean) {
+        unmark_free(block);
+    }
     return block;
 }
 
@@ -217,7 +221,9 @@ static void free_in_slab(void *p, uint32_t tag)
     struct heap *heap = heap_own;
     if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
         struct bin *bin = &heap->bins[size_class];
-        HAK_CHECK(bin->head != p, "block freed twice", p);
+        HAK_CHECK(bin->head != p && !(is_marked_free(heap, p) && tc_holds(heap, size_class, p)), "block freed twice",
+                  p);
+        mark_free(heap, p);
         *(void **)p = bin->head;
         bin->head = p;
         if (--bin->room < 0) {

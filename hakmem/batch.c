@@ -11,6 +11,7 @@ static size_t take_cached(uint32_t size_class, size_t n, void **out)
     while (head && got < n) {
         out[got++] = head;
         head = *(void **)head;
+        unmark_free(out[got - 1]);
     }
     if (got) {
         bin->head = head;

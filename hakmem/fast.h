@@ -41,6 +41,27 @@ static inline void validate_alignment(const void *p, size_t alignment)
 }
 #endif
 
+/* Variants that validate write the heap into the second word of a block that goes into one of its bins, and clear it when the
+   block is handed out: a second free sees it, and looks through the bin. (The program may have written the same by chance.) */
+static HAK_ALWAYS_INLINE void mark_free(struct heap *heap, void *p)
+{
+    if (HAK_VALIDATE) {
+        ((void **)p)[1] = heap;
+    }
+}
+
+static HAK_ALWAYS_INLINE void unmark_free(void *p)
+{
+    if (HAK_VALIDATE) {
+        ((void **)p)[1] = NULL;
+    }
+}
+
+static HAK_ALWAYS_INLINE int is_marked_free(const struct heap *heap, const void *p)
+{
+    return HAK_VALIDATE && ((void *const *)p)[1] == (const void *)heap;
+}
+
 /* What the compiler does not do by itself. FORGET makes it forget what it knows of a register, so that it folds heap + offset
    into each access's address instead of computing it in an instruction of its own; the letters keep heap and offset out of
    the register of the returned block, which saves the move at malloc's end. They emit nothing. */
@@ -93,6 +114,7 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
     bin_at(heap, offset)->head = *(void **)block;
     FORGET_OFFSET(offset);
     bin_at(heap, offset)->room++;
+    unmark_free(block);
     return block;
 }
 
@@ -121,11 +143,12 @@ static HAK_ALWAYS_INLINE void fast_free(void *p)
     }
     FORGET_OFFSET(offset);
     void *head = bin_at(heap, offset)->head;
-    if (HAK_UNLIKELY(head == p)) {
+    if (HAK_UNLIKELY(head == p || is_marked_free(heap, p))) {
         slow_free(p);
         return;
     }
     validate_free(p);
+    mark_free(heap, p);
     *(void **)p = head;
     FORGET_OFFSET(offset);
     bin_at(heap, offset)->head = p;

@@ -21,6 +21,7 @@ const char *const kTwice = "block freed twice";
 const char *const kInterior = "invalid pointer freed \\(not the start of a block\\)";
 const char *const kForeign = "invalid pointer freed \\(not allocated by hakmem\\)";
 const char *const kFreeUnit = "block freed twice, or invalid pointer freed \\(in free memory\\)";
+const char *const kTwiceSomehow = "block freed twice(, or invalid pointer freed \\(in free memory\\))?";
 const char *const kRealloc = "invalid pointer given to realloc";
 
 std::string line(const char *reason, const void *p)
@@ -55,6 +56,45 @@ TEST(MisuseDeathTest, SmallBlockFreedTwiceInARow)
         EXPECT_ABORT((hak_free(p), hak_free(p)), kTwice, p);
         hak_free(p);
     }
+}
+
+/* Of the variants that validate: whatever was freed in between, and by whatever call it comes and goes. */
+TEST(MisuseDeathTest, SmallBlockFreedTwiceWithOthersInBetween)
+{
+    if (!HAK_VALIDATE) {
+        GTEST_SKIP() << "release sees it when the block is back in its slab";
+    }
+    for (size_t size : {1u, 16u, 100u, 512u, 1024u, 4096u, 5000u, 20000u, 32768u}) {
+        for (size_t n : {1u, 2u, 5u}) {
+            std::vector<void *> blocks;
+            for (size_t i = 0; i <= n; i++) {
+                blocks.push_back(i % 2 ? hak_malloc(size) : hak_calloc(1, size));
+            }
+            void *p = blocks[0];
+            auto free_all_and_again = [&] {
+                hak_free_batch(blocks.data(), blocks.size());
+                hak_free(p);
+            };
+            EXPECT_ABORT(free_all_and_again(), kTwiceSomehow, p); /* its slab may have gone back already */
+            EXPECT_ABORT((hak_free(p), hak_free(blocks[1]), hak_free_sized(p, size)), kTwiceSomehow, p);
+            hak_free_batch(blocks.data(), blocks.size());
+        }
+    }
+}
+
+/* What a program writes there by chance does no harm. */
+TEST(Misuse, AMarkThatTheProgramHasWrittenIsNone)
+{
+    std::vector<void **> blocks;
+    for (int i = 0; i < 100; i++) {
+        blocks.push_back(static_cast<void **>(hak_malloc(64)));
+        EXPECT_NE(blocks.back()[1], static_cast<void *>(heap_own)) << "unmarked when it is handed out";
+        blocks.back()[1] = heap_own;
+    }
+    for (void **p : blocks) {
+        hak_free(p);
+    }
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 /* Wherever the thread's list has just been filled or moved on. */

@@ -251,6 +251,21 @@ static uint32_t list_length(const void *head, uint32_t stop_after)
     return n;
 }
 
+int tc_holds(const struct heap *heap, uint32_t size_class, const void *p)
+{
+    const void *block = heap->bins[size_class].head;
+    while (block && block != p) {
+        block = *(void *const *)block;
+    }
+    if (!block) {
+        block = heap->spares[size_class].head;
+    }
+    while (block && block != p) {
+        block = *(void *const *)block;
+    }
+    return block != NULL;
+}
+
 int tc_verify(const struct heap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {

@@ -380,7 +380,7 @@ void do_posix_memalign(World &world)
     void *p = untouched;
     errno = 78;
     int error = hak_posix_memalign(&p, align, size);
-    check(errno == 78, "posix_memalign changed errno", p, align);
+    check(errno == (error == ENOMEM ? ENOMEM : 78), "posix_memalign and errno", p, align);
     if (error == 0) {
         check(is_valid, "posix_memalign took an invalid alignment", p, align);
         remember(world, slot, p, size, align);
