@@ -53,11 +53,9 @@ void play(const char *name, uint64_t bin_bytes)
 {
     options.bin_adapt = bin_bytes == 0;
     options.bin_bytes = bin_bytes ? bin_bytes : 131072;
-    options.cache_bytes = UINT64_MAX;
+    /* Fixed limits are not grown, and need no budget. */
+    options.cache_bytes = bin_bytes ? UINT64_MAX : options.cache_bytes;
     options.background = 0;
-    if (bin_bytes == 0) {
-        options.cache_bytes = 67108864;
-    }
     std::mutex mutex;
     std::condition_variable changed;
     int n_done = 0;
