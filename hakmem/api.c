@@ -248,9 +248,6 @@ static void free_in_slab(void *p, uint32_t tag)
 /* What lies beyond the window, is large, free or no block at all. */
 static HAK_NOINLINE void free_elsewhere(void *p)
 {
-    if (!p) {
-        return;
-    }
     struct map_entry entry = map_find(p);
     if (entry.tag == 0 && fallback_free(p)) {
         return;
@@ -268,6 +265,9 @@ static HAK_NOINLINE void free_elsewhere(void *p)
 
 void slow_free(void *p)
 {
+    if (!p) { /* before anything is saved: programs free NULL often */
+        return;
+    }
     if (HAK_UNLIKELY(hooks_wanted())) {
         hooked_free(p);
         return;

@@ -78,9 +78,7 @@ void *hooked_realloc(void *p, size_t size)
 void hooked_free(void *p)
 {
     struct hak_hook_call call = {HAK_HOOK_FREE, p, 0, 0, NULL};
-    if (p) {
-        const struct hak_hooks *hooks = hooks_begin(&call);
-        hak_free(p);
-        (void)hooks_end(hooks, &call);
-    }
+    const struct hak_hooks *hooks = hooks_begin(&call);
+    hak_free(p);
+    (void)hooks_end(hooks, &call);
 }

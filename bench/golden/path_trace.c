@@ -102,6 +102,15 @@ static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t 
     }
 }
 
+// free(NULL), which programs call often: it leaves by the slow path's first instructions.
+static void trace_null(uintptr_t free_at, uintptr_t base)
+{
+    for (int i = 0; i < TRACES; i++) {
+        call_traced(free_at, 0);
+        print_path("null", "free", free_at, base);
+    }
+}
+
 int main(void)
 {
     static char buffer[1 << 16]; // so that printf does not allocate in between
@@ -121,5 +130,6 @@ int main(void)
     trace("tiny_odd", 777, malloc_at, free_at, base);
     trace("mid", 4096, malloc_at, free_at, base);
     trace("mid_odd", 7777, malloc_at, free_at, base);
+    trace_null(free_at, base);
     return 0;
 }
