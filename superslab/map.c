@@ -7,7 +7,8 @@
 #include "base/os.h"
 
 /* Before the first map_ensure every user address minus this base is beyond the window. */
-#define NO_BASE ((uintptr_t)1 << 63)
+#define NO_BASE     ((uintptr_t)1 << 63)
+#define TAGS_A_PAGE (4096 / sizeof(uint32_t))
 uintptr_t map_base = NO_BASE;
 struct map_leaf *map_window;
 
@@ -41,9 +42,10 @@ static int add_leaf(uint32_t index)
 /* Chooses the window around the first address and maps its leaf. Map lock held. */
 static int choose_window(const void *first)
 {
-    /* New mappings are placed below older ones: most of the window lies below the first. */
-    uintptr_t window = (uintptr_t)MAP_LEAF_UNITS << MAP_UNIT_SHIFT;
-    uintptr_t below = window / 4 * 3;
+    /* New mappings are placed below older ones: most of the window lies below the first, and so does most of what is on its
+       page of tags, which a small heap then does without a second one. */
+    uintptr_t window = (uintptr_t)MAP_LEAF_UNITS << MAP_UNIT_SHIFT, page = (uintptr_t)TAGS_A_PAGE << MAP_UNIT_SHIFT;
+    uintptr_t below = window / 4 * 3 + page / 4 * 3;
     uintptr_t base = (uintptr_t)first > below ? (uintptr_t)first - below : 0;
     if (add_leaf(0)) {
         return ENOMEM;

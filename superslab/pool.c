@@ -15,7 +15,7 @@
 
 #define TABLE_CHUNK  4096u
 #define TABLE_CHUNKS 16384u /* 2^26 superslabs of 2 MiB: all of a 47-bit address space */
-/* Descriptions are made so many at a time; TABLE_CHUNK is a multiple. */
+/* Memory for descriptions is taken for so many at a time; TABLE_CHUNK is a multiple. */
 #define DESCRIPTIONS HAK_TINY_OR(2u, 16u)
 /* How many superslabs of the best lists are looked at for resident memory before the first one is taken. */
 #define DIRTY_SEARCH 8
@@ -35,6 +35,8 @@ static uint64_t runs_present[SS_GRANULES / 64 + 1];
 static struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
 static struct ss_list by_age;                 /* with dirty granules, oldest first */
 static struct superslab *given_back;          /* descriptions without a region */
+static struct superslab *room; /* the next one that was never used, if n_superslabs % DESCRIPTIONS is not 0 */
+static struct superslab_slabs *room_slabs;
 static char *last_region;
 size_t ss_keep_bytes = SIZE_MAX;
 uint64_t ss_delay_ms = UINT64_MAX;
@@ -117,48 +119,54 @@ static void drop_description(struct superslab *ss)
     given_back = ss;
 }
 
-/* DESCRIPTIONS new ones, without regions. Together, so that what stays of each is small. */
-static void make_descriptions(void)
+/* Memory for DESCRIPTIONS of them: together, so that what stays of each is small. Returns whether there is some. */
+static int make_room(uint32_t number)
 {
-    uint32_t number = n_superslabs;
     size_t page = os_page_size();
     if (number >= TABLE_CHUNK * TABLE_CHUNKS) {
-        return;
+        return 0;
     }
     if (!table[number / TABLE_CHUNK]) {
         struct superslab **chunk = (struct superslab **)os_meta_alloc(TABLE_CHUNK * sizeof *chunk);
         if (!chunk) {
-            return;
+            return 0;
         }
         atomic_store_release(&table[number / TABLE_CHUNK], chunk);
     }
     char *memory =
         (char *)os_meta_alloc(DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
     if (!memory) {
-        return;
+        return 0;
     }
-    struct superslab *ss = (struct superslab *)(void *)memory;
-    uintptr_t pages = ((uintptr_t)(ss + DESCRIPTIONS) + page - 1) & ~(uintptr_t)(page - 1);
-    struct superslab_slabs *slabs = (struct superslab_slabs *)pages;
-    for (uint32_t i = DESCRIPTIONS; i-- > 0;) {
-        ss[i].slabs = slabs[i].slabs;
-        ss[i].far_bits = slabs[i].far_bits;
-        ss[i].number = number + i;
-        drop_description(&ss[i]);
-        atomic_store_release(&table[number / TABLE_CHUNK][(number + i) % TABLE_CHUNK], &ss[i]);
+    room = (struct superslab *)(void *)memory;
+    room_slabs = (struct superslab_slabs *)(((uintptr_t)(room + DESCRIPTIONS) + page - 1) & ~(uintptr_t)(page - 1));
+    return 1;
+}
+
+/* One that never had a region; those behind it are not touched. */
+static struct superslab *first_use(void)
+{
+    uint32_t number = n_superslabs;
+    if (number % DESCRIPTIONS == 0 && !make_room(number)) {
+        return NULL;
     }
-    atomic_store_release(&n_superslabs, number + DESCRIPTIONS);
+    struct superslab *ss = room++;
+    ss->slabs = room_slabs->slabs;
+    ss->far_bits = room_slabs->far_bits;
+    ss->number = number;
+    room_slabs++;
+    atomic_store_release(&table[number / TABLE_CHUNK][number % TABLE_CHUNK], ss);
+    atomic_store_release(&n_superslabs, number + 1);
+    return ss;
 }
 
 static struct superslab *new_description(void)
 {
-    if (!given_back) {
-        make_descriptions();
-    }
     struct superslab *ss = given_back;
-    if (ss) {
-        given_back = ss->next[SS_BY_RUN];
+    if (!ss) {
+        return first_use();
     }
+    given_back = ss->next[SS_BY_RUN];
     return ss;
 }
 
