@@ -7,10 +7,10 @@
 #include "ace/adapt.h"
 #include "ace/range.h"
 #include "ace/zero.h"
-#include "base/fail.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/size_classes.h"
+#include "limit/fail.h"
 #include "superslab/pool.h"
 
 /* A block that grows by realloc to this size or more gets a range, in which growing is a system call or nothing, and no

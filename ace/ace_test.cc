@@ -40,6 +40,11 @@ void expect_sound()
 {
     ASSERT_EQ(ace_verify(), 0);
     ASSERT_EQ(ss_verify(), 0);
+    /* What limit.h is told. */
+    ASSERT_EQ(stat_get(committed_bytes), stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) +
+                                             stat_get(large_bytes) + stat_get(large_cached_bytes));
+    ASSERT_EQ(stat_get(mapped_bytes), stat_get(superslabs) * static_cast<int64_t>(SS_BYTES) + stat_get(large_bytes) +
+                                          stat_get(large_cached_bytes));
 }
 
 class Ace : public testing::Test

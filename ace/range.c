@@ -10,12 +10,12 @@
 #include "ace/adapt.h"
 #include "ace/zero.h"
 #include "base/error.h"
-#include "base/fail.h"
-#include "base/limit.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
 #include "superslab/huge.h"
 #include "superslab/pool.h"
 
@@ -165,6 +165,19 @@ static struct range *cached_at(const char *p)
     return range && range->state == RANGE_CACHED ? range : NULL;
 }
 
+/* Of ranges all that is mapped counts as committed. */
+static void count_mapped(size_t bytes)
+{
+    limit_map(bytes);
+    limit_commit(bytes);
+}
+
+static void count_unmapped(size_t bytes)
+{
+    limit_uncommit(bytes);
+    limit_unmap(bytes);
+}
+
 /* Gives a cached range back to the system. Returns bytes; 0 if it refused (the range stays). */
 static size_t give_back(struct range *range)
 {
@@ -176,6 +189,7 @@ static size_t give_back(struct range *range)
     }
     cache_remove(range);
     drop_range(range);
+    count_unmapped(bytes);
     adapt_purged(CONTROL_RANGES, bytes);
     return bytes;
 }
@@ -310,6 +324,7 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
     if (is_huge) {
         huge_mark(base, bytes);
     }
+    count_mapped(bytes);
     atomic_store_relaxed(&range->base, base);
     atomic_store_relaxed(&range->bytes, bytes);
     range->is_huge = (uint8_t)is_huge;
@@ -492,6 +507,7 @@ static int grow_in_place(struct range *range, size_t bytes)
     adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&range->bytes, bytes);
     stat_add(large_bytes, more);
+    count_mapped(more);
     adapt_taken(CONTROL_RANGES, more);
     map_range(range);
     return 1;
@@ -522,6 +538,7 @@ static int move_pages(struct range *range, size_t bytes)
         return 0;
     }
     stat_add(large_bytes, bytes - range->bytes);
+    count_mapped(bytes - range->bytes);
     adapt_taken(CONTROL_RANGES, bytes - range->bytes);
     adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&range->base, place);

@@ -8,8 +8,6 @@
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "base/error.h"
-#include "base/fail.h"
-#include "base/limit.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -19,6 +17,8 @@
 #include "hakmem/hooks.h"
 #include "hakmem/request.h"
 #include "hakmem/user_heap.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
 #include "superslab/superslab.h"
 
 /* A process that is refused everything tries to give back what is kept at most so often. */
@@ -527,7 +527,7 @@ const char *hak_version(void)
 
 static hak_fail_callback user_callback;
 
-/* From the names of base/fail.h to those of the public header. */
+/* From the names of limit/fail.h to those of the public header. */
 static void tell_user(size_t size, size_t align, const struct fail_path *path, int failed, void *context)
 {
     struct hak_fail fail = {size, align, failed, 0, {0}};

@@ -4,10 +4,10 @@
 #include <string.h>
 
 #include "base/atomic.h"
-#include "base/fail.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
+#include "limit/fail.h"
 
 /* glibc's own malloc under its other names; NULL in other libraries. */
 extern void *__libc_malloc(size_t size) __attribute__((weak));

@@ -7,10 +7,10 @@
 #include <thread>
 #include <vector>
 
-#include "base/limit.h"
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "limit/limit.h"
 #include "testing/count_malloc.h"
 #include "testing/rng.h"
 

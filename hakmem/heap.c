@@ -7,13 +7,13 @@
 #include "ace/ace.h"
 #include "ace/adapt.h"
 #include "base/error.h"
-#include "base/limit.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/user_heap.h"
+#include "limit/limit.h"
 #include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */

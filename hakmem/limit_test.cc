@@ -31,6 +31,8 @@ class Limit : public testing::Test
         hak_ace_on_fail(nullptr, nullptr);
         hak_limit_set(0, 0);
         EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(stat_get(committed_bytes), stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) +
+                                                 stat_get(large_bytes) + stat_get(large_cached_bytes));
     }
     static size_t committed()
     {

@@ -11,11 +11,11 @@
 #include <unistd.h>
 #include <vector>
 
-#include "base/limit.h"
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "limit/limit.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 

@@ -5,12 +5,12 @@
 #include <errno.h>
 
 #include "base/error.h"
-#include "base/fail.h"
-#include "base/limit.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
 #include "superslab/huge.h"
 
 #define TABLE_CHUNK  4096u
@@ -212,12 +212,16 @@ static struct superslab *new_superslab(void)
     list_by_units(ss, SS_UNITS);
     map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
     stat_add(superslabs, 1);
+    limit_map(SS_BYTES);
     return ss;
 }
 
+/* Granules that are not dirty any more are not committed either. */
 static void clean(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    stat_sub(heap_dirty_bytes, granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES);
+    size_t bytes = granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES;
+    stat_sub(heap_dirty_bytes, bytes);
+    limit_uncommit(bytes);
     granules_clear(&ss->dirty, first, n);
     if (granules_is_empty(&ss->dirty)) {
         list_remove(&by_age, ss, SS_BY_AGE);
@@ -233,6 +237,7 @@ static void take(struct superslab *ss, uint32_t first, uint32_t n)
     granules_clear(&ss->free, first, n);
     relist(ss);
     stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
+    limit_commit(n * SS_GRANULE_BYTES);
     const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
     if (hooks) {
         hooks->taken((n - n_dirty) * SS_GRANULE_BYTES);
@@ -339,6 +344,7 @@ static int unmap_superslab(struct superslab *ss)
     drop_slabs(ss);
     drop_description(ss);
     stat_sub(superslabs, 1);
+    limit_unmap(SS_BYTES);
     return 1;
 }
 

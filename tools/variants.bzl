@@ -1,6 +1,7 @@
 """Macros and rules that compose one source into the variants of variant_table.bzl, side by side in one build.
 
 For hakmem's own BUILD files:
+  hak_component(name, deps, prefixes, ...)            a part: its library, its tests, its sources
   hak_cc_library(name, srcs, hdrs, deps, ...)         a C library, compiled as the variant asks
   hak_variant_cc_test(name, srcs, deps, ...)          a GoogleTest, run in each variant
   hak_variant_cc_tests(srcs = glob(["*_test.cc"]), deps, ...)  one hak_variant_cc_test a file
@@ -76,6 +77,66 @@ def hak_cc_library(name, copts = [], **kwargs):
         # No shared object of each part: libhakmem.so is made of all of them.
         linkstatic = True,
         **kwargs
+    )
+
+def _component_record_impl(ctx):
+    out = ctx.actions.declare_file(ctx.label.name + ".txt")
+    lines = ["component " + ctx.attr.component]
+    lines += ["prefix " + prefix for prefix in ctx.attr.prefixes]
+    lines += ["public %s/%s" % (ctx.label.package, header) for header in ctx.attr.public_hdrs]
+    ctx.actions.write(out, "\n".join(lines) + "\n")
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
+
+_component_record = rule(
+    implementation = _component_record_impl,
+    attrs = {
+        "component": attr.string(mandatory = True),
+        "prefixes": attr.string_list(doc = "what names begin with that other files may use"),
+        "public_hdrs": attr.string_list(doc = "what a consumer may include"),
+    },
+    doc = "What tests read of a component: a line each, `component NAME`, `prefix PREFIX`, `public HEADER`.",
+)
+
+def hak_component(name, prefixes, deps = [], public_hdrs = [], visibility = [], test_deps = [], test_kwargs = {}):
+    """A part of hakmem, from the files of its folder: NAME (the library), a test of each *_test.cc in each variant, `sources`,
+    and `component` (a file that names the part's prefixes and public headers).
+
+    Every header may be included by the parts that depend on this one. A consumer may include `public_hdrs` alone: the others
+    begin with base/internal.h, which stops a compiler that hakmem's own macros did not call.
+
+    Args:
+      name: of the part and its library.
+      prefixes: what the names begin with that its files share with others.
+      deps: the parts below.
+      public_hdrs: headers that a consumer may include.
+      visibility: of the library.
+      test_deps: what its tests need besides //testing.
+      test_kwargs: for hak_variant_cc_tests.
+    """
+    hak_cc_library(
+        name = name,
+        srcs = native.glob(["*.c"]),
+        hdrs = native.glob(["*.h"]),
+        textual_hdrs = native.glob(["*.def"]),
+        visibility = visibility,
+        deps = deps,
+    )
+    hak_variant_cc_tests(
+        srcs = native.glob(["*_test.cc"]),
+        deps = [":" + name, str(Label("//testing"))] + test_deps,
+        **test_kwargs
+    )
+    _component_record(
+        name = "component",
+        component = name,
+        prefixes = prefixes,
+        public_hdrs = public_hdrs,
+        visibility = ["//visibility:public"],
+    )
+    native.filegroup(
+        name = "sources",
+        srcs = native.glob(["**"]),
+        visibility = ["//visibility:public"],
     )
 
 def hak_cc_binary(name, copts = [], **kwargs):

@@ -1,5 +1,5 @@
 /* Tests of the trace of failures: each line, the path of a request, rate limiting, the callback, and that nothing allocates. */
-#include "base/fail.h"
+#include "limit/fail.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,5 +1,5 @@
 /* Counting, remembering and telling failures. State: relaxed atomics, and a thread-local path. Called by slow paths only. */
-#include "base/fail.h"
+#include "limit/fail.h"
 
 #include <errno.h>
 #include <string.h>
@@ -8,6 +8,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "limit/limit.h"
 
 /* No "(unknown)" for what mmap, munmap and mremap say. */
 static const struct {
@@ -139,9 +140,7 @@ void fail_map(size_t size, int error)
         field(&line, " errno=", (uint64_t)error);
         hak_line_text(&line, " (");
         hak_line_text(&line, errno_name(error));
-        field(&line, ") mapped=",
-              (uint64_t)stat_get(superslabs) * (2 * HAK_MIB) + (uint64_t)stat_get(large_bytes) +
-                  (uint64_t)stat_get(large_cached_bytes) + os_meta_bytes());
+        field(&line, ") mapped=", limit_mapped());
         field(&line, " vma=", os_count_mappings());
         hak_line_text(&line, " rlimit_as=");
         if (limit == UINT64_MAX) {

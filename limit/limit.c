@@ -1,11 +1,11 @@
 /* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c) and by hakmem's slow paths. */
-#include "base/limit.h"
+#include "limit/limit.h"
 
 #include <string.h>
 
-#include "base/fail.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "limit/fail.h"
 
 /* The cgroup is read when so much is committed: a small process makes no system call for it. */
 #define AUTO_FROM HAK_TINY_OR((uint64_t)HAK_MIB, (uint64_t)64 * HAK_MIB)
@@ -19,9 +19,12 @@ static uint32_t wants_purge;
 
 uint64_t limit_committed(void)
 {
-    return (uint64_t)(stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) + stat_get(large_bytes) +
-                      stat_get(large_cached_bytes)) +
-           os_meta_bytes();
+    return (uint64_t)stat_get(committed_bytes) + os_meta_bytes();
+}
+
+uint64_t limit_mapped(void)
+{
+    return (uint64_t)stat_get(mapped_bytes) + os_meta_bytes();
 }
 
 void limit_set(uint64_t new_soft, uint64_t new_hard)

@@ -1,12 +1,13 @@
-/* The memory limit of the process's heap: committed bytes, that is what superslabs and ranges hold, used or kept for reuse, and
-   the metadata. Above the soft limit everything that is kept for reuse goes back, then the request goes on; what would pass
+/* The memory limit of the process's heap. It counts committed bytes: what its users hold, in use or kept for reuse, and the
+   metadata. Who maps memory or lets pages become resident says so here; nothing of this part knows what they are for. Above the soft limit everything that is kept for reuse goes back, then the request goes on; what would pass
    the hard limit is refused, but for a chunk of metadata (1 MiB).
 
    State: relaxed atomics; any thread. Two threads at once may pass a limit by what both are just taking. */
-#ifndef HAKMEM_BASE_LIMIT_H
-#define HAKMEM_BASE_LIMIT_H
+#ifndef HAKMEM_LIMIT_LIMIT_H
+#define HAKMEM_LIMIT_LIMIT_H
 
 #include "base/attributes.h"
+#include "base/stats.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -19,8 +20,27 @@ void limit_set(uint64_t soft, uint64_t hard);
 /* The limits in force; 0 for none. */
 uint64_t limit_soft(void);
 uint64_t limit_hard(void);
-/* Bytes committed now. */
+/* Bytes committed now, and bytes of address space, metadata included in both. */
 uint64_t limit_committed(void);
+uint64_t limit_mapped(void);
+/* Address space was taken from the system, or given back to it. */
+static inline void limit_map(size_t bytes)
+{
+    stat_add(mapped_bytes, bytes);
+}
+static inline void limit_unmap(size_t bytes)
+{
+    stat_sub(mapped_bytes, bytes);
+}
+/* Pages of it may become resident; they have been given back to the system. */
+static inline void limit_commit(size_t bytes)
+{
+    stat_add(committed_bytes, bytes);
+}
+static inline void limit_uncommit(size_t bytes)
+{
+    stat_sub(committed_bytes, bytes);
+}
 /* Whether `more` bytes may be committed. If not, the failed step is reported for a request of `size` bytes that was rounded to
    `class_bytes`. */
 int limit_admit(size_t more, size_t size, size_t class_bytes);

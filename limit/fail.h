@@ -9,8 +9,8 @@
      [ACE-FAIL] Fallback   size= reason=                           the request was left to libc, as an option allows
    Lines of a reason are limited to FAIL_LINES a second; the next one says how many were held back. Nothing here allocates or
    takes a lock: it may be called in a signal handler and in a forked child. */
-#ifndef HAKMEM_BASE_FAIL_H
-#define HAKMEM_BASE_FAIL_H
+#ifndef HAKMEM_LIMIT_FAIL_H
+#define HAKMEM_LIMIT_FAIL_H
 
 #include "base/attributes.h"
 

@@ -1,5 +1,5 @@
 /* Tests of the memory limit: admission, the purge at the soft limit, and what cgroups of both versions say. */
-#include "base/limit.h"
+#include "limit/limit.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,9 +7,9 @@
 #include <map>
 #include <string>
 
-#include "base/fail.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "limit/fail.h"
 
 namespace
 {
@@ -62,7 +62,7 @@ class Limit : public testing::Test
     }
     void set_used(int64_t bytes)
     {
-        stat_add(large_bytes, bytes - used);
+        limit_commit(static_cast<size_t>(bytes - used));
         used = bytes;
     }
     uint64_t base;
