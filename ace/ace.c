@@ -19,6 +19,28 @@
 /* A block in a range that shrinks below this is copied out of it. */
 #define RANGE_LEAST ((size_t)32 * HAK_KIB)
 
+static void superslabs_taken(size_t fresh)
+{
+    adapt_taken(CONTROL_SUPERSLABS, fresh);
+}
+
+static void superslabs_purged(size_t bytes)
+{
+    adapt_purged(CONTROL_SUPERSLABS, bytes);
+}
+
+void ace_start(void)
+{
+    static const struct ss_policy policy = {
+        superslabs_taken, adapt_given, superslabs_purged, adapt_superslab_keep, adapt_delay_ms, range_describe,
+    };
+    static uint32_t is_started;
+    if (HAK_UNLIKELY(!atomic_load_acquire(&is_started))) {
+        ss_set_policy(&policy);
+        atomic_store_release(&is_started, 1u);
+    }
+}
+
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
@@ -50,7 +72,7 @@ static int is_within_wmax(size_t size)
 static void *alloc(size_t size, size_t align, enum range_use use)
 {
     void *p = NULL;
-    adapt_start();
+    ace_start();
     size = size ? size : 1; /* no block is empty */
     if (size <= ACE_SPAN_MAX && align <= SS_BYTES && use != RANGE_GROWING && is_within_wmax(size)) {
         p = span_alloc(size, align, use == RANGE_ZEROED);
@@ -123,11 +145,6 @@ size_t ace_purge_excess(void)
 {
     size_t bytes = adapt_ranges_exceed() ? range_purge_excess() : 0;
     return adapt_superslabs_exceed() ? bytes + ss_purge(adapt_delay_ms()) : bytes;
-}
-
-void ace_start(void)
-{
-    adapt_start();
 }
 
 uint64_t ace_delay_ms(void)

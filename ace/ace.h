@@ -30,7 +30,7 @@ size_t ace_purge(uint64_t delay_ms);
 size_t ace_purge_excess(void);
 /* How long freed memory is worth keeping (ms): the controller's horizon. */
 uint64_t ace_delay_ms(void);
-/* Makes the controller watch superslabs too; the first ace_alloc does the same. */
+/* Gives superslabs the controller's policy; the first ace_alloc does the same. */
 void ace_start(void);
 /* For walks: ranges have numbers below ace_n_ranges; ace_range tells the bytes and the start of one that is in use, 0 if it is not. */
 uint32_t ace_n_ranges(void);

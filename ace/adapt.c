@@ -1,4 +1,4 @@
-/* The process's controller. Called by range.c, ace.c and, through ss_hooks, by the pool. */
+/* The process's controller. Called by range.c, ace.c and, through the policy of ace.c, by the pool. */
 #include "ace/adapt.h"
 
 #include <string.h>
@@ -15,9 +15,8 @@
 
 static struct lock lock = LOCK_INIT(LOCK_RANK_CONTROL);
 static struct control control;
-static uint32_t is_started;
-static size_t range_keep = SIZE_MAX;
-static uint64_t delay_ms;
+static size_t superslab_keep = SIZE_MAX, range_keep = SIZE_MAX;
+static uint64_t delay_ms = UINT64_MAX; /* until something was noted: what the option says */
 
 static int is_pinned(void)
 {
@@ -28,7 +27,7 @@ static int is_pinned(void)
 static void set_targets(void)
 {
     if (is_pinned()) {
-        atomic_store_relaxed(&ss_keep_bytes, (size_t)options.ace_keep);
+        atomic_store_relaxed(&superslab_keep, (size_t)options.ace_keep);
         atomic_store_relaxed(&range_keep, (size_t)options.ace_keep);
         atomic_store_relaxed(&delay_ms, options.purge_delay_ms);
     } else {
@@ -36,11 +35,10 @@ static void set_targets(void)
         uint64_t superslabs = control_keep(&control, CONTROL_SUPERSLABS, total);
         uint64_t dirty = (uint64_t)stat_get(heap_dirty_bytes);
         dirty = dirty < superslabs ? dirty : superslabs;
-        atomic_store_relaxed(&ss_keep_bytes, (size_t)superslabs);
+        atomic_store_relaxed(&superslab_keep, (size_t)superslabs);
         atomic_store_relaxed(&range_keep, (size_t)control_keep(&control, CONTROL_RANGES, total - dirty));
         atomic_store_relaxed(&delay_ms, options.purge_delay_ms ? control.horizon_ms : 0);
     }
-    atomic_store_relaxed(&ss_delay_ms, atomic_load_relaxed(&delay_ms));
 }
 
 static void note(void)
@@ -116,23 +114,9 @@ void adapt_purged(enum control_pool pool, size_t bytes)
     lock_release(&lock);
 }
 
-static void superslabs_taken(size_t fresh)
+size_t adapt_superslab_keep(void)
 {
-    adapt_taken(CONTROL_SUPERSLABS, fresh);
-}
-
-static void superslabs_purged(size_t bytes)
-{
-    adapt_purged(CONTROL_SUPERSLABS, bytes);
-}
-
-void adapt_start(void)
-{
-    static const struct ss_hooks hooks = {superslabs_taken, adapt_given, superslabs_purged};
-    if (HAK_UNLIKELY(!atomic_load_relaxed(&is_started))) {
-        atomic_store_relaxed(&is_started, 1u);
-        atomic_store_release(&ss_hooks, &hooks);
-    }
+    return atomic_load_relaxed(&superslab_keep);
 }
 
 size_t adapt_range_keep(void)
@@ -151,7 +135,8 @@ size_t adapt_class_keep(size_t class_bytes)
 
 uint64_t adapt_delay_ms(void)
 {
-    return atomic_load_relaxed(&is_started) ? atomic_load_relaxed(&delay_ms) : options.purge_delay_ms;
+    uint64_t ms = atomic_load_relaxed(&delay_ms);
+    return ms == UINT64_MAX ? options.purge_delay_ms : ms;
 }
 
 int adapt_ranges_exceed(void)
@@ -162,7 +147,7 @@ int adapt_ranges_exceed(void)
 
 int adapt_superslabs_exceed(void)
 {
-    size_t dirty = (size_t)stat_get(heap_dirty_bytes), keep = atomic_load_relaxed(&ss_keep_bytes);
+    size_t dirty = (size_t)stat_get(heap_dirty_bytes), keep = adapt_superslab_keep();
     return dirty > EXCESS && dirty - EXCESS > keep;
 }
 

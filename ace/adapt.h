@@ -9,8 +9,6 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Makes superslabs tell the controller what they take and give. Once is enough; more do no harm. */
-void adapt_start(void);
 /* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. */
 void adapt_taken(enum control_pool pool, size_t fresh);
 void adapt_given(void);
@@ -19,7 +17,8 @@ void adapt_purged(enum control_pool pool, size_t bytes);
 void adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
 void adapt_block_given(size_t class_bytes);
 void adapt_block_resized(size_t before, size_t after);
-/* How many bytes ranges may keep, of a class and in all; for how long (ms). */
+/* How many bytes superslabs may keep; ranges, in all and of a class; for how long (ms). */
+size_t adapt_superslab_keep(void);
 size_t adapt_range_keep(void);
 size_t adapt_class_keep(size_t class_bytes);
 uint64_t adapt_delay_ms(void);

@@ -60,6 +60,22 @@ static struct range *range_at(uint32_t number)
     return atomic_load_acquire(&table[number / TABLE_CHUNK])[number % TABLE_CHUNK];
 }
 
+/* Its end changes. */
+static void set_bytes(struct range *range, size_t bytes)
+{
+    atomic_store_relaxed(&range->bytes, bytes);
+}
+
+/* Where it lies changes. */
+static void set_extent(struct range *range, char *base, size_t bytes)
+{
+    atomic_store_relaxed(&range->version, range->version + 1);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    atomic_store_relaxed(&range->base, base);
+    atomic_store_relaxed(&range->bytes, bytes);
+    atomic_store_release(&range->version, range->version + 1);
+}
+
 static struct range *new_range(void)
 {
     struct range *range = idle;
@@ -82,7 +98,7 @@ static struct range *new_range(void)
     if (range) {
         range->number = number;
         atomic_store_release(&table[number / TABLE_CHUNK][number % TABLE_CHUNK], range);
-        n_ranges = number + 1;
+        atomic_store_release(&n_ranges, number + 1);
     }
     return range;
 }
@@ -90,7 +106,7 @@ static struct range *new_range(void)
 static void drop_range(struct range *range)
 {
     atomic_store_relaxed(&range->state, RANGE_IDLE);
-    atomic_store_relaxed(&range->base, NULL);
+    set_extent(range, NULL, 0);
     range->next = idle;
     idle = range;
 }
@@ -234,7 +250,7 @@ static void absorb_after(struct range *range)
     struct range *after = cached_after(range);
     if (after) {
         cache_remove(after);
-        atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
+        set_bytes(range, range->bytes + after->bytes);
         drop_range(after);
     }
 }
@@ -246,12 +262,11 @@ static void split(struct range *range, size_t bytes, uint64_t now_ns)
     if (!rest) {
         return;
     }
-    atomic_store_relaxed(&rest->base, range->base + bytes);
-    atomic_store_relaxed(&rest->bytes, range->bytes - bytes);
+    set_extent(rest, range->base + bytes, range->bytes - bytes);
     rest->origin = range->origin;
     rest->is_huge = range->is_huge;
     rest->is_moved = range->is_moved;
-    atomic_store_relaxed(&range->bytes, bytes);
+    set_bytes(range, bytes);
     absorb_after(rest);
     map_range(rest);
     cache_push(rest, now_ns);
@@ -325,25 +340,30 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
         huge_mark(base, bytes);
     }
     count_mapped(bytes);
-    atomic_store_relaxed(&range->base, base);
-    atomic_store_relaxed(&range->bytes, bytes);
+    set_extent(range, base, bytes);
     range->is_huge = (uint8_t)is_huge;
     range->is_moved = 0;
     range->origin = origin_for(range);
     return range;
 }
 
-static struct ss_lookup describe(const void *p, uint32_t ref)
+struct ss_lookup range_describe(const void *p, uint32_t number)
 {
-    struct range *range = range_at(ref);
-    (void)p;
-    struct ss_lookup result = {SS_RANGE,
-                               0,
-                               0,
-                               atomic_load_relaxed(&range->base),
-                               atomic_load_relaxed(&range->bytes),
-                               atomic_load_relaxed(&range->state) == RANGE_USED};
-    return result;
+    static const struct ss_lookup nothing = {SS_RANGE, 0, 0, NULL, 0, 0};
+    if (number >= atomic_load_acquire(&n_ranges)) {
+        return nothing;
+    }
+    const struct range *range = range_at(number);
+    uint32_t version = atomic_load_acquire(&range->version);
+    char *base = atomic_load_relaxed(&range->base);
+    size_t bytes = atomic_load_relaxed(&range->bytes);
+    int is_used = atomic_load_relaxed(&range->state) == RANGE_USED;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    int is_whole = !(version & 1) && atomic_load_relaxed(&range->version) == version;
+    if (!is_whole || (size_t)((uintptr_t)p - (uintptr_t)base) >= bytes) {
+        return nothing; /* it is becoming another range's */
+    }
+    return (struct ss_lookup){SS_RANGE, 0, 0, base, bytes, is_used};
 }
 
 /* From the cache. ACE lock held. */
@@ -394,7 +414,6 @@ void *range_alloc(size_t size, size_t align, enum range_use use)
 {
     size_t bytes = round_units(size);
     lock_acquire(&ace_lock);
-    atomic_store_relaxed(&ss_range_lookup, describe);
     struct range *range = take_cached(bytes, align, use);
     int is_fresh = !range;
     if (!range) {
@@ -435,7 +454,7 @@ static struct range *merge(struct range *range)
     struct range *before = cached_before(range);
     if (before) {
         cache_remove(before);
-        atomic_store_relaxed(&before->bytes, before->bytes + range->bytes);
+        set_bytes(before, before->bytes + range->bytes);
         drop_range(range);
         range = before;
     }
@@ -481,7 +500,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         cache_remove(after);
         size_t was = range->bytes;
         uint64_t cached_at_ns = after->cached_at_ns;
-        atomic_store_relaxed(&range->bytes, range->bytes + after->bytes);
+        set_bytes(range, range->bytes + after->bytes);
         drop_range(after);
         if (range->bytes - bytes >= SS_UNIT_BYTES) {
             split(range, bytes, cached_at_ns);
@@ -505,7 +524,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         return 0;
     }
     adapt_block_resized(range->bytes, bytes);
-    atomic_store_relaxed(&range->bytes, bytes);
+    set_bytes(range, bytes);
     stat_add(large_bytes, more);
     count_mapped(more);
     adapt_taken(CONTROL_RANGES, more);
@@ -541,8 +560,7 @@ static int move_pages(struct range *range, size_t bytes)
     count_mapped(bytes - range->bytes);
     adapt_taken(CONTROL_RANGES, bytes - range->bytes);
     adapt_block_resized(range->bytes, bytes);
-    atomic_store_relaxed(&range->base, place);
-    atomic_store_relaxed(&range->bytes, bytes);
+    set_extent(range, place, bytes);
     range->origin = ++n_origins;
     range->is_moved = 1;
     map_range(range);

@@ -2,8 +2,9 @@
    by realloc.
 
    struct range describes one; descriptions live for ever and are reused by number. All fields are written with the ACE lock
-   held; `base`, `bytes` of a used range also change only in calls about that very block. `base`, `bytes` and `state` are
-   written atomically (relaxed), since hak_super_lookup reads them without a lock.
+   held, but for is_fresh, which the thread that allocates the block writes before anybody else knows it; `base` and `bytes` of a
+   used range change only in calls about that very block. `version` is odd while `base` changes. These and
+   `state` are written atomically (relaxed): range_describe reads them without a lock.
    States: used; cached (in the list by age, oldest first, and in the list of its class; pages may be resident); idle
    (describes nothing).
    Origin: a number for each mapping of the kernel; what is cut from one keeps it, and a fresh neighbour of it takes it on.
@@ -16,6 +17,7 @@
 #define HAKMEM_ACE_RANGE_H
 
 #include "base/attributes.h"
+#include "superslab/superslab.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -33,7 +35,7 @@ struct range {
     size_t
         touched; /* used: what was asked for since the end was last given back, at most; beyond it hardly a page is resident */
     uint64_t origin;
-    uint32_t number;
+    uint32_t number, version;
     enum range_state state;
     uint8_t use;                           /* used: enum range_use */
     uint8_t is_fresh;                      /* used: handed out without resident pages */
@@ -52,6 +54,8 @@ void *range_resize(void *p, size_t size);
 size_t range_purge(uint64_t delay_ms);
 /* Gives back what is more than the controller wants to keep. Returns bytes. */
 size_t range_purge_excess(void);
+/* See struct ss_policy. */
+struct ss_lookup range_describe(const void *p, uint32_t number);
 int range_verify(void);
 
 HAK_EXTERN_C_END

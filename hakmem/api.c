@@ -499,7 +499,7 @@ int hak_posix_memalign(void **out, size_t alignment, size_t size)
 
 int hak_owns(const void *p)
 {
-    return hak_super_lookup(p).kind != SS_NOT_OURS;
+    return map_get(p).tag != 0;
 }
 
 size_t hak_purge(void)
@@ -556,7 +556,7 @@ void hak_ace_state(struct hak_ace_state *out)
                                   now.live[CONTROL_RANGES],
                                   (size_t)stat_get(heap_dirty_bytes),
                                   (size_t)stat_get(large_cached_bytes),
-                                  atomic_load_relaxed(&ss_keep_bytes),
+                                  adapt_superslab_keep(),
                                   adapt_range_keep(),
                                   now.horizon_ms,
                                   now.n_epochs,

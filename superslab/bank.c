@@ -68,7 +68,7 @@ uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void *
 {
     struct slab *slab = bank->partial[size_class];
     if (!slab) {
-        slab = pool_slab_alloc(bank->owner, size_class);
+        slab = pool_slab_alloc(TAG_SLAB(bank->owner, size_class), size_class);
         if (!slab) {
             *head = NULL;
             return 0;

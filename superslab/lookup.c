@@ -1,60 +1,87 @@
-/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map and words of the slab's bitmap. Ranges are
-   described by whoever keeps them (ACE), through ss_range_lookup. */
+/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map, and descriptions that live for ever. A unit may
+   change hands between any two reads, also between those of its tag and of its number. So nothing is believed that does not fit:
+   a superslab whose region does not hold p, an index beyond the bitmap that was found. What was read counts if the map says the
+   same afterwards; else it is read again, which happens only if another thread has got on. */
+#include "base/atomic.h"
 #include "superslab/pool.h"
 
-struct ss_lookup (*ss_range_lookup)(const void *p, uint32_t ref);
+static const struct ss_lookup not_ours = {SS_NOT_OURS, 0, 0, NULL, 0, 0};
+static const struct ss_lookup free_unit = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
 
-static struct ss_lookup lookup_slab(const void *p, struct map_entry entry)
+/* The bit of a block: 1 if it is allocated. */
+static int is_allocated(const struct slab *slab, uint32_t index)
 {
-    struct ss_lookup result = {SS_SLAB, TAG_OWNER(entry.tag), TAG_CLASS(entry.tag), NULL, 0, 0};
-    const struct slab *slab = pool_slab_of(entry.ref, p);
+    const uint64_t *bits = atomic_load_relaxed(&slab->bits);
+    /* NULL, or a bitmap too short for the index: the slab has gone, and another one may have come. */
+    if (!bits || (bits == slab->inline_bits && index / 64 >= SLAB_INLINE_WORDS)) {
+        return 0;
+    }
+    return !(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
+}
+
+static struct ss_lookup lookup_slab(const struct superslab *ss, const void *p, uint32_t tag)
+{
+    uint32_t unit = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES);
+    const struct slab *slab = &ss->slabs[unit];
+    uint32_t size_class = atomic_load_relaxed(&slab->size_class);
+    struct ss_lookup result = {SS_SLAB, TAG_OWNER(tag), size_class, NULL, 0, 0};
     uint32_t offset = (uint32_t)((uintptr_t)p & (SS_UNIT_BYTES - 1));
-    uint32_t index = sc_index_of(result.size_class, offset);
-    if (index < sc_table[result.size_class].capacity) {
-        result.size = sc_table[result.size_class].size;
+    uint32_t index = sc_index_of(size_class, offset);
+    if (index < sc_table[size_class].capacity) {
+        result.size = sc_table[size_class].size;
         result.start = (char *)((uintptr_t)p - offset) + index * result.size;
-        const uint64_t *bits = atomic_load_relaxed(&slab->bits);
-        /* NULL while the region goes back: nothing in it was allocated. */
-        result.is_allocated = bits && !(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
+        result.is_allocated = is_allocated(slab, index);
     }
     return result;
 }
 
 /* The span that holds p: the nearest one that starts at or below it, if it reaches so far. */
-static struct ss_lookup lookup_span(const void *p)
+static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
 {
-    struct ss_lookup result = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
-    char *start = (char *)((uintptr_t)p & ~(uintptr_t)(SS_GRANULE_BYTES - 1));
-    char *first = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
-    for (; start >= first; start -= SS_GRANULE_BYTES) {
-        size_t size = ss_span_size(start);
-        if (size > (size_t)((const char *)p - start)) {
-            return (struct ss_lookup){SS_SPAN, 0, 0, start, size, 1};
-        }
-        if (size) {
-            break;
-        }
+    uint32_t granule = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES), first = granule, n;
+    while ((n = pool_span_granules(ss, first)) == 0 && first) {
+        first--;
     }
-    return result;
+    if (n <= granule - first) {
+        return free_unit;
+    }
+    char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
+    return (struct ss_lookup){SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, n * SS_GRANULE_BYTES, 1};
+}
+
+static struct ss_lookup describe(const void *p, struct map_entry entry)
+{
+    if (entry.tag == TAG_RANGE) {
+        return pool_policy()->range_lookup(p, entry.ref);
+    }
+    const struct superslab *ss = pool_superslab_around(entry.ref, p);
+    if (!ss) {
+        return free_unit; /* the number is another owner's already */
+    }
+    return entry.tag == TAG_SPAN ? lookup_span(ss, p) : lookup_slab(ss, p, entry.tag);
+}
+
+/* map_find as it is for pointers that are no addresses, too. */
+static struct map_entry look(const void *p)
+{
+    return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : map_find(p);
 }
 
 struct ss_lookup hak_super_lookup(const void *p)
 {
-    struct ss_lookup nothing = {SS_NOT_OURS, 0, 0, NULL, 0, 0};
-    struct map_entry entry = map_get(p);
-    if (entry.tag == 0) {
-        return nothing;
+    struct map_entry entry = look(p), now;
+    for (;; entry = now) {
+        if (entry.tag == 0) {
+            return not_ours;
+        }
+        if (entry.tag == TAG_FREE_UNIT) {
+            return free_unit;
+        }
+        struct ss_lookup result = describe(p, entry);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        now = look(p);
+        if (HAK_LIKELY(now.tag == entry.tag && now.ref == entry.ref)) {
+            return result;
+        }
     }
-    if (entry.tag == TAG_FREE_UNIT) {
-        nothing.kind = SS_FREE_UNIT;
-        return nothing;
-    }
-    if (entry.tag == TAG_SPAN) {
-        return lookup_span(p);
-    }
-    if (entry.tag == TAG_RANGE) {
-        struct ss_lookup (*look_up)(const void *, uint32_t) = atomic_load_relaxed(&ss_range_lookup);
-        return look_up ? look_up(p, entry.ref) : nothing;
-    }
-    return lookup_slab(p, entry);
 }

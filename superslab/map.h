@@ -22,19 +22,16 @@ HAK_EXTERN_C_BEGIN
 #define MAP_LEAF_UNITS        ((size_t)1 << MAP_LEAF_SHIFT)
 #define MAP_DIRECTORY_ENTRIES ((size_t)1 << (32 - MAP_LEAF_SHIFT))
 
-/* A tag: owner in the upper 20 bits, in the lower 12 what the owner needs to find the bin. 0: nothing of ours. */
+/* A tag: owner in the upper 20 bits, the lower 12 are the owner's. 0: nothing of ours. */
 #define TAG_OWNER_SHIFT   12
 #define TAG_LOW_MASK      0xFFFu
 #define TAG_SPECIAL_OWNER 0xFFFFFu /* no heap has this id */
 #define TAG_FREE_UNIT     ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 1u)
 #define TAG_SPAN          ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 2u)
 #define TAG_RANGE         ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 3u)
-/* In a slab's tag the lower bits are the bin's offset: class times the size of a bin. */
-#define TAG_BIN_SHIFT               4
-#define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
-#define TAG_IS_SLAB(tag)            ((tag) - (1u << TAG_OWNER_SHIFT) < (TAG_SPECIAL_OWNER - 1) << TAG_OWNER_SHIFT)
-#define TAG_OWNER(tag)              ((tag) >> TAG_OWNER_SHIFT)
-#define TAG_CLASS(tag)              (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
+/* A slab's: the lower bits mean what its owner says (bank.h). */
+#define TAG_IS_SLAB(tag) ((tag) - (1u << TAG_OWNER_SHIFT) < (TAG_SPECIAL_OWNER - 1) << TAG_OWNER_SHIFT)
+#define TAG_OWNER(tag)   ((tag) >> TAG_OWNER_SHIFT)
 
 struct map_leaf {
     uint32_t tag[MAP_LEAF_UNITS];
@@ -55,7 +52,8 @@ struct map_entry {
 HAK_MUST_CHECK int map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
-/* The entry of any address; {0, 0} if it is not ours. */
+/* The entry of any address; {0, 0} if it is not ours. Where the unit changes hands meanwhile, the tag may be an older one than
+   the number. */
 struct map_entry map_get(const void *p);
 
 /* The unit number of p in the window; not less than MAP_LEAF_UNITS if p is outside. */

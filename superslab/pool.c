@@ -9,6 +9,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/huge.h"
@@ -38,14 +39,65 @@ static struct superslab *given_back;          /* descriptions without a region *
 static struct superslab *room; /* the next one that was never used, if n_superslabs % DESCRIPTIONS is not 0 */
 static struct superslab_slabs *room_slabs;
 static char *last_region;
-size_t ss_keep_bytes = SIZE_MAX;
-uint64_t ss_delay_ms = UINT64_MAX;
-const struct ss_hooks *ss_hooks;
+
+/* --- the policy --- */
+
+static void ignore_bytes(size_t bytes)
+{
+    (void)bytes;
+}
+
+static void ignore(void)
+{
+}
+
+static size_t keep_all(void)
+{
+    return SIZE_MAX;
+}
+
+static uint64_t delay_of_option(void)
+{
+    return options.purge_delay_ms;
+}
+
+static struct ss_lookup no_range(const void *p, uint32_t number)
+{
+    (void)p;
+    (void)number;
+    return (struct ss_lookup){SS_NOT_OURS, 0, 0, NULL, 0, 0};
+}
+
+static const struct ss_policy default_policy = {ignore_bytes, ignore,          ignore_bytes,
+                                                keep_all,     delay_of_option, no_range};
+static const struct ss_policy *policy_in_force = &default_policy;
+
+const struct ss_policy *pool_policy(void)
+{
+    return atomic_load_acquire(&policy_in_force);
+}
+
+void ss_set_policy(const struct ss_policy *policy)
+{
+    atomic_store_release(&policy_in_force, policy);
+}
+
+/* --- descriptions and their lists --- */
 
 struct superslab *pool_superslab(uint32_t number)
 {
     struct superslab **chunk = atomic_load_acquire(&table[number / TABLE_CHUNK]);
     return atomic_load_acquire(&chunk[number % TABLE_CHUNK]);
+}
+
+struct superslab *pool_superslab_around(uint32_t number, const void *p)
+{
+    if (number >= atomic_load_acquire(&n_superslabs)) {
+        return NULL;
+    }
+    struct superslab *ss = pool_superslab(number);
+    uintptr_t base = (uintptr_t)atomic_load_relaxed(&ss->base);
+    return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
 }
 
 static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
@@ -114,7 +166,7 @@ static uint32_t next_run(uint32_t run)
 
 static void drop_description(struct superslab *ss)
 {
-    ss->base = NULL;
+    atomic_store_relaxed(&ss->base, NULL);
     ss->next[SS_BY_RUN] = given_back;
     given_back = ss;
 }
@@ -202,7 +254,7 @@ static struct superslab *new_superslab(void)
     if (ss->is_huge) {
         huge_mark(base, SS_BYTES);
     }
-    ss->base = base;
+    atomic_store_relaxed(&ss->base, base);
     ss->slab_mask = 0;
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         ss->free.word[i] = ~(uint64_t)0;
@@ -238,10 +290,7 @@ static void take(struct superslab *ss, uint32_t first, uint32_t n)
     relist(ss);
     stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
     limit_commit(n * SS_GRANULE_BYTES);
-    const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
-    if (hooks) {
-        hooks->taken((n - n_dirty) * SS_GRANULE_BYTES);
-    }
+    pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
 }
 
 /* The place for a span in one superslab: resident granules first. SS_GRANULES if none. */
@@ -388,17 +437,10 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
         next = ss->next[SS_BY_AGE];
         bytes += purge_superslab(ss);
     }
-    const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
-    if (bytes && hooks) {
-        hooks->purged(bytes);
+    if (bytes) {
+        pool_policy()->purged(bytes);
     }
     return bytes;
-}
-
-static uint64_t delay_in_force_ns(void)
-{
-    uint64_t ms = atomic_load_relaxed(&ss_delay_ms);
-    return (ms == UINT64_MAX ? options.purge_delay_ms : ms) * 1000000u;
 }
 
 /* Units of granules `first` to `first + n - 1` that are wholly free. */
@@ -426,14 +468,12 @@ void pool_give(struct superslab *ss, uint32_t first, uint32_t n)
     relist(ss);
     stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
     stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
-    const struct ss_hooks *hooks = atomic_load_acquire(&ss_hooks);
-    if (hooks) {
-        hooks->given();
-    }
-    (void)purge_older(now_ns, delay_in_force_ns(), atomic_load_relaxed(&ss_keep_bytes));
+    const struct ss_policy *policy = pool_policy();
+    policy->given();
+    (void)purge_older(now_ns, ns_of_ms(policy->delay_ms()), policy->keep_bytes());
 }
 
-struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
+struct slab *pool_slab_alloc(uint32_t tag, uint32_t size_class)
 {
     uint32_t unit = 0;
     lock_acquire(&pool_lock);
@@ -448,14 +488,15 @@ struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class)
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
-        slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, owner, size_class, ss->far_bits[unit], is_clean);
+        slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class, ss->far_bits[unit],
+                  is_clean);
     }
     lock_release(&pool_lock);
     if (!ss) {
         return NULL;
     }
     struct slab *slab = &ss->slabs[unit];
-    map_set(slab->base, 1, TAG_SLAB(owner, size_class), ss->number);
+    map_set(slab->base, 1, tag, ss->number);
     stat_add(slabs_made, 1);
     return slab;
 }
@@ -510,7 +551,7 @@ uint32_t pool_slab_mask(uint32_t number, char **base)
 size_t ss_purge(uint64_t delay_ms)
 {
     lock_acquire(&pool_lock);
-    size_t bytes = purge_older(os_ops.clock_ns(), delay_ms * 1000000u, atomic_load_relaxed(&ss_keep_bytes));
+    size_t bytes = purge_older(os_ops.clock_ns(), ns_of_ms(delay_ms), pool_policy()->keep_bytes());
     lock_release(&pool_lock);
     return bytes;
 }

@@ -2,7 +2,8 @@
 
    struct superslab describes one region of 2 MiB and lives apart from it, for ever; a region that was given back leaves its
    description for the next one. All fields but `slabs` are written with the pool lock held; slabs[i] belongs to the heap
-   that holds unit i while it is a slab.
+   that holds unit i while it is a slab. `base` and span_granules are written atomically (relaxed), since hak_super_lookup
+   reads them without a lock.
    A granule is used (by a slab or a span) or free; a free granule is dirty (its pages may be resident) or clean (reads as 0).
    Always: dirty is a subset of free; largest_run = length of the longest run in free; n_whole = units that are wholly free;
    the superslab is in the list of its largest_run and in that of its n_whole, and in the list of dirty ones exactly if
@@ -57,10 +58,13 @@ int pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
 /* Granules become free and dirty, and units that are wholly free are marked so in the map. Now and then something is purged,
    perhaps `ss` itself. Pool lock held. */
 void pool_give(struct superslab *ss, uint32_t first, uint32_t n);
-/* The superslab of that number. */
+/* The superslab of that number, which was given out. */
 struct superslab *pool_superslab(uint32_t number);
-/* A fresh slab of the class for that owner, its map entry written; NULL when the system refuses memory. */
-struct slab *pool_slab_alloc(uint32_t owner, uint32_t size_class);
+/* The superslab of that number if its region holds p now, else NULL. Any number, no lock: for who reads the map while units may
+   change hands. */
+struct superslab *pool_superslab_around(uint32_t number, const void *p);
+/* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the system refuses memory. */
+struct slab *pool_slab_alloc(uint32_t tag, uint32_t size_class);
 /* Gives back a slab whose blocks are all free; the caller has it in no list. */
 void pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
@@ -74,8 +78,8 @@ uint32_t pool_n_superslabs(void);
    slabs back at any time. */
 uint32_t pool_slab_mask(uint32_t number, char **base);
 
-/* Set by ACE: describes a range from its map entry, for hak_super_lookup. */
-extern struct ss_lookup (*ss_range_lookup)(const void *p, uint32_t ref);
+/* The policy in force; never NULL. */
+const struct ss_policy *pool_policy(void);
 
 /* For fork. */
 void pool_lock_acquire(void);

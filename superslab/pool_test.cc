@@ -24,6 +24,12 @@ using hak_testing::FakeClock;
 using hak_testing::OsCall;
 using hak_testing::Rng;
 
+/* A slab whose tag holds its class as it is: the pool does not look at these bits. */
+struct slab *make_slab(uint32_t owner, uint32_t size_class)
+{
+    return pool_slab_alloc(owner << TAG_OWNER_SHIFT | size_class, size_class);
+}
+
 /* Each test says when free units are purged. */
 class Pool : public testing::Test
 {
@@ -156,13 +162,13 @@ class Oracle
 
     bool alloc_slab()
     {
-        struct slab *slab = pool_slab_alloc(3, static_cast<uint32_t>(rng.below(SC_N_CLASSES)));
+        struct slab *slab = make_slab(3, static_cast<uint32_t>(rng.below(SC_N_CLASSES)));
         if (!slab) {
             return false;
         }
         EXPECT_EQ(slab->owner, 3u);
         EXPECT_EQ(slab_is_empty(slab), 1);
-        EXPECT_EQ(map_get(slab->base + 5).tag, static_cast<uint32_t>(TAG_SLAB(3, slab->size_class)));
+        EXPECT_EQ(map_get(slab->base + 5).tag, 3u << TAG_OWNER_SHIFT | slab->size_class);
         EXPECT_EQ(pool_slab_of(map_get(slab->base).ref, slab->base + 65535), slab);
         scribble(slab->base, 8);
         add(slab->base, 8, slab);
@@ -486,7 +492,7 @@ TEST_F(Pool, WithoutAnyMemoryItFailsAndRecovers)
     for (int i = 0; i < 1000; i++) {
         ASSERT_EQ(units(1), nullptr);
     }
-    EXPECT_EQ(pool_slab_alloc(1, 0), nullptr);
+    EXPECT_EQ(make_slab(1, 0), nullptr);
     EXPECT_EQ(ss_verify(), 0);
     os.reset();
     void *p = units(1);
@@ -529,7 +535,7 @@ TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
 {
     std::vector<struct slab *> slabs;
     for (uint32_t i = 0; i < 70; i++) {
-        slabs.push_back(pool_slab_alloc(1 + i % 2, i % SC_N_CLASSES));
+        slabs.push_back(make_slab(1 + i % 2, i % SC_N_CLASSES));
     }
     void *span = units(3);
     for (uint32_t owner = 0; owner <= 3; owner++) {
@@ -562,7 +568,7 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     char *free_unit = p + 3 * SS_UNIT_BYTES;
     ASSERT_EQ(hak_super_lookup(free_unit).kind, SS_FREE_UNIT);
     /* The superslab's description, by way of a slab in it. */
-    struct slab *slab = pool_slab_alloc(1, 0);
+    struct slab *slab = make_slab(1, 0);
     struct superslab *ss = pool_superslab(map_get(slab->base).ref);
     ASSERT_EQ(ss->base, reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(p) & ~(SS_BYTES - 1)));
     pool_slab_free(slab);
@@ -619,7 +625,7 @@ TEST_F(Pool, ThreadsShareSuperslabs)
                     p[0] = p[n * SS_UNIT_BYTES - 1] = static_cast<char>(t + 1);
                     spans.push_back(p);
                 } else if (rng.one_in(2)) {
-                    slabs.push_back(pool_slab_alloc(static_cast<uint32_t>(t + 1), static_cast<uint32_t>(n)));
+                    slabs.push_back(make_slab(static_cast<uint32_t>(t + 1), static_cast<uint32_t>(n)));
                 }
                 if (spans.size() > 5) {
                     size_t k = rng.below(spans.size());

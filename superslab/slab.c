@@ -16,6 +16,8 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
 {
     uint32_t capacity = sc_table[size_class].capacity;
     uint32_t n_words = word_count(capacity);
+    /* Who reads what follows without a lock, and then the map, finds there that the unit has changed hands. */
+    __atomic_thread_fence(__ATOMIC_RELEASE);
     atomic_store_relaxed(&slab->bits, n_words <= SLAB_INLINE_WORDS ? slab->inline_bits : far_bits);
     slab->base = base;
     slab->next = slab->prev = NULL;
@@ -23,7 +25,7 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     slab->size = sc_table[size_class].size;
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
-    slab->size_class = (uint16_t)size_class;
+    atomic_store_relaxed(&slab->size_class, (uint16_t)size_class);
     slab->in_list = 0;
     slab->is_used = 1;
     slab->is_clean = (uint8_t)is_clean;

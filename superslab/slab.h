@@ -1,8 +1,8 @@
 /* A slab: one unit of 64 KiB cut into equal blocks of a size class, aligned to 64 KiB, with its metadata apart.
 
    struct slab is owned by the heap (bank) whose id it carries, from pool_slab_alloc to pool_slab_free; every field but the
-   constants is read and written with that owner's lock held. `bits` and its words are written atomically (relaxed), since
-   hak_super_lookup reads them without a lock.
+   constants is read and written with that owner's lock held. `bits`, its words and size_class are written atomically
+   (relaxed), since hak_super_lookup reads them without a lock.
    A block is free (its bit is 1) or allocated (0). Blocks in a thread's cache count as allocated.
    Always: n_free = number of 1 bits; no bit at or above capacity is 1; no bit in a word below `hint` is 1; blocks from index
    `fresh` up were never handed out (their bits are 1), so that their pages may be untouched.

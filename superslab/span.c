@@ -63,9 +63,9 @@ static struct superslab *span_at(const void *p, uint32_t *first)
     if (entry.tag != TAG_SPAN || (uintptr_t)p & (SS_GRANULE_BYTES - 1)) {
         return NULL;
     }
-    struct superslab *ss = pool_superslab(entry.ref);
+    struct superslab *ss = pool_superslab_around(entry.ref, p);
     *first = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES);
-    return atomic_load_relaxed(&ss->span_granules[*first]) ? ss : NULL;
+    return ss && atomic_load_relaxed(&ss->span_granules[*first]) ? ss : NULL;
 }
 
 size_t ss_span_size(const void *p)

@@ -22,7 +22,7 @@ enum ss_kind {
     SS_NOT_OURS,  /* never handed out by hakmem, NULL, the stack, wild */
     SS_FREE_UNIT, /* inside a superslab, in a unit that holds nothing */
     SS_SLAB,      /* in a slab: a block of a size class, or its tail */
-    SS_SPAN,      /* in a span of units */
+    SS_SPAN,      /* in a span of granules */
     SS_RANGE,     /* in a mapping of its own (above 1 MiB) */
 };
 
@@ -36,8 +36,9 @@ struct ss_lookup {
                               cache counts as allocated */
 };
 
-/* Tells what any address belongs to: ours, freed, interior, stack, NULL or wild. Never faults, takes no lock. What
-   another thread allocates or frees at the same time may be seen before or after. */
+/* Tells what any address belongs to: ours, freed, interior, stack, NULL or wild. Never faults, takes no lock. Of memory that
+   another thread allocates or frees at the same time it tells what was so at one moment of the call; while one owner's unit
+   becomes another's that may be free memory. */
 HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 
 /* Spans: whole granules of 8 KiB in a row within one superslab, aligned to at least a granule and a page. */
@@ -64,18 +65,23 @@ size_t ss_span_size(const void *p);
    Returns 1 on success; otherwise nothing has changed. */
 int ss_span_resize(void *p, size_t size);
 
-/* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is more, or older, goes back as memory
-   is freed. At first all, for HAKMEM_PURGE_DELAY_MS; ACE sets them. */
-extern size_t ss_keep_bytes;
-extern uint64_t ss_delay_ms;
-/* Told of what is taken (`fresh` bytes of it from the system), given back to the pool, and given back to the system; the pool's
-   lock is held. NULL for nobody. ACE sets it. */
-struct ss_hooks {
+/* What the superslabs' user decides, and is told. Functions that are called with the pool's lock held say so. */
+struct ss_policy {
+    /* Memory was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. Pool lock. */
     void (*taken)(size_t fresh);
     void (*given)(void);
     void (*purged)(size_t bytes);
+    /* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is more, or older, goes back as
+       memory is freed. Pool lock. */
+    size_t (*keep_bytes)(void);
+    uint64_t (*delay_ms)(void);
+    /* Describes what the pointer map holds besides superslabs, from the map's number at p. No lock: never faults, whatever the
+       number, and gives start NULL if that number's range does not hold p (any more). */
+    struct ss_lookup (*range_lookup)(const void *p, uint32_t number);
 };
-extern const struct ss_hooks *ss_hooks;
+/* Replaces the default: nobody is told, all is kept for HAKMEM_PURGE_DELAY_MS, and there are no ranges. Called once, at the start
+   of the process; *policy is never freed. */
+void ss_set_policy(const struct ss_policy *policy);
 /* Gives the pages of free memory back to the system: all at once, or those that nobody used for `delay_ms`. Returns bytes. */
 size_t ss_purge(uint64_t delay_ms);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells which failed. */
