@@ -354,16 +354,21 @@ struct ss_lookup range_describe(const void *p, uint32_t number)
         return nothing;
     }
     const struct range *range = range_at(number);
-    uint32_t version = atomic_load_acquire(&range->version);
-    char *base = atomic_load_relaxed(&range->base);
-    size_t bytes = atomic_load_relaxed(&range->bytes);
-    int is_used = atomic_load_relaxed(&range->state) == RANGE_USED;
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    int is_whole = !(version & 1) && atomic_load_relaxed(&range->version) == version;
-    if (!is_whole || (size_t)((uintptr_t)p - (uintptr_t)base) >= bytes) {
-        return nothing; /* it is becoming another range's */
+    uint32_t version = atomic_load_acquire(&range->version), now;
+    for (;; version = now) {
+        char *base = atomic_load_relaxed(&range->base);
+        size_t bytes = atomic_load_relaxed(&range->bytes);
+        int is_used = atomic_load_relaxed(&range->state) == RANGE_USED;
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        now = atomic_load_relaxed(&range->version);
+        if (now & 1) {
+            return nothing; /* it is becoming another range's, by a thread that this one does not wait for */
+        }
+        if (now == version) {
+            int is_inside = (size_t)((uintptr_t)p - (uintptr_t)base) < bytes;
+            return is_inside ? (struct ss_lookup){SS_RANGE, 0, 0, base, bytes, is_used} : nothing;
+        }
     }
-    return (struct ss_lookup){SS_RANGE, 0, 0, base, bytes, is_used};
 }
 
 /* From the cache. ACE lock held. */

@@ -1,0 +1,337 @@
+/* hak_super_lookup while the unit changes hands: between any two instructions of the lookup everything may happen to the unit,
+   and between any two instructions of a change the lookup may run. The processor's trap flag makes both certain. */
+#include "superslab/superslab.h"
+
+#include <cstring>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <vector>
+
+#include "ace/ace.h"
+#include "base/options.h"
+#include "base/os.h"
+#include "superslab/pool.h"
+
+namespace
+{
+
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+
+const uint32_t kOwner = 9;
+const size_t kFar = 60000; /* beyond the short bitmap of large blocks, as an index of small ones */
+const size_t kProbes[] = {0, 100, 20000, kFar, 65535};
+
+const size_t kReserved = 16 * SS_BYTES;
+
+char *reserved;   /* address space that nobody else gets */
+char *target;     /* 2 MiB-aligned, in the middle of it; nothing lies there but what a state puts there */
+char *next_place; /* where the next mapping of 2 MiB or more goes, or NULL */
+struct slab *slab;
+char *block;
+
+bool is_reserved(const void *p)
+{
+    return static_cast<size_t>(static_cast<const char *>(p) - reserved) < kReserved;
+}
+
+void *mmap_hook(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
+{
+    if (next_place && length >= SS_BYTES) {
+        addr = next_place;
+        flags |= MAP_FIXED;
+    }
+    return os_real_ops.mmap(addr, length, prot, flags, fd, offset);
+}
+
+/* What goes back is gone, but stays reserved. */
+int munmap_hook(void *addr, size_t length)
+{
+    if (!is_reserved(addr)) {
+        return os_real_ops.munmap(addr, length);
+    }
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    return os_real_ops.mmap(addr, length, PROT_NONE, flags, -1, 0) == MAP_FAILED ? -1 : 0;
+}
+
+/* --- what the unit may be; each begins and ends with nothing mapped there --- */
+
+void nothing()
+{
+}
+
+void purge_all()
+{
+    ss_purge(0);
+    ace_purge(0);
+}
+
+template <uint32_t size_class> void enter_slab()
+{
+    slab = pool_slab_alloc(kOwner << TAG_OWNER_SHIFT | size_class, size_class);
+    void *head;
+    slab_take(slab, 40, &head);
+}
+
+void leave_slab()
+{
+    pool_slab_free(slab);
+    purge_all();
+}
+
+template <size_t size> void enter_span()
+{
+    block = static_cast<char *>(ss_span_alloc(size, 1, nullptr));
+}
+
+void leave_span()
+{
+    ss_span_free(block);
+    purge_all();
+}
+
+/* Free units of a superslab that stays. */
+void enter_free()
+{
+    enter_span<SS_UNIT_BYTES>();
+    ss_span_free(block);
+}
+
+template <size_t size> void enter_range()
+{
+    next_place = size > SS_BYTES ? target - SS_BYTES : target;
+    block = static_cast<char *>(ace_alloc(size, 1));
+    next_place = target;
+}
+
+void leave_range()
+{
+    ace_free(block);
+    purge_all();
+}
+
+template <size_t size> void enter_cached()
+{
+    enter_range<size>();
+    ace_free(block);
+}
+
+struct State {
+    const char *name;
+    void (*enter)();
+    void (*leave)();
+    enum ss_kind kind; /* of target */
+} const states[] = {
+    {"unmapped", nothing, nothing, SS_NOT_OURS},
+    {"free", enter_free, purge_all, SS_FREE_UNIT},
+    {"slab of 16", enter_slab<0>, leave_slab, SS_SLAB},
+    {"slab of 256", enter_slab<16>, leave_slab, SS_SLAB},
+    {"slab of 32 KiB", enter_slab<SC_N_CLASSES - 1>, leave_slab, SS_SLAB},
+    {"span", enter_span<SS_UNIT_BYTES>, leave_span, SS_SPAN},
+    {"long span", enter_span<16 * SS_UNIT_BYTES>, leave_span, SS_SPAN},
+    {"short span", enter_span<SS_GRANULE_BYTES>, leave_span, SS_SPAN},
+    {"range", enter_range<SS_BYTES>, leave_range, SS_RANGE},
+    {"range from below", enter_range<2 * SS_BYTES>, leave_range, SS_RANGE},
+    {"cached range", enter_cached<SS_BYTES>, purge_all, SS_RANGE},
+};
+
+/* --- stepping --- */
+
+const State *from, *to;
+const char *probe;
+int step, at_step;
+struct ss_lookup before, after;
+const char *stepped;
+bool is_stepping_change;
+int n_bad;
+
+bool same(const struct ss_lookup &a, const struct ss_lookup &b)
+{
+    return a.kind == b.kind && a.owner == b.owner && a.size_class == b.size_class && a.start == b.start &&
+           a.size == b.size && a.is_allocated == b.is_allocated;
+}
+
+/* What holds for every answer. */
+bool is_sound(const struct ss_lookup &got)
+{
+    const char *start = static_cast<const char *>(got.start);
+    bool holds = start && start <= probe && probe < start + got.size;
+    return start ? holds && got.kind >= SS_SLAB : got.size == 0 && !got.is_allocated;
+}
+
+void change()
+{
+    from->leave();
+    to->enter();
+}
+
+void trap(int, siginfo_t *, void *context)
+{
+    ++step;
+    if (is_stepping_change) {
+        /* On the way there the unit is free, or nobody's, or a range that is being taken apart. */
+        struct ss_lookup got = hak_super_lookup(probe);
+        bool is_end = same(got, before) || same(got, after);
+        bool is_between = got.kind != SS_SLAB || got.owner == kOwner;
+        n_bad += !is_sound(got) || !(is_end || is_between);
+    } else if (step == at_step) {
+        static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
+        change();
+    }
+}
+
+void fault(int, siginfo_t *info, void *)
+{
+    char line[200];
+    int n = snprintf(line, sizeof line, "fault at %p: %s becomes %s after instruction %d of %s, probe %zd\n",
+                     info->si_addr, from->name, to->name, step, stepped, probe - target);
+    (void)!write(2, line, static_cast<size_t>(n));
+    _exit(1);
+}
+
+#define STEP(on)                                                                                                       \
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::: "memory", "cc")
+
+class LookupRace : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+        options.large_cache_bytes = options.ace_keep = size_t(1) << 40;
+        options.huge_page_bytes = 0;
+        reserved = static_cast<char *>(
+            mmap(nullptr, kReserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        ASSERT_NE(reserved, MAP_FAILED);
+        uintptr_t middle = reinterpret_cast<uintptr_t>(reserved) + kReserved / 2;
+        target = reinterpret_cast<char *>(middle & ~(SS_BYTES - 1));
+        struct sigaction action = {};
+        action.sa_flags = SA_SIGINFO;
+        action.sa_sigaction = trap;
+        sigaction(SIGTRAP, &action, &old_trap);
+        action.sa_sigaction = fault;
+        sigaction(SIGSEGV, &action, &old_fault);
+        purge_all();
+        os_ops.mmap = mmap_hook;
+        os_ops.munmap = munmap_hook;
+    }
+    void TearDown() override
+    {
+        next_place = nullptr;
+        os_ops = os_real_ops;
+        sigaction(SIGTRAP, &old_trap, nullptr);
+        sigaction(SIGSEGV, &old_fault, nullptr);
+        for (void *p : kept) {
+            ace_free(p);
+        }
+        options.ace_keep = UINT64_MAX;
+        purge_all();
+        munmap(reserved, kReserved);
+    }
+    /* So that superslabs and ranges have other numbers: what is a number of the one is none of the other. */
+    void keep(size_t n_superslabs, size_t n_ranges)
+    {
+        next_place = nullptr;
+        for (size_t i = 0; i < n_superslabs; i++) {
+            kept.push_back(ss_span_alloc(SS_BYTES, 1, nullptr));
+        }
+        for (size_t i = 0; i < n_ranges; i++) {
+            kept.push_back(ace_alloc(SS_BYTES, 1));
+        }
+        next_place = target;
+    }
+    /* The answers without a change, at the ends of one. */
+    void look_at_ends()
+    {
+        from->enter();
+        before = hak_super_lookup(probe);
+        ASSERT_EQ(hak_super_lookup(target).kind, from->kind) << from->name;
+        change();
+        after = hak_super_lookup(probe);
+        ASSERT_EQ(hak_super_lookup(target).kind, to->kind) << to->name;
+        to->leave();
+        ASSERT_EQ(hak_super_lookup(target).kind, SS_NOT_OURS);
+    }
+    /* Returns how many instructions the lookup has. */
+    int step_lookup()
+    {
+        is_stepping_change = false;
+        stepped = "the lookup";
+        for (at_step = 1;; at_step++) {
+            from->enter();
+            step = 0;
+            STEP("orq $0x100, (%%rsp)");
+            struct ss_lookup got = hak_super_lookup(probe);
+            STEP("andq $~0x100, (%%rsp)");
+            if (step < at_step) {
+                from->leave();
+                return step;
+            }
+            to->leave();
+            EXPECT_TRUE(same(got, before) || same(got, after))
+                << from->name << " becomes " << to->name << " after instruction " << at_step << ", probe "
+                << probe - target << ": kind " << got.kind << " start " << got.start << " size " << got.size;
+        }
+    }
+    void step_change()
+    {
+        is_stepping_change = true;
+        stepped = "the change";
+        from->enter();
+        step = n_bad = 0;
+        STEP("orq $0x100, (%%rsp)");
+        change();
+        STEP("andq $~0x100, (%%rsp)");
+        EXPECT_GT(step, from == to ? 0 : 20);
+        EXPECT_EQ(n_bad, 0) << from->name << " becomes " << to->name << ", probe " << probe - target;
+        to->leave();
+    }
+    void every_change()
+    {
+        int longest = 0;
+        size_t turn = 0; /* 121 pairs, 5 probes: each state meets each probe */
+        for (const State &a : states) {
+            for (const State &b : states) {
+                from = &a;
+                to = &b;
+                probe = target + kProbes[turn++ % (sizeof kProbes / sizeof kProbes[0])];
+                look_at_ends();
+                int n = step_lookup();
+                longest = n > longest ? n : longest;
+                step_change();
+                if (HasFailure()) {
+                    return;
+                }
+            }
+        }
+        EXPECT_GT(longest, 30) << "instructions of hak_super_lookup that were stepped through";
+        EXPECT_EQ(ss_verify(), 0);
+        EXPECT_EQ(ace_verify(), 0);
+    }
+    std::vector<void *> kept;
+    struct sigaction old_trap, old_fault;
+};
+
+TEST_F(LookupRace, ManyRanges)
+{
+    keep(0, 50);
+    every_change();
+}
+
+TEST_F(LookupRace, ManySuperslabs)
+{
+    keep(50, 0);
+    every_change();
+}
+
+#else
+
+TEST(LookupRace, ManyRanges)
+{
+    GTEST_SKIP() << "needs a trap flag, and a process without a sanitizer's own memory";
+}
+
+#endif
+
+} // namespace
