@@ -15,6 +15,14 @@ enum {
 #undef SIZE_CLASS
 };
 
+/* Counts those up to SC_TINY_MAX. */
+enum {
+    SC_N_TINY = 0
+#define SIZE_CLASS(index, size, count, magic, inside, tail) +((size) <= 1024)
+#include "base/size_classes.def"
+#undef SIZE_CLASS
+};
+
 #define SC_TINY_MAX      ((size_t)1024)  /* the tiny pool's largest request */
 #define SC_SMALL_MAX     ((size_t)32768) /* the mid-MT pool's largest request; above: ACE */
 #define SC_SLAB_SHIFT    16

@@ -44,7 +44,6 @@ static void *finish(void *p, size_t size, size_t align)
 static size_t reclaim(void)
 {
     heap_trim_all();
-    user_heap_trim_all();
     return ace_purge(0) + ss_purge(0);
 }
 
@@ -237,7 +236,7 @@ static void free_in_slab(void *p, uint32_t tag)
             remote_free_now(p, tag);
             return;
         }
-        if (TAG_OWNER(tag) == heap->id) {
+        if (TAG_OWNER(tag) == heap->owner.id) {
             free_in_slab(p, tag); /* adopted the very heap that owns the block */
             return;
         }

@@ -1,5 +1,5 @@
-/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, fork. Locks: HEAPS for the table and the
-   orphans, then a heap's own. Called by the slow paths of api.c, by pthread (end of a thread) and by fork handlers. */
+/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, fork. Locks: HEAPS for the orphans, then the table
+   of owners' and a heap's own. Called by the slow paths of api.c, by pthread (end of a thread) and by fork handlers. */
 #include "hakmem/heap.h"
 
 #include <pthread.h>
@@ -12,6 +12,7 @@
 #include "base/stats.h"
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
+#include "hakmem/small.h"
 #include "hakmem/user_heap.h"
 #include "limit/limit.h"
 #include "superslab/pool.h"
@@ -34,14 +35,12 @@ static void fork_child(void);
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
 
 static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
-static struct heap *heaps[BANK_MAX_OWNERS + 1];
 static struct heap *orphans;
 /* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
    their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
 static struct heap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
-static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;
 static int has_environment; /* not in functions that run before the C library's own start */
@@ -54,11 +53,6 @@ __attribute__((destructor)) static void print_at_end(void)
     if (options.show_stats) {
         stat_print(2);
     }
-}
-
-struct heap *heap_by_id(uint32_t id)
-{
-    return id <= BANK_MAX_OWNERS ? atomic_load_acquire(&heaps[id]) : NULL;
 }
 
 static void print_banner(void)
@@ -93,7 +87,7 @@ static void start(void)
     read_options();
     ace_start();
     background_init();
-    shared_id = bank_new_owner();
+    shared_id = owner_reserve();
     atomic_store_release(&is_ready, 1u);
 }
 
@@ -129,23 +123,17 @@ __attribute__((constructor)) static void start_early(void)
 /* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
 static struct heap *new_heap(uint32_t *reserved, enum lock_rank rank)
 {
-    uint32_t id = *reserved ? *reserved : bank_new_owner();
+    uint32_t id = *reserved ? *reserved : owner_reserve();
     struct heap *heap = id ? (struct heap *)os_meta_alloc(sizeof *heap) : NULL;
     if (!heap) {
         *reserved = id;
         return NULL;
     }
     *reserved = 0;
-    heap->id = id;
     heap->owner_tag = id << TAG_OWNER_SHIFT;
-    heap->lock = (struct lock)LOCK_INIT(rank);
-    bank_init(&heap->bank, id);
-    heap->bank.has_strays_sent = 1;
-    heap->bank.keeps_empty = 0; /* until a thread has it */
     tc_init(heap);
-    heap->state = HEAP_ORPHAN;
-    atomic_store_release(&heaps[id], heap);
-    atomic_store_relaxed(&last_heap, id > last_heap ? id : last_heap);
+    heap->owner.state = HEAP_ORPHAN;
+    owner_register_as(&heap->owner, id, OWNER_THREAD, rank);
     stat_add(heaps, 1);
     return heap;
 }
@@ -180,10 +168,9 @@ static struct heap *get_shared(void)
 
 int heap_unlock(struct heap *heap)
 {
-    void *strays = heap->bank.strays;
-    heap->bank.strays = NULL;
-    heap->n_uses++;
-    lock_release(&heap->lock);
+    void *strays = heap->owner.bank.strays;
+    heap->owner.bank.strays = NULL;
+    owner_release(&heap->owner);
     background_poke();
     if (HAK_UNLIKELY(strays != NULL)) {
         remote_send_list(strays);
@@ -195,13 +182,16 @@ int heap_unlock(struct heap *heap)
    heap: one that is busy is passed by. */
 static void adopt_from_live(struct heap *heap, uint32_t size_class)
 {
-    uint32_t last = atomic_load_relaxed(&last_heap);
-    uint32_t id = heap->id;
-    for (uint32_t n = last < ADOPT_SEARCH ? last : ADOPT_SEARCH; n; n--) {
-        id = id < last ? id + 1 : 1;
-        struct heap *from = heap_by_id(id);
-        if (from && from != heap && bank_n_partial(&from->bank, size_class) > ADOPT_SPARES && lock_try(&from->lock)) {
-            bank_move_one(&from->bank, &heap->bank, size_class);
+    uint32_t id = heap->owner.id;
+    for (uint32_t n = ADOPT_SEARCH; n; n--) {
+        struct owner *from = owner_next(&id);
+        if (!from) {
+            id = 0; /* behind the last comes the first */
+        } else if (from == &heap->owner) {
+            return;
+        } else if (heap_of_owner(from) && bank_n_partial(&from->bank, size_class) > ADOPT_SPARES &&
+                   lock_try(&from->lock)) {
+            bank_move_one(&from->bank, &heap->owner.bank, size_class);
             lock_release(&from->lock);
             stat_add(slabs_adopted, 1);
             return;
@@ -216,10 +206,10 @@ static void adopt_slab(struct heap *heap, uint32_t size_class)
     if (from == heap) {
         return;
     }
-    if (from && bank_n_partial(&from->bank, size_class)) {
-        lock_acquire(&from->lock);
-        bank_move_one(&from->bank, &heap->bank, size_class);
-        lock_release(&from->lock);
+    if (from && bank_n_partial(&from->owner.bank, size_class)) {
+        lock_acquire(&from->owner.lock);
+        bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
+        lock_release(&from->owner.lock);
         stat_add(slabs_adopted, 1);
     } else {
         adopt_from_live(heap, size_class);
@@ -228,10 +218,10 @@ static void adopt_slab(struct heap *heap, uint32_t size_class)
 
 uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head)
 {
-    if (HAK_UNLIKELY(!bank_n_partial(&heap->bank, size_class))) {
+    if (HAK_UNLIKELY(!bank_n_partial(&heap->owner.bank, size_class))) {
         adopt_slab(heap, size_class);
     }
-    return bank_take(&heap->bank, size_class, want, head);
+    return small_take(&heap->owner, size_class, want, head);
 }
 
 void heap_tidy(struct heap *heap)
@@ -239,21 +229,21 @@ void heap_tidy(struct heap *heap)
     struct heap *to = atomic_load_acquire(&shared);
     remote_collect(heap);
     if (heap != to) {
-        bank_release_empty(&heap->bank);
+        bank_release_empty(&heap->owner.bank);
         if (to) {
-            lock_acquire(&to->lock);
-            bank_move_all(&heap->bank, &to->bank);
-            lock_release(&to->lock);
+            lock_acquire(&to->owner.lock);
+            bank_move_all(&heap->owner.bank, &to->owner.bank);
+            lock_release(&to->owner.lock);
         }
     }
 }
 
 static void set_state(struct heap *heap, enum heap_state state)
 {
-    lock_acquire(&heap->lock);
-    atomic_store_seq(&heap->state, (uint32_t)state);
-    heap->bank.keeps_empty = state == HEAP_LIVE;
-    lock_release(&heap->lock);
+    lock_acquire(&heap->owner.lock);
+    atomic_store_seq(&heap->owner.state, (uint32_t)state);
+    heap->owner.bank.keeps_empty = state == HEAP_LIVE;
+    lock_release(&heap->owner.lock);
 }
 
 /* While calls are hooked, every thread's `self` is heap_none, so that all of them take the slow paths. */
@@ -277,8 +267,9 @@ void heap_hook_all(int hooked)
 {
     lock_acquire(&heaps_lock);
     are_hooked = hooked;
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        struct heap *heap = heaps[id];
+    struct owner *owner;
+    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
+        struct heap *heap = heap_of_owner(owner);
         if (heap && heap->self_at) {
             atomic_store_relaxed(heap->self_at, hooked ? &heap_none : heap);
         }
@@ -327,7 +318,7 @@ static void make_orphan(struct heap *heap)
 {
     (void)get_shared();
     set_state(heap, HEAP_ORPHAN);
-    lock_acquire(&heap->lock);
+    lock_acquire(&heap->owner.lock);
     heap_tidy(heap);
     (void)heap_unlock(heap);
     lock_acquire(&heaps_lock);
@@ -356,11 +347,46 @@ void *heap_alloc_uncached(uint32_t size_class)
     void *block = NULL;
     struct heap *heap = get_shared();
     if (heap) {
-        lock_acquire(&heap->lock);
-        (void)bank_take(&heap->bank, size_class, 1, &block);
-        lock_release(&heap->lock);
+        lock_acquire(&heap->owner.lock);
+        (void)small_take(&heap->owner, size_class, 1, &block);
+        lock_release(&heap->owner.lock);
     }
     return block;
+}
+
+/* What came back from other threads goes to its slabs. Owner's lock held. */
+static void collect(struct owner *owner)
+{
+    struct heap *heap = heap_of_owner(owner);
+    if (heap) {
+        remote_collect(heap);
+    }
+}
+
+/* Releases the lock of an owner of any kind. Returns 1 if blocks were sent on. */
+static int unlock(struct owner *owner)
+{
+    struct heap *heap = heap_of_owner(owner);
+    if (heap) {
+        return heap_unlock(heap);
+    }
+    owner_release(owner);
+    return 0;
+}
+
+/* Returns 1 if blocks were sent on. */
+static int trim_owners(void)
+{
+    int n_sent_on = 0;
+    for (uint32_t id = 0; owner_next(&id);) {
+        struct owner *owner = owner_hold(id);
+        if (owner) {
+            collect(owner);
+            bank_release_empty(&owner->bank);
+            n_sent_on += unlock(owner);
+        }
+    }
+    return n_sent_on != 0;
 }
 
 void heap_trim_all(void)
@@ -369,31 +395,22 @@ void heap_trim_all(void)
         tc_flush(heap_own);
     }
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
-    for (int rounds = 2, n_sent_on = 1; rounds && n_sent_on; rounds--) {
-        n_sent_on = 0;
-        for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
-            struct heap *heap = heap_by_id(id);
-            if (heap) {
-                lock_acquire(&heap->lock);
-                remote_collect(heap);
-                bank_release_empty(&heap->bank);
-                n_sent_on += heap_unlock(heap);
-            }
-        }
+    if (trim_owners()) {
+        (void)trim_owners();
     }
 }
 
-/* Gives back what a heap keeps for a thread that sleeps. Heap lock held. */
-static void rest(struct heap *heap)
+/* Gives back what an owner keeps while nobody uses it. Owner's lock held. */
+static void rest(struct owner *owner)
 {
-    if (heap->n_uses != heap->seen_uses) {
-        heap->has_rested = 0;
-    } else if (!heap->has_rested || atomic_load_relaxed(&heap->inbox)) {
-        remote_collect(heap);
-        bank_release_empty(&heap->bank);
-        heap->has_rested = 1;
+    if (owner->n_uses != owner->seen_uses) {
+        owner->has_rested = 0;
+    } else if (!owner->has_rested || atomic_load_relaxed(&owner->inbox)) {
+        collect(owner);
+        bank_release_empty(&owner->bank);
+        owner->has_rested = 1;
     }
-    heap->seen_uses = heap->n_uses + 1; /* heap_unlock will count the caller too */
+    owner->seen_uses = owner->n_uses + 1; /* unlock will count the caller too */
 }
 
 /* Of the slabs of one superslab, those that nobody used since the last tick. */
@@ -403,17 +420,16 @@ static void purge_cold_slabs(uint32_t number, uint16_t tick)
     for (uint32_t mask = pool_slab_mask(number, &base); mask; mask &= mask - 1) {
         const char *start = base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES;
         struct map_entry entry = map_get(start);
-        struct heap *heap = heap_by_id(TAG_OWNER(entry.tag));
-        if (!heap) {
+        struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : NULL;
+        if (!owner) {
             continue;
         }
-        lock_acquire(&heap->lock);
         /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
         struct map_entry now = map_get(start);
         if (now.tag == entry.tag && now.ref == number) {
             stat_add(cold_bytes_purged, slab_purge_cold(pool_slab_of(number, start), tick));
         }
-        lock_release(&heap->lock);
+        lock_release(&owner->lock);
     }
 }
 
@@ -421,12 +437,11 @@ void heap_rest_all(void)
 {
     static uint16_t tick;
     tick++;
-    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
-        struct heap *heap = heap_by_id(id);
-        if (heap) {
-            lock_acquire(&heap->lock);
-            rest(heap);
-            (void)heap_unlock(heap);
+    for (uint32_t id = 0; owner_next(&id);) {
+        struct owner *owner = owner_hold(id);
+        if (owner) {
+            rest(owner);
+            (void)unlock(owner);
         }
     }
     for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
@@ -447,15 +462,7 @@ void heap_refuse(void)
 int heap_verify_all(void)
 {
     int result = heap_own != &heap_none ? tc_verify(heap_own) : 0;
-    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last && !result; id++) {
-        struct heap *heap = heap_by_id(id);
-        if (heap) {
-            lock_acquire(&heap->lock);
-            result = bank_verify(&heap->bank);
-            lock_release(&heap->lock);
-        }
-    }
-    return result;
+    return result ? result : owner_verify_all();
 }
 
 /* Fork: all locks in rank order, so that the child gets every structure whole. Older handlers, which run between ours, may
@@ -464,15 +471,8 @@ static void fork_prepare(void)
 {
     (void)heap_acquire();
     lock_acquire(&heaps_lock);
-    user_heap_fork_prepare();
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        if (heaps[id] && heaps[id] != shared) {
-            lock_acquire(&heaps[id]->lock);
-        }
-    }
-    if (shared) {
-        lock_acquire(&shared->lock);
-    }
+    user_heap_fork_registry(lock_acquire);
+    owner_fork_prepare();
     user_heap_fork_large(lock_acquire);
     ace_lock_acquire();
     pool_lock_acquire();
@@ -493,15 +493,8 @@ static void fork_parent(void)
     pool_lock_release();
     ace_lock_release();
     user_heap_fork_large(lock_release);
-    if (shared) {
-        lock_release(&shared->lock);
-    }
-    for (uint32_t id = last_heap; id >= 1; id--) {
-        if (heaps[id] && heaps[id] != shared) {
-            lock_release(&heaps[id]->lock);
-        }
-    }
-    user_heap_fork_end(lock_release);
+    owner_fork_end(lock_release);
+    user_heap_fork_registry(lock_release);
     lock_release(&heaps_lock);
 }
 
@@ -511,13 +504,13 @@ static void salvage(void *head)
 {
     while (head) {
         struct ss_lookup found = hak_super_lookup(head);
-        struct heap *heap = found.kind == SS_SLAB ? heap_by_id(found.owner) : NULL;
+        struct heap *heap = found.kind == SS_SLAB ? heap_of_owner(owner_by_id(found.owner)) : NULL;
         if (!heap || found.start != head || !found.is_allocated) {
             return;
         }
         void *next = *(void **)head;
-        lock_acquire(&heap->lock);
-        bank_put(&heap->bank, head);
+        lock_acquire(&heap->owner.lock);
+        small_put(&heap->owner, found.size_class, head);
         (void)heap_unlock(heap);
         head = next;
     }
@@ -546,34 +539,30 @@ static void fork_child(void)
     pool_lock_reset();
     ace_lock_reset();
     user_heap_fork_large(lock_reset);
-    if (shared) {
-        lock_reset(&shared->lock);
-    }
-    for (uint32_t id = last_heap; id >= 1; id--) {
-        if (heaps[id] && heaps[id] != shared) {
-            lock_reset(&heaps[id]->lock);
-        }
-    }
-    user_heap_fork_end(lock_reset);
+    owner_fork_end(lock_reset);
+    owner_fork_child();
+    user_heap_fork_registry(lock_reset);
     lock_reset(&heaps_lock);
     background_init();
     /* List and count are made anew: a thread that was just taking or leaving its heap had it in no list, counted or not. */
     orphans = NULL;
     stat_sub(orphans, stat_get(orphans));
     atomic_store_relaxed(&n_live, heap_own != &heap_none ? 1u : 0u);
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        struct heap *heap = heaps[id];
-        if (heap && heap != heap_own && heap->state == HEAP_LIVE) {
+    struct owner *owner;
+    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
+        struct heap *heap = heap_of_owner(owner);
+        if (heap && heap != heap_own && owner->state == HEAP_LIVE) {
             stat_sub(bin_budget, heap->budget);
             heap->budget = 0;
             salvage_cache(heap);
             tc_init(heap);
         }
     }
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        if (heaps[id] && heaps[id] != heap_own && heaps[id] != shared) {
-            heaps[id]->self_at = NULL;
-            make_orphan(heaps[id]);
+    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
+        struct heap *heap = heap_of_owner(owner);
+        if (heap && heap != heap_own && heap != shared) {
+            heap->self_at = NULL;
+            make_orphan(heap);
         }
     }
 }

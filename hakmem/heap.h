@@ -1,10 +1,10 @@
 /* Heaps: what one thread allocates from. Internal to //hakmem.
 
-   struct heap is owned by one thread at a time (`hak_self` points to it), outlives it as an orphan, and is adopted whole by
-   a later thread; it is never freed. Three parts:
+   struct heap is an owner (owner.h) of the kind OWNER_THREAD. One thread has it at a time (`hak_self` points to it); it outlives
+   the thread as an orphan, and is adopted whole by a later thread; it is never freed, and keeps its id. Three parts:
    - the thread cache (bins, spares, outbox): touched by the owning thread alone, without a lock;
-   - what lies behind the heap's lock (bank, returned chains): the owner's slow paths, and anybody who collects;
-   - the inbox: one word that every thread may push to.
+   - what lies behind the owner's lock (bank, returned chains): the thread's slow paths, and anybody who collects;
+   - the owner's inbox: one word that every thread may push to.
 
    Bins. A bin is a LIFO list of free blocks of one class, linked through their first words.
      blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls tc_overflow)
@@ -20,13 +20,13 @@
    slab can neither be given back nor change its class; bins may hold blocks of other heaps' slabs for the same reason.
 
    What may be held back (bytes, also tested in heap_test):
-   - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (TC_FIRST_BYTES) plus the
+   - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (OWNER_FIRST_BYTES) plus the
      process's budget HAKMEM_CACHE_BYTES;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while somebody holds the lock, who is
      then collecting or refilling, INBOX_WAIT_BYTES, then the sender waits for the lock; an orphan's inbox: nothing, the
      sender collects at once;
-   - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (bank.h).
+   - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (tiny.h, mid_mt.h).
 
    heap_verify checks all of it. */
 #ifndef HAKMEM_HAKMEM_HEAP_H
@@ -34,13 +34,10 @@
 
 #include "base/lock.h"
 #include "base/size_classes.h"
-#include "superslab/bank.h"
+#include "owner/owner.h"
 
 HAK_EXTERN_C_BEGIN
 
-#define TC_FIRST_BYTES HAK_TINY_OR(64u, 2048u)
-#define TC_MAX_BLOCKS  HAK_TINY_OR(4u, 2048u)
-#define TC_FULL_SIZE   128u /* bins of larger tiny blocks may hold half of HAKMEM_BIN_BYTES */
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
 #define TC_SLEEP_WINDOW    HAK_TINY_OR(16u, 1024u)
 #define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
@@ -76,7 +73,6 @@ enum heap_state { HEAP_LIVE, HEAP_ORPHAN };
 struct heap {
     struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
     uint32_t owner_tag;            /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is ours */
-    uint32_t id;
     uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
 
     struct spare spares[SC_N_CLASSES];
@@ -90,19 +86,12 @@ struct heap {
     int refill_is_clean;  /* the block that tc_refill gave last reads as zero behind its first word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
 
-    struct lock lock;
-    struct bank bank;
-    void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words */
-    uint64_t returned_bytes;
-    uint32_t n_uses; /* changes when anybody uses what is behind the lock; `seen_uses`: at the last heap_rest_all */
-    uint32_t seen_uses, has_rested;
-    struct heap *next_orphan; /* HEAPS lock */
-    struct heap **self_at;    /* its thread's hak_self; HEAPS lock */
+    void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words; owner's lock */
+    uint64_t returned_bytes;      /* owner's lock */
+    struct heap *next_orphan;     /* HEAPS lock */
+    struct heap **self_at;        /* its thread's hak_self; HEAPS lock */
 
-    /* Pushed to by every thread: on a line of its own. */
-    HAK_CACHE_ALIGNED void *inbox;
-    int64_t inbox_bytes;
-    uint32_t state; /* enum heap_state; written under `lock` */
+    struct owner owner; /* begins with a line of its own, which every thread pushes to */
 };
 
 HAK_STATIC_ASSERT(offsetof(struct heap, bins) == 0, "bins come first");
@@ -114,23 +103,28 @@ extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
 /* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
 extern struct heap heap_none HAK_HIDDEN;
 
-/* The heap of that id, or NULL (also for pools of mid_mt). */
-struct heap *heap_by_id(uint32_t id);
+/* The heap that the owner is part of; NULL if it is NULL, a first-class heap or a pool. */
+static inline struct heap *heap_of_owner(struct owner *owner)
+{
+    return owner && owner->kind == OWNER_THREAD ? (struct heap *)(void *)((char *)owner - offsetof(struct heap, owner))
+                                                : NULL;
+}
+
 /* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, or the thread is ending). */
 struct heap *heap_acquire(void);
 /* Releases the heap's lock, and sends on what bank_put_list found to be another heap's by now. Returns 1 if there was any. */
 int heap_unlock(struct heap *heap);
-/* bank_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
+/* small_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
 uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head);
 /* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with free blocks go to the shared
    heap. Heap lock held. */
 void heap_tidy(struct heap *heap);
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
 void *heap_alloc_uncached(uint32_t size_class);
-/* Gives empty slabs and returned chains of every heap back, and this thread's cache. */
+/* Gives empty slabs of every owner and returned chains of every heap back, and this thread's cache. */
 void heap_trim_all(void);
-/* For the background thread. Collects for heaps that no thread has used since the last call, gives their empty slabs back, and
-   in all heaps the pages of slabs that nobody has taken from or freed to since then. */
+/* For the background thread. Collects for owners that no thread has used since the last call, gives their empty slabs back, and
+   for all owners the pages of slabs that nobody has taken from or freed to since then. */
 void heap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t heap_n_live(void);
@@ -138,7 +132,7 @@ uint32_t heap_n_live(void);
 void heap_hook_all(int hooked);
 /* The calling thread gets no heap. */
 void heap_refuse(void);
-/* 0 if all heaps' equations hold. Other threads may run; their bins are not looked at. */
+/* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their bins are not looked at. */
 int heap_verify_all(void);
 
 /* Thread cache, slow half (tcache.c). */

@@ -20,6 +20,7 @@
 #include "hakmem/hakmem.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
+#include "tiny/tiny.h"
 
 namespace
 {
@@ -64,13 +65,13 @@ size_t size_of(uint32_t c)
 /* The most blocks that a bin's limit may be within `bytes`. */
 size_t limit_within(uint32_t c, size_t bytes)
 {
-    size_t least = size_of(c) > SC_TINY_MAX ? 1 : 2, most = size_of(c) > SC_TINY_MAX ? SIZE_MAX : size_t(TC_MAX_BLOCKS);
+    size_t least = size_of(c) > SC_TINY_MAX ? 1 : 2, most = size_of(c) > SC_TINY_MAX ? SIZE_MAX : size_t(TINY_MAX_BLOCKS);
     return std::min(std::max(bytes / size_of(c), least), most);
 }
 
 size_t largest_limit(uint32_t c)
 {
-    return limit_within(c, options.bin_bytes / (size_of(c) > TC_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
+    return limit_within(c, options.bin_bytes / (size_of(c) > TINY_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
 }
 
 /* What a chain may be, if one came back from another thread. */
@@ -112,7 +113,7 @@ size_t first_bytes()
 {
     size_t bytes = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        bytes += 2 * std::max(std::min<size_t>(limit_within(c, TC_FIRST_BYTES), 16), chain_within(c)) * size_of(c);
+        bytes += 2 * std::max(std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16), chain_within(c)) * size_of(c);
     }
     return bytes;
 }
@@ -148,7 +149,7 @@ TEST_F(Heap, ACacheIsBounded)
             EXPECT_LE(heap->limits[c], largest_limit(c)) << size_of(c);
             EXPECT_LE(n_blocks(heap->bins[c].head), most) << size_of(c);
             EXPECT_LE(n_blocks(heap->spares[c].head), most + 1) << size_of(c);
-            size_t first = std::min<size_t>(limit_within(c, TC_FIRST_BYTES), 16);
+            size_t first = std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16);
             n_grown += heap->limits[c] > first;
             n_growable += largest_limit(c) > first;
         }
@@ -167,7 +168,7 @@ TEST_F(Heap, ABinThatSleepsShrinks)
         work_up(12);
         const uint32_t asleep = sc_of(48);
         const struct heap *heap = hak_self;
-        uint32_t first = static_cast<uint32_t>(std::min<size_t>(limit_within(asleep, TC_FIRST_BYTES), 16));
+        uint32_t first = static_cast<uint32_t>(std::min<size_t>(limit_within(asleep, OWNER_FIRST_BYTES), 16));
         uint32_t limit = heap->limits[asleep];
         if (limit <= first) {
             return; /* the tiny variant's limits cannot grow */
@@ -331,11 +332,11 @@ TEST_F(Heap, AnOrphanIsAdoptedWhole)
     });
     int64_t heaps = stat_get(heaps), orphans = stat_get(orphans);
     EXPECT_GE(orphans, 1);
-    EXPECT_EQ(first->state, uint32_t(HEAP_ORPHAN));
+    EXPECT_EQ(first->owner.state, uint32_t(HEAP_ORPHAN));
     in_thread([&] {
         void *p = hak_malloc(100);
         EXPECT_EQ(hak_self, first);
-        EXPECT_EQ(first->state, uint32_t(HEAP_LIVE));
+        EXPECT_EQ(first->owner.state, uint32_t(HEAP_LIVE));
         EXPECT_EQ(stat_get(orphans), orphans - 1);
         EXPECT_EQ(hak_super_lookup(p).owner, hak_super_lookup(block).owner);
         EXPECT_EQ(block[99], 7);
@@ -365,7 +366,7 @@ TEST_F(Heap, ASlabOfAnEndedThreadIsTakenOver)
         }
         EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
         EXPECT_GT(stat_get(slabs_adopted), adopted);
-        EXPECT_EQ(hak_super_lookup(kept[0]).owner, hak_self->id);
+        EXPECT_EQ(hak_super_lookup(kept[0]).owner, hak_self->owner.id);
         for (void *p : blocks) {
             hak_free(p);
         }
@@ -389,11 +390,11 @@ TEST_F(Heap, AStrayBlockIsSentOn)
         }
         first_tag = map_find(blocks[0]).tag;
     });
-    const struct heap *first = heap_by_id(TAG_OWNER(first_tag));
+    const struct heap *first = heap_of_owner(owner_by_id(TAG_OWNER(first_tag)));
     hak_free(blocks[0]); /* waits in the own bin */
     remote_free_now(blocks[1], first_tag);
     EXPECT_NE(map_find(blocks[0]).tag, first_tag) << "the slab has a free block now, and has moved";
-    EXPECT_EQ(first->bank.n_slabs, 1u);
+    EXPECT_EQ(first->owner.bank.n_slabs, 1u);
     remote_free_now(blocks[2], map_find(blocks[0]).tag); /* as if its slab had been the other's */
     EXPECT_EQ(hak_verify(), 0);
     hak_free(blocks[3]);
@@ -521,10 +522,10 @@ TEST_F(Heap, AThreadThatOnlyFreesLeavesNothing)
 
 TEST_F(Heap, MoreThreadsThanIds)
 {
-    if (BANK_MAX_OWNERS > 1000) {
+    if (OWNER_MAX > 1000) {
         GTEST_SKIP() << "the tiny variant has few ids";
     }
-    const int n_threads = static_cast<int>(BANK_MAX_OWNERS) + 20;
+    const int n_threads = static_cast<int>(OWNER_MAX) + 20;
     std::mutex mutex;
     std::condition_variable changed;
     int n_ready = 0, phase = 0;

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/stats.h"
 #include "hakmem/heap.h"
+#include "hakmem/small.h"
 #include "hakmem/user_heap.h"
 
 #define COUNT_SHIFT 48
@@ -31,8 +32,9 @@ static uint32_t chain_limit(uint32_t size_class)
 }
 
 /* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
-static void collect_for(struct heap *owner, int64_t pending)
+static void collect_for(struct heap *heap, int64_t pending)
 {
+    struct owner *owner = &heap->owner;
     int is_orphan = atomic_load_seq(&owner->state) == HEAP_ORPHAN;
     if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
         return;
@@ -42,15 +44,16 @@ static void collect_for(struct heap *owner, int64_t pending)
     } else if (!lock_try(&owner->lock)) {
         return;
     }
-    heap_tidy(owner);
-    (void)heap_unlock(owner);
+    heap_tidy(heap);
+    (void)heap_unlock(heap);
     stat_add(chains_drained_by_sender, 1);
 }
 
 static void send_chain(void *head, uint32_t tag, uint32_t count)
 {
-    struct heap *owner = heap_by_id(TAG_OWNER(tag));
-    HAK_CHECK(owner, "invalid pointer freed (it belongs to a pool of its own)", head);
+    struct owner *owner = owner_by_id(TAG_OWNER(tag));
+    struct heap *heap = heap_of_owner(owner);
+    HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", head);
     int64_t bytes = (int64_t)count * sc_table[TAG_CLASS(tag)].size;
     int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
     void *link = atomic_load_relaxed(&owner->inbox);
@@ -58,7 +61,7 @@ static void send_chain(void *head, uint32_t tag, uint32_t count)
         *second_word(head) = (uintptr_t)link | (uintptr_t)count << COUNT_SHIFT;
     } while (!atomic_cas_weak_seq(&owner->inbox, &link, head));
     stat_add(chains_sent, 1);
-    collect_for(owner, pending);
+    collect_for(heap, pending);
 }
 
 static void send_slot(struct outbox_slot *slot)
@@ -72,7 +75,7 @@ static void send_slot(struct outbox_slot *slot)
 
 void remote_free_now(void *block, uint32_t tag)
 {
-    if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag)))) {
+    if (HAK_UNLIKELY(!heap_of_owner(owner_by_id(TAG_OWNER(tag))))) {
         user_heap_put(block, tag);
         return;
     }
@@ -103,10 +106,10 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
     if (slot->count) {
         send_slot(slot);
     }
-    struct heap *owner = heap_by_id(TAG_OWNER(tag));
+    struct heap *heap = heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     slot->tag = tag;
     slot->limit =
-        !owner || atomic_load_relaxed(&owner->state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+        !heap || atomic_load_relaxed(&heap->owner.state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
 }
 
 /* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
@@ -132,7 +135,7 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
         retarget(slot, tag);
     }
     if (slot->limit == 0) {
-        if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag)))) {
+        if (HAK_UNLIKELY(!heap_of_owner(owner_by_id(TAG_OWNER(tag))))) {
             user_heap_put(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
             keep(heap, block, TAG_CLASS(tag));
@@ -166,11 +169,11 @@ void remote_send_all(struct heap *heap)
    pushed between the two, by a sender who still reads LIVE, would stay in an orphan's inbox. */
 static void *take_inbox(struct heap *heap)
 {
-    if (!atomic_load_seq(&heap->inbox)) {
+    if (!atomic_load_seq(&heap->owner.inbox)) {
         return NULL;
     }
-    atomic_store_relaxed(&heap->inbox_bytes, 0);
-    return atomic_exchange_seq(&heap->inbox, NULL);
+    atomic_store_relaxed(&heap->owner.inbox_bytes, 0);
+    return atomic_exchange_seq(&heap->owner.inbox, NULL);
 }
 
 void remote_receive(struct heap *heap)
@@ -183,7 +186,7 @@ void remote_receive(struct heap *heap)
         uint32_t size_class = TAG_CLASS(map_find(head).tag);
         uint64_t bytes = (uint64_t)count * sc_table[size_class].size;
         if (heap->returned_bytes + bytes > RETURNED_MAX_BYTES) {
-            bank_put_list(&heap->bank, head);
+            small_put_list(&heap->owner, size_class, head);
             continue;
         }
         *second_word(head) = (uintptr_t)heap->returned[size_class] | (uintptr_t)count << COUNT_SHIFT;
@@ -210,13 +213,13 @@ void remote_collect(struct heap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
         void *head;
         while ((head = remote_take_returned(heap, c, &count)) != NULL) {
-            bank_put_list(&heap->bank, head);
+            small_put_list(&heap->owner, c, head);
         }
     }
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         next = (void *)(*second_word(head) & LINK_MASK);
-        bank_put_list(&heap->bank, head);
+        small_put_list(&heap->owner, TAG_CLASS(map_find(head).tag), head);
     }
 }
 

@@ -233,7 +233,7 @@ TEST_F(Remote, TheInboxOfASleepingOwnerIsBounded)
     const int64_t bound = static_cast<int64_t>(INBOX_MAX_BYTES + chain_limit(sc_of(size)) * size);
     for (void *p : blocks) {
         hak_free(p);
-        most = std::max(most, atomic_load_relaxed(&heap->inbox_bytes));
+        most = std::max(most, atomic_load_relaxed(&heap->owner.inbox_bytes));
     }
     remote_send_all(hak_self);
     EXPECT_LE(most, bound);
@@ -266,7 +266,7 @@ TEST_F(Remote, TheInboxIsBoundedWithManySenders)
         sender.join();
     }
     size_t waiting = 0;
-    for (void *chain = heap->inbox; chain;
+    for (void *chain = heap->owner.inbox; chain;
          chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
         for (void *block = chain; block; block = *static_cast<void **>(block)) {
             waiting += size;
@@ -289,7 +289,7 @@ TEST_F(Remote, ReturnedChainsAreBounded)
         for (; i < blocks.size() - 100; i++) {
             hak_free(blocks[i]);
         }
-        for (; i < blocks.size() && !atomic_load_relaxed(&owner->inbox); i++) {
+        for (; i < blocks.size() && !atomic_load_relaxed(&owner->owner.inbox); i++) {
             hak_free(blocks[i]);
             remote_send_all(hak_self);
         }

@@ -6,7 +6,7 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/fast.h"
-#include "mid_mt/mid_mt.h"
+#include "hakmem/small.h"
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
 #define SEND_EVERY 64u
@@ -21,31 +21,15 @@ const uint16_t mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #undef C
 };
 
-static uint32_t limit_within(uint32_t size_class, size_t bytes)
-{
-    if (mid_is_class(size_class)) {
-        return mid_list_limit(size_class, bytes);
-    }
-    size_t n = bytes / sc_table[size_class].size;
-    return n < 2 ? 2 : n > TC_MAX_BLOCKS ? TC_MAX_BLOCKS : (uint32_t)n;
-}
-
-/* Tiny blocks above TC_FULL_SIZE get half: what stays in their bins lies on many pages, and costs more by those than it saves
-   in slow paths. Mid blocks are few a list, so that for them slow paths cost more (docs/design.md has the figures). */
+/* Both limits as the class's pool wants them. */
 static uint32_t largest_limit(uint32_t size_class)
 {
-    uint32_t size = sc_table[size_class].size;
-    int gets_half = size > TC_FULL_SIZE && size <= SC_TINY_MAX;
-    return limit_within(size_class, options.bin_bytes / (gets_half ? 2 : 1));
+    return owner_largest_limit(small_policy(size_class), size_class);
 }
 
 static uint32_t first_limit(uint32_t size_class)
 {
-    if (!options.bin_adapt) {
-        return largest_limit(size_class);
-    }
-    uint32_t limit = limit_within(size_class, TC_FIRST_BYTES);
-    return limit < 16 ? limit : 16;
+    return owner_first_limit(small_policy(size_class), size_class);
 }
 
 void tc_init(struct heap *heap)
@@ -109,12 +93,12 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
 
 /* Gives a list back and forgets it under the lock: a fork must not find blocks in a bin that are in their slabs already, and
    perhaps in another thread's hands. A free may end here, and the system fail: errno stays. */
-static void put_list(struct heap *heap, void **head)
+static void put_list(struct heap *heap, uint32_t size_class, void **head)
 {
     int saved = errno;
-    lock_acquire(&heap->lock);
+    lock_acquire(&heap->owner.lock);
     remote_receive(heap);
-    (void)bank_put_list(&heap->bank, *head);
+    small_put_list(&heap->owner, size_class, *head);
     *head = NULL;
     heap_unlock(heap);
     errno = saved;
@@ -131,11 +115,11 @@ static void lull(struct heap *heap, uint32_t size_class)
         return;
     }
     if (bin->head) {
-        put_list(heap, &bin->head);
+        put_list(heap, size_class, &bin->head);
         bin->room = (int32_t)limit;
     }
     if (spare->head) {
-        put_list(heap, &spare->head);
+        put_list(heap, size_class, &spare->head);
         spare->count = 0;
     }
     set_smaller_limit(heap, size_class, limit / 2 > first ? limit / 2 : first);
@@ -167,7 +151,7 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     bin->head = newest;
     bin->room = heap->limits[size_class] - 1;
     if (old) {
-        put_list(heap, &old);
+        put_list(heap, size_class, &old);
         if (heap->n_overflows[size_class] < SHRINK_AFTER) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
@@ -180,15 +164,15 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
 /* A list from behind the lock: what came back from other threads, else from the slabs. */
 static void *take_list(struct heap *heap, uint32_t size_class, uint32_t *count)
 {
-    uint32_t want = ((uint32_t)heap->limits[size_class] + 1) / 2;
+    uint32_t want = owner_refill_blocks(heap->limits[size_class]);
     void *head;
-    lock_acquire(&heap->lock);
+    lock_acquire(&heap->owner.lock);
     remote_receive(heap);
     head = remote_take_returned(heap, size_class, count);
     heap->refill_is_clean = 0;
     if (!head) {
         *count = heap_take(heap, size_class, want, &head);
-        heap->refill_is_clean = head && heap->bank.took_clean;
+        heap->refill_is_clean = head && heap->owner.bank.took_clean;
     }
     heap_unlock(heap);
     stat_add(refills, 1);
@@ -230,10 +214,10 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
 void tc_flush(struct heap *heap)
 {
     remote_send_all(heap);
-    lock_acquire(&heap->lock);
+    lock_acquire(&heap->owner.lock);
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        (void)bank_put_list(&heap->bank, heap->bins[c].head);
-        (void)bank_put_list(&heap->bank, heap->spares[c].head);
+        small_put_list(&heap->owner, c, heap->bins[c].head);
+        small_put_list(&heap->owner, c, heap->spares[c].head);
     }
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;

@@ -13,11 +13,9 @@
 #include "hakmem/hooks.h"
 #include "hakmem/noted.h"
 #include "hakmem/request.h"
-#include "superslab/pool.h"
+#include "hakmem/small.h"
 
 #define N_BUCKETS HAK_TINY_OR((size_t)4, (size_t)4096)
-/* How many slabs are given back at a time when a heap is destroyed: each time all superslabs are looked through. */
-#define DESTROY_SLABS HAK_TINY_OR(2u, 256u)
 
 /* A large block of a heap. Unused nodes: next_in_bucket only. */
 struct large_node {
@@ -28,20 +26,12 @@ struct large_node {
 };
 
 static struct lock registry_lock = LOCK_INIT(LOCK_RANK_HEAPS);
-static struct hak_heap *by_id[BANK_MAX_OWNERS + 1];
 static struct hak_heap *unused;
-static struct hak_heap *without_id; /* one that found no id */
-static uint32_t last_id;
 
 static struct lock large_lock = LOCK_INIT(LOCK_RANK_OWNED);
 static struct large_node *buckets[N_BUCKETS];
 static struct large_node *unused_nodes;
 size_t user_heap_n_large;
-
-struct hak_heap *user_heap_by_id(uint32_t id)
-{
-    return id <= BANK_MAX_OWNERS ? atomic_load_acquire(&by_id[id]) : NULL;
-}
 
 /* --- the table of large blocks --- */
 
@@ -122,11 +112,11 @@ void user_heap_forget_large(const void *p)
 
 void user_heap_put(void *block, uint32_t tag)
 {
-    struct hak_heap *heap = user_heap_by_id(TAG_OWNER(tag));
+    struct hak_heap *heap = user_heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", block);
-    lock_acquire(&heap->lock);
-    bank_put(&heap->bank, block);
-    lock_release(&heap->lock);
+    lock_acquire(&heap->owner.lock);
+    small_put(&heap->owner, TAG_CLASS(tag), block);
+    owner_release(&heap->owner);
     background_poke();
 }
 
@@ -134,7 +124,7 @@ struct hak_heap *user_heap_of(const void *p)
 {
     uint32_t tag = map_find(p).tag;
     if (TAG_IS_SLAB(tag)) {
-        return user_heap_by_id(TAG_OWNER(tag));
+        return user_heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     }
     if (!atomic_load_relaxed(&user_heap_n_large)) {
         return NULL;
@@ -154,12 +144,12 @@ struct want {
 
 static void *take_small(const struct want *want, uint32_t size_class)
 {
-    struct hak_heap *heap = want->heap;
+    struct owner *owner = &want->heap->owner;
     void *block;
-    lock_acquire(&heap->lock);
-    (void)bank_take(&heap->bank, size_class, 1, &block);
-    int is_clean = heap->bank.took_clean;
-    lock_release(&heap->lock);
+    lock_acquire(&owner->lock);
+    (void)small_take(owner, size_class, 1, &block);
+    int is_clean = owner->bank.took_clean;
+    owner_release(owner);
     if (block && want->is_zeroed) {
         memset(block, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);
     }
@@ -297,18 +287,19 @@ void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
 /* --- heaps --- */
 
 /* Registry lock held. */
-static struct hak_heap *new_heap(void)
+static struct hak_heap *make_heap(void)
 {
-    struct hak_heap *heap = without_id ? without_id : (struct hak_heap *)os_meta_alloc(sizeof *heap);
-    uint32_t id = heap ? bank_new_owner() : 0;
-    without_id = id ? NULL : heap;
-    if (!id) {
+    struct hak_heap *heap = unused ? unused : (struct hak_heap *)os_meta_alloc(sizeof *heap);
+    if (!heap) {
         return NULL;
     }
-    heap->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
-    bank_init(&heap->bank, id);
-    atomic_store_relaxed(&last_id, id > last_id ? id : last_id);
-    atomic_store_release(&by_id[id], heap);
+    unused = heap->next_unused;
+    if (owner_register(&heap->owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
+        heap->next_unused = unused;
+        unused = heap;
+        return NULL;
+    }
+    heap->is_live = 1;
     return heap;
 }
 
@@ -316,49 +307,12 @@ struct hak_heap *hak_heap_create(void)
 {
     (void)heap_acquire(); /* starts the process: options, fork handlers */
     lock_acquire(&registry_lock);
-    struct hak_heap *heap = unused;
-    if (heap) {
-        unused = heap->next_unused;
-    } else {
-        heap = new_heap();
-    }
-    if (heap) {
-        heap->is_live = 1;
-    }
+    struct hak_heap *heap = make_heap();
     lock_release(&registry_lock);
     if (!heap) {
         errno = ENOMEM;
     }
     return heap;
-}
-
-struct slabs {
-    struct slab *slab[DESTROY_SLABS];
-    uint32_t n;
-};
-
-static int gather(const struct slab *slab, void *context)
-{
-    struct slabs *slabs = (struct slabs *)context;
-    slabs->slab[slabs->n++] = (struct slab *)(uintptr_t)slab;
-    return slabs->n == DESTROY_SLABS;
-}
-
-static void destroy_slabs(struct hak_heap *heap)
-{
-    struct slabs slabs;
-    lock_acquire(&heap->lock);
-    do {
-        slabs.n = 0;
-        pool_lock_acquire();
-        (void)pool_for_each_slab(heap->bank.owner, gather, &slabs);
-        pool_lock_release();
-        for (uint32_t i = 0; i < slabs.n; i++) {
-            pool_slab_free(slabs.slab[i]);
-        }
-    } while (slabs.n);
-    bank_init(&heap->bank, heap->bank.owner);
-    lock_release(&heap->lock);
 }
 
 static void *take_any_large(struct hak_heap *heap)
@@ -386,28 +340,16 @@ void hak_heap_destroy(struct hak_heap *heap)
     if (noted_wanted()) {
         noted_heap_gone(heap);
     }
-    destroy_slabs(heap);
     while ((p = take_any_large(heap)) != NULL) {
         ace_free(p);
     }
+    owner_unregister(&heap->owner);
     lock_acquire(&registry_lock);
     heap->next_unused = unused;
     unused = heap;
     lock_release(&registry_lock);
     background_poke();
     errno = saved;
-}
-
-void user_heap_trim_all(void)
-{
-    for (uint32_t id = 1, last = atomic_load_relaxed(&last_id); id <= last; id++) {
-        struct hak_heap *heap = user_heap_by_id(id);
-        if (heap) {
-            lock_acquire(&heap->lock);
-            bank_release_empty(&heap->bank);
-            lock_release(&heap->lock);
-        }
-    }
 }
 
 /* The heap's list and the table hold the same. Lock OWNED held. */
@@ -428,40 +370,20 @@ static int verify_large(const struct hak_heap *heap)
 int user_heap_verify(void)
 {
     int result = 0;
-    for (uint32_t id = 1, last = atomic_load_relaxed(&last_id); id <= last && !result; id++) {
-        struct hak_heap *heap = user_heap_by_id(id);
-        if (!heap) {
-            continue;
+    struct owner *owner;
+    for (uint32_t id = 0; !result && (owner = owner_next(&id)) != NULL;) {
+        const struct hak_heap *heap = user_heap_of_owner(owner);
+        if (heap) {
+            lock_acquire(&large_lock);
+            result = verify_large(heap);
+            lock_release(&large_lock);
         }
-        lock_acquire(&heap->lock);
-        result = bank_verify(&heap->bank);
-        lock_acquire(&large_lock);
-        result = result ? result : verify_large(heap);
-        lock_release(&large_lock);
-        lock_release(&heap->lock);
     }
     return result;
 }
 
-static void for_each_lock(void (*act)(struct lock *lock))
+void user_heap_fork_registry(void (*act)(struct lock *lock))
 {
-    for (uint32_t id = 1; id <= last_id; id++) {
-        if (by_id[id]) {
-            act(&by_id[id]->lock);
-        }
-    }
-}
-
-void user_heap_fork_prepare(void)
-{
-    lock_acquire(&registry_lock);
-    for_each_lock(lock_acquire);
-}
-
-/* The registry's last: a heap made before all are released would have a lock released that the fork never took. */
-void user_heap_fork_end(void (*act)(struct lock *lock))
-{
-    for_each_lock(act);
     act(&registry_lock);
 }
 

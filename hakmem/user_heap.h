@@ -1,26 +1,25 @@
 /* First-class heaps: what hak_heap_* of hakmem.h makes. Internal to //hakmem.
 
-   struct hak_heap is never freed: a destroyed one keeps its id and waits in `unused`. It owns
-   - a bank of slabs, under `lock`. No thread cache and no outbox holds a block of it: each goes straight to its slab, so that
+   struct hak_heap is an owner (owner.h) of the kind OWNER_HEAP. It is never freed: a destroyed one gives its id back and waits
+   in `unused`. It owns
+   - a bank of slabs, under the owner's lock. No thread cache and no outbox holds a block of it: each goes straight to its slab, so that
      the slabs' bitmaps are exact, and that destroying leaves nothing behind anywhere;
    - large blocks (spans and ranges, which carry no owner): nodes in one hash table of the process and in a list of each heap,
      under the lock OWNED. Always: n_large = nodes in the list; each node's address is an allocated block of ACE.
-   Its id is not in the table of heap.h: heap_by_id gives NULL for it, and threads' slow paths pass it by.
-   user_heap_verify checks. Locks: HEAPS for the registry, HEAP for each, OWNED. */
+   user_heap_verify checks the large blocks, owner_verify_all the rest. Locks: HEAPS for the registry, HEAP for each, OWNED. */
 #ifndef HAKMEM_HAKMEM_USER_HEAP_H
 #define HAKMEM_HAKMEM_USER_HEAP_H
 
 #include "base/atomic.h"
 #include "base/lock.h"
-#include "superslab/bank.h"
+#include "owner/owner.h"
 
 HAK_EXTERN_C_BEGIN
 
 struct large_node;
 
 struct hak_heap {
-    struct lock lock;
-    struct bank bank;
+    struct owner owner;
     struct large_node *large; /* OWNED */
     size_t n_large;           /* OWNED */
     uint32_t is_live;         /* registry */
@@ -30,20 +29,23 @@ struct hak_heap {
 /* Large blocks of all first-class heaps. Where there is none, a free needs one load to know. */
 extern size_t user_heap_n_large;
 
-/* The heap of that id, or NULL. */
-struct hak_heap *user_heap_by_id(uint32_t id);
+/* The first-class heap that the owner is part of; NULL if it is NULL or of another kind. */
+static inline struct hak_heap *user_heap_of_owner(struct owner *owner)
+{
+    return owner && owner->kind == OWNER_HEAP
+               ? (struct hak_heap *)(void *)((char *)owner - offsetof(struct hak_heap, owner))
+               : NULL;
+}
+
 /* Gives a small block back to its slab. Aborts if it is no first-class heap's. */
 void user_heap_put(void *block, uint32_t tag);
 /* The heap that a block belongs to, from the start of the block; NULL if it is no first-class heap's. */
 struct hak_heap *user_heap_of(const void *p);
-/* Empty slabs go back. */
-void user_heap_trim_all(void);
-/* 0 if all equations hold. */
+/* 0 if the equations of large blocks hold. */
 int user_heap_verify(void);
 
-/* For fork: takes the registry's lock and all heaps'; releases or resets them; does one thing to the lock OWNED. */
-void user_heap_fork_prepare(void);
-void user_heap_fork_end(void (*act)(struct lock *lock));
+/* For fork: does one thing to the registry's lock; to the lock OWNED. */
+void user_heap_fork_registry(void (*act)(struct lock *lock));
 void user_heap_fork_large(void (*act)(struct lock *lock));
 
 void user_heap_forget_large(const void *p);

@@ -29,25 +29,17 @@ struct walk {
     } spans;
 };
 
-static struct lock *lock_of_owner(uint32_t id)
-{
-    struct heap *heap = heap_by_id(id);
-    struct hak_heap *user = heap ? NULL : user_heap_by_id(id);
-    return heap ? &heap->lock : user ? &user->lock : NULL;
-}
-
-/* Returns 0 if it is no heap's slab (any more), or not one of `owner` (0: of anybody). */
+/* Returns 0 if it is no slab (any more), or not one of `owner` (0: of anybody). */
 static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
 {
     struct map_entry entry = map_get(start);
     if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
         return 0;
     }
-    struct lock *lock = lock_of_owner(TAG_OWNER(entry.tag));
-    if (!lock) {
+    struct owner *holder = owner_hold(TAG_OWNER(entry.tag));
+    if (!holder) {
         return 0;
     }
-    lock_acquire(lock);
     /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
     struct map_entry now = map_get(start);
     int is_same = now.tag == entry.tag && now.ref == number;
@@ -57,7 +49,7 @@ static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uin
         out->size_class = TAG_CLASS(entry.tag);
         memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
     }
-    lock_release(lock);
+    lock_release(&holder->lock);
     return is_same;
 }
 
@@ -116,7 +108,7 @@ static int walk_superslab(struct walk *walk, uint32_t number)
     for (uint32_t mask = pool_slab_mask(number, &base); mask && !result; mask &= mask - 1) {
         flush_own_cache(walk);
         if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number,
-                          walk->heap ? walk->heap->bank.owner : 0)) {
+                          walk->heap ? walk->heap->owner.id : 0)) {
             result = visit_slab(walk);
         }
     }

@@ -1,65 +1,24 @@
-/* The mid-MT pool. One lock a pool (rank HEAP). The policy is called by the thread cache, the pool by whoever imports it. */
+/* The mid-MT pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and by mid_pool.c. */
 #include "mid_mt/mid_mt.h"
 
-#include <errno.h>
+const struct owner_policy mid_policy = {.least_blocks = 1,
+                                        .most_blocks = UINT32_MAX,
+                                        .full_size = UINT32_MAX,
+                                        .keep_empty_max = MID_KEEP_EMPTY_MAX,
+                                        .fresh_bytes = OWNER_FRESH_BYTES};
 
-uint32_t mid_list_limit(uint32_t size_class, size_t bytes)
+uint32_t mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
 {
-    size_t n = bytes / sc_table[size_class].size;
-    return n ? (uint32_t)n : 1;
+    HAK_DEBUG_ASSERT(mid_is_class(size_class));
+    return bank_take(&owner->bank, &mid_policy, size_class, want, head);
 }
 
-int mid_pool_init(struct mid_pool *pool)
+uint32_t mid_put_list(struct owner *owner, void *head)
 {
-    uint32_t owner = bank_new_owner();
-    if (!owner) {
-        return EAGAIN;
-    }
-    pool->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
-    bank_init(&pool->bank, owner);
-    return 0;
+    return bank_put_list(&owner->bank, &mid_policy, head);
 }
 
-void *mid_pool_alloc(struct mid_pool *pool, size_t size)
+void mid_put(struct owner *owner, void *block)
 {
-    void *block = NULL;
-    if (size <= MID_MAX_BYTES) {
-        uint32_t size_class = sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size);
-        lock_acquire(&pool->lock);
-        (void)bank_take(&pool->bank, size_class, 1, &block);
-        lock_release(&pool->lock);
-    }
-    if (!block) {
-        errno = ENOMEM;
-    }
-    return block;
-}
-
-void mid_pool_free(struct mid_pool *pool, void *block)
-{
-    if (block) {
-        lock_acquire(&pool->lock);
-        bank_put(&pool->bank, block);
-        lock_release(&pool->lock);
-    }
-}
-
-size_t mid_usable_size(const void *block)
-{
-    return hak_super_lookup(block).size;
-}
-
-void mid_pool_trim(struct mid_pool *pool)
-{
-    lock_acquire(&pool->lock);
-    bank_release_empty(&pool->bank);
-    lock_release(&pool->lock);
-}
-
-int mid_pool_verify(struct mid_pool *pool)
-{
-    lock_acquire(&pool->lock);
-    int result = bank_verify(&pool->bank);
-    lock_release(&pool->lock);
-    return result;
+    bank_put(&owner->bank, &mid_policy, block);
 }

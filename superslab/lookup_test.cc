@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/options.h"
-#include "superslab/bank.h"
+#include "base/stats.h"
 #include "superslab/pool.h"
 #include "testing/rng.h"
 
@@ -22,17 +22,16 @@ class Lookup : public testing::Test
     void SetUp() override
     {
         options.purge_delay_ms = 3600000;
-        bank_init(&bank, 5);
     }
     void TearDown() override
     {
-        bank_release_empty(&bank);
-        EXPECT_EQ(bank.n_slabs, 0u);
+        EXPECT_EQ(stat_get(slabs_made), stat_get(slabs_returned));
         ss_purge(0);
         EXPECT_EQ(ss_verify(), 0);
     }
-    struct bank bank;
 };
+
+const uint32_t FRESH_BYTES = 4096;
 
 void expect_not_ours(const void *p)
 {
@@ -84,7 +83,8 @@ TEST_F(Lookup, SlabsOfEveryClass)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         void *head;
-        ASSERT_EQ(bank_take(&bank, c, 1, &head), 1u);
+        struct slab *owned = pool_slab_alloc(5, c);
+        ASSERT_EQ(slab_take(owned, 1, FRESH_BYTES, &head), 1u);
         char *block = static_cast<char *>(head), *slab = block; /* the first block of a fresh slab */
         size_t size = sc_table[c].size;
         ASSERT_EQ(reinterpret_cast<uintptr_t>(slab) % SS_UNIT_BYTES, 0u);
@@ -109,11 +109,11 @@ TEST_F(Lookup, SlabsOfEveryClass)
             EXPECT_EQ(got.size, 0u);
             EXPECT_EQ(got.is_allocated, 0);
         }
-        bank_put(&bank, block);
+        slab_put(owned, block);
         got = hak_super_lookup(block + 1);
-        EXPECT_EQ(got.kind, size <= BANK_KEEP_EMPTY_MAX ? SS_SLAB : SS_FREE_UNIT) << "freed, the slab stays";
+        EXPECT_EQ(got.kind, SS_SLAB) << "freed, the slab stays";
         EXPECT_EQ(got.is_allocated, 0);
-        bank_release_empty(&bank);
+        pool_slab_free(owned);
         EXPECT_EQ(hak_super_lookup(block).kind, SS_FREE_UNIT);
         EXPECT_EQ(hak_super_lookup(block).start, nullptr);
     }
@@ -154,39 +154,49 @@ TEST_F(Lookup, Spans)
 TEST_F(Lookup, WhileAnotherThreadAllocates)
 {
     void *kept;
-    ASSERT_EQ(bank_take(&bank, sc_of(48), 1, &kept), 1u);
+    struct slab *ours = pool_slab_alloc(5, sc_of(48));
+    ASSERT_EQ(slab_take(ours, 1, FRESH_BYTES, &kept), 1u);
     uintptr_t region = reinterpret_cast<uintptr_t>(kept) & ~(SS_BYTES - 1);
-    int stop = 0, n_asked = 0;
+    int stop = 0, n_asked = 0, n_bad = 0;
     std::thread other([&] {
-        struct bank mine;
-        bank_init(&mine, 6);
+        struct slab *mine[8] = {};
         Rng rng(1);
         for (int i = 0; i < 1500 || __atomic_load_n(&n_asked, __ATOMIC_RELAXED) < 20000; i++) {
             void *span = ss_span_alloc(rng.between(1, 4 * SS_UNIT_BYTES), 1, nullptr), *head;
-            (void)bank_take(&mine, static_cast<uint32_t>(rng.below(SC_N_CLASSES)), 20, &head);
+            struct slab *&slab = mine[rng.below(8)];
+            slab = slab ? slab : pool_slab_alloc(6, static_cast<uint32_t>(rng.below(SC_N_CLASSES)));
+            uint32_t n = slab_take(slab, 20, FRESH_BYTES, &head), n_put = 0;
             ss_span_free(span);
-            bank_put_list(&mine, head);
-            if (i % 8 == 0) {
-                bank_release_empty(&mine);
+            n_bad += slab_put_run(slab, head, &n_put) != nullptr || n_put != n;
+            if (rng.one_in(3)) {
+                pool_slab_free(slab);
+                slab = nullptr;
             }
         }
-        bank_release_empty(&mine);
+        for (struct slab *slab : mine) {
+            if (slab) {
+                pool_slab_free(slab);
+            }
+        }
         __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
     });
     Rng rng(2);
-    int n_bad = 0;
+    int n_wrong = 0;
     while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
         uintptr_t p = region + rng.below(SS_BYTES);
         struct ss_lookup got = hak_super_lookup(reinterpret_cast<void *>(p));
-        n_bad += got.kind == SS_RANGE || (got.kind == SS_SLAB && got.owner != 5 && got.owner != 6);
-        n_bad += got.kind == SS_SLAB && got.start && p - reinterpret_cast<uintptr_t>(got.start) >= got.size;
-        struct ss_lookup ours = hak_super_lookup(static_cast<char *>(kept) + 47);
-        n_bad += ours.kind != SS_SLAB || ours.start != kept || ours.size != 48 || ours.owner != 5 || !ours.is_allocated;
+        n_wrong += got.kind == SS_RANGE || (got.kind == SS_SLAB && got.owner != 5 && got.owner != 6);
+        n_wrong += got.kind == SS_SLAB && got.start && p - reinterpret_cast<uintptr_t>(got.start) >= got.size;
+        struct ss_lookup found = hak_super_lookup(static_cast<char *>(kept) + 47);
+        n_wrong += found.kind != SS_SLAB || found.start != kept || found.size != 48 || found.owner != 5 ||
+                   !found.is_allocated;
         __atomic_add_fetch(&n_asked, 1, __ATOMIC_RELAXED);
     }
     other.join();
     EXPECT_EQ(n_bad, 0);
-    bank_put(&bank, kept);
+    EXPECT_EQ(n_wrong, 0);
+    slab_put(ours, kept);
+    pool_slab_free(ours);
 }
 
 } // namespace

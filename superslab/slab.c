@@ -1,11 +1,8 @@
-/* Slabs: bitmaps of free blocks. The caller holds the owner's lock. Called by bank.c and the lookups. */
+/* Slabs: bitmaps of free blocks. The caller holds the owner's lock. Called by banks and the lookups. */
 #include "superslab/slab.h"
 
 #include "base/atomic.h"
 #include "base/os.h"
-
-/* About a page: what is touched ahead of need. */
-#define FRESH_BYTES 4096u
 
 static uint32_t word_count(uint32_t capacity)
 {
@@ -40,7 +37,7 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
 }
 
 /* How many blocks a call that wants `want` gets. */
-static uint32_t portion(struct slab *slab, uint32_t want)
+static uint32_t portion(struct slab *slab, uint32_t want, uint32_t fresh_bytes)
 {
     uint32_t n_fresh = (uint32_t)slab->capacity - slab->fresh;
     uint32_t used_before = slab->n_free - n_fresh;
@@ -48,17 +45,17 @@ static uint32_t portion(struct slab *slab, uint32_t want)
     if (used_before) {
         return want < used_before ? want : used_before;
     }
-    uint32_t page = FRESH_BYTES / slab->size;
-    uint32_t most = page > 1 ? page : 1;
+    uint32_t most = fresh_bytes / slab->size;
+    most = most > 1 ? most : 1;
     most = most < n_fresh ? most : n_fresh;
     most = want < most ? want : most;
     slab->fresh = (uint16_t)(slab->fresh + most);
     return most;
 }
 
-uint32_t slab_take(struct slab *slab, uint32_t want, void **head)
+uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head)
 {
-    uint32_t left = portion(slab, want);
+    uint32_t left = portion(slab, want, fresh_bytes);
     uint32_t taken = left;
     uint32_t w = slab->hint;
     void **link = head;

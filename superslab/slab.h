@@ -42,9 +42,9 @@ HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
    reads as zero. */
 void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean);
 /* Takes up to `want` free blocks, lowest addresses first, linked through their first words and ended by NULL. Returns the
-   count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about a page of them at a
-   time: what nobody needs is not touched. slab->took_clean tells whether all of them read as zero behind their first words. */
-uint32_t slab_take(struct slab *slab, uint32_t want, void **head);
+   count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about `fresh_bytes` of them
+   at a time: what nobody needs is not touched. slab->took_clean tells whether all of them read as zero behind their first words. */
+uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
 /* Gives pages that hold free blocks only back to the system, if n_free has not changed since an earlier tick. Returns the
    bytes. Free blocks' contents do not matter, so nobody needs to know; a page is given back once until blocks are taken. */
 size_t slab_purge_cold(struct slab *slab, uint16_t tick);

@@ -49,7 +49,7 @@ class Slab
     std::vector<char *> take(uint32_t want)
     {
         void *head;
-        uint32_t n = slab_take(&slab, want, &head);
+        uint32_t n = slab_take(&slab, want, 4096, &head);
         std::vector<char *> blocks;
         for (; head; head = *static_cast<void **>(head)) {
             blocks.push_back(static_cast<char *>(head));

@@ -16,7 +16,7 @@ COMPILER, MACHINE = {
     "musl": ("musl-gcc", []),
     "aarch64": ("aarch64-linux-gnu-gcc", ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]),
 }[TARGET]
-PARTS = ["base", "limit", "superslab", "mid_mt", "ace", "hakmem"]
+PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "hakmem"]
 FLAGS = ("-std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
          "-fno-builtin-realloc -fno-builtin-free -I. -Wall -Wextra -Werror -Wno-clobbered").split()
 VARIANTS = {

@@ -21,7 +21,7 @@ int main(void)
     for (int i = 0; i < 1000; i++)
         mid_pool_free(&pool, blocks[i]);
     ok = ok && mid_pool_verify(&pool) == 0;
-    mid_pool_trim(&pool);
+    mid_pool_destroy(&pool);
     printf("mid_mt %s\n", ok ? "works" : "FAILED");
     return !ok;
 }

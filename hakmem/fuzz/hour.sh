@@ -31,7 +31,7 @@ build() {
     *) echo "hour: no variant '$1': release, tiny" >&2 && exit 2 ;;
     esac
     mkdir "$work/$1"
-    for source in base/*.c limit/*.c superslab/*.c mid_mt/*.c ace/*.c hakmem/*.c; do
+    for source in base/*.c limit/*.c superslab/*.c owner/*.c tiny/*.c mid_mt/*.c ace/*.c hakmem/*.c; do
         case $source in hakmem/malloc.c | hakmem/new_delete.c | hakmem/libc_names.c) continue ;; esac
         clang -std=c17 $flags $defines "-DHAKMEM_VARIANT=\"$1\"" $checks -fsanitize=fuzzer-no-link -c "$source" \
             -o "$work/$1/$(echo "$source" | tr / _).o"

@@ -1,17 +1,19 @@
-/* A bank: all slabs of one owner, by size class. What a heap (or a pool of mid_mt) keeps behind its lock.
+/* A bank: all slabs of one owner, by size class. What an owner keeps behind its lock.
 
    Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks are in the class's list;
    full ones are found only through the pointer map. Always: n_slabs = slabs whose owner is this bank (bank_verify counts
-   them in the pool). If keeps_empty is set, one empty slab a class of at most BANK_KEEP_EMPTY_MAX bytes stays, so that an idle bank holds
-   back at most SC_N_CLASSES x 64 KiB until bank_release_empty; else none.
+   them in the pool). If keeps_empty is set, one empty slab a class stays where the class's policy says so (keep_empty_max),
+   so that an idle bank holds back at most SC_N_CLASSES x 64 KiB until bank_release_empty; else none. The policy comes with the
+   call, from the pool that the class belongs to (tiny, mid_mt).
 
    Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards the old owner then
    arrives at the wrong bank: a stray. If has_strays_sent is set, bank_put_list gathers strays, and the caller sends them
    on once it has released the lock; else they abort. The owner that a slab's tag names is therefore exact for whoever
    holds that owner's lock, and a hint for everybody else. */
-#ifndef HAKMEM_SUPERSLAB_BANK_H
-#define HAKMEM_SUPERSLAB_BANK_H
+#ifndef HAKMEM_OWNER_BANK_H
+#define HAKMEM_OWNER_BANK_H
 
+#include "owner/policy.h"
 #include "superslab/pool.h"
 
 HAK_EXTERN_C_BEGIN
@@ -21,9 +23,6 @@ HAK_EXTERN_C_BEGIN
 #define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
 #define TAG_CLASS(tag)              (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
 HAK_STATIC_ASSERT(SC_N_CLASSES << TAG_BIN_SHIFT <= TAG_LOW_MASK + 1, "each class has its bits in a tag");
-
-/* The largest blocks of which an empty slab is kept. */
-#define BANK_KEEP_EMPTY_MAX 4096u
 
 struct bank {
     uint32_t owner;
@@ -35,17 +34,13 @@ struct bank {
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
 };
 
-/* A number that no other bank has, 1 to BANK_MAX_OWNERS; 0 when they are used up. Never given back. */
-#define BANK_MAX_OWNERS HAK_TINY_OR(64u, 65535u)
-uint32_t bank_new_owner(void);
-
 void bank_init(struct bank *bank, uint32_t owner);
 /* Takes up to `want` blocks of the class as a list ended by NULL; at least one unless the system refuses memory (0). */
-uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head);
+uint32_t bank_take(struct bank *bank, const struct owner_policy *policy, uint32_t size_class, uint32_t want, void **head);
 /* Gives one block back. Aborts on a block that is not this bank's, no block, or free. */
-void bank_put(struct bank *bank, void *block);
+void bank_put(struct bank *bank, const struct owner_policy *policy, void *block);
 /* Gives a list back; returns the count, strays included. */
-uint32_t bank_put_list(struct bank *bank, void *head);
+uint32_t bank_put_list(struct bank *bank, const struct owner_policy *policy, void *head);
 /* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is near the list's start),
    or every partial slab. Both owners' locks are held. */
 void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);

@@ -1,23 +1,11 @@
-/* Banks of slabs. The caller holds the owner's lock; takes the pool lock for new and empty slabs. Called by heaps and
-   mid_mt pools. */
-#include "superslab/bank.h"
+/* Banks of slabs. The caller holds the owner's lock; takes the pool lock for new and empty slabs. Blocks are taken and put by
+   tiny and mid_mt alone; heaps move slabs and release empty ones. */
+#include "owner/bank.h"
 
 #include "base/error.h"
 
 /* How many slabs of a list bank_move_one looks at. */
 #define MOVE_SEARCH 8u
-
-static uint32_t last_owner;
-
-uint32_t bank_new_owner(void)
-{
-    uint32_t id = atomic_add_relaxed(&last_owner, 1u) + 1;
-    if (id > BANK_MAX_OWNERS) {
-        atomic_sub_relaxed(&last_owner, 1u);
-        return 0;
-    }
-    return id;
-}
 
 void bank_init(struct bank *bank, uint32_t owner)
 {
@@ -64,7 +52,7 @@ static void list_remove(struct bank *bank, struct slab *slab)
     count_partial(bank, slab->size_class, (uint32_t)-1);
 }
 
-uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head)
+uint32_t bank_take(struct bank *bank, const struct owner_policy *policy, uint32_t size_class, uint32_t want, void **head)
 {
     struct slab *slab = bank->partial[size_class];
     if (!slab) {
@@ -76,7 +64,7 @@ uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void *
         bank->n_slabs++;
         list_push(bank, slab);
     }
-    uint32_t taken = slab_take(slab, want, head);
+    uint32_t taken = slab_take(slab, want, policy->fresh_bytes, head);
     bank->took_clean = slab->took_clean;
     if (slab->n_free == 0) {
         list_remove(bank, slab);
@@ -113,43 +101,43 @@ static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const voi
     return pool_slab_of(entry.ref, block);
 }
 
-/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it. Not of large blocks:
-   there a slab is a few of them, and its pages serve other classes sooner. */
-static HAK_NOINLINE void keep_or_release(struct bank *bank, struct slab *slab)
+/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it; of which classes,
+   their pool says. */
+static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_policy *policy, struct slab *slab)
 {
     int is_only = bank->partial[slab->size_class] == slab && !slab->next;
-    if (!is_only || !bank->keeps_empty || slab->size > BANK_KEEP_EMPTY_MAX) {
+    if (!is_only || !bank->keeps_empty || slab->size > policy->keep_empty_max) {
         release(bank, slab);
     }
 }
 
 /* Files a slab that has just got blocks back. */
-static HAK_ALWAYS_INLINE void file(struct bank *bank, struct slab *slab)
+static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy *policy, struct slab *slab)
 {
     if (HAK_UNLIKELY(!slab->in_list)) {
         list_push(bank, slab);
     }
     if (HAK_UNLIKELY(slab_is_empty(slab))) {
-        keep_or_release(bank, slab);
+        keep_or_release(bank, policy, slab);
     }
 }
 
-void bank_put(struct bank *bank, void *block)
+void bank_put(struct bank *bank, const struct owner_policy *policy, void *block)
 {
     struct slab *slab = slab_of(bank, block);
     HAK_CHECK(slab, "invalid pointer freed (not the start of a block)", block);
     slab_put(slab, block);
-    file(bank, slab);
+    file(bank, policy, slab);
 }
 
-uint32_t bank_put_list(struct bank *bank, void *head)
+uint32_t bank_put_list(struct bank *bank, const struct owner_policy *policy, void *head)
 {
     uint32_t n = 0;
     while (head) {
         struct slab *slab = slab_of(bank, head);
         if (HAK_LIKELY(slab)) {
             head = slab_put_run(slab, head, &n);
-            file(bank, slab);
+            file(bank, policy, slab);
         } else {
             void *next = *(void **)head;
             *(void **)head = bank->strays;

@@ -1,0 +1,54 @@
+/* The mid-MT pool used alone: a short lock around mid_mt.c, the owner's (rank HEAP). Called by whoever imports the pool; hakmem does
+   not link it. */
+#include "mid_mt/mid_mt.h"
+
+#include <errno.h>
+
+int mid_pool_init(struct mid_pool *pool)
+{
+    return owner_make_pool(&pool->owner);
+}
+
+void *mid_pool_alloc(struct mid_pool *pool, size_t size)
+{
+    void *block = NULL;
+    if (size <= MID_MAX_BYTES) {
+        lock_acquire(&pool->owner->lock);
+        (void)mid_take(pool->owner, sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size), 1, &block);
+        owner_release(pool->owner);
+    }
+    if (!block) {
+        errno = ENOMEM;
+    }
+    return block;
+}
+
+void mid_pool_free(struct mid_pool *pool, void *block)
+{
+    if (block) {
+        lock_acquire(&pool->owner->lock);
+        mid_put(pool->owner, block);
+        owner_release(pool->owner);
+    }
+}
+
+size_t mid_usable_size(const void *block)
+{
+    return hak_super_lookup(block).size;
+}
+
+void mid_pool_trim(struct mid_pool *pool)
+{
+    owner_trim(pool->owner);
+}
+
+void mid_pool_destroy(struct mid_pool *pool)
+{
+    owner_unmake_pool(pool->owner);
+    pool->owner = NULL;
+}
+
+int mid_pool_verify(struct mid_pool *pool)
+{
+    return owner_check(pool->owner);
+}

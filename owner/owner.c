@@ -1,0 +1,311 @@
+/* The table of owners. Locks: the table's (rank HEAPS) for the set of ids and unused pools, then owners'. Called by the heaps of
+   hakmem and by pools used alone. */
+#include "owner/owner.h"
+
+#include <errno.h>
+
+#include "base/error.h"
+#include "base/os.h"
+#include "superslab/pool.h"
+
+/* How many slabs are given back at a time when an owner ends: each time all superslabs are looked through. */
+#define END_SLABS HAK_TINY_OR(2u, 256u)
+
+struct owner_table owner_table;
+
+static struct lock table_lock = LOCK_INIT(LOCK_RANK_HEAPS);
+
+static uint64_t *ids_word(uint32_t w)
+{
+    return &owner_table.ids[OWNER_ID_WORDS - 1 - w];
+}
+
+static int is_set_aside(uint32_t id)
+{
+    return atomic_load_relaxed(ids_word(id / 64)) >> (id % 64) & 1;
+}
+
+/* Table lock held. */
+static void set_aside(uint32_t id, int is_set)
+{
+    uint64_t *word = ids_word(id / 64), bit = (uint64_t)1 << (id % 64);
+    atomic_store_relaxed(word, is_set ? *word | bit : *word & ~bit);
+}
+
+/* The lowest free id, or 0. Table lock held. */
+static uint32_t reserve(void)
+{
+    for (uint32_t w = 0; w < OWNER_ID_WORDS; w++) {
+        uint64_t free = ~*ids_word(w) & (w ? ~(uint64_t)0 : ~(uint64_t)1); /* 0 is no id */
+        if (free) {
+            uint32_t id = w * 64 + (uint32_t)__builtin_ctzll(free);
+            if (id > OWNER_MAX) {
+                return 0;
+            }
+            set_aside(id, 1);
+            if (w >= owner_table.n_id_words) {
+                atomic_store_release(&owner_table.n_id_words, w + 1);
+            }
+            return id;
+        }
+    }
+    return 0;
+}
+
+uint32_t owner_reserve(void)
+{
+    lock_acquire(&table_lock);
+    uint32_t id = reserve();
+    lock_release(&table_lock);
+    return id;
+}
+
+/* Table lock held. A walk that came by a stale number may hold the owner's lock: it is made anew only if that walk's thread is gone. */
+static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
+{
+    if (!owner->kind || owner->n_forks != owner_table.n_forks) {
+        owner->lock = (struct lock)LOCK_INIT(rank);
+        owner->n_forks = owner_table.n_forks;
+    }
+    lock_acquire(&owner->lock);
+    owner->kind = (uint32_t)kind;
+    owner->id = id;
+    owner->n_uses = owner->seen_uses = owner->has_rested = 0;
+    bank_init(&owner->bank, id);
+    owner->bank.has_strays_sent = kind == OWNER_THREAD;
+    owner->bank.keeps_empty = kind != OWNER_THREAD; /* until a thread has it */
+    atomic_store_release(&owner_table.at[id], owner);
+    lock_release(&owner->lock);
+}
+
+void owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
+{
+    lock_acquire(&table_lock);
+    publish(owner, id, kind, rank);
+    lock_release(&table_lock);
+}
+
+/* Table lock held. */
+static int register_any(struct owner *owner, enum owner_kind kind, enum lock_rank rank)
+{
+    uint32_t id = reserve();
+    if (!id) {
+        return EAGAIN;
+    }
+    publish(owner, id, kind, rank);
+    return 0;
+}
+
+int owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank)
+{
+    lock_acquire(&table_lock);
+    int error = register_any(owner, kind, rank);
+    lock_release(&table_lock);
+    return error;
+}
+
+struct slabs {
+    struct slab *slab[END_SLABS];
+    uint32_t n;
+};
+
+static int gather(const struct slab *slab, void *context)
+{
+    struct slabs *slabs = (struct slabs *)context;
+    slabs->slab[slabs->n++] = (struct slab *)(uintptr_t)slab;
+    return slabs->n == END_SLABS;
+}
+
+static void give_slabs_back(struct owner *owner)
+{
+    struct slabs slabs;
+    HAK_CHECK(atomic_load_relaxed(&owner->id), "heap destroyed twice", owner);
+    lock_acquire(&owner->lock);
+    do {
+        slabs.n = 0;
+        pool_lock_acquire();
+        (void)pool_for_each_slab(owner->id, gather, &slabs);
+        pool_lock_release();
+        for (uint32_t i = 0; i < slabs.n; i++) {
+            pool_slab_free(slabs.slab[i]);
+        }
+    } while (slabs.n);
+    bank_init(&owner->bank, owner->id);
+    lock_release(&owner->lock);
+}
+
+/* Takes an owner out of the table; `pools` is the list that it then waits in, or NULL. */
+static void withdraw(struct owner *owner, struct owner **pools)
+{
+    lock_acquire(&table_lock);
+    lock_acquire(&owner->lock);
+    uint32_t id = owner->id;
+    int is_empty = id && owner->bank.n_slabs == 0;
+    if (is_empty) {
+        atomic_store_relaxed(&owner->id, 0u);
+        owner->bank.owner = 0;
+        atomic_store_release(&owner_table.at[id], (struct owner *)NULL);
+        set_aside(id, 0);
+    }
+    lock_release(&owner->lock);
+    if (is_empty && pools) {
+        owner->next_unused = *pools;
+        *pools = owner;
+    }
+    lock_release(&table_lock);
+    HAK_CHECK(is_empty, "heap used while it is destroyed", owner);
+}
+
+void owner_unregister(struct owner *owner)
+{
+    HAK_DEBUG_ASSERT(owner->kind != OWNER_THREAD);
+    give_slabs_back(owner);
+    withdraw(owner, NULL);
+}
+
+struct owner *owner_hold(uint32_t id)
+{
+    struct owner *owner = owner_by_id(id);
+    if (!owner) {
+        return NULL;
+    }
+    lock_acquire(&owner->lock);
+    if (HAK_UNLIKELY(owner->id != id)) {
+        lock_release(&owner->lock);
+        return NULL;
+    }
+    return owner;
+}
+
+struct owner *owner_next(uint32_t *id)
+{
+    uint32_t next = *id + 1;
+    for (uint32_t w = next / 64, n = atomic_load_acquire(&owner_table.n_id_words); w < n; w++, next = w * 64) {
+        uint64_t left = atomic_load_relaxed(ids_word(w)) & ~(uint64_t)0 << (next % 64);
+        for (; left; left &= left - 1) {
+            *id = w * 64 + (uint32_t)__builtin_ctzll(left);
+            struct owner *owner = owner_by_id(*id);
+            if (owner) {
+                return owner;
+            }
+        }
+    }
+    return NULL;
+}
+
+int owner_for_each(int (*visit)(struct owner *owner, void *context), void *context)
+{
+    int result = 0;
+    for (uint32_t id = 0; !result && owner_next(&id);) {
+        struct owner *owner = owner_hold(id);
+        if (owner) {
+            result = visit(owner, context);
+            lock_release(&owner->lock);
+        }
+    }
+    return result;
+}
+
+int owner_verify(const struct owner *owner)
+{
+    uint32_t id = owner->id;
+    if (id == 0 || owner->bank.owner != id || owner_by_id(id) != owner || !is_set_aside(id)) {
+        return 37;
+    }
+    if (owner->kind < OWNER_THREAD || owner->kind > OWNER_POOL || owner->bank.has_strays_sent != (owner->kind == OWNER_THREAD)) {
+        return 38;
+    }
+    return bank_verify(&owner->bank);
+}
+
+static int verify_one(struct owner *owner, void *unused)
+{
+    (void)unused;
+    return owner_verify(owner);
+}
+
+/* Owners whose ids are not set aside would be in no walk. */
+static int verify_table(void)
+{
+    int result = 0;
+    lock_acquire(&table_lock);
+    for (uint32_t id = 0; id < owner_table.n_id_words * 64 && id <= OWNER_MAX && !result; id++) {
+        result = owner_by_id(id) && !is_set_aside(id) ? 39 : 0;
+    }
+    lock_release(&table_lock);
+    return result;
+}
+
+int owner_verify_all(void)
+{
+    int result = verify_table();
+    return result ? result : owner_for_each(verify_one, NULL);
+}
+
+int owner_make_pool(struct owner **out)
+{
+    lock_acquire(&table_lock);
+    struct owner *owner = owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
+    int error = ENOMEM;
+    if (owner) {
+        owner_table.unused_pools = owner->next_unused;
+        error = register_any(owner, OWNER_POOL, LOCK_RANK_HEAP);
+        if (error) {
+            owner->next_unused = owner_table.unused_pools;
+            owner_table.unused_pools = owner;
+        }
+    }
+    lock_release(&table_lock);
+    *out = error ? NULL : owner;
+    return error;
+}
+
+void owner_unmake_pool(struct owner *owner)
+{
+    give_slabs_back(owner);
+    withdraw(owner, &owner_table.unused_pools);
+}
+
+void owner_trim(struct owner *owner)
+{
+    lock_acquire(&owner->lock);
+    bank_release_empty(&owner->bank);
+    owner_release(owner);
+}
+
+int owner_check(struct owner *owner)
+{
+    lock_acquire(&owner->lock);
+    int result = owner_verify(owner);
+    lock_release(&owner->lock);
+    return result;
+}
+
+static void for_each_lock(enum lock_rank rank, void (*act)(struct lock *lock))
+{
+    struct owner *owner;
+    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
+        if (owner->lock.rank == (uint32_t)rank) {
+            act(&owner->lock);
+        }
+    }
+}
+
+void owner_fork_prepare(void)
+{
+    lock_acquire(&table_lock);
+    for_each_lock(LOCK_RANK_HEAP, lock_acquire);
+    for_each_lock(LOCK_RANK_SHARED, lock_acquire);
+}
+
+void owner_fork_end(void (*act)(struct lock *lock))
+{
+    for_each_lock(LOCK_RANK_SHARED, act);
+    for_each_lock(LOCK_RANK_HEAP, act);
+    act(&table_lock);
+}
+
+void owner_fork_child(void)
+{
+    owner_table.n_forks++;
+}

@@ -1,0 +1,24 @@
+/* The tiny pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and by tiny_pool.c. */
+#include "tiny/tiny.h"
+
+const struct owner_policy tiny_policy = {.least_blocks = 2,
+                                         .most_blocks = TINY_MAX_BLOCKS,
+                                         .full_size = TINY_FULL_SIZE,
+                                         .keep_empty_max = TINY_MAX_BYTES,
+                                         .fresh_bytes = OWNER_FRESH_BYTES};
+
+uint32_t tiny_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
+{
+    HAK_DEBUG_ASSERT(tiny_is_class(size_class));
+    return bank_take(&owner->bank, &tiny_policy, size_class, want, head);
+}
+
+uint32_t tiny_put_list(struct owner *owner, void *head)
+{
+    return bank_put_list(&owner->bank, &tiny_policy, head);
+}
+
+void tiny_put(struct owner *owner, void *block)
+{
+    bank_put(&owner->bank, &tiny_policy, block);
+}

@@ -1,0 +1,54 @@
+/* The tiny pool used alone: a short lock around tiny.c, the owner's (rank HEAP). Called by whoever imports the pool; hakmem does
+   not link it. */
+#include "tiny/tiny.h"
+
+#include <errno.h>
+
+int tiny_pool_init(struct tiny_pool *pool)
+{
+    return owner_make_pool(&pool->owner);
+}
+
+void *tiny_pool_alloc(struct tiny_pool *pool, size_t size)
+{
+    void *block = NULL;
+    if (size <= TINY_MAX_BYTES) {
+        lock_acquire(&pool->owner->lock);
+        (void)tiny_take(pool->owner, sc_of(size), 1, &block);
+        owner_release(pool->owner);
+    }
+    if (!block) {
+        errno = ENOMEM;
+    }
+    return block;
+}
+
+void tiny_pool_free(struct tiny_pool *pool, void *block)
+{
+    if (block) {
+        lock_acquire(&pool->owner->lock);
+        tiny_put(pool->owner, block);
+        owner_release(pool->owner);
+    }
+}
+
+size_t tiny_usable_size(const void *block)
+{
+    return hak_super_lookup(block).size;
+}
+
+void tiny_pool_trim(struct tiny_pool *pool)
+{
+    owner_trim(pool->owner);
+}
+
+void tiny_pool_destroy(struct tiny_pool *pool)
+{
+    owner_unmake_pool(pool->owner);
+    pool->owner = NULL;
+}
+
+int tiny_pool_verify(struct tiny_pool *pool)
+{
+    return owner_check(pool->owner);
+}

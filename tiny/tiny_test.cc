@@ -1,0 +1,163 @@
+/* Tests of the tiny pool used alone; pool_test.h has what tiny_mt's are too. */
+#include "tiny/tiny.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <gtest/gtest.h>
+
+#include "base/options.h"
+#include "base/stats.h"
+#include "testing/pool_test.h"
+
+namespace
+{
+
+using namespace hak_testing;
+
+struct TinyTraits {
+    using Pool = struct tiny_pool;
+    static constexpr size_t min_bytes = 0, max_bytes = TINY_MAX_BYTES;
+    static constexpr auto init = tiny_pool_init;
+    static constexpr auto alloc = tiny_pool_alloc;
+    static constexpr auto free = tiny_pool_free;
+    static constexpr auto usable_size = tiny_usable_size;
+    static constexpr auto trim = tiny_pool_trim;
+    static constexpr auto destroy = tiny_pool_destroy;
+    static constexpr auto verify = tiny_pool_verify;
+};
+
+class Tiny : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        options.purge_delay_ms = 3600000;
+        ASSERT_EQ(tiny_pool_init(&pool), 0);
+    }
+    void TearDown() override
+    {
+        EXPECT_EQ(tiny_pool_verify(&pool), 0);
+        tiny_pool_trim(&pool);
+        EXPECT_EQ(tiny_pool_verify(&pool), 0);
+        EXPECT_EQ(owner_verify_all(), 0);
+        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "nothing stays after a trim";
+        tiny_pool_destroy(&pool);
+        EXPECT_EQ(ss_verify(), 0);
+        EXPECT_EQ(owner_verify_all(), 0);
+    }
+    struct tiny_pool pool;
+};
+
+TEST_F(Tiny, EverySizeIsServedByItsClass)
+{
+    for (size_t size = 0; size <= TINY_MAX_BYTES; size++) {
+        void *p = tiny_pool_alloc(&pool, size);
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(tiny_is_class(sc_of(size)));
+        ASSERT_EQ(tiny_usable_size(p), sc_table[sc_of(size)].size) << size;
+        ASSERT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
+        memset(p, 1, tiny_usable_size(p));
+        tiny_pool_free(&pool, p);
+    }
+}
+
+TEST_F(Tiny, WhatItDoesNotServeIsENOMEM)
+{
+    for (size_t size : {TINY_MAX_BYTES + 1, size_t(1) << 40, SIZE_MAX}) {
+        errno = 0;
+        EXPECT_EQ(tiny_pool_alloc(&pool, size), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+    }
+    tiny_pool_free(&pool, nullptr);
+    EXPECT_EQ(tiny_usable_size(nullptr), 0u);
+    int local;
+    EXPECT_EQ(tiny_usable_size(&local), 0u);
+}
+
+TEST_F(Tiny, Policy)
+{
+    EXPECT_TRUE(tiny_is_class(sc_of(TINY_MAX_BYTES)));
+    EXPECT_FALSE(tiny_is_class(sc_of(TINY_MAX_BYTES + 1)));
+    options.bin_adapt = 1;
+    for (uint32_t c = 0; c < SC_N_TINY; c++) {
+        uint32_t size = sc_table[c].size;
+        EXPECT_EQ(owner_list_limit(&tiny_policy, c, 0), 2u);
+        EXPECT_EQ(owner_list_limit(&tiny_policy, c, 3 * size), 3u);
+        EXPECT_EQ(owner_list_limit(&tiny_policy, c, SIZE_MAX), TINY_MAX_BLOCKS);
+        size_t bytes = options.bin_bytes / (size > 128 ? 2 : 1);
+        EXPECT_EQ(owner_largest_limit(&tiny_policy, c), owner_list_limit(&tiny_policy, c, bytes));
+        EXPECT_EQ(owner_first_limit(&tiny_policy, c),
+                  std::min(owner_list_limit(&tiny_policy, c, OWNER_FIRST_BYTES), 16u));
+    }
+    options.bin_adapt = 0;
+    EXPECT_EQ(owner_first_limit(&tiny_policy, 0), owner_largest_limit(&tiny_policy, 0));
+    options.bin_adapt = 1;
+}
+
+TEST_F(Tiny, TakesFreshBlocksByThePageAndKeepsAnEmptySlab)
+{
+    for (uint32_t c = 0; c < SC_N_TINY; c++) {
+        void *head;
+        lock_acquire(&pool.owner->lock);
+        EXPECT_EQ(tiny_take(pool.owner, c, 1000, &head), OWNER_FRESH_BYTES / sc_table[c].size);
+        EXPECT_EQ(tiny_put_list(pool.owner, head), OWNER_FRESH_BYTES / sc_table[c].size);
+        EXPECT_EQ(pool.owner->bank.n_partial[c], 1u);
+        lock_release(&pool.owner->lock);
+    }
+}
+
+TEST_F(Tiny, StressWithAnOracle)
+{
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        pool_stress<TinyTraits>(&pool, seed, 4000);
+        EXPECT_LE(pool.owner->bank.n_slabs, static_cast<uint32_t>(SC_N_TINY))
+            << "at most one empty slab a class";
+    }
+}
+
+TEST_F(Tiny, FourThreads)
+{
+    pool_four_threads<TinyTraits>(&pool);
+}
+
+TEST_F(Tiny, EveryMappingRefusedInTurn)
+{
+    EXPECT_GT(pool_every_mapping_refused<TinyTraits>(&pool, 6000, [] { (void)ss_purge(0); }), 3u);
+}
+
+TEST_F(Tiny, IsDestroyedWithAllItsBlocks)
+{
+    pool_destroyed_and_made_again<TinyTraits>(&pool, 200, [] { return stat_get(heap_used_bytes); });
+}
+
+using TinyDeathTest = Tiny;
+
+TEST_F(TinyDeathTest, BadPointersAbort)
+{
+    const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
+    char *p = static_cast<char *>(tiny_pool_alloc(&pool, 500));
+    int local;
+    EXPECT_EXIT(tiny_pool_free(&pool, p + 16), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(tiny_pool_free(&pool, &local), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(
+        {
+            tiny_pool_free(&pool, p);
+            tiny_pool_free(&pool, p);
+        },
+        testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
+    struct tiny_pool other;
+    ASSERT_EQ(tiny_pool_init(&other), 0);
+    EXPECT_EXIT(tiny_pool_free(&other, p), testing::KilledBySignal(SIGABRT), invalid);
+    tiny_pool_destroy(&other);
+    tiny_pool_free(&pool, p);
+}
+
+TEST_F(Tiny, AsManyPoolsAsThereAreIds)
+{
+    size_t n = pool_until_no_id_is_left<TinyTraits>(OWNER_MAX);
+    EXPECT_GE(n, size_t(OWNER_MAX - 4)) << "this test's own pool has one";
+    EXPECT_EQ(pool_until_no_id_is_left<TinyTraits>(OWNER_MAX), n) << "and again";
+}
+
+} // namespace
