@@ -45,7 +45,7 @@ static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;
 static int has_environment; /* not in functions that run before the C library's own start */
-static int are_hooked;      /* no thread's fast paths see its heap */
+static int are_hidden = 1;  /* no thread's fast paths see its heap */
 static pthread_key_t end_key;
 static int has_end_key;
 
@@ -256,12 +256,12 @@ static void set_state(struct heap *heap, enum heap_state state)
     lock_release(&heap->lock);
 }
 
-/* While calls are hooked, every thread's `self` is heap_none, so that all of them take the slow paths. */
+/* While calls go to a layer, every thread's `self` is heap_none, so that all of them take the slow paths. */
 static void show_to_fast_paths(struct heap *heap)
 {
     lock_acquire(&heaps_lock);
     heap->self_at = &hak_self;
-    atomic_store_relaxed(&hak_self, are_hooked ? &heap_none : heap);
+    atomic_store_relaxed(&hak_self, are_hidden ? &heap_none : heap);
     lock_release(&heaps_lock);
 }
 
@@ -273,14 +273,14 @@ static void hide_from_fast_paths(struct heap *heap)
     lock_release(&heaps_lock);
 }
 
-void heap_hook_all(int hooked)
+void heap_switch(int (*change)(void *context), void *context)
 {
     lock_acquire(&heaps_lock);
-    are_hooked = hooked;
+    are_hidden = change(context);
     for (uint32_t id = 1; id <= last_heap; id++) {
         struct heap *heap = heaps[id];
         if (heap && heap->self_at) {
-            atomic_store_relaxed(heap->self_at, hooked ? &heap_none : heap);
+            atomic_store_relaxed(heap->self_at, are_hidden ? &heap_none : heap);
         }
     }
     lock_release(&heaps_lock);

@@ -34,6 +34,8 @@ extern size_t user_heap_n_large;
 struct hak_heap *user_heap_by_id(uint32_t id);
 /* Gives a small block back to its slab. Aborts if it is no first-class heap's. */
 void user_heap_put(void *block, uint32_t tag);
+/* ace_resize of a block of the heap. */
+void *user_heap_resize(struct hak_heap *heap, void *p, size_t size);
 /* The heap that a block belongs to, from the start of the block; NULL if it is no first-class heap's. */
 struct hak_heap *user_heap_of(const void *p);
 /* Empty slabs go back. */
