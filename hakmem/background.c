@@ -1,5 +1,5 @@
 /* The background thread. No lock of its own; what it calls takes the locks of heaps, pool and ACE, one at a time. Started by
-   api.c, told by heap.c how many heaps live. */
+   plain.c, told by heap.c how many heaps live. */
 #include "hakmem/background.h"
 
 #include <errno.h>

@@ -24,7 +24,7 @@ size_t hak_malloc_batch(size_t size, size_t n, void **out)
 {
     size_t got = 0;
     while (got < n) {
-        if (size <= SC_SMALL_MAX && !noted_wanted()) {
+        if (size <= SC_SMALL_MAX) {
             got += take_cached(sc_of(size), n - got, out + got);
         }
         if (got < n) {

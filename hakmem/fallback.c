@@ -1,4 +1,4 @@
-/* Blocks of libc: a hash table of address and size, in metadata. Called by slow paths of api.c, if at all. */
+/* Blocks of libc: a hash table of address and size, in metadata. Called by slow paths of plain.c, if at all. */
 #include "hakmem/fallback.h"
 
 #include <string.h>

@@ -1,19 +1,19 @@
 /* The fast paths: malloc's and free's first lines, inlined into hak_* and into the malloc family. No call, no atomic
    read-modify-write, no lock: bench/golden counts their instructions. Rare states (no heap yet, ended, another owner's
-   block, not ours at all) all look like an empty bin or a foreign tag, and go to one slow function by a tail call. */
+   block, not ours at all, an observer of calls) all look like an empty bin or a foreign tag, and go to one slow function by a
+   tail call. */
 #ifndef HAKMEM_HAKMEM_FAST_H
 #define HAKMEM_HAKMEM_FAST_H
 
 #include "hakmem/heap.h"
-#include "hakmem/noted.h"
 #include "superslab/map.h"
 
 /* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the tiny ones without the
    instruction that finds this table. */
 extern const uint16_t mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
 
-/* Slow paths, in api.c. */
-HAK_COLD void *slow_malloc(size_t size);
+/* Slow paths, in api.c: they go to the table of entry points (entry.h). */
+HAK_COLD void *slow_malloc(size_t size); /* large */
 HAK_NOINLINE void *refill_malloc(size_t size);
 HAK_NOINLINE void slow_free(void *p);
 HAK_NOINLINE void overflow_free(struct heap *heap, size_t bin_offset);
@@ -90,11 +90,26 @@ static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
     return (struct bin *)(void *)((char *)heap + offset);
 }
 
+/* The bin's first block, NULL if it is empty. */
+static HAK_ALWAYS_INLINE void *bin_take(struct bin *bin)
+{
+    void *block = bin->head;
+    if (HAK_LIKELY(block != NULL)) {
+        bin->head = *(void **)block;
+        bin->room++;
+        unmark_free(block);
+    }
+    return block;
+}
+
+/* A block of the class if the thread has one at hand; NULL also while there is a layer (entry.h). */
+static HAK_ALWAYS_INLINE void *fast_take(uint32_t size_class)
+{
+    return bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
+}
+
 static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
 {
-    if (noted_wanted()) {
-        return noted_malloc(size);
-    }
     struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     size_t offset;
@@ -118,33 +133,29 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
     return block;
 }
 
-static HAK_ALWAYS_INLINE void fast_free(void *p)
+/* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
+static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwise)(void *p))
 {
-    if (noted_wanted()) {
-        noted_free(p);
-        return;
-    }
-    struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     size_t unit = map_window_unit(p);
     if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
-        slow_free(p);
+        otherwise(p);
         return;
     }
     size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
     if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
-        slow_free(p);
+        otherwise(p);
         return;
     }
     uint32_t magic = bin_at(heap, offset)->magic;
     if (HAK_UNLIKELY(!sc_is_multiple((uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1), magic))) {
-        slow_free(p);
+        otherwise(p);
         return;
     }
     FORGET_OFFSET(offset);
     void *head = bin_at(heap, offset)->head;
     if (HAK_UNLIKELY(head == p || is_marked_free(heap, p))) {
-        slow_free(p);
+        otherwise(p);
         return;
     }
     validate_free(p);
@@ -156,6 +167,11 @@ static HAK_ALWAYS_INLINE void fast_free(void *p)
     if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
         overflow_free(heap, offset);
     }
+}
+
+static HAK_ALWAYS_INLINE void fast_free(void *p)
+{
+    free_to(atomic_load_relaxed(&hak_self), p, slow_free);
 }
 
 #endif

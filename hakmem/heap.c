@@ -44,7 +44,7 @@ static uint32_t next_id;   /* an id whose heap could not be made for lack of mem
 static uint32_t n_live;    /* heaps that have a thread */
 static uint32_t is_ready;
 static int has_environment; /* not in functions that run before the C library's own start */
-static int are_hooked;      /* no thread's fast paths see its heap */
+static int are_hidden = 1;  /* no thread's fast paths see its heap */
 static pthread_key_t end_key;
 static int has_end_key;
 
@@ -246,12 +246,12 @@ static void set_state(struct heap *heap, enum heap_state state)
     lock_release(&heap->owner.lock);
 }
 
-/* While calls are hooked, every thread's `self` is heap_none, so that all of them take the slow paths. */
+/* While calls go to a layer, every thread's `self` is heap_none, so that all of them take the slow paths. */
 static void show_to_fast_paths(struct heap *heap)
 {
     lock_acquire(&heaps_lock);
     heap->self_at = &hak_self;
-    atomic_store_relaxed(&hak_self, are_hooked ? &heap_none : heap);
+    atomic_store_relaxed(&hak_self, are_hidden ? &heap_none : heap);
     lock_release(&heaps_lock);
 }
 
@@ -263,15 +263,15 @@ static void hide_from_fast_paths(struct heap *heap)
     lock_release(&heaps_lock);
 }
 
-void heap_hook_all(int hooked)
+void heap_switch(int (*change)(void *context), void *context)
 {
     lock_acquire(&heaps_lock);
-    are_hooked = hooked;
+    are_hidden = change(context);
     struct owner *owner;
     for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
         struct heap *heap = heap_of_owner(owner);
         if (heap && heap->self_at) {
-            atomic_store_relaxed(heap->self_at, hooked ? &heap_none : heap);
+            atomic_store_relaxed(heap->self_at, are_hidden ? &heap_none : heap);
         }
     }
     lock_release(&heaps_lock);

@@ -97,7 +97,7 @@ struct heap {
 HAK_STATIC_ASSERT(offsetof(struct heap, bins) == 0, "bins come first");
 
 /* The thread's heap; heap_none until its first allocation and after its end. Never NULL. `hak_self` is what the fast paths see: the
-   same, or heap_none while calls are hooked (hooks.h), which any thread may set at any time. */
+   same, or heap_none while calls go to a layer (entry.h), which any thread may add at any time. */
 extern HAK_TLS struct heap *heap_own HAK_HIDDEN;
 extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
 /* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
@@ -128,8 +128,9 @@ void heap_trim_all(void);
 void heap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t heap_n_live(void);
-/* Hides every thread's heap from the fast paths, or shows it again. */
-void heap_hook_all(int hooked);
+/* Does `change` with the HEAPS lock held, which returns whether the table of entry points is another than the plain one: then every
+   thread's heap is hidden from the fast paths, else it is shown. So it is at the start, until entry.c has made up its mind. */
+void heap_switch(int (*change)(void *context), void *context);
 /* The calling thread gets no heap. */
 void heap_refuse(void);
 /* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their bins are not looked at. */

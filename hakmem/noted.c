@@ -1,13 +1,14 @@
-/* Blocks announced to memcheck and AddressSanitizer. No locks: the queue is an array of words that are exchanged. Called by the
-   public functions (fast.h, api.c). */
+/* Blocks announced to memcheck and AddressSanitizer. No locks: the queue is an array of words that
+   are exchanged. */
 #include "hakmem/noted.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/realloc.h"
 #include "hakmem/user_heap.h"
+#include "hakmem/walk.h"
 #include "superslab/superslab.h"
 
 #if HAK_NOTES
@@ -15,89 +16,68 @@
 /* Larger blocks do not wait. */
 #define QUEUED_MAX ((size_t)64 * 1024)
 
-uint32_t noted_state = NOTED_UNKNOWN;
-HAK_TLS int noted_busy;
-
 static void *queue[NOTED_QUEUE];
 static uint32_t next;
 
-int noted_start(void)
+static const struct entry_table *below(void)
 {
-    if (atomic_load_relaxed(&noted_state) == NOTED_UNKNOWN) {
-        atomic_store_relaxed(&noted_state, note_has_listener() ? (uint32_t)NOTED_ON : (uint32_t)NOTED_OFF);
-    }
-    return atomic_load_relaxed(&noted_state) == NOTED_ON;
+    return entry_below(&noted_layer);
 }
 
-static size_t real_size(const void *p)
+/* What the block below is asked for; too much stays too much. */
+static size_t with_red_zone(size_t size)
 {
-    noted_busy = 1;
-    size_t usable = hak_usable_size(p);
-    noted_busy = 0;
-    return usable;
+    return size > PTRDIFF_MAX - NOTED_RED_ZONE ? SIZE_MAX : size + NOTED_RED_ZONE;
 }
 
-static void *allocate(size_t alignment, size_t size, int is_zeroed)
+static void *announce(void *p, size_t size, int is_zeroed)
 {
-    if (size > PTRDIFF_MAX - NOTED_RED_ZONE) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    noted_busy = 1;
-    void *p = alignment   ? hak_memalign(alignment, size + NOTED_RED_ZONE)
-              : is_zeroed ? hak_calloc(1, size + NOTED_RED_ZONE)
-                          : hak_malloc(size + NOTED_RED_ZONE);
-    noted_busy = 0;
     if (p) {
-        noted_announce(p, size, is_zeroed);
+        /* At least one byte, by which noted_free tells it from a block in the queue. */
+        note_allocated(p, size ? size : 1, below()->usable_size(p), is_zeroed);
     }
     return p;
 }
 
-void noted_announce(const void *p, size_t size, int is_zeroed)
+static void *noted_malloc(size_t size)
 {
-    /* At least one byte, by which noted_free tells it from a block in the queue. */
-    note_allocated(p, size ? size : 1, real_size(p), is_zeroed);
+    return announce(below()->malloc(with_red_zone(size)), size, 0);
 }
 
-void *noted_malloc(size_t size)
+static void *noted_calloc(size_t bytes)
 {
-    return allocate(0, size, 0);
+    return announce(below()->calloc(with_red_zone(bytes)), bytes, 1);
 }
 
-void *noted_calloc(size_t bytes)
+static void *noted_aligned(size_t alignment, size_t size)
 {
-    return allocate(0, bytes, 1);
+    return announce(below()->aligned(alignment, with_red_zone(size)), size, 0);
 }
 
-void *noted_aligned(size_t alignment, size_t size)
+static void *noted_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
 {
-    return allocate(alignment, size, 0);
+    return announce(below()->heap_alloc(heap, with_red_zone(size), alignment, is_zeroed), size,
+                    is_zeroed);
 }
 
-size_t noted_usable_size(const void *p)
+static size_t noted_usable_size(const void *p)
 {
-    return note_size(p, real_size(p));
+    return note_size(p, below()->usable_size(p));
 }
 
 static void free_really(void *p, size_t usable)
 {
     note_reused(p, usable);
-    noted_busy = 1;
-    hak_free(p);
-    noted_busy = 0;
+    below()->free(p);
 }
 
-void noted_free(void *p)
+static void noted_free(void *p)
 {
-    if (!p) {
-        return;
-    }
-    size_t usable = real_size(p);
-    if (hak_super_lookup(p).start != p || usable == 0) {
+    if (hak_super_lookup(p).start != p) {
         free_really(p, 0); /* which says what is wrong */
         return;
     }
+    size_t usable = below()->usable_size(p);
     HAK_CHECK(note_size(p, usable) != 0, "block freed twice", p);
     note_freed(p, usable);
     if (usable > QUEUED_MAX || user_heap_of(p)) {
@@ -107,33 +87,40 @@ void noted_free(void *p)
     uint32_t place = atomic_add_relaxed(&next, 1u) % NOTED_QUEUE;
     void *oldest = atomic_exchange_acq_rel(&queue[place], p);
     if (oldest) {
-        free_really(oldest, real_size(oldest));
+        free_really(oldest, below()->usable_size(oldest));
     }
 }
 
-void *noted_realloc(void *p, size_t size)
+/* --- realloc: every block moves --- */
+
+static size_t size_to_keep(const void *p)
 {
-    return noted_heap_realloc(p ? user_heap_of(p) : NULL, p, size);
+    HAK_CHECK(below()->usable_size(p), "invalid pointer given to realloc", p);
+    return noted_usable_size(p);
 }
 
-void *noted_heap_realloc(struct hak_heap *heap, void *p, size_t size)
+static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable)
 {
-    if (!p) {
-        return heap ? hak_heap_malloc(heap, size) : noted_malloc(size);
-    }
-    if (size == 0) {
-        noted_free(p);
-        return NULL;
-    }
-    size_t old = noted_usable_size(p);
-    HAK_CHECK(real_size(p), "invalid pointer given to realloc", p);
-    void *moved = heap ? hak_heap_malloc(heap, size) : noted_malloc(size);
-    if (moved) {
-        memcpy(moved, p, old < size ? old : size);
-        noted_free(p);
-    }
-    return moved;
+    (void)usable;
+    return heap ? heap : user_heap_of(p);
 }
+
+static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
+{
+    (void)is_growing;
+    return heap        ? noted_heap_alloc(heap, size, 16, is_zeroed)
+           : is_zeroed ? noted_calloc(size)
+                       : noted_malloc(size);
+}
+
+static void *noted_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
+{
+    static const struct realloc_way way = {
+        .usable_size = size_to_keep, .home = home, .take = take, .give = noted_free};
+    return realloc_by(&way, heap, p, size, is_zeroed);
+}
+
+/* --- heaps and walks --- */
 
 static int forget(void *block, size_t size, void *context)
 {
@@ -143,16 +130,40 @@ static int forget(void *block, size_t size, void *context)
     return 0;
 }
 
-void noted_heap_gone(struct hak_heap *heap)
+static void noted_heap_destroy(struct hak_heap *heap)
 {
-    noted_busy = 1;
-    (void)hak_heap_walk(heap, forget, NULL);
-    noted_busy = 0;
+    (void)walk_heap(heap, below()->walked, forget, NULL);
+    below()->heap_destroy(heap);
 }
 
-size_t noted_walked(const void *p, size_t usable)
+static size_t noted_walked(const void *p, size_t usable)
 {
-    return note_size(p, usable);
+    return note_size(p, below()->walked(p, usable));
 }
+
+struct entry_layer noted_layer = {
+    .place = ENTRY_PLACE_BLOCKS,
+    .below = &entry_plain,
+    .table =
+        {
+            .malloc = noted_malloc,
+            .calloc = noted_calloc,
+            .aligned = noted_aligned,
+            .realloc = noted_realloc,
+            .free = noted_free,
+            .usable_size = noted_usable_size,
+            .heap_alloc = noted_heap_alloc,
+            .heap_destroy = noted_heap_destroy,
+            .walked = noted_walked,
+        },
+};
+
+static void add_if_there_is_a_listener(void)
+{
+    if (note_has_listener()) {
+        entry_add(&noted_layer);
+    }
+}
+ENTRY_AT_START(add_if_there_is_a_listener);
 
 #endif

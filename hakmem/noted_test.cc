@@ -11,6 +11,7 @@
 
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/hooks.h"
 
 #if HAK_NOTES && !defined(__SANITIZE_ADDRESS__)
 
@@ -247,6 +248,44 @@ TEST(Noted, TooMuchIsRefused)
     hak_free(p);
 }
 
+/* Hooks lie above: they are told what the program asks for, and what their callbacks allocate is announced too. */
+TEST(Noted, HooksLieAbove)
+{
+    struct Told {
+        hak_hook_call call;
+        unsigned char *own;
+    };
+    static std::vector<Told> told;
+    static const hak_hooks hooks = {nullptr,
+                                    [](const hak_hook_call *call, void *) {
+                                        told.push_back({*call, bytes(hak_malloc(33))});
+                                        EXPECT_FALSE(may_touch(told.back().own + 33, 1));
+                                    },
+                                    nullptr};
+    hak_hooks_set(&hooks);
+    EXPECT_EQ(entry_below(&hooks_layer), &noted_layer.table);
+    unsigned char *p = bytes(hak_malloc(100));
+    EXPECT_TRUE(may_touch(p, 100));
+    EXPECT_FALSE(may_touch(p + 100, 1));
+    unsigned char *q = bytes(hak_realloc(p, 200));
+    EXPECT_FALSE(may_touch(p, 1));
+    EXPECT_FALSE(may_touch(q + 200, 1));
+    hak_free(q);
+    EXPECT_FALSE(may_touch(q, 1));
+    hak_hooks_set(nullptr);
+    ASSERT_EQ(told.size(), 3u);
+    EXPECT_EQ(told[0].call.size, 100u);
+    EXPECT_EQ(told[0].call.result, p);
+    EXPECT_EQ(told[1].call.size, 200u);
+    EXPECT_EQ(told[1].call.block, p);
+    EXPECT_EQ(told[1].call.result, q);
+    EXPECT_EQ(told[2].call.block, q);
+    for (const Told &one : told) {
+        hak_free(one.own);
+    }
+    EXPECT_EQ(entry_now(), &noted_layer.table);
+}
+
 TEST(NotedDeathTest, WrongFreesAreTold)
 {
     char *p = static_cast<char *>(hak_malloc(100));
@@ -260,8 +299,9 @@ TEST(NotedDeathTest, WrongFreesAreTold)
 TEST(Noted, TheOthersHaveNoListener)
 {
 #if !HAK_NOTES
+    hak_free(hak_malloc(1));
     EXPECT_EQ(note_has_listener(), 0);
-    EXPECT_EQ(noted_wanted(), 0);
+    EXPECT_EQ(entry_now(), &entry_plain);
 #else
     EXPECT_EQ(note_has_listener(), 1);
 #endif

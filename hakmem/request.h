@@ -1,4 +1,6 @@
-/* What the slow paths of the public functions share (api.c). */
+/* Requests: what every allocation of the slow paths has in common. Memory limits are kept, what is
+   kept for reuse goes back before a request is refused, failures are traced, NULL comes with
+   ENOMEM. Any thread; no lock held. In plain.c. Internal to //hakmem. */
 #ifndef HAKMEM_HAKMEM_REQUEST_H
 #define HAKMEM_HAKMEM_REQUEST_H
 
@@ -6,17 +8,28 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept went back. Failures are traced,
-   limits are kept, NULL comes with ENOMEM. Any thread; no lock held. */
+/* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept
+   went back. */
 void *request(void *(*ask)(void *context), void *context, size_t size, size_t align);
-/* The size class for a request at a multiple of `align` (a power of two); SC_N_CLASSES if it is a large one. */
-uint32_t request_class(size_t size, size_t align);
+enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
+/* A block of ACE. */
+void *request_large(size_t size, size_t align, enum large_kind kind);
+/* NULL and ENOMEM, counted. */
+void *request_refuse(void);
+/* Everything that is kept for reuse goes back. Returns bytes. */
+size_t request_reclaim(void);
+/* After memory was taken: what the controller does not want any longer goes back, and above the
+   soft limit all that is kept. */
+void request_mind_limits(void);
 
-/* Whether realloc leaves a block where it is. Shrinking may leave at most half of the block unused; small blocks stay whatever
-   is asked. */
-static inline int request_fits(size_t usable, size_t size)
+/* The size class for a request at a multiple of `align` (a power of two); SC_N_CLASSES if it is a
+   large one. */
+static inline uint32_t request_class(size_t size, size_t align)
 {
-    return size <= usable && (size >= usable / 2 || usable <= 128);
+    if (size > SC_SMALL_MAX || align > SC_SMALL_MAX) {
+        return SC_N_CLASSES;
+    }
+    return align <= 16 ? sc_of(size) : sc_of_aligned(size, align);
 }
 
 HAK_EXTERN_C_END

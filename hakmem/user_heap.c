@@ -8,10 +8,10 @@
 #include "base/error.h"
 #include "base/os.h"
 #include "hakmem/background.h"
+#include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
-#include "hakmem/hooks.h"
-#include "hakmem/noted.h"
+#include "hakmem/plain.h"
 #include "hakmem/request.h"
 #include "hakmem/small.h"
 
@@ -173,34 +173,15 @@ static void *take(void *context)
     return size_class < SC_N_CLASSES ? take_small(want, size_class) : take_large(want);
 }
 
-static void *unhooked_alloc(struct hak_heap *heap, size_t size, size_t align, int is_zeroed)
+void *plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
 {
-    int is_noted = noted_wanted();
-    struct want want = {heap, size, align, is_zeroed};
-    if (is_noted && size <= PTRDIFF_MAX) {
-        want.size += NOTED_RED_ZONE;
-    }
-    void *p = request(take, &want, want.size, align);
-    if (is_noted && p) {
-        noted_announce(p, size, is_zeroed);
-    }
-    return p;
-}
-
-static void *heap_alloc(struct hak_heap *heap, size_t size, size_t align, int is_zeroed)
-{
-    if (HAK_LIKELY(!hooks_wanted())) {
-        return unhooked_alloc(heap, size, align, is_zeroed);
-    }
-    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, size, align, NULL};
-    const struct hak_hooks *hooks = hooks_begin(&call);
-    call.result = unhooked_alloc(heap, size, align, is_zeroed);
-    return hooks_end(hooks, &call);
+    struct want want = {heap, size, alignment, is_zeroed};
+    return request(take, &want, size, alignment);
 }
 
 void *hak_heap_malloc(struct hak_heap *heap, size_t size)
 {
-    return heap_alloc(heap, size, 16, 0);
+    return entry_now()->heap_alloc(heap, size, 16, 0);
 }
 
 void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size)
@@ -209,7 +190,7 @@ void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size)
     if (__builtin_mul_overflow(n, size, &bytes)) {
         bytes = SIZE_MAX; /* which fails as it should */
     }
-    return heap_alloc(heap, bytes, 16, 1);
+    return entry_now()->heap_alloc(heap, bytes, 16, 1);
 }
 
 void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t size)
@@ -218,11 +199,11 @@ void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t siz
         errno = EINVAL;
         return NULL;
     }
-    return heap_alloc(heap, size, alignment, 0);
+    return entry_now()->heap_alloc(heap, size, alignment, 0);
 }
 
 /* A large block that may move its pages is recorded under its new address before anybody else can get the old one. */
-static void *resize_large(struct hak_heap *heap, void *p, size_t size)
+void *user_heap_resize(struct hak_heap *heap, void *p, size_t size)
 {
     lock_acquire(&large_lock);
     struct large_node **link = find_large(p);
@@ -239,49 +220,6 @@ static void *resize_large(struct hak_heap *heap, void *p, size_t size)
         lock_release(&large_lock);
     }
     return resized;
-}
-
-static void *hooked_heap_realloc(struct hak_heap *heap, void *p, size_t size)
-{
-    struct hak_hook_call call = {HAK_HOOK_REALLOC, p, size, 16, NULL};
-    const struct hak_hooks *hooks = hooks_begin(&call);
-    call.result = hak_heap_realloc(heap, p, size);
-    return hooks_end(hooks, &call);
-}
-
-void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
-{
-    if (noted_wanted()) {
-        return noted_heap_realloc(heap, p, size);
-    }
-    if (HAK_UNLIKELY(hooks_wanted())) {
-        return hooked_heap_realloc(heap, p, size);
-    }
-    if (!p) {
-        return hak_heap_malloc(heap, size);
-    }
-    if (size == 0) {
-        hak_free(p);
-        return NULL;
-    }
-    size_t usable = hak_usable_size(p);
-    HAK_CHECK(usable, "invalid pointer given to realloc", p);
-    if (request_fits(usable, size)) {
-        return p;
-    }
-    if (usable > SC_SMALL_MAX && size > SC_SMALL_MAX && size <= PTRDIFF_MAX) {
-        void *resized = resize_large(heap, p, size);
-        if (resized) {
-            return resized;
-        }
-    }
-    void *moved = hak_heap_malloc(heap, size);
-    if (!moved) {
-        return size <= usable ? p : NULL;
-    }
-    memcpy(moved, p, size < usable ? size : usable);
-    hak_free(p);
-    return moved;
 }
 
 /* --- heaps --- */
@@ -326,20 +264,14 @@ static void *take_any_large(struct hak_heap *heap)
     return p;
 }
 
-void hak_heap_destroy(struct hak_heap *heap)
+void plain_heap_destroy(struct hak_heap *heap)
 {
-    if (!heap) {
-        return;
-    }
     int saved = errno;
     void *p;
     lock_acquire(&registry_lock);
     HAK_CHECK(heap->is_live, "heap destroyed twice", heap);
     heap->is_live = 0;
     lock_release(&registry_lock);
-    if (noted_wanted()) {
-        noted_heap_gone(heap);
-    }
     while ((p = take_any_large(heap)) != NULL) {
         ace_free(p);
     }
@@ -352,6 +284,13 @@ void hak_heap_destroy(struct hak_heap *heap)
     errno = saved;
 }
 
+void hak_heap_destroy(struct hak_heap *heap)
+{
+    if (heap) {
+        entry_now()->heap_destroy(heap);
+    }
+}
+
 /* The heap's list and the table hold the same. Lock OWNED held. */
 static int verify_large(const struct hak_heap *heap)
 {
@@ -360,7 +299,7 @@ static int verify_large(const struct hak_heap *heap)
         if (node->heap != heap || *find_large(node->address) != node || n > heap->n_large) {
             return 60;
         }
-        if (hak_usable_size(node->address) == 0) {
+        if (plain_usable_size(node->address) == 0) {
             return 61;
         }
     }

@@ -39,6 +39,8 @@ static inline struct hak_heap *user_heap_of_owner(struct owner *owner)
 
 /* Gives a small block back to its slab. Aborts if it is no first-class heap's. */
 void user_heap_put(void *block, uint32_t tag);
+/* ace_resize of a block of the heap. */
+void *user_heap_resize(struct hak_heap *heap, void *p, size_t size);
 /* The heap that a block belongs to, from the start of the block; NULL if it is no first-class heap's. */
 struct hak_heap *user_heap_of(const void *p);
 /* 0 if the equations of large blocks hold. */

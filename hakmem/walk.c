@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "ace/ace.h"
+#include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
-#include "hakmem/noted.h"
 #include "hakmem/user_heap.h"
 #include "superslab/pool.h"
 
@@ -22,6 +22,7 @@ struct walk {
     const struct hak_heap *heap; /* of this one alone, if it is not NULL */
     hak_walk_callback visit;
     void *context;
+    size_t (*walked)(const void *p, size_t usable);
     struct snapshot slab;
     struct superslab_spans {
         char *base;
@@ -55,9 +56,7 @@ static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uin
 
 static int visit(const struct walk *walk, void *p, size_t size)
 {
-    if (noted_wanted()) {
-        size = noted_walked(p, size);
-    }
+    size = walk->walked(p, size);
     return size ? walk->visit(p, size, walk->context) : 0;
 }
 
@@ -138,15 +137,21 @@ static int walk_all(struct walk *walk)
 
 int hak_walk(hak_walk_callback visit, void *context)
 {
-    struct walk walk = {.visit = visit, .context = context};
+    struct walk walk = {.visit = visit, .context = context, .walked = entry_now()->walked};
     heap_trim_all();
+    return walk_all(&walk);
+}
+
+int walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable), hak_walk_callback visit,
+              void *context)
+{
+    struct walk walk = {.heap = heap, .visit = visit, .context = context, .walked = walked};
     return walk_all(&walk);
 }
 
 int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context)
 {
-    struct walk walk = {.heap = heap, .visit = visit, .context = context};
-    return walk_all(&walk);
+    return walk_heap(heap, entry_now()->walked, visit, context);
 }
 
 static void count_slab(struct walk_counts *counts, const struct snapshot *slab)

@@ -1,0 +1,191 @@
+/* The table of entry points and its layers. The list of layers and the table in force change
+   together with what fast paths see of the heaps, with the HEAPS lock held (heap_switch). */
+#include "hakmem/entry.h"
+
+#include "hakmem/heap.h"
+#include "hakmem/plain.h"
+
+const struct entry_table entry_plain = {
+    .malloc = plain_malloc,
+    .calloc = plain_calloc,
+    .aligned = plain_aligned,
+    .realloc = plain_realloc,
+    .free = plain_free,
+    .usable_size = plain_usable_size,
+    .heap_alloc = plain_heap_alloc,
+    .heap_destroy = plain_heap_destroy,
+    .walked = plain_walked,
+};
+
+static struct entry_layer *layers; /* the highest first; HEAPS lock */
+
+/* --- adding and removing --- */
+
+/* The table in force is the highest layer's. Returns whether calls must come to it. HEAPS lock
+   held. */
+static int put_in_force(void)
+{
+    atomic_store_release(&entry_top, layers ? &layers->table : &entry_plain);
+    return layers != NULL;
+}
+
+/* The link to the first layer that is not above `place`. */
+static struct entry_layer **find(int place)
+{
+    struct entry_layer **link = &layers;
+    while (*link && (*link)->place > place) {
+        link = &(*link)->next;
+    }
+    return link;
+}
+
+/* Each layer's `below` follows from the list. What is below has a lower place at any moment, so
+   that no call goes round. */
+static void link_below(void)
+{
+    for (struct entry_layer *layer = layers; layer; layer = layer->next) {
+        atomic_store_release(&layer->below, layer->next ? &layer->next->table : &entry_plain);
+    }
+}
+
+static int add(void *context)
+{
+    struct entry_layer *layer = (struct entry_layer *)context;
+    if (!layer->is_added) {
+        struct entry_layer **link = find(layer->place);
+        layer->next = *link;
+        *link = layer;
+        layer->is_added = 1;
+        link_below();
+    }
+    return put_in_force();
+}
+
+/* The layer's own `below` stays, for calls that are in it. */
+static int remove_(void *context)
+{
+    struct entry_layer *layer = (struct entry_layer *)context;
+    if (layer->is_added) {
+        struct entry_layer **link = find(layer->place);
+        *link = layer->next;
+        layer->is_added = 0;
+        link_below();
+    }
+    return put_in_force();
+}
+
+/* --- the first table: each of its functions starts the process --- */
+
+/* There is one at least, so that the linker makes the section's bounds. */
+static void start_nothing(void)
+{
+}
+ENTRY_AT_START(start_nothing);
+
+extern const entry_starter __start_hak_entry_start[] HAK_HIDDEN;
+extern const entry_starter __stop_hak_entry_start[] HAK_HIDDEN;
+
+static int end_start(void *context)
+{
+    (void)context;
+    return put_in_force();
+}
+
+/* Returns the table that serves the call. Another thread waits until the first has asked who wants
+   to observe: else a block of its would be one that they do not know. */
+static const struct entry_table *start(void)
+{
+    enum { NOT_STARTED, STARTING, STARTED };
+    static uint32_t state;
+    static HAK_TLS int is_starting;
+    uint32_t expected = NOT_STARTED;
+    if (is_starting) {
+        return &entry_plain;
+    }
+    if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
+        is_starting = 1;
+        (void)heap_acquire();
+        for (const entry_starter *starter = __start_hak_entry_start;
+             starter < __stop_hak_entry_start; starter++) {
+            (*starter)();
+        }
+        heap_switch(end_start, NULL);
+        is_starting = 0;
+        atomic_store_release(&state, (uint32_t)STARTED);
+    }
+    while (atomic_load_acquire(&state) != STARTED) {
+        atomic_pause();
+    }
+    return entry_now();
+}
+
+static void *first_malloc(size_t size)
+{
+    return start()->malloc(size);
+}
+
+static void *first_calloc(size_t bytes)
+{
+    return start()->calloc(bytes);
+}
+
+static void *first_aligned(size_t alignment, size_t size)
+{
+    return start()->aligned(alignment, size);
+}
+
+static void *first_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
+{
+    return start()->realloc(p, size, heap, is_zeroed);
+}
+
+static void first_free(void *p)
+{
+    start()->free(p);
+}
+
+static size_t first_usable_size(const void *p)
+{
+    return start()->usable_size(p);
+}
+
+static void *first_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
+{
+    return start()->heap_alloc(heap, size, alignment, is_zeroed);
+}
+
+static void first_heap_destroy(struct hak_heap *heap)
+{
+    start()->heap_destroy(heap);
+}
+
+static size_t first_walked(const void *p, size_t usable)
+{
+    return start()->walked(p, usable);
+}
+
+static const struct entry_table first_table = {
+    .malloc = first_malloc,
+    .calloc = first_calloc,
+    .aligned = first_aligned,
+    .realloc = first_realloc,
+    .free = first_free,
+    .usable_size = first_usable_size,
+    .heap_alloc = first_heap_alloc,
+    .heap_destroy = first_heap_destroy,
+    .walked = first_walked,
+};
+
+const struct entry_table *entry_top = &first_table;
+
+void entry_add(struct entry_layer *layer)
+{
+    (void)start();
+    heap_switch(add, layer);
+}
+
+void entry_remove(struct entry_layer *layer)
+{
+    (void)start();
+    heap_switch(remove_, layer);
+}

@@ -1,0 +1,96 @@
+/* Entry points: the one table between the public functions and the plain ones. Internal to //hakmem
+   and to its observers.
+
+   hak_*, the malloc family and C++'s operators end, behind their fast paths, in the table that
+   entry_now() names. Without an observer that is entry_plain: functions which serve (plain.h), and
+   never ask whether anybody watches. An observer is a layer: a table of its own that lies over
+   those below it. Its functions do what they are for, and call the same function of
+   entry_below(layer), never a public name. The table in force is switched as a whole, by one
+   pointer.
+
+   The fast paths cost nothing for it: while the table in force is not entry_plain, every thread's
+   `hak_self` is heap_none (heap.h), so that each call finds an empty bin or a foreign tag, and
+   comes here.
+
+   Order: of two layers the one with the higher place is above, whichever was added first. A layer
+   is added and removed by any thread at any time. What a call of another thread finds meanwhile is
+   the old table or the new one; a call that has begun ends in the layers in which it began, so that
+   a layer's functions may still run after entry_remove has returned: a layer is static, and its
+   functions do their work below when they have nothing to do. docs/design.md shows how one is made.
+
+   Locks: HEAPS while a table is switched; none is held while a layer's functions run. */
+#ifndef HAKMEM_HAKMEM_ENTRY_H
+#define HAKMEM_HAKMEM_ENTRY_H
+
+#include "base/atomic.h"
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+struct hak_heap;
+
+/* Each as the public function of its name; what all of them would check has been checked. */
+struct entry_table {
+    void *(*malloc)(size_t size);
+    /* n * size, which did not overflow. All of the block's usable size is zero. */
+    void *(*calloc)(size_t bytes);
+    /* `alignment` is a power of two above 16. */
+    void *(*aligned)(size_t alignment, size_t size);
+    /* Every realloc. `heap`: hak_heap_realloc's, NULL for the heap in which the block is;
+       `is_zeroed`: hak_rezalloc. */
+    void *(*realloc)(void *p, size_t size, struct hak_heap *heap, int is_zeroed);
+    /* `p` is not NULL. */
+    void (*free)(void *p);
+    size_t (*usable_size)(const void *p);
+    void *(*heap_alloc)(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
+    /* `heap` is not NULL. */
+    void (*heap_destroy)(struct hak_heap *heap);
+    /* A walk has come to a block of `usable` bytes: how many the program may use; 0: it is none of
+       the program's. */
+    size_t (*walked)(const void *p, size_t usable);
+};
+
+/* Places. Below: what changes blocks (red zones, guards); above: what looks at the program's calls.
+ */
+enum entry_place { ENTRY_PLACE_BLOCKS = 100, ENTRY_PLACE_CALLS = 200 };
+
+struct entry_layer {
+    struct entry_table table; /* all of it */
+    int place;                /* no two layers have the same */
+    /* Written by entry_add and entry_remove. */
+    const struct entry_table *below;
+    struct entry_layer *next; /* the layer below, NULL for none; HEAPS lock */
+    int is_added;             /* HEAPS lock */
+};
+
+extern const struct entry_table entry_plain HAK_HIDDEN;
+extern const struct entry_table *entry_top HAK_HIDDEN;
+
+/* The table in force. */
+static inline const struct entry_table *entry_now(void)
+{
+    return atomic_load_acquire(&entry_top);
+}
+
+/* The table that the layer's functions call. */
+static inline const struct entry_table *entry_below(const struct entry_layer *layer)
+{
+    return atomic_load_acquire(&layer->below);
+}
+
+/* Puts a layer in force, or takes it out; nothing if it is so already. */
+void entry_add(struct entry_layer *layer);
+void entry_remove(struct entry_layer *layer);
+
+/* ENTRY_AT_START(function), at file scope: `function` is called once, before the process's first
+   call is served, by the thread that makes it. It may add layers, and must not allocate. Options
+   have been read. */
+typedef void (*entry_starter)(void);
+#define ENTRY_AT_START(function)                                                                   \
+    __attribute__((                                                                                \
+        used, section("hak_entry_start"))) static const entry_starter entry_start_##function =     \
+        (function)
+
+HAK_EXTERN_C_END
+
+#endif

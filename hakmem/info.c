@@ -1,0 +1,149 @@
+/* What programs ask of the library as a whole: whose an address is, whether all is in order, memory
+   limits, ACE's state, statistics, the variant. No locks of its own. Called by programs. */
+#include "ace/ace.h"
+#include "ace/ace_class.h"
+#include "ace/adapt.h"
+#include "base/error.h"
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
+#include "hakmem/request.h"
+#include "hakmem/user_heap.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
+#include "superslab/map.h"
+#include "superslab/superslab.h"
+
+int hak_owns(const void *p)
+{
+    return map_get(p).tag != 0;
+}
+
+size_t hak_purge(void)
+{
+    return request_reclaim();
+}
+
+int hak_verify(void)
+{
+    int result = heap_verify_all();
+    result = result ? result : user_heap_verify();
+    result = result ? result : ace_verify();
+    return result ? result : ss_verify();
+}
+
+const char *hak_variant(void)
+{
+    return HAKMEM_VARIANT;
+}
+
+const char *hak_version(void)
+{
+    return HAKMEM_VERSION;
+}
+
+static hak_fail_callback user_callback;
+
+/* From the names of limit/fail.h to those of the public header. */
+static void tell_user(size_t size, size_t align, const struct fail_path *path, int failed, void *context)
+{
+    struct hak_fail fail = {size, align, failed, 0, {0}};
+    hak_fail_callback call = atomic_load_acquire(&user_callback);
+    while (fail.n_steps < HAK_FAIL_STEPS && path->reasons[fail.n_steps] != FAIL_NONE) {
+        fail.steps[fail.n_steps] = fail_reason_name((enum fail_reason)path->reasons[fail.n_steps]);
+        fail.n_steps++;
+    }
+    if (call) {
+        call(&fail, context);
+    }
+}
+
+void hak_ace_on_fail(hak_fail_callback callback, void *context)
+{
+    fail_set_callback(NULL, NULL);
+    atomic_store_release(&user_callback, callback);
+    fail_set_callback(callback ? tell_user : NULL, context);
+}
+
+void hak_ace_state(struct hak_ace_state *out)
+{
+    struct adapt_summary now;
+    adapt_state(&now);
+    *out = (struct hak_ace_state){now.live[CONTROL_SUPERSLABS],
+                                  now.live[CONTROL_RANGES],
+                                  (size_t)stat_get(heap_dirty_bytes),
+                                  (size_t)stat_get(large_cached_bytes),
+                                  adapt_superslab_keep(),
+                                  adapt_range_keep(),
+                                  now.horizon_ms,
+                                  now.n_epochs,
+                                  now.n_longer,
+                                  now.n_shorter};
+}
+
+void hak_ace_class(size_t size, struct hak_ace_class *out)
+{
+    struct control_class found;
+    size_t bytes = size > SC_SMALL_MAX ? size : SC_SMALL_MAX + 1;
+    bytes = bytes < PTRDIFF_MAX / 2 ? ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
+    adapt_class_state(bytes, &found);
+    *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
+                                  found.hits, found.misses, found.age_ns / 1000000u};
+}
+
+static void print_field(struct hak_line *line, const char *name, size_t value)
+{
+    hak_line_text(line, name);
+    hak_line_unsigned(line, value);
+}
+
+void hak_ace_print(int fd)
+{
+    struct hak_ace_state now;
+    struct hak_line line = {0, {0}};
+    hak_ace_state(&now);
+    print_field(&line, "hakmem: ACE live=", now.live_superslabs + now.live_ranges);
+    print_field(&line, " kept_superslabs=", now.kept_superslabs);
+    print_field(&line, " of ", now.keep_superslabs);
+    print_field(&line, " kept_ranges=", now.kept_ranges);
+    print_field(&line, " of ", now.keep_ranges);
+    print_field(&line, " horizon_ms=", now.horizon_ms);
+    print_field(&line, " epochs=", now.epochs);
+    hak_line_write(&line, fd);
+    for (size_t bytes = ace_class_bytes(SC_SMALL_MAX + 1); bytes <= (size_t)1 << 40;
+         bytes = ace_class_bytes(bytes + 1)) {
+        struct hak_ace_class found;
+        hak_ace_class(bytes, &found);
+        if (found.hits + found.misses) {
+            line.length = 0;
+            print_field(&line, "hakmem: ACE class=", bytes);
+            print_field(&line, " live=", found.live);
+            print_field(&line, " keep=", found.keep);
+            print_field(&line, " hits=", found.hits);
+            print_field(&line, " misses=", found.misses);
+            print_field(&line, " age_ms=", found.age_ms);
+            hak_line_write(&line, fd);
+        }
+    }
+}
+
+void hak_limit_set(size_t soft, size_t hard)
+{
+    (void)heap_acquire(); /* the options come first */
+    limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
+    if (limit_soft() && limit_committed() > limit_soft()) {
+        (void)request_reclaim();
+    }
+}
+
+void hak_limit_get(size_t *soft, size_t *hard, size_t *committed)
+{
+    *soft = (size_t)limit_soft();
+    *hard = (size_t)limit_hard();
+    *committed = (size_t)limit_committed();
+}
+
+void hak_print_stats(int fd)
+{
+    stat_print(fd);
+}

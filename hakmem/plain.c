@@ -1,0 +1,280 @@
+/* The plain functions: requests of memory, small blocks from the thread's heap and back, large ones
+   from ACE and back. No locks of its own; the parts below take theirs. Called through the table of
+   entry points, and by each other. */
+#include "hakmem/plain.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "ace/ace.h"
+#include "base/error.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "hakmem/background.h"
+#include "hakmem/fallback.h"
+#include "hakmem/fast.h"
+#include "hakmem/request.h"
+#include "hakmem/user_heap.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
+#include "superslab/superslab.h"
+
+/* A process that is refused everything tries to give back what is kept at most so often. */
+#define RECLAIM_PAUSE_NS 10000000u
+
+void *request_refuse(void)
+{
+    stat_add(failed_requests, 1);
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* The end of a request on a slow path: what failed is told. */
+static void *finish(void *p, size_t size, size_t align)
+{
+    if (HAK_UNLIKELY(!p || fail_any())) {
+        fail_end(size, align, p);
+    }
+    return p ? p : request_refuse();
+}
+
+size_t request_reclaim(void)
+{
+    heap_trim_all();
+    return ace_purge(0) + ss_purge(0);
+}
+
+/* Before a request is refused; a refusal that cannot be helped may come a million times in a row,
+   and this is long, so it is done again only when RECLAIM_PAUSE_NS have passed. Returns 1 if it is
+   worth to ask again. */
+static int reclaim_for_request(void)
+{
+    static uint64_t last_ns;
+    uint64_t now_ns = os_ops.clock_ns();
+    if (atomic_load_relaxed(&last_ns) && now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
+        stat_get(heap_dirty_bytes) + stat_get(large_cached_bytes) == 0) {
+        return 0;
+    }
+    atomic_store_relaxed(&last_ns, now_ns);
+    fail_reclaim();
+    (void)request_reclaim();
+    return 1;
+}
+
+void request_mind_limits(void)
+{
+    (void)ace_purge_excess();
+    if (HAK_UNLIKELY(limit_wants_purge())) {
+        stat_add(soft_purges, 1);
+        (void)request_reclaim();
+        limit_purged();
+    }
+}
+
+void *request(void *(*ask)(void *context), void *context, size_t size, size_t align)
+{
+    background_start_if_wanted();
+    fail_begin();
+    void *p = size <= PTRDIFF_MAX ? ask(context) : NULL;
+    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
+        p = ask(context);
+    }
+    request_mind_limits();
+    return finish(p, size, align);
+}
+
+static void *ask_ace(size_t size, size_t align, enum large_kind kind)
+{
+    return kind == LARGE_PLAIN    ? ace_alloc(size, align)
+           : kind == LARGE_ZEROED ? ace_alloc_zeroed(size, align)
+                                  : ace_alloc_growing(size);
+}
+
+void *request_large(size_t size, size_t align, enum large_kind kind)
+{
+    (void)heap_acquire(); /* starts the process: options */
+    if (HAK_UNLIKELY(fallback_all())) {
+        return finish(fallback_alloc(size, align, kind == LARGE_ZEROED, 0), size, align);
+    }
+    background_start_if_wanted();
+    fail_begin();
+    void *p = ask_ace(size, align, kind);
+    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
+        p = ask_ace(size, align, kind);
+    }
+    if (HAK_UNLIKELY(!p)) {
+        p = fallback_alloc(size, align, kind == LARGE_ZEROED, 1);
+    }
+    request_mind_limits();
+    return finish(p, size, align);
+}
+
+static void *ask_heap(uint32_t size_class, int *is_clean)
+{
+    struct heap *heap = heap_acquire();
+    if (!heap) {
+        *is_clean = 0;
+        return heap_alloc_uncached(size_class);
+    }
+    void *block = bin_take(&heap->bins[size_class]);
+    if (HAK_UNLIKELY(block != NULL)) {
+        /* The call has not come from the fast path but from a layer or from realloc; or making the
+           background thread, which allocates too, has filled this very bin. */
+        *is_clean = 0;
+        return block;
+    }
+    block = tc_refill(heap, size_class);
+    *is_clean = heap->refill_is_clean;
+    if (block && !*is_clean) {
+        unmark_free(block);
+    }
+    return block;
+}
+
+/* A block of the size class. *is_clean: it reads as zero behind its first word. */
+static HAK_ALWAYS_INLINE void *request_small(uint32_t size_class, int *is_clean)
+{
+    *is_clean = 0;
+    size_t size = sc_table[size_class].size;
+    (void)heap_acquire();
+    if (HAK_UNLIKELY(fallback_all())) {
+        return finish(fallback_alloc(size, 16, 0, 0), size, 16);
+    }
+    background_start_if_wanted();
+    fail_begin();
+    void *block = ask_heap(size_class, is_clean);
+    if (HAK_UNLIKELY(!block)) {
+        int saved = errno;
+        if (reclaim_for_request()) {
+            block = ask_heap(size_class, is_clean);
+        }
+        if (!block) {
+            *is_clean = 0;
+            block = fallback_alloc(size, 16, 0, 1);
+        }
+        errno = saved;
+    }
+    request_mind_limits();
+    return finish(block, size, 16);
+}
+
+/* --- malloc and free --- */
+
+void *plain_malloc(size_t size)
+{
+    int is_clean;
+    if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
+        return request_large(size, 1, LARGE_PLAIN);
+    }
+    return request_small(sc_of(size), &is_clean);
+}
+
+void *plain_calloc(size_t bytes)
+{
+    if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
+        return request_large(bytes, 1, LARGE_ZEROED);
+    }
+    uint32_t size_class = sc_of(bytes);
+    int is_clean;
+    void *block = request_small(size_class, &is_clean);
+    if (block) {
+        /* Fresh memory of the system needs no clearing but where the list's link was. */
+        memset(block, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);
+    }
+    return block;
+}
+
+#if HAK_VALIDATE
+void validate_free(const void *p)
+{
+    struct ss_lookup found = hak_super_lookup(p);
+    HAK_CHECK(found.kind == SS_SLAB && found.start == p, "invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(found.is_allocated, "block freed twice", p);
+}
+#endif
+
+/* A block of a slab: ours but outside the window, another heap's, or one that the fast path found
+   wrong. */
+static void free_in_slab(void *p, uint32_t tag)
+{
+    uint32_t size_class = TAG_CLASS(tag);
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic), "invalid pointer freed (not the start of a block)",
+              p);
+    validate_free(p);
+    struct heap *heap = heap_own;
+    if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
+        struct bin *bin = &heap->bins[size_class];
+        HAK_CHECK(bin->head != p && !(is_marked_free(heap, p) && tc_holds(heap, size_class, p)), "block freed twice",
+                  p);
+        mark_free(heap, p);
+        *(void **)p = bin->head;
+        bin->head = p;
+        if (--bin->room < 0) {
+            tc_overflow(heap, size_class);
+        }
+        return;
+    }
+    if (HAK_UNLIKELY(heap == &heap_none)) {
+        heap = heap_acquire();
+        if (!heap) {
+            remote_free_now(p, tag);
+            return;
+        }
+        if (TAG_OWNER(tag) == heap->owner.id) {
+            free_in_slab(p, tag); /* adopted the very heap that owns the block */
+            return;
+        }
+    }
+    remote_free(heap, p, tag);
+}
+
+/* What lies beyond the window, is large, free or no block at all. */
+static HAK_NOINLINE void free_elsewhere(void *p)
+{
+    struct map_entry entry = map_find(p);
+    if (entry.tag == 0 && fallback_free(p)) {
+        return;
+    }
+    HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
+    HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
+    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        user_heap_forget(p);
+        ace_free(p);
+        background_poke();
+    } else {
+        free_in_slab(p, entry.tag);
+    }
+}
+
+void plain_free(void *p)
+{
+    int saved = errno; /* a free may need memory of its own, as for its thread's heap */
+    /* First what is frequent: a small block of another heap. */
+    size_t unit = map_window_unit(p);
+    uint32_t tag = HAK_LIKELY(unit < MAP_LEAF_UNITS) ? atomic_load_relaxed(&map_window->tag[unit]) : 0;
+    if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
+        free_in_slab(p, tag);
+    } else {
+        free_elsewhere(p);
+    }
+    errno = saved;
+}
+
+size_t plain_usable_size(const void *p)
+{
+    struct map_entry entry = map_find(p);
+    if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
+        return fallback_size(p);
+    }
+    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        return ace_usable_size(p);
+    }
+    return sc_table[TAG_CLASS(entry.tag)].size;
+}
+
+size_t plain_walked(const void *p, size_t usable)
+{
+    (void)p;
+    return usable;
+}

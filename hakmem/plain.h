@@ -1,0 +1,29 @@
+/* The plain functions: what serves, below every layer (entry.h). They never ask whether anybody
+   watches, and call each other, not the public names. Any thread; no lock held. Internal to
+   //hakmem. */
+#ifndef HAKMEM_HAKMEM_PLAIN_H
+#define HAKMEM_HAKMEM_PLAIN_H
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+struct hak_heap;
+
+/* plain.c */
+void *plain_malloc(size_t size);
+void *plain_calloc(size_t bytes);
+void plain_free(void *p); /* not NULL; errno is kept */
+size_t plain_usable_size(const void *p);
+size_t plain_walked(const void *p, size_t usable);
+/* aligned.c */
+void *plain_aligned(size_t alignment, size_t size);
+/* realloc.c */
+void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed);
+/* user_heap.c */
+void *plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
+void plain_heap_destroy(struct hak_heap *heap);
+
+HAK_EXTERN_C_END
+
+#endif

@@ -1,0 +1,207 @@
+/* realloc and its kin: one function, and the ways of it. No locks, no state. */
+#include "hakmem/realloc.h"
+
+#include <string.h>
+
+#include "ace/ace.h"
+#include "base/error.h"
+#include "hakmem/entry.h"
+#include "hakmem/fast.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/plain.h"
+#include "hakmem/request.h"
+#include "hakmem/user_heap.h"
+
+/* From this size on, zeroing looks before it writes: pages that nobody has touched stay so. */
+#define LOOK_FIRST 65536u
+#define LOOK_PIECE 4096u
+
+/* --- the one realloc --- */
+
+/* Moves a block of `usable` bytes. One that cannot be moved stays if it is large enough. */
+static HAK_ALWAYS_INLINE void *move(const struct realloc_way *way, struct hak_heap *heap, void *p,
+                                    size_t usable, size_t size, int is_zeroed)
+{
+    void *moved = way->take(heap, size, size > usable, is_zeroed);
+    if (HAK_UNLIKELY(!moved)) {
+        return size <= usable ? p : NULL;
+    }
+    memcpy(moved, p, size < usable ? size : usable);
+    way->give(p);
+    return moved;
+}
+
+static HAK_ALWAYS_INLINE void *resize(const struct realloc_way *way, struct hak_heap *heap, void *p,
+                                      size_t usable, size_t size, int is_zeroed)
+{
+    if (way->stays && way->stays(usable, size)) {
+        return p;
+    }
+    heap = way->home ? way->home(heap, p, usable) : heap;
+    void *resized = way->resize ? way->resize(heap, p, usable, size) : NULL;
+    return resized ? resized : move(way, heap, p, usable, size, is_zeroed);
+}
+
+static HAK_ALWAYS_INLINE void *realloc_any(const struct realloc_way *way, struct hak_heap *heap,
+                                           void *p, size_t size, int is_zeroed)
+{
+    size_t usable = 0;
+    void *q;
+    if (HAK_UNLIKELY(!p)) {
+        q = way->take(heap, size, 0, is_zeroed);
+    } else if (HAK_UNLIKELY(size == 0)) {
+        way->give(p);
+        return NULL;
+    } else {
+        usable = way->usable_size(p);
+        q = resize(way, heap, p, usable, size, is_zeroed);
+    }
+    if (HAK_UNLIKELY(is_zeroed) && way->clear && q) {
+        way->clear(q, size < usable ? size : usable);
+    }
+    return q;
+}
+
+void *realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, size_t size,
+                 int is_zeroed)
+{
+    return realloc_any(way, heap, p, size, is_zeroed);
+}
+
+/* --- the plain way --- */
+
+static HAK_ALWAYS_INLINE size_t plain_size(const void *p)
+{
+    size_t usable = plain_usable_size(p);
+    HAK_CHECK(usable, "invalid pointer given to realloc", p);
+    return usable;
+}
+
+static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, const void *p,
+                                                     size_t usable)
+{
+    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !atomic_load_relaxed(&user_heap_n_large))) {
+        return NULL;
+    }
+    return HAK_UNLIKELY(heap != NULL) ? heap : user_heap_of(p);
+}
+
+/* Large blocks alone have room around them. What libc serves is not in the map. */
+static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size_t usable,
+                                            size_t size)
+{
+    if (HAK_UNLIKELY(usable <= SC_SMALL_MAX) || size <= SC_SMALL_MAX || size > PTRDIFF_MAX ||
+        !map_find(p).tag) {
+        return NULL;
+    }
+    void *resized =
+        HAK_UNLIKELY(heap != NULL) ? user_heap_resize(heap, p, size) : ace_resize(p, size);
+    if (resized) {
+        request_mind_limits();
+    }
+    return resized;
+}
+
+/* malloc and free by the thread's own bins. What they call is plain too: a layer that is added in
+   the middle of a realloc is told of the whole call or of nothing. */
+static HAK_ALWAYS_INLINE void *own_take(struct hak_heap *heap, size_t size, int is_growing,
+                                        int is_zeroed)
+{
+    (void)heap;
+    (void)is_growing;
+    (void)is_zeroed;
+    void *block = bin_take(&heap_own->bins[sc_of(size)]);
+    return HAK_LIKELY(block != NULL) ? block : plain_malloc(size);
+}
+
+static HAK_ALWAYS_INLINE void own_give(void *p)
+{
+    free_to(heap_own, p, plain_free);
+}
+
+static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_growing,
+                                     int is_zeroed)
+{
+    (void)is_zeroed; /* `clear` does it */
+    if (HAK_UNLIKELY(heap != NULL)) {
+        return plain_heap_alloc(heap, size, 16, 0);
+    }
+    if (size > SC_SMALL_MAX) {
+        return request_large(size, 1, is_growing ? LARGE_GROWING : LARGE_PLAIN);
+    }
+    return own_take(NULL, size, is_growing, is_zeroed);
+}
+
+static int is_zero(const char *p, size_t n)
+{
+    return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
+}
+
+static void zero(char *p, size_t n)
+{
+    if (n < LOOK_FIRST) {
+        memset(p, 0, n);
+        return;
+    }
+    while (n) {
+        size_t piece = LOOK_PIECE - (uintptr_t)p % LOOK_PIECE;
+        piece = piece < n ? piece : n;
+        if (!is_zero(p, piece)) {
+            memset(p, 0, piece);
+        }
+        p += piece;
+        n -= piece;
+    }
+}
+
+/* All that lies behind the block's end is zero too, so that the next call needs not know where the
+   end was. */
+static HAK_NOINLINE void plain_clear(void *p, size_t start)
+{
+    zero((char *)p + start, plain_usable_size(p) - start);
+}
+
+void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
+{
+    static const struct realloc_way way = {plain_size, plain_home, realloc_fits, plain_resize,
+                                           plain_take, plain_free, plain_clear};
+    if (HAK_UNLIKELY(heap || is_zeroed)) {
+        return realloc_by(&way, heap, p, size, is_zeroed);
+    }
+    return realloc_any(&way, NULL, p, size, 0); /* compiled for what is frequent */
+}
+
+/* --- the fast way: a small block of the thread's own heap becomes another small one --- */
+
+static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
+{
+    return entry_now()->realloc(p, size, NULL, 0);
+}
+
+void *hak_realloc(void *p, size_t size)
+{
+    static const struct realloc_way way = {
+        .stays = realloc_fits, .take = own_take, .give = own_give};
+    const struct heap *heap = atomic_load_relaxed(&hak_self);
+    size_t unit = map_window_unit(p);
+    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= SC_SMALL_MAX)) {
+        return slow_realloc(p, size);
+    }
+    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
+    if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
+        return slow_realloc(p, size);
+    }
+    return resize(&way, NULL, p, sc_table[offset >> TAG_BIN_SHIFT].size, size, 0);
+}
+
+/* --- the public kin --- */
+
+void *hak_rezalloc(void *p, size_t size)
+{
+    return p ? entry_now()->realloc(p, size, NULL, 1) : hak_calloc(1, size);
+}
+
+void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
+{
+    return entry_now()->realloc(p, size, heap, 0);
+}
