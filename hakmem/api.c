@@ -141,14 +141,15 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     return block;
 }
 
-/* *is_clean: the block reads as zero behind its first word. */
-static void *class_alloc(uint32_t size_class, int *is_clean)
+/* *is_clean: the block reads as zero behind its first word. `align`: what the class's blocks are aligned to anyway; libc has to be
+   told. */
+static void *class_alloc(uint32_t size_class, size_t align, int *is_clean)
 {
     *is_clean = 0;
     size_t size = sc_table[size_class].size;
     (void)heap_acquire();
     if (HAK_UNLIKELY(fallback_all())) {
-        return finish(fallback_alloc(size, 16, 0, 0), size, 16);
+        return finish(fallback_alloc(size, align, 0, 0), size, align);
     }
     background_start_if_wanted();
     fail_begin();
@@ -160,12 +161,12 @@ static void *class_alloc(uint32_t size_class, int *is_clean)
         }
         if (!block) {
             *is_clean = 0;
-            block = fallback_alloc(size, 16, 0, 1);
+            block = fallback_alloc(size, align, 0, 1);
         }
         errno = saved;
     }
     mind_limits();
-    return finish(block, size, 16);
+    return finish(block, size, align);
 }
 
 void *refill_malloc(size_t size)
@@ -174,7 +175,7 @@ void *refill_malloc(size_t size)
     if (HAK_UNLIKELY(hooks_wanted())) {
         return hooked_malloc(size);
     }
-    return class_alloc(sc_of(size), &is_clean);
+    return class_alloc(sc_of(size), 16, &is_clean);
 }
 
 void *slow_malloc(size_t size)
@@ -305,7 +306,7 @@ static HAK_NOINLINE void *refill_calloc(size_t bytes)
         return hooked_calloc(bytes);
     }
     uint32_t size_class = sc_of(bytes);
-    void *p = class_alloc(size_class, &is_clean);
+    void *p = class_alloc(size_class, 16, &is_clean);
     if (p) {
         /* Fresh memory of the system needs no clearing but where the list's link was. */
         memset(p, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);
@@ -442,6 +443,20 @@ static int is_power_of_two(size_t n)
     return n && !(n & (n - 1));
 }
 
+static void *aligned_small(uint32_t size_class, size_t alignment)
+{
+    struct bin *bin = &atomic_load_relaxed(&hak_self)->bins[size_class];
+    void *block = bin->head;
+    int is_clean;
+    if (HAK_UNLIKELY(!block)) {
+        return class_alloc(size_class, alignment, &is_clean);
+    }
+    bin->head = *(void **)block;
+    bin->room++;
+    unmark_free(block);
+    return block;
+}
+
 /* `alignment` is a power of two. */
 static void *aligned(size_t alignment, size_t size)
 {
@@ -456,7 +471,7 @@ static void *aligned(size_t alignment, size_t size)
     }
     uint32_t size_class = request_class(size, alignment);
     if (size_class < SC_N_CLASSES) {
-        return hak_malloc(sc_table[size_class].size);
+        return aligned_small(size_class, alignment);
     }
     return large_alloc(size, alignment, LARGE_PLAIN);
 }
