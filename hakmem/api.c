@@ -55,7 +55,7 @@ static int reclaim_for_request(void)
     static uint64_t last_ns;
     uint64_t now_ns = os_ops.clock_ns();
     if (atomic_load_relaxed(&last_ns) && now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
-        stat_get(heap_dirty_bytes) + stat_get(large_cached_bytes) == 0) {
+        stat_get(heap_dirty_bytes) + stat_get(large_cached_bytes) == 0 && ace_room() == 0) {
         return 0;
     }
     atomic_store_relaxed(&last_ns, now_ns);
