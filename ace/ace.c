@@ -120,13 +120,20 @@ size_t ace_usable_size(const void *p)
     return map_find(p).tag == TAG_RANGE ? range_size(p) : ss_span_size(p);
 }
 
+/* Whether a range that shrinks to `size` is better copied: a span takes less address space, of which there is little. */
+static int wants_span(const void *p, size_t size)
+{
+    return HAK_UNLIKELY(range_is_scarce()) && size <= ACE_SPAN_MAX && size < range_size(p) &&
+           ace_class_bytes(size) % SS_UNIT_BYTES != 0;
+}
+
 void *ace_resize(void *p, size_t size)
 {
     if (size > PTRDIFF_MAX - SS_BYTES) {
         return NULL;
     }
     if (map_find(p).tag == TAG_RANGE) {
-        return size >= RANGE_LEAST ? range_resize(p, size) : NULL;
+        return size >= RANGE_LEAST && !wants_span(p, size) ? range_resize(p, size) : NULL;
     }
     size_t before = ss_span_size(p);
     if (size > ACE_SPAN_MAX || !ss_span_resize(p, ace_class_bytes(size))) {
@@ -138,7 +145,16 @@ void *ace_resize(void *p, size_t size)
 
 size_t ace_purge(uint64_t delay_ms)
 {
-    return range_purge(delay_ms);
+    size_t bytes = range_purge(delay_ms);
+    if (delay_ms == 0) {
+        (void)range_purge_room();
+    }
+    return bytes;
+}
+
+size_t ace_room(void)
+{
+    return range_room();
 }
 
 size_t ace_purge_excess(void)

@@ -469,7 +469,8 @@ TEST_F(Ace, ShrinksInPlace)
     char *p = alloc(20 * kMiB);
     memset(p, 3, kMiB * 2);
     EXPECT_EQ(ace_resize(p, 15 * kMiB), p);
-    EXPECT_EQ(ace_usable_size(p), 20 * kMiB) << "address space ahead stays";
+    EXPECT_EQ(stat_get(large_bytes), static_cast<int64_t>(20 * kMiB)) << "address space ahead stays";
+    EXPECT_LE(ace_usable_size(p), 16 * kMiB) << "but is not said to be the block's";
     EXPECT_EQ(ace_resize(p, 2 * kMiB), p);
     EXPECT_EQ(ace_usable_size(p), 2 * kMiB) << "but not more than half";
     EXPECT_EQ(hak_super_lookup(p + 2 * kMiB).is_allocated, 0);
@@ -502,9 +503,9 @@ TEST_F(Ace, TheEndOfAShrunkBlockGoesBack)
 {
     char *p = static_cast<char *>(ace_alloc_growing(kMiB));
     memset(p, 1, kMiB);
-    size_t usable = ace_usable_size(p);
+    int64_t mapped = stat_get(large_bytes);
     EXPECT_EQ(ace_resize(p, 300 * 1024), p);
-    EXPECT_EQ(ace_usable_size(p), usable);
+    EXPECT_EQ(stat_get(large_bytes), mapped);
     EXPECT_EQ(resident(p, kMiB), 300u * 1024);
     EXPECT_EQ(p[300 * 1024 - 1], 1);
     /* A little less keeps all, and so does growing again. */
@@ -529,7 +530,6 @@ TEST_F(Ace, GrowingBlocksAreRangesWithinALimit)
     }
     EXPECT_EQ(ranges, static_cast<size_t>(HAK_TINY_OR(8, 200)));
     char *p = blocks[0];
-    EXPECT_GE(ace_usable_size(p), 290000u);
     EXPECT_EQ(ace_resize(p, 290000), p);
     for (char *block : blocks) {
         ace_free(block);
@@ -689,6 +689,128 @@ TEST_F(Ace, GrowingStepByStepMovesSeldom)
     }
     EXPECT_LE(n_moves, 12);
     expect_sound();
+    ace_free(p);
+}
+
+/* Programs account by it: a block that grows, or has shrunk, says at most 1/8 more than was asked for, and all of that is
+   its own. */
+TEST_F(Ace, UsableIsNearWhatWasAskedFor)
+{
+    FailingOs os;
+    char *p = static_cast<char *>(ace_alloc_growing(200000));
+    int n_resized = 0;
+    for (size_t size = 200000; size < 40 * kMiB; size += size / 50) {
+        if (ace_usable_size(p) < size) {
+            char *grown = static_cast<char *>(ace_resize(p, size));
+            ASSERT_NE(grown, nullptr);
+            p = grown;
+            n_resized++;
+        }
+        size_t usable = ace_usable_size(p);
+        ASSERT_GE(usable, size);
+        ASSERT_LE(usable, size + size / 8);
+        EXPECT_EQ(hak_super_lookup(p + usable - 1).size, usable);
+        p[usable - 1] = 1;
+    }
+    uint64_t n_calls = os.calls(hak_testing::OS_MREMAP) + os.calls(hak_testing::OS_MMAP);
+    EXPECT_LE(n_calls, 80u) << "most of it in the room that it has";
+    EXPECT_GT(n_resized, 60);
+    for (size_t size : {30 * kMiB, 17 * kMiB, 3 * kMiB, kMiB, kMiB / 2, kMiB / 4 - 100}) {
+        EXPECT_EQ(ace_resize(p, size), p);
+        EXPECT_LE(ace_usable_size(p), size + size / 8);
+        expect_sound();
+    }
+    ace_free(p);
+}
+
+/* A system with so much address space. */
+struct Budget {
+    static inline int64_t left;
+    static inline struct os_ops before;
+    static void *map(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
+    {
+        if (static_cast<int64_t>(length) > left) {
+            errno = ENOMEM;
+            return MAP_FAILED;
+        }
+        left -= static_cast<int64_t>(length);
+        return before.mmap(addr, length, prot, flags, fd, offset);
+    }
+    static int unmap(void *addr, size_t length)
+    {
+        left += static_cast<int64_t>(length);
+        return before.munmap(addr, length);
+    }
+    static void *remap(void *addr, size_t length, size_t now, int flags, void *to)
+    {
+        if (!to && static_cast<int64_t>(now - length) > left) {
+            errno = ENOMEM;
+            return MAP_FAILED;
+        }
+        void *result = before.mremap(addr, length, now, flags, to);
+        if (result != MAP_FAILED) {
+            left += static_cast<int64_t>(length) - (to ? 0 : static_cast<int64_t>(now));
+        }
+        return result;
+    }
+    explicit Budget(size_t bytes)
+    {
+        left = static_cast<int64_t>(bytes);
+        before = os_ops;
+        os_ops.mmap = map;
+        os_ops.munmap = unmap;
+        os_ops.mremap = remap;
+    }
+    ~Budget()
+    {
+        os_ops = before;
+    }
+};
+
+/* What is kept ahead of blocks goes back before a request fails, and little is kept from then on. */
+TEST_F(Ace, RoomGoesBackBeforeARequestFails)
+{
+    const int n = HAK_TINY_OR(8, 40);
+    std::vector<char *> blocks;
+    Budget budget(static_cast<size_t>(n) * 2 * kMiB + 4 * kMiB);
+    for (int i = 0; i < n; i++) {
+        char *p = static_cast<char *>(ace_alloc_growing(kMiB));
+        ASSERT_NE(p, nullptr) << i;
+        p[0] = static_cast<char>(i);
+        char *grown = static_cast<char *>(ace_resize(p, 2 * kMiB - kUnit));
+        ASSERT_NE(grown, nullptr) << i;
+        blocks.push_back(grown);
+    }
+    EXPECT_LT(ace_room(), static_cast<size_t>(n) * kMiB / 2);
+    expect_sound();
+    for (int i = 0; i < n; i++) {
+        char *p = blocks[static_cast<size_t>(i)];
+        EXPECT_EQ(p[0], static_cast<char>(i));
+        memset(p, 1, ace_usable_size(p));
+        ace_free(p);
+    }
+    expect_sound();
+}
+
+/* ace_purge takes it too; a block may grow again all the same. */
+TEST_F(Ace, PurgingAllTakesTheRoom)
+{
+    char *p = static_cast<char *>(ace_alloc_growing(2 * kMiB));
+    EXPECT_GE(ace_room(), kMiB / 2);
+    (void)ace_purge(0);
+    EXPECT_EQ(ace_room(), 0u);
+    EXPECT_EQ(hak_super_lookup(p + 3 * kMiB - 1).kind, SS_NOT_OURS);
+    expect_sound();
+    FailingOs os;
+    p = static_cast<char *>(ace_resize(p, 4 * kMiB));
+    ASSERT_NE(p, nullptr);
+    memset(p, 1, 4 * kMiB);
+    os.fail_always(hak_testing::OS_MUNMAP);
+    EXPECT_GT(ace_room(), 0u);
+    (void)ace_purge(0);
+    EXPECT_EQ(ace_room(), 0u) << "the system does not want it: not asked again";
+    expect_sound();
+    os.reset();
     ace_free(p);
 }
 

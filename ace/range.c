@@ -26,6 +26,9 @@
 /* Address space ahead of a range that grows: as much again as half of it, so that growing costs O(log n) moves. Pages are
    not touched, so it costs no memory. */
 #define GROW_SHIFT 1
+/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again within that. Programs account by
+   malloc_usable_size, so that all the room would be too much. */
+#define GROW_USABLE_SHIFT 4
 /* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps, and worth the call. */
 #define TAIL_SHIFT 2
 #define TAIL_MIN   ((size_t)64 * HAK_KIB)
@@ -49,6 +52,10 @@ static struct range *oldest, *newest;
 static struct range *classes[N_CLASSES];
 static uint64_t classes_present[N_CLASSES / 64];
 static size_t class_cached[N_CLASSES]; /* bytes */
+static size_t room;                    /* ahead of used ranges, in bytes */
+static size_t stuck_room;              /* as much of it as the system would not take back */
+static uint32_t room_at;               /* the number of the range that was looked at last */
+static size_t scarce_level;            /* bytes mapped when the system refused more; 0: it has not */
 
 static size_t round_units(size_t size)
 {
@@ -114,6 +121,61 @@ static void drop_range(struct range *range)
 static void map_range(const struct range *range)
 {
     map_set(range->base, range->bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
+}
+
+/* Of a used range: address space behind the units that its block may be filled to. */
+static size_t room_of(const struct range *range)
+{
+    return range->bytes - round_units(range->usable);
+}
+
+/* The end of a used range changes, and with it how much room there is. */
+static void set_used_bytes(struct range *range, size_t bytes)
+{
+    atomic_store_relaxed(&room, room - range->bytes + bytes);
+    set_bytes(range, bytes);
+}
+
+static void set_usable(struct range *range, size_t usable)
+{
+    atomic_store_relaxed(&room, room + round_units(range->usable) - round_units(usable));
+    atomic_store_relaxed(&range->usable, usable);
+}
+
+/* What a block of `size` bytes may be filled to in a range with room. */
+static size_t usable_with_room(const struct range *range, size_t size)
+{
+    size_t usable = (size + (size >> GROW_USABLE_SHIFT) + 15) & ~(size_t)15;
+    return usable < range->bytes ? usable : range->bytes;
+}
+
+static size_t mapped_bytes(void)
+{
+    return (size_t)stat_get(large_bytes) + (size_t)stat_get(large_cached_bytes) +
+           (size_t)stat_get(superslabs) * SS_BYTES;
+}
+
+/* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says nothing. */
+static void note_refusal(size_t bytes)
+{
+    size_t level = mapped_bytes();
+    if (bytes <= level) {
+        atomic_store_relaxed(&scarce_level, level);
+    }
+}
+
+int range_is_scarce(void)
+{
+    size_t level = atomic_load_relaxed(&scarce_level);
+    if (HAK_LIKELY(!level)) {
+        return 0;
+    }
+    size_t mapped = mapped_bytes();
+    if (mapped >= level / 2 && mapped <= level + level / 4) {
+        return 1;
+    }
+    atomic_store_relaxed(&scarce_level, (size_t)0);
+    return 0;
 }
 
 /* The class list of a cached range: the largest class that it can serve. */
@@ -235,6 +297,51 @@ static size_t keep_within(size_t limit)
         }
     }
     return bytes;
+}
+
+/* Unmaps the room of a used range. Returns bytes; 0 if the system refused. */
+static size_t cut_room(struct range *range)
+{
+    size_t was = range->bytes, more = range->state == RANGE_USED ? room_of(range) : 0;
+    if (!more) {
+        return 0;
+    }
+    char *end = range->base + was - more;
+    map_set(end, more / SS_UNIT_BYTES, 0, 0);
+    if (os_unmap(end, more)) {
+        map_range(range);
+        return 0;
+    }
+    set_used_bytes(range, was - more);
+    count_unmapped(more);
+    stat_sub(large_bytes, more);
+    adapt_block_resized(was, range->bytes);
+    adapt_given();
+    return more;
+}
+
+/* Cuts the room of used ranges until `wanted` bytes went back, in turn, so that a call for little does not look at all ranges each
+   time. */
+static size_t give_back_room(size_t wanted)
+{
+    size_t bytes = 0;
+    if (room <= stuck_room) {
+        return 0;
+    }
+    for (uint32_t n = n_ranges; n && room && bytes < wanted; n--) {
+        room_at = room_at + 1 < n_ranges ? room_at + 1 : 0;
+        bytes += cut_room(range_at(room_at));
+    }
+    atomic_store_relaxed(&stuck_room, bytes ? (size_t)0 : room);
+    return bytes;
+}
+
+/* After a refusal: gives back whatever is kept. Returns 1 if it is worth to ask again. */
+static int make_way(size_t bytes)
+{
+    note_refusal(bytes);
+    size_t purged = purge_older(os_ops.clock_ns(), 0);
+    return give_back_room(bytes) != 0 || purged != 0;
 }
 
 /* The cached range of the same origin that begins where `range` ends, or NULL. */
@@ -359,6 +466,7 @@ struct ss_lookup range_describe(const void *p, uint32_t number)
         char *base = atomic_load_relaxed(&range->base);
         size_t bytes = atomic_load_relaxed(&range->bytes);
         int is_used = atomic_load_relaxed(&range->state) == RANGE_USED;
+        size_t size = is_used ? atomic_load_relaxed(&range->usable) : bytes;
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         now = atomic_load_relaxed(&range->version);
         if (now & 1) {
@@ -366,7 +474,7 @@ struct ss_lookup range_describe(const void *p, uint32_t number)
         }
         if (now == version) {
             int is_inside = (size_t)((uintptr_t)p - (uintptr_t)base) < bytes;
-            return is_inside ? (struct ss_lookup){SS_RANGE, 0, 0, base, bytes, is_used} : nothing;
+            return is_inside ? (struct ss_lookup){SS_RANGE, 0, 0, base, size, is_used} : nothing;
         }
     }
 }
@@ -388,7 +496,7 @@ static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
 static struct range *take_fresh(size_t bytes, size_t align, enum range_use use)
 {
     if (use == RANGE_GROWING) {
-        struct range *range = map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
+        struct range *range = range_is_scarce() ? NULL : map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
         return range ? range : map_fresh(bytes, align, 0);
     }
     int is_huge = bytes >= HUGE_MIN && align <= HUGE_BYTES &&
@@ -405,6 +513,8 @@ int range_may_grow(void)
 static void start_use(struct range *range, size_t size, enum range_use use, int is_fresh)
 {
     range->touched = size;
+    atomic_store_relaxed(&range->usable, use == RANGE_GROWING ? usable_with_room(range, size) : range->bytes);
+    atomic_store_relaxed(&room, room + room_of(range));
     range->use = (uint8_t)use;
     range->is_fresh = (uint8_t)is_fresh;
     atomic_store_relaxed(&range->state, RANGE_USED);
@@ -423,7 +533,7 @@ void *range_alloc(size_t size, size_t align, enum range_use use)
     int is_fresh = !range;
     if (!range) {
         range = take_fresh(bytes, align, use);
-        if (!range && purge_older(os_ops.clock_ns(), 0)) {
+        if (!range && make_way(bytes)) {
             range = take_fresh(bytes, align, use);
         }
     }
@@ -481,6 +591,7 @@ void range_free(void *p)
     }
     stat_sub(large_bytes, range->bytes);
     stat_sub(large_growing, range->use == RANGE_GROWING);
+    atomic_store_relaxed(&room, room - room_of(range));
     uint64_t now_ns = os_ops.clock_ns();
     adapt_block_given(range->bytes);
     cache_push(merge(range), now_ns);
@@ -493,7 +604,15 @@ void range_free(void *p)
 size_t range_size(const void *p)
 {
     struct range *range = used_at(p);
-    return range ? range->bytes : 0;
+    return range ? range->usable : 0;
+}
+
+/* Like split, of a used range. */
+static void split_used(struct range *range, size_t bytes, uint64_t now_ns)
+{
+    size_t was = range->bytes;
+    split(range, bytes, now_ns);
+    atomic_store_relaxed(&room, room - was + range->bytes);
 }
 
 /* Makes the range `bytes` long where it lies. Returns 1 on success. ACE lock held. */
@@ -505,10 +624,10 @@ static int grow_in_place(struct range *range, size_t bytes)
         cache_remove(after);
         size_t was = range->bytes;
         uint64_t cached_at_ns = after->cached_at_ns;
-        set_bytes(range, range->bytes + after->bytes);
+        set_used_bytes(range, was + after->bytes);
         drop_range(after);
         if (range->bytes - bytes >= SS_UNIT_BYTES) {
-            split(range, bytes, cached_at_ns);
+            split_used(range, bytes, cached_at_ns);
         }
         adapt_block_resized(was, range->bytes);
         stat_add(large_bytes, range->bytes - was);
@@ -529,7 +648,7 @@ static int grow_in_place(struct range *range, size_t bytes)
         return 0;
     }
     adapt_block_resized(range->bytes, bytes);
-    set_bytes(range, bytes);
+    set_used_bytes(range, bytes);
     stat_add(large_bytes, more);
     count_mapped(more);
     adapt_taken(CONTROL_RANGES, more);
@@ -565,6 +684,7 @@ static int move_pages(struct range *range, size_t bytes)
     count_mapped(bytes - range->bytes);
     adapt_taken(CONTROL_RANGES, bytes - range->bytes);
     adapt_block_resized(range->bytes, bytes);
+    atomic_store_relaxed(&room, room - range->bytes + bytes);
     set_extent(range, place, bytes);
     range->origin = ++n_origins;
     range->is_moved = 1;
@@ -578,11 +698,12 @@ static void shrink(struct range *range, size_t size)
     size_t bytes = round_units(size);
     if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
         size_t was = range->bytes;
-        split(range, bytes, os_ops.clock_ns());
+        split_used(range, bytes, os_ops.clock_ns());
         adapt_block_resized(was, range->bytes);
         stat_sub(large_bytes, was - range->bytes);
         adapt_given();
     }
+    set_usable(range, usable_with_room(range, size));
     size_t page = os_page_size();
     size_t keep = (size + page - 1) & ~(page - 1);
     size_t touched = range->touched < range->bytes ? range->touched : range->bytes;
@@ -590,6 +711,18 @@ static void shrink(struct range *range, size_t size)
         os_purge(range->base + keep, range->bytes - keep) == 0) {
         range->touched = keep;
     }
+}
+
+/* Makes the range at least `bytes` long, here or elsewhere. Returns 1 on success. ACE lock held. */
+static int grow(struct range *range, size_t bytes)
+{
+    size_t ahead = bytes + (range_is_scarce() ? 0 : round_units(bytes >> GROW_SHIFT));
+    errno = 0;
+    if (grow_in_place(range, ahead) || (ahead > bytes && grow_in_place(range, bytes))) {
+        return 1;
+    }
+    /* EFAULT: not one mapping after all; a try to move it would leave its target mapped. */
+    return errno != EFAULT && (move_pages(range, ahead) || (ahead > bytes && move_pages(range, bytes)));
 }
 
 void *range_resize(void *p, size_t size)
@@ -602,14 +735,9 @@ void *range_resize(void *p, size_t size)
     if (range && bytes <= range->bytes) {
         shrink(range, size);
         result = p;
-    } else if (range) {
-        size_t ahead = bytes + round_units(bytes >> GROW_SHIFT);
-        errno = 0;
-        int grown = grow_in_place(range, ahead) || grow_in_place(range, bytes);
-        /* EFAULT: not one mapping after all; a try to move it would leave its target mapped. */
-        if (grown || (errno != EFAULT && (move_pages(range, ahead) || move_pages(range, bytes)))) {
-            result = range->base;
-        }
+    } else if (range && (grow(range, bytes) || (errno != EFAULT && make_way(bytes) && grow(range, bytes)))) {
+        set_usable(range, usable_with_room(range, size));
+        result = range->base;
     }
     if (result && size > range->touched) {
         range->touched = size;
@@ -635,6 +763,20 @@ size_t range_purge(uint64_t delay_ms)
     return bytes;
 }
 
+size_t range_purge_room(void)
+{
+    lock_acquire(&ace_lock);
+    size_t bytes = give_back_room(SIZE_MAX);
+    lock_release(&ace_lock);
+    return bytes;
+}
+
+size_t range_room(void)
+{
+    size_t all = atomic_load_relaxed(&room), stuck = atomic_load_relaxed(&stuck_room);
+    return all > stuck ? all - stuck : 0;
+}
+
 uint32_t ace_n_ranges(void)
 {
     lock_acquire(&ace_lock);
@@ -647,7 +789,7 @@ size_t ace_range(uint32_t number, void **start)
 {
     lock_acquire(&ace_lock);
     const struct range *range = range_at(number);
-    size_t bytes = range->state == RANGE_USED ? range->bytes : 0;
+    size_t bytes = range->state == RANGE_USED ? range->usable : 0;
     *start = range->base;
     lock_release(&ace_lock);
     return bytes;
@@ -663,6 +805,9 @@ static int verify_range(const struct range *range)
     }
     if (range->state == RANGE_CACHED && cached_after(range)) {
         return 41;
+    }
+    if (range->state == RANGE_USED && (!range->usable || range->usable > range->bytes)) {
+        return 44;
     }
     return range->bytes % SS_UNIT_BYTES ? 42 : 0;
 }
@@ -691,7 +836,7 @@ static size_t verify_lists(void)
 int range_verify(void)
 {
     int result = 0;
-    size_t used = 0, cached = 0, growing = 0;
+    size_t used = 0, cached = 0, growing = 0, ahead = 0;
     lock_acquire(&ace_lock);
     for (uint32_t i = 0; i < n_ranges && !result; i++) {
         const struct range *range = range_at(i);
@@ -699,10 +844,12 @@ int range_verify(void)
             result = verify_range(range);
             *(range->state == RANGE_USED ? &used : &cached) += range->bytes;
             growing += range->state == RANGE_USED && range->use == RANGE_GROWING;
+            ahead += range->state == RANGE_USED ? room_of(range) : 0;
         }
     }
-    if (!result && (used != (size_t)stat_get(large_bytes) || growing != (size_t)stat_get(large_growing) ||
-                    cached != verify_lists() || cached != (size_t)stat_get(large_cached_bytes))) {
+    if (!result &&
+        (used != (size_t)stat_get(large_bytes) || ahead != room || growing != (size_t)stat_get(large_growing) ||
+         cached != verify_lists() || cached != (size_t)stat_get(large_cached_bytes))) {
         result = 43;
     }
     lock_release(&ace_lock);

@@ -2,9 +2,11 @@
    by realloc.
 
    struct range describes one; descriptions live for ever and are reused by number. All fields are written with the ACE lock
-   held, but for is_fresh, which the thread that allocates the block writes before anybody else knows it; `base` and `bytes` of a
-   used range change only in calls about that very block. `version` is odd while `base` changes. These and
-   `state` are written atomically (relaxed): range_describe reads them without a lock.
+   held, but for is_fresh, which the thread that allocates the block writes before anybody else
+   knows it; `base` and `usable` of a used range change only in calls about that very block; its
+   `bytes` may shrink to what holds `usable` when the system refuses memory. `version` is odd while
+   `base` changes. These and `state` are written atomically (relaxed): range_describe reads them
+   without a lock.
    States: used; cached (in the list by age, oldest first, and in the list of its class; pages may be resident); idle
    (describes nothing).
    Origin: a number for each mapping of the kernel; what is cut from one keeps it, and a fresh neighbour of it takes it on.
@@ -12,7 +14,7 @@
    otherwise, mremap says EFAULT and the block is copied.)
    Always: every unit of a used or cached range has {TAG_RANGE, number} in the pointer map; two neighbouring cached ranges of
    one origin are merged; a cached range is in the class list of the largest class that it can serve; stats.large_bytes,
-   large_cached_bytes and large_growing are the sums. range_verify checks. */
+   large_cached_bytes and large_growing are the sums, and so is the room of used ranges. range_verify checks. */
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 
@@ -32,6 +34,7 @@ enum range_use {
 struct range {
     char *base;
     size_t bytes; /* mapped, a multiple of 64 KiB */
+    size_t usable; /* used: what the block may be filled to; the rest of `bytes` is room to grow */
     size_t
         touched; /* used: what was asked for since the end was last given back, at most; beyond it hardly a page is resident */
     uint64_t origin;
@@ -56,6 +59,12 @@ size_t range_purge(uint64_t delay_ms);
 size_t range_purge_excess(void);
 /* See struct ss_policy. */
 struct ss_lookup range_describe(const void *p, uint32_t number);
+/* Gives back the address space that is kept ahead of growing ranges. Returns bytes, of which hardly any were memory. */
+size_t range_purge_room(void);
+/* How much of that there is to be had. */
+size_t range_room(void);
+/* Whether the system has refused address space when about as much was mapped as is now: then none is kept ahead. */
+int range_is_scarce(void);
 int range_verify(void);
 
 HAK_EXTERN_C_END

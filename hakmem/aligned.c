@@ -11,7 +11,7 @@ void *plain_aligned(size_t alignment, size_t size)
 {
     uint32_t size_class = request_class(size, alignment);
     if (size_class < SC_N_CLASSES) {
-        return plain_malloc(sc_table[size_class].size);
+        return request_small(size_class, alignment);
     }
     return request_large(size, alignment, LARGE_PLAIN);
 }

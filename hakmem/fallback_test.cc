@@ -140,6 +140,52 @@ TEST_F(Fallback, Everything)
     other.join();
 }
 
+/* Whatever the alignment and the size (but for the class that SetUp has blocks of), and through each function that takes one. */
+void expect_aligned(int (*owned)(const void *))
+{
+    for (size_t align = 16; align <= 65536; align *= 2) {
+        for (size_t size = 20; size <= 200000; size = size * 3 + 1) {
+            void *blocks[3] = {hak_aligned_alloc(align, size), hak_memalign(align, size), nullptr};
+            EXPECT_EQ(hak_posix_memalign(&blocks[2], align, size), 0);
+            for (void *p : blocks) {
+                ASSERT_NE(p, nullptr);
+                EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u) << align << " " << size;
+                EXPECT_EQ(owned(p), 0);
+                EXPECT_GE(hak_usable_size(p), size);
+                memset(p, 1, size);
+                hak_free(p);
+            }
+        }
+    }
+}
+
+TEST_F(Fallback, EverythingIsAligned)
+{
+    options.ld_safe = 2;
+    expect_aligned(hak_owns);
+    EXPECT_EQ(fallbacks(), 13 * 9 * 3);
+}
+
+TEST_F(Fallback, RefusedRequestsAreAligned)
+{
+    /* What bins and slabs still have is taken first. */
+    limit_set(0, 1);
+    std::vector<void *> all;
+    for (size_t align = 16; align <= 65536; align *= 2) {
+        for (size_t size = 20; size <= 200000; size = size * 3 + 1) {
+            while (void *p = hak_aligned_alloc(align, size)) {
+                all.push_back(p);
+            }
+        }
+    }
+    options.ld_safe = 1;
+    expect_aligned(hak_owns);
+    EXPECT_EQ(fallbacks(), 13 * 9 * 3);
+    for (void *p : all) {
+        hak_free(p);
+    }
+}
+
 /* There is no jemalloc in this process: nothing is left to libc. */
 TEST_F(Fallback, WithoutJemallocNothing)
 {

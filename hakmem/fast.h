@@ -108,7 +108,8 @@ static HAK_ALWAYS_INLINE void *fast_take(uint32_t size_class)
     return bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
 }
 
-static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
+/* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the last thing. */
+static HAK_ALWAYS_INLINE void *fast_malloc_or(size_t size, void *(*large)(size_t size), void *(*refill)(size_t size))
 {
     struct heap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
@@ -118,12 +119,12 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
     } else if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
         offset = mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT];
     } else {
-        return slow_malloc(size);
+        return large(size);
     }
     FORGET_OFFSET(offset);
     void *block = bin_at(heap, offset)->head;
     if (HAK_UNLIKELY(!block)) {
-        return refill_malloc(size);
+        return refill(size);
     }
     FORGET_OFFSET(offset);
     bin_at(heap, offset)->head = *(void **)block;
@@ -131,6 +132,11 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
     bin_at(heap, offset)->room++;
     unmark_free(block);
     return block;
+}
+
+static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
+{
+    return fast_malloc_or(size, slow_malloc, refill_malloc);
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */

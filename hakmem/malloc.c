@@ -1,5 +1,6 @@
 /* The malloc family of C, POSIX and glibc over hak_*. Linked by `malloc = "//hakmem:malloc"` and into libhakmem.so. No
-   state, no locks. Every allocation function of glibc 2.36 is here, so that no block is ever served by somebody else. */
+   state, no locks. Every allocation function of glibc 2.36 is here, so that no block is ever served by somebody else; where the
+   program has some of them itself, the others follow its own (malloc_names.h). */
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -10,6 +11,7 @@
 #include "base/stats.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/malloc_names.h"
 #include "hakmem/walk.h"
 #include "superslab/superslab.h"
 
@@ -24,75 +26,122 @@ struct mallinfo2 {
 };
 #endif
 
-HAK_EXPORT void *malloc(size_t size)
+HAK_REPLACEABLE void *malloc(size_t size)
 {
     return fast_malloc(size);
 }
+OWN_NAME(malloc);
 
-HAK_EXPORT void free(void *p)
+HAK_REPLACEABLE void free(void *p)
 {
     fast_free(p);
 }
+OWN_NAME(free);
 
-HAK_EXPORT void cfree(void *p)
+HAK_REPLACEABLE void cfree(void *p)
 {
+    if (NAMES_FREE_DIFFERS) {
+        names_free(p);
+        return;
+    }
     fast_free(p);
 }
 
-HAK_EXPORT void free_sized(void *p, size_t size)
+HAK_REPLACEABLE void free_sized(void *p, size_t size)
 {
+    if (NAMES_FREE_DIFFERS) {
+        names_free(p);
+        return;
+    }
     validate_size(p, size);
     fast_free(p);
 }
 
-HAK_EXPORT void free_aligned_sized(void *p, size_t alignment, size_t size)
+HAK_REPLACEABLE void free_aligned_sized(void *p, size_t alignment, size_t size)
 {
+    if (NAMES_FREE_DIFFERS) {
+        names_free_aligned(p);
+        return;
+    }
     validate_size(p, size);
     validate_alignment(p, alignment);
     fast_free(p);
 }
 
-HAK_EXPORT void *calloc(size_t n, size_t size)
+HAK_REPLACEABLE void *calloc(size_t n, size_t size)
 {
-    return hak_calloc(n, size);
+    return NAMES_FREE_DIFFERS ? names_calloc(n, size) : hak_calloc(n, size);
 }
 
-HAK_EXPORT void *realloc(void *p, size_t size)
+HAK_REPLACEABLE void *realloc(void *p, size_t size)
 {
-    return hak_realloc(p, size);
+    return NAMES_FREE_DIFFERS ? names_realloc(p, size) : hak_realloc(p, size);
 }
 
-HAK_EXPORT void *reallocarray(void *p, size_t n, size_t size)
+HAK_REPLACEABLE void *reallocarray(void *p, size_t n, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes)) {
         errno = ENOMEM;
         return NULL;
     }
-    return hak_realloc(p, bytes);
+    return NAMES_FREE_DIFFERS ? names_reallocarray(p, bytes) : hak_realloc(p, bytes);
 }
 
-HAK_EXPORT void *aligned_alloc(size_t alignment, size_t size)
+static int is_power_of_two(size_t n)
 {
-    return hak_aligned_alloc(alignment, size);
+    return n && !(n & (n - 1));
 }
 
-HAK_EXPORT void *memalign(size_t alignment, size_t size)
+HAK_REPLACEABLE void *aligned_alloc(size_t alignment, size_t size)
 {
-    return hak_memalign(alignment, size);
+    return NAMES_FREE_DIFFERS && is_power_of_two(alignment) ? names_aligned(alignment, size)
+                                                            : hak_aligned_alloc(alignment, size);
 }
+OWN_NAME(aligned_alloc);
 
-HAK_EXPORT int posix_memalign(void **out, size_t alignment, size_t size)
+/* Goes on with the next power of two. */
+HAK_REPLACEABLE void *memalign(size_t alignment, size_t size)
 {
-    return hak_posix_memalign(out, alignment, size);
+    if (!NAMES_FREE_DIFFERS || alignment > (size_t)PTRDIFF_MAX + 1) {
+        return hak_memalign(alignment, size);
+    }
+    size_t rounded = 1;
+    while (rounded < alignment) {
+        rounded *= 2;
+    }
+    return names_aligned(rounded, size);
 }
+OWN_NAME(memalign);
 
-HAK_EXPORT void *valloc(size_t size)
+HAK_REPLACEABLE int posix_memalign(void **out, size_t alignment, size_t size)
 {
-    return hak_aligned_alloc(os_page_size(), size);
+    if (!NAMES_FREE_DIFFERS || !is_power_of_two(alignment) || alignment % sizeof(void *)) {
+        return hak_posix_memalign(out, alignment, size);
+    }
+    int saved = errno;
+    void *p = names_aligned(alignment, size);
+    if (!p) {
+        return ENOMEM;
+    }
+    errno = saved;
+    *out = p;
+    return 0;
+}
+OWN_NAME(posix_memalign);
+
+static void *page_aligned(size_t size)
+{
+    size_t page = os_page_size();
+    return NAMES_FREE_DIFFERS ? names_aligned(page, size) : hak_aligned_alloc(page, size);
 }
 
-HAK_EXPORT void *pvalloc(size_t size)
+HAK_REPLACEABLE void *valloc(size_t size)
+{
+    return page_aligned(size);
+}
+
+HAK_REPLACEABLE void *pvalloc(size_t size)
 {
     size_t page = os_page_size();
     if (size > PTRDIFF_MAX - page) {
@@ -100,15 +149,16 @@ HAK_EXPORT void *pvalloc(size_t size)
         return NULL;
     }
     size_t rounded = (size + page - 1) & ~(page - 1);
-    return hak_aligned_alloc(page, rounded ? rounded : page);
+    return page_aligned(rounded ? rounded : page);
 }
 
-HAK_EXPORT size_t malloc_usable_size(void *p)
+HAK_REPLACEABLE size_t malloc_usable_size(void *p)
 {
-    return hak_usable_size(p);
+    return NAMES_FREE_DIFFERS ? names_usable_size(p) : hak_usable_size(p);
 }
+OWN_NAME(malloc_usable_size);
 
-HAK_EXPORT int malloc_trim(size_t pad)
+HAK_REPLACEABLE int malloc_trim(size_t pad)
 {
     (void)pad;
     return hak_purge() > 0;
@@ -116,7 +166,7 @@ HAK_EXPORT int malloc_trim(size_t pad)
 
 /* glibc's terms. The arena: superslabs, and freed ranges that are kept. Always arena = uordblks + fordblks; blocks in other
    threads' caches count as used. As in glibc, ranges in use are told apart. */
-HAK_EXPORT struct mallinfo2 mallinfo2(void)
+HAK_REPLACEABLE struct mallinfo2 mallinfo2(void)
 {
     struct walk_counts counts;
     struct mallinfo2 info = {0};
@@ -139,7 +189,7 @@ HAK_EXPORT struct mallinfo2 mallinfo2(void)
     return info;
 }
 
-HAK_EXPORT struct mallinfo mallinfo(void)
+HAK_REPLACEABLE struct mallinfo mallinfo(void)
 {
     struct mallinfo2 wide = mallinfo2();
     struct mallinfo info = {0};
@@ -156,7 +206,7 @@ HAK_EXPORT struct mallinfo mallinfo(void)
     return info;
 }
 
-HAK_EXPORT void malloc_stats(void)
+HAK_REPLACEABLE void malloc_stats(void)
 {
     stat_print(2);
 }
@@ -192,7 +242,7 @@ static void print_system(FILE *out, size_t bytes)
 
 /* XML of glibc's form, version 1, of one heap; the maximum is not recorded, so that it is the present. Returns 0, or EINVAL for
    options other than 0, as glibc does. */
-HAK_EXPORT int malloc_info(int options_, FILE *out)
+HAK_REPLACEABLE int malloc_info(int options_, FILE *out)
 {
     if (options_ != 0) {
         return EINVAL;
@@ -212,8 +262,10 @@ HAK_EXPORT int malloc_info(int options_, FILE *out)
     return 0;
 }
 
+OWN_NAME(malloc_info);
+
 /* glibc's tuning does not apply here: it is accepted, and ignored. Refused is what glibc refuses: fast chunks above 80 words / 4. */
-HAK_EXPORT int mallopt(int parameter, int value)
+HAK_REPLACEABLE int mallopt(int parameter, int value)
 {
     return parameter != M_MXFAST || (size_t)value <= 80 * sizeof(size_t) / 4;
 }

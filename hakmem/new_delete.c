@@ -1,6 +1,10 @@
 /* Every replaceable form of C++'s operator new and delete (C++17 and C++14 sized forms), in C under their mangled names
    (Itanium ABI, 64-bit size_t), so that neither the library nor a C program needs libstdc++. No state, no locks.
 
+   Each form does what C++ says that it does by default: it calls another one, by the name that the program may have replaced, and
+   the last ones call malloc, aligned_alloc and free, which it may have replaced too (malloc_names.h). A jump through a name costs
+   one instruction; where the next name is ours, a form of new takes its short cut.
+
    What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to libstdc++, which a C++
    program has. Where a C program loads a C++ library later (Python and its modules), they are empty, and libhakmem.so finds them
    by name in the libstdc++ that is loaded by then (late_symbol.c). Without any a failing new ends the process, as an exception that
@@ -11,6 +15,7 @@
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/late_symbol.h"
+#include "hakmem/malloc_names.h"
 #include "hakmem/new_handler.h"
 
 typedef new_handler (*handler_getter)(void);
@@ -52,6 +57,20 @@ static int is_alignment(size_t alignment)
     return alignment && !(alignment & (alignment - 1));
 }
 
+/* An attempt of malloc's, or of aligned_alloc's with an alignment above 16, by their names. */
+static void *try_again(size_t size, size_t alignment)
+{
+    size = size ? size : 1;
+    if (alignment <= 16) {
+        return malloc(size);
+    }
+    if (aligned_alloc == own_aligned_alloc) {
+        return aligned_alloc(alignment, size);
+    }
+    size_t rounded = (size + alignment - 1) & ~(alignment - 1); /* strict ones want a multiple */
+    return rounded < size ? NULL : aligned_alloc(alignment, rounded);
+}
+
 /* A failed allocation: calls the new-handler as long as there is one, and tries again. */
 static HAK_COLD void *throwing_new(size_t size, size_t alignment)
 {
@@ -62,7 +81,7 @@ static HAK_COLD void *throwing_new(size_t size, size_t alignment)
             throw_bad_alloc(size);
         }
         handler();
-        p = hak_aligned_alloc(alignment, size);
+        p = try_again(size, alignment);
     }
     return p;
 }
@@ -76,121 +95,201 @@ static HAK_COLD void *quiet_new(size_t size, size_t alignment)
         if (!handler || !call_new_handler(handler)) {
             return NULL;
         }
-        p = hak_aligned_alloc(alignment, size);
+        p = try_again(size, alignment);
     }
     return p;
 }
 
-/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms, which are ours, and catch. */
-static HAK_COLD void *nothrow_retry(size_t size, const void *nothrow)
+/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms by their names, and catch. */
+static nothrow_new late_nothrow(void)
 {
     nothrow_new theirs = NULL;
     if (!_ZSt15get_new_handlerv) {
         *(void **)(void *)&theirs = find_late("_ZnwmRKSt9nothrow_t");
     }
-    return theirs ? theirs(size, nothrow) : quiet_new(size, 16);
+    return theirs;
 }
 
-static HAK_COLD void *aligned_nothrow_retry(size_t size, size_t alignment, const void *nothrow)
+static aligned_nothrow_new late_aligned_nothrow(void)
 {
     aligned_nothrow_new theirs = NULL;
     if (!_ZSt15get_new_handlerv) {
         *(void **)(void *)&theirs = find_late("_ZnwmSt11align_val_tRKSt9nothrow_t");
     }
-    return theirs ? theirs(size, alignment, nothrow) : quiet_new(size, alignment);
+    return theirs;
 }
 
-static inline void *new_or_throw(size_t size)
+/* The ends of the throwing plain form: a failed allocation, an empty bin, a large block, and malloc not ours. */
+static void *or_throw(void *p, size_t size)
 {
-    void *p = fast_malloc(size);
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, 16);
 }
 
+static HAK_NOINLINE void *refill_new(size_t size)
+{
+    return or_throw(refill_malloc(size), size);
+}
+
+static HAK_COLD void *large_new(size_t size)
+{
+    return or_throw(slow_malloc(size), size);
+}
+
+static HAK_COLD void *named_new(size_t size)
+{
+    return or_throw(try_again(size, 16), size);
+}
+
+/* And of the one that does not throw. */
+static void *or_null(void *p, size_t size, const void *nothrow)
+{
+    if (HAK_LIKELY(p != NULL)) {
+        return p;
+    }
+    nothrow_new theirs = late_nothrow();
+    return theirs ? theirs(size, nothrow) : quiet_new(size, 16);
+}
+
+/* The program has an operator new of its own, that the nothrow forms have to call. */
+static HAK_COLD void *named_nothrow_new(void *(*throwing)(size_t), size_t size, const void *nothrow)
+{
+    nothrow_new theirs = late_nothrow();
+    return theirs ? theirs(size, nothrow) : call_new(throwing, size);
+}
+
+static HAK_COLD void *named_aligned_nothrow_new(void *(*throwing)(size_t, size_t), size_t size, size_t alignment,
+                                                const void *nothrow)
+{
+    aligned_nothrow_new theirs = late_aligned_nothrow();
+    return theirs ? theirs(size, alignment, nothrow) : call_aligned_new(throwing, size, alignment);
+}
+
+/* new */
+HAK_REPLACEABLE void *_Znwm(size_t size)
+{
+    if (NAMES_MALLOC_DIFFERS) {
+        return named_new(size);
+    }
+    return fast_malloc_or(size, large_new, refill_new);
+}
+OWN_NAME(_Znwm);
+
+HAK_REPLACEABLE void *_Znam(size_t size)
+{
+    return _Znwm(size);
+}
+OWN_NAME(_Znam);
+
+HAK_REPLACEABLE void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
+{
+    if (HAK_UNLIKELY(_Znwm != own__Znwm)) {
+        return named_nothrow_new(_Znwm, size, nothrow);
+    }
+    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : fast_malloc(size), size, nothrow);
+}
+
+HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
+{
+    if (HAK_UNLIKELY(_Znam != own__Znam || _Znwm != own__Znwm)) {
+        return named_nothrow_new(_Znam, size, nothrow);
+    }
+    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : fast_malloc(size), size, nothrow);
+}
+
 /* An alignment that is none fails at once, as libstdc++'s forms do. */
-static inline void *aligned_new_or_throw(size_t size, size_t alignment)
+HAK_REPLACEABLE void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
 {
     if (HAK_UNLIKELY(!is_alignment(alignment))) {
         throw_bad_alloc(size);
     }
-    void *p = hak_aligned_alloc(alignment, size);
+    void *p = try_again(size, alignment);
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, alignment);
 }
+OWN_NAME(_ZnwmSt11align_val_t);
 
-static inline void *new_or_null(size_t size, const void *nothrow)
+HAK_REPLACEABLE void *_ZnamSt11align_val_t(size_t size, size_t alignment)
 {
-    void *p = fast_malloc(size);
-    return HAK_LIKELY(p != NULL) ? p : nothrow_retry(size, nothrow);
+    return _ZnwmSt11align_val_t(size, alignment);
 }
+OWN_NAME(_ZnamSt11align_val_t);
 
-static inline void *aligned_new_or_null(size_t size, size_t alignment, const void *nothrow)
+static void *aligned_or_null(size_t size, size_t alignment, const void *nothrow)
 {
     if (HAK_UNLIKELY(!is_alignment(alignment))) {
         return NULL;
     }
-    void *p = hak_aligned_alloc(alignment, size);
-    return HAK_LIKELY(p != NULL) ? p : aligned_nothrow_retry(size, alignment, nothrow);
+    void *p = try_again(size, alignment);
+    if (HAK_LIKELY(p != NULL)) {
+        return p;
+    }
+    aligned_nothrow_new theirs = late_aligned_nothrow();
+    return theirs ? theirs(size, alignment, nothrow) : quiet_new(size, alignment);
 }
 
-/* new */
-#define DEFINE_NEW(name)                                                                                               \
-    HAK_EXPORT void *name(size_t size)                                                                                 \
-    {                                                                                                                  \
-        return new_or_throw(size);                                                                                     \
+HAK_REPLACEABLE void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
+{
+    if (HAK_UNLIKELY(_ZnwmSt11align_val_t != own__ZnwmSt11align_val_t)) {
+        return named_aligned_nothrow_new(_ZnwmSt11align_val_t, size, alignment, nothrow);
     }
-#define DEFINE_NEW_NOTHROW(name)                                                                                       \
-    HAK_EXPORT void *name(size_t size, const void *nothrow)                                                            \
-    {                                                                                                                  \
-        return new_or_null(size, nothrow);                                                                             \
-    }
-#define DEFINE_NEW_ALIGNED(name)                                                                                       \
-    HAK_EXPORT void *name(size_t size, size_t alignment)                                                               \
-    {                                                                                                                  \
-        return aligned_new_or_throw(size, alignment);                                                                  \
-    }
-#define DEFINE_NEW_ALIGNED_NOTHROW(name)                                                                               \
-    HAK_EXPORT void *name(size_t size, size_t alignment, const void *nothrow)                                          \
-    {                                                                                                                  \
-        return aligned_new_or_null(size, alignment, nothrow);                                                          \
-    }
+    return aligned_or_null(size, alignment, nothrow);
+}
 
-DEFINE_NEW(_Znwm)
-DEFINE_NEW(_Znam)
-DEFINE_NEW_NOTHROW(_ZnwmRKSt9nothrow_t)
-DEFINE_NEW_NOTHROW(_ZnamRKSt9nothrow_t)
-DEFINE_NEW_ALIGNED(_ZnwmSt11align_val_t)
-DEFINE_NEW_ALIGNED(_ZnamSt11align_val_t)
-DEFINE_NEW_ALIGNED_NOTHROW(_ZnwmSt11align_val_tRKSt9nothrow_t)
-DEFINE_NEW_ALIGNED_NOTHROW(_ZnamSt11align_val_tRKSt9nothrow_t)
-
-/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. */
-#define DEFINE_DELETE(name)                                                                                            \
-    HAK_EXPORT void name(void *p)                                                                                      \
-    {                                                                                                                  \
-        fast_free(p);                                                                                                  \
+HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
+{
+    if (HAK_UNLIKELY(_ZnamSt11align_val_t != own__ZnamSt11align_val_t ||
+                     _ZnwmSt11align_val_t != own__ZnwmSt11align_val_t)) {
+        return named_aligned_nothrow_new(_ZnamSt11align_val_t, size, alignment, nothrow);
     }
-#define DEFINE_DELETE_1(name, type)                                                                                    \
-    HAK_EXPORT void name(void *p, type a)                                                                              \
+    return aligned_or_null(size, alignment, nothrow);
+}
+
+/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. A form calls `next`, by its name. */
+#define DEFINE_DELETE(name, next)                                                                                      \
+    HAK_REPLACEABLE void name(void *p)                                                                                 \
+    {                                                                                                                  \
+        next(p);                                                                                                       \
+    }
+#define DEFINE_DELETE_1(name, type, next)                                                                              \
+    HAK_REPLACEABLE void name(void *p, type a)                                                                         \
     {                                                                                                                  \
         (void)a;                                                                                                       \
-        fast_free(p);                                                                                                  \
-    }
-#define DEFINE_DELETE_2(name, type, type2)                                                                             \
-    HAK_EXPORT void name(void *p, type a, type2 b)                                                                     \
-    {                                                                                                                  \
-        (void)a;                                                                                                       \
-        (void)b;                                                                                                       \
-        fast_free(p);                                                                                                  \
+        next(p);                                                                                                       \
     }
 
-DEFINE_DELETE(_ZdlPv)
-DEFINE_DELETE(_ZdaPv)
-DEFINE_DELETE_1(_ZdlPvm, size_t)
-DEFINE_DELETE_1(_ZdaPvm, size_t)
-DEFINE_DELETE_1(_ZdlPvRKSt9nothrow_t, const void *)
-DEFINE_DELETE_1(_ZdaPvRKSt9nothrow_t, const void *)
-DEFINE_DELETE_1(_ZdlPvSt11align_val_t, size_t)
-DEFINE_DELETE_1(_ZdaPvSt11align_val_t, size_t)
-DEFINE_DELETE_2(_ZdlPvmSt11align_val_t, size_t, size_t)
-DEFINE_DELETE_2(_ZdaPvmSt11align_val_t, size_t, size_t)
-DEFINE_DELETE_2(_ZdlPvSt11align_val_tRKSt9nothrow_t, size_t, const void *)
-DEFINE_DELETE_2(_ZdaPvSt11align_val_tRKSt9nothrow_t, size_t, const void *)
+DEFINE_DELETE(_ZdlPv, free)
+DEFINE_DELETE(_ZdaPv, _ZdlPv)
+DEFINE_DELETE_1(_ZdlPvm, size_t, _ZdlPv)
+DEFINE_DELETE_1(_ZdaPvm, size_t, _ZdaPv)
+DEFINE_DELETE_1(_ZdlPvRKSt9nothrow_t, const void *, _ZdlPv)
+DEFINE_DELETE_1(_ZdaPvRKSt9nothrow_t, const void *, _ZdaPv)
+
+#define DEFINE_ALIGNED_DELETE(name, next)                                                                              \
+    HAK_REPLACEABLE void name(void *p, size_t size, size_t alignment)                                                  \
+    {                                                                                                                  \
+        (void)size;                                                                                                    \
+        next(p, alignment);                                                                                            \
+    }
+#define DEFINE_ALIGNED_NOTHROW_DELETE(name, next)                                                                      \
+    HAK_REPLACEABLE void name(void *p, size_t alignment, const void *nothrow)                                          \
+    {                                                                                                                  \
+        (void)nothrow;                                                                                                 \
+        next(p, alignment);                                                                                            \
+    }
+
+HAK_REPLACEABLE void _ZdlPvSt11align_val_t(void *p, size_t alignment)
+{
+    (void)alignment;
+    if (NAMES_FREE_DIFFERS) {
+        names_free_aligned(p);
+        return;
+    }
+    fast_free(p);
+}
+HAK_REPLACEABLE void _ZdaPvSt11align_val_t(void *p, size_t alignment)
+{
+    _ZdlPvSt11align_val_t(p, alignment);
+}
+DEFINE_ALIGNED_DELETE(_ZdlPvmSt11align_val_t, _ZdlPvSt11align_val_t)
+DEFINE_ALIGNED_DELETE(_ZdaPvmSt11align_val_t, _ZdaPvSt11align_val_t)
+DEFINE_ALIGNED_NOTHROW_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, _ZdlPvSt11align_val_t)
+DEFINE_ALIGNED_NOTHROW_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, _ZdaPvSt11align_val_t)

@@ -1,5 +1,5 @@
 /* The only C++ of the library. What it needs of libstdc++ is weak: a process without it has no handler to call either. No
-   state, no locks. Called by the nothrow forms of operator new, after they failed. */
+   state, no locks. Called by the nothrow forms of operator new. */
 #include "hakmem/new_handler.h"
 
 __asm__(".weak __gxx_personality_v0\n"
@@ -15,5 +15,23 @@ int call_new_handler(new_handler handler)
         return 1;
     } catch (...) {
         return 0;
+    }
+}
+
+void *call_new(void *(*throwing)(size_t size), size_t size)
+{
+    try {
+        return throwing(size);
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+void *call_aligned_new(void *(*throwing)(size_t size, size_t alignment), size_t size, size_t alignment)
+{
+    try {
+        return throwing(size, alignment);
+    } catch (...) {
+        return nullptr;
     }
 }

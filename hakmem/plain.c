@@ -52,7 +52,7 @@ static int reclaim_for_request(void)
     static uint64_t last_ns;
     uint64_t now_ns = os_ops.clock_ns();
     if (atomic_load_relaxed(&last_ns) && now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
-        stat_get(heap_dirty_bytes) + stat_get(large_cached_bytes) == 0) {
+        stat_get(heap_dirty_bytes) + stat_get(large_cached_bytes) == 0 && ace_room() == 0) {
         return 0;
     }
     atomic_store_relaxed(&last_ns, now_ns);
@@ -131,14 +131,15 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     return block;
 }
 
-/* A block of the size class. *is_clean: it reads as zero behind its first word. */
-static HAK_ALWAYS_INLINE void *request_small(uint32_t size_class, int *is_clean)
+/* A block of the size class. *is_clean: it reads as zero behind its first word. `align`: what the
+   class's blocks are aligned to anyway; libc has to be told. */
+static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, int *is_clean)
 {
     *is_clean = 0;
     size_t size = sc_table[size_class].size;
     (void)heap_acquire();
     if (HAK_UNLIKELY(fallback_all())) {
-        return finish(fallback_alloc(size, 16, 0, 0), size, 16);
+        return finish(fallback_alloc(size, align, 0, 0), size, align);
     }
     background_start_if_wanted();
     fail_begin();
@@ -150,12 +151,12 @@ static HAK_ALWAYS_INLINE void *request_small(uint32_t size_class, int *is_clean)
         }
         if (!block) {
             *is_clean = 0;
-            block = fallback_alloc(size, 16, 0, 1);
+            block = fallback_alloc(size, align, 0, 1);
         }
         errno = saved;
     }
     request_mind_limits();
-    return finish(block, size, 16);
+    return finish(block, size, align);
 }
 
 /* --- malloc and free --- */
@@ -166,7 +167,13 @@ void *plain_malloc(size_t size)
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
         return request_large(size, 1, LARGE_PLAIN);
     }
-    return request_small(sc_of(size), &is_clean);
+    return small_alloc(sc_of(size), 16, &is_clean);
+}
+
+void *request_small(uint32_t size_class, size_t align)
+{
+    int is_clean;
+    return small_alloc(size_class, align, &is_clean);
 }
 
 void *plain_calloc(size_t bytes)
@@ -176,7 +183,7 @@ void *plain_calloc(size_t bytes)
     }
     uint32_t size_class = sc_of(bytes);
     int is_clean;
-    void *block = request_small(size_class, &is_clean);
+    void *block = small_alloc(size_class, 16, &is_clean);
     if (block) {
         /* Fresh memory of the system needs no clearing but where the list's link was. */
         memset(block, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);

@@ -13,6 +13,8 @@ HAK_EXTERN_C_BEGIN
 void *request(void *(*ask)(void *context), void *context, size_t size, size_t align);
 enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
 /* A block of ACE. */
+/* A block of a small size class, aligned to `align` as all blocks of the class are. */
+void *request_small(uint32_t size_class, size_t align);
 void *request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
 void *request_refuse(void);

@@ -139,6 +139,74 @@ static void data(long n)
 }
 
 /* Several threads at once: each may be refused, none may be harmed. */
+/* Blocks that were large, or that grew, keep address space beside them. When there is no more, that goes first. */
+enum { MANY_SHRUNK = 1000, MANY_GROWN = 200 };
+
+static char *shrunk(void)
+{
+    static const size_t sizes[] = {140000, 280000, 140000};
+    char *p = (char *)malloc((size_t)8 << 20);
+    for (int i = 0; i < 3 && p; i++) {
+        p[100] = (char)i;
+        char *moved = (char *)realloc(p, sizes[i]);
+        if (!moved) {
+            free(p);
+        }
+        CHECK(!moved || moved[100] == (char)i);
+        p = moved;
+    }
+    return p;
+}
+
+static char *grown(void)
+{
+    char *p = NULL;
+    for (size_t size = 100000; size <= 500000; size += 100000) {
+        char *moved = (char *)realloc(p, size);
+        if (!moved) {
+            free(p);
+            return NULL;
+        }
+        CHECK(!p || moved[size - 100001] == 7);
+        moved[size - 1] = 7;
+        p = moved;
+    }
+    return p;
+}
+
+static void keep(char *(*make)(void), int n, size_t limit)
+{
+    static char *kept[MANY_SHRUNK];
+    free(malloc((size_t)8 << 20)); /* whatever is needed to begin with */
+    limit_address_space(limit);
+    int i = 0;
+    while (i < n && (kept[i] = make()) != NULL) {
+        i++;
+    }
+    no_limit();
+    CHECK(i == n);
+    while (i--) {
+        free(kept[i]);
+    }
+    check_heap();
+}
+
+/* 137 MiB in 200. */
+static void shrunk_blocks(long n)
+{
+    for (long i = 0; i < n; i++) {
+        keep(shrunk, MANY_SHRUNK, (size_t)200 << 20);
+    }
+}
+
+/* 96 MiB in 120. */
+static void grown_blocks(long n)
+{
+    for (long i = 0; i < n; i++) {
+        keep(grown, MANY_GROWN, (size_t)120 << 20);
+    }
+}
+
 static void *use_until_refused(void *seed_)
 {
     uint64_t seed = (uintptr_t)seed_;
@@ -360,6 +428,8 @@ static void c_library(long n)
 
 static const struct test_case cases[] = {{"address_space", address_space, 10, 2},
                                          {"data", data, 10, 2},
+                                         {"shrunk_blocks", shrunk_blocks, 20, 2},
+                                         {"grown_blocks", grown_blocks, 20, 2},
                                          {"threads_at_the_limit", threads_at_the_limit, 50, 5},
                                          {"mappings", mappings, 3, 1},
                                          {"c_library", c_library, 100, 20},

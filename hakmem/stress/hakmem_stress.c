@@ -8,6 +8,8 @@
    - every byte of a block (one word a half page above FULL_CHECK_BYTES) is written with a pattern of its own and checked
      before free, before and after realloc, and between rounds; calloc's is zero before that;
    - between rounds no two live blocks overlap, and hak_verify() is 0; it is also called while others run;
+   - with a limit on address space or data, a request may be refused (NULL, ENOMEM), and the block that was there stays as it is;
+     something must be refused, or the limit was none;
    - at the end, when all is freed, no unit is used, nothing large is left, and thread caches hold no budget.
    Locks: one mutex a mailbox. Everything that the program itself keeps comes from mmap. */
 #include <errno.h>
@@ -17,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,8 +68,11 @@ static struct {
     uint64_t seed;
     enum profile profile;
     uint64_t round_steps;
-    size_t live_bytes; /* of a slot */
-} config = {4, 3, 0, 1, PROFILE_ALL, 20000, 0};
+    size_t live_bytes;          /* of a slot */
+    size_t address_space, data; /* MiB more than the process has to begin with; 0: no limit */
+} config = {4, 3, 0, 1, PROFILE_ALL, 20000, 0, 0, 0};
+
+static uint64_t n_refused;
 
 static struct slot *slots;
 static struct block *all; /* scratch of the check between rounds */
@@ -84,6 +90,15 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *for
     fprintf(stderr, "\n");
     va_end(args);
     abort();
+}
+
+/* A call has returned NULL: fine under a limit, if errno says so. */
+static void refused(const char *how, size_t size)
+{
+    if (errno != ENOMEM || !(config.address_space || config.data)) {
+        fail("%s: no %zu bytes: errno %d", how, size, errno);
+    }
+    __atomic_add_fetch(&n_refused, 1, __ATOMIC_RELAXED);
 }
 
 static void *map_pages(size_t size)
@@ -291,7 +306,8 @@ static void allocate(struct slot *s)
         align = align < 16 ? 16 : align;
     }
     if (!b.p) {
-        fail("%s: no %zu bytes at a multiple of %zu: errno %d", how, b.size, align, errno);
+        refused(how, b.size);
+        return;
     }
     b.usable = hak_usable_size(b.p);
     check_new(&b, align, how);
@@ -311,7 +327,10 @@ static void resize(struct slot *s)
     check(&b, "before realloc");
     void *moved = hak_realloc(b.p, size);
     if (!moved) {
-        fail("realloc: no %zu bytes: errno %d", size, errno);
+        refused("realloc", size);
+        check(&b, "after realloc was refused");
+        keep(s, b);
+        return;
     }
     size_t was = b.usable;
     b.p = (unsigned char *)moved;
@@ -417,18 +436,22 @@ static void step(struct slot *s)
 
 static void *work(void *arg);
 
-static void start_thread(struct slot *s)
+/* 0 if the system has no room for one more. */
+static int start_thread(struct slot *s)
 {
     pthread_t thread;
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     s->n_threads++;
+    pthread_attr_setstacksize(&attr, (size_t)256 << 10);
     int error = pthread_create(&thread, &attr, work, s);
     if (error) {
-        fail("no thread: error %d", error);
+        errno = error == EAGAIN ? ENOMEM : error;
+        refused("pthread_create", 0);
     }
     pthread_attr_destroy(&attr);
+    return !error;
 }
 
 /* What a dying thread does last: allocates and frees when its own heap may be gone. */
@@ -447,18 +470,19 @@ static void *work(void *arg)
 {
     struct slot *s = (struct slot *)arg;
     pthread_setspecific(last_words_key, hak_malloc(100));
-    uint64_t n = 1 + below(s, s->steps_left);
-    if (s->steps_left - n < 100) {
-        n = s->steps_left;
-    }
-    for (uint64_t i = 0; i < n; i++) {
-        step(s);
-    }
-    s->steps_left -= n;
-    if (s->steps_left) {
-        start_thread(s);
-        return NULL;
-    }
+    do {
+        uint64_t n = 1 + below(s, s->steps_left);
+        if (s->steps_left - n < 100) {
+            n = s->steps_left;
+        }
+        for (uint64_t i = 0; i < n; i++) {
+            step(s);
+        }
+        s->steps_left -= n;
+        if (s->steps_left && start_thread(s)) {
+            return NULL;
+        }
+    } while (s->steps_left);
     pthread_mutex_lock(&done_mutex);
     if (--n_running == 0) {
         pthread_cond_signal(&done_cond);
@@ -467,12 +491,25 @@ static void *work(void *arg)
     return NULL;
 }
 
+/* In place of a thread that could not be had. */
+static void work_here(struct slot *s, uint64_t steps)
+{
+    for (uint64_t i = 0; i < steps; i++) {
+        step(s);
+    }
+    pthread_mutex_lock(&done_mutex);
+    n_running--;
+    pthread_mutex_unlock(&done_mutex);
+}
+
 static void run_round(uint64_t steps)
 {
     n_running = config.n_slots;
     for (uint32_t i = 0; i < config.n_slots; i++) {
         slots[i].steps_left = steps;
-        start_thread(&slots[i]);
+        if (!start_thread(&slots[i])) {
+            work_here(&slots[i], steps);
+        }
     }
     pthread_mutex_lock(&done_mutex);
     while (n_running) {
@@ -547,12 +584,15 @@ static void usage(int code)
     fprintf(code ? stderr : stdout,
             "usage: hakmem_stress [--threads N] [--seconds S | --steps N] [--seed X] [--profile tiny|mid|large|all] "
             "[--round N]\n"
+            "                     [--address-space M] [--data M]\n"
             "  --threads N   threads at a time, 1 to %d (4)\n"
             "  --seconds S   stops after the round in which S seconds are over (3)\n"
             "  --steps N     steps of each thread instead\n"
             "  --seed X      with one thread and --steps, the same seed does the same (1)\n"
             "  --profile P   sizes: tiny, up to 1 KiB; mid, up to 32 KiB; large, up to 4 MiB; all (all)\n"
-            "  --round N     steps of a thread between two checks of everything (20000)\n",
+            "  --round N     steps of a thread between two checks of everything (20000)\n"
+            "  --address-space M, --data M\n"
+            "                no more than M MiB besides what the program has to begin with (RLIMIT_AS, RLIMIT_DATA)\n",
             MAX_SLOTS);
     exit(code);
 }
@@ -589,6 +629,10 @@ static void read_arguments(int argc, char **argv)
             config.seed = (uint64_t)number(value, 0, 1e15);
         } else if (strcmp(name, "--round") == 0) {
             config.round_steps = (uint64_t)number(value, 1, 1e9);
+        } else if (strcmp(name, "--address-space") == 0) {
+            config.address_space = (size_t)number(value, 1, 1e6);
+        } else if (strcmp(name, "--data") == 0) {
+            config.data = (size_t)number(value, 1, 1e6);
         } else if (strcmp(name, "--profile") == 0) {
             int found = -1;
             for (int k = 0; k < 4; k++) {
@@ -601,6 +645,28 @@ static void read_arguments(int argc, char **argv)
         } else {
             usage(2);
         }
+    }
+}
+
+/* Field `number` of /proc/self/statm, in bytes. */
+static size_t statm(int number)
+{
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    for (int i = 0; file && i <= number; i++) {
+        if (fscanf(file, "%lu", &pages) != 1) {
+            fail("/proc/self/statm cannot be read");
+        }
+    }
+    fclose(file);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void set_limit(int what, size_t has, size_t more_mib)
+{
+    struct rlimit limit = {has + (more_mib << 20), RLIM_INFINITY};
+    if (more_mib && setrlimit((__typeof__(RLIMIT_AS))what, &limit) != 0) {
+        fail("no limit: errno %d", errno);
     }
 }
 
@@ -623,6 +689,8 @@ int main(int argc, char **argv)
         slots[i].number = i;
         slots[i].rng = mix(config.seed * MAX_SLOTS + i);
     }
+    set_limit(RLIMIT_AS, statm(0), config.address_space);
+    set_limit(RLIMIT_DATA, statm(5), config.data);
     double start = now();
     uint64_t done = 0, n_rounds = 0;
     do {
@@ -641,10 +709,13 @@ int main(int argc, char **argv)
     }
     free_all();
     check_nothing_left();
+    if ((config.address_space || config.data) && !n_refused) {
+        fail("the limit has refused nothing");
+    }
     printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu threads_started=%llu "
-           "handed_over=%llu "
-           "time=%.1fs\n",
+           "handed_over=%llu refused=%llu time=%.1fs\n",
            hak_variant(), (unsigned long long)config.seed, config.n_slots, (unsigned long long)n_rounds,
-           (unsigned long long)n_steps, (unsigned long long)n_threads, (unsigned long long)n_remote, now() - start);
+           (unsigned long long)n_steps, (unsigned long long)n_threads, (unsigned long long)n_remote,
+           (unsigned long long)n_refused, now() - start);
     return 0;
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,8 @@ struct merge {
     size_t live_mask, n_live;           /* of the table */
     uint64_t alive_bytes, alive_blocks; /* at this point of the trace */
     FILE *out;
-    uint8_t *run; /* the calls of one thread in a row, until another one's turn */
+    int write_error; /* the first errno */
+    uint8_t *run;    /* the calls of one thread in a row, until another one's turn */
     size_t run_bytes, run_room;
     uint64_t run_calls;
     uint32_t run_thread;
@@ -136,13 +138,20 @@ static struct live take_live(struct merge *m, uint64_t address)
     return found;
 }
 
+static void put_bytes(struct merge *m, const void *bytes, size_t n)
+{
+    if (fwrite(bytes, 1, n, m->out) != n && !m->write_error) {
+        m->write_error = errno;
+    }
+}
+
 static void flush_run(struct merge *m)
 {
     uint8_t head[2 * TRACE_MAX_VARINT];
     if (m->run_calls) {
         size_t n = (size_t)(trace_put(trace_put(head, m->run_thread), m->run_calls) - head);
-        fwrite(head, 1, n, m->out);
-        fwrite(m->run, 1, m->run_bytes, m->out);
+        put_bytes(m, head, n);
+        put_bytes(m, m->run, m->run_bytes);
         m->header.checksum = trace_sum(trace_sum(m->header.checksum, head, n), m->run, m->run_bytes);
         m->header.body_bytes += n + m->run_bytes;
     }
@@ -369,33 +378,68 @@ static int merge_all(struct merge *m)
     return 0;
 }
 
-static const char *write_trace(struct merge *m, const char *path)
+static const char *write_whole(struct merge *m)
 {
-    m->out = fopen(path, "wb");
-    if (!m->out) {
-        return strerror(errno);
-    }
-    fwrite(&m->header, sizeof m->header, 1, m->out); /* its place; the figures follow */
-    int failed = merge_all(m);
-    if (failed) {
-        fclose(m->out);
+    put_bytes(m, &m->header, sizeof m->header); /* its place; the figures follow */
+    if (merge_all(m) != 0) {
         return "out of memory";
     }
     m->header.checksum = trace_whole(m->header, m->header.checksum);
+    if (fflush(m->out) != 0 && !m->write_error) {
+        m->write_error = errno;
+    }
     rewind(m->out);
-    fwrite(&m->header, sizeof m->header, 1, m->out);
-    failed = ferror(m->out);
-    return fclose(m->out) != 0 || failed ? "cannot be written whole" : NULL;
+    put_bytes(m, &m->header, sizeof m->header);
+    if (fflush(m->out) != 0 && !m->write_error) {
+        m->write_error = errno;
+    }
+    return m->write_error ? strerror(m->write_error) : NULL;
+}
+
+const char *merge_obstacle(const char *trace)
+{
+    struct stat status;
+    if (lstat(trace, &status) == 0 && !S_ISREG(status.st_mode)) {
+        return S_ISLNK(status.st_mode) ? "is a symbolic link" : "is not a regular file";
+    }
+    return NULL;
+}
+
+static const char *write_trace(struct merge *m, const char *path)
+{
+    char part[PATH_MAX + 8];
+    const char *wrong = merge_obstacle(path);
+    if (wrong) {
+        return wrong;
+    }
+    snprintf(part, sizeof part, "%s.new", path);
+    (void)unlink(part);
+    int fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    m->out = fd < 0 ? NULL : fdopen(fd, "wb");
+    if (!m->out) {
+        return strerror(errno);
+    }
+    wrong = write_whole(m);
+    if (fclose(m->out) != 0 && !wrong) {
+        wrong = strerror(errno);
+    }
+    if (!wrong && rename(part, path) != 0) {
+        wrong = strerror(errno);
+    }
+    if (wrong) {
+        (void)unlink(part);
+    }
+    return wrong;
 }
 
 static const char *map_raw(struct merge *m, const char *path)
 {
     struct stat status;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) {
-        return "nothing was recorded: the program did not load libhakmem_record.so";
+        return strerror(errno);
     }
-    if (fstat(fd, &status) != 0 || status.st_size < RAW_CHUNK) {
+    if (fstat(fd, &status) != 0 || status.st_size == 0) {
         close(fd);
         return "nothing was recorded";
     }
@@ -406,7 +450,12 @@ static const char *map_raw(struct merge *m, const char *path)
         return strerror(errno);
     }
     m->raw = raw;
-    return ((const struct raw_header *)raw)->magic == RAW_MAGIC ? NULL : "the recording has no header";
+    const struct raw_header *header = (const struct raw_header *)raw;
+    if (header->magic == RAW_MAGIC) {
+        return NULL;
+    }
+    return header->error ? strerror((int)header->error)
+                         : "nothing was recorded: the program did not load libhakmem_record.so";
 }
 
 const char *merge_trace(const char *raw, const char *trace, struct merge_result *result)

@@ -1,6 +1,9 @@
 // What the recorder leaves while the program runs: one file in chunks, each of one thread. `hakmem record` makes a trace of it (merge.h) and
 // removes it.
 //
+// `hakmem record` makes the program's own file, of one chunk of zeros, so that what is in the way is said before the program runs; the
+// recorder makes those of children. Never is a link followed, or a file of another user's opened.
+//
 // The file is mapped, not written: what was recorded is there even if the program is killed. The first chunk holds the header. Each
 // other one begins with a raw_chunk, and its records go on until a byte of 0 or its end. A record's first byte is written last.
 // Addresses are multiples of 16 and come as the difference to the thread's last one, sequence numbers likewise, both
@@ -29,7 +32,8 @@ enum raw_op {
 
 struct raw_header {
     uint64_t magic;
-    uint64_t cut; // 1: recording ended early
+    uint64_t cut;   // 1: recording ended early
+    uint64_t error; // an errno value: why it could not begin; then there is no magic
     char program[64];
 };
 

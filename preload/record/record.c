@@ -1,8 +1,9 @@
 /* `hakmem record`: starts a program under the recorder, waits for its end, and makes the trace. No locks, no threads. */
 #include "preload/record/record.h"
 
+#include <dirent.h>
 #include <errno.h>
-#include <glob.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 
 #include "preload/command.h"
 #include "preload/record/merge.h"
+#include "preload/record/raw.h"
 
 static const struct command_library library = {"libhakmem_record.so", "hakmem/preload/record/libhakmem_record.so",
                                                "HAK_RECORD_LIBRARY"};
@@ -65,21 +67,41 @@ static int absolute(char *out, const char *file)
     return n > 0 && n < PATH_MAX - 64 ? 0 : -1;
 }
 
-static int start(const struct command_program *program, const struct options *options, const char *raw, pid_t *child)
+/* In the child. Returns only if it cannot: the exit status, after saying why. */
+static int become(const struct command_program *program, const struct options *options, const char *raw)
 {
-    *child = fork();
-    if (*child != 0) {
-        return *child > 0 ? 0 : -1;
-    }
     char pid[24];
     snprintf(pid, sizeof pid, "%ld", (long)getpid());
     if (setenv("HAK_RECORD_FILE", raw, 1) != 0 || setenv("HAK_RECORD_PID", pid, 1) != 0 ||
         (options->calls ? setenv("HAK_RECORD_CALLS", options->calls, 1) : unsetenv("HAK_RECORD_CALLS")) != 0 ||
         (options->children ? setenv("HAK_RECORD_CHILDREN", "1", 1) : unsetenv("HAK_RECORD_CHILDREN")) != 0 ||
         setenv("HAKMEM_BACKGROUND", "0", 0) != 0) { /* its thread is not the program's */
-        _exit(CANNOT_RUN);
+        perror("hakmem: record");
+        return CANNOT_RUN;
     }
-    _exit(command_become(program, options->program));
+    return command_become(program, options->program);
+}
+
+/* Starts the program. 0, and *ran says whether it runs: if not, it has said why, and ends with the status to return. -1 and errno
+   without a process. */
+static int start(const struct command_program *program, const struct options *options, const char *raw, pid_t *child,
+                 int *ran)
+{
+    int ends[2];
+    char byte = 0;
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+        return -1;
+    }
+    *child = fork();
+    if (*child == 0) {
+        int status = become(program, options, raw);
+        _exit(write(ends[1], &byte, 1) == 1 ? status : CANNOT_RUN);
+    }
+    close(ends[1]);
+    /* The other end closes when the program begins. */
+    *ran = *child > 0 && TEMP_FAILURE_RETRY(read(ends[0], &byte, 1)) == 0;
+    close(ends[0]);
+    return *child > 0 ? 0 : -1;
 }
 
 static pid_t passed_to;
@@ -119,20 +141,62 @@ static int finish(const char *raw, const char *trace)
     return 0;
 }
 
-/* The children's recordings lie beside: RAW.PID. */
-static void finish_children(const char *raw, const char *trace)
+static const char *part_prefix; /* RAW's last name and a point */
+
+static int is_part(const struct dirent *entry)
 {
-    char pattern[PATH_MAX + 32], made[PATH_MAX + 64];
-    glob_t found;
-    snprintf(pattern, sizeof pattern, "%s.[0-9]*", raw);
-    if (glob(pattern, 0, NULL, &found) != 0) {
-        return;
+    size_t n = strlen(part_prefix);
+    const char *number = entry->d_name + n;
+    return strncmp(entry->d_name, part_prefix, n) == 0 && *number && number[strspn(number, "0123456789")] == 0;
+}
+
+/* The children's recordings lie beside: RAW.PID. Makes their traces; without `trace` removes what earlier ones left. */
+static void each_child(const char *raw, const char *trace)
+{
+    char folder[PATH_MAX + 8], prefix[PATH_MAX + 16], part[2 * PATH_MAX], made[PATH_MAX + 64];
+    struct dirent **found;
+    snprintf(folder, sizeof folder, "%s", raw);
+    char *name = strrchr(folder, '/');
+    snprintf(prefix, sizeof prefix, "%s.", name + 1);
+    name[1] = '\0';
+    part_prefix = prefix;
+    int n = scandir(folder, &found, is_part, alphasort);
+    for (int i = 0; i < n; i++) {
+        snprintf(part, sizeof part, "%s%s", folder, found[i]->d_name);
+        if (trace) {
+            snprintf(made, sizeof made, "%s.%s", trace, found[i]->d_name + strlen(prefix));
+            finish(part, made);
+        } else {
+            (void)unlink(part);
+        }
+        free(found[i]);
     }
-    for (size_t i = 0; i < found.gl_pathc; i++) {
-        snprintf(made, sizeof made, "%s%s", trace, found.gl_pathv[i] + strlen(raw));
-        finish(found.gl_pathv[i], made);
+    if (n >= 0) {
+        free(found);
     }
-    globfree(&found);
+}
+
+/* Makes the file for the recording, of one chunk, so that what is in the way is said before the program runs. 0, or -1 after saying
+   why. */
+static int make_raw(const char *raw, const char *trace)
+{
+    const char *wrong = merge_obstacle(trace);
+    if (!wrong) {
+        (void)unlink(raw);
+        int fd = open(raw, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        int error = fd < 0 ? errno : posix_fallocate(fd, 0, RAW_CHUNK);
+        wrong = error ? strerror(error) : NULL;
+        if (fd >= 0) {
+            close(fd);
+        }
+        if (fd >= 0 && wrong) {
+            (void)unlink(raw);
+        }
+    }
+    if (wrong) {
+        fprintf(stderr, "hakmem: record: %s: %s\n", trace, wrong);
+    }
+    return wrong ? -1 : 0;
 }
 
 int record_command(char **arguments)
@@ -141,6 +205,7 @@ int record_command(char **arguments)
     static struct command_program program;
     char named[PATH_MAX], trace[PATH_MAX], raw[PATH_MAX + 8];
     pid_t child;
+    int ran;
     if (read_options(arguments, &options) != 0) {
         return BAD_USAGE;
     }
@@ -158,18 +223,25 @@ int record_command(char **arguments)
         return BAD_USAGE;
     }
     snprintf(raw, sizeof raw, "%s.raw", trace);
-    unlink(raw);
-    if (start(&program, &options, raw, &child) != 0) {
+    if (make_raw(raw, trace) != 0) {
+        return NO_LIBRARY;
+    }
+    if (options.children) {
+        each_child(raw, NULL);
+    }
+    if (start(&program, &options, raw, &child, &ran) != 0) {
         perror("hakmem: record");
+        (void)unlink(raw);
         return CANNOT_RUN;
     }
     status = wait_for(child);
-    if ((status == CANNOT_RUN || status == NOT_FOUND) && access(raw, F_OK) != 0) {
-        return status; /* the child has said why */
+    if (!ran) {
+        (void)unlink(raw);
+        return status;
     }
     int failed = finish(raw, trace);
     if (options.children) {
-        finish_children(raw, trace);
+        each_child(raw, trace);
     }
     return failed ? NO_LIBRARY : status;
 }

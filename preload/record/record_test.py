@@ -165,6 +165,135 @@ class RecordTest(unittest.TestCase):
             self.assertEqual((done.returncode, done.stdout), (2, ""), name)
             self.assertIn(f"hakmem: {path}: ", done.stderr)
 
+    def no_leftovers(self, path):
+        self.assertEqual([name for name in os.listdir(os.path.dirname(path)) if name.startswith(os.path.basename(path) + ".")], [])
+
+    def test_names_of_all_kinds(self):
+        for name in ("a b  c", "[0-9]*?", "x.raw", "{a,b}~", "new\nline", "$(id)"):
+            folder = os.path.join(self.folder, "in " + name)
+            os.mkdir(folder)
+            program = os.path.join(folder, "calls " + name)
+            shutil.copy(CALLS, program)
+            trace = os.path.join(folder, name)
+            done = self.command("record", "-o", trace, "--children", program, "fork")
+            self.assertEqual(done.returncode, 0, (name, done.stderr))
+            self.assertEqual(self.sizes(trace), [100011, 100022])
+            children = [found for found in os.listdir(folder) if found.startswith(name + ".")]
+            self.assertEqual(len(children), 1, children)
+            self.assertEqual(self.sizes(os.path.join(folder, children[0])), [100013, 100015])
+            self.assertEqual(self.command("trace-info", trace).returncode, 0)
+
+    def test_nothing_is_followed(self):
+        """A link at any name that is written to: what is behind it stays, and nothing is recorded through it."""
+        victim = os.path.join(self.folder, "victim")
+        for at in ("", ".raw", ".new"):
+            with open(victim, "w", encoding="ascii") as file:
+                file.write("precious")
+            os.symlink(victim, self.trace + at)
+            done = self.command("record", "-o", self.trace, CALLS, "known")
+            with open(victim, encoding="ascii") as file:
+                self.assertEqual(file.read(), "precious", at)
+            if at == "":
+                self.assertEqual(done.returncode, 125)
+                self.assertEqual(done.stderr, f"hakmem: record: {self.trace}: is a symbolic link\n")
+                os.unlink(self.trace)
+            else:
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assert_known(trace_file.read(self.trace)[1])
+                os.unlink(self.trace)
+            self.no_leftovers(self.trace)
+
+    def test_link_in_a_sticky_folder(self):
+        """Somebody else has put links where recordings would lie, in a folder in which they cannot be removed."""
+        if os.geteuid() != 0:
+            self.skipTest("needs two users")
+        shared = tempfile.mkdtemp(dir="/tmp")
+        self.addCleanup(shutil.rmtree, shared, ignore_errors=True)
+        os.chmod(shared, 0o1777)
+        victim = os.path.join(shared, "victim")
+        with open(victim, "w", encoding="ascii") as file:
+            file.write("precious")
+        os.chown(victim, 65534, 65534)
+        os.chown(shared, 1, 1)
+        trace = os.path.join(shared, "t.trace")
+        os.symlink(victim, trace + ".raw")
+        os.chown(trace + ".raw", 1, 1, follow_symlinks=False)
+        done = subprocess.run([COMMAND, "record", "-o", trace, CALLS, "known"], user=65534, group=65534, extra_groups=[], cwd="/",
+                              env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)  # fmt: skip
+        if "Permission denied" in done.stderr and "libhakmem_record" in done.stderr or done.returncode == 126:
+            self.skipTest("another user cannot reach the programs")
+        self.assertEqual((done.returncode, done.stderr), (125, f"hakmem: record: {trace}: File exists\n"))
+        with open(victim, encoding="ascii") as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_what_was_there(self):
+        with open(self.trace, "w", encoding="ascii") as file:
+            file.write("old")
+        other = os.path.join(self.folder, "other")
+        os.link(self.trace, other)
+        self.record("known")
+        with open(other, encoding="ascii") as file:
+            self.assertEqual(file.read(), "old", "replaced, not written into")
+        for path in (self.folder, os.path.join(self.folder, "fifo")):
+            if path != self.folder:
+                os.mkfifo(path)
+            done = self.command("record", "-o", path, CALLS, "known")
+            self.assertEqual((done.returncode, done.stderr), (125, f"hakmem: record: {path}: is not a regular file\n"))
+            self.no_leftovers(path)
+
+    def failure(self, status, text, *arguments, **environment):
+        """One line, with the reason, and nothing is left."""
+        done = self.command(*arguments, **environment)
+        self.assertEqual((done.returncode, done.stdout), (status, ""), done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertIn(text, done.stderr)
+        self.assertEqual([name for name in os.listdir(self.folder) if "trace" in name], [])
+
+    def test_one_true_reason(self):
+        record = ("record", "-o", self.trace)
+        script = os.path.join(self.folder, "script")
+        with open(script, "w", encoding="ascii") as file:
+            file.write("#!/no/such/shell\n")
+        self.failure(126, "Permission denied", *record, script)
+        os.chmod(script, 0o755)
+        self.failure(127, "No such file or directory", *record, script)
+        self.failure(127, "not found in PATH", *record, "no-such-program")
+        self.failure(127, "No such file or directory", *record, "./no-such-program")
+        self.failure(126, "Permission denied", *record, self.folder)
+        self.failure(125, "HAK_RECORD_LIBRARY names no file", *record, "true", HAK_RECORD_LIBRARY="/no/such")
+        self.failure(125, "No such file or directory", "record", "-o", "/no/such/folder/t", CALLS, "known")
+        if os.path.exists("/sbin/ldconfig"):  # which is linked statically
+            done = self.command(*record, "/sbin/ldconfig", "--version")
+            self.assertEqual(done.returncode, 125, done.stderr)
+            self.assertTrue(done.stderr.endswith("nothing was recorded: the program did not load libhakmem_record.so\n"), done.stderr)
+            self.assertFalse(os.path.exists(self.trace))
+
+    def test_full_disk(self):
+        """A file system of 256 KiB, in a mount namespace of its own."""
+        disk = os.path.join(self.folder, "disk")
+        os.mkdir(disk)
+        mount = f"mount -t tmpfs -o size=%dk none '{disk}' && "
+        if subprocess.run(["unshare", "-rm", "sh", "-c", mount % 64 + "true"], capture_output=True).returncode:
+            self.skipTest("no mounts here")
+        command = f"'{COMMAND}' record -o '{disk}/t' '{CALLS}' threads; s=$?; ls '{disk}' >&2; exit $s"
+
+        def run(kib):
+            env = {key: value for key, value in os.environ.items() if key != "BUILD_WORKING_DIRECTORY"}
+            done = subprocess.run(["unshare", "-rm", "sh", "-c", mount % kib + command], env=env, capture_output=True, text=True)
+            return done.returncode, done.stderr
+
+        status, text = run(32)
+        self.assertEqual((status, text), (125, f"hakmem: record: {disk}/t: No space left on device\n"))
+        status, text = run(256)
+        self.assertIn(f"hakmem: record: {disk}/t.raw: No space left on device, recording ends\n", text)
+        # What there is room for is made of it, or it is said why not.
+        lines = text.splitlines()
+        if status == 0:
+            self.assertIn(", the first ones", lines[-2])
+            self.assertEqual(lines[-1], "t")
+        else:
+            self.assertEqual((status, lines[-1]), (125, f"hakmem: record: {disk}/t: No space left on device"))
+
     def test_usage_and_failures(self):
         for arguments in ((), ("-o",), ("--calls", "x", "true"), ("--calls", "0", "true"), ("--walk", "true"), ("--",)):
             done = self.command("record", *arguments)

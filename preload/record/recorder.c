@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -45,6 +46,8 @@ static struct {
     int children;        /* forked children record too, each into FILE.PID */
     pthread_key_t key;
     struct raw_header *header;
+    dev_t device; /* of the file, to know it again */
+    ino_t inode;
     char file[PATH_MAX]; /* as given */
     char path[PATH_MAX]; /* this process's */
 } shared;
@@ -69,22 +72,34 @@ static void say(const char *what)
     }
 }
 
-/* Maps chunk n of the file; opened by name each time, since a program may close all descriptors that it does not know. NULL if that
-   cannot be done. */
-static void *map_chunk(uint64_t n, int flags)
+/* Opens this process's file. By name each time, since a program may close all descriptors that it does not know; it must be the same file
+   then. -1 and errno if it cannot be. */
+static int open_file(int flags)
 {
-    int fd = open(shared.path, O_RDWR | O_CLOEXEC | flags, 0666);
+    struct stat status;
+    int fd = open(shared.path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
     if (fd < 0) {
-        return NULL;
+        return -1;
     }
-    void *chunk = NULL;
-    off_t at = (off_t)(n * RAW_CHUNK);
-    if (posix_fallocate(fd, at, RAW_CHUNK) == 0) { /* a full disk is told now, not by a signal later */
-        chunk = mmap(NULL, RAW_CHUNK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
-        chunk = chunk == MAP_FAILED ? NULL : chunk;
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+        (!shared.inode || (status.st_ino == shared.inode && status.st_dev == shared.device))) {
+        shared.device = status.st_dev;
+        shared.inode = status.st_ino;
+        return fd;
     }
     close(fd);
-    return chunk;
+    errno = ESTALE;
+    return -1;
+}
+
+/* Maps chunk n of the file. NULL and errno if that cannot be done. */
+static void *map_chunk(int fd, uint64_t n)
+{
+    off_t at = (off_t)(n * RAW_CHUNK);
+    int error = posix_fallocate(fd, at, RAW_CHUNK); /* a full disk is told now, not by a signal later */
+    void *chunk = error ? MAP_FAILED : mmap(NULL, RAW_CHUNK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
+    errno = error ? error : errno;
+    return chunk == MAP_FAILED ? NULL : chunk;
 }
 
 static void give_up(const char *why)
@@ -114,6 +129,28 @@ static void append_number(char *text, unsigned long number)
     *text = '\0';
 }
 
+/* The first chunk of this process's file. A child makes its file anew, in place of one that an earlier process of its number left, or
+   that it wrote before it became another program. What is in the way is said by `hakmem record`, or for a child here. */
+static void *map_first(int child)
+{
+    if (child) {
+        (void)unlink(shared.path);
+    }
+    int fd = open_file(child ? O_CREAT | O_EXCL : 0);
+    void *chunk = fd < 0 || ftruncate(fd, 0) != 0 ? NULL : map_chunk(fd, 0);
+    if (!chunk) {
+        uint64_t error = (uint64_t)errno;
+        if (child || fd < 0 ||
+            pwrite(fd, &error, sizeof error, offsetof(struct raw_header, error)) != (ssize_t)sizeof error) {
+            say(strerrordesc_np((int)error));
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return chunk;
+}
+
 /* Begins this process's file; `state` is STARTING, and no other thread is here. */
 static int begin_file(int child)
 {
@@ -125,9 +162,9 @@ static int begin_file(int child)
     shared.threads = 0;
     shared.sequence = 0;
     shared.chunks = 1;
-    shared.header = (struct raw_header *)map_chunk(0, O_CREAT | O_TRUNC);
+    shared.inode = 0;
+    shared.header = (struct raw_header *)map_first(child);
     if (!shared.header) {
-        say(strerrordesc_np(errno));
         return -1;
     }
     shared.header->magic = RAW_MAGIC;
@@ -210,10 +247,15 @@ static COLD int next_chunk(void)
         munmap(own.chunk, RAW_CHUNK);
     }
     uint64_t n = __atomic_fetch_add(&shared.chunks, 1, __ATOMIC_RELAXED);
-    own.chunk = (uint8_t *)map_chunk(n, 0);
+    int fd = open_file(0);
+    own.chunk = fd < 0 ? NULL : (uint8_t *)map_chunk(fd, n);
     own.at = own.end = NULL;
+    int why = errno;
+    if (fd >= 0) {
+        close(fd);
+    }
     if (!own.chunk) {
-        give_up(strerrordesc_np(errno));
+        give_up(strerrordesc_np(why));
         errno = error;
         return -1;
     }
