@@ -1,7 +1,6 @@
 /* Clearing and giving back. State: a table of averages, relaxed atomics; a lost update is harmless. Called by ace.c. */
 #include "ace/zero.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/atomic.h"
@@ -17,9 +16,10 @@
 #define LEARN_EVERY 8u
 /* An average moves by this part of the distance to what is seen. */
 #define LEARN_SHIFT 1
-/* mincore looks at so many pages at most, evenly spread over the block. */
-#define PIECES      8u
-#define PIECE_PAGES 64u
+/* So many pages of it are looked at: one in each of so many even parts, or fewer where pages are large. */
+#define SAMPLES      16u
+#define SAMPLE_BYTES (SAMPLES * 4096u)
+#define SAMPLES_MIN  4u
 
 /* By what was asked for and log2 of the size: the average in 256ths, plus one; 0 as long as nothing was seen. */
 static uint32_t touched[2][64];
@@ -52,45 +52,44 @@ int zero_clear(void *start, size_t size)
     return 1;
 }
 
-/* Resident pages of a piece, and how many were looked at. */
-static void count_piece(const char *start, size_t size, uint32_t *resident, uint32_t *seen)
+/* Only zeros? The block is being freed: nobody writes to it. */
+static int is_zero(const char *page, size_t size)
 {
-    unsigned char map[PIECE_PAGES];
-    size_t page = os_page_size();
-    size_t n = size / page < PIECE_PAGES ? size / page : PIECE_PAGES;
-    if (n == 0 || os_ops.mincore((void *)(uintptr_t)start, n * page, map)) {
-        return;
+    const uint64_t *word = (const uint64_t *)(const void *)page;
+    for (size_t i = 0; i < size / sizeof *word; i++) {
+        if (word[i]) {
+            return 0;
+        }
     }
-    for (size_t i = 0; i < n; i++) {
-        *resident += map[i] & 1u;
+    return 1;
+}
+
+/* The part of `n` pages that was touched, in 256ths, from one page in each of the even parts. Which one
+   differs from time to time, so that no pattern of the program's stays unseen. */
+static uint32_t sample(const char *start, size_t n, size_t page, uint32_t seed)
+{
+    size_t wanted = SAMPLE_BYTES / page;
+    wanted = wanted > SAMPLES_MIN ? wanted : SAMPLES_MIN;
+    wanted = wanted < n ? wanted : n;
+    uint32_t found = 0;
+    for (size_t i = 0; i < wanted; i++) {
+        size_t first = n * i / wanted, end = n * (i + 1) / wanted;
+        seed = seed * 1664525u + 1013904223u;
+        found += !is_zero(start + (first + (seed >> 8) % (end - first)) * page, page);
     }
-    *seen += (uint32_t)n;
+    return (uint32_t)(found * 256u / wanted);
 }
 
 void zero_learn(const void *start, size_t size, int is_zeroed)
 {
-    uint32_t resident = 0, seen = 0;
     uint32_t *average = average_of(size, is_zeroed);
-    if (size < GIVE_BACK_MIN || (atomic_add_relaxed(&turn, 1u) % LEARN_EVERY && atomic_load_relaxed(average))) {
+    uint32_t seed = atomic_add_relaxed(&turn, 1u);
+    size_t page = os_page_size();
+    if (size < GIVE_BACK_MIN || size < page || (seed % LEARN_EVERY && atomic_load_relaxed(average))) {
         return;
     }
-    int saved = errno;
-    size_t page = os_page_size();
-    size_t apart = size / PIECES / page * page;
-    if (apart <= PIECE_PAGES * page) {
-        for (size_t at = 0; at < size; at += PIECE_PAGES * page) {
-            count_piece((const char *)start + at, size - at, &resident, &seen);
-        }
-    } else {
-        for (size_t i = 0; i < PIECES; i++) {
-            count_piece((const char *)start + i * apart, apart, &resident, &seen);
-        }
-    }
-    errno = saved;
-    if (seen) {
-        int32_t now = (int32_t)atomic_load_relaxed(average);
-        int32_t found = (int32_t)(resident * 256u / seen) + 1;
-        int32_t step = now ? (found - now) / (1 << LEARN_SHIFT) : found;
-        atomic_store_relaxed(average, (uint32_t)(now + (step ? step : (found > now) - (found < now))));
-    }
+    int32_t now = (int32_t)atomic_load_relaxed(average);
+    int32_t found = (int32_t)sample((const char *)start, size / page, page, seed) + 1;
+    int32_t step = now ? (found - now) / (1 << LEARN_SHIFT) : found;
+    atomic_store_relaxed(average, (uint32_t)(now + (step ? step : (found > now) - (found < now))));
 }

@@ -25,6 +25,8 @@ static HAK_TLS const char *in_callback;
 /* By reason: the second in which lines were last written, how many, and how many were held back since. */
 static uint64_t line_second[FAIL_N_REASONS];
 static uint32_t lines_written[FAIL_N_REASONS], lines_held[FAIL_N_REASONS];
+/* RLIMIT_AS at the start of the process. */
+static uint64_t address_limit = UINT64_MAX;
 static fail_callback callback;
 static void *callback_context;
 
@@ -133,7 +135,7 @@ void fail_map(size_t size, int error)
     if (may_write(FAIL_MAP)) {
         int saved = errno;
         struct hak_line line;
-        uint64_t limit = os_address_limit();
+        uint64_t limit = address_limit;
         start_line(&line, FAIL_MAP);
         field(&line, " size=", size);
         field(&line, " errno=", (uint64_t)error);
@@ -142,7 +144,8 @@ void fail_map(size_t size, int error)
         field(&line, ") mapped=",
               (uint64_t)stat_get(superslabs) * (2 * HAK_MIB) + (uint64_t)stat_get(large_bytes) +
                   (uint64_t)stat_get(large_cached_bytes) + os_meta_bytes());
-        field(&line, " vma=", os_count_mappings());
+        field(&line, " vma=",
+              (uint64_t)stat_get(superslabs) + (uint64_t)stat_get(large_ranges) + os_meta_mappings());
         hak_line_text(&line, " rlimit_as=");
         if (limit == UINT64_MAX) {
             hak_line_text(&line, "unlimited");
@@ -152,6 +155,11 @@ void fail_map(size_t size, int error)
         end_line(&line, FAIL_MAP);
         errno = saved;
     }
+}
+
+void fail_start(void)
+{
+    address_limit = options.ace_trace ? os_address_limit() : UINT64_MAX;
 }
 
 void fail_reclaim(void)

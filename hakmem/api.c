@@ -265,7 +265,12 @@ static HAK_NOINLINE void free_elsewhere(void *p)
 
 void slow_free(void *p)
 {
-    if (!p) { /* before anything is saved: programs free NULL often */
+    /* NULL comes first, before anything is saved: programs free it often. */
+    if ((uintptr_t)p < atomic_load_relaxed(&background_null_end)) {
+        return;
+    }
+    if (HAK_UNLIKELY(!p)) {
+        background_see_free_null();
         return;
     }
     if (HAK_UNLIKELY(hooks_wanted())) {
@@ -613,6 +618,9 @@ void hak_ace_print(int fd)
 void hak_limit_set(size_t soft, size_t hard)
 {
     (void)heap_acquire(); /* the options come first */
+    if ((soft == HAK_LIMIT_AUTO || hard == HAK_LIMIT_AUTO) && !limit_has_read_cgroup()) {
+        limit_read_cgroup();
+    }
     limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
     if (limit_soft() && limit_committed() > limit_soft()) {
         (void)reclaim();

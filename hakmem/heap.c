@@ -7,6 +7,7 @@
 #include "ace/ace.h"
 #include "ace/adapt.h"
 #include "base/error.h"
+#include "base/fail.h"
 #include "base/limit.h"
 #include "base/options.h"
 #include "base/os.h"
@@ -79,7 +80,10 @@ static void read_options(void)
 {
     char **environment = os_ops.environ_();
     has_environment = environment != NULL;
-    opt_init(&options, environment);
+    /* Who starts a program that has more privileges than he must not be able to tell it anything, nor to
+       have it write anything. */
+    opt_init(&options, os_ops.is_secure() ? NULL : environment);
+    fail_start();
     limit_set(options.limit_soft, options.limit_hard);
     if (options.verbose) {
         print_banner();
@@ -123,6 +127,9 @@ __attribute__((constructor)) static void start_early(void)
     (void)heap_acquire();
     if (!has_environment) {
         read_options();
+    }
+    if (options.limit_soft == LIMIT_AUTO || options.limit_hard == LIMIT_AUTO) {
+        limit_read_cgroup(); /* before main: later no file may be opened */
     }
 }
 
@@ -421,7 +428,7 @@ void heap_rest_all(void)
 {
     static uint16_t tick;
     tick++;
-    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
+    for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last && !background_must_end(); id++) {
         struct heap *heap = heap_by_id(id);
         if (heap) {
             lock_acquire(&heap->lock);
@@ -429,7 +436,7 @@ void heap_rest_all(void)
             (void)heap_unlock(heap);
         }
     }
-    for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
+    for (uint32_t number = 0, n = pool_n_superslabs(); number < n && !background_must_end(); number++) {
         purge_cold_slabs(number, tick);
     }
 }
@@ -442,6 +449,11 @@ uint32_t heap_n_live(void)
 void heap_refuse(void)
 {
     is_ending = 1;
+}
+
+int heap_is_ending(void)
+{
+    return is_ending;
 }
 
 int heap_verify_all(void)

@@ -8,6 +8,7 @@
 
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/background.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/walk.h"
@@ -54,6 +55,9 @@ HAK_EXPORT void free_aligned_sized(void *p, size_t alignment, size_t size)
 
 HAK_EXPORT void *calloc(size_t n, size_t size)
 {
+    if (HAK_UNLIKELY(size == BACKGROUND_TLS_ENTRY)) {
+        background_see_calloc(__builtin_return_address(0));
+    }
     return hak_calloc(n, size);
 }
 
