@@ -128,44 +128,84 @@ static void set_apart(pthread_attr_t *attributes)
 #endif
 }
 
+/* Held by the thread as long as it lives. It is robust: when the thread has ended, the system itself gives
+   it to whoever waits. */
+static pthread_mutex_t life;
+static void *(*run_in_thread)(void *);
+
+static void *begin_thread(void *argument)
+{
+    (void)pthread_mutex_lock(&life);
+    return run_in_thread(argument);
+}
+
+void os_forget_thread(void)
+{
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutexattr_t attributes;
+    life = fresh;
+    if (pthread_mutexattr_init(&attributes) == 0) {
+        (void)pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+        (void)pthread_mutex_init(&life, &attributes);
+        (void)pthread_mutexattr_destroy(&attributes);
+    }
+}
+
 /* The new thread blocks all signals from its first instruction on; those of the calling thread stay
    as they are, so that no signal to the process waits for it. */
-static int create_blocked(pthread_attr_t *attributes, void *(*run)(void *), pthread_t *thread)
+static int create_blocked(pthread_attr_t *attributes)
 {
     sigset_t all;
+    pthread_t thread;
     sigfillset(&all);
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
     int error = pthread_attr_setsigmask_np(attributes, &all);
-    return error ? error : pthread_create(thread, attributes, run, NULL);
+    return error ? error : pthread_create(&thread, attributes, begin_thread, NULL);
 #else
     sigset_t before;
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(thread, attributes, run, NULL);
+    int error = pthread_create(&thread, attributes, begin_thread, NULL);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error;
 #endif
 }
 
-static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_apart, pthread_t *thread)
+static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_apart)
 {
     pthread_attr_t attributes;
     int error = pthread_attr_init(&attributes);
     if (error) {
         return error;
     }
+    run_in_thread = run;
+    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     error = pthread_attr_setstacksize(&attributes, stack_bytes);
     if (is_apart) {
         set_apart(&attributes);
     }
-    error = error ? error : create_blocked(&attributes, run, thread);
+    error = error ? error : create_blocked(&attributes);
     (void)pthread_attr_destroy(&attributes);
     return error;
 }
 
-/* pthread_join would be a cancellation point. */
-static int real_join_thread(pthread_t thread)
+/* Not pthread_join: it is a cancellation point, and takes a lock of the C library that a caller of free
+   may hold. */
+static int real_wait_thread(uint64_t ms)
 {
-    return pthread_tryjoin_np(thread, NULL);
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += (time_t)(ms / 1000) + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    int error = pthread_mutex_timedlock(&life, &until);
+    if (error == EOWNERDEAD) {
+        (void)pthread_mutex_consistent(&life);
+        error = 0;
+    }
+    if (error == 0) {
+        (void)pthread_mutex_unlock(&life);
+    }
+    return error ? ETIMEDOUT : 0;
 }
 
 static int real_is_secure(void)
@@ -190,7 +230,7 @@ static size_t real_page_size(void)
         real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_open, real_read,       \
             real_close, real_address_limit, real_clock_ns, real_precise_ns, real_environ,          \
             real_futex_wait, real_futex_wake, real_futex_wait_ms, real_start_thread,               \
-            real_join_thread, real_page_size, real_is_secure                                       \
+            real_wait_thread, real_page_size, real_is_secure                                       \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;

@@ -15,7 +15,6 @@
 #ifndef HAKMEM_BASE_OS_H
 #define HAKMEM_BASE_OS_H
 
-#include <pthread.h>
 #include <sys/types.h>
 
 #include "base/attributes.h"
@@ -38,12 +37,15 @@ struct os_ops {
     int (*futex_wait)(uint32_t *word, uint32_t expected);
     int (*futex_wake)(uint32_t *word, int n);
     int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
-    /* Starts a thread that blocks all signals. With `is_apart` it has normal policy and the processors
-       that os_note_processors saw, and not those of the calling thread, which takes system calls that
-       making a thread does not need. Returns 0 or an errno value. Allocates. */
-    int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart, pthread_t *thread);
-    int (*join_thread)(pthread_t thread); /* never waits: 0 if it is gone, else EBUSY */
-    size_t (*page_size)(void);            /* a power of two, always the same */
+    /* Starts the allocator's thread, detached and with all signals blocked; one at a time. With `is_apart`
+       it has normal policy and the processors that os_note_processors saw, and not those of the calling
+       thread, which takes system calls that making a thread does not need. Returns 0 or an errno value.
+       Allocates. */
+    int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart);
+    /* `run` is about to return: waits until the system has let go of the thread, at most that long. No
+       cancellation point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
+    int (*wait_thread)(uint64_t ms);
+    size_t (*page_size)(void); /* a power of two, always the same */
     int (*is_secure)(void); /* the program has privileges that its caller has not (AT_SECURE) */
 };
 
@@ -72,6 +74,8 @@ void os_small_pages(void *addr, size_t size);
 size_t os_read_file(const char *path, char *text, size_t size);
 /* Remembers the processors that the calling thread may run on. Keeps errno. */
 void os_note_processors(void);
+/* In a forked child: there is no thread of start_thread's. */
+void os_forget_thread(void);
 /* RLIMIT_AS; UINT64_MAX for none. */
 uint64_t os_address_limit(void);
 

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <dirent.h>
 #include <gtest/gtest.h>
 #include <map>
 #include <pthread.h>
@@ -322,6 +323,17 @@ sigset_t blocked;
 int policy;
 cpu_set_t processors;
 
+size_t count_tasks()
+{
+    size_t n = 0;
+    DIR *folder = opendir("/proc/self/task");
+    while (const struct dirent *entry = folder ? readdir(folder) : nullptr) {
+        n += entry->d_name[0] != '.';
+    }
+    closedir(folder);
+    return n;
+}
+
 void *note(void *)
 {
     pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
@@ -341,9 +353,10 @@ TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
 {
     sigset_t before, after;
     pthread_sigmask(SIG_SETMASK, nullptr, &before);
-    pthread_t thread;
+    os_forget_thread();
     has_begun = 0;
-    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0, &thread), 0);
+    size_t n_tasks = count_tasks();
+    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0), 0);
     while (!has_begun) {
         usleep(1000);
     }
@@ -354,14 +367,20 @@ TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
     for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGALRM, SIGPROF, SIGSYS, SIGRTMAX}) {
         EXPECT_EQ(sigismember(&blocked, s), 1) << s;
     }
-    EXPECT_EQ(os_ops.join_thread(thread), EBUSY);
+    EXPECT_EQ(os_ops.wait_thread(20), ETIMEDOUT);
     has_begun = 2;
-    int error = EBUSY;
-    for (int i = 0; i < 10000 && error == EBUSY; i++) {
-        usleep(1000);
-        error = os_ops.join_thread(thread);
+    EXPECT_EQ(os_ops.wait_thread(10000), 0);
+    for (int i = 0; i < 1000 && count_tasks() != n_tasks; i++) {
+        usleep(1000); /* the system takes it out of its list a moment later, as behind pthread_join */
     }
-    EXPECT_EQ(error, 0);
+    EXPECT_EQ(count_tasks(), n_tasks);
+    has_begun = 0;
+    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0), 0) << "and another one";
+    while (!has_begun) {
+        usleep(1000);
+    }
+    has_begun = 2;
+    EXPECT_EQ(os_ops.wait_thread(10000), 0);
 }
 
 /* Set apart, it has neither the policy nor the processors of whoever makes it. */
@@ -370,6 +389,7 @@ TEST(OsThread, SetApartItTakesOverNothing)
     cpu_set_t all, one;
     ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
     os_note_processors();
+    os_forget_thread();
     std::thread maker([&] {
         CPU_ZERO(&one);
         for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
@@ -380,16 +400,13 @@ TEST(OsThread, SetApartItTakesOverNothing)
         ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
         struct sched_param batch = {};
         ASSERT_EQ(pthread_setschedparam(pthread_self(), SCHED_BATCH, &batch), 0);
-        pthread_t thread;
         has_begun = 0;
-        ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 1, &thread), 0);
+        ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 1), 0);
         while (!has_begun) {
             usleep(1000);
         }
         has_begun = 2;
-        while (os_ops.join_thread(thread)) {
-            usleep(1000);
-        }
+        EXPECT_EQ(os_ops.wait_thread(10000), 0);
     });
     maker.join();
     EXPECT_EQ(policy, SCHED_OTHER);
@@ -426,15 +443,14 @@ void *call_everything(void *went_on)
     (void)os.futex_wait(&word, 1);
     (void)os.futex_wake(&word, 1);
     (void)os.futex_wait_ms(&word, 0, 1);
-    pthread_t thread;
     has_begun = 0;
-    EXPECT_EQ(os.start_thread(note, 256 * 1024, 1, &thread), 0);
+    os_forget_thread();
+    EXPECT_EQ(os.start_thread(note, 256 * 1024, 1), 0);
     while (!has_begun) {
     }
-    (void)os.join_thread(thread);
+    (void)os.wait_thread(1);
     has_begun = 2;
-    while (os.join_thread(thread)) {
-    }
+    EXPECT_EQ(os.wait_thread(10000), 0);
     *static_cast<int *>(went_on) = 1;
     pthread_testcancel();
     *static_cast<int *>(went_on) = 2;

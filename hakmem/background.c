@@ -24,22 +24,16 @@
 /* Ticks without any slow path until it sleeps: blocks that came back, then pages of slabs that have become cold. */
 #define QUIET_TICKS 3u
 /* How long an ending thread waits for it at most: a tick may be long, and the machine busy. */
-#define LONGEST_WAIT_NS 2000000000u
+#define LONGEST_WAIT_MS 2000u
 #define WAIT_SLICE_MS   50u
-/* When it has said that it ends: so many looks until the waiter sleeps between two. */
-#define JOIN_SPINS 2000u
-
-/* How it ends: joined by the thread that waits, or on its own. */
-enum end { END_NOT, END_JOINED, END_DETACHED };
 
 uint32_t background_state;
 uint32_t background_is_asleep;
 uintptr_t background_null_end = 1;
 
 static pid_t process; /* mode EAGER alone asks */
-static pthread_t thread;
 static int is_apart;         /* how it was made */
-static uint32_t must_end;    /* enum end */
+static uint32_t must_end;
 static uint32_t has_ended;   /* futex: its last instruction but a few */
 static uint32_t wakes;       /* futex: changes with each wake */
 static uint64_t next_try_ns; /* when making it was refused */
@@ -65,6 +59,8 @@ void background_init(void)
         }
         process = getpid();
     }
+    os_forget_thread();
+    atomic_store_relaxed(&must_end, 0u);
     atomic_store_relaxed(&background_null_end, (uintptr_t)1);
     atomic_store_relaxed(&is_ahead, 0u);
     atomic_store_relaxed(&background_is_asleep, 0u);
@@ -82,32 +78,21 @@ void background_wake(void)
 
 int background_must_end(void)
 {
-    return atomic_load_relaxed(&must_end) != END_NOT;
+    return (int)atomic_load_relaxed(&must_end);
 }
 
-/* Until it has said that it ends, and then, if it is to be joined, until the system has let go of it.
-   Returns 0 if it took too long. */
-static int wait_for_end(enum end how)
+/* Until it has said that it ends, and then until the system has let go of it. Returns 0 if that took too
+   long. */
+static int wait_for_end(void)
 {
-    uint64_t last_ns = os_ops.clock_ns() + LONGEST_WAIT_NS;
+    uint64_t last_ns = os_ops.clock_ns() + LONGEST_WAIT_MS * (uint64_t)1000000u;
     while (!atomic_load_acquire(&has_ended)) {
         (void)os_ops.futex_wait_ms(&has_ended, 0, WAIT_SLICE_MS);
-        if (os_ops.clock_ns() > last_ns) {
-            return atomic_load_acquire(&has_ended) != 0;
+        if (os_ops.clock_ns() > last_ns && !atomic_load_acquire(&has_ended)) {
+            return 0;
         }
     }
-    for (uint32_t n = 0; how == END_JOINED && os_ops.join_thread(thread); n++) {
-        if (n < JOIN_SPINS) {
-            atomic_pause();
-        } else {
-            (void)os_ops.futex_wait_ms(&has_ended, 1, 1);
-            if (os_ops.clock_ns() > last_ns) {
-                (void)pthread_detach(thread);
-                return 0;
-            }
-        }
-    }
-    return 1;
+    return os_ops.wait_thread(LONGEST_WAIT_MS) == 0;
 }
 
 static void set_ahead(int ahead)
@@ -118,7 +103,7 @@ static void set_ahead(int ahead)
     }
 }
 
-static void end(enum end how)
+static void end(void)
 {
     uint32_t state = BACKGROUND_RUNNING;
     if (!atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_ENDING)) {
@@ -126,10 +111,10 @@ static void end(enum end how)
     }
     int saved = errno;
     set_ahead(0);
-    atomic_store_seq(&must_end, (uint32_t)how);
+    atomic_store_seq(&must_end, 1u);
     background_wake();
-    if (wait_for_end(how)) {
-        atomic_store_seq(&must_end, (uint32_t)END_NOT);
+    if (wait_for_end()) {
+        atomic_store_seq(&must_end, 0u);
         atomic_store_seq(&background_state, (uint32_t)BACKGROUND_IDLE);
     } else {
         atomic_store_seq(&background_state, (uint32_t)BACKGROUND_LOST);
@@ -150,7 +135,7 @@ void background_count(void)
     } else if (state >= BACKGROUND_WANTED) {
         (void)atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_IDLE);
     } else if (n_live == 0 || !atomic_load_seq(&is_ahead)) {
-        end(END_JOINED);
+        end();
     }
 }
 
@@ -160,7 +145,7 @@ void background_see_free_null(void)
         return;
     }
     if (heap_n_live() < 2) {
-        end(END_DETACHED); /* a lock may be held that joining takes */
+        end();
     } else {
         set_ahead(0);
     }
@@ -229,9 +214,6 @@ static void *run(void *unused)
         (void)pthread_setname_np(pthread_self(), "hakmem");
     }
     live();
-    if (atomic_load_seq(&must_end) == END_DETACHED) {
-        (void)pthread_detach(pthread_self());
-    }
     atomic_store_seq(&has_ended, 1u);
     (void)os_ops.futex_wake(&has_ended, 1);
     return unused;
@@ -245,10 +227,10 @@ static int start(uint32_t state, int apart)
     }
     is_apart = apart;
     set_ahead(0);
-    atomic_store_seq(&must_end, (uint32_t)END_NOT);
+    atomic_store_seq(&must_end, 0u);
     atomic_store_seq(&has_ended, 0u);
     /* pthread_create allocates: that comes back here, and finds STARTING. */
-    int error = os_ops.start_thread(run, STACK_BYTES, apart, &thread);
+    int error = os_ops.start_thread(run, STACK_BYTES, apart);
     if (error) {
         atomic_store_relaxed(&next_try_ns, os_ops.clock_ns() + RETRY_NS);
         return error;

@@ -39,7 +39,7 @@
      longer way for that (background_null_end).
    - The main thread ends, and nobody else allocates.
    The wait is short: a tick stops between heaps and superslabs; it goes by futex alone, is no
-   cancellation point, and is given up after LONGEST_WAIT_NS.
+   cancellation point, and is given up after LONGEST_WAIT_MS.
 
    Every HAKMEM_PURGE_DELAY_MS it does one tick (heap_rest_all, ss_purge, ace_purge); when there is nothing to do any more, it
    sleeps until a slow path wakes it. It makes no system call but futex, madvise and munmap, and blocks

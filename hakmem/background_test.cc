@@ -260,7 +260,7 @@ TEST_F(Background, AThreadThatCannotBeMadeIsTriedAgainLater)
 {
     hak_testing::FakeClock clock;
     n_tries = 0;
-    os_ops.start_thread = [](void *(*)(void *), size_t, int, pthread_t *) {
+    os_ops.start_thread = [](void *(*)(void *), size_t, int) {
         n_tries++;
         hak_free(hak_malloc(5000)); /* as pthread_create does */
         errno = ENOMEM;
@@ -354,7 +354,7 @@ TEST_F(Background, WithTrafficOfManyThreads)
     }
 }
 
-int start_with_allocation(void *(*)(void *), size_t, int, pthread_t *)
+int start_with_allocation(void *(*)(void *), size_t, int)
 {
     /* As pthread_create: of every class, the one that malloc is about to refill included. */
     for (size_t size = 8; size <= 32768; size += size / 4) {

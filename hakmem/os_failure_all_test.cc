@@ -159,7 +159,7 @@ class AllFailures : public testing::TestWithParam<OsCall>
     void SetUp() override
     {
         wrong = nullptr;
-        background_init(); /* it was lost if it could not be joined */
+        background_init(); /* it is lost if its end is not seen in time */
     }
     void TearDown() override
     {
@@ -187,7 +187,7 @@ TEST_P(AllFailures, OnceAndForEver)
     scenario();
     uint64_t total = os->calls(GetParam());
     if (GetParam() != OS_FUTEX_WAIT && GetParam() != OS_FUTEX_WAKE && GetParam() != OS_START_THREAD &&
-        GetParam() != OS_MREMAP && GetParam() != OS_JOIN_THREAD && GetParam() != OS_FUTEX_WAIT_MS &&
+        GetParam() != OS_MREMAP && GetParam() != OS_WAIT_THREAD && GetParam() != OS_FUTEX_WAIT_MS &&
         GetParam() != OS_PRECISE_CLOCK) {
         EXPECT_GT(total, 0u) << os_call_name(GetParam()); /* the others: at times */
     }
@@ -213,7 +213,7 @@ std::string name_of(const testing::TestParamInfo<OsCall> &call)
 
 INSTANTIATE_TEST_SUITE_P(Calls, AllFailures,
                          testing::Values(OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE, OS_WRITE, OS_OPEN,
-                                         OS_READ, OS_CLOSE, OS_START_THREAD, OS_JOIN_THREAD, OS_ADDRESS_LIMIT, OS_CLOCK,
+                                         OS_READ, OS_CLOSE, OS_START_THREAD, OS_WAIT_THREAD, OS_ADDRESS_LIMIT, OS_CLOCK,
                                          OS_PRECISE_CLOCK, OS_FUTEX_WAIT, OS_FUTEX_WAIT_MS, OS_FUTEX_WAKE),
                          name_of);
 

@@ -28,7 +28,7 @@ enum OsCall {
     OS_READ,
     OS_CLOSE,
     OS_START_THREAD,
-    OS_JOIN_THREAD,   /* the thread is never gone */
+    OS_WAIT_THREAD,   /* the thread is not gone in time */
     OS_ADDRESS_LIMIT, /* says that there is none */
     OS_CLOCK,         /* both clocks: 0, so that time has gone back */
     OS_PRECISE_CLOCK,
@@ -44,7 +44,7 @@ inline const char *os_call_name(OsCall call)
 {
     static const char *const names[] = {"mmap",          "munmap",       "mremap",        "madvise",
                                         "write",         "open",         "read",          "close",
-                                        "start_thread",  "join_thread",  "address_limit", "clock",
+                                        "start_thread",  "wait_thread",  "address_limit", "clock",
                                         "precise_clock", "futex_wait",   "futex_wait_ms", "futex_wake"};
     return names[call];
 }
@@ -66,7 +66,7 @@ class FailingOs
         os_ops.read = read_hook;
         os_ops.close = close_hook;
         os_ops.start_thread = start_thread_hook;
-        os_ops.join_thread = join_thread_hook;
+        os_ops.wait_thread = wait_thread_hook;
         os_ops.address_limit = address_limit_hook;
         os_ops.clock_ns = clock_hook;
         os_ops.precise_ns = precise_hook;
@@ -201,13 +201,14 @@ class FailingOs
         int result = state().before.close(fd); /* as the kernel: closed all the same */
         return must_fail(OS_CLOSE) ? -1 : result;
     }
-    static int start_thread_hook(void *(*run)(void *), size_t stack_bytes, int is_apart, pthread_t *thread)
+    static int start_thread_hook(void *(*run)(void *), size_t stack_bytes, int is_apart)
     {
-        return must_fail(OS_START_THREAD) ? EAGAIN : state().before.start_thread(run, stack_bytes, is_apart, thread);
+        return must_fail(OS_START_THREAD) ? EAGAIN : state().before.start_thread(run, stack_bytes, is_apart);
     }
-    static int join_thread_hook(pthread_t thread)
+    static int wait_thread_hook(uint64_t ms)
     {
-        return must_fail(OS_JOIN_THREAD) ? EBUSY : state().before.join_thread(thread);
+        int result = state().before.wait_thread(ms);
+        return must_fail(OS_WAIT_THREAD) ? ETIMEDOUT : result;
     }
     static uint64_t address_limit_hook()
     {
