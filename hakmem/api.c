@@ -270,7 +270,7 @@ void slow_free(void *p)
         return;
     }
     if (HAK_UNLIKELY(!p)) {
-        background_see_free_null();
+        background_see_free_null(__builtin_return_address(0));
         return;
     }
     if (HAK_UNLIKELY(hooks_wanted())) {

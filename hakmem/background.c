@@ -2,6 +2,7 @@
    api.c and malloc.c, told by heap.c how many heaps live. */
 #include "hakmem/background.h"
 
+#include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <link.h>
@@ -34,6 +35,7 @@ uintptr_t background_null_end = 1;
 static pid_t process; /* mode EAGER alone asks */
 static int is_apart;         /* how it was made */
 static uint32_t must_end;
+static uint32_t has_begun;   /* futex */
 static uint32_t has_ended;   /* futex: its last instruction but a few */
 static uint32_t wakes;       /* futex: changes with each wake */
 static uint64_t next_try_ns; /* when making it was refused */
@@ -44,10 +46,32 @@ static uint32_t is_ahead;
 extern char __libc_single_threaded __attribute__((weak, visibility("default")));
 static int was_single;           /* when the process started */
 static const void *thread_maker; /* where pthread_create's code calls calloc */
+static const char *libc_base;    /* NULL: not found, or linked statically */
 
 static int is_single(void)
 {
     return &__libc_single_threaded && __libc_single_threaded;
+}
+
+/* Whether `at` lies in the object that is loaded at `base`. */
+static int is_in_object(const char *base, const void *at)
+{
+    size_t end_offset = 0;
+    const ElfW(Ehdr) *header = (const ElfW(Ehdr) *)(const void *)base;
+    const ElfW(Phdr) *part = (const ElfW(Phdr) *)(const void *)(base + header->e_phoff);
+    for (unsigned i = 0; i < header->e_phnum; i++) {
+        size_t part_end = part[i].p_vaddr + part[i].p_memsz;
+        end_offset = part[i].p_type == PT_LOAD && part_end > end_offset ? part_end : end_offset;
+    }
+    return (const char *)at >= base && (const char *)at < base + end_offset;
+}
+
+void background_load(void)
+{
+    Dl_info libc;
+    if (getauxval(AT_BASE) && dladdr((const void *)(uintptr_t)pthread_key_create, &libc)) {
+        libc_base = (const char *)libc.dli_fbase;
+    }
 }
 
 void background_init(void)
@@ -139,9 +163,9 @@ void background_count(void)
     }
 }
 
-void background_see_free_null(void)
+void background_see_free_null(const void *caller)
 {
-    if (heap_own != &heap_none || heap_is_ending() || !atomic_load_seq(&is_ahead)) {
+    if (!libc_base || !is_in_object(libc_base, caller) || heap_own != &heap_none || heap_is_ending() || !atomic_load_seq(&is_ahead)) {
         return;
     }
     if (heap_n_live() < 2) {
@@ -210,6 +234,8 @@ static void live(void)
 static void *run(void *unused)
 {
     heap_refuse();
+    atomic_store_seq(&has_begun, 1u);
+    (void)os_ops.futex_wake(&has_begun, 1);
     if (is_apart) {
         (void)pthread_setname_np(pthread_self(), "hakmem");
     }
@@ -229,6 +255,7 @@ static int start(uint32_t state, int apart)
     set_ahead(0);
     atomic_store_seq(&must_end, 0u);
     atomic_store_seq(&has_ended, 0u);
+    atomic_store_seq(&has_begun, 0u);
     /* pthread_create allocates: that comes back here, and finds STARTING. */
     int error = os_ops.start_thread(run, STACK_BYTES, apart);
     if (error) {
@@ -236,6 +263,10 @@ static int start(uint32_t state, int apart)
         return error;
     }
     stat_add(background_starts, 1);
+    /* Its first system calls are the C library's, and a sandbox that is entered next may forbid them. */
+    while (!atomic_load_acquire(&has_begun)) {
+        (void)os_ops.futex_wait(&has_begun, 0);
+    }
     return 0;
 }
 
@@ -265,30 +296,13 @@ void background_start(void)
     errno = saved;
 }
 
-/* Whether `at` lies in the dynamic loader, which has the code that pthread_create calls for the new
-   thread's storage. In a program without one, that code lies anywhere. */
-static int is_in_loader(const void *at)
-{
-    const char *base = (const char *)getauxval(AT_BASE);
-    size_t end_offset = 0;
-    if (!base) {
-        return 1;
-    }
-    const ElfW(Ehdr) *header = (const ElfW(Ehdr) *)(const void *)base;
-    const ElfW(Phdr) *part = (const ElfW(Phdr) *)(const void *)(base + header->e_phoff);
-    for (unsigned i = 0; i < header->e_phnum; i++) {
-        size_t part_end = part[i].p_vaddr + part[i].p_memsz;
-        end_offset = part[i].p_type == PT_LOAD && part_end > end_offset ? part_end : end_offset;
-    }
-    return (const char *)at >= base && (const char *)at < base + end_offset;
-}
-
 /* Whether pthread_create is calling. The first such call behind the moment at which the process stops
-   having one thread is the first thread's: no other code has run since. */
+   having one thread is the first thread's: no other code has run since. Where the C library lies must be
+   known, or the end of a thread that never allocates would not be seen. */
 static int is_thread_maker(const void *caller)
 {
     const void *known = atomic_load_relaxed(&thread_maker);
-    if (!known && was_single && is_in_loader(caller)) {
+    if (!known && was_single && libc_base && is_in_object((const char *)getauxval(AT_BASE), caller)) {
         atomic_store_relaxed(&thread_maker, caller);
         known = caller;
     }

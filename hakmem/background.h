@@ -34,8 +34,8 @@
    checkpointed: as soon as its last other thread was joined, ours is gone.
    - A thread that has a heap ends: its destructor (a destructor of thread-specific data runs before the
      thread is joined) stops the background thread, and waits until it is gone.
-   - A thread that never allocated ends: glibc gives back what strerror and strsignal may have left, by
-     free(NULL) from a thread without a heap. As long as no second thread has a heap, free(NULL) takes a
+   - A thread that never allocated ends: glibc gives back what strerror and strsignal may have left: its
+     own code calls free(NULL) in a thread without a heap. As long as no second thread has a heap, free(NULL) takes a
      longer way for that (background_null_end).
    - The main thread ends, and nobody else allocates.
    The wait is short: a tick stops between heaps and superslabs; it goes by futex alone, is no
@@ -43,7 +43,8 @@
 
    Every HAKMEM_PURGE_DELAY_MS it does one tick (heap_rest_all, ss_purge, ace_purge); when there is nothing to do any more, it
    sleeps until a slow path wakes it. It makes no system call but futex, madvise and munmap, and blocks
-   all signals. A forked child has none, until it makes threads. */
+   all signals; what the C library does in a new thread is done when pthread_create goes on, and what it
+   does in an ending one, another thread of the program is about to do as well. A forked child has none, until it makes threads. */
 #ifndef HAKMEM_HAKMEM_BACKGROUND_H
 #define HAKMEM_HAKMEM_BACKGROUND_H
 
@@ -82,8 +83,10 @@ int background_must_end(void);
 /* calloc(n, BACKGROUND_TLS_ENTRY) was called from `caller`: perhaps by pthread_create. No lock held. */
 #define BACKGROUND_TLS_ENTRY (2 * sizeof(void *))
 void background_see_calloc(const void *caller);
-/* free(NULL) while background_null_end is 0. Keeps errno. */
-void background_see_free_null(void);
+/* free(NULL) was called from `caller` while background_null_end is 0. Keeps errno. */
+void background_see_free_null(const void *caller);
+/* In the constructor: notes where the C library lies. */
+void background_load(void);
 
 static inline void background_start_if_wanted(void)
 {

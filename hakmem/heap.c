@@ -131,6 +131,7 @@ __attribute__((constructor)) static void start_early(void)
     if (options.limit_soft == LIMIT_AUTO || options.limit_hard == LIMIT_AUTO) {
         limit_read_cgroup(); /* before main: later no file may be opened */
     }
+    background_load();
 }
 
 /* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */

@@ -32,6 +32,10 @@ HAK_EXPORT void *malloc(size_t size)
 
 HAK_EXPORT void free(void *p)
 {
+    if (HAK_DEBUG && !p) {
+        /* Not by slow_free, which is no tail call here and would not see who called. */
+        background_see_free_null(__builtin_return_address(0));
+    }
     fast_free(p);
 }
 
