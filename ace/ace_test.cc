@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <sys/mman.h>
@@ -565,6 +566,58 @@ TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
             ace_free(p);
         }
     }
+}
+
+/* What is touched may change: sparse, dense, sparse again. Looking makes nothing resident, and is no system call. */
+TEST_F(Ace, WhatIsTouchedIsLearntAnew)
+{
+    const size_t size = 500 * 1024;
+    FailingOs os;
+    for (int dense : {0, 1, 0}) {
+        int n_cleared = 0, n_rounds = dense ? 200 : 20000;
+        for (int i = 0; i < n_rounds; i++) {
+            char *p = static_cast<char *>(ace_alloc_zeroed(size, 1));
+            ASSERT_NE(p, nullptr);
+            n_cleared = i >= n_rounds / 2 && i % 50 == 0 ? n_cleared + (resident(p, size) == size) : n_cleared;
+            for (size_t at = 0; at < size; at += dense ? 4096 : 40 * 4096) {
+                p[at] = 1;
+            }
+            ace_free(p);
+        }
+        EXPECT_EQ(n_cleared > 0, dense != 0);
+    }
+    EXPECT_LT(zero_touched(size, 1), 25u);
+}
+
+/* A sparse block that is looked at has no more resident pages than before. */
+TEST_F(Ace, LookingMakesNothingResident)
+{
+    const size_t size = 3 * kMiB;
+    char *p = static_cast<char *>(os_map_aligned(nullptr, size, 4096));
+    ASSERT_NE(p, nullptr);
+    ASSERT_EQ(madvise(p, size, MADV_NOHUGEPAGE), 0);
+    p[0] = 1;
+    struct Pages {
+        static size_t resident_kib()
+        {
+            std::ifstream status("/proc/self/statm");
+            size_t total = 0, pages = 0;
+            status >> total >> pages;
+            return pages * 4;
+        }
+    };
+    size_t before = Pages::resident_kib();
+    for (int i = 0; i < 3200; i++) {
+        zero_learn(p, size, 1);
+    }
+    EXPECT_LT(Pages::resident_kib(), before + 1024);
+    EXPECT_LT(zero_touched(size, 1), 25u);
+    memset(p, 1, size);
+    for (int i = 0; i < 3200; i++) {
+        zero_learn(p, size, 1);
+    }
+    EXPECT_GT(zero_touched(size, 1), 250u);
+    EXPECT_EQ(os_unmap(p, size), 0);
 }
 
 /* Into a cached neighbour: no system call. */

@@ -88,6 +88,8 @@ static struct range *new_range(void)
     struct range *range = idle;
     if (range) {
         idle = range->next;
+        stat_add(large_ranges, 1);
+        limit_count_mappings(1);
         return range;
     }
     uint32_t number = n_ranges;
@@ -106,6 +108,8 @@ static struct range *new_range(void)
         range->number = number;
         atomic_store_release(&table[number / TABLE_CHUNK][number % TABLE_CHUNK], range);
         atomic_store_release(&n_ranges, number + 1);
+        stat_add(large_ranges, 1);
+        limit_count_mappings(1);
     }
     return range;
 }
@@ -116,6 +120,8 @@ static void drop_range(struct range *range)
     set_extent(range, NULL, 0);
     range->next = idle;
     idle = range;
+    stat_sub(large_ranges, 1);
+    limit_count_mappings(-1);
 }
 
 static void map_range(const struct range *range)
@@ -699,6 +705,7 @@ static void shrink(struct range *range, size_t size)
     if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
         size_t was = range->bytes;
         split_used(range, bytes, os_ops.clock_ns());
+        range->touched = range->touched < range->bytes ? range->touched : range->bytes;
         adapt_block_resized(was, range->bytes);
         stat_sub(large_bytes, was - range->bytes);
         adapt_given();
@@ -706,8 +713,7 @@ static void shrink(struct range *range, size_t size)
     set_usable(range, usable_with_room(range, size));
     size_t page = os_page_size();
     size_t keep = (size + page - 1) & ~(page - 1);
-    size_t touched = range->touched < range->bytes ? range->touched : range->bytes;
-    if (touched > keep + TAIL_MIN && touched - keep > keep >> TAIL_SHIFT &&
+    if (range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT &&
         os_purge(range->base + keep, range->bytes - keep) == 0) {
         range->touched = keep;
     }
@@ -836,11 +842,12 @@ static size_t verify_lists(void)
 int range_verify(void)
 {
     int result = 0;
-    size_t used = 0, cached = 0, growing = 0, ahead = 0;
+    size_t used = 0, cached = 0, growing = 0, ahead = 0, n = 0;
     lock_acquire(&ace_lock);
     for (uint32_t i = 0; i < n_ranges && !result; i++) {
         const struct range *range = range_at(i);
         if (range->state != RANGE_IDLE) {
+            n++;
             result = verify_range(range);
             *(range->state == RANGE_USED ? &used : &cached) += range->bytes;
             growing += range->state == RANGE_USED && range->use == RANGE_GROWING;
@@ -849,7 +856,8 @@ int range_verify(void)
     }
     if (!result &&
         (used != (size_t)stat_get(large_bytes) || ahead != room || growing != (size_t)stat_get(large_growing) ||
-         cached != verify_lists() || cached != (size_t)stat_get(large_cached_bytes))) {
+         cached != verify_lists() || cached != (size_t)stat_get(large_cached_bytes) ||
+         n != (size_t)stat_get(large_ranges))) {
         result = 43;
     }
     lock_release(&ace_lock);

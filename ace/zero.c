@@ -1,7 +1,6 @@
 /* Clearing and giving back. State: a table of averages, relaxed atomics; a lost update is harmless. Called by ace.c. */
 #include "ace/zero.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/atomic.h"
@@ -9,17 +8,24 @@
 
 /* Below this, clearing costs less than a system call. */
 #define GIVE_BACK_MIN ((size_t)64 * HAK_KIB)
-/* Clears if more than this part (in 256ths) of such blocks is touched. */
-#define TOUCHED_FEW 16u
+/* Clears if more than this part (in 256ths) of such blocks is touched. Above the break-even of one in
+   thirty, since chance moves the average by a few. */
+#define TOUCHED_FEW 24u
 /* Of blocks that would be cleared, one in so many is given back all the same: otherwise nothing more would be learnt. */
 #define EXPLORE_EVERY 512u
-/* Of blocks that could be looked at, one in so many is. */
-#define LEARN_EVERY 8u
-/* An average moves by this part of the distance to what is seen. */
-#define LEARN_SHIFT 1
-/* mincore looks at so many pages at most, evenly spread over the block. */
-#define PIECES      8u
-#define PIECE_PAGES 64u
+/* While such blocks are given back, one in so many is looked at (16 looks may cost as many page faults);
+   while they are cleared, each that was given back all the same. */
+#define LEARN_EVERY 32u
+/* An average moves by this part of the distance to what is seen: slowly, since what a few pages show
+   differs by chance (with one page in 24 touched, the average of such looks is between 4 and 18 256ths
+   nearly always), but quickly where chance is not the reason. */
+#define LEARN_SHIFT     4
+#define LEARN_SHIFT_FAR 1
+#define LEARN_FAR       64
+/* So many pages of it are looked at: one in each of so many even parts, or fewer where pages are large. */
+#define SAMPLES      16u
+#define SAMPLE_BYTES (SAMPLES * 4096u)
+#define SAMPLES_MIN  4u
 
 /* By what was asked for and log2 of the size: the average in 256ths, plus one; 0 as long as nothing was seen. */
 static uint32_t touched[2][64];
@@ -52,45 +58,54 @@ int zero_clear(void *start, size_t size)
     return 1;
 }
 
-/* Resident pages of a piece, and how many were looked at. */
-static void count_piece(const char *start, size_t size, uint32_t *resident, uint32_t *seen)
+/* Only zeros? The block is being freed: nobody writes to it. */
+static int is_zero(const char *page, size_t size)
 {
-    unsigned char map[PIECE_PAGES];
-    size_t page = os_page_size();
-    size_t n = size / page < PIECE_PAGES ? size / page : PIECE_PAGES;
-    if (n == 0 || os_ops.mincore((void *)(uintptr_t)start, n * page, map)) {
-        return;
+    const uint64_t *word = (const uint64_t *)(const void *)page;
+    uint64_t any = 0;
+    for (size_t i = 0; i < size / sizeof *word && !any; i += 8) {
+        any = (word[i] | word[i + 1]) | (word[i + 2] | word[i + 3]) | (word[i + 4] | word[i + 5]) |
+              (word[i + 6] | word[i + 7]);
     }
-    for (size_t i = 0; i < n; i++) {
-        *resident += map[i] & 1u;
+    return !any;
+}
+
+/* The part of `n` pages that was touched, in 256ths, from a page at random in each of the even parts: all
+   pages are looked at equally often, and no pattern of the program's stays unseen. */
+static uint32_t sample(const char *start, size_t n, size_t page, uint32_t seed)
+{
+    size_t wanted = SAMPLE_BYTES / page;
+    wanted = wanted > SAMPLES_MIN ? wanted : SAMPLES_MIN;
+    wanted = wanted < n ? wanted : n;
+    uint32_t found = 0;
+    for (size_t i = 0; i < wanted; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        uint64_t at = ((uint64_t)i << 16) + (seed >> 16); /* in 2^16ths of a part */
+        found += !is_zero(start + (size_t)((at * n / wanted) >> 16) * page, page);
     }
-    *seen += (uint32_t)n;
+    return (uint32_t)(found * 256u / wanted);
+}
+
+/* One step from the average towards what was found; at least by one. */
+static int32_t moved(int32_t average, int32_t found)
+{
+    int32_t distance = found - average;
+    int is_far = distance >= LEARN_FAR || distance <= -LEARN_FAR;
+    int32_t step = distance / (1 << (is_far ? LEARN_SHIFT_FAR : LEARN_SHIFT));
+    return average + (step ? step : (distance > 0) - (distance < 0));
 }
 
 void zero_learn(const void *start, size_t size, int is_zeroed)
 {
-    uint32_t resident = 0, seen = 0;
     uint32_t *average = average_of(size, is_zeroed);
-    if (size < GIVE_BACK_MIN || (atomic_add_relaxed(&turn, 1u) % LEARN_EVERY && atomic_load_relaxed(average))) {
+    uint32_t now = atomic_load_relaxed(average);
+    uint32_t seed = atomic_add_relaxed(&turn, 1u);
+    size_t page = os_page_size();
+    int is_enough = now && now <= TOUCHED_FEW + 1 && seed % LEARN_EVERY;
+    if (size < GIVE_BACK_MIN || size < page || is_enough) {
         return;
     }
-    int saved = errno;
-    size_t page = os_page_size();
-    size_t apart = size / PIECES / page * page;
-    if (apart <= PIECE_PAGES * page) {
-        for (size_t at = 0; at < size; at += PIECE_PAGES * page) {
-            count_piece((const char *)start + at, size - at, &resident, &seen);
-        }
-    } else {
-        for (size_t i = 0; i < PIECES; i++) {
-            count_piece((const char *)start + i * apart, apart, &resident, &seen);
-        }
-    }
-    errno = saved;
-    if (seen) {
-        int32_t now = (int32_t)atomic_load_relaxed(average);
-        int32_t found = (int32_t)(resident * 256u / seen) + 1;
-        int32_t step = now ? (found - now) / (1 << LEARN_SHIFT) : found;
-        atomic_store_relaxed(average, (uint32_t)(now + (step ? step : (found > now) - (found < now))));
-    }
+    int32_t found = (int32_t)sample((const char *)start, size / page, page, seed) + 1;
+    int is_first_and_sure = !now && found >= LEARN_FAR; /* else it begins with none touched */
+    atomic_store_relaxed(average, (uint32_t)(is_first_and_sure ? found : moved(now ? (int32_t)now : 1, found)));
 }

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -37,29 +39,25 @@ static int real_madvise(void *addr, size_t length, int advice)
     return madvise(addr, length, advice);
 }
 
-static int real_mincore(void *addr, size_t length, unsigned char *resident)
-{
-    return mincore(addr, length, resident);
-}
-
+/* The functions of that name are cancellation points, syscall() is none. */
 static ssize_t real_write(int fd, const void *data, size_t size)
 {
-    return write(fd, data, size);
+    return syscall(SYS_write, fd, data, size);
 }
 
 static int real_open(const char *path)
 {
-    return open(path, O_RDONLY | O_CLOEXEC);
+    return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 }
 
 static ssize_t real_read(int fd, void *data, size_t size)
 {
-    return read(fd, data, size);
+    return syscall(SYS_read, fd, data, size);
 }
 
 static int real_close(int fd)
 {
-    return close(fd);
+    return (int)syscall(SYS_close, fd);
 }
 
 static uint64_t real_address_limit(void)
@@ -106,23 +104,113 @@ static int real_futex_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
     return (int)syscall(SYS_futex, word, FUTEX_WAIT_OF_PROCESS, expected, &timeout, NULL, 0);
 }
 
-static int real_start_thread(void *(*run)(void *), size_t stack_bytes)
+static cpu_set_t processors;
+static int has_processors;
+
+void os_note_processors(void)
+{
+    int saved = errno;
+    has_processors = sched_getaffinity(0, sizeof processors, &processors) == 0;
+    errno = saved;
+}
+
+/* What a new thread would else take over from the one that makes it. */
+static void set_apart(pthread_attr_t *attributes)
+{
+    const struct sched_param none = {0};
+    (void)pthread_attr_setinheritsched(attributes, PTHREAD_EXPLICIT_SCHED);
+    (void)pthread_attr_setschedpolicy(attributes, SCHED_OTHER);
+    (void)pthread_attr_setschedparam(attributes, &none);
+#ifdef __GLIBC__
+    if (has_processors) {
+        (void)pthread_attr_setaffinity_np(attributes, sizeof processors, &processors);
+    }
+#endif
+}
+
+/* Held by the thread as long as it lives. It is robust: when the thread has ended, the system itself gives
+   it to whoever waits. */
+static pthread_mutex_t life;
+static void *(*run_in_thread)(void *);
+
+static void *begin_thread(void *argument)
+{
+    (void)pthread_mutex_lock(&life);
+    return run_in_thread(argument);
+}
+
+void os_forget_thread(void)
+{
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutexattr_t attributes;
+    life = fresh;
+    if (pthread_mutexattr_init(&attributes) == 0) {
+        (void)pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+        (void)pthread_mutex_init(&life, &attributes);
+        (void)pthread_mutexattr_destroy(&attributes);
+    }
+}
+
+/* The new thread blocks all signals from its first instruction on; those of the calling thread stay
+   as they are, so that no signal to the process waits for it. */
+static int create_blocked(pthread_attr_t *attributes)
+{
+    sigset_t all;
+    pthread_t thread;
+    sigfillset(&all);
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+    int error = pthread_attr_setsigmask_np(attributes, &all);
+    return error ? error : pthread_create(&thread, attributes, begin_thread, NULL);
+#else
+    sigset_t before;
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&thread, attributes, begin_thread, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+#endif
+}
+
+static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_apart)
 {
     pthread_attr_t attributes;
-    pthread_t thread;
-    sigset_t all, before;
     int error = pthread_attr_init(&attributes);
     if (error) {
         return error;
     }
+    run_in_thread = run;
     (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    (void)pthread_attr_setstacksize(&attributes, stack_bytes);
-    sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&thread, &attributes, run, NULL);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    error = pthread_attr_setstacksize(&attributes, stack_bytes);
+    if (is_apart) {
+        set_apart(&attributes);
+    }
+    error = error ? error : create_blocked(&attributes);
     (void)pthread_attr_destroy(&attributes);
     return error;
+}
+
+/* Not pthread_join: it is a cancellation point, and takes a lock of the C library that a caller of free
+   may hold. */
+static int real_wait_thread(uint64_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += (time_t)(ms / 1000) + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    int error = pthread_mutex_timedlock(&life, &until);
+    if (error == EOWNERDEAD) {
+        (void)pthread_mutex_consistent(&life);
+        error = 0;
+    }
+    if (error == 0) {
+        (void)pthread_mutex_unlock(&life);
+    }
+    return error ? ETIMEDOUT : 0;
+}
+
+static int real_is_secure(void)
+{
+    return getauxval(AT_SECURE) != 0;
 }
 
 static size_t real_page_size(void)
@@ -136,11 +224,13 @@ static size_t real_page_size(void)
     return size;
 }
 
-#define REAL_OPS                                                                                                       \
-    {                                                                                                                  \
-        real_mmap, real_munmap, real_mremap, real_madvise, real_mincore, real_write, real_open, real_read, real_close, \
-            real_address_limit, real_clock_ns, real_precise_ns, real_environ, real_futex_wait, real_futex_wake,        \
-            real_futex_wait_ms, real_start_thread, real_page_size                                                      \
+/* In the table's order. */
+#define REAL_OPS                                                                                   \
+    {                                                                                              \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_open, real_read,       \
+            real_close, real_address_limit, real_clock_ns, real_precise_ns, real_environ,          \
+            real_futex_wait, real_futex_wake, real_futex_wait_ms, real_start_thread,               \
+            real_wait_thread, real_page_size, real_is_secure                                       \
     }
 
 const struct os_ops os_real_ops = REAL_OPS;
@@ -241,25 +331,6 @@ size_t os_read_file(const char *path, char *text, size_t size)
     return length;
 }
 
-size_t os_count_mappings(void)
-{
-    int saved = errno;
-    size_t lines = 0;
-    int fd = os_ops.open("/proc/self/maps");
-    if (fd >= 0) {
-        char text[1024];
-        ssize_t n;
-        while ((n = os_ops.read(fd, text, sizeof text)) > 0) {
-            for (ssize_t i = 0; i < n; i++) {
-                lines += text[i] == '\n';
-            }
-        }
-        (void)os_ops.close(fd);
-    }
-    errno = saved;
-    return lines;
-}
-
 uint64_t os_address_limit(void)
 {
     int saved = errno;
@@ -272,6 +343,7 @@ static struct lock meta_lock = LOCK_INIT(LOCK_RANK_META);
 static char *meta_next;
 static size_t meta_left;
 static size_t meta_mapped;
+static size_t meta_n_mapped;
 
 void *os_meta_alloc(size_t size)
 {
@@ -290,6 +362,7 @@ void *os_meta_alloc(size_t size)
             return NULL;
         }
         meta_mapped += want;
+        meta_n_mapped++;
         meta_next = fresh;
         meta_left = want;
     }
@@ -303,6 +376,11 @@ void *os_meta_alloc(size_t size)
 size_t os_meta_bytes(void)
 {
     return atomic_load_relaxed(&meta_mapped);
+}
+
+size_t os_meta_mappings(void)
+{
+    return atomic_load_relaxed(&meta_n_mapped);
 }
 
 void os_meta_lock_acquire(void)

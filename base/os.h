@@ -1,5 +1,17 @@
 /* The OS layer: every system call that the allocator makes, behind one table that tests replace.
-   All sizes are bytes. Functions may be called by any thread and take no lock, except os_meta_alloc (rank META). */
+   All sizes are bytes. Functions may be called by any thread and take no lock, except os_meta_alloc
+   (rank META).
+
+   No function here is a cancellation point, and none acts on a pending cancellation: what libc makes
+   one of (open, read, write, close) is called as a raw system call.
+
+   Which ones may be called when. A sandbox (seccomp) often ends a process at a system call that it
+   does not expect, so that a call cannot be tried; it expects what libc's own malloc makes:
+   - at any time: mmap, munmap, mremap, madvise, futex; the clocks, which the vDSO answers;
+   - only while the process starts (constructors, the first allocation): open, read, close,
+     address_limit, is_secure, environ_;
+   - write: when the process is about to abort, or when the user asked for a line;
+   - start_thread: while the program itself makes a thread (hakmem/background.h). */
 #ifndef HAKMEM_BASE_OS_H
 #define HAKMEM_BASE_OS_H
 
@@ -14,7 +26,6 @@ struct os_ops {
     int (*munmap)(void *addr, size_t length);
     void *(*mremap)(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr);
     int (*madvise)(void *addr, size_t length, int advice);
-    int (*mincore)(void *addr, size_t length, unsigned char *resident);
     ssize_t (*write)(int fd, const void *data, size_t size);
     int (*open)(const char *path); /* for reading */
     ssize_t (*read)(int fd, void *data, size_t size);
@@ -26,9 +37,16 @@ struct os_ops {
     int (*futex_wait)(uint32_t *word, uint32_t expected);
     int (*futex_wake)(uint32_t *word, int n);
     int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
-    /* Starts a detached thread that gets no signals. Returns 0 or an errno value. Allocates. */
-    int (*start_thread)(void *(*run)(void *), size_t stack_bytes);
+    /* Starts the allocator's thread, detached and with all signals blocked; one at a time. With `is_apart`
+       it has normal policy and the processors that os_note_processors saw, and not those of the calling
+       thread, which takes system calls that making a thread does not need. Returns 0 or an errno value.
+       Allocates. */
+    int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart);
+    /* `run` is about to return: waits until the system has let go of the thread, at most that long. No
+       cancellation point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
+    int (*wait_thread)(uint64_t ms);
     size_t (*page_size)(void); /* a power of two, always the same */
+    int (*is_secure)(void); /* the program has privileges that its caller has not (AT_SECURE) */
 };
 
 /* In use by all parts. A test may replace entries while no other thread is in the allocator. */
@@ -54,15 +72,18 @@ void os_small_pages(void *addr, size_t size);
 
 /* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read. Keeps errno. */
 size_t os_read_file(const char *path, char *text, size_t size);
-/* Mappings that the process has now, by /proc/self/maps; 0 if that cannot be read. Keeps errno. */
-size_t os_count_mappings(void);
+/* Remembers the processors that the calling thread may run on. Keeps errno. */
+void os_note_processors(void);
+/* In a forked child: there is no thread of start_thread's. */
+void os_forget_thread(void);
 /* RLIMIT_AS; UINT64_MAX for none. */
 uint64_t os_address_limit(void);
 
 /* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses. */
 void *os_meta_alloc(size_t size);
-/* Bytes that os_meta_alloc has mapped. */
+/* Bytes that os_meta_alloc has mapped, and in how many mappings. */
 size_t os_meta_bytes(void);
+size_t os_meta_mappings(void);
 /* For fork: nobody allocates metadata between the two. */
 void os_meta_lock_acquire(void);
 void os_meta_lock_release(void);

@@ -1,10 +1,15 @@
 /* Tests of the OS layer: aligned mappings whatever the system answers, purging, metadata memory. */
 #include "base/os.h"
 
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
+#include <dirent.h>
 #include <gtest/gtest.h>
 #include <map>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
@@ -312,5 +317,156 @@ TEST(Os, ClockGoesForwardAndEnvironmentIsThere)
     EXPECT_GE(now, start + 10000000); /* 10 ms within 200 sleeps of 1 ms */
     EXPECT_EQ(os_ops.environ_(), environ);
 }
+
+std::atomic<int> has_begun;
+sigset_t blocked;
+int policy;
+cpu_set_t processors;
+
+size_t count_tasks()
+{
+    size_t n = 0;
+    DIR *folder = opendir("/proc/self/task");
+    while (const struct dirent *entry = folder ? readdir(folder) : nullptr) {
+        n += entry->d_name[0] != '.';
+    }
+    closedir(folder);
+    return n;
+}
+
+void *note(void *)
+{
+    pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
+    struct sched_param parameters;
+    pthread_getschedparam(pthread_self(), &policy, &parameters);
+    CPU_ZERO(&processors);
+    sched_getaffinity(0, sizeof processors, &processors);
+    has_begun = 1;
+    while (has_begun != 2) {
+        usleep(1000);
+    }
+    return nullptr;
+}
+
+/* A thread of ours blocks all signals, and whoever makes it keeps his; it can be joined without waiting. */
+TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
+{
+    sigset_t before, after;
+    pthread_sigmask(SIG_SETMASK, nullptr, &before);
+    os_forget_thread();
+    has_begun = 0;
+    size_t n_tasks = count_tasks();
+    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0), 0);
+    while (!has_begun) {
+        usleep(1000);
+    }
+    pthread_sigmask(SIG_SETMASK, nullptr, &after);
+    for (int s = 1; s < NSIG; s++) {
+        EXPECT_EQ(sigismember(&before, s), sigismember(&after, s)) << s;
+    }
+    for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGALRM, SIGPROF, SIGSYS, SIGRTMAX}) {
+        EXPECT_EQ(sigismember(&blocked, s), 1) << s;
+    }
+    EXPECT_EQ(os_ops.wait_thread(20), ETIMEDOUT);
+    has_begun = 2;
+    EXPECT_EQ(os_ops.wait_thread(10000), 0);
+    for (int i = 0; i < 1000 && count_tasks() != n_tasks; i++) {
+        usleep(1000); /* the system takes it out of its list a moment later, as behind pthread_join */
+    }
+    EXPECT_EQ(count_tasks(), n_tasks);
+    has_begun = 0;
+    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0), 0) << "and another one";
+    while (!has_begun) {
+        usleep(1000);
+    }
+    has_begun = 2;
+    EXPECT_EQ(os_ops.wait_thread(10000), 0);
+}
+
+/* Set apart, it has neither the policy nor the processors of whoever makes it. */
+TEST(OsThread, SetApartItTakesOverNothing)
+{
+    cpu_set_t all, one;
+    ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+    os_note_processors();
+    os_forget_thread();
+    std::thread maker([&] {
+        CPU_ZERO(&one);
+        for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
+            if (CPU_ISSET(i, &all)) {
+                CPU_SET(i, &one);
+            }
+        }
+        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        struct sched_param batch = {};
+        ASSERT_EQ(pthread_setschedparam(pthread_self(), SCHED_BATCH, &batch), 0);
+        has_begun = 0;
+        ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 1), 0);
+        while (!has_begun) {
+            usleep(1000);
+        }
+        has_begun = 2;
+        EXPECT_EQ(os_ops.wait_thread(10000), 0);
+    });
+    maker.join();
+    EXPECT_EQ(policy, SCHED_OTHER);
+    EXPECT_TRUE(CPU_EQUAL(&processors, &all));
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+/* Every function of the table, called with a cancellation pending: none may act on it, nor be left with
+   the cancellation switched off. */
+void *call_everything(void *went_on)
+{
+    pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, nullptr);
+    pthread_cancel(pthread_self());
+    const struct os_ops &os = os_real_ops;
+    char text[100];
+    uint32_t word = 0;
+    size_t page = os.page_size();
+    void *p = os.mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    (void)os.madvise(p, page, MADV_DONTNEED);
+    (void)os.mremap(p, page, page, 0, nullptr);
+    (void)os.munmap(p, page);
+    int fd = os.open("/proc/self/maps");
+    EXPECT_GE(fd, 0);
+    EXPECT_EQ(os.read(fd, text, sizeof text), ssize_t(sizeof text));
+    EXPECT_EQ(os.close(fd), 0);
+    EXPECT_EQ(os.close(fd), -1);
+    EXPECT_EQ(errno, EBADF) << "by errno, as the functions of that name";
+    EXPECT_EQ(os.write(2, text, 0), 0);
+    (void)os.address_limit();
+    (void)os.clock_ns();
+    (void)os.precise_ns();
+    (void)os.environ_();
+    (void)os.is_secure();
+    (void)os.futex_wait(&word, 1);
+    (void)os.futex_wake(&word, 1);
+    (void)os.futex_wait_ms(&word, 0, 1);
+    has_begun = 0;
+    os_forget_thread();
+    EXPECT_EQ(os.start_thread(note, 256 * 1024, 1), 0);
+    while (!has_begun) {
+    }
+    (void)os.wait_thread(1);
+    has_begun = 2;
+    EXPECT_EQ(os.wait_thread(10000), 0);
+    *static_cast<int *>(went_on) = 1;
+    pthread_testcancel();
+    *static_cast<int *>(went_on) = 2;
+    return nullptr;
+}
+
+TEST(Os, NothingIsACancellationPoint)
+{
+    pthread_t thread;
+    int went_on = 0;
+    void *result = nullptr;
+    ASSERT_EQ(pthread_create(&thread, nullptr, call_everything, &went_on), 0);
+    ASSERT_EQ(pthread_join(thread, &result), 0);
+    EXPECT_EQ(went_on, 1);
+    EXPECT_EQ(result, PTHREAD_CANCELED);
+}
+#endif
 
 } // namespace

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "hakmem/background.h"
 #include "hakmem/entry.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
@@ -20,9 +21,15 @@ void *refill_malloc(size_t size)
 
 void slow_free(void *p)
 {
-    if (p) { /* before anything is saved: programs free NULL often */
-        entry_now()->free(p);
+    /* NULL comes first, before anything is saved: programs free it often. */
+    if ((uintptr_t)p < atomic_load_relaxed(&background_null_end)) {
+        return;
     }
+    if (HAK_UNLIKELY(!p)) {
+        background_see_free_null(__builtin_return_address(0));
+        return;
+    }
+    entry_now()->free(p);
 }
 
 void overflow_free(struct heap *heap, size_t bin_offset)

@@ -118,14 +118,15 @@ class Background : public testing::Test
     {
         saved_ = options;
         options.purge_delay_ms = 20;
-        options.background = 1;
+        options.background = BACKGROUND_EAGER; /* no pthread_create calls this hakmem's calloc */
+        background_init();
         hak_free(hak_malloc(1));
         (void)hak_purge();
         ASSERT_TRUE(is_idle());
     }
     void TearDown() override
     {
-        EXPECT_TRUE(becomes_true(is_idle)) << "one thread is left: it ends";
+        EXPECT_TRUE(is_idle()) << "one thread is left: it has ended";
         options = saved_;
         EXPECT_EQ(hak_verify(), 0);
     }
@@ -166,7 +167,7 @@ TEST_F(Background, BeginsWithTheSecondThreadAndEndsWithIt)
 
 TEST_F(Background, NotIfTheOptionSaysSo)
 {
-    options.background = 0;
+    options.background = BACKGROUND_NEVER;
     SecondThread second;
     usleep(50000);
     EXPECT_TRUE(is_idle());
@@ -259,7 +260,7 @@ TEST_F(Background, AThreadThatCannotBeMadeIsTriedAgainLater)
 {
     hak_testing::FakeClock clock;
     n_tries = 0;
-    os_ops.start_thread = [](void *(*)(void *), size_t) {
+    os_ops.start_thread = [](void *(*)(void *), size_t, int) {
         n_tries++;
         hak_free(hak_malloc(5000)); /* as pthread_create does */
         errno = ENOMEM;
@@ -353,7 +354,7 @@ TEST_F(Background, WithTrafficOfManyThreads)
     }
 }
 
-int start_with_allocation(void *(*)(void *), size_t)
+int start_with_allocation(void *(*)(void *), size_t, int)
 {
     /* As pthread_create: of every class, the one that malloc is about to refill included. */
     for (size_t size = 8; size <= 32768; size += size / 4) {

@@ -14,6 +14,7 @@
 #include "hakmem/fallback.h"
 #include "hakmem/small.h"
 #include "hakmem/user_heap.h"
+#include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/pool.h"
 
@@ -73,7 +74,10 @@ static void read_options(void)
 {
     char **environment = os_ops.environ_();
     has_environment = environment != NULL;
-    opt_init(&options, environment);
+    /* Who starts a program that has more privileges than he must not be able to tell it anything, nor to
+       have it write anything. */
+    opt_init(&options, os_ops.is_secure() ? NULL : environment);
+    fail_start();
     limit_set(options.limit_soft, options.limit_hard);
     if (options.verbose) {
         print_banner();
@@ -118,6 +122,10 @@ __attribute__((constructor)) static void start_early(void)
     if (!has_environment) {
         read_options();
     }
+    if (options.limit_soft == LIMIT_AUTO || options.limit_hard == LIMIT_AUTO) {
+        limit_read_cgroup(); /* before main: later no file may be opened */
+    }
+    background_load();
 }
 
 /* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
@@ -437,14 +445,14 @@ void heap_rest_all(void)
 {
     static uint16_t tick;
     tick++;
-    for (uint32_t id = 0; owner_next(&id);) {
+    for (uint32_t id = 0; !background_must_end() && owner_next(&id);) {
         struct owner *owner = owner_hold(id);
         if (owner) {
             rest(owner);
             (void)unlock(owner);
         }
     }
-    for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
+    for (uint32_t number = 0, n = pool_n_superslabs(); number < n && !background_must_end(); number++) {
         purge_cold_slabs(number, tick);
     }
 }
@@ -457,6 +465,11 @@ uint32_t heap_n_live(void)
 void heap_refuse(void)
 {
     is_ending = 1;
+}
+
+int heap_is_ending(void)
+{
+    return is_ending;
 }
 
 int heap_verify_all(void)

@@ -124,7 +124,8 @@ void *heap_alloc_uncached(uint32_t size_class);
 /* Gives empty slabs of every owner and returned chains of every heap back, and this thread's cache. */
 void heap_trim_all(void);
 /* For the background thread. Collects for owners that no thread has used since the last call, gives their empty slabs back, and
-   for all owners the pages of slabs that nobody has taken from or freed to since then. */
+   for all owners the pages of slabs that nobody has taken from or freed to since then. Stops early
+   when that thread must end. */
 void heap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t heap_n_live(void);
@@ -133,6 +134,8 @@ uint32_t heap_n_live(void);
 void heap_switch(int (*change)(void *context), void *context);
 /* The calling thread gets no heap. */
 void heap_refuse(void);
+/* 1 if the calling thread had a heap, or is refused one. */
+int heap_is_ending(void);
 /* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their bins are not looked at. */
 int heap_verify_all(void);
 

@@ -130,6 +130,9 @@ void hak_ace_print(int fd)
 void hak_limit_set(size_t soft, size_t hard)
 {
     (void)heap_acquire(); /* the options come first */
+    if ((soft == HAK_LIMIT_AUTO || hard == HAK_LIMIT_AUTO) && !limit_has_read_cgroup()) {
+        limit_read_cgroup();
+    }
     limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
     if (limit_soft() && limit_committed() > limit_soft()) {
         (void)request_reclaim();

@@ -9,6 +9,7 @@
 
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/background.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/malloc_names.h"
@@ -34,6 +35,10 @@ OWN_NAME(malloc);
 
 HAK_REPLACEABLE void free(void *p)
 {
+    if (HAK_DEBUG && !p) {
+        /* Not by slow_free, which is no tail call here and would not see who called. */
+        background_see_free_null(__builtin_return_address(0));
+    }
     fast_free(p);
 }
 OWN_NAME(free);
@@ -70,6 +75,9 @@ HAK_REPLACEABLE void free_aligned_sized(void *p, size_t alignment, size_t size)
 
 HAK_REPLACEABLE void *calloc(size_t n, size_t size)
 {
+    if (HAK_UNLIKELY(size == BACKGROUND_TLS_ENTRY)) {
+        background_see_calloc(__builtin_return_address(0));
+    }
     return NAMES_FREE_DIFFERS ? names_calloc(n, size) : hak_calloc(n, size);
 }
 

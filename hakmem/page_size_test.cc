@@ -94,25 +94,6 @@ int advise(void *addr, size_t length, int advice)
     return is_misaligned(addr) ? -1 : os_real_ops.madvise(addr, round_up(length), advice);
 }
 
-int resident(void *addr, size_t length, unsigned char *found)
-{
-    if (is_misaligned(addr)) {
-        return -1;
-    }
-    size_t real = os_real_ops.page_size();
-    for (size_t i = 0; i < round_up(length) / page; i++) {
-        unsigned char small[65536 / 4096];
-        if (os_real_ops.mincore(static_cast<char *>(addr) + i * page, page, small)) {
-            return -1;
-        }
-        found[i] = 0;
-        for (size_t k = 0; k < page / real; k++) {
-            found[i] |= small[k];
-        }
-    }
-    return 0;
-}
-
 /* Before hakmem's own start. */
 __attribute__((constructor(101))) void begin()
 {
@@ -123,7 +104,6 @@ __attribute__((constructor(101))) void begin()
     os_ops.munmap = unmap;
     os_ops.mremap = remap;
     os_ops.madvise = advise;
-    os_ops.mincore = resident;
 }
 
 struct Block {

@@ -26,6 +26,8 @@ static HAK_TLS const char *in_callback;
 /* By reason: the second in which lines were last written, how many, and how many were held back since. */
 static uint64_t line_second[FAIL_N_REASONS];
 static uint32_t lines_written[FAIL_N_REASONS], lines_held[FAIL_N_REASONS];
+/* RLIMIT_AS at the start of the process. */
+static uint64_t address_limit = UINT64_MAX;
 static fail_callback callback;
 static void *callback_context;
 
@@ -134,14 +136,14 @@ void fail_map(size_t size, int error)
     if (may_write(FAIL_MAP)) {
         int saved = errno;
         struct hak_line line;
-        uint64_t limit = os_address_limit();
+        uint64_t limit = address_limit;
         start_line(&line, FAIL_MAP);
         field(&line, " size=", size);
         field(&line, " errno=", (uint64_t)error);
         hak_line_text(&line, " (");
         hak_line_text(&line, errno_name(error));
         field(&line, ") mapped=", limit_mapped());
-        field(&line, " vma=", os_count_mappings());
+        field(&line, " vma=", (uint64_t)stat_get(mappings) + os_meta_mappings());
         hak_line_text(&line, " rlimit_as=");
         if (limit == UINT64_MAX) {
             hak_line_text(&line, "unlimited");
@@ -151,6 +153,11 @@ void fail_map(size_t size, int error)
         end_line(&line, FAIL_MAP);
         errno = saved;
     }
+}
+
+void fail_start(void)
+{
+    address_limit = options.ace_trace ? os_address_limit() : UINT64_MAX;
 }
 
 void fail_reclaim(void)

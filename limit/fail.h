@@ -7,6 +7,8 @@
      [ACE-FAIL] MapFail    size= errno= mapped= vma= rlimit_as=    the system refused
      [ACE-FAIL] Request    size= align= path=                      a request ended in NULL; the steps that it took
      [ACE-FAIL] Fallback   size= reason=                           the request was left to libc, as an option allows
+   mapped= and vma= are hakmem's own address space and mappings, rlimit_as= what it was when the process
+   started: asking the system while memory runs short is what a sandbox may end the process for.
    Lines of a reason are limited to FAIL_LINES a second; the next one says how many were held back. Nothing here allocates or
    takes a lock: it may be called in a signal handler and in a forked child. */
 #ifndef HAKMEM_LIMIT_FAIL_H
@@ -31,6 +33,9 @@ enum fail_reason {
 
 /* "Threshold", "Exhaustion", ... */
 const char *fail_reason_name(enum fail_reason reason);
+
+/* At the start of the process, when the options have been read. */
+void fail_start(void);
 
 /* A class of `class_bytes` is more than wmax (in thousandths) times the request. */
 void fail_threshold(size_t size, size_t class_bytes, uint64_t wmax);

@@ -1,4 +1,5 @@
-/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c) and by hakmem's slow paths. */
+/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c), by hakmem's
+   slow paths, and while the process starts (limit_read_cgroup). */
 #include "limit/limit.h"
 
 #include <string.h>
@@ -7,13 +8,13 @@
 #include "base/stats.h"
 #include "limit/fail.h"
 
-/* The cgroup is read when so much is committed: a small process makes no system call for it. */
-#define AUTO_FROM HAK_TINY_OR((uint64_t)HAK_MIB, (uint64_t)64 * HAK_MIB)
 /* Of the cgroup's limit; the rest is for what is not the heap: code, stacks, the page cache. */
 #define AUTO_SOFT_EIGHTHS 7u
 #define PURGE_AGAIN_SHIFT 4
 
-static uint64_t soft, hard; /* LIMIT_AUTO until the cgroup was read */
+static uint64_t soft, hard; /* LIMIT_AUTO: `cgroup` stands for it */
+static uint64_t cgroup;     /* the cgroup's limit, 0 for none; none until it was read */
+static uint32_t was_read;
 static uint64_t purge_at;   /* committed bytes at which to purge next; 0 for the soft limit */
 static uint32_t wants_purge;
 
@@ -84,7 +85,7 @@ static uint64_t least_of(const char *root, const char *group, size_t length, con
 /* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group` (version 1). */
 static uint64_t cgroup_limit(void)
 {
-    static char text[4096]; /* read once, by one thread */
+    char text[4096];
     size_t length = os_read_file("/proc/self/cgroup", text, sizeof text - 1);
     uint64_t least = LIMIT_AUTO;
     text[length] = 0;
@@ -110,43 +111,29 @@ static uint64_t cgroup_limit(void)
     return least;
 }
 
-/* Replaces `auto` by what the cgroup says. */
-static void resolve(void)
+void limit_read_cgroup(void)
 {
-    static uint32_t is_reading;
-    if (atomic_exchange_seq(&is_reading, 1u)) {
-        return; /* another thread does; until then there is no limit */
-    }
     uint64_t limit = cgroup_limit();
     /* Version 1 says "unlimited" by a number near 2^63. */
-    limit = limit > (uint64_t)1 << 60 ? 0 : limit;
-    if (atomic_load_relaxed(&soft) == LIMIT_AUTO) {
-        atomic_store_relaxed(&soft, limit / 8 * AUTO_SOFT_EIGHTHS);
-    }
-    if (atomic_load_relaxed(&hard) == LIMIT_AUTO) {
-        atomic_store_relaxed(&hard, limit);
-    }
-    atomic_store_release(&is_reading, 0u);
+    atomic_store_relaxed(&cgroup, limit > (uint64_t)1 << 60 ? 0 : limit);
+    atomic_store_relaxed(&was_read, 1u);
 }
 
-/* A limit in force: `auto` is none until so much is committed that the cgroup is worth reading. */
-static uint64_t in_force(const uint64_t *limit, uint64_t committed)
+int limit_has_read_cgroup(void)
 {
-    if (atomic_load_relaxed(limit) == LIMIT_AUTO && committed >= AUTO_FROM) {
-        resolve();
-    }
-    uint64_t value = atomic_load_relaxed(limit);
-    return value == LIMIT_AUTO ? 0 : value;
+    return (int)atomic_load_relaxed(&was_read);
 }
 
 uint64_t limit_soft(void)
 {
-    return in_force(&soft, UINT64_MAX);
+    uint64_t value = atomic_load_relaxed(&soft);
+    return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) / 8 * AUTO_SOFT_EIGHTHS : value;
 }
 
 uint64_t limit_hard(void)
 {
-    return in_force(&hard, UINT64_MAX);
+    uint64_t value = atomic_load_relaxed(&hard);
+    return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) : value;
 }
 
 int limit_admit(size_t more, size_t size, size_t class_bytes)
@@ -155,7 +142,7 @@ int limit_admit(size_t more, size_t size, size_t class_bytes)
         return 1;
     }
     uint64_t after = limit_committed() + more;
-    uint64_t most = in_force(&hard, after), least = in_force(&soft, after), at = atomic_load_relaxed(&purge_at);
+    uint64_t most = limit_hard(), least = limit_soft(), at = atomic_load_relaxed(&purge_at);
     if (most && after > most) {
         fail_exhaustion(size, class_bytes, after - more, most);
         return 0;

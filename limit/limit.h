@@ -15,8 +15,13 @@ HAK_EXTERN_C_BEGIN
 #define LIMIT_AUTO UINT64_MAX
 
 /* Sets both limits in bytes; 0 for none, LIMIT_AUTO for what the cgroup (version 1 or 2, and those above it) allows: seven
-   eighths of it as soft limit, all of it as hard limit. */
+   eighths of it as soft limit, all of it as hard limit. Until limit_read_cgroup, LIMIT_AUTO is none. */
 void limit_set(uint64_t soft, uint64_t hard);
+/* Reads what the cgroup allows now. Opens files, and so is called by no malloc or free: only while the
+   process starts, before main, and by hak_limit_set. One thread at a time. Keeps errno. */
+void limit_read_cgroup(void);
+/* 1 if that was done. */
+int limit_has_read_cgroup(void);
 /* The limits in force; 0 for none. */
 uint64_t limit_soft(void);
 uint64_t limit_hard(void);
@@ -31,6 +36,11 @@ static inline void limit_map(size_t bytes)
 static inline void limit_unmap(size_t bytes)
 {
     stat_sub(mapped_bytes, bytes);
+}
+/* `change` more mappings of the system are there than before; neighbours may be one to the system. */
+static inline void limit_count_mappings(int change)
+{
+    stat_add(mappings, change);
 }
 /* Pages of it may become resident; they have been given back to the system. */
 static inline void limit_commit(size_t bytes)

@@ -264,6 +264,7 @@ static struct superslab *new_superslab(void)
     list_by_units(ss, SS_UNITS);
     map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
     stat_add(superslabs, 1);
+    limit_count_mappings(1);
     limit_map(SS_BYTES);
     return ss;
 }
@@ -393,6 +394,7 @@ static int unmap_superslab(struct superslab *ss)
     drop_slabs(ss);
     drop_description(ss);
     stat_sub(superslabs, 1);
+    limit_count_mappings(-1);
     limit_unmap(SS_BYTES);
     return 1;
 }

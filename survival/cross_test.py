@@ -26,7 +26,7 @@ VARIANTS = {
 # C++'s operators need a C++ compiler, which neither toolchain has here.
 NOT_C = {"hakmem/new_delete.c", "hakmem/late_symbol.c"}
 NOT_IN_STRESS = ("hakmem_malloc.c.o", "hakmem_malloc_names.c.o", "hakmem_libc_names.c.o")
-PROGRAMS = ["early_late", "exhausted", "fork", "loading", "signals"]
+PROGRAMS = ["early_late", "exhausted", "fork", "guest", "loading", "signals"]
 # qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and /proc/self/exe is qemu.
 NOT_EMULATED = {"exhausted": ["address_space", "data", "shrunk_blocks", "grown_blocks", "c_library", "mappings"], "early_late": ["key_destructors"], "signals": ["forks_in_handlers"],
                 "fork": ["forks", "fork_in_fork", "fork_from_threads", "atfork_handlers", "vforks", "spawns"]}

@@ -16,18 +16,19 @@ namespace hak_testing
 {
 
 /* Every function of the table that can fail; the last ones tell instead that they did nothing, or nothing useful. A failed wake
-   has woken all the same: no kernel leaves a sleeper behind. The environment and the page size cannot fail. */
+   has woken all the same: no kernel leaves a sleeper behind. The environment, the page size and what the
+   program may do cannot fail. */
 enum OsCall {
     OS_MMAP,
     OS_MUNMAP,
     OS_MREMAP,
     OS_MADVISE,
-    OS_MINCORE,
     OS_WRITE,
     OS_OPEN,
     OS_READ,
     OS_CLOSE,
     OS_START_THREAD,
+    OS_WAIT_THREAD,   /* the thread is not gone in time */
     OS_ADDRESS_LIMIT, /* says that there is none */
     OS_CLOCK,         /* both clocks: 0, so that time has gone back */
     OS_PRECISE_CLOCK,
@@ -36,14 +37,14 @@ enum OsCall {
     OS_FUTEX_WAKE,
     OS_N_CALLS
 };
-static_assert(sizeof(struct os_ops) / sizeof(void *) == OS_N_CALLS + 2,
+static_assert(sizeof(struct os_ops) / sizeof(void *) == OS_N_CALLS + 3,
               "each function of the table has its failure here");
 
 inline const char *os_call_name(OsCall call)
 {
     static const char *const names[] = {"mmap",          "munmap",       "mremap",        "madvise",
-                                        "mincore",       "write",        "open",          "read",
-                                        "close",         "start_thread", "address_limit", "clock",
+                                        "write",         "open",         "read",          "close",
+                                        "start_thread",  "wait_thread",  "address_limit", "clock",
                                         "precise_clock", "futex_wait",   "futex_wait_ms", "futex_wake"};
     return names[call];
 }
@@ -60,12 +61,12 @@ class FailingOs
         os_ops.munmap = munmap_hook;
         os_ops.mremap = mremap_hook;
         os_ops.madvise = madvise_hook;
-        os_ops.mincore = mincore_hook;
         os_ops.write = write_hook;
         os_ops.open = open_hook;
         os_ops.read = read_hook;
         os_ops.close = close_hook;
         os_ops.start_thread = start_thread_hook;
+        os_ops.wait_thread = wait_thread_hook;
         os_ops.address_limit = address_limit_hook;
         os_ops.clock_ns = clock_hook;
         os_ops.precise_ns = precise_hook;
@@ -183,10 +184,6 @@ class FailingOs
     {
         return must_fail(OS_MADVISE) ? -1 : os_real_ops.madvise(addr, length, advice);
     }
-    static int mincore_hook(void *addr, size_t length, unsigned char *resident)
-    {
-        return must_fail(OS_MINCORE) ? -1 : state().before.mincore(addr, length, resident);
-    }
     static ssize_t write_hook(int fd, const void *data, size_t size)
     {
         return must_fail(OS_WRITE) ? -1 : state().before.write(fd, data, size);
@@ -204,9 +201,14 @@ class FailingOs
         int result = state().before.close(fd); /* as the kernel: closed all the same */
         return must_fail(OS_CLOSE) ? -1 : result;
     }
-    static int start_thread_hook(void *(*run)(void *), size_t stack_bytes)
+    static int start_thread_hook(void *(*run)(void *), size_t stack_bytes, int is_apart)
     {
-        return must_fail(OS_START_THREAD) ? EAGAIN : state().before.start_thread(run, stack_bytes);
+        return must_fail(OS_START_THREAD) ? EAGAIN : state().before.start_thread(run, stack_bytes, is_apart);
+    }
+    static int wait_thread_hook(uint64_t ms)
+    {
+        int result = state().before.wait_thread(ms);
+        return must_fail(OS_WAIT_THREAD) ? ETIMEDOUT : result;
     }
     static uint64_t address_limit_hook()
     {
