@@ -140,6 +140,7 @@ static void set_used_bytes(struct range *range, size_t bytes)
 {
     atomic_store_relaxed(&room, room - range->bytes + bytes);
     set_bytes(range, bytes);
+    range->touched = range->touched < bytes ? range->touched : bytes;
 }
 
 static void set_usable(struct range *range, size_t usable)
