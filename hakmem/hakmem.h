@@ -140,7 +140,7 @@ HAK_API int hak_verify(void);
 
 /* The memory limit of the heap, in bytes committed: blocks, what is kept for reuse, and metadata. Above `soft` everything that
    is kept goes back to the system before the process goes on; what would pass `hard` fails with ENOMEM. 0 for none,
-   HAK_LIMIT_AUTO for what the process's cgroup allows (seven eighths of it, or all of it). The options HAKMEM_LIMIT_SOFT and
+   HAK_LIMIT_AUTO for what the process's cgroup allowed when it started (seven eighths of it, or all of it). The options HAKMEM_LIMIT_SOFT and
    HAKMEM_LIMIT_HARD set them at start. */
 #define HAK_LIMIT_AUTO ((size_t)-1)
 HAK_API void hak_limit_set(size_t soft, size_t hard);

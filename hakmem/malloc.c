@@ -249,7 +249,8 @@ static void print_system(FILE *out, size_t bytes)
 }
 
 /* XML of glibc's form, version 1, of one heap; the maximum is not recorded, so that it is the present. Returns 0, or EINVAL for
-   options other than 0, as glibc does. */
+   options other than 0, as glibc does. It writes to the program's stream, with no lock of ours held: as
+   every output to a stream it may be a point of cancellation, the only one of these functions. */
 HAK_REPLACEABLE int malloc_info(int options_, FILE *out)
 {
     if (options_ != 0) {

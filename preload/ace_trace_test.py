@@ -57,7 +57,7 @@ class Trace(unittest.TestCase):
             self.assertTrue(found, line)
             mapped, vma, limit = map(int, found.groups())
             self.assertGreater(mapped, 30 << 20)
-            self.assertTrue(10 < vma < 1000, line)
+            self.assertTrue(5 < vma < 1000, line)
             self.assertLess(mapped, limit)
         self.assertEqual(lines[2:], ["[ACE-FAIL] Request    size=5000000 align=1 path=MapFail,Reclaim,MapFail"])
 

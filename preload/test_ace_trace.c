@@ -4,7 +4,8 @@
 
    threshold   a request of 33 KiB; run it with HAKMEM_WMAX_MID=1.01 HAKMEM_WMAX_LARGE=1.01
    exhaustion  blocks of 1 MB until there are no more; run it with HAKMEM_LIMIT_HARD=64m
-   mapfail     blocks of 5 MB under an RLIMIT_AS of 64 MiB above what is mapped
+   mapfail     blocks of 5 MB under an RLIMIT_AS of 64 MiB above what is mapped, with which it starts itself again: the trace
+               tells the limit that a process started with
    fork        the same in a forked child
    signal      the same in a signal handler's program: the handler itself only makes the failing request
    fallback    a request of 100 MB; run it with HAKMEM_LIMIT_HARD=64m HAKMEM_LD_SAFE=1
@@ -20,6 +21,9 @@
 #include <unistd.h>
 
 static void *volatile last;
+
+/* Set in the environment of a process that has its limit. */
+#define IS_LIMITED "TEST_ACE_TRACE_IS_LIMITED"
 
 /* Every block, each with the one before in its first word. */
 static void *filled;
@@ -62,6 +66,18 @@ static void limit_address_space(void)
     }
 }
 
+/* Limits the address space from the start of the process on. */
+static void start_limited(char **argv)
+{
+    if (!getenv(IS_LIMITED)) {
+        limit_address_space();
+        setenv(IS_LIMITED, "1", 1);
+        execv("/proc/self/exe", argv);
+        perror("execv");
+        exit(1);
+    }
+}
+
 static void handler(int number)
 {
     (void)number;
@@ -79,7 +95,6 @@ static int in_child(void)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        limit_address_space();
         last = fill(5000000, 100);
         say(last);
         fflush(stdout);
@@ -99,9 +114,10 @@ int main(int argc, char **argv)
     } else if (!strcmp(what, "exhaustion")) {
         last = fill(1000000, 1000);
     } else if (!strcmp(what, "mapfail")) {
-        limit_address_space();
+        start_limited(argv);
         last = fill(5000000, 100);
     } else if (!strcmp(what, "fork")) {
+        start_limited(argv);
         return in_child();
     } else if (!strcmp(what, "signal")) {
         signal(SIGUSR1, handler);

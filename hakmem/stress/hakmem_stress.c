@@ -27,6 +27,7 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "superslab/superslab.h"
+#include "testing/sandbox.h"
 
 enum {
     MAX_SLOTS = 256,
@@ -70,7 +71,8 @@ static struct {
     uint64_t round_steps;
     size_t live_bytes;          /* of a slot */
     size_t address_space, data; /* MiB more than the process has to begin with; 0: no limit */
-} config = {4, 3, 0, 1, PROFILE_ALL, 20000, 0, 0, 0};
+    int is_sandboxed;
+} config = {4, 3, 0, 1, PROFILE_ALL, 20000, 0, 0, 0, 0};
 
 static uint64_t n_refused;
 
@@ -584,7 +586,7 @@ static void usage(int code)
     fprintf(code ? stderr : stdout,
             "usage: hakmem_stress [--threads N] [--seconds S | --steps N] [--seed X] [--profile tiny|mid|large|all] "
             "[--round N]\n"
-            "                     [--address-space M] [--data M]\n"
+            "                     [--address-space M] [--data M] [--sandbox 1]\n"
             "  --threads N   threads at a time, 1 to %d (4)\n"
             "  --seconds S   stops after the round in which S seconds are over (3)\n"
             "  --steps N     steps of each thread instead\n"
@@ -592,7 +594,9 @@ static void usage(int code)
             "  --profile P   sizes: tiny, up to 1 KiB; mid, up to 32 KiB; large, up to 4 MiB; all (all)\n"
             "  --round N     steps of a thread between two checks of everything (20000)\n"
             "  --address-space M, --data M\n"
-            "                no more than M MiB besides what the program has to begin with (RLIMIT_AS, RLIMIT_DATA)\n",
+            "                no more than M MiB besides what the program has to begin with (RLIMIT_AS, RLIMIT_DATA)\n"
+
+            "  --sandbox 1   the kernel kills it at any system call that libc's malloc does not make\n",
             MAX_SLOTS);
     exit(code);
 }
@@ -633,6 +637,8 @@ static void read_arguments(int argc, char **argv)
             config.address_space = (size_t)number(value, 1, 1e6);
         } else if (strcmp(name, "--data") == 0) {
             config.data = (size_t)number(value, 1, 1e6);
+        } else if (strcmp(name, "--sandbox") == 0) {
+            config.is_sandboxed = (int)number(value, 0, 1);
         } else if (strcmp(name, "--profile") == 0) {
             int found = -1;
             for (int k = 0; k < 4; k++) {
@@ -677,9 +683,30 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+/* From here on the kernel ends the process at every system call but those of libc's malloc, those that
+   make and end threads, and what this program's own libc needs: its malloc asks for a random number at its
+   start, qsort for the size of memory, printf for what standard output is. */
+static void enter_sandbox(void)
+{
+#if HAS_SANDBOX
+    static const int allowed[] = {SANDBOX_MALLOC, SANDBOX_THREADS, SANDBOX_THREAD_END, SYS_getrandom,
+                                  SYS_sysinfo,    SYS_newfstatat};
+    if (sandbox_enter(allowed, sizeof allowed / sizeof *allowed, 1)) {
+        perror("hakmem_stress: sandbox");
+        exit(1);
+    }
+#else
+    fprintf(stderr, "hakmem_stress: no sandbox here\n");
+    exit(2);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     read_arguments(argc, argv);
+    if (config.is_sandboxed) {
+        enter_sandbox();
+    }
     config.live_bytes = ((size_t)256 << 20) / config.n_slots;
     slots = (struct slot *)map_pages(config.n_slots * sizeof *slots);
     all = (struct block *)map_pages((size_t)config.n_slots * (MAX_LIVE + MAILBOX_ROOM) * sizeof *all);
