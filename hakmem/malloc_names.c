@@ -26,7 +26,7 @@ static int serves_program(void)
 
 static int is_ours(const void *p)
 {
-    return hak_owns(p) || fallback_size(p);
+    return hak_owns(p) || fallback_holds(p);
 }
 
 static void *program_malloc(size_t size)
