@@ -1,4 +1,4 @@
-/* Not position-independent, and takes the addresses of malloc's family: then they are, for every library, those of stubs in this program.
+/* Linked so that it is not position-independent, and takes the addresses of malloc's family: then they are, for every library, those of stubs in this program.
    Nobody has replaced anything all the same. */
 #include <malloc.h>
 
@@ -13,14 +13,21 @@ static struct {
     size_t (*malloc_usable_size)(void *);
 } volatile with;
 
+/* As code that is not position-independent does; the rest of the program asks the loader, as hak_* may be missing. */
+#ifdef __x86_64__
+#define TAKE(name) __asm__("movq $" #name ", %0" : "=r"(*(void **)(intptr_t)&with.name))
+#else
+#define TAKE(name) (with.name = (name))
+#endif
+
 static void take_addresses(void)
 {
-    with.malloc = malloc;
-    with.free = free;
-    with.calloc = calloc;
-    with.realloc = realloc;
-    with.posix_memalign = posix_memalign;
-    with.malloc_usable_size = malloc_usable_size;
+    TAKE(malloc);
+    TAKE(free);
+    TAKE(calloc);
+    TAKE(realloc);
+    TAKE(posix_memalign);
+    TAKE(malloc_usable_size);
 }
 
 static long resident_kib(void)
