@@ -1,4 +1,4 @@
-/* Blocks of libc: a hash table of address and size, in metadata. Called by slow paths of plain.c, if at all. */
+/* Blocks of libc: a hash table of address and size, in metadata, unless all blocks are. Called by slow paths of plain.c, if at all. */
 #include "hakmem/fallback.h"
 
 #include <string.h>
@@ -45,6 +45,18 @@ int fallback_all(void)
     return HAK_UNLIKELY(options.ld_safe == 2 || is_jemalloc_blocked()) && libc_has_malloc();
 }
 
+/* A block of glibc's has its size in front of it, in a multiple of 16, with flags; that of a mapping of its own counts 16 bytes of it, else
+   8. No name of libc's tells it: malloc_usable_size is ours. */
+static size_t libc_size(const void *p)
+{
+    enum { FLAGS = 7, IS_MAPPED = 2 };
+    if (!p || (uintptr_t)p % 16) {
+        return 0;
+    }
+    size_t head = ((const size_t *)p)[-1], size = head & ~(size_t)FLAGS, taken = head & IS_MAPPED ? 16 : 8;
+    return size > taken ? size - taken : 0;
+}
+
 static struct node **bucket_of(uintptr_t address)
 {
     return &buckets[(size_t)((uint64_t)(address >> 4) * 0x9E3779B97F4A7C15u >> 40) % N_BUCKETS];
@@ -87,7 +99,7 @@ void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
     }
     size = size ? size : 1;
     void *p = align > 16 ? __libc_memalign(align, size) : __libc_malloc(size);
-    if (p && !record(p, size)) {
+    if (p && !all && !record(p, size)) {
         __libc_free(p);
         p = NULL;
     }
@@ -103,6 +115,11 @@ void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
 
 size_t fallback_size(const void *p)
 {
+    return fallback_all() ? libc_size(p) : fallback_holds(p);
+}
+
+size_t fallback_holds(const void *p)
+{
     if (HAK_LIKELY(!atomic_load_relaxed(&n_live))) {
         return 0;
     }
@@ -115,6 +132,10 @@ size_t fallback_size(const void *p)
 
 int fallback_free(void *p)
 {
+    if (fallback_all()) {
+        __libc_free(p);
+        return 1;
+    }
     if (HAK_LIKELY(!atomic_load_relaxed(&n_live))) {
         return 0;
     }

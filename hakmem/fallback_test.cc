@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <thread>
 #include <vector>
 
@@ -133,7 +134,6 @@ TEST_F(Fallback, Everything)
                 EXPECT_EQ(hak_owns(block.first), 0);
                 EXPECT_GE(hak_usable_size(block.first), block.second);
                 hak_free(block.first);
-                EXPECT_EQ(fallback_size(block.first), 0u);
             }
         }
     });
@@ -199,8 +199,10 @@ TEST_F(Fallback, WithoutJemallocNothing)
 
 TEST_F(Fallback, APointerOfNeitherStillAborts)
 {
-    options.ld_safe = 2;
-    void *p = hak_malloc(20001); /* of a class whose bin is empty */
+    options.ld_safe = 1;
+    limit_set(0, 1);
+    void *p = hak_malloc(5000001);
+    ASSERT_NE(p, nullptr);
     ASSERT_EQ(hak_owns(p), 0);
     int local;
     EXPECT_EXIT(hak_free(&local), testing::KilledBySignal(SIGABRT),
@@ -213,6 +215,32 @@ TEST_F(Fallback, APointerOfNeitherStillAborts)
         },
         testing::KilledBySignal(SIGABRT), "invalid pointer freed");
     hak_free(p);
+    /* Where libc serves all, it finds what it finds. */
+    options.ld_safe = 2;
+    p = hak_malloc(5000001);
+    EXPECT_EXIT(hak_free(static_cast<char *>(p) + 8), testing::KilledBySignal(SIGABRT), "\\(\\): invalid pointer");
+    hak_free(p);
+}
+
+/* libc's blocks and hakmem's are the same then, wherever they come from and go. */
+TEST_F(Fallback, BlocksCrossOver)
+{
+    options.ld_safe = 2;
+    for (size_t size = 20; size < 5000000; size = size * 3 + 1) {
+        char *p = static_cast<char *>(malloc(size));
+        memset(p, 1, size);
+        EXPECT_EQ(hak_usable_size(p), malloc_usable_size(p));
+        p = static_cast<char *>(hak_realloc(p, 2 * size));
+        EXPECT_EQ(p[0] + p[size - 1], 2);
+        free(p);
+        hak_free(aligned_alloc(4096, size));
+        p = static_cast<char *>(hak_aligned_alloc(4096, size));
+        EXPECT_EQ(hak_usable_size(p), malloc_usable_size(p));
+        free(p);
+        hak_free(calloc(1, size));
+        free(hak_calloc(1, size));
+    }
+    EXPECT_EQ(hak_usable_size(nullptr), 0u);
 }
 
 } // namespace

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "hakmem/fallback.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/late_symbol.h"
 
 extern int malloc_info(int options, FILE *out);
 int own_malloc_info(int options, FILE *out) HAK_HIDDEN;
@@ -17,16 +18,25 @@ int own_malloc_info(int options, FILE *out) HAK_HIDDEN;
 /* Set while a function of the program's is called from here: if that is made of the one that called it, that one serves. */
 static HAK_TLS int is_inside;
 
+/* Set at start: `free` is a stub of the program's that ends here. (Or in another allocator that was preloaded in front; its functions
+   are then not asked.) Until then calls go through the names, which is right too, but calloc clears what is zero. */
+static int free_is_stub;
+
+__attribute__((constructor)) static void look_at_free(void)
+{
+    free_is_stub = NAMES_FREE_DIFFERS && &late_is_stub && late_is_stub((const void *)(uintptr_t)free);
+}
+
 /* Whether the program's calls come here at all. Allocators do not define malloc_info: if it is bound elsewhere, the whole family is, and
    whoever calls has looked the function up in this library. */
 static int serves_program(void)
 {
-    return !is_inside && malloc_info == own_malloc_info;
+    return !free_is_stub && !is_inside && malloc_info == own_malloc_info;
 }
 
 static int is_ours(const void *p)
 {
-    return hak_owns(p) || fallback_size(p);
+    return hak_owns(p) || fallback_holds(p);
 }
 
 static void *program_malloc(size_t size)
