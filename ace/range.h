@@ -16,6 +16,8 @@
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 #include "superslab/superslab.h"
 

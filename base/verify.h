@@ -2,6 +2,8 @@
 #ifndef HAKMEM_BASE_VERIFY_H
 #define HAKMEM_BASE_VERIFY_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -61,6 +61,37 @@ class GeneratedTest(unittest.TestCase):
             self.assertEqual(len(re.findall(r"^\|", read("docs", page), flags=re.M)) - 2, n_rows, page)
 
 
+class InternalHeadersTest(unittest.TestCase):
+    """A header is one that a consumer may include, and then includes no other; or it begins with base/internal.h."""
+
+    PUBLIC = {"base/attributes.h", "superslab/superslab.h", "ace/ace.h", "mid_mt/mid_mt.h", "hakmem/hakmem.h"}
+
+    def test_headers(self):
+        n_internal = 0
+        for folder in PARTS:
+            names = os.listdir(os.path.join(ROOT, folder)) if os.path.isdir(os.path.join(ROOT, folder)) else []
+            for path in sorted("%s/%s" % (folder, name) for name in names if name.endswith(".h")):
+                if path == "base/internal.h":
+                    continue
+                included = re.findall(r'^#include "(.*)"', read(path), flags=re.M)
+                if path in self.PUBLIC:
+                    self.assertLessEqual(set(included), self.PUBLIC, "%s includes what is internal" % path)
+                else:
+                    n_internal += 1
+                    self.assertEqual(included[:1], ["base/internal.h"], "%s is internal, and does not say so first" % path)
+        self.assertGreater(n_internal, 20)
+
+    def test_the_parts_say_the_same(self):
+        """public_hdrs of the BUILD files."""
+        said = {"hakmem/hakmem.h"}
+        for folder in PARTS:
+            path = os.path.join(ROOT, folder, "BUILD.bazel")
+            text = read(path) if os.path.exists(path) else ""
+            for names in re.findall(r"public_hdrs = \[(.*?)\]", text, flags=re.S):
+                said |= {"%s/%s" % (folder, name) for name in re.findall(r'"(.*?)"', names)}
+        self.assertEqual(said, self.PUBLIC)
+
+
 class VerifierCodesTest(unittest.TestCase):
     """Each code of base/verify.def is returned at one place, is planted by a test, and no verifier returns a bare number."""
 

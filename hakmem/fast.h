@@ -4,6 +4,8 @@
 #ifndef HAKMEM_HAKMEM_FAST_H
 #define HAKMEM_HAKMEM_FAST_H
 
+#include "base/internal.h"
+
 #include "hakmem/heap.h"
 #include "hakmem/noted.h"
 #include "superslab/map.h"

@@ -6,6 +6,8 @@
 #ifndef HAKMEM_HAKMEM_HOOKS_H
 #define HAKMEM_HAKMEM_HOOKS_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/attributes.h"
 #include "hakmem/hakmem.h"

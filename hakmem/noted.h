@@ -5,6 +5,8 @@
 #ifndef HAKMEM_HAKMEM_NOTED_H
 #define HAKMEM_HAKMEM_NOTED_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/note.h"
 

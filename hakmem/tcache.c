@@ -7,7 +7,7 @@
 #include "base/stats.h"
 #include "base/verify.h"
 #include "hakmem/fast.h"
-#include "mid_mt/mid_mt.h"
+#include "mid_mt/mid_class.h"
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
 #define SEND_EVERY 64u

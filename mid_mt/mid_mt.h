@@ -4,30 +4,18 @@
 #ifndef HAKMEM_MID_MT_MID_MT_H
 #define HAKMEM_MID_MT_MID_MT_H
 
-#include "base/lock.h"
-#include "base/size_classes.h"
-#include "superslab/bank.h"
+#include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN
 
 /* The smallest and largest request, in bytes. */
-#define MID_MIN_BYTES (SC_TINY_MAX + 1)
-#define MID_MAX_BYTES SC_SMALL_MAX
-
-/* 1 if the class belongs to the mid-MT pool. */
-static inline int mid_is_class(uint32_t size_class)
-{
-    return sc_table[size_class].size > SC_TINY_MAX;
-}
-
-/* How many blocks of a mid class a thread's list may hold if it may hold `bytes`: at least 1. */
-uint32_t mid_list_limit(uint32_t size_class, size_t bytes);
+#define MID_MIN_BYTES ((size_t)1025)
+#define MID_MAX_BYTES ((size_t)32768)
 
 /* A pool of its own. Zero-initialised memory is no pool: call mid_pool_init. It holds back at most one empty slab
    (64 KiB) a class. */
 struct mid_pool {
-    struct lock lock;
-    struct bank bank;
+    HAK_CACHE_ALIGNED unsigned char opaque[1024];
 };
 
 /* Returns 0, or EAGAIN if there are too many pools and heaps in this process. */

@@ -12,6 +12,8 @@
 #ifndef HAKMEM_SUPERSLAB_BANK_H
 #define HAKMEM_SUPERSLAB_BANK_H
 
+#include "base/internal.h"
+
 #include "superslab/pool.h"
 
 HAK_EXTERN_C_BEGIN
