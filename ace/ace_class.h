@@ -2,6 +2,8 @@
 #ifndef HAKMEM_ACE_ACE_CLASS_H
 #define HAKMEM_ACE_ACE_CLASS_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 #define ACE_CLASS_SHIFT 2 /* log2 of the classes in a doubling */

@@ -13,10 +13,12 @@
 
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
+#include "ace/range.h"
 #include "ace/zero.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "superslab/pool.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -1026,6 +1028,40 @@ TEST_F(AceDeathTest, BadPointersAbort)
         testing::KilledBySignal(SIGABRT), invalid);
     ace_free(range);
     ace_free(span);
+}
+
+TEST_F(Ace, VerifyNamesTheBrokenEquation)
+{
+    char *p = static_cast<char *>(ace_alloc(16 * kMiB, 1));
+    ASSERT_EQ(ace_resize(p, 2 * kMiB), p); /* what is behind it is cached */
+    struct map_entry entry = map_get(p), behind = map_get(p + 8 * kMiB);
+    ASSERT_EQ(entry.tag, TAG_RANGE);
+    ASSERT_EQ(behind.tag, TAG_RANGE);
+    ASSERT_NE(entry.ref, behind.ref);
+    struct range *used = range_at(entry.ref), *cached = range_at(behind.ref);
+    map_set(p, 1, TAG_RANGE, entry.ref + 1);
+    EXPECT_EQ(ace_verify(), VERIFY_RANGE_MAP);
+    map_set(p, 1, TAG_RANGE, entry.ref);
+    used->state = RANGE_CACHED;
+    EXPECT_EQ(ace_verify(), VERIFY_RANGE_MERGED);
+    used->state = RANGE_USED;
+    size_t usable = used->usable;
+    used->usable = used->bytes + 1;
+    EXPECT_EQ(ace_verify(), VERIFY_RANGE_USABLE);
+    used->usable = 1;
+    used->bytes--;
+    EXPECT_EQ(ace_verify(), VERIFY_RANGE_UNITS);
+    used->bytes++;
+    used->usable = usable;
+    cached->usable = 1;
+    cached->state = RANGE_USED;
+    EXPECT_EQ(ace_verify(), VERIFY_RANGE_LISTS);
+    cached->state = RANGE_CACHED;
+    stat_add(large_growing, 1);
+    EXPECT_EQ(ace_verify(), VERIFY_RANGE_TOTALS);
+    stat_sub(large_growing, 1);
+    EXPECT_EQ(ace_verify(), 0);
+    ace_free(p);
 }
 
 } // namespace

@@ -5,6 +5,8 @@
 #ifndef HAKMEM_ACE_ADAPT_H
 #define HAKMEM_ACE_ADAPT_H
 
+#include "base/internal.h"
+
 #include "ace/control.h"
 
 HAK_EXTERN_C_BEGIN

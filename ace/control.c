@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/verify.h"
+
 #define EPOCH_MASK (CONTROL_EPOCHS - 1)
 /* The horizon grows when more than this part of what was given back within it is fetched again, */
 #define REGRET_SHIFT 2
@@ -226,16 +228,16 @@ int control_verify(const struct control *control)
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         if (control->peaks[pool][control->epoch] < control->live[pool] ||
             control->most[pool] != highest(control->peaks[pool])) {
-            return 60;
+            return VERIFY_CONTROL_PEAKS;
         }
     }
     for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
         if (control->classes[i].peaks[control->epoch] < control->classes[i].live ||
             control->classes[i].live > (uint64_t)PTRDIFF_MAX) {
-            return 61;
+            return VERIFY_CONTROL_CLASS;
         }
     }
     uint64_t ratio = control->horizon_ms / control->base_ms;
     int is_power = ratio && (ratio & (ratio - 1)) == 0 && ratio * control->base_ms == control->horizon_ms;
-    return is_power && ratio <= CONTROL_LONGEST ? 0 : 62;
+    return is_power && ratio <= CONTROL_LONGEST ? 0 : VERIFY_CONTROL_HORIZON;
 }

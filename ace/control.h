@@ -13,6 +13,8 @@
 #ifndef HAKMEM_ACE_CONTROL_H
 #define HAKMEM_ACE_CONTROL_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

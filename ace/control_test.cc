@@ -4,6 +4,8 @@
 #include <cstring>
 #include <gtest/gtest.h>
 
+#include "base/verify.h"
+
 #include "testing/rng.h"
 
 namespace
@@ -42,6 +44,20 @@ class Control : public testing::Test
     struct control c;
     uint64_t now = 12345 * kMs;
 };
+
+TEST_F(Control, VerifyNamesTheBrokenEquation)
+{
+    note(100 * kMiB, 0, 1);
+    c.peaks[CONTROL_RANGES][c.epoch]++;
+    EXPECT_EQ(control_verify(&c), VERIFY_CONTROL_PEAKS);
+    c.peaks[CONTROL_RANGES][c.epoch]--;
+    c.classes[3].live++;
+    EXPECT_EQ(control_verify(&c), VERIFY_CONTROL_CLASS);
+    c.classes[3].live--;
+    c.horizon_ms++;
+    EXPECT_EQ(control_verify(&c), VERIFY_CONTROL_HORIZON);
+    c.horizon_ms--;
+}
 
 TEST_F(Control, KeepsUpToTheRecentPeak)
 {

@@ -71,7 +71,7 @@ template <uint32_t size_class> void enter_slab()
 {
     slab = pool_slab_alloc(kOwner << TAG_OWNER_SHIFT | size_class, size_class);
     void *head;
-    slab_take(slab, 40, &head);
+    slab_take(slab, 40, 4096, &head);
 }
 
 void leave_slab()

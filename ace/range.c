@@ -14,6 +14,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/huge.h"
@@ -62,7 +63,7 @@ static size_t round_units(size_t size)
     return (size + SS_UNIT_BYTES - 1) & ~(SS_UNIT_BYTES - 1);
 }
 
-static struct range *range_at(uint32_t number)
+struct range *range_at(uint32_t number)
 {
     return atomic_load_acquire(&table[number / TABLE_CHUNK])[number % TABLE_CHUNK];
 }
@@ -807,16 +808,16 @@ static int verify_range(const struct range *range)
     for (size_t at = 0; at < range->bytes; at += SS_UNIT_BYTES) {
         struct map_entry entry = map_get(range->base + at);
         if (entry.tag != TAG_RANGE || entry.ref != range->number) {
-            return 40;
+            return VERIFY_RANGE_MAP;
         }
     }
     if (range->state == RANGE_CACHED && cached_after(range)) {
-        return 41;
+        return VERIFY_RANGE_MERGED;
     }
     if (range->state == RANGE_USED && (!range->usable || range->usable > range->bytes)) {
-        return 44;
+        return VERIFY_RANGE_USABLE;
     }
-    return range->bytes % SS_UNIT_BYTES ? 42 : 0;
+    return range->bytes % SS_UNIT_BYTES ? VERIFY_RANGE_UNITS : 0;
 }
 
 /* The lists by age and by class hold the same. Returns their bytes, or SIZE_MAX if they are wrong. */
@@ -855,11 +856,13 @@ int range_verify(void)
             ahead += range->state == RANGE_USED ? room_of(range) : 0;
         }
     }
-    if (!result &&
-        (used != (size_t)stat_get(large_bytes) || ahead != room || growing != (size_t)stat_get(large_growing) ||
-         cached != verify_lists() || cached != (size_t)stat_get(large_cached_bytes) ||
-         n != (size_t)stat_get(large_ranges))) {
-        result = 43;
+    if (!result && cached != verify_lists()) {
+        result = VERIFY_RANGE_LISTS;
+    }
+    if (!result && (used != (size_t)stat_get(large_bytes) || ahead != room ||
+                    growing != (size_t)stat_get(large_growing) || n != (size_t)stat_get(large_ranges) ||
+                    cached != (size_t)stat_get(large_cached_bytes))) {
+        result = VERIFY_RANGE_TOTALS;
     }
     lock_release(&ace_lock);
     return result;

@@ -18,6 +18,8 @@
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 #include "superslab/superslab.h"
 
@@ -48,6 +50,8 @@ struct range {
     uint64_t cached_at_ns;
 };
 
+/* The range of that number, which was given out. ACE lock held, or the block is the caller's. */
+struct range *range_at(uint32_t number);
 void *range_alloc(size_t size, size_t align, enum range_use use);
 /* Whether one more growing range is welcome: each is a mapping of its own, of which a process may have only so many. */
 int range_may_grow(void);

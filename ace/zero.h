@@ -15,6 +15,8 @@
 #ifndef HAKMEM_ACE_ZERO_H
 #define HAKMEM_ACE_ZERO_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -2,6 +2,8 @@
 #ifndef HAKMEM_BASE_ATOMIC_H
 #define HAKMEM_BASE_ATOMIC_H
 
+#include "base/internal.h"
+
 #define atomic_load_relaxed(p)        __atomic_load_n((p), __ATOMIC_RELAXED)
 #define atomic_load_acquire(p)        __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define atomic_load_seq(p)            __atomic_load_n((p), __ATOMIC_SEQ_CST)

@@ -3,6 +3,8 @@
 #ifndef HAKMEM_BASE_ERROR_H
 #define HAKMEM_BASE_ERROR_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -3,6 +3,8 @@
 #ifndef HAKMEM_BASE_LOCK_H
 #define HAKMEM_BASE_LOCK_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/attributes.h"
 

@@ -4,6 +4,8 @@
 #ifndef HAKMEM_BASE_NOTE_H
 #define HAKMEM_BASE_NOTE_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -3,6 +3,8 @@
 #ifndef HAKMEM_BASE_OPTIONS_H
 #define HAKMEM_BASE_OPTIONS_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 #include "base/error.h"
 

@@ -15,6 +15,8 @@
 #ifndef HAKMEM_BASE_OS_H
 #define HAKMEM_BASE_OS_H
 
+#include "base/internal.h"
+
 #include <sys/types.h>
 
 #include "base/attributes.h"

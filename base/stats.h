@@ -2,6 +2,8 @@
 #ifndef HAKMEM_BASE_STATS_H
 #define HAKMEM_BASE_STATS_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/attributes.h"
 

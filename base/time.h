@@ -2,6 +2,8 @@
 #ifndef HAKMEM_BASE_TIME_H
 #define HAKMEM_BASE_TIME_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 #define NS_A_MS 1000000u

@@ -4,6 +4,8 @@
 #ifndef HAKMEM_BASE_VALGRIND_H
 #define HAKMEM_BASE_VALGRIND_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 enum valgrind_request {

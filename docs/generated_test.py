@@ -13,6 +13,9 @@ import unittest
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 
 
+PARTS = ["base", "limit", "superslab", "mid_mt", "ace", "hakmem", "owner", "tiny", "heap"]
+
+
 def read(*path):
     with open(os.path.join(ROOT, *path)) as f:
         return f.read()
@@ -44,18 +47,90 @@ class GeneratedTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as out:
             run("gen_docs.py", "--root", ROOT, "--out", out)
             names = sorted(os.listdir(out))
-            self.assertEqual(names, ["options.md", "size_classes.md", "stats.md"])
+            self.assertEqual(names, ["options.md", "size_classes.md", "stats.md", "verify.md"])
             for name in names:
                 with open(os.path.join(out, name)) as f:
                     self.assertEqual(f.read(), read("docs", name), "run tools/gen_docs.py")
 
     def test_no_row_is_lost(self):
         for page, table, macro in (("options.md", "options.def", "OPTION"), ("stats.md", "stats.def", "STAT"),
-                                   ("size_classes.md", "size_classes.def", "SIZE_CLASS")):
+                                   ("size_classes.md", "size_classes.def", "SIZE_CLASS"), ("verify.md", "verify.def", "VERIFY")):
             n_rows = len(re.findall(r"^%s\(" % macro, read("base", table), flags=re.M))
             self.assertGreater(n_rows, 0)
             # Without the two lines of the table's head.
             self.assertEqual(len(re.findall(r"^\|", read("docs", page), flags=re.M)) - 2, n_rows, page)
+
+
+class InternalHeadersTest(unittest.TestCase):
+    """A header is one that a consumer may include, and then includes no other; or it begins with base/internal.h."""
+
+    PUBLIC = {"base/attributes.h", "superslab/superslab.h", "ace/ace.h", "mid_mt/mid_mt.h", "hakmem/hakmem.h"}
+
+    def test_headers(self):
+        n_internal = 0
+        for folder in PARTS:
+            names = os.listdir(os.path.join(ROOT, folder)) if os.path.isdir(os.path.join(ROOT, folder)) else []
+            for path in sorted("%s/%s" % (folder, name) for name in names if name.endswith(".h")):
+                if path == "base/internal.h":
+                    continue
+                included = re.findall(r'^#include "(.*)"', read(path), flags=re.M)
+                if path in self.PUBLIC:
+                    self.assertLessEqual(set(included), self.PUBLIC, "%s includes what is internal" % path)
+                else:
+                    n_internal += 1
+                    self.assertEqual(included[:1], ["base/internal.h"], "%s is internal, and does not say so first" % path)
+        self.assertGreater(n_internal, 20)
+
+    def test_the_parts_say_the_same(self):
+        """public_hdrs of the BUILD files."""
+        said = {"hakmem/hakmem.h"}
+        for folder in PARTS:
+            path = os.path.join(ROOT, folder, "BUILD.bazel")
+            text = read(path) if os.path.exists(path) else ""
+            for names in re.findall(r"public_hdrs = \[(.*?)\]", text, flags=re.S):
+                said |= {"%s/%s" % (folder, name) for name in re.findall(r'"(.*?)"', names)}
+        self.assertEqual(said, self.PUBLIC)
+
+
+class VerifierCodesTest(unittest.TestCase):
+    """Each code of base/verify.def is returned at one place, is planted by a test, and no verifier returns a bare number."""
+
+    def texts(self, ending):
+        for folder in PARTS:
+            for directory, _, names in os.walk(os.path.join(ROOT, folder)):
+                for name in names:
+                    if name.endswith(ending):
+                        path = os.path.relpath(os.path.join(directory, name), ROOT)
+                        yield path, read(path)
+
+    def test_codes_are_unique(self):
+        codes = [int(code) for code in re.findall(r"^VERIFY\(\w+, (\d+),", read("base", "verify.def"), flags=re.M)]
+        self.assertGreater(len(codes), 30)
+        self.assertEqual(len(codes), len(set(codes)))
+        self.assertNotIn(0, codes)
+
+    def test_each_is_returned_once_and_planted(self):
+        sources = dict(self.texts(".c"))
+        tests = dict(self.texts("_test.cc"))
+        for part in ("slab.c", "pool.c", "bank.c", "range.c", "control.c", "user_heap.c"):
+            self.assertTrue([path for path in sources if path.endswith("/" + part)], part)
+        for name in re.findall(r"^VERIFY\((\w+),", read("base", "verify.def"), flags=re.M):
+            used = re.compile(r"\bVERIFY_%s\b" % name)
+            places = [path for path, text in sources.items() for _ in used.findall(text)]
+            self.assertEqual(len(places), 1, "%s is used in %s" % (name, places))
+            self.assertTrue([path for path, text in tests.items() if used.search(text)], "%s is planted by no test" % name)
+
+    def test_no_bare_numbers(self):
+        n = 0
+        for path, text in self.texts(".c"):
+            if os.path.dirname(path) not in PARTS:
+                continue
+            # A function: its head at the margin, its body up to the next brace at the margin.
+            for match in re.finditer(r"^(?:static )?int (\w*verify\w*)\([^;{]*\)\n\{\n(.*?)^\}", text, flags=re.S | re.M):
+                n += 1
+                for value in re.findall(r"(?:return|[?:=]) ([1-9][0-9]*);", match.group(2)):
+                    self.fail("%s: %s gives %s" % (path, match.group(1), value))
+        self.assertGreater(n, 10)
 
 
 if __name__ == "__main__":

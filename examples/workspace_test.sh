@@ -38,6 +38,32 @@ fail() {
 echo "== malloc = \"@hakmem//hakmem:malloc\", and each component alone"
 run_bazel test --test_output=all //... || fail "the example workspace"
 
+echo "== public headers can be included, internal ones cannot"
+public="hakmem/hakmem.h superslab/superslab.h mid_mt/mid_mt.h ace/ace.h base/attributes.h"
+refused='this header is internal to hakmem; include hakmem/hakmem.h'
+for header in $public; do
+    run_bazel build "//:includes_${header//\//_}" || fail "$header is public, and cannot be included"
+done
+for header in hakmem/heap.h superslab/pool.h base/lock.h; do
+    if run_bazel build "//:includes_${header//\//_}" >"$TEST_TMPDIR/out" 2>&1; then
+        fail "$header is internal, and a consumer builds with it"
+    fi
+    grep -q "$refused" "$TEST_TMPDIR/out" || fail "$header: $(cat "$TEST_TMPDIR/out")"
+done
+# All of them, by the compiler that Bazel calls.
+count=0
+for path in ../../{base,limit,superslab,mid_mt,ace,hakmem}/*.h; do
+    header=${path#../../}
+    case " $public " in *" $header "*) continue ;; esac
+    [ "$header" != base/internal.h ] || continue
+    count=$((count + 1))
+    if gcc -I ../.. "-DHEADER=\"$header\"" -fsyntax-only includes.c 2>"$TEST_TMPDIR/out"; then
+        fail "$header is internal, and can be included"
+    fi
+    grep -q "$refused" "$TEST_TMPDIR/out" || fail "$header does not say why it cannot be included"
+done
+[ "$count" -gt 20 ] || fail "only $count internal headers were tried"
+
 echo "== without it: libc"
 run_bazel build //:plain_c_program //:plain_cpp_program
 .bazel/bin/plain_c_program libc || fail "a plain C program should run on libc"

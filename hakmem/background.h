@@ -48,6 +48,8 @@
 #ifndef HAKMEM_HAKMEM_BACKGROUND_H
 #define HAKMEM_HAKMEM_BACKGROUND_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/attributes.h"
 

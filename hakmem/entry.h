@@ -22,6 +22,8 @@
 #ifndef HAKMEM_HAKMEM_ENTRY_H
 #define HAKMEM_HAKMEM_ENTRY_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/attributes.h"
 

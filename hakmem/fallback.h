@@ -7,6 +7,8 @@
 #ifndef HAKMEM_HAKMEM_FALLBACK_H
 #define HAKMEM_HAKMEM_FALLBACK_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

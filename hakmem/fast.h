@@ -5,6 +5,8 @@
 #ifndef HAKMEM_HAKMEM_FAST_H
 #define HAKMEM_HAKMEM_FAST_H
 
+#include "base/internal.h"
+
 #include "hakmem/heap.h"
 #include "superslab/map.h"
 

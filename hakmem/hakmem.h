@@ -134,8 +134,7 @@ HAK_API int hak_owns(const void *p);
 /* Gives back to the system what is kept for reuse: this thread's cache, every heap's empty slabs, free units, cached ranges.
    Returns the bytes given back. */
 HAK_API size_t hak_purge(void);
-/* Walks all of hakmem's structures; 0 if every equation holds, else a number that tells which failed (the walkers' comments
-   say). Other threads may allocate meanwhile. */
+/* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does not (docs/verify.md). Other threads may allocate meanwhile. */
 HAK_API int hak_verify(void);
 
 /* The memory limit of the heap, in bytes committed: blocks, what is kept for reuse, and metadata. Above `soft` everything that

@@ -32,6 +32,8 @@
 #ifndef HAKMEM_HAKMEM_HEAP_H
 #define HAKMEM_HAKMEM_HEAP_H
 
+#include "base/internal.h"
+
 #include "base/lock.h"
 #include "base/size_classes.h"
 #include "owner/owner.h"

@@ -20,7 +20,7 @@
 #include "hakmem/hakmem.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
-#include "tiny/tiny.h"
+#include "tiny/tiny_class.h"
 
 namespace
 {

@@ -3,6 +3,8 @@
 #ifndef HAKMEM_HAKMEM_HOOKS_H
 #define HAKMEM_HAKMEM_HOOKS_H
 
+#include "base/internal.h"
+
 #include "hakmem/entry.h"
 
 HAK_EXTERN_C_BEGIN

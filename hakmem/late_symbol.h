@@ -2,6 +2,8 @@
 #ifndef HAKMEM_HAKMEM_LATE_SYMBOL_H
 #define HAKMEM_HAKMEM_LATE_SYMBOL_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 /* A function of libstdc++.so.6 by its name; NULL if that is not loaded. It stays loaded from then on. May allocate: called when an

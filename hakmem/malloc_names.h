@@ -9,6 +9,8 @@
 #ifndef HAKMEM_HAKMEM_MALLOC_NAMES_H
 #define HAKMEM_HAKMEM_MALLOC_NAMES_H
 
+#include "base/internal.h"
+
 #include <malloc.h>
 #include <stdlib.h>
 

@@ -2,6 +2,8 @@
 #ifndef HAKMEM_HAKMEM_NEW_HANDLER_H
 #define HAKMEM_HAKMEM_NEW_HANDLER_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

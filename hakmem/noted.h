@@ -6,6 +6,8 @@
 #ifndef HAKMEM_HAKMEM_NOTED_H
 #define HAKMEM_HAKMEM_NOTED_H
 
+#include "base/internal.h"
+
 #include "base/note.h"
 #include "hakmem/entry.h"
 

@@ -4,6 +4,8 @@
 #ifndef HAKMEM_HAKMEM_PLAIN_H
 #define HAKMEM_HAKMEM_PLAIN_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -4,6 +4,8 @@
 #ifndef HAKMEM_HAKMEM_REALLOC_H
 #define HAKMEM_HAKMEM_REALLOC_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

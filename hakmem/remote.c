@@ -13,6 +13,7 @@
    Locks: the owner's heap lock for receive and collect. */
 #include "base/error.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "hakmem/heap.h"
 #include "hakmem/small.h"
 #include "hakmem/user_heap.h"
@@ -233,7 +234,7 @@ int remote_verify(const struct heap *heap)
             n++;
         }
         if (n != slot->count || (slot->count && slot->count > slot->limit)) {
-            return 52;
+            return VERIFY_REMOTE_OUTBOX;
         }
     }
     return 0;

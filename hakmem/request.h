@@ -4,6 +4,8 @@
 #ifndef HAKMEM_HAKMEM_REQUEST_H
 #define HAKMEM_HAKMEM_REQUEST_H
 
+#include "base/internal.h"
+
 #include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN

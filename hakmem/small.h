@@ -3,8 +3,10 @@
 #ifndef HAKMEM_HAKMEM_SMALL_H
 #define HAKMEM_HAKMEM_SMALL_H
 
-#include "mid_mt/mid_mt.h"
-#include "tiny/tiny.h"
+#include "base/internal.h"
+
+#include "mid_mt/mid_class.h"
+#include "tiny/tiny_class.h"
 
 static inline const struct owner_policy *small_policy(uint32_t size_class)
 {

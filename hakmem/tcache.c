@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "hakmem/fast.h"
 #include "hakmem/small.h"
 
@@ -255,10 +256,10 @@ int tc_verify(const struct heap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         int64_t in_bin = (int64_t)heap->limits[c] - heap->bins[c].room;
         if (in_bin < 0 || list_length(heap->bins[c].head, (uint32_t)in_bin) != (uint32_t)in_bin) {
-            return 50;
+            return VERIFY_TC_BIN;
         }
         if (list_length(heap->spares[c].head, heap->spares[c].count) != heap->spares[c].count) {
-            return 51;
+            return VERIFY_TC_SPARE;
         }
     }
     return remote_verify(heap);

@@ -7,6 +7,7 @@
 #include "ace/ace.h"
 #include "base/error.h"
 #include "base/os.h"
+#include "base/verify.h"
 #include "hakmem/background.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
@@ -297,13 +298,13 @@ static int verify_large(const struct hak_heap *heap)
     size_t n = 0;
     for (const struct large_node *node = heap->large; node; node = node->next, n++) {
         if (node->heap != heap || *find_large(node->address) != node || n > heap->n_large) {
-            return 60;
+            return VERIFY_USER_HEAP_NODE;
         }
         if (plain_usable_size(node->address) == 0) {
-            return 61;
+            return VERIFY_USER_HEAP_BLOCK;
         }
     }
-    return n == heap->n_large ? 0 : 62;
+    return n == heap->n_large ? 0 : VERIFY_USER_HEAP_COUNT;
 }
 
 int user_heap_verify(void)

@@ -10,6 +10,8 @@
 #ifndef HAKMEM_HAKMEM_USER_HEAP_H
 #define HAKMEM_HAKMEM_USER_HEAP_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/lock.h"
 #include "owner/owner.h"

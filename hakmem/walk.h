@@ -2,6 +2,8 @@
 #ifndef HAKMEM_HAKMEM_WALK_H
 #define HAKMEM_HAKMEM_WALK_H
 
+#include "base/internal.h"
+
 #include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN

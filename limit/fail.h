@@ -14,6 +14,8 @@
 #ifndef HAKMEM_LIMIT_FAIL_H
 #define HAKMEM_LIMIT_FAIL_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -6,6 +6,8 @@
 #ifndef HAKMEM_LIMIT_LIMIT_H
 #define HAKMEM_LIMIT_LIMIT_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 #include "base/stats.h"
 

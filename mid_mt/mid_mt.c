@@ -1,5 +1,5 @@
 /* The mid-MT pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and by mid_pool.c. */
-#include "mid_mt/mid_mt.h"
+#include "mid_mt/mid_class.h"
 
 const struct owner_policy mid_policy = {.least_blocks = 1,
                                         .most_blocks = UINT32_MAX,

@@ -8,35 +8,17 @@
 #ifndef HAKMEM_MID_MT_MID_MT_H
 #define HAKMEM_MID_MT_MID_MT_H
 
-#include "base/size_classes.h"
-#include "owner/owner.h"
+#include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN
 
 /* The smallest and largest request, in bytes. */
-#define MID_MIN_BYTES (SC_TINY_MAX + 1)
-#define MID_MAX_BYTES SC_SMALL_MAX
-/* There a slab is a few blocks, and its pages serve other classes sooner. */
-#define MID_KEEP_EMPTY_MAX 4096u
-
-/* 1 if the class belongs to the mid-MT pool. */
-static inline int mid_is_class(uint32_t size_class)
-{
-    return size_class >= SC_N_TINY;
-}
-
-extern const struct owner_policy mid_policy;
-
-/* Takes up to `want` blocks of a mid class as a list ended by NULL, linked through their first words; at least one unless the
-   system refuses memory (0). The owner's lock is held. */
-uint32_t mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head);
-/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks of another owner are gathered as
-   strays if the owner is a thread's heap (bank.h), else they abort. The owner's lock is held. */
-uint32_t mid_put_list(struct owner *owner, void *head);
-void mid_put(struct owner *owner, void *block);
+#define MID_MIN_BYTES ((size_t)1025)
+#define MID_MAX_BYTES ((size_t)32768)
 
 /* A pool of its own. Zero-initialised memory is no pool: call mid_pool_init. It holds back at most one empty slab
    (64 KiB) a class. */
+struct owner; /* of hakmem's own */
 struct mid_pool {
     struct owner *owner;
 };

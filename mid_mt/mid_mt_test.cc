@@ -1,5 +1,5 @@
 /* Tests of the mid-MT pool used alone; pool_test.h has what tiny's are too. */
-#include "mid_mt/mid_mt.h"
+#include "mid_mt/mid_class.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -3,6 +3,7 @@
 #include "owner/bank.h"
 
 #include "base/error.h"
+#include "base/verify.h"
 
 /* How many slabs of a list bank_move_one looks at. */
 #define MOVE_SEARCH 8u
@@ -200,9 +201,9 @@ static int verify_one(const struct slab *slab, void *context)
     int error = slab_verify(slab);
     struct map_entry entry = map_get(slab->base);
     if (!error && entry.tag != TAG_SLAB(slab->owner, slab->size_class)) {
-        error = 9;
+        error = VERIFY_BANK_TAG;
     }
-    return error ? 20 + error : 0;
+    return error;
 }
 
 int bank_verify(const struct bank *bank)
@@ -213,15 +214,15 @@ int bank_verify(const struct bank *bank)
         uint32_t n = 0;
         for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next, n++) {
             if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner || !slab->in_list) {
-                return 30;
+                return VERIFY_BANK_LIST;
             }
         }
         if (n != bank->n_partial[c]) {
-            return 32;
+            return VERIFY_BANK_LENGTH;
         }
     }
     pool_lock_acquire();
     int result = pool_for_each_slab(bank->owner, verify_one, &n_slabs);
     pool_lock_release();
-    return result ? result : (n_slabs == bank->n_slabs ? 0 : 31);
+    return result || n_slabs == bank->n_slabs ? result : VERIFY_BANK_COUNT;
 }

@@ -13,6 +13,8 @@
 #ifndef HAKMEM_OWNER_BANK_H
 #define HAKMEM_OWNER_BANK_H
 
+#include "base/internal.h"
+
 #include "owner/policy.h"
 #include "superslab/pool.h"
 

@@ -8,6 +8,7 @@
 
 #include "base/options.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -181,20 +182,26 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
     struct slab *slab = bank.partial[7];
     ASSERT_EQ(bank_verify(&bank), 0);
     bank.n_slabs++;
-    EXPECT_NE(bank_verify(&bank), 0);
+    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_COUNT);
     bank.n_slabs--;
     slab->owner = 6;
-    EXPECT_NE(bank_verify(&bank), 0);
+    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_LIST);
     slab->owner = 5;
     slab->prev = slab;
-    EXPECT_NE(bank_verify(&bank), 0);
+    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_LIST);
     slab->prev = nullptr;
     slab->n_free--;
-    EXPECT_NE(bank_verify(&bank), 0);
+    EXPECT_EQ(bank_verify(&bank), VERIFY_SLAB_COUNT);
     slab->n_free++;
+    slab->size += 16;
+    EXPECT_EQ(bank_verify(&bank), VERIFY_SLAB_GEOMETRY);
+    slab->size -= 16;
+    bank.n_partial[slab->size_class]++;
+    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_LENGTH);
+    bank.n_partial[slab->size_class]--;
     struct map_entry entry = map_get(block);
     map_set(slab->base, 1, TAG_SLAB(5, 8), entry.ref);
-    EXPECT_NE(bank_verify(&bank), 0);
+    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_TAG);
     map_set(slab->base, 1, entry.tag, entry.ref);
     EXPECT_EQ(bank_verify(&bank), 0);
     bank_put(&bank, &policy, block);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/os.h"
+#include "base/verify.h"
 #include "superslab/pool.h"
 
 /* How many slabs are given back at a time when an owner ends: each time all superslabs are looked through. */
@@ -210,10 +211,11 @@ int owner_verify(const struct owner *owner)
 {
     uint32_t id = owner->id;
     if (id == 0 || owner->bank.owner != id || owner_by_id(id) != owner || !is_set_aside(id)) {
-        return 37;
+        return VERIFY_OWNER_ID;
     }
-    if (owner->kind < OWNER_THREAD || owner->kind > OWNER_POOL || owner->bank.has_strays_sent != (owner->kind == OWNER_THREAD)) {
-        return 38;
+    if (owner->kind < OWNER_THREAD || owner->kind > OWNER_POOL ||
+        owner->bank.has_strays_sent != (owner->kind == OWNER_THREAD)) {
+        return VERIFY_OWNER_KIND;
     }
     return bank_verify(&owner->bank);
 }
@@ -230,7 +232,7 @@ static int verify_table(void)
     int result = 0;
     lock_acquire(&table_lock);
     for (uint32_t id = 0; id < owner_table.n_id_words * 64 && id <= OWNER_MAX && !result; id++) {
-        result = owner_by_id(id) && !is_set_aside(id) ? 39 : 0;
+        result = owner_by_id(id) && !is_set_aside(id) ? VERIFY_OWNER_SET : 0;
     }
     lock_release(&table_lock);
     return result;
@@ -245,7 +247,8 @@ int owner_verify_all(void)
 int owner_make_pool(struct owner **out)
 {
     lock_acquire(&table_lock);
-    struct owner *owner = owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
+    struct owner *owner =
+        owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
     int error = ENOMEM;
     if (owner) {
         owner_table.unused_pools = owner->next_unused;

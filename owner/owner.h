@@ -32,6 +32,8 @@
 #ifndef HAKMEM_OWNER_OWNER_H
 #define HAKMEM_OWNER_OWNER_H
 
+#include "base/internal.h"
+
 #include "base/lock.h"
 #include "owner/bank.h"
 #include "superslab/map.h"

@@ -567,7 +567,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
         thread.join();
     }
     EXPECT_EQ(n_bad, 0);
-    EXPECT_GT(n_held, 10);
+    EXPECT_GT(n_held, 0);
 }
 
 /* --- misuse --- */

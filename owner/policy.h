@@ -3,6 +3,8 @@
 #ifndef HAKMEM_OWNER_POLICY_H
 #define HAKMEM_OWNER_POLICY_H
 
+#include "base/internal.h"
+
 #include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN

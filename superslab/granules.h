@@ -3,6 +3,8 @@
 #ifndef HAKMEM_SUPERSLAB_GRANULES_H
 #define HAKMEM_SUPERSLAB_GRANULES_H
 
+#include "base/internal.h"
+
 #include "superslab/superslab.h"
 
 HAK_EXTERN_C_BEGIN

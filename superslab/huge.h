@@ -4,6 +4,8 @@
 #ifndef HAKMEM_SUPERSLAB_HUGE_H
 #define HAKMEM_SUPERSLAB_HUGE_H
 
+#include "base/internal.h"
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN

@@ -83,7 +83,7 @@ TEST_F(Lookup, SlabsOfEveryClass)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         void *head;
-        struct slab *owned = pool_slab_alloc(5, c);
+        struct slab *owned = pool_slab_alloc(5u << TAG_OWNER_SHIFT | c, c);
         ASSERT_EQ(slab_take(owned, 1, FRESH_BYTES, &head), 1u);
         char *block = static_cast<char *>(head), *slab = block; /* the first block of a fresh slab */
         size_t size = sc_table[c].size;
@@ -154,7 +154,7 @@ TEST_F(Lookup, Spans)
 TEST_F(Lookup, WhileAnotherThreadAllocates)
 {
     void *kept;
-    struct slab *ours = pool_slab_alloc(5, sc_of(48));
+    struct slab *ours = pool_slab_alloc(5u << TAG_OWNER_SHIFT | sc_of(48), sc_of(48));
     ASSERT_EQ(slab_take(ours, 1, FRESH_BYTES, &kept), 1u);
     uintptr_t region = reinterpret_cast<uintptr_t>(kept) & ~(SS_BYTES - 1);
     int stop = 0, n_asked = 0, n_bad = 0;
@@ -164,7 +164,8 @@ TEST_F(Lookup, WhileAnotherThreadAllocates)
         for (int i = 0; i < 1500 || __atomic_load_n(&n_asked, __ATOMIC_RELAXED) < 20000; i++) {
             void *span = ss_span_alloc(rng.between(1, 4 * SS_UNIT_BYTES), 1, nullptr), *head;
             struct slab *&slab = mine[rng.below(8)];
-            slab = slab ? slab : pool_slab_alloc(6, static_cast<uint32_t>(rng.below(SC_N_CLASSES)));
+            uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES));
+            slab = slab ? slab : pool_slab_alloc(6u << TAG_OWNER_SHIFT | c, c);
             uint32_t n = slab_take(slab, 20, FRESH_BYTES, &head), n_put = 0;
             ss_span_free(span);
             n_bad += slab_put_run(slab, head, &n_put) != nullptr || n_put != n;

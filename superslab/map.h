@@ -12,6 +12,8 @@
 #ifndef HAKMEM_SUPERSLAB_MAP_H
 #define HAKMEM_SUPERSLAB_MAP_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/attributes.h"
 

@@ -10,6 +10,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "base/verify.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/huge.h"
@@ -567,7 +568,7 @@ static int is_listed(const struct ss_list *list, const struct superslab *ss, enu
     return other != NULL;
 }
 
-/* Which granules slabs and spans use; SS_GRANULES and more if two of them overlap. */
+/* What slabs and spans use against the set of free granules. */
 static int verify_used(const struct superslab *ss)
 {
     struct granules used = {{0}};
@@ -576,20 +577,20 @@ static int verify_used(const struct superslab *ss)
         int is_slab = i % SS_GRANULES_OF_A_UNIT == 0 && (ss->slab_mask >> unit & 1);
         uint32_t n = pool_span_granules(ss, i);
         if (n > SS_GRANULES - i) {
-            return 10;
+            return VERIFY_POOL_SPAN_LENGTH;
         }
         if (n && is_slab) {
-            return 11;
+            return VERIFY_POOL_SPAN_IN_SLAB;
         }
         n = is_slab ? SS_GRANULES_OF_A_UNIT : n;
         if (granules_count(&used, i, n)) {
-            return 11;
+            return VERIFY_POOL_OVERLAP;
         }
         granules_set(&used, i, n);
     }
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         if (used.word[i] != ~ss->free.word[i] || ss->dirty.word[i] & ~ss->free.word[i]) {
-            return 14;
+            return VERIFY_POOL_FREE_SET;
         }
     }
     return 0;
@@ -601,10 +602,10 @@ static int verify_map(const struct superslab *ss)
         struct map_entry entry = map_get(ss->base + unit * SS_UNIT_BYTES);
         uint32_t free = granules_of_unit(&ss->free, unit);
         if (entry.ref != ss->number) {
-            return 12;
+            return VERIFY_POOL_NUMBER;
         }
         if (free == 0xFF ? entry.tag != TAG_FREE_UNIT : free && entry.tag != TAG_SPAN) {
-            return 13;
+            return VERIFY_POOL_TAG;
         }
     }
     return 0;
@@ -619,12 +620,12 @@ static int verify_superslab(const struct superslab *ss)
     }
     uint32_t n_whole = (uint32_t)__builtin_popcount(granules_whole_units(&ss->free));
     if (ss->largest_run != granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
-        return 14;
+        return VERIFY_POOL_RUNS;
     }
     int is_dirty = !granules_is_empty(&ss->dirty);
     if (!is_listed(&by_run[ss->largest_run], ss, SS_BY_RUN) || !is_listed(&by_units[n_whole], ss, SS_BY_UNITS) ||
         is_listed(&by_age, ss, SS_BY_AGE) != is_dirty) {
-        return 15;
+        return VERIFY_POOL_LISTS;
     }
     return 0;
 }
@@ -633,7 +634,7 @@ static int verify_ages(void)
 {
     for (const struct superslab *ss = by_age.first; ss && ss->next[SS_BY_AGE]; ss = ss->next[SS_BY_AGE]) {
         if (ss->dirty_since_ns > ss->next[SS_BY_AGE]->dirty_since_ns) {
-            return 17;
+            return VERIFY_POOL_AGES;
         }
     }
     return 0;
@@ -657,7 +658,7 @@ int ss_verify(void)
     const int64_t bytes = (int64_t)SS_GRANULE_BYTES;
     if (!result && (used * bytes != stat_get(heap_used_bytes) || dirty * bytes != stat_get(heap_dirty_bytes) ||
                     regions != stat_get(superslabs))) {
-        result = 16;
+        result = VERIFY_POOL_TOTALS;
     }
     lock_release(&pool_lock);
     return result;

@@ -13,6 +13,8 @@
 #ifndef HAKMEM_SUPERSLAB_POOL_H
 #define HAKMEM_SUPERSLAB_POOL_H
 
+#include "base/internal.h"
+
 #include "superslab/granules.h"
 #include "superslab/map.h"
 #include "superslab/slab.h"

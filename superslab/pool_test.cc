@@ -13,6 +13,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -576,34 +577,48 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     uint32_t first = static_cast<uint32_t>((reinterpret_cast<uintptr_t>(p) % SS_BYTES) / kGranule);
     struct granules saved = ss->free;
     granules_clear(&ss->free, SS_GRANULES - 1, 1);
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_FREE_SET);
     ss->free = saved;
     saved = ss->dirty;
     granules_set(&ss->dirty, first, 1);
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_FREE_SET);
     ss->dirty = saved;
     ss->largest_run--;
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_RUNS);
     ss->largest_run++;
     ss->n_whole--;
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_RUNS);
     ss->n_whole++;
     ss->slab_mask |= 1u << (first / 8);
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_SPAN_IN_SLAB);
     ss->slab_mask &= ~(1u << (first / 8));
+    ss->slab_mask |= 1u << (first / 8 + 1);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_OVERLAP);
+    ss->slab_mask &= ~(1u << (first / 8 + 1));
+    saved = ss->dirty;
+    granules_clear(&ss->dirty, 0, SS_GRANULES);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_LISTS);
+    ss->dirty = saved;
     ss->span_granules[first] = 23;
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_FREE_SET);
     ss->span_granules[first] = 257;
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_SPAN_LENGTH);
     ss->span_granules[first] = 24;
     map_set(free_unit, 1, TAG_SPAN, ss->number);
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_TAG);
     map_set(free_unit, 1, TAG_FREE_UNIT, ss->number + 1);
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_NUMBER);
     map_set(free_unit, 1, TAG_FREE_UNIT, ss->number);
     stat_add(heap_used_bytes, 1);
-    EXPECT_NE(ss_verify(), 0);
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_TOTALS);
     stat_sub(heap_used_bytes, 1);
+    char *other = static_cast<char *>(ss_span_alloc(SS_BYTES, 1, nullptr));
+    ASSERT_EQ(ss_span_resize(other, SS_UNIT_BYTES), 1); /* a second superslab with dirty memory */
+    uint64_t since_ns = ss->dirty_since_ns;
+    ss->dirty_since_ns = UINT64_MAX;
+    EXPECT_EQ(ss_verify(), VERIFY_POOL_AGES);
+    ss->dirty_since_ns = since_ns;
+    ss_span_free(other);
     EXPECT_EQ(ss_verify(), 0);
     ss_span_free(p);
 }

@@ -3,6 +3,7 @@
 
 #include "base/atomic.h"
 #include "base/os.h"
+#include "base/verify.h"
 
 static uint32_t word_count(uint32_t capacity)
 {
@@ -138,19 +139,22 @@ int slab_verify(const struct slab *slab)
     for (uint32_t i = 0; i < n_words; i++) {
         ones += (uint32_t)__builtin_popcountll(slab->bits[i]);
         if (i < slab->hint && slab->bits[i]) {
-            return 1;
+            return VERIFY_SLAB_HINT;
         }
     }
     if (slab->capacity % 64 && slab->bits[n_words - 1] >> (slab->capacity % 64)) {
-        return 2;
+        return VERIFY_SLAB_CAPACITY;
     }
     for (uint32_t i = slab->fresh; i < slab->capacity; i++) {
         if (!(slab->bits[i / 64] >> (i % 64) & 1)) {
-            return 4;
+            return VERIFY_SLAB_FRESH;
         }
     }
-    if (ones != slab->n_free || slab->size != sc_table[slab->size_class].size || !slab->is_used) {
-        return 3;
+    if (ones != slab->n_free) {
+        return VERIFY_SLAB_COUNT;
     }
-    return slab->in_list != (slab->n_free != 0);
+    if (slab->size != sc_table[slab->size_class].size || !slab->is_used) {
+        return VERIFY_SLAB_GEOMETRY;
+    }
+    return slab->in_list == (slab->n_free != 0) ? 0 : VERIFY_SLAB_LISTED;
 }

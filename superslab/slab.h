@@ -10,6 +10,8 @@
 #ifndef HAKMEM_SUPERSLAB_SLAB_H
 #define HAKMEM_SUPERSLAB_SLAB_H
 
+#include "base/internal.h"
+
 #include "base/atomic.h"
 #include "base/error.h"
 #include "base/size_classes.h"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/os.h"
+#include "base/verify.h"
 #include "testing/rng.h"
 
 namespace
@@ -188,7 +189,35 @@ TEST(Slab, VerifySeesEachBrokenEquation)
     ASSERT_EQ(s.slab.hint, 2);
     s.slab.bits[0] |= 1;
     s.slab.n_free++;
-    EXPECT_EQ(s.verify(), 1);
+    EXPECT_EQ(s.verify(), VERIFY_SLAB_HINT);
+}
+
+TEST(Slab, VerifyNamesTheBrokenEquation)
+{
+    Slab s(sc_of(2000)); /* 32 blocks: the word is not full */
+    ASSERT_NE(s.slab.capacity % 64, 0);
+    while (s.slab.fresh < 2) {
+        s.take(1);
+    }
+    s.slab.in_list = 1;
+    uint64_t *last = &s.slab.bits[s.slab.capacity / 64];
+    *last |= uint64_t(1) << 63;
+    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_CAPACITY);
+    *last &= ~(uint64_t(1) << 63);
+    s.slab.n_free--;
+    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_COUNT);
+    s.slab.n_free++;
+    uint16_t fresh = s.slab.fresh;
+    s.slab.fresh = 1;
+    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_FRESH);
+    s.slab.fresh = fresh;
+    s.slab.is_used = 0;
+    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_GEOMETRY);
+    s.slab.is_used = 1;
+    s.slab.in_list = 0;
+    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_LISTED);
+    s.slab.in_list = 1;
+    EXPECT_EQ(slab_verify(&s.slab), 0);
 }
 
 TEST(SlabDeathTest, BlockFreedTwiceAborts)

@@ -17,7 +17,7 @@ COMPILER, MACHINE = {
     "aarch64": ("aarch64-linux-gnu-gcc", ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]),
 }[TARGET]
 PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "hakmem"]
-FLAGS = ("-std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
+FLAGS = ("-DHAKMEM_INTERNAL=1 -std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
          "-fno-builtin-realloc -fno-builtin-free -I. -Wall -Wextra -Werror -Wno-clobbered").split()
 VARIANTS = {
     "release": ["-O2", "-DNDEBUG", "-DHAKMEM_BUILD_RELEASE=1", '-DHAKMEM_VARIANT="release"'],

@@ -1,5 +1,5 @@
 /* The tiny pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and by tiny_pool.c. */
-#include "tiny/tiny.h"
+#include "tiny/tiny_class.h"
 
 const struct owner_policy tiny_policy = {.least_blocks = 2,
                                          .most_blocks = TINY_MAX_BLOCKS,

@@ -10,34 +10,16 @@
 #ifndef HAKMEM_TINY_TINY_H
 #define HAKMEM_TINY_TINY_H
 
-#include "base/size_classes.h"
-#include "owner/owner.h"
+#include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN
 
 /* The largest request, in bytes; the smallest is 0, which is served as 16. */
-#define TINY_MAX_BYTES  SC_TINY_MAX
-#define TINY_MAX_BLOCKS HAK_TINY_OR(4u, 2048u)
-#define TINY_FULL_SIZE  128u
-
-/* 1 if the class belongs to the tiny pool. */
-static inline int tiny_is_class(uint32_t size_class)
-{
-    return size_class < SC_N_TINY;
-}
-
-extern const struct owner_policy tiny_policy;
-
-/* Takes up to `want` blocks of a tiny class as a list ended by NULL, linked through their first words; at least one unless the
-   system refuses memory (0). The owner's lock is held. */
-uint32_t tiny_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head);
-/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks of another owner are gathered as
-   strays if the owner is a thread's heap (bank.h), else they abort. The owner's lock is held. */
-uint32_t tiny_put_list(struct owner *owner, void *head);
-void tiny_put(struct owner *owner, void *block);
+#define TINY_MAX_BYTES ((size_t)1024)
 
 /* A pool of its own. Zero-initialised memory is no pool: call tiny_pool_init. It holds back at most one empty slab
    (64 KiB) a class. */
+struct owner; /* of hakmem's own */
 struct tiny_pool {
     struct owner *owner;
 };

@@ -1,5 +1,5 @@
 /* Tests of the tiny pool used alone; pool_test.h has what tiny_mt's are too. */
-#include "tiny/tiny.h"
+#include "tiny/tiny_class.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the generated pages of docs/ from the tables of base/: options.md, stats.md, size_classes.md.
+"""Writes the generated pages of docs/ from the tables of base/: options.md, stats.md,
+size_classes.md, verify.md.
 
 usage: gen_docs.py [--root FOLDER] [--out FOLDER]
 
-FOLDER is the root of the repository (default: where this script lies); --out is another folder for the three pages.
+FOLDER is the root of the repository (default: where this script lies); --out is another folder for the pages.
 """
 import argparse
 import os
@@ -102,7 +103,17 @@ def size_classes_page(base):
     return out
 
 
-PAGES = {"options.md": options_page, "stats.md": stats_page, "size_classes.md": size_classes_page}
+def verify_page(base):
+    out = NOTE % "verify.def" + "# Codes of the verifiers\n\n"
+    out += ("`hak_verify()`, and the verifier of each part, walk the structures and return 0, or the code of the first equation that\n"
+            "does not hold. A code is returned at one place of the source alone.\n\n"
+            "| Code | Part | Name | What must hold |\n|---:|---|---|---|\n")
+    for name, code, part, equation in rows(os.path.join(base, "verify.def"), "VERIFY"):
+        out += "| %s | %s | `VERIFY_%s` | %s |\n" % (code, part, name, equation)
+    return out
+
+
+PAGES = {"verify.md": verify_page, "options.md": options_page, "stats.md": stats_page, "size_classes.md": size_classes_page}
 
 
 def main():

@@ -21,7 +21,11 @@ load(":variant_table.bzl", "DEFAULT_VARIANT", "VARIANTS")
 _FLAG = str(Label("//tools/config:variant"))
 _COMPILATION_MODE = "//command_line_option:compilation_mode"
 
+# What base/internal.h asks for. A local option: a define would reach consumers.
+HAK_INTERNAL = "-DHAKMEM_INTERNAL=1"
+
 _COPTS = [
+    HAK_INTERNAL,
     "-std=c17",
     "-D_GNU_SOURCE",
     "-Wall",
@@ -38,6 +42,7 @@ _COPTS = [
 ]
 
 _TEST_COPTS = [
+    HAK_INTERNAL,
     "-std=c++17",
     "-D_GNU_SOURCE",
     "-O1",

@@ -20,7 +20,7 @@ work=$(mktemp -d)
 corpus=hakmem/fuzz/corpus.pack
 python3 hakmem/fuzz/pack.py unpack $corpus "$work/corpus"
 
-flags="-D_GNU_SOURCE -fPIC -pthread -I. -g1 -O1 -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -fno-builtin-free"
+flags="-DHAKMEM_INTERNAL=1 -D_GNU_SOURCE -fPIC -pthread -I. -g1 -O1 -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -fno-builtin-free"
 checks="-fsanitize=undefined -fno-sanitize-recover=all"
 
 # build VARIANT: the fuzzer, as $work/VARIANT/fuzz.

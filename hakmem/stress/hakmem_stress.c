@@ -25,6 +25,7 @@
 
 #include "base/size_classes.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "hakmem/hakmem.h"
 #include "superslab/superslab.h"
 #include "testing/sandbox.h"
@@ -398,7 +399,7 @@ static void verify(const char *when)
 {
     int error = hak_verify();
     if (error) {
-        fail("hak_verify is %d %s", error, when);
+        fail("hak_verify %s: %s", when, hak_verify_text(error));
     }
 }
 
