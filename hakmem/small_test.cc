@@ -1,5 +1,6 @@
-/* That the pools which a Bazel user imports are what serves hakmem: the linker leads every call of theirs, and of the banks below
-   them, through here (--wrap, see BUILD.bazel), and each block that hakmem hands out must have come out of its pool. */
+/* That the pools which a Bazel user imports are what serves hakmem: the linker leads every call of
+   theirs, and of the banks below them, through here (--wrap, see BUILD.bazel), and each block that
+   hakmem hands out must have come out of its pool. */
 #include "hakmem/small.h"
 
 #include <algorithm>
@@ -72,26 +73,27 @@ void note_put(Pool pool, int64_t n)
 } // namespace
 
 extern "C" {
-uint32_t __real_bank_take(struct bank *, const struct owner_policy *, uint32_t, uint32_t, void **);
-void __real_bank_put(struct bank *, const struct owner_policy *, void *);
-uint32_t __real_bank_put_list(struct bank *, const struct owner_policy *, void *);
+uint32_t __real_bank_take(struct bank *, uint32_t, uint32_t, void **, const struct owner_policy *);
+void __real_bank_put(struct bank *, void *, const struct owner_policy *);
+uint32_t __real_bank_put_list(struct bank *, void *, const struct owner_policy *);
 
-uint32_t __wrap_bank_take(struct bank *bank, const struct owner_policy *policy, uint32_t c, uint32_t want, void **head)
+uint32_t __wrap_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
+                          const struct owner_policy *policy)
 {
     check_is_within();
-    return __real_bank_take(bank, policy, c, want, head);
+    return __real_bank_take(bank, size_class, want, head, policy);
 }
 
-void __wrap_bank_put(struct bank *bank, const struct owner_policy *policy, void *block)
+void __wrap_bank_put(struct bank *bank, void *block, const struct owner_policy *policy)
 {
     check_is_within();
-    __real_bank_put(bank, policy, block);
+    __real_bank_put(bank, block, policy);
 }
 
-uint32_t __wrap_bank_put_list(struct bank *bank, const struct owner_policy *policy, void *head)
+uint32_t __wrap_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
 {
     check_is_within();
-    return __real_bank_put_list(bank, policy, head);
+    return __real_bank_put_list(bank, head, policy);
 }
 
 #define WRAP(name, pool)                                                                                               \
@@ -210,9 +212,9 @@ TEST_F(Small, BlocksGoBackWhereTheyCameFrom)
     EXPECT_GE(n_taken[TINY] - n_put[TINY] - kept[TINY], 1000);
     EXPECT_GE(n_taken[MID] - n_put[MID] - kept[MID], 1000);
     std::thread other([&blocks] { /* by its inbox */
-        for (size_t i = 0; i < blocks.size() / 2; i++) {
-            hak_free(blocks[i]);
-        }
+                                  for (size_t i = 0; i < blocks.size() / 2; i++) {
+                                      hak_free(blocks[i]);
+                                  }
     });
     other.join();
     for (size_t i = blocks.size() / 2; i < blocks.size(); i++) {

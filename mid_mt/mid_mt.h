@@ -1,10 +1,11 @@
-/* Mid-MT: the pool for sizes above 1 KiB and up to 32 KiB. It is what serves these sizes wherever hakmem does: whoever has an
-   owner (a thread's heap, a first-class heap, a pool used alone) takes and gives back their blocks through mid_take and mid_put_list
-   with the owner's lock held, and asks mid_policy how much a list in front of that lock may hold.
-   Few blocks a list, one at least; no empty slab is kept of blocks above MID_KEEP_EMPTY_MAX.
+/* Mid-MT: the pool for sizes above 1 KiB and up to 32 KiB. It is what serves these sizes wherever
+   hakmem does: whoever has an owner (a thread's heap, a first-class heap, a pool used alone) takes
+   and gives back their blocks through mid_take and mid_put_list with the owner's lock held, and
+   asks mid_policy how much a list in front of that lock may hold. Few blocks a list, one at least;
+   no empty slab is kept of blocks above MID_KEEP_EMPTY_MAX.
 
-   A `struct mid_pool` is the same behind one short lock: a complete thread-safe allocator of such blocks. Depends on base, superslab
-   and owner. */
+   A `struct mid_pool` is the same behind one short lock: a complete thread-safe allocator of such
+   blocks. Depends on base, superslab and owner. */
 #ifndef HAKMEM_MID_MT_MID_MT_H
 #define HAKMEM_MID_MT_MID_MT_H
 
@@ -27,24 +28,25 @@ static inline int mid_is_class(uint32_t size_class)
 
 extern const struct owner_policy mid_policy;
 
-/* Takes up to `want` blocks of a mid class as a list ended by NULL, linked through their first words; at least one unless the
-   system refuses memory (0). The owner's lock is held. */
+/* Takes up to `want` blocks of a mid class as a list ended by NULL, linked through their first
+   words; at least one unless the system refuses memory (0). The owner's lock is held. */
 uint32_t mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head);
-/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks of another owner are gathered as
-   strays if the owner is a thread's heap (bank.h), else they abort. The owner's lock is held. */
+/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks
+   of another owner are gathered as strays if the owner is a thread's heap (bank.h), else they
+   abort. The owner's lock is held. */
 uint32_t mid_put_list(struct owner *owner, void *head);
 void mid_put(struct owner *owner, void *block);
 
-/* A pool of its own. Zero-initialised memory is no pool: call mid_pool_init. It holds back at most one empty slab
-   (64 KiB) a class. */
+/* A pool of its own. Zero-initialised memory is no pool: call mid_pool_init. It holds back at most
+   one empty slab (64 KiB) a class. */
 struct mid_pool {
     struct owner *owner;
 };
 
 /* Returns 0, EAGAIN if there are too many pools and heaps in this process, or ENOMEM. */
 HAK_MUST_CHECK int mid_pool_init(struct mid_pool *pool);
-/* `size` bytes (any size up to 32 KiB; those of 1 KiB and less get the class above), aligned to 16. NULL and errno ENOMEM
-   if the size is too large or the system refuses memory. Any thread. */
+/* `size` bytes (any size up to 32 KiB; those of 1 KiB and less get the class above), aligned to 16.
+   NULL and errno ENOMEM if the size is too large or the system refuses memory. Any thread. */
 void *mid_pool_alloc(struct mid_pool *pool, size_t size);
 /* Any thread. A pointer that is no allocated block of this pool aborts; NULL does nothing. */
 void mid_pool_free(struct mid_pool *pool, void *block);
@@ -52,7 +54,8 @@ void mid_pool_free(struct mid_pool *pool, void *block);
 size_t mid_usable_size(const void *block);
 /* Gives empty slabs back to the shared superslabs. */
 void mid_pool_trim(struct mid_pool *pool);
-/* Gives everything back, all blocks included; the pool may be initialised again. No other call is under way. */
+/* Gives everything back, all blocks included; the pool may be initialised again. No other call is
+   under way. */
 void mid_pool_destroy(struct mid_pool *pool);
 /* 0 if all equations of the pool hold. */
 int mid_pool_verify(struct mid_pool *pool);

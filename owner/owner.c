@@ -1,5 +1,5 @@
-/* The table of owners. Locks: the table's (rank HEAPS) for the set of ids and unused pools, then owners'. Called by the heaps of
-   hakmem and by pools used alone. */
+/* The table of owners. Locks: the table's (rank HEAPS) for the set of ids and unused pools, then
+   owners'. Called by the heaps of hakmem and by pools used alone. */
 #include "owner/owner.h"
 
 #include <errno.h>
@@ -8,7 +8,8 @@
 #include "base/os.h"
 #include "superslab/pool.h"
 
-/* How many slabs are given back at a time when an owner ends: each time all superslabs are looked through. */
+/* How many slabs are given back at a time when an owner ends: each time all superslabs are looked
+   through. */
 #define END_SLABS HAK_TINY_OR(2u, 256u)
 
 struct owner_table owner_table;
@@ -60,7 +61,8 @@ uint32_t owner_reserve(void)
     return id;
 }
 
-/* Table lock held. A walk that came by a stale number may hold the owner's lock: it is made anew only if that walk's thread is gone. */
+/* Table lock held. A walk that came by a stale number may hold the owner's lock: it is made anew
+   only if that walk's thread is gone. */
 static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
 {
     if (!owner->kind || owner->n_forks != owner_table.n_forks) {
@@ -212,7 +214,8 @@ int owner_verify(const struct owner *owner)
     if (id == 0 || owner->bank.owner != id || owner_by_id(id) != owner || !is_set_aside(id)) {
         return 37;
     }
-    if (owner->kind < OWNER_THREAD || owner->kind > OWNER_POOL || owner->bank.has_strays_sent != (owner->kind == OWNER_THREAD)) {
+    if (owner->kind < OWNER_THREAD || owner->kind > OWNER_POOL ||
+        owner->bank.has_strays_sent != (owner->kind == OWNER_THREAD)) {
         return 38;
     }
     return bank_verify(&owner->bank);
@@ -245,7 +248,8 @@ int owner_verify_all(void)
 int owner_make_pool(struct owner **out)
 {
     lock_acquire(&table_lock);
-    struct owner *owner = owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
+    struct owner *owner =
+        owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
     int error = ENOMEM;
     if (owner) {
         owner_table.unused_pools = owner->next_unused;
