@@ -508,13 +508,9 @@ TEST_F(Owner, ConcurrentRegistrationGivesEachIdOnce)
 TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
 {
     static std::atomic<int> busy[SS_UNITS];
-    char *region = nullptr;
-    {
-        static struct owner first;
-        ASSERT_EQ(start(&first), 0);
-        region = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(take(&first, 0)) & ~(SS_BYTES - 1));
-        owner_unregister(&first);
-    }
+    static struct owner first; /* its slab keeps the region */
+    ASSERT_EQ(start(&first), 0);
+    char *region = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(take(&first, 0)) & ~(SS_BYTES - 1));
     std::atomic<int> n_bad{0}, n_held{0}, n_writers{2};
     auto alone = [&](const char *unit) {
         std::atomic<int> &at = busy[static_cast<size_t>(unit - region) / SS_UNIT_BYTES];
@@ -529,7 +525,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
         threads.emplace_back([&, t] {
             Rng rng(t);
             static struct owner owners[2][2];
-            for (int round = 0; round < 6000; round++) {
+            for (int round = 0; round < 6000 || (n_held <= 10 && round < 1000000); round++) {
                 struct owner *owner = &owners[t][round % 2]; /* not the one that has just ended */
                 if (start(owner)) {
                     n_bad++;
@@ -554,7 +550,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
         threads.emplace_back([&, t] {
             Rng rng(10 + t);
             while (n_writers > 0) {
-                char *unit = region + rng.below(4) * SS_UNIT_BYTES;
+                char *unit = region + rng.below(5) * SS_UNIT_BYTES;
                 struct map_entry entry = map_get(unit);
                 struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : nullptr;
                 if (!owner) {
@@ -574,6 +570,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
     }
     EXPECT_EQ(n_bad, 0);
     EXPECT_GT(n_held, 10);
+    owner_unregister(&first);
 }
 
 /* --- misuse --- */
