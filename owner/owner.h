@@ -80,15 +80,15 @@ HAK_STATIC_ASSERT(OWNER_MAX < TAG_SPECIAL_OWNER, "no owner has the id that marks
 
 #define OWNER_ID_WORDS ((OWNER_MAX + 1 + 63) / 64)
 
-/* Everything but `at` is owner.c's. The words with the set of ids come backwards, so that what the
-   first ids need is on one page. */
+/* Everything but `at` is owner.c's. The words with the set of ids come backwards, so that a small
+   process touches the two ends of the table alone, which share pages with what lies about it. */
 struct owner_table {
+    struct owner *at[OWNER_MAX + 1];
     /* A bit for each id that is set aside; walks read them without the lock. */
     uint64_t ids[OWNER_ID_WORDS];
     uint32_t n_id_words; /* those that have ever had a bit */
     uint32_t n_forks;    /* between the first process and this one */
     struct owner *unused_pools;
-    struct owner *at[OWNER_MAX + 1];
 };
 extern struct owner_table owner_table HAK_HIDDEN;
 
