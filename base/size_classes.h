@@ -17,19 +17,19 @@ enum {
 #undef SIZE_CLASS
 };
 
-/* Counts those up to SC_TINY_MAX. */
-enum {
-    SC_N_TINY = 0
-#define SIZE_CLASS(index, size, count, magic, inside, tail) +((size) <= 1024)
-#include "base/size_classes.def"
-#undef SIZE_CLASS
-};
-
 #define SC_TINY_MAX      ((size_t)1024)  /* the tiny pool's largest request */
 #define SC_SMALL_MAX     ((size_t)32768) /* the mid-MT pool's largest request; above: ACE */
 #define SC_SLAB_SHIFT    16
 #define SC_SLAB_BYTES    ((size_t)1 << SC_SLAB_SHIFT)
 #define SC_GRANULE_SHIFT 4
+
+/* Counts the rows of the tiny pool; the others are the mid-MT pool's. */
+enum {
+    SC_N_TINY = 0
+#define SIZE_CLASS(index, size, count, magic, inside, tail) +((size) <= SC_TINY_MAX)
+#include "base/size_classes.def"
+#undef SIZE_CLASS
+};
 
 struct size_class {
     uint32_t size;     /* bytes of a block, a multiple of 16 */

@@ -191,6 +191,9 @@ int heap_unlock(struct heap *heap)
 static void adopt_from_live(struct heap *heap, uint32_t size_class)
 {
     uint32_t id = heap->owner.id;
+    if (atomic_load_relaxed(&n_live) < 2) {
+        return;
+    }
     for (uint32_t n = ADOPT_SEARCH; n; n--) {
         struct owner *from = owner_next(&id);
         if (!from) {

@@ -88,10 +88,11 @@ struct heap {
     int refill_is_clean;  /* the block that tc_refill gave last reads as zero behind its first word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
 
-    void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words; owner's lock */
-    uint64_t returned_bytes;      /* owner's lock */
-    struct heap *next_orphan;     /* HEAPS lock */
-    struct heap **self_at;        /* its thread's hak_self; HEAPS lock */
+    void
+        *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words; owner's lock */
+    uint64_t returned_bytes;     /* owner's lock */
+    struct heap *next_orphan;    /* HEAPS lock */
+    struct heap **self_at;       /* its thread's hak_self; HEAPS lock */
 
     struct owner owner; /* begins with a line of its own, which every thread pushes to */
 };
@@ -159,7 +160,15 @@ void remote_free_now(void *block, uint32_t tag);
 void remote_send_list(void *head);
 void remote_send_all(struct heap *heap);
 /* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock held. */
-void remote_receive(struct heap *heap);
+void remote_receive_chains(struct heap *heap);
+/* On every slow path, mostly in vain. */
+static inline void remote_receive(struct heap *heap)
+{
+    if (HAK_UNLIKELY(atomic_load_seq(&heap->owner.inbox) != NULL)) {
+        remote_receive_chains(heap);
+    }
+}
+
 /* Gives inbox and returned chains to their slabs. Heap lock held. */
 void remote_collect(struct heap *heap);
 /* Takes a returned chain of the class as a list linked through first words: its head, or NULL; *count its blocks. Heap lock held. */

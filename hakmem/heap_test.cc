@@ -65,7 +65,8 @@ size_t size_of(uint32_t c)
 /* The most blocks that a bin's limit may be within `bytes`. */
 size_t limit_within(uint32_t c, size_t bytes)
 {
-    size_t least = size_of(c) > SC_TINY_MAX ? 1 : 2, most = size_of(c) > SC_TINY_MAX ? SIZE_MAX : size_t(TINY_MAX_BLOCKS);
+    size_t least = size_of(c) > SC_TINY_MAX ? 1 : 2,
+           most = size_of(c) > SC_TINY_MAX ? SIZE_MAX : size_t(TINY_MAX_BLOCKS);
     return std::min(std::max(bytes / size_of(c), least), most);
 }
 

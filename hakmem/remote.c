@@ -177,7 +177,7 @@ static void *take_inbox(struct heap *heap)
     return atomic_exchange_seq(&heap->owner.inbox, NULL);
 }
 
-void remote_receive(struct heap *heap)
+void remote_receive_chains(struct heap *heap)
 {
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {

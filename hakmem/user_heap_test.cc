@@ -1,4 +1,5 @@
 /* Tests of first-class heaps. */
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -13,6 +14,7 @@
 
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
 #include "hakmem/user_heap.h"
 #include "owner/owner.h"
 #include "testing/failing_os.h"
@@ -504,6 +506,88 @@ TEST(UserHeapIds, AreUsedUpWithoutHarm)
     for (struct hak_heap *heap : heaps) {
         hak_heap_destroy(heap);
     }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Threads that found no id go without a heap; once ids are free again, their next slow path gets them one, and so does a new thread's
+   first. */
+TEST(UserHeapIds, ComeBackToThreads)
+{
+    std::vector<struct hak_heap *> heaps;
+    for (struct hak_heap *heap; (heap = hak_heap_create()) != nullptr;) {
+        heaps.push_back(heap);
+        ASSERT_LE(heaps.size(), OWNER_MAX);
+    }
+    /* Orphans of other tests would serve; each thread below takes one, until one finds none. */
+    std::atomic<int> phase{0}, n_ready{0}, n_without{0}, n_without_after{0}, n_bad{0};
+    std::vector<std::thread> threads;
+    const int n_threads = static_cast<int>(stat_get(orphans)) + 3;
+    auto wait_for = [&](int wanted) {
+        while (phase < wanted) {
+            usleep(100);
+        }
+    };
+    for (int t = 0; t < n_threads; t++) {
+        threads.emplace_back([&] {
+            char *p = static_cast<char *>(hak_malloc(100));
+            n_without += heap_own == &heap_none;
+            n_ready++;
+            wait_for(1);
+            char *q = static_cast<char *>(hak_malloc(100));
+            n_without_after += heap_own == &heap_none;
+            n_bad += !p || !q || p == q;
+            hak_free(p);
+            hak_free(q);
+            n_ready++;
+            wait_for(2);
+        });
+    }
+    while (n_ready < n_threads) {
+        usleep(100);
+    }
+    EXPECT_GE(n_without, 3);
+    for (struct hak_heap *heap : heaps) {
+        hak_heap_destroy(heap);
+    }
+    EXPECT_EQ(owner_verify_all(), 0);
+    phase = 1;
+    while (n_ready < 2 * n_threads) {
+        usleep(100);
+    }
+    EXPECT_EQ(n_without_after, 0) << "ids have come back";
+    std::thread([] {
+        hak_free(hak_malloc(100));
+        EXPECT_NE(heap_own, &heap_none);
+    }).join();
+    phase = 2;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(n_bad, 0);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* More heaps than there are ids, one after the other, among blocks of a heap that stays. */
+TEST(UserHeapIds, AreUsedAgain)
+{
+    struct hak_heap *stays = hak_heap_create();
+    ASSERT_NE(stays, nullptr);
+    char *kept = static_cast<char *>(hak_heap_malloc(stays, 500));
+    memset(kept, 'k', 500);
+    for (uint32_t i = 0; i < OWNER_MAX + 100; i++) {
+        struct hak_heap *heap = hak_heap_create();
+        ASSERT_NE(heap, nullptr) << "after " << i;
+        ASSERT_NE(heap->owner.id, stays->owner.id);
+        if (i % 64 == 0) {
+            void *p = hak_heap_malloc(heap, 500);
+            ASSERT_EQ(hak_super_lookup(p).owner, heap->owner.id);
+            hak_free(hak_heap_malloc(heap, 500));
+        }
+        hak_heap_destroy(heap);
+    }
+    EXPECT_EQ(std::count(kept, kept + 500, 'k'), 500);
+    EXPECT_EQ(walk(stays).size(), 1u);
+    hak_heap_destroy(stays);
     EXPECT_EQ(hak_verify(), 0);
 }
 

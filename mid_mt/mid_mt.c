@@ -1,4 +1,5 @@
-/* The mid-MT pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and by mid_pool.c. */
+/* The mid-MT pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and
+   by mid_pool.c. */
 #include "mid_mt/mid_class.h"
 
 const struct owner_policy mid_policy = {.least_blocks = 1,
@@ -10,15 +11,15 @@ const struct owner_policy mid_policy = {.least_blocks = 1,
 uint32_t mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
 {
     HAK_DEBUG_ASSERT(mid_is_class(size_class));
-    return bank_take(&owner->bank, &mid_policy, size_class, want, head);
+    return bank_take(&owner->bank, size_class, want, head, &mid_policy);
 }
 
 uint32_t mid_put_list(struct owner *owner, void *head)
 {
-    return bank_put_list(&owner->bank, &mid_policy, head);
+    return bank_put_list(&owner->bank, head, &mid_policy);
 }
 
 void mid_put(struct owner *owner, void *block)
 {
-    bank_put(&owner->bank, &mid_policy, block);
+    bank_put(&owner->bank, block, &mid_policy);
 }

@@ -1,5 +1,5 @@
-/* The mid-MT pool used alone: a short lock around mid_mt.c, the owner's (rank HEAP). Called by whoever imports the pool; hakmem does
-   not link it. */
+/* The mid-MT pool used alone: a short lock around mid_mt.c, the owner's (rank HEAP). Called by
+   whoever imports the pool; hakmem does not link it. */
 #include "mid_mt/mid_class.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* Banks of slabs. The caller holds the owner's lock; takes the pool lock for new and empty slabs. Blocks are taken and put by
-   tiny and mid_mt alone; heaps move slabs and release empty ones. */
+/* Banks of slabs. The caller holds the owner's lock; takes the pool lock for new and empty slabs.
+   Blocks are taken and put by tiny and mid_mt alone; heaps move slabs and release empty ones. */
 #include "owner/bank.h"
 
 #include "base/error.h"
@@ -53,7 +53,8 @@ static void list_remove(struct bank *bank, struct slab *slab)
     count_partial(bank, slab->size_class, (uint32_t)-1);
 }
 
-uint32_t bank_take(struct bank *bank, const struct owner_policy *policy, uint32_t size_class, uint32_t want, void **head)
+uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
+                   const struct owner_policy *policy)
 {
     struct slab *slab = bank->partial[size_class];
     if (!slab) {
@@ -102,8 +103,8 @@ static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const voi
     return pool_slab_of(entry.ref, block);
 }
 
-/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade it; of which classes,
-   their pool says. */
+/* One empty slab a class stays, so that a program which swings around a slab's edge does not trade
+   it; of which classes, their pool says. */
 static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_policy *policy, struct slab *slab)
 {
     int is_only = bank->partial[slab->size_class] == slab && !slab->next;
@@ -123,7 +124,7 @@ static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy 
     }
 }
 
-void bank_put(struct bank *bank, const struct owner_policy *policy, void *block)
+void bank_put(struct bank *bank, void *block, const struct owner_policy *policy)
 {
     struct slab *slab = slab_of(bank, block);
     HAK_CHECK(slab, "invalid pointer freed (not the start of a block)", block);
@@ -131,7 +132,7 @@ void bank_put(struct bank *bank, const struct owner_policy *policy, void *block)
     file(bank, policy, slab);
 }
 
-uint32_t bank_put_list(struct bank *bank, const struct owner_policy *policy, void *head)
+uint32_t bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
 {
     uint32_t n = 0;
     while (head) {

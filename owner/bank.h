@@ -1,15 +1,17 @@
 /* A bank: all slabs of one owner, by size class. What an owner keeps behind its lock.
 
-   Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks are in the class's list;
-   full ones are found only through the pointer map. Always: n_slabs = slabs whose owner is this bank (bank_verify counts
-   them in the pool). If keeps_empty is set, one empty slab a class stays where the class's policy says so (keep_empty_max),
-   so that an idle bank holds back at most SC_N_CLASSES x 64 KiB until bank_release_empty; else none. The policy comes with the
-   call, from the pool that the class belongs to (tiny, mid_mt).
+   Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks
+   are in the class's list; full ones are found only through the pointer map. Always: n_slabs =
+   slabs whose owner is this bank (bank_verify counts them in the pool). If keeps_empty is set, one
+   empty slab a class stays where the class's policy says so (keep_empty_max), so that an idle bank
+   holds back at most SC_N_CLASSES x 64 KiB until bank_release_empty; else none. The policy comes
+   with the call, from the pool that the class belongs to (tiny, mid_mt).
 
-   Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards the old owner then
-   arrives at the wrong bank: a stray. If has_strays_sent is set, bank_put_list gathers strays, and the caller sends them
-   on once it has released the lock; else they abort. The owner that a slab's tag names is therefore exact for whoever
-   holds that owner's lock, and a hint for everybody else. */
+   Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards
+   the old owner then arrives at the wrong bank: a stray. If has_strays_sent is set, bank_put_list
+   gathers strays, and the caller sends them on once it has released the lock; else they abort. The
+   owner that a slab's tag names is therefore exact for whoever holds that owner's lock, and a hint
+   for everybody else. */
 #ifndef HAKMEM_OWNER_BANK_H
 #define HAKMEM_OWNER_BANK_H
 
@@ -37,14 +39,16 @@ struct bank {
 };
 
 void bank_init(struct bank *bank, uint32_t owner);
-/* Takes up to `want` blocks of the class as a list ended by NULL; at least one unless the system refuses memory (0). */
-uint32_t bank_take(struct bank *bank, const struct owner_policy *policy, uint32_t size_class, uint32_t want, void **head);
+/* Takes up to `want` blocks of the class as a list ended by NULL; at least one unless the system
+   refuses memory (0). */
+uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
+                   const struct owner_policy *policy);
 /* Gives one block back. Aborts on a block that is not this bank's, no block, or free. */
-void bank_put(struct bank *bank, const struct owner_policy *policy, void *block);
+void bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Gives a list back; returns the count, strays included. */
-uint32_t bank_put_list(struct bank *bank, const struct owner_policy *policy, void *head);
-/* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is near the list's start),
-   or every partial slab. Both owners' locks are held. */
+uint32_t bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
+/* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is
+   near the list's start), or every partial slab. Both owners' locks are held. */
 void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
 void bank_move_all(struct bank *from, struct bank *to);
 /* Gives all empty slabs back to the pool. */

@@ -1,4 +1,5 @@
-/* Tests of banks: blocks of all classes against an oracle, the one empty slab a class, bad pointers, refused memory. */
+/* Tests of banks: blocks of all classes against an oracle, the one empty slab a class, bad
+   pointers, refused memory. */
 #include "owner/bank.h"
 
 #include <cstring>
@@ -45,7 +46,7 @@ class Bank : public testing::Test
 std::vector<char *> take(struct bank *bank, uint32_t size_class, uint32_t want)
 {
     void *head;
-    uint32_t n = bank_take(bank, &policy, size_class, want, &head);
+    uint32_t n = bank_take(bank, size_class, want, &head, &policy);
     std::vector<char *> blocks;
     for (; head; head = *static_cast<void **>(head)) {
         blocks.push_back(static_cast<char *>(head));
@@ -89,7 +90,7 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
                 }
                 live.erase(it);
                 if (rng.one_in(3)) {
-                    bank_put(&bank, &policy, block);
+                    bank_put(&bank, block, &policy);
                     n--;
                     i--;
                 } else {
@@ -97,16 +98,16 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
                     head = block;
                 }
             }
-            EXPECT_EQ(bank_put_list(&bank, &policy, head), n);
+            EXPECT_EQ(bank_put_list(&bank, head, &policy), n);
         }
         ASSERT_EQ(bank_verify(&bank), 0) << step;
     }
     for (const auto &block : live) {
-        bank_put(&bank, &policy, block.first);
+        bank_put(&bank, block.first, &policy);
     }
     EXPECT_EQ(bank_verify(&bank), 0);
     EXPECT_LE(bank.n_slabs, static_cast<uint32_t>(SC_N_CLASSES)) << "one empty slab a class";
-    EXPECT_EQ(bank_put_list(&bank, &policy, nullptr), 0u);
+    EXPECT_EQ(bank_put_list(&bank, nullptr, &policy), 0u);
 }
 
 TEST_F(Bank, KeepsNoEmptySlabOfLargeBlocks)
@@ -115,7 +116,7 @@ TEST_F(Bank, KeepsNoEmptySlabOfLargeBlocks)
         std::vector<char *> blocks = take(&bank, c, UINT32_MAX);
         EXPECT_EQ(bank.n_slabs, 1u);
         for (char *block : blocks) {
-            bank_put(&bank, &policy, block);
+            bank_put(&bank, block, &policy);
         }
         EXPECT_EQ(bank.n_slabs, 0u);
         EXPECT_EQ(bank_verify(&bank), 0);
@@ -133,14 +134,14 @@ TEST_F(Bank, KeepsAtMostOneEmptySlabAClass)
         }
         EXPECT_EQ(bank.n_slabs, 5u);
         for (char *block : blocks) {
-            bank_put(&bank, &policy, block);
+            bank_put(&bank, block, &policy);
             ASSERT_TRUE(bank.n_slabs >= 1 && bank.n_slabs <= 5);
         }
         EXPECT_EQ(bank.n_slabs, 1u);
         int64_t made = stat_get(slabs_made);
         char *block = take(&bank, c, 1)[0];
         EXPECT_EQ(stat_get(slabs_made), made) << "the one that was kept";
-        bank_put(&bank, &policy, block);
+        bank_put(&bank, block, &policy);
         bank_release_empty(&bank);
         EXPECT_EQ(bank.n_slabs, 0u);
     }
@@ -149,13 +150,13 @@ TEST_F(Bank, KeepsAtMostOneEmptySlabAClass)
 TEST_F(Bank, ReleaseEmptyLeavesUsedSlabs)
 {
     char *block = take(&bank, 3, 1)[0];
-    bank_put(&bank, &policy, take(&bank, 9, 1)[0]);
+    bank_put(&bank, take(&bank, 9, 1)[0], &policy);
     EXPECT_EQ(bank.n_slabs, 2u);
     bank_release_empty(&bank);
     EXPECT_EQ(bank.n_slabs, 1u);
     EXPECT_EQ(bank_verify(&bank), 0);
     EXPECT_EQ(hak_super_lookup(block).is_allocated, 1);
-    bank_put(&bank, &policy, block);
+    bank_put(&bank, block, &policy);
 }
 
 TEST_F(Bank, RefusedMemory)
@@ -164,7 +165,7 @@ TEST_F(Bank, RefusedMemory)
     FailingOs os;
     os.fail_always(hak_testing::OS_MMAP);
     void *head = &head;
-    EXPECT_EQ(bank_take(&bank, &policy, 0, 10, &head), 0u);
+    EXPECT_EQ(bank_take(&bank, 0, 10, &head, &policy), 0u);
     EXPECT_EQ(head, nullptr);
     EXPECT_EQ(bank.n_slabs, 0u);
     EXPECT_EQ(bank_verify(&bank), 0);
@@ -172,7 +173,7 @@ TEST_F(Bank, RefusedMemory)
     std::vector<char *> blocks = take(&bank, 0, 10);
     EXPECT_EQ(blocks.size(), 10u);
     for (char *block : blocks) {
-        bank_put(&bank, &policy, block);
+        bank_put(&bank, block, &policy);
     }
 }
 
@@ -204,7 +205,7 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
     EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_TAG);
     map_set(slab->base, 1, entry.tag, entry.ref);
     EXPECT_EQ(bank_verify(&bank), 0);
-    bank_put(&bank, &policy, block);
+    bank_put(&bank, block, &policy);
 }
 
 /* Slabs change their bank; blocks that arrive at the old one are gathered. */
@@ -220,7 +221,7 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
         }
     }
     for (size_t i = 0; i < blocks.size(); i += 10) {
-        bank_put(&bank, &policy, blocks[i]);
+        bank_put(&bank, blocks[i], &policy);
     }
     EXPECT_EQ(bank_n_partial(&bank, c), 4u);
     bank_move_one(&bank, &other, c);
@@ -245,14 +246,14 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
             n++;
         }
     }
-    EXPECT_EQ(bank_put_list(&bank, &policy, head), n);
+    EXPECT_EQ(bank_put_list(&bank, head, &policy), n);
     EXPECT_EQ(bank_verify(&bank), 0);
     uint32_t strays = 0;
     for (const void *p = bank.strays; p; p = *static_cast<void *const *>(p)) {
         strays++;
     }
     EXPECT_EQ(strays, n);
-    EXPECT_EQ(bank_put_list(&other, &policy, bank.strays), n);
+    EXPECT_EQ(bank_put_list(&other, bank.strays, &policy), n);
     bank.strays = nullptr;
     EXPECT_EQ(other.n_slabs, 0u) << "a bank that keeps no empty slab";
 }
@@ -264,25 +265,26 @@ TEST_F(BankDeathTest, BadPointersAbort)
     const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
     char *block = take(&bank, sc_of(48), 1)[0], *foreign = take(&other, sc_of(48), 1)[0];
     int local;
-    EXPECT_EXIT(bank_put(&bank, &policy, block + 16), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, &policy, foreign), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, &policy, &local), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, &policy, nullptr), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, &policy, reinterpret_cast<void *>(UINTPTR_MAX - 15)), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, block + 16, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, foreign, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, &local, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, nullptr, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put(&bank, reinterpret_cast<void *>(UINTPTR_MAX - 15), &policy), testing::KilledBySignal(SIGABRT),
+                invalid);
     EXPECT_EXIT(
         {
-            bank_put(&bank, &policy, block);
-            bank_put(&bank, &policy, block);
+            bank_put(&bank, block, &policy);
+            bank_put(&bank, block, &policy);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
     /* A list with a block of somebody else in it. */
     *reinterpret_cast<void **>(block) = foreign;
     *reinterpret_cast<void **>(foreign) = nullptr;
-    EXPECT_EXIT(bank_put_list(&bank, &policy, block), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), invalid);
     *reinterpret_cast<void **>(block) = block;
-    EXPECT_EXIT(bank_put_list(&bank, &policy, block), testing::KilledBySignal(SIGABRT), "block freed twice");
-    bank_put(&bank, &policy, block);
-    bank_put(&other, &policy, foreign);
+    EXPECT_EXIT(bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), "block freed twice");
+    bank_put(&bank, block, &policy);
+    bank_put(&other, foreign, &policy);
 }
 
 } // namespace

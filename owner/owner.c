@@ -1,5 +1,5 @@
-/* The table of owners. Locks: the table's (rank HEAPS) for the set of ids and unused pools, then owners'. Called by the heaps of
-   hakmem and by pools used alone. */
+/* The table of owners. Locks: the table's (rank HEAPS) for the set of ids and unused pools, then
+   owners'. Called by the heaps of hakmem and by pools used alone. */
 #include "owner/owner.h"
 
 #include <errno.h>
@@ -9,7 +9,8 @@
 #include "base/verify.h"
 #include "superslab/pool.h"
 
-/* How many slabs are given back at a time when an owner ends: each time all superslabs are looked through. */
+/* How many slabs are given back at a time when an owner ends: each time all superslabs are looked
+   through. */
 #define END_SLABS HAK_TINY_OR(2u, 256u)
 
 struct owner_table owner_table;
@@ -61,7 +62,8 @@ uint32_t owner_reserve(void)
     return id;
 }
 
-/* Table lock held. A walk that came by a stale number may hold the owner's lock: it is made anew only if that walk's thread is gone. */
+/* Table lock held. A walk that came by a stale number may hold the owner's lock: it is made anew
+   only if that walk's thread is gone. */
 static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
 {
     if (!owner->kind || owner->n_forks != owner_table.n_forks) {

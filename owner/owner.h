@@ -1,34 +1,47 @@
-/* Owners: whoever slabs belong to. A thread's heap, a first-class heap and a pool used alone are three kinds of one thing: a lock,
-   an id, and a bank of slabs behind the lock. One table finds all of them by the id that their slabs' tags carry.
+/* Owners: whoever slabs belong to. A thread's heap, a first-class heap and a pool used alone are
+   three kinds of one thing: a lock, an id, and a bank of slabs behind the lock. One table finds all
+   of them by the id that their slabs' tags carry.
 
-   struct owner lies in what is made of it: struct heap and struct hak_heap (hakmem) embed one, struct mid_pool and struct tiny_pool
-   point to one. Its memory is metadata and is never given back; it is used again for the same kind alone. States:
-     unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for reuse
-     registered     owner_table.at[id] is this owner; from owner_register to owner_unregister. A thread's heap stays so for ever
-   The id is set aside (a bit in the table's set) for a moment before and after, and for as long as its maker likes by owner_reserve.
-   Always: an id in the table is set aside; owner_table.at[id]->id = bank.owner = id; every slab whose tag carries the id is in
-   that owner's bank. owner_verify_all checks.
-   Who writes: id, bank and the slot of the table under `lock`; `kind` when it is made; the inbox line as said below.
+   struct owner lies in what is made of it: struct heap and struct hak_heap (hakmem) embed one,
+   struct mid_pool and struct tiny_pool point to one. Its memory is metadata and is never given
+   back; it is used again for the same kind alone. States:
+     unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for
+                    reuse
+     registered     owner_table.at[id] is this owner; from owner_register to owner_unregister. A
+                    thread's heap stays so for ever
+   The id is set aside (a bit in the table's set) for a moment before and after, and for as long as
+   its maker likes by owner_reserve.
+   Always: an id in the table is set aside; owner_table.at[id]->id = bank.owner = id; every slab
+   whose tag carries the id is in that owner's bank. owner_verify_all checks.
+   Who writes: id, bank and the slot of the table under `lock`; `kind` when it is made; the inbox
+   line as said below.
 
    Ids are used again, thread heaps' excepted. What may still name an id whose owner is gone:
-   - Slabs and tags: none. An owner is unregistered with an empty bank (checked), that is when every unit that carried its tag
-     has another one.
-   - A number read from the map before: the walks of all blocks and the purge of cold slabs read a tag, and take the lock
-     after. owner_hold is the only way from such a number to an owner: the pointer that it finds leads to an owner for
-     ever, and with the lock held it looks whether the id is still that owner's. It stays so until the lock is released,
-     since unregistering takes the lock; then the tag is read once more, and while the owner that it names is held, it
-     is exact. Were the id not compared, a unit that a second owner of the same id got in the same class would pass.
-   - Outbox slots (remote.c): one with a limit above 0 gathers blocks of a thread's heap, whose id is never used again. One with
-     limit 0 (first-class heap, or a heap without a thread) holds no block, and asks for the owner's kind at each free: if a
-     thread's heap has got the id meanwhile, the block is kept in the own bin, which any heap's block may be, and the slot
-     is asked anew when outboxes are sent.
-   - A free in flight: its block is allocated, so that its owner has a slab, and cannot be unregistered in a program that does
-     not use what it destroys. One that does ends by an error line, or frees what the id's next owner has: its own fault.
-   - Inboxes, returned chains, strays, orphans, adoption, bins: they hold blocks of thread heaps only.
-   - Fork: the child resets the locks of registered owners. One that was unregistered may have been locked at that moment by a thread
-     that came by a stale number, and is gone in the child: nobody finds that owner before it is registered again, which
-     makes the lock anew if a fork lies between. In a process that has not forked meanwhile the lock is left as it is.
-   The set of ids and the list of unused pools are under one lock, rank HEAPS; the table is read without it. */
+   - Slabs and tags: none. An owner is unregistered with an empty bank (checked), that is when every
+     unit that carried its tag has another one.
+   - A number read from the map before: the walks of all blocks and the purge of cold slabs read a
+     tag, and take the lock after. owner_hold is the only way from such a number to an owner: the
+     pointer that it finds leads to an owner for ever, and with the lock held it looks whether the
+     id is still that owner's. It stays so until the lock is released, since unregistering takes the
+     lock; then the tag is read once more, and while the owner that it names is held, it is exact.
+     Were the id not compared, a unit that a second owner of the same id got in the same class would
+     pass.
+   - Outbox slots (remote.c): one with a limit above 0 gathers blocks of a thread's heap, whose id
+     is never used again. One with limit 0 (first-class heap, or a heap without a thread) holds no
+     block, and asks for the owner's kind at each free: if a thread's heap has got the id meanwhile,
+     the block is kept in the own bin, which any heap's block may be, and the slot is asked anew
+     when outboxes are sent.
+   - A free in flight: its block is allocated, so that its owner has a slab, and cannot be
+     unregistered in a program that does not use what it destroys. One that does ends by an error
+     line, or frees what the id's next owner has: its own fault.
+   - Inboxes, returned chains, strays, orphans, adoption, bins: they hold blocks of thread heaps
+     only.
+   - Fork: the child resets the locks of registered owners. One that was unregistered may have been
+     locked at that moment by a thread that came by a stale number, and is gone in the child: nobody
+     finds that owner before it is registered again, which makes the lock anew if a fork lies
+     between. In a process that has not forked meanwhile the lock is left as it is.
+   The set of ids and the list of unused pools are under one lock, rank HEAPS; the table is read
+   without it. */
 #ifndef HAKMEM_OWNER_OWNER_H
 #define HAKMEM_OWNER_OWNER_H
 
@@ -47,8 +60,8 @@ enum owner_kind {
 };
 
 struct owner {
-    /* Read and written by every thread without the lock: on a line of its own. The inbox and the state are of thread heaps alone,
-       see remote.c and heap.h. */
+    /* Read and written by every thread without the lock: on a line of its own. The inbox and the
+       state are of thread heaps alone, see remote.c and heap.h. */
     HAK_CACHE_ALIGNED void *inbox;
     int64_t inbox_bytes;
     uint32_t state; /* enum heap_state; written under `lock` */
@@ -57,8 +70,9 @@ struct owner {
     uint32_t n_forks; /* of the process, when it was registered */
 
     HAK_CACHE_ALIGNED struct lock lock;
-    uint32_t n_uses; /* changes when anybody uses what is behind the lock; `seen_uses`: at the last look for idle owners */
-    uint32_t seen_uses, has_rested;
+    uint32_t n_uses;    /* changes when anybody uses what is behind the lock */
+    uint32_t seen_uses; /* at the last look for idle owners */
+    uint32_t has_rested;
     struct bank bank;
     struct owner *next_unused; /* of pools: the table's lock */
 };
@@ -68,13 +82,15 @@ HAK_STATIC_ASSERT(OWNER_MAX < TAG_SPECIAL_OWNER, "no owner has the id that marks
 
 #define OWNER_ID_WORDS ((OWNER_MAX + 1 + 63) / 64)
 
-/* Everything but `at` is owner.c's. The words with the set of ids come backwards, so that what the first ids need is on one page. */
+/* Everything but `at` is owner.c's. The words with the set of ids come backwards, so that a small
+   process touches the two ends of the table alone, which share pages with what lies about it. */
 struct owner_table {
-    uint64_t ids[OWNER_ID_WORDS]; /* a bit for each id that is set aside; walks read them without the lock */
-    uint32_t n_id_words;          /* those that have ever had a bit */
-    uint32_t n_forks;             /* between the first process and this one */
-    struct owner *unused_pools;
     struct owner *at[OWNER_MAX + 1];
+    /* A bit for each id that is set aside; walks read them without the lock. */
+    uint64_t ids[OWNER_ID_WORDS];
+    uint32_t n_id_words; /* those that have ever had a bit */
+    uint32_t n_forks;    /* between the first process and this one */
+    struct owner *unused_pools;
 };
 extern struct owner_table owner_table HAK_HIDDEN;
 
@@ -84,16 +100,18 @@ static inline struct owner *owner_by_id(uint32_t id)
     return id <= OWNER_MAX ? atomic_load_acquire(&owner_table.at[id]) : NULL;
 }
 
-/* Makes an owner known: a free id, a lock of the rank, an empty bank. 0, or EAGAIN if there is no id. The memory was zeroed when it
-   was new. */
+/* Makes an owner known: a free id, a lock of the rank, an empty bank. 0, or EAGAIN if there is no
+   id. The memory was zeroed when it was new. */
 HAK_MUST_CHECK int owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank);
 /* The same in two steps: an id (0 if there is none) that nobody else gets, and an owner for it. */
 HAK_MUST_CHECK uint32_t owner_reserve(void);
 void owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank);
-/* Gives all slabs of an owner back, whatever lies in them, and its id, which the next one gets. Not of a thread's heap. */
+/* Gives all slabs of an owner back, whatever lies in them, and its id, which the next one gets. Not
+   of a thread's heap. */
 void owner_unregister(struct owner *owner);
 
-/* The owner of that id with its lock held, or NULL if the id is nobody's (any more). Release with owner_release. */
+/* The owner of that id with its lock held, or NULL if the id is nobody's (any more). Release with
+   owner_release. */
 struct owner *owner_hold(uint32_t id);
 /* Ends a use of what is behind the lock, by owners of all kinds but thread heaps (heap_unlock). */
 static inline void owner_release(struct owner *owner)
@@ -102,10 +120,11 @@ static inline void owner_release(struct owner *owner)
     lock_release(&owner->lock);
 }
 
-/* The registered owner with the lowest id above *id, which becomes its id; NULL behind the last. Owners that come and go meanwhile
-   are seen or not. No lock is taken. */
+/* The registered owner with the lowest id above *id, which becomes its id; NULL behind the last.
+   Owners that come and go meanwhile are seen or not. No lock is taken. */
 struct owner *owner_next(uint32_t *id);
-/* Calls visit with each owner of all kinds, its lock held, until one call returns something else than 0, which is returned. */
+/* Calls visit with each owner of all kinds, its lock held, until one call returns something else
+   than 0, which is returned. */
 int owner_for_each(int (*visit)(struct owner *owner, void *context), void *context);
 
 /* 0 if the owner's equations and its bank's hold. Lock held. */
@@ -113,16 +132,17 @@ int owner_verify(const struct owner *owner);
 /* 0 if those of all owners and of the table do. No lock held. */
 int owner_verify_all(void);
 
-/* An owner for a pool used alone, in *out: 0, EAGAIN if there is no id, ENOMEM if there is no memory. owner_unmake_pool is
-   owner_unregister, and keeps the memory for the next. */
+/* An owner for a pool used alone, in *out: 0, EAGAIN if there is no id, ENOMEM if there is no
+   memory. owner_unmake_pool is owner_unregister, and keeps the memory for the next. */
 HAK_MUST_CHECK int owner_make_pool(struct owner **out);
 void owner_unmake_pool(struct owner *owner);
 /* Gives empty slabs back; 0 if all equations hold. No lock held. */
 void owner_trim(struct owner *owner);
 int owner_check(struct owner *owner);
 
-/* Fork: takes the table's lock and all owners', those of rank SHARED last; does one thing to all of them, the table's last, so that
-   no owner comes between. The child says so before it registers any. */
+/* Fork: takes the table's lock and all owners', those of rank SHARED last; does one thing to all of
+   them, the table's last, so that no owner comes between. The child says so before it registers
+   any. */
 void owner_fork_prepare(void);
 void owner_fork_end(void (*act)(struct lock *lock));
 void owner_fork_child(void);

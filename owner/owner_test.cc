@@ -1,5 +1,6 @@
-/* Tests of the table of owners: ids that come back, a full table, all kinds, stale numbers, forks, and a stress of threads that make
-   and end owners while others come by what the map said a moment ago. */
+/* Tests of the table of owners: ids that come back, a full table, all kinds, stale numbers, forks,
+   and a stress of threads that make and end owners while others come by what the map said a moment
+   ago. */
 #include "owner/owner.h"
 
 #include <algorithm>
@@ -63,7 +64,7 @@ char *take(struct owner *owner, uint32_t size_class)
 {
     void *block;
     lock_acquire(&owner->lock);
-    (void)bank_take(&owner->bank, &policy, size_class, 1, &block);
+    (void)bank_take(&owner->bank, size_class, 1, &block, &policy);
     owner_release(owner);
     return static_cast<char *>(block);
 }
@@ -238,7 +239,7 @@ TEST_F(Owner, TrimGivesEmptySlabsBack)
     ASSERT_EQ(owner_make_pool(&pool), 0);
     char *p = take(pool, 2), *q = take(pool, 9);
     lock_acquire(&pool->lock);
-    bank_put(&pool->bank, &policy, p);
+    bank_put(&pool->bank, p, &policy);
     owner_release(pool);
     EXPECT_EQ(pool->bank.n_slabs, 2u);
     owner_trim(pool);
@@ -311,7 +312,8 @@ TEST_F(Owner, VerifySeesEachBrokenEquation)
 
 /* --- stale numbers --- */
 
-/* Who waits for the lock of an owner that ends meanwhile gets nothing, also when the id has a new owner by then. */
+/* Who waits for the lock of an owner that ends meanwhile gets nothing, also when the id has a new
+   owner by then. */
 TEST_F(Owner, AStaleNumberLeadsToNobody)
 {
     static struct owner old, next;
@@ -364,7 +366,8 @@ TEST_F(Owner, AnOwnerThatEndedIsNotHeldForItsSuccessor)
 
 /* --- forks --- */
 
-/* A thread that came by a stale number has locked an owner which is in no table, and is gone in the child. */
+/* A thread that came by a stale number has locked an owner which is in no table, and is gone in the
+   child. */
 TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
 {
     static struct owner ended, lives;
@@ -386,7 +389,8 @@ TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
     owner_unregister(&lives);
 }
 
-/* Where no fork lies between, that thread still lives, and will release the lock: it is waited for. */
+/* Where no fork lies between, that thread still lives, and will release the lock: it is waited
+   for. */
 TEST_F(Owner, ALockThatIsHeldIsNotMadeAnew)
 {
     static struct owner owner;
@@ -425,7 +429,8 @@ void release_and_wait(struct lock *lock)
     }
 }
 
-/* An owner that a thread registers while a fork lets go of the locks is none of the fork's: what was never taken is not let go of. */
+/* An owner that a thread registers while a fork lets go of the locks is none of the fork's: what
+   was never taken is not let go of. */
 TEST_F(Owner, AForkLetsGoOfTheLocksThatItTook)
 {
     static struct owner first, late;
@@ -497,18 +502,15 @@ TEST_F(Owner, ConcurrentRegistrationGivesEachIdOnce)
     EXPECT_EQ(n_bad, 0);
 }
 
-/* Owners end and begin, with slabs; others read tags of any unit, hold the owner that a tag names, and look at the tag again: whoever
-   then touches the slab must be alone. Ids and units are few, so that a unit often has another owner of the same id at once. */
+/* Owners end and begin, with slabs; others read tags of any unit, hold the owner that a tag names,
+   and look at the tag again: whoever then touches the slab must be alone. Ids and units are few, so
+   that a unit often has another owner of the same id at once. */
 TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
 {
     static std::atomic<int> busy[SS_UNITS];
-    char *region = nullptr;
-    {
-        static struct owner first;
-        ASSERT_EQ(start(&first), 0);
-        region = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(take(&first, 0)) & ~(SS_BYTES - 1));
-        owner_unregister(&first);
-    }
+    static struct owner first; /* its slab keeps the region */
+    ASSERT_EQ(start(&first), 0);
+    char *region = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(take(&first, 0)) & ~(SS_BYTES - 1));
     std::atomic<int> n_bad{0}, n_held{0}, n_writers{2};
     auto alone = [&](const char *unit) {
         std::atomic<int> &at = busy[static_cast<size_t>(unit - region) / SS_UNIT_BYTES];
@@ -523,7 +525,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
         threads.emplace_back([&, t] {
             Rng rng(t);
             static struct owner owners[2][2];
-            for (int round = 0; round < 6000; round++) {
+            for (int round = 0; round < 6000 || (n_held <= 10 && round < 1000000); round++) {
                 struct owner *owner = &owners[t][round % 2]; /* not the one that has just ended */
                 if (start(owner)) {
                     n_bad++;
@@ -532,7 +534,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
                 for (uint64_t i = rng.between(1, 4); i > 0; i--) {
                     void *block;
                     lock_acquire(&owner->lock);
-                    (void)bank_take(&owner->bank, &policy, SC_N_TINY, 1, &block);
+                    (void)bank_take(&owner->bank, SC_N_TINY, 1, &block, &policy);
                     char *unit = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(block) & ~(SS_UNIT_BYTES - 1));
                     if (unit - region < static_cast<ptrdiff_t>(SS_BYTES) && unit >= region) {
                         alone(unit);
@@ -548,7 +550,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
         threads.emplace_back([&, t] {
             Rng rng(10 + t);
             while (n_writers > 0) {
-                char *unit = region + rng.below(4) * SS_UNIT_BYTES;
+                char *unit = region + rng.below(5) * SS_UNIT_BYTES;
                 struct map_entry entry = map_get(unit);
                 struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : nullptr;
                 if (!owner) {
@@ -568,6 +570,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
     }
     EXPECT_EQ(n_bad, 0);
     EXPECT_GT(n_held, 0);
+    owner_unregister(&first);
 }
 
 /* --- misuse --- */

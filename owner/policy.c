@@ -6,7 +6,9 @@
 uint32_t owner_list_limit(const struct owner_policy *policy, uint32_t size_class, size_t bytes)
 {
     size_t n = bytes / sc_table[size_class].size;
-    return n < policy->least_blocks ? policy->least_blocks : n > policy->most_blocks ? policy->most_blocks : (uint32_t)n;
+    return n < policy->least_blocks  ? policy->least_blocks
+           : n > policy->most_blocks ? policy->most_blocks
+                                     : (uint32_t)n;
 }
 
 uint32_t owner_largest_limit(const struct owner_policy *policy, uint32_t size_class)

@@ -1,5 +1,6 @@
-/* What a pool decides for the blocks of its classes, and the sums that follow from it. tiny and mid_mt each have one
-   `struct owner_policy`, a constant; banks and thread caches are handed it with the class. No locks, no state. */
+/* What a pool decides for the blocks of its classes, and the sums that follow from it. tiny and
+   mid_mt each have one `struct owner_policy`, a constant; banks and thread caches are handed it
+   with the class. No locks, no state. */
 #ifndef HAKMEM_OWNER_POLICY_H
 #define HAKMEM_OWNER_POLICY_H
 
@@ -9,7 +10,8 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* What a thread's list may hold until it has been missed, where limits adapt: so many bytes, at most so many blocks. */
+/* What a thread's list may hold until it has been missed, where limits adapt: so many bytes, at
+   most so many blocks. */
 #define OWNER_FIRST_BYTES  HAK_TINY_OR(64u, 2048u)
 #define OWNER_FIRST_BLOCKS 16u
 /* About a page: blocks that nobody has had yet are touched so much ahead of need. */
@@ -28,7 +30,8 @@ uint32_t owner_list_limit(const struct owner_policy *policy, uint32_t size_class
 uint32_t owner_largest_limit(const struct owner_policy *policy, uint32_t size_class);
 uint32_t owner_first_limit(const struct owner_policy *policy, uint32_t size_class);
 
-/* How many blocks an empty list with that limit is filled with: half of it, so that frees have room. */
+/* How many blocks an empty list with that limit is filled with: half of it, so that frees have
+   room. */
 static inline uint32_t owner_refill_blocks(uint32_t limit)
 {
     return (limit + 1) / 2;

@@ -189,8 +189,8 @@ TEST_F(Lookup, WhileAnotherThreadAllocates)
         n_wrong += got.kind == SS_RANGE || (got.kind == SS_SLAB && got.owner != 5 && got.owner != 6);
         n_wrong += got.kind == SS_SLAB && got.start && p - reinterpret_cast<uintptr_t>(got.start) >= got.size;
         struct ss_lookup found = hak_super_lookup(static_cast<char *>(kept) + 47);
-        n_wrong += found.kind != SS_SLAB || found.start != kept || found.size != 48 || found.owner != 5 ||
-                   !found.is_allocated;
+        n_wrong +=
+            found.kind != SS_SLAB || found.start != kept || found.size != 48 || found.owner != 5 || !found.is_allocated;
         __atomic_add_fetch(&n_asked, 1, __ATOMIC_RELAXED);
     }
     other.join();

@@ -1,6 +1,7 @@
-/* What tests of tiny and mid_mt have alike: a seeded stress with a pattern in each block, by one thread and by four; refused memory;
-   destroying. A pool's traits say what it is called:
-     struct Traits { using Pool; init, alloc, free, usable_size, trim, destroy, verify; min_bytes, max_bytes } */
+/* What tests of tiny and mid_mt have alike: a seeded stress with a pattern in each block, by one
+   thread and by four; refused memory; destroying. A pool's traits say what it is called: struct
+   Traits { using Pool; init, alloc, free, usable_size, trim, destroy, verify; min_bytes, max_bytes
+   } */
 #ifndef HAKMEM_TESTING_POOL_TEST_H
 #define HAKMEM_TESTING_POOL_TEST_H
 
@@ -86,7 +87,8 @@ template <typename T> void pool_stress(typename T::Pool *pool, uint64_t seed, in
     }
 }
 
-/* Four threads on one pool; half of the blocks are freed by another thread than the one that took them. */
+/* Four threads on one pool; half of the blocks are freed by another thread than the one that took
+   them. */
 template <typename T> void pool_four_threads(typename T::Pool *pool)
 {
     std::mutex mutex;
@@ -157,8 +159,9 @@ template <typename T> void pool_four_threads(typename T::Pool *pool)
     EXPECT_GT(n_passed_on, 100);
 }
 
-/* The n-th call of mmap fails, for every n; requests that fail say ENOMEM, all others are served, nothing is lost. `purge` gives all
-   free memory back. Returns the first n that is more than there were calls. */
+/* The n-th call of mmap fails, for every n; requests that fail say ENOMEM, all others are served,
+   nothing is lost. `purge` gives all free memory back. Returns the first n that is more than there
+   were calls. */
 template <typename T> uint64_t pool_every_mapping_refused(typename T::Pool *pool, int n_blocks, void (*purge)())
 {
     for (uint64_t n = 1;; n++) {
@@ -191,8 +194,8 @@ template <typename T> uint64_t pool_every_mapping_refused(typename T::Pool *pool
     }
 }
 
-/* Pools come and go, with blocks in them: each is empty at first and leaves nothing; another pool's blocks stay. `used` are the bytes
-   that slabs hold now. */
+/* Pools come and go, with blocks in them: each is empty at first and leaves nothing; another pool's
+   blocks stay. `used` are the bytes that slabs hold now. */
 template <typename T> void pool_destroyed_and_made_again(typename T::Pool *pool, int n_rounds, int64_t (*used)())
 {
     Rng rng(9);

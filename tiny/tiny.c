@@ -1,4 +1,5 @@
-/* The tiny pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and by tiny_pool.c. */
+/* The tiny pool's policy, and its blocks: the owner's lock is held. Called by hakmem's heaps, and
+   by tiny_pool.c. */
 #include "tiny/tiny_class.h"
 
 const struct owner_policy tiny_policy = {.least_blocks = 2,
@@ -10,15 +11,15 @@ const struct owner_policy tiny_policy = {.least_blocks = 2,
 uint32_t tiny_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
 {
     HAK_DEBUG_ASSERT(tiny_is_class(size_class));
-    return bank_take(&owner->bank, &tiny_policy, size_class, want, head);
+    return bank_take(&owner->bank, size_class, want, head, &tiny_policy);
 }
 
 uint32_t tiny_put_list(struct owner *owner, void *head)
 {
-    return bank_put_list(&owner->bank, &tiny_policy, head);
+    return bank_put_list(&owner->bank, head, &tiny_policy);
 }
 
 void tiny_put(struct owner *owner, void *block)
 {
-    bank_put(&owner->bank, &tiny_policy, block);
+    bank_put(&owner->bank, block, &tiny_policy);
 }

@@ -1,12 +1,13 @@
-/* Tiny: the pool for sizes up to 1 KiB. It is what serves these sizes wherever hakmem does: whoever has an owner (a thread's
-   heap, a first-class heap, a pool used alone) takes and gives back their blocks through tiny_take and tiny_put_list with the
-   owner's lock held, and asks tiny_policy how much a list in front of that lock may hold.
-   Many blocks a list, two at least. Lists of blocks above TINY_FULL_SIZE may hold half of the bytes: what stays in them lies on
-   many pages, and costs more by those than it saves in slow paths. (Mid blocks are few a list, so that for them slow paths
-   cost more; docs/design.md has the figures.) One empty slab of each class is kept.
+/* Tiny: the pool for sizes up to 1 KiB. It is what serves these sizes wherever hakmem does: whoever
+   has an owner (a thread's heap, a first-class heap, a pool used alone) takes and gives back their
+   blocks through tiny_take and tiny_put_list with the owner's lock held, and asks tiny_policy how
+   much a list in front of that lock may hold. Many blocks a list, two at least. Lists of blocks
+   above TINY_FULL_SIZE may hold half of the bytes: what stays in them lies on many pages, and costs
+   more by those than it saves in slow paths. (Mid blocks are few a list, so that for them slow
+   paths cost more; docs/design.md has the figures.) One empty slab of each class is kept.
 
-   A `struct tiny_pool` is the same behind one short lock: a complete thread-safe allocator of such blocks. Depends on base,
-   superslab and owner. */
+   A `struct tiny_pool` is the same behind one short lock: a complete thread-safe allocator of such
+   blocks. Depends on base, superslab and owner. */
 #ifndef HAKMEM_TINY_TINY_H
 #define HAKMEM_TINY_TINY_H
 
@@ -26,8 +27,8 @@ struct tiny_pool {
 
 /* Returns 0, EAGAIN if there are too many pools and heaps in this process, or ENOMEM. */
 HAK_MUST_CHECK int tiny_pool_init(struct tiny_pool *pool);
-/* `size` bytes (up to 1 KiB), aligned to 16. NULL and errno ENOMEM if the size is too large or the system refuses memory. Any
-   thread. */
+/* `size` bytes (up to 1 KiB), aligned to 16. NULL and errno ENOMEM if the size is too large or the
+   system refuses memory. Any thread. */
 void *tiny_pool_alloc(struct tiny_pool *pool, size_t size);
 /* Any thread. A pointer that is no allocated block of this pool aborts; NULL does nothing. */
 void tiny_pool_free(struct tiny_pool *pool, void *block);
@@ -35,7 +36,8 @@ void tiny_pool_free(struct tiny_pool *pool, void *block);
 size_t tiny_usable_size(const void *block);
 /* Gives empty slabs back to the shared superslabs. */
 void tiny_pool_trim(struct tiny_pool *pool);
-/* Gives everything back, all blocks included; the pool may be initialised again. No other call is under way. */
+/* Gives everything back, all blocks included; the pool may be initialised again. No other call is
+   under way. */
 void tiny_pool_destroy(struct tiny_pool *pool);
 /* 0 if all equations of the pool hold. */
 int tiny_pool_verify(struct tiny_pool *pool);

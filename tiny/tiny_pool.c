@@ -1,5 +1,5 @@
-/* The tiny pool used alone: a short lock around tiny.c, the owner's (rank HEAP). Called by whoever imports the pool; hakmem does
-   not link it. */
+/* The tiny pool used alone: a short lock around tiny.c, the owner's (rank HEAP). Called by whoever
+   imports the pool; hakmem does not link it. */
 #include "tiny/tiny_class.h"
 
 #include <errno.h>

@@ -111,8 +111,7 @@ TEST_F(Tiny, StressWithAnOracle)
 {
     for (uint64_t seed = 1; seed <= 3; seed++) {
         pool_stress<TinyTraits>(&pool, seed, 4000);
-        EXPECT_LE(pool.owner->bank.n_slabs, static_cast<uint32_t>(SC_N_TINY))
-            << "at most one empty slab a class";
+        EXPECT_LE(pool.owner->bank.n_slabs, static_cast<uint32_t>(SC_N_TINY)) << "at most one empty slab a class";
     }
 }
 

@@ -88,17 +88,29 @@ def stats_page(base):
     return out
 
 
+def tiny_max(base):
+    """The largest request of the tiny pool."""
+    with open(os.path.join(base, "size_classes.h")) as f:
+        return int(re.search(r"#define SC_TINY_MAX +\(\(size_t\)(\d+)\)", f.read()).group(1))
+
+
 def size_classes_page(base):
     table = rows(os.path.join(base, "size_classes.def"), "SIZE_CLASS")
+    limit = tiny_max(base)
+    n_tiny = sum(int(row[1]) <= limit for row in table)
     out = NOTE % "size_classes.def" + "# Size classes\n\n"
     out += ("Requests up to 32 KiB are served as blocks of these sizes, cut from slabs of 64 KiB; every block is aligned to 16 bytes.\n"
             "Waste inside: of a block that serves the smallest request of its class. Waste at the tail: what a slab has left behind\n"
             "its last block. There are %d classes.\n\n"
-            "| Class | Requests (bytes) | Block (bytes) | Blocks a slab | Waste inside, at most | Waste at the tail |\n"
-            "|---:|---:|---:|---:|---:|---:|\n" % len(table))
+            "Requests up to %d bytes are served by the tiny pool ([tiny](../tiny/README.md), %d classes), larger ones by the mid-MT pool\n"
+            "([mid_mt](../mid_mt/README.md), %d classes). Each thread's cache stands before both, and asks the pool how much it may hold.\n"
+            "Above 32 KiB: [ace](../ace/README.md).\n\n"
+            "| Class | Pool | Requests (bytes) | Block (bytes) | Blocks a slab | Waste inside, at most | Waste at the tail |\n"
+            "|---:|---|---:|---:|---:|---:|---:|\n" % (len(table), limit, n_tiny, len(table) - n_tiny))
     previous = -1
     for index, size, count, _, inside, tail in table:
-        out += "| %s | %d to %s | %s | %s | %s %% | %s %% |\n" % (index, previous + 1, size, size, count, inside, tail)
+        pool = "tiny" if int(size) <= limit else "mid_mt"
+        out += "| %s | %s | %d to %s | %s | %s | %s %% | %s %% |\n" % (index, pool, previous + 1, size, size, count, inside, tail)
         previous = int(size)
     return out
 
