@@ -1,0 +1,142 @@
+"""Runs the programs: every row at every size under every allocator, several times, within a time budget."""
+
+import os
+import re
+import subprocess
+import time
+
+import growth
+import rows
+from comparison import table
+
+KILL_S = 60  # besides the pause and the time that a program sets itself
+GROWTH = 10  # how much longer the next size is taken to run
+
+
+class Failure(Exception):
+    """Nothing can be measured; the text says why."""
+
+
+class Point:
+    """One row at one size under one allocator, alone or beside another thread: all its runs."""
+
+    def __init__(self):
+        self.runs = []  # what parse found, a run each
+        self.seconds = 0.0  # the longest run
+        self.done = 1.0  # the least share of its work that a run came to
+        self.failure = ""  # of the last run that failed
+
+    def measures(self):
+        """{name: [Measured, one a run]}"""
+        found = {}
+        for run in self.runs:
+            for name, one in run.items():
+                found.setdefault(name, []).append(one)
+        return found
+
+
+def memory_free():
+    """Bytes that can be used without swapping."""
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        return int(re.search(r"^MemAvailable:\s*(\d+) kB", file.read(), re.MULTILINE)[1]) * 1024
+
+
+class Runner:
+    """Starts the programs, which lie in bench/worst, with the allocator preloaded."""
+
+    def __init__(self, bin_dir):
+        self.place = table.Place(bin_dir, by_preload=True)
+        self.folder = os.path.join(bin_dir, "worst")
+
+    def library(self, allocator):
+        """What to preload; None for none. Raises FileNotFoundError."""
+        return None if table.ALLOCATORS[allocator].library is None else self.place.file(allocator)
+
+    def started(self, program, arguments, allocator, limit_s):
+        library = self.library(allocator)
+        return subprocess.run([os.path.join(self.folder, program), *arguments], capture_output=True, text=True, timeout=limit_s,
+                              env={**os.environ, "LD_PRELOAD": library} if library else None)  # fmt: skip
+
+    def missing(self, allocator):
+        """Why the allocator cannot be had here; None if it can."""
+        try:
+            self.library(allocator)
+            return None
+        except FileNotFoundError as error:
+            return str(error)
+
+    def check_owner(self, allocator):
+        """The object that serves malloc. Raises Failure when it is not the allocator's."""
+        done = self.started(rows.CONTROL.program, ["--whoami"], allocator, KILL_S)
+        owners = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+        for function in ("malloc", "free"):
+            owner = owners.get(function, "nothing")
+            if not re.search(table.ALLOCATORS[allocator].served_by, owner):
+                raise Failure(f"{function} is served by {owner}, not by {allocator}: nothing was measured")
+        return owners["malloc"]
+
+    def run(self, row, size, allocator, others, pause_ms, point):
+        """One run, added to the point."""
+        arguments = row.arguments(size, others, pause_ms)
+        start = time.monotonic()
+        try:
+            done = self.started(row.program, arguments, allocator, rows.RUN_S + KILL_S)
+            if done.returncode != 0:
+                point.failure = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            else:
+                found, share = growth.parse(done.stdout)
+                point.runs.append(found)
+                point.done = min(point.done, share)
+        except subprocess.TimeoutExpired:
+            point.failure = f"no end after {rows.RUN_S + KILL_S} s"
+        point.seconds = max(point.seconds, time.monotonic() - start)
+
+
+class Plan:
+    """All points that a measurement wants, and the order: small sizes first, every repeat after the one before."""
+
+    def __init__(self, chosen, allocators, max_bytes, n_sizes):
+        self.points = {}  # (row name, allocator, others) -> {size: Point}
+        self.steps = []  # (row, size, the size before it or None, allocator, others), ascending in size
+        for index in range(rows.STEPS if n_sizes is None else n_sizes):
+            for row in chosen:
+                sizes = row.sizes(max_bytes)
+                if index < len(sizes):
+                    self.add(row, sizes[index], sizes[index - 1] if index else None, allocators)
+
+    def add(self, row, size, before, allocators):
+        for others in row.others:
+            for allocator in row.allocators(allocators):
+                self.points.setdefault((row.name, allocator, others), {})[size] = Point()
+                self.steps.append((row, size, before, allocator, others))
+
+    def expected_s(self, step):
+        """How long a step may take: as before, or ten times the smaller size's time, up to where programs stop themselves."""
+        row, size, before, allocator, others = step
+        of_size = self.points[(row.name, allocator, others)]
+        if of_size[size].seconds:
+            return of_size[size].seconds
+        return min(GROWTH * of_size[before].seconds, rows.RUN_S) if before else 0.0
+
+
+def measure(plan, runner, repeats, seconds, pause_ms, progress, clock=time.monotonic):
+    """Runs the plan. Returns what was left out, as texts."""
+    left_out, begin = [], clock()
+    for repeat in range(repeats):
+        for i, step in enumerate(plan.steps):
+            row, size, _, allocator, others = step
+            point = plan.points[(row.name, allocator, others)][size]
+            left = seconds - (clock() - begin)
+            where = f"{row.name} at {size} {row.unit} under {allocator}"
+            if point.failure or (row.resident and memory_free() < size * row.resident * 1.3):
+                if not point.failure and repeat == 0:
+                    left_out.append(f"{where}: not enough memory")
+                continue
+            if plan.expected_s(step) > left:
+                if repeat == 0:
+                    left_out.append(f"{where}: no time left")
+                continue
+            progress.show(f"repeat {repeat + 1} of {repeats}, {i + 1} of {len(plan.steps)}, {max(left, 0):.0f} s left: {where}")
+            runner.run(row, size, allocator, others, pause_ms, point)
+    progress.end()
+    return left_out
