@@ -50,11 +50,11 @@ static inline void worst_count(struct worst_calls *calls, uint64_t ns)
 }
 
 // Runs a statement, and counts its time as one call.
-#define WORST_TIME(calls, statement)                              \
-    do {                                                          \
-        uint64_t worst_start = bench_now_ns();                    \
-        statement;                                                \
-        worst_count((calls), bench_now_ns() - worst_start);       \
+#define WORST_TIME(calls, statement)                                                                                   \
+    do {                                                                                                               \
+        uint64_t worst_start = bench_now_ns();                                                                         \
+        statement;                                                                                                     \
+        worst_count((calls), bench_now_ns() - worst_start);                                                            \
     } while (0)
 
 static uint64_t worst_median(const struct worst_calls *calls)

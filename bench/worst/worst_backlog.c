@@ -7,8 +7,11 @@
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"BYTES", 1, UINT64_C(1) << 42, 0, 1},    {"BLOCK", 16, UINT64_C(1) << 32, 0, 1}, {"OTHERS", 0, 1, 0, 1},
-        {"PAUSE_MS", 0, 60000, 0, 1},             {"SECONDS", 1, 3600, 0, 1},
+        {"BYTES", 1, UINT64_C(1) << 42, 0, 1},
+        {"BLOCK", 16, UINT64_C(1) << 32, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"PAUSE_MS", 0, 60000, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
     };
     worst_begin(argc, argv, args, 5);
     size_t size = args[1].value, n = args[0].value / size + 1;

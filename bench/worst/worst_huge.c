@@ -5,12 +5,26 @@
 
 enum { ROUNDS = 50, DIRTY = 100000 };
 
-static const size_t EXBIBYTE = (size_t)1 << 60;
+static volatile size_t exbibyte = (size_t)1 << 60; // the compiler knows that nobody can have so much
+static struct worst_calls refused[] = {
+    {.name = "malloc(1EiB)"}, {.name = "calloc(1EiB)"}, {.name = "realloc(1EiB)"}, {.name = "aligned_alloc(1EiB)"}};
+
+static void make_dirty(void)
+{
+    char *dirty = worst_malloc(DIRTY);
+    worst_touch(dirty, DIRTY);
+    worst_free(dirty);
+}
+
+static void check(const void *block)
+{
+    if (block != NULL)
+        bench_die("1 EiB was served");
+}
 
 int main(int argc, char **argv)
 {
-    struct bench_arg args[] = {
-        {"HEAPS", 1, 60000, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+    struct bench_arg args[] = {{"HEAPS", 1, 60000, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
     worst_begin(argc, argv, args, 3);
     for (uint64_t i = 0; i < args[0].value && worst_heap.create != NULL; i++) {
         struct hak_heap *heap = worst_heap.create();
@@ -20,16 +34,20 @@ int main(int argc, char **argv)
     worst_stall_start(args[1].value);
     char *small = worst_malloc(100), *block;
     for (int i = 0; i < ROUNDS && !worst_is_late((uint64_t)i, ROUNDS); i++) {
-        char *dirty = worst_malloc(DIRTY);
-        worst_touch(dirty, DIRTY);
-        worst_free(dirty);
-        volatile size_t size = EXBIBYTE; // the compiler knows that nobody can have so much
-        WORST_TIME(&worst_calls[CALL_MALLOC], block = malloc(size));
-        WORST_TIME(&worst_calls[CALL_CALLOC], block = block != NULL ? block : calloc(size / 8, 8));
-        WORST_TIME(&worst_calls[CALL_REALLOC], block = block != NULL ? block : realloc(small, size));
-        WORST_TIME(&worst_calls[CALL_ALIGNED], block = block != NULL ? block : aligned_alloc(WORST_PAGE, size));
-        if (block != NULL)
-            bench_die("1 EiB was served");
+        make_dirty();
+        WORST_TIME(&refused[0], block = malloc(exbibyte));
+        check(block);
+        make_dirty();
+        WORST_TIME(&refused[1], block = calloc(exbibyte / 8, 8));
+        check(block);
+        make_dirty();
+        WORST_TIME(&refused[2], block = realloc(small, exbibyte));
+        check(block);
+        make_dirty();
+        WORST_TIME(&refused[3], block = aligned_alloc(WORST_PAGE, exbibyte));
+        check(block);
     }
+    for (int i = 0; i < 4; i++)
+        worst_print_calls(&refused[i]);
     return worst_finish();
 }
