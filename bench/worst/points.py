@@ -1,4 +1,4 @@
-"""Runs the programs: every row at every size under every allocator, several times, within a time budget."""
+"""Runs the programs: every row, size and allocator, several times, within a time budget."""
 
 import os
 import re
@@ -54,8 +54,13 @@ class Runner:
 
     def started(self, program, arguments, allocator, limit_s):
         library = self.library(allocator)
-        return subprocess.run([os.path.join(self.folder, program), *arguments], capture_output=True, text=True, timeout=limit_s,
-                              env={**os.environ, "LD_PRELOAD": library} if library else None)  # fmt: skip
+        return subprocess.run(
+            [os.path.join(self.folder, program), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            env={**os.environ, "LD_PRELOAD": library} if library else None,
+        )
 
     def missing(self, allocator):
         """Why the allocator cannot be had here; None if it can."""
@@ -72,7 +77,9 @@ class Runner:
         for function in ("malloc", "free"):
             owner = owners.get(function, "nothing")
             if not re.search(table.ALLOCATORS[allocator].served_by, owner):
-                raise Failure(f"{function} is served by {owner}, not by {allocator}: nothing was measured")
+                raise Failure(
+                    f"{function} is served by {owner}, not by {allocator}: nothing was measured"
+                )
         return owners["malloc"]
 
     def run(self, row, size, allocator, others, pause_ms, point):
@@ -82,7 +89,9 @@ class Runner:
         try:
             done = self.started(row.program, arguments, allocator, rows.RUN_S + KILL_S)
             if done.returncode != 0:
-                point.failure = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                point.failure = (
+                    done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+                )[-1]
             else:
                 found, share = growth.parse(done.stdout)
                 point.runs.append(found)
@@ -93,11 +102,13 @@ class Runner:
 
 
 class Plan:
-    """All points that a measurement wants, and the order: small sizes first, every repeat after the one before."""
+    """All points that a measurement wants, and the order of a repeat: small sizes first."""
 
     def __init__(self, chosen, allocators, max_bytes, n_sizes):
         self.points = {}  # (row name, allocator, others) -> {size: Point}
-        self.steps = []  # (row, size, the size before it or None, allocator, others), ascending in size
+        self.steps = (
+            []
+        )  # (row, size, the size before it or None, allocator, others), ascending in size
         for index in range(rows.STEPS if n_sizes is None else n_sizes):
             for row in chosen:
                 sizes = row.sizes(max_bytes)
@@ -111,7 +122,8 @@ class Plan:
                 self.steps.append((row, size, before, allocator, others))
 
     def expected_s(self, step):
-        """How long a step may take: as before, or ten times the smaller size's time, up to where programs stop themselves."""
+        """How long a step may take: as before, or ten times the smaller size's time, up to where
+        programs stop themselves."""
         row, size, before, allocator, others = step
         of_size = self.points[(row.name, allocator, others)]
         if of_size[size].seconds:
@@ -136,7 +148,10 @@ def measure(plan, runner, repeats, seconds, pause_ms, progress, clock=time.monot
                 if repeat == 0:
                     left_out.append(f"{where}: no time left")
                 continue
-            progress.show(f"repeat {repeat + 1} of {repeats}, {i + 1} of {len(plan.steps)}, {max(left, 0):.0f} s left: {where}")
+            progress.show(
+                f"repeat {repeat + 1} of {repeats}, {i + 1} of {len(plan.steps)}, "
+                f"{max(left, 0):.0f} s left: {where}"
+            )
             runner.run(row, size, allocator, others, pause_ms, point)
     progress.end()
     return left_out

@@ -1,9 +1,10 @@
-// What the programs of worst cases share: timed calls, the thread that stalls, the probe of every function, the output.
+// What the programs of worst cases share: timed calls, the thread that stalls, the probe of every
+// function, the output.
 //
-// Included by the worst_*.c programs only, each of which is one file and one family of rows, linked with libc alone: the
-// allocator is preloaded. A program brings the heap into the state that its row is about and times each call by itself.
-// It prints one line a measure:
-//   calls NAME LONGEST MEDIAN COUNT    nanoseconds of single calls; the clock's own cost (some 20 ns) is in them
+// Included by the worst_*.c programs only, each of which is one file and one family of rows, linked
+// with libc alone: the allocator is preloaded. A program brings the heap into the state that its
+// row is about and times each call by itself. It prints one line a measure:
+//   calls NAME LONGEST MEDIAN COUNT    nanoseconds of single calls, some 20 of them the clock's own
 //   value NAME NUMBER UNIT [LIMIT]     anything else; above LIMIT it is wrong at any size
 //   unfinished SHARE                   the time ran out when this share of the work was done
 // No locks but a thread's start and end. Nothing of the measuring itself allocates.
@@ -22,7 +23,8 @@
 
 // A histogram of 16 steps a doubling, for the median.
 enum { WORST_STEP_BITS = 4, WORST_STEPS = 1 << WORST_STEP_BITS, WORST_BUCKETS = 64 * WORST_STEPS };
-// Calls that write to the whole block get none larger than this: what they write is not what is looked for.
+// Calls that write to the whole block get none larger than this: what they write is not what is
+// looked for.
 enum { WORST_MOST_WRITTEN = 100000 };
 enum { WORST_PROBES = 100, WORST_STALL_PAUSE_US = 200, WORST_PAGE = 4096 };
 
@@ -38,7 +40,8 @@ static inline uint32_t worst_bucket(uint64_t ns)
     if (ns < WORST_STEPS)
         return (uint32_t)ns;
     uint32_t top = 63 - (uint32_t)__builtin_clzll(ns);
-    return (top - WORST_STEP_BITS + 1) * WORST_STEPS + (uint32_t)((ns >> (top - WORST_STEP_BITS)) & (WORST_STEPS - 1));
+    uint32_t step = (uint32_t)(ns >> (top - WORST_STEP_BITS)) & (WORST_STEPS - 1);
+    return (top - WORST_STEP_BITS + 1) * WORST_STEPS + step;
 }
 
 static inline void worst_count(struct worst_calls *calls, uint64_t ns)
@@ -50,12 +53,21 @@ static inline void worst_count(struct worst_calls *calls, uint64_t ns)
 }
 
 // Runs a statement, and counts its time as one call.
-#define WORST_TIME(calls, statement)                                                                                   \
-    do {                                                                                                               \
-        uint64_t worst_start = bench_now_ns();                                                                         \
-        statement;                                                                                                     \
-        worst_count((calls), bench_now_ns() - worst_start);                                                            \
+// clang-format off
+#define WORST_TIME(calls, statement)                        \
+    do {                                                    \
+        uint64_t worst_start = bench_now_ns();              \
+        statement;                                          \
+        worst_count((calls), bench_now_ns() - worst_start); \
     } while (0)
+// clang-format on
+
+static inline uint64_t worst_bucket_start(uint32_t i)
+{
+    if (i < WORST_STEPS)
+        return i;
+    return (uint64_t)(WORST_STEPS + i % WORST_STEPS) << (i / WORST_STEPS - 1);
+}
 
 static uint64_t worst_median(const struct worst_calls *calls)
 {
@@ -63,7 +75,7 @@ static uint64_t worst_median(const struct worst_calls *calls)
     for (uint32_t i = 0; i < WORST_BUCKETS; i++) {
         seen += calls->count[i];
         if (2 * seen >= calls->n)
-            return i < WORST_STEPS ? i : (uint64_t)(WORST_STEPS + i % WORST_STEPS) << (i / WORST_STEPS - 1);
+            return worst_bucket_start(i);
     }
     return 0;
 }
@@ -108,7 +120,8 @@ static struct {
     struct worst_calls calls;
 } worst_stall = {.calls = {.name = "stall"}};
 
-// Pairs of calls through the cache, past it, and above the small sizes, each pair timed, with a pause in between; once at least.
+// Pairs of calls through the cache, past it, and above the small sizes, each pair timed, with a
+// pause in between; once at least.
 static void *worst_stall_run(void *unused)
 {
     static const size_t sizes[] = {100, 3000, 100000};
@@ -181,9 +194,16 @@ static struct {
 
 static void worst_find_heaps(void)
 {
-    void *found[] = {dlsym(RTLD_DEFAULT, "hak_heap_create"), dlsym(RTLD_DEFAULT, "hak_heap_destroy"),
-                     dlsym(RTLD_DEFAULT, "hak_heap_malloc"), dlsym(RTLD_DEFAULT, "hak_heap_walk")};
-    _Static_assert(sizeof found == sizeof worst_heap, "POSIX lets a function's address travel as void *");
+    static const char *const names[] = {
+        "hak_heap_create",
+        "hak_heap_destroy",
+        "hak_heap_malloc",
+        "hak_heap_walk",
+    };
+    void *found[4];
+    _Static_assert(sizeof found == sizeof worst_heap, "a function's address travels as void *");
+    for (int i = 0; i < 4; i++)
+        found[i] = dlsym(RTLD_DEFAULT, names[i]);
     memcpy(&worst_heap, found, sizeof found);
 }
 
@@ -226,7 +246,8 @@ static void worst_probe_heap(void)
     (void)block;
 }
 
-// Every function many times in the state that the heap is in; malloc_trim last, since it ends the state.
+// Every function many times in the state that the heap is in; malloc_trim last, since it ends the
+// state.
 static void worst_probe(void)
 {
     static const size_t sizes[] = {100000, 100, 3000, 49152, 2 * WORST_MIB};
@@ -241,7 +262,8 @@ static void worst_probe(void)
 
 // --- what the process holds ---
 
-// Numbers of a file of /proc, without stdio, which would allocate. Returns how many bytes were read.
+// Numbers of a file of /proc, without stdio, which would allocate. Returns how many bytes were
+// read.
 static size_t worst_read(const char *path, char *text, size_t size)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC);

@@ -1,7 +1,8 @@
-// worst_aligned BYTES OTHERS SECONDS: aligned_alloc(16384, 40000) while no hole fits, though many are large enough.
+// worst_aligned BYTES OTHERS SECONDS: aligned_alloc(16384, 40000) while no hole fits, though many
+// are large enough.
 //
-// Blocks of 40,000 bytes fill BYTES; those that lie at an odd multiple of 8 KiB are freed, so that each hole would hold a
-// block, but not an aligned one.
+// Blocks of 40,000 bytes fill BYTES; those that lie at an odd multiple of 8 KiB are freed, so that
+// each hole would hold a block, but not an aligned one.
 #include "bench/worst/worst.h"
 
 enum { BLOCK = 40000, ALIGNMENT = 16384, UNIT = 8192, ROUNDS = 300 };
@@ -11,7 +12,10 @@ static struct worst_calls unfit = {.name = "aligned_alloc(16384)"};
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"BYTES", 1, UINT64_C(1) << 42, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+        {"BYTES", 1, UINT64_C(1) << 42, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     size_t n = args[0].value / BLOCK + 1;
     char **blocks = worst_table(n);

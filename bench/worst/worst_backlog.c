@@ -1,7 +1,9 @@
-// worst_backlog BYTES BLOCK OTHERS PAUSE_MS SECONDS: much freed memory becomes due for the system at once.
+// worst_backlog BYTES BLOCK OTHERS PAUSE_MS SECONDS: much freed memory becomes due for the system
+// at once.
 //
-// Blocks of BLOCK bytes, BYTES in all, are written and freed; then the program pauses until an allocator with a delay
-// finds all of it due, and goes on. OTHERS: a second thread allocates from the first free on.
+// Blocks of BLOCK bytes, BYTES in all, are written and freed; then the program pauses until an
+// allocator with a delay finds all of it due, and goes on. OTHERS: a second thread allocates from
+// the first free on.
 #include "bench/worst/worst.h"
 
 int main(int argc, char **argv)

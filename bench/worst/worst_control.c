@@ -1,7 +1,8 @@
-// worst_control MS OTHERS SECONDS: null work. The longest time between two looks at the clock, MS milliseconds long.
+// worst_control MS OTHERS SECONDS: null work. The longest time between two looks at the clock, MS
+// milliseconds long.
 //
-// Whatever is found here is the machine's own: another process, an interrupt, the host. OTHERS: a second thread does the
-// same as the one that stalls elsewhere, without a call.
+// Whatever is found here is the machine's own: another process, an interrupt, the host. OTHERS: a
+// second thread does the same as the one that stalls elsewhere, without a call.
 #include "bench/worst/worst.h"
 
 static struct worst_calls pauses = {.name = "pause"};
@@ -19,7 +20,11 @@ static void *other(void *unused)
 
 int main(int argc, char **argv)
 {
-    struct bench_arg args[] = {{"MS", 1, 600000, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+    struct bench_arg args[] = {
+        {"MS", 1, 600000, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     pthread_t thread;
     end_ns = bench_now_ns() + args[0].value * 1000000;

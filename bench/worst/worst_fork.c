@@ -1,6 +1,7 @@
 // worst_fork THREADS OTHERS SECONDS: fork while the caches of THREADS threads are full.
 //
-// Each thread fills and frees blocks of nine sizes, then sleeps. The time is that of fork, the child's _exit and the wait.
+// Each thread fills and frees blocks of nine sizes, then sleeps. The time is that of fork, the
+// child's _exit and the wait.
 #include "bench/worst/worst.h"
 
 #include <sys/wait.h>
@@ -38,7 +39,11 @@ static void one_fork(void)
 
 int main(int argc, char **argv)
 {
-    struct bench_arg args[] = {{"THREADS", 1, 30000, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+    struct bench_arg args[] = {
+        {"THREADS", 1, 30000, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     unsigned n = (unsigned)args[0].value;
     pthread_attr_t small_stack;

@@ -1,4 +1,5 @@
-// worst_heaps BYTES OTHERS SECONDS: first-class heaps of one block, while the process holds BYTES elsewhere, untouched.
+// worst_heaps BYTES OTHERS SECONDS: first-class heaps of one block, while the process holds BYTES
+// elsewhere, untouched.
 #include "bench/worst/worst.h"
 
 enum { ROUNDS = 200 };
@@ -6,7 +7,10 @@ enum { ROUNDS = 200 };
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"BYTES", 1, UINT64_C(1) << 42, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+        {"BYTES", 1, UINT64_C(1) << 42, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     if (worst_heap.create == NULL)
         bench_die("no first-class heaps here");

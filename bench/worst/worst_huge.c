@@ -1,13 +1,19 @@
-// worst_huge HEAPS OTHERS SECONDS: requests of 1 EiB, which no reclaim can serve, with many heaps and something dirty.
+// worst_huge HEAPS OTHERS SECONDS: requests of 1 EiB, which no reclaim can serve, with many heaps
+// and something dirty.
 //
-// The heaps are first-class ones where the allocator has them; others are measured with the dirty memory alone.
+// The heaps are first-class ones where the allocator has them; others are measured with the dirty
+// memory alone.
 #include "bench/worst/worst.h"
 
 enum { ROUNDS = 50, DIRTY = 100000 };
 
-static volatile size_t exbibyte = (size_t)1 << 60; // the compiler knows that nobody can have so much
+static volatile size_t exbibyte = (size_t)1 << 60; // volatile: the compiler knows of it
 static struct worst_calls refused[] = {
-    {.name = "malloc(1EiB)"}, {.name = "calloc(1EiB)"}, {.name = "realloc(1EiB)"}, {.name = "aligned_alloc(1EiB)"}};
+    {.name = "malloc(1EiB)"},
+    {.name = "calloc(1EiB)"},
+    {.name = "realloc(1EiB)"},
+    {.name = "aligned_alloc(1EiB)"},
+};
 
 static void make_dirty(void)
 {
@@ -24,7 +30,11 @@ static void check(const void *block)
 
 int main(int argc, char **argv)
 {
-    struct bench_arg args[] = {{"HEAPS", 1, 60000, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+    struct bench_arg args[] = {
+        {"HEAPS", 1, 60000, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     for (uint64_t i = 0; i < args[0].value && worst_heap.create != NULL; i++) {
         struct hak_heap *heap = worst_heap.create();

@@ -1,7 +1,7 @@
 // worst_idle BYTES THREADS PAUSE_MS SECONDS: BYTES are freed, and then the program does nothing.
 //
-// THREADS 2: a second thread lives meanwhile and does not allocate. Told is what stays resident of the BYTES at the end
-// of the pause: blocks of 128 KiB and of 512 bytes by turns.
+// THREADS 2: a second thread lives meanwhile and does not allocate. Told is what stays resident of
+// the BYTES at the end of the pause: blocks of 128 KiB and of 512 bytes by turns.
 #include "bench/worst/worst.h"
 
 static void *sleeper(void *unused)
@@ -13,10 +13,12 @@ static void *sleeper(void *unused)
 
 int main(int argc, char **argv)
 {
-    struct bench_arg args[] = {{"BYTES", 1, UINT64_C(1) << 42, 0, 1},
-                               {"THREADS", 1, 2, 0, 1},
-                               {"PAUSE_MS", 0, 60000, 0, 1},
-                               {"SECONDS", 1, 3600, 0, 1}};
+    struct bench_arg args[] = {
+        {"BYTES", 1, UINT64_C(1) << 42, 0, 1},
+        {"THREADS", 1, 2, 0, 1},
+        {"PAUSE_MS", 0, 60000, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 4);
     size_t sizes[] = {128 * WORST_KIB, 512}, n = args[0].value / (sizes[0] + sizes[1]) * 2 + 2;
     char **blocks = worst_table(n);

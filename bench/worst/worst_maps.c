@@ -1,7 +1,9 @@
-// worst_maps BLOCKS OTHERS SECONDS: many blocks that have a mapping of their own, and every other one is freed.
+// worst_maps BLOCKS OTHERS SECONDS: many blocks that have a mapping of their own, and every other
+// one is freed.
 //
-// The kernel allows a process vm.max_map_count mappings, and a hole in the middle of a mapping makes two of one. An
-// allocator that uses all of them leaves none for a thread's stack or a library.
+// The kernel allows a process vm.max_map_count mappings, and a hole in the middle of a mapping
+// makes two of one. An allocator that uses all of them leaves none for a thread's stack or a
+// library.
 #include "bench/worst/worst.h"
 
 enum { BLOCK = 1200000 };
@@ -40,7 +42,10 @@ static int thread_starts(void)
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"BLOCKS", 2, UINT64_C(1) << 32, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+        {"BLOCKS", 2, UINT64_C(1) << 32, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     size_t n = args[0].value, got = 0, i;
     char **blocks = worst_table(n);

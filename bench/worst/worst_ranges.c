@@ -1,6 +1,8 @@
-// worst_ranges RANGES OTHERS SECONDS: blocks above 1 MiB of different sizes are freed one after another, in random order.
+// worst_ranges RANGES OTHERS SECONDS: blocks above 1 MiB of different sizes are freed one after
+// another, in random order.
 //
-// An allocator that keeps them for reuse inserts each among all before it. No page but what the allocator writes is touched.
+// An allocator that keeps them for reuse inserts each among all before it. No page but what the
+// allocator writes is touched.
 #include "bench/worst/worst.h"
 
 enum { LEAST = 1200000, SPREAD = 3000000 };
@@ -8,7 +10,10 @@ enum { LEAST = 1200000, SPREAD = 3000000 };
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"RANGES", 1, UINT64_C(1) << 24, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+        {"RANGES", 1, UINT64_C(1) << 24, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     size_t n = args[0].value;
     char **blocks = worst_table(n);

@@ -1,8 +1,9 @@
 // worst_refused BYTES HOW OTHERS PAUSE_MS SECONDS: freed pages that the system does not take.
 //
-// Blocks of 512 KiB of which one page each is written. HOW 0: that page is locked in memory (mlock), as far as RLIMIT_MEMLOCK
-// allows; 1: a filter fails every madvise that gives pages back with EINVAL. Then every other block is freed, and after
-// a pause in which all of it falls due each later call should cost the same, however much was refused.
+// Blocks of 512 KiB of which one page each is written. HOW 0: that page is locked in memory
+// (mlock), as far as RLIMIT_MEMLOCK allows; 1: a filter fails every madvise that gives pages back
+// with EINVAL. Then every other block is freed, and after a pause in which all of it falls due each
+// later call should cost the same, however much was refused.
 #include "bench/worst/worst.h"
 
 #include <linux/filter.h>
@@ -24,7 +25,9 @@ static void refuse_purges(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {sizeof code / sizeof *code, code};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        bench_die("no_new_privs");
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
         bench_die("seccomp");
 }
 

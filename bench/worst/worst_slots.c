@@ -1,6 +1,8 @@
-// worst_slots REPLACEMENTS OTHERS SECONDS: 300 slots of random blocks of 1 to 4 MB, of each of which a fiftieth is written.
+// worst_slots REPLACEMENTS OTHERS SECONDS: 300 slots of random blocks of 1 to 4 MB, of each of
+// which a fiftieth is written.
 //
-// Told is the resident memory at the end: reused ranges bring along what earlier owners have written.
+// Told is the resident memory at the end: reused ranges bring along what earlier owners have
+// written.
 #include "bench/worst/worst.h"
 
 enum { SLOTS = 300, LEAST = 1000000, SPREAD = 3000000, WRITTEN = 50 };
@@ -9,7 +11,10 @@ enum { MOST_KIB = 160 << 10 }; // 1.25 of what the best of the known allocators 
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"REPLACEMENTS", 1, UINT64_C(1) << 32, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+        {"REPLACEMENTS", 1, UINT64_C(1) << 32, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     static char *slots[SLOTS];
     uint64_t random = bench_seed(1);

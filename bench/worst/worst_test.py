@@ -1,4 +1,4 @@
-"""worst: every row at its two smallest sizes, the form of what is printed, and the arithmetic on planted data."""
+"""worst: every row at its two smallest sizes, the printed form, the arithmetic on planted data."""
 
 import contextlib
 import glob
@@ -41,7 +41,7 @@ def report_of(path):
 
 
 class Planted(points.Runner):
-    """No process is started: one allocator's time grows as the size, another's is flat, a third's holds too much."""
+    """No process: one allocator's time grows as the size, another's is flat, a third keeps much."""
 
     SLOPES = {"hakmem": 1.0, "glibc": 0.0, "jemalloc": 0.5}
 
@@ -58,8 +58,10 @@ class Planted(points.Runner):
         noise = len(point.runs) * 777  # a run later is a little longer: the least counts
         time = int(1e6 * (size / row.sizes(256 << 20)[0]) ** self.SLOPES[allocator]) + noise
         kept = size if allocator == "jemalloc" else 0
-        found, point.done = growth.parse(f"calls free {time} 50 100\ncalls malloc 90 40 100\ncalls stall {time} 60 100\n"
-                                         f"value left {kept} KiB {size / 2}\n")  # fmt: skip
+        found, point.done = growth.parse(
+            f"calls free {time} 50 100\ncalls malloc 90 40 100\ncalls stall {time} 60 100\n"
+            f"value left {kept} KiB {size / 2}\n"
+        )
         point.runs.append(found)
         point.seconds = 0.1
 
@@ -107,13 +109,23 @@ class ArithmeticTest(unittest.TestCase):
 
     def test_pauses_of_as_long_a_run(self):
         control = [(10, 1.0), (100, 2.0), (1000, 3.0)]
-        self.assertEqual([growth.pause_in(control, seconds) for seconds in (0.005, 0.05, 1.0, 50)], [1.0, 2.0, 3.0, 3.0])
+        self.assertEqual(
+            [growth.pause_in(control, seconds) for seconds in (0.005, 0.05, 1.0, 50)],
+            [1.0, 2.0, 3.0, 3.0],
+        )
 
     def test_output_lines(self):
-        found, done = growth.parse("calls free 700 20 9\ncalls malloc_trim 9000 1 1\nvalue maps 3.000 maps 5.000\nunfinished 0.25\n")
-        self.assertEqual((found["free"].value, found["free median"].value, done), (700.0, 20.0, 0.25))
+        found, done = growth.parse(
+            "calls free 700 20 9\ncalls malloc_trim 9000 1 1\n"
+            "value maps 3.000 maps 5.000\nunfinished 0.25\n"
+        )
+        self.assertEqual(
+            (found["free"].value, found["free median"].value, done), (700.0, 20.0, 0.25)
+        )
         self.assertEqual((found["maps"].value, found["maps"].limit), (3.0, 5.0))
-        self.assertEqual((found["longest"].value, found["longest"].what), (700.0, "free"))  # a trim may be long
+        self.assertEqual(
+            (found["longest"].value, found["longest"].what), (700.0, "free")
+        )  # a trim may be long
         with self.assertRaises(ValueError):
             growth.parse("Segmentation fault\n")
 
@@ -122,7 +134,9 @@ class ArithmeticTest(unittest.TestCase):
             self.assertEqual(row.sizes(rows.MAX_BYTES)[-1], row.most, row.name)
             for max_bytes in (1 << 20, 1 << 30, rows.MAX_BYTES):
                 found = row.sizes(max_bytes)
-                self.assertTrue(all(1 <= a < b <= 20 * a for a, b in zip(found, found[1:])), (row.name, found))
+                self.assertTrue(
+                    all(1 <= a < b <= 20 * a for a, b in zip(found, found[1:])), (row.name, found)
+                )
                 self.assertLessEqual(found[-1] * row.cost, max(max_bytes, row.cost))
 
 
@@ -130,19 +144,49 @@ class PlantedTest(unittest.TestCase):
     def test_growing_is_marked_and_flat_is_not(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "worst.json")
-            status, out, err = run("--row", "backlog_spans", "--max-bytes", "256m", "--json", path, "--allocator", "hakmem", "--allocator",
-                                   "glibc", "--allocator", "jemalloc", make_runner=Planted)  # fmt: skip
+            status, out, err = run(
+                "--row",
+                "backlog_spans",
+                "--max-bytes",
+                "256m",
+                "--json",
+                path,
+                "--allocator",
+                "hakmem",
+                "--allocator",
+                "glibc",
+                "--allocator",
+                "jemalloc",
+                make_runner=Planted,
+            )
             self.assertEqual(status, 0, err)
             report = report_of(path)
-        marks = {(one["allocator"], one["measure"]): one["mark"] for one in report["series"] if one["row"] == "backlog_spans"}
-        self.assertEqual((marks["hakmem", "free"], marks["hakmem", "longest"], marks["hakmem", "stall"]), ("GROWS",) * 3)
-        self.assertEqual((marks["glibc", "free"], marks["glibc", "longest"], marks["glibc", "stall"]), ("",) * 3)
-        self.assertEqual((marks["jemalloc", "left"], marks["hakmem", "left"], marks["hakmem", "malloc"]), ("WRONG", "", ""))
+        marks = {
+            (one["allocator"], one["measure"]): one["mark"]
+            for one in report["series"]
+            if one["row"] == "backlog_spans"
+        }
+        self.assertEqual(
+            (marks["hakmem", "free"], marks["hakmem", "longest"], marks["hakmem", "stall"]),
+            ("GROWS",) * 3,
+        )
+        self.assertEqual(
+            (marks["glibc", "free"], marks["glibc", "longest"], marks["glibc", "stall"]), ("",) * 3
+        )
+        self.assertEqual(
+            (marks["jemalloc", "left"], marks["hakmem", "left"], marks["hakmem", "malloc"]),
+            ("WRONG", "", ""),
+        )
         of = {(one["allocator"], one["measure"]): one for one in report["series"]}
         self.assertAlmostEqual(of["hakmem", "free"]["exponent"], 1.0, places=3)
         self.assertAlmostEqual(of["jemalloc", "free"]["exponent"], 0.5, places=3)
-        self.assertEqual(of["glibc", "free"]["values"][0], {"size": 268435, "value": 1e6, "limit": None, "what": "", "repeats": 3, "done": 1.0})
-        self.assertRegex(out, r"\n  hakmem +longest \(free\) +1 ms +10 ms +100 ms +1 s +1\.00  GROWS\n")
+        self.assertEqual(
+            of["glibc", "free"]["values"][0],
+            {"size": 268435, "value": 1e6, "limit": None, "what": "", "repeats": 3, "done": 1.0},
+        )
+        self.assertRegex(
+            out, r"\n  hakmem +longest \(free\) +1 ms +10 ms +100 ms +1 s +1\.00  GROWS\n"
+        )
         self.assertRegex(out, r"\n  glibc +longest \(free\) +1 ms +1 ms +1 ms +1 ms +0\.00\n")
         if plot.is_there():
             self.assertRegex(out, r"(?m)^ +backlog_spans: stall *$")
@@ -151,33 +195,65 @@ class PlantedTest(unittest.TestCase):
         plan = points.Plan(rows.ALL[:1], ["hakmem"], 256 << 20, None)
         ticks = iter(range(10000))
         runner = Planted(BIN_DIR)
-        left_out = points.measure(plan, runner, 1, 1, None, worst.rounds.Progress(io.StringIO()), clock=lambda: next(ticks))
+        left_out = points.measure(
+            plan,
+            runner,
+            1,
+            1,
+            None,
+            worst.rounds.Progress(io.StringIO()),
+            clock=lambda: next(ticks),
+        )
         self.assertTrue(left_out and all("no time left" in one for one in left_out), left_out)
 
     def test_numbers(self):
-        self.assertEqual([show.number(value, "ns") for value in (7, 1500, 2.5e6, 1.25e9)], ["7 ns", "1.5 us", "2.5 ms", "1.25 s"])
-        self.assertEqual([show.number(value, unit) for value, unit in ((3072, "KiB"), (0, "blocks"), (-4, "KiB"), (8 << 30, "bytes"))],
-                         ["3 MiB", "0", "-4 KiB", "8 GiB"])  # fmt: skip
+        self.assertEqual(
+            [show.number(value, "ns") for value in (7, 1500, 2.5e6, 1.25e9)],
+            ["7 ns", "1.5 us", "2.5 ms", "1.25 s"],
+        )
+        self.assertEqual(
+            [
+                show.number(value, unit)
+                for value, unit in ((3072, "KiB"), (0, "blocks"), (-4, "KiB"), (8 << 30, "bytes"))
+            ],
+            ["3 MiB", "0", "-4 KiB", "8 GiB"],
+        )
 
 
 class CommandLineTest(unittest.TestCase):
     def test_bad_arguments(self):
-        for bad in (["x"], ["--row", "none"], ["--allocator", "none"], ["--max-bytes", "0"], ["--max-bytes", "9g"], ["--seconds", "0"],
-                    ["--seconds", "1.5"], ["--repeats", "-1"], ["--json", "/nowhere/file"], ["--nonsense"], ["--max-bytes"],
-                    ["--row", "own_heaps", "--allocator", "glibc"]):  # fmt: skip
+        for bad in (
+            ["x"],
+            ["--row", "none"],
+            ["--allocator", "none"],
+            ["--max-bytes", "0"],
+            ["--max-bytes", "9g"],
+            ["--seconds", "0"],
+            ["--seconds", "1.5"],
+            ["--repeats", "-1"],
+            ["--json", "/nowhere/file"],
+            ["--nonsense"],
+            ["--max-bytes"],
+            ["--row", "own_heaps", "--allocator", "glibc"],
+        ):
             status, out, err = run(*bad)
             self.assertEqual((status, out), (2, ""), bad)
             self.assertRegex(err, r"\Aworst: .*\nusage: worst ", bad)
 
     def test_list(self):
         status, out, _ = run("--list")
-        self.assertEqual((status, [line.split()[0] for line in out.splitlines()]), (0, [row.name for row in rows.ALL]))
+        self.assertEqual(
+            (status, [line.split()[0] for line in out.splitlines()]),
+            (0, [row.name for row in rows.ALL]),
+        )
 
     def test_programs(self):
         programs = {row.program for row in [rows.CONTROL, *rows.ALL]}
         for name in programs:
             for bad in ([], ["x"], ["1"] * 9):
-                done = subprocess.run([os.path.join(BIN_DIR, "worst", name), *bad], capture_output=True, text=True)
+                done = subprocess.run(
+                    [os.path.join(BIN_DIR, "worst", name), *bad], capture_output=True, text=True
+                )
                 self.assertEqual((done.returncode, done.stdout), (2, ""), (name, bad))
                 self.assertIn(f"usage: {name} ", done.stderr)
 
@@ -192,7 +268,19 @@ class SmokeTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path, picture = os.path.join(folder, "worst.json"), os.path.join(folder, "worst.svg")
             drawn = ["--svg", picture] if plot.is_there() else []
-            status, out, err = run(*QUICK, *drawn, "--all", "--json", path, "--bin-dir", BIN_DIR, "--allocator", "hakmem", "--allocator", "glibc")
+            status, out, err = run(
+                *QUICK,
+                *drawn,
+                "--all",
+                "--json",
+                path,
+                "--bin-dir",
+                BIN_DIR,
+                "--allocator",
+                "hakmem",
+                "--allocator",
+                "glibc",
+            )
             self.assertEqual(status, 0, err)
             report = report_of(path)
             if drawn:
@@ -209,13 +297,25 @@ class SmokeTest(unittest.TestCase):
 
     def check(self, row, allocator, others, series):
         """A row's series have every function, both sizes, and times that are above nothing."""
-        mine = {one["measure"]: one for one in series if (one["row"], one["allocator"], one["others"]) == (row.name, allocator, others)}
-        wanted = FUNCTIONS | {growth.LONGEST} | (HEAP_FUNCTIONS if allocator == "hakmem" else set()) | ({"stall"} if others else set())
+        mine = {
+            one["measure"]: one
+            for one in series
+            if (one["row"], one["allocator"], one["others"]) == (row.name, allocator, others)
+        }
+        wanted = (
+            FUNCTIONS
+            | {growth.LONGEST}
+            | (HEAP_FUNCTIONS if allocator == "hakmem" else set())
+            | ({"stall"} if others else set())
+        )
         self.assertLessEqual(wanted, set(mine), (row.name, allocator, others))
         for name in wanted:
             sizes = [value["size"] for value in mine[name]["values"]]
             self.assertEqual(sizes, row.sizes(256 << 20)[:2], (row.name, allocator, name))
-            self.assertTrue(all(value["value"] > 0 for value in mine[name]["values"]), (row.name, allocator, name))
+            self.assertTrue(
+                all(value["value"] > 0 for value in mine[name]["values"]),
+                (row.name, allocator, name),
+            )
             self.assertIn(mine[name]["mark"], ("", "GROWS"))
 
 

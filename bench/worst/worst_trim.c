@@ -1,7 +1,8 @@
-// worst_trim BYTES OTHERS SECONDS: malloc_trim where of 63 blocks one is in use, and what a second phase needs then.
+// worst_trim BYTES OTHERS SECONDS: malloc_trim where of 63 blocks one is in use, and what a second
+// phase needs then.
 //
-// Told are the resident bytes after malloc_trim beyond one page for each block that stays, and the resident bytes in all
-// after blocks of another size, three quarters of BYTES, were added.
+// Told are the resident bytes after malloc_trim beyond one page for each block that stays, and the
+// resident bytes in all after blocks of another size, three quarters of BYTES, were added.
 #include "bench/worst/worst.h"
 
 enum { FIRST = 1024, SECOND = 1500, KEEP_ONE_OF = 63 };
@@ -9,7 +10,10 @@ enum { FIRST = 1024, SECOND = 1500, KEEP_ONE_OF = 63 };
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"BYTES", 1, UINT64_C(1) << 42, 0, 1}, {"OTHERS", 0, 1, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+        {"BYTES", 1, UINT64_C(1) << 42, 0, 1},
+        {"OTHERS", 0, 1, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 3);
     size_t n = args[0].value / FIRST + KEEP_ONE_OF, m = args[0].value * 3 / 4 / SECOND;
     char **blocks = worst_table(n);

@@ -1,6 +1,8 @@
-// worst_window GIB SECONDS: the time of small calls after the program has mapped GIB GiB itself, over the time without.
+// worst_window GIB SECONDS: the time of small calls after the program has mapped GIB GiB itself,
+// over the time without.
 //
-// Two children do the same work, one of them after the mapping; the least processor time of several pairs counts.
+// Two children do the same work, one of them after the mapping; the least processor time of several
+// pairs counts.
 #include "bench/worst/worst.h"
 
 #include <sys/wait.h>
@@ -17,7 +19,8 @@ static uint64_t cpu_ns(void)
 // Not to be read or written: address space alone.
 static void map_first(uint64_t gib)
 {
-    if (gib != 0 && mmap(NULL, gib << 30, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    if (gib != 0 && mmap(NULL, gib << 30, PROT_NONE, flags, -1, 0) == MAP_FAILED)
         bench_die("mmap");
 }
 
@@ -56,9 +59,12 @@ static uint64_t child_work(uint64_t gib)
 
 int main(int argc, char **argv)
 {
-    struct bench_arg args[] = {{"GIB", 1, 100000, 0, 1}, {"SECONDS", 1, 3600, 0, 1}};
+    struct bench_arg args[] = {
+        {"GIB", 1, 100000, 0, 1},
+        {"SECONDS", 1, 3600, 0, 1},
+    };
     worst_begin(argc, argv, args, 2);
-    worst_free(worst_malloc(100)); // the allocator starts, and chooses its places, before the program maps
+    worst_free(worst_malloc(100)); // the allocator starts before the program maps
     uint64_t inside = UINT64_MAX, outside = UINT64_MAX;
     for (int i = 0; i < PAIRS && (i == 0 || !worst_is_late((uint64_t)i, PAIRS)); i++) {
         uint64_t with = child_work(args[0].value), without = child_work(0);
