@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     };
     worst_begin(argc, argv, args, 4);
     size_t n = args[1].value;
-    uintptr_t low = UINTPTR_MAX, high = 0, first_extent = 0;
+    uintptr_t low = 0, high = 0, first_extent = 0;
     char **blocks = worst_table(n);
     double resident = 0;
     worst_stall_start(args[2].value);
@@ -23,8 +23,9 @@ int main(int argc, char **argv)
     for (uint64_t cycle = 0; cycle < n_cycles && !worst_is_late(cycle, n_cycles); cycle++) {
         for (size_t i = 0; i < n; i++) {
             blocks[i] = worst_malloc(WORST_MIB);
-            low = (uintptr_t)blocks[i] < low ? (uintptr_t)blocks[i] : low;
-            high = (uintptr_t)blocks[i] > high ? (uintptr_t)blocks[i] : high;
+            uintptr_t at = (uintptr_t)blocks[i];
+            low = low == 0 || at < low ? at : low;
+            high = at > high ? at : high;
         }
         for (size_t i = 0; i < n; i++)
             worst_free(blocks[i]);

@@ -14,8 +14,10 @@ int main(int argc, char **argv)
     worst_begin(argc, argv, args, 3);
     if (worst_heap.create == NULL)
         bench_die("no first-class heaps here");
-    for (size_t n = args[0].value / WORST_MIB + 1; n > 0; n--)
-        worst_malloc(WORST_MIB);
+    size_t n = args[0].value / WORST_MIB + 1;
+    char **elsewhere = worst_table(n);
+    for (size_t i = 0; i < n; i++)
+        elsewhere[i] = worst_malloc(WORST_MIB);
     worst_stall_start(args[1].value);
     for (int i = 0; i < ROUNDS && !worst_is_late((uint64_t)i, ROUNDS); i++)
         worst_probe_heap();

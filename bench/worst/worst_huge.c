@@ -57,6 +57,7 @@ int main(int argc, char **argv)
         WORST_TIME(&refused[3], block = aligned_alloc(WORST_PAGE, exbibyte));
         check(block);
     }
+    worst_free(small);
     for (int i = 0; i < 4; i++)
         worst_print_calls(&refused[i]);
     return worst_finish();

@@ -9,22 +9,22 @@
 
 enum { BUFFER = 8 << 20, KEPT = 140000, MARGIN_MIB = 300 };
 
-// The buffer, filled a little, and what is left of it; NULL if a step fails.
-static char *shrunk_buffer(void)
+// Fills a buffer a little and keeps what is left of it in *kept. 0, or ENOMEM if a step fails.
+static int shrink_buffer(char **kept)
 {
-    static const size_t steps[] = {KEPT, 2 * KEPT, KEPT};
-    char *block, *moved;
-    WORST_TIME(&worst_calls[CALL_MALLOC], block = malloc(BUFFER));
-    if (block == NULL)
-        return NULL;
-    worst_touch(block, KEPT);
+    static const size_t steps[] = {KEPT, (size_t)2 * KEPT, KEPT};
+    WORST_TIME(&worst_calls[CALL_MALLOC], *kept = malloc(BUFFER));
+    if (*kept == NULL)
+        return ENOMEM;
+    worst_touch(*kept, KEPT);
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
-        WORST_TIME(&worst_calls[CALL_REALLOC], moved = realloc(block, steps[i]));
+        char *moved;
+        WORST_TIME(&worst_calls[CALL_REALLOC], moved = realloc(*kept, steps[i]));
         if (moved == NULL)
-            return NULL;
-        block = moved;
+            return ENOMEM;
+        *kept = moved;
     }
-    return block;
+    return 0;
 }
 
 int main(int argc, char **argv)
@@ -36,6 +36,7 @@ int main(int argc, char **argv)
     };
     worst_begin(argc, argv, args, 3);
     size_t n = args[0].value, kept = 0;
+    char **blocks = worst_table(n);
     worst_stall_start(args[1].value);
     free(malloc(100)); // what the allocator reserves at its start is its own affair
     char text[64];
@@ -44,7 +45,7 @@ int main(int argc, char **argv)
     address_space += n * KEPT * 4 / 3 + MARGIN_MIB * WORST_MIB;
     struct rlimit limit = {address_space, address_space};
     setrlimit(RLIMIT_AS, &limit);
-    while (kept < n && !worst_is_late(kept, n) && shrunk_buffer() != NULL)
+    while (kept < n && !worst_is_late(kept, n) && shrink_buffer(&blocks[kept]) == 0)
         kept++;
     worst_limited("lost", (double)(n - kept), "blocks", 0);
     return worst_finish();

@@ -27,11 +27,16 @@ int main(int argc, char **argv)
         if (i % KEEP_ONE_OF != 0)
             worst_free(blocks[i]);
     WORST_TIME(&worst_calls[CALL_TRIM], malloc_trim(0));
-    double kept = (double)(n / KEEP_ONE_OF + 1) * WORST_PAGE / (double)WORST_KIB;
+    size_t n_kept = n / KEEP_ONE_OF + 1;
+    double kept = (double)n_kept * WORST_PAGE / (double)WORST_KIB;
     double bytes = (double)args[0].value / (double)WORST_KIB;
     worst_limited("beyond_live", worst_resident_kib() - before - kept, "KiB", bytes / 10 + 4096);
-    for (size_t i = 0; i < m; i++)
-        bench_touch(worst_malloc(SECOND), SECOND, i);
+    char **second = worst_table(m);
+    before += (double)m * sizeof *second / (double)WORST_KIB;
+    for (size_t i = 0; i < m; i++) {
+        second[i] = worst_malloc(SECOND);
+        bench_touch(second[i], SECOND, i);
+    }
     worst_limited("second_phase", worst_resident_kib() - before, "KiB", kept + bytes * 0.8 + 8192);
     return worst_finish();
 }
