@@ -11,6 +11,7 @@ from comparison import table
 
 KILL_S = 60  # besides the pause and the time that a program sets itself
 GROWTH = 10  # how much longer the next size is taken to run
+MEMORY_MARGIN = 1.3  # what has to be free for a run, over what it is known to need
 
 
 class Failure(Exception):
@@ -102,14 +103,15 @@ class Runner:
 
 
 class Plan:
-    """All points that a measurement wants, and the order of a repeat: small sizes first."""
+    """All points that a measurement wants, and the order of a repeat: small sizes first, and of
+    those what is quick first, so that a lack of time costs as few points as may be."""
 
     def __init__(self, chosen, allocators, max_bytes, n_sizes):
         self.points = {}  # (row name, allocator, others) -> {size: Point}
-        self.steps = (
-            []
-        )  # (row, size, the size before it or None, allocator, others), ascending in size
+        # (row, size, the size before it or None, allocator, others): a list for each step in size.
+        self.steps = []
         for index in range(rows.STEPS if n_sizes is None else n_sizes):
+            self.steps.append([])
             for row in chosen:
                 sizes = row.sizes(max_bytes)
                 if index < len(sizes):
@@ -119,7 +121,11 @@ class Plan:
         for others in row.others:
             for allocator in row.allocators(allocators):
                 self.points.setdefault((row.name, allocator, others), {})[size] = Point()
-                self.steps.append((row, size, before, allocator, others))
+                self.steps[-1].append((row, size, before, allocator, others))
+
+    def point(self, step):
+        row, size, _, allocator, others = step
+        return self.points[(row.name, allocator, others)][size]
 
     def expected_s(self, step):
         """How long a step may take: as before, or ten times the smaller size's time, up to where
@@ -130,28 +136,38 @@ class Plan:
             return of_size[size].seconds
         return min(GROWTH * of_size[before].seconds, rows.RUN_S) if before else 0.0
 
+    def ordered(self):
+        """The steps of a repeat. What a smaller size took decides the order of the next."""
+        for of_one_size in self.steps:
+            yield from sorted(of_one_size, key=self.expected_s)
+
+
+def why_not(plan, step, left_s):
+    """Why a step is not to be run now; None if it is."""
+    row, size = step[:2]
+    if row.resident and memory_free() < size * row.resident * MEMORY_MARGIN:
+        return "not enough memory"
+    return "no time left" if plan.expected_s(step) > left_s else None
+
 
 def measure(plan, runner, repeats, seconds, pause_ms, progress, clock=time.monotonic):
     """Runs the plan. Returns what was left out, as texts."""
-    left_out, begin = [], clock()
+    left_out, begin = {}, clock()
+    n_steps = sum(len(of_one_size) for of_one_size in plan.steps)
     for repeat in range(repeats):
-        for i, step in enumerate(plan.steps):
+        for i, step in enumerate(plan.ordered()):
             row, size, _, allocator, others = step
-            point = plan.points[(row.name, allocator, others)][size]
-            left = seconds - (clock() - begin)
-            where = f"{row.name} at {size} {row.unit} under {allocator}"
-            if point.failure or (row.resident and memory_free() < size * row.resident * 1.3):
-                if not point.failure and repeat == 0:
-                    left_out.append(f"{where}: not enough memory")
-                continue
-            if plan.expected_s(step) > left:
-                if repeat == 0:
-                    left_out.append(f"{where}: no time left")
+            point, left_s = plan.point(step), seconds - (clock() - begin)
+            where = f"{row.name} at {size:,} {row.unit}"
+            why = "failed before" if point.failure else why_not(plan, step, left_s)
+            if why:
+                if not point.runs and not point.failure:
+                    left_out.setdefault((where, why), {})[allocator] = True
                 continue
             progress.show(
-                f"repeat {repeat + 1} of {repeats}, {i + 1} of {len(plan.steps)}, "
-                f"{max(left, 0):.0f} s left: {where}"
+                f"repeat {repeat + 1} of {repeats}, {i + 1} of {n_steps}, "
+                f"{max(left_s, 0):.0f} s left: {where} under {allocator}"
             )
             runner.run(row, size, allocator, others, pause_ms, point)
     progress.end()
-    return left_out
+    return [f"{where}: {why}: {', '.join(names)}" for (where, why), names in left_out.items()]

@@ -206,6 +206,23 @@ class PlantedTest(unittest.TestCase):
         )
         self.assertTrue(left_out and all("no time left" in one for one in left_out), left_out)
 
+    def test_what_is_quick_comes_first(self):
+        plan = points.Plan(rows.ALL[:2], ["hakmem", "glibc"], 256 << 20, 2)
+        first, second = list(plan.points.values())[0], list(plan.points.values())[-1]
+        for of_size, seconds in ((first, 9.0), (second, 0.1)):
+            of_size[min(of_size)].seconds = seconds
+        steps = list(plan.ordered())
+        places = [
+            [i for i, step in enumerate(steps) if plan.point(step) is point]
+            for of_size in (first, second)
+            for point in of_size.values()
+        ]
+        self.assertEqual(len(steps), sum(len(of_size) for of_size in plan.points.values()))
+        (first_small, first_large, second_small, second_large) = (place for (place,) in places)
+        self.assertLess(second_small, first_small)
+        self.assertLess(second_large, first_large)
+        self.assertLess(first_small, second_large)
+
     def test_numbers(self):
         self.assertEqual(
             [show.number(value, "ns") for value in (7, 1500, 2.5e6, 1.25e9)],
