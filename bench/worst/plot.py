@@ -30,7 +30,7 @@ class Panel:
     y_name: str
     # {allocator: [(size, value)]}, without what is not above zero: both axes are logarithmic.
     lines: dict
-    is_text: bool = False  # whether it is drawn in the terminal too: ours is marked
+    is_text: bool = False  # whether the terminal shows it too
 
     def commands(self):
         data = "\n".join(
@@ -48,27 +48,43 @@ class Panel:
         )
 
 
+def is_main(one):
+    """Whether a series is drawn even if nobody's is marked."""
+    return one["unit"] not in TIMES or one["measure"] in (growth.LONGEST, "stall")
+
+
+def title_of(one):
+    return f"{one['row']}: {one['measure']}{' +1' if one['others'] else ''}"
+
+
 def panels_of(row, all_series):
-    """The pictures of a row: the longest call, stalls, values, and whatever else is marked."""
+    """The pictures of a row: the longest call, stalls, values, and of whatever else is marked for
+    one allocator, those of all."""
+    mine = [one for one in all_series if one["row"] == row.name]
+    marked = {title_of(one) for one in mine if one["mark"]}
     found = {}
-    for one in all_series:
-        is_time, is_main = one["unit"] in TIMES, one["measure"] in (growth.LONGEST, "stall")
-        points = [
-            (v["size"], v["value"] / (1e3 if is_time else 1))
-            for v in one["values"]
-            if v["value"] > 0
-        ]
-        if one["row"] != row.name or not points or (is_time and not is_main and not one["mark"]):
+    for one in mine:
+        title, is_time = title_of(one), one["unit"] in TIMES
+        factor = 1e-3 if is_time else 1.0
+        points = [(v["size"], v["value"] * factor) for v in one["values"] if v["value"] > 0]
+        if not points or not (is_main(one) or title in marked):
             continue
-        title = f"{row.name}: {one['measure']}{' +1' if one['others'] else ''}"
-        panel = found.setdefault(
-            title, Panel(title, row.unit, "us" if is_time else one["unit"], {})
-        )
+        y_name = "us" if is_time else one["unit"]
+        panel = found.setdefault(title, Panel(title, row.unit, y_name, {}))
         panel.lines[one["allocator"]] = points
-        panel.is_text |= (
-            bool(one["mark"]) and one["allocator"] == table.OURS and (is_main or not is_time)
-        )
+    for title in text_titles(mine):
+        if title in found:
+            found[title].is_text = True
     return list(found.values())
+
+
+def text_titles(mine):
+    """Which of a row's pictures the terminal shows: the main ones of ours that are marked; where
+    none is, the one that grows most."""
+    marked = [one for one in mine if one["mark"] and one["allocator"] == table.OURS]
+    main = [one for one in marked if is_main(one)]
+    steepest = sorted(marked, key=lambda one: -(one["exponent"] or 0.0))[:1]
+    return [title_of(one) for one in main or steepest]
 
 
 def panels(chosen, all_series):

@@ -10,11 +10,11 @@ static uint64_t end_ns;
 
 static void *other(void *unused)
 {
-    while (bench_now_ns() < end_ns) {
+    do {
         for (int i = 0; i < 3; i++)
             WORST_TIME(&worst_stall.calls, );
         usleep(WORST_STALL_PAUSE_US);
-    }
+    } while (bench_now_ns() < end_ns);
     return unused;
 }
 

@@ -191,6 +191,32 @@ class PlantedTest(unittest.TestCase):
         if plot.is_there():
             self.assertRegex(out, r"(?m)^ +backlog_spans: stall *$")
 
+    def test_pictures(self):
+        def series(allocator, measure, unit, mark, exponent=0.0):
+            values = [{"size": size, "value": size} for size in (10, 100)]
+            return {
+                **{"row": rows.ALL[0].name, "allocator": allocator, "others": 0, "unit": unit},
+                **{"measure": measure, "mark": mark, "exponent": exponent, "values": values},
+            }
+
+        def drawn(*all_series):
+            found = plot.panels_of(rows.ALL[0], all_series)
+            return {one.title.split(": ")[1]: (set(one.lines), one.is_text) for one in found}
+
+        both = {"hakmem", "glibc"}
+        plain = [series(name, "free median", "median_ns", "") for name in both]
+        main = [series(name, "stall", "ns", "") for name in both]
+        self.assertEqual(drawn(*plain, *main), {"stall": (both, False)})
+        # What is marked for one is drawn of all; the terminal has the steepest if no main one is.
+        marked = [*plain, series("hakmem", "free median", "median_ns", "GROWS", 1.0)]
+        self.assertEqual(
+            drawn(*marked, *main), {"free median": (both, True), "stall": (both, False)}
+        )
+        worse = [*main, series("hakmem", "stall", "ns", "GROWS", 0.4)]
+        self.assertEqual(
+            drawn(*marked, *worse), {"free median": (both, False), "stall": (both, True)}
+        )
+
     def test_no_time_left_is_told(self):
         plan = points.Plan(rows.ALL[:1], ["hakmem"], 256 << 20, None)
         ticks = iter(range(10000))
