@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/fast.h"
@@ -148,7 +149,7 @@ static void *class_alloc(uint32_t size_class, int *is_clean)
     size_t size = sc_table[size_class].size;
     (void)heap_acquire();
     if (HAK_UNLIKELY(fallback_all())) {
-        return finish(fallback_alloc(size, 16, 0, 0), size, 16);
+        return finish(fallback_alloc(size, SC_MIN_ALIGN, 0, 0), size, SC_MIN_ALIGN);
     }
     background_start_if_wanted();
     fail_begin();
@@ -160,12 +161,12 @@ static void *class_alloc(uint32_t size_class, int *is_clean)
         }
         if (!block) {
             *is_clean = 0;
-            block = fallback_alloc(size, 16, 0, 1);
+            block = fallback_alloc(size, SC_MIN_ALIGN, 0, 1);
         }
         errno = saved;
     }
     mind_limits();
-    return finish(block, size, 16);
+    return finish(block, size, SC_MIN_ALIGN);
 }
 
 void *refill_malloc(size_t size)
@@ -434,7 +435,7 @@ uint32_t request_class(size_t size, size_t align)
     if (size > SC_SMALL_MAX || align > SC_SMALL_MAX) {
         return SC_N_CLASSES;
     }
-    return align <= 16 ? sc_of(size) : sc_of_aligned(size, align);
+    return align <= SC_MIN_ALIGN ? sc_of(size) : sc_of_aligned(size, align);
 }
 
 static int is_power_of_two(size_t n)
@@ -448,7 +449,7 @@ static void *aligned(size_t alignment, size_t size)
     if (noted_wanted()) {
         return noted_aligned(alignment, size);
     }
-    if (alignment <= 16) {
+    if (alignment <= SC_MIN_ALIGN) {
         return hak_malloc(size);
     }
     if (HAK_UNLIKELY(hooks_wanted())) {
@@ -571,7 +572,7 @@ void hak_ace_class(size_t size, struct hak_ace_class *out)
     bytes = bytes < PTRDIFF_MAX / 2 ? ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
     adapt_class_state(bytes, &found);
     *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
-                                  found.hits, found.misses, found.age_ns / 1000000u};
+                                  found.hits, found.misses, ms_of_ns(found.age_ns)};
 }
 
 static void print_field(struct hak_line *line, const char *name, size_t value)

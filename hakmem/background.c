@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "hakmem/heap.h"
 #include "superslab/superslab.h"
 
@@ -114,7 +115,7 @@ static void *run(void *unused)
         if (is_time) {
             has_more = next_ns ? tick() : 1; /* what it was woken for is not due at once */
             alone = n < 2 ? alone + 1 : 0;
-            next_ns = has_more ? now_ns + ms * 1000000u : 0;
+            next_ns = has_more ? now_ns + ns_of_ms(ms) : 0;
         }
         if ((n == 0 || (n == 1 && (!has_more || alone > ALONE_TICKS))) && end()) {
             return unused;
@@ -123,7 +124,7 @@ static void *run(void *unused)
             atomic_store_seq(&background_is_asleep, 1u);
             wait_for(seen, ASLEEP_MS);
         } else {
-            wait_for(seen, (next_ns - now_ns) / 1000000u + 1);
+            wait_for(seen, ms_of_ns(next_ns - now_ns) + 1);
         }
     }
 }

@@ -45,7 +45,7 @@ void *hooks_end(const struct hak_hooks *hooks, const struct hak_hook_call *call)
 
 void *hooked_malloc(size_t size)
 {
-    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, size, 16, NULL};
+    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, size, SC_MIN_ALIGN, NULL};
     const struct hak_hooks *hooks = hooks_begin(&call);
     call.result = hak_malloc(size);
     return hooks_end(hooks, &call);
@@ -53,7 +53,7 @@ void *hooked_malloc(size_t size)
 
 void *hooked_calloc(size_t bytes)
 {
-    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, bytes, 16, NULL};
+    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, bytes, SC_MIN_ALIGN, NULL};
     const struct hak_hooks *hooks = hooks_begin(&call);
     call.result = hak_calloc(1, bytes);
     return hooks_end(hooks, &call);
@@ -69,7 +69,7 @@ void *hooked_aligned(size_t alignment, size_t size)
 
 void *hooked_realloc(void *p, size_t size)
 {
-    struct hak_hook_call call = {HAK_HOOK_REALLOC, p, size, 16, NULL};
+    struct hak_hook_call call = {HAK_HOOK_REALLOC, p, size, SC_MIN_ALIGN, NULL};
     const struct hak_hooks *hooks = hooks_begin(&call);
     call.result = hak_realloc(p, size);
     return hooks_end(hooks, &call);

@@ -88,7 +88,7 @@ static HAK_COLD void *nothrow_retry(size_t size, const void *nothrow)
     if (!_ZSt15get_new_handlerv) {
         *(void **)(void *)&theirs = find_late("_ZnwmRKSt9nothrow_t");
     }
-    return theirs ? theirs(size, nothrow) : quiet_new(size, 16);
+    return theirs ? theirs(size, nothrow) : quiet_new(size, SC_MIN_ALIGN);
 }
 
 static HAK_COLD void *aligned_nothrow_retry(size_t size, size_t alignment, const void *nothrow)
@@ -103,7 +103,7 @@ static HAK_COLD void *aligned_nothrow_retry(size_t size, size_t alignment, const
 static inline void *new_or_throw(size_t size)
 {
     void *p = fast_malloc(size);
-    return HAK_LIKELY(p != NULL) ? p : throwing_new(size, 16);
+    return HAK_LIKELY(p != NULL) ? p : throwing_new(size, SC_MIN_ALIGN);
 }
 
 /* An alignment that is none fails at once, as libstdc++'s forms do. */

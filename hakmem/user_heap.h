@@ -12,7 +12,7 @@
 
 #include "base/internal.h"
 
-#include "base/atomic.h"
+#include "base/address_table.h"
 #include "base/lock.h"
 #include "superslab/bank.h"
 
@@ -30,7 +30,7 @@ struct hak_heap {
 };
 
 /* Large blocks of all first-class heaps. Where there is none, a free needs one load to know. */
-extern size_t user_heap_n_large;
+extern struct address_table user_heap_large;
 
 /* The heap of that id, or NULL. */
 struct hak_heap *user_heap_by_id(uint32_t id);
@@ -52,7 +52,7 @@ void user_heap_forget_large(const void *p);
 /* A large block is about to be freed. */
 static inline void user_heap_forget(const void *p)
 {
-    if (HAK_UNLIKELY(atomic_load_relaxed(&user_heap_n_large) != 0)) {
+    if (HAK_UNLIKELY(address_count(&user_heap_large) != 0)) {
         user_heap_forget_large(p);
     }
 }
