@@ -6,7 +6,8 @@
 
 #include "base/attributes.h"
 
-#define ACE_CLASS_SHIFT 2 /* log2 of the classes in a doubling */
+#define ACE_CLASS_SHIFT 2    /* log2 of the classes in a doubling */
+#define ACE_CLASSES     192u /* indices of sizes below 2^48, which all that is mapped has */
 
 /* `size` rounded up to one of 2^ACE_CLASS_SHIFT steps a doubling; size >= 8. Sizes of 32 KiB and more become multiples of
    8 KiB. */

@@ -60,7 +60,7 @@ static void note(void)
 static unsigned class_of(size_t bytes)
 {
     unsigned i = ace_class_index(bytes);
-    return i < CONTROL_CLASSES ? i : CONTROL_CLASSES - 1;
+    return i < ACE_CLASSES ? i : ACE_CLASSES - 1;
 }
 
 void adapt_taken(enum control_pool pool, size_t fresh)

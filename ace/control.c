@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/time.h"
 #include "base/verify.h"
 
 #define EPOCH_MASK (CONTROL_EPOCHS - 1)
@@ -40,7 +41,7 @@ static uint64_t sum(const uint64_t *values)
 
 void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
 {
-    for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
+    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];
         if (class->hits | class->misses |
             highest(class->peaks)) { /* else it is fresh, and its page perhaps untouched */
@@ -71,7 +72,7 @@ static int regrets(const struct control *control, enum control_pool pool)
 static void adapt_slack(struct control *control, enum control_pool pool)
 {
     uint64_t elapsed_ns = control->now_ns - control->epoch_started_ns;
-    uint64_t least_ns = control->base_ms * 1000000u / CONTROL_EPOCHS;
+    uint64_t least_ns = ns_of_ms(control->base_ms) / CONTROL_EPOCHS;
     uint64_t dear = (elapsed_ns > least_ns ? elapsed_ns : least_ns) / 1000 * DEAR_BYTES_A_US;
     uint64_t step = dear > GRAIN ? dear : GRAIN;
     if (control->regret[pool] > step * (control->n_slacker[pool] + 1)) {
@@ -120,7 +121,7 @@ static void next_epoch(struct control *control)
         control->peaks[pool][next] = control->live[pool];
         control->most[pool] = highest(control->peaks[pool]);
     }
-    for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
+    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         if (control->classes[i].peaks[next] != control->classes[i].live) {
             control->classes[i].peaks[next] = control->classes[i].live;
         }
@@ -131,7 +132,7 @@ static void next_epoch(struct control *control)
 
 static void end_epochs(struct control *control, uint64_t now_ns)
 {
-    uint64_t epoch_ns = control->horizon_ms * 1000000u / CONTROL_EPOCHS;
+    uint64_t epoch_ns = ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
     if (now_ns < control->now_ns) {
         return; /* another thread read the clock later, and was first */
     }
@@ -139,7 +140,7 @@ static void end_epochs(struct control *control, uint64_t now_ns)
     for (uint32_t n = 0; n < CONTROL_EPOCHS && now_ns - control->epoch_started_ns >= epoch_ns; n++) {
         next_epoch(control);
         control->epoch_started_ns += epoch_ns;
-        epoch_ns = control->horizon_ms * 1000000u / CONTROL_EPOCHS;
+        epoch_ns = ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
     }
     if (now_ns - control->epoch_started_ns >= epoch_ns) {
         control->epoch_started_ns = now_ns; /* a long silence: all is forgotten */
@@ -231,7 +232,7 @@ int control_verify(const struct control *control)
             return VERIFY_CONTROL_PEAKS;
         }
     }
-    for (uint32_t i = 0; i < CONTROL_CLASSES; i++) {
+    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         if (control->classes[i].peaks[control->epoch] < control->classes[i].live ||
             control->classes[i].live > (uint64_t)PTRDIFF_MAX) {
             return VERIFY_CONTROL_CLASS;

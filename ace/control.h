@@ -15,12 +15,12 @@
 
 #include "base/internal.h"
 
+#include "ace/ace_class.h"
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN
 
 #define CONTROL_EPOCHS      8u
-#define CONTROL_CLASSES     192u /* by ace_class_index */
 #define CONTROL_MIN_MS      8u
 #define CONTROL_LONGEST     8u /* the longest horizon, in shortest ones */
 #define CONTROL_EPOCH_OPS   1048576u
@@ -41,7 +41,7 @@ struct control_class {
 };
 
 struct control {
-    struct control_class classes[CONTROL_CLASSES];
+    struct control_class classes[ACE_CLASSES];
     uint64_t live[CONTROL_POOLS], peaks[CONTROL_POOLS][CONTROL_EPOCHS];
     uint64_t most[CONTROL_POOLS]; /* the highest of the peaks */
     uint32_t epoch;               /* index of the present one */

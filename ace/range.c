@@ -9,19 +9,21 @@
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "ace/zero.h"
+#include "base/bits.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "base/lock.h"
+#include "base/numbered.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "base/verify.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/huge.h"
 #include "superslab/pool.h"
 
-#define TABLE_CHUNK  1024u
-#define TABLE_CHUNKS 16384u
 /* A block that grows may have a range twice as large (in thousandths). */
 #define GROWING_WMAX 2000u
 /* Address space ahead of a range that grows: as much again as half of it, so that growing costs O(log n) moves. Pages are
@@ -42,17 +44,15 @@
 #define HUGE_TOUCHED 250u
 /* How many cached ranges of a class are looked at for the smallest that fits. */
 #define BEST_SEARCH 32
-#define N_CLASSES   256u
 
 static struct lock ace_lock = LOCK_INIT(LOCK_RANK_ACE);
-static struct range **table[TABLE_CHUNKS];
-static uint32_t n_ranges;
+static struct numbered ranges;
 static uint64_t n_origins;
 static struct range *idle;
 static struct range *oldest, *newest;
-static struct range *classes[N_CLASSES];
-static uint64_t classes_present[N_CLASSES / 64];
-static size_t class_cached[N_CLASSES]; /* bytes */
+static struct range *classes[ACE_CLASSES];
+static uint64_t classes_present[ACE_CLASSES / 64];
+static size_t class_cached[ACE_CLASSES]; /* bytes */
 static size_t room;                    /* ahead of used ranges, in bytes */
 static size_t stuck_room;              /* as much of it as the system would not take back */
 static uint32_t room_at;               /* the number of the range that was looked at last */
@@ -65,7 +65,7 @@ static size_t round_units(size_t size)
 
 struct range *range_at(uint32_t number)
 {
-    return atomic_load_acquire(&table[number / TABLE_CHUNK])[number % TABLE_CHUNK];
+    return (struct range *)numbered_get(&ranges, number);
 }
 
 /* Its end changes. */
@@ -93,22 +93,10 @@ static struct range *new_range(void)
         limit_count_mappings(1);
         return range;
     }
-    uint32_t number = n_ranges;
-    if (number >= TABLE_CHUNK * TABLE_CHUNKS) {
-        return NULL;
-    }
-    if (!table[number / TABLE_CHUNK]) {
-        struct range **chunk = (struct range **)os_meta_alloc(TABLE_CHUNK * sizeof *chunk);
-        if (!chunk) {
-            return NULL;
-        }
-        atomic_store_release(&table[number / TABLE_CHUNK], chunk);
-    }
-    range = (struct range *)os_meta_alloc(sizeof *range);
+    range = numbered_reserve(&ranges) ? (struct range *)os_meta_alloc(sizeof *range) : NULL;
     if (range) {
-        range->number = number;
-        atomic_store_release(&table[number / TABLE_CHUNK][number % TABLE_CHUNK], range);
-        atomic_store_release(&n_ranges, number + 1);
+        range->number = ranges.n;
+        numbered_add(&ranges, range);
         stat_add(large_ranges, 1);
         limit_count_mappings(1);
     }
@@ -196,12 +184,9 @@ static void class_remove(struct range *range)
 {
     unsigned i = class_of(range->bytes);
     class_cached[i] -= range->bytes;
-    *(range->class_prev ? &range->class_prev->class_next : &classes[i]) = range->class_next;
-    if (range->class_next) {
-        range->class_next->class_prev = range->class_prev;
-    }
+    LIST_TAKE_OUT(&classes[i], range, class_next, class_prev);
     if (!classes[i]) {
-        classes_present[i / 64] &= ~((uint64_t)1 << (i % 64));
+        bits_clear(classes_present, i);
     }
 }
 
@@ -209,19 +194,13 @@ static void class_push(struct range *range)
 {
     unsigned i = class_of(range->bytes);
     class_cached[i] += range->bytes;
-    range->class_prev = NULL;
-    range->class_next = classes[i];
-    if (classes[i]) {
-        classes[i]->class_prev = range;
-    }
-    classes[i] = range;
-    classes_present[i / 64] |= (uint64_t)1 << (i % 64);
+    LIST_PUSH(&classes[i], range, class_next, class_prev);
+    bits_set(classes_present, i);
 }
 
 static void cache_remove(struct range *range)
 {
-    *(range->prev ? &range->prev->next : &oldest) = range->next;
-    *(range->next ? &range->next->prev : &newest) = range->prev;
+    LIST_REMOVE(&oldest, &newest, range, next, prev);
     class_remove(range);
     stat_sub(large_cached_bytes, range->bytes);
 }
@@ -235,10 +214,7 @@ static void cache_push(struct range *range, uint64_t cached_at_ns)
     }
     atomic_store_relaxed(&range->state, RANGE_CACHED);
     range->cached_at_ns = cached_at_ns;
-    range->prev = after;
-    range->next = after ? after->next : oldest;
-    *(range->next ? &range->next->prev : &newest) = range;
-    *(after ? &after->next : &oldest) = range;
+    LIST_INSERT(&oldest, &newest, after, range, next, prev);
     class_push(range);
     stat_add(large_cached_bytes, range->bytes);
 }
@@ -336,8 +312,8 @@ static size_t give_back_room(size_t wanted)
     if (room <= stuck_room) {
         return 0;
     }
-    for (uint32_t n = n_ranges; n && room && bytes < wanted; n--) {
-        room_at = room_at + 1 < n_ranges ? room_at + 1 : 0;
+    for (uint32_t n = ranges.n; n && room && bytes < wanted; n--) {
+        room_at = room_at + 1 < ranges.n ? room_at + 1 : 0;
         bytes += cut_room(range_at(room_at));
     }
     atomic_store_relaxed(&stuck_room, bytes ? (size_t)0 : room);
@@ -392,23 +368,17 @@ static int is_aligned(const void *p, size_t align)
     return ((uintptr_t)p & (align - 1)) == 0;
 }
 
-/* The first class from `i` up that has a cached range; N_CLASSES if none. */
+/* The first class from `i` up that has a cached range; ACE_CLASSES if none. */
 static unsigned next_class(unsigned i)
 {
-    for (; i < N_CLASSES; i = (i / 64 + 1) * 64) {
-        uint64_t word = classes_present[i / 64] >> (i % 64);
-        if (word) {
-            return i + (unsigned)__builtin_ctzll(word);
-        }
-    }
-    return N_CLASSES;
+    return bits_next(classes_present, ACE_CLASSES, i, 1);
 }
 
 /* The smallest cached range that fits, among the first ones of the lowest class that has one. */
 static struct range *best_cached(size_t bytes, size_t align)
 {
     struct range *best = NULL;
-    for (unsigned i = next_class(class_of(bytes)); i < N_CLASSES && !best; i = next_class(i + 1)) {
+    for (unsigned i = next_class(class_of(bytes)); i < ACE_CLASSES && !best; i = next_class(i + 1)) {
         int looked = 0;
         for (struct range *range = classes[i]; range && looked < BEST_SEARCH; range = range->class_next, looked++) {
             if (range->bytes >= bytes && (!best || range->bytes < best->bytes) && is_aligned(range->base, align)) {
@@ -465,10 +435,10 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
 struct ss_lookup range_describe(const void *p, uint32_t number)
 {
     static const struct ss_lookup nothing = {SS_RANGE, 0, 0, NULL, 0, 0};
-    if (number >= atomic_load_acquire(&n_ranges)) {
+    const struct range *range = (const struct range *)numbered_find(&ranges, number);
+    if (!range) {
         return nothing;
     }
-    const struct range *range = range_at(number);
     uint32_t version = atomic_load_acquire(&range->version), now;
     for (;; version = now) {
         char *base = atomic_load_relaxed(&range->base);
@@ -604,7 +574,7 @@ void range_free(void *p)
     adapt_block_given(range->bytes);
     cache_push(merge(range), now_ns);
     adapt_given();
-    (void)purge_older(now_ns, adapt_delay_ms() * 1000000u);
+    (void)purge_older(now_ns, ns_of_ms(adapt_delay_ms()));
     (void)keep_within(adapt_range_keep());
     lock_release(&ace_lock);
 }
@@ -766,7 +736,7 @@ size_t range_purge_excess(void)
 size_t range_purge(uint64_t delay_ms)
 {
     lock_acquire(&ace_lock);
-    size_t bytes = purge_older(os_ops.clock_ns(), delay_ms * 1000000u);
+    size_t bytes = purge_older(os_ops.clock_ns(), ns_of_ms(delay_ms));
     lock_release(&ace_lock);
     return bytes;
 }
@@ -788,7 +758,7 @@ size_t range_room(void)
 uint32_t ace_n_ranges(void)
 {
     lock_acquire(&ace_lock);
-    uint32_t n = n_ranges;
+    uint32_t n = ranges.n;
     lock_release(&ace_lock);
     return n;
 }
@@ -830,8 +800,8 @@ static size_t verify_lists(void)
             return SIZE_MAX;
         }
     }
-    for (unsigned i = 0; i < N_CLASSES; i++) {
-        if (!classes[i] != !(classes_present[i / 64] >> (i % 64) & 1)) {
+    for (unsigned i = 0; i < ACE_CLASSES; i++) {
+        if (!classes[i] != !bits_has(classes_present, i)) {
             return SIZE_MAX;
         }
         for (const struct range *range = classes[i]; range; range = range->class_next) {
@@ -846,7 +816,7 @@ int range_verify(void)
     int result = 0;
     size_t used = 0, cached = 0, growing = 0, ahead = 0, n = 0;
     lock_acquire(&ace_lock);
-    for (uint32_t i = 0; i < n_ranges && !result; i++) {
+    for (uint32_t i = 0; i < ranges.n && !result; i++) {
         const struct range *range = range_at(i);
         if (range->state != RANGE_IDLE) {
             n++;

@@ -19,6 +19,7 @@
     __atomic_compare_exchange_n((p), (expected), (v), 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
 #define atomic_cas_strong(p, expected, v)                                                                              \
     __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
+
 #define atomic_fence_seq() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
 static inline void atomic_pause(void)

@@ -29,7 +29,6 @@
 
 #define HAK_KIB ((size_t)1024)
 #define HAK_MIB (HAK_KIB * 1024)
-#define HAK_GIB (HAK_MIB * 1024)
 
 /* Constants that the `tiny` variant shrinks, so that tests reach every edge. */
 #ifdef HAKMEM_TINY

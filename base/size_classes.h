@@ -22,6 +22,7 @@ enum {
 #define SC_SLAB_SHIFT    16
 #define SC_SLAB_BYTES    ((size_t)1 << SC_SLAB_SHIFT)
 #define SC_GRANULE_SHIFT 4
+#define SC_MIN_ALIGN     ((size_t)1 << SC_GRANULE_SHIFT) /* every block is aligned to it at least */
 
 /* Counts the rows of the tiny pool; the others are the mid-MT pool's. */
 enum {

@@ -24,7 +24,7 @@ static int is_power_of_two(size_t n)
 /* `alignment` is a power of two. */
 static void *aligned(size_t alignment, size_t size)
 {
-    if (alignment <= 16) {
+    if (alignment <= SC_MIN_ALIGN) {
         return fast_malloc(size);
     }
     uint32_t size_class = request_class(size, alignment);

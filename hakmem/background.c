@@ -15,6 +15,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "hakmem/heap.h"
 #include "superslab/superslab.h"
 
@@ -109,7 +110,7 @@ int background_must_end(void)
    long. */
 static int wait_for_end(void)
 {
-    uint64_t last_ns = os_ops.clock_ns() + LONGEST_WAIT_MS * (uint64_t)1000000u;
+    uint64_t last_ns = os_ops.clock_ns() + ns_of_ms(LONGEST_WAIT_MS);
     while (!atomic_load_acquire(&has_ended)) {
         (void)os_ops.futex_wait_ms(&has_ended, 0, WAIT_SLICE_MS);
         if (os_ops.clock_ns() > last_ns && !atomic_load_acquire(&has_ended)) {
@@ -220,13 +221,13 @@ static void live(void)
         uint64_t now_ns = os_ops.clock_ns();
         if (now_ns >= next_ns) {
             has_more = next_ns ? tick() : 1; /* what it was woken for is not due at once */
-            next_ns = has_more ? now_ns + ms * 1000000u : 0;
+            next_ns = has_more ? now_ns + ns_of_ms(ms) : 0;
         }
         if (!has_more) {
             atomic_store_seq(&background_is_asleep, 1u);
             wait_for(seen, ASLEEP_MS);
         } else {
-            wait_for(seen, (next_ns - now_ns) / 1000000u + 1);
+            wait_for(seen, ms_of_ns(next_ns - now_ns) + 1);
         }
     }
 }

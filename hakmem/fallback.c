@@ -3,10 +3,11 @@
 
 #include <string.h>
 
+#include "base/address_table.h"
 #include "base/atomic.h"
 #include "base/lock.h"
 #include "base/options.h"
-#include "base/os.h"
+#include "base/size_classes.h"
 #include "limit/fail.h"
 
 /* glibc's own malloc under its other names; NULL in other libraries. */
@@ -17,18 +18,13 @@ extern void __libc_free(void *p) __attribute__((weak));
 extern int mallctl(const char *name, void *old, size_t *old_size, void *new_value, size_t new_size)
     __attribute__((weak));
 
-#define N_BUCKETS HAK_TINY_OR((size_t)4, (size_t)4096)
-
 struct node {
-    uintptr_t address;
+    struct address_node by_address; /* first */
     size_t size;
-    struct node *next;
 };
 
 static struct lock lock = LOCK_INIT(LOCK_RANK_FALLBACK);
-static struct node *buckets[N_BUCKETS];
-static struct node *unused;
-static size_t n_live;
+static struct address_table blocks;
 
 static int is_jemalloc_blocked(void)
 {
@@ -57,35 +53,13 @@ static size_t libc_size(const void *p)
     return size > taken ? size - taken : 0;
 }
 
-static struct node **bucket_of(uintptr_t address)
-{
-    return &buckets[(size_t)((uint64_t)(address >> 4) * 0x9E3779B97F4A7C15u >> 40) % N_BUCKETS];
-}
-
-/* The link that points to the block's node, or to NULL behind the bucket's last. */
-static struct node **find(uintptr_t address)
-{
-    struct node **link = bucket_of(address);
-    while (*link && (*link)->address != address) {
-        link = &(*link)->next;
-    }
-    return link;
-}
-
 static int record(const void *p, size_t size)
 {
     lock_acquire(&lock);
-    struct node *node = unused;
+    struct node *node = (struct node *)address_new(&blocks, sizeof *node);
     if (node) {
-        unused = node->next;
-    } else {
-        node = (struct node *)os_meta_alloc(sizeof *node);
-    }
-    if (node) {
-        struct node **bucket = bucket_of((uintptr_t)p);
-        *node = (struct node){(uintptr_t)p, size, *bucket};
-        *bucket = node;
-        atomic_store_relaxed(&n_live, n_live + 1);
+        node->size = size;
+        address_add(&blocks, &node->by_address, p);
     }
     lock_release(&lock);
     return node != NULL;
@@ -98,7 +72,7 @@ void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
         return NULL;
     }
     size = size ? size : 1;
-    void *p = align > 16 ? __libc_memalign(align, size) : __libc_malloc(size);
+    void *p = align > SC_MIN_ALIGN ? __libc_memalign(align, size) : __libc_malloc(size);
     if (p && !all && !record(p, size)) {
         __libc_free(p);
         p = NULL;
@@ -120,11 +94,11 @@ size_t fallback_size(const void *p)
 
 size_t fallback_holds(const void *p)
 {
-    if (HAK_LIKELY(!atomic_load_relaxed(&n_live))) {
+    if (HAK_LIKELY(!address_count(&blocks))) {
         return 0;
     }
     lock_acquire(&lock);
-    const struct node *node = *find((uintptr_t)p);
+    const struct node *node = (const struct node *)(const void *)*address_find(&blocks, p);
     size_t size = node ? node->size : 0;
     lock_release(&lock);
     return size;
@@ -136,22 +110,20 @@ int fallback_free(void *p)
         __libc_free(p);
         return 1;
     }
-    if (HAK_LIKELY(!atomic_load_relaxed(&n_live))) {
+    if (HAK_LIKELY(!address_count(&blocks))) {
         return 0;
     }
     lock_acquire(&lock);
-    struct node **link = find((uintptr_t)p), *node = *link;
-    if (node) {
-        *link = node->next;
-        node->next = unused;
-        unused = node;
-        atomic_store_relaxed(&n_live, n_live - 1);
+    struct address_node **link = address_find(&blocks, p);
+    int is_ours = *link != NULL;
+    if (is_ours) {
+        address_drop(&blocks, address_take_out(&blocks, link));
     }
     lock_release(&lock);
-    if (node) {
+    if (is_ours) {
         __libc_free(p);
     }
-    return node != NULL;
+    return is_ours;
 }
 
 void fallback_lock_acquire(void)

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "base/size_classes.h"
+
 #include "hakmem/hakmem.h"
 
 static const struct hak_hooks *hooks_set;
@@ -67,7 +69,7 @@ static void *hooked_malloc(size_t size)
     if (hooks_busy) {
         return below()->malloc(size);
     }
-    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, size, 16, NULL};
+    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, size, SC_MIN_ALIGN, NULL};
     const struct hak_hooks *hooks = begin(&call);
     call.result = below()->malloc(size);
     return end(hooks, &call);
@@ -78,7 +80,7 @@ static void *hooked_calloc(size_t bytes)
     if (hooks_busy) {
         return below()->calloc(bytes);
     }
-    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, bytes, 16, NULL};
+    struct hak_hook_call call = {HAK_HOOK_ALLOC, NULL, bytes, SC_MIN_ALIGN, NULL};
     const struct hak_hooks *hooks = begin(&call);
     call.result = below()->calloc(bytes);
     return end(hooks, &call);
@@ -100,7 +102,7 @@ static void *hooked_realloc(void *p, size_t size, struct hak_heap *heap, int is_
     if (hooks_busy) {
         return below()->realloc(p, size, heap, is_zeroed);
     }
-    struct hak_hook_call call = {HAK_HOOK_REALLOC, p, size, 16, NULL};
+    struct hak_hook_call call = {HAK_HOOK_REALLOC, p, size, SC_MIN_ALIGN, NULL};
     const struct hak_hooks *hooks = begin(&call);
     call.result = below()->realloc(p, size, heap, is_zeroed);
     return end(hooks, &call);

@@ -5,6 +5,7 @@
 #include "ace/adapt.h"
 #include "base/error.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/request.h"
@@ -88,7 +89,7 @@ void hak_ace_class(size_t size, struct hak_ace_class *out)
     bytes = bytes < PTRDIFF_MAX / 2 ? ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
     adapt_class_state(bytes, &found);
     *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
-                                  found.hits, found.misses, found.age_ns / 1000000u};
+                                  found.hits, found.misses, ms_of_ns(found.age_ns)};
 }
 
 static void print_field(struct hak_line *line, const char *name, size_t value)

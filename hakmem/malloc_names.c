@@ -2,6 +2,8 @@
    new_delete.c. */
 #include "hakmem/malloc_names.h"
 
+#include "base/size_classes.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -125,7 +127,7 @@ void *names_aligned(size_t alignment, size_t size)
     }
     if (!has_aligned()) {
         /* A block of this library's, as it would be one of libc's: the program's malloc cannot make it. */
-        return alignment <= 16 ? program_malloc(size) : hak_aligned_alloc(alignment, size);
+        return alignment <= SC_MIN_ALIGN ? program_malloc(size) : hak_aligned_alloc(alignment, size);
     }
     is_inside = 1;
     void *p = program_aligned(alignment, size);

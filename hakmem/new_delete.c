@@ -61,7 +61,7 @@ static int is_alignment(size_t alignment)
 static void *try_again(size_t size, size_t alignment)
 {
     size = size ? size : 1;
-    if (alignment <= 16) {
+    if (alignment <= SC_MIN_ALIGN) {
         return malloc(size);
     }
     if (aligned_alloc == own_aligned_alloc) {
@@ -122,7 +122,7 @@ static aligned_nothrow_new late_aligned_nothrow(void)
 /* The ends of the throwing plain form: a failed allocation, an empty bin, a large block, and malloc not ours. */
 static void *or_throw(void *p, size_t size)
 {
-    return HAK_LIKELY(p != NULL) ? p : throwing_new(size, 16);
+    return HAK_LIKELY(p != NULL) ? p : throwing_new(size, SC_MIN_ALIGN);
 }
 
 static HAK_NOINLINE void *refill_new(size_t size)
@@ -137,7 +137,7 @@ static HAK_COLD void *large_new(size_t size)
 
 static HAK_COLD void *named_new(size_t size)
 {
-    return or_throw(try_again(size, 16), size);
+    return or_throw(try_again(size, SC_MIN_ALIGN), size);
 }
 
 /* And of the one that does not throw. */
@@ -147,7 +147,7 @@ static void *or_null(void *p, size_t size, const void *nothrow)
         return p;
     }
     nothrow_new theirs = late_nothrow();
-    return theirs ? theirs(size, nothrow) : quiet_new(size, 16);
+    return theirs ? theirs(size, nothrow) : quiet_new(size, SC_MIN_ALIGN);
 }
 
 /* The program has an operator new of its own, that the nothrow forms have to call. */

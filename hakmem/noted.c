@@ -108,7 +108,7 @@ static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable
 static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
 {
     (void)is_growing;
-    return heap        ? noted_heap_alloc(heap, size, 16, is_zeroed)
+    return heap        ? noted_heap_alloc(heap, size, SC_MIN_ALIGN, is_zeroed)
            : is_zeroed ? noted_calloc(size)
                        : noted_malloc(size);
 }

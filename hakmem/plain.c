@@ -167,7 +167,7 @@ void *plain_malloc(size_t size)
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
         return request_large(size, 1, LARGE_PLAIN);
     }
-    return small_alloc(sc_of(size), 16, &is_clean);
+    return small_alloc(sc_of(size), SC_MIN_ALIGN, &is_clean);
 }
 
 void *request_small(uint32_t size_class, size_t align)
@@ -183,7 +183,7 @@ void *plain_calloc(size_t bytes)
     }
     uint32_t size_class = sc_of(bytes);
     int is_clean;
-    void *block = small_alloc(size_class, 16, &is_clean);
+    void *block = small_alloc(size_class, SC_MIN_ALIGN, &is_clean);
     if (block) {
         /* Fresh memory of the system needs no clearing but where the list's link was. */
         memset(block, 0, is_clean ? sizeof(void *) : sc_table[size_class].size);

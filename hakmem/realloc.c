@@ -124,7 +124,7 @@ static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_
 {
     (void)is_zeroed; /* `clear` does it */
     if (HAK_UNLIKELY(heap != NULL)) {
-        return plain_heap_alloc(heap, size, 16, 0);
+        return plain_heap_alloc(heap, size, SC_MIN_ALIGN, 0);
     }
     if (size > SC_SMALL_MAX) {
         return request_large(size, 1, is_growing ? LARGE_GROWING : LARGE_PLAIN);

@@ -6,6 +6,7 @@
 
 #include "ace/ace.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "base/os.h"
 #include "base/verify.h"
 #include "hakmem/background.h"
@@ -16,13 +17,11 @@
 #include "hakmem/request.h"
 #include "hakmem/small.h"
 
-#define N_BUCKETS HAK_TINY_OR((size_t)4, (size_t)4096)
 
-/* A large block of a heap. Unused nodes: next_in_bucket only. */
+/* A large block of a heap. */
 struct large_node {
-    const void *address;
+    struct address_node by_address; /* first */
     struct hak_heap *heap;
-    struct large_node *next_in_bucket;
     struct large_node *next, *prev; /* of the heap */
 };
 
@@ -30,62 +29,41 @@ static struct lock registry_lock = LOCK_INIT(LOCK_RANK_HEAPS);
 static struct hak_heap *unused;
 
 static struct lock large_lock = LOCK_INIT(LOCK_RANK_OWNED);
-static struct large_node *buckets[N_BUCKETS];
-static struct large_node *unused_nodes;
-size_t user_heap_n_large;
+struct address_table user_heap_large;
 
 /* --- the table of large blocks --- */
 
-static struct large_node **bucket_of(const void *p)
+/* The block's node, or NULL. Lock OWNED held. */
+static struct large_node *find_large(const void *p)
 {
-    return &buckets[(size_t)((uint64_t)((uintptr_t)p >> 13) * 0x9E3779B97F4A7C15u >> 40) % N_BUCKETS];
-}
-
-/* The link that points to the block's node, or to NULL behind the bucket's last. Lock OWNED held. */
-static struct large_node **find_large(const void *p)
-{
-    struct large_node **link = bucket_of(p);
-    while (*link && (*link)->address != p) {
-        link = &(*link)->next_in_bucket;
-    }
-    return link;
+    return (struct large_node *)(void *)*address_find(&user_heap_large, p);
 }
 
 static struct large_node *new_node(void)
 {
-    struct large_node *node = unused_nodes;
-    if (node) {
-        unused_nodes = node->next_in_bucket;
-        return node;
-    }
-    return (struct large_node *)os_meta_alloc(sizeof *node);
+    return (struct large_node *)address_new(&user_heap_large, sizeof(struct large_node));
 }
 
 static void link_large(struct large_node *node, struct hak_heap *heap, const void *p)
 {
-    struct large_node **bucket = bucket_of(p);
-    *node = (struct large_node){p, heap, *bucket, heap->large, NULL};
-    *bucket = node;
-    if (heap->large) {
-        heap->large->prev = node;
-    }
-    heap->large = node;
+    address_add(&user_heap_large, &node->by_address, p);
+    node->heap = heap;
+    LIST_PUSH(&heap->large, node, next, prev);
     heap->n_large++;
-    atomic_store_relaxed(&user_heap_n_large, user_heap_n_large + 1);
 }
 
-static void unlink_large(struct large_node **link)
+/* Out of its table and its heap's list. */
+static void unlink_large(struct large_node *node)
 {
-    struct large_node *node = *link;
-    *link = node->next_in_bucket;
-    *(node->prev ? &node->prev->next : &node->heap->large) = node->next;
-    if (node->next) {
-        node->next->prev = node->prev;
-    }
+    (void)address_take_out(&user_heap_large, address_find(&user_heap_large, node->by_address.address));
+    LIST_TAKE_OUT(&node->heap->large, node, next, prev);
     node->heap->n_large--;
-    atomic_store_relaxed(&user_heap_n_large, user_heap_n_large - 1);
-    node->next_in_bucket = unused_nodes;
-    unused_nodes = node;
+}
+
+static void drop_large(struct large_node *node)
+{
+    unlink_large(node);
+    address_drop(&user_heap_large, &node->by_address);
 }
 
 static int record_large(struct hak_heap *heap, const void *p)
@@ -102,9 +80,9 @@ static int record_large(struct hak_heap *heap, const void *p)
 void user_heap_forget_large(const void *p)
 {
     lock_acquire(&large_lock);
-    struct large_node **link = find_large(p);
-    if (*link) {
-        unlink_large(link);
+    struct large_node *node = find_large(p);
+    if (node) {
+        drop_large(node);
     }
     lock_release(&large_lock);
 }
@@ -127,11 +105,11 @@ struct hak_heap *user_heap_of(const void *p)
     if (TAG_IS_SLAB(tag)) {
         return user_heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     }
-    if (!atomic_load_relaxed(&user_heap_n_large)) {
+    if (!address_count(&user_heap_large)) {
         return NULL;
     }
     lock_acquire(&large_lock);
-    const struct large_node *node = *find_large(p);
+    const struct large_node *node = find_large(p);
     struct hak_heap *heap = node ? node->heap : NULL;
     lock_release(&large_lock);
     return heap;
@@ -182,7 +160,7 @@ void *plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int
 
 void *hak_heap_malloc(struct hak_heap *heap, size_t size)
 {
-    return entry_now()->heap_alloc(heap, size, 16, 0);
+    return entry_now()->heap_alloc(heap, size, SC_MIN_ALIGN, 0);
 }
 
 void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size)
@@ -191,7 +169,7 @@ void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size)
     if (__builtin_mul_overflow(n, size, &bytes)) {
         bytes = SIZE_MAX; /* which fails as it should */
     }
-    return entry_now()->heap_alloc(heap, bytes, 16, 1);
+    return entry_now()->heap_alloc(heap, bytes, SC_MIN_ALIGN, 1);
 }
 
 void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t size)
@@ -207,11 +185,9 @@ void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t siz
 void *user_heap_resize(struct hak_heap *heap, void *p, size_t size)
 {
     lock_acquire(&large_lock);
-    struct large_node **link = find_large(p);
-    struct large_node *node = *link;
+    struct large_node *node = find_large(p);
     if (node) {
-        unlink_large(link);
-        unused_nodes = node->next_in_bucket; /* kept: to record it again must not fail */
+        unlink_large(node); /* and kept: to record it again must not fail */
     }
     lock_release(&large_lock);
     void *resized = ace_resize(p, size);
@@ -257,9 +233,9 @@ struct hak_heap *hak_heap_create(void)
 static void *take_any_large(struct hak_heap *heap)
 {
     lock_acquire(&large_lock);
-    void *p = heap->large ? (void *)(uintptr_t)heap->large->address : NULL;
+    void *p = heap->large ? (void *)(uintptr_t)heap->large->by_address.address : NULL;
     if (p) {
-        unlink_large(find_large(p));
+        drop_large(heap->large);
     }
     lock_release(&large_lock);
     return p;
@@ -297,10 +273,10 @@ static int verify_large(const struct hak_heap *heap)
 {
     size_t n = 0;
     for (const struct large_node *node = heap->large; node; node = node->next, n++) {
-        if (node->heap != heap || *find_large(node->address) != node || n > heap->n_large) {
+        if (node->heap != heap || find_large(node->by_address.address) != node || n > heap->n_large) {
             return VERIFY_USER_HEAP_NODE;
         }
-        if (plain_usable_size(node->address) == 0) {
+        if (plain_usable_size(node->by_address.address) == 0) {
             return VERIFY_USER_HEAP_BLOCK;
         }
     }

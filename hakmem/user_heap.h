@@ -12,7 +12,7 @@
 
 #include "base/internal.h"
 
-#include "base/atomic.h"
+#include "base/address_table.h"
 #include "base/lock.h"
 #include "owner/owner.h"
 
@@ -29,7 +29,7 @@ struct hak_heap {
 };
 
 /* Large blocks of all first-class heaps. Where there is none, a free needs one load to know. */
-extern size_t user_heap_n_large;
+extern struct address_table user_heap_large;
 
 /* The first-class heap that the owner is part of; NULL if it is NULL or of another kind. */
 static inline struct hak_heap *user_heap_of_owner(struct owner *owner)
@@ -56,7 +56,7 @@ void user_heap_forget_large(const void *p);
 /* A large block is about to be freed. */
 static inline void user_heap_forget(const void *p)
 {
-    if (HAK_UNLIKELY(atomic_load_relaxed(&user_heap_n_large) != 0)) {
+    if (HAK_UNLIKELY(address_count(&user_heap_large) != 0)) {
         user_heap_forget_large(p);
     }
 }

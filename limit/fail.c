@@ -8,6 +8,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "limit/limit.h"
 
 /* No "(unknown)" for what mmap, munmap and mremap say. */
@@ -52,7 +53,7 @@ static int may_write(enum fail_reason reason)
     if (!options.ace_trace) {
         return 0;
     }
-    uint64_t second = os_ops.clock_ns() / 1000000000u + 1;
+    uint64_t second = os_ops.clock_ns() / NS_A_S + 1;
     if (atomic_load_relaxed(&line_second[reason]) != second) {
         atomic_store_relaxed(&line_second[reason], second);
         atomic_store_relaxed(&lines_written[reason], 0u);

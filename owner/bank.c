@@ -3,6 +3,7 @@
 #include "owner/bank.h"
 
 #include "base/error.h"
+#include "base/list.h"
 #include "base/verify.h"
 
 /* How many slabs of a list bank_move_one looks at. */
@@ -29,26 +30,14 @@ static void count_partial(struct bank *bank, uint32_t size_class, uint32_t chang
 static HAK_NOINLINE void list_push(struct bank *bank, struct slab *slab)
 {
     struct slab **list = &bank->partial[slab->size_class];
-    slab->prev = NULL;
-    slab->next = *list;
-    if (*list) {
-        (*list)->prev = slab;
-    }
-    *list = slab;
+    LIST_PUSH(list, slab, next, prev);
     slab->in_list = 1;
     count_partial(bank, slab->size_class, 1);
 }
 
 static void list_remove(struct bank *bank, struct slab *slab)
 {
-    if (slab->prev) {
-        slab->prev->next = slab->next;
-    } else {
-        bank->partial[slab->size_class] = slab->next;
-    }
-    if (slab->next) {
-        slab->next->prev = slab->prev;
-    }
+    LIST_TAKE_OUT(&bank->partial[slab->size_class], slab, next, prev);
     slab->in_list = 0;
     count_partial(bank, slab->size_class, (uint32_t)-1);
 }

@@ -5,6 +5,7 @@
 
 #include "base/internal.h"
 
+#include "base/bits.h"
 #include "superslab/superslab.h"
 
 HAK_EXTERN_C_BEGIN
@@ -20,15 +21,7 @@ struct granules {
 /* The first bit at or after `from` that is `value`; SS_GRANULES if there is none. */
 static inline uint32_t granules_next(const struct granules *set, uint32_t from, int value)
 {
-    while (from < SS_GRANULES) {
-        uint64_t word = value ? set->word[from / 64] : ~set->word[from / 64];
-        word >>= from % 64;
-        if (word) {
-            return from + (uint32_t)__builtin_ctzll(word);
-        }
-        from = (from / 64 + 1) * 64;
-    }
-    return SS_GRANULES;
+    return bits_next(set->word, SS_GRANULES, from, value);
 }
 
 /* The bits of word i that belong to granules `first` to `first + n - 1`. */

@@ -4,8 +4,11 @@
 
 #include <errno.h>
 
+#include "base/bits.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "base/lock.h"
+#include "base/numbered.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -15,9 +18,7 @@
 #include "limit/limit.h"
 #include "superslab/huge.h"
 
-#define TABLE_CHUNK  4096u
-#define TABLE_CHUNKS 16384u /* 2^26 superslabs of 2 MiB: all of a 47-bit address space */
-/* Memory for descriptions is taken for so many at a time; TABLE_CHUNK is a multiple. */
+/* Memory for descriptions is taken for so many at a time. */
 #define DESCRIPTIONS HAK_TINY_OR(2u, 16u)
 /* How many superslabs of the best lists are looked at for resident memory before the first one is taken. */
 #define DIRTY_SEARCH 8
@@ -25,19 +26,21 @@
    block there would bring 2 MiB back. */
 #define HUGE_SPARSE 2u
 
+/* A bit for each length of a run, 0 to SS_GRANULES. */
+#define RUN_BITS (SS_GRANULES + 64)
+
 struct ss_list {
     struct superslab *first, *last;
 };
 
 static struct lock pool_lock = LOCK_INIT(LOCK_RANK_POOL);
-static struct superslab **table[TABLE_CHUNKS];
-static uint32_t n_superslabs;                  /* descriptions made so far; numbers are below it */
+static struct numbered superslabs;             /* descriptions made so far */
 static struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
-static uint64_t runs_present[SS_GRANULES / 64 + 1];
+static uint64_t runs_present[RUN_BITS / 64];
 static struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
 static struct ss_list by_age;                 /* with dirty granules, oldest first */
 static struct superslab *given_back;          /* descriptions without a region */
-static struct superslab *room; /* the next one that was never used, if n_superslabs % DESCRIPTIONS is not 0 */
+static struct superslab *room; /* the next one that was never used, if superslabs.n % DESCRIPTIONS is not 0 */
 static struct superslab_slabs *room_slabs;
 static char *last_region;
 
@@ -87,40 +90,31 @@ void ss_set_policy(const struct ss_policy *policy)
 
 struct superslab *pool_superslab(uint32_t number)
 {
-    struct superslab **chunk = atomic_load_acquire(&table[number / TABLE_CHUNK]);
-    return atomic_load_acquire(&chunk[number % TABLE_CHUNK]);
+    return (struct superslab *)numbered_get(&superslabs, number);
 }
 
 struct superslab *pool_superslab_around(uint32_t number, const void *p)
 {
-    if (number >= atomic_load_acquire(&n_superslabs)) {
-        return NULL;
-    }
-    struct superslab *ss = pool_superslab(number);
-    uintptr_t base = (uintptr_t)atomic_load_relaxed(&ss->base);
+    struct superslab *ss = (struct superslab *)numbered_find(&superslabs, number);
+    uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
     return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
 }
 
 static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
 {
-    struct superslab *next = ss->next[kind], *prev = ss->prev[kind];
-    *(prev ? &prev->next[kind] : &list->first) = next;
-    *(next ? &next->prev[kind] : &list->last) = prev;
+    LIST_REMOVE(&list->first, &list->last, ss, next[kind], prev[kind]);
 }
 
 static void list_append(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
 {
-    ss->next[kind] = NULL;
-    ss->prev[kind] = list->last;
-    *(list->last ? &list->last->next[kind] : &list->first) = ss;
-    list->last = ss;
+    LIST_APPEND(&list->first, &list->last, ss, next[kind], prev[kind]);
 }
 
 static void list_by_run(struct superslab *ss, uint32_t run)
 {
     ss->largest_run = (uint16_t)run;
     list_append(&by_run[run], ss, SS_BY_RUN);
-    runs_present[run / 64] |= (uint64_t)1 << (run % 64);
+    bits_set(runs_present, run);
 }
 
 static void unlist_by_run(struct superslab *ss)
@@ -128,7 +122,7 @@ static void unlist_by_run(struct superslab *ss)
     uint32_t run = ss->largest_run;
     list_remove(&by_run[run], ss, SS_BY_RUN);
     if (!by_run[run].first) {
-        runs_present[run / 64] &= ~((uint64_t)1 << (run % 64));
+        bits_clear(runs_present, run);
     }
 }
 
@@ -153,16 +147,10 @@ static void relist(struct superslab *ss)
     }
 }
 
-/* The next length of a run, from `run` up, that some superslab has as its longest; SS_GRANULES + 1 if none. */
+/* The next length of a run, from `run` up, that some superslab has as its longest; RUN_BITS if none. */
 static uint32_t next_run(uint32_t run)
 {
-    for (; run <= SS_GRANULES; run = (run / 64 + 1) * 64) {
-        uint64_t word = runs_present[run / 64] >> (run % 64);
-        if (word) {
-            return run + (uint32_t)__builtin_ctzll(word);
-        }
-    }
-    return SS_GRANULES + 1;
+    return bits_next(runs_present, RUN_BITS, run, 1);
 }
 
 static void drop_description(struct superslab *ss)
@@ -173,19 +161,9 @@ static void drop_description(struct superslab *ss)
 }
 
 /* Memory for DESCRIPTIONS of them: together, so that what stays of each is small. Returns whether there is some. */
-static int make_room(uint32_t number)
+static int make_room(void)
 {
     size_t page = os_page_size();
-    if (number >= TABLE_CHUNK * TABLE_CHUNKS) {
-        return 0;
-    }
-    if (!table[number / TABLE_CHUNK]) {
-        struct superslab **chunk = (struct superslab **)os_meta_alloc(TABLE_CHUNK * sizeof *chunk);
-        if (!chunk) {
-            return 0;
-        }
-        atomic_store_release(&table[number / TABLE_CHUNK], chunk);
-    }
     char *memory =
         (char *)os_meta_alloc(DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
     if (!memory) {
@@ -199,8 +177,8 @@ static int make_room(uint32_t number)
 /* One that never had a region; those behind it are not touched. */
 static struct superslab *first_use(void)
 {
-    uint32_t number = n_superslabs;
-    if (number % DESCRIPTIONS == 0 && !make_room(number)) {
+    uint32_t number = superslabs.n;
+    if (!numbered_reserve(&superslabs) || (number % DESCRIPTIONS == 0 && !make_room())) {
         return NULL;
     }
     struct superslab *ss = room++;
@@ -208,8 +186,7 @@ static struct superslab *first_use(void)
     ss->far_bits = room_slabs->far_bits;
     ss->number = number;
     room_slabs++;
-    atomic_store_release(&table[number / TABLE_CHUNK][number % TABLE_CHUNK], ss);
-    atomic_store_release(&n_superslabs, number + 1);
+    numbered_add(&superslabs, ss);
     return ss;
 }
 
@@ -524,7 +501,7 @@ struct slab *pool_slab_of(uint32_t ref, const void *p)
 int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context)
 {
     int result = 0;
-    for (uint32_t i = 0; i < n_superslabs && !result; i++) {
+    for (uint32_t i = 0; i < superslabs.n && !result; i++) {
         struct superslab *ss = pool_superslab(i);
         for (uint32_t mask = ss->base ? ss->slab_mask : 0; mask && !result; mask &= mask - 1) {
             struct slab *slab = &ss->slabs[__builtin_ctz(mask)];
@@ -538,7 +515,7 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
 
 uint32_t pool_n_superslabs(void)
 {
-    return atomic_load_acquire(&n_superslabs);
+    return numbered_count(&superslabs);
 }
 
 uint32_t pool_slab_mask(uint32_t number, char **base)
@@ -646,7 +623,7 @@ int ss_verify(void)
     int64_t used = 0, dirty = 0, regions = 0;
     lock_acquire(&pool_lock);
     result = verify_ages();
-    for (uint32_t i = 0; i < n_superslabs && !result; i++) {
+    for (uint32_t i = 0; i < superslabs.n && !result; i++) {
         const struct superslab *ss = pool_superslab(i);
         if (ss->base) {
             result = verify_superslab(ss);

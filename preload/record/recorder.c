@@ -16,14 +16,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/attributes.h"
 #include "hakmem/hakmem.h"
 #include "preload/record/raw.h"
 #include "preload/record/trace.h"
-
-#define EXPORT      __attribute__((visibility("default")))
-#define COLD        __attribute__((noinline, cold))
-#define LIKELY(e)   __builtin_expect(!!(e), 1)
-#define UNLIKELY(e) __builtin_expect(!!(e), 0)
 
 /* OFF: not yet begun in this process. DONE: for good. */
 enum { OFF, STARTING, ON, DONE };
@@ -205,7 +201,7 @@ static int configure(void)
 }
 
 /* Begins to record, if it was asked for and has not ended; whether it did. */
-static COLD int begin(void)
+static HAK_COLD int begin(void)
 {
     uint32_t off = OFF;
     if (!environ || !__atomic_compare_exchange_n(&state->on, &off, STARTING, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
@@ -226,7 +222,7 @@ static COLD int begin(void)
 static inline int recording(void)
 {
     uint32_t on = __atomic_load_n(&state->on, __ATOMIC_RELAXED);
-    return LIKELY(on == ON) || (on == OFF && begin());
+    return HAK_LIKELY(on == ON) || (on == OFF && begin());
 }
 
 /* A program that never allocates has a trace too. */
@@ -236,7 +232,7 @@ __attribute__((constructor)) static void begin_at_the_latest(void)
 }
 
 /* A new chunk for this thread; 0, or -1 if there is none. */
-static COLD int next_chunk(void)
+static HAK_COLD int next_chunk(void)
 {
     int error = errno;
     if (own.generation != shared.generation) {
@@ -276,11 +272,11 @@ static inline uint64_t draw(void)
 /* Writes one record. */
 static void note(unsigned tag, uint64_t sequence, const void *block, uint64_t size)
 {
-    if (UNLIKELY(sequence > shared.limit)) {
+    if (HAK_UNLIKELY(sequence > shared.limit)) {
         give_up(NULL);
         return;
     }
-    if (UNLIKELY(own.at >= own.end || own.generation != shared.generation) && next_chunk() != 0) {
+    if (HAK_UNLIKELY(own.at >= own.end || own.generation != shared.generation) && next_chunk() != 0) {
         return;
     }
     unsigned op = tag & 7;
@@ -313,17 +309,17 @@ static void *made_aligned(void *block, size_t alignment, size_t size)
     return made(RAW_ALIGNED | (log2 < 31 ? log2 : 30) << 3, block, size);
 }
 
-EXPORT void *malloc(size_t size)
+HAK_EXPORT void *malloc(size_t size)
 {
     return made(RAW_MALLOC, hak_malloc(size), size);
 }
 
-EXPORT void *calloc(size_t n, size_t size)
+HAK_EXPORT void *calloc(size_t n, size_t size)
 {
     return made(RAW_CALLOC, hak_calloc(n, size), n * size);
 }
 
-EXPORT void free(void *p)
+HAK_EXPORT void free(void *p)
 {
     if (p && recording()) {
         note(RAW_FREE, draw(), p, 0);
@@ -331,25 +327,25 @@ EXPORT void free(void *p)
     hak_free(p);
 }
 
-EXPORT void cfree(void *p)
+HAK_EXPORT void cfree(void *p)
 {
     free(p);
 }
 
-EXPORT void free_sized(void *p, size_t size)
+HAK_EXPORT void free_sized(void *p, size_t size)
 {
     (void)size;
     free(p);
 }
 
-EXPORT void free_aligned_sized(void *p, size_t alignment, size_t size)
+HAK_EXPORT void free_aligned_sized(void *p, size_t alignment, size_t size)
 {
     (void)alignment;
     (void)size;
     free(p);
 }
 
-EXPORT void *realloc(void *p, size_t size)
+HAK_EXPORT void *realloc(void *p, size_t size)
 {
     if (!p) {
         return malloc(size);
@@ -367,7 +363,7 @@ EXPORT void *realloc(void *p, size_t size)
     return block;
 }
 
-EXPORT void *reallocarray(void *p, size_t n, size_t size)
+HAK_EXPORT void *reallocarray(void *p, size_t n, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes)) {
@@ -377,17 +373,17 @@ EXPORT void *reallocarray(void *p, size_t n, size_t size)
     return realloc(p, bytes);
 }
 
-EXPORT void *aligned_alloc(size_t alignment, size_t size)
+HAK_EXPORT void *aligned_alloc(size_t alignment, size_t size)
 {
     return made_aligned(hak_aligned_alloc(alignment, size), alignment, size);
 }
 
-EXPORT void *memalign(size_t alignment, size_t size)
+HAK_EXPORT void *memalign(size_t alignment, size_t size)
 {
     return made_aligned(hak_memalign(alignment, size), alignment, size);
 }
 
-EXPORT int posix_memalign(void **out, size_t alignment, size_t size)
+HAK_EXPORT int posix_memalign(void **out, size_t alignment, size_t size)
 {
     int error = hak_posix_memalign(out, alignment, size);
     if (error == 0) {
@@ -396,12 +392,12 @@ EXPORT int posix_memalign(void **out, size_t alignment, size_t size)
     return error;
 }
 
-EXPORT void *valloc(size_t size)
+HAK_EXPORT void *valloc(size_t size)
 {
     return memalign((size_t)sysconf(_SC_PAGESIZE), size);
 }
 
-EXPORT void *pvalloc(size_t size)
+HAK_EXPORT void *pvalloc(size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (size > PTRDIFF_MAX - page) {
@@ -412,7 +408,7 @@ EXPORT void *pvalloc(size_t size)
     return memalign(page, rounded ? rounded : page);
 }
 
-EXPORT size_t malloc_usable_size(void *p)
+HAK_EXPORT size_t malloc_usable_size(void *p)
 {
     return hak_usable_size(p);
 }

@@ -1,0 +1,43 @@
+/* A hash table of addresses: nodes that begin with a struct address_node, in metadata, reused when they are taken out. No lock: the
+   owner has one. Always: n = nodes in the buckets (read without the lock: where there is none, one load says so). */
+#ifndef HAKMEM_BASE_ADDRESS_TABLE_H
+#define HAKMEM_BASE_ADDRESS_TABLE_H
+
+#include "base/internal.h"
+
+#include "base/atomic.h"
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define ADDRESS_BUCKETS HAK_TINY_OR((size_t)4, (size_t)4096)
+
+struct address_node {
+    const void *address;
+    struct address_node *next; /* in its bucket, or of unused ones */
+};
+
+struct address_table {
+    struct address_node *buckets[ADDRESS_BUCKETS];
+    struct address_node *unused;
+    size_t n;
+};
+
+/* A node of `size` bytes that is in no bucket; NULL if the system refuses memory. One size a table. */
+void *address_new(struct address_table *table, size_t size);
+/* Into the table, under the address. */
+void address_add(struct address_table *table, struct address_node *node, const void *p);
+/* The link that points to the address's node, or to NULL if it has none. */
+struct address_node **address_find(struct address_table *table, const void *p);
+/* Takes the node of that link out of the table. It is the caller's until address_drop. */
+struct address_node *address_take_out(struct address_table *table, struct address_node **link);
+void address_drop(struct address_table *table, struct address_node *node);
+
+static inline size_t address_count(const struct address_table *table)
+{
+    return atomic_load_relaxed(&table->n);
+}
+
+HAK_EXTERN_C_END
+
+#endif

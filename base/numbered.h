@@ -1,0 +1,46 @@
+/* Things with numbers, 0, 1, 2, ...: descriptions that live for ever. Whoever adds holds a lock of the owner's; anybody may ask at any
+   time, without one. */
+#ifndef HAKMEM_BASE_NUMBERED_H
+#define HAKMEM_BASE_NUMBERED_H
+
+#include "base/internal.h"
+
+#include "base/atomic.h"
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define NUMBERED_CHUNK  4096u
+#define NUMBERED_CHUNKS 16384u /* 2^26 in all: superslabs of 2 MiB of a whole 47-bit address space */
+
+struct numbered {
+    void **chunks[NUMBERED_CHUNKS];
+    uint32_t n; /* numbers are below it */
+};
+
+/* Makes room for one more. Returns whether there is. */
+int numbered_reserve(struct numbered *all);
+/* Gives `item` the next number, for which there is room. */
+void numbered_add(struct numbered *all, void *item);
+
+static inline uint32_t numbered_count(const struct numbered *all)
+{
+    return atomic_load_acquire(&all->n);
+}
+
+/* The one of that number, which was given. */
+static inline void *numbered_get(const struct numbered *all, uint32_t number)
+{
+    void **chunk = atomic_load_acquire(&all->chunks[number / NUMBERED_CHUNK]);
+    return atomic_load_acquire(&chunk[number % NUMBERED_CHUNK]);
+}
+
+/* Any number; NULL if it was not given. */
+static inline void *numbered_find(const struct numbered *all, uint32_t number)
+{
+    return number < numbered_count(all) ? numbered_get(all, number) : NULL;
+}
+
+HAK_EXTERN_C_END
+
+#endif
