@@ -80,7 +80,7 @@ static HAK_ALWAYS_INLINE size_t plain_size(const void *p)
 static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, const void *p,
                                                      size_t usable)
 {
-    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !atomic_load_relaxed(&user_heap_n_large))) {
+    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !address_count(&user_heap_large))) {
         return NULL;
     }
     return HAK_UNLIKELY(heap != NULL) ? heap : user_heap_of(p);
