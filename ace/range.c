@@ -40,7 +40,7 @@
 #define BEST_SEARCH 32
 #define N_CLASSES   256u
 
-static struct lock ace_lock = LOCK_INIT(LOCK_RANK_ACE);
+static LOCK_DEFINE(ace_lock, LOCK_RANK_ACE);
 static struct range **table[TABLE_CHUNKS];
 static uint32_t n_ranges;
 static uint64_t n_origins;
@@ -667,19 +667,4 @@ int range_verify(void)
     }
     lock_release(&ace_lock);
     return result;
-}
-
-void ace_lock_acquire(void)
-{
-    lock_acquire(&ace_lock);
-}
-
-void ace_lock_release(void)
-{
-    lock_release(&ace_lock);
-}
-
-void ace_lock_reset(void)
-{
-    lock_reset(&ace_lock);
 }

@@ -20,7 +20,7 @@ static uint32_t wants_purge;
 uint64_t limit_committed(void)
 {
     return (uint64_t)(stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) + stat_get(large_bytes) +
-                      stat_get(large_cached_bytes)) +
+                      stat_get(large_cached_bytes) + stat_get(limbo_bytes)) +
            os_meta_bytes();
 }
 

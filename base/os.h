@@ -63,10 +63,6 @@ uint64_t os_address_limit(void);
 void *os_meta_alloc(size_t size);
 /* Bytes that os_meta_alloc has mapped. */
 size_t os_meta_bytes(void);
-/* For fork: nobody allocates metadata between the two. */
-void os_meta_lock_acquire(void);
-void os_meta_lock_release(void);
-void os_meta_lock_reset(void);
 
 HAK_EXTERN_C_END
 

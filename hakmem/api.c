@@ -16,7 +16,10 @@
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/fast.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "hakmem/hooks.h"
+#include "hakmem/limbo.h"
 #include "hakmem/request.h"
 #include "hakmem/user_heap.h"
 #include "superslab/superslab.h"
@@ -40,7 +43,7 @@ static void *finish(void *p, size_t size, size_t align)
     return p ? p : no_memory();
 }
 
-/* Everything that is kept for reuse goes back. Returns bytes. */
+/* Everything that is kept for reuse goes back. Returns bytes. Inside the gate. */
 static size_t reclaim(void)
 {
     heap_trim_all();
@@ -75,15 +78,19 @@ static void mind_limits(void)
     }
 }
 
-void *request(void *(*ask)(void *context), void *context, size_t size, size_t align)
+void *request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align)
 {
     background_start_if_wanted();
     fail_begin();
+    if (HAK_UNLIKELY(!gate_enter())) {
+        return finish(size <= PTRDIFF_MAX ? aside(context) : NULL, size, align);
+    }
     void *p = size <= PTRDIFF_MAX ? ask(context) : NULL;
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
         p = ask(context);
     }
     mind_limits();
+    gate_leave();
     return finish(p, size, align);
 }
 
@@ -104,14 +111,18 @@ static void *large_alloc(size_t size, size_t align, enum large_kind kind)
     }
     background_start_if_wanted();
     fail_begin();
+    if (HAK_UNLIKELY(!gate_enter())) {
+        return finish(limbo_alloc(size, align, NULL), size, align);
+    }
     void *p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
         p = ask_ace(size, align, kind);
     }
+    mind_limits();
+    gate_leave();
     if (HAK_UNLIKELY(!p)) {
         p = fallback_alloc(size, align, kind == LARGE_ZEROED, 1);
     }
-    mind_limits();
     return finish(p, size, align);
 }
 
@@ -141,6 +152,13 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     return block;
 }
 
+/* What the class's blocks are aligned to at the least: an aligned request asks for a class (request_class). */
+static size_t limbo_align(size_t size)
+{
+    size_t align = size & -size;
+    return align < 16 ? 16 : align > SC_SMALL_MAX ? SC_SMALL_MAX : align;
+}
+
 /* *is_clean: the block reads as zero behind its first word. */
 static void *class_alloc(uint32_t size_class, int *is_clean)
 {
@@ -152,19 +170,25 @@ static void *class_alloc(uint32_t size_class, int *is_clean)
     }
     background_start_if_wanted();
     fail_begin();
+    if (HAK_UNLIKELY(!gate_enter())) {
+        return finish(limbo_alloc(size, limbo_align(size), NULL), size, 16);
+    }
     void *block = ask_heap(size_class, is_clean);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
         if (reclaim_for_request()) {
             block = ask_heap(size_class, is_clean);
         }
-        if (!block) {
-            *is_clean = 0;
-            block = fallback_alloc(size, 16, 0, 1);
-        }
         errno = saved;
     }
     mind_limits();
+    gate_leave();
+    if (HAK_UNLIKELY(!block)) {
+        int saved = errno;
+        *is_clean = 0;
+        block = fallback_alloc(size, 16, 0, 1);
+        errno = saved;
+    }
     return finish(block, size, 16);
 }
 
@@ -245,6 +269,19 @@ static void free_in_slab(void *p, uint32_t tag)
     remote_free(heap, p, tag);
 }
 
+static void free_large(void *p)
+{
+    if (HAK_UNLIKELY(!gate_enter())) {
+        HAK_CHECK(ace_usable_size(p), "invalid pointer freed (not the start of a block)", p);
+        fork_defer_block(p);
+        return;
+    }
+    user_heap_forget(p);
+    ace_free(p);
+    gate_leave();
+    background_poke();
+}
+
 /* What lies beyond the window, is large, free or no block at all. */
 static HAK_NOINLINE void free_elsewhere(void *p)
 {
@@ -254,10 +291,10 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     }
     HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
-    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
-        user_heap_forget(p);
-        ace_free(p);
-        background_poke();
+    if (entry.tag == TAG_LIMBO) {
+        limbo_free(p);
+    } else if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        free_large(p);
     } else {
         free_in_slab(p, entry.tag);
     }
@@ -272,6 +309,11 @@ void slow_free(void *p)
         hooked_free(p);
         return;
     }
+    free_plain(p);
+}
+
+void free_plain(void *p)
+{
     /* First what is frequent: a small block of another heap. */
     size_t unit = map_window_unit(p);
     if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
@@ -354,6 +396,9 @@ size_t hak_usable_size(const void *p)
     if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
         return fallback_size(p);
     }
+    if (HAK_UNLIKELY(entry.tag == TAG_LIMBO)) {
+        return limbo_size(p);
+    }
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
         return ace_usable_size(p);
     }
@@ -361,6 +406,21 @@ size_t hak_usable_size(const void *p)
 }
 
 size_t realloc_fast_max = SC_SMALL_MAX;
+
+/* Without a copy; NULL if it cannot be. */
+static void *resize_large(void *p, size_t size)
+{
+    uint32_t tag = map_find(p).tag;
+    if ((tag != TAG_SPAN && tag != TAG_RANGE) || !gate_enter()) {
+        return NULL;
+    }
+    void *resized = ace_resize(p, size);
+    if (resized) {
+        mind_limits();
+    }
+    gate_leave();
+    return resized;
+}
 
 static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 {
@@ -383,10 +443,9 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
     if (HAK_UNLIKELY(home != NULL)) {
         return hak_heap_realloc(home, p, size);
     }
-    if (map_find(p).tag && usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
-        void *resized = ace_resize(p, size);
+    if (usable > SC_SMALL_MAX && size > SC_SMALL_MAX) {
+        void *resized = resize_large(p, size);
         if (resized) {
-            mind_limits();
             return resized;
         }
     }
@@ -504,15 +563,27 @@ int hak_owns(const void *p)
 
 size_t hak_purge(void)
 {
-    return reclaim();
+    fork_catch_up();
+    if (!gate_enter()) {
+        return 0; /* a trim may do nothing, and never waits for a fork */
+    }
+    size_t bytes = reclaim();
+    gate_leave();
+    return bytes;
 }
 
 int hak_verify(void)
 {
+    enum gate_reader how = gate_enter_to_read();
+    if (how == GATE_REFUSED) {
+        return 0; /* an error has been found, and the program lives on: nobody may look at it */
+    }
     int result = heap_verify_all();
     result = result ? result : user_heap_verify();
     result = result ? result : ace_verify();
-    return result ? result : ss_verify();
+    result = result ? result : ss_verify();
+    gate_leave_reader(how);
+    return result;
 }
 
 const char *hak_variant(void)
@@ -550,8 +621,12 @@ void hak_ace_on_fail(hak_fail_callback callback, void *context)
 
 void hak_ace_state(struct hak_ace_state *out)
 {
-    struct adapt_summary now;
-    adapt_state(&now);
+    struct adapt_summary now = {{0}, 0, 0, 0, 0};
+    enum gate_reader how = gate_enter_to_read();
+    if (how != GATE_REFUSED) {
+        adapt_state(&now);
+        gate_leave_reader(how);
+    }
     *out = (struct hak_ace_state){now.live[CONTROL_SUPERSLABS],
                                   now.live[CONTROL_RANGES],
                                   (size_t)stat_get(heap_dirty_bytes),
@@ -569,9 +644,14 @@ void hak_ace_class(size_t size, struct hak_ace_class *out)
     struct control_class found;
     size_t bytes = size > SC_SMALL_MAX ? size : SC_SMALL_MAX + 1;
     bytes = bytes < PTRDIFF_MAX / 2 ? ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
-    adapt_class_state(bytes, &found);
-    *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
-                                  found.hits, found.misses, found.age_ns / 1000000u};
+    enum gate_reader how = gate_enter_to_read();
+    memset(out, 0, sizeof *out);
+    if (how != GATE_REFUSED) {
+        adapt_class_state(bytes, &found);
+        *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
+                                      found.hits, found.misses, found.age_ns / 1000000u};
+        gate_leave_reader(how);
+    }
 }
 
 static void print_field(struct hak_line *line, const char *name, size_t value)
@@ -615,7 +695,7 @@ void hak_limit_set(size_t soft, size_t hard)
     (void)heap_acquire(); /* the options come first */
     limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
     if (limit_soft() && limit_committed() > limit_soft()) {
-        (void)reclaim();
+        (void)hak_purge();
     }
 }
 

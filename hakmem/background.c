@@ -7,10 +7,10 @@
 #include <unistd.h>
 
 #include "ace/ace.h"
-#include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/gate.h"
 #include "hakmem/heap.h"
 #include "superslab/superslab.h"
 
@@ -66,6 +66,15 @@ static int64_t activity(void)
     return stat_get(refills) + stat_get(flushes) + stat_get(chains_sent);
 }
 
+/* One thing at a time, and nothing while the gate is closed: a fork does not wait long. */
+static void give_back(size_t (*purge)(uint64_t delay_ms))
+{
+    if (gate_enter()) {
+        (void)purge(ace_delay_ms());
+        gate_leave();
+    }
+}
+
 /* Gives back what is due. Returns 1 if more may become due by time alone. */
 static int tick(void)
 {
@@ -73,8 +82,8 @@ static int tick(void)
     static uint32_t n_quiet;
     stat_add(background_ticks, 1);
     heap_rest_all();
-    (void)ace_purge(ace_delay_ms());
-    (void)ss_purge(ace_delay_ms());
+    give_back(ace_purge);
+    give_back(ss_purge);
     int64_t now = activity();
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;
@@ -132,7 +141,7 @@ void background_start(void)
 {
     uint32_t state = atomic_load_relaxed(&background_state);
     if ((state == BACKGROUND_FAILED && os_ops.clock_ns() < atomic_load_relaxed(&next_try_ns)) ||
-        state < BACKGROUND_WANTED || heap_n_live() < 2 || getpid() != process || lock_is_in_fork() ||
+        state < BACKGROUND_WANTED || heap_n_live() < 2 || getpid() != process || gate_is_mine() ||
         !atomic_cas_strong(&background_state, &state, (uint32_t)BACKGROUND_STARTING)) {
         return; /* too early, or another thread does it; a child of vfork, or of a fork under way, is not the process */
     }

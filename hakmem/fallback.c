@@ -8,6 +8,9 @@
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
+#include "hakmem/limbo.h"
 
 /* glibc's own malloc under its other names; NULL in other libraries. */
 extern void *__libc_malloc(size_t size) __attribute__((weak));
@@ -25,7 +28,7 @@ struct node {
     struct node *next;
 };
 
-static struct lock lock = LOCK_INIT(LOCK_RANK_FALLBACK);
+static LOCK_DEFINE(lock, LOCK_RANK_FALLBACK);
 static struct node *buckets[N_BUCKETS];
 static struct node *unused;
 static size_t n_live;
@@ -62,6 +65,9 @@ static struct node **find(uintptr_t address)
 
 static int record(const void *p, size_t size)
 {
+    if (!gate_enter()) {
+        return 0;
+    }
     lock_acquire(&lock);
     struct node *node = unused;
     if (node) {
@@ -76,6 +82,7 @@ static int record(const void *p, size_t size)
         atomic_store_relaxed(&n_live, n_live + 1);
     }
     lock_release(&lock);
+    gate_leave();
     return node != NULL;
 }
 
@@ -86,10 +93,13 @@ void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
         return NULL;
     }
     size = size ? size : 1;
+    if (gate_is_closed()) {
+        return limbo_alloc(size, align, NULL);
+    }
     void *p = align > 16 ? __libc_memalign(align, size) : __libc_malloc(size);
     if (p && !record(p, size)) {
         __libc_free(p);
-        p = NULL;
+        return gate_is_closed() ? limbo_alloc(size, align, NULL) : NULL;
     }
     if (p) {
         fail_fallback(size, all ? options.ld_safe == 2 ? "HAKMEM_LD_SAFE=2" : "HAKMEM_LD_BLOCK_JEMALLOC"
@@ -106,10 +116,15 @@ size_t fallback_size(const void *p)
     if (HAK_LIKELY(!atomic_load_relaxed(&n_live))) {
         return 0;
     }
+    enum gate_reader how = gate_enter_to_read();
+    if (how == GATE_REFUSED) {
+        return 0;
+    }
     lock_acquire(&lock);
     const struct node *node = *find((uintptr_t)p);
     size_t size = node ? node->size : 0;
     lock_release(&lock);
+    gate_leave_reader(how);
     return size;
 }
 
@@ -117,6 +132,13 @@ int fallback_free(void *p)
 {
     if (HAK_LIKELY(!atomic_load_relaxed(&n_live))) {
         return 0;
+    }
+    if (!gate_enter()) {
+        int is_ours = fallback_size(p) != 0;
+        if (is_ours) {
+            fork_defer_block(p);
+        }
+        return is_ours;
     }
     lock_acquire(&lock);
     struct node **link = find((uintptr_t)p), *node = *link;
@@ -127,23 +149,9 @@ int fallback_free(void *p)
         atomic_store_relaxed(&n_live, n_live - 1);
     }
     lock_release(&lock);
+    gate_leave();
     if (node) {
         __libc_free(p);
     }
     return node != NULL;
-}
-
-void fallback_lock_acquire(void)
-{
-    lock_acquire(&lock);
-}
-
-void fallback_lock_release(void)
-{
-    lock_release(&lock);
-}
-
-void fallback_lock_reset(void)
-{
-    lock_reset(&lock);
 }

@@ -12,8 +12,8 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/background.h"
-#include "hakmem/fallback.h"
-#include "hakmem/user_heap.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */
@@ -25,15 +25,12 @@ HAK_TLS struct heap *heap_own = &heap_none;
 static HAK_TLS int is_ending;
 
 static void thread_ends(void *heap);
-static void fork_prepare(void);
-static void fork_parent(void);
-static void fork_child(void);
 
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
 
-static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
+static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
 static struct heap *heaps[BANK_MAX_OWNERS + 1];
 static struct heap *orphans;
 /* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
@@ -43,6 +40,9 @@ static uint32_t shared_id; /* reserved at the start: when it is needed, there ma
 static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t last_heap; /* the highest id of a heap */
 static uint32_t n_live;    /* heaps that have a thread */
+/* In a forked child: ids from stale_next to stale_last may be heaps of threads that it does not have, to be adopted. */
+static uint32_t stale_next, stale_last;
+uint32_t heap_epoch = 1;
 static uint32_t is_ready;
 static int has_environment; /* not in functions that run before the C library's own start */
 static int are_hooked;      /* no thread's fast paths see its heap */
@@ -58,7 +58,18 @@ __attribute__((destructor)) static void print_at_end(void)
 
 struct heap *heap_by_id(uint32_t id)
 {
-    return id <= BANK_MAX_OWNERS ? atomic_load_acquire(&heaps[id]) : NULL;
+    struct heap *heap = id <= BANK_MAX_OWNERS ? atomic_load_acquire(&heaps[id]) : NULL;
+    return HAK_LIKELY(heap != &heap_none) ? heap : NULL;
+}
+
+uint32_t heap_last_id(void)
+{
+    return atomic_load_seq(&last_heap);
+}
+
+int heap_is_lost(uint32_t id)
+{
+    return id <= BANK_MAX_OWNERS && atomic_load_acquire(&heaps[id]) == &heap_none;
 }
 
 static void print_banner(void)
@@ -109,7 +120,7 @@ static void start_threads(void)
     }
     if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
         has_end_key = pthread_key_create(&end_key, thread_ends) == 0;
-        (void)pthread_atfork(fork_prepare, fork_parent, fork_child);
+        fork_start();
         atomic_store_release(&state, (uint32_t)STARTED);
     }
     while (atomic_load_acquire(&state) != STARTED) {
@@ -138,12 +149,13 @@ static struct heap *new_heap(uint32_t *reserved, enum lock_rank rank)
     *reserved = 0;
     heap->id = id;
     heap->owner_tag = id << TAG_OWNER_SHIFT;
-    heap->lock = (struct lock)LOCK_INIT(rank);
+    lock_init(&heap->lock, rank);
     bank_init(&heap->bank, id);
     heap->bank.has_strays_sent = 1;
     heap->bank.keeps_empty = 0; /* until a thread has it */
     tc_init(heap);
     heap->state = HEAP_ORPHAN;
+    heap->epoch = heap_epoch;
     atomic_store_release(&heaps[id], heap);
     atomic_store_relaxed(&last_heap, id > last_heap ? id : last_heap);
     stat_add(heaps, 1);
@@ -167,6 +179,9 @@ static struct heap *get_shared(void)
             heap = orphans;
             orphans = heap->next_orphan;
             stat_sub(orphans, 1);
+            lock_acquire(&heap->lock);
+            heap->lock.rank = LOCK_RANK_SHARED;
+            lock_release(&heap->lock);
         }
         if (heap) {
             stat_sub(heaps, 1);
@@ -191,16 +206,26 @@ int heap_unlock(struct heap *heap)
     return strays != NULL;
 }
 
-/* Takes a slab over from a live heap that has more of the class than it can use soon. No two threads wait for each other's
-   heap: one that is busy is passed by. */
+/* Where adopt_from_live begins: behind the own heap, so that threads ask different ones; in a forked child, whose own heap is often
+   the only live one, where it stopped, so that all are asked in the end. */
+static uint32_t first_asked(const struct heap *heap)
+{
+    static uint32_t next;
+    return heap_epoch == 1 ? heap->id : atomic_add_relaxed(&next, ADOPT_SEARCH) % (atomic_load_relaxed(&last_heap) + 1);
+}
+
+/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a stale one. No two threads wait for
+   each other's heap: one that is busy is passed by. */
 static void adopt_from_live(struct heap *heap, uint32_t size_class)
 {
     uint32_t last = atomic_load_relaxed(&last_heap);
-    uint32_t id = heap->id;
+    uint32_t id = first_asked(heap);
     for (uint32_t n = last < ADOPT_SEARCH ? last : ADOPT_SEARCH; n; n--) {
         id = id < last ? id + 1 : 1;
         struct heap *from = heap_by_id(id);
-        if (from && from != heap && bank_n_partial(&from->bank, size_class) > ADOPT_SPARES && lock_try(&from->lock)) {
+        uint32_t spares = from && heap_is_live(from) ? ADOPT_SPARES : 0;
+        if (from && from != heap && from->lock.rank == LOCK_RANK_HEAP && bank_n_partial(&from->bank, size_class) > spares &&
+            lock_try(&from->lock)) {
             bank_move_one(&from->bank, &heap->bank, size_class);
             lock_release(&from->lock);
             stat_add(slabs_adopted, 1);
@@ -248,12 +273,22 @@ void heap_tidy(struct heap *heap)
     }
 }
 
-static void set_state(struct heap *heap, enum heap_state state)
+static void set_live(struct heap *heap, int is_live)
 {
     lock_acquire(&heap->lock);
-    atomic_store_seq(&heap->state, (uint32_t)state);
-    heap->bank.keeps_empty = state == HEAP_LIVE;
+    heap_mend(heap);
+    atomic_store_seq(&heap->state, is_live ? heap_epoch : (uint32_t)HEAP_ORPHAN);
+    heap->bank.keeps_empty = (uint8_t)is_live;
     lock_release(&heap->lock);
+}
+
+void heap_mend(struct heap *heap)
+{
+    if (HAK_UNLIKELY(heap->epoch != heap_epoch)) {
+        (void)atomic_exchange_seq(&heap->inbox, NULL);
+        atomic_store_relaxed(&heap->inbox_bytes, 0);
+        atomic_store_release(&heap->epoch, heap_epoch);
+    }
 }
 
 /* While calls are hooked, every thread's `self` is heap_none, so that all of them take the slow paths. */
@@ -275,25 +310,41 @@ static void hide_from_fast_paths(struct heap *heap)
 
 void heap_hook_all(int hooked)
 {
+    enum gate_reader how = gate_enter_to_read();
+    if (how == GATE_REFUSED) {
+        return;
+    }
     lock_acquire(&heaps_lock);
     are_hooked = hooked;
     for (uint32_t id = 1; id <= last_heap; id++) {
-        struct heap *heap = heaps[id];
-        if (heap && heap->self_at) {
+        struct heap *heap = heap_by_id(id);
+        if (heap && heap->self_at && heap_is_live(heap)) {
             atomic_store_relaxed(heap->self_at, hooked ? &heap_none : heap);
         }
     }
     lock_release(&heaps_lock);
+    gate_leave_reader(how);
 }
 
-struct heap *heap_acquire(void)
+/* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are forgotten. HEAPS lock held. */
+static struct heap *adopt_stale(void)
 {
-    if (heap_own != &heap_none) {
-        return heap_own;
+    while (stale_next <= stale_last && stale_next) {
+        struct heap *heap = heap_by_id(stale_next++);
+        if (heap && heap->state != HEAP_ORPHAN && !heap_is_live(heap)) {
+            heap->budget = 0;
+            heap->is_inside = 0;
+            tc_init(heap);
+            stat_sub(orphans, 1);
+            return heap;
+        }
     }
-    if (is_ending) {
-        return NULL;
-    }
+    return NULL;
+}
+
+/* Inside the gate. */
+static struct heap *take_heap(void)
+{
     lock_acquire(&heaps_lock);
     if (!is_ready) {
         start();
@@ -303,18 +354,39 @@ struct heap *heap_acquire(void)
         orphans = heap->next_orphan;
         stat_sub(orphans, 1);
     } else {
-        heap = new_heap(&next_id, LOCK_RANK_HEAP);
+        heap = adopt_stale();
+        heap = heap ? heap : new_heap(&next_id, LOCK_RANK_HEAP);
     }
     lock_release(&heaps_lock);
+    if (heap) {
+        set_live(heap, 1);
+        heap_own = heap;
+        if (HAK_UNLIKELY(!heap_is_live(heap))) {
+            set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
+        }
+        show_to_fast_paths(heap);
+        (void)atomic_add_relaxed(&n_live, 1u);
+        background_count();
+    }
+    return heap;
+}
+
+struct heap *heap_acquire(void)
+{
+    if (heap_own != &heap_none) {
+        return heap_own;
+    }
+    if (is_ending || !gate_enter()) {
+        return NULL;
+    }
+    /* Again: a signal handler may have forked in between, and a handler of that fork allocated. */
+    struct heap *heap = heap_own != &heap_none ? heap_own : take_heap();
+    gate_leave();
     if (!heap) {
         return NULL;
     }
-    set_state(heap, HEAP_LIVE);
-    heap_own = heap;
-    show_to_fast_paths(heap);
-    (void)atomic_add_relaxed(&n_live, 1u);
-    background_count();
-    /* The next calls may allocate: the heap is in place. */
+    /* The next calls may allocate: the heap is in place. They take locks of the C library, which a fork may hold that waits for
+       the gate. */
     start_threads();
     if (has_end_key) {
         (void)pthread_setspecific(end_key, heap);
@@ -326,7 +398,7 @@ struct heap *heap_acquire(void)
 static void make_orphan(struct heap *heap)
 {
     (void)get_shared();
-    set_state(heap, HEAP_ORPHAN);
+    set_live(heap, 0);
     lock_acquire(&heap->lock);
     heap_tidy(heap);
     (void)heap_unlock(heap);
@@ -337,18 +409,40 @@ static void make_orphan(struct heap *heap)
     lock_release(&heaps_lock);
 }
 
+void heap_end_thread(struct heap *heap)
+{
+    tc_flush(heap);
+    make_orphan(heap);
+    (void)atomic_sub_relaxed(&n_live, 1u);
+    background_count();
+}
+
+/* Where nobody may wait for the gate, the thread that opens it ends this one's heap. Its last store here is to the heap's
+   self_at, with nobody inside who would follow it. */
+static void leave_behind(struct heap *heap)
+{
+    gate_close();
+    heap->self_at = NULL;
+    atomic_store_relaxed(&hak_self, &heap_none);
+    gate_open();
+    fork_defer_thread(heap);
+}
+
 static void thread_ends(void *arg)
 {
     struct heap *heap = (struct heap *)arg;
-    if (heap_own == heap) {
-        is_ending = 1;
-        hide_from_fast_paths(heap);
-        heap_own = &heap_none;
-        tc_flush(heap);
-        make_orphan(heap);
-        (void)atomic_sub_relaxed(&n_live, 1u);
-        background_count();
+    if (heap_own != heap) {
+        return;
     }
+    is_ending = 1;
+    heap_own = &heap_none; /* so that it enters by no word of a heap that may soon be another thread's */
+    if (!gate_enter()) {
+        leave_behind(heap);
+        return;
+    }
+    hide_from_fast_paths(heap);
+    heap_end_thread(heap);
+    gate_leave();
 }
 
 void *heap_alloc_uncached(uint32_t size_class)
@@ -400,11 +494,16 @@ static void rest(struct heap *heap)
 static void purge_cold_slabs(uint32_t number, uint16_t tick)
 {
     char *base;
-    for (uint32_t mask = pool_slab_mask(number, &base); mask; mask &= mask - 1) {
+    if (!gate_enter()) {
+        return;
+    }
+    uint32_t mask = pool_slab_mask(number, &base);
+    gate_leave();
+    for (; mask; mask &= mask - 1) {
         const char *start = base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES;
         struct map_entry entry = map_get(start);
         struct heap *heap = heap_by_id(TAG_OWNER(entry.tag));
-        if (!heap) {
+        if (!heap || !gate_enter()) {
             continue;
         }
         lock_acquire(&heap->lock);
@@ -414,6 +513,7 @@ static void purge_cold_slabs(uint32_t number, uint16_t tick)
             stat_add(cold_bytes_purged, slab_purge_cold(pool_slab_of(number, start), tick));
         }
         lock_release(&heap->lock);
+        gate_leave();
     }
 }
 
@@ -423,10 +523,11 @@ void heap_rest_all(void)
     tick++;
     for (uint32_t id = 1, last = atomic_load_relaxed(&last_heap); id <= last; id++) {
         struct heap *heap = heap_by_id(id);
-        if (heap) {
+        if (heap && gate_enter()) {
             lock_acquire(&heap->lock);
             rest(heap);
             (void)heap_unlock(heap);
+            gate_leave();
         }
     }
     for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
@@ -442,6 +543,8 @@ uint32_t heap_n_live(void)
 void heap_refuse(void)
 {
     is_ending = 1;
+    heap_own = &heap_none;
+    atomic_store_relaxed(&hak_self, &heap_none);
 }
 
 int heap_verify_all(void)
@@ -458,122 +561,49 @@ int heap_verify_all(void)
     return result;
 }
 
-/* Fork: all locks in rank order, so that the child gets every structure whole. Older handlers, which run between ours, may
-   allocate (lock.h): this thread gets its heap now. */
-static void fork_prepare(void)
-{
-    (void)heap_acquire();
-    lock_acquire(&heaps_lock);
-    user_heap_fork_prepare();
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        if (heaps[id] && heaps[id] != shared) {
-            lock_acquire(&heaps[id]->lock);
-        }
-    }
-    if (shared) {
-        lock_acquire(&shared->lock);
-    }
-    user_heap_fork_large(lock_acquire);
-    ace_lock_acquire();
-    pool_lock_acquire();
-    map_lock_acquire();
-    adapt_lock_acquire();
-    fallback_lock_acquire();
-    os_meta_lock_acquire();
-    lock_fork_begin();
-}
+/* --- fork --- */
 
-static void fork_parent(void)
+/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a handler that interrupted the slow
+   path. */
+void heap_receive_own(void)
 {
-    lock_fork_end();
-    os_meta_lock_release();
-    fallback_lock_release();
-    adapt_lock_release();
-    map_lock_release();
-    pool_lock_release();
-    ace_lock_release();
-    user_heap_fork_large(lock_release);
-    if (shared) {
-        lock_release(&shared->lock);
-    }
-    for (uint32_t id = last_heap; id >= 1; id--) {
-        if (heaps[id] && heaps[id] != shared) {
-            lock_release(&heaps[id]->lock);
-        }
-    }
-    user_heap_fork_end(lock_release);
-    lock_release(&heaps_lock);
-}
-
-/* Gives back a list of blocks that a thread left when fork stopped it. A push and a pop change one word, so that every list is
-   whole; in the middle of a slow path two lists may share blocks: each is looked at before it is believed. */
-static void salvage(void *head)
-{
-    while (head) {
-        struct ss_lookup found = hak_super_lookup(head);
-        struct heap *heap = found.kind == SS_SLAB ? heap_by_id(found.owner) : NULL;
-        if (!heap || found.start != head || !found.is_allocated) {
-            return;
-        }
-        void *next = *(void **)head;
+    struct heap *heap = heap_own;
+    if (heap != &heap_none && gate_thread.depth == 0 && gate_enter()) {
         lock_acquire(&heap->lock);
-        bank_put(&heap->bank, head);
+        remote_receive(heap);
         (void)heap_unlock(heap);
-        head = next;
+        gate_leave();
     }
 }
 
-static void salvage_cache(const struct heap *heap)
+/* The new epoch makes every heap but the own one stale. None is touched here: a child that leaves at once copies no page for it. */
+void heap_fork_child(void)
 {
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        salvage(heap->bins[c].head);
-        salvage(heap->spares[c].head);
+    struct heap *own = heap_own;
+    int64_t n_own = own != &heap_none;
+    atomic_store_relaxed(&heap_epoch, heap_epoch + 1);
+    stale_next = 1;
+    stale_last = last_heap;
+    if (n_own) {
+        own->state = heap_epoch;
+        own->inbox = NULL; /* other threads were pushing */
+        own->inbox_bytes = 0;
+        own->epoch = heap_epoch;
+        atomic_store_relaxed(&hak_self, are_hooked ? &heap_none : own);
     }
-    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        salvage(heap->outbox[i].head);
-    }
+    stat_add(orphans, stat_get(heaps) - n_own - stat_get(orphans));
+    stat_add(bin_budget, (int64_t)own->budget - stat_get(bin_budget));
+    atomic_store_relaxed(&n_live, (uint32_t)n_own);
 }
 
-/* The other threads are gone. What lay in their bins goes back to the slabs, their heaps are adopted by the child's next
-   threads. What they held in the middle of a slow path, a list each at most, is left allocated. */
-static void fork_child(void)
+int heap_lose(struct lock *lock)
 {
-    lock_fork_end();
-    os_meta_lock_reset();
-    fallback_lock_reset();
-    adapt_lock_reset();
-    map_lock_reset();
-    pool_lock_reset();
-    ace_lock_reset();
-    user_heap_fork_large(lock_reset);
-    if (shared) {
-        lock_reset(&shared->lock);
-    }
-    for (uint32_t id = last_heap; id >= 1; id--) {
-        if (heaps[id] && heaps[id] != shared) {
-            lock_reset(&heaps[id]->lock);
+    for (uint32_t id = 1; id <= last_heap && lock->rank == LOCK_RANK_HEAP; id++) {
+        if (heaps[id] && &heaps[id]->lock == lock && heaps[id] != heap_own) {
+            lock_mark_lost(lock);
+            heaps[id] = &heap_none;
+            return 1;
         }
     }
-    user_heap_fork_end(lock_reset);
-    lock_reset(&heaps_lock);
-    background_init();
-    /* List and count are made anew: a thread that was just taking or leaving its heap had it in no list, counted or not. */
-    orphans = NULL;
-    stat_sub(orphans, stat_get(orphans));
-    atomic_store_relaxed(&n_live, heap_own != &heap_none ? 1u : 0u);
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        struct heap *heap = heaps[id];
-        if (heap && heap != heap_own && heap->state == HEAP_LIVE) {
-            stat_sub(bin_budget, heap->budget);
-            heap->budget = 0;
-            salvage_cache(heap);
-            tc_init(heap);
-        }
-    }
-    for (uint32_t id = 1; id <= last_heap; id++) {
-        if (heaps[id] && heaps[id] != heap_own && heaps[id] != shared) {
-            heaps[id]->self_at = NULL;
-            make_orphan(heaps[id]);
-        }
-    }
+    return 0;
 }

@@ -71,7 +71,8 @@ struct outbox_slot {
     uint16_t count, limit;
 };
 
-enum heap_state { HEAP_LIVE, HEAP_ORPHAN };
+/* A live heap's state is heap_epoch. */
+#define HEAP_ORPHAN 0u
 
 struct heap {
     struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
@@ -91,6 +92,7 @@ struct heap {
     uint64_t budget;      /* bytes of the process's budget that the limits use */
 
     struct lock lock;
+    uint32_t is_inside; /* its thread is, see gate.h */
     struct bank bank;
     void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words */
     uint64_t returned_bytes;
@@ -102,7 +104,8 @@ struct heap {
     /* Pushed to by every thread: on a line of its own. */
     HAK_CACHE_ALIGNED void *inbox;
     int64_t inbox_bytes;
-    uint32_t state; /* enum heap_state; written under `lock` */
+    uint32_t state; /* HEAP_ORPHAN, or the epoch in which it got its thread; written under `lock` */
+    uint32_t epoch; /* in which the inbox was last known to be whole; likewise */
 };
 
 HAK_STATIC_ASSERT(offsetof(struct heap, bins) == 0, "bins come first");
@@ -114,8 +117,22 @@ extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
 /* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
 extern struct heap heap_none HAK_HIDDEN;
 
+/* 1 plus the forks that led to this process. A forked child is one thread: every heap whose state is an earlier epoch has lost its
+   thread, and is as good as an orphan; what lay in its cache and inbox is forgotten (docs/fork.md). */
+extern uint32_t heap_epoch HAK_HIDDEN;
+static inline int heap_is_live(const struct heap *heap)
+{
+    return atomic_load_seq(&heap->state) == heap_epoch;
+}
+/* Empties the inbox of a heap from an earlier epoch. Heap lock held. */
+void heap_mend(struct heap *heap);
+
 /* The heap of that id, or NULL (also for pools of mid_mt). */
 struct heap *heap_by_id(uint32_t id);
+/* The highest id that any heap has. */
+uint32_t heap_last_id(void);
+/* 1 if the heap of that id was lost in a fork: its lock's holder is gone. Its blocks can be used, and not be given back. */
+int heap_is_lost(uint32_t id);
 /* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, or the thread is ending). */
 struct heap *heap_acquire(void);
 /* Releases the heap's lock, and sends on what bank_put_list found to be another heap's by now. Returns 1 if there was any. */
@@ -136,8 +153,15 @@ void heap_rest_all(void);
 uint32_t heap_n_live(void);
 /* Hides every thread's heap from the fast paths, or shows it again. */
 void heap_hook_all(int hooked);
-/* The calling thread gets no heap. */
+/* The calling thread gets no heap, and leaves the one that it has as it is. */
 void heap_refuse(void);
+/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate. */
+void heap_end_thread(struct heap *heap);
+/* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have: 1 if it is a heap's that can
+   be done without. */
+void heap_receive_own(void);
+void heap_fork_child(void);
+int heap_lose(struct lock *lock);
 /* 0 if all heaps' equations hold. Other threads may run; their bins are not looked at. */
 int heap_verify_all(void);
 

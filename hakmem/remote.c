@@ -8,11 +8,12 @@
    least two words. (Carrying six pointers in every seventh block, so that the receiver fetches lines in parallel, was tried
    and was slower by a quarter on two cores.)
 
-   No chain is lost when an owner ends: it sets HEAP_ORPHAN and then takes its inbox; a sender pushes and then reads the
+   No chain is lost when an owner ends: it becomes an orphan and then takes its inbox; a sender pushes and then reads the
    state; both in sequentially consistent order, so that at least one of them sees the other's step and collects.
    Locks: the owner's heap lock for receive and collect. */
 #include "base/error.h"
 #include "base/stats.h"
+#include "hakmem/gate.h"
 #include "hakmem/heap.h"
 #include "hakmem/user_heap.h"
 
@@ -30,14 +31,9 @@ static uint32_t chain_limit(uint32_t size_class)
     return by_bytes == 0 ? 1 : by_bytes < OUTBOX_MAX_BLOCKS ? by_bytes : OUTBOX_MAX_BLOCKS;
 }
 
-/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
-static void collect_for(struct heap *owner, int64_t pending)
+static void collect_inside(struct heap *owner, int must)
 {
-    int is_orphan = atomic_load_seq(&owner->state) == HEAP_ORPHAN;
-    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
-        return;
-    }
-    if (is_orphan || pending >= INBOX_WAIT_BYTES) {
+    if (must) {
         lock_acquire(&owner->lock);
     } else if (!lock_try(&owner->lock)) {
         return;
@@ -47,10 +43,41 @@ static void collect_for(struct heap *owner, int64_t pending)
     stat_add(chains_drained_by_sender, 1);
 }
 
+/* A heap whose thread a forked child does not have: its inbox is not to be added to as it is. */
+static HAK_COLD void mend(struct heap *owner)
+{
+    if (gate_enter()) {
+        lock_acquire(&owner->lock);
+        heap_mend(owner);
+        lock_release(&owner->lock);
+        gate_leave();
+    }
+}
+
+/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
+static void collect_for(struct heap *owner, int64_t pending)
+{
+    int is_orphan = !heap_is_live(owner);
+    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
+        return;
+    }
+    if (!gate_enter()) {
+        return; /* whoever comes next collects: the owner, a sender, a thread that adopts it, or a trim */
+    }
+    collect_inside(owner, is_orphan || pending >= INBOX_WAIT_BYTES);
+    gate_leave();
+}
+
 static void send_chain(void *head, uint32_t tag, uint32_t count)
 {
     struct heap *owner = heap_by_id(TAG_OWNER(tag));
-    HAK_CHECK(owner, "invalid pointer freed (it belongs to a pool of its own)", head);
+    if (HAK_UNLIKELY(!owner)) {
+        HAK_CHECK(heap_is_lost(TAG_OWNER(tag)), "invalid pointer freed (it belongs to a pool of its own)", head);
+        return;
+    }
+    if (HAK_UNLIKELY(atomic_load_acquire(&owner->epoch) != heap_epoch)) {
+        mend(owner);
+    }
     int64_t bytes = (int64_t)count * sc_table[TAG_CLASS(tag)].size;
     int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
     void *link = atomic_load_relaxed(&owner->inbox);
@@ -72,7 +99,7 @@ static void send_slot(struct outbox_slot *slot)
 
 void remote_free_now(void *block, uint32_t tag)
 {
-    if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag)))) {
+    if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag))) && !heap_is_lost(TAG_OWNER(tag))) {
         user_heap_put(block, tag);
         return;
     }
@@ -106,7 +133,7 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
     struct heap *owner = heap_by_id(TAG_OWNER(tag));
     slot->tag = tag;
     slot->limit =
-        !owner || atomic_load_relaxed(&owner->state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+        !owner || !heap_is_live(owner) || gate_is_mine() ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
 }
 
 /* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
@@ -132,7 +159,7 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
         retarget(slot, tag);
     }
     if (slot->limit == 0) {
-        if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag)))) {
+        if (HAK_UNLIKELY(!heap_by_id(TAG_OWNER(tag))) && !heap_is_lost(TAG_OWNER(tag))) {
             user_heap_put(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
             keep(heap, block, TAG_CLASS(tag));
@@ -163,9 +190,14 @@ void remote_send_all(struct heap *heap)
 }
 
 /* The look before the exchange must be in the same order as the state's store in make_orphan: were it earlier, a chain that is
-   pushed between the two, by a sender who still reads LIVE, would stay in an orphan's inbox. */
+   pushed between the two, by a sender who still reads that it lives, would stay in an orphan's inbox. Between the handlers of a fork
+   nothing is taken: in the child it may be torn, and older handlers run before ours. */
 static void *take_inbox(struct heap *heap)
 {
+    if (gate_is_mine()) {
+        return NULL;
+    }
+    heap_mend(heap);
     if (!atomic_load_seq(&heap->inbox)) {
         return NULL;
     }

@@ -6,9 +6,12 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept went back. Failures are traced,
+/* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept went back; or by `aside`, if the
+   gate is closed. Failures are traced,
    limits are kept, NULL comes with ENOMEM. Any thread; no lock held. */
-void *request(void *(*ask)(void *context), void *context, size_t size, size_t align);
+void *request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align);
+/* free without hooks and notes. */
+void free_plain(void *p);
 /* The size class for a request at a multiple of `align` (a power of two); SC_N_CLASSES if it is a large one. */
 uint32_t request_class(size_t size, size_t align);
 

@@ -6,6 +6,7 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/fast.h"
+#include "hakmem/gate.h"
 #include "mid_mt/mid_mt.h"
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
@@ -158,6 +159,9 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
     void *old = spare->head;
+    if (old && HAK_UNLIKELY(!gate_enter())) {
+        return; /* the bin holds more than its limit until the gate is open */
+    }
     heap->awake |= (uint64_t)1 << size_class;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head;
@@ -174,6 +178,7 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
         } else {
             shrink_limit(heap, size_class);
         }
+        gate_leave();
     }
 }
 

@@ -7,10 +7,14 @@
 #include "ace/ace.h"
 #include "base/error.h"
 #include "base/os.h"
+#include "base/stats.h"
 #include "hakmem/background.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/hooks.h"
+#include "hakmem/limbo.h"
 #include "hakmem/noted.h"
 #include "hakmem/request.h"
 #include "superslab/pool.h"
@@ -27,13 +31,13 @@ struct large_node {
     struct large_node *next, *prev; /* of the heap */
 };
 
-static struct lock registry_lock = LOCK_INIT(LOCK_RANK_HEAPS);
+static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
 static struct hak_heap *by_id[BANK_MAX_OWNERS + 1];
 static struct hak_heap *unused;
 static struct hak_heap *without_id; /* one that found no id */
 static uint32_t last_id;
 
-static struct lock large_lock = LOCK_INIT(LOCK_RANK_OWNED);
+static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
 static struct large_node *buckets[N_BUCKETS];
 static struct large_node *unused_nodes;
 size_t user_heap_n_large;
@@ -124,9 +128,14 @@ void user_heap_put(void *block, uint32_t tag)
 {
     struct hak_heap *heap = user_heap_by_id(TAG_OWNER(tag));
     HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", block);
+    if (HAK_UNLIKELY(!gate_enter())) {
+        fork_defer_block(block);
+        return;
+    }
     lock_acquire(&heap->lock);
     bank_put(&heap->bank, block);
     lock_release(&heap->lock);
+    gate_leave();
     background_poke();
 }
 
@@ -136,13 +145,18 @@ struct hak_heap *user_heap_of(const void *p)
     if (TAG_IS_SLAB(tag)) {
         return user_heap_by_id(TAG_OWNER(tag));
     }
-    if (!atomic_load_relaxed(&user_heap_n_large)) {
+    if (HAK_UNLIKELY(tag == TAG_LIMBO)) {
+        return limbo_owner(p);
+    }
+    enum gate_reader how = atomic_load_relaxed(&user_heap_n_large) ? gate_enter_to_read() : GATE_REFUSED;
+    if (how == GATE_REFUSED) {
         return NULL;
     }
     lock_acquire(&large_lock);
     const struct large_node *node = *find_large(p);
     struct hak_heap *heap = node ? node->heap : NULL;
     lock_release(&large_lock);
+    gate_leave_reader(how);
     return heap;
 }
 
@@ -152,10 +166,15 @@ struct want {
     int is_zeroed;
 };
 
+static int register_heap(struct hak_heap *heap);
+
 static void *take_small(const struct want *want, uint32_t size_class)
 {
     struct hak_heap *heap = want->heap;
     void *block;
+    if (HAK_UNLIKELY(!heap->bank.owner) && !register_heap(heap)) {
+        return NULL;
+    }
     lock_acquire(&heap->lock);
     (void)bank_take(&heap->bank, size_class, 1, &block);
     int is_clean = heap->bank.took_clean;
@@ -183,6 +202,12 @@ static void *take(void *context)
     return size_class < SC_N_CLASSES ? take_small(want, size_class) : take_large(want);
 }
 
+static void *take_aside(void *context)
+{
+    const struct want *want = (const struct want *)context;
+    return limbo_alloc(want->size, want->align, want->heap);
+}
+
 static void *unhooked_alloc(struct hak_heap *heap, size_t size, size_t align, int is_zeroed)
 {
     int is_noted = noted_wanted();
@@ -190,7 +215,7 @@ static void *unhooked_alloc(struct hak_heap *heap, size_t size, size_t align, in
     if (is_noted && size <= PTRDIFF_MAX) {
         want.size += NOTED_RED_ZONE;
     }
-    void *p = request(take, &want, want.size, align);
+    void *p = request(take, take_aside, &want, want.size, align);
     if (is_noted && p) {
         noted_announce(p, size, is_zeroed);
     }
@@ -279,8 +304,10 @@ void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
     if (request_fits(usable, size)) {
         return p;
     }
-    if (usable > SC_SMALL_MAX && size > SC_SMALL_MAX && size <= PTRDIFF_MAX) {
+    if (usable > SC_SMALL_MAX && size > SC_SMALL_MAX && size <= PTRDIFF_MAX && map_find(p).tag != TAG_LIMBO &&
+        gate_enter()) {
         void *resized = resize_large(heap, p, size);
+        gate_leave();
         if (resized) {
             return resized;
         }
@@ -296,39 +323,77 @@ void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
 
 /* --- heaps --- */
 
+/* Gives the heap its id. Returns 0 if there is none left. Registry lock held. */
+static int give_id(struct hak_heap *heap)
+{
+    uint32_t id = heap->bank.owner ? heap->bank.owner : bank_new_owner();
+    if (id && !heap->bank.owner) {
+        lock_init(&heap->lock, LOCK_RANK_HEAP);
+        bank_init(&heap->bank, id);
+        atomic_store_relaxed(&last_id, id > last_id ? id : last_id);
+        atomic_store_release(&by_id[id], heap);
+    }
+    return id != 0;
+}
+
+/* For a heap that was made while the gate was closed. Inside the gate. */
+static int register_heap(struct hak_heap *heap)
+{
+    lock_acquire(&registry_lock);
+    int has_id = give_id(heap);
+    lock_release(&registry_lock);
+    return has_id;
+}
+
 /* Registry lock held. */
 static struct hak_heap *new_heap(void)
 {
     struct hak_heap *heap = without_id ? without_id : (struct hak_heap *)os_meta_alloc(sizeof *heap);
-    uint32_t id = heap ? bank_new_owner() : 0;
-    without_id = id ? NULL : heap;
-    if (!id) {
+    without_id = NULL;
+    if (heap && !give_id(heap)) {
+        without_id = heap;
         return NULL;
     }
-    heap->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
-    bank_init(&heap->bank, id);
-    atomic_store_relaxed(&last_id, id > last_id ? id : last_id);
-    atomic_store_release(&by_id[id], heap);
+    return heap;
+}
+
+/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like any. */
+static struct hak_heap *create_aside(void)
+{
+    return (struct hak_heap *)limbo_alloc(sizeof(struct hak_heap), 64, LIMBO_INTERNAL);
+}
+
+static struct hak_heap *create_inside(void)
+{
+    lock_acquire(&registry_lock);
+    struct hak_heap *heap = unused;
+    if (heap) {
+        unused = heap->next_unused;
+        if (!give_id(heap)) {
+            heap->next_unused = unused;
+            unused = heap;
+            heap = NULL;
+        }
+    } else {
+        heap = new_heap();
+    }
+    lock_release(&registry_lock);
     return heap;
 }
 
 struct hak_heap *hak_heap_create(void)
 {
     (void)heap_acquire(); /* starts the process: options, fork handlers */
-    lock_acquire(&registry_lock);
-    struct hak_heap *heap = unused;
-    if (heap) {
-        unused = heap->next_unused;
-    } else {
-        heap = new_heap();
+    int is_inside = gate_enter();
+    struct hak_heap *heap = is_inside ? create_inside() : create_aside();
+    if (is_inside) {
+        gate_leave();
     }
-    if (heap) {
-        heap->is_live = 1;
-    }
-    lock_release(&registry_lock);
     if (!heap) {
         errno = ENOMEM;
+        return NULL;
     }
+    atomic_store_seq(&heap->is_live, 1u);
     return heap;
 }
 
@@ -350,9 +415,9 @@ static void destroy_slabs(struct hak_heap *heap)
     lock_acquire(&heap->lock);
     do {
         slabs.n = 0;
-        pool_lock_acquire();
+        lock_acquire(&pool_lock);
         (void)pool_for_each_slab(heap->bank.owner, gather, &slabs);
-        pool_lock_release();
+        lock_release(&pool_lock);
         for (uint32_t i = 0; i < slabs.n; i++) {
             pool_slab_free(slabs.slab[i]);
         }
@@ -372,21 +437,12 @@ static void *take_any_large(struct hak_heap *heap)
     return p;
 }
 
-void hak_heap_destroy(struct hak_heap *heap)
+void user_heap_end(struct hak_heap *heap)
 {
-    if (!heap) {
-        return;
-    }
-    int saved = errno;
     void *p;
-    lock_acquire(&registry_lock);
-    HAK_CHECK(heap->is_live, "heap destroyed twice", heap);
-    heap->is_live = 0;
-    lock_release(&registry_lock);
-    if (noted_wanted()) {
-        noted_heap_gone(heap);
+    if (heap->bank.owner) {
+        destroy_slabs(heap);
     }
-    destroy_slabs(heap);
     while ((p = take_any_large(heap)) != NULL) {
         ace_free(p);
     }
@@ -394,6 +450,28 @@ void hak_heap_destroy(struct hak_heap *heap)
     heap->next_unused = unused;
     unused = heap;
     lock_release(&registry_lock);
+}
+
+void hak_heap_destroy(struct hak_heap *heap)
+{
+    if (!heap) {
+        return;
+    }
+    int saved = errno;
+    HAK_CHECK(atomic_exchange_seq(&heap->is_live, 0u), "heap destroyed twice", heap);
+    if (noted_wanted()) {
+        noted_heap_gone(heap);
+    }
+    fork_catch_up(); /* blocks of it that were freed while the gate was closed */
+    if (stat_get(limbo_bytes)) {
+        limbo_free_of(heap);
+    }
+    if (gate_enter()) {
+        user_heap_end(heap);
+        gate_leave();
+    } else {
+        fork_defer_destroy(heap);
+    }
     background_poke();
     errno = saved;
 }
@@ -441,31 +519,4 @@ int user_heap_verify(void)
         lock_release(&heap->lock);
     }
     return result;
-}
-
-static void for_each_lock(void (*act)(struct lock *lock))
-{
-    for (uint32_t id = 1; id <= last_id; id++) {
-        if (by_id[id]) {
-            act(&by_id[id]->lock);
-        }
-    }
-}
-
-void user_heap_fork_prepare(void)
-{
-    lock_acquire(&registry_lock);
-    for_each_lock(lock_acquire);
-}
-
-/* The registry's last: a heap made before all are released would have a lock released that the fork never took. */
-void user_heap_fork_end(void (*act)(struct lock *lock))
-{
-    for_each_lock(act);
-    act(&registry_lock);
-}
-
-void user_heap_fork_large(void (*act)(struct lock *lock))
-{
-    act(&large_lock);
 }

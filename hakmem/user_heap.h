@@ -23,7 +23,7 @@ struct hak_heap {
     struct bank bank;
     struct large_node *large; /* OWNED */
     size_t n_large;           /* OWNED */
-    uint32_t is_live;         /* registry */
+    uint32_t is_live;         /* atomic */
     struct hak_heap *next_unused;
 };
 
@@ -41,10 +41,8 @@ void user_heap_trim_all(void);
 /* 0 if all equations hold. */
 int user_heap_verify(void);
 
-/* For fork: takes the registry's lock and all heaps'; releases or resets them; does one thing to the lock OWNED. */
-void user_heap_fork_prepare(void);
-void user_heap_fork_end(void (*act)(struct lock *lock));
-void user_heap_fork_large(void (*act)(struct lock *lock));
+/* The end of a heap that has been destroyed: all blocks but those of limbo go back, and it waits for the next. Inside the gate. */
+void user_heap_end(struct hak_heap *heap);
 
 void user_heap_forget_large(const void *p);
 /* A large block is about to be freed. */

@@ -486,49 +486,6 @@ TEST_F(UserHeap, AForkedChildGoesOn)
 }
 #endif
 
-/* A heap that a thread makes while a fork lets go of the locks is none of the fork's: what was never taken is not let go of. */
-struct Fork {
-    std::atomic<size_t> n_done{0};
-    std::atomic<bool> is_made{false};
-    bool waits = false;
-} fork_state;
-
-void release_and_wait(struct lock *lock)
-{
-    lock_release(lock);
-    if (fork_state.n_done++ == 0 && fork_state.waits) {
-        for (int i = 0; i < 200 && !fork_state.is_made; i++) {
-            usleep(1000);
-        }
-    }
-}
-
-TEST(UserHeapFork, LetsGoOfTheLocksThatItTook)
-{
-    hak_heap_destroy(hak_heap_create());
-    user_heap_fork_prepare();
-    user_heap_fork_end(release_and_wait);
-    size_t n_locks = fork_state.n_done.exchange(0);
-    ASSERT_GE(n_locks, 2u);
-    user_heap_fork_prepare();
-    std::vector<struct hak_heap *> heaps;
-    std::thread maker([&] {
-        for (size_t i = 0; i < n_locks; i++) { /* those that wait for reuse, and at least one more */
-            heaps.push_back(hak_heap_create());
-        }
-        fork_state.is_made = true;
-    });
-    fork_state.waits = true;
-    user_heap_fork_end(release_and_wait);
-    maker.join();
-    EXPECT_EQ(fork_state.n_done, n_locks);
-    for (struct hak_heap *heap : heaps) {
-        EXPECT_NE(heap, nullptr);
-        hak_heap_destroy(heap);
-    }
-    EXPECT_EQ(hak_verify(), 0);
-}
-
 TEST(UserHeapIds, AreUsedUpWithoutHarm)
 {
     if (BANK_MAX_OWNERS > 1000) {

@@ -15,7 +15,7 @@ int mid_pool_init(struct mid_pool *pool)
     if (!owner) {
         return EAGAIN;
     }
-    pool->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP);
+    pool->lock = (struct lock)LOCK_INIT(LOCK_RANK_HEAP); /* in no list: the pool is its caller's, which may free it */
     bank_init(&pool->bank, owner);
     return 0;
 }

@@ -3,6 +3,7 @@
 #include "superslab/pool.h"
 
 struct ss_lookup (*ss_range_lookup)(const void *p, uint32_t ref);
+struct ss_lookup (*ss_limbo_lookup)(const void *p, uint32_t ref);
 
 static struct ss_lookup lookup_slab(const void *p, struct map_entry entry)
 {
@@ -52,8 +53,9 @@ struct ss_lookup hak_super_lookup(const void *p)
     if (entry.tag == TAG_SPAN) {
         return lookup_span(p);
     }
-    if (entry.tag == TAG_RANGE) {
-        struct ss_lookup (*look_up)(const void *, uint32_t) = atomic_load_relaxed(&ss_range_lookup);
+    if (entry.tag == TAG_RANGE || entry.tag == TAG_LIMBO) {
+        struct ss_lookup (*look_up)(const void *, uint32_t) =
+            atomic_load_relaxed(entry.tag == TAG_RANGE ? &ss_range_lookup : &ss_limbo_lookup);
         return look_up ? look_up(p, entry.ref) : nothing;
     }
     return lookup_slab(p, entry);

@@ -27,7 +27,7 @@ struct ss_list {
     struct superslab *first, *last;
 };
 
-static struct lock pool_lock = LOCK_INIT(LOCK_RANK_POOL);
+LOCK_DEFINE(pool_lock, LOCK_RANK_POOL);
 static struct superslab **table[TABLE_CHUNKS];
 static uint32_t n_superslabs;                  /* descriptions made so far; numbers are below it */
 static struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
@@ -612,19 +612,4 @@ int ss_verify(void)
     }
     lock_release(&pool_lock);
     return result;
-}
-
-void pool_lock_acquire(void)
-{
-    lock_acquire(&pool_lock);
-}
-
-void pool_lock_release(void)
-{
-    lock_release(&pool_lock);
-}
-
-void pool_lock_reset(void)
-{
-    lock_reset(&pool_lock);
 }

@@ -12,12 +12,16 @@
 #ifndef HAKMEM_SUPERSLAB_POOL_H
 #define HAKMEM_SUPERSLAB_POOL_H
 
+#include "base/lock.h"
 #include "superslab/granules.h"
 #include "superslab/map.h"
 #include "superslab/slab.h"
 #include "superslab/superslab.h"
 
 HAK_EXTERN_C_BEGIN
+
+/* Rank POOL. */
+extern struct lock pool_lock HAK_HIDDEN;
 
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
@@ -76,11 +80,9 @@ uint32_t pool_slab_mask(uint32_t number, char **base);
 
 /* Set by ACE: describes a range from its map entry, for hak_super_lookup. */
 extern struct ss_lookup (*ss_range_lookup)(const void *p, uint32_t ref);
+/* Likewise for units of limbo. */
+extern struct ss_lookup (*ss_limbo_lookup)(const void *p, uint32_t ref);
 
-/* For fork. */
-void pool_lock_acquire(void);
-void pool_lock_release(void);
-void pool_lock_reset(void);
 
 HAK_EXTERN_C_END
 
