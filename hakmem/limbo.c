@@ -183,9 +183,10 @@ static uint32_t map_slot(size_t bytes, size_t align)
     slot->bytes = bytes;
     slot->block = align ? (char *)round_up((uintptr_t)base + sizeof(struct record), align) : NULL;
     atomic_store_release(&slot->base, base);
-    atomic_store_release(&slot->word, ONE);
     map_set(base, bytes / SS_UNIT_BYTES, TAG_LIMBO, number);
     stat_add(limbo_bytes, bytes);
+    /* Last: whoever still knows the slot's number from its chunk before may claim at once. Not in a mapping, which is full. */
+    atomic_store_release(&slot->word, ONE | (align ? (uint64_t)UINT32_MAX << OFFSET_SHIFT : 0));
     return number;
 }
 
