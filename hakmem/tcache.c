@@ -108,8 +108,7 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
     set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
-/* Gives a list back and forgets it under the lock: a fork must not find blocks in a bin that are in their slabs already, and
-   perhaps in another thread's hands. A free may end here, and the system fail: errno stays. */
+/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock is free, in another thread's hands. A free may end here, and the system fail: errno stays. */
 static void put_list(struct heap *heap, void **head)
 {
     int saved = errno;
@@ -242,7 +241,7 @@ void tc_flush(struct heap *heap)
     }
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
-    /* With the lock held, so that no fork finds in the bins what others may have by then. */
+    /* With the lock held: so no block is in two places for anybody. */
     tc_init(heap);
     heap_unlock(heap);
 }
