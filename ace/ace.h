@@ -42,11 +42,6 @@ size_t ace_range(uint32_t number, void **start);
 /* 0 if the records of ranges agree with the pointer map and the statistics. */
 int ace_verify(void);
 
-/* For fork. */
-void ace_lock_acquire(void);
-void ace_lock_release(void);
-void ace_lock_reset(void);
-
 HAK_EXTERN_C_END
 
 #endif

@@ -13,7 +13,7 @@
 /* Less is not worth a purge out of turn. */
 #define EXCESS ((size_t)128 * HAK_KIB)
 
-static struct lock lock = LOCK_INIT(LOCK_RANK_CONTROL);
+static LOCK_DEFINE(lock, LOCK_RANK_CONTROL);
 static struct control control;
 static size_t superslab_keep = SIZE_MAX, range_keep = SIZE_MAX;
 static uint64_t delay_ms = UINT64_MAX; /* until something was noted: what the option says */
@@ -43,6 +43,9 @@ static void set_targets(void)
 
 static void note(void)
 {
+    if (HAK_UNLIKELY(lock_passes())) {
+        return; /* this thread only looks */
+    }
     uint64_t now_ns = os_ops.clock_ns();
     uint64_t base_ms = options.ace_horizon_ms ? options.ace_horizon_ms : options.purge_delay_ms;
     base_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
@@ -185,19 +188,4 @@ int adapt_verify(void)
     int result = control_verify(&control);
     lock_release(&lock);
     return result;
-}
-
-void adapt_lock_acquire(void)
-{
-    lock_acquire(&lock);
-}
-
-void adapt_lock_release(void)
-{
-    lock_release(&lock);
-}
-
-void adapt_lock_reset(void)
-{
-    lock_reset(&lock);
 }

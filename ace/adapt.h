@@ -38,9 +38,6 @@ void adapt_class_state(size_t class_bytes, struct control_class *out);
 void adapt_forget(void);
 int adapt_verify(void);
 
-void adapt_lock_acquire(void);
-void adapt_lock_release(void);
-void adapt_lock_reset(void);
 
 HAK_EXTERN_C_END
 

@@ -45,7 +45,7 @@
 /* How many cached ranges of a class are looked at for the smallest that fits. */
 #define BEST_SEARCH 32
 
-static struct lock ace_lock = LOCK_INIT(LOCK_RANK_ACE);
+static LOCK_DEFINE(ace_lock, LOCK_RANK_ACE);
 static struct numbered ranges;
 static uint64_t n_origins;
 static struct range *idle;
@@ -836,19 +836,4 @@ int range_verify(void)
     }
     lock_release(&ace_lock);
     return result;
-}
-
-void ace_lock_acquire(void)
-{
-    lock_acquire(&ace_lock);
-}
-
-void ace_lock_release(void)
-{
-    lock_release(&ace_lock);
-}
-
-void ace_lock_reset(void)
-{
-    lock_reset(&ace_lock);
 }

@@ -2,9 +2,14 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 
+#include "base/atomic.h"
 #include "base/os.h"
+
+void (*error_before_abort)(void);
+static HAK_TLS int is_dying;
 
 void hak_line_text(struct hak_line *line, const char *text)
 {
@@ -71,5 +76,14 @@ void hak_fatal(const char *reason, const void *ptr)
     hak_line_text(&line, ": ");
     hak_line_hex(&line, (uint64_t)(uintptr_t)ptr);
     hak_line_write(&line, 2);
+    if (is_dying) {
+        (void)signal(SIGABRT, SIG_DFL);
+    } else {
+        void (*call)(void) = atomic_load_acquire(&error_before_abort);
+        is_dying = 1;
+        if (call) {
+            call();
+        }
+    }
     abort();
 }

@@ -1,4 +1,5 @@
-/* The slow half of ranked locks: spinning, waiting, and the debug check of ranks. Called through lock.h. */
+/* The slow half of ranked locks: names of threads, spinning, waiting, the list, and the debug check of ranks. Called through
+   lock.h. */
 #include "base/lock.h"
 
 #include <errno.h>
@@ -6,65 +7,97 @@
 #include "base/error.h"
 #include "base/os.h"
 
-enum { MAX_SKIPPED = 16 };
-const void *lock_forking;
-/* Taken by the forking thread although the fork holds them; the last one last. */
-static const struct lock *skipped[MAX_SKIPPED];
-static uint32_t n_skipped;
-static HAK_TLS char this_thread;
+#define PASS ((int32_t)0x80000000u)
 
-void lock_fork_begin(void)
-{
-    n_skipped = 0;
-    atomic_store_relaxed(&lock_forking, (const void *)&this_thread);
-}
+/* The section's ends, if any lock is linked. */
+extern struct lock __start_hak_locks[] __attribute__((weak, visibility("hidden")));
+extern struct lock __stop_hak_locks[] __attribute__((weak, visibility("hidden")));
 
-void lock_fork_end(void)
-{
-    atomic_store_relaxed(&lock_forking, (const void *)NULL);
-}
+HAK_TLS int32_t lock_self;
+static uint32_t last_name;
+static struct lock *made; /* at run time */
 
-int lock_is_forker(void)
+/* Even, positive, and used again after 2^30 threads, which is harmless unless two of them fork in signal handlers. */
+static uint32_t name_of_thread(void)
 {
-    return atomic_load_relaxed(&lock_forking) == &this_thread;
-}
-
-static void skip(const struct lock *lock)
-{
-    HAK_CHECK(n_skipped < MAX_SKIPPED, "too many locks taken in a handler of fork", lock);
-    skipped[n_skipped++] = lock;
-}
-
-int lock_skip_release(const struct lock *lock)
-{
-    for (uint32_t i = n_skipped; i-- > 0;) {
-        if (skipped[i] == lock) {
-            skipped[i] = skipped[--n_skipped];
-            return 1;
-        }
+    if (lock_self == 0) {
+        uint32_t name = (atomic_add_relaxed(&last_name, 2u) + 2) & 0x7FFFFFFEu;
+        lock_self = (int32_t)(name ? name : 2);
     }
-    return 0;
+    return (uint32_t)lock_self;
+}
+
+void lock_pass_begin(void)
+{
+    lock_self |= PASS;
+}
+
+void lock_pass_end(void)
+{
+    lock_self &= ~PASS;
+}
+
+void lock_init(struct lock *lock, enum lock_rank rank)
+{
+    *lock = (struct lock)LOCK_INIT(rank);
+    struct lock *first = atomic_load_relaxed(&made);
+    do {
+        lock->next = first;
+    } while (!atomic_cas_weak_seq(&made, &first, lock));
+}
+
+void lock_for_each(void (*visit)(struct lock *lock, void *context), void *context)
+{
+    for (struct lock *lock = __start_hak_locks; lock < __stop_hak_locks; lock++) {
+        visit(lock, context);
+    }
+    for (struct lock *lock = atomic_load_acquire(&made); lock; lock = lock->next) {
+        visit(lock, context);
+    }
+}
+
+/* Takes the lock if it is free. `mark` is added to the word: a thread that has waited does not know whether others still do. */
+static int take(struct lock *lock, uint32_t mark)
+{
+    uint32_t expected = 0;
+    return atomic_load_relaxed(&lock->word) == 0 && atomic_cas_strong(&lock->word, &expected, name_of_thread() | mark);
+}
+
+static void wait_for(struct lock *lock)
+{
+    uint32_t word = atomic_load_relaxed(&lock->word);
+    HAK_CHECK(word != LOCK_LOST, "a forked child needs a lock whose holder it does not have", lock);
+    if (word && (word & LOCK_HAS_WAITERS || atomic_cas_strong(&lock->word, &word, word | LOCK_HAS_WAITERS))) {
+        (void)os_ops.futex_wait(&lock->word, word | LOCK_HAS_WAITERS);
+    }
 }
 
 void lock_acquire_slow(struct lock *lock)
 {
-    if (lock_is_in_fork()) {
-        skip(lock);
+    if (lock_passes()) {
         return;
     }
     /* Critical sections last well under a microsecond: spin a little before sleeping. */
     for (int i = 0; i < 100; i++) {
-        uint32_t expected = 0;
-        if (atomic_load_relaxed(&lock->word) == 0 && atomic_cas_strong(&lock->word, &expected, 1u)) {
+        if (take(lock, 0)) {
             return;
         }
         atomic_pause();
     }
     int saved = errno;
-    while (__atomic_exchange_n(&lock->word, 2u, __ATOMIC_ACQUIRE) != 0) {
-        (void)os_ops.futex_wait(&lock->word, 2);
+    while (!take(lock, LOCK_HAS_WAITERS)) {
+        wait_for(lock);
     }
     errno = saved;
+}
+
+int lock_try_slow(struct lock *lock)
+{
+    if (lock_passes()) {
+        return 1;
+    }
+    (void)name_of_thread();
+    return lock_try(lock);
 }
 
 void lock_wake(struct lock *lock)
@@ -79,41 +112,58 @@ enum { MAX_HELD = 16 };
 static HAK_TLS uint32_t held[MAX_HELD];
 static HAK_TLS uint32_t n_held;
 
-void lock_rank_push(const struct lock *lock)
+void lock_rank_push(const struct lock *lock, int is_try)
 {
-    if (lock_is_in_fork()) {
-        return; /* it holds the highest rank of all */
+    if (lock_passes()) {
+        return;
     }
-    /* Beyond MAX_HELD (fork holds every heap's lock) only the count is kept. */
-    if (n_held > 0 && n_held <= MAX_HELD && held[n_held - 1] > lock->rank) {
+    HAK_CHECK(n_held < MAX_HELD, "too many locks held", lock);
+    uint32_t highest = n_held ? held[n_held - 1] : 0;
+    if (highest > lock->rank || (highest == lock->rank && !(is_try && lock->rank == LOCK_RANK_HEAP))) {
         hak_fatal("lock taken against its rank", lock);
     }
-    if (n_held < MAX_HELD) {
-        held[n_held] = lock->rank;
-    }
-    n_held++;
+    held[n_held++] = lock->rank;
 }
 
 void lock_rank_pop(const struct lock *lock)
 {
-    if (lock_is_in_fork()) {
-        return;
-    }
     if (n_held == 0) {
         hak_fatal("lock released that is not held", lock);
     }
     n_held--;
     /* Mostly the last one taken; else close the gap, so that the rest stays in order of rank. */
-    for (uint32_t i = n_held; n_held < MAX_HELD && i-- > 0 && held[n_held] != lock->rank;) {
+    for (uint32_t i = n_held; i-- > 0 && held[n_held] != lock->rank;) {
         uint32_t rank = held[i];
         held[i] = held[n_held];
         held[n_held] = rank;
     }
 }
+
+static void forget_ranks(void)
+{
+    n_held = 0;
+}
+#else
+static void forget_ranks(void)
+{
+}
 #endif
 
-void lock_reset(struct lock *lock)
+static void release_if_mine(struct lock *lock, void *context)
 {
-    lock_rank_pop(lock);
-    atomic_store_relaxed(&lock->word, 0u);
+    if (lock_is_mine(lock)) {
+        (*(uint32_t *)context)++;
+        if (__atomic_exchange_n(&lock->word, 0u, __ATOMIC_RELEASE) & LOCK_HAS_WAITERS) {
+            lock_wake(lock);
+        }
+    }
+}
+
+uint32_t lock_release_mine(void)
+{
+    uint32_t n = 0;
+    lock_pass_end();
+    lock_for_each(release_if_mine, &n);
+    forget_ranks();
+    return n;
 }

@@ -1,5 +1,14 @@
-/* Ranked locks: a small futex mutex that never allocates. A thread may take a lock only if its rank is above the ranks
-   of all locks that it holds (or equal, for heap locks taken in id order by fork); debug builds check that. */
+/* Ranked locks: a small futex mutex that never allocates, and the one list of all of them.
+
+   A thread waits only for a lock whose rank is above the ranks of all locks that it holds, so that no two threads wait for each
+   other. It may *try* one of equal rank too, since it does not wait for it: a heap that takes a slab over from another live
+   heap tries that heap's lock while it holds its own. Debug builds check both.
+
+   A lock's word names the thread that holds it. So a fork in a signal handler, and an error found with locks held, tell by a
+   walk of the list (lock_for_each) which locks are this thread's, and nothing has to be kept by the way.
+
+   Every lock is in the list: static ones by LOCK_DEFINE, which places them in a section of their own; those of structures that
+   are made at run time, and never freed, by lock_init. */
 #ifndef HAKMEM_BASE_LOCK_H
 #define HAKMEM_BASE_LOCK_H
 
@@ -12,54 +21,81 @@ HAK_EXTERN_C_BEGIN
 
 /* In the order in which they may be taken. */
 enum lock_rank {
-    LOCK_RANK_HEAPS = 1, /* the table of heaps and the orphans */
-    LOCK_RANK_HEAP,      /* one heap's slabs */
-    LOCK_RANK_SHARED,    /* the slabs of heaps whose thread has ended */
-    LOCK_RANK_OWNED,     /* large blocks of first-class heaps */
-    LOCK_RANK_ACE,       /* cached large ranges */
-    LOCK_RANK_POOL,      /* the shared superslabs */
-    LOCK_RANK_MAP,       /* leaves of the pointer map */
-    LOCK_RANK_CONTROL,   /* the controller's arithmetic */
-    LOCK_RANK_FALLBACK,  /* blocks that libc serves */
-    LOCK_RANK_META,      /* metadata memory */
+    LOCK_RANK_DEFERRED = 1, /* what waited for a fork's end, while it is done */
+    LOCK_RANK_HEAPS,        /* orphans; unused first-class heaps; what fast paths see */
+    LOCK_RANK_OWNERS,       /* the table of owners */
+    LOCK_RANK_HEAP,         /* one heap's slabs */
+    LOCK_RANK_SHARED,       /* the slabs of heaps whose thread has ended */
+    LOCK_RANK_OWNED,        /* large blocks of first-class heaps */
+    LOCK_RANK_ACE,          /* cached large ranges */
+    LOCK_RANK_POOL,         /* the shared superslabs */
+    LOCK_RANK_CONTROL,      /* the controller's arithmetic */
+    LOCK_RANK_FALLBACK,     /* blocks that libc serves */
+    LOCK_RANK_META,         /* metadata memory */
 };
 
 struct lock {
-    uint32_t word; /* 0 free, 1 held, 2 held and somebody waits */
+    uint32_t word; /* 0 free; else the holder's name, plus LOCK_HAS_WAITERS if a thread waits */
     uint32_t rank;
+    struct lock *next; /* of the list of those made at run time */
 };
 
+#define LOCK_HAS_WAITERS 1u
+#define LOCK_LOST        0x80000000u /* no thread's name */
+/* For LOCK_DEFINE, lock_init and tests; such a lock is in no list by itself. */
 #define LOCK_INIT(r)                                                                                                   \
     {                                                                                                                  \
-        0, (r)                                                                                                         \
+        0, (r), NULL                                                                                                   \
     }
+/* Defines a lock that is in the list; `static` may stand before it. The linker gathers the section, in whatever a program links of the library, and
+   hidden start and end symbols keep two copies in one process apart. */
+#define LOCK_DEFINE(name, r)                                                                                           \
+    struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) = LOCK_INIT(r)
+
+/* A lock in memory that is never freed: into the list, for good. */
+void lock_init(struct lock *lock, enum lock_rank rank);
+/* Calls visit for every lock of the list. Takes no lock; any thread, a signal handler included. */
+void lock_for_each(void (*visit)(struct lock *lock, void *context), void *context);
+
+/* The calling thread's name: an even number, given at its first lock; 0 before that, and negative between lock_pass_begin and
+   lock_pass_end. */
+extern HAK_TLS int32_t lock_self HAK_HIDDEN;
 
 void lock_acquire_slow(struct lock *lock);
+int lock_try_slow(struct lock *lock);
 void lock_wake(struct lock *lock);
 
-/* While a thread forks, it holds every lock, and still may come into the allocator: handlers of pthread_atfork that are older
-   than ours run between our own. Between the two calls, a lock that is held is that thread's own, and taking and releasing
-   it does nothing. */
-extern const void *lock_forking; /* names that thread; NULL if none forks */
-void lock_fork_begin(void);
-void lock_fork_end(void);
-int lock_is_forker(void);
-/* Returns 1 if the lock was the fork's when it was taken. */
-int lock_skip_release(const struct lock *lock);
-
-/* 1 in the thread that forks. */
-static inline int lock_is_in_fork(void)
+/* Between the two, the calling thread takes and releases locks by doing nothing. For reading what nobody can write (gate.h). */
+void lock_pass_begin(void);
+void lock_pass_end(void);
+static inline int lock_passes(void)
 {
-    return HAK_UNLIKELY(atomic_load_relaxed(&lock_forking) != NULL) && lock_is_forker();
+    return lock_self < 0;
+}
+
+/* 1 if the calling thread holds it. */
+static inline int lock_is_mine(const struct lock *lock)
+{
+    uint32_t name = (uint32_t)lock_self & ~LOCK_LOST;
+    return name && (atomic_load_relaxed(&lock->word) & ~LOCK_HAS_WAITERS) == name;
+}
+/* Releases every listed lock that the calling thread holds; returns how many. What they guard may be half changed. */
+uint32_t lock_release_mine(void);
+/* In a forked child, for a lock that a thread held which the child does not have: nobody gets it any more. lock_try fails, and who
+   waits for it dies with a line. */
+static inline void lock_mark_lost(struct lock *lock)
+{
+    atomic_store_relaxed(&lock->word, LOCK_LOST);
 }
 
 #if HAK_DEBUG
-void lock_rank_push(const struct lock *lock);
+void lock_rank_push(const struct lock *lock, int is_try);
 void lock_rank_pop(const struct lock *lock);
 #else
-static inline void lock_rank_push(const struct lock *lock)
+static inline void lock_rank_push(const struct lock *lock, int is_try)
 {
     (void)lock;
+    (void)is_try;
 }
 static inline void lock_rank_pop(const struct lock *lock)
 {
@@ -69,9 +105,10 @@ static inline void lock_rank_pop(const struct lock *lock)
 
 static inline void lock_acquire(struct lock *lock)
 {
-    uint32_t expected = 0;
-    lock_rank_push(lock);
-    if (HAK_UNLIKELY(!__atomic_compare_exchange_n(&lock->word, &expected, 1u, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) {
+    uint32_t expected = 0, self = (uint32_t)lock_self;
+    lock_rank_push(lock, 0);
+    if (HAK_UNLIKELY((int32_t)self <= 0 || !__atomic_compare_exchange_n(&lock->word, &expected, self, 0,
+                                                                        __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) {
         lock_acquire_slow(lock);
     }
 }
@@ -79,27 +116,27 @@ static inline void lock_acquire(struct lock *lock)
 /* Returns 1 if taken. */
 static inline int lock_try(struct lock *lock)
 {
-    uint32_t expected = 0;
-    if (!__atomic_compare_exchange_n(&lock->word, &expected, 1u, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+    uint32_t expected = 0, self = (uint32_t)lock_self;
+    if (HAK_UNLIKELY((int32_t)self <= 0)) {
+        return lock_try_slow(lock);
+    }
+    if (!__atomic_compare_exchange_n(&lock->word, &expected, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
         return 0;
     }
-    lock_rank_push(lock);
+    lock_rank_push(lock, 1);
     return 1;
 }
 
 static inline void lock_release(struct lock *lock)
 {
-    if (lock_is_in_fork() && lock_skip_release(lock)) {
+    if (HAK_UNLIKELY(lock_passes())) {
         return;
     }
     lock_rank_pop(lock);
-    if (HAK_UNLIKELY(__atomic_exchange_n(&lock->word, 0u, __ATOMIC_RELEASE) == 2)) {
+    if (HAK_UNLIKELY(__atomic_exchange_n(&lock->word, 0u, __ATOMIC_RELEASE) & LOCK_HAS_WAITERS)) {
         lock_wake(lock);
     }
 }
-
-/* In a forked child, for a lock that the parent's forking thread held: free again, whoever waited is gone. */
-void lock_reset(struct lock *lock);
 
 HAK_EXTERN_C_END
 

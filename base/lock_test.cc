@@ -1,6 +1,7 @@
 /* Tests of ranked locks: mutual exclusion, sleeping and waking, and in debug builds the check of ranks. */
 #include "base/lock.h"
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <gtest/gtest.h>
@@ -48,7 +49,9 @@ TEST(Lock, TryTakesAFreeLockOnly)
 {
     struct lock lock = LOCK_INIT(LOCK_RANK_POOL);
     ASSERT_TRUE(lock_try(&lock));
-    EXPECT_EQ(lock.word, 1u);
+    EXPECT_EQ(lock.word, static_cast<uint32_t>(lock_self));
+    EXPECT_TRUE(lock_is_mine(&lock));
+    std::thread([&] { EXPECT_FALSE(lock_is_mine(&lock)); }).join();
     int other = -1;
     std::thread([&] { other = lock_try(&lock); }).join();
     EXPECT_EQ(other, 0);
@@ -85,7 +88,8 @@ TEST(Lock, WaiterSleepsAndIsWoken)
     while (__atomic_load_n(&n_waits, __ATOMIC_SEQ_CST) == 0) {
         std::this_thread::yield();
     }
-    EXPECT_EQ(__atomic_load_n(&lock.word, __ATOMIC_SEQ_CST), 2u);
+    EXPECT_EQ(__atomic_load_n(&lock.word, __ATOMIC_SEQ_CST), static_cast<uint32_t>(lock_self) | LOCK_HAS_WAITERS);
+    EXPECT_TRUE(lock_is_mine(&lock));
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     EXPECT_EQ(__atomic_load_n(&entered, __ATOMIC_SEQ_CST), 0);
     errno = 8;
@@ -112,81 +116,150 @@ TEST(Lock, UncontendedNeedsNoSystemCall)
     EXPECT_EQ(n_waits + n_wakes, 0);
 }
 
-TEST(Lock, ResetFreesAHeldLock)
+LOCK_DEFINE(listed, LOCK_RANK_POOL);
+static LOCK_DEFINE(listed_too, LOCK_RANK_ACE);
+
+struct seen {
+    const struct lock *wanted;
+    int times;
+};
+
+int times_in_list(const struct lock *lock)
 {
-    struct lock lock = LOCK_INIT(LOCK_RANK_POOL);
-    lock_acquire(&lock);
-    lock.word = 2; /* somebody waited when the process forked */
-    lock_reset(&lock);
-    EXPECT_EQ(lock.word, 0u);
-    ASSERT_TRUE(lock_try(&lock));
-    lock_release(&lock);
+    struct seen seen = {lock, 0};
+    lock_for_each(
+        [](struct lock *one, void *context) {
+            struct seen *seen = static_cast<struct seen *>(context);
+            seen->times += one == seen->wanted;
+        },
+        &seen);
+    return seen.times;
 }
 
-/* Between lock_fork_begin and lock_fork_end the forking thread passes through the locks that it holds, and nobody else does. */
-TEST(Lock, TheForkingThreadPassesThroughItsLocks)
+/* Static locks, and those of structures made at run time, each once; others not. */
+TEST(Lock, TheListHasEach)
 {
-    struct lock lock = LOCK_INIT(LOCK_RANK_POOL), other = LOCK_INIT(LOCK_RANK_MAP),
-                free_one = LOCK_INIT(LOCK_RANK_POOL);
-    lock_acquire(&lock);
-    lock_acquire(&other);
-    lock_fork_begin();
-    for (int i = 0; i < 3; i++) {
-        lock_acquire(&lock);
-        lock_acquire(&other);
-        lock_acquire(&free_one);
-        EXPECT_EQ(free_one.word, 1u);
-        lock_release(&lock);
-        lock_release(&other);
-        lock_release(&free_one);
-        EXPECT_EQ(free_one.word, 0u);
-        EXPECT_NE(lock.word, 0u) << "it is the fork's still";
-        EXPECT_NE(other.word, 0u);
+    struct lock *made = new struct lock; /* for good */
+    static struct lock stray = LOCK_INIT(LOCK_RANK_POOL);
+    EXPECT_EQ(times_in_list(made), 0);
+    lock_init(made, LOCK_RANK_HEAP);
+    EXPECT_EQ(times_in_list(made), 1);
+    EXPECT_EQ(times_in_list(&listed), 1);
+    EXPECT_EQ(times_in_list(&listed_too), 1);
+    EXPECT_EQ(times_in_list(&stray), 0);
+}
+
+TEST(Lock, TheListGrowsWhileItIsWalked)
+{
+    std::vector<std::thread> threads;
+    static struct lock made[4][100];
+    for (auto &mine : made) {
+        threads.emplace_back([&mine] {
+            for (struct lock &lock : mine) {
+                lock_init(&lock, LOCK_RANK_HEAP);
+                EXPECT_EQ(times_in_list(&lock), 1);
+            }
+        });
     }
-    EXPECT_TRUE(lock_is_in_fork());
-    uint32_t has_it = 0, has_tried = 0;
-    std::thread thread([&] {
-        EXPECT_FALSE(lock_is_in_fork());
-        EXPECT_FALSE(lock_try(&lock));
-        atomic_store_seq(&has_tried, 1u);
-        lock_acquire(&lock);
-        atomic_store_seq(&has_it, 1u);
-        lock_release(&lock);
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    for (auto &mine : made) {
+        for (struct lock &lock : mine) {
+            EXPECT_EQ(times_in_list(&lock), 1);
+        }
+    }
+}
+
+/* As before an abort: a thread that waits gets on, and what others hold stays theirs. */
+TEST(Lock, AllOfOnesOwnAreReleased)
+{
+    static LOCK_DEFINE(of_other, LOCK_RANK_FALLBACK);
+    std::atomic<int> phase(0);
+    std::thread other([&] {
+        lock_acquire(&of_other);
+        phase = 1;
+        while (phase != 2) {
+            std::this_thread::yield();
+        }
+        lock_release(&of_other);
     });
-    while (!atomic_load_seq(&has_tried)) {
+    while (phase != 1) {
         std::this_thread::yield();
     }
-    lock_fork_end();
-    EXPECT_FALSE(lock_is_in_fork());
-    lock_release(&other);
-    EXPECT_EQ(atomic_load_seq(&has_it), 0u);
-    lock_release(&lock);
-    thread.join();
-    EXPECT_EQ(has_it, 1u);
+    lock_acquire(&listed_too);
+    lock_acquire(&listed);
+    std::thread waiter([&] {
+        lock_acquire(&listed);
+        lock_release(&listed);
+    });
+    while (!(__atomic_load_n(&listed.word, __ATOMIC_SEQ_CST) & LOCK_HAS_WAITERS)) {
+        std::this_thread::yield();
+    }
+    EXPECT_EQ(lock_release_mine(), 2u);
+    waiter.join();
+    EXPECT_EQ(listed.word + listed_too.word, 0u);
+    EXPECT_NE(of_other.word, 0u);
+    EXPECT_EQ(lock_release_mine(), 0u);
+    phase = 2;
+    other.join();
+    /* The check of ranks has forgotten them too. */
+    lock_acquire(&listed_too);
+    lock_release(&listed_too);
 }
 
-/* Ranks go up, or stay (heaps, in id order, more than are remembered). */
-TEST(Lock, RisingAndEqualRanksAreAllowed)
+/* Between lock_pass_begin and lock_pass_end a thread goes through locks that others hold, and changes none. */
+TEST(Lock, AReaderPassesThrough)
+{
+    lock_acquire(&listed);
+    uint32_t word = listed.word;
+    std::thread([&] {
+        lock_pass_begin();
+        EXPECT_TRUE(lock_passes());
+        lock_acquire(&listed);
+        lock_acquire(&listed_too);
+        EXPECT_TRUE(lock_try(&listed));
+        EXPECT_EQ(listed.word, word);
+        EXPECT_EQ(listed_too.word, 0u);
+        lock_release(&listed);
+        lock_release(&listed_too);
+        EXPECT_EQ(listed.word, word);
+        lock_pass_end();
+        EXPECT_FALSE(lock_passes());
+        EXPECT_FALSE(lock_try(&listed));
+    }).join();
+    lock_release(&listed);
+    EXPECT_EQ(listed.word, 0u);
+}
+
+TEST(LockDeathTest, WhoNeedsALostLockDiesWithALine)
+{
+    static struct lock lost = LOCK_INIT(LOCK_RANK_POOL);
+    lock_mark_lost(&lost);
+    EXPECT_FALSE(lock_is_mine(&lost));
+    EXPECT_FALSE(lock_try(&lost));
+    EXPECT_EXIT(lock_acquire(&lost), testing::KilledBySignal(SIGABRT), "needs a lock whose holder it does not have");
+}
+
+/* Ranks go up; an equal one may be tried, not waited for. */
+TEST(Lock, RisingRanksAreAllowed)
 {
     struct lock low = LOCK_INIT(LOCK_RANK_HEAPS), high = LOCK_INIT(LOCK_RANK_META);
-    struct lock heaps[40];
+    struct lock heap = LOCK_INIT(LOCK_RANK_HEAP), other = LOCK_INIT(LOCK_RANK_HEAP);
     lock_acquire(&low);
-    for (struct lock &lock : heaps) {
-        lock = LOCK_INIT(LOCK_RANK_HEAP);
-        lock_acquire(&lock);
-    }
+    lock_acquire(&heap);
+    ASSERT_TRUE(lock_try(&other));
     lock_acquire(&high);
     lock_release(&high);
-    for (int i = 39; i >= 0; i--) {
-        lock_release(&heaps[i]);
-    }
+    lock_release(&heap);
+    lock_release(&other);
     lock_release(&low);
     /* Nothing is remembered as held. */
     lock_acquire(&high);
     lock_release(&high);
     lock_acquire(&low);
     lock_release(&low);
-    EXPECT_EQ(low.word + high.word, 0u);
+    EXPECT_EQ(low.word + high.word + heap.word + other.word, 0u);
 }
 
 /* What is still held counts, in whichever order the others were released. */
@@ -206,6 +279,7 @@ TEST(LockDeathTest, FallingRankAborts)
         GTEST_SKIP() << "ranks are checked in debug builds";
     }
     static struct lock heap = LOCK_INIT(LOCK_RANK_HEAP), pool = LOCK_INIT(LOCK_RANK_POOL);
+    static struct lock other_heap = LOCK_INIT(LOCK_RANK_HEAP), other_pool = LOCK_INIT(LOCK_RANK_POOL);
     EXPECT_EXIT(
         {
             lock_acquire(&pool);
@@ -216,6 +290,18 @@ TEST(LockDeathTest, FallingRankAborts)
         {
             lock_acquire(&pool);
             lock_try(&heap);
+        },
+        testing::KilledBySignal(SIGABRT), "lock taken against its rank");
+    EXPECT_EXIT(
+        {
+            lock_acquire(&heap);
+            lock_acquire(&other_heap);
+        },
+        testing::KilledBySignal(SIGABRT), "lock taken against its rank");
+    EXPECT_EXIT(
+        {
+            lock_acquire(&pool);
+            lock_try(&other_pool);
         },
         testing::KilledBySignal(SIGABRT), "lock taken against its rank");
     EXPECT_EXIT(release_out_of_order_and_break_rank(), testing::KilledBySignal(SIGABRT), "lock taken against its rank");

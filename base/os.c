@@ -339,7 +339,7 @@ uint64_t os_address_limit(void)
     return limit;
 }
 
-static struct lock meta_lock = LOCK_INIT(LOCK_RANK_META);
+static LOCK_DEFINE(meta_lock, LOCK_RANK_META);
 static char *meta_next;
 static size_t meta_left;
 static size_t meta_mapped;
@@ -381,19 +381,4 @@ size_t os_meta_bytes(void)
 size_t os_meta_mappings(void)
 {
     return atomic_load_relaxed(&meta_n_mapped);
-}
-
-void os_meta_lock_acquire(void)
-{
-    lock_acquire(&meta_lock);
-}
-
-void os_meta_lock_release(void)
-{
-    lock_release(&meta_lock);
-}
-
-void os_meta_lock_reset(void)
-{
-    lock_reset(&meta_lock);
 }

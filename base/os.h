@@ -86,10 +86,6 @@ void *os_meta_alloc(size_t size);
 /* Bytes that os_meta_alloc has mapped, and in how many mappings. */
 size_t os_meta_bytes(void);
 size_t os_meta_mappings(void);
-/* For fork: nobody allocates metadata between the two. */
-void os_meta_lock_acquire(void);
-void os_meta_lock_release(void);
-void os_meta_lock_reset(void);
 
 HAK_EXTERN_C_END
 

@@ -11,11 +11,11 @@
 #include <unistd.h>
 
 #include "ace/ace.h"
-#include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "hakmem/gate.h"
 #include "hakmem/heap.h"
 #include "superslab/superslab.h"
 
@@ -36,6 +36,7 @@ uintptr_t background_null_end = 1;
 static pid_t process; /* mode EAGER alone asks */
 static int is_apart;         /* how it was made */
 static uint32_t must_end;
+static HAK_TLS int is_self;  /* the background thread's */
 static uint32_t has_begun;   /* futex */
 static uint32_t has_ended;   /* futex: its last instruction but a few */
 static uint32_t wakes;       /* futex: changes with each wake */
@@ -149,6 +150,10 @@ static void end(void)
 
 void background_count(void)
 {
+    HAK_DEBUG_ASSERT(!gate_is_inside()); /* a fork would wait for the background thread's end */
+    if (is_self) {
+        return; /* its last frees have ended the heap of a thread that had to leave it (fork.h) */
+    }
     atomic_fence_seq(); /* the count was changed before; set_running looks at both the other way round */
     uint32_t n_live = heap_n_live();
     uint32_t state = atomic_load_seq(&background_state);
@@ -181,6 +186,15 @@ static int64_t activity(void)
     return stat_get(refills) + stat_get(flushes) + stat_get(chains_sent);
 }
 
+/* One thing at a time, and nothing while the gate is closed: a fork does not wait long. */
+static void give_back(size_t (*purge)(uint64_t delay_ms))
+{
+    if (!background_must_end() && gate_enter()) {
+        (void)purge(ace_delay_ms());
+        gate_leave();
+    }
+}
+
 /* Gives back what is due. Returns 1 if more may become due by time alone. */
 static int tick(void)
 {
@@ -188,12 +202,8 @@ static int tick(void)
     static uint32_t n_quiet;
     stat_add(background_ticks, 1);
     heap_rest_all();
-    if (!background_must_end()) {
-        (void)ace_purge(ace_delay_ms());
-    }
-    if (!background_must_end()) {
-        (void)ss_purge(ace_delay_ms());
-    }
+    give_back(ace_purge);
+    give_back(ss_purge);
     int64_t now = activity();
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;
@@ -234,6 +244,7 @@ static void live(void)
 
 static void *run(void *unused)
 {
+    is_self = 1;
     heap_refuse();
     atomic_store_seq(&has_begun, 1u);
     (void)os_ops.futex_wake(&has_begun, 1);
@@ -284,7 +295,7 @@ void background_start(void)
 {
     uint32_t state = atomic_load_relaxed(&background_state);
     if ((state == BACKGROUND_FAILED && os_ops.clock_ns() < atomic_load_relaxed(&next_try_ns)) ||
-        state < BACKGROUND_WANTED || heap_n_live() < 2 || getpid() != process || lock_is_in_fork()) {
+        state < BACKGROUND_WANTED || heap_n_live() < 2 || getpid() != process || gate_is_mine()) {
         return; /* too early; a child of vfork, or of a fork under way, is not the process */
     }
     int saved = errno;
@@ -315,7 +326,7 @@ void background_see_calloc(const void *caller)
     const void *known = atomic_load_relaxed(&thread_maker);
     uint32_t state = atomic_load_relaxed(&background_state);
     if ((known && known != caller) || options.background == BACKGROUND_NEVER || !&__libc_single_threaded ||
-        is_single() || !is_thread_maker(caller) || lock_is_in_fork()) {
+        is_single() || !is_thread_maker(caller) || gate_is_mine()) {
         return;
     }
     if (state == BACKGROUND_RUNNING) {

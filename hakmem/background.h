@@ -75,7 +75,8 @@ extern uintptr_t background_null_end HAK_HIDDEN;
 
 /* At the start of the process, and in a forked child. */
 void background_init(void);
-/* A thread has got a heap, or has left one. May wait for the background thread's end; no lock held. */
+/* A thread has got a heap, or has left one. May wait for the background thread's end; no lock held, and never inside the gate:
+   then no fork waits for it, nor it for a fork, since the background thread passes a closed gate by. */
 void background_count(void);
 /* Makes the thread. No lock held; from malloc's slow paths only. */
 void background_start(void);

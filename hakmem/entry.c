@@ -17,12 +17,13 @@ const struct entry_table entry_plain = {
     .walked = plain_walked,
 };
 
-static struct entry_layer *layers; /* the highest first; HEAPS lock */
+static const struct entry_table first_table;
+static struct entry_layer *layers; /* the highest first; heap_switch's lock */
 
 /* --- adding and removing --- */
 
-/* The table in force is the highest layer's. Returns whether calls must come to it. HEAPS lock
-   held. */
+/* The table in force is the highest layer's. Returns whether calls must come to it.
+   heap_switch's lock held. */
 static int put_in_force(void)
 {
     atomic_store_release(&entry_top, layers ? &layers->table : &entry_plain);
@@ -48,14 +49,16 @@ static void link_below(void)
     }
 }
 
+/* The list is whole after each store, and says what there is: in a forked child the rest follows
+   from it (mend). */
 static int add(void *context)
 {
     struct entry_layer *layer = (struct entry_layer *)context;
     if (!layer->is_added) {
         struct entry_layer **link = find(layer->place);
         layer->next = *link;
-        *link = layer;
-        layer->is_added = 1;
+        atomic_store_release(link, layer);
+        atomic_store_release(&layer->is_added, 1);
         link_below();
     }
     return put_in_force();
@@ -67,11 +70,26 @@ static int remove_(void *context)
     struct entry_layer *layer = (struct entry_layer *)context;
     if (layer->is_added) {
         struct entry_layer **link = find(layer->place);
-        *link = layer->next;
-        layer->is_added = 0;
+        atomic_store_release(&layer->is_added, 0);
+        atomic_store_release(link, layer->next);
         link_below();
     }
     return put_in_force();
+}
+
+static int mend(void *context)
+{
+    (void)context;
+    for (struct entry_layer *layer = layers; layer; layer = layer->next) {
+        layer->is_added = 1;
+    }
+    link_below();
+    return entry_top == &first_table ? 1 : put_in_force();
+}
+
+void entry_mend(void)
+{
+    heap_switch(mend, NULL);
 }
 
 /* --- the first table: each of its functions starts the process --- */
@@ -91,13 +109,14 @@ static int end_start(void *context)
     return put_in_force();
 }
 
+enum { NOT_STARTED, STARTING, STARTED };
+static uint32_t state;
+static HAK_TLS int is_starting;
+
 /* Returns the table that serves the call. Another thread waits until the first has asked who wants
-   to observe: else a block of its would be one that they do not know. */
+   to observe: else a block of its would be one that they do not know. The first waits for nobody. */
 static const struct entry_table *start(void)
 {
-    enum { NOT_STARTED, STARTING, STARTED };
-    static uint32_t state;
-    static HAK_TLS int is_starting;
     uint32_t expected = NOT_STARTED;
     if (is_starting) {
         return &entry_plain;
@@ -117,6 +136,14 @@ static const struct entry_table *start(void)
         atomic_pause();
     }
     return entry_now();
+}
+
+/* A thread that the child does not have was starting: the next call does it again. */
+void entry_fork_child(void)
+{
+    if (state == STARTING && !is_starting) {
+        state = NOT_STARTED;
+    }
 }
 
 static void *first_malloc(size_t size)

@@ -18,7 +18,8 @@
    a layer's functions may still run after entry_remove has returned: a layer is static, and its
    functions do their work below when they have nothing to do. docs/design.md shows how one is made.
 
-   Locks: HEAPS while a table is switched; none is held while a layer's functions run. */
+   Locks: one of rank HEAPS while a table is switched (heap_switch); none is held while a layer's
+   functions run. */
 #ifndef HAKMEM_HAKMEM_ENTRY_H
 #define HAKMEM_HAKMEM_ENTRY_H
 
@@ -61,8 +62,8 @@ struct entry_layer {
     int place;                /* no two layers have the same */
     /* Written by entry_add and entry_remove. */
     const struct entry_table *below;
-    struct entry_layer *next; /* the layer below, NULL for none; HEAPS lock */
-    int is_added;             /* HEAPS lock */
+    struct entry_layer *next; /* the layer below, NULL for none; heap_switch's lock */
+    int is_added;             /* likewise; in the list, but for a moment while that changes */
 };
 
 extern const struct entry_table entry_plain HAK_HIDDEN;
@@ -83,6 +84,10 @@ static inline const struct entry_table *entry_below(const struct entry_layer *la
 /* Puts a layer in force, or takes it out; nothing if it is so already. */
 void entry_add(struct entry_layer *layer);
 void entry_remove(struct entry_layer *layer);
+
+/* In a forked child: where another thread was starting the process; and where it was switching. */
+void entry_fork_child(void);
+void entry_mend(void);
 
 /* ENTRY_AT_START(function), at file scope: `function` is called once, before the process's first
    call is served, by the thread that makes it. It may add layers, and must not allocate. Options

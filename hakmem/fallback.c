@@ -8,6 +8,9 @@
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/size_classes.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
+#include "hakmem/limbo.h"
 #include "limit/fail.h"
 
 /* glibc's own malloc under its other names; NULL in other libraries. */
@@ -23,7 +26,7 @@ struct node {
     size_t size;
 };
 
-static struct lock lock = LOCK_INIT(LOCK_RANK_FALLBACK);
+static LOCK_DEFINE(lock, LOCK_RANK_FALLBACK);
 static struct address_table blocks;
 
 static int is_jemalloc_blocked(void)
@@ -55,6 +58,9 @@ static size_t libc_size(const void *p)
 
 static int record(const void *p, size_t size)
 {
+    if (!gate_enter()) {
+        return 0;
+    }
     lock_acquire(&lock);
     struct node *node = (struct node *)address_new(&blocks, sizeof *node);
     if (node) {
@@ -62,6 +68,7 @@ static int record(const void *p, size_t size)
         address_add(&blocks, &node->by_address, p);
     }
     lock_release(&lock);
+    gate_leave();
     return node != NULL;
 }
 
@@ -72,10 +79,13 @@ void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
         return NULL;
     }
     size = size ? size : 1;
+    if (!all && gate_is_closed()) {
+        return limbo_alloc(size, align, NULL);
+    }
     void *p = align > SC_MIN_ALIGN ? __libc_memalign(align, size) : __libc_malloc(size);
     if (p && !all && !record(p, size)) {
         __libc_free(p);
-        p = NULL;
+        return gate_is_closed() ? limbo_alloc(size, align, NULL) : NULL;
     }
     if (p) {
         fail_fallback(size, all ? options.ld_safe == 2 ? "HAKMEM_LD_SAFE=2" : "HAKMEM_LD_BLOCK_JEMALLOC"
@@ -97,10 +107,15 @@ size_t fallback_holds(const void *p)
     if (HAK_LIKELY(!address_count(&blocks))) {
         return 0;
     }
+    enum gate_reader how = gate_enter_to_read();
+    if (how == GATE_REFUSED) {
+        return 0;
+    }
     lock_acquire(&lock);
     const struct node *node = (const struct node *)(const void *)*address_find(&blocks, p);
     size_t size = node ? node->size : 0;
     lock_release(&lock);
+    gate_leave_reader(how);
     return size;
 }
 
@@ -113,6 +128,13 @@ int fallback_free(void *p)
     if (HAK_LIKELY(!address_count(&blocks))) {
         return 0;
     }
+    if (!gate_enter()) {
+        int waits = fallback_holds(p) != 0;
+        if (waits) {
+            fork_defer_block(p);
+        }
+        return waits;
+    }
     lock_acquire(&lock);
     struct address_node **link = address_find(&blocks, p);
     int is_ours = *link != NULL;
@@ -120,23 +142,9 @@ int fallback_free(void *p)
         address_drop(&blocks, address_take_out(&blocks, link));
     }
     lock_release(&lock);
+    gate_leave();
     if (is_ours) {
         __libc_free(p);
     }
     return is_ours;
-}
-
-void fallback_lock_acquire(void)
-{
-    lock_acquire(&lock);
-}
-
-void fallback_lock_release(void)
-{
-    lock_release(&lock);
-}
-
-void fallback_lock_reset(void)
-{
-    lock_reset(&lock);
 }

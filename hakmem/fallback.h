@@ -27,10 +27,6 @@ size_t fallback_size(const void *p);
 size_t fallback_holds(const void *p);
 /* Gives a block back to libc; 0 if p is none. */
 int fallback_free(void *p);
-/* For fork. */
-void fallback_lock_acquire(void);
-void fallback_lock_release(void);
-void fallback_lock_reset(void);
 
 HAK_EXTERN_C_END
 

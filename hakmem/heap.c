@@ -1,5 +1,6 @@
-/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, fork. Locks: HEAPS for the orphans, then the table
-   of owners' and a heap's own. Called by the slow paths of api.c, by pthread (end of a thread) and by fork handlers. */
+/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, and what a forked child changes. Locks: HEAPS for
+   the orphans, then the table of owners' and a heap's own; `shown_lock` for what fast paths see. Called by the slow paths of plain.c, by
+   pthread (end of a thread), by entry.c and by fork.c. */
 #include "hakmem/heap.h"
 
 #include <pthread.h>
@@ -11,9 +12,10 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/background.h"
-#include "hakmem/fallback.h"
+#include "hakmem/entry.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "hakmem/small.h"
-#include "hakmem/user_heap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/pool.h"
@@ -25,17 +27,19 @@ HAK_TLS struct heap *heap_own = &heap_none;
 
 /* Set when the thread's destructor has run: it gets no heap any more. */
 static HAK_TLS int is_ending;
+/* The heap that the thread's destructor is giving up, for a signal handler that forks meanwhile. */
+static HAK_TLS struct heap *leaving;
 
 static void thread_ends(void *heap);
-static void fork_prepare(void);
-static void fork_parent(void);
-static void fork_child(void);
 
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
 
-static struct lock heaps_lock = LOCK_INIT(LOCK_RANK_HEAPS);
+static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
+/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the gate, since its holders must not be
+   refused: for a few stores, within which nobody waits for anything. */
+static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct heap *orphans;
 /* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
    their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
@@ -43,6 +47,9 @@ static struct heap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t n_live;    /* heaps that have a thread */
+/* In a forked child: heaps of threads that it does not have are to be adopted, from the id after stale_id on. */
+static uint32_t has_stale, stale_id;
+uint32_t heap_epoch = 1;
 static uint32_t is_ready;
 static int has_environment; /* not in functions that run before the C library's own start */
 static int are_hidden = 1;  /* no thread's fast paths see its heap */
@@ -95,22 +102,23 @@ static void start(void)
     atomic_store_release(&is_ready, 1u);
 }
 
+enum { NOT_STARTED, STARTING, STARTED };
+static uint32_t threads_state;
+
 /* What needs the C library's locks happens outside of ours. A second thread waits until the first has the key: otherwise its
    end would go unnoticed. */
 static void start_threads(void)
 {
-    enum { NOT_STARTED, STARTING, STARTED };
-    static uint32_t state;
     uint32_t expected = NOT_STARTED;
-    if (HAK_LIKELY(atomic_load_acquire(&state) == STARTED)) {
+    if (HAK_LIKELY(atomic_load_acquire(&threads_state) == STARTED)) {
         return;
     }
-    if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
+    if (atomic_cas_strong(&threads_state, &expected, (uint32_t)STARTING)) {
         has_end_key = pthread_key_create(&end_key, thread_ends) == 0;
-        (void)pthread_atfork(fork_prepare, fork_parent, fork_child);
-        atomic_store_release(&state, (uint32_t)STARTED);
+        fork_start();
+        atomic_store_release(&threads_state, (uint32_t)STARTED);
     }
-    while (atomic_load_acquire(&state) != STARTED) {
+    while (atomic_load_acquire(&threads_state) != STARTED) {
         atomic_pause();
     }
 }
@@ -141,6 +149,7 @@ static struct heap *new_heap(uint32_t *reserved, enum lock_rank rank)
     heap->owner_tag = id << TAG_OWNER_SHIFT;
     tc_init(heap);
     heap->owner.state = HEAP_ORPHAN;
+    heap->owner.epoch = heap_epoch;
     owner_register_as(&heap->owner, id, OWNER_THREAD, rank);
     stat_add(heaps, 1);
     return heap;
@@ -163,6 +172,9 @@ static struct heap *get_shared(void)
             heap = orphans;
             orphans = heap->next_orphan;
             stat_sub(orphans, 1);
+            lock_acquire(&heap->owner.lock);
+            heap->owner.lock.rank = LOCK_RANK_SHARED;
+            lock_release(&heap->owner.lock);
         }
         if (heap) {
             stat_sub(heaps, 1);
@@ -186,12 +198,29 @@ int heap_unlock(struct heap *heap)
     return strays != NULL;
 }
 
-/* Takes a slab over from a live heap that has more of the class than it can use soon. No two threads wait for each other's
-   heap: one that is busy is passed by. */
+/* Behind which id adopt_from_live begins: behind the own heap's, so that threads ask different ones; in a forked child, whose own heap
+   is often the only live one, where it stopped, so that all are asked in the end. */
+static uint32_t first_asked(const struct heap *heap)
+{
+    static uint32_t next;
+    return heap_epoch == 1 ? heap->owner.id
+                           : atomic_add_relaxed(&next, ADOPT_SEARCH) % (atomic_load_relaxed(&owner_table.n_id_words) * 64);
+}
+
+/* More slabs with free blocks of the class than its heap can use soon. */
+static int has_spare_slab(struct owner *owner, uint32_t size_class)
+{
+    const struct heap *heap = heap_of_owner(owner);
+    return heap && owner->lock.rank == LOCK_RANK_HEAP &&
+           bank_n_partial(&owner->bank, size_class) > (heap_is_live(heap) ? ADOPT_SPARES : 0);
+}
+
+/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a stale one. No two threads wait
+   for each other's heap: one that is busy is passed by. */
 static void adopt_from_live(struct heap *heap, uint32_t size_class)
 {
-    uint32_t id = heap->owner.id;
-    if (atomic_load_relaxed(&n_live) < 2) {
+    uint32_t id = first_asked(heap);
+    if (atomic_load_relaxed(&n_live) < 2 && heap_epoch == 1) {
         return;
     }
     for (uint32_t n = ADOPT_SEARCH; n; n--) {
@@ -199,9 +228,10 @@ static void adopt_from_live(struct heap *heap, uint32_t size_class)
         if (!from) {
             id = 0; /* behind the last comes the first */
         } else if (from == &heap->owner) {
-            return;
-        } else if (heap_of_owner(from) && bank_n_partial(&from->bank, size_class) > ADOPT_SPARES &&
-                   lock_try(&from->lock)) {
+            if (heap_epoch == 1) {
+                return;
+            }
+        } else if (has_spare_slab(from, size_class) && lock_try(&from->lock)) {
             bank_move_one(&from->bank, &heap->owner.bank, size_class);
             lock_release(&from->lock);
             stat_add(slabs_adopted, 1);
@@ -249,53 +279,78 @@ void heap_tidy(struct heap *heap)
     }
 }
 
-static void set_state(struct heap *heap, enum heap_state state)
+static void set_live(struct heap *heap, int is_live)
 {
     lock_acquire(&heap->owner.lock);
-    atomic_store_seq(&heap->owner.state, (uint32_t)state);
-    heap->owner.bank.keeps_empty = state == HEAP_LIVE;
+    heap_mend(heap);
+    atomic_store_seq(&heap->owner.state, is_live ? heap_epoch : HEAP_ORPHAN);
+    heap->owner.bank.keeps_empty = (uint8_t)is_live;
     lock_release(&heap->owner.lock);
+}
+
+void heap_mend(struct heap *heap)
+{
+    if (HAK_UNLIKELY(heap->owner.epoch != heap_epoch)) {
+        (void)atomic_exchange_seq(&heap->owner.inbox, NULL);
+        atomic_store_relaxed(&heap->owner.inbox_bytes, 0);
+        atomic_store_release(&heap->owner.epoch, heap_epoch);
+    }
 }
 
 /* While calls go to a layer, every thread's `self` is heap_none, so that all of them take the slow paths. */
 static void show_to_fast_paths(struct heap *heap)
 {
-    lock_acquire(&heaps_lock);
+    lock_acquire(&shown_lock);
     heap->self_at = &hak_self;
     atomic_store_relaxed(&hak_self, are_hidden ? &heap_none : heap);
-    lock_release(&heaps_lock);
+    lock_release(&shown_lock);
 }
 
 static void hide_from_fast_paths(struct heap *heap)
 {
-    lock_acquire(&heaps_lock);
+    lock_acquire(&shown_lock);
     heap->self_at = NULL;
     atomic_store_relaxed(&hak_self, &heap_none);
-    lock_release(&heaps_lock);
+    lock_release(&shown_lock);
 }
 
+/* A stale heap's thread is not there, nor its hak_self. */
 void heap_switch(int (*change)(void *context), void *context)
 {
-    lock_acquire(&heaps_lock);
+    lock_acquire(&shown_lock);
     are_hidden = change(context);
     struct owner *owner;
     for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
         struct heap *heap = heap_of_owner(owner);
-        if (heap && heap->self_at) {
+        if (heap && heap->self_at && heap_is_live(heap)) {
             atomic_store_relaxed(heap->self_at, are_hidden ? &heap_none : heap);
         }
     }
-    lock_release(&heaps_lock);
+    lock_release(&shown_lock);
 }
 
-struct heap *heap_acquire(void)
+/* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are forgotten. HEAPS lock held. */
+static struct heap *adopt_stale(void)
 {
-    if (heap_own != &heap_none) {
-        return heap_own;
+    while (has_stale) {
+        struct owner *owner = owner_next(&stale_id);
+        struct heap *heap = heap_of_owner(owner);
+        has_stale = owner != NULL;
+        if (heap && owner->state != HEAP_ORPHAN && !heap_is_live(heap)) {
+            heap->budget = 0;
+            heap->is_inside = 0;
+            heap->self_at = NULL;
+            tc_init(heap);
+            stat_sub(orphans, 1);
+            return heap;
+        }
     }
-    if (is_ending) {
-        return NULL;
-    }
+    return NULL;
+}
+
+/* Inside the gate. */
+static struct heap *take_heap(void)
+{
     lock_acquire(&heaps_lock);
     if (!is_ready) {
         start();
@@ -305,18 +360,40 @@ struct heap *heap_acquire(void)
         orphans = heap->next_orphan;
         stat_sub(orphans, 1);
     } else {
-        heap = new_heap(&next_id, LOCK_RANK_HEAP);
+        heap = adopt_stale();
+        heap = heap ? heap : new_heap(&next_id, LOCK_RANK_HEAP);
     }
     lock_release(&heaps_lock);
+    if (heap) {
+        set_live(heap, 1);
+        heap_own = heap;
+        if (HAK_UNLIKELY(!heap_is_live(heap))) {
+            set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
+        }
+        show_to_fast_paths(heap);
+        (void)atomic_add_relaxed(&n_live, 1u);
+    }
+    return heap;
+}
+
+struct heap *heap_acquire(void)
+{
+    if (heap_own != &heap_none) {
+        return heap_own;
+    }
+    /* A signal handler may have interrupted this thread with shown_lock held. */
+    if (is_ending || gate_thread.depth || lock_is_mine(&shown_lock) || !gate_enter()) {
+        return NULL;
+    }
+    /* Again: a signal handler may have forked in between, and a handler of that fork allocated. */
+    struct heap *heap = heap_own != &heap_none ? heap_own : take_heap();
+    gate_leave();
     if (!heap) {
         return NULL;
     }
-    set_state(heap, HEAP_LIVE);
-    heap_own = heap;
-    show_to_fast_paths(heap);
-    (void)atomic_add_relaxed(&n_live, 1u);
+    /* Outside of the gate, since they wait, or take locks of the C library, which a fork may hold that waits for the gate. They may
+       allocate: the heap is in place. */
     background_count();
-    /* The next calls may allocate: the heap is in place. */
     start_threads();
     if (has_end_key) {
         (void)pthread_setspecific(end_key, heap);
@@ -328,7 +405,7 @@ struct heap *heap_acquire(void)
 static void make_orphan(struct heap *heap)
 {
     (void)get_shared();
-    set_state(heap, HEAP_ORPHAN);
+    set_live(heap, 0);
     lock_acquire(&heap->owner.lock);
     heap_tidy(heap);
     (void)heap_unlock(heap);
@@ -339,17 +416,31 @@ static void make_orphan(struct heap *heap)
     lock_release(&heaps_lock);
 }
 
+void heap_end_thread(struct heap *heap)
+{
+    tc_flush(heap);
+    make_orphan(heap);
+    (void)atomic_sub_relaxed(&n_live, 1u);
+}
+
 static void thread_ends(void *arg)
 {
     struct heap *heap = (struct heap *)arg;
-    if (heap_own == heap) {
-        is_ending = 1;
-        hide_from_fast_paths(heap);
-        heap_own = &heap_none;
-        tc_flush(heap);
-        make_orphan(heap);
-        (void)atomic_sub_relaxed(&n_live, 1u);
+    if (heap_own != heap) {
+        return;
+    }
+    is_ending = 1;
+    leaving = heap;
+    heap_own = &heap_none; /* so that it enters by no word of a heap that may soon be another thread's */
+    hide_from_fast_paths(heap);
+    if (gate_enter()) {
+        heap_end_thread(heap);
+        leaving = NULL;
+        gate_leave();
         background_count();
+    } else {
+        fork_defer_thread(heap); /* nobody may wait for the gate: whoever opens it ends the heap */
+        leaving = NULL;
     }
 }
 
@@ -424,23 +515,47 @@ static void rest(struct owner *owner)
     owner->seen_uses = owner->n_uses + 1; /* unlock will count the caller too */
 }
 
-/* Of the slabs of one superslab, those that nobody used since the last tick. */
+/* Inside the gate. */
+static void rest_one(uint32_t id)
+{
+    struct owner *owner = owner_hold(id);
+    if (owner) {
+        rest(owner);
+        (void)unlock(owner);
+    }
+}
+
+/* Inside the gate. */
+static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
+{
+    struct map_entry entry = map_get(start);
+    struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : NULL;
+    if (!owner) {
+        return;
+    }
+    /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
+    struct map_entry now = map_get(start);
+    if (now.tag == entry.tag && now.ref == number) {
+        stat_add(cold_bytes_purged, slab_purge_cold(pool_slab_of(number, start), tick));
+    }
+    lock_release(&owner->lock);
+}
+
+/* Of the slabs of one superslab, those that nobody used since the last tick. The gate is left between two: a fork does not wait
+   long. */
 static void purge_cold_slabs(uint32_t number, uint16_t tick)
 {
     char *base;
-    for (uint32_t mask = pool_slab_mask(number, &base); mask; mask &= mask - 1) {
-        const char *start = base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES;
-        struct map_entry entry = map_get(start);
-        struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : NULL;
-        if (!owner) {
-            continue;
+    if (!gate_enter()) {
+        return;
+    }
+    uint32_t mask = pool_slab_mask(number, &base);
+    gate_leave();
+    for (; mask; mask &= mask - 1) {
+        if (gate_enter()) {
+            purge_cold_slab(number, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, tick);
+            gate_leave();
         }
-        /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
-        struct map_entry now = map_get(start);
-        if (now.tag == entry.tag && now.ref == number) {
-            stat_add(cold_bytes_purged, slab_purge_cold(pool_slab_of(number, start), tick));
-        }
-        lock_release(&owner->lock);
     }
 }
 
@@ -449,10 +564,9 @@ void heap_rest_all(void)
     static uint16_t tick;
     tick++;
     for (uint32_t id = 0; !background_must_end() && owner_next(&id);) {
-        struct owner *owner = owner_hold(id);
-        if (owner) {
-            rest(owner);
-            (void)unlock(owner);
+        if (gate_enter()) {
+            rest_one(id);
+            gate_leave();
         }
     }
     for (uint32_t number = 0, n = pool_n_superslabs(); number < n && !background_must_end(); number++) {
@@ -467,7 +581,12 @@ uint32_t heap_n_live(void)
 
 void heap_refuse(void)
 {
+    struct heap *heap = heap_own;
     is_ending = 1;
+    heap_own = &heap_none;
+    if (heap != &heap_none) {
+        hide_from_fast_paths(heap);
+    }
 }
 
 int heap_is_ending(void)
@@ -481,104 +600,54 @@ int heap_verify_all(void)
     return result ? result : owner_verify_all();
 }
 
-/* Fork: all locks in rank order, so that the child gets every structure whole. Older handlers, which run between ours, may
-   allocate (lock.h): this thread gets its heap now. */
-static void fork_prepare(void)
-{
-    (void)heap_acquire();
-    lock_acquire(&heaps_lock);
-    user_heap_fork_registry(lock_acquire);
-    owner_fork_prepare();
-    user_heap_fork_large(lock_acquire);
-    ace_lock_acquire();
-    pool_lock_acquire();
-    map_lock_acquire();
-    adapt_lock_acquire();
-    fallback_lock_acquire();
-    os_meta_lock_acquire();
-    lock_fork_begin();
-}
+/* --- fork --- */
 
-static void fork_parent(void)
+/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a handler that interrupted the slow
+   path. */
+void heap_receive_own(void)
 {
-    lock_fork_end();
-    os_meta_lock_release();
-    fallback_lock_release();
-    adapt_lock_release();
-    map_lock_release();
-    pool_lock_release();
-    ace_lock_release();
-    user_heap_fork_large(lock_release);
-    owner_fork_end(lock_release);
-    user_heap_fork_registry(lock_release);
-    lock_release(&heaps_lock);
-}
-
-/* Gives back a list of blocks that a thread left when fork stopped it. A push and a pop change one word, so that every list is
-   whole; in the middle of a slow path two lists may share blocks: each is looked at before it is believed. */
-static void salvage(void *head)
-{
-    while (head) {
-        struct ss_lookup found = hak_super_lookup(head);
-        struct heap *heap = found.kind == SS_SLAB ? heap_of_owner(owner_by_id(found.owner)) : NULL;
-        if (!heap || found.start != head || !found.is_allocated) {
-            return;
-        }
-        void *next = *(void **)head;
+    struct heap *heap = heap_own;
+    if (heap != &heap_none && gate_thread.depth == 0 && gate_enter()) {
         lock_acquire(&heap->owner.lock);
-        small_put(&heap->owner, found.size_class, head);
+        remote_receive(heap);
         (void)heap_unlock(heap);
-        head = next;
+        gate_leave();
     }
 }
 
-static void salvage_cache(const struct heap *heap)
+/* Whatever the holder of shown_lock was changing is done, once more or at all. */
+static void mend_shown(void)
 {
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        salvage(heap->bins[c].head);
-        salvage(heap->spares[c].head);
-    }
-    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        salvage(heap->outbox[i].head);
+    if (shown_lock.word && !lock_is_mine(&shown_lock)) {
+        atomic_store_relaxed(&shown_lock.word, 0u);
+        entry_mend();
     }
 }
 
-/* The other threads are gone. What lay in their bins goes back to the slabs, their heaps are adopted by the child's next
-   threads. What they held in the middle of a slow path, a list each at most, is left allocated. */
-static void fork_child(void)
+/* The new epoch makes every heap but the own one stale. None is touched here: a child that leaves at once copies no page for it. */
+void heap_fork_child(void)
 {
-    lock_fork_end();
-    os_meta_lock_reset();
-    fallback_lock_reset();
-    adapt_lock_reset();
-    map_lock_reset();
-    pool_lock_reset();
-    ace_lock_reset();
-    user_heap_fork_large(lock_reset);
-    owner_fork_end(lock_reset);
-    owner_fork_child();
-    user_heap_fork_registry(lock_reset);
-    lock_reset(&heaps_lock);
-    background_init();
-    /* List and count are made anew: a thread that was just taking or leaving its heap had it in no list, counted or not. */
-    orphans = NULL;
-    stat_sub(orphans, stat_get(orphans));
-    atomic_store_relaxed(&n_live, heap_own != &heap_none ? 1u : 0u);
-    struct owner *owner;
-    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
-        struct heap *heap = heap_of_owner(owner);
-        if (heap && heap != heap_own && owner->state == HEAP_LIVE) {
-            stat_sub(bin_budget, heap->budget);
-            heap->budget = 0;
-            salvage_cache(heap);
-            tc_init(heap);
-        }
+    struct heap *own = leaving ? leaving : heap_own;
+    int64_t n_own = own != &heap_none;
+    atomic_store_relaxed(&heap_epoch, heap_epoch + 1);
+    has_stale = 1;
+    stale_id = 0;
+    if (n_own) {
+        own->owner.state = own->owner.state == HEAP_ORPHAN ? HEAP_ORPHAN : heap_epoch;
+        own->owner.inbox = NULL; /* other threads were pushing */
+        own->owner.inbox_bytes = 0;
+        own->owner.epoch = heap_epoch;
     }
-    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
-        struct heap *heap = heap_of_owner(owner);
-        if (heap && heap != heap_own && heap != shared) {
-            heap->self_at = NULL;
-            make_orphan(heap);
-        }
-    }
+    stat_add(orphans, stat_get(heaps) - n_own - stat_get(orphans));
+    stat_add(bin_budget, (int64_t)own->budget - stat_get(bin_budget));
+    atomic_store_relaxed(&n_live, (uint32_t)n_own);
+    /* These handlers are registered behind the key: another thread had made it. */
+    atomic_store_release(&threads_state, (uint32_t)STARTED);
+    mend_shown();
+    entry_fork_child();
+}
+
+int heap_lose(struct lock *lock)
+{
+    return lock == &shown_lock || owner_lose(lock, heap_own != &heap_none ? &heap_own->owner : NULL);
 }

@@ -70,7 +70,8 @@ struct outbox_slot {
     uint16_t count, limit;
 };
 
-enum heap_state { HEAP_LIVE, HEAP_ORPHAN };
+/* A live heap's state is heap_epoch. */
+#define HEAP_ORPHAN 0u
 
 struct heap {
     struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
@@ -87,12 +88,13 @@ struct heap {
     uint64_t awake;       /* a bit for each class that took one in it */
     int refill_is_clean;  /* the block that tc_refill gave last reads as zero behind its first word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
+    uint32_t is_inside;   /* its thread is, see gate.h */
 
     void
         *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words; owner's lock */
     uint64_t returned_bytes;     /* owner's lock */
     struct heap *next_orphan;    /* HEAPS lock */
-    struct heap **self_at;       /* its thread's hak_self; HEAPS lock */
+    struct heap **self_at;       /* its thread's hak_self; the lock of heap_switch */
 
     struct owner owner; /* begins with a line of its own, which every thread pushes to */
 };
@@ -106,14 +108,26 @@ extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
 /* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
 extern struct heap heap_none HAK_HIDDEN;
 
-/* The heap that the owner is part of; NULL if it is NULL, a first-class heap or a pool. */
+/* 1 plus the forks that led to this process. A forked child is one thread: every heap whose state
+   (owner.state) is an earlier epoch has lost its thread, and is as good as an orphan; what lay in
+   its cache and inbox is forgotten (docs/fork.md). */
+extern uint32_t heap_epoch HAK_HIDDEN;
+static inline int heap_is_live(const struct heap *heap)
+{
+    return atomic_load_seq(&heap->owner.state) == heap_epoch;
+}
+/* Empties the inbox of a heap from an earlier epoch. Owner's lock held. */
+void heap_mend(struct heap *heap);
+
+/* The heap that the owner is part of; NULL if it is NULL, lost, a first-class heap or a pool. */
 static inline struct heap *heap_of_owner(struct owner *owner)
 {
     return owner && owner->kind == OWNER_THREAD ? (struct heap *)(void *)((char *)owner - offsetof(struct heap, owner))
                                                 : NULL;
 }
 
-/* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, or the thread is ending). */
+/* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, the thread is ending, or the gate is
+   closed). Inside the gate none is made: what comes with it takes locks of the C library. */
 struct heap *heap_acquire(void);
 /* Releases the heap's lock, and sends on what bank_put_list found to be another heap's by now. Returns 1 if there was any. */
 int heap_unlock(struct heap *heap);
@@ -132,11 +146,19 @@ void heap_trim_all(void);
 void heap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t heap_n_live(void);
-/* Does `change` with the HEAPS lock held, which returns whether the table of entry points is another than the plain one: then every
-   thread's heap is hidden from the fast paths, else it is shown. So it is at the start, until entry.c has made up its mind. */
+/* Does `change` with a lock of rank HEAPS held, which returns whether the table of entry points is another than the plain one: then every
+   thread's heap is hidden from the fast paths, else it is shown. So it is at the start, until entry.c has made up its mind.
+   Not behind the gate: who holds this lock waits for nothing, and a forked child frees it and does `change` again if it must. */
 void heap_switch(int (*change)(void *context), void *context);
-/* The calling thread gets no heap. */
+/* The calling thread gets no heap, and leaves the one that it has as it is. */
 void heap_refuse(void);
+/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate; background_count comes after it. */
+void heap_end_thread(struct heap *heap);
+/* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have: 1 if the child can do without
+   what it guards. */
+void heap_receive_own(void);
+void heap_fork_child(void);
+int heap_lose(struct lock *lock);
 /* 1 if the calling thread had a heap, or is refused one. */
 int heap_is_ending(void);
 /* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their bins are not looked at. */

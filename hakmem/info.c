@@ -1,11 +1,15 @@
 /* What programs ask of the library as a whole: whose an address is, whether all is in order, memory
    limits, ACE's state, statistics, the variant. No locks of its own. Called by programs. */
+#include <string.h>
+
 #include "ace/ace.h"
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "base/error.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/request.h"
@@ -22,15 +26,27 @@ int hak_owns(const void *p)
 
 size_t hak_purge(void)
 {
-    return request_reclaim();
+    fork_catch_up();
+    if (!gate_enter()) {
+        return 0; /* a trim may do nothing, and never waits for a fork */
+    }
+    size_t bytes = request_reclaim();
+    gate_leave();
+    return bytes;
 }
 
 int hak_verify(void)
 {
+    enum gate_reader how = gate_enter_to_read();
+    if (how == GATE_REFUSED) {
+        return 0; /* an error has been found, and the program lives on: nobody may look at it */
+    }
     int result = heap_verify_all();
     result = result ? result : user_heap_verify();
     result = result ? result : ace_verify();
-    return result ? result : ss_verify();
+    result = result ? result : ss_verify();
+    gate_leave_reader(how);
+    return result;
 }
 
 const char *hak_variant(void)
@@ -69,7 +85,12 @@ void hak_ace_on_fail(hak_fail_callback callback, void *context)
 void hak_ace_state(struct hak_ace_state *out)
 {
     struct adapt_summary now;
-    adapt_state(&now);
+    enum gate_reader how = gate_enter_to_read();
+    memset(&now, 0, sizeof now);
+    if (how != GATE_REFUSED) {
+        adapt_state(&now);
+        gate_leave_reader(how);
+    }
     *out = (struct hak_ace_state){now.live[CONTROL_SUPERSLABS],
                                   now.live[CONTROL_RANGES],
                                   (size_t)stat_get(heap_dirty_bytes),
@@ -87,9 +108,14 @@ void hak_ace_class(size_t size, struct hak_ace_class *out)
     struct control_class found;
     size_t bytes = size > SC_SMALL_MAX ? size : SC_SMALL_MAX + 1;
     bytes = bytes < PTRDIFF_MAX / 2 ? ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
-    adapt_class_state(bytes, &found);
-    *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
-                                  found.hits, found.misses, ms_of_ns(found.age_ns)};
+    enum gate_reader how = gate_enter_to_read();
+    memset(out, 0, sizeof *out);
+    if (how != GATE_REFUSED) {
+        adapt_class_state(bytes, &found);
+        *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
+                                      found.hits, found.misses, ms_of_ns(found.age_ns)};
+        gate_leave_reader(how);
+    }
 }
 
 static void print_field(struct hak_line *line, const char *name, size_t value)
@@ -136,7 +162,7 @@ void hak_limit_set(size_t soft, size_t hard)
     }
     limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
     if (limit_soft() && limit_committed() > limit_soft()) {
-        (void)request_reclaim();
+        (void)hak_purge();
     }
 }
 

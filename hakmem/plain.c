@@ -13,6 +13,9 @@
 #include "hakmem/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/fast.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
+#include "hakmem/limbo.h"
 #include "hakmem/request.h"
 #include "hakmem/user_heap.h"
 #include "limit/fail.h"
@@ -71,15 +74,19 @@ void request_mind_limits(void)
     }
 }
 
-void *request(void *(*ask)(void *context), void *context, size_t size, size_t align)
+void *request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align)
 {
     background_start_if_wanted();
     fail_begin();
+    if (HAK_UNLIKELY(!gate_enter())) {
+        return finish(size <= PTRDIFF_MAX ? aside(context) : NULL, size, align);
+    }
     void *p = size <= PTRDIFF_MAX ? ask(context) : NULL;
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
         p = ask(context);
     }
     request_mind_limits();
+    gate_leave();
     return finish(p, size, align);
 }
 
@@ -98,14 +105,18 @@ void *request_large(size_t size, size_t align, enum large_kind kind)
     }
     background_start_if_wanted();
     fail_begin();
+    if (HAK_UNLIKELY(!gate_enter())) {
+        return finish(limbo_alloc(size, align, NULL), size, align);
+    }
     void *p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
         p = ask_ace(size, align, kind);
     }
-    if (HAK_UNLIKELY(!p)) {
-        p = fallback_alloc(size, align, kind == LARGE_ZEROED, 1);
-    }
     request_mind_limits();
+    gate_leave();
+    if (HAK_UNLIKELY(!p)) {
+        p = fallback_alloc(size, align, kind == LARGE_ZEROED, 1); /* libc's locks are not waited for inside */
+    }
     return finish(p, size, align);
 }
 
@@ -143,19 +154,25 @@ static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, in
     }
     background_start_if_wanted();
     fail_begin();
+    if (HAK_UNLIKELY(!gate_enter())) {
+        return finish(limbo_alloc(size, align, NULL), size, align);
+    }
     void *block = ask_heap(size_class, is_clean);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
         if (reclaim_for_request()) {
             block = ask_heap(size_class, is_clean);
         }
-        if (!block) {
-            *is_clean = 0;
-            block = fallback_alloc(size, align, 0, 1);
-        }
         errno = saved;
     }
     request_mind_limits();
+    gate_leave();
+    if (HAK_UNLIKELY(!block)) {
+        int saved = errno;
+        *is_clean = 0;
+        block = fallback_alloc(size, align, 0, 1);
+        errno = saved;
+    }
     return finish(block, size, align);
 }
 
@@ -236,6 +253,19 @@ static void free_in_slab(void *p, uint32_t tag)
     remote_free(heap, p, tag);
 }
 
+static void free_large(void *p)
+{
+    if (HAK_UNLIKELY(!gate_enter())) {
+        HAK_CHECK(ace_usable_size(p), "invalid pointer freed (not the start of a block)", p);
+        fork_defer_block(p);
+        return;
+    }
+    user_heap_forget(p);
+    ace_free(p);
+    gate_leave();
+    background_poke();
+}
+
 /* What lies beyond the window, is large, free or no block at all. */
 static HAK_NOINLINE void free_elsewhere(void *p)
 {
@@ -245,10 +275,10 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     }
     HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
     HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
-    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
-        user_heap_forget(p);
-        ace_free(p);
-        background_poke();
+    if (HAK_UNLIKELY(entry.tag == TAG_LIMBO)) {
+        limbo_free(p);
+    } else if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
+        free_large(p);
     } else {
         free_in_slab(p, entry.tag);
     }
@@ -273,6 +303,9 @@ size_t plain_usable_size(const void *p)
     struct map_entry entry = map_find(p);
     if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
         return fallback_size(p);
+    }
+    if (HAK_UNLIKELY(entry.tag == TAG_LIMBO)) {
+        return limbo_size(p);
     }
     if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
         return ace_usable_size(p);

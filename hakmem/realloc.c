@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "hakmem/entry.h"
 #include "hakmem/fast.h"
+#include "hakmem/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
@@ -80,18 +81,25 @@ static HAK_ALWAYS_INLINE size_t plain_size(const void *p)
 static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, const void *p,
                                                      size_t usable)
 {
-    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !address_count(&user_heap_large))) {
+    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !address_count(&user_heap_large) &&
+                   map_find(p).tag != TAG_LIMBO)) {
         return NULL;
     }
     return HAK_UNLIKELY(heap != NULL) ? heap : user_heap_of(p);
 }
 
-/* Large blocks alone have room around them. What libc serves is not in the map. */
+static HAK_ALWAYS_INLINE int is_large(uint32_t tag)
+{
+    return tag == TAG_SPAN || tag == TAG_RANGE;
+}
+
+/* Large blocks alone have room around them. What libc serves is not in the map, and limbo's blocks
+   are copied, as all are while the gate is closed. */
 static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size_t usable,
                                             size_t size)
 {
     if (HAK_UNLIKELY(usable <= SC_SMALL_MAX) || size <= SC_SMALL_MAX || size > PTRDIFF_MAX ||
-        !map_find(p).tag) {
+        !is_large(map_find(p).tag) || !gate_enter()) {
         return NULL;
     }
     void *resized =
@@ -99,6 +107,7 @@ static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size
     if (resized) {
         request_mind_limits();
     }
+    gate_leave();
     return resized;
 }
 

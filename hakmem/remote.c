@@ -8,12 +8,13 @@
    least two words. (Carrying six pointers in every seventh block, so that the receiver fetches lines in parallel, was tried
    and was slower by a quarter on two cores.)
 
-   No chain is lost when an owner ends: it sets HEAP_ORPHAN and then takes its inbox; a sender pushes and then reads the
+   No chain is lost when an owner ends: it becomes an orphan and then takes its inbox; a sender pushes and then reads the
    state; both in sequentially consistent order, so that at least one of them sees the other's step and collects.
    Locks: the owner's heap lock for receive and collect. */
 #include "base/error.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "hakmem/gate.h"
 #include "hakmem/heap.h"
 #include "hakmem/small.h"
 #include "hakmem/user_heap.h"
@@ -32,17 +33,12 @@ static uint32_t chain_limit(uint32_t size_class)
     return by_bytes == 0 ? 1 : by_bytes < OUTBOX_MAX_BLOCKS ? by_bytes : OUTBOX_MAX_BLOCKS;
 }
 
-/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
-static void collect_for(struct heap *heap, int64_t pending)
+/* Inside the gate. */
+static void collect_inside(struct heap *heap, int must)
 {
-    struct owner *owner = &heap->owner;
-    int is_orphan = atomic_load_seq(&owner->state) == HEAP_ORPHAN;
-    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
-        return;
-    }
-    if (is_orphan || pending >= INBOX_WAIT_BYTES) {
-        lock_acquire(&owner->lock);
-    } else if (!lock_try(&owner->lock)) {
+    if (must) {
+        lock_acquire(&heap->owner.lock);
+    } else if (!lock_try(&heap->owner.lock)) {
         return;
     }
     heap_tidy(heap);
@@ -50,11 +46,42 @@ static void collect_for(struct heap *heap, int64_t pending)
     stat_add(chains_drained_by_sender, 1);
 }
 
+/* A heap whose thread a forked child does not have: its inbox is not to be added to as it is. */
+static HAK_COLD void mend(struct heap *heap)
+{
+    if (gate_enter()) {
+        lock_acquire(&heap->owner.lock);
+        heap_mend(heap);
+        lock_release(&heap->owner.lock);
+        gate_leave();
+    }
+}
+
+/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
+static void collect_for(struct heap *heap, int64_t pending)
+{
+    int is_orphan = !heap_is_live(heap);
+    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
+        return;
+    }
+    if (!gate_enter()) {
+        return; /* whoever comes next collects: the owner, a sender, a thread that adopts it, or a trim */
+    }
+    collect_inside(heap, is_orphan || pending >= INBOX_WAIT_BYTES);
+    gate_leave();
+}
+
 static void send_chain(void *head, uint32_t tag, uint32_t count)
 {
     struct owner *owner = owner_by_id(TAG_OWNER(tag));
     struct heap *heap = heap_of_owner(owner);
-    HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", head);
+    if (HAK_UNLIKELY(!heap)) {
+        HAK_CHECK(owner && owner_is_lost(owner), "invalid pointer freed (it belongs to a pool of its own)", head);
+        return;
+    }
+    if (HAK_UNLIKELY(atomic_load_acquire(&owner->epoch) != heap_epoch)) {
+        mend(heap);
+    }
     int64_t bytes = (int64_t)count * sc_table[TAG_CLASS(tag)].size;
     int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
     void *link = atomic_load_relaxed(&owner->inbox);
@@ -74,9 +101,15 @@ static void send_slot(struct outbox_slot *slot)
     send_chain(head, slot->tag, count);
 }
 
+/* Blocks of a thread's heap travel, and lost owners' go nowhere. */
+static int is_sent(struct owner *owner)
+{
+    return heap_of_owner(owner) || (owner && owner_is_lost(owner));
+}
+
 void remote_free_now(void *block, uint32_t tag)
 {
-    if (HAK_UNLIKELY(!heap_of_owner(owner_by_id(TAG_OWNER(tag))))) {
+    if (HAK_UNLIKELY(!is_sent(owner_by_id(TAG_OWNER(tag))))) {
         user_heap_put(block, tag);
         return;
     }
@@ -110,7 +143,7 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
     struct heap *heap = heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     slot->tag = tag;
     slot->limit =
-        !heap || atomic_load_relaxed(&heap->owner.state) == HEAP_ORPHAN ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+        !heap || !heap_is_live(heap) || gate_is_mine() ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
 }
 
 /* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
@@ -136,7 +169,7 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
         retarget(slot, tag);
     }
     if (slot->limit == 0) {
-        if (HAK_UNLIKELY(!heap_of_owner(owner_by_id(TAG_OWNER(tag))))) {
+        if (HAK_UNLIKELY(!is_sent(owner_by_id(TAG_OWNER(tag))))) {
             user_heap_put(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
             keep(heap, block, TAG_CLASS(tag));
@@ -167,9 +200,14 @@ void remote_send_all(struct heap *heap)
 }
 
 /* The look before the exchange must be in the same order as the state's store in make_orphan: were it earlier, a chain that is
-   pushed between the two, by a sender who still reads LIVE, would stay in an orphan's inbox. */
+   pushed between the two, by a sender who still reads that it lives, would stay in an orphan's inbox. Between the handlers of a
+   fork nothing is taken: in the child it may be torn, and older handlers run before ours. */
 static void *take_inbox(struct heap *heap)
 {
+    if (gate_is_mine()) {
+        return NULL;
+    }
+    heap_mend(heap);
     if (!atomic_load_seq(&heap->owner.inbox)) {
         return NULL;
     }

@@ -11,8 +11,8 @@
 HAK_EXTERN_C_BEGIN
 
 /* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept
-   went back. */
-void *request(void *(*ask)(void *context), void *context, size_t size, size_t align);
+   went back. By `aside` if the gate is closed. */
+void *request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align);
 enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
 /* A block of ACE. */
 /* A block of a small size class, aligned to `align` as all blocks of the class are. */
@@ -20,10 +20,10 @@ void *request_small(uint32_t size_class, size_t align);
 void *request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
 void *request_refuse(void);
-/* Everything that is kept for reuse goes back. Returns bytes. */
+/* Everything that is kept for reuse goes back. Returns bytes. Inside the gate. */
 size_t request_reclaim(void);
 /* After memory was taken: what the controller does not want any longer goes back, and above the
-   soft limit all that is kept. */
+   soft limit all that is kept. Inside the gate. */
 void request_mind_limits(void);
 
 /* The size class for a request at a multiple of `align` (a power of two); SC_N_CLASSES if it is a

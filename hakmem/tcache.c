@@ -7,6 +7,7 @@
 #include "base/stats.h"
 #include "base/verify.h"
 #include "hakmem/fast.h"
+#include "hakmem/gate.h"
 #include "hakmem/small.h"
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
@@ -92,8 +93,8 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
     set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
-/* Gives a list back and forgets it under the lock: a fork must not find blocks in a bin that are in their slabs already, and
-   perhaps in another thread's hands. A free may end here, and the system fail: errno stays. */
+/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock is free, in another thread's
+   hands. A free may end here, and the system fail: errno stays. */
 static void put_list(struct heap *heap, uint32_t size_class, void **head)
 {
     int saved = errno;
@@ -143,6 +144,9 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
     void *old = spare->head;
+    if (old && HAK_UNLIKELY(!gate_enter())) {
+        return; /* the bin holds more than its limit until the gate is open */
+    }
     heap->awake |= (uint64_t)1 << size_class;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head;
@@ -159,6 +163,7 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
         } else {
             shrink_limit(heap, size_class);
         }
+        gate_leave();
     }
 }
 
@@ -222,7 +227,7 @@ void tc_flush(struct heap *heap)
     }
     stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
-    /* With the lock held, so that no fork finds in the bins what others may have by then. */
+    /* With the lock held: so no block is in two places for anybody. */
     tc_init(heap);
     heap_unlock(heap);
 }

@@ -1,4 +1,4 @@
-/* First-class heaps. Called by programs through hak_heap_*, by the slow paths of free and realloc, and by fork. */
+/* First-class heaps. Called by programs through hak_heap_*, by the slow paths of free and realloc, and by fork.c. */
 #include "hakmem/user_heap.h"
 
 #include <errno.h>
@@ -8,15 +8,18 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "base/os.h"
+#include "base/stats.h"
 #include "base/verify.h"
 #include "hakmem/background.h"
 #include "hakmem/entry.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "hakmem/limbo.h"
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
 #include "hakmem/small.h"
-
 
 /* A large block of a heap. */
 struct large_node {
@@ -25,10 +28,10 @@ struct large_node {
     struct large_node *next, *prev; /* of the heap */
 };
 
-static struct lock registry_lock = LOCK_INIT(LOCK_RANK_HEAPS);
-static struct hak_heap *unused;
+static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
+static struct owner *unused; /* heaps, by next_unused */
 
-static struct lock large_lock = LOCK_INIT(LOCK_RANK_OWNED);
+static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
 struct address_table user_heap_large;
 
 /* --- the table of large blocks --- */
@@ -93,9 +96,14 @@ void user_heap_put(void *block, uint32_t tag)
 {
     struct hak_heap *heap = user_heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", block);
+    if (HAK_UNLIKELY(!gate_enter())) {
+        fork_defer_block(block);
+        return;
+    }
     lock_acquire(&heap->owner.lock);
     small_put(&heap->owner, TAG_CLASS(tag), block);
     owner_release(&heap->owner);
+    gate_leave();
     background_poke();
 }
 
@@ -105,14 +113,28 @@ struct hak_heap *user_heap_of(const void *p)
     if (TAG_IS_SLAB(tag)) {
         return user_heap_of_owner(owner_by_id(TAG_OWNER(tag)));
     }
-    if (!address_count(&user_heap_large)) {
+    if (HAK_UNLIKELY(tag == TAG_LIMBO)) {
+        return user_heap_of_owner(limbo_owner(p));
+    }
+    enum gate_reader how = address_count(&user_heap_large) ? gate_enter_to_read() : GATE_REFUSED;
+    if (how == GATE_REFUSED) {
         return NULL;
     }
     lock_acquire(&large_lock);
     const struct large_node *node = find_large(p);
     struct hak_heap *heap = node ? node->heap : NULL;
     lock_release(&large_lock);
+    gate_leave_reader(how);
     return heap;
+}
+
+/* A heap that was made while the gate was closed is registered. Returns 0 if there is no id. Inside the gate. */
+static int has_id(struct hak_heap *heap)
+{
+    lock_acquire(&registry_lock);
+    int error = heap->owner.id ? 0 : owner_register(&heap->owner, OWNER_HEAP, LOCK_RANK_HEAP);
+    lock_release(&registry_lock);
+    return !error;
 }
 
 struct want {
@@ -121,10 +143,22 @@ struct want {
     int is_zeroed;
 };
 
-static void *take_small(const struct want *want, uint32_t size_class)
+static void *take_aside(void *context)
+{
+    const struct want *want = (const struct want *)context;
+    return limbo_alloc(want->size, want->align, &want->heap->owner);
+}
+
+static void *take_small(struct want *want, uint32_t size_class)
 {
     struct owner *owner = &want->heap->owner;
     void *block;
+    if (owner_is_lost(owner)) {
+        return take_aside(want);
+    }
+    if (HAK_UNLIKELY(!atomic_load_acquire(&owner->id)) && !has_id(want->heap)) {
+        return NULL;
+    }
     lock_acquire(&owner->lock);
     (void)small_take(owner, size_class, 1, &block);
     int is_clean = owner->bank.took_clean;
@@ -147,7 +181,7 @@ static void *take_large(const struct want *want)
 
 static void *take(void *context)
 {
-    const struct want *want = (const struct want *)context;
+    struct want *want = (struct want *)context;
     uint32_t size_class = request_class(want->size, want->align);
     return size_class < SC_N_CLASSES ? take_small(want, size_class) : take_large(want);
 }
@@ -155,7 +189,7 @@ static void *take(void *context)
 void *plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
 {
     struct want want = {heap, size, alignment, is_zeroed};
-    return request(take, &want, size, alignment);
+    return request(take, take_aside, &want, size, alignment);
 }
 
 void *hak_heap_malloc(struct hak_heap *heap, size_t size)
@@ -202,32 +236,55 @@ void *user_heap_resize(struct hak_heap *heap, void *p, size_t size)
 /* --- heaps --- */
 
 /* Registry lock held. */
-static struct hak_heap *make_heap(void)
+static struct owner *make_heap(void)
 {
-    struct hak_heap *heap = unused ? unused : (struct hak_heap *)os_meta_alloc(sizeof *heap);
-    if (!heap) {
+    struct owner *owner = unused ? unused : (struct owner *)os_meta_alloc(sizeof(struct hak_heap));
+    if (!owner) {
         return NULL;
     }
-    unused = heap->next_unused;
-    if (owner_register(&heap->owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
-        heap->next_unused = unused;
-        unused = heap;
+    unused = owner->next_unused;
+    if (owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
+        owner->next_unused = unused;
+        unused = owner;
         return NULL;
     }
-    heap->is_live = 1;
-    return heap;
+    return owner;
+}
+
+static struct owner *create_inside(void)
+{
+    lock_acquire(&registry_lock);
+    struct owner *owner = make_heap();
+    lock_release(&registry_lock);
+    return owner;
+}
+
+/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like any. */
+static struct owner *create_aside(void)
+{
+    struct owner *owner = (struct owner *)limbo_alloc(sizeof(struct hak_heap), _Alignof(struct hak_heap), LIMBO_INTERNAL);
+    if (owner) {
+        owner->kind = OWNER_HEAP;
+    }
+    return owner;
 }
 
 struct hak_heap *hak_heap_create(void)
 {
+    struct owner *owner;
     (void)heap_acquire(); /* starts the process: options, fork handlers */
-    lock_acquire(&registry_lock);
-    struct hak_heap *heap = make_heap();
-    lock_release(&registry_lock);
-    if (!heap) {
-        errno = ENOMEM;
+    if (gate_enter()) {
+        owner = create_inside();
+        gate_leave();
+    } else {
+        owner = create_aside();
     }
-    return heap;
+    if (!owner) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    atomic_store_seq(&owner->is_live, 1u);
+    return user_heap_of_owner(owner);
 }
 
 static void *take_any_large(struct hak_heap *heap)
@@ -241,22 +298,36 @@ static void *take_any_large(struct hak_heap *heap)
     return p;
 }
 
-void plain_heap_destroy(struct hak_heap *heap)
+void user_heap_end(struct hak_heap *heap)
 {
-    int saved = errno;
     void *p;
-    lock_acquire(&registry_lock);
-    HAK_CHECK(heap->is_live, "heap destroyed twice", heap);
-    heap->is_live = 0;
-    lock_release(&registry_lock);
     while ((p = take_any_large(heap)) != NULL) {
         ace_free(p);
     }
-    owner_unregister(&heap->owner);
+    if (owner_is_lost(&heap->owner)) {
+        return; /* its slabs and its id stay with it */
+    }
+    if (heap->owner.id) {
+        owner_unregister(&heap->owner);
+    }
     lock_acquire(&registry_lock);
-    heap->next_unused = unused;
-    unused = heap;
+    heap->owner.next_unused = unused;
+    unused = &heap->owner;
     lock_release(&registry_lock);
+}
+
+void plain_heap_destroy(struct hak_heap *heap)
+{
+    int saved = errno;
+    HAK_CHECK(atomic_exchange_seq(&heap->owner.is_live, 0u), "heap destroyed twice", heap);
+    fork_catch_up(); /* blocks of it that were freed while the gate was closed */
+    limbo_free_of(&heap->owner);
+    if (gate_enter()) {
+        user_heap_end(heap);
+        gate_leave();
+    } else {
+        fork_defer_end(&heap->owner);
+    }
     background_poke();
     errno = saved;
 }
@@ -296,14 +367,4 @@ int user_heap_verify(void)
         }
     }
     return result;
-}
-
-void user_heap_fork_registry(void (*act)(struct lock *lock))
-{
-    act(&registry_lock);
-}
-
-void user_heap_fork_large(void (*act)(struct lock *lock))
-{
-    act(&large_lock);
 }

@@ -1,7 +1,8 @@
 /* First-class heaps: what hak_heap_* of hakmem.h makes. Internal to //hakmem.
 
    struct hak_heap is an owner (owner.h) of the kind OWNER_HEAP. It is never freed: a destroyed one gives its id back and waits
-   in `unused`. It owns
+   in `unused`. One that was made while the gate was closed (gate.h) is registered with its first block that is not of limbo; one
+   that is lost in a forked child goes on in limbo. It owns
    - a bank of slabs, under the owner's lock. No thread cache and no outbox holds a block of it: each goes straight to its slab, so that
      the slabs' bitmaps are exact, and that destroying leaves nothing behind anywhere;
    - large blocks (spans and ranges, which carry no owner): nodes in one hash table of the process and in a list of each heap,
@@ -24,36 +25,33 @@ struct hak_heap {
     struct owner owner;
     struct large_node *large; /* OWNED */
     size_t n_large;           /* OWNED */
-    uint32_t is_live;         /* registry */
-    struct hak_heap *next_unused;
 };
 
 /* Large blocks of all first-class heaps. Where there is none, a free needs one load to know. */
 extern struct address_table user_heap_large;
 
-/* The first-class heap that the owner is part of; NULL if it is NULL or of another kind. */
+/* The first-class heap that the owner is part of, lost or not; NULL if it is NULL or of another kind. */
 static inline struct hak_heap *user_heap_of_owner(struct owner *owner)
 {
-    return owner && owner->kind == OWNER_HEAP
+    return owner && (owner->kind & ~(uint32_t)OWNER_LOST) == OWNER_HEAP
                ? (struct hak_heap *)(void *)((char *)owner - offsetof(struct hak_heap, owner))
                : NULL;
 }
 
-/* Gives a small block back to its slab. Aborts if it is no first-class heap's. */
+/* Gives a small block back to its slab, or waits with it while the gate is closed. Aborts if it is no first-class heap's. */
 void user_heap_put(void *block, uint32_t tag);
-/* ace_resize of a block of the heap. */
+/* ace_resize of a block of the heap. Inside the gate. */
 void *user_heap_resize(struct hak_heap *heap, void *p, size_t size);
 /* The heap that a block belongs to, from the start of the block; NULL if it is no first-class heap's. */
 struct hak_heap *user_heap_of(const void *p);
 /* 0 if the equations of large blocks hold. */
 int user_heap_verify(void);
 
-/* For fork: does one thing to the registry's lock; to the lock OWNED. */
-void user_heap_fork_registry(void (*act)(struct lock *lock));
-void user_heap_fork_large(void (*act)(struct lock *lock));
+/* The end of a heap that has been destroyed: all blocks but those of limbo go back, and it waits for the next. Inside the gate. */
+void user_heap_end(struct hak_heap *heap);
 
 void user_heap_forget_large(const void *p);
-/* A large block is about to be freed. */
+/* A large block is about to be freed. Inside the gate. */
 static inline void user_heap_forget(const void *p)
 {
     if (HAK_UNLIKELY(address_count(&user_heap_large) != 0)) {

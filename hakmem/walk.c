@@ -6,8 +6,11 @@
 
 #include "ace/ace.h"
 #include "hakmem/entry.h"
+#include "hakmem/fork.h"
+#include "hakmem/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "hakmem/limbo.h"
 #include "hakmem/user_heap.h"
 #include "superslab/pool.h"
 
@@ -30,8 +33,8 @@ struct walk {
     } spans;
 };
 
-/* Returns 0 if it is no slab (any more), or not one of `owner` (0: of anybody). */
-static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
+/* Inside the gate, or alone. */
+static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
 {
     struct map_entry entry = map_get(start);
     if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
@@ -52,6 +55,15 @@ static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uin
     }
     lock_release(&holder->lock);
     return is_same;
+}
+
+/* Returns 0 if it is no slab (any more), or not one of `owner` (0: of anybody). */
+static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
+{
+    enum gate_reader how = gate_enter_to_read();
+    int result = how != GATE_REFUSED && copy_slab(out, start, number, owner);
+    gate_leave_reader(how);
+    return result;
 }
 
 static int visit(const struct walk *walk, void *p, size_t size)
@@ -83,20 +95,51 @@ static int visit_large(const struct walk *walk, void *p, size_t size)
 
 static void copy_spans(struct superslab_spans *out, uint32_t number)
 {
-    pool_lock_acquire();
+    enum gate_reader how = gate_enter_to_read();
+    out->base = NULL;
+    if (how == GATE_REFUSED) {
+        return;
+    }
+    lock_acquire(&pool_lock);
     const struct superslab *ss = pool_superslab(number);
     out->base = ss->base;
     for (uint32_t i = 0; out->base && i < SS_GRANULES; i++) {
         out->granules[i] = (uint16_t)pool_span_granules(ss, i);
     }
-    pool_lock_release();
+    lock_release(&pool_lock);
+    gate_leave_reader(how);
+}
+
+static uint32_t slab_mask(uint32_t number, char **base)
+{
+    enum gate_reader how = gate_enter_to_read();
+    uint32_t mask = how == GATE_REFUSED ? 0 : pool_slab_mask(number, base);
+    gate_leave_reader(how);
+    return mask;
+}
+
+static uint32_t count_ranges(void)
+{
+    enum gate_reader how = gate_enter_to_read();
+    uint32_t n = how == GATE_REFUSED ? 0 : ace_n_ranges();
+    gate_leave_reader(how);
+    return n;
+}
+
+static size_t range_bytes(uint32_t number, void **start)
+{
+    enum gate_reader how = gate_enter_to_read();
+    size_t bytes = how == GATE_REFUSED ? 0 : ace_range(number, start);
+    gate_leave_reader(how);
+    return bytes;
 }
 
 /* What callbacks have allocated and freed waits in the thread's cache, where it would look allocated. */
 static void flush_own_cache(const struct walk *walk)
 {
-    if (!walk->heap && heap_own != &heap_none) {
+    if (!walk->heap && heap_own != &heap_none && gate_enter()) {
         tc_flush(heap_own);
+        gate_leave();
     }
 }
 
@@ -104,7 +147,8 @@ static int walk_superslab(struct walk *walk, uint32_t number)
 {
     char *base;
     int result = 0;
-    for (uint32_t mask = pool_slab_mask(number, &base); mask && !result; mask &= mask - 1) {
+    int has_slabs = !walk->heap || walk->heap->owner.id;
+    for (uint32_t mask = has_slabs ? slab_mask(number, &base) : 0; mask && !result; mask &= mask - 1) {
         flush_own_cache(walk);
         if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number,
                           walk->heap ? walk->heap->owner.id : 0)) {
@@ -121,24 +165,33 @@ static int walk_superslab(struct walk *walk, uint32_t number)
     return result;
 }
 
+static int visit_limbo(void *p, size_t size, void *walk)
+{
+    return visit((const struct walk *)walk, p, size);
+}
+
 static int walk_all(struct walk *walk)
 {
     int result = 0;
     for (uint32_t i = 0, n = pool_n_superslabs(); i < n && !result; i++) {
         result = walk_superslab(walk, i);
     }
-    for (uint32_t i = 0, n = ace_n_ranges(); i < n && !result; i++) {
+    for (uint32_t i = 0, n = count_ranges(); i < n && !result; i++) {
         void *start;
-        size_t bytes = ace_range(i, &start);
+        size_t bytes = range_bytes(i, &start);
         result = bytes ? visit_large(walk, start, bytes) : 0;
     }
-    return result;
+    return result ? result : limbo_walk(walk->heap ? &walk->heap->owner : NULL, visit_limbo, walk);
 }
 
 int hak_walk(hak_walk_callback visit, void *context)
 {
     struct walk walk = {.visit = visit, .context = context, .walked = entry_now()->walked};
-    heap_trim_all();
+    fork_catch_up();
+    if (gate_enter()) {
+        heap_trim_all();
+        gate_leave();
+    }
     return walk_all(&walk);
 }
 
@@ -146,12 +199,22 @@ int walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usab
               void *context)
 {
     struct walk walk = {.heap = heap, .visit = visit, .context = context, .walked = walked};
+    fork_catch_up();
     return walk_all(&walk);
 }
 
 int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context)
 {
     return walk_heap(heap, entry_now()->walked, visit, context);
+}
+
+static int count_limbo(void *p, size_t size, void *counts_)
+{
+    struct walk_counts *counts = (struct walk_counts *)counts_;
+    (void)p;
+    counts->n_ranges++;
+    counts->range_bytes += size;
+    return 0;
 }
 
 static void count_slab(struct walk_counts *counts, const struct snapshot *slab)
@@ -184,7 +247,7 @@ void walk_count(struct walk_counts *counts)
     memset(counts, 0, sizeof *counts);
     for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
         char *base;
-        for (uint32_t mask = pool_slab_mask(number, &base); mask; mask &= mask - 1) {
+        for (uint32_t mask = slab_mask(number, &base); mask; mask &= mask - 1) {
             if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number, 0)) {
                 count_slab(counts, &walk.slab);
             }
@@ -195,11 +258,12 @@ void walk_count(struct walk_counts *counts)
             counts->span_bytes += walk.spans.granules[i] * SS_GRANULE_BYTES;
         }
     }
-    for (uint32_t i = 0, n = ace_n_ranges(); i < n; i++) {
+    for (uint32_t i = 0, n = count_ranges(); i < n; i++) {
         void *start;
-        size_t bytes = ace_range(i, &start);
+        size_t bytes = range_bytes(i, &start);
         counts->n_ranges += bytes != 0;
         counts->range_bytes += bytes;
     }
+    (void)limbo_walk(NULL, count_limbo, counts);
     count_own_cache(counts);
 }

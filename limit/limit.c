@@ -20,12 +20,12 @@ static uint32_t wants_purge;
 
 uint64_t limit_committed(void)
 {
-    return (uint64_t)stat_get(committed_bytes) + os_meta_bytes();
+    return (uint64_t)(stat_get(committed_bytes) + stat_get(limbo_bytes)) + os_meta_bytes();
 }
 
 uint64_t limit_mapped(void)
 {
-    return (uint64_t)stat_get(mapped_bytes) + os_meta_bytes();
+    return (uint64_t)(stat_get(mapped_bytes) + stat_get(limbo_bytes)) + os_meta_bytes();
 }
 
 void limit_set(uint64_t new_soft, uint64_t new_hard)

@@ -13,9 +13,8 @@ void *mid_pool_alloc(struct mid_pool *pool, size_t size)
 {
     void *block = NULL;
     if (size <= MID_MAX_BYTES) {
-        lock_acquire(&pool->owner->lock);
-        (void)mid_take(pool->owner, sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size), 1, &block);
-        owner_release(pool->owner);
+        uint32_t size_class = sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size);
+        block = owner_pool_alloc(pool->owner, size_class, mid_take);
     }
     if (!block) {
         errno = ENOMEM;
@@ -26,9 +25,7 @@ void *mid_pool_alloc(struct mid_pool *pool, size_t size)
 void mid_pool_free(struct mid_pool *pool, void *block)
 {
     if (block) {
-        lock_acquire(&pool->owner->lock);
-        mid_put(pool->owner, block);
-        owner_release(pool->owner);
+        owner_pool_free(pool->owner, block, mid_put);
     }
 }
 

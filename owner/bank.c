@@ -211,8 +211,8 @@ int bank_verify(const struct bank *bank)
             return VERIFY_BANK_LENGTH;
         }
     }
-    pool_lock_acquire();
+    lock_acquire(&pool_lock);
     int result = pool_for_each_slab(bank->owner, verify_one, &n_slabs);
-    pool_lock_release();
+    lock_release(&pool_lock);
     return result || n_slabs == bank->n_slabs ? result : VERIFY_BANK_COUNT;
 }

@@ -1,4 +1,4 @@
-/* The table of owners. Locks: the table's (rank HEAPS) for the set of ids and unused pools, then
+/* The table of owners. Locks: the table's (rank OWNERS) for the set of ids and unused pools, then
    owners'. Called by the heaps of hakmem and by pools used alone. */
 #include "owner/owner.h"
 
@@ -15,7 +15,9 @@
 
 struct owner_table owner_table;
 
-static struct lock table_lock = LOCK_INIT(LOCK_RANK_HEAPS);
+const struct owner_gate *owner_gate;
+
+static LOCK_DEFINE(table_lock, LOCK_RANK_OWNERS);
 
 static uint64_t *ids_word(uint32_t w)
 {
@@ -62,17 +64,17 @@ uint32_t owner_reserve(void)
     return id;
 }
 
-/* Table lock held. A walk that came by a stale number may hold the owner's lock: it is made anew
-   only if that walk's thread is gone. */
+/* Table lock held. A walk that came by a stale number may hold the owner's lock. */
 static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
 {
-    if (!owner->kind || owner->n_forks != owner_table.n_forks) {
-        owner->lock = (struct lock)LOCK_INIT(rank);
-        owner->n_forks = owner_table.n_forks;
+    if (!owner->lock.rank) {
+        lock_init(&owner->lock, rank);
     }
     lock_acquire(&owner->lock);
-    owner->kind = (uint32_t)kind;
-    owner->id = id;
+    if (owner->kind != (uint32_t)kind) {
+        owner->kind = (uint32_t)kind; /* others may be reading it if it was made while the gate was closed */
+    }
+    atomic_store_relaxed(&owner->id, id);
     owner->n_uses = owner->seen_uses = owner->has_rested = 0;
     bank_init(&owner->bank, id);
     owner->bank.has_strays_sent = kind == OWNER_THREAD;
@@ -126,9 +128,9 @@ static void give_slabs_back(struct owner *owner)
     lock_acquire(&owner->lock);
     do {
         slabs.n = 0;
-        pool_lock_acquire();
+        lock_acquire(&pool_lock);
         (void)pool_for_each_slab(owner->id, gather, &slabs);
-        pool_lock_release();
+        lock_release(&pool_lock);
         for (uint32_t i = 0; i < slabs.n; i++) {
             pool_slab_free(slabs.slab[i]);
         }
@@ -169,7 +171,7 @@ void owner_unregister(struct owner *owner)
 struct owner *owner_hold(uint32_t id)
 {
     struct owner *owner = owner_by_id(id);
-    if (!owner) {
+    if (!owner || owner_is_lost(owner)) {
         return NULL;
     }
     lock_acquire(&owner->lock);
@@ -246,9 +248,53 @@ int owner_verify_all(void)
     return result ? result : owner_for_each(verify_one, NULL);
 }
 
-int owner_make_pool(struct owner **out)
+int owner_lose(struct lock *lock, const struct owner *own)
 {
-    lock_acquire(&table_lock);
+    struct owner *owner;
+    if (lock->rank != LOCK_RANK_HEAP) {
+        return 0;
+    }
+    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
+        if (&owner->lock == lock) {
+            if (owner == own) {
+                return 0;
+            }
+            owner->kind |= OWNER_LOST;
+            lock_mark_lost(lock);
+            return 1;
+        }
+    }
+    atomic_store_relaxed(&lock->word, 0u);
+    return 1;
+}
+
+/* --- pools used alone --- */
+
+/* Returns 0 if the gate is closed. *gate is what owner_gate was. */
+static int enter(const struct owner_gate **gate)
+{
+    *gate = atomic_load_acquire(&owner_gate);
+    return !*gate || (*gate)->enter();
+}
+
+static void leave(const struct owner_gate *gate)
+{
+    if (gate) {
+        gate->leave();
+    }
+}
+
+static void catch_up(void)
+{
+    const struct owner_gate *gate = atomic_load_acquire(&owner_gate);
+    if (gate) {
+        gate->catch_up();
+    }
+}
+
+/* Table lock held. */
+static int make_pool(struct owner **out)
+{
     struct owner *owner =
         owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
     int error = ENOMEM;
@@ -260,57 +306,159 @@ int owner_make_pool(struct owner **out)
             owner_table.unused_pools = owner;
         }
     }
-    lock_release(&table_lock);
     *out = error ? NULL : owner;
     return error;
 }
 
+/* Its id comes with its first slab. */
+static int make_pool_aside(const struct owner_gate *gate, struct owner **out)
+{
+    *out = (struct owner *)gate->alloc(sizeof **out, _Alignof(struct owner), NULL);
+    if (!*out) {
+        return ENOMEM;
+    }
+    (*out)->kind = OWNER_POOL;
+    return 0;
+}
+
+int owner_make_pool(struct owner **out)
+{
+    const struct owner_gate *gate;
+    int error;
+    if (enter(&gate)) {
+        lock_acquire(&table_lock);
+        error = make_pool(out);
+        lock_release(&table_lock);
+        leave(gate);
+    } else {
+        error = make_pool_aside(gate, out);
+    }
+    if (!error) {
+        atomic_store_seq(&(*out)->is_live, 1u);
+    }
+    return error;
+}
+
+void owner_end_pool(struct owner *owner)
+{
+    if (owner_is_lost(owner)) {
+        return;
+    }
+    if (owner->id) {
+        give_slabs_back(owner);
+        withdraw(owner, &owner_table.unused_pools);
+        return;
+    }
+    lock_acquire(&table_lock);
+    owner->next_unused = owner_table.unused_pools;
+    owner_table.unused_pools = owner;
+    lock_release(&table_lock);
+}
+
 void owner_unmake_pool(struct owner *owner)
 {
-    give_slabs_back(owner);
-    withdraw(owner, &owner_table.unused_pools);
+    const struct owner_gate *gate;
+    HAK_CHECK(atomic_exchange_seq(&owner->is_live, 0u), "heap destroyed twice", owner);
+    catch_up(); /* blocks of it that were freed while the gate was closed */
+    int is_inside = enter(&gate);
+    if (gate) {
+        gate->free_of(owner);
+    }
+    if (is_inside) {
+        owner_end_pool(owner);
+        leave(gate);
+    } else {
+        gate->defer_end(owner);
+    }
+}
+
+/* A pool that was made while the gate was closed gets its id. Returns 0 if there is none. */
+static int has_id(struct owner *owner)
+{
+    if (HAK_UNLIKELY(!atomic_load_relaxed(&owner->id))) {
+        lock_acquire(&table_lock);
+        int error = owner->id ? 0 : register_any(owner, OWNER_POOL, LOCK_RANK_HEAP);
+        lock_release(&table_lock);
+        return !error;
+    }
+    return 1;
+}
+
+void *owner_pool_alloc(struct owner *owner, uint32_t size_class,
+                       uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want, void **head))
+{
+    const struct owner_gate *gate;
+    void *block = NULL;
+    int is_inside = enter(&gate);
+    if (is_inside && !owner_is_lost(owner)) {
+        if (has_id(owner)) {
+            lock_acquire(&owner->lock);
+            (void)take(owner, size_class, 1, &block);
+            owner_release(owner);
+        }
+    } else {
+        block = gate->alloc(sc_table[size_class].size, SC_MIN_ALIGN, owner);
+    }
+    if (is_inside) {
+        leave(gate);
+    }
+    return block;
+}
+
+/* With the gate closed, or of a lost pool: what can be seen of it without the lock is checked. */
+static void check_block(const struct owner *owner, const void *block)
+{
+    struct ss_lookup found = hak_super_lookup(block);
+    HAK_CHECK(found.kind == SS_SLAB && found.owner == owner->id && found.start == block,
+              "invalid pointer freed (not the start of a block)", block);
+    HAK_CHECK(found.is_allocated, "block freed twice", block);
+}
+
+void owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block))
+{
+    const struct owner_gate *gate;
+    int is_inside = enter(&gate);
+    if (gate && map_find(block).tag == TAG_LIMBO) {
+        gate->free(block);
+    } else if (!is_inside) {
+        check_block(owner, block);
+        gate->defer_block(block);
+    } else if (owner_is_lost(owner)) {
+        check_block(owner, block);
+    } else {
+        lock_acquire(&owner->lock);
+        put(owner, block);
+        owner_release(owner);
+    }
+    if (is_inside) {
+        leave(gate);
+    }
 }
 
 void owner_trim(struct owner *owner)
 {
-    lock_acquire(&owner->lock);
-    bank_release_empty(&owner->bank);
-    owner_release(owner);
+    const struct owner_gate *gate;
+    if (enter(&gate)) {
+        if (owner->id && !owner_is_lost(owner)) {
+            lock_acquire(&owner->lock);
+            bank_release_empty(&owner->bank);
+            owner_release(owner);
+        }
+        leave(gate);
+    }
 }
 
 int owner_check(struct owner *owner)
 {
-    lock_acquire(&owner->lock);
-    int result = owner_verify(owner);
-    lock_release(&owner->lock);
-    return result;
-}
-
-static void for_each_lock(enum lock_rank rank, void (*act)(struct lock *lock))
-{
-    struct owner *owner;
-    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
-        if (owner->lock.rank == (uint32_t)rank) {
-            act(&owner->lock);
+    const struct owner_gate *gate;
+    int result = 0;
+    if (enter(&gate)) {
+        if (owner->id && !owner_is_lost(owner)) {
+            lock_acquire(&owner->lock);
+            result = owner_verify(owner);
+            lock_release(&owner->lock);
         }
+        leave(gate);
     }
-}
-
-void owner_fork_prepare(void)
-{
-    lock_acquire(&table_lock);
-    for_each_lock(LOCK_RANK_HEAP, lock_acquire);
-    for_each_lock(LOCK_RANK_SHARED, lock_acquire);
-}
-
-void owner_fork_end(void (*act)(struct lock *lock))
-{
-    for_each_lock(LOCK_RANK_SHARED, act);
-    for_each_lock(LOCK_RANK_HEAP, act);
-    act(&table_lock);
-}
-
-void owner_fork_child(void)
-{
-    owner_table.n_forks++;
+    return result;
 }

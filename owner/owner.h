@@ -6,15 +6,19 @@
    struct mid_pool and struct tiny_pool point to one. Its memory is metadata and is never given
    back; it is used again for the same kind alone. States:
      unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for
-                    reuse
+                   reuse, or it was made while the gate was closed and is registered when it first
+                   needs a slab
      registered     owner_table.at[id] is this owner; from owner_register to owner_unregister. A
-                    thread's heap stays so for ever
+                   thread's heap stays so for ever
+     lost           registered, in a forked child: a thread held its lock that the child does not
+                   have. `kind` has OWNER_LOST, nobody takes the lock any more, and the bank stays as
+                   it is. Its blocks can be used, and not be given back
    The id is set aside (a bit in the table's set) for a moment before and after, and for as long as
    its maker likes by owner_reserve.
    Always: an id in the table is set aside; owner_table.at[id]->id = bank.owner = id; every slab
    whose tag carries the id is in that owner's bank. owner_verify_all checks.
-   Who writes: id, bank and the slot of the table under `lock`; `kind` when it is made; the inbox
-   line as said below.
+   Who writes: id, bank and the slot of the table under `lock`; `kind` when it is made, and in a
+   child; the inbox line as said below.
 
    Ids are used again, thread heaps' excepted. What may still name an id whose owner is gone:
    - Slabs and tags: none. An owner is unregistered with an empty bank (checked), that is when every
@@ -36,10 +40,11 @@
      line, or frees what the id's next owner has: its own fault.
    - Inboxes, returned chains, strays, orphans, adoption, bins: they hold blocks of thread heaps
      only.
-   - Fork: the child resets the locks of registered owners. One that was unregistered may have been
-     locked at that moment by a thread that came by a stale number, and is gone in the child: nobody
-     finds that owner before it is registered again, which makes the lock anew if a fork lies
-     between. In a process that has not forked meanwhile the lock is left as it is.
+   - Fork: none. An owner's lock is made once, when it is first registered, and is in the list of
+     locks (lock.h) for ever. Whoever takes one is inside the gate (hakmem/gate.h), so that a child
+     finds all of them free and every owner whole. Only a fork in a signal handler may find others
+     inside: then owner_lose gives up the registered owners whose locks they hold, and frees the
+     locks of unregistered ones, behind which there is nothing.
    The set of ids and the list of unused pools are under one lock, rank HEAPS; the table is read
    without it. */
 #ifndef HAKMEM_OWNER_OWNER_H
@@ -56,7 +61,8 @@ HAK_EXTERN_C_BEGIN
 enum owner_kind {
     OWNER_THREAD = 1, /* a thread's heap, or what one left */
     OWNER_HEAP,       /* a first-class heap: blocks go straight to their slabs */
-    OWNER_POOL        /* a pool used alone: blocks come back through it only */
+    OWNER_POOL,       /* a pool used alone: blocks come back through it only */
+    OWNER_LOST = 8    /* added to one of them */
 };
 
 struct owner {
@@ -64,17 +70,18 @@ struct owner {
        state are of thread heaps alone, see remote.c and heap.h. */
     HAK_CACHE_ALIGNED void *inbox;
     int64_t inbox_bytes;
-    uint32_t state; /* enum heap_state; written under `lock` */
+    uint32_t state; /* heap.h; written under `lock` */
     uint32_t kind;  /* enum owner_kind */
     uint32_t id;
-    uint32_t n_forks; /* of the process, when it was registered */
+    uint32_t epoch; /* in which the inbox was last known to be whole; written under `lock` */
 
     HAK_CACHE_ALIGNED struct lock lock;
     uint32_t n_uses;    /* changes when anybody uses what is behind the lock */
     uint32_t seen_uses; /* at the last look for idle owners */
     uint32_t has_rested;
+    uint32_t is_live; /* a first-class heap or a pool that was made, and not destroyed; atomic */
     struct bank bank;
-    struct owner *next_unused; /* of pools: the table's lock */
+    struct owner *next_unused; /* of pools, the table's lock; of heaps, the registry's */
 };
 
 #define OWNER_MAX HAK_TINY_OR(64u, 65535u)
@@ -89,7 +96,6 @@ struct owner_table {
     /* A bit for each id that is set aside; walks read them without the lock. */
     uint64_t ids[OWNER_ID_WORDS];
     uint32_t n_id_words; /* those that have ever had a bit */
-    uint32_t n_forks;    /* between the first process and this one */
     struct owner *unused_pools;
 };
 extern struct owner_table owner_table HAK_HIDDEN;
@@ -98,6 +104,11 @@ extern struct owner_table owner_table HAK_HIDDEN;
 static inline struct owner *owner_by_id(uint32_t id)
 {
     return id <= OWNER_MAX ? atomic_load_acquire(&owner_table.at[id]) : NULL;
+}
+
+static inline int owner_is_lost(const struct owner *owner)
+{
+    return HAK_UNLIKELY(owner->kind & OWNER_LOST);
 }
 
 /* Makes an owner known: a free id, a lock of the rank, an empty bank. 0, or EAGAIN if there is no
@@ -110,8 +121,8 @@ void owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, e
    of a thread's heap. */
 void owner_unregister(struct owner *owner);
 
-/* The owner of that id with its lock held, or NULL if the id is nobody's (any more). Release with
-   owner_release. */
+/* The owner of that id with its lock held, or NULL if the id is nobody's (any more), or a lost
+   owner's. Release with owner_release. */
 struct owner *owner_hold(uint32_t id);
 /* Ends a use of what is behind the lock, by owners of all kinds but thread heaps (heap_unlock). */
 static inline void owner_release(struct owner *owner)
@@ -132,20 +143,43 @@ int owner_verify(const struct owner *owner);
 /* 0 if those of all owners and of the table do. No lock held. */
 int owner_verify_all(void);
 
+/* In a forked child, for a lock that a thread holds which the child does not have. Returns 1 if it
+   is an owner's of rank HEAP other than `own`, which may be NULL: that owner is lost, or, if it is
+   unregistered, its lock is free now. */
+int owner_lose(struct lock *lock, const struct owner *own);
+
+/* --- pools used alone --- */
+
+/* What stands between a pool and a fork. Pools do not know hakmem's gate (hakmem/gate.h); where
+   hakmem is in the process too, it puts this here at its start, before any gate can be closed. */
+struct owner_gate {
+    int (*enter)(void); /* 1: inside, until leave. 0: closed, and the others serve */
+    void (*leave)(void);
+    /* `owner`: whose block it is; NULL: memory of ours, for good. NULL and ENOMEM if there is none. */
+    void *(*alloc)(size_t size, size_t align, struct owner *owner);
+    void (*free)(void *block);         /* one of alloc; the map says TAG_LIMBO */
+    void (*free_of)(struct owner *owner);
+    void (*defer_block)(void *block);  /* a slab's: it is freed when the gate opens */
+    void (*defer_end)(struct owner *owner); /* owner_end_pool then */
+    void (*catch_up)(void);                 /* what was deferred is done now, if the gate is open */
+};
+/* NULL: nobody closes a gate, and nobody looks after pools when the process forks. */
+extern const struct owner_gate *owner_gate HAK_HIDDEN;
+
 /* An owner for a pool used alone, in *out: 0, EAGAIN if there is no id, ENOMEM if there is no
-   memory. owner_unmake_pool is owner_unregister, and keeps the memory for the next. */
+   memory. No lock held, as for all of these. */
 HAK_MUST_CHECK int owner_make_pool(struct owner **out);
+/* All blocks go back, and its memory waits for the next pool. */
 void owner_unmake_pool(struct owner *owner);
-/* Gives empty slabs back; 0 if all equations hold. No lock held. */
+/* The latter half of it. Inside the gate. */
+void owner_end_pool(struct owner *owner);
+/* A block of the class, by the pool's `take` (NULL if there is no memory); and back. */
+void *owner_pool_alloc(struct owner *owner, uint32_t size_class,
+                       uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want, void **head));
+void owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block));
+/* Gives empty slabs back; 0 if all equations hold. While the gate is closed they do nothing. */
 void owner_trim(struct owner *owner);
 int owner_check(struct owner *owner);
-
-/* Fork: takes the table's lock and all owners', those of rank SHARED last; does one thing to all of
-   them, the table's last, so that no owner comes between. The child says so before it registers
-   any. */
-void owner_fork_prepare(void);
-void owner_fork_end(void (*act)(struct lock *lock));
-void owner_fork_child(void);
 
 HAK_EXTERN_C_END
 

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cerrno>
 #include <gtest/gtest.h>
-#include <memory>
 #include <set>
 #include <thread>
 #include <unistd.h>
@@ -54,6 +53,12 @@ class Owner : public testing::Test
     }
     std::set<uint32_t> before;
 };
+
+/* For ever, since its lock stays in the list of all locks. */
+struct owner *new_owner()
+{
+    return static_cast<struct owner *>(os_meta_alloc(sizeof(struct owner)));
+}
 
 int start(struct owner *owner)
 {
@@ -132,10 +137,10 @@ TEST_F(Owner, AReservedIdIsKept)
 
 TEST_F(Owner, AFullTable)
 {
-    std::vector<std::unique_ptr<struct owner>> owners;
+    std::vector<struct owner *> owners;
     for (;;) {
-        owners.push_back(std::make_unique<struct owner>());
-        if (int error = start(owners.back().get())) {
+        owners.push_back(new_owner());
+        if (int error = start(owners.back())) {
             EXPECT_EQ(error, EAGAIN);
             break;
         }
@@ -149,19 +154,19 @@ TEST_F(Owner, AFullTable)
     EXPECT_EQ(spare, nullptr);
     EXPECT_EQ(owner_verify_all(), 0);
     /* The highest id works like any other. */
-    struct owner *last = owners[owners.size() - 2].get();
+    struct owner *last = owners[owners.size() - 2];
     char *p = take(last, 3);
     EXPECT_EQ(last->id, OWNER_MAX);
     EXPECT_EQ(hak_super_lookup(p).owner, OWNER_MAX);
-    struct owner *middle = owners[owners.size() / 2].get();
+    struct owner *middle = owners[owners.size() / 2];
     uint32_t id = middle->id;
     owner_unregister(middle);
-    ASSERT_EQ(start(owners.back().get()), 0);
+    ASSERT_EQ(start(owners.back()), 0);
     EXPECT_EQ(owners.back()->id, id);
     EXPECT_EQ(start(middle), EAGAIN);
     for (const auto &owner : owners) {
-        if (owner.get() != middle) {
-            owner_unregister(owner.get());
+        if (owner != middle) {
+            owner_unregister(owner);
         }
     }
     EXPECT_EQ(owner_make_pool(&spare), 0);
@@ -366,19 +371,16 @@ TEST_F(Owner, AnOwnerThatEndedIsNotHeldForItsSuccessor)
 
 /* --- forks --- */
 
-/* A thread that came by a stale number has locked an owner which is in no table, and is gone in the
-   child. */
+/* In the child of a fork that a signal handler made while other threads were inside: a thread that came by a stale
+   number has locked an owner which is in no table, and is gone. */
 TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
 {
     static struct owner ended, lives;
     ASSERT_EQ(start(&ended), 0);
     owner_unregister(&ended);
     ASSERT_EQ(start(&lives), 0);
-    owner_fork_prepare();
-    EXPECT_NE(lives.lock.word, 0u);
-    ended.lock.word = 1; /* by that thread */
-    owner_fork_end(lock_reset);
-    owner_fork_child();
+    ended.lock.word = 1 << 20; /* by that thread */
+    EXPECT_EQ(owner_lose(&ended.lock, nullptr), 1);
     alarm(20); /* or it would wait for ever */
     ASSERT_EQ(start(&ended), 0);
     EXPECT_NE(take(&ended, 1), nullptr);
@@ -389,8 +391,44 @@ TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
     owner_unregister(&lives);
 }
 
-/* Where no fork lies between, that thread still lives, and will release the lock: it is waited
-   for. */
+bool lose_each_kind()
+{
+    static struct owner heap, thread, other;
+    struct owner *pool, *next;
+    if (start(&heap) || start(&other) || owner_make_pool(&pool) ||
+        owner_register(&thread, OWNER_THREAD, LOCK_RANK_HEAP)) {
+        return false;
+    }
+    char *block = static_cast<char *>(take(&heap, 1));
+    if (!block || !take(&thread, 1) || !take(pool, 1)) {
+        return false;
+    }
+    for (struct owner *owner : {&heap, &thread, pool}) {
+        owner->lock.word = 1 << 20;
+        if (owner_lose(&owner->lock, owner) || !owner_lose(&owner->lock, &other) || !owner_is_lost(owner) ||
+            owner_hold(owner->id)) {
+            return false;
+        }
+    }
+    alarm(20);
+    block[0] = 1;
+    if (owner_verify_all() || owner_check(pool)) {
+        return false;
+    }
+    owner_trim(pool);
+    owner_unmake_pool(pool);
+    return owner_make_pool(&next) == 0 && next != pool && take(&other, 1) && owner_hold(other.id) == &other;
+}
+
+/* The same of owners of each kind that are in the table. Ends the process: what is lost stays lost. */
+TEST_F(Owner, ALostOwnerIsPassedBy)
+{
+    EXPECT_EXIT(_exit(lose_each_kind() ? 0 : 1), testing::ExitedWithCode(0), "");
+    static LOCK_DEFINE(elsewhere, LOCK_RANK_POOL);
+    EXPECT_EQ(owner_lose(&elsewhere, nullptr), 0);
+}
+
+/* Without a fork that thread still lives, and will release the lock: it is waited for. */
 TEST_F(Owner, ALockThatIsHeldIsNotMadeAnew)
 {
     static struct owner owner;
@@ -413,45 +451,6 @@ TEST_F(Owner, ALockThatIsHeldIsNotMadeAnew)
     owner_unregister(&owner);
 }
 
-struct Fork {
-    std::atomic<size_t> n_done{0};
-    std::atomic<bool> is_made{false};
-    bool waits = false;
-} fork_state;
-
-void release_and_wait(struct lock *lock)
-{
-    lock_release(lock);
-    if (fork_state.n_done++ == 0 && fork_state.waits) {
-        for (int i = 0; i < 50 && !fork_state.is_made; i++) {
-            usleep(1000);
-        }
-    }
-}
-
-/* An owner that a thread registers while a fork lets go of the locks is none of the fork's: what
-   was never taken is not let go of. */
-TEST_F(Owner, AForkLetsGoOfTheLocksThatItTook)
-{
-    static struct owner first, late;
-    ASSERT_EQ(start(&first), 0);
-    owner_fork_prepare();
-    owner_fork_end(release_and_wait);
-    size_t n_locks = fork_state.n_done.exchange(0);
-    EXPECT_EQ(n_locks, registered().size() + 1) << "the table's too";
-    owner_fork_prepare();
-    std::thread maker([&] {
-        EXPECT_EQ(start(&late), 0);
-        fork_state.is_made = true;
-    });
-    fork_state.waits = true;
-    owner_fork_end(release_and_wait);
-    maker.join();
-    EXPECT_EQ(fork_state.n_done, n_locks);
-    owner_unregister(&late);
-    owner_unregister(&first);
-}
-
 /* --- stress --- */
 
 /* Each id is one owner's at a time. */
@@ -463,26 +462,26 @@ TEST_F(Owner, ConcurrentRegistrationGivesEachIdOnce)
     for (uint64_t t = 0; t < 4; t++) {
         threads.emplace_back([&, t] {
             Rng rng(t);
-            std::vector<std::unique_ptr<struct owner>> idle, live;
+            std::vector<struct owner *> idle, live;
             for (int i = 0; i < 30; i++) { /* 120 together: in the tiny variant the table is full at times */
-                idle.push_back(std::make_unique<struct owner>());
+                idle.push_back(new_owner());
             }
             auto end_one = [&] {
                 size_t i = rng.below(live.size());
                 std::swap(live[i], live.back());
                 n_bad += taken[live.back()->id]-- != 1;
-                owner_unregister(live.back().get());
-                idle.push_back(std::move(live.back()));
+                owner_unregister(live.back());
+                idle.push_back(live.back());
                 live.pop_back();
             };
             for (int step = 0; step < 60000; step++) {
                 bool growing = step % 400 < 200;
                 if (!idle.empty() && (live.empty() || rng.below(10) < (growing ? 7u : 3u))) {
-                    if (start(idle.back().get())) {
+                    if (start(idle.back())) {
                         continue;
                     }
                     n_bad += taken[idle.back()->id]++ != 0;
-                    live.push_back(std::move(idle.back()));
+                    live.push_back(idle.back());
                     idle.pop_back();
                 } else {
                     end_one();

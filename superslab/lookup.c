@@ -5,6 +5,8 @@
 #include "base/atomic.h"
 #include "superslab/pool.h"
 
+struct ss_lookup (*ss_limbo_lookup)(const void *p, uint32_t ref);
+
 static const struct ss_lookup not_ours = {SS_NOT_OURS, 0, 0, NULL, 0, 0};
 static const struct ss_lookup free_unit = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
 
@@ -53,6 +55,9 @@ static struct ss_lookup describe(const void *p, struct map_entry entry)
 {
     if (entry.tag == TAG_RANGE) {
         return pool_policy()->range_lookup(p, entry.ref);
+    }
+    if (entry.tag == TAG_LIMBO) {
+        return atomic_load_relaxed(&ss_limbo_lookup)(p, entry.ref); /* set before there is one */
     }
     const struct superslab *ss = pool_superslab_around(entry.ref, p);
     if (!ss) {

@@ -1,9 +1,9 @@
-/* The pointer map. One lock (rank MAP), for new leaves only. Called by the pool, by ACE for ranges, and by every free. */
+/* The pointer map. No locks: leaves are added by a compare-and-swap and stay. Called by the pool, by ACE for ranges, by limbo, and by
+   every free. */
 #include "superslab/map.h"
 
 #include <errno.h>
 
-#include "base/lock.h"
 #include "base/os.h"
 
 /* Before the first map_ensure every user address minus this base is beyond the window. */
@@ -13,7 +13,6 @@ uintptr_t map_base = NO_BASE;
 struct map_leaf *map_window;
 
 static struct map_leaf *directory[MAP_DIRECTORY_ENTRIES];
-static struct lock map_lock = LOCK_INIT(LOCK_RANK_MAP);
 
 /* Unit number modulo 2^32; addresses have at most 48 bits here. */
 static uint32_t unit_of(const void *p)
@@ -26,57 +25,52 @@ static struct map_leaf *leaf_of(uint32_t unit)
     return atomic_load_acquire(&directory[unit >> MAP_LEAF_SHIFT]);
 }
 
-/* Map lock held. */
-static int add_leaf(uint32_t index)
+/* The leaf of that index, made if there is none; NULL if there is no memory. Whoever comes second throws his away. */
+static struct map_leaf *ensure_leaf(uint32_t index)
 {
-    if (!directory[index]) {
-        struct map_leaf *leaf = (struct map_leaf *)os_map_aligned(NULL, sizeof *leaf, os_page_size());
-        if (!leaf) {
-            return ENOMEM;
-        }
-        atomic_store_release(&directory[index], leaf);
+    struct map_leaf *leaf = atomic_load_acquire(&directory[index]);
+    if (HAK_LIKELY(leaf != NULL)) {
+        return leaf;
     }
-    return 0;
+    struct map_leaf *fresh = (struct map_leaf *)os_map_aligned(NULL, sizeof *fresh, os_page_size());
+    if (fresh && !atomic_cas_strong(&directory[index], &leaf, fresh)) {
+        os_unmap_untouched(fresh, sizeof *fresh);
+        fresh = leaf;
+    }
+    return fresh;
 }
 
-/* Chooses the window around the first address and maps its leaf. Map lock held. */
-static int choose_window(const void *first)
+/* Chooses the window around the first address and maps its leaf. Returns 0 or ENOMEM. */
+static HAK_COLD int choose_window(const void *first)
 {
     /* New mappings are placed below older ones: most of the window lies below the first, and so does most of what is on its
        page of tags, which a small heap then does without a second one. */
     uintptr_t window = (uintptr_t)MAP_LEAF_UNITS << MAP_UNIT_SHIFT, page = (uintptr_t)TAGS_A_PAGE << MAP_UNIT_SHIFT;
     uintptr_t below = window / 4 * 3 + page / 4 * 3;
-    uintptr_t base = (uintptr_t)first > below ? (uintptr_t)first - below : 0;
-    if (add_leaf(0)) {
+    uintptr_t base = (uintptr_t)first > below ? (uintptr_t)first - below : 0, none = NO_BASE;
+    struct map_leaf *leaf = ensure_leaf(0);
+    if (!leaf) {
         return ENOMEM;
     }
-    atomic_store_release(&map_window, directory[0]);
-    atomic_store_release(&map_base, base & ~((uintptr_t)(2 * HAK_MIB) - 1));
+    /* The base is written last: who sees it sees the window too. The first one stays. */
+    atomic_store_release(&map_window, leaf);
+    (void)atomic_cas_strong(&map_base, &none, base & ~((uintptr_t)(2 * HAK_MIB) - 1));
     return 0;
 }
 
 int map_ensure(const void *start, size_t bytes)
 {
-    int error = 0;
-    /* The base is written last: who sees it sees the window too. */
-    if (HAK_UNLIKELY(atomic_load_acquire(&map_base) == NO_BASE)) {
-        lock_acquire(&map_lock);
-        error = map_base == NO_BASE ? choose_window(start) : 0;
-        lock_release(&map_lock);
-    }
-    if (error) {
-        return error;
+    if (HAK_UNLIKELY(atomic_load_acquire(&map_base) == NO_BASE) && choose_window(start)) {
+        return ENOMEM;
     }
     uint32_t first = unit_of(start) >> MAP_LEAF_SHIFT;
     uint32_t last = unit_of((const char *)start + bytes - 1) >> MAP_LEAF_SHIFT;
     for (uint32_t i = first;; i = (uint32_t)((i + 1) % MAP_DIRECTORY_ENTRIES)) {
-        if (HAK_UNLIKELY(!atomic_load_acquire(&directory[i]))) {
-            lock_acquire(&map_lock);
-            error = add_leaf(i);
-            lock_release(&map_lock);
+        if (!ensure_leaf(i)) {
+            return ENOMEM;
         }
-        if (error || i == last) {
-            return error;
+        if (i == last) {
+            return 0;
         }
     }
 }
@@ -103,19 +97,4 @@ struct map_entry map_get(const void *p)
         }
     }
     return entry;
-}
-
-void map_lock_acquire(void)
-{
-    lock_acquire(&map_lock);
-}
-
-void map_lock_release(void)
-{
-    lock_release(&map_lock);
-}
-
-void map_lock_reset(void)
-{
-    lock_reset(&map_lock);
 }

@@ -31,6 +31,7 @@ HAK_EXTERN_C_BEGIN
 #define TAG_FREE_UNIT     ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 1u)
 #define TAG_SPAN          ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 2u)
 #define TAG_RANGE         ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 3u)
+#define TAG_LIMBO         ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 4u) /* hakmem/limbo.h; the ref is its own */
 /* A slab's: the lower bits mean what its owner says (bank.h). */
 #define TAG_IS_SLAB(tag) ((tag) - (1u << TAG_OWNER_SHIFT) < (TAG_SPECIAL_OWNER - 1) << TAG_OWNER_SHIFT)
 #define TAG_OWNER(tag)   ((tag) >> TAG_OWNER_SHIFT)
@@ -49,8 +50,8 @@ struct map_entry {
     uint32_t ref;
 };
 
-/* Makes sure that leaves exist for the range; the first call chooses the window around it. Returns 0 or ENOMEM. Takes the
-   map lock. */
+/* Makes sure that leaves exist for the range; the first call chooses the window around it. Returns 0 or ENOMEM. Takes
+   no lock. */
 HAK_MUST_CHECK int map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
@@ -76,10 +77,6 @@ static inline struct map_entry map_find(const void *p)
     }
     return map_get(p);
 }
-
-void map_lock_acquire(void);
-void map_lock_release(void);
-void map_lock_reset(void);
 
 HAK_EXTERN_C_END
 

@@ -33,7 +33,7 @@ struct ss_list {
     struct superslab *first, *last;
 };
 
-static struct lock pool_lock = LOCK_INIT(LOCK_RANK_POOL);
+LOCK_DEFINE(pool_lock, LOCK_RANK_POOL);
 static struct numbered superslabs;             /* descriptions made so far */
 static struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
 static uint64_t runs_present[RUN_BITS / 64];
@@ -639,19 +639,4 @@ int ss_verify(void)
     }
     lock_release(&pool_lock);
     return result;
-}
-
-void pool_lock_acquire(void)
-{
-    lock_acquire(&pool_lock);
-}
-
-void pool_lock_release(void)
-{
-    lock_release(&pool_lock);
-}
-
-void pool_lock_reset(void)
-{
-    lock_reset(&pool_lock);
 }

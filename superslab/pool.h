@@ -15,12 +15,16 @@
 
 #include "base/internal.h"
 
+#include "base/lock.h"
 #include "superslab/granules.h"
 #include "superslab/map.h"
 #include "superslab/slab.h"
 #include "superslab/superslab.h"
 
 HAK_EXTERN_C_BEGIN
+
+/* Rank POOL. */
+extern struct lock pool_lock HAK_HIDDEN;
 
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
@@ -82,11 +86,9 @@ uint32_t pool_slab_mask(uint32_t number, char **base);
 
 /* The policy in force; never NULL. */
 const struct ss_policy *pool_policy(void);
+/* Set by limbo: describes a unit of it from its map entry, for hak_super_lookup. */
+extern struct ss_lookup (*ss_limbo_lookup)(const void *p, uint32_t ref) HAK_HIDDEN;
 
-/* For fork. */
-void pool_lock_acquire(void);
-void pool_lock_release(void);
-void pool_lock_reset(void);
 
 HAK_EXTERN_C_END
 

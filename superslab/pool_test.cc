@@ -541,21 +541,21 @@ TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
     void *span = units(3);
     for (uint32_t owner = 0; owner <= 3; owner++) {
         std::map<const struct slab *, int> seen;
-        pool_lock_acquire();
+        lock_acquire(&pool_lock);
         EXPECT_EQ(pool_for_each_slab(owner, count_slab, &seen), 0);
-        pool_lock_release();
+        lock_release(&pool_lock);
         EXPECT_EQ(seen.size(), owner == 0 ? 70u : owner == 3 ? 0u : 35u);
         for (struct slab *slab : slabs) {
             EXPECT_EQ(seen.count(slab), owner == 0 || owner == slab->owner);
         }
     }
     int n = 0;
-    pool_lock_acquire();
+    lock_acquire(&pool_lock);
     auto stop_at_third = [](const struct slab *, void *context) {
         return ++*static_cast<int *>(context) == 3 ? 55 : 0;
     };
     EXPECT_EQ(pool_for_each_slab(0, stop_at_third, &n), 55);
-    pool_lock_release();
+    lock_release(&pool_lock);
     EXPECT_EQ(n, 3);
     for (struct slab *slab : slabs) {
         pool_slab_free(slab);
@@ -665,9 +665,9 @@ TEST_F(Pool, ThreadsShareSuperslabs)
                 /* Slabs of an owner are all his, at any moment. */
                 if (i % 50 == 25) {
                     std::map<const struct slab *, int> seen;
-                    pool_lock_acquire();
+                    lock_acquire(&pool_lock);
                     (void)pool_for_each_slab(static_cast<uint32_t>(t + 1), count_slab, &seen);
-                    pool_lock_release();
+                    lock_release(&pool_lock);
                     if (seen.size() != slabs.size() || ss_verify()) {
                         __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
                     }

@@ -21,7 +21,7 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     if (n == 0 || step == 0) {
         return NULL;
     }
-    pool_lock_acquire();
+    lock_acquire(&pool_lock);
     struct superslab *ss = pool_take(n, step, &first, &dirty);
     char *start = ss ? ss->base + first * SS_GRANULE_BYTES : NULL;
     if (ss) {
@@ -30,7 +30,7 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
         uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
         map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
     }
-    pool_lock_release();
+    lock_release(&pool_lock);
     for (uint32_t i = 0; dirt && i < SS_GRANULE_WORDS; i++) {
         dirt->word[i] = dirty.word[i] & granules_mask(i, first, n);
     }
@@ -94,20 +94,20 @@ int ss_span_mark(const void *p)
 void ss_span_free(void *p)
 {
     uint32_t first;
-    pool_lock_acquire();
+    lock_acquire(&pool_lock);
     struct superslab *ss = span_at(p, &first);
     HAK_CHECK(ss, "invalid pointer freed (not the start of a block)", p);
     uint32_t n = pool_span_granules(ss, first);
     atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
     pool_give(ss, first, n);
-    pool_lock_release();
+    lock_release(&pool_lock);
 }
 
 int ss_span_resize(void *p, size_t size)
 {
     uint32_t first, n = granules_for(size);
     int done = 0;
-    pool_lock_acquire();
+    lock_acquire(&pool_lock);
     struct superslab *ss = n ? span_at(p, &first) : NULL;
     uint32_t now = ss ? pool_span_granules(ss, first) : 0;
     uint32_t mark = ss ? ss->span_granules[first] & SPAN_MARK : 0;
@@ -121,6 +121,6 @@ int ss_span_resize(void *p, size_t size)
         map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
         done = 1;
     }
-    pool_lock_release();
+    lock_release(&pool_lock);
     return done;
 }

@@ -13,9 +13,7 @@ void *tiny_pool_alloc(struct tiny_pool *pool, size_t size)
 {
     void *block = NULL;
     if (size <= TINY_MAX_BYTES) {
-        lock_acquire(&pool->owner->lock);
-        (void)tiny_take(pool->owner, sc_of(size), 1, &block);
-        owner_release(pool->owner);
+        block = owner_pool_alloc(pool->owner, sc_of(size), tiny_take);
     }
     if (!block) {
         errno = ENOMEM;
@@ -26,9 +24,7 @@ void *tiny_pool_alloc(struct tiny_pool *pool, size_t size)
 void tiny_pool_free(struct tiny_pool *pool, void *block)
 {
     if (block) {
-        lock_acquire(&pool->owner->lock);
-        tiny_put(pool->owner, block);
-        owner_release(pool->owner);
+        owner_pool_free(pool->owner, block, tiny_put);
     }
 }
 
