@@ -68,9 +68,11 @@ static HAK_ALWAYS_INLINE int is_marked_free(const struct heap *heap, const void 
 #if defined(__x86_64__)
 #define FORGET_HEAP(heap)     __asm__("" : "+d"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+c"(offset))
+#define FORGET_LINK(link)     __asm__("" : "+S"(link))
 #else
 #define FORGET_HEAP(heap)     __asm__("" : "+r"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+r"(offset))
+#define FORGET_LINK(link)     __asm__("" : "+r"(link))
 #endif
 
 /* --*room < 0, by one instruction in memory. */
@@ -90,15 +92,17 @@ static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
     return (struct bin *)(void *)((char *)heap + offset);
 }
 
-/* The bin's first block, NULL if it is empty. */
+/* The bin's first block, NULL if it is empty or its link is broken (which request_small tells apart). */
 static HAK_ALWAYS_INLINE void *bin_take(struct bin *bin)
 {
     void *block = bin->head;
-    if (HAK_LIKELY(block != NULL)) {
-        bin->head = *(void **)block;
-        bin->room++;
-        unmark_free(block);
+    int64_t link = *(int64_t *)block;
+    if (HAK_UNLIKELY(link_decode(&link))) {
+        return NULL;
     }
+    bin->head = (void *)(uintptr_t)link;
+    bin->room++;
+    unmark_free(block);
     return block;
 }
 
@@ -108,29 +112,35 @@ static HAK_ALWAYS_INLINE void *fast_take(uint32_t size_class)
     return bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
 }
 
-static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
+/* The first block of the bin at `offset`. */
+static HAK_ALWAYS_INLINE void *malloc_from(struct heap *heap, size_t offset, size_t size)
 {
-    struct heap *heap = atomic_load_relaxed(&hak_self);
-    FORGET_HEAP(heap);
-    size_t offset;
-    if (HAK_LIKELY(size <= SC_TINY_MAX)) {
-        offset = heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT];
-    } else if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
-        offset = mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT];
-    } else {
-        return slow_malloc(size);
-    }
     FORGET_OFFSET(offset);
     void *block = bin_at(heap, offset)->head;
-    if (HAK_UNLIKELY(!block)) {
+    int64_t link = *(int64_t *)block;
+    FORGET_LINK(link);
+    if (HAK_UNLIKELY(link_decode(&link))) { /* the bin is empty, or the block was written to */
         return refill_malloc(size);
     }
     FORGET_OFFSET(offset);
-    bin_at(heap, offset)->head = *(void **)block;
+    bin_at(heap, offset)->head = (void *)(uintptr_t)link;
     FORGET_OFFSET(offset);
     bin_at(heap, offset)->room++;
     unmark_free(block);
     return block;
+}
+
+static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
+{
+    struct heap *heap = atomic_load_relaxed(&hak_self);
+    FORGET_HEAP(heap);
+    if (HAK_LIKELY(size <= SC_TINY_MAX)) {
+        return malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size);
+    }
+    if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
+        return malloc_from(heap, mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT], size);
+    }
+    return slow_malloc(size);
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
@@ -147,8 +157,8 @@ static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwi
         otherwise(p);
         return;
     }
-    uint32_t magic = bin_at(heap, offset)->magic;
-    if (HAK_UNLIKELY(!sc_is_multiple((uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1), magic))) {
+    uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
+    if (HAK_UNLIKELY(!sc_is_block(within, bin_at(heap, offset)->magic, bin_at(heap, offset)->limit))) {
         otherwise(p);
         return;
     }
@@ -160,7 +170,7 @@ static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwi
     }
     validate_free(p);
     mark_free(heap, p);
-    *(void **)p = head;
+    link_write(p, head);
     FORGET_OFFSET(offset);
     bin_at(heap, offset)->head = p;
     FORGET_OFFSET(offset);

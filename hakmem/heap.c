@@ -17,7 +17,8 @@
 #include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */
-struct heap heap_none = {.owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
+struct heap heap_none = {.bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)link_end}},
+                         .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
 HAK_TLS struct heap *hak_self = &heap_none;
 HAK_TLS struct heap *heap_own = &heap_none;
 
@@ -91,6 +92,7 @@ static void read_options(void)
 static void start(void)
 {
     read_options();
+    link_start();
     ace_start();
     background_init();
     shared_id = bank_new_owner();
@@ -515,7 +517,8 @@ static void salvage(void *head)
         if (!heap || found.start != head || !found.is_allocated) {
             return;
         }
-        void *next = *(void **)head;
+        int is_broken;
+        void *next = link_look(head, &is_broken);
         lock_acquire(&heap->lock);
         bank_put(&heap->bank, head);
         (void)heap_unlock(heap);
@@ -526,7 +529,7 @@ static void salvage(void *head)
 static void salvage_cache(const struct heap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        salvage(heap->bins[c].head);
+        salvage(bin_first(&heap->bins[c]));
         salvage(heap->spares[c].head);
     }
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {

@@ -125,6 +125,9 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
         *is_clean = 0;
         return block;
     }
+    if (HAK_UNLIKELY(bin_first(&heap->bins[size_class]) != NULL)) {
+        link_broken(bin_first(&heap->bins[size_class]));
+    }
     block = tc_refill(heap, size_class);
     *is_clean = heap->refill_is_clean;
     if (block && !*is_clean) {
@@ -202,7 +205,7 @@ static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic),
+    HAK_CHECK(sc_is_block(offset, sc_table[size_class].magic, sc_table[size_class].limit),
               "invalid pointer freed (not the start of a block)", p);
     validate_free(p);
     struct heap *heap = heap_own;
@@ -211,9 +214,8 @@ static void free_in_slab(void *p, uint32_t tag)
         HAK_CHECK(bin->head != p && !(is_marked_free(heap, p) && tc_holds(heap, size_class, p)),
                   "block freed twice", p);
         mark_free(heap, p);
-        *(void **)p = bin->head;
-        bin->head = p;
-        if (--bin->room < 0) {
+        bin_push(bin, p);
+        if (bin->room < 0) {
             tc_overflow(heap, size_class);
         }
         return;

@@ -30,7 +30,7 @@ HAK_EXTERN_C_BEGIN
 #define TAG_SPAN          ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 2u)
 #define TAG_RANGE         ((TAG_SPECIAL_OWNER << TAG_OWNER_SHIFT) | 3u)
 /* In a slab's tag the lower bits are the bin's offset: class times the size of a bin. */
-#define TAG_BIN_SHIFT               4
+#define TAG_BIN_SHIFT               5
 #define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
 #define TAG_IS_SLAB(tag)            ((tag) - (1u << TAG_OWNER_SHIFT) < (TAG_SPECIAL_OWNER - 1) << TAG_OWNER_SHIFT)
 #define TAG_OWNER(tag)              ((tag) >> TAG_OWNER_SHIFT)
