@@ -45,6 +45,13 @@ static HAK_ALWAYS_INLINE int link_decode(int64_t *word)
 #endif
 }
 
+/* 1 if the block's first word may be a link: of every block in a list, and of blocks that have gone
+   from a list to their slab or to the program and were not written to since. */
+static HAK_ALWAYS_INLINE int link_may_be(const void *block)
+{
+    return *(const int64_t *)block >= link_key;
+}
+
 /* `next` is a block or link_end. */
 static HAK_ALWAYS_INLINE void link_write(void *block, const void *next)
 {

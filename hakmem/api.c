@@ -7,6 +7,7 @@
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/request.h"
+#include "superslab/superslab.h"
 
 void *slow_malloc(size_t size)
 {
@@ -34,7 +35,9 @@ void overflow_free(struct heap *heap, size_t bin_offset)
 void validate_size(const void *p, size_t size)
 {
     /* realloc may have left it in a block of up to twice the size, and small ones in any. */
-    HAK_CHECK(!p || size <= hak_usable_size(p), "freed with a size that is not the block's", p);
+    struct ss_lookup found = hak_super_lookup(p);
+    HAK_CHECK(!p || found.start != p || size <= found.size,
+              "freed with a size that is not the block's", p);
 }
 
 void validate_alignment(const void *p, size_t alignment)

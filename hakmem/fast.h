@@ -143,6 +143,25 @@ static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
     return slow_malloc(size);
 }
 
+/* Puts a block that is known to be this heap's into its bin; `head` is the bin's. */
+static HAK_ALWAYS_INLINE void push_before(struct heap *heap, size_t offset, void *p, void *head)
+{
+    validate_free(p);
+    mark_free(heap, p);
+    link_write(p, head);
+    FORGET_OFFSET(offset);
+    bin_at(heap, offset)->head = p;
+    FORGET_OFFSET(offset);
+    if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
+        overflow_free(heap, offset);
+    }
+}
+
+static HAK_ALWAYS_INLINE void push_own(struct heap *heap, size_t offset, void *p)
+{
+    push_before(heap, offset, p, bin_at(heap, offset)->head);
+}
+
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
 static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwise)(void *p))
 {
@@ -168,15 +187,7 @@ static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwi
         otherwise(p);
         return;
     }
-    validate_free(p);
-    mark_free(heap, p);
-    link_write(p, head);
-    FORGET_OFFSET(offset);
-    bin_at(heap, offset)->head = p;
-    FORGET_OFFSET(offset);
-    if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
-        overflow_free(heap, offset);
-    }
+    push_before(heap, offset, p, head);
 }
 
 static HAK_ALWAYS_INLINE void fast_free(void *p)

@@ -170,8 +170,8 @@ void tc_overflow(struct heap *heap, uint32_t size_class);
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void tc_flush(struct heap *heap);
 int tc_verify(const struct heap *heap);
-/* 1 if the block is in one of its class's two lists. By the heap's thread. */
-int tc_holds(const struct heap *heap, uint32_t size_class, const void *p);
+/* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread. */
+int tc_holds(const struct heap *heap, uint32_t size_class, const void *p, uint32_t most);
 
 /* Remote free (remote.c). */
 void remote_free(struct heap *heap, void *block, uint32_t tag);

@@ -62,7 +62,9 @@ static void *noted_heap_alloc(struct hak_heap *heap, size_t size, size_t alignme
 
 static size_t noted_usable_size(const void *p)
 {
-    return note_size(p, below()->usable_size(p));
+    size_t size = note_size(p, below()->usable_size(p));
+    HAK_CHECK(size, "freed block given to malloc_usable_size", p);
+    return size;
 }
 
 static void free_really(void *p, size_t usable)
@@ -73,11 +75,12 @@ static void free_really(void *p, size_t usable)
 
 static void noted_free(void *p)
 {
-    if (hak_super_lookup(p).start != p) {
+    struct ss_lookup found = hak_super_lookup(p);
+    if (found.start != p || !found.is_allocated) {
         free_really(p, 0); /* which says what is wrong */
         return;
     }
-    size_t usable = below()->usable_size(p);
+    size_t usable = found.size;
     HAK_CHECK(note_size(p, usable) != 0, "block freed twice", p);
     note_freed(p, usable);
     if (usable > QUEUED_MAX || user_heap_of(p)) {
@@ -95,14 +98,17 @@ static void noted_free(void *p)
 
 static size_t size_to_keep(const void *p)
 {
-    HAK_CHECK(below()->usable_size(p), "invalid pointer given to realloc", p);
-    return noted_usable_size(p);
+    struct ss_lookup found = hak_super_lookup(p);
+    HAK_CHECK(found.start == p, "invalid pointer given to realloc", p);
+    size_t size = found.is_allocated ? note_size(p, found.size) : 0;
+    HAK_CHECK(size, "freed block given to realloc", p);
+    return size;
 }
 
 static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable)
 {
     (void)usable;
-    return heap ? heap : user_heap_of(p);
+    return realloc_home(heap, p);
 }
 
 static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
@@ -113,10 +119,19 @@ static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zer
                        : noted_malloc(size);
 }
 
+static void give(void *p, const void *known)
+{
+    (void)known;
+    noted_free(p);
+}
+
 static void *noted_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 {
+    if (p && hak_super_lookup(p).kind == SS_NOT_OURS) {
+        return below()->realloc(p, size, heap, is_zeroed); /* libc's, or wrong */
+    }
     static const struct realloc_way way = {
-        .usable_size = size_to_keep, .home = home, .take = take, .give = noted_free};
+        .usable_size = size_to_keep, .home = home, .take = take, .give = give};
     return realloc_by(&way, heap, p, size, is_zeroed);
 }
 

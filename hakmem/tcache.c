@@ -254,19 +254,21 @@ static uint32_t list_length(const void *head, uint32_t stop_after)
     return is_broken ? UINT32_MAX : n;
 }
 
-int tc_holds(const struct heap *heap, uint32_t size_class, const void *p)
+static int list_holds(const void *head, const void *p, uint32_t most)
 {
-    const void *block = bin_first(&heap->bins[size_class]);
-    while (block && block != p) {
-        block = link_next(block);
+    int is_broken = 0;
+    for (uint32_t n = 0; head && n < most; n++, head = link_look(head, &is_broken)) {
+        if (head == p) {
+            return 1;
+        }
     }
-    if (!block) {
-        block = heap->spares[size_class].head;
-    }
-    while (block && block != p) {
-        block = link_next(block);
-    }
-    return block != NULL;
+    return 0;
+}
+
+int tc_holds(const struct heap *heap, uint32_t size_class, const void *p, uint32_t most)
+{
+    return list_holds(bin_first(&heap->bins[size_class]), p, most) ||
+           list_holds(heap->spares[size_class].head, p, most);
 }
 
 int tc_verify(const struct heap *heap)

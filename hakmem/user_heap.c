@@ -357,7 +357,7 @@ static int verify_large(const struct hak_heap *heap)
         if (node->heap != heap || *find_large(node->address) != node || n > heap->n_large) {
             return 60;
         }
-        if (plain_usable_size(node->address) == 0) {
+        if (ace_usable_size(node->address) == 0) {
             return 61;
         }
     }

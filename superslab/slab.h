@@ -94,6 +94,18 @@ static inline void slab_put(struct slab *slab, void *block)
     (void)slab_put_run(slab, block, &n);
 }
 
+/* 1 if the slab's bitmap says that the block of that index is free. Any thread, no lock: a block
+   that is in use stays so meanwhile. */
+static inline int slab_shows_free(const struct slab *slab, uint32_t index)
+{
+    const uint64_t *bits = atomic_load_relaxed(&slab->bits);
+    /* NULL, or shorter than the index: the slab has gone, and perhaps another has come. */
+    if (HAK_UNLIKELY(!bits || (bits == slab->inline_bits && index / 64 >= SLAB_INLINE_WORDS))) {
+        return 1;
+    }
+    return (int)(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
+}
+
 static inline int slab_is_empty(const struct slab *slab)
 {
     return slab->n_free == slab->capacity;
