@@ -12,6 +12,7 @@
 #ifndef HAKMEM_BASE_LINK_H
 #define HAKMEM_BASE_LINK_H
 
+#include "base/atomic.h"
 #include "base/attributes.h"
 #include "base/error.h"
 
@@ -49,7 +50,8 @@ static HAK_ALWAYS_INLINE int link_decode(int64_t *word)
    from a list to their slab or to the program and were not written to since. */
 static HAK_ALWAYS_INLINE int link_may_be(const void *block)
 {
-    return *(const int64_t *)block >= link_key;
+    /* Atomic, for it may be the program's block, which another thread writes to. */
+    return atomic_load_relaxed((const int64_t *)block) >= link_key;
 }
 
 /* `next` is a block or link_end. */

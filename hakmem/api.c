@@ -72,7 +72,13 @@ void *hak_calloc(size_t n, size_t size)
     return memset(block, 0, sc_table[size_class].size);
 }
 
-size_t hak_usable_size(const void *p)
+static HAK_NOINLINE size_t slow_usable_size(const void *p)
 {
     return p ? entry_now()->usable_size(p) : 0;
+}
+
+size_t hak_usable_size(const void *p)
+{
+    const struct bin *bin = bin_of_own(atomic_load_relaxed(&hak_self), p);
+    return HAK_LIKELY(bin != NULL) ? bin->size : slow_usable_size(p);
 }

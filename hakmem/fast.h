@@ -162,6 +162,27 @@ static HAK_ALWAYS_INLINE void push_own(struct heap *heap, size_t offset, void *p
     push_before(heap, offset, p, bin_at(heap, offset)->head);
 }
 
+/* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
+   or no block: then the slow path looks well. What was freed has a link in its first word, unless
+   it was written to; so has what was handed out and not written to yet. */
+static HAK_ALWAYS_INLINE struct bin *bin_of_own(struct heap *heap, const void *p)
+{
+    size_t unit = map_window_unit(p);
+    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
+        return NULL;
+    }
+    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
+    if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
+        return NULL;
+    }
+    struct bin *bin = bin_at(heap, offset);
+    uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
+    if (HAK_UNLIKELY(!sc_is_block(within, bin->magic, bin->limit))) {
+        return NULL;
+    }
+    return HAK_UNLIKELY(link_may_be(p) || bin->head == p || is_marked_free(heap, p)) ? NULL : bin;
+}
+
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
 static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwise)(void *p))
 {

@@ -30,11 +30,18 @@ static size_t with_red_zone(size_t size)
     return size > PTRDIFF_MAX - NOTED_RED_ZONE ? SIZE_MAX : size + NOTED_RED_ZONE;
 }
 
+/* By what lies apart from the block: its own words may be undefined, or not to be read. */
+static size_t real_size(const void *p)
+{
+    struct ss_lookup found = hak_super_lookup(p);
+    return found.start == p && found.is_allocated ? found.size : below()->usable_size(p);
+}
+
 static void *announce(void *p, size_t size, int is_zeroed)
 {
     if (p) {
         /* At least one byte, by which noted_free tells it from a block in the queue. */
-        note_allocated(p, size ? size : 1, below()->usable_size(p), is_zeroed);
+        note_allocated(p, size ? size : 1, real_size(p), is_zeroed);
     }
     return p;
 }
@@ -62,7 +69,7 @@ static void *noted_heap_alloc(struct hak_heap *heap, size_t size, size_t alignme
 
 static size_t noted_usable_size(const void *p)
 {
-    size_t size = note_size(p, below()->usable_size(p));
+    size_t size = note_size(p, real_size(p));
     HAK_CHECK(size, "freed block given to malloc_usable_size", p);
     return size;
 }
@@ -90,7 +97,7 @@ static void noted_free(void *p)
     uint32_t place = atomic_add_relaxed(&next, 1u) % NOTED_QUEUE;
     void *oldest = atomic_exchange_acq_rel(&queue[place], p);
     if (oldest) {
-        free_really(oldest, below()->usable_size(oldest));
+        free_really(oldest, real_size(oldest));
     }
 }
 

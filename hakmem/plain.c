@@ -21,7 +21,8 @@
 
 /* A process that is refused everything tries to give back what is kept at most so often. */
 #define RECLAIM_PAUSE_NS 10000000u
-/* How many of the blocks that were freed last are compared with one that may be freed. */
+/* How many of the blocks that were freed last are compared with one that realloc gets; often it is
+   called for blocks that were written to, which cannot be free, and then for none. */
 #define LOOK_AT_BLOCKS 16u
 
 void *request_refuse(void)
@@ -279,11 +280,13 @@ static const char *const what_is_wrong[][2] = {
 
 /* 1 if the block is one of those that this thread freed last or, in variants that validate, any
    that it keeps. */
-static int has_freed(const struct heap *heap, uint32_t size_class, const void *p)
+static int has_freed(const struct heap *heap, uint32_t size_class, const void *p,
+                     enum plain_asker asker)
 {
-    return (link_may_be(p) || is_marked_free(heap, p)) &&
-           (heap->outbox[heap->last_slot].head == p ||
-            tc_holds(heap, size_class, p, HAK_VALIDATE ? UINT32_MAX : LOOK_AT_BLOCKS));
+    uint32_t most = HAK_VALIDATE ? UINT32_MAX : asker == PLAIN_REALLOC ? LOOK_AT_BLOCKS : 0;
+    return heap->bins[size_class].head == p || heap->outbox[heap->last_slot].head == p ||
+           (most && (link_may_be(p) || is_marked_free(heap, p)) &&
+            tc_holds(heap, size_class, p, most));
 }
 
 static HAK_NOINLINE size_t size_in_slab(const void *p, uint32_t tag, uint32_t ref,
@@ -293,7 +296,7 @@ static HAK_NOINLINE size_t size_in_slab(const void *p, uint32_t tag, uint32_t re
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     HAK_CHECK(sc_is_block(offset, row->magic, row->limit), what_is_wrong[asker][0], p);
     HAK_CHECK(!slab_shows_free(pool_slab_of(ref, p), sc_index_of(TAG_CLASS(tag), offset)) &&
-                  !has_freed(heap_own, TAG_CLASS(tag), p),
+                  !has_freed(heap_own, TAG_CLASS(tag), p, asker),
               what_is_wrong[asker][1], p);
     return row->size;
 }

@@ -208,21 +208,11 @@ static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
 void *hak_realloc(void *p, size_t size)
 {
     struct heap *heap = atomic_load_relaxed(&hak_self);
-    size_t unit = map_window_unit(p);
-    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= SC_SMALL_MAX)) {
+    const struct bin *bin = HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? bin_of_own(heap, p) : NULL;
+    if (HAK_UNLIKELY(!bin)) {
         return slow_realloc(p, size);
     }
-    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
-    if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
-        return slow_realloc(p, size);
-    }
-    const struct bin *bin = bin_at(heap, offset);
-    uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    /* What was freed has a link; there it is looked at well. */
-    if (HAK_UNLIKELY(!sc_is_block(within, bin->magic, bin->limit)) ||
-        HAK_UNLIKELY(link_may_be(p) || is_marked_free(heap, p))) {
-        return slow_realloc(p, size);
-    }
+    size_t offset = (size_t)((const char *)bin - (const char *)heap);
     return realloc_fits(bin->size, size) ? p : move_own((struct own_block){heap, offset}, p, size);
 }
 
