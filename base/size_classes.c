@@ -2,7 +2,7 @@
 #include "base/size_classes.h"
 
 const struct size_class sc_table[SC_N_CLASSES] = {
-#define SIZE_CLASS(index, size, count, magic, inside, tail) {size, count, magic},
+#define SIZE_CLASS(index, size, count, magic, inside, tail) {size, count, magic, SC_LIMIT(size, count, magic)},
 #include "base/size_classes.def"
 #undef SIZE_CLASS
 };

@@ -36,6 +36,7 @@ struct size_class {
     uint32_t size;     /* bytes of a block, a multiple of 16 */
     uint32_t capacity; /* blocks a slab */
     uint32_t magic;    /* ceil(2^32 / size) */
+    uint32_t limit;    /* see sc_is_block */
 };
 
 extern const struct size_class sc_table[SC_N_CLASSES];
@@ -58,11 +59,17 @@ static inline uint32_t sc_index_of(uint32_t class_index, uint32_t offset)
     return (uint32_t)(((uint64_t)offset * sc_table[class_index].magic) >> 32);
 }
 
-/* True if `offset` < 2^16 is a multiple of the block size of that magic number. */
-static inline int sc_is_multiple(uint32_t offset, uint32_t magic)
+/* True if a block of the class with that magic number and limit starts at `offset` < 2^16.
+   Modulo 2^32, magic times size is e, 0 <= e < size, so that the block of index k gives k * e, and
+   an offset between blocks at least `magic` (size_classes_test tries every offset). The limit is
+   capacity * e: what lies behind the last block does not pass. Where e is 0, size divides the slab
+   and there is nothing behind; the limit is 1. */
+static inline int sc_is_block(uint32_t offset, uint32_t magic, uint32_t limit)
 {
-    return offset * magic < magic;
+    return offset * magic < limit;
 }
+#define SC_LIMIT(size, capacity, magic)                                                            \
+    ((capacity) * (uint32_t)((size) * (magic)) + ((uint32_t)((size) * (magic)) == 0))
 
 HAK_EXTERN_C_END
 

@@ -89,13 +89,15 @@ TEST(SizeClasses, WasteAtTheTailOfSlabsIsBounded)
     EXPECT_LE(n_above_3, 2);
 }
 
-TEST(SizeClasses, IndexAndMultipleAreExactForEveryOffset)
+/* The tail behind the last block included. */
+TEST(SizeClasses, IndexAndStartAreExactForEveryOffset)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         uint32_t size = sc_table[c].size, index = 0, rest = 0, n_wrong = 0;
         for (uint32_t offset = 0; offset < SC_SLAB_BYTES; offset++) {
             n_wrong += sc_index_of(c, offset) != index;
-            n_wrong += (sc_is_multiple(offset, sc_table[c].magic) != 0) != (rest == 0);
+            int is_block = rest == 0 && index < sc_table[c].capacity;
+            n_wrong += sc_is_block(offset, sc_table[c].magic, sc_table[c].limit) != is_block;
             if (++rest == size) {
                 rest = 0;
                 index++;

@@ -8,6 +8,7 @@
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/request.h"
+#include "superslab/superslab.h"
 
 void *slow_malloc(size_t size)
 {
@@ -41,7 +42,9 @@ void overflow_free(struct heap *heap, size_t bin_offset)
 void validate_size(const void *p, size_t size)
 {
     /* realloc may have left it in a block of up to twice the size, and small ones in any. */
-    HAK_CHECK(!p || size <= hak_usable_size(p), "freed with a size that is not the block's", p);
+    struct ss_lookup found = hak_super_lookup(p);
+    HAK_CHECK(!p || found.start != p || size <= found.size,
+              "freed with a size that is not the block's", p);
 }
 
 void validate_alignment(const void *p, size_t alignment)
@@ -76,7 +79,13 @@ void *hak_calloc(size_t n, size_t size)
     return memset(block, 0, sc_table[size_class].size);
 }
 
-size_t hak_usable_size(const void *p)
+static HAK_NOINLINE size_t slow_usable_size(const void *p)
 {
     return p ? entry_now()->usable_size(p) : 0;
+}
+
+size_t hak_usable_size(const void *p)
+{
+    const struct bin *bin = bin_of_own(atomic_load_relaxed(&hak_self), p);
+    return HAK_LIKELY(bin != NULL) ? bin->size : slow_usable_size(p);
 }

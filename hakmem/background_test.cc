@@ -368,7 +368,7 @@ void refill_while_starting()
 {
     for (size_t size = 8; size <= 32768; size += size / 4) {
         std::vector<void *> blocks;
-        while (hak_self->bins[sc_of(size)].head) {
+        while (bin_first(&hak_self->bins[sc_of(size)])) {
             blocks.push_back(hak_malloc(size));
         }
         atomic_store_seq(&background_state, uint32_t(BACKGROUND_WANTED));
@@ -379,7 +379,7 @@ void refill_while_starting()
         }
         const struct bin &bin = hak_self->bins[sc_of(size)];
         int n = 0;
-        for (void *p = bin.head; p; p = *static_cast<void **>(p)) {
+        for (void *p = bin_first(&bin); p; p = link_next(p)) {
             n++;
         }
         EXPECT_EQ(n, hak_self->limits[sc_of(size)] - bin.room);

@@ -8,10 +8,14 @@ static size_t take_cached(uint32_t size_class, size_t n, void **out)
     struct bin *bin = &atomic_load_relaxed(&hak_self)->bins[size_class];
     void *head = bin->head;
     size_t got = 0;
-    while (head && got < n) {
+    while (got < n) {
+        int64_t link = *(int64_t *)head;
+        if (link_decode(&link)) {
+            break; /* the end, or a broken link: hak_malloc's slow path will see */
+        }
         out[got++] = head;
-        head = *(void **)head;
-        unmark_free(out[got - 1]);
+        unmark_free(head);
+        head = (void *)(uintptr_t)link;
     }
     if (got) {
         bin->head = head;

@@ -70,9 +70,11 @@ static HAK_ALWAYS_INLINE int is_marked_free(const struct heap *heap, const void 
 #if defined(__x86_64__)
 #define FORGET_HEAP(heap)     __asm__("" : "+d"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+c"(offset))
+#define FORGET_LINK(link)     __asm__("" : "+S"(link))
 #else
 #define FORGET_HEAP(heap)     __asm__("" : "+r"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+r"(offset))
+#define FORGET_LINK(link)     __asm__("" : "+r"(link))
 #endif
 
 /* --*room < 0, by one instruction in memory. */
@@ -92,15 +94,17 @@ static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
     return (struct bin *)(void *)((char *)heap + offset);
 }
 
-/* The bin's first block, NULL if it is empty. */
+/* The bin's first block, NULL if it is empty or its link is broken (which request_small tells apart). */
 static HAK_ALWAYS_INLINE void *bin_take(struct bin *bin)
 {
     void *block = bin->head;
-    if (HAK_LIKELY(block != NULL)) {
-        bin->head = *(void **)block;
-        bin->room++;
-        unmark_free(block);
+    int64_t link = *(int64_t *)block;
+    if (HAK_UNLIKELY(link_decode(&link))) {
+        return NULL;
     }
+    bin->head = (void *)(uintptr_t)link;
+    bin->room++;
+    unmark_free(block);
     return block;
 }
 
@@ -110,35 +114,84 @@ static HAK_ALWAYS_INLINE void *fast_take(uint32_t size_class)
     return bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
 }
 
-/* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the last thing. */
-static HAK_ALWAYS_INLINE void *fast_malloc_or(size_t size, void *(*large)(size_t size), void *(*refill)(size_t size))
+/* The first block of the bin at `offset`; `refill` serves where there is none. */
+static HAK_ALWAYS_INLINE void *malloc_from(struct heap *heap, size_t offset, size_t size,
+                                           void *(*refill)(size_t size))
 {
-    struct heap *heap = atomic_load_relaxed(&hak_self);
-    FORGET_HEAP(heap);
-    size_t offset;
-    if (HAK_LIKELY(size <= SC_TINY_MAX)) {
-        offset = heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT];
-    } else if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
-        offset = mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT];
-    } else {
-        return large(size);
-    }
     FORGET_OFFSET(offset);
     void *block = bin_at(heap, offset)->head;
-    if (HAK_UNLIKELY(!block)) {
+    int64_t link = *(int64_t *)block;
+    FORGET_LINK(link);
+    if (HAK_UNLIKELY(link_decode(&link))) { /* the bin is empty, or the block was written to */
         return refill(size);
     }
     FORGET_OFFSET(offset);
-    bin_at(heap, offset)->head = *(void **)block;
+    bin_at(heap, offset)->head = (void *)(uintptr_t)link;
     FORGET_OFFSET(offset);
     bin_at(heap, offset)->room++;
     unmark_free(block);
     return block;
 }
 
+/* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the
+   last thing. */
+static HAK_ALWAYS_INLINE void *fast_malloc_or(size_t size, void *(*large)(size_t size),
+                                              void *(*refill)(size_t size))
+{
+    struct heap *heap = atomic_load_relaxed(&hak_self);
+    FORGET_HEAP(heap);
+    if (HAK_LIKELY(size <= SC_TINY_MAX)) {
+        return malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
+    }
+    if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
+        return malloc_from(heap, mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
+    }
+    return large(size);
+}
+
 static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
 {
     return fast_malloc_or(size, slow_malloc, refill_malloc);
+}
+
+/* Puts a block that is known to be this heap's into its bin; `head` is the bin's. */
+static HAK_ALWAYS_INLINE void push_before(struct heap *heap, size_t offset, void *p, void *head)
+{
+    validate_free(p);
+    mark_free(heap, p);
+    link_write(p, head);
+    FORGET_OFFSET(offset);
+    bin_at(heap, offset)->head = p;
+    FORGET_OFFSET(offset);
+    if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
+        overflow_free(heap, offset);
+    }
+}
+
+static HAK_ALWAYS_INLINE void push_own(struct heap *heap, size_t offset, void *p)
+{
+    push_before(heap, offset, p, bin_at(heap, offset)->head);
+}
+
+/* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
+   or no block: then the slow path looks well. What was freed has a link in its first word, unless
+   it was written to; so has what was handed out and not written to yet. */
+static HAK_ALWAYS_INLINE struct bin *bin_of_own(struct heap *heap, const void *p)
+{
+    size_t unit = map_window_unit(p);
+    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
+        return NULL;
+    }
+    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
+    if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
+        return NULL;
+    }
+    struct bin *bin = bin_at(heap, offset);
+    uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
+    if (HAK_UNLIKELY(!sc_is_block(within, bin->magic, bin->limit))) {
+        return NULL;
+    }
+    return HAK_UNLIKELY(link_may_be(p) || bin->head == p || is_marked_free(heap, p)) ? NULL : bin;
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
@@ -155,8 +208,8 @@ static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwi
         otherwise(p);
         return;
     }
-    uint32_t magic = bin_at(heap, offset)->magic;
-    if (HAK_UNLIKELY(!sc_is_multiple((uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1), magic))) {
+    uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
+    if (HAK_UNLIKELY(!sc_is_block(within, bin_at(heap, offset)->magic, bin_at(heap, offset)->limit))) {
         otherwise(p);
         return;
     }
@@ -166,15 +219,7 @@ static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwi
         otherwise(p);
         return;
     }
-    validate_free(p);
-    mark_free(heap, p);
-    *(void **)p = head;
-    FORGET_OFFSET(offset);
-    bin_at(heap, offset)->head = p;
-    FORGET_OFFSET(offset);
-    if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
-        overflow_free(heap, offset);
-    }
+    push_before(heap, offset, p, head);
 }
 
 static HAK_ALWAYS_INLINE void fast_free(void *p)

@@ -2,9 +2,13 @@
    Sizes are in bytes. Every block is aligned to 16 bytes at least. Blocks of hak_* and of malloc (when hakmem is the
    process's malloc) are the same: either family frees what the other allocated.
 
-   An address outside of hakmem's memory, an interior pointer, or a block freed twice in a row ends the process at once, with
-   one line on standard error that names the pointer and the reason. The start of a block that was never handed out, and a
-   block freed twice with others in between, are found at the latest when they come back to their slab. */
+   An address outside of hakmem's memory or an interior pointer, given to any function that takes a
+   block, and a block freed twice in a row end the process at once, with one line on standard error
+   that names the pointer and the reason. So does a freed block given to hak_realloc or
+   hak_usable_size, if it is one of the last that the thread has freed or is back in its slab. A
+   block whose first word was written to after it was freed is found before it is handed out again.
+   The start of a block that was never handed out, and a block freed twice with others in between,
+   are found at the latest when they come back to their slab. docs/misuse.md lists the kinds. */
 #ifndef HAKMEM_HAKMEM_HAKMEM_H
 #define HAKMEM_HAKMEM_HAKMEM_H
 
@@ -40,7 +44,8 @@ HAK_API void *hak_memalign(size_t alignment, size_t size);
    glibc); *out is kept then. */
 HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 
-/* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used. */
+/* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used.
+   Ends the process if p is no block. */
 HAK_API size_t hak_usable_size(const void *p);
 
 /* --- sizes --- */

@@ -21,7 +21,8 @@
 #include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */
-struct heap heap_none = {.owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
+struct heap heap_none = {.bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)link_end}},
+                         .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
 HAK_TLS struct heap *hak_self = &heap_none;
 HAK_TLS struct heap *heap_own = &heap_none;
 
@@ -96,6 +97,7 @@ static void read_options(void)
 static void start(void)
 {
     read_options();
+    link_start();
     ace_start();
     background_init();
     shared_id = owner_reserve();

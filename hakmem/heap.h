@@ -6,7 +6,7 @@
    - what lies behind the owner's lock (bank, returned chains): the thread's slow paths, and anybody who collects;
    - the owner's inbox: one word that every thread may push to.
 
-   Bins. A bin is a LIFO list of free blocks of one class, linked through their first words.
+   Bins. A bin is a LIFO list of free blocks of one class, linked through their first words (link.h).
      blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls tc_overflow)
    A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares, outboxes, inboxes and returned
    chains count as allocated in their slabs.
@@ -34,6 +34,7 @@
 
 #include "base/internal.h"
 
+#include "base/link.h"
 #include "base/lock.h"
 #include "base/size_classes.h"
 #include "owner/owner.h"
@@ -51,11 +52,31 @@ HAK_EXTERN_C_BEGIN
 #define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
 
 struct bin {
-    void *head;
+    void *head; /* link_end if the bin is empty (link.h) */
     int32_t room;
-    uint32_t magic; /* of the class, for the check that a freed pointer is the start of a block */
+    uint32_t magic, limit; /* of the class, for the check that a freed pointer is the start of a block */
+    uint32_t size;
+    uint64_t unused;
 };
 HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT, "the tag's lower bits are the bin's offset");
+
+/* The bin's first block; NULL if there is none. */
+static inline void *bin_first(const struct bin *bin)
+{
+    return bin->head == (const void *)link_end ? NULL : bin->head;
+}
+
+static inline void bin_set(struct bin *bin, void *head)
+{
+    bin->head = head ? head : (void *)(uintptr_t)link_end;
+}
+
+static inline void bin_push(struct bin *bin, void *block)
+{
+    link_write(block, bin->head);
+    bin->head = block;
+    bin->room--;
+}
 
 struct spare {
     void *head;
@@ -171,8 +192,8 @@ void tc_overflow(struct heap *heap, uint32_t size_class);
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void tc_flush(struct heap *heap);
 int tc_verify(const struct heap *heap);
-/* 1 if the block is in one of its class's two lists. By the heap's thread. */
-int tc_holds(const struct heap *heap, uint32_t size_class, const void *p);
+/* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread. */
+int tc_holds(const struct heap *heap, uint32_t size_class, const void *p, uint32_t most);
 
 /* Remote free (remote.c). */
 void remote_free(struct heap *heap, void *block, uint32_t tag);

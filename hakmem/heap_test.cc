@@ -89,7 +89,7 @@ size_t most_blocks_of_a_list(uint32_t c)
 size_t n_blocks(const void *list)
 {
     size_t n = 0;
-    for (; list; list = *static_cast<void *const *>(list)) {
+    for (; list; list = link_next(list)) {
         n++;
     }
     return n;
@@ -97,7 +97,7 @@ size_t n_blocks(const void *list)
 
 size_t cached_blocks(const struct heap *heap, uint32_t c)
 {
-    return n_blocks(heap->bins[c].head) + n_blocks(heap->spares[c].head);
+    return n_blocks(bin_first(&heap->bins[c])) + n_blocks(heap->spares[c].head);
 }
 
 size_t cached_bytes(const struct heap *heap)
@@ -148,7 +148,7 @@ TEST_F(Heap, ACacheIsBounded)
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
             size_t most = most_blocks_of_a_list(c);
             EXPECT_LE(heap->limits[c], largest_limit(c)) << size_of(c);
-            EXPECT_LE(n_blocks(heap->bins[c].head), most) << size_of(c);
+            EXPECT_LE(n_blocks(bin_first(&heap->bins[c])), most) << size_of(c);
             EXPECT_LE(n_blocks(heap->spares[c].head), most + 1) << size_of(c);
             size_t first = std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16);
             n_grown += heap->limits[c] > first;
@@ -183,7 +183,7 @@ TEST_F(Heap, ABinThatSleepsShrinks)
                 held.push_back(hak_malloc(20000));
                 ASSERT_LT(held.size(), 40u * TC_SLEEP_WINDOW);
             }
-            EXPECT_EQ(n_blocks(heap->bins[asleep].head) + n_blocks(heap->spares[asleep].head), 0u);
+            EXPECT_EQ(n_blocks(bin_first(&heap->bins[asleep])) + n_blocks(heap->spares[asleep].head), 0u);
             EXPECT_LT(heap->budget, budget);
             limit = heap->limits[asleep];
         }

@@ -5,12 +5,14 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <gtest/gtest.h>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/attributes.h"
+#include "base/link.h"
 #include "base/size_classes.h"
 #include "hakmem/heap.h"
 
@@ -23,6 +25,13 @@ const char *const kForeign = "invalid pointer freed \\(not allocated by hakmem\\
 const char *const kFreeUnit = "block freed twice, or invalid pointer freed \\(in free memory\\)";
 const char *const kTwiceSomehow = "block freed twice(, or invalid pointer freed \\(in free memory\\))?";
 const char *const kRealloc = "invalid pointer given to realloc";
+const char *const kReallocFreed = "freed block given to realloc";
+const char *const kSize = "invalid pointer given to malloc_usable_size";
+const char *const kSizeFreed = "freed block given to malloc_usable_size";
+/* Its slab may have gone back already. */
+const char *const kReallocFreedOrGone = "(freed block|invalid pointer) given to realloc";
+const char *const kSizeFreedOrGone = "(freed block|invalid pointer) given to malloc_usable_size";
+const char *const kWritten = "freed block written to \\(its link to the next free block is broken\\)";
 
 std::string line(const char *reason, const void *p)
 {
@@ -214,17 +223,155 @@ TEST(MisuseDeathTest, ValidatedFreeSeesABlockThatItsSlabHas)
     hak_free(keeps_the_slab);
 }
 
-TEST(MisuseDeathTest, ValidatedFreeSeesTheTailOfASlab)
+/* The address behind a slab's last block, where it has a tail: of the own heap, another thread's, a first-class heap's. */
+TEST(MisuseDeathTest, TheTailOfASlab)
 {
-    if (!HAK_VALIDATE) {
-        GTEST_SKIP() << "the check of the validated variants";
+    struct hak_heap *heap = hak_heap_create();
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        size_t size = sc_table[c].size, end = size * sc_table[c].capacity;
+        if (end == SC_SLAB_BYTES) {
+            continue;
+        }
+        auto tail_of = [end](void *p) {
+            uintptr_t slab = reinterpret_cast<uintptr_t>(p) & ~uintptr_t(SC_SLAB_BYTES - 1);
+            return reinterpret_cast<void *>(slab + end);
+        };
+        void *p = hak_malloc(size), *q = nullptr, *r = hak_heap_malloc(heap, size);
+        std::thread([&] { q = hak_malloc(size); }).join();
+        for (void *block : {p, q, r}) {
+            void *tail = tail_of(block);
+            EXPECT_ABORT(hak_free(tail), kInterior, tail);
+            EXPECT_ABORT((void)hak_realloc(tail, 1), kRealloc, tail);
+            EXPECT_ABORT((void)hak_usable_size(tail), kSize, tail);
+            hak_free(block);
+        }
     }
-    void *p = hak_malloc(48);
-    uintptr_t slab = reinterpret_cast<uintptr_t>(p) & ~uintptr_t(SC_SLAB_BYTES - 1);
-    uint32_t c = sc_of(48);
-    void *tail = reinterpret_cast<void *>(slab + sc_table[c].size * sc_table[c].capacity);
-    EXPECT_ABORT(hak_free(tail), kInterior, tail);
-    hak_free(p);
+    hak_heap_destroy(heap);
+}
+
+TEST(MisuseDeathTest, InteriorPointersGivenToReallocAndUsableSize)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c += 3) {
+        size_t size = sc_table[c].size;
+        void *p = hak_malloc(size), *q = nullptr;
+        std::thread([&] { q = hak_malloc(size); }).join();
+        for (void *block : {p, q}) {
+            for (size_t offset : {size_t(1), size_t(8), size / 2, size - 1}) {
+                for (size_t to : {size_t(1), size / 2, size, 3 * size, size_t(1) << 20}) {
+                    EXPECT_ABORT((void)hak_realloc(at(block, offset), to), kRealloc, at(block, offset));
+                }
+                EXPECT_ABORT((void)hak_rezalloc(at(block, offset), size), kRealloc, at(block, offset));
+                EXPECT_ABORT((void)hak_usable_size(at(block, offset)), kSize, at(block, offset));
+            }
+            hak_free(block);
+        }
+    }
+    for (size_t size : {size_t(200000), size_t(3) << 20}) {
+        void *p = hak_malloc(size);
+        for (size_t offset : {size_t(1), size_t(16), size_t(65536), size - 1}) {
+            EXPECT_ABORT((void)hak_realloc(at(p, offset), 100), kRealloc, at(p, offset));
+            EXPECT_ABORT((void)hak_usable_size(at(p, offset)), kSize, at(p, offset));
+        }
+        hak_free(p);
+    }
+    int local;
+    EXPECT_ABORT((void)hak_usable_size(&local), kSize, static_cast<void *>(&local));
+    EXPECT_EQ(hak_usable_size(nullptr), 0u);
+}
+
+/* Freed last, freed before others, sent to another thread's heap, back in the slab. */
+TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
+{
+    for (size_t size : {16u, 100u, 1024u, 5000u, 32768u}) {
+        void *kept = hak_malloc(size), *p = hak_malloc(size), *q = hak_malloc(size), *remote = nullptr;
+        std::thread([&] { remote = hak_malloc(size); }).join();
+        for (size_t to : {size_t(1), size, 3 * size}) {
+            EXPECT_ABORT((hak_free(p), (void)hak_realloc(p, to)), kReallocFreed, p);
+            EXPECT_ABORT((hak_free(p), hak_free(q), (void)hak_realloc(p, to)), kReallocFreedOrGone, p);
+            EXPECT_ABORT((hak_free(p), (void)hak_purge(), (void)hak_realloc(p, to)), kReallocFreedOrGone, p);
+            EXPECT_ABORT((hak_free(remote), (void)hak_realloc(remote, to)), kReallocFreedOrGone, remote);
+        }
+        EXPECT_ABORT((hak_free(p), (void)hak_usable_size(p)), kSizeFreed, p);
+        if (HAK_VALIDATE) {
+            EXPECT_ABORT((hak_free(p), hak_free(q), (void)hak_usable_size(p)), kSizeFreedOrGone, p);
+        }
+        EXPECT_ABORT((hak_free(p), (void)hak_purge(), (void)hak_usable_size(p)), kSizeFreedOrGone, p);
+        EXPECT_ABORT((hak_free(remote), (void)hak_usable_size(remote)), kSizeFreedOrGone, remote);
+        for (void *block : {kept, p, q, remote}) {
+            hak_free(block);
+        }
+    }
+}
+
+/* What a program writes by chance is not taken for a link. */
+TEST(Misuse, BlocksThatLookFreedAreNot)
+{
+    for (int64_t word : {INT64_MAX, int64_t(0x7FFFFFFF7FFFFFFF), link_key, link_key + 4096, int64_t(-1)}) {
+        for (size_t size : {16u, 100u, 5000u}) {
+            auto *p = static_cast<int64_t *>(hak_malloc(size));
+            auto *q = static_cast<int64_t *>(hak_malloc(size));
+            *p = *q = word;
+            EXPECT_GE(hak_usable_size(p), size);
+            p = static_cast<int64_t *>(hak_realloc(p, size + 1));
+            p = static_cast<int64_t *>(hak_realloc(p, 3 * size));
+            EXPECT_EQ(*p, word);
+            hak_free(q);
+            hak_free(p);
+        }
+    }
+    /* Handed out and not written to: the first word still is a link. */
+    for (int i = 0; i < 100; i++) {
+        void *p = hak_malloc(64), *q = hak_malloc(64);
+        hak_free(q);
+        p = hak_realloc(p, 60);
+        EXPECT_GE(hak_usable_size(p), 60u);
+        hak_free(hak_realloc(p, 600));
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Written to in a list, wherever it is: found before its link is followed. */
+TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
+{
+    const uint64_t values[] = {0, 1, 0x4141414141414141, UINT64_MAX, 0x7F7F7F7F7F7F7F7F, 0x8080808080808080,
+                               uint64_t(1) << 63, reinterpret_cast<uintptr_t>(&values)};
+    for (uint64_t value : values) {
+        for (size_t size : {16u, 100u, 5000u, 20000u}) {
+            void *p = hak_malloc(size), *q = hak_malloc(size), *remote = nullptr;
+            std::thread([&] { remote = hak_malloc(size); }).join();
+            auto write = [value](void *block) { memcpy(block, &value, sizeof value); };
+            auto take_all = [size] {
+                for (int i = 0; i < 5000; i++) {
+                    (void)hak_malloc(size);
+                }
+            };
+            EXPECT_ABORT((hak_free(p), write(p), (void)hak_malloc(size)), kWritten, p);
+            EXPECT_ABORT((hak_free(p), write(p), (void)hak_calloc(1, size)), kWritten, p);
+            EXPECT_ABORT((hak_free(p), write(p), (void)hak_aligned_alloc(16, size)), kWritten, p);
+            EXPECT_ABORT((hak_free(p), hak_free(q), write(p), take_all()), kWritten, p);
+            EXPECT_ABORT((hak_free(p), hak_free(q), write(p), (void)hak_purge()), kWritten, p);
+            EXPECT_ABORT((hak_free(remote), write(remote), (void)hak_purge()), kWritten, remote);
+            void *out[1000];
+            EXPECT_ABORT((hak_free(p), hak_free(q), write(p), (void)hak_malloc_batch(size, 1000, out)), kWritten, p);
+            for (void *block : {p, q, remote}) {
+                hak_free(block);
+            }
+        }
+    }
+}
+
+TEST(MisuseDeathTest, ABlockOfAnotherHeapGivenToHeapRealloc)
+{
+    const char *reason = "block of another heap given to hak_heap_realloc";
+    struct hak_heap *heap = hak_heap_create(), *other = hak_heap_create();
+    for (size_t size : {size_t(64), size_t(200000), size_t(3) << 20}) {
+        void *p = hak_malloc(size), *q = hak_heap_malloc(other, size);
+        EXPECT_ABORT((void)hak_heap_realloc(heap, p, 3 * size), reason, p);
+        EXPECT_ABORT((void)hak_heap_realloc(heap, q, 3 * size), reason, q);
+        hak_free(p);
+    }
+    hak_heap_destroy(heap);
+    hak_heap_destroy(other);
 }
 
 } // namespace

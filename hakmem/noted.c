@@ -30,11 +30,18 @@ static size_t with_red_zone(size_t size)
     return size > PTRDIFF_MAX - NOTED_RED_ZONE ? SIZE_MAX : size + NOTED_RED_ZONE;
 }
 
+/* By what lies apart from the block: its own words may be undefined, or not to be read. */
+static size_t real_size(const void *p)
+{
+    struct ss_lookup found = hak_super_lookup(p);
+    return found.start == p && found.is_allocated ? found.size : below()->usable_size(p);
+}
+
 static void *announce(void *p, size_t size, int is_zeroed)
 {
     if (p) {
         /* At least one byte, by which noted_free tells it from a block in the queue. */
-        note_allocated(p, size ? size : 1, below()->usable_size(p), is_zeroed);
+        note_allocated(p, size ? size : 1, real_size(p), is_zeroed);
     }
     return p;
 }
@@ -62,7 +69,9 @@ static void *noted_heap_alloc(struct hak_heap *heap, size_t size, size_t alignme
 
 static size_t noted_usable_size(const void *p)
 {
-    return note_size(p, below()->usable_size(p));
+    size_t size = note_size(p, real_size(p));
+    HAK_CHECK(size, "freed block given to malloc_usable_size", p);
+    return size;
 }
 
 static void free_really(void *p, size_t usable)
@@ -73,11 +82,12 @@ static void free_really(void *p, size_t usable)
 
 static void noted_free(void *p)
 {
-    if (hak_super_lookup(p).start != p) {
+    struct ss_lookup found = hak_super_lookup(p);
+    if (found.start != p || !found.is_allocated) {
         free_really(p, 0); /* which says what is wrong */
         return;
     }
-    size_t usable = below()->usable_size(p);
+    size_t usable = found.size;
     HAK_CHECK(note_size(p, usable) != 0, "block freed twice", p);
     note_freed(p, usable);
     if (usable > QUEUED_MAX || user_heap_of(p)) {
@@ -87,7 +97,7 @@ static void noted_free(void *p)
     uint32_t place = atomic_add_relaxed(&next, 1u) % NOTED_QUEUE;
     void *oldest = atomic_exchange_acq_rel(&queue[place], p);
     if (oldest) {
-        free_really(oldest, below()->usable_size(oldest));
+        free_really(oldest, real_size(oldest));
     }
 }
 
@@ -95,14 +105,17 @@ static void noted_free(void *p)
 
 static size_t size_to_keep(const void *p)
 {
-    HAK_CHECK(below()->usable_size(p), "invalid pointer given to realloc", p);
-    return noted_usable_size(p);
+    struct ss_lookup found = hak_super_lookup(p);
+    HAK_CHECK(found.start == p, "invalid pointer given to realloc", p);
+    size_t size = found.is_allocated ? note_size(p, found.size) : 0;
+    HAK_CHECK(size, "freed block given to realloc", p);
+    return size;
 }
 
 static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable)
 {
     (void)usable;
-    return heap ? heap : user_heap_of(p);
+    return realloc_home(heap, p);
 }
 
 static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
@@ -113,10 +126,19 @@ static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zer
                        : noted_malloc(size);
 }
 
+static void give(void *p, const void *known)
+{
+    (void)known;
+    noted_free(p);
+}
+
 static void *noted_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 {
+    if (p && hak_super_lookup(p).kind == SS_NOT_OURS) {
+        return below()->realloc(p, size, heap, is_zeroed); /* libc's, or wrong */
+    }
     static const struct realloc_way way = {
-        .usable_size = size_to_keep, .home = home, .take = take, .give = noted_free};
+        .usable_size = size_to_keep, .home = home, .take = take, .give = give};
     return realloc_by(&way, heap, p, size, is_zeroed);
 }
 

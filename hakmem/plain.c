@@ -20,10 +20,13 @@
 #include "hakmem/user_heap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
-#include "superslab/superslab.h"
+#include "superslab/pool.h"
 
 /* A process that is refused everything tries to give back what is kept at most so often. */
 #define RECLAIM_PAUSE_NS 10000000u
+/* How many of the blocks that were freed last are compared with one that realloc gets; often it is
+   called for blocks that were written to, which cannot be free, and then for none. */
+#define LOOK_AT_BLOCKS 16u
 
 void *request_refuse(void)
 {
@@ -134,6 +137,9 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
         *is_clean = 0;
         return block;
     }
+    if (HAK_UNLIKELY(bin_first(&heap->bins[size_class]) != NULL)) {
+        link_broken(bin_first(&heap->bins[size_class]));
+    }
     block = tc_refill(heap, size_class);
     *is_clean = heap->refill_is_clean;
     if (block && !*is_clean) {
@@ -223,18 +229,18 @@ static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    HAK_CHECK(sc_is_multiple(offset, sc_table[size_class].magic), "invalid pointer freed (not the start of a block)",
-              p);
+    HAK_CHECK(sc_is_block(offset, sc_table[size_class].magic, sc_table[size_class].limit),
+              "invalid pointer freed (not the start of a block)", p);
     validate_free(p);
     struct heap *heap = heap_own;
     if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
         struct bin *bin = &heap->bins[size_class];
-        HAK_CHECK(bin->head != p && !(is_marked_free(heap, p) && tc_holds(heap, size_class, p)), "block freed twice",
-                  p);
+        HAK_CHECK(bin->head != p &&
+                      !(is_marked_free(heap, p) && tc_holds(heap, size_class, p, UINT32_MAX)),
+                  "block freed twice", p);
         mark_free(heap, p);
-        *(void **)p = bin->head;
-        bin->head = p;
-        if (--bin->room < 0) {
+        bin_push(bin, p);
+        if (bin->room < 0) {
             tc_overflow(heap, size_class);
         }
         return;
@@ -298,19 +304,52 @@ void plain_free(void *p)
     errno = saved;
 }
 
-size_t plain_usable_size(const void *p)
+static const char *const what_is_wrong[][2] = {
+    [PLAIN_USABLE_SIZE] = {"invalid pointer given to malloc_usable_size",
+                           "freed block given to malloc_usable_size"},
+    [PLAIN_REALLOC] = {"invalid pointer given to realloc", "freed block given to realloc"},
+};
+
+/* 1 if the block is one of those that this thread freed last or, in variants that validate, any
+   that it keeps. */
+static int has_freed(const struct heap *heap, uint32_t size_class, const void *p,
+                     enum plain_asker asker)
+{
+    uint32_t most = HAK_VALIDATE ? UINT32_MAX : asker == PLAIN_REALLOC ? LOOK_AT_BLOCKS : 0;
+    return heap->bins[size_class].head == p || heap->outbox[heap->last_slot].head == p ||
+           (most && (link_may_be(p) || is_marked_free(heap, p)) &&
+            tc_holds(heap, size_class, p, most));
+}
+
+static HAK_NOINLINE size_t size_in_slab(const void *p, uint32_t tag, uint32_t ref,
+                                        enum plain_asker asker)
+{
+    const struct size_class *row = &sc_table[TAG_CLASS(tag)];
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    HAK_CHECK(sc_is_block(offset, row->magic, row->limit), what_is_wrong[asker][0], p);
+    HAK_CHECK(!slab_shows_free(pool_slab_of(ref, p), sc_index_of(TAG_CLASS(tag), offset)) &&
+                  !has_freed(heap_own, TAG_CLASS(tag), p, asker),
+              what_is_wrong[asker][1], p);
+    return row->size;
+}
+
+size_t plain_size_for(const void *p, enum plain_asker asker)
 {
     struct map_entry entry = map_find(p);
-    if (entry.tag == 0 || entry.tag == TAG_FREE_UNIT) {
-        return fallback_size(p);
+    if (HAK_LIKELY(TAG_IS_SLAB(entry.tag))) {
+        return size_in_slab(p, entry.tag, entry.ref, asker);
     }
     if (HAK_UNLIKELY(entry.tag == TAG_LIMBO)) {
         return limbo_size(p);
     }
-    if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
-        return ace_usable_size(p);
-    }
-    return sc_table[TAG_CLASS(entry.tag)].size;
+    size_t size = entry.tag == 0 ? fallback_size(p) : ace_usable_size(p);
+    HAK_CHECK(size, what_is_wrong[asker][0], p);
+    return size;
+}
+
+size_t plain_usable_size(const void *p)
+{
+    return plain_size_for(p, PLAIN_USABLE_SIZE);
 }
 
 size_t plain_walked(const void *p, size_t usable)

@@ -17,6 +17,11 @@ void *plain_malloc(size_t size);
 void *plain_calloc(size_t bytes);
 void plain_free(void *p); /* not NULL; errno is kept */
 size_t plain_usable_size(const void *p);
+/* Bytes of the block at p; aborts, naming `asker`, if p is none or is freed. Freed is what its slab's
+   bitmap or a list's first block shows; variants that validate also find what else this thread
+   keeps for reuse. */
+enum plain_asker { PLAIN_USABLE_SIZE, PLAIN_REALLOC };
+size_t plain_size_for(const void *p, enum plain_asker asker);
 size_t plain_walked(const void *p, size_t usable);
 /* aligned.c */
 void *plain_aligned(size_t alignment, size_t size);

@@ -21,26 +21,26 @@
 
 /* Moves a block of `usable` bytes. One that cannot be moved stays if it is large enough. */
 static HAK_ALWAYS_INLINE void *move(const struct realloc_way *way, struct hak_heap *heap, void *p,
-                                    size_t usable, size_t size, int is_zeroed)
+                                    size_t usable, size_t size, int is_zeroed, const void *known)
 {
     void *moved = way->take(heap, size, size > usable, is_zeroed);
     if (HAK_UNLIKELY(!moved)) {
         return size <= usable ? p : NULL;
     }
     memcpy(moved, p, size < usable ? size : usable);
-    way->give(p);
+    way->give(p, known);
     return moved;
 }
 
 static HAK_ALWAYS_INLINE void *resize(const struct realloc_way *way, struct hak_heap *heap, void *p,
-                                      size_t usable, size_t size, int is_zeroed)
+                                      size_t usable, size_t size, int is_zeroed, const void *known)
 {
     if (way->stays && way->stays(usable, size)) {
         return p;
     }
     heap = way->home ? way->home(heap, p, usable) : heap;
     void *resized = way->resize ? way->resize(heap, p, usable, size) : NULL;
-    return resized ? resized : move(way, heap, p, usable, size, is_zeroed);
+    return resized ? resized : move(way, heap, p, usable, size, is_zeroed, known);
 }
 
 static HAK_ALWAYS_INLINE void *realloc_any(const struct realloc_way *way, struct hak_heap *heap,
@@ -51,11 +51,11 @@ static HAK_ALWAYS_INLINE void *realloc_any(const struct realloc_way *way, struct
     if (HAK_UNLIKELY(!p)) {
         q = way->take(heap, size, 0, is_zeroed);
     } else if (HAK_UNLIKELY(size == 0)) {
-        way->give(p);
+        way->give(p, NULL);
         return NULL;
     } else {
         usable = way->usable_size(p);
-        q = resize(way, heap, p, usable, size, is_zeroed);
+        q = resize(way, heap, p, usable, size, is_zeroed, NULL);
     }
     if (HAK_UNLIKELY(is_zeroed) && way->clear && q) {
         way->clear(q, size < usable ? size : usable);
@@ -69,13 +69,18 @@ void *realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, 
     return realloc_any(way, heap, p, size, is_zeroed);
 }
 
+struct hak_heap *realloc_home(struct hak_heap *heap, const void *p)
+{
+    struct hak_heap *home = user_heap_of(p);
+    HAK_CHECK(!heap || home == heap, "block of another heap given to hak_heap_realloc", p);
+    return home;
+}
+
 /* --- the plain way --- */
 
 static HAK_ALWAYS_INLINE size_t plain_size(const void *p)
 {
-    size_t usable = plain_usable_size(p);
-    HAK_CHECK(usable, "invalid pointer given to realloc", p);
-    return usable;
+    return plain_size_for(p, PLAIN_REALLOC);
 }
 
 static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, const void *p,
@@ -85,7 +90,7 @@ static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, cons
                    map_find(p).tag != TAG_LIMBO)) {
         return NULL;
     }
-    return HAK_UNLIKELY(heap != NULL) ? heap : user_heap_of(p);
+    return realloc_home(heap, p);
 }
 
 static HAK_ALWAYS_INLINE int is_large(uint32_t tag)
@@ -111,8 +116,8 @@ static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size
     return resized;
 }
 
-/* malloc and free by the thread's own bins. What they call is plain too: a layer that is added in
-   the middle of a realloc is told of the whole call or of nothing. */
+/* malloc by the thread's own bin. What it calls is plain too: a layer that is added in the middle
+   of a realloc is told of the whole call or of nothing. */
 static HAK_ALWAYS_INLINE void *own_take(struct hak_heap *heap, size_t size, int is_growing,
                                         int is_zeroed)
 {
@@ -121,11 +126,6 @@ static HAK_ALWAYS_INLINE void *own_take(struct hak_heap *heap, size_t size, int 
     (void)is_zeroed;
     void *block = bin_take(&heap_own->bins[sc_of(size)]);
     return HAK_LIKELY(block != NULL) ? block : plain_malloc(size);
-}
-
-static HAK_ALWAYS_INLINE void own_give(void *p)
-{
-    free_to(heap_own, p, plain_free);
 }
 
 static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_growing,
@@ -139,6 +139,12 @@ static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_
         return request_large(size, 1, is_growing ? LARGE_GROWING : LARGE_PLAIN);
     }
     return own_take(NULL, size, is_growing, is_zeroed);
+}
+
+static void plain_give(void *p, const void *known)
+{
+    (void)known;
+    plain_free(p);
 }
 
 static int is_zero(const char *p, size_t n)
@@ -173,7 +179,7 @@ static HAK_NOINLINE void plain_clear(void *p, size_t start)
 void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 {
     static const struct realloc_way way = {plain_size, plain_home, realloc_fits, plain_resize,
-                                           plain_take, plain_free, plain_clear};
+                                           plain_take, plain_give, plain_clear};
     if (HAK_UNLIKELY(heap || is_zeroed)) {
         return realloc_by(&way, heap, p, size, is_zeroed);
     }
@@ -182,25 +188,41 @@ void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 
 /* --- the fast way: a small block of the thread's own heap becomes another small one --- */
 
+/* What hak_realloc knows of the block: it lies in a slab of this heap, and is no free one. Taking
+   another block may have moved the slab to another heap, whose block is a stray in the bin
+   (heap.h). */
+struct own_block {
+    struct heap *heap;
+    size_t bin_offset;
+};
+
+static HAK_ALWAYS_INLINE void own_give(void *p, const void *known)
+{
+    const struct own_block *own = (const struct own_block *)known;
+    push_own(own->heap, own->bin_offset, p);
+}
+
 static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 {
     return entry_now()->realloc(p, size, NULL, 0);
 }
 
+/* On its own, so that what stays in place needs no stack. */
+static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
+{
+    static const struct realloc_way way = {.take = own_take, .give = own_give};
+    return move(&way, NULL, p, bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
+}
+
 void *hak_realloc(void *p, size_t size)
 {
-    static const struct realloc_way way = {
-        .stays = realloc_fits, .take = own_take, .give = own_give};
-    const struct heap *heap = atomic_load_relaxed(&hak_self);
-    size_t unit = map_window_unit(p);
-    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS || size - 1 >= SC_SMALL_MAX)) {
+    struct heap *heap = atomic_load_relaxed(&hak_self);
+    const struct bin *bin = HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? bin_of_own(heap, p) : NULL;
+    if (HAK_UNLIKELY(!bin)) {
         return slow_realloc(p, size);
     }
-    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
-    if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
-        return slow_realloc(p, size);
-    }
-    return resize(&way, NULL, p, sc_table[offset >> TAG_BIN_SHIFT].size, size, 0);
+    size_t offset = (size_t)((const char *)bin - (const char *)heap);
+    return realloc_fits(bin->size, size) ? p : move_own((struct own_block){heap, offset}, p, size);
 }
 
 /* --- the public kin --- */

@@ -25,7 +25,8 @@ struct realloc_way {
     void *(*resize)(struct hak_heap *heap, void *p, size_t usable, size_t size);
     /* A new block. `is_growing`: for one that was too small. */
     void *(*take)(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed);
-    void (*give)(void *p);
+    /* `known`: what the caller of resize knows of the block, NULL for nothing. */
+    void (*give)(void *p, const void *known);
     /* Makes the block zero from `start` on; NULL if `take` has heeded is_zeroed, and no block
        stays. */
     void (*clear)(void *p, size_t start);
@@ -35,6 +36,9 @@ struct realloc_way {
    size 0 the end of the old one. */
 void *realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, size_t size,
                  int is_zeroed);
+
+/* The heap of a block; aborts if `heap` is not NULL and another one. */
+struct hak_heap *realloc_home(struct hak_heap *heap, const void *p);
 
 /* Shrinking may leave at most half of the block unused; small blocks stay whatever is asked. */
 static inline int realloc_fits(size_t usable, size_t size)

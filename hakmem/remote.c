@@ -113,7 +113,7 @@ void remote_free_now(void *block, uint32_t tag)
         user_heap_put(block, tag);
         return;
     }
-    *(void **)block = NULL;
+    link_set(block, NULL);
     send_chain(block, tag, 1);
 }
 
@@ -123,13 +123,13 @@ void remote_send_list(void *head)
         uint32_t tag = map_find(head).tag;
         void *last = head;
         uint32_t count = 1;
-        void *rest = *(void **)last;
+        void *rest = link_next(last);
         while (rest && count < OUTBOX_MAX_BLOCKS && map_find(rest).tag == tag) {
             last = rest;
-            rest = *(void **)last;
+            rest = link_next(last);
             count++;
         }
-        *(void **)last = NULL;
+        link_set(last, NULL);
         send_chain(head, tag, count);
         head = rest;
     }
@@ -152,9 +152,8 @@ static void keep(struct heap *heap, void *block, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
     HAK_CHECK(bin->head != block, "block freed twice", block);
-    *(void **)block = bin->head;
-    bin->head = block;
-    if (--bin->room < 0) {
+    bin_push(bin, block);
+    if (bin->room < 0) {
         tc_overflow(heap, size_class);
     }
 }
@@ -182,7 +181,7 @@ void remote_free(struct heap *heap, void *block, uint32_t tag)
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);
     }
-    *(void **)block = slot->head;
+    link_set(block, slot->head);
     slot->head = block;
     slot->count++;
 }
@@ -267,11 +266,11 @@ int remote_verify(const struct heap *heap)
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
         const struct outbox_slot *slot = &heap->outbox[i];
         uint32_t n = 0;
-        for (const void *const *at = (const void *const *)slot->head; at && n <= slot->count;
-             at = (const void *const *)*at) {
+        int is_broken = 0;
+        for (const void *at = slot->head; at && n <= slot->count; at = link_look(at, &is_broken)) {
             n++;
         }
-        if (n != slot->count || (slot->count && slot->count > slot->limit)) {
+        if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit)) {
             return VERIFY_REMOTE_OUTBOX;
         }
     }

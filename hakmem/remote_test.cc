@@ -268,7 +268,7 @@ TEST_F(Remote, TheInboxIsBoundedWithManySenders)
     size_t waiting = 0;
     for (void *chain = heap->owner.inbox; chain;
          chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
-        for (void *block = chain; block; block = *static_cast<void **>(block)) {
+        for (void *block = chain; block; block = link_next(block)) {
             waiting += size;
         }
     }
@@ -303,7 +303,7 @@ TEST_F(Remote, ReturnedChainsAreBounded)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         for (void *chain = hak_self->returned[c]; chain;
              chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
-            for (void *block = chain; block; block = *static_cast<void **>(block)) {
+            for (void *block = chain; block; block = link_next(block)) {
                 counted += sc_table[c].size;
             }
         }

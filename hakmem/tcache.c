@@ -41,7 +41,8 @@ void tc_init(struct heap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] = SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
         heap->limits[c] = (uint16_t)first_limit(c);
-        heap->bins[c] = (struct bin){NULL, (int32_t)heap->limits[c], sc_table[c].magic};
+        heap->bins[c] = (struct bin){(void *)(uintptr_t)link_end, (int32_t)heap->limits[c], sc_table[c].magic,
+                                     sc_table[c].limit, sc_table[c].size, 0};
         heap->spares[c] = (struct spare){NULL, 0};
     }
     for (uint32_t i = 0; i < TINY_GRANULES; i++) {
@@ -93,15 +94,16 @@ static void shrink_limit(struct heap *heap, uint32_t size_class)
     set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
-/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock is free, in another thread's
-   hands. A free may end here, and the system fail: errno stays. */
-static void put_list(struct heap *heap, uint32_t size_class, void **head)
+/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock is
+   free, in another thread's hands. `empty`: what *head is then. A free may end here, and the system
+   fail: errno stays. */
+static void put_list(struct heap *heap, uint32_t size_class, void **head, const void *empty)
 {
     int saved = errno;
     lock_acquire(&heap->owner.lock);
     remote_receive(heap);
     small_put_list(&heap->owner, size_class, *head);
-    *head = NULL;
+    *head = (void *)(uintptr_t)empty;
     heap_unlock(heap);
     errno = saved;
     stat_add(flushes, 1);
@@ -116,12 +118,12 @@ static void lull(struct heap *heap, uint32_t size_class)
     if (limit <= first) {
         return;
     }
-    if (bin->head) {
-        put_list(heap, size_class, &bin->head);
+    if (bin_first(bin)) {
+        put_list(heap, size_class, &bin->head, link_end);
         bin->room = (int32_t)limit;
     }
     if (spare->head) {
-        put_list(heap, size_class, &spare->head);
+        put_list(heap, size_class, &spare->head, NULL);
         spare->count = 0;
     }
     set_smaller_limit(heap, size_class, limit / 2 > first ? limit / 2 : first);
@@ -150,13 +152,13 @@ void tc_overflow(struct heap *heap, uint32_t size_class)
     heap->awake |= (uint64_t)1 << size_class;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head;
-    spare->head = *(void **)newest;
+    spare->head = link_next(newest);
     spare->count = (uint32_t)(heap->limits[size_class] - bin->room) - 1;
-    *(void **)newest = NULL;
+    link_set(newest, NULL);
     bin->head = newest;
     bin->room = heap->limits[size_class] - 1;
     if (old) {
-        put_list(heap, size_class, &old);
+        put_list(heap, size_class, &old, NULL);
         if (heap->n_overflows[size_class] < SHRINK_AFTER) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
@@ -193,7 +195,7 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
     void *block = spare->head;
     uint32_t count = spare->count;
     heap->n_overflows[size_class] = 0;
-    HAK_DEBUG_ASSERT(!bin->head && bin->room == heap->limits[size_class]);
+    HAK_DEBUG_ASSERT(!bin_first(bin) && bin->room == heap->limits[size_class]);
     if (block) {
         spare->head = NULL;
         spare->count = 0;
@@ -212,7 +214,7 @@ void *tc_refill(struct heap *heap, uint32_t size_class)
         grow_limit(heap, size_class);
     }
     /* A chain may hold more than the limit: the next push then overflows, as it should. */
-    bin->head = *(void **)block;
+    bin_set(bin, link_next(block));
     bin->room = (int32_t)heap->limits[size_class] - (int32_t)count + 1;
     return block;
 }
@@ -222,7 +224,7 @@ void tc_flush(struct heap *heap)
     remote_send_all(heap);
     lock_acquire(&heap->owner.lock);
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        small_put_list(&heap->owner, c, heap->bins[c].head);
+        small_put_list(&heap->owner, c, bin_first(&heap->bins[c]));
         small_put_list(&heap->owner, c, heap->spares[c].head);
     }
     stat_sub(bin_budget, heap->budget);
@@ -232,35 +234,39 @@ void tc_flush(struct heap *heap)
     heap_unlock(heap);
 }
 
+/* UINT32_MAX if a link is broken. */
 static uint32_t list_length(const void *head, uint32_t stop_after)
 {
     uint32_t n = 0;
-    for (; head && n <= stop_after; head = *(void *const *)head) {
+    int is_broken = 0;
+    for (; head && n <= stop_after; head = link_look(head, &is_broken)) {
         n++;
     }
-    return n;
+    return is_broken ? UINT32_MAX : n;
 }
 
-int tc_holds(const struct heap *heap, uint32_t size_class, const void *p)
+static int list_holds(const void *head, const void *p, uint32_t most)
 {
-    const void *block = heap->bins[size_class].head;
-    while (block && block != p) {
-        block = *(void *const *)block;
+    int is_broken = 0;
+    for (uint32_t n = 0; head && n < most; n++, head = link_look(head, &is_broken)) {
+        if (head == p) {
+            return 1;
+        }
     }
-    if (!block) {
-        block = heap->spares[size_class].head;
-    }
-    while (block && block != p) {
-        block = *(void *const *)block;
-    }
-    return block != NULL;
+    return 0;
+}
+
+int tc_holds(const struct heap *heap, uint32_t size_class, const void *p, uint32_t most)
+{
+    return list_holds(bin_first(&heap->bins[size_class]), p, most) ||
+           list_holds(heap->spares[size_class].head, p, most);
 }
 
 int tc_verify(const struct heap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         int64_t in_bin = (int64_t)heap->limits[c] - heap->bins[c].room;
-        if (in_bin < 0 || list_length(heap->bins[c].head, (uint32_t)in_bin) != (uint32_t)in_bin) {
+        if (in_bin < 0 || list_length(bin_first(&heap->bins[c]), (uint32_t)in_bin) != (uint32_t)in_bin) {
             return VERIFY_TC_BIN;
         }
         if (list_length(heap->spares[c].head, heap->spares[c].count) != heap->spares[c].count) {

@@ -347,7 +347,7 @@ static int verify_large(const struct hak_heap *heap)
         if (node->heap != heap || find_large(node->by_address.address) != node || n > heap->n_large) {
             return VERIFY_USER_HEAP_NODE;
         }
-        if (plain_usable_size(node->by_address.address) == 0) {
+        if (ace_usable_size(node->by_address.address) == 0) {
             return VERIFY_USER_HEAP_BLOCK;
         }
     }

@@ -130,8 +130,8 @@ uint32_t bank_put_list(struct bank *bank, void *head, const struct owner_policy 
             head = slab_put_run(slab, head, &n);
             file(bank, policy, slab);
         } else {
-            void *next = *(void **)head;
-            *(void **)head = bank->strays;
+            void *next = link_next(head);
+            link_set(head, bank->strays);
             bank->strays = head;
             head = next;
             n++;

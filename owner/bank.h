@@ -23,7 +23,7 @@
 HAK_EXTERN_C_BEGIN
 
 /* A slab's tag. Its lower bits are the class, shifted so that they are the offset of the class's bin in a heap. */
-#define TAG_BIN_SHIFT               4
+#define TAG_BIN_SHIFT               5
 #define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
 #define TAG_CLASS(tag)              (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
 HAK_STATIC_ASSERT(SC_N_CLASSES << TAG_BIN_SHIFT <= TAG_LOW_MASK + 1, "each class has its bits in a tag");

@@ -48,7 +48,7 @@ std::vector<char *> take(struct bank *bank, uint32_t size_class, uint32_t want)
     void *head;
     uint32_t n = bank_take(bank, size_class, want, &head, &policy);
     std::vector<char *> blocks;
-    for (; head; head = *static_cast<void **>(head)) {
+    for (; head; head = link_next(head)) {
         blocks.push_back(static_cast<char *>(head));
     }
     EXPECT_EQ(blocks.size(), n);
@@ -94,7 +94,7 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
                     n--;
                     i--;
                 } else {
-                    *reinterpret_cast<void **>(block) = head;
+                    link_set(block, head);
                     head = block;
                 }
             }
@@ -241,7 +241,7 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
     uint32_t n = 0;
     for (size_t i = 0; i < blocks.size(); i++) {
         if (i % 10) {
-            *reinterpret_cast<void **>(blocks[i]) = head;
+            link_set(blocks[i], head);
             head = blocks[i];
             n++;
         }
@@ -249,7 +249,7 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
     EXPECT_EQ(bank_put_list(&bank, head, &policy), n);
     EXPECT_EQ(bank_verify(&bank), 0);
     uint32_t strays = 0;
-    for (const void *p = bank.strays; p; p = *static_cast<void *const *>(p)) {
+    for (const void *p = bank.strays; p; p = link_next(p)) {
         strays++;
     }
     EXPECT_EQ(strays, n);
@@ -278,10 +278,10 @@ TEST_F(BankDeathTest, BadPointersAbort)
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
     /* A list with a block of somebody else in it. */
-    *reinterpret_cast<void **>(block) = foreign;
-    *reinterpret_cast<void **>(foreign) = nullptr;
+    link_set(block, foreign);
+    link_set(foreign, nullptr);
     EXPECT_EXIT(bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    *reinterpret_cast<void **>(block) = block;
+    link_set(block, block);
     EXPECT_EXIT(bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), "block freed twice");
     bank_put(&bank, block, &policy);
     bank_put(&other, foreign, &policy);

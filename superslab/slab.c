@@ -59,7 +59,7 @@ uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void 
     uint32_t left = portion(slab, want, fresh_bytes);
     uint32_t taken = left;
     uint32_t w = slab->hint;
-    void **link = head;
+    void *last = NULL;
     while (left) {
         uint64_t word = slab->bits[w];
         char *first = slab->base + (size_t)w * 64 * slab->size;
@@ -67,13 +67,21 @@ uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void 
             char *block = first + (size_t)__builtin_ctzll(word) * slab->size;
             word &= word - 1;
             left--;
-            *link = block;
-            link = (void **)(void *)block;
+            if (last) {
+                link_write(last, block);
+            } else {
+                *head = block;
+            }
+            last = block;
         }
         atomic_store_relaxed(&slab->bits[w], word);
         w += word == 0;
     }
-    *link = NULL;
+    if (last) {
+        link_write(last, link_end);
+    } else {
+        *head = NULL;
+    }
     slab->seen_n_free = slab->purged_pages = 0;
     slab->n_free = (uint16_t)(slab->n_free - taken);
     slab->hint = (uint16_t)w;

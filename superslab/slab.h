@@ -14,6 +14,7 @@
 
 #include "base/atomic.h"
 #include "base/error.h"
+#include "base/link.h"
 #include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN
@@ -60,14 +61,15 @@ static HAK_ALWAYS_INLINE void *slab_put_run(struct slab *slab, void *head, uint3
 {
     uint64_t *bits = slab->bits;
     char *base = slab->base;
-    uint32_t magic = sc_table[slab->size_class].magic, capacity = slab->capacity;
+    uint32_t magic = sc_table[slab->size_class].magic, limit = sc_table[slab->size_class].limit;
     uint32_t lowest = slab->hint, n = 0;
     uintptr_t offset = (uintptr_t)head - (uintptr_t)base;
     do {
-        void *next = *(void **)head;
-        uint32_t index = (uint32_t)(((uint64_t)offset * magic) >> 32);
-        HAK_CHECK(index < capacity && sc_is_multiple((uint32_t)offset, magic),
+        /* First, for what is no block must not be read as one. */
+        HAK_CHECK(sc_is_block((uint32_t)offset, magic, limit),
                   "invalid pointer freed (not the start of a block)", head);
+        void *next = link_next(head);
+        uint32_t index = (uint32_t)(((uint64_t)offset * magic) >> 32);
         uint32_t w = index / 64;
         uint64_t word = bits[w], bit = (uint64_t)1 << (index % 64);
         HAK_CHECK(!(word & bit), "block freed twice", head);
@@ -88,10 +90,22 @@ static inline void slab_put(struct slab *slab, void *block)
 {
     uint32_t n = 0, offset = (uint32_t)((uintptr_t)block - (uintptr_t)slab->base);
     /* First, for what is no block must not be written to. */
-    HAK_CHECK(sc_is_multiple(offset, sc_table[slab->size_class].magic),
+    HAK_CHECK(sc_is_block(offset, sc_table[slab->size_class].magic, sc_table[slab->size_class].limit),
               "invalid pointer freed (not the start of a block)", block);
-    *(void **)block = NULL;
+    link_set(block, NULL);
     (void)slab_put_run(slab, block, &n);
+}
+
+/* 1 if the slab's bitmap says that the block of that index is free. Any thread, no lock: a block
+   that is in use stays so meanwhile. */
+static inline int slab_shows_free(const struct slab *slab, uint32_t index)
+{
+    const uint64_t *bits = atomic_load_relaxed(&slab->bits);
+    /* NULL, or shorter than the index: the slab has gone, and perhaps another has come. */
+    if (HAK_UNLIKELY(!bits || (bits == slab->inline_bits && index / 64 >= SLAB_INLINE_WORDS))) {
+        return 1;
+    }
+    return (int)(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
 }
 
 static inline int slab_is_empty(const struct slab *slab)

@@ -52,7 +52,7 @@ class Slab
         void *head;
         uint32_t n = slab_take(&slab, want, 4096, &head);
         std::vector<char *> blocks;
-        for (; head; head = *static_cast<void **>(head)) {
+        for (; head; head = link_next(head)) {
             blocks.push_back(static_cast<char *>(head));
         }
         EXPECT_EQ(blocks.size(), n);

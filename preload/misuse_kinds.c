@@ -1,0 +1,507 @@
+/* misuse_kinds [KIND]: misuses whatever malloc serves it in one way, and prints "passed" if it gets
+   to the end, "harmed" if by then two owners have one block, or a block lies outside of what was
+   allocated. Without an argument: the kinds and what they are. Run by misuse_kinds_test.py. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* C++'s sized delete, whoever has it; hakmem's heaps, if it is there. */
+extern void _ZdlPvm(void *p, size_t size) __attribute__((weak));
+struct hak_heap;
+static struct hak_heap *(*heap_create)(void);
+static void (*heap_destroy)(struct hak_heap *heap);
+static void *(*heap_malloc)(struct hak_heap *heap, size_t size);
+static void *(*heap_realloc)(struct hak_heap *heap, void *p, size_t size);
+
+static int is_harmed;
+
+/* Freed with a block of its size on either side of it still there. */
+static char *freed(size_t size)
+{
+    char *volatile before = malloc(size);
+    char *volatile p = malloc(size);
+    char *volatile after = malloc(size);
+    (void)before;
+    (void)after;
+    memset(p, 'p', size);
+    free(p);
+    return p;
+}
+
+/* Allocates some blocks; harmed if two are one. */
+static void go_on(size_t size)
+{
+    char *volatile blocks[8];
+    for (int i = 0; i < 8; i++) {
+        blocks[i] = malloc(size);
+        memset(blocks[i], i, size);
+    }
+    for (int i = 0; i < 8; i++) {
+        is_harmed |= blocks[i][0] != i || blocks[i][size - 1] != i;
+    }
+    for (int i = 0; i < 8; i++) {
+        free(blocks[i]);
+    }
+}
+
+static void free_twice(size_t size, int n_between)
+{
+    void *volatile others[1000];
+    for (int i = 0; i < n_between; i++) {
+        others[i] = malloc(size);
+    }
+    char *volatile p = malloc(size);
+    memset(p, 'p', size);
+    free(p);
+    for (int i = 0; i < n_between; i++) {
+        free(others[i]);
+    }
+    free(p);
+    go_on(size);
+}
+
+static void twice_in_a_row(void)
+{
+    free_twice(64, 0);
+}
+static void twice_after_one(void)
+{
+    free_twice(64, 1);
+}
+static void twice_after_many(void)
+{
+    free_twice(64, 100);
+}
+static void twice_after_purge(void)
+{
+    char *volatile kept = malloc(64);
+    char *volatile p = malloc(64);
+    free(p);
+    malloc_trim(0);
+    free(p);
+    free(kept);
+    go_on(64);
+}
+static void twice_reused(void)
+{
+    char *volatile p = malloc(64);
+    free(p);
+    char *volatile q = malloc(64); /* the same, as a rule */
+    free(p);
+    free(q);
+    go_on(64);
+}
+static void twice_mid(void)
+{
+    free_twice(20000, 0);
+}
+static void twice_mid_after_one(void)
+{
+    free_twice(20000, 1);
+}
+static void twice_span(void)
+{
+    free_twice(200000, 0);
+}
+static void twice_span_after_one(void)
+{
+    free_twice(200000, 1);
+}
+static void twice_range(void)
+{
+    free_twice(5000000, 0);
+}
+static void twice_huge(void)
+{
+    free_twice((size_t)200 << 20, 0);
+}
+
+static void *free_it(void *p)
+{
+    free(p);
+    return NULL;
+}
+
+static void in_thread(void *(*function)(void *), void *argument)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, function, argument);
+    pthread_join(thread, NULL);
+}
+
+static void twice_two_threads(void)
+{
+    char *volatile p = malloc(600);
+    in_thread(free_it, p);
+    free(p);
+    go_on(600);
+}
+
+static void *free_it_twice(void *p)
+{
+    free(p);
+    free(p);
+    return NULL;
+}
+
+static void twice_other_threads(void)
+{
+    char *volatile p = malloc(600);
+    in_thread(free_it_twice, p);
+    go_on(600);
+}
+
+static void bad_free(void *p)
+{
+    free(p);
+    go_on(64);
+}
+static void *shifted(size_t size, size_t offset)
+{
+    char *volatile p = malloc(size);
+    memset(p, 'p', size);
+    return p + offset;
+}
+
+static void free_interior(void)
+{
+    bad_free(shifted(64, 16));
+}
+static void free_unaligned(void)
+{
+    bad_free(shifted(64, 1));
+}
+static void free_interior_mid(void)
+{
+    bad_free(shifted(5000, 4096));
+}
+static void free_interior_span(void)
+{
+    bad_free(shifted(200000, 65536));
+}
+static void free_interior_range(void)
+{
+    bad_free(shifted(5000000, 1 << 20));
+}
+static void free_tail(void)
+{
+    char *volatile p = malloc(48), *volatile near = malloc(300);
+    char *volatile tail = (char *)((uintptr_t)p & ~(uintptr_t)65535) + 65520;
+    free(tail);
+    is_harmed = malloc(48) == (void *)tail;
+    (void)near;
+}
+static void free_never_allocated(void)
+{
+    char *volatile p = malloc(64);
+    free(p + malloc_usable_size(p)); /* the next block's start, as it may be */
+    go_on(64);
+}
+static void free_stack(void)
+{
+    char local[256];
+    bad_free((char *)((uintptr_t)(local + 63) & ~(uintptr_t)15));
+}
+static void free_static(void)
+{
+    static char block[256] __attribute__((aligned(64)));
+    bad_free(block + 64);
+}
+static void free_code(void)
+{
+    bad_free((void *)(uintptr_t)free_code);
+}
+static void free_wild(void)
+{
+    bad_free((void *)0x12345670);
+}
+static void free_not_canonical(void)
+{
+    bad_free((void *)0x6b6b6b6b6b6b6b60);
+}
+static void free_high(void)
+{
+    bad_free((void *)(UINTPTR_MAX - 15));
+}
+static void free_small_number(void)
+{
+    bad_free((void *)16);
+}
+static void free_mapping(void)
+{
+    char *p = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    bad_free(p + 4096);
+}
+
+static void bad_realloc(void *p, size_t size)
+{
+    char *volatile q = realloc(p, size);
+    char *volatile r = malloc(size);
+    is_harmed = q == r;
+    (void)q;
+}
+static void realloc_freed(void)
+{
+    bad_realloc(freed(64), 60);
+}
+static void realloc_freed_and_grow(void)
+{
+    bad_realloc(freed(64), 600);
+}
+static void realloc_freed_after_one(void)
+{
+    char *volatile other = malloc(64);
+    void *p = freed(64);
+    free(other);
+    bad_realloc(p, 60);
+}
+static void realloc_freed_span(void)
+{
+    bad_realloc(freed(200000), 190000);
+}
+static void realloc_interior(void)
+{
+    bad_realloc(shifted(3000, 1008), 2900);
+}
+static void realloc_interior_span(void)
+{
+    bad_realloc(shifted(200000, 65536), 300000);
+}
+static void realloc_wild(void)
+{
+    bad_realloc((void *)0x12345670, 60);
+}
+
+static volatile size_t seen_size;
+
+static void size_freed(void)
+{
+    seen_size = malloc_usable_size(freed(64));
+}
+static void size_interior(void)
+{
+    seen_size = malloc_usable_size(shifted(3000, 1008));
+}
+static void size_wild(void)
+{
+    seen_size = malloc_usable_size((void *)0x12345670);
+}
+static void delete_wrong_size(void)
+{
+    _ZdlPvm(malloc(64), 5000);
+    go_on(64);
+}
+
+/* One byte behind a block of which all is used, with a used block behind it. */
+static void overflow_by_one(void)
+{
+    char *volatile p = malloc(64), *volatile q = malloc(64);
+    p[malloc_usable_size(p)] = 0x41;
+    free(q);
+    free(p);
+    go_on(64);
+}
+/* Over the first word of the blocks behind it, which are free. */
+static void overflow_into_free(void)
+{
+    char *volatile p[4];
+    for (int i = 0; i < 4; i++) {
+        p[i] = malloc(64);
+    }
+    size_t usable = malloc_usable_size(p[0]);
+    for (int i = 1; i < 4; i++) {
+        free(p[i]);
+    }
+    memset(p[0] + usable, 'A', 32 + 2 * usable);
+    go_on(64);
+}
+static void underflow(void)
+{
+    char *volatile before = malloc(64), *volatile p = malloc(64);
+    memset(p - 16, 'A', 16);
+    (void)before;
+    free(p);
+    go_on(64);
+}
+
+static void use_after_free(int value, size_t from, size_t n)
+{
+    char *volatile p = freed(64);
+    memset(p + from, value, n);
+    go_on(64);
+}
+static void write_first_word(void)
+{
+    use_after_free('A', 0, 8);
+}
+static void write_second_word(void)
+{
+    use_after_free('A', 8, 8);
+}
+static void write_all(void)
+{
+    use_after_free('A', 0, 64);
+}
+static void write_zeros(void)
+{
+    use_after_free(0, 0, 64);
+}
+static void write_ones(void)
+{
+    use_after_free(0xFF, 0, 64);
+}
+static void write_address(void)
+{
+    static char target[256] __attribute__((aligned(64)));
+    char *volatile p = freed(64), *volatile to = target;
+    memcpy(p, (void *)&to, sizeof to);
+    char *volatile q = malloc(64), *volatile r = malloc(64);
+    is_harmed = q == target || r == target;
+}
+static void write_after_other_thread(void)
+{
+    char *volatile p = malloc(600);
+    in_thread(free_it, p);
+    memset(p, 'A', 600);
+    for (int i = 0; i < 300; i++) {
+        go_on(600);
+        void *volatile kept = malloc(600);
+        (void)kept;
+    }
+}
+static void write_freed_mid(void)
+{
+    char *volatile p = freed(20000);
+    memset(p, 'A', 20000);
+    go_on(20000);
+}
+static void write_freed_span(void)
+{
+    char *volatile p = freed(200000);
+    memset(p, 'A', 200000);
+    go_on(200000);
+}
+
+static void heap_twice(void)
+{
+    struct hak_heap *heap = heap_create();
+    heap_destroy(heap);
+    heap_destroy(heap);
+}
+static void heap_block_after(void)
+{
+    struct hak_heap *heap = heap_create();
+    void *p = heap_malloc(heap, 64);
+    heap_destroy(heap);
+    bad_free(p);
+}
+static void heap_block_twice(void)
+{
+    struct hak_heap *heap = heap_create();
+    void *kept = heap_malloc(heap, 64), *p = heap_malloc(heap, 64);
+    (void)kept;
+    free(p);
+    bad_free(p);
+}
+static void heap_block_realloc(void)
+{
+    heap_realloc(heap_create(), heap_malloc(heap_create(), 64), 5000);
+}
+
+static const struct kind {
+    const char *name, *text;
+    void (*run)(void);
+    int needs; /* 1: sized delete; 2: hakmem's heaps */
+} kinds[] = {
+    {"twice_in_a_row", "a block freed twice in a row", twice_in_a_row, 0},
+    {"twice_after_one", "freed twice, another one in between", twice_after_one, 0},
+    {"twice_after_many", "freed twice, a hundred others in between", twice_after_many, 0},
+    {"twice_after_purge", "freed twice, `malloc_trim` in between", twice_after_purge, 0},
+    {"twice_reused", "freed, handed out again, freed by both", twice_reused, 0},
+    {"twice_mid", "20,000 bytes freed twice in a row", twice_mid, 0},
+    {"twice_mid_after_one", "20,000 bytes freed twice, another one in between", twice_mid_after_one, 0},
+    {"twice_span", "200,000 bytes freed twice in a row", twice_span, 0},
+    {"twice_span_after_one", "200,000 bytes freed twice, another one in between", twice_span_after_one, 0},
+    {"twice_range", "5 MB freed twice", twice_range, 0},
+    {"twice_huge", "200 MiB freed twice", twice_huge, 0},
+    {"twice_two_threads", "freed by another thread, and by its own", twice_two_threads, 0},
+    {"twice_other_threads", "freed twice by another thread", twice_other_threads, 0},
+    {"free_interior", "`free` of an address 16 bytes into a block", free_interior, 0},
+    {"free_unaligned", "`free` one byte into a block", free_unaligned, 0},
+    {"free_interior_mid", "`free` 4,096 into 5,000 bytes", free_interior_mid, 0},
+    {"free_interior_span", "`free` 64 KiB into 200,000 bytes", free_interior_span, 0},
+    {"free_interior_range", "`free` 1 MiB into 5 MB", free_interior_range, 0},
+    {"free_tail", "`free` behind a slab's last block", free_tail, 0},
+    {"free_never_allocated", "`free` of the start of a block that was not handed out", free_never_allocated, 0},
+    {"free_stack", "`free` of the stack", free_stack, 0},
+    {"free_static", "`free` of a static variable", free_static, 0},
+    {"free_code", "`free` of a function", free_code, 0},
+    {"free_wild", "`free` of an address where nothing is", free_wild, 0},
+    {"free_not_canonical", "`free` of an address that cannot be", free_not_canonical, 0},
+    {"free_high", "`free` of an address at the end of memory", free_high, 0},
+    {"free_small_number", "`free` of 16", free_small_number, 0},
+    {"free_mapping", "`free` of the program's own mapping", free_mapping, 0},
+    {"realloc_freed", "`realloc` of a freed block, smaller", realloc_freed, 0},
+    {"realloc_freed_and_grow", "`realloc` of a freed block, larger", realloc_freed_and_grow, 0},
+    {"realloc_freed_after_one", "`realloc` of a freed block, another freed since", realloc_freed_after_one, 0},
+    {"realloc_freed_span", "`realloc` of freed 200,000 bytes", realloc_freed_span, 0},
+    {"realloc_interior", "`realloc` 1,008 into 3,000 bytes", realloc_interior, 0},
+    {"realloc_interior_span", "`realloc` 64 KiB into 200,000 bytes", realloc_interior_span, 0},
+    {"realloc_wild", "`realloc` of an address where nothing is", realloc_wild, 0},
+    {"size_freed", "`malloc_usable_size` of a freed block", size_freed, 0},
+    {"size_interior", "`malloc_usable_size` 1,008 into 3,000 bytes", size_interior, 0},
+    {"size_wild", "`malloc_usable_size` of an address where nothing is", size_wild, 0},
+    {"delete_wrong_size", "`operator delete` with a larger size", delete_wrong_size, 1},
+    {"overflow_by_one", "a byte written behind a block, before one in use", overflow_by_one, 0},
+    {"overflow_into_free", "written behind a block, over free ones", overflow_into_free, 0},
+    {"underflow", "16 bytes written before a block", underflow, 0},
+    {"write_first_word", "a freed block's first word written", write_first_word, 0},
+    {"write_second_word", "a freed block's second word written", write_second_word, 0},
+    {"write_all", "a freed block filled with text", write_all, 0},
+    {"write_zeros", "a freed block filled with zeros", write_zeros, 0},
+    {"write_ones", "a freed block filled with ones", write_ones, 0},
+    {"write_address", "an address written into a freed block", write_address, 0},
+    {"write_after_other_thread", "a block written to after another thread freed it", write_after_other_thread, 0},
+    {"write_freed_mid", "20,000 freed bytes written to", write_freed_mid, 0},
+    {"write_freed_span", "200,000 freed bytes written to", write_freed_span, 0},
+    {"heap_twice", "a first-class heap destroyed twice", heap_twice, 2},
+    {"heap_block_after", "`free` of a destroyed heap's block", heap_block_after, 2},
+    {"heap_block_twice", "a heap's block freed twice", heap_block_twice, 2},
+    {"heap_block_realloc", "`hak_heap_realloc` of another heap's block", heap_block_realloc, 2},
+};
+
+static void find_heaps(void)
+{
+    *(void **)&heap_create = dlsym(RTLD_DEFAULT, "hak_heap_create");
+    *(void **)&heap_destroy = dlsym(RTLD_DEFAULT, "hak_heap_destroy");
+    *(void **)&heap_malloc = dlsym(RTLD_DEFAULT, "hak_heap_malloc");
+    *(void **)&heap_realloc = dlsym(RTLD_DEFAULT, "hak_heap_realloc");
+}
+
+int main(int argc, char **argv)
+{
+    static char buffer[65536];
+    setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
+    find_heaps();
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        const struct kind *kind = &kinds[i];
+        if (argc < 2) {
+            printf("%s\t%s\n", kind->name, kind->text);
+        } else if (strcmp(argv[1], kind->name) == 0) {
+            if ((kind->needs == 1 && !_ZdlPvm) || (kind->needs == 2 && !heap_create)) {
+                puts("none");
+                return 0;
+            }
+            kind->run();
+            puts(is_harmed ? "harmed" : "passed");
+            return 0;
+        }
+    }
+    return argc < 2 ? 0 : 2;
+}
