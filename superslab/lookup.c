@@ -49,12 +49,11 @@ static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
     return (struct ss_lookup){SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, n * SS_GRANULE_BYTES, 1};
 }
 
-static struct ss_lookup describe(const void *p, struct map_entry entry)
+static struct ss_lookup describe(const struct superslab *ss, const void *p, struct map_entry entry)
 {
     if (entry.tag == TAG_RANGE) {
         return pool_policy()->range_lookup(p, entry.ref);
     }
-    const struct superslab *ss = pool_superslab_around(entry.ref, p);
     if (!ss) {
         return free_unit; /* the number is another owner's already */
     }
@@ -67,6 +66,8 @@ static struct map_entry look(const void *p)
     return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : map_find(p);
 }
 
+/* The map says the same at the end as at the beginning, and no slab was made meanwhile: a unit that became nobody's, and then a slab
+   of the same owner and class again, would look the same, with a description that was neither's. */
 struct ss_lookup hak_super_lookup(const void *p)
 {
     struct map_entry entry = look(p), now;
@@ -77,10 +78,13 @@ struct ss_lookup hak_super_lookup(const void *p)
         if (entry.tag == TAG_FREE_UNIT) {
             return free_unit;
         }
-        struct ss_lookup result = describe(p, entry);
+        const struct superslab *ss = entry.tag == TAG_RANGE ? NULL : pool_superslab_around(entry.ref, p);
+        uint32_t version = ss ? atomic_load_acquire(&ss->slab_version) : 0;
+        struct ss_lookup result = describe(ss, p, entry);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         now = look(p);
-        if (HAK_LIKELY(now.tag == entry.tag && now.ref == entry.ref)) {
+        int is_same = now.tag == entry.tag && now.ref == entry.ref;
+        if (HAK_LIKELY(is_same && (!ss || atomic_load_relaxed(&ss->slab_version) == version))) {
             return result;
         }
     }
