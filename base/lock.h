@@ -17,7 +17,7 @@ enum lock_rank {
     LOCK_RANK_SHARED,    /* the slabs of heaps whose thread has ended */
     LOCK_RANK_OWNED,     /* large blocks of first-class heaps */
     LOCK_RANK_ACE,       /* cached large ranges */
-    LOCK_RANK_POOL,      /* the shared superslabs */
+    LOCK_RANK_POOL,      /* the shared pool */
     LOCK_RANK_MAP,       /* leaves of the pointer map */
     LOCK_RANK_CONTROL,   /* the controller's arithmetic */
     LOCK_RANK_FALLBACK,  /* blocks that libc serves */

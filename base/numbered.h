@@ -11,7 +11,7 @@
 HAK_EXTERN_C_BEGIN
 
 #define NUMBERED_CHUNK  4096u
-#define NUMBERED_CHUNKS 16384u /* 2^26 in all: superslabs of 2 MiB of a whole 47-bit address space */
+#define NUMBERED_CHUNKS 16384u /* 2^26 in all, more than there can be of what is numbered */
 
 struct numbered {
     void **chunks[NUMBERED_CHUNKS];
