@@ -1,5 +1,5 @@
-/* Things with numbers, 0, 1, 2, ...: descriptions that live for ever. Whoever adds holds a lock of the owner's; anybody may ask at any
-   time, without one. */
+/* Things with numbers, 0, 1, 2, ...: descriptions that live for ever. Whoever adds holds a lock
+   of the owner's; anybody may ask at any time, without one. */
 #ifndef HAKMEM_BASE_NUMBERED_H
 #define HAKMEM_BASE_NUMBERED_H
 

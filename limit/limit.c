@@ -1,4 +1,5 @@
-/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c) and by hakmem's slow paths. */
+/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c) and by
+   hakmem's slow paths. */
 #include "limit/limit.h"
 
 #include <string.h>
@@ -81,7 +82,8 @@ static uint64_t least_of(const char *root, const char *group, size_t length, con
     }
 }
 
-/* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group` (version 1). */
+/* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group`
+   (version 1). */
 static uint64_t cgroup_limit(void)
 {
     static char text[4096]; /* read once, by one thread */

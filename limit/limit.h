@@ -16,8 +16,8 @@ HAK_EXTERN_C_BEGIN
 /* The value `auto` of HAKMEM_LIMIT_SOFT and HAKMEM_LIMIT_HARD: from the cgroup's memory limit. */
 #define LIMIT_AUTO UINT64_MAX
 
-/* Sets both limits in bytes; 0 for none, LIMIT_AUTO for what the cgroup (version 1 or 2, and those above it) allows: seven
-   eighths of it as soft limit, all of it as hard limit. */
+/* Sets both limits in bytes; 0 for none, LIMIT_AUTO for what the cgroup (version 1 or 2, and
+   those above it) allows: seven eighths of it as soft limit, all of it as hard limit. */
 void limit_set(uint64_t soft, uint64_t hard);
 /* The limits in force; 0 for none. */
 uint64_t limit_soft(void);
@@ -43,11 +43,12 @@ static inline void limit_uncommit(size_t bytes)
 {
     stat_sub(committed_bytes, bytes);
 }
-/* Whether `more` bytes may be committed. If not, the failed step is reported for a request of `size` bytes that was rounded to
-   `class_bytes`. */
+/* Whether `more` bytes may be committed. If not, the failed step is reported for a request of
+   `size` bytes that was rounded to `class_bytes`. */
 int limit_admit(size_t more, size_t size, size_t class_bytes);
-/* 1 once after the soft limit was passed: the caller gives everything back that is kept, and then calls limit_purged, so that
-   the next purge comes only after a further sixteenth of the limit. */
+/* 1 once after the soft limit was passed: the caller gives everything back that is kept, and
+   then calls limit_purged, so that the next purge comes only after a further sixteenth of the
+   limit. */
 int limit_wants_purge(void);
 void limit_purged(void);
 

@@ -1,4 +1,5 @@
-/* The pool's policy for the thread cache: which classes are mid-MT's, and how long their lists may be. */
+/* The pool's policy for the thread cache: which classes are mid-MT's, and how long their lists
+   may be. */
 #ifndef HAKMEM_MID_MT_MID_CLASS_H
 #define HAKMEM_MID_MT_MID_CLASS_H
 

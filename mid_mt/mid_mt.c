@@ -1,4 +1,5 @@
-/* The mid-MT pool. One lock a pool (rank HEAP). The policy is called by the thread cache, the pool by whoever imports it. */
+/* The mid-MT pool. One lock a pool (rank HEAP). The policy is called by the thread cache, the
+   pool by whoever imports it. */
 #include "mid_mt/mid_mt.h"
 
 #include <errno.h>

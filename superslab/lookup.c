@@ -1,7 +1,9 @@
-/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map, and descriptions that live for ever. A unit may
-   change hands between any two reads, also between those of its tag and of its number. So nothing is believed that does not fit:
-   a superslab whose region does not hold p, an index beyond the bitmap that was found. What was read counts if the map says the
-   same afterwards; else it is read again, which happens only if another thread has got on. */
+/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map, and
+   descriptions that live for ever. A unit may change hands between any two reads, also between
+   those of its tag and of its number. So nothing is believed that does not fit: a superslab
+   whose region does not hold p, an index beyond the bitmap that was found. What was read counts
+   if the map says the same afterwards; else it is read again, which happens only if another
+   thread has got on. */
 #include "base/atomic.h"
 #include "superslab/pool.h"
 
@@ -12,7 +14,8 @@ static const struct ss_lookup free_unit = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
 static int is_allocated(const struct slab *slab, uint32_t index)
 {
     const uint64_t *bits = atomic_load_relaxed(&slab->bits);
-    /* NULL, or a bitmap too short for the index: the slab has gone, and another one may have come. */
+    /* NULL, or a bitmap too short for the index: the slab has gone, and another one may have
+       come. */
     if (!bits || (bits == slab->inline_bits && index / 64 >= SLAB_INLINE_WORDS)) {
         return 0;
     }
@@ -66,8 +69,9 @@ static struct map_entry look(const void *p)
     return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : map_find(p);
 }
 
-/* The map says the same at the end as at the beginning, and no slab was made meanwhile: a unit that became nobody's, and then a slab
-   of the same owner and class again, would look the same, with a description that was neither's. */
+/* The map says the same at the end as at the beginning, and no slab was made meanwhile: a unit
+   that became nobody's, and then a slab of the same owner and class again, would look the same,
+   with a description that was neither's. */
 struct ss_lookup hak_super_lookup(const void *p)
 {
     struct map_entry entry = look(p), now;
