@@ -1,5 +1,6 @@
-/* hak_super_lookup while the unit changes hands: between any two instructions of the lookup everything may happen to the unit,
-   and between any two instructions of a change the lookup may run. The processor's trap flag makes both certain. */
+/* hak_super_lookup while the unit changes hands: between any two instructions of the lookup
+   everything may happen to the unit, and between any two instructions of a change the lookup may
+   run. The processor's trap flag makes both certain. */
 #include "superslab/superslab.h"
 
 #include <cstring>
@@ -229,7 +230,8 @@ class LookupRace : public testing::Test
         purge_all();
         munmap(reserved, kReserved);
     }
-    /* So that superslabs and ranges have other numbers: what is a number of the one is none of the other. */
+    /* So that superslabs and ranges have other numbers: what is a number of the one is none of
+       the other. */
     void keep(size_t n_superslabs, size_t n_ranges)
     {
         next_place = nullptr;

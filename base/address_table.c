@@ -1,9 +1,11 @@
-/* Hash tables of addresses. The caller's lock. Called by first-class heaps (large blocks) and by the fallback (libc's blocks). */
+/* Hash tables of addresses. The caller's lock. Called by first-class heaps (large blocks) and by
+   the fallback (libc's blocks). */
 #include "base/address_table.h"
 
 #include "base/os.h"
 
-/* Blocks are aligned to 16 bytes at least, large ones to 8 KiB: the product's upper bits depend on all bits. */
+/* Blocks are aligned to 16 bytes at least, large ones to 8 KiB: the product's upper bits depend
+   on all bits. */
 static struct address_node **bucket_of(struct address_table *table, const void *p)
 {
     return &table->buckets[(size_t)((uint64_t)((uintptr_t)p >> 4) * 0x9E3779B97F4A7C15u >> 40) % ADDRESS_BUCKETS];

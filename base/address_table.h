@@ -1,5 +1,6 @@
-/* A hash table of addresses: nodes that begin with a struct address_node, in metadata, reused when they are taken out. No lock: the
-   owner has one. Always: n = nodes in the buckets (read without the lock: where there is none, one load says so). */
+/* A hash table of addresses: nodes that begin with a struct address_node, in metadata, reused
+   when they are taken out. No lock: the owner has one. Always: n = nodes in the buckets (read
+   without the lock: where there is none, one load says so). */
 #ifndef HAKMEM_BASE_ADDRESS_TABLE_H
 #define HAKMEM_BASE_ADDRESS_TABLE_H
 
@@ -23,7 +24,8 @@ struct address_table {
     size_t n;
 };
 
-/* A node of `size` bytes that is in no bucket; NULL if the system refuses memory. One size a table. */
+/* A node of `size` bytes that is in no bucket; NULL if the system refuses memory. One size a
+   table. */
 void *address_new(struct address_table *table, size_t size);
 /* Into the table, under the address. */
 void address_add(struct address_table *table, struct address_node *node, const void *p);

@@ -6,7 +6,8 @@
 
 #include "base/attributes.h"
 
-/* The first bit at or after `from` that is `value`, of `n_bits`, a multiple of 64; n_bits if there is none. */
+/* The first bit at or after `from` that is `value`, of `n_bits`, a multiple of 64; n_bits if
+   there is none. */
 static inline uint32_t bits_next(const uint64_t *words, uint32_t n_bits, uint32_t from, int value)
 {
     while (from < n_bits) {

@@ -1,5 +1,6 @@
-/* Doubly linked lists through fields of their members, which may be in several lists at once. `next` and `prev` name the fields;
-   a list is a place for its first member and, if it has one, a place for its last. No locks: the list's owner has one. */
+/* Doubly linked lists through fields of their members, which may be in several lists at once.
+   `next` and `prev` name the fields; a list is a place for its first member and, if it has one,
+   a place for its last. No locks: the list's owner has one. */
 #ifndef HAKMEM_BASE_LIST_H
 #define HAKMEM_BASE_LIST_H
 

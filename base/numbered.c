@@ -1,4 +1,5 @@
-/* Tables of numbered things: chunks of pointers in metadata, never moved. The caller's lock. Called by pool.c and range.c. */
+/* Tables of numbered things: chunks of pointers in metadata, never moved. The caller's lock.
+   Called by pool.c and range.c. */
 #include "base/numbered.h"
 
 #include "base/os.h"

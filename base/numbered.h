@@ -1,5 +1,5 @@
-/* Things with numbers, 0, 1, 2, ...: descriptions that live for ever. Whoever adds holds a lock of the owner's; anybody may ask at any
-   time, without one. */
+/* Things with numbers, 0, 1, 2, ...: descriptions that live for ever. Whoever adds holds a lock
+   of the owner's; anybody may ask at any time, without one. */
 #ifndef HAKMEM_BASE_NUMBERED_H
 #define HAKMEM_BASE_NUMBERED_H
 
@@ -11,7 +11,7 @@
 HAK_EXTERN_C_BEGIN
 
 #define NUMBERED_CHUNK  4096u
-#define NUMBERED_CHUNKS 16384u /* 2^26 in all: superslabs of 2 MiB of a whole 47-bit address space */
+#define NUMBERED_CHUNKS 16384u /* 2^26 in all, more than there can be of what is numbered */
 
 struct numbered {
     void **chunks[NUMBERED_CHUNKS];

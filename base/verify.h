@@ -1,4 +1,5 @@
-/* What the verifiers return: 0, or the code of the first equation that did not hold; see verify.def. No state. */
+/* What the verifiers return: 0, or the code of the first equation that did not hold; see
+   verify.def. No state. */
 #ifndef HAKMEM_BASE_VERIFY_H
 #define HAKMEM_BASE_VERIFY_H
 

@@ -1,4 +1,5 @@
-/* Tests that the verifiers of heaps name the equation that does not hold; those of the other parts are beside their own tests. */
+/* Tests that the verifiers of heaps name the equation that does not hold; those of the other
+   parts are beside their own tests. */
 #include "base/verify.h"
 
 #include <cstring>

@@ -82,7 +82,8 @@ static uint64_t least_of(const char *root, const char *group, size_t length, con
     }
 }
 
-/* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group` (version 1). */
+/* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group`
+   (version 1). */
 static uint64_t cgroup_limit(void)
 {
     char text[4096];

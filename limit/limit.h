@@ -53,11 +53,12 @@ static inline void limit_uncommit(size_t bytes)
 {
     stat_sub(committed_bytes, bytes);
 }
-/* Whether `more` bytes may be committed. If not, the failed step is reported for a request of `size` bytes that was rounded to
-   `class_bytes`. */
+/* Whether `more` bytes may be committed. If not, the failed step is reported for a request of
+   `size` bytes that was rounded to `class_bytes`. */
 int limit_admit(size_t more, size_t size, size_t class_bytes);
-/* 1 once after the soft limit was passed: the caller gives everything back that is kept, and then calls limit_purged, so that
-   the next purge comes only after a further sixteenth of the limit. */
+/* 1 once after the soft limit was passed: the caller gives everything back that is kept, and
+   then calls limit_purged, so that the next purge comes only after a further sixteenth of the
+   limit. */
 int limit_wants_purge(void);
 void limit_purged(void);
 

@@ -1,7 +1,9 @@
-/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map, and descriptions that live for ever. A unit may
-   change hands between any two reads, also between those of its tag and of its number. So nothing is believed that does not fit:
-   a superslab whose region does not hold p, an index beyond the bitmap that was found. What was read counts if the map says the
-   same afterwards; else it is read again, which happens only if another thread has got on. */
+/* hak_super_lookup: what any address belongs to. No locks: reads the pointer map, and
+   descriptions that live for ever. A unit may change hands between any two reads, also between
+   those of its tag and of its number. So nothing is believed that does not fit: a superslab
+   whose region does not hold p, an index beyond the bitmap that was found. What was read counts
+   if the map says the same afterwards; else it is read again, which happens only if another
+   thread has got on. */
 #include "base/atomic.h"
 #include "superslab/pool.h"
 
@@ -14,7 +16,8 @@ static const struct ss_lookup free_unit = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
 static int is_allocated(const struct slab *slab, uint32_t index)
 {
     const uint64_t *bits = atomic_load_relaxed(&slab->bits);
-    /* NULL, or a bitmap too short for the index: the slab has gone, and another one may have come. */
+    /* NULL, or a bitmap too short for the index: the slab has gone, and another one may have
+       come. */
     if (!bits || (bits == slab->inline_bits && index / 64 >= SLAB_INLINE_WORDS)) {
         return 0;
     }
@@ -51,7 +54,7 @@ static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
     return (struct ss_lookup){SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, n * SS_GRANULE_BYTES, 1};
 }
 
-static struct ss_lookup describe(const void *p, struct map_entry entry)
+static struct ss_lookup describe(const struct superslab *ss, const void *p, struct map_entry entry)
 {
     if (entry.tag == TAG_RANGE) {
         return pool_policy()->range_lookup(p, entry.ref);
@@ -59,7 +62,6 @@ static struct ss_lookup describe(const void *p, struct map_entry entry)
     if (entry.tag == TAG_LIMBO) {
         return atomic_load_relaxed(&ss_limbo_lookup)(p, entry.ref); /* set before there is one */
     }
-    const struct superslab *ss = pool_superslab_around(entry.ref, p);
     if (!ss) {
         return free_unit; /* the number is another owner's already */
     }
@@ -72,6 +74,9 @@ static struct map_entry look(const void *p)
     return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : map_find(p);
 }
 
+/* The map says the same at the end as at the beginning, and no slab was made meanwhile: a unit
+   that became nobody's, and then a slab of the same owner and class again, would look the same,
+   with a description that was neither's. */
 struct ss_lookup hak_super_lookup(const void *p)
 {
     struct map_entry entry = look(p), now;
@@ -82,10 +87,13 @@ struct ss_lookup hak_super_lookup(const void *p)
         if (entry.tag == TAG_FREE_UNIT) {
             return free_unit;
         }
-        struct ss_lookup result = describe(p, entry);
+        const struct superslab *ss = entry.tag == TAG_RANGE || entry.tag == TAG_LIMBO ? NULL : pool_superslab_around(entry.ref, p);
+        uint32_t version = ss ? atomic_load_acquire(&ss->slab_version) : 0;
+        struct ss_lookup result = describe(ss, p, entry);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         now = look(p);
-        if (HAK_LIKELY(now.tag == entry.tag && now.ref == entry.ref)) {
+        int is_same = now.tag == entry.tag && now.ref == entry.ref;
+        if (HAK_LIKELY(is_same && (!ss || atomic_load_relaxed(&ss->slab_version) == version))) {
             return result;
         }
     }

@@ -470,6 +470,8 @@ struct slab *pool_slab_alloc(uint32_t tag, uint32_t size_class)
         ss->slab_mask |= 1u << unit;
         slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class, ss->far_bits[unit],
                   is_clean);
+        /* Between what describes it and its tag: who has read an older description, and then the tag, sees another version. */
+        atomic_store_release(&ss->slab_version, ss->slab_version + 1);
     }
     lock_release(&pool_lock);
     if (!ss) {

@@ -41,7 +41,8 @@ struct superslab {
     char *base; /* NULL while the region is given back */
     struct granules free, dirty;
     uint32_t number;
-    uint32_t slab_mask; /* units that are slabs */
+    uint32_t slab_mask;    /* units that are slabs */
+    uint32_t slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
     uint16_t largest_run, n_whole;
     uint8_t is_huge; /* marked for huge pages */
     struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];

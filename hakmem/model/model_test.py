@@ -1,5 +1,5 @@
-"""model_test.py small|large|NAME...: checks remote_free.pml by Spin, each configuration exhaustively, and that the model finds
-every broken protocol (BREAK_...). `small` is in the suite, `large` by hand; NAMEs are of one configuration or mutation each.
+"""model_test.py small|large|NAME...: checks remote_free.pml and lookup.pml by Spin, each configuration exhaustively, and that each
+model finds every broken protocol (BREAK_...). `small` is in the suite, `large` by hand; NAMEs are of one configuration or mutation each.
 
 Prints the number of states; fails if a search does not end, finds an error, or finds none in a broken protocol.
 """
@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 
-MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "remote_free.pml")
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+REMOTE_FREE = os.path.join(FOLDER, "remote_free.pml")
+LOOKUP = os.path.join(FOLDER, "lookup.pml")
 
 # What a thread does with what only a lock's holder touches is one step (FINE=0): `fine` shows for the smallest that this hides
 # nothing, and each such step asserts that its thread holds the lock.
@@ -34,7 +36,8 @@ LARGE = {
     "three_threads_two_blocks": "-DFINE=0 -DN_THREADS=3 -DN_OPS=1 -DALLOCATED=1",
 }
 
-LONG = set(LARGE) | {"three_threads"}
+LOOKUPS = {"lookup": "-DN_CHANGES=2"}
+LONG = set(LARGE) | {"three_threads", "lookup"}
 
 # What must be found, and in which configuration.
 SMALL_MUTATIONS = {
@@ -61,13 +64,21 @@ LARGE_MUTATIONS = {
     "FORK_WITHOUT_HEAP_LOCKS": "-DFINE=0 -DWITH_FORK=1",
 }
 
+LOOKUP_MUTATIONS = {
+    "BELIEVES_NUMBER": "",
+    "BELIEVES_INDEX": "",
+    "BELIEVES_RANGE": "",
+    "DOES_NOT_LOOK_AGAIN": "",
+    "FORGETS_VERSION": "",
+}
+
 GCC = ["gcc", "-w", "-DSAFETY", "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=8000"]
 
 
-def search(defines, folder, optimise):
+def search(model, defines, folder, optimise):
     """Returns (states, errors, what was wrong); errors is None if the search did not end."""
     commands = [
-        ["spin", "-a"] + defines.split() + [MODEL],
+        ["spin", "-a"] + defines.split() + [model],
         GCC + [optimise, "-o", "pan", "pan.c"],
         ["./pan", "-m2000000"],
     ]
@@ -88,7 +99,8 @@ def is_right(name, defines, must_fail):
         if must_fail:
             defines += " -DBREAK_" + name
         # Compiling Spin's program with -O2 takes longer than the small searches.
-        states, errors, message = search(defines, folder, "-O2" if name in LONG else "-O0")
+        model = LOOKUP if name in LOOKUPS or name in LOOKUP_MUTATIONS else REMOTE_FREE
+        states, errors, message = search(model, defines, folder, "-O2" if name in LONG else "-O0")
     right = errors is not None and (errors > 0) == must_fail
     verdict = "as it should" if right else "NOT AS IT SHOULD"
     what = "did not end" if errors is None else "finds: " + message if errors else "holds"
@@ -97,16 +109,19 @@ def is_right(name, defines, must_fail):
 
 
 def main():
-    configurations = dict(SMALL, **LARGE)
-    mutations = dict(SMALL_MUTATIONS, **LARGE_MUTATIONS)
-    with open(MODEL) as file:
-        named = set(re.findall(r"BREAK_([A-Z_]+[A-Z])", file.read()))
-    if named != set(mutations):
-        sys.exit("the model and the test name other mutations: %s" % sorted(named ^ set(mutations)))
+    configurations = dict(SMALL, **LARGE, **LOOKUPS)
+    mutations = dict(SMALL_MUTATIONS, **LARGE_MUTATIONS, **LOOKUP_MUTATIONS)
+    for model, of_model in ((REMOTE_FREE, set(mutations) - set(LOOKUP_MUTATIONS)), (LOOKUP, set(LOOKUP_MUTATIONS))):
+        with open(model) as file:
+            named = set(re.findall(r"BREAK_([A-Z_]+[A-Z])", file.read()))
+        if named != of_model:
+            sys.exit("%s and the test name other mutations: %s" % (model, sorted(named ^ of_model)))
     what = sys.argv[1:]
     is_small = what == ["small"]
     if is_small or what == ["large"]:
-        what = list(SMALL if is_small else configurations) + list(SMALL_MUTATIONS if is_small else mutations)
+        what = list(dict(SMALL, **LOOKUPS) if is_small else configurations) + list(
+            dict(SMALL_MUTATIONS, **LOOKUP_MUTATIONS) if is_small else mutations
+        )
     unknown = set(what) - set(configurations) - set(mutations)
     if not what or unknown:
         sys.exit("%sunknown: %s" % (__doc__, sorted(unknown)))
