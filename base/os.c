@@ -16,6 +16,12 @@
 #include "base/atomic.h"
 #include "base/lock.h"
 
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 32)
+#define HAS_SIGMASK_ATTRIBUTE 1
+#endif
+#endif
+
 /* From <linux/futex.h>, which other C libraries' compilers do not find. */
 enum { FUTEX_WAIT_OF_PROCESS = 0 | 128, FUTEX_WAKE_OF_PROCESS = 1 | 128 };
 
@@ -158,7 +164,7 @@ static int create_blocked(pthread_attr_t *attributes)
     sigset_t all;
     pthread_t thread;
     sigfillset(&all);
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+#ifdef HAS_SIGMASK_ATTRIBUTE
     int error = pthread_attr_setsigmask_np(attributes, &all);
     return error ? error : pthread_create(&thread, attributes, begin_thread, NULL);
 #else
