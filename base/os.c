@@ -16,6 +16,12 @@
 #include "base/atomic.h"
 #include "base/lock.h"
 
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 32)
+#define HAS_SIGMASK_ATTRIBUTE 1
+#endif
+#endif
+
 /* From <linux/futex.h>, which other C libraries' compilers do not find. */
 enum { FUTEX_WAIT_OF_PROCESS = 0 | 128, FUTEX_WAKE_OF_PROCESS = 1 | 128 };
 
@@ -158,7 +164,7 @@ static int create_blocked(pthread_attr_t *attributes)
     sigset_t all;
     pthread_t thread;
     sigfillset(&all);
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+#ifdef HAS_SIGMASK_ATTRIBUTE
     int error = pthread_attr_setsigmask_np(attributes, &all);
     return error ? error : pthread_create(&thread, attributes, begin_thread, NULL);
 #else
@@ -188,6 +194,26 @@ static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_ap
     return error;
 }
 
+#ifdef __SANITIZE_THREAD__
+/* ThreadSanitizer does not know that a timed lock, too, may be had from a thread that has ended. */
+static int lock_life(const struct timespec *until)
+{
+    struct timespec now;
+    int error;
+    do {
+        error = pthread_mutex_trylock(&life);
+        clock_gettime(CLOCK_REALTIME, &now);
+    } while (error == EBUSY && (now.tv_sec < until->tv_sec ||
+                                (now.tv_sec == until->tv_sec && now.tv_nsec < until->tv_nsec)));
+    return error;
+}
+#else
+static int lock_life(const struct timespec *until)
+{
+    return pthread_mutex_timedlock(&life, until);
+}
+#endif
+
 /* Not pthread_join: it is a cancellation point, and takes a lock of the C library that a caller of free
    may hold. */
 static int real_wait_thread(uint64_t ms)
@@ -197,7 +223,7 @@ static int real_wait_thread(uint64_t ms)
     until.tv_nsec += (long)(ms % 1000) * 1000000;
     until.tv_sec += (time_t)(ms / 1000) + until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    int error = pthread_mutex_timedlock(&life, &until);
+    int error = lock_life(&until);
     if (error == EOWNERDEAD) {
         (void)pthread_mutex_consistent(&life);
         error = 0;

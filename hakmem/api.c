@@ -22,8 +22,9 @@ void *refill_malloc(size_t size)
 
 void slow_free(void *p)
 {
-    /* NULL comes first, before anything is saved: programs free it often. */
-    if ((uintptr_t)p < atomic_load_relaxed(&background_null_end)) {
+    /* NULL comes first, before anything is saved: programs free it often. A plain read, which folds into the
+       comparison; one that comes a moment late does no harm. */
+    if ((uintptr_t)p < background_null_end) {
         return;
     }
     if (HAK_UNLIKELY(!p)) {
