@@ -98,7 +98,8 @@ size_t ace_usable_size(const void *p)
     return map_find(p).tag == TAG_RANGE ? range_size(p) : ss_span_size(p);
 }
 
-/* Whether a range that shrinks to `size` is better copied: a span takes less address space, of which there is little. */
+/* Whether a range that shrinks to `size` is better copied: a span takes less address space, of
+   which there is little. */
 static int wants_span(const void *p, size_t size)
 {
     return HAK_UNLIKELY(range_is_scarce()) && size <= ACE_SPAN_MAX && size < range_size(p) &&

@@ -18,14 +18,16 @@ void *ace_alloc_zeroed(size_t size, size_t align);
 void *ace_alloc_growing(size_t size);
 /* Frees a block by its start. Anything else aborts with one line. */
 void ace_free(void *p);
-/* Bytes that the block at p may hold (not all that is kept for a block to grow into); 0 if no block of ACE starts at p. */
+/* Bytes that the block at p may hold (not all that is kept for a block to grow into); 0 if no block
+   of ACE starts at p. */
 size_t ace_usable_size(const void *p);
-/* Makes the block at p hold `size` bytes (above 32 KiB) without copying: in place, into free neighbours, or by moving its
-   pages. Returns its address, or NULL if it would have to be copied, or should be, since the copy takes less address space and there is
-   little (nothing has changed then). */
+/* Makes the block at p hold `size` bytes (above 32 KiB) without copying: in place, into free
+   neighbours, or by moving its pages. Returns its address, or NULL if it would have to be copied,
+   or should be, since the copy takes less address space and there is little (nothing has changed
+   then). */
 void *ace_resize(void *p, size_t size);
-/* Gives cached ranges back to the system: all of them, and the address space ahead of growing blocks, or those unused for
-   `delay_ms`. Returns bytes, without that address space. */
+/* Gives cached ranges back to the system: all of them, and the address space ahead of growing
+   blocks, or those unused for `delay_ms`. Returns bytes, without that address space. */
 size_t ace_purge(uint64_t delay_ms);
 /* The address space ahead of growing blocks that could be given back. */
 size_t ace_room(void);

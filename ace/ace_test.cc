@@ -687,8 +687,8 @@ TEST_F(Ace, GrowingStepByStepMovesSeldom)
     ace_free(p);
 }
 
-/* Programs account by it: a block that grows, or has shrunk, says at most 1/8 more than was asked for, and all of that is
-   its own. */
+/* Programs account by it: a block that grows, or has shrunk, says at most 1/8 more than was asked
+   for, and all of that is its own. */
 TEST_F(Ace, UsableIsNearWhatWasAskedFor)
 {
     FailingOs os;
@@ -762,7 +762,8 @@ struct Budget {
     }
 };
 
-/* What is kept ahead of blocks goes back before a request fails, and little is kept from then on. */
+/* What is kept ahead of blocks goes back before a request fails, and little is kept from then on.
+   */
 TEST_F(Ace, RoomGoesBackBeforeARequestFails)
 {
     const int n = HAK_TINY_OR(8, 40);

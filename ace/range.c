@@ -26,8 +26,8 @@
 /* Address space ahead of a range that grows: as much again as half of it, so that growing costs O(log n) moves. Pages are
    not touched, so it costs no memory. */
 #define GROW_SHIFT 1
-/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again within that. Programs account by
-   malloc_usable_size, so that all the room would be too much. */
+/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again
+   within that. Programs account by malloc_usable_size, so that all the room would be too much. */
 #define GROW_USABLE_SHIFT 4
 /* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps, and worth the call. */
 #define TAIL_SHIFT 2
@@ -138,7 +138,8 @@ static size_t mapped_bytes(void)
            (size_t)stat_get(superslabs) * SS_BYTES;
 }
 
-/* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says nothing. */
+/* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says
+   nothing. */
 static void note_refusal(size_t bytes)
 {
     size_t level = mapped_bytes();
@@ -288,8 +289,8 @@ static size_t cut_room(struct range *range)
     return more;
 }
 
-/* Cuts the room of used ranges until `wanted` bytes went back, in turn, so that a call for little does not look at all ranges each
-   time. */
+/* Cuts the room of used ranges until `wanted` bytes went back, in turn, so that a call for little
+   does not look at all ranges each time. */
 static size_t give_back_room(size_t wanted)
 {
     size_t bytes = 0;

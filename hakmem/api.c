@@ -141,8 +141,8 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     return block;
 }
 
-/* *is_clean: the block reads as zero behind its first word. `align`: what the class's blocks are aligned to anyway; libc has to be
-   told. */
+/* *is_clean: the block reads as zero behind its first word. `align`: what the class's blocks are
+   aligned to anyway; libc has to be told. */
 static void *class_alloc(uint32_t size_class, size_t align, int *is_clean)
 {
     *is_clean = 0;

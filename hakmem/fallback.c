@@ -1,4 +1,5 @@
-/* Blocks of libc: a hash table of address and size, in metadata, unless all blocks are. Called by slow paths of api.c, if at all. */
+/* Blocks of libc: a hash table of address and size, in metadata, unless all blocks are. Called by
+   slow paths of api.c, if at all. */
 #include "hakmem/fallback.h"
 
 #include <string.h>
@@ -45,8 +46,9 @@ int fallback_all(void)
     return HAK_UNLIKELY(options.ld_safe == 2 || is_jemalloc_blocked()) && libc_has_malloc();
 }
 
-/* A block of glibc's has its size in front of it, in a multiple of 16, with flags; that of a mapping of its own counts 16 bytes of it, else
-   8. No name of libc's tells it: malloc_usable_size is ours. */
+/* A block of glibc's has its size in front of it, in a multiple of 16, with flags; that of a
+   mapping of its own counts 16 bytes of it, else 8. No name of libc's tells it: malloc_usable_size
+   is ours. */
 static size_t libc_size(const void *p)
 {
     enum { FLAGS = 7, IS_MAPPED = 2 };

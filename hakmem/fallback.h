@@ -1,9 +1,12 @@
-/* What may be left to libc's malloc: nothing, unless HAKMEM_LD_SAFE or HAKMEM_LD_BLOCK_JEMALLOC allows it (base/options.def). Each
-   block that libc serves in hakmem's place is recorded, so that it is found again by free, realloc and malloc_usable_size, and that a
-   pointer of neither is still an error. Where libc serves all, nothing is recorded: what hakmem does not know is libc's, which finds
-   errors itself. Then blocks may also come from libc behind hakmem's back, and go there (RTLD_DEEPBIND: docs/preloading.md). Counted in stats.libc_fallbacks, traced by HAKMEM_ACE_TRACE.
+/* What may be left to libc's malloc: nothing, unless HAKMEM_LD_SAFE or HAKMEM_LD_BLOCK_JEMALLOC
+   allows it (base/options.def). Each block that libc serves in hakmem's place is recorded, so that
+   it is found again by free, realloc and malloc_usable_size, and that a pointer of neither is still
+   an error. Where libc serves all, nothing is recorded: what hakmem does not know is libc's, which
+   finds errors itself. Then blocks may also come from libc behind hakmem's back, and go there
+   (RTLD_DEEPBIND: docs/preloading.md). Counted in stats.libc_fallbacks, traced by HAKMEM_ACE_TRACE.
 
-   Any thread. One lock (rank FALLBACK), never held while libc is called. Only under glibc, whose malloc has other names besides. */
+   Any thread. One lock (rank FALLBACK), never held while libc is called. Only under glibc, whose
+   malloc has other names besides. */
 #ifndef HAKMEM_HAKMEM_FALLBACK_H
 #define HAKMEM_HAKMEM_FALLBACK_H
 

@@ -140,7 +140,8 @@ TEST_F(Fallback, Everything)
     other.join();
 }
 
-/* Whatever the alignment and the size (but for the class that SetUp has blocks of), and through each function that takes one. */
+/* Whatever the alignment and the size (but for the class that SetUp has blocks of), and through
+   each function that takes one. */
 void expect_aligned(int (*owned)(const void *))
 {
     for (size_t align = 16; align <= 65536; align *= 2) {

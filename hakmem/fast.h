@@ -90,7 +90,8 @@ static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
     return (struct bin *)(void *)((char *)heap + offset);
 }
 
-/* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the last thing. */
+/* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the
+   last thing. */
 static HAK_ALWAYS_INLINE void *fast_malloc_or(size_t size, void *(*large)(size_t size), void *(*refill)(size_t size))
 {
     struct heap *heap = atomic_load_relaxed(&hak_self);

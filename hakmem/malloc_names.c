@@ -1,5 +1,5 @@
-/* The malloc family where the program has functions of its own under some of its names. No locks. Called by malloc.c and
-   new_delete.c. */
+/* The malloc family where the program has functions of its own under some of its names. No locks.
+   Called by malloc.c and new_delete.c. */
 #include "hakmem/malloc_names.h"
 
 #include <errno.h>
@@ -15,11 +15,13 @@
 extern int malloc_info(int options, FILE *out);
 int own_malloc_info(int options, FILE *out) HAK_HIDDEN;
 
-/* Set while a function of the program's is called from here: if that is made of the one that called it, that one serves. */
+/* Set while a function of the program's is called from here: if that is made of the one that called
+   it, that one serves. */
 static HAK_TLS int is_inside;
 
-/* Set at start: `free` is a stub of the program's that ends here. (Or in another allocator that was preloaded in front; its functions
-   are then not asked.) Until then calls go through the names, which is right too, but calloc clears what is zero. */
+/* Set at start: `free` is a stub of the program's that ends here. (Or in another allocator that was
+   preloaded in front; its functions are then not asked.) Until then calls go through the names,
+   which is right too, but calloc clears what is zero. */
 static int free_is_stub;
 
 __attribute__((constructor)) static void look_at_free(void)
@@ -27,8 +29,9 @@ __attribute__((constructor)) static void look_at_free(void)
     free_is_stub = NAMES_FREE_DIFFERS && &late_is_stub && late_is_stub((const void *)(uintptr_t)free);
 }
 
-/* Whether the program's calls come here at all. Allocators do not define malloc_info: if it is bound elsewhere, the whole family is, and
-   whoever calls has looked the function up in this library. */
+/* Whether the program's calls come here at all. Allocators do not define malloc_info: if it is
+   bound elsewhere, the whole family is, and whoever calls has looked the function up in this
+   library. */
 static int serves_program(void)
 {
     return !free_is_stub && !is_inside && malloc_info == own_malloc_info;
@@ -124,7 +127,8 @@ void *names_aligned(size_t alignment, size_t size)
         return hak_aligned_alloc(alignment, size);
     }
     if (!has_aligned()) {
-        /* A block of this library's, as it would be one of libc's: the program's malloc cannot make it. */
+        /* A block of this library's, as it would be one of libc's: the program's malloc cannot make
+           it. */
         return alignment <= 16 ? program_malloc(size) : hak_aligned_alloc(alignment, size);
     }
     is_inside = 1;

@@ -1,14 +1,17 @@
-/* Every replaceable form of C++'s operator new and delete (C++17 and C++14 sized forms), in C under their mangled names
-   (Itanium ABI, 64-bit size_t), so that neither the library nor a C program needs libstdc++. No state, no locks.
+/* Every replaceable form of C++'s operator new and delete (C++17 and C++14 sized forms), in C under
+   their mangled names (Itanium ABI, 64-bit size_t), so that neither the library nor a C program
+   needs libstdc++. No state, no locks.
 
-   Each form does what C++ says that it does by default: it calls another one, by the name that the program may have replaced, and
-   the last ones call malloc, aligned_alloc and free, which it may have replaced too (malloc_names.h). A jump through a name costs
-   one instruction; where the next name is ours, a form of new takes its short cut.
+   Each form does what C++ says that it does by default: it calls another one, by the name that the
+   program may have replaced, and the last ones call malloc, aligned_alloc and free, which it may
+   have replaced too (malloc_names.h). A jump through a name costs one instruction; where the next
+   name is ours, a form of new takes its short cut.
 
-   What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to libstdc++, which a C++
-   program has. Where a C program loads a C++ library later (Python and its modules), they are empty, and libhakmem.so finds them
-   by name in the libstdc++ that is loaded by then (late_symbol.c). Without any a failing new ends the process, as an exception that
-   nobody catches would. */
+   What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to
+   libstdc++, which a C++ program has. Where a C program loads a C++ library later (Python and its
+   modules), they are empty, and libhakmem.so finds them by name in the libstdc++ that is loaded by
+   then (late_symbol.c). Without any a failing new ends the process, as an exception that nobody
+   catches would. */
 #include <stdint.h>
 
 #include "base/error.h"
@@ -100,7 +103,8 @@ static HAK_COLD void *quiet_new(size_t size, size_t alignment)
     return p;
 }
 
-/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms by their names, and catch. */
+/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms by
+   their names, and catch. */
 static nothrow_new late_nothrow(void)
 {
     nothrow_new theirs = NULL;
@@ -119,7 +123,8 @@ static aligned_nothrow_new late_aligned_nothrow(void)
     return theirs;
 }
 
-/* The ends of the throwing plain form: a failed allocation, an empty bin, a large block, and malloc not ours. */
+/* The ends of the throwing plain form: a failed allocation, an empty bin, a large block, and malloc
+   not ours. */
 static void *or_throw(void *p, size_t size)
 {
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, 16);
@@ -246,7 +251,8 @@ HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
     return aligned_or_null(size, alignment, nothrow);
 }
 
-/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. A form calls `next`, by its name. */
+/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. A form calls
+   `next`, by its name. */
 #define DEFINE_DELETE(name, next)                                                                                      \
     HAK_REPLACEABLE void name(void *p)                                                                                 \
     {                                                                                                                  \

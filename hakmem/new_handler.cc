@@ -1,5 +1,5 @@
-/* The only C++ of the library. What it needs of libstdc++ is weak: a process without it has no handler to call either. No
-   state, no locks. Called by the nothrow forms of operator new. */
+/* The only C++ of the library. What it needs of libstdc++ is weak: a process without it has no
+   handler to call either. No state, no locks. Called by the nothrow forms of operator new. */
 #include "hakmem/new_handler.h"
 
 __asm__(".weak __gxx_personality_v0\n"

@@ -1,4 +1,5 @@
-/* The one thing that C cannot do for operator new: to call a new-handler, or a program's operator, and catch what it throws. */
+/* The one thing that C cannot do for operator new: to call a new-handler, or a program's operator,
+   and catch what it throws. */
 #ifndef HAKMEM_HAKMEM_NEW_HANDLER_H
 #define HAKMEM_HAKMEM_NEW_HANDLER_H
 

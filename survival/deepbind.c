@@ -1,5 +1,5 @@
-/* deepbind LIBRARY CASE: blocks that cross between the program and LIBRARY (deep.c), which is opened with RTLD_DEEPBIND. Prints "survived"
-   if the process does. */
+/* deepbind LIBRARY CASE: blocks that cross between the program and LIBRARY (deep.c), which is
+   opened with RTLD_DEEPBIND. Prints "survived" if the process does. */
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdio.h>

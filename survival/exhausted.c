@@ -139,7 +139,8 @@ static void data(long n)
 }
 
 /* Several threads at once: each may be refused, none may be harmed. */
-/* Blocks that were large, or that grew, keep address space beside them. When there is no more, that goes first. */
+/* Blocks that were large, or that grew, keep address space beside them. When there is no more, that
+   goes first. */
 enum { MANY_SHRUNK = 1000, MANY_GROWN = 200 };
 
 static char *shrunk(void)

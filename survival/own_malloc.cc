@@ -1,6 +1,7 @@
-/* A program with an allocator of its own under malloc, free, calloc and realloc: what it does not define must end there too, C++'s
-   operators included. With OWN_ALIGNED it has malloc, free, malloc_usable_size and memalign instead, of which the last is made of
-   posix_memalign, which it does not have. */
+/* A program with an allocator of its own under malloc, free, calloc and realloc: what it does not
+   define must end there too, C++'s operators included. With OWN_ALIGNED it has malloc, free,
+   malloc_usable_size and memalign instead, of which the last is made of posix_memalign, which it
+   does not have. */
 #define SURVIVAL_OWN_MALLOC 1
 #include <malloc.h>
 #include <memory>
@@ -129,7 +130,8 @@ void other_frees(long)
     CHECK(n_live == live);
 }
 
-/* Blocks that the program's malloc cannot make come from hakmem; they are aligned and can be written. */
+/* Blocks that the program's malloc cannot make come from hakmem; they are aligned and can be
+   written. */
 void aligned(long)
 {
     void *p = nullptr;

@@ -1,5 +1,5 @@
-/* A program that replaces only the plain operator new and delete: every other form must end in them, as C++ says. Its blocks have a
-   header, so that one that takes another way is found. */
+/* A program that replaces only the plain operator new and delete: every other form must end in
+   them, as C++ says. Its blocks have a header, so that one that takes another way is found. */
 #include <memory>
 #include <new>
 #include <string>

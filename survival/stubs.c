@@ -1,5 +1,6 @@
-/* Linked so that it is not position-independent, and takes the addresses of malloc's family: then they are, for every library, those of stubs in this program.
-   Nobody has replaced anything all the same. */
+/* Linked so that it is not position-independent, and takes the addresses of malloc's family: then
+   they are, for every library, those of stubs in this program. Nobody has replaced anything all the
+   same. */
 #include <malloc.h>
 
 #include "survival/cases.h"
@@ -13,7 +14,8 @@ static struct {
     size_t (*malloc_usable_size)(void *);
 } volatile with;
 
-/* As code that is not position-independent does; the rest of the program asks the loader, as hak_* may be missing. */
+/* As code that is not position-independent does; the rest of the program asks the loader, as hak_*
+   may be missing. */
 #ifdef __x86_64__
 #define TAKE(name) __asm__("movq $" #name ", %0" : "=r"(*(void **)(intptr_t)&with.name))
 #else

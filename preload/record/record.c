@@ -82,8 +82,8 @@ static int become(const struct command_program *program, const struct options *o
     return command_become(program, options->program);
 }
 
-/* Starts the program. 0, and *ran says whether it runs: if not, it has said why, and ends with the status to return. -1 and errno
-   without a process. */
+/* Starts the program. 0, and *ran says whether it runs: if not, it has said why, and ends with the
+   status to return. -1 and errno without a process. */
 static int start(const struct command_program *program, const struct options *options, const char *raw, pid_t *child,
                  int *ran)
 {
@@ -150,7 +150,8 @@ static int is_part(const struct dirent *entry)
     return strncmp(entry->d_name, part_prefix, n) == 0 && *number && number[strspn(number, "0123456789")] == 0;
 }
 
-/* The children's recordings lie beside: RAW.PID. Makes their traces; without `trace` removes what earlier ones left. */
+/* The children's recordings lie beside: RAW.PID. Makes their traces; without `trace` removes what
+   earlier ones left. */
 static void each_child(const char *raw, const char *trace)
 {
     char folder[PATH_MAX + 8], prefix[PATH_MAX + 16], part[2 * PATH_MAX], made[PATH_MAX + 64];
@@ -176,8 +177,8 @@ static void each_child(const char *raw, const char *trace)
     }
 }
 
-/* Makes the file for the recording, of one chunk, so that what is in the way is said before the program runs. 0, or -1 after saying
-   why. */
+/* Makes the file for the recording, of one chunk, so that what is in the way is said before the
+   program runs. 0, or -1 after saying why. */
 static int make_raw(const char *raw, const char *trace)
 {
     const char *wrong = merge_obstacle(trace);

@@ -72,8 +72,8 @@ static void say(const char *what)
     }
 }
 
-/* Opens this process's file. By name each time, since a program may close all descriptors that it does not know; it must be the same file
-   then. -1 and errno if it cannot be. */
+/* Opens this process's file. By name each time, since a program may close all descriptors that it
+   does not know; it must be the same file then. -1 and errno if it cannot be. */
 static int open_file(int flags)
 {
     struct stat status;
@@ -129,8 +129,9 @@ static void append_number(char *text, unsigned long number)
     *text = '\0';
 }
 
-/* The first chunk of this process's file. A child makes its file anew, in place of one that an earlier process of its number left, or
-   that it wrote before it became another program. What is in the way is said by `hakmem record`, or for a child here. */
+/* The first chunk of this process's file. A child makes its file anew, in place of one that an
+   earlier process of its number left, or that it wrote before it became another program. What is in
+   the way is said by `hakmem record`, or for a child here. */
 static void *map_first(int child)
 {
     if (child) {
