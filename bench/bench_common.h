@@ -104,15 +104,18 @@ static void bench_print_owner(const char *symbol)
 {
     Dl_info program, owner;
     void *address = dlsym(RTLD_DEFAULT, symbol);
-    if (address == NULL || dladdr(address, &owner) == 0 || dladdr((void *)(uintptr_t)&bench_print_owner, &program) == 0)
+    if (address == NULL || dladdr(address, &owner) == 0 ||
+        dladdr((void *)(uintptr_t)&bench_print_owner, &program) == 0)
         printf("%s: unknown\n", symbol);
     else if (owner.dli_fbase != program.dli_fbase)
         printf("%s: %s\n", symbol, owner.dli_fname);
     else
-        printf("%s: static%s%s\n", symbol, hak_version ? " hakmem " : "", hak_version ? hak_version() : "");
+        printf("%s: static%s%s\n", symbol, hak_version ? " hakmem " : "",
+               hak_version ? hak_version() : "");
 }
 
-__attribute__((cold)) static void bench_usage(FILE *to, const char *program, const struct bench_arg *args, int n_args)
+__attribute__((cold)) static void bench_usage(FILE *to, const char *program,
+                                              const struct bench_arg *args, int n_args)
 {
     const char *slash = strrchr(program, '/');
     fprintf(to, "usage: %s", slash ? slash + 1 : program);
@@ -145,9 +148,9 @@ static void bench_args(int argc, char **argv, struct bench_arg *args, int n_args
         if (i >= given && !args[i].required)
             continue;
         if (i >= given || bench_parse(argv[i + 1], args[i].min, args[i].max, &args[i].value) != 0) {
-            fprintf(stderr, "%s: %s %s: a number from %llu to %llu is wanted\n", argv[0], args[i].name,
-                    i < given ? argv[i + 1] : "(missing)", (unsigned long long)args[i].min,
-                    (unsigned long long)args[i].max);
+            fprintf(stderr, "%s: %s %s: a number from %llu to %llu is wanted\n", argv[0],
+                    args[i].name, i < given ? argv[i + 1] : "(missing)",
+                    (unsigned long long)args[i].min, (unsigned long long)args[i].max);
             bench_usage(stderr, argv[0], args, n_args);
             exit(2);
         }

@@ -22,7 +22,8 @@ struct worker {
 static pthread_barrier_t ready;
 
 // The measured part. Its name is what callgrind's --toggle-collect is given: not static, never inlined.
-BENCH_NOINLINE void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random);
+BENCH_NOINLINE void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations,
+                                uint64_t random);
 
 void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random)
 {

@@ -123,13 +123,15 @@ int main(int argc, char **argv)
     bench_args(argc, argv, args, 4);
     uint64_t depth = args[2].value;
     if ((depth & (depth - 1)) != 0) {
-        fprintf(stderr, "%s: DEPTH %llu: a power of two is wanted\n", argv[0], (unsigned long long)depth);
+        fprintf(stderr, "%s: DEPTH %llu: a power of two is wanted\n", argv[0],
+                (unsigned long long)depth);
         bench_usage(stderr, argv[0], args, 4);
         return 2;
     }
     ring.batch = (uint32_t)args[1].value;
     ring.mask = (uint32_t)depth - 1;
-    ring.n_batches = (args[0].value + ring.batch - 1) / ring.batch; // a last batch is always a full one
+    ring.n_batches =
+        (args[0].value + ring.batch - 1) / ring.batch; // a last batch is always a full one
     ring.random = bench_seed(args[3].value);
     ring.places = bench_table((size_t)depth * ring.batch * sizeof(void *));
 
@@ -147,6 +149,7 @@ int main(int argc, char **argv)
     pthread_join(consumer, NULL);
     double seconds = (double)(done_ns > start ? done_ns - start : 1) * 1e-9;
     double operations = 2.0 * (double)(ring.n_batches * ring.batch);
-    printf("Throughput = %.2f M operations per second, relative time: %.6f s.\n", operations / seconds * 1e-6, seconds);
+    printf("Throughput = %.2f M operations per second, relative time: %.6f s.\n",
+           operations / seconds * 1e-6, seconds);
     return 0;
 }

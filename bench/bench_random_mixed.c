@@ -8,7 +8,8 @@
 enum { MIN_SIZE = 16, MAX_SIZE = 1024 };
 
 // The measured part. Its name is what callgrind's --toggle-collect is given: not static, never inlined.
-BENCH_NOINLINE void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random);
+BENCH_NOINLINE void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations,
+                                      uint64_t random);
 
 void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random)
 {

@@ -78,7 +78,8 @@ static void go_on(pid_t child, int status, int statm)
 }
 
 // Waits for the child's end, sampling meanwhile. 0, or -1 with errno.
-static int watch(pid_t child, int *status, struct rusage *used, int statm, const sigset_t *child_signal)
+static int watch(pid_t child, int *status, struct rusage *used, int statm,
+                 const sigset_t *child_signal)
 {
     for (;;) {
         pid_t changed = wait4(child, status, WNOHANG, used);
@@ -102,8 +103,10 @@ static void report(const struct rusage *used)
     if (to == NULL)
         return;
     fprintf(to,
-            "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld, \"major_faults\": %ld",
-            used->ru_maxrss, seconds(used->ru_utime), seconds(used->ru_stime), used->ru_minflt, used->ru_majflt);
+            "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld, "
+            "\"major_faults\": %ld",
+            used->ru_maxrss, seconds(used->ru_utime), seconds(used->ru_stime), used->ru_minflt,
+            used->ru_majflt);
     if (exit_kib >= 0)
         fprintf(to, ", \"exit_kib\": %ld", exit_kib);
     fprintf(to, ", \"interval_ms\": %ld, \"resident_kib\": [", samples.interval_ms);
@@ -160,7 +163,8 @@ int main(int argc, char **argv)
         become(argv, preload, go);
     }
     if (child > 0)
-        ptrace(PTRACE_SEIZE, child, NULL, (void *)(long)PTRACE_O_TRACEEXIT); // without it only exit_kib is missing
+        ptrace(PTRACE_SEIZE, child, NULL,
+               (void *)(long)PTRACE_O_TRACEEXIT); // without it only exit_kib is missing
     close(go[0]);
     close(go[1]); // the child goes on
     snprintf(path, sizeof path, "/proc/%d/statm", (int)child);

@@ -87,15 +87,21 @@ class PageTest(unittest.TestCase):
 
     def test_loads_nothing(self):
         text, reader = read(made_up.report())
-        self.assertEqual([one for one in reader.attributes if one[1] in ("src", "href", "srcset", "action")], [])
+        self.assertEqual(
+            [one for one in reader.attributes if one[1] in ("src", "href", "srcset", "action")], []
+        )
         self.assertEqual(re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", text), [])
-        self.assertEqual(set(re.findall(r"https?://[^\s\"']+", text)), {"http://www.w3.org/2000/svg"})
+        self.assertEqual(
+            set(re.findall(r"https?://[^\s\"']+", text)), {"http://www.w3.org/2000/svg"}
+        )
 
     def test_data(self):
         report = made_up.report()
         _, reader = read(report)
         found = json.loads(reader.scripts["application/json"])
-        self.assertEqual(found["machine"], report["machine"])  # with "</script>" in the compiler's name
+        self.assertEqual(
+            found["machine"], report["machine"]
+        )  # with "</script>" in the compiler's name
         self.assertEqual(len(found["workloads"][0]["allocators"][0]["values"]), 12)
 
     def test_light_and_dark(self):
@@ -124,7 +130,10 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(found["drawn"], "yes")
         # Scatter, two bar charts, one family of scaling, memory of two, latency of two.
         self.assertEqual(found["counts"]["svg"], 8)
-        for title in ("Overview", "Workloads", "Scaling", "Memory over time", "Latency of single calls", "Table"):
+        for title in (
+            "Overview", "Workloads", "Scaling", "Memory over time", "Latency of single calls",
+            "Table",
+        ):
             self.assertIn(title, found["texts"])
         self.assertEqual(found["sorted"], sorted(found["before"]))
         self.assertNotEqual(found["sorted"], found["before"])

@@ -55,7 +55,11 @@ class Plan:
         """How long a run takes: as it last did; before it ever ran, as its quick run and the amounts of work let expect."""
         mode = self.modes[workload.name]
         known = self.seconds.get((workload.name, allocator, mode))
-        return known if known is not None else self.seconds.get((workload.name, allocator, "quick"), 0.0) * workload.growth(mode)
+        return (
+            known
+            if known is not None
+            else self.seconds.get((workload.name, allocator, "quick"), 0.0) * workload.growth(mode)
+        )
 
     def round_s(self):
         return sum(self.run_s(workload, allocator) for workload, allocator in self.config.pairs)
@@ -69,7 +73,9 @@ class Plan:
             costs = {}
             for workload, allocator in self.config.pairs:
                 if self.modes[workload.name] != "quick":
-                    costs[workload.name] = costs.get(workload.name, 0.0) + self.run_s(workload, allocator)
+                    costs[workload.name] = costs.get(workload.name, 0.0) + self.run_s(
+                        workload, allocator
+                    )
             if not costs:
                 break
             self.modes[max(costs, key=costs.get)] = "quick"
@@ -106,7 +112,11 @@ def one_round(config, plan, seed, progress, run, warming=False):
         mode = "quick" if warming else plan.modes[workload.name]
         allocators = [allocator for one, allocator in config.pairs if one is workload]
         for allocator in config.rng.sample(allocators, len(allocators)):
-            if plan.deadline() is not None and plan.clock() > plan.deadline() and plan.done_rounds > 0:
+            if (
+                plan.deadline() is not None
+                and plan.clock() > plan.deadline()
+                and plan.done_rounds > 0
+            ):
                 raise OutOfTime
             progress.show(plan.text(workload, allocator))
             start = plan.clock()

@@ -12,7 +12,9 @@ POWER = 0.8  # of the smallest effect: seen in so many of such measurements
 WARM_UP_PART = 3  # at most a third of the rounds is taken for warm-up
 WARM_UP_DISTANCE = 5.0  # scaled median deviations from the later rounds, and
 WARM_UP_LEAST = 0.02  # this far off as a ratio: smaller differences do no harm
-MAD_TO_SIGMA = 1 / NormalDist().inv_cdf(0.75)  # half of a normal distribution's values lie within that part of sigma
+MAD_TO_SIGMA = 1 / NormalDist().inv_cdf(
+    0.75
+)  # half of a normal distribution's values lie within that part of sigma
 # Few values lie closer to their own median than to the true one: by what to multiply, for n = 2 to 9, from 400,000 simulated
 # samples each; n / (n - 0.8) comes within 1 % for more values. stats_test simulates both again.
 MAD_OF_FEW = {2: 1.196, 3: 1.487, 4: 1.360, 5: 1.218, 6: 1.189, 7: 1.137, 8: 1.127, 9: 1.100}
@@ -90,7 +92,9 @@ def smallest_effect(ratios, confidence=CONFIDENCE):
         middle = (low + high) / 2
         low, high = (middle, high) if binomial_at_most(k, n, middle) >= POWER else (low, middle)
     wrong = max(low, 1e-12)
-    return math.expm1(sigma([math.log(ratio) for ratio in ratios]) * NormalDist().inv_cdf(1 - wrong))
+    return math.expm1(
+        sigma([math.log(ratio) for ratio in ratios]) * NormalDist().inv_cdf(1 - wrong)
+    )
 
 
 def best_3_of_5(values, least=False):
@@ -157,7 +161,10 @@ def warm_up(series, least_left):
     compared to the second half of the rounds, by the median of all allocators, so that one bad run does not count."""
     n = len(series[0])
     later = [median(values[n // 2 :]) for values in series]
-    offsets = [median([math.log(values[i] / base) for values, base in zip(series, later)]) for i in range(n)]
+    offsets = [
+        median([math.log(values[i] / base) for values, base in zip(series, later)])
+        for i in range(n)
+    ]
     limit = max(WARM_UP_LEAST, WARM_UP_DISTANCE * sigma(offsets[n // 2 :]))
     found = 0
     while found < n // WARM_UP_PART and n - found > least_left and abs(offsets[found]) > limit:

@@ -13,7 +13,9 @@ QUICK_TAG = "quick"  # the workloads that --quick measures when none is named
 REAL_TAG = "real"  # a driver that preloads the allocator into programs of the system's; only --full, or by name or tag: they take long
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "workloads.json"  # in bench and in each of its folders that has one
-LIBRARIES = ("/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/", "/usr/lib/")
+LIBRARIES = (
+    "/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/", "/usr/lib/",
+)
 
 
 class Allocator:
@@ -32,7 +34,9 @@ ALLOCATORS = {
     "jemalloc": Allocator(r"/libjemalloc\.so[.0-9]*$", "libjemalloc.so.2"),
     "mimalloc": Allocator(r"/libmimalloc\.so[.0-9]*$", "libmimalloc.so.2"),
     "tcmalloc": Allocator(r"/libtcmalloc(_minimal)?\.so[.0-9]*$", "libtcmalloc_minimal.so.4"),
-    "tbbmalloc": Allocator(r"/libtbbmalloc_proxy\.so[.0-9]*$", "libtbbmalloc_proxy.so.2", linked=False),
+    "tbbmalloc": Allocator(
+        r"/libtbbmalloc_proxy\.so[.0-9]*$", "libtbbmalloc_proxy.so.2", linked=False
+    ),
     "glibc": Allocator(r"/libc\.so\.6$"),
     LIMIT: Allocator(r"^static|/lib\w*null\w*\.so$", "bench/null/libnull.so"),
 }
@@ -54,7 +58,10 @@ class Workload:
         self.is_driver = REAL_TAG in self.tags
 
     def arguments(self, mode, seed):
-        return [a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads)) for a in self.args[mode]]
+        return [
+            a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads))
+            for a in self.args[mode]
+        ]
 
     def growth(self, mode):
         """How many times the work of a quick run."""
@@ -97,7 +104,9 @@ def load(paths=None):
             except KeyError as error:
                 raise ValueError(f"{path}: {row.get('name', row)} lacks {error}") from None
             if workload.name in found or not re.fullmatch(r"[a-z0-9_.+-]+", workload.name):
-                raise ValueError(f"{path}: {workload.name}: a name given twice, or one that is not lower case")
+                raise ValueError(
+                    f"{path}: {workload.name}: a name given twice, or one that is not lower case"
+                )
             found[workload.name] = workload
     return found
 
@@ -112,7 +121,9 @@ class Place:
 
     def is_preloaded(self, workload, allocator):
         one = ALLOCATORS[allocator]
-        return not workload.is_driver and (not one.linked or (self.by_preload and one.library is not None))
+        return not workload.is_driver and (
+            not one.linked or (self.by_preload and one.library is not None)
+        )
 
     def binary(self, workload, allocator):
         """The workload's program for this allocator."""

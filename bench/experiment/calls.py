@@ -47,7 +47,11 @@ def parse(text):
     calls = 0
 
     def counts(where, name):
-        return functions.setdefault(name, Function()) if os.path.basename(where) == LIBRARY else Function()
+        return (
+            functions.setdefault(name, Function())
+            if os.path.basename(where) == LIBRARY
+            else Function()
+        )
 
     for line in text.splitlines():
         key, _, value = line.partition("=")
@@ -84,9 +88,14 @@ def profile(program, arguments, library):
         raise variants.Refused("valgrind is not installed: the instructions cannot be counted")
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out")
-        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={out}", "--compress-strings=no", "--compress-pos=no"]
+        command = [
+            valgrind, "--tool=callgrind", f"--callgrind-out-file={out}", "--compress-strings=no",
+            "--compress-pos=no",
+        ]
         environment = {**os.environ, "LD_PRELOAD": library}
-        done = subprocess.run([*command, program, *arguments], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [*command, program, *arguments], capture_output=True, text=True, env=environment
+        )
         if done.returncode != 0 or not os.path.exists(out):
             raise variants.Refused(f"{program} fails under callgrind:\n{done.stderr}".rstrip())
         with open(out, encoding="utf-8", errors="replace") as file:

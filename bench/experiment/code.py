@@ -51,7 +51,11 @@ class Differences:
 
     def of(self, name):
         """How one function fared."""
-        for names, text in ((self.only_a, "only in A"), (self.only_b, "only in B"), (self.changed, "differs")):
+        for names, text in (
+            (self.only_a, "only in A"),
+            (self.only_b, "only in B"),
+            (self.changed, "differs"),
+        ):
             if name in names:
                 return text
         return "alike"

@@ -51,7 +51,9 @@ def about_code(a, b, differences):
     parts = [f"{len(differences.changed)} functions differ", f"{differences.alike} are alike"]
     for names, side in ((differences.only_a, a), (differences.only_b, b)):
         if names:
-            parts.append(f"{len(names)} are only in `{side}` ({', '.join('`%s`' % name for name in names[:8])})")
+            parts.append(
+                f"{len(names)} are only in `{side}` ({', '.join('`%s`' % name for name in names[:8])})"
+            )
     return "The compiler did not drop the difference: " + ", ".join(parts) + "."
 
 
@@ -60,7 +62,11 @@ def about_paths(a, b, paths_a, paths_b):
     if not paths_a or not paths_b:
         return ["The fast paths were not stepped through (that needs x86-64)."]
     both = [name for name in paths_a if name in paths_b]
-    changed = [f"`{name}` {paths_a[name]} against {paths_b[name]}" for name in both if paths_a[name] != paths_b[name]]
+    changed = [
+        f"`{name}` {paths_a[name]} against {paths_b[name]}"
+        for name in both
+        if paths_a[name] != paths_b[name]
+    ]
     if not changed:
         return ["The fast paths of malloc and free have the same length in both."]
     return [f"Instructions on the fast paths, `{a}` against `{b}`: " + ", ".join(changed) + "."]
@@ -104,6 +110,10 @@ def suspects(code, profiles, wanted, most=8):
     change = {name: abs(profiles[1].own(name) - profiles[0].own(name)) for name in names}
     limit = max(profiles[0].total, profiles[1].total) * SAME_INSTRUCTIONS
     found = [name for name in wanted if name in names or name in code[0] or name in code[1]]
-    found += [name for name in sorted(names, key=change.get, reverse=True) if change[name] > limit and name not in wanted]
+    found += [
+        name
+        for name in sorted(names, key=change.get, reverse=True)
+        if change[name] > limit and name not in wanted
+    ]
     return found[: max(most, len(wanted))]
 

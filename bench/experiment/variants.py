@@ -23,7 +23,11 @@ class Side:
     def __init__(self, name, workspace, base=""):
         self.is_path = "/" in name
         self.name = name
-        path = os.path.join(base, name) if self.is_path else os.path.join(workspace, "preload", name, "libhakmem.so")
+        path = (
+            os.path.join(base, name)
+            if self.is_path
+            else os.path.join(workspace, "preload", name, "libhakmem.so")
+        )
         self.library = os.path.realpath(path)
         if not os.path.exists(self.library):
             raise Refused(f"{name}: {path} is not there")
@@ -39,7 +43,9 @@ class Side:
 def ask(library):
     """What hak_variant() says in a process that this library is preloaded into."""
     environment = {**os.environ, "LD_PRELOAD": library}
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment
+    )
     if done.returncode != 0:
         raise Refused(f"{library} does not say which variant it is:\n{done.stderr}".rstrip())
     return done.stdout.strip()
@@ -47,7 +53,9 @@ def ask(library):
 
 def check_that_they_differ(a, b):
     if a.digest() == b.digest():
-        raise Refused(f"{a.name} and {b.name} are the same library, byte for byte: there is nothing to compare")
+        raise Refused(
+            f"{a.name} and {b.name} are the same library, byte for byte: there is nothing to compare"
+        )
     if not a.is_path and not b.is_path and a.variant == b.variant:
         raise Refused(f"both sides say that they are {a.variant}: there is nothing to compare")
 

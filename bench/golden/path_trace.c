@@ -51,9 +51,9 @@ static uintptr_t call_traced(uintptr_t function, uintptr_t argument)
                      "mov %%rbx, %%rsp\n\t"
                      : "=a"(result), "+D"(argument)
                      : [function] "r"(function)
-                     : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
-                       "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
-                       "memory", "cc");
+                     : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2",
+                       "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                       "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
     return result;
 }
 
@@ -83,7 +83,8 @@ static void print_path(const char *name, const char *kind, uintptr_t function, u
 
 // Traces malloc(size) and the free of that block, several times, so that the test sees whether it is always the same.
 // Before that the same pair runs untraced: if it began at a bin's edge (empty, or full), it no longer does.
-static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t free_at, uintptr_t base)
+static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t free_at,
+                  uintptr_t base)
 {
     void *volatile blocks[BLOCKS];
     for (int round = 0; round < WARM_UP; round++) {

@@ -10,10 +10,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define EXPORT      __attribute__((visibility("default")))
-#define SLOW        __attribute__((noinline, cold))
-#define LIKELY(e)   __builtin_expect(!!(e), 1)
-#define LARGE       ((size_t)1 << 20) // blocks from here on are whole pages, so that realloc can move them by mremap
+#define EXPORT    __attribute__((visibility("default")))
+#define SLOW      __attribute__((noinline, cold))
+#define LIKELY(e) __builtin_expect(!!(e), 1)
+#define LARGE                                                                                      \
+    ((size_t)1                                                                                     \
+     << 20) // blocks from here on are whole pages, so that realloc can move them by mremap
 #define CHUNK       ((size_t)1 << 18)
 #define RESERVE     ((size_t)1 << 44)
 #define MIN_RESERVE ((size_t)1 << 34)
@@ -63,7 +65,8 @@ static SLOW char *reserve(void)
     char *start = MAP_FAILED, *none = NULL;
     while (start == MAP_FAILED && size > MIN_RESERVE) {
         size /= 2;
-        start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
     if (start == MAP_FAILED)
         return NULL;
@@ -83,7 +86,8 @@ static char *take(size_t bytes)
         errno = ENOMEM;
         return NULL;
     }
-    return start + __atomic_fetch_add(&taken, (bytes + PAGE - 1) & ~(size_t)(PAGE - 1), __ATOMIC_RELAXED);
+    return start +
+           __atomic_fetch_add(&taken, (bytes + PAGE - 1) & ~(size_t)(PAGE - 1), __ATOMIC_RELAXED);
 }
 
 static inline char *align_up(char *at, size_t alignment)

@@ -34,7 +34,11 @@ class Box:
     Debian's redis-server is linked with another one."""
 
     def __init__(self, library):
-        self.library = os.path.abspath(library) if library else next(path for path in LIBC if os.path.exists(path))
+        self.library = (
+            os.path.abspath(library)
+            if library
+            else next(path for path in LIBC if os.path.exists(path))
+        )
         self.folder = tempfile.mkdtemp(prefix="real.")
         self.seconds = 0.0
         self.used = dict.fromkeys(PARTS, 0)
@@ -75,7 +79,11 @@ class Box:
 
     def start(self, command, used, stdin, stdout, **env):
         """A command under `measure`, which writes the figures into the file `used`."""
-        allocator = {k: v for k, v in os.environ.items() if k.startswith(("HAKMEM_", "MALLOC_", "MIMALLOC_", "TCMALLOC_"))}
+        allocator = {
+            k: v
+            for k, v in os.environ.items()
+            if k.startswith(("HAKMEM_", "MALLOC_", "MIMALLOC_", "TCMALLOC_"))
+        }
         shell = ["/bin/sh", "-c", 'exec "$@" 3>"$0"', used, MEASURE, "-p", self.library]
         command = [*(programs(command[0]) or command[:1]), *command[1:]]
         return subprocess.Popen(
@@ -104,7 +112,9 @@ class Box:
             raise Failure(f"{command[0]}: no end after {LIMIT_S} s") from None
         self.seconds += time.monotonic() - begin
         if process.returncode != 0:
-            raise Failure(f"{' '.join(command)}: exit status {process.returncode}\n{errors[-2000:]}")
+            raise Failure(
+                f"{' '.join(command)}: exit status {process.returncode}\n{errors[-2000:]}"
+            )
         self.add(used)
         return output
 
@@ -118,7 +128,9 @@ class Box:
         if timed:
             self.seconds += time.monotonic() - begin
         if check and done.returncode != 0:
-            raise Failure(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout[-2000:]}")
+            raise Failure(
+                f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout[-2000:]}"
+            )
         return done.stdout
 
     def server(self, command, ready, **env):

@@ -24,7 +24,9 @@ from works import WORKS
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 NOT_INSTALLED = 3
-BINDING = re.compile(r"binding file (\S+) \[0\] to (\S+\.so\S*) \[0\]: normal symbol `(malloc|free)'")
+BINDING = re.compile(
+    r"binding file (\S+) \[0\] to (\S+\.so\S*) \[0\]: normal symbol `(malloc|free)'"
+)
 LIBRARIES = {
     "jemalloc": "libjemalloc.so.2",
     "mimalloc": "libmimalloc.so.2",
@@ -63,7 +65,9 @@ def owners(library, name):
             if f" to {box.library} " in text:
                 for bound in BINDING.finditer(text):
                     if bound.group(1) != box.library:
-                        found.setdefault(bound.group(3), set()).add(os.path.realpath(bound.group(2)))
+                        found.setdefault(bound.group(3), set()).add(
+                            os.path.realpath(bound.group(2))
+                        )
     for function, objects in found.items():
         if len(objects) > 1:
             raise Failure(f"{name}: {function} is served by {' and '.join(sorted(objects))}")
@@ -85,7 +89,9 @@ def command_line(arguments):
     parser.add_argument("work", nargs="?", choices=list(WORKS))
     parser.add_argument("scale", nargs="?", type=int)
     options = parser.parse_args(arguments)
-    if not (options.work or options.list or options.whoami) or (options.scale is not None and options.scale < 1):
+    if not (options.work or options.list or options.whoami) or (
+        options.scale is not None and options.scale < 1
+    ):
         parser.error("a work is wanted, and a scale of at least 1")
     return options
 
@@ -99,7 +105,9 @@ def do(options, library):
         if options.output:
             print(told)
         else:
-            print(f"Throughput = {scale / box.seconds:.4f} units/s [work={options.work} scale={scale}] time={box.seconds:.3f}s")
+            print(
+                f"Throughput = {scale / box.seconds:.4f} units/s [work={options.work} scale={scale}] time={box.seconds:.3f}s"
+            )
             print("Used " + json.dumps(box.used))
 
 

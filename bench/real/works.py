@@ -15,7 +15,9 @@ class Work:
     """What needs_ says has to be installed; `scale` is the work of a usual run, about a second."""
 
     def __init__(self, function, needs, package, scale, text):
-        self.function, self.needs, self.package, self.scale, self.text = function, needs, package, scale, text
+        self.function, self.needs, self.package, self.scale, self.text = (
+            function, needs, package, scale, text,
+        )
 
     def missing(self):
         """Why it cannot be done here; None if it can."""
@@ -45,7 +47,10 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-@work("python", "python3", "python3", 4, "JSON, dictionaries, objects, threads; small objects by Python's own allocator")
+@work(
+    "python", "python3", "python3", 4,
+    "JSON, dictionaries, objects, threads; small objects by Python's own allocator",
+)
 def python(box, scale):
     return box.run(["python3", "-B", box.script("work.py"), str(scale)])
 
@@ -105,11 +110,21 @@ def ghostscript(box, scale):
     box.run([*common, "-sDEVICE=pdfwrite", "-sOutputFile=work.pdf", page])
     pages = [name for name in sorted(os.listdir(box.folder)) if name.endswith(".ppm")]
     with open(box.path("work.pdf"), "rb") as file:
-        pdf = re.sub(rb"D:\d+|uuid:[0-9a-f-]+|\d+-\d+-\d+T[0-9:]+|<[0-9A-F]{32}>", b"", file.read())  # times
-    return " ".join([str(len(pages)), *(file_digest(box.path(p)) for p in pages), hashlib.sha256(pdf).hexdigest()])
+        pdf = re.sub(
+            rb"D:\d+|uuid:[0-9a-f-]+|\d+-\d+-\d+T[0-9:]+|<[0-9A-F]{32}>", b"", file.read()
+        )  # times
+    return " ".join(
+        [
+            str(len(pages)), *(file_digest(box.path(p)) for p in pages),
+            hashlib.sha256(pdf).hexdigest(),
+        ]
+    )
 
 
-@work("imagemagick", "convert", "imagemagick", 2, "noise blurred, scaled, rotated, several images at once")
+@work(
+    "imagemagick", "convert", "imagemagick", 2,
+    "noise blurred, scaled, rotated, several images at once",
+)
 def imagemagick(box, scale):
     for i in range(scale):
         box.run(
@@ -141,7 +156,10 @@ git log --stat --format=%%H%%s; git log -p --format=%%H | sha256sum; git fsck --
 """
 
 
-@work("redis", "redis-server redis-cli", "redis-server", 60000, "strings, hashes, sorted sets, lists; changed, deleted, saved")
+@work(
+    "redis", "redis-server redis-cli", "redis-server", 60000,
+    "strings, hashes, sorted sets, lists; changed, deleted, saved",
+)
 def redis(box, scale):
     port = free_port()
     cli = ["redis-cli", "-p", port]
@@ -162,12 +180,18 @@ def redis(box, scale):
     return "".join(told)
 
 
-@work("redis_net", "redis-server redis-cli redis-benchmark", "redis-tools", 20000, "requests of many clients")
+@work(
+    "redis_net", "redis-server redis-cli redis-benchmark", "redis-tools", 20000,
+    "requests of many clients",
+)
 def redis_net(box, scale):
     port = free_port()
     cli = ["redis-cli", "-p", port]
     server = box.server(
-        ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save", "", "--appendonly", "no"],
+        [
+            "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save",
+            "", "--appendonly", "no",
+        ],
         lambda: box.helper([*cli, "ping"], check=False).strip() == "PONG",
     )
     told = box.helper(
@@ -176,7 +200,11 @@ def redis_net(box, scale):
         timed=True,
     )  # fmt: skip
     box.stop(server, lambda _: box.helper([*cli, "shutdown", "nosave"], check=False))
-    return " ".join(re.findall(r"^([A-Z_0-9 ()]+)\b.*requests per second", told, re.MULTILINE)) + " " + str("rror" in told)
+    return (
+        " ".join(re.findall(r"^([A-Z_0-9 ()]+)\b.*requests per second", told, re.MULTILINE))
+        + " "
+        + str("rror" in told)
+    )
 
 
 def as_server_user(folder):
@@ -189,11 +217,19 @@ def as_server_user(folder):
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
-@work("postgres", "postgres initdb pgbench psql", "postgresql", 500, "pgbench: look-ups, changes, and queries that sort and group")
+@work(
+    "postgres", "postgres initdb pgbench psql", "postgresql", 500,
+    "pgbench: look-ups, changes, and queries that sort and group",
+)
 def postgres(box, scale):
     user = as_server_user(box.folder)
     data, port = box.path("data"), free_port()
-    box.helper([*user, "initdb", "-D", data, "-U", "user", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"])
+    box.helper(
+        [
+            *user, "initdb", "-D", data, "-U", "user", "-A", "trust", "--no-sync", "--no-locale",
+            "-E", "UTF8",
+        ]
+    )
     link = ["-h", box.folder, "-p", port, "-U", "user"]
     server = box.server(
         [*user, "postgres", "-D", data, "-k", box.folder, "-p", port, "-c", "fsync=off", "-c",
@@ -202,7 +238,10 @@ def postgres(box, scale):
     )  # fmt: skip
     box.helper(["pgbench", *link, "-i", "-q", "postgres"])
     box.helper(
-        ["pgbench", *link, "-n", "-c", "4", "-t", str(scale), "--random-seed=7", "-f", box.script("work_pgbench.sql"), "postgres"],
+        [
+            "pgbench", *link, "-n", "-c", "4", "-t", str(scale), "--random-seed=7", "-f",
+            box.script("work_pgbench.sql"), "postgres",
+        ],
         timed=True,
     )
     told = box.helper(["psql", *link, "-At", "postgres"], POSTGRES_QUERY, timed=True)
@@ -216,7 +255,9 @@ select sum(abalance), count(*) from pgbench_accounts;
 select count(*), sum(n), max(length(s)) from (select aid / 3 as g, count(*) as n, string_agg(aid::text, '-') as s from pgbench_accounts group by 1) as t;
 select count(*), min(j::text) from (select jsonb_build_object('id', aid, 'list', array[aid, aid * 2]) as j from pgbench_accounts order by 1 limit 5000) as t;
 select md5(string_agg(a.aid::text, ',' order by a.aid desc)) from pgbench_accounts a join pgbench_accounts b on a.aid = b.aid * 7 where b.aid %% 3 = 0;
-""".replace("%%", "%")
+""".replace(
+    "%%", "%"
+)
 
 NGINX = """
 daemon off; worker_processes 1; pid pid; error_log stderr error;
@@ -229,7 +270,10 @@ http {
 """
 
 
-@work("nginx", "nginx curl", "nginx-light, curl", 40, "files, compressed, with includes, and through itself as a proxy")
+@work(
+    "nginx", "nginx curl", "nginx-light, curl", 40,
+    "files, compressed, with includes, and through itself as a proxy",
+)
 def nginx(box, scale):
     port = free_port()
     box.write("nginx.conf", NGINX % (port, port))
@@ -238,7 +282,9 @@ def nginx(box, scale):
     for i in range(20):
         text = f"<!--#echo var='DOCUMENT_URI' -->{i}\n" + f"line {i} of a file\n" * (i * 300)
         box.write(f"files/{i}", text)
-    urls = [f"http://127.0.0.1:{port}/{where}/{i}" for where in ("files", "through") for i in range(20)]
+    urls = [
+        f"http://127.0.0.1:{port}/{where}/{i}" for where in ("files", "through") for i in range(20)
+    ]
     server = box.server(
         ["nginx", "-p", box.folder, "-c", box.path("nginx.conf"), "-e", "stderr"],
         lambda: "line" in box.helper(["curl", "-s", urls[1]], check=False),

@@ -57,7 +57,8 @@ static struct {
     uint64_t window;
 } plan;
 
-static uint64_t done __attribute__((aligned(64))); // calls of all threads, as far as they have published them
+static uint64_t done
+    __attribute__((aligned(64))); // calls of all threads, as far as they have published them
 
 __attribute__((cold, noreturn)) static void die(const char *what, const char *why)
 {
@@ -154,7 +155,8 @@ static void wait_as_told(uint64_t call, uint64_t *unpublished)
 {
     uint64_t n = call >> (OP_BITS + SLOT_BITS);
     publish(unpublished); // others may wait for what this thread has done
-    wait_until((call & 7) == OP_WAIT ? &done : &plan.threads[call >> OP_BITS & SLOT_MASK].played, n);
+    wait_until((call & 7) == OP_WAIT ? &done : &plan.threads[call >> OP_BITS & SLOT_MASK].played,
+               n);
 }
 
 static void *run_thread(void *argument)
@@ -294,8 +296,8 @@ static void add_call(struct planner *p, const struct trace_call *call, uint64_t 
         p->last_window[call->thread] = n / plan.window;
         *thread->end++ = word(OP_WAIT, 0, n / plan.window * plan.window);
     }
-    uint64_t slot =
-        call->op == TRACE_REALLOC || call->op == TRACE_FREE ? p->slot_of[call->block] : take_slot(p, call, n);
+    uint64_t slot = call->op == TRACE_REALLOC || call->op == TRACE_FREE ? p->slot_of[call->block]
+                                                                        : take_slot(p, call, n);
     if (slot == UINT32_MAX)
         die("trace", "a block is used after it was freed");
     if (p->last_at[slot] != 0 && p->last_by[slot] != call->thread)
@@ -330,7 +332,8 @@ static void make_plan(struct trace_reader reader)
     uint64_t *calls = table(h->n_threads, sizeof *calls);
     count_calls(reader, calls);
     for (uint32_t i = 0; i < plan.n_threads; i++)
-        plan.threads[i].calls = plan.threads[i].end = table(WORDS_A_CALL * calls[i], sizeof(uint64_t));
+        plan.threads[i].calls = plan.threads[i].end =
+            table(WORDS_A_CALL * calls[i], sizeof(uint64_t));
     struct planner p = {.slot_of = table(h->n_blocks, sizeof(uint32_t)),
                         .maker_of = table(h->n_blocks, sizeof(uint32_t)),
                         .last_by = table(h->n_blocks, sizeof(uint32_t)),
@@ -358,19 +361,24 @@ static void make_plan(struct trace_reader reader)
 
 static int usage(FILE *to)
 {
-    fputs("usage: replay [--repeat N] [--window N] [--touch none|ends|all] TRACE | --whoami | --help\n", to);
+    fputs("usage: replay [--repeat N] [--window N] [--touch none|ends|all] TRACE | --whoami | "
+          "--help\n",
+          to);
     return to == stdout ? 0 : BAD_USAGE;
 }
 
 static void help(void)
 {
     usage(stdout);
-    puts("  TRACE       what `hakmem record` wrote; a name without a slash is looked for in traces/ beside this "
+    puts("  TRACE       what `hakmem record` wrote; a name without a slash is looked for in "
+         "traces/ beside this "
          "program\n"
          "  --repeat N  plays it so often, freeing between the passes what is left (default 1)\n"
-         "  --window N  threads keep the trace's order between windows of so many calls: 1 exactly, 0 not at all\n"
+         "  --window N  threads keep the trace's order between windows of so many calls: 1 "
+         "exactly, 0 not at all\n"
          "              (default 1024)\n"
-         "  --touch     which bytes of a block are written: none, the first and the last, or all (default all)");
+         "  --touch     which bytes of a block are written: none, the first and the last, or all "
+         "(default all)");
 }
 
 // The trace's path: beside the program if it is a bare name.
@@ -379,7 +387,8 @@ static const char *trace_path(const char *program, const char *name, char *out)
     const char *slash = strrchr(program, '/');
     if (strchr(name, '/') != NULL)
         return name;
-    int n = snprintf(out, PATH_MAX, "%.*straces/%s", slash ? (int)(slash - program + 1) : 0, program, name);
+    int n = snprintf(out, PATH_MAX, "%.*straces/%s", slash ? (int)(slash - program + 1) : 0,
+                     program, name);
     return n > 0 && n < PATH_MAX ? out : name;
 }
 
@@ -414,8 +423,8 @@ static uint64_t parse_number(const char *text, uint64_t min, uint64_t max)
 {
     uint64_t value;
     if (bench_parse(text, min, max, &value) != 0) {
-        fprintf(stderr, "replay: %s: a number from %llu to %llu is wanted\n", text, (unsigned long long)min,
-                (unsigned long long)max);
+        fprintf(stderr, "replay: %s: a number from %llu to %llu is wanted\n", text,
+                (unsigned long long)min, (unsigned long long)max);
         exit(usage(stderr));
     }
     return value;
@@ -460,8 +469,9 @@ int main(int argc, char **argv)
     }
     double seconds = (double)(ns ? ns : 1) * 1e-9;
     uint64_t calls = header.n_calls * repeats;
-    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu threads=%llu live=%llu] time=%.3fs\n", (double)calls / seconds,
-           (unsigned long long)calls, (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
+    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu threads=%llu live=%llu] time=%.3fs\n",
+           (double)calls / seconds, (unsigned long long)calls,
+           (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
            (unsigned long long)header.peak_bytes, seconds);
     return 0;
 }

@@ -66,7 +66,9 @@ def page():
         command = f"{row['binary']} {row['args']}".replace("{work}", str(row["work"]["default"]))
         text += f"| {row['name']} | {row['threads']} | `{command}` | {row['text']} | {', '.join(row['tags'])} |\n"
     text += "\n## The programs\n\n"
-    return text + "\n".join(section(path) for path in sorted(glob.glob(os.path.join(FOLDER, "wl_*.c"))))
+    return text + "\n".join(
+        section(path) for path in sorted(glob.glob(os.path.join(FOLDER, "wl_*.c")))
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ static void *work(void *argument)
         }
         sum += delete_if(block);
         if (i % SWAP_ONE_IN == 0)
-            *place = __atomic_exchange_n(&shared[(random >> 16) % SHARED], *place, __ATOMIC_ACQ_REL);
+            *place =
+                __atomic_exchange_n(&shared[(random >> 16) % SHARED], *place, __ATOMIC_ACQ_REL);
     }
     for (uint64_t i = 0; i < n_retained; i++)
         sum += delete_if(retained[i]);

@@ -35,7 +35,8 @@ static void *work(void *argument)
             *cell = NULL;
             continue;
         }
-        uint64_t bits = MIN_BITS + bench_scale((uint32_t)bench_seed(random), (uint32_t)(max_bits - MIN_BITS));
+        uint64_t bits =
+            MIN_BITS + bench_scale((uint32_t)bench_seed(random), (uint32_t)(max_bits - MIN_BITS));
         size_t size = wl_size(random << 20, UINT64_C(1) << bits, (UINT64_C(2) << bits) - 1);
         volatile unsigned char *block = wl_malloc(size);
         for (size_t at = LINE; at < size; at += LINE)

@@ -18,7 +18,8 @@ static uint64_t resize(void **slot, size_t size, uint64_t random)
     memcpy(&kept, block, sizeof(kept));
     uint32_t had = (uint32_t)word;
     if (kept != word || (size >= had && wl_read(block) != word)) {
-        fprintf(stderr, "bench: realloc from %u to %zu bytes lost what was in the block\n", had, size);
+        fprintf(stderr, "bench: realloc from %u to %zu bytes lost what was in the block\n", had,
+                size);
         exit(1);
     }
     wl_write(block, size, random);

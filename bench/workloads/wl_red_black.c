@@ -59,7 +59,8 @@ static struct node *insert(struct node *node, struct node *added)
 // Restores the levels below a node one of whose subtrees lost a node.
 static struct node *restore(struct node *node)
 {
-    uint32_t left = level_of(node->left), right = level_of(node->right), wanted = (left < right ? left : right) + 1;
+    uint32_t left = level_of(node->left), right = level_of(node->right),
+             wanted = (left < right ? left : right) + 1;
     if (wanted < node->level) {
         node->level = wanted;
         if (wanted < right)
@@ -117,7 +118,9 @@ static int holds(const struct node *node, uint32_t key)
 static struct node *new_node(uint32_t key, uint64_t random)
 {
     struct node *node = wl_malloc(sizeof(struct node));
-    *node = (struct node){.key = key, .level = 1, .value = wl_new(wl_size(random, MIN_VALUE, MAX_VALUE), random << 32)};
+    *node = (struct node){.key = key,
+                          .level = 1,
+                          .value = wl_new(wl_size(random, MIN_VALUE, MAX_VALUE), random << 32)};
     return node;
 }
 

@@ -79,7 +79,8 @@ static uint64_t flush(struct table *table)
 // Seven questions of eight are for the first eighth of the pages there are, which would all fit.
 static uint64_t ask(struct cache *cache, uint64_t random)
 {
-    uint64_t number = bench_scale((uint32_t)(random >> 32), (uint32_t)(n_pages * (random % 8 != 0 ? 1 : 8)));
+    uint64_t number =
+        bench_scale((uint32_t)(random >> 32), (uint32_t)(n_pages * (random % 8 != 0 ? 1 : 8)));
     uint64_t place = number % n_pages;
     if (cache->pages[place] != NULL && cache->numbers[place] == number)
         return wl_read(cache->pages[place]);

@@ -47,8 +47,9 @@ static uint64_t leave(struct visitor *visitor)
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"THREADS", 1, 1 << 24, 10000, 0},           {"LIVE", 1, WL_MAX_THREADS, 4, 0}, {"BLOCKS", 1, 1 << 24, 200, 0},
-        {"MAX_SIZE", WL_MIN_SIZE, 1 << 24, 1000, 0}, {"SEED", 0, UINT64_MAX, 42, 0},
+        {"THREADS", 1, 1 << 24, 10000, 0}, {"LIVE", 1, WL_MAX_THREADS, 4, 0},
+        {"BLOCKS", 1, 1 << 24, 200, 0},    {"MAX_SIZE", WL_MIN_SIZE, 1 << 24, 1000, 0},
+        {"SEED", 0, UINT64_MAX, 42, 0},
     };
     bench_args(argc, argv, args, 5);
     n_blocks = args[2].value;

@@ -14,7 +14,8 @@ static uint64_t steps, n_slots;
 
 static size_t some_size(uint64_t random)
 {
-    uint64_t bits = MIN_BITS + (uint64_t)__builtin_ctzll(random | UINT64_C(1) << (MAX_BITS - MIN_BITS));
+    uint64_t bits =
+        MIN_BITS + (uint64_t)__builtin_ctzll(random | UINT64_C(1) << (MAX_BITS - MIN_BITS));
     return ((size_t)1 << bits) + ((random >> 8) & (((size_t)1 << bits) - 1));
 }
 

@@ -19,7 +19,8 @@ int main(int argc, char **argv)
     };
     bench_args(argc, argv, args, 5);
     wl_range(argv, args, 5, 2);
-    uint64_t steps = args[0].value, n_blocks = args[1].value, min = args[2].value, max = args[3].value, sum = 0;
+    uint64_t steps = args[0].value, n_blocks = args[1].value, min = args[2].value,
+             max = args[3].value, sum = 0;
     uint64_t random = bench_seed(args[4].value);
     void **blocks = wl_table(n_blocks * sizeof(void *));
     uint64_t start = bench_now_ns();

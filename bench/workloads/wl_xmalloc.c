@@ -20,8 +20,9 @@ static struct {
     pthread_cond_t not_full, not_empty;
     struct batch *first;
     uint64_t length, left; // left: batches that no consumer has taken yet
-} queue = {
-    .lock = PTHREAD_MUTEX_INITIALIZER, .not_full = PTHREAD_COND_INITIALIZER, .not_empty = PTHREAD_COND_INITIALIZER};
+} queue = {.lock = PTHREAD_MUTEX_INITIALIZER,
+           .not_full = PTHREAD_COND_INITIALIZER,
+           .not_empty = PTHREAD_COND_INITIALIZER};
 
 static uint64_t n_pairs, n_batches, batch_size, max_size;
 

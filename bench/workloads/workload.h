@@ -47,8 +47,8 @@ static inline uint64_t wl_read(const void *block)
 {
     uint64_t word = *(const volatile uint64_t *)block;
     size_t size = (uint32_t)word;
-    if (BENCH_UNLIKELY(size > WL_MIN_SIZE &&
-                       ((const volatile unsigned char *)block)[size - 1] != (unsigned char)(word >> 32))) {
+    if (BENCH_UNLIKELY(size > WL_MIN_SIZE && ((const volatile unsigned char *)block)[size - 1] !=
+                                                 (unsigned char)(word >> 32))) {
         fprintf(stderr, "bench: a block of %zu bytes lost what was written to it\n", size);
         exit(1);
     }
@@ -135,7 +135,8 @@ static inline uint64_t wl_run(unsigned n, void *(*work)(void *), uint64_t seed)
 }
 
 // The line at the end. `iter` and `ws` are what the program calls its length and its working set.
-static inline void wl_finish(uint64_t operations, uint64_t iter, uint64_t ws, uint64_t start_ns, uint64_t sum)
+static inline void wl_finish(uint64_t operations, uint64_t iter, uint64_t ws, uint64_t start_ns,
+                             uint64_t sum)
 {
     uint64_t ns = bench_now_ns() - start_ns;
     double seconds = (double)(ns != 0 ? ns : 1) * 1e-9;

@@ -55,7 +55,7 @@ int main()
     for (int i = 0; i < 500; i++)
         text << "word-" << i << ' ';
     std::string all = text.str();
-    size_t found =
-        static_cast<size_t>(std::distance(std::sregex_iterator(all.begin(), all.end(), word), std::sregex_iterator()));
+    size_t found = static_cast<size_t>(
+        std::distance(std::sregex_iterator(all.begin(), all.end(), word), std::sregex_iterator()));
     std::cout << found << ' ' << shapes<3>(8000) << std::endl;
 }
