@@ -25,7 +25,8 @@ void command_say_no_library(const struct command_library *library);
 
 /* Goes to the user's folder, finds library and program, and warns of a program that cannot be preloaded. 0, or an exit
    status after saying what is wrong. arguments[0] is the program's name. */
-int command_prepare(struct command_program *program, const struct command_library *library, char **arguments);
+int command_prepare(struct command_program *program, const struct command_library *library,
+                    char **arguments);
 
 /* Puts the library in front of what LD_PRELOAD names and becomes the program. Returns only if that fails: an exit status. */
 int command_become(const struct command_program *program, char **arguments);

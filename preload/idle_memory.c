@@ -99,7 +99,8 @@ int main(int argc, char **argv)
     is_random = strcmp(argv[2], "random") == 0;
     is_other = strcmp(argv[3], "other") == 0;
     struct timespec wait = {atol(argv[4]) / 1000, atol(argv[4]) % 1000 * 1000000};
-    blocks = mmap(NULL, n * sizeof *blocks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    blocks =
+        mmap(NULL, n * sizeof *blocks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (blocks == MAP_FAILED) {
         return 1;
     }

@@ -44,7 +44,8 @@ static void *starter(void *unused)
 {
     for (int i = 0; i < 50; i++) {
         void *volatile p = malloc((size_t)i * 1000 + 1);
-        pid_t pid = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
+        pid_t pid =
+            vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
         if (pid == 0) {
             execl("/bin/true", "true", (char *)NULL);
             _exit(1);

@@ -26,8 +26,14 @@ def used(command, preload):
         environment["PRELOAD"] = LIBRARY
     rows = []
     for _ in range(RUNS):
-        done = subprocess.run([PEAK_MEMORY, *command], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              text=True, check=True)
+        done = subprocess.run(
+            [PEAK_MEMORY, *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         rows.append([int(n) for n in done.stdout.split()])
     return tuple(statistics.median(column) for column in zip(*rows))
 
@@ -36,8 +42,11 @@ class Memory(unittest.TestCase):
     def gains_little(self, command):
         without, under = used(command, False), used(command, True)
         peak, anonymous = under[0] - without[0], under[1] - without[1]
-        print("%s: peak %d -> %d KiB (+%d), anonymous %d -> %d KiB (+%d)"
-              % (command[0], without[0], under[0], peak, without[1], under[1], anonymous), file=sys.stderr)
+        print(
+            "%s: peak %d -> %d KiB (+%d), anonymous %d -> %d KiB (+%d)"
+            % (command[0], without[0], under[0], peak, without[1], under[1], anonymous),
+            file=sys.stderr,
+        )
         # A library that is loaded has pages: no gain at all means that something else was measured.
         self.assertGreater(peak, 0)
         self.assertLess(peak, MOST_PEAK_KIB)

@@ -12,7 +12,8 @@
 
 static int failures;
 
-#define EXPECT(e) ((e) ? (void)0 : (void)(failures++, fprintf(stderr, "line %d: not so: %s\n", __LINE__, #e)))
+#define EXPECT(e)                                                                                  \
+    ((e) ? (void)0 : (void)(failures++, fprintf(stderr, "line %d: not so: %s\n", __LINE__, #e)))
 
 /* Frees p + offset; says first which pointer. */
 static void bad_free(char *p, size_t offset)

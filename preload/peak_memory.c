@@ -44,7 +44,8 @@ int main(int argc, char **argv)
     }
     int status;
     if (child < 0 || waitpid(child, &status, 0) != child || !WIFSTOPPED(status) ||
-        ptrace(PTRACE_SETOPTIONS, child, NULL, (void *)(long)(PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL)) != 0) {
+        ptrace(PTRACE_SETOPTIONS, child, NULL,
+               (void *)(long)(PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL)) != 0) {
         fprintf(stderr, "peak_memory: %s cannot be run or traced\n", argv[1]);
         return 1;
     }

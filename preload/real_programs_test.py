@@ -126,15 +126,29 @@ class Compared(unittest.TestCase):
     def run_in(self, where, command, preload, text=None, **env):
         os.makedirs(os.path.join(self.folder, where), exist_ok=True)
         done = subprocess.run(
-            command, input=text, cwd=os.path.join(self.folder, where), env=environment(preload, **env),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", timeout=120)
+            command,
+            input=text,
+            cwd=os.path.join(self.folder, where),
+            env=environment(preload, **env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=120,
+        )
         self.assertEqual(done.returncode, 0, "%s: %s" % (command, done.stderr[-2000:]))
         return done
 
     def assert_bound(self, command, text=None, operators=False):
         log = os.path.join(self.folder, "bindings")
-        self.run_in("bound", command, True, text, LD_DEBUG="bindings", LD_DEBUG_OUTPUT=log, LD_BIND_NOW="1")
-        logs = [os.path.join(self.folder, n) for n in os.listdir(self.folder) if n.startswith("bindings.")]
+        self.run_in(
+            "bound", command, True, text, LD_DEBUG="bindings", LD_DEBUG_OUTPUT=log, LD_BIND_NOW="1"
+        )
+        logs = [
+            os.path.join(self.folder, n)
+            for n in os.listdir(self.folder)
+            if n.startswith("bindings.")
+        ]
         self.assertTrue(logs)
         text = "".join(read(n) for n in logs)
         wrong, right = bound_elsewhere(text)
@@ -145,7 +159,10 @@ class Compared(unittest.TestCase):
             self.assertIn("_Znwm", right)
 
     def same_output(self, command, text=None, operators=False):
-        self.assertIsNotNone(shutil.which(command[0], path=PATH + ":" + self.folder), "%s is not installed" % command[0])
+        self.assertIsNotNone(
+            shutil.which(command[0], path=PATH + ":" + self.folder),
+            "%s is not installed" % command[0],
+        )
         expected = self.run_in("glibc", command, False, text).stdout
         self.assertTrue(expected.strip())
         self.assertEqual(self.run_in("hakmem", command, True, text).stdout, expected)
@@ -184,8 +201,13 @@ class RealPrograms(Compared):
         self.same_output(["sh", "-c", script])
 
     def test_hakmem_run(self):
-        done = subprocess.run([COMMAND, "run", "python3", "-c", "print(sum(range(10)))"], env=environment(False, HAKMEM_SHOW_STATS="1"),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [COMMAND, "run", "python3", "-c", "print(sum(range(10)))"],
+            env=environment(False, HAKMEM_SHOW_STATS="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.assertEqual((done.returncode, done.stdout), (0, "45\n"))
         self.assertRegex(done.stderr, r"hakmem: refills = [1-9]")
 
@@ -218,9 +240,14 @@ class Server:
         self.log = open(os.path.join(self.folder, "log"), "w+")
         test.addCleanup(self.log.close)
         self.process = subprocess.Popen(
-            ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--appendonly", "no",
-             "--enable-debug-command", "local"],
-            stdout=self.log, stderr=self.log, env=environment(preload, HAKMEM_SHOW_STATS="1"))
+            [
+                "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder,
+                "--save", "", "--appendonly", "no", "--enable-debug-command", "local",
+            ],
+            stdout=self.log,
+            stderr=self.log,
+            env=environment(preload, HAKMEM_SHOW_STATS="1"),
+        )
         test.addCleanup(self.process.wait)
         test.addCleanup(self.process.kill)
         for _ in range(100):
@@ -230,8 +257,13 @@ class Server:
         test.fail("redis-server does not answer: " + read(self.log.name))
 
     def cli(self, *command, check=True):
-        done = subprocess.run(["redis-cli", "-p", self.port, *command], env=environment(self.preload),
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            ["redis-cli", "-p", self.port, *command],
+            env=environment(self.preload),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if check:
             self.test.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
@@ -262,9 +294,16 @@ class Redis(Compared):
         server = Server(self, True)
         self.assertIn(os.path.realpath(LIBRARY), read("/proc/%d/maps" % server.process.pid))
         done = subprocess.run(
-            ["redis-benchmark", "-p", server.port, "-n", "5000", "-c", "20", "-q", "-d", "200", "-r", "10000",
-             "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
-            env=environment(True), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+            [
+                "redis-benchmark", "-p", server.port, "-n", "5000", "-c", "20", "-q", "-d", "200",
+                "-r", "10000", "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset",
+            ],
+            env=environment(True),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertGreaterEqual(done.stdout.count("requests per second"), 10)
         self.assertNotIn("error", done.stdout.lower())

@@ -65,7 +65,8 @@ static void limit_address_space(void)
 static void handler(int number)
 {
     (void)number;
-    last = malloc((size_t)5 << 40); /* NOLINT(bugprone-signal-handler): the trace must hold in a handler */
+    last = malloc(
+        (size_t)5 << 40); /* NOLINT(bugprone-signal-handler): the trace must hold in a handler */
 }
 
 static int say(const void *p)
@@ -109,7 +110,8 @@ int main(int argc, char **argv)
     } else if (!strcmp(what, "fallback")) {
         last = malloc(100000000);
     } else {
-        fprintf(stderr, "usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback\n");
+        fprintf(stderr,
+                "usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback\n");
         return 2;
     }
     return say(last);

@@ -53,7 +53,12 @@ def exported(library):
     names = []
     for line in output("readelf", "--dyn-syms", "--wide", library).splitlines():
         fields = line.split()
-        if len(fields) >= 8 and fields[0].endswith(":") and fields[6] != "UND" and fields[4] in ("GLOBAL", "WEAK"):
+        if (
+            len(fields) >= 8
+            and fields[0].endswith(":")
+            and fields[6] != "UND"
+            and fields[4] in ("GLOBAL", "WEAK")
+        ):
             names.append(fields[7])
     return names
 
@@ -76,28 +81,39 @@ class VariantsTest(unittest.TestCase):
     @in_each_variant
     def test_needs_libc_alone(self, _, library):
         needed = re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "-d", library))
-        self.assertEqual(["libc.so.6"], [name for name in needed if not name.startswith("ld-linux")])
+        self.assertEqual(
+            ["libc.so.6"], [name for name in needed if not name.startswith("ld-linux")]
+        )
 
     @in_each_variant
     def test_exports(self, _, library):
         names = exported(library)
         allowed = re.compile("|".join(ALLOWED))
-        self.assertEqual([], [name for name in names if not allowed.fullmatch(name)], "exported, but not allowed")
+        self.assertEqual(
+            [], [name for name in names if not allowed.fullmatch(name)], "exported, but not allowed"
+        )
         self.assertEqual([], [name for name in REQUIRED if name not in names], "not exported")
 
     # A version on our symbols would leave every program on libc's malloc@GLIBC_2.2.5, and nothing would look wrong.
     @in_each_variant
     def test_malloc_is_bound_to_it(self, _, library):
         with tempfile.TemporaryDirectory() as folder:
-            output("perl", "-e", "1", LD_PRELOAD=library, LD_DEBUG="bindings", LD_DEBUG_OUTPUT=folder + "/bindings")
+            output(
+                "perl", "-e", "1", LD_PRELOAD=library, LD_DEBUG="bindings",
+                LD_DEBUG_OUTPUT=folder + "/bindings",
+            )
             text = ""
             for name in os.listdir(folder):
                 with open(os.path.join(folder, name)) as stream:
                     text += stream.read()
         for symbol in ("malloc", "free", "calloc", "realloc"):
-            targets = re.findall(r"binding file .* \[0\] to (\S+) \[0\]: normal symbol `%s'" % symbol, text)
+            targets = re.findall(
+                r"binding file .* \[0\] to (\S+) \[0\]: normal symbol `%s'" % symbol, text
+            )
             self.assertTrue(targets, symbol)
-            self.assertEqual({"libhakmem.so"}, {os.path.basename(target) for target in targets}, symbol)
+            self.assertEqual(
+                {"libhakmem.so"}, {os.path.basename(target) for target in targets}, symbol
+            )
 
 
 if __name__ == "__main__":

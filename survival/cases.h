@@ -37,7 +37,8 @@ static inline void say(const char *text)
 #define CASES_TEXT_(x) #x
 #define CASES_TEXT(x)  CASES_TEXT_(x)
 /* _exit: this may be a child, or a place where nothing else works. */
-#define CHECK(e) ((e) ? (void)0 : (say(__FILE__ ":" CASES_TEXT(__LINE__) ": not so: " #e "\n"), _exit(1)))
+#define CHECK(e)                                                                                   \
+    ((e) ? (void)0 : (say(__FILE__ ":" CASES_TEXT(__LINE__) ": not so: " #e "\n"), _exit(1)))
 
 /* A block of `size` bytes with its own address in every word at both ends, and its check. */
 static inline void *filled(size_t size)
@@ -110,7 +111,9 @@ static inline int run_cases(int argc, char **argv, const struct test_case *cases
         if (argc < 2) {
             puts(cases->name);
         } else if (strcmp(argv[1], cases->name) == 0) {
-            cases->run(argc > 2 ? atol(argv[2]) : getenv("SURVIVAL_FULL") ? cases->full : cases->brief);
+            cases->run(argc > 2                  ? atol(argv[2])
+                       : getenv("SURVIVAL_FULL") ? cases->full
+                                                 : cases->brief);
             check_heap();
             puts("survived");
             return 0;

@@ -40,7 +40,8 @@ static void before_libraries(int argc, char **argv, char **environment)
 }
 
 #ifdef __GLIBC__
-__attribute__((section(".preinit_array"), used)) static void (*const preinit)(int, char **, char **) = before_libraries;
+__attribute__((section(".preinit_array"),
+               used)) static void (*const preinit)(int, char **, char **) = before_libraries;
 #else
 __attribute__((constructor(101))) static void preinit(void)
 {
@@ -163,7 +164,8 @@ static size_t peak_kib(void)
 
 static void key_destructors(long n)
 {
-    CHECK(pthread_key_create(&keys[0], destroy_first) == 0 && pthread_key_create(&keys[1], destroy_second) == 0);
+    CHECK(pthread_key_create(&keys[0], destroy_first) == 0 &&
+          pthread_key_create(&keys[1], destroy_second) == 0);
     in_threads(n, end_with_keys);
     size_t early_peak = peak_kib();
     in_threads(4 * n, end_with_keys);
@@ -289,16 +291,17 @@ static void early_handler(long n)
     }
 }
 
-static const struct test_case cases[] = {{"before_main", before_main, 1, 1},
-                                         {"after_main", after_main, 1, 1},
-                                         {"key_destructors", key_destructors, 400, 40},
+static const struct test_case cases[] = {
+    {"before_main", before_main, 1, 1},
+    {"after_main", after_main, 1, 1},
+    {"key_destructors", key_destructors, 400, 40},
 #ifdef __GLIBC__
-                                         {"thread_local_destructors", thread_local_destructors, 1000, 50},
+    {"thread_local_destructors", thread_local_destructors, 1000, 50},
 #endif
-                                         {"only_frees", only_frees, 100, 20},
-                                         {"many_threads", many_threads, 5000, 5000},
-                                         {"early_handler", early_handler, 500, 20},
-                                         {NULL, NULL, 0, 0}};
+    {"only_frees", only_frees, 100, 20},
+    {"many_threads", many_threads, 5000, 5000},
+    {"early_handler", early_handler, 500, 20},
+    {NULL, NULL, 0, 0}};
 
 int main(int argc, char **argv)
 {

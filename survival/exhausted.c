@@ -165,7 +165,8 @@ static void threads_at_the_limit(long n)
     for (long i = 0; i < n; i++) {
         pthread_t threads[N_THREADS];
         for (int k = 0; k < N_THREADS; k++) {
-            CHECK(pthread_create(&threads[k], NULL, use_until_refused, (void *)(uintptr_t)(i * N_THREADS + k)) == 0);
+            CHECK(pthread_create(&threads[k], NULL, use_until_refused,
+                                 (void *)(uintptr_t)(i * N_THREADS + k)) == 0);
         }
         limit_data((size_t)5 << 20);
         for (int k = 0; k < N_THREADS; k++) {
@@ -195,7 +196,8 @@ static void mappings(long n)
         return; /* a system without such a limit, in effect */
     }
     for (long round = 0; round < n; round++) {
-        char *area = (char *)mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        char *area =
+            (char *)mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         CHECK(area != MAP_FAILED);
         size_t at = 0;
         while (at < span && mprotect(area + at, PAGE, PROT_READ) == 0) {
@@ -252,7 +254,8 @@ static void try_setenv(void)
     char name[32];
     (void)snprintf(name, sizeof name, "SURVIVAL_%d", n++ % 100);
     errno = 0;
-    CHECK(setenv(name, "a value that is long enough to need a block of its own", 1) == 0 || errno == ENOMEM);
+    CHECK(setenv(name, "a value that is long enough to need a block of its own", 1) == 0 ||
+          errno == ENOMEM);
     n_refused += errno == ENOMEM;
 }
 

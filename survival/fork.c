@@ -189,7 +189,8 @@ static void vforks(long n)
     start_traffic();
     for (long i = 0; i < n; i++) {
         static void *volatile of_child;
-        pid_t child = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
+        pid_t child =
+            vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
         if (child == 0) {
             of_child = filled(3000); /* NOLINT(clang-analyzer-unix.Vfork): and this is */
             (void)close(1);

@@ -85,7 +85,8 @@ static void plugins_of_many(long n)
     remove_plugins(n);
 }
 
-static const struct test_case cases[] = {{"plugins", plugins_of_many, 100, 100}, {NULL, NULL, 0, 0}};
+static const struct test_case cases[] = {{"plugins", plugins_of_many, 100, 100},
+                                         {NULL, NULL, 0, 0}};
 
 int main(int argc, char **argv)
 {

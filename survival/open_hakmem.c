@@ -38,7 +38,8 @@ static void *use(void *is_old)
 int main(int argc, char **argv)
 {
     pthread_t old, fresh;
-    if (argc != 2 || pthread_barrier_init(&is_open, NULL, 2) != 0 || pthread_create(&old, NULL, use, argv) != 0) {
+    if (argc != 2 || pthread_barrier_init(&is_open, NULL, 2) != 0 ||
+        pthread_create(&old, NULL, use, argv) != 0) {
         return 2;
     }
     for (int round = 0; round < 3; round++) {

@@ -17,14 +17,25 @@ class Open(unittest.TestCase):
     def test_static_tls_is_small(self):
         for library in LIBRARIES:
             with self.subTest(library):
-                text = subprocess.run(["readelf", "-lW", library], stdout=subprocess.PIPE, text=True, check=True).stdout
-                size = int(re.search(r"^ +TLS( +0x[0-9a-f]+){4} +(0x[0-9a-f]+)", text, re.M).group(2), 16)
+                text = subprocess.run(
+                    ["readelf", "-lW", library], stdout=subprocess.PIPE, text=True, check=True
+                ).stdout
+                size = int(
+                    re.search(r"^ +TLS( +0x[0-9a-f]+){4} +(0x[0-9a-f]+)", text, re.M).group(2), 16
+                )
                 self.assertLessEqual(size, MOST_BYTES)
 
     def test_opened_by_a_running_process(self):
         for library in LIBRARIES:
             with self.subTest(library):
-                done = subprocess.run([PROGRAM, library], env={}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+                done = subprocess.run(
+                    [PROGRAM, library],
+                    env={},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=100,
+                )
                 self.assertEqual((done.returncode, done.stdout), (0, "survived\n"))
 
 

@@ -148,7 +148,8 @@ static void cancels(long n)
     for (long i = 0; i < n; i++) {
         pthread_t threads[4];
         for (int k = 0; k < 4; k++) {
-            CHECK(pthread_create(&threads[k], NULL, k % 2 ? until_cancelled : until_cancelled_at_once,
+            CHECK(pthread_create(&threads[k], NULL,
+                                 k % 2 ? until_cancelled : until_cancelled_at_once,
                                  (void *)(uintptr_t)(i * 4 + k)) == 0);
         }
         usleep(500);
@@ -164,8 +165,8 @@ static void cancels(long n)
 /* --- jumps --- */
 
 struct hak_fail;
-extern void hak_ace_on_fail(void (*callback)(const struct hak_fail *fail, void *context), void *context)
-    __attribute__((weak));
+extern void hak_ace_on_fail(void (*callback)(const struct hak_fail *fail, void *context),
+                            void *context) __attribute__((weak));
 
 static jmp_buf before_request;
 static int n_jumps;

@@ -18,7 +18,8 @@ void limit_data(bool is_limited)
 {
     struct rlimit limit;
     CHECK(getrlimit(RLIMIT_DATA, &limit) == 0);
-    limit.rlim_cur = is_limited ? size_t(1) << 20 : RLIM_INFINITY; /* less than there is: nothing more */
+    limit.rlim_cur =
+        is_limited ? size_t(1) << 20 : RLIM_INFINITY; /* less than there is: nothing more */
     CHECK(setrlimit(RLIMIT_DATA, &limit) == 0);
 }
 

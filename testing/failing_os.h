@@ -41,10 +41,10 @@ static_assert(sizeof(struct os_ops) / sizeof(void *) == OS_N_CALLS + 2,
 
 inline const char *os_call_name(OsCall call)
 {
-    static const char *const names[] = {"mmap",          "munmap",       "mremap",        "madvise",
-                                        "mincore",       "write",        "open",          "read",
-                                        "close",         "start_thread", "address_limit", "clock",
-                                        "precise_clock", "futex_wait",   "futex_wait_ms", "futex_wake"};
+    static const char *const names[] = {
+        "mmap",          "munmap",     "mremap",        "madvise",      "mincore",       "write",
+        "open",          "read",       "close",         "start_thread", "address_limit", "clock",
+        "precise_clock", "futex_wait", "futex_wait_ms", "futex_wake"};
     return names[call];
 }
 
@@ -167,7 +167,8 @@ class FailingOs
         add(result ? 0 : -static_cast<int64_t>(length));
         return result;
     }
-    static void *mremap_hook(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
+    static void *mremap_hook(void *old_addr, size_t old_size, size_t new_size, int flags,
+                             void *new_addr)
     {
         if (must_fail(OS_MREMAP)) {
             return MAP_FAILED;
@@ -175,7 +176,8 @@ class FailingOs
         void *p = os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
         if (p != MAP_FAILED) {
             /* A fixed target was mapped before, and is replaced. */
-            add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) - static_cast<int64_t>(old_size));
+            add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) -
+                static_cast<int64_t>(old_size));
         }
         return p;
     }

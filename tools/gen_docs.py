@@ -34,7 +34,12 @@ def rows(path, macro):
     out = []
     for match in re.finditer(r"^%s\((.*?)\)[ \t]*$" % macro, text, flags=re.S | re.M):
         arguments = split_arguments(match.group(1))
-        out.append(["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', a)) if a.startswith('"') else a for a in arguments])
+        out.append(
+            [
+                "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', a)) if a.startswith('"') else a
+                for a in arguments
+            ]
+        )
     return out
 
 
@@ -60,12 +65,16 @@ def default_of(text):
 
 def options_page(base):
     out = NOTE % "options.def" + "# Options\n\n"
-    out += ("Environment variables, read once at start. A value that is malformed or out of bounds, and a variable `HAKMEM_...` that\n"
-            "is not in this table, is named on standard error, and the default is used. Where the unit is bytes, a suffix `k`, `m`\n"
-            "or `g` means KiB, MiB or GiB. Switches are `0`, `off`, `no`, `false` or `1`, `on`, `yes`, `true`, in any case.\n\n"
-            "| Variable | Default | From | To | Unit | Meaning |\n|---|---:|---:|---:|---|---|\n")
+    out += (
+        "Environment variables, read once at start. A value that is malformed or out of bounds, and a variable `HAKMEM_...` that\n"
+        "is not in this table, is named on standard error, and the default is used. Where the unit is bytes, a suffix `k`, `m`\n"
+        "or `g` means KiB, MiB or GiB. Switches are `0`, `off`, `no`, `false` or `1`, `on`, `yes`, `true`, in any case.\n\n"
+        "| Variable | Default | From | To | Unit | Meaning |\n|---|---:|---:|---:|---|---|\n"
+    )
     tiny = []
-    for _, env, kind, default, low, high, unit, text in rows(os.path.join(base, "options.def"), "OPTION"):
+    for _, env, kind, default, low, high, unit, text in rows(
+        os.path.join(base, "options.def"), "OPTION"
+    ):
         normal, shrunk = default_of(default)
         if shrunk != normal:
             tiny.append("`%s` %s" % (env, in_units(shrunk, unit)))
@@ -74,14 +83,18 @@ def options_page(base):
         else:
             cells = tuple(in_units(n, unit, kind) for n in (normal, low, high))
             out += "| `%s` | %s | %s | %s | %s | %s |\n" % ((env,) + cells + (unit, text))
-    return out + "\nThe `tiny` variant, which is for tests, has other defaults: %s.\n" % ", ".join(tiny)
+    return out + "\nThe `tiny` variant, which is for tests, has other defaults: %s.\n" % ", ".join(
+        tiny
+    )
 
 
 def stats_page(base):
     out = NOTE % "stats.def" + "# Statistics\n\n"
-    out += ("Of the whole process. `HAKMEM_SHOW_STATS=1` prints them to standard error when the process ends, one a line:\n"
-            "`hakmem: NAME = VALUE UNIT`. A counter only grows; a level is what is so now.\n\n"
-            "| Name | Kind | Unit | Meaning |\n|---|---|---|---|\n")
+    out += (
+        "Of the whole process. `HAKMEM_SHOW_STATS=1` prints them to standard error when the process ends, one a line:\n"
+        "`hakmem: NAME = VALUE UNIT`. A counter only grows; a level is what is so now.\n\n"
+        "| Name | Kind | Unit | Meaning |\n|---|---|---|---|\n"
+    )
     for name, kind, unit, text in rows(os.path.join(base, "stats.def"), "STAT"):
         out += "| `%s` | %s | %s | %s |\n" % (name, kind.lower(), unit, text)
     return out
@@ -90,14 +103,18 @@ def stats_page(base):
 def size_classes_page(base):
     table = rows(os.path.join(base, "size_classes.def"), "SIZE_CLASS")
     out = NOTE % "size_classes.def" + "# Size classes\n\n"
-    out += ("Requests up to 32 KiB are served as blocks of these sizes, cut from slabs of 64 KiB; every block is aligned to 16 bytes.\n"
-            "Waste inside: of a block that serves the smallest request of its class. Waste at the tail: what a slab has left behind\n"
-            "its last block. There are %d classes.\n\n"
-            "| Class | Requests (bytes) | Block (bytes) | Blocks a slab | Waste inside, at most | Waste at the tail |\n"
-            "|---:|---:|---:|---:|---:|---:|\n" % len(table))
+    out += (
+        "Requests up to 32 KiB are served as blocks of these sizes, cut from slabs of 64 KiB; every block is aligned to 16 bytes.\n"
+        "Waste inside: of a block that serves the smallest request of its class. Waste at the tail: what a slab has left behind\n"
+        "its last block. There are %d classes.\n\n"
+        "| Class | Requests (bytes) | Block (bytes) | Blocks a slab | Waste inside, at most | Waste at the tail |\n"
+        "|---:|---:|---:|---:|---:|---:|\n" % len(table)
+    )
     previous = -1
     for index, size, count, _, inside, tail in table:
-        out += "| %s | %d to %s | %s | %s | %s %% | %s %% |\n" % (index, previous + 1, size, size, count, inside, tail)
+        out += "| %s | %d to %s | %s | %s | %s %% | %s %% |\n" % (
+            index, previous + 1, size, size, count, inside, tail,
+        )
         previous = int(size)
     return out
 
@@ -107,7 +124,9 @@ PAGES = {"options.md": options_page, "stats.md": stats_page, "size_classes.md": 
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1][7:])
-    parser.add_argument("--root", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+    parser.add_argument(
+        "--root", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+    )
     parser.add_argument("--out")
     args = parser.parse_args()
     for name, page in PAGES.items():

@@ -20,7 +20,8 @@ int main(int argc, char **argv)
     auto wide = std::make_unique<Wide>();
     std::vector<int> numbers(1000);
 
-    bool ours = hak_owns && hak_owns(words[999].data()) && hak_owns(wide.get()) && hak_owns(numbers.data());
+    bool ours =
+        hak_owns && hak_owns(words[999].data()) && hak_owns(wide.get()) && hak_owns(numbers.data());
     std::string served_by = ours ? "hakmem" : "libc";
     std::printf("C++: operator new is served by %s\n", served_by.c_str());
     return argc > 1 && served_by != argv[1];

@@ -72,7 +72,9 @@ def search(defines, folder, optimise):
         ["./pan", "-m2000000"],
     ]
     for command in commands:
-        run = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        run = subprocess.run(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if run.returncode and command[0] != "./pan":
             return 0, None, run.stdout
     states = re.search(r"(\d+) states, stored", run.stdout)
@@ -106,14 +108,18 @@ def main():
     what = sys.argv[1:]
     is_small = what == ["small"]
     if is_small or what == ["large"]:
-        what = list(SMALL if is_small else configurations) + list(SMALL_MUTATIONS if is_small else mutations)
+        what = list(SMALL if is_small else configurations) + list(
+            SMALL_MUTATIONS if is_small else mutations
+        )
     unknown = set(what) - set(configurations) - set(mutations)
     if not what or unknown:
         sys.exit("%sunknown: %s" % (__doc__, sorted(unknown)))
     wrong = [
         name
         for name in what
-        if not is_right(name, configurations.get(name) or mutations.get(name, ""), name in mutations)
+        if not is_right(
+            name, configurations.get(name) or mutations.get(name, ""), name in mutations
+        )
     ]
     sys.exit("wrong: " + " ".join(wrong) if wrong else 0)
 
