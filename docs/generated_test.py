@@ -1,7 +1,8 @@
 """Everything that is generated and checked in is what its generator makes now.
 
-The pages of docs/ (tools/gen_docs.py), base/size_classes.def and base/size_class_of.def (tools/gen_size_classes.py, with the
-arguments that the table's first line names). A page's rows are also counted against the table that they come from.
+The pages of docs/ (tools/gen_docs.py), base/size_classes.def and base/size_class_of.def
+(tools/gen_size_classes.py, with the arguments that the table's first line names). A page's rows are
+also counted against the table that they come from.
 """
 import os
 import re
