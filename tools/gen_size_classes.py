@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Prints base/size_classes.def: the size classes up to 32 KiB with their slab geometry and waste; or, with --map,
-base/size_class_of.def: the class of a request for each 16 bytes.
+"""Prints base/size_classes.def: the size classes up to 32 KiB with their slab geometry and waste;
+or, with --map, base/size_class_of.def: the class of a request for each 16 bytes.
 
 usage: gen_size_classes.py [--tiny-per-doubling 4|8] [--mid-per-doubling 4|8] [--map]
 
-Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny) and to 4 KiB (mid), and one just above 1 KiB and 2 KiB; then sizes
-that divide a slab of 64 KiB into n equal blocks, so that no slab has a tail. Sizes are multiples of 16. A class's `magic` is ceil(2^32 / size): for an offset n < 2^16 in a
-slab, n is a multiple of size exactly if (n * magic) mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct
-computation, 2019); the generator tries every n.
+Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny) and to 4 KiB (mid), and one just
+above 1 KiB and 2 KiB; then sizes that divide a slab of 64 KiB into n equal blocks and leave nearly
+no tail (28,672, see below, leaves 12.5 %). Sizes are multiples of 16. A class's `magic` is
+ceil(2^32 / size): for an offset n < 2^16 in a slab, n is a multiple of size exactly if (n * magic)
+mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019); the generator
+tries every n.
 """
 import argparse
 import sys
@@ -15,10 +17,12 @@ import sys
 SLAB = 65536
 
 
-# Programs ask for a power of two and a header of their own: with steps of a quarter such blocks would waste a fifth.
+# Programs ask for a power of two and a header of their own: with steps of a quarter such blocks
+# would waste a fifth.
 ABOVE_POWERS = (SLAB // 63, SLAB // 31 // 16 * 16)
 
-# Blocks a slab above 4 KiB; 28672 (2 blocks and a tail) keeps the step from 21840 to 32768 below a quarter.
+# Blocks a slab above 4 KiB; 28672 (2 blocks and a tail) keeps the step from 21840 to 32768 below a
+# quarter.
 BLOCKS_A_SLAB = (15, 13, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)
 
 
