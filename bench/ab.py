@@ -1,9 +1,11 @@
-"""ab: an experiment between two variants of hakmem, the result against what was expected, and the reason.
+"""ab: an experiment between two variants of hakmem, the result against what was expected, and the
+reason.
 
-First it makes sure that there is something to measure: each library says which variant it is, the disassembly differs, and the
-functions in question are called on the workload at all. Then it counts instructions, and only then it takes times, in
-pairs of runs in random alternation. It prints a page, and writes it to docs/experiments with --name or to --out.
-Exit status: 0; 1 if it refused or something failed; 2 for a wrong command line; 3 if the result is FAIL.
+First it makes sure that there is something to measure: each library says which variant it is, the
+disassembly differs, and the functions in question are called on the workload at all. Then it counts
+instructions, and only then it takes times, in pairs of runs in random alternation. It prints a
+page, and writes it to docs/experiments with --name or to --out. Exit status: 0; 1 if it refused or
+something failed; 2 for a wrong command line; 3 if the result is FAIL.
 """
 
 import argparse
@@ -45,7 +47,8 @@ def parser():
     )
     made.add_argument(
         "--expect", metavar="RANGE", action="append", default=[],
-        help="the expected change of throughput from A to B, such as +12%%..+15%%: one for all, or one a workload",
+        help="the expected change of throughput from A to B, such as +12%%..+15%%: one for all, "
+        "or one a workload",
     )
     made.add_argument(
         "--function", metavar="NAME", action="append", default=[],
@@ -136,7 +139,8 @@ class Config:
 
 
 def take_times(config, place, workload, names, progress):
-    """({side: its runs}, first rounds that are warm-up): pairs of runs, in random order within each pair."""
+    """({side: its runs}, first rounds that are warm-up): pairs of runs, in random order within each
+    pair."""
     results = {name: [] for name in names}
     for i in range(config.runs + 1):
         for name in config.rng.sample(names, 2):
@@ -152,7 +156,7 @@ def take_times(config, place, workload, names, progress):
 
 
 def examine(config, place, sides, workload, expected, expected_text, facts, progress):
-    """All about one workload: instructions, functions, times, verdict, reasons."""
+    """One workload: instructions, functions, times, verdict, reasons."""
     a, b = (side.name for side in sides)
     program, *counted = run.command_of(place, workload, a, "quick", rounds.FIRST_SEED)
     progress.show(f"{workload.name}: counting instructions")
@@ -174,7 +178,8 @@ def examine(config, place, sides, workload, expected, expected_text, facts, prog
         judge.about_function(name, a, b, facts["code"], profiles) for name in config.functions
     ]
     reasons.append(
-        f"The library's own functions are {profiles[0].library_share() * 100:.1f} % of the run's instructions under `{a}` and "
+        f"The library's own functions are {profiles[0].library_share() * 100:.1f} % of the run's "
+        f"instructions under `{a}` and "
         f"{profiles[1].library_share() * 100:.1f} % under `{b}`; the rest is the workload."
     )
     return {
@@ -234,7 +239,8 @@ def experiment(config, progress):
 
 
 def written(path, made):
-    """The page, written to path if there is one; what somebody wrote into an earlier one is kept."""
+    """The page, written to path if there is one; the section that was written by hand into an
+    earlier page is kept."""
     old = ""
     if path and os.path.exists(path):
         with open(path, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""ab from end to end: real variants and programs, little work. No time is judged, but what does not depend on time is."""
+"""ab from end to end: real variants and programs, little work. No time is judged; all else is."""
 
 import contextlib
 import io
@@ -43,7 +43,8 @@ class AbTest(unittest.TestCase):
         self.assertRegex(text, r"`tiny_free` \d+ against \d{2,}")
         self.assertRegex(
             text,
-            r"`validate_free`: under `release` there is no such function .* it is called [\d,]+ times",
+            r"`validate_free`: under `release` there is no such function .* it is called [\d,]+ "
+            r"times",
         )
         self.assertIn("`no_such_function` is a function of neither library", text)
         self.assertRegex(
@@ -51,7 +52,7 @@ class AbTest(unittest.TestCase):
         )  # more instructions, whatever the time
 
     def test_the_expectation_decides_the_exit_status(self):
-        # Nothing on earth is nine times as fast.
+        # No change makes hakmem nine times as fast.
         status, text, _ = run(*TWO, "--bench", "mid_mt_gap_1", "--expect=+800%..+900%", *SHORT)
         self.assertEqual(status, ab.FAILED_EXPECTATION)
         self.assertIn("**FAIL**", text)

@@ -1,8 +1,9 @@
-// What the workloads share: argument parsing, the clock, the random numbers, and the answer to "who serves malloc here?".
+// What the workloads share: argument parsing, the clock, the random numbers, and the answer to "who
+// serves malloc here?".
 //
-// No locks. Included by the bench_*.c programs only, each of which is one file and is linked once for every allocator.
-// Nothing here allocates: the tables of the workloads come from mmap, so that the allocator is asked for nothing but
-// the blocks that the workload is about.
+// No locks. Included by the bench_*.c programs only, each of which is one file and is linked once
+// for every allocator. Nothing here allocates: the tables of the workloads come from mmap, so that
+// the allocator is asked for nothing but the blocks that the workload is about.
 #ifndef HAKMEM_BENCH_BENCH_COMMON_H_
 #define HAKMEM_BENCH_BENCH_COMMON_H_
 
@@ -21,7 +22,8 @@
 // Present only where hakmem itself is linked in statically.
 extern const char *hak_version(void) __attribute__((weak));
 
-// A random 64-bit number from the one before it (Marsaglia's xorshift, shifts 13, 7, 17); the state is never 0.
+// A random 64-bit number from the one before it (Marsaglia's xorshift, shifts 13, 7, 17); the state
+// is never 0.
 static inline uint64_t bench_next(uint64_t x)
 {
     x ^= x << 13;
@@ -53,7 +55,8 @@ static inline uint64_t bench_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-// Writes the first and the last byte of a block; volatile, so that neither the block nor its writes can be elided.
+// Writes the first and the last byte of a block; volatile, so that neither the block nor its writes
+// can be elided.
 static inline void bench_touch(void *block, size_t size, uint64_t value)
 {
     volatile unsigned char *bytes = block;
@@ -67,7 +70,8 @@ __attribute__((cold, noreturn)) static void bench_die(const char *what)
     exit(1);
 }
 
-// Zeroed memory of `bytes` bytes that does not come from the allocator under test. Never NULL, never given back.
+// Zeroed memory of `bytes` bytes that does not come from the allocator under test. Never NULL,
+// never freed.
 static void *bench_table(size_t bytes)
 {
     void *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -98,8 +102,8 @@ struct bench_arg {
     int required;
 };
 
-// The name of the object that defines `symbol` for this process: a path, or "static" (with the version, where it is
-// hakmem's) when it lies in the program itself.
+// The name of the object that defines `symbol` for this process: a path, or "static" (with the
+// version, where it is hakmem's) when it lies in the program itself.
 static void bench_print_owner(const char *symbol)
 {
     Dl_info program, owner;
@@ -124,7 +128,8 @@ __attribute__((cold)) static void bench_usage(FILE *to, const char *program,
     fprintf(to, " | --whoami | --help\n");
 }
 
-// Fills `args` from the command line. Answers --whoami and --help itself; a bad argument ends with a usage line, exit 2.
+// Fills `args` from the command line. Answers --whoami and --help itself; a bad argument ends with
+// a usage line, exit 2.
 static void bench_args(int argc, char **argv, struct bench_arg *args, int n_args)
 {
     if (argc == 2 && strcmp(argv[1], "--whoami") == 0) {

@@ -1,11 +1,13 @@
-// bench_prod_cons [BLOCKS [BATCH [DEPTH [SEED]]]]: one thread allocates, another one frees; blocks of 16 to 256 bytes.
+// bench_prod_cons [BLOCKS [BATCH [DEPTH [SEED]]]]: one thread allocates, another one frees; blocks
+// of 16 to 256 bytes.
 //
-// The blocks travel in batches of BATCH pointers through a ring of DEPTH batches, so that the ring costs one release
-// store and one acquire load a batch, and at most BATCH * (DEPTH + 1) blocks are on their way. The producer writes the
-// first and last byte of each block, the consumer reads the first. An operation is one malloc or one free: there are
-// two a block. Each thread is bound to a processor of its own: left to itself, the kernel often runs both on one for the
-// whole run, as they wake each other, and then nothing crosses between caches, at twice the speed.
-// No locks: `head` belongs to the producer, `tail` to the consumer. Run by compare.py, or by hand.
+// The blocks travel in batches of BATCH pointers through a ring of DEPTH batches, so that the ring
+// costs one release store and one acquire load a batch, and at most BATCH * (DEPTH + 1) blocks are
+// on their way. The producer writes the first and last byte of each block, the consumer reads the
+// first. An operation is one malloc or one free: there are two a block. Each thread is bound to a
+// processor of its own: left to itself, the kernel often runs both on one for the whole run, as
+// they wake each other, and then nothing crosses between caches, at twice the speed. No locks:
+// `head` belongs to the producer, `tail` to the consumer. Run by compare.py, or by hand.
 #include "bench/bench_common.h"
 
 #include <pthread.h>
@@ -13,8 +15,9 @@
 
 enum { MIN_SIZE = 16, MAX_SIZE = 256, CACHE_LINE = 64, SPINS = 256 };
 
-// A ring between exactly two threads. tail <= head <= tail + depth always; batch number i lies in the place i % depth
-// (depth is a power of two) and belongs to the consumer while tail <= i < head, to the producer otherwise.
+// A ring between exactly two threads. tail <= head <= tail + depth always; batch number i lies in
+// the place i % depth (depth is a power of two) and belongs to the consumer while tail <= i < head,
+// to the producer otherwise.
 static struct {
     void **places;
     uint64_t n_batches;
@@ -27,7 +30,8 @@ static struct {
 
 static pthread_barrier_t ready;
 
-// Waits until `*counter` has reached `wanted`: spins for a moment, then lets others have the processor.
+// Waits until `*counter` has reached `wanted`: spins for a moment, then lets others have the
+// processor.
 static inline void wait_for(const uint64_t *counter, uint64_t wanted)
 {
     for (unsigned spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < wanted; spins++) {
@@ -78,7 +82,8 @@ uint64_t cons_loop(void)
     return sum;
 }
 
-// Binds the calling thread to the n-th of the processors that this process may use, if it may use that many.
+// Binds the calling thread to the n-th of the processors that this process may use, if it may use
+// that many.
 static void bind_to_processor(int n)
 {
     cpu_set_t allowed, wanted;

@@ -1,8 +1,9 @@
-"""Counts instructions an operation, workload included, for hakmem and its peers; hakmem has to need the fewest.
+"""Counts instructions an operation, workload included, for hakmem and its peers; hakmem has to need
+the fewest.
 
-Valgrind's callgrind counts exactly, whatever else the machine does. Each program runs twice, with different numbers of
-operations; the difference leaves out the start, first faults and first refills. Only the measured loop counts
-(--toggle-collect). An operation is one malloc or one free.
+Valgrind's callgrind counts exactly, whatever else the machine does. Each program runs twice, with
+different numbers of operations; the difference leaves out the start, first faults and first
+refills. Only the measured loop counts (--toggle-collect). An operation is one malloc or one free.
 """
 
 import argparse
@@ -67,7 +68,8 @@ def main():
     for workload in WORKLOADS:
         ours = per_operation(options.bin_dir, workload, options.ours)
         print(
-            f"{workload[0]} ({workload[4]}), instructions an operation:\n  {options.ours:<14}{ours:8.2f}",
+            f"{workload[0]} ({workload[4]}), instructions an operation:\n  "
+            f"{options.ours:<14}{ours:8.2f}",
             flush=True,
         )
         for peer in PEERS:

@@ -1,8 +1,10 @@
-"""compare: runs the same work under hakmem, jemalloc, mimalloc, tcmalloc, tbbmalloc and glibc, and says who was faster.
+"""compare: runs the same work under hakmem, jemalloc, mimalloc, tcmalloc, tbbmalloc and glibc, and
+says who was faster.
 
-How it measures: in rounds, each with every workload under every allocator in random order, so that pairs of runs can be
-compared. Before anything is measured, each program has to prove which object serves its malloc and its free.
-Exit status: 0; 1 when something failed; 2 for a wrong command line; 3 for a regression against --baseline.
+How it measures: in rounds, each with every workload under every allocator in random order, so that
+pairs of runs can be compared. Before anything is measured, each program has to prove which object
+serves its malloc and its free. Exit status: 0; 1 when something failed; 2 for a wrong command line;
+3 for a regression against --baseline.
 """
 
 import argparse
@@ -44,7 +46,8 @@ class Parser(argparse.ArgumentParser):
 def parser(workloads):
     made = Parser(
         prog="compare",
-        description="Runs the same work under several memory allocators, in turn, and prints who was faster by how much.",
+        description="Runs the same work under several memory allocators, in turn, and prints who "
+        "was faster by how much.",
         epilog="Workloads (--list says what they do): " + ", ".join(workloads) + ".",
     )
     length = made.add_mutually_exclusive_group()
@@ -58,7 +61,8 @@ def parser(workloads):
     )
     made.add_argument(
         "--runs", metavar="N", type=int,
-        help=f"rounds, at least {MIN_RUNS}; default {DEFAULT_RUNS}, or as many as fit into {BUDGET_S['default']:.0f} s",
+        help=f"rounds, at least {MIN_RUNS}; default {DEFAULT_RUNS}, or as many as fit into "
+        f"{BUDGET_S['default']:.0f} s",
     )
     made.add_argument(
         "--list", action="store_true", help="print the workloads and their tags, measure nothing"
@@ -95,7 +99,8 @@ def parser(workloads):
     )
     made.add_argument(
         "--preload", action="store_true",
-        help="preload every allocator's library into one program, instead of a program linked with each",
+        help="preload every allocator's library into one program, instead of a program linked "
+        "with each",
     )
     made.add_argument(
         "--instructions", action="store_true",
@@ -138,7 +143,8 @@ def working_path(path):
 
 
 def writable(path):
-    """An output file's path, made absolute; raises Usage at once, not after the measurement, if it cannot be written."""
+    """An output file's path, made absolute; raises Usage at once, not after the measurement, if it
+    cannot be written."""
     path = working_path(path)
     is_new = not os.path.exists(path)
     try:
@@ -203,7 +209,8 @@ class Config:
         return found
 
     def drop(self, missing):
-        """Leaves out what is not there, and says why: lines. Raises Failure where nothing or hakmem's own is missing."""
+        """Leaves out what is not there, and says why: lines. Raises Failure where nothing or
+        hakmem's own is missing."""
         kept, left_out = [], []
         for workload, allocator in self.pairs:
             why = missing(self.place, workload, allocator)
@@ -219,7 +226,8 @@ class Config:
                 kept.append((workload, allocator))
         if not kept:
             raise run.Failure(
-                f"nothing to measure: {left_out[0][0].name} under {left_out[0][1]}: {left_out[0][2]}"
+                f"nothing to measure: {left_out[0][0].name} under {left_out[0][1]}: "
+                f"{left_out[0][2]}"
             )
         self.pairs = kept
         self.workloads = [
@@ -231,7 +239,8 @@ class Config:
         return self.told(left_out)
 
     def told(self, left_out):
-        """One line for each workload that cannot be done at all, one for each allocator that some others lack."""
+        """One line for each workload that cannot be done at all, one for each allocator that some
+        others lack."""
         lines, of_allocator = {}, {}
         for workload, allocator, why in left_out:
             if workload in self.workloads:
@@ -276,7 +285,8 @@ def count_instructions(config, report, tools, progress, clock=time.monotonic):
     for done, (workload, row) in enumerate(todo):
         left = f", about {(clock() - begin) / done * (len(todo) - done):.0f} s left" if done else ""
         progress.show(
-            f"counting instructions, {done + 1} of {len(todo)}{left}: {workload.name} under {row['allocator']}"
+            f"counting instructions, {done + 1} of {len(todo)}{left}: {workload.name} under "
+            f"{row['allocator']}"
         )
         counted = tools.instructions(config.place, workload, row["allocator"], rounds.FIRST_SEED)
         if counted is not None:
@@ -315,7 +325,8 @@ def judge(config, report):
     lines, regressions = baseline.compare(config.baseline, report, config.tolerance)
     print("\nagainst the baseline:\n  " + "\n  ".join(lines))
     print(
-        f"{regressions} regression{'' if regressions == 1 else 's'} of more than {config.tolerance:.1%}"
+        f"{regressions} regression{'' if regressions == 1 else 's'} of more than "
+        f"{config.tolerance:.1%}"
     )
     return REGRESSION if regressions else 0
 

@@ -1,6 +1,8 @@
-"""Tests of compare.py: its command line, its rounds, what it refuses, its files, and the check against a baseline.
+"""Tests of compare.py: its command line, its rounds, what it refuses, its files, and the check
+against a baseline.
 
-The programs that it runs here are fakes: functions, or shell scripts that print an output line at once.
+The programs that it runs here are fakes: functions, or shell scripts that print an output line at
+once.
 """
 
 import contextlib
@@ -83,7 +85,8 @@ class TableTest(unittest.TestCase):
             self.assertEqual(place.binary(driver, allocator), f"/bin_dir/bench_one_{allocator}")
             self.assertIsNone(place.library(driver, allocator))
         told = run.parse_output(
-            'Throughput = 0.5 units/s [work=x scale=1] time=2.000s\nUsed {"peak_kib": 7, "user_s": 1.5}\n'
+            'Throughput = 0.5 units/s [work=x scale=1] time=2.000s\nUsed {"peak_kib": 7, '
+            '"user_s": 1.5}\n'
         )
         self.assertEqual(told["used"], {"peak_kib": 7, "user_s": 1.5})
 
@@ -370,7 +373,7 @@ class ReportTest(CompareCase):
 
 
 class RoundsTest(CompareCase):
-    """With a clock of its own: each run takes as long as it is told to."""
+    """With a clock that the test sets: each run takes as long as the test says."""
 
     def measure(self, seconds, *arguments, slow=1):
         config = compare.Config(list(arguments), WORKLOADS)

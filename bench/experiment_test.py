@@ -1,4 +1,5 @@
-"""Tests of ab's modules: verdicts, what is made of disassemblies and callgrind's files, the page. What they read is made up."""
+"""Tests of ab's modules: verdicts, the reading of disassemblies and callgrind's files, the page.
+All inputs are made up."""
 
 import copy
 import unittest
@@ -196,10 +197,14 @@ def experiment():
         CALLGRIND.replace("summary: 1000", "summary: 1500")
     )
     one = {
-        "name": "mixed", "text": "a text", "command": "bench_mixed 1", "counted": "bench_mixed 2", "a": "x", "b": "y",
-        "expected_text": "-60%..-40%", "result": "PASS", "why": "because", "left_out": 1, "runs": 12,
-        "pairs": stats.against([run["ops_per_s"] for run in runs["y"]], [run["ops_per_s"] for run in runs["x"]]),
-        "profiles": profiles, "code": (code.parse(DISASSEMBLY), {}), "functions": ["free"], "reasons": ["a reason."],
+        "name": "mixed", "text": "a text", "command": "bench_mixed 1", "counted": "bench_mixed 2",
+        "a": "x", "b": "y", "expected_text": "-60%..-40%", "result": "PASS", "why": "because",
+        "left_out": 1, "runs": 12,
+        "pairs": stats.against(
+            [run["ops_per_s"] for run in runs["y"]], [run["ops_per_s"] for run in runs["x"]]
+        ),
+        "profiles": profiles, "code": (code.parse(DISASSEMBLY), {}), "functions": ["free"],
+        "reasons": ["a reason."],
         "rows": [analysis.row_of(name, runs[name], runs[name], None) for name in ("x", "y")],
     }  # fmt: skip
     about = {key: made_up.ABOUT[key] for key in ("machine", "noise")}
@@ -218,9 +223,11 @@ class PageTest(unittest.TestCase):
     def test_everything_is_there(self):
         text = page.page(experiment())
         for words in (
-            "# A title", "| A | `x` |", "Some CPU", "a spread of 1.0 %", "`ab -- x`", "- code", "**PASS**: because", "- a reason.",
-            "| mixed | -60%..-40% | -50.0 % (", "`y` is slower; so many runs would have seen 0.0 %", "| +50.0 % | PASS |",
-            "12 pairs of runs, the first 1 left out as warm-up", "| `free` | 4 / none | 10 | 10 | 200 | 200 | 60.0 % | 40.0 % |",
+            "# A title", "| A | `x` |", "Some CPU", "a spread of 1.0 %", "`ab -- x`", "- code",
+            "**PASS**: because", "- a reason.", "| mixed | -60%..-40% | -50.0 % (",
+            "`y` is slower; so many runs would have seen 0.0 %", "| +50.0 % | PASS |",
+            "12 pairs of runs, the first 1 left out as warm-up",
+            "| `free` | 4 / none | 10 | 10 | 200 | 200 | 60.0 % | 40.0 % |",
             "| A `x` | 10.00 | ",
         ):  # fmt: skip
             self.assertIn(words, text)

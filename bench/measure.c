@@ -1,11 +1,13 @@
-// measure [-p LIBRARY] PROGRAM ARGS: runs a program to its end and writes what it used to descriptor 3, as one JSON object.
+// measure [-p LIBRARY] PROGRAM ARGS: runs a program to its end and writes what it used to
+// descriptor 3, as one JSON object.
 //
-// compare.py starts every workload through this, because Linux counts the memory of the process that calls exec into
-// ru_maxrss of the program that it becomes: a child of a Python process never shows less than Python's own memory.
-// The floor here is the 1 MiB or so of this program. -p LIBRARY sets LD_PRELOAD for the program alone. Resident memory is
-// sampled while it runs, and once more when it ends, before its memory is taken down: what is left after everything was
-// freed. No locks, no threads. Exit status: that of the program; 128 + N after signal N; 126 if it cannot be run; 127 if
-// it is not there; 125 if something goes wrong here.
+// compare.py starts every workload through this, because Linux counts the memory of the process
+// that calls exec into ru_maxrss of the program that it becomes: a child of a Python process never
+// shows less than Python's own memory. The floor here is the 1 MiB or so of this program. -p
+// LIBRARY sets LD_PRELOAD for the program alone. Resident memory is sampled while it runs, and once
+// more when it ends, before its memory is taken down: what is left after everything was freed. No
+// locks, no threads. Exit status: that of the program; 128 + N after signal N; 126 if it cannot be
+// run; 127 if it is not there; 125 if something goes wrong here.
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -21,7 +23,8 @@
 
 enum { REPORT_FD = 3, FAILED_HERE = 125, CANNOT_RUN = 126, NOT_FOUND = 127, MAX_SAMPLES = 256 };
 
-// One sample every interval_ms; when the table is full every other one is dropped and the interval doubles.
+// One sample every interval_ms; when the table is full every other one is dropped and the interval
+// doubles.
 static struct {
     long kib[MAX_SAMPLES];
     int n;
@@ -77,7 +80,7 @@ static void go_on(pid_t child, int status, int statm)
     }
 }
 
-// Waits for the child's end, sampling meanwhile. 0, or -1 with errno.
+// Waits for the child's end and samples until then. 0, or -1 with errno.
 static int watch(pid_t child, int *status, struct rusage *used, int statm,
                  const sigset_t *child_signal)
 {

@@ -1,8 +1,10 @@
-"""merge: joins JSON results of compare, such as those that Bazel's tests left on many machines, by machine.
+"""merge: joins JSON results of compare, such as those that Bazel's tests left on many machines, by
+machine.
 
-merge FOLDER-OR-FILE... --out FOLDER: every result.json (also inside a test's outputs.zip) is read. For each kind of machine
-one joined report is written, as JSON, Markdown, CSV and HTML; results of different machines are never mixed. Of a workload
-that was measured twice on like machines, the result with more rounds counts, and the other is named.
+merge FOLDER-OR-FILE... --out FOLDER: every result.json (also inside a test's outputs.zip) is read.
+For each kind of machine one joined report is written, as JSON, Markdown, CSV and HTML; results of
+different machines are never mixed. Of a workload that was measured twice on like machines, the
+result with more rounds counts, and the other is named.
 """
 
 import argparse
@@ -62,7 +64,8 @@ def join(found):
             other = into["workloads"].get(part["workload"])
             if other is not None:
                 notes.append(
-                    f"{part['workload']} was measured twice on {name}: the result with more rounds counts"
+                    f"{part['workload']} was measured twice on {name}: the result with more "
+                    f"rounds counts"
                 )
             if other is None or part["rounds"] > other["rounds"]:
                 into["workloads"][part["workload"]] = part
@@ -105,7 +108,8 @@ def main(arguments):
                 ) as file:
                     write(report, file)
             print(
-                f"{name}: {len(report['workloads'])} workloads from {len(report['results'])} results"
+                f"{name}: {len(report['workloads'])} workloads from {len(report['results'])} "
+                f"results"
             )
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.stderr.write(f"merge: {error}\n")

@@ -1,4 +1,5 @@
-"""Tests of merge.py: results are joined by machine, never across machines, from files, folders and zip files."""
+"""Tests of merge.py: results are joined by machine, never across machines, from files, folders and
+zip files."""
 
 import contextlib
 import io

@@ -1,4 +1,5 @@
-"""Tests of the workload programs themselves: command lines, output lines, and which allocator serves each of them."""
+"""Tests of the workload programs themselves: command lines, output lines, and which allocator
+serves each of them."""
 
 import json
 import os
@@ -24,7 +25,8 @@ PROGRAMS = [
     (
         "bench_latency",
         ["1000", "64", "42"],
-        r"Throughput = \d+ ops/s \[iter=1000 ws=64\] time=\d+\.\d{3}s\nLatency ns: p50=.* max=\d+\n",
+        r"Throughput = \d+ ops/s \[iter=1000 ws=64\] time=\d+\.\d{3}s\nLatency ns: p50=.* "
+        r"max=\d+\n",
     ),
     (
         "bench_mid_mt_gap",

@@ -1,4 +1,5 @@
-"""The page in a real browser: headless Chromium draws it, light and dark, and the two pictures differ and are not empty.
+"""The page in a real browser: headless Chromium draws it, light and dark, and the two pictures
+differ and are not empty.
 
 Without a Chromium this test is skipped, and says so."""
 
@@ -18,8 +19,9 @@ BROWSER = (
     or shutil.which("google-chrome")
 )
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
-    "--hide-scrollbars", "--window-size=1240,2600",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--no-first-run", "--hide-scrollbars",
+    "--window-size=1240,2600",
 ]  # fmt: skip
 SMALLEST_PICTURE = 30_000  # bytes; an empty page is a tenth of that
 

@@ -1,4 +1,4 @@
-"""Tests of the statistics: known values, and what they promise, by simulation from fixed seeds."""
+"""Tests of the statistics: known values, and their promises, by simulation from fixed seeds."""
 
 import itertools
 import math
@@ -47,7 +47,8 @@ class KnownValuesTest(unittest.TestCase):
         rng = random.Random(7)
         for n in (*range(2, 13), 31):
             drawn = [stats.sigma([rng.gauss(0, 1) for _ in range(n)]) for _ in range(6000)]
-            # The mean of 6,000 swings by 1 % (n = 2: standard deviation 0.75 / sqrt(6,000)), the table is good to 1 %.
+            # The mean of 6,000 swings by 1 % (n = 2: standard deviation 0.75 / sqrt(6,000)), the
+            # table is good to 1 %.
             self.assertAlmostEqual(sum(drawn) / len(drawn), 1, delta=0.03, msg=str(n))
 
     def test_against_other_ways_to_compute(self):
@@ -68,7 +69,8 @@ class KnownValuesTest(unittest.TestCase):
             self.assertEqual(stats.pair_ratios(values, [2.0] * n), [x / 2 for x in values])
 
     def test_the_rank_by_counting_all_cases(self):
-        # Every way in which n pairs can fall on either side of the true median is as likely as any other.
+        # Every way in which n pairs can fall on either side of the true median is as likely as any
+        # other.
         for n in range(1, 15):
             fewer = [
                 min(sides.count(0), sides.count(1)) for sides in itertools.product((0, 1), repeat=n)
@@ -91,13 +93,15 @@ class KnownValuesTest(unittest.TestCase):
                 sign += low <= math.log(2) <= high
                 low, high = stats.bootstrap_interval(values)
                 bootstrap += low <= math.log(2) <= high
-            # 95 % is promised by the first; the bootstrap of a few values comes near it. 3,000 tries swing by 0.4 %.
+            # 95 % is promised by the first; the bootstrap of a few values comes near it. 3,000
+            # tries swing by 0.4 %.
             self.assertGreater(sign / tries, 0.938, n)
             self.assertGreater(bootstrap / tries, 0.90, n)
 
     def test_median_interval(self):
-        # By the binomial distribution, at 95 %: least to greatest up to 8 values (5 or fewer do not reach it), then
-        # the second (96.1 % at 9), the third (96.1 % at 12), the tenth of 31 (97.1 %).
+        # By the binomial distribution, at 95 %: least to greatest up to 8 values (5 or fewer do not
+        # reach it), then the second (96.1 % at 9), the third (96.1 % at 12), the tenth of 31 (97.1
+        # %).
         for n, k in [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (31, 9)]:
             self.assertEqual(stats.median_interval(list(range(n))[::-1]), (k, n - 1 - k), n)
         self.assertIsNone(stats.sign_rank(5))

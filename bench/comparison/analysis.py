@@ -90,8 +90,9 @@ def part_of(workload, runs_of, min_runs):
 
 
 def overall(parts):
-    """For each allocator the geometric means over the workloads that it and hakmem share of its time, CPU time and peak memory
-    over hakmem's (above 1: hakmem is ahead), and how often which verdict was given."""
+    """For each allocator the geometric means over the workloads that it and hakmem share of its
+    time, CPU time and peak memory over hakmem's (above 1: hakmem is ahead), and how often which
+    verdict was given."""
     found = {}
     for part in parts:
         for row in part["allocators"]:

@@ -1,4 +1,4 @@
-"""What the figures depend on, as far as it is easily known: machine, kernel, compiler, versions."""
+"""The machine, kernel, compiler and versions on which the figures depend."""
 
 import os
 import platform

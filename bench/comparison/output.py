@@ -6,17 +6,21 @@ import json
 from comparison import machine, stats, table
 
 EXPLANATION = f"""\
-median: operations (malloc or free, or the workload's own unit) a second; then its bootstrap interval of {stats.CONFIDENCE:.0%}. to best: the
-best median of a real allocator over this one. peak, settled: resident memory at its most, and when the program ended (median of
-the runs). faults: minor page faults. resident/live: peak over the bytes alive at the end of the work, where the workload tells
-them. M instr.: millions of instructions of a run with the quick arguments, by callgrind; the start of the process and waiting in
-a loop count too. {table.LIMIT}: a null allocator, which gives nothing back: what the workload itself costs."""
+median: operations (malloc or free, or the workload's own unit) a second; then its bootstrap
+interval of {stats.CONFIDENCE:.0%}. to best: the best median of a real allocator over this one.
+peak, settled: resident memory at its most, and when the program ended (median of the runs).
+faults: minor page faults. resident/live: peak over the bytes alive at the end of the work, if the
+workload prints them. M instr.: millions of instructions of a run with the quick arguments, by
+callgrind; the start of the process and waiting in a loop count too.
+{table.LIMIT}: a null allocator, which returns no memory: what the workload itself costs."""
 
 PAIRS_EXPLANATION = f"""\
-{table.OURS} against it: its throughput over the other's in the same round, median of the rounds; in brackets where the true
-median lies with a probability of {stats.CONFIDENCE:.0%} or more. "not told apart": the bracket holds 1. Then the smallest difference
-that so many pairs with this spread would have shown in {stats.POWER:.0%} of such measurements. One verdict in {1 / (1 - stats.CONFIDENCE):.0f} between equals is
-wrong by chance: judge a whole table by its geometric means."""
+{table.OURS} against it: its throughput over the other's in the same round, median of the rounds;
+in brackets the interval that holds the true median with a probability of {stats.CONFIDENCE:.0%} or
+more. "not told apart": the bracket holds 1. Then the smallest difference that so many pairs with
+this spread would have shown in {stats.POWER:.0%} of such measurements. One verdict in
+{1 / (1 - stats.CONFIDENCE):.0f} between equals is wrong by chance: judge a whole table by its
+geometric means."""
 
 
 def percent(value):
@@ -32,7 +36,8 @@ def noise_line(report):
     if not noise:
         return "noise of the machine: not measured"
     return (
-        f"noise of the machine before: a fixed loop's time had a spread of {percent(noise['spread'])} between the quartiles, "
+        "noise of the machine before: a fixed loop's time had a spread of "
+        f"{percent(noise['spread'])} between the quartiles, "
         f"its worst of {noise['spins']} was {percent(noise['worst'])} above the median"
     )
 
@@ -53,7 +58,10 @@ def machine_lines(report):
 
 def heading(part):
     warm = f"; the first {part['left_out']} left out as warm-up" if part["left_out"] else ""
-    return f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; {part['mode']} arguments: {' '.join(part['arguments'])}"
+    return (
+        f"{part['workload']}: {part['text']}; {part['rounds']} runs each{warm}; "
+        f"{part['mode']} arguments: {' '.join(part['arguments'])}"
+    )
 
 
 def pairs_text(row):
@@ -68,7 +76,8 @@ def pairs_text(row):
 
 
 def scale(rows):
-    """(divisor, name) of the unit in which a workload's rows are printed: millions a second, thousands, or single ones."""
+    """(divisor, name) of the unit in which a workload's rows are printed: millions a second,
+    thousands, or single ones."""
     most = max(row["throughput"]["median"] for row in rows)
     return next((one for one in ((1e6, "M/s"), (1e3, "k/s")) if most >= one[0]), (1.0, "1/s"))
 
@@ -134,8 +143,9 @@ def overall_rows(report):
 
 MARKS = {"faster": "+", "slower": "-", "not told apart": "", "too few runs": "?"}
 GLANCE_TITLE = (
-    f"each workload at a glance: {table.OURS}'s throughput over each peer's (+ faster, - slower, ? too few runs, no mark: not told "
-    f"apart), the best real allocator's over {table.OURS}'s, and {table.OURS}'s peak memory over the lowest"
+    f"each workload at a glance: {table.OURS}'s throughput over each peer's (+ faster, - slower, "
+    f"? too few runs, no mark: not told apart), the best real allocator's over {table.OURS}'s, "
+    f"and {table.OURS}'s peak memory over the lowest"
 )
 
 

@@ -24,7 +24,8 @@ class Failure(Exception):
 
 
 def parse_output(text):
-    """What a workload's lines tell: throughput, bytes alive at the most, latencies. None without a throughput."""
+    """The figures in a workload's lines: throughput, bytes alive at the most, latencies. None
+    without a throughput."""
     match = OUTPUT.search(text)
     if not match:
         return None
@@ -46,7 +47,8 @@ def parse_output(text):
 
 
 def command_of(place, workload, allocator, mode, seed):
-    """The program and its arguments; {here} in them is the folder in which the program lies, for files beside it."""
+    """The program and its arguments; {here} in them is the folder in which the program lies, for
+    files beside it."""
     program = place.binary(workload, allocator)
     return [
         program,
@@ -55,7 +57,8 @@ def command_of(place, workload, allocator, mode, seed):
 
 
 def run_once(place, workload, allocator, mode, seed):
-    """One measured run: what the program told and what it used. Raises Failure when it fails in any way."""
+    """One measured run: what the program printed and what it used. Raises Failure when it fails in
+    any way."""
     read_end, write_end = os.pipe()
     library = place.library(workload, allocator)
     with os.fdopen(read_end) as report:
@@ -85,9 +88,9 @@ def run_once(place, workload, allocator, mode, seed):
         raise Failure(
             f"{workload.name} under {allocator}: {why}\n{done.stdout}{done.stderr}".rstrip()
         )
-    # A driver tells what the programs used that it started; what it used itself is not of interest.
+    # A driver prints what the programs used that it started; what it used itself does not count.
     result = {**told, "wall_s": wall_s, "seed": seed, **told.pop("used", json.loads(used))}
-    # The kernel's maximum lags behind by what a thread has not handed in yet.
+    # The kernel's maximum is behind by what a thread has not reported yet.
     result["peak_kib"] = max(
         [result["peak_kib"], result.get("exit_kib", 0), *result.get("resident_kib", [])]
     )
@@ -126,7 +129,8 @@ def why_not(driver, work):
 
 
 def check_owner(place, workload, allocator):
-    """The object that serves malloc in this workload's binary. Raises Failure when it is not that allocator's."""
+    """The object that serves malloc in this workload's binary. Raises Failure when it is not that
+    allocator's."""
     path = place.binary(workload, allocator)
     try:
         library = place.library(workload, allocator)
@@ -150,7 +154,8 @@ def check_owner(place, workload, allocator):
 
 
 def noise(place):
-    """How much a fixed loop's time swings here and now: no difference below that can be trusted from single runs."""
+    """How much a fixed loop's time varies here and now: single runs cannot show a smaller
+    difference."""
     try:
         done = subprocess.run(
             [os.path.join(place.bin_dir, "spin"), str(SPINS)],
@@ -173,7 +178,8 @@ def noise(place):
 
 
 def instructions(place, workload, allocator, seed):
-    """Instructions of one quick run, counted by callgrind. None without valgrind, or if the program fails under it."""
+    """Instructions of one quick run, counted by callgrind. None without valgrind, or if the program
+    fails under it."""
     valgrind = shutil.which("valgrind")
     if not valgrind:
         return None

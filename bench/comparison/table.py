@@ -10,7 +10,9 @@ LIMIT = "null"
 MODES = ("quick", "default", "full")
 UNKNOWN_GROWTH = 5.0  # of a row that does not say how much work it is
 QUICK_TAG = "quick"  # the workloads that --quick measures when none is named
-REAL_TAG = "real"  # a driver that preloads the allocator into programs of the system's; only --full, or by name or tag: they take long
+# a driver that preloads the allocator into programs of the system's; only --full, or by name or
+# tag: they take long
+REAL_TAG = "real"
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "workloads.json"  # in bench and in each of its folders that has one
 LIBRARIES = (
@@ -19,12 +21,13 @@ LIBRARIES = (
 
 
 class Allocator:
-    """How a program gets this allocator: linked into a binary with the allocator's name as suffix, or preloaded into the
-    one that is linked with nothing but libc."""
+    """How a program gets this allocator: linked into a binary with the allocator's name as suffix,
+    or preloaded into the one that is linked with nothing but libc."""
 
     def __init__(self, served_by, library=None, linked=True):
         self.served_by = served_by  # the object that serves malloc must match this
-        self.library = library  # to preload: a path in the workspace, or a file of the system's; None: there is none
+        # to preload: a path in the workspace, or a file of the system's; None: there is none
+        self.library = library
         self.linked = linked  # whether there are binaries of it
 
 
@@ -44,7 +47,8 @@ DEFAULT_ALLOCATORS = [name for name in ALLOCATORS if name != "hakmem_static"]
 
 
 class Workload:
-    """One row of a table of workloads. `folder`: where below bench the table and its programs lie."""
+    """One row of a table of workloads. `folder`: where below bench the table and its programs
+    lie."""
 
     def __init__(self, row, folder=""):
         self.row, self.folder = row, folder
@@ -78,7 +82,8 @@ class Workload:
 
 
 def words(args, work, mode):
-    """A row's arguments in a mode. args: one text or list for all modes, or one a mode; {work}: the mode's amount of work."""
+    """A row's arguments in a mode. args: one text or list for all modes, or one a mode; {work}: the
+    mode's amount of work."""
     if isinstance(args, dict):
         args = args.get(mode, args["default"])
     args = args.split() if isinstance(args, str) else [str(one) for one in args]
@@ -92,7 +97,8 @@ def tables():
 
 
 def load(paths=None):
-    """All workloads by name. Raises ValueError for a name given twice or a row that lacks something."""
+    """All workloads by name. Raises ValueError for a name given twice or a row that lacks
+    something."""
     found = {}
     for path in tables() if paths is None else paths:
         folder = os.path.relpath(os.path.dirname(path), FOLDER) if paths is None else ""
@@ -112,8 +118,9 @@ def load(paths=None):
 
 
 class Place:
-    """Where programs and libraries lie: bin_dir is the folder bench of a workspace. by_preload: every allocator that has a
-    library is preloaded into the program that is linked with none, instead of being linked."""
+    """Where programs and libraries lie: bin_dir is the folder bench of a workspace. by_preload:
+    every allocator that has a library is preloaded into the program that is linked with none,
+    instead of being linked."""
 
     def __init__(self, bin_dir, by_preload=False):
         self.bin_dir = bin_dir
@@ -131,7 +138,8 @@ class Place:
         return os.path.join(self.bin_dir, f"{workload.binary}_{suffix}")
 
     def library(self, workload, allocator):
-        """The library to preload; None if none is needed. Raises FileNotFoundError if it is not there."""
+        """The library to preload; None if none is needed. Raises FileNotFoundError if it is not
+        there."""
         return self.file(allocator) if self.is_preloaded(workload, allocator) else None
 
     def file(self, allocator):

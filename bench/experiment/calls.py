@@ -1,4 +1,5 @@
-"""What a run executes: callgrind's counts of a whole run, and of each function of libhakmem.so in it."""
+"""What a run executes: callgrind's counts of a whole run, and of each function of libhakmem.so in
+it."""
 
 import os
 import shutil
@@ -11,7 +12,8 @@ LIBRARY = "libhakmem.so"
 
 
 class Function:
-    """Counts of one function: its own instructions, those with what it calls, and how often it is called."""
+    """Counts of one function: its own instructions, those with what it calls, and how often it is
+    called."""
 
     def __init__(self):
         self.own = 0
@@ -41,7 +43,8 @@ class Profile:
 
 
 def parse(text):
-    """A callgrind.out file that was written with --compress-strings=no and --compress-pos=no: a Profile of the library."""
+    """A callgrind.out file that was written with --compress-strings=no and --compress-pos=no: a
+    Profile of the library."""
     total, functions = 0, {}
     obj = callee_obj = function = callee = ""
     calls = 0

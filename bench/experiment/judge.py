@@ -18,10 +18,13 @@ def parse_expectation(text):
 
 
 def verdict(effect, low, high, expected):
-    """(PASS, PARTIAL or FAIL, why). effect: the measured change, low and high: its interval; expected: (low, high).
+    """(PASS, PARTIAL or FAIL, why). effect: the measured change, low and high: its interval;
+    expected: (low, high).
 
-    PASS     the measured change lies in the expected range; where that leaves out 0, the interval does too.
-    FAIL     the interval and the range lie apart, and the expected direction is not shown (or, of no change, a change is).
+    PASS     the measured change is in the expected range; if that leaves out 0, the interval does
+             too
+    FAIL     the interval and the range are apart, and the expected direction is not shown (or, if
+             no change is expected, a change is shown)
     PARTIAL  all else: the right direction but another size, or too much noise to say."""
     wants_none = expected[0] <= 0 <= expected[1]
     shows = 1 if low > 0 else -1 if high < 0 else 0
@@ -52,7 +55,8 @@ def about_code(a, b, differences):
     for names, side in ((differences.only_a, a), (differences.only_b, b)):
         if names:
             parts.append(
-                f"{len(names)} are only in `{side}` ({', '.join('`%s`' % name for name in names[:8])})"
+                f"{len(names)} are only in `{side}` "
+                f"({', '.join('`%s`' % name for name in names[:8])})"
             )
     return "The compiler did not drop the difference: " + ", ".join(parts) + "."
 
@@ -74,7 +78,8 @@ def about_paths(a, b, paths_a, paths_b):
 
 def about_instructions(a, b, profile_a, profile_b):
     change = profile_b.total / profile_a.total - 1
-    text = f"The run executes {profile_a.total:,} instructions under `{a}` and {profile_b.total:,} under `{b}`: {signed(change)}."
+    counts = f"{profile_a.total:,} instructions under `{a}` and {profile_b.total:,} under `{b}`"
+    text = f"The run executes {counts}: {signed(change)}."
     if abs(change) < SAME_INSTRUCTIONS:
         text += " That is the same: the difference is not on this workload's path."
     return text
@@ -87,9 +92,12 @@ def about_time(profile_a, profile_b, ratio):
 
 
 def about_function(name, a, b, code, profiles):
-    """What is known about one function that is asked for. code, profiles: of A and of B."""
+    """The facts about one requested function. code, profiles: of A and of B."""
     if name not in code[0] and name not in code[1]:
-        return f"`{name}` is a function of neither library: the compiler inlined or dropped it, so that a profile cannot blame it."
+        return (
+            f"`{name}` is a function of neither library: the compiler inlined or dropped it, so "
+            "that a profile cannot blame it."
+        )
     parts = []
     for side, functions, profile in ((a, code[0], profiles[0]), (b, code[1], profiles[1])):
         if name not in functions:
@@ -98,7 +106,8 @@ def about_function(name, a, b, code, profiles):
             parts.append(f"under `{side}` it is there and never called on this workload")
         else:
             parts.append(
-                f"under `{side}` it is called {profile.calls(name):,} times and takes, with what it calls, "
+                f"under `{side}` it is called {profile.calls(name):,} times and takes, with what "
+                f"it calls, "
                 f"{profile.share(name) * 100:.1f} % of the run's instructions"
             )
     return f"`{name}`: " + "; ".join(parts) + "."

@@ -1,4 +1,5 @@
-"""The page of an experiment, as Markdown. A section "## In words" that somebody wrote into an earlier page is kept."""
+"""The page of an experiment, as Markdown. A section "## In words" of an earlier page, which is
+written by hand, is kept."""
 
 import re
 
@@ -9,8 +10,9 @@ IN_WORDS = re.compile(r"^## In words\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 HEAD = """\
 # {title}
 
-Written by `//bench:ab`. The effect is the change of throughput from A to B, the median over pairs of runs in random
-alternation; its interval holds the true median with a probability of 95 % or more.
+Written by `//bench:ab`. The effect is the change of throughput from A to B, the median over pairs
+of runs in random alternation; its interval holds the true median with a probability of 95 % or
+more.
 
 | | |
 |---|---|
@@ -28,7 +30,8 @@ def measured_text(one):
     effect = pairs["smallest_effect"]
     seen = f"; so many runs would have seen {effect * 100:.1f} %" if effect is not None else ""
     return (
-        f"{judge.signed(pairs['ratio'] - 1)} ({judge.signed(pairs['low'] - 1)} to {judge.signed(pairs['high'] - 1)}), "
+        f"{judge.signed(pairs['ratio'] - 1)} ({judge.signed(pairs['low'] - 1)} to "
+        f"{judge.signed(pairs['high'] - 1)}), "
         f"`{one['b']}` is {pairs['verdict']}{seen}"
     )
 
@@ -78,7 +81,8 @@ def workload_section(one):
     lines = [f"## {one['name']}", "", f"{one['text']}: `{one['command']}`", ""]
     if one["result"]:
         lines += [
-            f"**{one['result']}**: {one['why']}. Expected {one['expected_text']}, measured {measured_text(one)}.",
+            f"**{one['result']}**: {one['why']}. Expected {one['expected_text']}, measured "
+            f"{measured_text(one)}.",
             "",
         ]
     else:
@@ -90,8 +94,9 @@ def workload_section(one):
         *output.markdown_table(list(time_rows(one))), "",
     ]
     lines += [
-        f"Functions of the library by callgrind, in a run with `{one['counted']}`; code is the number of instructions in the",
-        "disassembly, the last columns are the function with all that it calls:",
+        f"Functions of the library by callgrind, in a run with `{one['counted']}`; code is the",
+        "number of instructions in the disassembly, the last columns are the function with all",
+        "that it calls:",
         "",
         *output.markdown_table(list(function_rows(one))),
         "",

@@ -1,4 +1,5 @@
-"""The two sides of an experiment: libhakmem.so files, each asked what it is before anything is measured."""
+"""The two sides of an experiment: libhakmem.so files, each asked what it is before anything is
+measured."""
 
 import hashlib
 import os
@@ -18,7 +19,8 @@ class Refused(Exception):
 
 
 class Side:
-    """One side. `name`: a variant, whose library lies in preload/NAME of the workspace, or the path of any libhakmem.so."""
+    """One side. `name`: a variant, whose library lies in preload/NAME of the workspace, or the path
+    of any libhakmem.so."""
 
     def __init__(self, name, workspace, base=""):
         self.is_path = "/" in name
@@ -54,15 +56,16 @@ def ask(library):
 def check_that_they_differ(a, b):
     if a.digest() == b.digest():
         raise Refused(
-            f"{a.name} and {b.name} are the same library, byte for byte: there is nothing to compare"
+            f"{a.name} and {b.name} are the same library, byte for byte: there is nothing to "
+            f"compare"
         )
     if not a.is_path and not b.is_path and a.variant == b.variant:
         raise Refused(f"both sides say that they are {a.variant}: there is nothing to compare")
 
 
 class Place:
-    """Where programs and libraries lie, as comparison.run asks for them: a side's library is preloaded into the binary that
-    is linked with no allocator."""
+    """Where programs and libraries lie, as comparison.run asks for them: a side's library is
+    preloaded into the binary that is linked with no allocator."""
 
     def __init__(self, bin_dir, sides):
         self.bin_dir = bin_dir

@@ -1,4 +1,4 @@
-"""Tests that golden_test notices what it is there to notice, on made-up traces and disassemblies."""
+"""Tests that golden_test finds each kind of defect, on made-up traces and disassemblies."""
 
 import unittest
 
@@ -85,7 +85,8 @@ class GoldenTest(unittest.TestCase):
 
     def test_readme(self):
         instructions = golden_test.parse_disassembly(DISASSEMBLY)
-        head = "# Title\n\n| `nop` | before any section |\n\n## `tiny_malloc`\n\n| Instruction | What for |\n|---|---|\n"
+        head = "# Title\n\n| `nop` | before any section |\n\n## `tiny_malloc`\n\n"
+        head += "| Instruction | What for |\n|---|---|\n"
         tables = golden_test.parse_readme(
             head + "| `cmp $1,2` | b |\n| `mov` | a |\n| `ja` | c |\n| `ret` | d |\n"
         )

@@ -1,9 +1,11 @@
-"""Pins the fast paths of malloc and free in the release library: their length, and what is not on them.
+"""Pins the fast paths of malloc and free in the release library: their length, and what is not on
+them.
 
-path_trace single-steps them and says which instructions ran; objdump says what those are. The counts have to be those
-in golden.txt, exactly: a shorter path is checked in too, so that it stays so. On no path may there be a call, an atomic
-read-modify-write, a fence or a system call, and each path has to be the same every time. README.md's tables, which say
-what each instruction is for, have to name the instructions that are there.
+path_trace single-steps them and says which instructions ran; objdump says what those are. The
+counts have to be those in golden.txt, exactly: a shorter path is checked in too, so that it stays
+so. On no path may there be a call, an atomic read-modify-write, a fence or a system call, and each
+path has to be the same every time. README.md's tables, which say what each instruction is for, have
+to name the instructions that are there.
 
 golden_test.py --trace PROGRAM --library FILE --golden FILE --readme FILE [--show | --update FILE]
 """
@@ -27,7 +29,8 @@ FORBIDDEN = [
 
 
 def parse_trace(text):
-    """path_trace's output: the object's path, and {name of the path: [offsets of one trace, ...]}."""
+    """path_trace's output: the object's path, and {name of the path: [offsets of one trace,
+    ...]}."""
     library = None
     paths = {}
     for line in text.splitlines():
@@ -60,7 +63,8 @@ def parse_golden(text):
 
 
 def parse_readme(text):
-    """README.md: {name of the path: [the first word of each instruction in its table]}, a section "## NAME" a path."""
+    """README.md: {name of the path: [the first word of each instruction in its table]}, a section
+    "## NAME" a path."""
     tables = {}
     name = None
     for line in text.splitlines():
@@ -74,7 +78,8 @@ def parse_readme(text):
 
 
 def readme_problems(tables, paths, instructions):
-    """Tables that do not name the instructions of their path. The order may differ: it is the compiler's affair."""
+    """Tables that do not name the instructions of their path. The order may differ: the compiler
+    chooses it."""
     found = []
     for name, words in tables.items():
         real = (
@@ -84,7 +89,8 @@ def readme_problems(tables, paths, instructions):
         )
         if sorted(words) != sorted(real):
             found.append(
-                f"{name}: README.md has {' '.join(words)}\n{' ' * len(name)}  the path is {' '.join(real)}"
+                f"{name}: README.md has {' '.join(words)}\n{' ' * len(name)}  the path is "
+                f"{' '.join(real)}"
             )
     return found
 
@@ -107,7 +113,8 @@ def problems(paths, instructions, golden):
         traces = paths[name]
         if any(trace != traces[0] for trace in traces):
             found.append(
-                f"{name}: not the same path every time: {sorted(len(t) for t in traces)} instructions"
+                f"{name}: not the same path every time: {sorted(len(t) for t in traces)} "
+                f"instructions"
             )
             continue
         count, limit = golden[name]

@@ -1,9 +1,11 @@
-// The null allocator: how fast a workload would be if allocation were nearly free. Not for use, only for comparison.
+// The null allocator: how fast a workload would be if allocation were nearly free. Not for use,
+// only for comparison.
 //
-// A bump pointer, and a list of freed blocks for each size class, both of the thread alone: no locks, nothing is checked,
-// nothing is given back to the system or to another thread, and what a thread leaves behind is lost. The one thing
-// shared is the cursor into the reserved addresses, an atomic addition for each chunk and each large block. A block's
-// class stands in the 16 bytes before it. malloc and its family are the only callers.
+// A bump pointer, and a list of freed blocks for each size class, both of the thread alone: no
+// locks, nothing is checked, no memory returns to the system or to another thread, and what a
+// thread leaves behind is lost. The one thing shared is the cursor into the reserved addresses, an
+// atomic addition for each chunk and each large block. A block's class stands in the 16 bytes
+// before it. malloc and its family are the only callers.
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -58,7 +60,8 @@ static inline struct header *header_of(void *block)
     return (struct header *)block - 1;
 }
 
-// The start of the reserved addresses, a whole page: the first caller's mapping; NULL if there is none to be had.
+// The start of the reserved addresses, a whole page: the first caller's mapping; NULL if there is
+// none to be had.
 static SLOW char *reserve(void)
 {
     size_t size = RESERVE * 2;
@@ -163,7 +166,7 @@ EXPORT size_t malloc_usable_size(void *block)
     return block ? class_size(header_of(block)->class) : 0;
 }
 
-// Large blocks move by their pages; what they leave is a hole that nobody uses again.
+// The pages of a large block move; they leave a hole that is never used again.
 EXPORT void *realloc(void *block, size_t size)
 {
     if (block == NULL)
@@ -181,7 +184,8 @@ EXPORT void *realloc(void *block, size_t size)
     return moved;
 }
 
-// `alignment` is a power of two. Above 16 a block is always new: the lists know nothing of alignment.
+// `alignment` is a power of two. Above 16 a block is always new: the lists know nothing of
+// alignment.
 static void *aligned(size_t alignment, size_t size)
 {
     return alignment <= sizeof(struct header) ? malloc(size) : fresh(class_of(size), alignment);

@@ -1,4 +1,5 @@
-"""The driver of the real programs: which allocator serves them, what it tells, what it does where a program is missing or fails."""
+"""The driver of the real programs: which allocator serves them, what it prints, and what it does if
+a program is missing or fails."""
 
 import json
 import os
@@ -13,8 +14,13 @@ sys.path.insert(0, FOLDER)
 import box
 import works
 
-ALLOCATORS = {"glibc": r"/libc\.so\.6$", "hakmem": r"/libhakmem\.so$", "jemalloc": r"/libjemalloc\.so", "mimalloc": r"/libmimalloc\.so",
-              "tcmalloc": r"/libtcmalloc_minimal\.so"}  # fmt: skip
+ALLOCATORS = {
+    "glibc": r"/libc\.so\.6$",
+    "hakmem": r"/libhakmem\.so$",
+    "jemalloc": r"/libjemalloc\.so",
+    "mimalloc": r"/libmimalloc\.so",
+    "tcmalloc": r"/libtcmalloc_minimal\.so",
+}
 LINE = re.compile(
     r"Throughput = [0-9.]+ units/s \[work=(\w+) scale=(\d+)\] time=[0-9.]+s\nUsed (\{.*\})\n"
 )

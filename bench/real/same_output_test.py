@@ -1,5 +1,5 @@
-"""What real programs find out under libhakmem.so, held against what they find out under glibc's malloc, and who serves them. Names what
-is not installed; fails if that is every program."""
+"""The outputs of real programs under libhakmem.so are those under glibc's malloc, and libhakmem.so
+serves them. Names what is not installed; fails if that is every program."""
 
 import os
 import sys

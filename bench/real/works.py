@@ -1,5 +1,6 @@
-"""The programs and what each of them has to do. A work is given a Box and its scale, and returns what has to be the same under every
-allocator. Nothing in it may depend on time, addresses or process ids."""
+"""The programs and the work of each. A work gets a Box and its scale, and returns an output that
+must be the same under every allocator. Nothing in it may depend on time, addresses or process
+ids."""
 
 import hashlib
 import os
@@ -12,7 +13,8 @@ from box import Failure, interrupt, programs, quit_gently
 
 
 class Work:
-    """What needs_ says has to be installed; `scale` is the work of a usual run, about a second."""
+    """The programs that `needs` names must be installed; `scale` is the work of a usual run, about
+    a second."""
 
     def __init__(self, function, needs, package, scale, text):
         self.function, self.needs, self.package, self.scale, self.text = (
@@ -128,9 +130,10 @@ def ghostscript(box, scale):
 def imagemagick(box, scale):
     for i in range(scale):
         box.run(
-            ["convert", "-seed", str(i), "-size", "700x700", "plasma:red-blue", "-blur", "0x3", "-rotate", "17", "-resize", "60%",
-             "(", "+clone", "-flip", ")", "(", "+clone", "-negate", "-sharpen", "0x2", ")", "+append", "-colors", "64",
-             "-depth", "8", f"out{i}.ppm"]
+            ["convert", "-seed", str(i), "-size", "700x700", "plasma:red-blue", "-blur", "0x3",
+             "-rotate", "17", "-resize", "60%", "(", "+clone", "-flip", ")", "(", "+clone",
+             "-negate", "-sharpen", "0x2", ")", "+append", "-colors", "64", "-depth", "8",
+             f"out{i}.ppm"]
         )  # fmt: skip
     return " ".join(file_digest(box.path(f"out{i}.ppm")) for i in range(scale))
 
@@ -151,8 +154,10 @@ while [ $i -lt %d ]; do
     for k in 1 2 3 4 5 6 7 8; do seq $((i * k)) $((i * 500 + k * 900)) >f$k; done
     git add .; git commit -q -m "commit $i"
 done
-git gc -q; git checkout -q -b other HEAD~3; seq 5 >f1; git commit -qam other; git merge -q -m merge main 2>&1 || true
-git log --stat --format=%%H%%s; git log -p --format=%%H | sha256sum; git fsck --full 2>&1; git blame f2 | sha256sum
+git gc -q; git checkout -q -b other HEAD~3; seq 5 >f1
+git commit -qam other; git merge -q -m merge main 2>&1 || true
+git log --stat --format=%%H%%s; git log -p --format=%%H | sha256sum
+git fsck --full 2>&1; git blame f2 | sha256sum
 """
 
 
@@ -164,8 +169,8 @@ def redis(box, scale):
     port = free_port()
     cli = ["redis-cli", "-p", port]
     server = box.server(
-        ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save", "", "--appendonly", "no",
-         "--enable-debug-command", "local"],
+        ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save", "",
+         "--appendonly", "no", "--enable-debug-command", "local"],
         lambda: box.helper([*cli, "ping"], check=False).strip() == "PONG",
     )  # fmt: skip
     with open(box.script("work_redis.lua"), encoding="utf-8") as file:
@@ -195,8 +200,8 @@ def redis_net(box, scale):
         lambda: box.helper([*cli, "ping"], check=False).strip() == "PONG",
     )
     told = box.helper(
-        ["redis-benchmark", "-p", port, "-n", str(scale), "-c", "30", "-P", "8", "-q", "-d", "300", "-r", "20000",
-         "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
+        ["redis-benchmark", "-p", port, "-n", str(scale), "-c", "30", "-P", "8", "-q", "-d", "300",
+         "-r", "20000", "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
         timed=True,
     )  # fmt: skip
     box.stop(server, lambda _: box.helper([*cli, "shutdown", "nosave"], check=False))
@@ -208,7 +213,8 @@ def redis_net(box, scale):
 
 
 def as_server_user(folder):
-    """PostgreSQL refuses to run as root: what to put before its commands, after giving the folder away."""
+    """PostgreSQL refuses to run as root: what to put before its commands, after giving the folder
+    away."""
     if os.getuid() != 0:
         return []
     users = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -234,7 +240,8 @@ def postgres(box, scale):
     server = box.server(
         [*user, "postgres", "-D", data, "-k", box.folder, "-p", port, "-c", "fsync=off", "-c",
          "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "autovacuum=off", "-c", "jit=off"],
-        lambda: box.helper(["psql", *link, "-Atc", "select 1", "postgres"], check=False).strip() == "1",
+        lambda: box.helper(["psql", *link, "-Atc", "select 1", "postgres"], check=False)
+        .strip() == "1",
     )  # fmt: skip
     box.helper(["pgbench", *link, "-i", "-q", "postgres"])
     box.helper(
@@ -252,9 +259,14 @@ def postgres(box, scale):
 POSTGRES_QUERY = """
 set work_mem = '64MB'; set enable_nestloop = off;
 select sum(abalance), count(*) from pgbench_accounts;
-select count(*), sum(n), max(length(s)) from (select aid / 3 as g, count(*) as n, string_agg(aid::text, '-') as s from pgbench_accounts group by 1) as t;
-select count(*), min(j::text) from (select jsonb_build_object('id', aid, 'list', array[aid, aid * 2]) as j from pgbench_accounts order by 1 limit 5000) as t;
-select md5(string_agg(a.aid::text, ',' order by a.aid desc)) from pgbench_accounts a join pgbench_accounts b on a.aid = b.aid * 7 where b.aid %% 3 = 0;
+select count(*), sum(n), max(length(s)) from (
+    select aid / 3 as g, count(*) as n, string_agg(aid::text, '-') as s
+    from pgbench_accounts group by 1) as t;
+select count(*), min(j::text) from (
+    select jsonb_build_object('id', aid, 'list', array[aid, aid * 2]) as j
+    from pgbench_accounts order by 1 limit 5000) as t;
+select md5(string_agg(a.aid::text, ',' order by a.aid desc))
+    from pgbench_accounts a join pgbench_accounts b on a.aid = b.aid * 7 where b.aid %% 3 = 0;
 """.replace(
     "%%", "%"
 )
@@ -264,8 +276,12 @@ daemon off; worker_processes 1; pid pid; error_log stderr error;
 events { worker_connections 256; }
 http {
     access_log off; gzip on; gzip_types text/plain; gzip_min_length 100; default_type text/plain;
-    client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-    server { listen 127.0.0.1:%s; root .; ssi on; ssi_types text/plain; location /through { proxy_pass http://127.0.0.1:%s/files; } }
+    client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3;
+    uwsgi_temp_path t4; scgi_temp_path t5;
+    server {
+        listen 127.0.0.1:%s; root .; ssi on; ssi_types text/plain;
+        location /through { proxy_pass http://127.0.0.1:%s/files; }
+    }
 }
 """
 

@@ -1,7 +1,9 @@
-"""Records the traces of real programs that lie in traces/ anew: record_traces.py HAKMEM_COMMAND FOLDER [NAME...]
+"""Records the traces of real programs in traces/ again: record_traces.py HAKMEM_COMMAND FOLDER
+[NAME...]
 
-Each is a small whole run of the program's work in bench/real/programs, or its first calls where CALLS says so, packed with xz. What the
-programs call differs a little from run to run and between their versions; README.md says which ones these are of.
+Each is a small whole run of the program's work in bench/real/programs, or its first calls where
+CALLS says so, packed with xz. The programs' calls differ a little from run to run and between
+versions; README.md names the versions of the present traces.
 """
 
 import lzma
@@ -48,8 +50,8 @@ class Recorder:
 
     def run(self, name, command, text=None, **env):
         subprocess.run(
-            self.arguments(name, command), input=text, text=True, check=True, env={**self.env, **env}, cwd=self.folder,
-            stdout=subprocess.DEVNULL,
+            self.arguments(name, command), input=text, text=True, check=True,
+            env={**self.env, **env}, cwd=self.folder, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
     def client(self, *command):
@@ -68,7 +70,8 @@ def gcc(recorder):
     )
     with open(source, "a", encoding="utf-8") as file:
         file.write(
-            "int f(std::map<std::string, int> &m) { int n = 0; for (auto &[s, i] : m) n += s.size() + i; return n + m[\"x\"]; }\n"
+            "int f(std::map<std::string, int> &m) { int n = 0; for (auto &[s, i] : m) n += "
+            "s.size() + i; return n + m[\"x\"]; }\n"
         )
     recorder.run(
         "gcc",

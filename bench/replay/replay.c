@@ -1,14 +1,18 @@
-// replay [OPTIONS] TRACE: plays a trace that `hakmem record` wrote, with the malloc and free of whoever serves this process.
+// replay [OPTIONS] TRACE: plays a trace that `hakmem record` wrote, with the malloc and free of
+// whoever serves this process.
 //
-// Every thread of the trace is a thread here, begun when the trace had it begin, ended after its last call. Everything else is ready before the clock
-// starts: each thread's calls as an array of 64-bit words, and a table of slots, in which the blocks alive are kept; both come
-// from mmap, so the allocator sees the trace's calls and little else (pthread_create's). Slots are used again like
-// stack places, so that the table stays small and in the cache; one whose block another thread freed rests for a while,
-// so that this adds no waiting of its own.
+// Every thread of the trace is a thread here, begun when the trace had it begin, ended after its
+// last call. Everything else is ready before the clock starts: each thread's calls as an array of
+// 64-bit words, and a table of slots, in which the blocks alive are kept; both come from mmap, so
+// the allocator sees the trace's calls and little else (pthread_create's). Slots are used again
+// like stack places, so that the table stays small and in the cache. A slot whose block another
+// thread freed is left empty for a while, so that its reuse adds no waiting.
 //
-// Threads meet in two ways. A call about a block waits until the last call about it, or about its place in the table, is done, if that was another
-// thread's: always. And in windows: nobody begins the calls of one window before all calls of the one before are done. A window of 1
-// is the trace's exact order, 0 none at all, and 1,024 keeps the interleaving at a cost that cannot be felt.
+// Threads meet in two ways. A call about a block waits until the last call about it, or about its
+// place in the table, is done, if that was another thread's: always. And in steps of the window: no
+// thread begins the calls of one window before all calls of the one before are done. A window of 1
+// is the trace's exact order, 0 none at all, and 1,024 keeps the interleaving at a cost that cannot
+// be felt.
 #include "bench/bench_common.h"
 #include "preload/record/trace.h"
 
@@ -29,8 +33,9 @@ enum {
     STACK_BYTES = 256 << 10
 };
 
-// A call is one word: operation, slot, size. Before it may come: WAIT (size: so many calls of all threads have to be done), AFTER (slot: a
-// thread, size: so many of its calls have to be done), ALIGN (size: the alignment's logarithm).
+// A call is one word: operation, slot, size. Before it may come: WAIT (size: so many calls of all
+// threads have to be done), AFTER (slot: a thread, size: so many of its calls have to be done),
+// ALIGN (size: the alignment's logarithm).
 enum { OP_WAIT = TRACE_N_OPS, OP_AFTER, OP_ALIGN, OP_BITS = 3, SLOT_BITS = 27, SIZE_BITS = 34 };
 
 _Static_assert(OP_BITS + SLOT_BITS + SIZE_BITS == 64, "a call is one word");
@@ -177,7 +182,8 @@ static void *run_thread(void *argument)
     return NULL;
 }
 
-// Begins and joins all threads but the first, which is the one that called main: with one alone the process has no other.
+// Begins and joins all threads but the first, which is the one that called main: with one alone the
+// process has no other.
 static void *run_others(void *unused)
 {
     pthread_attr_t small;
@@ -221,9 +227,11 @@ static void free_rest(void)
     }
 }
 
-// ------------------------------------------------------------------------------------------------ making the plan
+// ------------------------------------------------------------------------------------------------
+// making the plan
 
-// Slots of blocks that are gone, a stack a thread; and those that rest, with the call after which they are free.
+// Slots of blocks that are gone, a stack a thread; and those that are left empty, with the call
+// after which they may be used.
 struct planner {
     uint32_t *slot_of;  // of a block, by its number
     uint32_t *maker_of; // thread that allocated the block which is, or was last, in the slot
@@ -311,7 +319,8 @@ static void add_call(struct planner *p, const struct trace_call *call, uint64_t 
         give_slot(p, call, n);
 }
 
-// Walks the trace once, to count every thread's calls; the walk that fills their arrays comes after it.
+// Walks the trace once, to count every thread's calls; the walk that fills their arrays comes after
+// it.
 static void count_calls(struct trace_reader reader, uint64_t *calls)
 {
     struct trace_call call;
@@ -357,7 +366,8 @@ static void make_plan(struct trace_reader reader)
     drop(p.resting, h->n_blocks, sizeof *p.resting);
 }
 
-// ------------------------------------------------------------------------------------------------ the command line
+// ------------------------------------------------------------------------------------------------
+// the command line
 
 static int usage(FILE *to)
 {

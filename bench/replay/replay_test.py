@@ -1,4 +1,5 @@
-"""replay: makes exactly the calls of a trace, in each order it offers, under every allocator; and refuses what is no trace.
+"""replay: makes exactly the calls of a trace, in each order it offers, under every allocator; and
+refuses what is no trace.
 
 replay_test.py HAKMEM_COMMAND CALLS_PROGRAM
 """
@@ -23,13 +24,17 @@ ALLOCATORS = ("glibc", "hakmem", "hakmem_static", "jemalloc", "mimalloc", "null"
 LINE = re.compile(
     r"Throughput = (\d+) ops/s \[iter=(\d+) ws=(\d+) threads=(\d+) live=(\d+)\] time=\d+\.\d{3}s\n"
 )
-# malloc(100); malloc(200); free of the first; realloc of the second; as bytes of a body, one run of thread 0.
+# malloc(100); malloc(200); free of the first; realloc of the second; as bytes of a body, one run of
+# thread 0.
 BODY = bytes([0, 4, 0, 100, 0, 0xC8, 1, 4, 2, 3, 1, 50])
 
 
 def run(arguments, allocator="glibc", **more):
-    return subprocess.run([os.path.join(FOLDER, f"replay_{allocator}"), *arguments], capture_output=True, text=True, timeout=100,
-                          env={**os.environ, **more})  # fmt: skip
+    program = os.path.join(FOLDER, f"replay_{allocator}")
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, timeout=100,
+        env={**os.environ, **more},
+    )
 
 
 class ReplayTest(unittest.TestCase):
@@ -103,8 +108,15 @@ class ReplayTest(unittest.TestCase):
 
     def test_made_by_hand(self):
         trace_file.write(self.trace, BODY, 4, 2)
-        self.assertEqual([tuple(call) for call in trace_file.read(self.trace)[1]],
-                         [("malloc", 0, 0, 100, 1), ("malloc", 0, 1, 200, 1), ("free", 0, 0, None, 1), ("realloc", 0, 1, 50, 1)])  # fmt: skip
+        self.assertEqual(
+            [tuple(call) for call in trace_file.read(self.trace)[1]],
+            [
+                ("malloc", 0, 0, 100, 1),
+                ("malloc", 0, 1, 200, 1),
+                ("free", 0, 0, None, 1),
+                ("realloc", 0, 1, 50, 1),
+            ],
+        )
         self.assertEqual(
             self.counted(),
             {
@@ -117,7 +129,8 @@ class ReplayTest(unittest.TestCase):
         )
 
     def test_order_between_threads(self):
-        """A block goes from thread to thread: each has to wait for the one before, whatever the window."""
+        """A block goes from thread to thread: each waits for the one before, whatever the
+        window."""
         body, n = bytearray([0, 1, 0, 64]), 1
         for turn in range(3000):
             body += bytes([turn % 3, 1, 3, 1, 16 + turn % 100])
@@ -183,8 +196,15 @@ class ReplayTest(unittest.TestCase):
 
     def test_usage(self):
         trace_file.write(self.trace, BODY, 4, 2)
-        for bad in ([], ["--repeat", "0", self.trace], ["--window", "x", self.trace], ["--touch", "some", self.trace], ["--walk", self.trace],
-                    [self.trace, self.trace], [self.trace, "--repeat"]):  # fmt: skip
+        for bad in (
+            [],
+            ["--repeat", "0", self.trace],
+            ["--window", "x", self.trace],
+            ["--touch", "some", self.trace],
+            ["--walk", self.trace],
+            [self.trace, self.trace],
+            [self.trace, "--repeat"],
+        ):
             done = run(bad)
             self.assertEqual((done.returncode, done.stdout), (2, ""), bad)
             self.assertIn("usage: replay ", done.stderr)

@@ -1,13 +1,14 @@
-// wl_factor [NUMBERS [BITS [SEED]]]: factors products of two primes with big numbers, each result a block of its own.
+// wl_factor [NUMBERS [BITS [SEED]]]: factors products of two primes with big numbers, each result a
+// block of its own.
 //
-// A number is a block with its length and its 32-bit limbs. Each of NUMBERS products of a prime of about BITS bits and one
-// of about 40 is split by Pollard's rho method (a step is one multiplication, one addition, one remainder), written as
-// one would write it with a big-number library: every intermediate result is allocated, and freed after its last use.
-// An operation is one malloc or one free.
+// A number is a block with its length and its 32-bit limbs. Each of NUMBERS products of a prime of
+// about BITS bits and one of about 40 is split by Pollard's rho method (a step is one
+// multiplication, one addition, one remainder), written as a program with a big-number library
+// would do it: every intermediate result is allocated, and freed after its last use. An operation
+// is one malloc or one free.
 //
-// Stresses: very small blocks that live for a moment, in one thread, with real arithmetic between them. The idea is the
-// factoring program cfrac of the older allocator suites.
-// No threads.
+// Stresses: very small blocks that live for a moment, in one thread, with real arithmetic between
+// them. The idea is the factoring program cfrac of the older allocator suites. No threads.
 #include "bench/workloads/workload.h"
 
 enum { LARGE_BITS = 62, STEPS_A_GCD = 128 };
@@ -108,7 +109,8 @@ static void subtract_times(uint32_t *r, const struct number *n, uint64_t times)
     }
 }
 
-// How often n goes at least into the n->length + 1 limbs of r: too few at times, never too many; 0 when r is below n.
+// How often n goes at least into the n->length + 1 limbs of r: too few at times, never too many; 0
+// when r is below n.
 static uint64_t times_at_least(struct number *r, const struct number *n)
 {
     uint64_t top = (uint64_t)r->limbs[n->length] << 32 | r->limbs[n->length - 1];
@@ -165,7 +167,8 @@ static struct number *distance(const struct number *a, const struct number *b)
     return compare(a, b) >= 0 ? subtract(a, b) : subtract(b, a);
 }
 
-// A divisor of n by the sequence x * x + c, from STEPS_A_GCD steps a common divisor; n itself when this c fails.
+// A divisor of n by the sequence x * x + c, from STEPS_A_GCD steps a common divisor; n itself when
+// this c fails.
 static struct number *rho(const struct number *n, uint64_t constant)
 {
     struct number *c = from_u64(constant), *slow = from_u64(2), *fast = from_u64(2),
@@ -206,7 +209,8 @@ static uint64_t power_modulo(uint64_t base, uint64_t exponent, uint64_t n)
     return (uint64_t)result;
 }
 
-// The next number from `from` on that passes Fermat's test for 2, 3 and 5: as good as a prime for this.
+// The next number from `from` on that passes Fermat's test for 2, 3 and 5: as good as a prime for
+// this.
 static uint64_t next_prime(uint64_t from)
 {
     from |= 1;

@@ -1,8 +1,9 @@
-// wl_realloc [THREADS [STEPS [SLOTS [MIN_SIZE [MAX_SIZE [SEED]]]]]]: blocks that change their size at random.
+// wl_realloc [THREADS [STEPS [SLOTS [MIN_SIZE [MAX_SIZE [SEED]]]]]]: blocks that change their size
+// at random.
 //
-// Each thread has SLOTS blocks. A step gives a random one of them a new random size of MIN_SIZE to MAX_SIZE bytes, checks
-// that its first eight bytes and, if it grew, its last one are still there, and writes those of the new size.
-// An operation is one realloc.
+// Each thread has SLOTS blocks. A step gives a random one of them a new random size of MIN_SIZE to
+// MAX_SIZE bytes, checks that its first eight bytes and, if it grew, its last one are still there,
+// and writes those of the new size. An operation is one realloc.
 //
 // Stresses: realloc, up and down: whether a block can stay where it is, and what it costs to move.
 // No locks, nothing shared.

@@ -1,11 +1,12 @@
-// wl_red_black [STEPS [KEYS [SEED]]]: an ordered map of strings by a balanced tree, inserted into and deleted from.
+// wl_red_black [STEPS [KEYS [SEED]]]: an ordered map of strings by a balanced tree, inserted into
+// and deleted from.
 //
-// Keys are numbers below KEYS. A step picks one: a key that is in the map is removed, another one is put in with a value, a
-// string of 8 to 64 bytes; so half of the keys are in. The tree is a red-black tree in Andersson's form (red nodes as
-// right children only). An operation is one step.
+// Keys are numbers below KEYS. A step picks one: a key that is in the map is removed, another one
+// is put in with a value, a string of 8 to 64 bytes; so half of the keys are in. The tree is a
+// red-black tree in Andersson's form (red nodes as right children only). An operation is one step.
 //
-// Stresses: two blocks of different lifetime and size an element, and a search through nodes in memory for each step.
-// No threads.
+// Stresses: two blocks of different lifetime and size an element, and a search through nodes in
+// memory for each step. No threads.
 #include "bench/workloads/workload.h"
 
 enum { MIN_VALUE = 8, MAX_VALUE = 64 };

@@ -1,11 +1,14 @@
-// wl_thread_exit [THREADS [LIVE [BLOCKS [MAX_SIZE [SEED]]]]]: many short-lived threads that leave blocks behind.
+// wl_thread_exit [THREADS [LIVE [BLOCKS [MAX_SIZE [SEED]]]]]: many short-lived threads that leave
+// blocks behind.
 //
-// THREADS threads in all, LIVE at a time. Each allocates BLOCKS blocks of 8 to MAX_SIZE bytes, frees every other one, and
-// ends; the main thread frees the rest later, when LIVE other threads have started. An operation is one malloc or one free.
+// THREADS threads in all, LIVE at a time. Each allocates BLOCKS blocks of 8 to MAX_SIZE bytes,
+// frees every other one, and ends; the main thread frees the rest later, when LIVE other threads
+// have started. An operation is one malloc or one free.
 //
-// Stresses: what a thread costs that starts and ends, and whether memory it had cached, and blocks freed after its end,
-// are found again: peak memory should not depend on THREADS. The idea is mleak of Leijen's suite.
-// No locks: threads hand their blocks over by being joined.
+// Stresses: what it costs that a thread starts and ends, and whether the memory that it had cached,
+// and its blocks that are freed after its end, are used again: peak memory should not depend on
+// THREADS. The idea is mleak of Leijen's suite. No locks: threads hand their blocks over by being
+// joined.
 #include "bench/workloads/workload.h"
 
 struct visitor {

@@ -1,11 +1,12 @@
-// wl_threads [THREADS [STEPS [SLOTS [SEED]]]]: threads that replace blocks of sizes as real programs ask for.
+// wl_threads [THREADS [STEPS [SLOTS [SEED]]]]: threads that replace blocks of sizes as real
+// programs ask for.
 //
-// Each thread has SLOTS places; a step frees the block of a random one and allocates another one there, of 16 bytes to
-// 4 KiB, a size twice as large being half as frequent. An operation is one step.
+// Each thread has SLOTS places; a step frees the block of a random one and allocates another one
+// there, of 16 bytes to 4 KiB, a size twice as large being half as frequent. An operation is one
+// step.
 //
-// Stresses: the common paths in several threads that share nothing but the allocator. The idea is malloc-thread of glibc's
-// micro-benchmarks.
-// No locks, nothing shared.
+// Stresses: the common paths in several threads that share nothing but the allocator. The idea is
+// malloc-thread of glibc's micro-benchmarks. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { MIN_BITS = 4, MAX_BITS = 11 };

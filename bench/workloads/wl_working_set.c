@@ -1,11 +1,13 @@
-// wl_working_set [STEPS [BLOCKS [MIN_SIZE [MAX_SIZE [SEED]]]]]: a set of live blocks of a given number, replaced at random.
+// wl_working_set [STEPS [BLOCKS [MIN_SIZE [MAX_SIZE [SEED]]]]]: a set of live blocks of a given
+// number, replaced at random.
 //
-// First BLOCKS blocks are allocated; then a step frees a random one and allocates another in its place, of MIN_SIZE to
-// MAX_SIZE bytes. An operation is one malloc, of the first ones or of a step, with its free.
+// First BLOCKS blocks are allocated; then a step frees a random one and allocates another in its
+// place, of MIN_SIZE to MAX_SIZE bytes. An operation is one malloc, of the first ones or of a step,
+// with its free.
 //
-// Stresses: nothing but the number of live blocks: with 64 all of the heap and of the allocator's own data is in the cache,
-// with 4 million neither is, and a path that is short but touches memory of its own shows its price.
-// No threads.
+// Stresses: nothing but the number of live blocks: with 64 all of the heap and of the allocator's
+// own data is in the cache, with 4 million neither is, so that a short path that touches much
+// memory shows its cost. No threads.
 #include "bench/workloads/workload.h"
 
 int main(int argc, char **argv)

@@ -1,4 +1,5 @@
-"""Every program under every allocator it is linked with, with little work: the output line, the checksum, bad arguments."""
+"""Every program under every allocator it is linked with, with little work: the output line, the
+checksum, bad arguments."""
 
 import json
 import os
@@ -19,7 +20,8 @@ ALLOCATORS = {
     "tcmalloc": r"/libtcmalloc(_minimal)?\.so[.0-9]*$",
 }
 LINE = re.compile(
-    r"Throughput = (\d+) ops/s \[iter=\d+ ws=\d+ sum=([0-9a-f]{16})(?: live=\d+)?\] time=\d+\.\d{3}s\n"
+    r"Throughput = (\d+) ops/s \[iter=\d+ ws=\d+ sum=([0-9a-f]{16})(?: live=\d+)?\] "
+    r"time=\d+\.\d{3}s\n"
 )
 
 # A little of each; of those that behave differently by an argument, each way.

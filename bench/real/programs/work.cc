@@ -1,5 +1,5 @@
-// What GCC and clang compile, and then what the program itself prints under each allocator: headers with many templates, and some
-// instantiations of each.
+// What GCC and clang compile, and then what the program itself prints under each allocator: headers
+// with many templates, and some instantiations of each.
 #include <algorithm>
 #include <functional>
 #include <iostream>

@@ -1,4 +1,5 @@
-"""Python's part: JSON, dictionaries, objects, strings, compression, threads. work.py SCALE prints a digest of what it made."""
+"""Python's part: JSON, dictionaries, objects, strings, compression, threads. work.py SCALE prints a
+digest of what it made."""
 
 import hashlib
 import json
