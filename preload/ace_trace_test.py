@@ -1,5 +1,5 @@
-"""The lines of HAKMEM_ACE_TRACE, from a program that makes allocations fail for real; and docs/allocation_failed.md, whose
-output is that of this test.
+"""The lines of HAKMEM_ACE_TRACE, from a program that makes allocations fail for real; and
+docs/allocation_failed.md, whose output is that of this test.
 
 ace_trace_test.py LIBRARY TEST_ACE_TRACE PAGE
 """
@@ -48,7 +48,8 @@ class Trace(unittest.TestCase):
         self.assertEqual(len(lines), 3, done.stderr)
         for line in lines[:2]:
             found = re.fullmatch(
-                r"\[ACE-FAIL\] Exhaustion size=1048576 class=1048576 pool_bytes=(\d+) limit=67108864",
+                r"\[ACE-FAIL\] Exhaustion size=1048576 class=1048576 pool_bytes=(\d+) "
+                r"limit=67108864",
                 line,
             )
             self.assertTrue(found, line)
@@ -65,7 +66,8 @@ class Trace(unittest.TestCase):
         self.assertEqual(done.stdout, "NULL\n")
         for line in lines[:2]:
             found = re.fullmatch(
-                r"\[ACE-FAIL\] MapFail    size=\d+ errno=12 \(ENOMEM\) mapped=(\d+) vma=(\d+) rlimit_as=(\d+)",
+                r"\[ACE-FAIL\] MapFail    size=\d+ errno=12 \(ENOMEM\) mapped=(\d+) vma=(\d+) "
+                r"rlimit_as=(\d+)",
                 line,
             )
             self.assertTrue(found, line)

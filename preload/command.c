@@ -1,4 +1,5 @@
-/* What the `hakmem` command's parts share: finding the library and the program, and saying what is in the way. One process, no threads. */
+/* Shared by the parts of the `hakmem` command: finds the library and the program, and prints why
+   one cannot be used. One process, no threads. */
 #include "preload/command.h"
 
 #include <elf.h>
@@ -69,7 +70,8 @@ void command_say_no_library(const struct command_library *library)
     }
 }
 
-/* The file that execvp would run, else a file of that name that may not be executed, else NULL; out is PATH_MAX bytes. */
+/* The file that execvp would run, else a file of that name that may not be executed, else NULL; out
+   is PATH_MAX bytes. */
 static const char *find_program(const char *name, char *out)
 {
     static char denied[PATH_MAX];
@@ -143,7 +145,8 @@ static int set_preload(const char *library)
     return result;
 }
 
-/* Relative names mean the folder where the user stands, though `bazel run` starts in the runfiles. */
+/* Relative names mean the folder where the user stands, though `bazel run` starts in the
+   runfiles. */
 static int enter_users_folder(void)
 {
     const char *folder = getenv("BUILD_WORKING_DIRECTORY");

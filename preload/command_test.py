@@ -1,4 +1,5 @@
-"""The `hakmem` command: runs programs under the library, passes arguments and exit status on, and names what is wrong.
+"""The `hakmem` command: runs programs under the library, passes arguments and exit status on, and
+names what is wrong.
 
 command_test.py HAKMEM_COMMAND LIBRARY
 """

@@ -1,7 +1,9 @@
 /* The `hakmem` command: runs any program under libhakmem.so.
-     hakmem run [--] PROGRAM [ARGS...]    exit status of the program; 127 if it is not found, 126 if it cannot be run
+     hakmem run [--] PROGRAM [ARGS...]    exit status of the program; 127 if it is not found, 126 if
+                                          it cannot be run
      hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]
-                                          writes a trace of its calls of malloc and free (record/record.h)
+                                          writes a trace of its calls of malloc and free
+                                          (record/record.h)
      hakmem trace-info FILE               prints what is in a trace
      hakmem path                          prints where the library is
      hakmem version | --version, help | --help

@@ -1,7 +1,9 @@
-/* idle_memory MIB ORDER WHO WAIT_MS: two threads; one allocates MIB MiB of 512-byte blocks and touches them, then all are freed
-   in the order of allocation or at random (ORDER: order, random), by the thread that allocated or by the other (WHO: self,
-   other); then both sleep and nobody calls the allocator. Prints the resident KiB before, with the load, and after the wait,
-   what of it is the table of pointers, and how many threads there are at the end. Run by idle_test.py. */
+/* idle_memory MIB ORDER WHO WAIT_MS: two threads; one allocates MIB MiB of 512-byte blocks and
+   touches them, then all are freed in the order of allocation or at random (ORDER: order, random),
+   by the thread that allocated or by the other (WHO: self, other); then both sleep and no thread
+   calls the allocator. Prints the resident KiB before, with the load, and after the wait, the KiB
+   of the table of pointers among them, and the number of threads at the end. Run by
+   idle_test.py. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>

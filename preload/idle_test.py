@@ -1,4 +1,5 @@
-"""Memory goes back: while a program sleeps, when threads come and go; and the thread that does it is in nobody's way.
+"""Memory is purged while a program sleeps and when threads come and go; and the background thread
+does not disturb the program.
 
 idle_test.py LIBRARY IDLE_MEMORY_PROGRAM CHURN_PROGRAM LAST_THREAD_PROGRAM [CASES]
 """
@@ -37,7 +38,7 @@ class Idle(unittest.TestCase):
         return before, after
 
     def within_a_tenth(self, order, who):
-        # Huge pages apart: the kernel may put one together again from pages that were given back.
+        # Except for huge pages: the kernel may build one again from pages that were purged.
         before, after = self.falls_back(540, order, who, HAKMEM_HUGE_PAGE_BYTES="0")
         self.assertLess(after, before * 1.1)
 

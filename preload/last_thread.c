@@ -1,6 +1,7 @@
 /* last_thread MODE: programs that would notice a thread that is not theirs. Run by idle_test.py.
    exit   the main thread ends by pthread_exit, a second one a little later: the process must end
-   count  prints how many threads there are: alone, with a second one, and when that has gone and time has passed
+   count  prints how many threads there are: alone, with a second one, and some time after that one
+          has ended
    vfork  starts /bin/true by vfork from a thread, again and again */
 #include <dirent.h>
 #include <pthread.h>

@@ -1,11 +1,13 @@
-"""What a program that hardly allocates gains in resident memory under libhakmem.so, against glibc's malloc: bounded.
+"""A program that hardly allocates gains only so much resident memory under libhakmem.so, compared
+with glibc's malloc.
 
 memory_test.py LIBRARY PEAK_MEMORY_PROGRAM
 
-Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 284 (48), sleep 292 (100),
-python3 512 (312). About 200 KiB of the peak are the library's own file, of which the kernel maps 64 KiB around each page
-that is touched; they are clean, and shared by all processes. The page tables and what else is mapped so move the peak by
-up to 100 KiB from run to run.
+Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 284
+(48), sleep 292 (100), python3 512 (312). About 200 KiB of the peak are the library's own file, of
+which the kernel maps 64 KiB around each page that is touched; they are clean, and shared by all
+processes. The page tables and other pages that are mapped in this way change the peak by up to 100
+KiB from run to run.
 """
 import os
 import statistics

@@ -1,5 +1,5 @@
-/* misuse CASE: does one wrong or hard thing to whatever malloc serves it. Prints "survived" if it gets to the end. Run by
-   misuse_test.py. */
+/* misuse CASE: does one wrong or hard thing to the malloc that serves it. Prints "survived" if it
+   gets to the end. Run by misuse_test.py. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>

@@ -1,4 +1,5 @@
-"""Wrong pointers, wrong options and impossible requests under a libhakmem.so: one line that names what is wrong, or NULL.
+"""Wrong pointers, wrong options and impossible requests under a libhakmem.so: one line that names
+what is wrong, or NULL.
 
 misuse_test.py LIBRARY MISUSE_PROGRAM
 """
@@ -85,21 +86,24 @@ class Options(unittest.TestCase):
     def test_malformed_value(self):
         self.assertEqual(
             self.complaint(HAKMEM_SHOW_STATS="maybe"),
-            "hakmem: HAKMEM_SHOW_STATS='maybe' is not allowed: 0, 1, off, on, no, yes, false or true; using 0\n",
+            "hakmem: HAKMEM_SHOW_STATS='maybe' is not allowed: 0, 1, off, on, no, yes, false or "
+            "true; using 0\n",
         )
 
     def test_value_out_of_range(self):
         text = self.complaint(HAKMEM_PURGE_DELAY_MS="99999999999999999999")
         self.assertRegex(
             text,
-            r"^hakmem: HAKMEM_PURGE_DELAY_MS='9+' is not allowed: a number from 0 to 3600000 ms; using \d+\n$",
+            r"^hakmem: HAKMEM_PURGE_DELAY_MS='9+' is not allowed: a number from 0 to 3600000 ms; "
+            r"using \d+\n$",
         )
 
     def test_unknown_name(self):
         text = self.complaint(HAKMEM_PURGE_DELAY="1")
         self.assertRegex(
             text,
-            r"^hakmem: unknown option 'HAKMEM_PURGE_DELAY=1' ignored; allowed:.* HAKMEM_PURGE_DELAY_MS.*\n$",
+            r"^hakmem: unknown option 'HAKMEM_PURGE_DELAY=1' ignored; allowed:.* "
+            r"HAKMEM_PURGE_DELAY_MS.*\n$",
         )
 
     def test_good_values_say_nothing(self):

@@ -1,5 +1,5 @@
-"""Real programs under libhakmem.so: each does work of its own, with malloc proven to be bound to the library, and its output
-is the same as under glibc's malloc.
+"""Real programs under libhakmem.so: each does work of its own, with malloc proven to be bound to
+the library, and its output is the same as under glibc's malloc.
 
 real_programs_test.py LIBRARY HAKMEM_COMMAND
 """
@@ -15,8 +15,9 @@ import unittest
 
 LIBRARY, COMMAND = (os.path.abspath(a) for a in sys.argv[1:3])
 PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
-FAMILY = """malloc free calloc realloc reallocarray cfree aligned_alloc memalign posix_memalign valloc pvalloc malloc_usable_size
-    malloc_trim mallinfo mallinfo2 malloc_stats malloc_info mallopt""".split()
+FAMILY = """malloc free calloc realloc reallocarray cfree aligned_alloc memalign posix_memalign
+    valloc pvalloc malloc_usable_size malloc_trim mallinfo mallinfo2 malloc_stats malloc_info
+    mallopt""".split()
 
 PYTHON = """
 import json, threading, subprocess, zlib, hashlib
@@ -29,7 +30,8 @@ def work(n):
     results[n] = hashlib.sha256(zlib.compress(b"".join(rows))).hexdigest()
 threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 [t.start() for t in threads]; [t.join() for t in threads]
-child = subprocess.run(["sort", "-r"], input="b\\na\\nc\\n", stdout=subprocess.PIPE, text=True).stdout.split()
+child = subprocess.run(["sort", "-r"], input="b\\na\\nc\\n", stdout=subprocess.PIPE, text=True)
+child = child.stdout.split()
 words = sorted({str(i * 7919 % 100003) for i in range(100000)})
 print(len(text), results, child, len(words), words[1234])
 """
@@ -37,7 +39,9 @@ print(len(text), results, child, len(words), words[1234])
 SQL = """
 create table t(a integer primary key, b text, c blob);
 with recursive n(x) as (select 1 union all select x + 1 from n where x < 30000)
-    insert into t select x, printf('%d-%s', x * 7919 % 30011, substr('abcdefghijklmnopqrstuvwxyz', x % 26)), zeroblob(x % 300) from n;
+    insert into t select x,
+        printf('%d-%s', x * 7919 % 30011, substr('abcdefghijklmnopqrstuvwxyz', x % 26)),
+        zeroblob(x % 300) from n;
 create index i on t(b);
 select count(*), sum(length(c)), min(b), max(b) from t;
 select group_concat(b, '|') from (select b from t where a % 997 = 0 order by b desc);
@@ -49,7 +53,8 @@ select count(*) from t join t as u on t.b = u.b;
 PERL = """
 my %h; for my $i (1 .. 60000) { $h{$i * 7919 % 65521} .= "x" x ($i % 40); }
 my $s = join ",", map { length $h{$_} } sort { $a <=> $b } keys %h; my @w = ($s =~ /(\\d+)/g);
-my $t = 0; $t += $_ for @w; (my $r = $s) =~ s/(\\d)(\\d)/$2$1/g; print scalar(@w), " $t ", length($r), " ", substr($r, 0, 60), "\\n";
+my $t = 0; $t += $_ for @w; (my $r = $s) =~ s/(\\d)(\\d)/$2$1/g;
+print scalar(@w), " $t ", length($r), " ", substr($r, 0, 60), "\\n";
 """
 
 C_SOURCE = """
@@ -61,9 +66,16 @@ static struct node *add(struct node *n, int v) {
     if (v < n->v) n->l = add(n->l, v); else n->r = add(n->r, v);
     return n;
 }
-static int depth(struct node *n) { if (!n) return 0; int a = depth(n->l), b = depth(n->r); return 1 + (a > b ? a : b); }
-int main(void) { struct node *t = 0; unsigned s = 1; for (int i = 0; i < 20000; i++) { s = s * 1103515245u + 12345; t = add(t, s >> 8); }
-    printf("%d\\n", depth(t)); return 0; }
+static int depth(struct node *n) {
+    if (!n) return 0;
+    int a = depth(n->l), b = depth(n->r);
+    return 1 + (a > b ? a : b);
+}
+int main(void) {
+    struct node *t = 0; unsigned s = 1;
+    for (int i = 0; i < 20000; i++) { s = s * 1103515245u + 12345; t = add(t, s >> 8); }
+    printf("%d\\n", depth(t)); return 0;
+}
 """
 
 CXX_SOURCE = """
@@ -79,8 +91,15 @@ int main() {
     std::map<std::string, std::vector<int>> m;
     for (int i = 0; i < 20000; i++) m[std::to_string(i * 7919 % 1009)].push_back(i);
     std::vector<std::unique_ptr<wide>> w;
-    for (int i = 0; i < 100; i++) { w.push_back(std::make_unique<wide>()); if (reinterpret_cast<size_t>(w.back().get()) % 128) return 1; }
-    try { (void)!std::string(std::string().max_size() / 2, 'x').size(); return 2; } catch (const std::bad_alloc &) {}
+    for (int i = 0; i < 100; i++) {
+        w.push_back(std::make_unique<wide>());
+        if (reinterpret_cast<size_t>(w.back().get()) % 128) return 1;
+    }
+    try {
+        (void)!std::string(std::string().max_size() / 2, 'x').size();
+        return 2;
+    } catch (const std::bad_alloc &) {
+    }
     if (::operator new(static_cast<size_t>(-1) / 4, std::nothrow)) return 3;
     size_t n = 0; for (auto &p : m) n += p.first.size() * p.second.size();
     std::cout << m.size() << ' ' << n << std::endl;
@@ -97,9 +116,11 @@ def environment(preload, **more):
 
 
 def bound_elsewhere(log):
-    """Names of the malloc family that LD_DEBUG=bindings shows bound to another shared object, and those bound to the library.
+    """Names of the malloc family that LD_DEBUG=bindings shows bound to another shared object, and
+    those bound to the library.
 
-    A name bound to a program that is no shared object itself means that program's own jump to what it is bound to."""
+    A name bound to a program that is no shared object itself means that program's own jump to what
+    it is bound to."""
     wrong, right = set(), set()
     for line in log.splitlines():
         found = re.search(r"binding file (\S+) \[0\] to (\S+) \[0\]: normal symbol `(\w+)'", line)
@@ -195,9 +216,13 @@ class RealPrograms(Compared):
             export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=e GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=e
             export GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMMITTER_DATE='2020-01-01T00:00:00Z'
             rm -rf r; git init -q -b main r; cd r
-            for i in 1 2 3 4 5 6 7 8; do seq $i $((i * 1000)) >f$i; git add .; git commit -q -m "commit $i"; done
-            git gc -q; git checkout -q -b other HEAD~3; seq 5 >f1; git commit -qam other; git merge -q -m merge main 2>&1 || true
-            git log --stat --format=%H%s; git fsck --full 2>&1; git diff --stat HEAD~2; git blame f2 | tail -3"""
+            for i in 1 2 3 4 5 6 7 8; do
+                seq $i $((i * 1000)) >f$i; git add .; git commit -q -m "commit $i"
+            done
+            git gc -q; git checkout -q -b other HEAD~3; seq 5 >f1
+            git commit -qam other; git merge -q -m merge main 2>&1 || true
+            git log --stat --format=%H%s; git fsck --full 2>&1; git diff --stat HEAD~2
+            git blame f2 | tail -3"""
         self.same_output(["sh", "-c", script])
 
     def test_hakmem_run(self):
@@ -222,8 +247,8 @@ for i = 1, 20000 do
 end
 for i = 1, 20000, 3 do redis.call('append', 'k' .. i, 'tail'); redis.call('del', 'k' .. i + 1) end
 local all = redis.call('zrange', 'z', 0, -1, 'withscores')
-return {redis.call('dbsize'), redis.call('strlen', 'k13'), redis.sha1hex(table.concat(all)), redis.call('llen', 'l'),
-    redis.sha1hex(table.concat(redis.call('lrange', 'l', 0, -1)))}
+return {redis.call('dbsize'), redis.call('strlen', 'k13'), redis.sha1hex(table.concat(all)),
+    redis.call('llen', 'l'), redis.sha1hex(table.concat(redis.call('lrange', 'l', 0, -1)))}
 """
 
 

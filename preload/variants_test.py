@@ -1,4 +1,5 @@
-"""Each variant's libhakmem.so: is the variant that it says, needs libc alone, exports only what it may, is bound to malloc.
+"""Each variant's libhakmem.so: is the variant that it says, needs libc alone, exports only what it
+may, is bound to malloc.
 
 variants_test.py VARIANT=LIBRARY...
 """
@@ -23,16 +24,23 @@ ALLOWED = [
     r"_Zn[wa][mj](St11align_val_t)?(RKSt9nothrow_t)?",
     r"_Zd[la]Pv[mj]?(St11align_val_t)?(RKSt9nothrow_t)?",
 ]
-# What it has to export: without one of these, some blocks come from libc, and are freed by hakmem.
-REQUIRED = """malloc calloc realloc free aligned_alloc posix_memalign memalign valloc pvalloc reallocarray malloc_usable_size
-    _Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm _ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t
-    _ZnwmSt11align_val_t _ZnamSt11align_val_t _ZnwmSt11align_val_tRKSt9nothrow_t _ZnamSt11align_val_tRKSt9nothrow_t
+# The names that it must export: without one of these, some blocks come from libc, and hakmem frees
+# them.
+REQUIRED = """malloc calloc realloc free aligned_alloc posix_memalign memalign valloc pvalloc
+    reallocarray malloc_usable_size
+    _Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm
+    _ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t
+    _ZnwmSt11align_val_t _ZnamSt11align_val_t
+    _ZnwmSt11align_val_tRKSt9nothrow_t _ZnamSt11align_val_tRKSt9nothrow_t
     _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t
     _ZdlPvSt11align_val_tRKSt9nothrow_t _ZdaPvSt11align_val_tRKSt9nothrow_t
-    hak_malloc hak_calloc hak_realloc hak_free hak_aligned_alloc hak_posix_memalign hak_memalign hak_usable_size
-    hak_free_sized hak_free_aligned_sized hak_malloc_at_least hak_rezalloc hak_malloc_batch hak_free_batch
-    hak_heap_create hak_heap_destroy hak_heap_malloc hak_heap_calloc hak_heap_aligned_alloc hak_heap_realloc hak_heap_walk
-    hak_walk hak_hooks_set free_sized free_aligned_sized malloc_trim malloc_info malloc_stats mallopt mallinfo mallinfo2 cfree
+    hak_malloc hak_calloc hak_realloc hak_free hak_aligned_alloc hak_posix_memalign hak_memalign
+    hak_usable_size hak_free_sized hak_free_aligned_sized hak_malloc_at_least hak_rezalloc
+    hak_malloc_batch hak_free_batch
+    hak_heap_create hak_heap_destroy hak_heap_malloc hak_heap_calloc hak_heap_aligned_alloc
+    hak_heap_realloc hak_heap_walk hak_walk hak_hooks_set
+    free_sized free_aligned_sized malloc_trim malloc_info malloc_stats mallopt mallinfo mallinfo2
+    cfree
     hak_super_lookup hak_variant hak_version hak_verify""".split()
 
 ASK = """
@@ -94,7 +102,8 @@ class VariantsTest(unittest.TestCase):
         )
         self.assertEqual([], [name for name in REQUIRED if name not in names], "not exported")
 
-    # A version on our symbols would leave every program on libc's malloc@GLIBC_2.2.5, and nothing would look wrong.
+    # A version on our symbols would leave every program on libc's malloc@GLIBC_2.2.5, and nothing
+    # would look wrong.
     @in_each_variant
     def test_malloc_is_bound_to_it(self, _, library):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
-/* A program of cases. `PROGRAM CASE [N]` runs one and ends with "survived"; N is how often it does what it repeats. Without
-   arguments it prints the names. A case that finds something wrong says where and ends the process with 1, as does a program whose
-   blocks hakmem does not serve, or whose hak_verify() finds anything. Nothing here allocates. */
+/* A program of cases. `PROGRAM CASE [N]` runs one and ends with "survived"; N is how often it
+   repeats its work. Without arguments it prints the names. A case that finds something wrong says
+   where and ends the process with 1, as does a program whose blocks hakmem does not serve, or whose
+   hak_verify() finds anything. Nothing here allocates. */
 #ifndef HAKMEM_SURVIVAL_CASES_H
 #define HAKMEM_SURVIVAL_CASES_H
 
@@ -14,7 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* There if hakmem is. */
+/* NULL unless hakmem serves malloc. */
 extern int hak_owns(const void *p) __attribute__((weak));
 extern int hak_verify(void) __attribute__((weak));
 extern size_t hak_purge(void) __attribute__((weak));
@@ -25,7 +26,8 @@ extern size_t hak_purge(void) __attribute__((weak));
 struct test_case {
     const char *name;
     void (*run)(long n);
-    /* How often, if the command line does not say: with SURVIVAL_FULL in the environment, and without. */
+    /* How often, if the command line does not say: with SURVIVAL_FULL in the environment, and
+       without. */
     long full, brief;
 };
 

@@ -1,7 +1,9 @@
-"""hakmem built for another C library or processor: linked by -static, as a shared library, preloaded; then the programs run on it.
+"""hakmem built for another C library or processor: linked by -static, as a shared library,
+preloaded; then the programs run on it.
 
 cross_test.py musl|aarch64 [TESTS]
-Runs where the sources lie. Without the compiler it says so and passes: tools/packages has it (groups test and cross).
+Runs in the folder of the sources. Without the compiler it says so and passes; tools/packages
+installs it (groups test and cross).
 """
 import glob
 import os
@@ -18,7 +20,8 @@ COMPILER, MACHINE = {
 }[TARGET]
 PARTS = ["base", "superslab", "mid_mt", "ace", "hakmem"]
 FLAGS = (
-    "-std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
+    "-std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden -ftls-model=initial-exec "
+    "-fno-builtin-malloc -fno-builtin-calloc "
     "-fno-builtin-realloc -fno-builtin-free -I. -Wall -Wextra -Werror -Wno-clobbered"
 ).split()
 VARIANTS = {
@@ -31,7 +34,8 @@ VARIANTS = {
 # C++'s operators need a C++ compiler, which neither toolchain has here.
 NOT_C = {"hakmem/new_delete.c", "hakmem/late_symbol.c"}
 PROGRAMS = ["early_late", "exhausted", "fork", "loading", "signals"]
-# qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and /proc/self/exe is qemu.
+# qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and
+# /proc/self/exe is qemu.
 NOT_EMULATED = {
     "exhausted": ["address_space", "data", "c_library", "mappings"],
     "early_late": ["key_destructors"],

@@ -1,5 +1,6 @@
-/* No memory: by RLIMIT_AS, by RLIMIT_DATA (which counts what may be written, as a system without overcommit does), by the
-   number of mappings, by HAKMEM_LIMIT_HARD. The caller gets its error, nobody crashes, and with memory freed all goes on. */
+/* No memory: by RLIMIT_AS, by RLIMIT_DATA (which counts what may be written, as a system without
+   overcommit does), by the number of mappings, by HAKMEM_LIMIT_HARD. The caller gets its error,
+   nothing crashes, and once memory is freed the program goes on. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <iconv.h>
@@ -93,7 +94,8 @@ static void free_all(void)
 static const size_t sizes[] = {16, 100, 1000, 5000, 33000, 200000, 3000000};
 enum { N_SIZES = sizeof sizes / sizeof sizes[0] };
 
-/* Every size is refused at the end, calloc, realloc and memalign too; what was freed can be had again. */
+/* Every size is refused at the end, calloc, realloc and memalign too; freed memory can be allocated
+   again. */
 static void exhaust(void)
 {
     for (int i = 0; i < N_SIZES; i++) {
@@ -138,7 +140,7 @@ static void data(long n)
     }
 }
 
-/* Several threads at once: each may be refused, none may be harmed. */
+/* Several threads at once: each may be refused, none may crash. */
 static void *use_until_refused(void *seed_)
 {
     uint64_t seed = (uintptr_t)seed_;
@@ -342,7 +344,7 @@ static void c_library(long n)
 {
     limit_data((size_t)16 << 20);
     take_every_byte();
-    /* From here nothing can be had but what is given back. */
+    /* From here on, every allocation is refused unless memory is freed first. */
     for (size_t size = 64; size <= 40000; size += size / (size_t)(n > 0 ? n : 1) + 16) {
         try_each();
         void *freed = taken;

@@ -1,5 +1,6 @@
-/* dlopen. The environment's SURVIVAL_PLUGIN is plugin.c's library, which is copied so that it can be opened many times;
-   SURVIVAL_LIBRARY (or none) is a libhakmem.so to be opened in a process that runs on libc's malloc. */
+/* dlopen. The environment's SURVIVAL_PLUGIN is plugin.c's library, which is copied so that it can
+   be opened many times; SURVIVAL_LIBRARY (or none) is a libhakmem.so to be opened in a process that
+   runs on libc's malloc. */
 #include <dlfcn.h>
 #include <pthread.h>
 

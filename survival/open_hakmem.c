@@ -1,5 +1,5 @@
-/* open_hakmem LIBRARY: opens libhakmem.so in a process that runs on libc's malloc, and uses hak_* beside it, in threads that
-   were there before and in new ones. Prints "survived". */
+/* open_hakmem LIBRARY: opens libhakmem.so in a process that runs on libc's malloc, and uses hak_*
+   beside it, in threads that were there before and in new ones. Prints "survived". */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
-"""libhakmem.so opened by a process that is running: its static thread-local storage is small, and hak_* works beside libc's malloc.
+"""libhakmem.so opened by a process that is running: its static thread-local storage is small, and
+hak_* works beside libc's malloc.
 
 open_test.py OPEN_HAKMEM_PROGRAM LIBRARY...
 """
@@ -9,7 +10,8 @@ import sys
 import unittest
 
 PROGRAM, *LIBRARIES = (os.path.abspath(path) for path in sys.argv[1:])
-# glibc keeps 512 bytes for the static thread-local storage of all libraries that are opened later (rtld.optional_static_tls).
+# glibc keeps 512 bytes for the static thread-local storage of all libraries that are opened later
+# (rtld.optional_static_tls).
 MOST_BYTES = 128
 
 

@@ -1,5 +1,5 @@
-/* planted CASE: a bug for memcheck and AddressSanitizer to find, or none. Blocks by hak_* if they are linked, else by malloc, with
-   the rest of hak_* from libhakmem.so. */
+/* planted CASE: a bug for memcheck and AddressSanitizer to find, or none. Blocks by hak_* if they
+   are linked, else by malloc, with the rest of hak_* from libhakmem.so. */
 #include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -59,7 +59,8 @@ static int count(void *block, size_t size, void *context)
     return 0;
 }
 
-/* Heaps that are destroyed with blocks that live, that are freed, and that were freed just before. */
+/* Heaps that are destroyed with blocks that live, that are freed, and that were freed just
+   before. */
 static void correct_heaps(void)
 {
     for (int round = 0; round < 20; round++) {
@@ -178,7 +179,7 @@ int main(int argc, char **argv)
         correct_heaps();
         correct_batches();
         for (int i = 0; i < 3000; i++) {
-            free(malloc(40)); /* so that whatever waited goes */
+            free(malloc(40)); /* so that blocks that waited are freed */
         }
         free(p);
     }

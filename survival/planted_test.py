@@ -1,4 +1,5 @@
-"""Planted bugs: memcheck finds them under the debug libhakmem.so, AddressSanitizer in a program that links the debug hak_*.
+"""Planted bugs: memcheck finds them under the debug libhakmem.so, AddressSanitizer in a program
+that links the debug hak_*.
 
 planted_test.py PLANTED DEBUG_LIBRARY RELEASE_LIBRARY PLANTED_ASAN_DEBUG PLANTED_ASAN_RELEASE
 """

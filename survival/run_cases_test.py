@@ -1,7 +1,7 @@
 """Runs every case of programs that are made with cases.h; each must survive.
 
-run_cases_test.py LIBRARY PLUGIN brief|full PROGRAM...
-LIBRARY is preloaded; `-`: the programs have hakmem linked in. PLUGIN is a library that they may open.
+run_cases_test.py LIBRARY PLUGIN brief|full PROGRAM... LIBRARY is preloaded; `-`: the programs have
+hakmem linked in. PLUGIN is a library that they may open.
 """
 import os
 import subprocess

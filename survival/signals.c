@@ -1,4 +1,5 @@
-/* Signals that interrupt the allocator, cancellation, and jumps out of the callback of failed requests. */
+/* Signals that interrupt the allocator, cancellation, and jumps out of the callback of failed
+   requests. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -51,7 +52,7 @@ static void *exchange(void *seed_)
     return NULL;
 }
 
-/* This thread sends signals to others, which do nothing but allocate. */
+/* This thread sends signals to others, which only allocate. */
 static void interrupts(long n)
 {
     handle(SIGUSR1);
@@ -114,7 +115,8 @@ static void free_it(void *block)
     free(block);
 }
 
-/* Deferred: malloc and free are no cancellation points, though they take locks and make system calls. */
+/* Deferred: malloc and free are no cancellation points, though they take locks and make system
+   calls. */
 static void *until_cancelled(void *seed_)
 {
     void *kept = filled(3000);
@@ -179,7 +181,8 @@ static void jump(const struct hak_fail *fail, void *context)
     longjmp(before_request, 1);
 }
 
-/* The request is given up, and nothing is left locked or counted wrongly; later failures are told again. */
+/* The request is given up, and nothing is left locked or counted wrongly; later failures are
+   reported again. */
 static void jumps(long n)
 {
     CHECK(hak_ace_on_fail != NULL);

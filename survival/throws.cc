@@ -1,5 +1,5 @@
-/* C++ without memory: bad_alloc where there is none, exceptions that are thrown nevertheless, the new-handler; objects that are
-   made before main and in thread_local storage. */
+/* C++ without memory: bad_alloc where there is none, exceptions that are thrown nevertheless, the
+   new-handler; objects that are made before main and in thread_local storage. */
 #include <map>
 #include <new>
 #include <pthread.h>
@@ -112,7 +112,7 @@ void new_handler(long)
     operator delete(p);
     bool is_caught = false;
     try {
-        p = operator new(size_t(1) << 40); /* every block is given back, then the handler is gone */
+        p = operator new(size_t(1) << 40); /* every block is freed, then the handler is removed */
     } catch (const std::bad_alloc &) {
         is_caught = true;
     }

@@ -1,6 +1,6 @@
-/* Replaces parts of os_ops while it lives: fails the n-th call of one function, counts calls and bytes mapped, and can
-   stand in for the clock. The table is restored at the end. One at a time; install it while no other thread is in the
-   allocator. */
+/* Replaces parts of os_ops while it lives: fails the n-th call of one function, counts calls and
+   bytes mapped, and can stand in for the clock. The table is restored at the end. One at a time;
+   install it while no other thread is in the allocator. */
 #ifndef HAKMEM_TESTING_FAILING_OS_H
 #define HAKMEM_TESTING_FAILING_OS_H
 
@@ -15,8 +15,9 @@
 namespace hak_testing
 {
 
-/* Every function of the table that can fail; the last ones tell instead that they did nothing, or nothing useful. A failed wake
-   has woken all the same: no kernel leaves a sleeper behind. The environment and the page size cannot fail. */
+/* Every function of the table that can fail; the last ones report instead that they did nothing, or
+   nothing useful. A failed wake has still woken: no kernel leaves a sleeper behind. The environment
+   and the page size cannot fail. */
 enum OsCall {
     OS_MMAP,
     OS_MUNMAP,
@@ -91,7 +92,7 @@ class FailingOs
         state().n_failed = 0;
     }
 
-    /* Counting from now, the n-th call (from 1) of that function fails, and `more` calls after it. */
+    /* From now on, the n-th call (from 1) of that function fails, and `more` calls after it. */
     void fail(OsCall call, uint64_t n, uint64_t more = 0)
     {
         reset();

@@ -1,4 +1,5 @@
-// A C++ program that asks whose `operator new` it runs on. With an argument (`hakmem` or `libc`) it fails if that is not so.
+// A C++ program that asks which `operator new` it runs on. With an argument (`hakmem` or `libc`) it
+// fails if that is not so.
 #include <cstdio>
 #include <map>
 #include <memory>
