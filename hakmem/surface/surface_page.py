@@ -2,8 +2,9 @@
 
 surface_page.py --check|--update PROGRAM VARIANT=LIBRARY...
 
-Runs the table of cases under glibc and under each library. --check: under each library every case does what it should, and the
-page is what the release library and glibc give now. --update writes the page.
+Runs the table of cases under glibc and under each library. --check: under each library every case
+does what it should, and the page is what the release library and glibc give now. --update writes
+the page.
 """
 
 import os
@@ -17,13 +18,15 @@ LIBRARIES = {}
 PAGE = os.path.join("docs", "malloc_surface.md")
 GLIBC = "2.36"
 
-HEAD = """<!-- Made by ./bazelw run //hakmem/surface:update from hakmem/surface/malloc_surface.cc; do not edit. -->
+MADE = "./bazelw run //hakmem/surface:update from hakmem/surface/malloc_surface.cc"
+HEAD = f"""<!-- Made by {MADE}; do not edit. -->
 
 # The malloc surface
 
-What each call does at the edges of its rules: the same program, run under hakmem and under glibc %s with libstdc++ 12. Where a
-standard leaves a choice, hakmem does as glibc does, because that is what programs were tested on. `-` in the last column: the
-same. `//hakmem/surface:surface_test` runs every case under each variant.
+What each call does at the edges of its rules: the same program, run under hakmem and under glibc
+%s with libstdc++ 12. If a standard leaves a choice, hakmem does as glibc does, because that is what
+programs were tested on. `-` in the last column: the same. `//hakmem/surface:surface_test` runs
+every case under each variant.
 
 | Call | Rule | hakmem | glibc |
 |---|---|---|---|
