@@ -118,8 +118,8 @@ class Facts:
 
 
 def facts_of(text):
-    """[(fact, what follows it)]; a line break in a page means as much as a blank."""
-    text = re.sub(r"\s+", " ", text)
+    """[(fact, the text behind it)]. A line break counts as a blank; a mark in code is no mark."""
+    text = re.sub(r"`[^`]*`", "``", re.sub(r"\s+", " ", text))
     return [(match.group(1), text[match.end() :].lstrip()) for match in MARK.finditer(text)]
 
 

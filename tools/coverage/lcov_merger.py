@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """Merges coverage into one lcov file, in the two places where Bazel asks for it.
 
-After a test:    lcov_merger --coverage_dir=DIR --output_file=FILE ...   (DIR holds gcov's *.gcov.json.gz and *.dat files)
-After all tests: lcov_merger --reports_file=LIST --output_file=FILE ...  (LIST names lcov files, one a line)
+After a test; DIR holds gcov's *.gcov.json.gz and *.dat files:
+  lcov_merger --coverage_dir=DIR --output_file=FILE ...
+After all tests; LIST names lcov files, one a line:
+  lcov_merger --reports_file=LIST --output_file=FILE ...
 """
 
 import argparse
@@ -14,11 +16,12 @@ import os
 
 
 class Coverage:
-    """Execution counts by file: lines {file: {line: count}}, functions {file: {name: [line, count]}}, and branches
-    {file: {(line, group, number): count}}.
+    """Execution counts by file: lines {file: {line: count}}, functions {file: {name: [line,
+    count]}}, and branches {file: {(line, group, number): count}}.
 
-    A line that was compiled more than once (variants, inline functions) may have more branches in one place than in another. Those
-    with as many are the same and are added; each number of them is a group.
+    A line that was compiled more than once (variants, inline functions) may have more branches in
+    one place than in another. Compilations with equally many are added; each number of branches is
+    a group.
     """
 
     def __init__(self):

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""report.py LCOV [--write FILE]: lines and branches that the tests reach, by folder, and what they do not reach with its reason.
+"""report.py LCOV [--write FILE]: lines and branches that the tests reach, by folder, and those that
+they do not reach, with the reason.
 
-Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON, for the lines of a file (a pattern) that the regex finds. They do not
-change the figures: every line counts. With --write the page goes to FILE. Fails if a folder is below the bounds, or if something
-that is not reached has no reason.
+Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON, for the lines of a file (a
+pattern) that the regex finds. They do not change the figures: every line counts. With --write the
+page goes to FILE. Fails if a folder is below the bounds, or if something that is not reached has no
+reason.
 """
 
 import argparse
@@ -60,7 +62,8 @@ class Folder:
 
 
 def statement(source, number):
-    """The line, joined with what follows up to the statement's end, so that a macro that spans lines is seen from each of them."""
+    """The line, joined with the lines up to the statement's end, so that a macro that spans lines
+    is seen from each of them."""
     start = number - 1
     while (
         start > 0
@@ -108,7 +111,8 @@ def survey(files, reasons):
 def page(folders, missed, run):
     out = [
         "# Coverage\n",
-        "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` makes it anew.\n",
+        "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` does it "
+        "again.\n",
         "The run: %s.\n" % run,
     ]
     out.append("| Folder | Lines | reached | Branches | reached |\n|---|---|---|---|---|")
