@@ -255,7 +255,7 @@ class Config:
 
 
 class Tools:
-    """What starts processes; tests put fakes here."""
+    """Starts processes; tests put fakes here."""
 
     run_once = staticmethod(run.run_once)
     check_owner = staticmethod(run.check_owner)

@@ -1,4 +1,4 @@
-"""What the tests of the comparison share: workloads and runs that are made up."""
+"""Shared by the tests of the comparison: workloads and runs that are made up."""
 
 import json
 import os

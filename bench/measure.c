@@ -123,7 +123,7 @@ static _Noreturn void become(char **argv, const char *preload, const int *go)
 {
     char byte;
     close(REPORT_FD);
-    prctl(PR_SET_PDEATHSIG, SIGKILL); // whoever stops this program stops the workload too
+    prctl(PR_SET_PDEATHSIG, SIGKILL); // a signal that stops this program stops the workload too
     close(go[1]);
     while (read(go[0], &byte, 1) < 0 && errno == EINTR) {
     }

@@ -79,7 +79,7 @@ WORKLOADS = {
     "xmalloc_4": "//bench/workloads:wl_xmalloc",
 }
 
-# What a program needs besides.
+# Further data of a program.
 DATA = {
     "//bench/replay:replay": ["//bench/replay:traces"],
 }

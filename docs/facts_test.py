@@ -2,7 +2,7 @@
 
 A page of Markdown marks such a figure by a comment in front of it, which readers of the page do not
 see: `<!-- fact: golden tiny_malloc -->14`. The figure is a number, with a unit if it has one, or a
-word from "one" to "twelve". What the comment may name:
+word from "one" to "twelve". The comment may name:
 
   golden PATH        instructions of a fast path, from bench/golden/golden.txt
   option VARIABLE    the default of an option, from base/options.def
@@ -76,7 +76,7 @@ def defines():
 
 
 class Facts:
-    """What the code says."""
+    """The figures of the code."""
 
     def __init__(self):
         golden = read("bench", "golden", "golden.txt")

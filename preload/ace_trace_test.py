@@ -112,7 +112,7 @@ class Trace(unittest.TestCase):
 
 
 def without_numbers(text):
-    """What differs from machine to machine."""
+    """The text without the figures that differ from machine to machine."""
     return re.sub(r"\b(mapped|vma|rlimit_as|pool_bytes)=\d+", r"\1=N", text)
 
 

@@ -302,7 +302,7 @@ class Server:
         self.test.assertIn("rdb_last_bgsave_status:ok", self.cli("info", "persistence"))
 
     def stop(self):
-        """What it wrote; it has to end by itself, without an error."""
+        """Its output; it has to end by itself, without an error."""
         self.cli("shutdown", "nosave", check=False)
         self.test.assertEqual(self.process.wait(timeout=20), 0)
         return read(self.log.name)

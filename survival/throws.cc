@@ -44,7 +44,7 @@ void free_all()
     }
 }
 
-/* The exception object itself cannot be had from malloc then. */
+/* malloc cannot serve the exception object then. */
 void out_of_memory(long n)
 {
     for (long i = 0; i < n; i++) {

@@ -1,8 +1,8 @@
-"""What tools/presubmit asks of text: lines end at 100 columns, and prose keeps to the words of
+"""Checks of text for tools/presubmit: lines end at 100 columns, and prose avoids the words of
 words.txt.
 
-Prose is what people read: Markdown without its code, comments, Python's docstrings, the texts of
-.def tables and of JSON.
+Prose is Markdown without its code, comments, Python's docstrings, and the texts of .def tables and
+of JSON.
 """
 
 import io
@@ -51,8 +51,7 @@ PYTHON_NAMES = (".py", ".bzl", ".bazel", ".BUILD")
 
 
 def kind_of(name):
-    """What language a file is in, as far as its text is concerned; None for one that is not
-    checked."""
+    """The language of a file: a key of PROSE. None for a file that is not checked."""
     base = os.path.basename(name)
     if name in GENERATED:
         return None

@@ -1,4 +1,4 @@
-"""What each variant is. One row a variant; the flag, the copts, the transition and the tests come
+"""The variants. One row a variant; the flag, the copts, the transition and the tests come
 from here."""
 
 DEFAULT_VARIANT = "release"

@@ -1,7 +1,7 @@
 """The comparison with an earlier report, for regression checks: hakmem's lead over each peer then
 and now.
 
-Absolute times differ from day to day and from machine to machine. What is compared is hakmem's
+Absolute times differ from day to day and from machine to machine. The comparison is of hakmem's
 ratio to each peer that both reports measured; a regression is claimed only where the intervals of
 both ratios lie apart, by more than the tolerance, and most of the peers say so. Peak memory hardly
 swings: there the medians are compared."""

@@ -143,7 +143,7 @@ def pair_ratios(ours, theirs):
 
 
 def verdict(low, high, n):
-    """What an interval of n ratios of our throughput to theirs says in words."""
+    """The verdict, in words, of an interval of n ratios of our throughput to theirs."""
     if sign_rank(n) is None:
         return "too few runs"
     if low > 1:

@@ -1,4 +1,4 @@
-"""What can be compared: the allocators, and the workloads as workloads.json describes them."""
+"""The allocators, and the workloads as workloads.json describes them."""
 
 import glob
 import json

@@ -1,5 +1,5 @@
-"""What a run executes: callgrind's counts of a whole run, and of each function of libhakmem.so in
-it."""
+"""The instructions of a run: callgrind's counts of the whole run, and of each function of
+libhakmem.so in it."""
 
 import os
 import shutil

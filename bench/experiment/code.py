@@ -1,5 +1,5 @@
-"""What the compiler made: the functions of a library by its disassembly, and the fast paths by
-single steps."""
+"""The compiled code: the functions of a library by its disassembly, and the fast paths by single
+steps."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def functions(library):
 
 
 class Differences:
-    """What two disassemblies do not have in common, by the functions' names."""
+    """The differences of two disassemblies, by the functions' names."""
 
     def __init__(self, a, b):
         self.only_a = sorted(a.keys() - b.keys())

@@ -43,7 +43,7 @@ class Side:
 
 
 def ask(library):
-    """What hak_variant() says in a process that this library is preloaded into."""
+    """The result of hak_variant() in a process into which this library is preloaded."""
     environment = {**os.environ, "LD_PRELOAD": library}
     done = subprocess.run(
         [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment

@@ -96,7 +96,7 @@ def readme_problems(tables, paths, instructions):
 
 
 def forbidden(instruction):
-    """What is wrong with this instruction on a fast path; None when nothing is."""
+    """The reason why a fast path may not hold this instruction; None if it may."""
     for pattern, name in FORBIDDEN:
         if re.search(pattern, instruction):
             return name

@@ -60,8 +60,8 @@ static inline struct header *header_of(void *block)
     return (struct header *)block - 1;
 }
 
-// The start of the reserved addresses, a whole page: the first caller's mapping; NULL if there is
-// none to be had.
+// The start of the reserved addresses, a whole page: the first caller's mapping; NULL if the system
+// has none.
 static SLOW char *reserve(void)
 {
     size_t size = RESERVE * 2;

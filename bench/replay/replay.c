@@ -1,5 +1,5 @@
-// replay [OPTIONS] TRACE: plays a trace that `hakmem record` wrote, with the malloc and free of
-// whoever serves this process.
+// replay [OPTIONS] TRACE: plays a trace that `hakmem record` wrote, with the malloc and free that
+// serve this process.
 //
 // Every thread of the trace is a thread here, begun when the trace had it begin, ended after its
 // last call. Everything else is ready before the clock starts: each thread's calls as an array of

@@ -56,7 +56,7 @@ class ReplayTest(unittest.TestCase):
         return trace_file.read(self.trace)
 
     def counted(self, *options):
-        """What replay called: {operation: (calls, bytes, sum of alignments)}."""
+        """The calls of replay: {operation: (calls, bytes, sum of alignments)}."""
         told = os.path.join(self.folder, "counts")
         done = run([*options, self.trace], LD_PRELOAD=COUNTER, COUNT_FILE=told)
         self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # hour [--seconds N] [--variant release|tiny] [--keep]: fuzzes the public interface from the corpus
 # on; clang's libFuzzer, with UBSan. Without --variant half of the time each. --keep writes the
-# minimised corpus back. What fails is left in a folder that is named at the end:
+# minimised corpus back. An input that fails is left in a folder that is named at the end:
 # `./bazelw run //hakmem/fuzz:corpus_main -- FILE` repeats it.
 set -eu
 seconds=3600 variants="tiny release" keep=

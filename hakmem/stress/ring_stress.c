@@ -1,12 +1,12 @@
 /* ring_stress: blocks and heaps go round a ring of threads. See main for the arguments.
 
    Each place of the ring has a mailbox and a thread at a time, which ends after a while and starts
-   its successor: so blocks and heaps outlive the threads that made them. What arrives is checked,
-   and goes on for some hops; the last one frees the blocks, one by one or in a batch, or destroys
-   the heap with all that is in it, while all others go on with other heaps. On its way a heap loses
-   blocks and gets new ones from each thread. The main thread forks while this goes on, and the
-   child must be able to go on. Locks: one mutex a mailbox. What the program itself keeps is
-   static. */
+   its successor: so blocks and heaps outlive the threads that made them. A parcel that arrives is
+   checked, and goes on for some hops; the last one frees the blocks, one by one or in a batch, or
+   destroys the heap with all that is in it, while all others go on with other heaps. On its way a
+   heap loses blocks and gets new ones from each thread. The main thread forks while this goes on,
+   and the
+   child must be able to go on. Locks: one mutex a mailbox. The program's own data is static. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
