@@ -1,12 +1,19 @@
 """The repositories that hakmem needs, all of them from Debian's packages: nothing is downloaded."""
 
-load("//third_party:repositories.bzl", "coverage_tools", "debian_rules_cc", "system_files", "system_local")
+load(
+    "//third_party:repositories.bzl",
+    "coverage_tools",
+    "debian_rules_cc",
+    "system_files",
+    "system_local",
+)
 
 def hakmem_deps(dev = False):
     """Declares the repositories, each only if it is not declared yet.
 
     Args:
-      dev: also what hakmem's own tests and comparisons need: GoogleTest, jemalloc, mimalloc and tcmalloc. A workspace that
+      dev: also what hakmem's own tests and comparisons need: GoogleTest, jemalloc, mimalloc and
+      tcmalloc. A workspace that
         only links hakmem leaves it False.
     """
     _maybe(debian_rules_cc, name = "rules_cc")

@@ -1,7 +1,9 @@
-"""count_results.py FILE: counts tests in what Bazel wrote to --build_event_json_file, and prints `N passed, N failed`.
+"""count_results.py FILE: counts tests in what Bazel wrote to --build_event_json_file, and prints
+`N passed, N failed`.
 
-A test that was never run, because it or something that it needs did not build, counts as failed. Exits with 1 if a test
-failed, if there was none, or if Bazel did not come to its end. (The files in testlogs would not do: old ones stay there.)
+A test that was never run, because it or something that it needs did not build, counts as failed.
+Exits with 1 if a test failed, if there was none, or if Bazel did not come to its end. (The files in
+testlogs would not do: old ones stay there.)
 """
 
 import json

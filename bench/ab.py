@@ -1,9 +1,11 @@
-"""ab: an experiment between two variants of hakmem, the result against what was expected, and the reason.
+"""ab: an experiment between two variants of hakmem, the result against what was expected, and the
+reason.
 
-First it makes sure that there is something to measure: each library says which variant it is, the disassembly differs, and the
-functions in question are called on the workload at all. Then it counts instructions, and only then it takes times, in
-pairs of runs in random alternation. It prints a page, and writes it to docs/experiments with --name or to --out.
-Exit status: 0; 1 if it refused or something failed; 2 for a wrong command line; 3 if the result is FAIL.
+First it makes sure that there is something to measure: each library says which variant it is, the
+disassembly differs, and the functions in question are called on the workload at all. Then it counts
+instructions, and only then it takes times, in pairs of runs in random alternation. It prints a
+page, and writes it to docs/experiments with --name or to --out. Exit status: 0; 1 if it refused or
+something failed; 2 for a wrong command line; 3 if the result is FAIL.
 """
 
 import argparse
@@ -31,21 +33,46 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser():
-    made = Parser(prog="ab", description=__doc__.split("\n\n", maxsplit=1)[0], epilog=__doc__.split("\n\n")[1])
-    made.add_argument("--a", metavar="VARIANT", required=True, help="a variant, such as release, or the path of a libhakmem.so")
+    made = Parser(
+        prog="ab", description=__doc__.split("\n\n", maxsplit=1)[0], epilog=__doc__.split("\n\n")[1]
+    )
+    made.add_argument(
+        "--a", metavar="VARIANT", required=True,
+        help="a variant, such as release, or the path of a libhakmem.so",
+    )
     made.add_argument("--b", metavar="VARIANT", required=True, help="the other one")
-    made.add_argument("--bench", metavar="NAME", action="append", required=True, help="a workload (may be given more than once)")
-    made.add_argument("--expect", metavar="RANGE", action="append", default=[],
-                      help="the expected change of throughput from A to B, such as +12%%..+15%%: one for all, or one a workload")
-    made.add_argument("--function", metavar="NAME", action="append", default=[],
-                      help="a function that the experiment is about (may be given more than once)")
-    made.add_argument("--runs", metavar="N", type=int, default=DEFAULT_RUNS, help="pairs of runs (default %(default)s)")
-    made.add_argument("--work", metavar="N", type=int, help="the amount of work a run, instead of the workload's own")
-    made.add_argument("--seed", metavar="N", type=int, help="draw the order of the runs from this seed")
+    made.add_argument(
+        "--bench", metavar="NAME", action="append", required=True,
+        help="a workload (may be given more than once)",
+    )
+    made.add_argument(
+        "--expect", metavar="RANGE", action="append", default=[],
+        help="the expected change of throughput from A to B, such as +12%%..+15%%: one for all, "
+        "or one a workload",
+    )
+    made.add_argument(
+        "--function", metavar="NAME", action="append", default=[],
+        help="a function that the experiment is about (may be given more than once)",
+    )
+    made.add_argument(
+        "--runs", metavar="N", type=int, default=DEFAULT_RUNS,
+        help="pairs of runs (default %(default)s)",
+    )
+    made.add_argument(
+        "--work", metavar="N", type=int,
+        help="the amount of work a run, instead of the workload's own",
+    )
+    made.add_argument(
+        "--seed", metavar="N", type=int, help="draw the order of the runs from this seed"
+    )
     made.add_argument("--title", metavar="TEXT", help="the page's title")
-    made.add_argument("--name", metavar="NAME", help="write the page to docs/experiments/NAME.md of the workspace")
+    made.add_argument(
+        "--name", metavar="NAME", help="write the page to docs/experiments/NAME.md of the workspace"
+    )
     made.add_argument("--out", metavar="FILE", help="write the page to FILE")
-    made.add_argument("--bin-dir", metavar="FOLDER", help="where the programs lie (default: beside this script)")
+    made.add_argument(
+        "--bin-dir", metavar="FOLDER", help="where the programs lie (default: beside this script)"
+    )
     return made  # fmt: skip
 
 
@@ -71,18 +98,26 @@ class Config:
         if options.work is not None and options.work < 1:
             raise Usage(f"argument --work: {options.work} is no amount of work")
         self.workloads = [one.with_work(options.work) for one in found] if options.work else found
-        self.expected_texts = options.expect * len(found) if len(options.expect) == 1 else options.expect or [None] * len(found)
+        self.expected_texts = (
+            options.expect * len(found)
+            if len(options.expect) == 1
+            else options.expect or [None] * len(found)
+        )
         if len(self.expected_texts) != len(found):
             raise Usage("argument --expect: one for all, or as many as workloads")
         try:
-            self.expected = [judge.parse_expectation(text) if text else None for text in self.expected_texts]
+            self.expected = [
+                judge.parse_expectation(text) if text else None for text in self.expected_texts
+            ]
         except ValueError as error:
             raise Usage(f"argument --expect: {error}") from None
         self.names = options.a, options.b
         self.functions = options.function
         self.runs = options.runs
         self.rng = random.Random(options.seed)
-        self.bin_dir = os.path.abspath(options.bin_dir or os.path.dirname(os.path.abspath(__file__)))
+        self.bin_dir = os.path.abspath(
+            options.bin_dir or os.path.dirname(os.path.abspath(__file__))
+        )
         self.title = options.title or f"{options.a} against {options.b}"
         self.out = self.output(options)
         self.command = shlex.join(["./bazelw", "run", "//bench:ab", "--", *arguments])
@@ -92,13 +127,20 @@ class Config:
         if options.name:
             folder = os.environ.get("BUILD_WORKSPACE_DIRECTORY")
             if not folder or "/" in options.name:
-                raise Usage("argument --name: a plain name, under `bazel run`; --out takes any path")
+                raise Usage(
+                    "argument --name: a plain name, under `bazel run`; --out takes any path"
+                )
             return os.path.join(folder, "docs", "experiments", options.name + ".md")
-        return os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), options.out) if options.out else None
+        return (
+            os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), options.out)
+            if options.out
+            else None
+        )
 
 
 def take_times(config, place, workload, names, progress):
-    """({side: its runs}, first rounds that are warm-up): pairs of runs, in random order within each pair."""
+    """({side: its runs}, first rounds that are warm-up): pairs of runs, in random order within each
+    pair."""
     results = {name: [] for name in names}
     for i in range(config.runs + 1):
         for name in config.rng.sample(names, 2):
@@ -107,26 +149,37 @@ def take_times(config, place, workload, names, progress):
             if i > 0:  # the first pair only brings programs and files into memory
                 results[name].append({**result, "mode": "default"})
     progress.end()
-    left_out = stats.warm_up([[one["ops_per_s"] for one in runs] for runs in results.values()], MIN_RUNS)
+    left_out = stats.warm_up(
+        [[one["ops_per_s"] for one in runs] for runs in results.values()], MIN_RUNS
+    )
     return results, left_out
 
 
 def examine(config, place, sides, workload, expected, expected_text, facts, progress):
-    """All about one workload: instructions, functions, times, verdict, reasons."""
+    """One workload: instructions, functions, times, verdict, reasons."""
     a, b = (side.name for side in sides)
     program, *counted = run.command_of(place, workload, a, "quick", rounds.FIRST_SEED)
     progress.show(f"{workload.name}: counting instructions")
     profiles = [calls.profile(program, counted, side.library) for side in sides]
     results, left_out = take_times(config, place, workload, [a, b], progress)
     kept = {name: runs[left_out:] for name, runs in results.items()}
-    pairs = stats.against([one["ops_per_s"] for one in kept[b]], [one["ops_per_s"] for one in kept[a]])
+    pairs = stats.against(
+        [one["ops_per_s"] for one in kept[b]], [one["ops_per_s"] for one in kept[a]]
+    )
     result, why = None, None
     if expected:
-        result, why = judge.verdict(pairs["ratio"] - 1, pairs["low"] - 1, pairs["high"] - 1, expected)
-    reasons = [judge.about_instructions(a, b, *profiles), judge.about_time(*profiles, pairs["ratio"])]
-    reasons += [judge.about_function(name, a, b, facts["code"], profiles) for name in config.functions]
+        result, why = judge.verdict(
+            pairs["ratio"] - 1, pairs["low"] - 1, pairs["high"] - 1, expected
+        )
+    reasons = [
+        judge.about_instructions(a, b, *profiles), judge.about_time(*profiles, pairs["ratio"]),
+    ]
+    reasons += [
+        judge.about_function(name, a, b, facts["code"], profiles) for name in config.functions
+    ]
     reasons.append(
-        f"The library's own functions are {profiles[0].library_share() * 100:.1f} % of the run's instructions under `{a}` and "
+        f"The library's own functions are {profiles[0].library_share() * 100:.1f} % of the run's "
+        f"instructions under `{a}` and "
         f"{profiles[1].library_share() * 100:.1f} % under `{b}`; the rest is the workload."
     )
     return {
@@ -162,11 +215,16 @@ def experiment(config, progress):
     trace = os.path.join(config.bin_dir, "golden", "path_trace")
     paths = [code.fast_paths(trace, side.library) for side in sides]
     facts = {"code": disassembly}
-    code_lines = [judge.about_code(*names, code.Differences(*disassembly)), *judge.about_paths(*names, *paths)]
+    code_lines = [
+        judge.about_code(*names, code.Differences(*disassembly)),
+        *judge.about_paths(*names, *paths),
+    ]
     noise = run.noise(place)
     parts = [
         examine(config, place, sides, workload, expected, text, facts, progress)
-        for workload, expected, text in zip(config.workloads, config.expected, config.expected_texts)
+        for workload, expected, text in zip(
+            config.workloads, config.expected, config.expected_texts
+        )
     ]
     return {
         "title": config.title,
@@ -181,7 +239,8 @@ def experiment(config, progress):
 
 
 def written(path, made):
-    """The page, written to path if there is one; what somebody wrote into an earlier one is kept."""
+    """The page, written to path if there is one; the section that was written by hand into an
+    earlier page is kept."""
     old = ""
     if path and os.path.exists(path):
         with open(path, encoding="utf-8") as file:

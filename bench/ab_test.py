@@ -1,4 +1,4 @@
-"""ab from end to end: real variants and programs, little work. No time is judged, but what does not depend on time is."""
+"""ab from end to end: real variants and programs, little work. No time is judged; all else is."""
 
 import contextlib
 import io
@@ -32,35 +32,49 @@ class AbTest(unittest.TestCase):
     def test_validation(self):
         out = os.path.join(self.folder, "page.md")
         names = ["--function", "validate_free", "--function", "no_such_function"]
-        status, text, err = run(*TWO, "--bench", "random_mixed", "--expect=-99%..+900%", *names, *SHORT, "--out", out)
+        status, text, err = run(
+            *TWO, "--bench", "random_mixed", "--expect=-99%..+900%", *names, *SHORT, "--out", out
+        )
         self.assertEqual(status, 0, err)
         with open(out, encoding="utf-8") as file:
             self.assertEqual(file.read() + "\n", text)
         self.assertIn("## random_mixed_256", text)
         self.assertRegex(text, r"only in `release_validated` \([^)]*`validate_free`")
         self.assertRegex(text, r"`tiny_free` \d+ against \d{2,}")
-        self.assertRegex(text, r"`validate_free`: under `release` there is no such function .* it is called [\d,]+ times")
+        self.assertRegex(
+            text,
+            r"`validate_free`: under `release` there is no such function .* it is called [\d,]+ "
+            r"times",
+        )
         self.assertIn("`no_such_function` is a function of neither library", text)
-        self.assertRegex(text, r"under `release_validated`: \+\d+\.\d %\.")  # more instructions, whatever the time
+        self.assertRegex(
+            text, r"under `release_validated`: \+\d+\.\d %\."
+        )  # more instructions, whatever the time
 
     def test_the_expectation_decides_the_exit_status(self):
-        # Nothing on earth is nine times as fast.
+        # No change makes hakmem nine times as fast.
         status, text, _ = run(*TWO, "--bench", "mid_mt_gap_1", "--expect=+800%..+900%", *SHORT)
         self.assertEqual(status, ab.FAILED_EXPECTATION)
         self.assertIn("**FAIL**", text)
 
     def test_the_same_on_both_sides(self):
         copy = os.path.join(self.folder, "libhakmem.so")
-        shutil.copy(os.path.join(os.path.dirname(FOLDER), "preload", "release", "libhakmem.so"), copy)
+        shutil.copy(
+            os.path.join(os.path.dirname(FOLDER), "preload", "release", "libhakmem.so"), copy
+        )
         for other in ("release", copy):
-            status, text, err = run("--a", "release", "--b", other, "--bench", "random_mixed", *SHORT)
+            status, text, err = run(
+                "--a", "release", "--b", other, "--bench", "random_mixed", *SHORT
+            )
             self.assertEqual((status, text), (1, ""))
             self.assertIn("byte for byte", err)
 
     def test_a_library_that_is_not_what_it_is_called(self):
         folder = os.path.join(self.folder, "preload", "debug")
         os.makedirs(folder)
-        shutil.copy(os.path.join(os.path.dirname(FOLDER), "preload", "release", "libhakmem.so"), folder)
+        shutil.copy(
+            os.path.join(os.path.dirname(FOLDER), "preload", "release", "libhakmem.so"), folder
+        )
         with self.assertRaisesRegex(variants.Refused, "says that it is release"):
             variants.Side("debug", self.folder)
         with self.assertRaisesRegex(variants.Refused, "is not there"):

@@ -1,8 +1,9 @@
-// What the workloads share: argument parsing, the clock, the random numbers, and the answer to "who serves malloc here?".
+// What the workloads share: argument parsing, the clock, the random numbers, and the answer to "who
+// serves malloc here?".
 //
-// No locks. Included by the bench_*.c programs only, each of which is one file and is linked once for every allocator.
-// Nothing here allocates: the tables of the workloads come from mmap, so that the allocator is asked for nothing but
-// the blocks that the workload is about.
+// No locks. Included by the bench_*.c programs only, each of which is one file and is linked once
+// for every allocator. Nothing here allocates: the tables of the workloads come from mmap, so that
+// the allocator is asked for nothing but the blocks that the workload is about.
 #ifndef HAKMEM_BENCH_BENCH_COMMON_H_
 #define HAKMEM_BENCH_BENCH_COMMON_H_
 
@@ -21,7 +22,8 @@
 // Present only where hakmem itself is linked in statically.
 extern const char *hak_version(void) __attribute__((weak));
 
-// A random 64-bit number from the one before it (Marsaglia's xorshift, shifts 13, 7, 17); the state is never 0.
+// A random 64-bit number from the one before it (Marsaglia's xorshift, shifts 13, 7, 17); the state
+// is never 0.
 static inline uint64_t bench_next(uint64_t x)
 {
     x ^= x << 13;
@@ -53,7 +55,8 @@ static inline uint64_t bench_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-// Writes the first and the last byte of a block; volatile, so that neither the block nor its writes can be elided.
+// Writes the first and the last byte of a block; volatile, so that neither the block nor its writes
+// can be elided.
 static inline void bench_touch(void *block, size_t size, uint64_t value)
 {
     volatile unsigned char *bytes = block;
@@ -67,7 +70,8 @@ __attribute__((cold, noreturn)) static void bench_die(const char *what)
     exit(1);
 }
 
-// Zeroed memory of `bytes` bytes that does not come from the allocator under test. Never NULL, never given back.
+// Zeroed memory of `bytes` bytes that does not come from the allocator under test. Never NULL,
+// never freed.
 static void *bench_table(size_t bytes)
 {
     void *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -98,21 +102,24 @@ struct bench_arg {
     int required;
 };
 
-// The name of the object that defines `symbol` for this process: a path, or "static" (with the version, where it is
-// hakmem's) when it lies in the program itself.
+// The name of the object that defines `symbol` for this process: a path, or "static" (with the
+// version, where it is hakmem's) when it lies in the program itself.
 static void bench_print_owner(const char *symbol)
 {
     Dl_info program, owner;
     void *address = dlsym(RTLD_DEFAULT, symbol);
-    if (address == NULL || dladdr(address, &owner) == 0 || dladdr((void *)(uintptr_t)&bench_print_owner, &program) == 0)
+    if (address == NULL || dladdr(address, &owner) == 0 ||
+        dladdr((void *)(uintptr_t)&bench_print_owner, &program) == 0)
         printf("%s: unknown\n", symbol);
     else if (owner.dli_fbase != program.dli_fbase)
         printf("%s: %s\n", symbol, owner.dli_fname);
     else
-        printf("%s: static%s%s\n", symbol, hak_version ? " hakmem " : "", hak_version ? hak_version() : "");
+        printf("%s: static%s%s\n", symbol, hak_version ? " hakmem " : "",
+               hak_version ? hak_version() : "");
 }
 
-__attribute__((cold)) static void bench_usage(FILE *to, const char *program, const struct bench_arg *args, int n_args)
+__attribute__((cold)) static void bench_usage(FILE *to, const char *program,
+                                              const struct bench_arg *args, int n_args)
 {
     const char *slash = strrchr(program, '/');
     fprintf(to, "usage: %s", slash ? slash + 1 : program);
@@ -121,7 +128,8 @@ __attribute__((cold)) static void bench_usage(FILE *to, const char *program, con
     fprintf(to, " | --whoami | --help\n");
 }
 
-// Fills `args` from the command line. Answers --whoami and --help itself; a bad argument ends with a usage line, exit 2.
+// Fills `args` from the command line. Answers --whoami and --help itself; a bad argument ends with
+// a usage line, exit 2.
 static void bench_args(int argc, char **argv, struct bench_arg *args, int n_args)
 {
     if (argc == 2 && strcmp(argv[1], "--whoami") == 0) {
@@ -145,9 +153,9 @@ static void bench_args(int argc, char **argv, struct bench_arg *args, int n_args
         if (i >= given && !args[i].required)
             continue;
         if (i >= given || bench_parse(argv[i + 1], args[i].min, args[i].max, &args[i].value) != 0) {
-            fprintf(stderr, "%s: %s %s: a number from %llu to %llu is wanted\n", argv[0], args[i].name,
-                    i < given ? argv[i + 1] : "(missing)", (unsigned long long)args[i].min,
-                    (unsigned long long)args[i].max);
+            fprintf(stderr, "%s: %s %s: a number from %llu to %llu is wanted\n", argv[0],
+                    args[i].name, i < given ? argv[i + 1] : "(missing)",
+                    (unsigned long long)args[i].min, (unsigned long long)args[i].max);
             bench_usage(stderr, argv[0], args, n_args);
             exit(2);
         }

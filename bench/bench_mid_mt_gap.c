@@ -1,15 +1,18 @@
-// bench_mid_mt_gap [THREADS [ITERATIONS [WORKING_SET [SEED]]]]: threads that each allocate and free blocks of 1 to 8 KiB.
+// bench_mid_mt_gap [THREADS [ITERATIONS [WORKING_SET [SEED]]]]: threads that each allocate and free
+// blocks of 1 to 8 KiB.
 //
-// An iteration is one operation, as in bench_random_mixed; every thread does ITERATIONS of them on WORKING_SET slots of
-// its own, so that nothing is shared but the allocator. The clock runs from the moment when all threads are ready until
-// the last one has done. No locks but the barrier at the start. Run by compare.py, the callgrind test, or by hand.
+// An iteration is one operation, as in bench_random_mixed; every thread does ITERATIONS of them on
+// WORKING_SET slots of its own, so that nothing is shared but the allocator. The clock runs from
+// the moment when all threads are ready until the last one has done. No locks but the barrier at
+// the start. Run by compare.py, the callgrind test, or by hand.
 #include "bench/bench_common.h"
 
 #include <pthread.h>
 
 enum { MIN_SIZE = 1024, MAX_SIZE = 8192, MAX_THREADS = 1024 };
 
-// One thread's work; written before it starts, except `done_ns`, which the thread writes and main reads after the join.
+// One thread's work; written before it starts, except `done_ns`, which the thread writes and main
+// reads after the join.
 struct worker {
     pthread_t thread;
     void **slots;
@@ -21,8 +24,10 @@ struct worker {
 
 static pthread_barrier_t ready;
 
-// The measured part. Its name is what callgrind's --toggle-collect is given: not static, never inlined.
-BENCH_NOINLINE void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random);
+// The measured part. Its name is what callgrind's --toggle-collect is given: not static, never
+// inlined.
+BENCH_NOINLINE void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations,
+                                uint64_t random);
 
 void mid_mt_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random)
 {

@@ -1,11 +1,13 @@
-// bench_prod_cons [BLOCKS [BATCH [DEPTH [SEED]]]]: one thread allocates, another one frees; blocks of 16 to 256 bytes.
+// bench_prod_cons [BLOCKS [BATCH [DEPTH [SEED]]]]: one thread allocates, another one frees; blocks
+// of 16 to 256 bytes.
 //
-// The blocks travel in batches of BATCH pointers through a ring of DEPTH batches, so that the ring costs one release
-// store and one acquire load a batch, and at most BATCH * (DEPTH + 1) blocks are on their way. The producer writes the
-// first and last byte of each block, the consumer reads the first. An operation is one malloc or one free: there are
-// two a block. Each thread is bound to a processor of its own: left to itself, the kernel often runs both on one for the
-// whole run, as they wake each other, and then nothing crosses between caches, at twice the speed.
-// No locks: `head` belongs to the producer, `tail` to the consumer. Run by compare.py, or by hand.
+// The blocks travel in batches of BATCH pointers through a ring of DEPTH batches, so that the ring
+// costs one release store and one acquire load a batch, and at most BATCH * (DEPTH + 1) blocks are
+// on their way. The producer writes the first and last byte of each block, the consumer reads the
+// first. An operation is one malloc or one free: there are two a block. Each thread is bound to a
+// processor of its own: left to itself, the kernel often runs both on one for the whole run, as
+// they wake each other, and then nothing crosses between caches, at twice the speed. No locks:
+// `head` belongs to the producer, `tail` to the consumer. Run by compare.py, or by hand.
 #include "bench/bench_common.h"
 
 #include <pthread.h>
@@ -13,8 +15,9 @@
 
 enum { MIN_SIZE = 16, MAX_SIZE = 256, CACHE_LINE = 64, SPINS = 256 };
 
-// A ring between exactly two threads. tail <= head <= tail + depth always; batch number i lies in the place i % depth
-// (depth is a power of two) and belongs to the consumer while tail <= i < head, to the producer otherwise.
+// A ring between exactly two threads. tail <= head <= tail + depth always; batch number i lies in
+// the place i % depth (depth is a power of two) and belongs to the consumer while tail <= i < head,
+// to the producer otherwise.
 static struct {
     void **places;
     uint64_t n_batches;
@@ -27,7 +30,8 @@ static struct {
 
 static pthread_barrier_t ready;
 
-// Waits until `*counter` has reached `wanted`: spins for a moment, then lets others have the processor.
+// Waits until `*counter` has reached `wanted`: spins for a moment, then lets others have the
+// processor.
 static inline void wait_for(const uint64_t *counter, uint64_t wanted)
 {
     for (unsigned spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < wanted; spins++) {
@@ -78,7 +82,8 @@ uint64_t cons_loop(void)
     return sum;
 }
 
-// Binds the calling thread to the n-th of the processors that this process may use, if it may use that many.
+// Binds the calling thread to the n-th of the processors that this process may use, if it may use
+// that many.
 static void bind_to_processor(int n)
 {
     cpu_set_t allowed, wanted;
@@ -123,13 +128,15 @@ int main(int argc, char **argv)
     bench_args(argc, argv, args, 4);
     uint64_t depth = args[2].value;
     if ((depth & (depth - 1)) != 0) {
-        fprintf(stderr, "%s: DEPTH %llu: a power of two is wanted\n", argv[0], (unsigned long long)depth);
+        fprintf(stderr, "%s: DEPTH %llu: a power of two is wanted\n", argv[0],
+                (unsigned long long)depth);
         bench_usage(stderr, argv[0], args, 4);
         return 2;
     }
     ring.batch = (uint32_t)args[1].value;
     ring.mask = (uint32_t)depth - 1;
-    ring.n_batches = (args[0].value + ring.batch - 1) / ring.batch; // a last batch is always a full one
+    ring.n_batches =
+        (args[0].value + ring.batch - 1) / ring.batch; // a last batch is always a full one
     ring.random = bench_seed(args[3].value);
     ring.places = bench_table((size_t)depth * ring.batch * sizeof(void *));
 
@@ -147,6 +154,7 @@ int main(int argc, char **argv)
     pthread_join(consumer, NULL);
     double seconds = (double)(done_ns > start ? done_ns - start : 1) * 1e-9;
     double operations = 2.0 * (double)(ring.n_batches * ring.batch);
-    printf("Throughput = %.2f M operations per second, relative time: %.6f s.\n", operations / seconds * 1e-6, seconds);
+    printf("Throughput = %.2f M operations per second, relative time: %.6f s.\n",
+           operations / seconds * 1e-6, seconds);
     return 0;
 }

@@ -1,14 +1,17 @@
 // bench_random_mixed ITERATIONS WORKING_SET SEED: one thread, blocks of 16 to 1,024 bytes, uniform.
 //
-// An iteration is one operation: it picks a slot at random; an occupied slot is freed, an empty one gets a new block,
-// whose first and last byte are written. So about half of the slots are occupied, and half of the operations are
-// allocations. No locks. Run by compare.py, by the callgrind test, or by hand.
+// An iteration is one operation: it picks a slot at random; an occupied slot is freed, an empty one
+// gets a new block, whose first and last byte are written. So about half of the slots are occupied,
+// and half of the operations are allocations. No locks. Run by compare.py, by the callgrind test,
+// or by hand.
 #include "bench/bench_common.h"
 
 enum { MIN_SIZE = 16, MAX_SIZE = 1024 };
 
-// The measured part. Its name is what callgrind's --toggle-collect is given: not static, never inlined.
-BENCH_NOINLINE void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random);
+// The measured part. Its name is what callgrind's --toggle-collect is given: not static, never
+// inlined.
+BENCH_NOINLINE void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations,
+                                      uint64_t random);
 
 void random_mixed_loop(void **slots, uint32_t n_slots, uint64_t iterations, uint64_t random)
 {

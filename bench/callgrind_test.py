@@ -1,8 +1,9 @@
-"""Counts instructions an operation, workload included, for hakmem and its peers; hakmem has to need the fewest.
+"""Counts instructions an operation, workload included, for hakmem and its peers; hakmem has to need
+the fewest.
 
-Valgrind's callgrind counts exactly, whatever else the machine does. Each program runs twice, with different numbers of
-operations; the difference leaves out the start, first faults and first refills. Only the measured loop counts
-(--toggle-collect). An operation is one malloc or one free.
+Valgrind's callgrind counts exactly, whatever else the machine does. Each program runs twice, with
+different numbers of operations; the difference leaves out the start, first faults and first
+refills. Only the measured loop counts (--toggle-collect). An operation is one malloc or one free.
 """
 
 import argparse
@@ -13,7 +14,13 @@ import sys
 
 # Name, program, its measured function, arguments ({n}: operations), what it is.
 WORKLOADS = [
-    ("random_mixed", "bench_random_mixed", "random_mixed_loop", ["{n}", "256", "42"], "16 to 1,024 bytes"),
+    (
+        "random_mixed",
+        "bench_random_mixed",
+        "random_mixed_loop",
+        ["{n}", "256", "42"],
+        "16 to 1,024 bytes",
+    ),
     ("mid", "bench_mid_mt_gap", "mid_mt_loop", ["1", "{n}", "256", "42"], "1 to 8 KiB, one thread"),
 ]
 OURS = "hakmem"
@@ -28,35 +35,51 @@ def collected(text):
 
 
 def instructions(program, function, arguments):
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--toggle-collect={function}"]
+    command = [
+        "valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
+        f"--toggle-collect={function}",
+    ]
     done = subprocess.run(command + [program] + arguments, capture_output=True, text=True)
     count = collected(done.stderr)
     if done.returncode != 0 or not count:
-        raise RuntimeError(f"{' '.join(command + [program] + arguments)}: {done.returncode}\n{done.stderr}")
+        raise RuntimeError(
+            f"{' '.join(command + [program] + arguments)}: {done.returncode}\n{done.stderr}"
+        )
     return count
 
 
 def per_operation(bin_dir, workload, allocator):
     _, program, function, arguments, _ = workload
     path = os.path.join(bin_dir, f"{program}_{allocator}")
-    few, many = (instructions(path, function, [a.format(n=n) for a in arguments]) for n in (FEW, MANY))
+    few, many = (
+        instructions(path, function, [a.format(n=n) for a in arguments]) for n in (FEW, MANY)
+    )
     return (many - few) / (MANY - FEW)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bin-dir", default=os.path.dirname(os.path.abspath(__file__)))
     parser.add_argument("--ours", default=OURS)
     options = parser.parse_args()
     failed = 0
     for workload in WORKLOADS:
         ours = per_operation(options.bin_dir, workload, options.ours)
-        print(f"{workload[0]} ({workload[4]}), instructions an operation:\n  {options.ours:<14}{ours:8.2f}", flush=True)
+        print(
+            f"{workload[0]} ({workload[4]}), instructions an operation:\n  "
+            f"{options.ours:<14}{ours:8.2f}",
+            flush=True,
+        )
         for peer in PEERS:
             theirs = per_operation(options.bin_dir, workload, peer)
             bad = ours >= theirs
             failed += bad
-            print(f"  {peer:<14}{theirs:8.2f}{'   FAILED: hakmem needs more' if bad else ''}", flush=True)
+            print(
+                f"  {peer:<14}{theirs:8.2f}{'   FAILED: hakmem needs more' if bad else ''}",
+                flush=True,
+            )
     return 1 if failed else 0
 
 

@@ -1,9 +1,10 @@
-"""bench_binaries: one workload linked with every allocator. workload_test: one workload measured as a Bazel test."""
+"""bench_binaries: one workload linked with every allocator. workload_test: one workload measured as
+a Bazel test."""
 
 load("//tools:python.bzl", "python_test")
 
-# Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc serves.
-# All are shared objects, hakmem too, so that none has the advantage of direct calls.
+# Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc
+# serves. All are shared objects, hakmem too, so that none has the advantage of direct calls.
 ALLOCATORS = {
     "hakmem": "//bench:hakmem_shared",
     "jemalloc": "@jemalloc//:jemalloc",
@@ -13,7 +14,8 @@ ALLOCATORS = {
     "null": "//bench/null:null_shared",
 }
 
-# -O2 whatever the compilation mode; the compiler must not know what malloc and free do, or it drops pairs of them.
+# -O2 whatever the compilation mode; the compiler must not know what malloc and free do, or it drops
+# pairs of them.
 BENCH_COPTS = [
     "-std=c17",
     "-D_GNU_SOURCE",
@@ -33,7 +35,7 @@ TAGS = [
 ]
 
 def bench_binaries(name, srcs, deps = []):
-    """Declares NAME_hakmem, NAME_jemalloc, ... and NAME_hakmem_static, and a filegroup NAME of all of them.
+    """Declares NAME_hakmem, NAME_jemalloc, ..., NAME_hakmem_static, and a filegroup NAME of all.
 
     Args:
       name: the program's name without the allocator.
@@ -66,12 +68,15 @@ def bench_binaries(name, srcs, deps = []):
     )
 
 def workload_test(name, program, data = []):
-    """Declares workload_NAME: measures one workload of workloads.json and leaves result.json and result.html as test outputs.
+    """Declares workload_NAME, which measures one workload of workloads.json.
+
+    It leaves result.json and result.html as test outputs.
 
     Args:
       name: the workload's name in workloads.json.
-      program: what bench_binaries made of its program; a test takes no others to the machine that runs it.
-      data: what the program reads.
+      program: the target that bench_binaries made of its program; a test takes no others to the
+        machine that runs it.
+      data: files that the program reads.
     """
     python_test(
         name = "workload_" + name,

@@ -1,4 +1,5 @@
-"""Tests of ab's modules: verdicts, what is made of disassemblies and callgrind's files, the page. What they read is made up."""
+"""Tests of ab's modules: verdicts, the reading of disassemblies and callgrind's files, the page.
+All inputs are made up."""
 
 import copy
 import unittest
@@ -70,7 +71,9 @@ class ExpectationTest(unittest.TestCase):
         self.check("PASS", 0.13, (0.11, 0.16), gain, "lies in the expected range")
         self.check("PARTIAL", 0.05, (0.03, 0.07), gain, "less than expected")
         self.check("PARTIAL", 0.30, (0.25, 0.35), gain, "more than expected")
-        self.check("PARTIAL", 0.13, (-0.05, 0.30), gain, "undecided")  # noise: neither shown nor excluded
+        self.check(
+            "PARTIAL", 0.13, (-0.05, 0.30), gain, "undecided"
+        )  # noise: neither shown nor excluded
         self.check("PARTIAL", 0.02, (-0.05, 0.13), gain, "undecided")
         self.check("FAIL", 0.01, (-0.02, 0.04), gain, "excluded")
         self.check("FAIL", -0.10, (-0.12, -0.08), gain, "other way")
@@ -93,17 +96,28 @@ class ExpectationTest(unittest.TestCase):
 class CodeTest(unittest.TestCase):
     def test_parse(self):
         found = code.parse(DISASSEMBLY)
-        self.assertEqual(found, {"free": ["mov (%rip),%rax", "call <validate>", "jne <free>", "ret"], "validate": ["ret"]})
+        self.assertEqual(
+            found,
+            {
+                "free": ["mov (%rip),%rax", "call <validate>", "jne <free>", "ret"],
+                "validate": ["ret"],
+            },
+        )
 
     def test_where_it_lies_makes_no_difference(self):
-        moved = DISASSEMBLY.replace("0x1234", "0x9876").replace("2238", "abcd").replace("2000", "3000")
+        moved = (
+            DISASSEMBLY.replace("0x1234", "0x9876").replace("2238", "abcd").replace("2000", "3000")
+        )
         self.assertFalse(code.Differences(code.parse(DISASSEMBLY), code.parse(moved)).any())
 
     def test_differences(self):
         a = code.parse(DISASSEMBLY)
         b = {"free": a["free"][1:], "other": ["ret"]}
         found = code.Differences(a, b)
-        self.assertEqual((found.changed, found.only_a, found.only_b, found.alike), (["free"], ["validate"], ["other"], 0))
+        self.assertEqual(
+            (found.changed, found.only_a, found.only_b, found.alike),
+            (["free"], ["validate"], ["other"], 0),
+        )
         text = judge.about_code("x", "y", found)
         for words in ("1 functions differ", "only in `x` (`validate`)", "only in `y` (`other`)"):
             self.assertIn(words, text)
@@ -123,9 +137,14 @@ class CallsTest(unittest.TestCase):
         found = calls.parse(CALLGRIND)
         self.assertEqual(found.total, 1000)
         self.assertEqual(sorted(found.functions), ["free", "validate"])  # the library's alone
-        self.assertEqual((found.calls("free"), found.own("free"), found.share("free")), (10, 200, 0.6))
+        self.assertEqual(
+            (found.calls("free"), found.own("free"), found.share("free")), (10, 200, 0.6)
+        )
         # What it calls of itself is counted once, what it calls in libc too.
-        self.assertEqual((found.calls("validate"), found.own("validate"), found.share("validate")), (11, 300, 0.4))
+        self.assertEqual(
+            (found.calls("validate"), found.own("validate"), found.share("validate")),
+            (11, 300, 0.4),
+        )
         self.assertEqual(found.library_share(), 0.5)
         self.assertEqual((found.calls("main"), found.share("main")), (0, 0))
 
@@ -148,39 +167,67 @@ class ReasonsTest(unittest.TestCase):
     def test_a_function_that_the_compiler_dropped(self):
         profiles = self.profile(100), self.profile(100)
         self.assertIn("inlined or dropped", judge.about_function("f", "x", "y", ({}, {}), profiles))
-        self.assertIn("under `x` there is no such function", judge.about_function("f", "x", "y", ({}, {"f": []}), profiles))
+        self.assertIn(
+            "under `x` there is no such function",
+            judge.about_function("f", "x", "y", ({}, {"f": []}), profiles),
+        )
         self.assertIn("not on this workload's path", judge.about_instructions("x", "y", *profiles))
-        self.assertIn("+100.0 %", judge.about_instructions("x", "y", profiles[0], self.profile(200)))
-        self.assertIn("takes +25.0 % for +100.0 %", judge.about_time(profiles[0], self.profile(200), 0.8))
+        self.assertIn(
+            "+100.0 %", judge.about_instructions("x", "y", profiles[0], self.profile(200))
+        )
+        self.assertIn(
+            "takes +25.0 % for +100.0 %", judge.about_time(profiles[0], self.profile(200), 0.8)
+        )
 
     def test_suspects(self):
-        profiles = self.profile(1000, a=(10, 1), b=(500, 1), c=(5, 1)), self.profile(1000, a=(60, 1), b=(100, 1), c=(5, 1))
+        profiles = self.profile(1000, a=(10, 1), b=(500, 1), c=(5, 1)), self.profile(
+            1000, a=(60, 1), b=(100, 1), c=(5, 1)
+        )
         self.assertEqual(judge.suspects(({}, {}), profiles, ["c", "gone"]), ["c", "b", "a"])
         self.assertEqual(judge.suspects(({}, {}), profiles, [], most=1), ["b"])
 
 
 def experiment():
     """One with one workload, all made up."""
-    runs = {name: [made_up.run(speed + i) for i in range(12)] for name, speed in (("x", 1e7), ("y", 0.5e7))}
-    profiles = calls.parse(CALLGRIND), calls.parse(CALLGRIND.replace("summary: 1000", "summary: 1500"))
+    runs = {
+        name: [made_up.run(speed + i) for i in range(12)]
+        for name, speed in (("x", 1e7), ("y", 0.5e7))
+    }
+    profiles = calls.parse(CALLGRIND), calls.parse(
+        CALLGRIND.replace("summary: 1000", "summary: 1500")
+    )
     one = {
-        "name": "mixed", "text": "a text", "command": "bench_mixed 1", "counted": "bench_mixed 2", "a": "x", "b": "y",
-        "expected_text": "-60%..-40%", "result": "PASS", "why": "because", "left_out": 1, "runs": 12,
-        "pairs": stats.against([run["ops_per_s"] for run in runs["y"]], [run["ops_per_s"] for run in runs["x"]]),
-        "profiles": profiles, "code": (code.parse(DISASSEMBLY), {}), "functions": ["free"], "reasons": ["a reason."],
+        "name": "mixed", "text": "a text", "command": "bench_mixed 1", "counted": "bench_mixed 2",
+        "a": "x", "b": "y", "expected_text": "-60%..-40%", "result": "PASS", "why": "because",
+        "left_out": 1, "runs": 12,
+        "pairs": stats.against(
+            [run["ops_per_s"] for run in runs["y"]], [run["ops_per_s"] for run in runs["x"]]
+        ),
+        "profiles": profiles, "code": (code.parse(DISASSEMBLY), {}), "functions": ["free"],
+        "reasons": ["a reason."],
         "rows": [analysis.row_of(name, runs[name], runs[name], None) for name in ("x", "y")],
     }  # fmt: skip
     about = {key: made_up.ABOUT[key] for key in ("machine", "noise")}
-    return {**about, "title": "A title", "a": "x", "b": "y", "command": "ab -- x", "code_lines": ["code"], "workloads": [one]}
+    return {
+        **about,
+        "title": "A title",
+        "a": "x",
+        "b": "y",
+        "command": "ab -- x",
+        "code_lines": ["code"],
+        "workloads": [one],
+    }
 
 
 class PageTest(unittest.TestCase):
     def test_everything_is_there(self):
         text = page.page(experiment())
         for words in (
-            "# A title", "| A | `x` |", "Some CPU", "a spread of 1.0 %", "`ab -- x`", "- code", "**PASS**: because", "- a reason.",
-            "| mixed | -60%..-40% | -50.0 % (", "`y` is slower; so many runs would have seen 0.0 %", "| +50.0 % | PASS |",
-            "12 pairs of runs, the first 1 left out as warm-up", "| `free` | 4 / none | 10 | 10 | 200 | 200 | 60.0 % | 40.0 % |",
+            "# A title", "| A | `x` |", "Some CPU", "a spread of 1.0 %", "`ab -- x`", "- code",
+            "**PASS**: because", "- a reason.", "| mixed | -60%..-40% | -50.0 % (",
+            "`y` is slower; so many runs would have seen 0.0 %", "| +50.0 % | PASS |",
+            "12 pairs of runs, the first 1 left out as warm-up",
+            "| `free` | 4 / none | 10 | 10 | 200 | 200 | 60.0 % | 40.0 % |",
             "| A `x` | 10.00 | ",
         ):  # fmt: skip
             self.assertIn(words, text)
@@ -198,7 +245,9 @@ class PageTest(unittest.TestCase):
         self.assertIn("Measured -50.0 %", text)
 
     def test_what_people_wrote_is_kept(self):
-        old = page.page(experiment()).replace("## Results", "## In words\n\nSome words,\n\nand more.\n\n## Results")
+        old = page.page(experiment()).replace(
+            "## Results", "## In words\n\nSome words,\n\nand more.\n\n## Results"
+        )
         text = page.page(experiment(), old)
         self.assertEqual(text, old)
         self.assertEqual(text.count("Some words"), 1)

@@ -1,11 +1,13 @@
-// measure [-p LIBRARY] PROGRAM ARGS: runs a program to its end and writes what it used to descriptor 3, as one JSON object.
+// measure [-p LIBRARY] PROGRAM ARGS: runs a program to its end and writes what it used to
+// descriptor 3, as one JSON object.
 //
-// compare.py starts every workload through this, because Linux counts the memory of the process that calls exec into
-// ru_maxrss of the program that it becomes: a child of a Python process never shows less than Python's own memory.
-// The floor here is the 1 MiB or so of this program. -p LIBRARY sets LD_PRELOAD for the program alone. Resident memory is
-// sampled while it runs, and once more when it ends, before its memory is taken down: what is left after everything was
-// freed. No locks, no threads. Exit status: that of the program; 128 + N after signal N; 126 if it cannot be run; 127 if
-// it is not there; 125 if something goes wrong here.
+// compare.py starts every workload through this, because Linux counts the memory of the process
+// that calls exec into ru_maxrss of the program that it becomes: a child of a Python process never
+// shows less than Python's own memory. The floor here is the 1 MiB or so of this program. -p
+// LIBRARY sets LD_PRELOAD for the program alone. Resident memory is sampled while it runs, and once
+// more when it ends, before its memory is taken down: what is left after everything was freed. No
+// locks, no threads. Exit status: that of the program; 128 + N after signal N; 126 if it cannot be
+// run; 127 if it is not there; 125 if something goes wrong here.
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -21,7 +23,8 @@
 
 enum { REPORT_FD = 3, FAILED_HERE = 125, CANNOT_RUN = 126, NOT_FOUND = 127, MAX_SAMPLES = 256 };
 
-// One sample every interval_ms; when the table is full every other one is dropped and the interval doubles.
+// One sample every interval_ms; when the table is full every other one is dropped and the interval
+// doubles.
 static struct {
     long kib[MAX_SAMPLES];
     int n;
@@ -77,8 +80,9 @@ static void go_on(pid_t child, int status, int statm)
     }
 }
 
-// Waits for the child's end, sampling meanwhile. 0, or -1 with errno.
-static int watch(pid_t child, int *status, struct rusage *used, int statm, const sigset_t *child_signal)
+// Waits for the child's end and samples until then. 0, or -1 with errno.
+static int watch(pid_t child, int *status, struct rusage *used, int statm,
+                 const sigset_t *child_signal)
 {
     for (;;) {
         pid_t changed = wait4(child, status, WNOHANG, used);
@@ -102,8 +106,10 @@ static void report(const struct rusage *used)
     if (to == NULL)
         return;
     fprintf(to,
-            "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld, \"major_faults\": %ld",
-            used->ru_maxrss, seconds(used->ru_utime), seconds(used->ru_stime), used->ru_minflt, used->ru_majflt);
+            "{\"peak_kib\": %ld, \"user_s\": %.6f, \"system_s\": %.6f, \"minor_faults\": %ld, "
+            "\"major_faults\": %ld",
+            used->ru_maxrss, seconds(used->ru_utime), seconds(used->ru_stime), used->ru_minflt,
+            used->ru_majflt);
     if (exit_kib >= 0)
         fprintf(to, ", \"exit_kib\": %ld", exit_kib);
     fprintf(to, ", \"interval_ms\": %ld, \"resident_kib\": [", samples.interval_ms);
@@ -117,7 +123,7 @@ static _Noreturn void become(char **argv, const char *preload, const int *go)
 {
     char byte;
     close(REPORT_FD);
-    prctl(PR_SET_PDEATHSIG, SIGKILL); // whoever stops this program stops the workload too
+    prctl(PR_SET_PDEATHSIG, SIGKILL); // a signal that stops this program stops the workload too
     close(go[1]);
     while (read(go[0], &byte, 1) < 0 && errno == EINTR) {
     }
@@ -160,7 +166,8 @@ int main(int argc, char **argv)
         become(argv, preload, go);
     }
     if (child > 0)
-        ptrace(PTRACE_SEIZE, child, NULL, (void *)(long)PTRACE_O_TRACEEXIT); // without it only exit_kib is missing
+        ptrace(PTRACE_SEIZE, child, NULL,
+               (void *)(long)PTRACE_O_TRACEEXIT); // without it only exit_kib is missing
     close(go[0]);
     close(go[1]); // the child goes on
     snprintf(path, sizeof path, "/proc/%d/statm", (int)child);

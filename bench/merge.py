@@ -1,8 +1,10 @@
-"""merge: joins JSON results of compare, such as those that Bazel's tests left on many machines, by machine.
+"""merge: joins JSON results of compare, such as those that Bazel's tests left on many machines, by
+machine.
 
-merge FOLDER-OR-FILE... --out FOLDER: every result.json (also inside a test's outputs.zip) is read. For each kind of machine
-one joined report is written, as JSON, Markdown, CSV and HTML; results of different machines are never mixed. Of a workload
-that was measured twice on like machines, the result with more rounds counts, and the other is named.
+merge FOLDER-OR-FILE... --out FOLDER: every result.json (also inside a test's outputs.zip) is read.
+For each kind of machine one joined report is written, as JSON, Markdown, CSV and HTML; results of
+different machines are never mixed. Of a workload that was measured twice on like machines, the
+result with more rounds counts, and the other is named.
 """
 
 import argparse
@@ -15,7 +17,12 @@ import zipfile
 from comparison import analysis, machine, output
 from report import html
 
-WRITERS = {"json": output.write_json, "md": output.write_markdown, "csv": output.write_csv, "html": html.write}
+WRITERS = {
+    "json": output.write_json,
+    "md": output.write_markdown,
+    "csv": output.write_csv,
+    "html": html.write,
+}
 
 
 def results_in(path):
@@ -44,13 +51,22 @@ def join(found):
             continue
         name = machine.name(report["machine"])
         into = joined.setdefault(name, {**report, "workloads": {}, "skipped": [], "results": []})
-        into["results"].append({"command": report.get("command"), "noise": report.get("noise"), "from": os.path.basename(where)})
+        into["results"].append(
+            {
+                "command": report.get("command"),
+                "noise": report.get("noise"),
+                "from": os.path.basename(where),
+            }
+        )
         into["skipped"] = sorted({*into["skipped"], *report.get("skipped", [])})
         into["served_by"] = {**into.get("served_by", {}), **report.get("served_by", {})}
         for part in report["workloads"]:
             other = into["workloads"].get(part["workload"])
             if other is not None:
-                notes.append(f"{part['workload']} was measured twice on {name}: the result with more rounds counts")
+                notes.append(
+                    f"{part['workload']} was measured twice on {name}: the result with more "
+                    f"rounds counts"
+                )
             if other is None or part["rounds"] > other["rounds"]:
                 into["workloads"][part["workload"]] = part
     for report in joined.values():
@@ -68,9 +84,16 @@ def file_name(machine_name):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(prog="merge", description="Joins JSON results of compare by machine.")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a JSON file, a zip file, or a folder that holds such")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the joined reports go")
+    parser = argparse.ArgumentParser(
+        prog="merge", description="Joins JSON results of compare by machine."
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH",
+        help="a JSON file, a zip file, or a folder that holds such",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="where the joined reports go"
+    )
     options = parser.parse_args(arguments)
     base = os.environ.get("BUILD_WORKING_DIRECTORY", "")
     try:
@@ -80,9 +103,14 @@ def main(arguments):
         os.makedirs(out, exist_ok=True)
         for name, report in joined.items():
             for ending, write in WRITERS.items():
-                with open(os.path.join(out, f"{file_name(name)}.{ending}"), "w", encoding="utf-8") as file:
+                with open(
+                    os.path.join(out, f"{file_name(name)}.{ending}"), "w", encoding="utf-8"
+                ) as file:
                     write(report, file)
-            print(f"{name}: {len(report['workloads'])} workloads from {len(report['results'])} results")
+            print(
+                f"{name}: {len(report['workloads'])} workloads from {len(report['results'])} "
+                f"results"
+            )
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.stderr.write(f"merge: {error}\n")
         return 1

@@ -1,4 +1,5 @@
-"""Tests of merge.py: results are joined by machine, never across machines, from files, folders and zip files."""
+"""Tests of merge.py: results are joined by machine, never across machines, from files, folders and
+zip files."""
 
 import contextlib
 import io
@@ -31,7 +32,9 @@ class MergeTest(unittest.TestCase):
     def merge(self):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = merge.main([os.path.join(self.folder, "in"), "--out", os.path.join(self.folder, "out")])
+            status = merge.main(
+                [os.path.join(self.folder, "in"), "--out", os.path.join(self.folder, "out")]
+            )
         folder = os.path.join(self.folder, "out")
         return status, sorted(os.listdir(folder)) if os.path.isdir(folder) else [], err.getvalue()
 
@@ -47,7 +50,9 @@ class MergeTest(unittest.TestCase):
         status, files, err = self.merge()
         self.assertEqual((status, err), (0, ""))
         small, large = "some-cpu-2-cpus-linux-6-1", "some-cpu-64-cpus-linux-6-1"
-        self.assertEqual(files, sorted(f"{name}.{ending}" for name in (small, large) for ending in merge.WRITERS))
+        self.assertEqual(
+            files, sorted(f"{name}.{ending}" for name in (small, large) for ending in merge.WRITERS)
+        )
         report = self.joined(small + ".json")
         self.assertEqual([part["workload"] for part in report["workloads"]], ["one", "two"])
         self.assertEqual(report["overall"]["glibc"]["workloads"], 2)

@@ -1,4 +1,5 @@
-"""Tests of the workload programs themselves: command lines, output lines, and which allocator serves each of them."""
+"""Tests of the workload programs themselves: command lines, output lines, and which allocator
+serves each of them."""
 
 import json
 import os
@@ -24,7 +25,8 @@ PROGRAMS = [
     (
         "bench_latency",
         ["1000", "64", "42"],
-        r"Throughput = \d+ ops/s \[iter=1000 ws=64\] time=\d+\.\d{3}s\nLatency ns: p50=.* max=\d+\n",
+        r"Throughput = \d+ ops/s \[iter=1000 ws=64\] time=\d+\.\d{3}s\nLatency ns: p50=.* "
+        r"max=\d+\n",
     ),
     (
         "bench_mid_mt_gap",
@@ -59,7 +61,9 @@ def workload_of(program):
 
 
 def run(program, allocator, *arguments):
-    return subprocess.run([PLACE.binary(workload_of(program), allocator), *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [PLACE.binary(workload_of(program), allocator), *arguments], capture_output=True, text=True
+    )
 
 
 class ProgramsTest(unittest.TestCase):
@@ -117,7 +121,12 @@ class MeasureTest(unittest.TestCase):
         # The point of the program: not the memory of the Python process that started it.
         self.assertLess(report["peak_kib"], 6 * 1024)
         self.assertGreater(report["peak_kib"], 100)
-        self.assertGreater(self.measure("/bin/sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x)")[1]["peak_kib"], 19000)
+        self.assertGreater(
+            self.measure("/bin/sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x)")[1][
+                "peak_kib"
+            ],
+            19000,
+        )
 
     def test_status(self):
         self.assertEqual(self.measure("/bin/sh", "-c", "exit 7")[0], 7)
@@ -132,7 +141,9 @@ class MeasureTest(unittest.TestCase):
         self.assertEqual(result["seed"], 1)
 
     def test_memory_over_time(self):
-        _, report = self.measure("/bin/sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x); unset x; sleep 0.1")
+        _, report = self.measure(
+            "/bin/sh", "-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x); unset x; sleep 0.1"
+        )
         self.assertGreater(len(report["resident_kib"]), 5)
         self.assertGreater(report["interval_ms"], 0)
         self.assertLess(report.get("exit_kib", 0), report["peak_kib"] * 1.5)
@@ -144,7 +155,9 @@ class MeasureTest(unittest.TestCase):
                 starting.check_owner(place, workload_of(program), allocator)
             library = place.library(workload_of("bench_random_mixed"), allocator)
             self.assertEqual(allocator == "glibc", library is None)
-        self.assertIn("libtbbmalloc_proxy", PLACE.library(workload_of("bench_random_mixed"), "tbbmalloc"))  # there is no binary of it
+        self.assertIn(
+            "libtbbmalloc_proxy", PLACE.library(workload_of("bench_random_mixed"), "tbbmalloc")
+        )  # there is no binary of it
         self.assertIsNone(PLACE.library(workload_of("bench_random_mixed"), "jemalloc"))
         told = starting.run_once(PLACE, table.load()["random_mixed_256"], "tbbmalloc", "quick", 1)
         plain = starting.run_once(PLACE, table.load()["random_mixed_256"], "glibc", "quick", 1)

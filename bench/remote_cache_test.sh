@@ -1,9 +1,13 @@
 #!/bin/sh
-# A comparison through a remote HTTP cache: nginx (Debian's package) keeps the cache on loopback; a first Bazel server
-# measures one workload, a second one with an empty output base gets the same test result, its outputs included, from the
-# cache. Skips with a clear line without nginx with its DAV module. Manual: it runs Bazel inside of a test.
+# A comparison through a remote HTTP cache: nginx (Debian's package) keeps the cache on loopback; a
+# first Bazel server measures one workload, a second one with an empty output base gets the same
+# test result, its outputs included, from the cache. Skips with a clear line without nginx with its
+# DAV module. Manual: it runs Bazel inside of a test.
 set -eu
-nginx=$(PATH=$PATH:/usr/sbin command -v nginx) || { echo "SKIPPED: nginx is not installed (Debian: nginx-light)"; exit 0; }
+nginx=$(PATH=$PATH:/usr/sbin command -v nginx) || {
+    echo "SKIPPED: nginx is not installed (Debian: nginx-light)"
+    exit 0
+}
 top=$(dirname "$(dirname "$(readlink -f "$0")")")
 work=$(mktemp -d)
 port=$((20000 + $$ % 20000))
@@ -40,14 +44,18 @@ http {
 }
 END
 "$nginx" -c "$work/nginx.conf" 2>"$work/nginx.txt" || {
-    grep -q dav_methods "$work/nginx.txt" && { echo "SKIPPED: this nginx has no DAV module"; exit 0; }
+    if grep -q dav_methods "$work/nginx.txt"; then
+        echo "SKIPPED: this nginx has no DAV module"
+        exit 0
+    fi
     cat "$work/nginx.txt" >&2
     exit 1
 }
 measure() {
-    bazel "$1" test --symlink_prefix=/ --remote_cache="http://127.0.0.1:$port" --test_output=summary \
-        --test_arg=--quick --jobs=2 //bench:workload_random_mixed_256
-    cp "$(bazel "$1" info bazel-testlogs)/bench/workload_random_mixed_256/test.outputs/outputs.zip" "$work/$1.zip"
+    bazel "$1" test --symlink_prefix=/ --remote_cache="http://127.0.0.1:$port" \
+        --test_output=summary --test_arg=--quick --jobs=2 //bench:workload_random_mixed_256
+    outputs=$(bazel "$1" info bazel-testlogs)/bench/workload_random_mixed_256/test.outputs
+    cp "$outputs/outputs.zip" "$work/$1.zip"
 }
 measure first
 measure second >"$work/second.txt" 2>&1 || { cat "$work/second.txt"; exit 1; }

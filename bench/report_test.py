@@ -1,4 +1,5 @@
-"""Tests of the HTML page: self-contained, well-formed, its data whole; and, with node, that its script draws everything."""
+"""Tests of the HTML page: self-contained, well-formed, its data whole; and, with node, that its
+script draws everything."""
 
 import html.parser
 import io
@@ -18,22 +19,39 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 DOCUMENT = """
 const counts = {}, texts = [];
 class Node {
-  constructor(name) { this.name = name; this.children = []; this.attributes = {}; this.dataset = {}; this.listeners = {};
-    counts[name] = (counts[name] || 0) + 1; }
+  constructor(name) {
+    this.name = name; this.children = []; this.attributes = {}; this.dataset = {};
+    this.listeners = {};
+    counts[name] = (counts[name] || 0) + 1;
+  }
   setAttribute(key, value) {
-    if (/NaN|undefined|Infinity/.test(String(value))) throw new Error(`${this.name} ${key}=${value}`);
-    this.attributes[key] = value; }
+    if (/NaN|undefined|Infinity/.test(String(value)))
+      throw new Error(`${this.name} ${key}=${value}`);
+    this.attributes[key] = value;
+  }
   getAttribute(key) { return this.attributes[key] === undefined ? null : this.attributes[key]; }
   removeAttribute(key) { delete this.attributes[key]; }
-  append(...nodes) { for (const node of nodes) { if (typeof node === "string") texts.push(node); this.children.push(node); } }
+  append(...nodes) {
+    for (const node of nodes) {
+      if (typeof node === "string") texts.push(node);
+      this.children.push(node);
+    }
+  }
   replaceChildren(...nodes) { this.children = nodes; }
   addEventListener(kind, f) { this.listeners[kind] = f; }
 }
-const byId = { data: { textContent: require("fs").readFileSync(process.argv[2], "utf8") }, main: new Node("main"), theme: new Node("button") };
+const byId = { data: { textContent: require("fs").readFileSync(process.argv[2], "utf8") },
+  main: new Node("main"), theme: new Node("button") };
 const tables = [];
 global.document = { getElementById: (id) => byId[id], documentElement: new Node("html"),
-  createElement: (name) => { const made = new Node(name); if (name === "tbody") tables.push(made); if (name === "th") (global.heads = global.heads || []).push(made); return made; },
-  createElementNS: (space, name) => new Node(name), createDocumentFragment: () => new Node("fragment") };
+  createElement: (name) => {
+    const made = new Node(name);
+    if (name === "tbody") tables.push(made);
+    if (name === "th") (global.heads = global.heads || []).push(made);
+    return made;
+  },
+  createElementNS: (space, name) => new Node(name),
+  createDocumentFragment: () => new Node("fragment") };
 global.location = { hash: "" };
 require("vm").runInThisContext(require("fs").readFileSync(process.argv[3], "utf8"));
 const column = (i) => tables[0].children.map((row) => row.children[i].children[0]);
@@ -42,8 +60,9 @@ const head = heads.filter((one) => one.children[0] === "allocator").pop();
 head.listeners.click();
 const sorted = column(1);
 byId.theme.listeners.click();
-console.log(JSON.stringify({ counts, texts, before, sorted, theme: document.documentElement.dataset.theme,
-  drawn: document.documentElement.dataset.drawn }));
+const state = document.documentElement.dataset;
+const { theme, drawn } = state;
+console.log(JSON.stringify({ counts, texts, before, sorted, theme, drawn }));
 """
 
 
@@ -87,15 +106,21 @@ class PageTest(unittest.TestCase):
 
     def test_loads_nothing(self):
         text, reader = read(made_up.report())
-        self.assertEqual([one for one in reader.attributes if one[1] in ("src", "href", "srcset", "action")], [])
+        self.assertEqual(
+            [one for one in reader.attributes if one[1] in ("src", "href", "srcset", "action")], []
+        )
         self.assertEqual(re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", text), [])
-        self.assertEqual(set(re.findall(r"https?://[^\s\"']+", text)), {"http://www.w3.org/2000/svg"})
+        self.assertEqual(
+            set(re.findall(r"https?://[^\s\"']+", text)), {"http://www.w3.org/2000/svg"}
+        )
 
     def test_data(self):
         report = made_up.report()
         _, reader = read(report)
         found = json.loads(reader.scripts["application/json"])
-        self.assertEqual(found["machine"], report["machine"])  # with "</script>" in the compiler's name
+        self.assertEqual(
+            found["machine"], report["machine"]
+        )  # with "</script>" in the compiler's name
         self.assertEqual(len(found["workloads"][0]["allocators"][0]["values"]), 12)
 
     def test_light_and_dark(self):
@@ -124,7 +149,10 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(found["drawn"], "yes")
         # Scatter, two bar charts, one family of scaling, memory of two, latency of two.
         self.assertEqual(found["counts"]["svg"], 8)
-        for title in ("Overview", "Workloads", "Scaling", "Memory over time", "Latency of single calls", "Table"):
+        for title in (
+            "Overview", "Workloads", "Scaling", "Memory over time", "Latency of single calls",
+            "Table",
+        ):
             self.assertIn(title, found["texts"])
         self.assertEqual(found["sorted"], sorted(found["before"]))
         self.assertNotEqual(found["sorted"], found["before"])

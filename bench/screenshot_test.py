@@ -1,4 +1,5 @@
-"""The page in a real browser: headless Chromium draws it, light and dark, and the two pictures differ and are not empty.
+"""The page in a real browser: headless Chromium draws it, light and dark, and the two pictures
+differ and are not empty.
 
 Without a Chromium this test is skipped, and says so."""
 
@@ -11,10 +12,16 @@ import unittest
 import comparison_testing as made_up
 from report import html as page
 
-BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
-    "--hide-scrollbars", "--window-size=1240,2600",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--no-first-run", "--hide-scrollbars",
+    "--window-size=1240,2600",
 ]  # fmt: skip
 SMALLEST_PICTURE = 30_000  # bytes; an empty page is a tenth of that
 
@@ -30,8 +37,16 @@ class ScreenshotTest(unittest.TestCase):
             page.write(made_up.report(), file)
 
     def browse(self, *flags, theme="light"):
-        command = [BROWSER, *FLAGS, f"--user-data-dir={self.folder}/profile", *flags, f"file://{self.page}#theme={theme}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        command = [
+            BROWSER,
+            *FLAGS,
+            f"--user-data-dir={self.folder}/profile",
+            *flags,
+            f"file://{self.page}#theme={theme}",
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=True
+        ).stdout
 
     def test_the_script_ran_to_its_end(self):
         self.assertIn('data-drawn="yes"', self.browse("--dump-dom"))

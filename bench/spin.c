@@ -1,5 +1,6 @@
-// spin REPEATS: the noise of the machine. Times one loop that touches no memory and calls nothing, REPEATS times, and
-// prints the nanoseconds of each, one a line. Whatever they differ by is not the work of any allocator.
+// spin REPEATS: the noise of the machine. Times one loop that touches no memory and calls nothing,
+// REPEATS times, and prints the nanoseconds of each, one a line. No allocator causes the
+// differences.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""Tests of the statistics: known values, and what they promise, by simulation from fixed seeds."""
+"""Tests of the statistics: known values, and their promises, by simulation from fixed seeds."""
 
 import itertools
 import math
@@ -19,7 +19,16 @@ class KnownValuesTest(unittest.TestCase):
 
     def test_summary(self):
         made = stats.summary([10, 30, 20, 50, 40])
-        wanted = {"min": 10, "q1": 20, "median": 30, "q3": 40, "max": 50, "low": 10, "high": 50, "spread": 20 / 30}
+        wanted = {
+            "min": 10,
+            "q1": 20,
+            "median": 30,
+            "q3": 40,
+            "max": 50,
+            "low": 10,
+            "high": 50,
+            "spread": 20 / 30,
+        }
         wanted.update(mean=30, stdev=math.sqrt(250), mean_without_first=35, best_3_of_5=40)
         self.assertEqual(made, wanted)
         self.assertEqual(stats.summary([0, 0])["spread"], 0)
@@ -38,7 +47,8 @@ class KnownValuesTest(unittest.TestCase):
         rng = random.Random(7)
         for n in (*range(2, 13), 31):
             drawn = [stats.sigma([rng.gauss(0, 1) for _ in range(n)]) for _ in range(6000)]
-            # The mean of 6,000 swings by 1 % (n = 2: standard deviation 0.75 / sqrt(6,000)), the table is good to 1 %.
+            # The mean of 6,000 swings by 1 % (n = 2: standard deviation 0.75 / sqrt(6,000)), the
+            # table is good to 1 %.
             self.assertAlmostEqual(sum(drawn) / len(drawn), 1, delta=0.03, msg=str(n))
 
     def test_against_other_ways_to_compute(self):
@@ -46,19 +56,30 @@ class KnownValuesTest(unittest.TestCase):
         for n in (2, 3, 6, 11, 30):
             values = [rng.expovariate(1) for _ in range(n)]
             self.assertAlmostEqual(stats.median(values), statistics.median(values))
-            for q, wanted in zip((0.25, 0.5, 0.75), statistics.quantiles(values, n=4, method="inclusive")):
+            for q, wanted in zip(
+                (0.25, 0.5, 0.75), statistics.quantiles(values, n=4, method="inclusive")
+            ):
                 self.assertAlmostEqual(stats.quantile(values, q), wanted)
             self.assertAlmostEqual(stats.geometric_mean(values), math.prod(values) ** (1 / n))
             made = stats.summary(values)
             self.assertAlmostEqual(made["mean"], sum(values) / n)
-            self.assertAlmostEqual(made["stdev"], math.sqrt(sum((x - sum(values) / n) ** 2 for x in values) / (n - 1)))
+            self.assertAlmostEqual(
+                made["stdev"], math.sqrt(sum((x - sum(values) / n) ** 2 for x in values) / (n - 1))
+            )
             self.assertEqual(stats.pair_ratios(values, [2.0] * n), [x / 2 for x in values])
 
     def test_the_rank_by_counting_all_cases(self):
-        # Every way in which n pairs can fall on either side of the true median is as likely as any other.
+        # Every way in which n pairs can fall on either side of the true median is as likely as any
+        # other.
         for n in range(1, 15):
-            fewer = [min(sides.count(0), sides.count(1)) for sides in itertools.product((0, 1), repeat=n)]
-            allowed = [k for k in range((n + 1) // 2) if sum(one <= k for one in fewer) / len(fewer) <= 0.05]
+            fewer = [
+                min(sides.count(0), sides.count(1)) for sides in itertools.product((0, 1), repeat=n)
+            ]
+            allowed = [
+                k
+                for k in range((n + 1) // 2)
+                if sum(one <= k for one in fewer) / len(fewer) <= 0.05
+            ]
             self.assertEqual(stats.sign_rank(n), max(allowed) if allowed else None, n)
 
     def test_intervals_hold_the_true_median(self):
@@ -72,13 +93,15 @@ class KnownValuesTest(unittest.TestCase):
                 sign += low <= math.log(2) <= high
                 low, high = stats.bootstrap_interval(values)
                 bootstrap += low <= math.log(2) <= high
-            # 95 % is promised by the first; the bootstrap of a few values comes near it. 3,000 tries swing by 0.4 %.
+            # 95 % is promised by the first; the bootstrap of a few values comes near it. 3,000
+            # tries swing by 0.4 %.
             self.assertGreater(sign / tries, 0.938, n)
             self.assertGreater(bootstrap / tries, 0.90, n)
 
     def test_median_interval(self):
-        # By the binomial distribution, at 95 %: least to greatest up to 8 values (5 or fewer do not reach it), then
-        # the second (96.1 % at 9), the third (96.1 % at 12), the tenth of 31 (97.1 %).
+        # By the binomial distribution, at 95 %: least to greatest up to 8 values (5 or fewer do not
+        # reach it), then the second (96.1 % at 9), the third (96.1 % at 12), the tenth of 31 (97.1
+        # %).
         for n, k in [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (31, 9)]:
             self.assertEqual(stats.median_interval(list(range(n))[::-1]), (k, n - 1 - k), n)
         self.assertIsNone(stats.sign_rank(5))
@@ -93,10 +116,14 @@ class KnownValuesTest(unittest.TestCase):
             ordered = sorted(values)
             self.assertLessEqual(abs(ordered.index(drawn[500]) - ordered.index(low)), 1, n)
             self.assertLessEqual(abs(ordered.index(drawn[19499]) - ordered.index(high)), 1, n)
-            usual = sorted(statistics.median(rng.choices(values, k=n)) for _ in range(5000))  # of an even number: the middle of two
+            usual = sorted(
+                statistics.median(rng.choices(values, k=n)) for _ in range(5000)
+            )  # of an even number: the middle of two
             for end, drawn_end in ((low, usual[125]), (high, usual[4874])):
                 at = ordered.index(end)
-                self.assertTrue(ordered[max(at - 1, 0)] <= drawn_end <= ordered[min(at + 1, n - 1)], n)
+                self.assertTrue(
+                    ordered[max(at - 1, 0)] <= drawn_end <= ordered[min(at + 1, n - 1)], n
+                )
         self.assertEqual(stats.bootstrap_interval([3]), (3, 3))
 
 
@@ -105,7 +132,9 @@ class VerdictTest(unittest.TestCase):
         faster = stats.against([110, 120, 130, 110, 120, 125], [100] * 6)
         self.assertEqual((faster["verdict"], faster["low"], faster["high"]), ("faster", 1.1, 1.3))
         self.assertEqual(stats.against([90, 80, 70, 90, 80, 60], [100] * 6)["verdict"], "slower")
-        self.assertEqual(stats.against([90, 120, 130, 110, 120, 125], [100] * 6)["verdict"], "not told apart")
+        self.assertEqual(
+            stats.against([90, 120, 130, 110, 120, 125], [100] * 6)["verdict"], "not told apart"
+        )
         self.assertEqual(stats.against([100] * 6, [100] * 6)["verdict"], "not told apart")
         few = stats.against([200] * 5, [100] * 5)
         self.assertEqual((few["verdict"], few["smallest_effect"]), ("too few runs", None))
@@ -141,7 +170,11 @@ class VerdictTest(unittest.TestCase):
         for n in (6, 12, 31):
             rng = random.Random(n)
             effects = [
-                stats.smallest_effect(stats.pair_ratios([normal(rng) for _ in range(n)], [normal(rng) for _ in range(n)]))
+                stats.smallest_effect(
+                    stats.pair_ratios(
+                        [normal(rng) for _ in range(n)], [normal(rng) for _ in range(n)]
+                    )
+                )
                 for _ in range(400)
             ]
             seen = self.rate(n, stats.median(effects), ("faster",), normal)

@@ -1,4 +1,5 @@
-"""Every row of the workloads.json files and its program: a test target each. compare_test checks that none is missing."""
+"""Every row of the workloads.json files and its program: a test target each. compare_test checks
+that none is missing."""
 
 WORKLOADS = {
     "alloc_only": "//bench/workloads:wl_mix",
@@ -78,7 +79,7 @@ WORKLOADS = {
     "xmalloc_4": "//bench/workloads:wl_xmalloc",
 }
 
-# What a program needs besides.
+# Further data of a program.
 DATA = {
     "//bench/replay:replay": ["//bench/replay:traces"],
 }

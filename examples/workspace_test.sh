@@ -1,6 +1,7 @@
 #!/bin/bash
-# Copies hakmem's files and the example workspace, as they are handed to this test, to a folder of their own, then builds and
-# runs the example there: `malloc =`, `--custom_malloc`, and each component alone.
+# Copies hakmem's files and the example workspace, as they are handed to this test, to a folder of
+# their own, then builds and runs the example there: `malloc =`, `--custom_malloc`, and each
+# component alone.
 set -euo pipefail
 
 work=$TEST_TMPDIR/work
@@ -14,7 +15,8 @@ cd "$work/examples/workspace"
 # Nothing of the user's may leak in: no rc file of the home folder, no environment.
 clean_bazel() {
     env -i PATH=/usr/bin:/bin HOME="$TEST_TMPDIR" USER=test \
-        bazel --nohome_rc --output_user_root="$output_root" --max_idle_secs=10 --host_jvm_args=-Xmx512m "$@"
+        bazel --nohome_rc --output_user_root="$output_root" --max_idle_secs=10 \
+        --host_jvm_args=-Xmx512m "$@"
 }
 
 run_bazel() {

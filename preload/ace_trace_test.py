@@ -1,5 +1,5 @@
-"""The lines of HAKMEM_ACE_TRACE, from a program that makes allocations fail for real; and docs/allocation_failed.md, whose
-output is that of this test.
+"""The lines of HAKMEM_ACE_TRACE, from a program that makes allocations fail for real; and
+docs/allocation_failed.md, whose output is that of this test.
 
 ace_trace_test.py LIBRARY TEST_ACE_TRACE PAGE
 """
@@ -25,7 +25,14 @@ CASES = {
 def run(case, trace="1", **options):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_")}
     environment.update(CASES[case], LD_PRELOAD=LIBRARY, HAKMEM_ACE_TRACE=trace, **options)
-    return subprocess.run([PROGRAM, case], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
+    return subprocess.run(
+        [PROGRAM, case],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
 
 
 class Trace(unittest.TestCase):
@@ -40,11 +47,18 @@ class Trace(unittest.TestCase):
         self.assertEqual(done.stdout, "NULL\n")
         self.assertEqual(len(lines), 3, done.stderr)
         for line in lines[:2]:
-            found = re.fullmatch(r"\[ACE-FAIL\] Exhaustion size=1048576 class=1048576 pool_bytes=(\d+) limit=67108864", line)
+            found = re.fullmatch(
+                r"\[ACE-FAIL\] Exhaustion size=1048576 class=1048576 pool_bytes=(\d+) "
+                r"limit=67108864",
+                line,
+            )
             self.assertTrue(found, line)
             self.assertGreater(int(found.group(1)), 60 << 20)
             self.assertLessEqual(int(found.group(1)), 64 << 20)
-        self.assertEqual(lines[2], "[ACE-FAIL] Request    size=1000000 align=1 path=Exhaustion,Reclaim,Exhaustion")
+        self.assertEqual(
+            lines[2],
+            "[ACE-FAIL] Request    size=1000000 align=1 path=Exhaustion,Reclaim,Exhaustion",
+        )
 
     def map_fails(self, case):
         done = run(case)
@@ -52,14 +66,18 @@ class Trace(unittest.TestCase):
         self.assertEqual(done.stdout, "NULL\n")
         for line in lines[:2]:
             found = re.fullmatch(
-                r"\[ACE-FAIL\] MapFail    size=\d+ errno=12 \(ENOMEM\) mapped=(\d+) vma=(\d+) rlimit_as=(\d+)", line
+                r"\[ACE-FAIL\] MapFail    size=\d+ errno=12 \(ENOMEM\) mapped=(\d+) vma=(\d+) "
+                r"rlimit_as=(\d+)",
+                line,
             )
             self.assertTrue(found, line)
             mapped, vma, limit = map(int, found.groups())
             self.assertGreater(mapped, 30 << 20)
             self.assertTrue(5 < vma < 1000, line)
             self.assertLess(mapped, limit)
-        self.assertEqual(lines[2:], ["[ACE-FAIL] Request    size=5000000 align=1 path=MapFail,Reclaim,MapFail"])
+        self.assertEqual(
+            lines[2:], ["[ACE-FAIL] Request    size=5000000 align=1 path=MapFail,Reclaim,MapFail"]
+        )
 
     def test_map_fail(self):
         self.map_fails("mapfail")
@@ -94,7 +112,7 @@ class Trace(unittest.TestCase):
 
 
 def without_numbers(text):
-    """What differs from machine to machine."""
+    """The text without the figures that differ from machine to machine."""
     return re.sub(r"\b(mapped|vma|rlimit_as|pool_bytes)=\d+", r"\1=N", text)
 
 

@@ -1,6 +1,7 @@
-/* churn THREADS: so many short-lived threads, four at a time. Each allocates 300 blocks of up to 2 KiB, frees half of them
-   itself, and leaves the rest in cells, from where it frees what others left. Prints the resident KiB after a tenth of the
-   threads and after all, and the time. Run by idle_test.py. */
+/* churn THREADS: so many short-lived threads, four at a time. Each allocates 300 blocks of up to 2
+   KiB, frees half of them itself, and leaves the rest in cells, from where it frees what others
+   left. Prints the resident KiB after a tenth of the threads and after all, and the time. Run by
+   idle_test.py. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>

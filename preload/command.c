@@ -1,4 +1,5 @@
-/* What the `hakmem` command's parts share: finding the library and the program, and saying what is in the way. One process, no threads. */
+/* Shared by the parts of the `hakmem` command: finds the library and the program, and prints why
+   one cannot be used. One process, no threads. */
 #include "preload/command.h"
 
 #include <elf.h>
@@ -47,11 +48,13 @@ int command_find_library(const struct command_library *library, char *out)
         return 1;
     }
     char folder[PATH_MAX];
-    if (snprintf(folder, sizeof folder, "%s.runfiles", self) < PATH_MAX && try_in(out, folder, library->in_runfiles)) {
+    if (snprintf(folder, sizeof folder, "%s.runfiles", self) < PATH_MAX &&
+        try_in(out, folder, library->in_runfiles)) {
         return 1;
     }
     *strrchr(self, '/') = '\0';
-    return try_in(out, self, library->name) || (join(folder, self, "../lib") && try_in(out, folder, library->name));
+    return try_in(out, self, library->name) ||
+           (join(folder, self, "../lib") && try_in(out, folder, library->name));
 }
 
 void command_say_no_library(const struct command_library *library)
@@ -60,12 +63,15 @@ void command_say_no_library(const struct command_library *library)
     if (named && *named) {
         fprintf(stderr, "hakmem: %s names no file: '%s'\n", library->variable, named);
     } else {
-        fprintf(stderr, "hakmem: %s not found beside this program, in ../lib or in its runfiles; name it by %s\n",
+        fprintf(stderr,
+                "hakmem: %s not found beside this program, in ../lib or in its runfiles; name it "
+                "by %s\n",
                 library->name, library->variable);
     }
 }
 
-/* The file that execvp would run, else a file of that name that may not be executed, else NULL; out is PATH_MAX bytes. */
+/* The file that execvp would run, else a file of that name that may not be executed, else NULL; out
+   is PATH_MAX bytes. */
 static const char *find_program(const char *name, char *out)
 {
     static char denied[PATH_MAX];
@@ -113,7 +119,8 @@ static const char *why_ignored(const char *program)
         for (unsigned i = 0; i < header.e_phnum; i++) {
             Elf64_Phdr segment;
             off_t at = (off_t)(header.e_phoff + (Elf64_Off)i * header.e_phentsize);
-            if (pread(fd, &segment, sizeof segment, at) != (ssize_t)sizeof segment || segment.p_type == PT_INTERP) {
+            if (pread(fd, &segment, sizeof segment, at) != (ssize_t)sizeof segment ||
+                segment.p_type == PT_INTERP) {
                 reason = NULL;
                 break;
             }
@@ -138,7 +145,8 @@ static int set_preload(const char *library)
     return result;
 }
 
-/* Relative names mean the folder where the user stands, though `bazel run` starts in the runfiles. */
+/* Relative names mean the folder where the user stands, though `bazel run` starts in the
+   runfiles. */
 static int enter_users_folder(void)
 {
     const char *folder = getenv("BUILD_WORKING_DIRECTORY");
@@ -149,7 +157,8 @@ static int enter_users_folder(void)
     return 0;
 }
 
-int command_prepare(struct command_program *program, const struct command_library *library, char **arguments)
+int command_prepare(struct command_program *program, const struct command_library *library,
+                    char **arguments)
 {
     if (enter_users_folder() != 0) {
         return CANNOT_RUN;
@@ -159,7 +168,8 @@ int command_prepare(struct command_program *program, const struct command_librar
         return NO_LIBRARY;
     }
     if (strpbrk(program->library, " :")) {
-        fprintf(stderr, "hakmem: LD_PRELOAD cannot name '%s': its path has a space or a colon\n", program->library);
+        fprintf(stderr, "hakmem: LD_PRELOAD cannot name '%s': its path has a space or a colon\n",
+                program->library);
         return NO_LIBRARY;
     }
     program->path = find_program(arguments[0], program->found);

@@ -1,4 +1,5 @@
-/* What the parts of the `hakmem` command share: exit statuses, finding a library to preload and a program to run. */
+/* Shared by the parts of the `hakmem` command: exit statuses, finding a library to preload and a
+   program to run. */
 #ifndef HAKMEM_PRELOAD_COMMAND_H
 #define HAKMEM_PRELOAD_COMMAND_H
 
@@ -6,12 +7,14 @@
 
 enum { BAD_USAGE = 2, NO_LIBRARY = 125, CANNOT_RUN = 126, NOT_FOUND = 127 };
 
-/* A library to preload: looked for beside this program, in ../lib and in runfiles, unless the variable names it. */
+/* A library to preload: looked for beside this program, in ../lib and in runfiles, unless the
+   variable names it. */
 struct command_library {
     const char *name, *in_runfiles, *variable;
 };
 
-/* A program to run, and what to preload into it. `path` is NULL or points into `found` or to the name as given. */
+/* A program to run, and what to preload into it. `path` is NULL or points into `found` or to the
+   name as given. */
 struct command_program {
     const char *path;
     char found[PATH_MAX], library[PATH_MAX];
@@ -23,11 +26,14 @@ int command_find_library(const struct command_library *library, char *out);
 /* Says on standard error where it was looked for. */
 void command_say_no_library(const struct command_library *library);
 
-/* Goes to the user's folder, finds library and program, and warns of a program that cannot be preloaded. 0, or an exit
-   status after saying what is wrong. arguments[0] is the program's name. */
-int command_prepare(struct command_program *program, const struct command_library *library, char **arguments);
+/* Goes to the user's folder, finds library and program, and warns of a program that cannot be
+   preloaded. 0, or an exit status after saying what is wrong. arguments[0] is the program's
+   name. */
+int command_prepare(struct command_program *program, const struct command_library *library,
+                    char **arguments);
 
-/* Puts the library in front of what LD_PRELOAD names and becomes the program. Returns only if that fails: an exit status. */
+/* Puts the library in front of what LD_PRELOAD names and becomes the program. Returns only if that
+   fails: an exit status. */
 int command_become(const struct command_program *program, char **arguments);
 
 #endif

@@ -1,4 +1,5 @@
-"""The `hakmem` command: runs programs under the library, passes arguments and exit status on, and names what is wrong.
+"""The `hakmem` command: runs programs under the library, passes arguments and exit status on, and
+names what is wrong.
 
 command_test.py HAKMEM_COMMAND LIBRARY
 """
@@ -15,7 +16,13 @@ COMMAND, LIBRARY = (os.path.abspath(a) for a in sys.argv[1:3])
 def run(*arguments, **options):
     environment = dict(os.environ, **options)
     environment.pop("BUILD_WORKING_DIRECTORY", None)
-    return subprocess.run([COMMAND, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.run(
+        [COMMAND, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 class Run(unittest.TestCase):
@@ -69,9 +76,14 @@ class Run(unittest.TestCase):
             copy = folder + "/command"
             shutil.copy(COMMAND, copy)
             env = {"PATH": os.environ["PATH"], "RUNFILES_DIR": folder}
-            self.assertEqual(subprocess.check_output([copy, "path"], env=env, text=True).strip(), os.path.realpath(LIBRARY))
+            self.assertEqual(
+                subprocess.check_output([copy, "path"], env=env, text=True).strip(),
+                os.path.realpath(LIBRARY),
+            )
             del env["RUNFILES_DIR"]
-            self.assertEqual(subprocess.run([copy, "path"], env=env, stderr=subprocess.DEVNULL).returncode, 125)
+            self.assertEqual(
+                subprocess.run([copy, "path"], env=env, stderr=subprocess.DEVNULL).returncode, 125
+            )
 
     def test_relative_names_mean_the_users_folder(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -80,10 +92,19 @@ class Run(unittest.TestCase):
                 f.write("#!/bin/sh\npwd -P\n")
             os.chmod(folder + "/script", 0o755)
             env = dict(os.environ, BUILD_WORKING_DIRECTORY=folder, HAKMEM_LIBRARY="lib.so")
-            self.assertEqual(subprocess.check_output([COMMAND, "run", "./script"], env=env, cwd="/", text=True).strip(),
-                             os.path.realpath(folder))
+            self.assertEqual(
+                subprocess.check_output(
+                    [COMMAND, "run", "./script"], env=env, cwd="/", text=True
+                ).strip(),
+                os.path.realpath(folder),
+            )
             env["BUILD_WORKING_DIRECTORY"] = folder + "/none"
-            self.assertEqual(subprocess.run([COMMAND, "run", "true"], env=env, stderr=subprocess.DEVNULL).returncode, 126)
+            self.assertEqual(
+                subprocess.run(
+                    [COMMAND, "run", "true"], env=env, stderr=subprocess.DEVNULL
+                ).returncode,
+                126,
+            )
 
     def test_static_program_is_named(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,9 @@
 /* The `hakmem` command: runs any program under libhakmem.so.
-     hakmem run [--] PROGRAM [ARGS...]    exit status of the program; 127 if it is not found, 126 if it cannot be run
+     hakmem run [--] PROGRAM [ARGS...]    exit status of the program; 127 if it is not found, 126 if
+                                          it cannot be run
      hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]
-                                          writes a trace of its calls of malloc and free (record/record.h)
+                                          writes a trace of its calls of malloc and free
+                                          (record/record.h)
      hakmem trace-info FILE               prints what is in a trace
      hakmem path                          prints where the library is
      hakmem version | --version, help | --help
@@ -14,29 +16,37 @@
 #include "preload/command.h"
 #include "preload/record/record.h"
 
-static const char usage[] = "usage: hakmem run [--] PROGRAM [ARGS...]\n"
-                            "       hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]\n"
-                            "       hakmem trace-info FILE\n"
-                            "       hakmem path\n"
-                            "       hakmem version\n"
-                            "       hakmem help\n";
+static const char usage[] =
+    "usage: hakmem run [--] PROGRAM [ARGS...]\n"
+    "       hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]\n"
+    "       hakmem trace-info FILE\n"
+    "       hakmem path\n"
+    "       hakmem version\n"
+    "       hakmem help\n";
 
 static const char help[] =
     "\n"
-    "run      runs PROGRAM (found as a shell finds it) with libhakmem.so as its malloc; its children inherit that.\n"
-    "         Exit status: the program's; 127 if it is not found, 126 if it cannot be run, 125 without the library.\n"
-    "record   runs PROGRAM and writes every call of malloc and free to FILE (PROGRAM.trace), which bench/replay plays\n"
-    "         under any allocator; --calls N: the first N; --children: forked children too, each to FILE.PID.\n"
+    "run      runs PROGRAM (found as a shell finds it) with libhakmem.so as its malloc; its "
+    "children inherit that.\n"
+    "         Exit status: the program's; 127 if it is not found, 126 if it cannot be run, 125 "
+    "without the library.\n"
+    "record   runs PROGRAM and writes every call of malloc and free to FILE (PROGRAM.trace), which "
+    "bench/replay plays\n"
+    "         under any allocator; --calls N: the first N; --children: forked children too, each "
+    "to FILE.PID.\n"
     "trace-info  prints what is in a trace: calls, threads, sizes, lifetimes.\n"
     "path     prints the library's path, for LD_PRELOAD.\n"
     "version  prints the version.\n"
     "\n"
-    "HAKMEM_LIBRARY=FILE  the library to use. Otherwise libhakmem.so is looked for beside this program, in ../lib, and "
+    "HAKMEM_LIBRARY=FILE  the library to use. Otherwise libhakmem.so is looked for beside this "
+    "program, in ../lib, and "
     "in\n"
     "                     this program's Bazel runfiles.\n"
-    "Other HAKMEM_* variables are options of the library; HAKMEM_SHOW_STATS=1 prints statistics at exit.\n";
+    "Other HAKMEM_* variables are options of the library; HAKMEM_SHOW_STATS=1 prints statistics at "
+    "exit.\n";
 
-static const struct command_library library = {"libhakmem.so", "hakmem/preload/libhakmem.so", "HAKMEM_LIBRARY"};
+static const struct command_library library = {"libhakmem.so", "hakmem/preload/libhakmem.so",
+                                               "HAKMEM_LIBRARY"};
 
 static int run(char **arguments)
 {
@@ -65,7 +75,8 @@ static int print_path(void)
 
 static int is_word(const char *argument, const char *word)
 {
-    return strcmp(argument, word) == 0 || (strncmp(argument, "--", 2) == 0 && strcmp(argument + 2, word) == 0);
+    return strcmp(argument, word) == 0 ||
+           (strncmp(argument, "--", 2) == 0 && strcmp(argument + 2, word) == 0);
 }
 
 int main(int argc, char **argv)

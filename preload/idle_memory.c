@@ -1,7 +1,9 @@
-/* idle_memory MIB ORDER WHO WAIT_MS: two threads; one allocates MIB MiB of 512-byte blocks and touches them, then all are freed
-   in the order of allocation or at random (ORDER: order, random), by the thread that allocated or by the other (WHO: self,
-   other); then both sleep and nobody calls the allocator. Prints the resident KiB before, with the load, and after the wait,
-   what of it is the table of pointers, and how many threads there are at the end. Run by idle_test.py. */
+/* idle_memory MIB ORDER WHO WAIT_MS: two threads; one allocates MIB MiB of 512-byte blocks and
+   touches them, then all are freed in the order of allocation or at random (ORDER: order, random),
+   by the thread that allocated or by the other (WHO: self, other); then both sleep and no thread
+   calls the allocator. Prints the resident KiB before, with the load, and after the wait, the KiB
+   of the table of pointers among them, and the number of threads at the end. Run by
+   idle_test.py. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -99,7 +101,8 @@ int main(int argc, char **argv)
     is_random = strcmp(argv[2], "random") == 0;
     is_other = strcmp(argv[3], "other") == 0;
     struct timespec wait = {atol(argv[4]) / 1000, atol(argv[4]) % 1000 * 1000000};
-    blocks = mmap(NULL, n * sizeof *blocks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    blocks =
+        mmap(NULL, n * sizeof *blocks, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (blocks == MAP_FAILED) {
         return 1;
     }

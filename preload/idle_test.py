@@ -1,4 +1,5 @@
-"""Memory goes back: while a program sleeps, when threads come and go; and the thread that does it is in nobody's way.
+"""Memory is purged while a program sleeps and when threads come and go; and the background thread
+does not disturb the program.
 
 idle_test.py LIBRARY IDLE_MEMORY_PROGRAM CHURN_PROGRAM LAST_THREAD_PROGRAM [CASES]
 """
@@ -11,21 +12,33 @@ LIBRARY, IDLE_MEMORY, CHURN, LAST_THREAD = (os.path.abspath(a) for a in sys.argv
 
 
 def run(*command, **environment):
-    done = subprocess.run([str(word) for word in command], env=dict({"PATH": "/usr/bin:/bin", "LD_PRELOAD": LIBRARY}, **environment),
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [str(word) for word in command],
+        env=dict({"PATH": "/usr/bin:/bin", "LD_PRELOAD": LIBRARY}, **environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     return done.stdout.split()
 
 
 class Idle(unittest.TestCase):
     def falls_back(self, mib, order, who, **environment):
-        before, loaded, after, table, threads = (int(n) for n in run(IDLE_MEMORY, mib, order, who, 2500, **environment))
-        print("%d MiB %s %s: %d -> %d -> %d KiB (table %d), %d threads" % (mib, order, who, before, loaded, after, table, threads),
-              file=sys.stderr)
+        before, loaded, after, table, threads = (
+            int(n) for n in run(IDLE_MEMORY, mib, order, who, 2500, **environment)
+        )
+        print(
+            "%d MiB %s %s: %d -> %d -> %d KiB (table %d), %d threads"
+            % (mib, order, who, before, loaded, after, table, threads),
+            file=sys.stderr,
+        )
         self.assertGreater(loaded - before, mib * 1024, "the load was there")
         return before, after
 
     def within_a_tenth(self, order, who):
-        # Huge pages apart: the kernel may put one together again from pages that were given back.
+        # Except for huge pages: the kernel may build one again from pages that were purged.
         before, after = self.falls_back(540, order, who, HAKMEM_HUGE_PAGE_BYTES="0")
         self.assertLess(after, before * 1.1)
 
@@ -46,14 +59,18 @@ class Idle(unittest.TestCase):
         self.assertLess(after, before * 1.1 + 3 * 2048)
 
     def test_not_without_the_background_thread(self):
-        before, after = self.falls_back(100, "order", "self", HAKMEM_BACKGROUND="0", HAKMEM_PURGE_DELAY_MS="60000")
+        before, after = self.falls_back(
+            100, "order", "self", HAKMEM_BACKGROUND="0", HAKMEM_PURGE_DELAY_MS="60000"
+        )
         self.assertGreater(after, before + 50 * 1024, "nobody called the allocator")
 
 
 class Churn(unittest.TestCase):
     def test_memory_stays_flat(self):
         early, end = (int(word) for word in run(CHURN, 10000)[:2])
-        print("churn: %d KiB after 1,000 threads, %d KiB after 10,000" % (early, end), file=sys.stderr)
+        print(
+            "churn: %d KiB after 1,000 threads, %d KiB after 10,000" % (early, end), file=sys.stderr
+        )
         self.assertLess(end, early * 1.15 + 512)
 
 

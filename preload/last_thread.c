@@ -1,6 +1,7 @@
 /* last_thread MODE: programs that would notice a thread that is not theirs. Run by idle_test.py.
    exit   the main thread ends by pthread_exit, a second one a little later: the process must end
-   count  prints how many threads there are: alone, with a second one, and when that has gone and time has passed
+   count  prints how many threads there are: alone, with a second one, and some time after that one
+          has ended
    vfork  starts /bin/true by vfork from a thread, again and again */
 #include <dirent.h>
 #include <pthread.h>
@@ -44,7 +45,8 @@ static void *starter(void *unused)
 {
     for (int i = 0; i < 50; i++) {
         void *volatile p = malloc((size_t)i * 1000 + 1);
-        pid_t pid = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
+        pid_t pid =
+            vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
         if (pid == 0) {
             execl("/bin/true", "true", (char *)NULL);
             _exit(1);

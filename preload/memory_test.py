@@ -1,11 +1,13 @@
-"""What a program that hardly allocates gains in resident memory under libhakmem.so, against glibc's malloc: bounded.
+"""A program that hardly allocates gains only so much resident memory under libhakmem.so, compared
+with glibc's malloc.
 
 memory_test.py LIBRARY PEAK_MEMORY_PROGRAM
 
-Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 284 (48), sleep 292 (100),
-python3 512 (312). About 200 KiB of the peak are the library's own file, of which the kernel maps 64 KiB around each page
-that is touched; they are clean, and shared by all processes. The page tables and what else is mapped so move the peak by
-up to 100 KiB from run to run.
+Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 284
+(48), sleep 292 (100), python3 512 (312). About 200 KiB of the peak are the library's own file, of
+which the kernel maps 64 KiB around each page that is touched; they are clean, and shared by all
+processes. The page tables and other pages that are mapped in this way change the peak by up to 100
+KiB from run to run.
 """
 import os
 import statistics
@@ -26,8 +28,14 @@ def used(command, preload):
         environment["PRELOAD"] = LIBRARY
     rows = []
     for _ in range(RUNS):
-        done = subprocess.run([PEAK_MEMORY, *command], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              text=True, check=True)
+        done = subprocess.run(
+            [PEAK_MEMORY, *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         rows.append([int(n) for n in done.stdout.split()])
     return tuple(statistics.median(column) for column in zip(*rows))
 
@@ -36,8 +44,11 @@ class Memory(unittest.TestCase):
     def gains_little(self, command):
         without, under = used(command, False), used(command, True)
         peak, anonymous = under[0] - without[0], under[1] - without[1]
-        print("%s: peak %d -> %d KiB (+%d), anonymous %d -> %d KiB (+%d)"
-              % (command[0], without[0], under[0], peak, without[1], under[1], anonymous), file=sys.stderr)
+        print(
+            "%s: peak %d -> %d KiB (+%d), anonymous %d -> %d KiB (+%d)"
+            % (command[0], without[0], under[0], peak, without[1], under[1], anonymous),
+            file=sys.stderr,
+        )
         # A library that is loaded has pages: no gain at all means that something else was measured.
         self.assertGreater(peak, 0)
         self.assertLess(peak, MOST_PEAK_KIB)

@@ -1,5 +1,5 @@
-/* misuse CASE: does one wrong or hard thing to whatever malloc serves it. Prints "survived" if it gets to the end. Run by
-   misuse_test.py. */
+/* misuse CASE: does one wrong or hard thing to the malloc that serves it. Prints "survived" if it
+   gets to the end. Run by misuse_test.py. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -12,7 +12,8 @@
 
 static int failures;
 
-#define EXPECT(e) ((e) ? (void)0 : (void)(failures++, fprintf(stderr, "line %d: not so: %s\n", __LINE__, #e)))
+#define EXPECT(e)                                                                                  \
+    ((e) ? (void)0 : (void)(failures++, fprintf(stderr, "line %d: not so: %s\n", __LINE__, #e)))
 
 /* Frees p + offset; says first which pointer. */
 static void bad_free(char *p, size_t offset)

@@ -1,4 +1,5 @@
-"""Wrong pointers, wrong options and impossible requests under a libhakmem.so: one line that names what is wrong, or NULL.
+"""Wrong pointers, wrong options and impossible requests under a libhakmem.so: one line that names
+what is wrong, or NULL.
 
 misuse_test.py LIBRARY MISUSE_PROGRAM
 """
@@ -18,7 +19,9 @@ TWICE = r"block freed twice(, or invalid pointer freed \(in free memory\))?"
 def run(case, **options):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_")}
     environment.update(options, LD_PRELOAD=LIBRARY)
-    return subprocess.run([MISUSE, case], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.run(
+        [MISUSE, case], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 class Aborts(unittest.TestCase):
@@ -34,14 +37,18 @@ class Aborts(unittest.TestCase):
                 self.aborts("free_" + case, NOT_OURS)
 
     def test_interior(self):
-        for case in ("small_interior", "small_unaligned", "mid_interior", "span_interior", "range_interior"):
+        for case in (
+            "small_interior", "small_unaligned", "mid_interior", "span_interior", "range_interior",
+        ):
             with self.subTest(case):
                 self.aborts("free_" + case, NO_START)
 
     def test_twice(self):
         for case in ("small", "mid", "span", "range"):
             with self.subTest(case):
-                self.aborts("free_twice_" + case, TWICE if case != "range" else TWICE + "|" + NOT_OURS)
+                self.aborts(
+                    "free_twice_" + case, TWICE if case != "range" else TWICE + "|" + NOT_OURS
+                )
 
     def test_realloc(self):
         done = run("realloc_wild")
@@ -79,22 +86,41 @@ class Options(unittest.TestCase):
     def test_malformed_value(self):
         self.assertEqual(
             self.complaint(HAKMEM_SHOW_STATS="maybe"),
-            "hakmem: HAKMEM_SHOW_STATS='maybe' is not allowed: 0, 1, off, on, no, yes, false or true; using 0\n",
+            "hakmem: HAKMEM_SHOW_STATS='maybe' is not allowed: 0, 1, off, on, no, yes, false or "
+            "true; using 0\n",
         )
 
     def test_value_out_of_range(self):
         text = self.complaint(HAKMEM_PURGE_DELAY_MS="99999999999999999999")
-        self.assertRegex(text, r"^hakmem: HAKMEM_PURGE_DELAY_MS='9+' is not allowed: a number from 0 to 3600000 ms; using \d+\n$")
+        self.assertRegex(
+            text,
+            r"^hakmem: HAKMEM_PURGE_DELAY_MS='9+' is not allowed: a number from 0 to 3600000 ms; "
+            r"using \d+\n$",
+        )
 
     def test_unknown_name(self):
         text = self.complaint(HAKMEM_PURGE_DELAY="1")
-        self.assertRegex(text, r"^hakmem: unknown option 'HAKMEM_PURGE_DELAY=1' ignored; allowed:.* HAKMEM_PURGE_DELAY_MS.*\n$")
+        self.assertRegex(
+            text,
+            r"^hakmem: unknown option 'HAKMEM_PURGE_DELAY=1' ignored; allowed:.* "
+            r"HAKMEM_PURGE_DELAY_MS.*\n$",
+        )
 
     def test_good_values_say_nothing(self):
-        self.assertEqual(self.complaint(HAKMEM_PURGE_DELAY_MS="0", HAKMEM_BIN_BYTES="4k", HAKMEM_SHOW_STATS="no"), "")
+        self.assertEqual(
+            self.complaint(
+                HAKMEM_PURGE_DELAY_MS="0", HAKMEM_BIN_BYTES="4k", HAKMEM_SHOW_STATS="no"
+            ),
+            "",
+        )
 
     def test_show_stats(self):
-        self.assertTrue(re.search(r"^hakmem: superslabs = [1-9]\d* superslabs$", self.complaint(HAKMEM_SHOW_STATS="1"), re.M))
+        self.assertTrue(
+            re.search(
+                r"^hakmem: superslabs = [1-9]\d* superslabs$",
+                self.complaint(HAKMEM_SHOW_STATS="1"), re.M,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-/* peak_memory PROGRAM ARGS...: runs a program and prints, at its exit, its peak resident memory and what of its resident
-   memory is anonymous then: "VmHWM RssAnon", in KiB. Run by memory_test.py.
+/* peak_memory PROGRAM ARGS...: runs a program and prints, at its exit, its peak resident memory and
+   what of its resident memory is anonymous then: "VmHWM RssAnon", in KiB. Run by memory_test.py.
 
-   Not getrusage: Linux counts the memory of the process that calls exec into ru_maxrss, so that a small program started
-   from a large one shows the large one's peak. The program's own status is read while it stands at its exit. */
+   Not getrusage: Linux counts the memory of the process that calls exec into ru_maxrss, so that a
+   small program started from a large one shows the large one's peak. The program's own status is
+   read while it stands at its exit. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,7 +45,8 @@ int main(int argc, char **argv)
     }
     int status;
     if (child < 0 || waitpid(child, &status, 0) != child || !WIFSTOPPED(status) ||
-        ptrace(PTRACE_SETOPTIONS, child, NULL, (void *)(long)(PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL)) != 0) {
+        ptrace(PTRACE_SETOPTIONS, child, NULL,
+               (void *)(long)(PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL)) != 0) {
         fprintf(stderr, "peak_memory: %s cannot be run or traced\n", argv[1]);
         return 1;
     }

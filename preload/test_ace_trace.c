@@ -1,4 +1,5 @@
-/* test_ace_trace: provokes each failure of an allocation for real, for the trace of HAKMEM_ACE_TRACE=1.
+/* test_ace_trace: provokes each failure of an allocation for real, for the trace of
+   HAKMEM_ACE_TRACE=1.
 
    usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback
 
@@ -7,7 +8,7 @@
    mapfail     blocks of 5 MB under an RLIMIT_AS of 64 MiB above what is mapped, with which it starts itself again: the trace
                tells the limit that a process started with
    fork        the same in a forked child
-   signal      the same in a signal handler's program: the handler itself only makes the failing request
+   signal      a request of 5 TiB in a signal handler, which does nothing else
    fallback    a request of 100 MB; run it with HAKMEM_LIMIT_HARD=64m HAKMEM_LD_SAFE=1
 
    Prints `OK` or `NULL` for the last request, and exits with 0. */
@@ -81,7 +82,8 @@ static void start_limited(char **argv)
 static void handler(int number)
 {
     (void)number;
-    last = malloc((size_t)5 << 40); /* NOLINT(bugprone-signal-handler): the trace must hold in a handler */
+    /* NOLINTNEXTLINE(bugprone-signal-handler): the trace must hold in a handler */
+    last = malloc((size_t)5 << 40);
 }
 
 static int say(const void *p)
@@ -125,7 +127,8 @@ int main(int argc, char **argv)
     } else if (!strcmp(what, "fallback")) {
         last = malloc(100000000);
     } else {
-        fprintf(stderr, "usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback\n");
+        fprintf(stderr,
+                "usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback\n");
         return 2;
     }
     return say(last);

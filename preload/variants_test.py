@@ -1,4 +1,5 @@
-"""Each variant's libhakmem.so: is the variant that it says, needs libc alone, exports only what it may, is bound to malloc.
+"""Each variant's libhakmem.so: is the variant that it says, needs libc alone, exports only what it
+may, is bound to malloc.
 
 variants_test.py VARIANT=LIBRARY...
 """
@@ -23,16 +24,23 @@ ALLOWED = [
     r"_Zn[wa][mj](St11align_val_t)?(RKSt9nothrow_t)?",
     r"_Zd[la]Pv[mj]?(St11align_val_t)?(RKSt9nothrow_t)?",
 ]
-# What it has to export: without one of these, some blocks come from libc, and are freed by hakmem.
-REQUIRED = """malloc calloc realloc free aligned_alloc posix_memalign memalign valloc pvalloc reallocarray malloc_usable_size
-    _Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm _ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t
-    _ZnwmSt11align_val_t _ZnamSt11align_val_t _ZnwmSt11align_val_tRKSt9nothrow_t _ZnamSt11align_val_tRKSt9nothrow_t
+# The names that it must export: without one of these, some blocks come from libc, and hakmem frees
+# them.
+REQUIRED = """malloc calloc realloc free aligned_alloc posix_memalign memalign valloc pvalloc
+    reallocarray malloc_usable_size
+    _Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm
+    _ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t
+    _ZnwmSt11align_val_t _ZnamSt11align_val_t
+    _ZnwmSt11align_val_tRKSt9nothrow_t _ZnamSt11align_val_tRKSt9nothrow_t
     _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t
     _ZdlPvSt11align_val_tRKSt9nothrow_t _ZdaPvSt11align_val_tRKSt9nothrow_t
-    hak_malloc hak_calloc hak_realloc hak_free hak_aligned_alloc hak_posix_memalign hak_memalign hak_usable_size
-    hak_free_sized hak_free_aligned_sized hak_malloc_at_least hak_rezalloc hak_malloc_batch hak_free_batch
-    hak_heap_create hak_heap_destroy hak_heap_malloc hak_heap_calloc hak_heap_aligned_alloc hak_heap_realloc hak_heap_walk
-    hak_walk hak_hooks_set free_sized free_aligned_sized malloc_trim malloc_info malloc_stats mallopt mallinfo mallinfo2 cfree
+    hak_malloc hak_calloc hak_realloc hak_free hak_aligned_alloc hak_posix_memalign hak_memalign
+    hak_usable_size hak_free_sized hak_free_aligned_sized hak_malloc_at_least hak_rezalloc
+    hak_malloc_batch hak_free_batch
+    hak_heap_create hak_heap_destroy hak_heap_malloc hak_heap_calloc hak_heap_aligned_alloc
+    hak_heap_realloc hak_heap_walk hak_walk hak_hooks_set
+    free_sized free_aligned_sized malloc_trim malloc_info malloc_stats mallopt mallinfo mallinfo2
+    cfree
     hak_super_lookup hak_variant hak_version hak_verify""".split()
 
 ASK = """
@@ -53,7 +61,12 @@ def exported(library):
     names = []
     for line in output("readelf", "--dyn-syms", "--wide", library).splitlines():
         fields = line.split()
-        if len(fields) >= 8 and fields[0].endswith(":") and fields[6] != "UND" and fields[4] in ("GLOBAL", "WEAK"):
+        if (
+            len(fields) >= 8
+            and fields[0].endswith(":")
+            and fields[6] != "UND"
+            and fields[4] in ("GLOBAL", "WEAK")
+        ):
             names.append(fields[7])
     return names
 
@@ -76,28 +89,40 @@ class VariantsTest(unittest.TestCase):
     @in_each_variant
     def test_needs_libc_alone(self, _, library):
         needed = re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "-d", library))
-        self.assertEqual(["libc.so.6"], [name for name in needed if not name.startswith("ld-linux")])
+        self.assertEqual(
+            ["libc.so.6"], [name for name in needed if not name.startswith("ld-linux")]
+        )
 
     @in_each_variant
     def test_exports(self, _, library):
         names = exported(library)
         allowed = re.compile("|".join(ALLOWED))
-        self.assertEqual([], [name for name in names if not allowed.fullmatch(name)], "exported, but not allowed")
+        self.assertEqual(
+            [], [name for name in names if not allowed.fullmatch(name)], "exported, but not allowed"
+        )
         self.assertEqual([], [name for name in REQUIRED if name not in names], "not exported")
 
-    # A version on our symbols would leave every program on libc's malloc@GLIBC_2.2.5, and nothing would look wrong.
+    # A version on our symbols would leave every program on libc's malloc@GLIBC_2.2.5, and nothing
+    # would look wrong.
     @in_each_variant
     def test_malloc_is_bound_to_it(self, _, library):
         with tempfile.TemporaryDirectory() as folder:
-            output("perl", "-e", "1", LD_PRELOAD=library, LD_DEBUG="bindings", LD_DEBUG_OUTPUT=folder + "/bindings")
+            output(
+                "perl", "-e", "1", LD_PRELOAD=library, LD_DEBUG="bindings",
+                LD_DEBUG_OUTPUT=folder + "/bindings",
+            )
             text = ""
             for name in os.listdir(folder):
                 with open(os.path.join(folder, name)) as stream:
                     text += stream.read()
         for symbol in ("malloc", "free", "calloc", "realloc"):
-            targets = re.findall(r"binding file .* \[0\] to (\S+) \[0\]: normal symbol `%s'" % symbol, text)
+            targets = re.findall(
+                r"binding file .* \[0\] to (\S+) \[0\]: normal symbol `%s'" % symbol, text
+            )
             self.assertTrue(targets, symbol)
-            self.assertEqual({"libhakmem.so"}, {os.path.basename(target) for target in targets}, symbol)
+            self.assertEqual(
+                {"libhakmem.so"}, {os.path.basename(target) for target in targets}, symbol
+            )
 
 
 if __name__ == "__main__":

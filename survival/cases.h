@@ -1,6 +1,7 @@
-/* A program of cases. `PROGRAM CASE [N]` runs one and ends with "survived"; N is how often it does what it repeats. Without
-   arguments it prints the names. A case that finds something wrong says where and ends the process with 1, as does a program whose
-   blocks hakmem does not serve, or whose hak_verify() finds anything. Nothing here allocates. */
+/* A program of cases. `PROGRAM CASE [N]` runs one and ends with "survived"; N is how often it
+   repeats its work. Without arguments it prints the names. A case that finds something wrong says
+   where and ends the process with 1, as does a program whose blocks hakmem does not serve, or whose
+   hak_verify() finds anything. Nothing here allocates. */
 #ifndef HAKMEM_SURVIVAL_CASES_H
 #define HAKMEM_SURVIVAL_CASES_H
 
@@ -14,7 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* There if hakmem is. */
+/* NULL unless hakmem serves malloc. */
 extern int hak_owns(const void *p) __attribute__((weak));
 extern int hak_verify(void) __attribute__((weak));
 extern size_t hak_purge(void) __attribute__((weak));
@@ -25,7 +26,8 @@ extern size_t hak_purge(void) __attribute__((weak));
 struct test_case {
     const char *name;
     void (*run)(long n);
-    /* How often, if the command line does not say: with SURVIVAL_FULL in the environment, and without. */
+    /* How often, if the command line does not say: with SURVIVAL_FULL in the environment, and
+       without. */
     long full, brief;
 };
 
@@ -37,7 +39,8 @@ static inline void say(const char *text)
 #define CASES_TEXT_(x) #x
 #define CASES_TEXT(x)  CASES_TEXT_(x)
 /* _exit: this may be a child, or a place where nothing else works. */
-#define CHECK(e) ((e) ? (void)0 : (say(__FILE__ ":" CASES_TEXT(__LINE__) ": not so: " #e "\n"), _exit(1)))
+#define CHECK(e)                                                                                   \
+    ((e) ? (void)0 : (say(__FILE__ ":" CASES_TEXT(__LINE__) ": not so: " #e "\n"), _exit(1)))
 
 /* A block of `size` bytes with its own address in every word at both ends, and its check. */
 static inline void *filled(size_t size)
@@ -113,7 +116,9 @@ static inline int run_cases(int argc, char **argv, const struct test_case *cases
         if (argc < 2) {
             puts(cases->name);
         } else if (strcmp(argv[1], cases->name) == 0) {
-            cases->run(argc > 2 ? atol(argv[2]) : getenv("SURVIVAL_FULL") ? cases->full : cases->brief);
+            cases->run(argc > 2                  ? atol(argv[2])
+                       : getenv("SURVIVAL_FULL") ? cases->full
+                                                 : cases->brief);
             check_heap();
             puts("survived");
             return 0;

@@ -1,7 +1,9 @@
-"""hakmem built for another C library or processor: linked by -static, as a shared library, preloaded; then the programs run on it.
+"""hakmem built for another C library or processor: linked by -static, as a shared library,
+preloaded; then the programs run on it.
 
 cross_test.py musl|aarch64 [TESTS]
-Runs where the sources lie. Without the compiler it says so and passes: tools/packages has it (groups test and cross).
+Runs in the folder of the sources. Without the compiler it says so and passes; tools/packages
+installs it (groups test and cross).
 """
 import glob
 import os
@@ -17,24 +19,44 @@ COMPILER, MACHINE = {
     "aarch64": ("aarch64-linux-gnu-gcc", ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]),
 }[TARGET]
 PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "hakmem"]
-FLAGS = ("-DHAKMEM_INTERNAL=1 -std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
-         "-fno-builtin-realloc -fno-builtin-free -I. -Wall -Wextra -Werror -Wno-clobbered").split()
+FLAGS = (
+    "-DHAKMEM_INTERNAL=1 -std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden "
+    "-ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
+    "-fno-builtin-realloc -fno-builtin-free -I. -Wall -Wextra -Werror -Wno-clobbered"
+).split()
 VARIANTS = {
     "release": ["-O2", "-DNDEBUG", "-DHAKMEM_BUILD_RELEASE=1", '-DHAKMEM_VARIANT="release"'],
-    "tiny": ["-O1", "-DHAKMEM_TINY=1", "-DHAKMEM_DEBUG=1", "-DHAKMEM_VALIDATE=1", '-DHAKMEM_VARIANT="tiny"'],
+    "tiny": [
+        "-O1", "-DHAKMEM_TINY=1", "-DHAKMEM_DEBUG=1", "-DHAKMEM_VALIDATE=1",
+        '-DHAKMEM_VARIANT="tiny"',
+    ],
 }
 # C++'s operators need a C++ compiler, which neither toolchain has here.
 NOT_C = {"hakmem/new_delete.c", "hakmem/late_symbol.c"}
 NOT_IN_STRESS = ("hakmem_malloc.c.o", "hakmem_malloc_names.c.o", "hakmem_libc_names.c.o")
 PROGRAMS = ["early_late", "exhausted", "fork", "guest", "loading", "signals"]
-# qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and /proc/self/exe is qemu.
-NOT_EMULATED = {"exhausted": ["address_space", "data", "shrunk_blocks", "grown_blocks", "c_library", "mappings"], "early_late": ["key_destructors"], "signals": ["forks_in_handlers"],
-                "fork": ["forks", "fork_in_fork", "fork_from_threads", "atfork_handlers", "vforks", "spawns"]}
+# qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and
+# /proc/self/exe is qemu.
+NOT_EMULATED = {
+    "exhausted": [
+        "address_space", "data", "shrunk_blocks", "grown_blocks", "c_library", "mappings",
+    ],
+    "early_late": ["key_destructors"],
+    "signals": ["forks_in_handlers"],
+    "fork": ["forks", "fork_in_fork", "fork_from_threads", "atfork_handlers", "vforks", "spawns"],
+}
 
 
 def run(*command, **environment):
-    done = subprocess.run([str(word) for word in command], env=dict({"PATH": "/usr/bin:/bin", "HOME": "/"}, **environment),
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+    done = subprocess.run(
+        [str(word) for word in command],
+        env=dict({"PATH": "/usr/bin:/bin", "HOME": "/"}, **environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
     if done.returncode:
         raise AssertionError(done)
     return done.stdout
@@ -45,11 +67,26 @@ class Built:
 
     def __init__(self, folder, variant):
         self.folder, self.variant = folder, variant
-        self.objects = [self.compile(source) for part in PARTS for source in sorted(set(glob.glob(part + "/*.c")) - NOT_C)]
+        self.objects = [
+            self.compile(source)
+            for part in PARTS
+            for source in sorted(set(glob.glob(part + "/*.c")) - NOT_C)
+        ]
         self.library = self.path("libhakmem.so")
-        run(COMPILER, "-shared", "-o", self.library, *self.objects, "-Wl,--version-script=preload/libhakmem.map", "-Wl,-z,nodelete")
+        run(
+            COMPILER,
+            "-shared",
+            "-o",
+            self.library,
+            *self.objects,
+            "-Wl,--version-script=preload/libhakmem.map",
+            "-Wl,-z,nodelete"
+        )
         self.plugin = self.path("plugin.so")
-        run(COMPILER, "-O1", "-fPIC", "-fno-builtin", "-shared", "-o", self.plugin, "survival/plugin.c")
+        run(
+            COMPILER, "-O1", "-fPIC", "-fno-builtin", "-shared", "-o", self.plugin,
+            "survival/plugin.c",
+        )
 
     def path(self, name):
         return os.path.join(self.folder, self.variant + "_" + name)
@@ -61,10 +98,14 @@ class Built:
 
     def link(self, name, how):
         output = self.path(name + "_" + how)
-        program = self.compile("survival/%s.c" % name, "-fno-builtin", "-DNO_DLOPEN=%d" % (how == "static"))
-        command = {"static": ["-static", "-no-pie", program, *self.objects],
-                   "shared": ["-pie", program, self.library, "-Wl,-rpath," + self.folder],
-                   "preload": ["-pie", program]}[how]
+        program = self.compile(
+            "survival/%s.c" % name, "-fno-builtin", "-DNO_DLOPEN=%d" % (how == "static")
+        )
+        command = {
+            "static": ["-static", "-no-pie", program, *self.objects],
+            "shared": ["-pie", program, self.library, "-Wl,-rpath," + self.folder],
+            "preload": ["-pie", program],
+        }[how]
         run(COMPILER, "-pthread", "-o", output, *command)
         return output
 
@@ -72,7 +113,13 @@ class Built:
         environment = {"SURVIVAL_PLUGIN": self.plugin, "HAKMEM_VERBOSE": "1"}
         preload = {"LD_PRELOAD": self.library} if how == "preload" else {}
         if MACHINE:
-            return run(*MACHINE, *[word for item in preload.items() for word in ("-E", "%s=%s" % item)], program, *arguments, **environment)
+            return run(
+                *MACHINE,
+                *[word for item in preload.items() for word in ("-E", "%s=%s" % item)],
+                program,
+                *arguments,
+                **environment
+            )
         return run(program, *arguments, **environment, **preload)
 
 
@@ -85,7 +132,9 @@ class Cross(unittest.TestCase):
                     if how == "static" and name == "loading":
                         continue
                     program = built.link(name, how)
-                    cases = run(*MACHINE, *(["-E", "LD_LIBRARY_PATH=" + folder] if MACHINE else []), program).split()
+                    cases = run(
+                        *MACHINE, *(["-E", "LD_LIBRARY_PATH=" + folder] if MACHINE else []), program
+                    ).split()
                     self.assertTrue(cases)
                     for case in cases:
                         if not (MACHINE and case in NOT_EMULATED.get(name, [])):
@@ -105,13 +154,26 @@ class Cross(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             built = Built(folder, "tiny")
             program = os.path.join(folder, "stress")
-            run(COMPILER, *FLAGS, *VARIANTS["tiny"], "-pthread", "-static", "-o", program, "hakmem/stress/hakmem_stress.c",
-                *[name for name in built.objects if not name.endswith(NOT_IN_STRESS)])
-            self.assertIn("hakmem_stress: ok", run(*MACHINE, program, "--threads", "4", "--steps", "5000"))
+            run(
+                COMPILER,
+                *FLAGS,
+                *VARIANTS["tiny"],
+                "-pthread",
+                "-static",
+                "-o",
+                program,
+                "hakmem/stress/hakmem_stress.c",
+                *[name for name in built.objects if not name.endswith(NOT_IN_STRESS)]
+            )
+            self.assertIn(
+                "hakmem_stress: ok", run(*MACHINE, program, "--threads", "4", "--steps", "5000")
+            )
 
 
 if __name__ == "__main__":
-    missing = [tool for tool in [COMPILER, *MACHINE[:1]] if not shutil.which(tool, path="/usr/bin:/bin")]
+    missing = [
+        tool for tool in [COMPILER, *MACHINE[:1]] if not shutil.which(tool, path="/usr/bin:/bin")
+    ]
     if missing:
         print("cross_test: nothing tested: there is no %s here" % " and no ".join(missing))
         sys.exit(0)

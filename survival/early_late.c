@@ -1,5 +1,5 @@
-/* malloc at the edges of a process and of its threads: before main, after it, in destructors of threads, after the thread's
-   heap is gone; threads that only free, and very many of them. */
+/* malloc at the edges of a process and of its threads: before main, after it, in destructors of
+   threads, after the thread's heap is gone; threads that only free, and very many of them. */
 #include <pthread.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -32,7 +32,8 @@ static void before_libraries(int argc, char **argv, char **environment)
 {
     (void)environment;
     free(NULL);
-    /* A handler that is older than those of the allocator runs while the allocator holds its locks. */
+    /* A handler that is older than those of the allocator runs while the allocator holds its
+       locks. */
     if (argc > 1 && strcmp(argv[1], "early_handler") == 0) {
         (void)pthread_atfork(handler_before_all, handler_before_all, handler_before_all);
     }
@@ -40,7 +41,8 @@ static void before_libraries(int argc, char **argv, char **environment)
 }
 
 #ifdef __GLIBC__
-__attribute__((section(".preinit_array"), used)) static void (*const preinit)(int, char **, char **) = before_libraries;
+__attribute__((section(".preinit_array"),
+               used)) static void (*const preinit)(int, char **, char **) = before_libraries;
 #else
 __attribute__((constructor(101))) static void preinit(void)
 {
@@ -104,8 +106,8 @@ static void after_main(long n)
 
 /* --- the end of a thread --- */
 
-/* POSIX: a destructor may set its key again, and is called again, four times in all at least. Two keys, so that one's come
-   before the allocator's own, the other's after it. */
+/* POSIX: a destructor may set its key again, and is called again, four times in all at least. Two
+   keys, so that one's come before the allocator's own, the other's after it. */
 static pthread_key_t keys[2];
 static int n_destroyed;
 
@@ -163,7 +165,8 @@ static size_t peak_kib(void)
 
 static void key_destructors(long n)
 {
-    CHECK(pthread_key_create(&keys[0], destroy_first) == 0 && pthread_key_create(&keys[1], destroy_second) == 0);
+    CHECK(pthread_key_create(&keys[0], destroy_first) == 0 &&
+          pthread_key_create(&keys[1], destroy_second) == 0);
     in_threads(n, end_with_keys);
     size_t early_peak = peak_kib();
     in_threads(4 * n, end_with_keys);
@@ -190,14 +193,14 @@ static void *end_with_thread_locals(void *unused)
     return unused;
 }
 
-/* What C++ makes of thread_local objects with destructors. */
+/* The code that C++ generates for thread_local objects with destructors. */
 static void thread_local_destructors(long n)
 {
     in_threads(n, end_with_thread_locals);
 }
 #endif
 
-/* --- what a thread did is undone by others --- */
+/* --- blocks that other threads free --- */
 
 static void **given;
 static long n_given;
@@ -211,7 +214,7 @@ static void *only_free(void *unused)
     return unused;
 }
 
-/* Again and again: what such a thread was given must be used again. */
+/* Again and again: the memory of such a thread must be used again. */
 static void only_frees(long n)
 {
     size_t first_peak = 0;
@@ -252,7 +255,8 @@ static void *live_together(void *index_)
     return NULL;
 }
 
-/* All live at once, each with a block, which another one frees. In the tiny variant these are more threads than heaps. */
+/* All live at once, each with a block, which another one frees. In the tiny variant these are more
+   threads than heaps. */
 static void many_threads(long n)
 {
     pthread_attr_t small;
@@ -289,16 +293,17 @@ static void early_handler(long n)
     }
 }
 
-static const struct test_case cases[] = {{"before_main", before_main, 1, 1},
-                                         {"after_main", after_main, 1, 1},
-                                         {"key_destructors", key_destructors, 400, 40},
+static const struct test_case cases[] = {
+    {"before_main", before_main, 1, 1},
+    {"after_main", after_main, 1, 1},
+    {"key_destructors", key_destructors, 400, 40},
 #ifdef __GLIBC__
-                                         {"thread_local_destructors", thread_local_destructors, 1000, 50},
+    {"thread_local_destructors", thread_local_destructors, 1000, 50},
 #endif
-                                         {"only_frees", only_frees, 100, 20},
-                                         {"many_threads", many_threads, 5000, 5000},
-                                         {"early_handler", early_handler, 500, 20},
-                                         {NULL, NULL, 0, 0}};
+    {"only_frees", only_frees, 100, 20},
+    {"many_threads", many_threads, 5000, 5000},
+    {"early_handler", early_handler, 500, 20},
+    {NULL, NULL, 0, 0}};
 
 int main(int argc, char **argv)
 {

@@ -1,5 +1,6 @@
-/* No memory: by RLIMIT_AS, by RLIMIT_DATA (which counts what may be written, as a system without overcommit does), by the
-   number of mappings, by HAKMEM_LIMIT_HARD. The caller gets its error, nobody crashes, and with memory freed all goes on. */
+/* No memory: by RLIMIT_AS, by RLIMIT_DATA (which counts what may be written, as a system without
+   overcommit does), by the number of mappings, by HAKMEM_LIMIT_HARD. The caller gets its error,
+   nothing crashes, and once memory is freed the program goes on. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <iconv.h>
@@ -93,7 +94,8 @@ static void free_all(void)
 static const size_t sizes[] = {16, 100, 1000, 5000, 33000, 200000, 3000000};
 enum { N_SIZES = sizeof sizes / sizeof sizes[0] };
 
-/* Every size is refused at the end, calloc, realloc and memalign too; what was freed can be had again. */
+/* Every size is refused at the end, calloc, realloc and memalign too; freed memory can be allocated
+   again. */
 static void exhaust(void)
 {
     for (int i = 0; i < N_SIZES; i++) {
@@ -138,8 +140,8 @@ static void data(long n)
     }
 }
 
-/* Several threads at once: each may be refused, none may be harmed. */
-/* Blocks that were large, or that grew, keep address space beside them. When there is no more, that goes first. */
+/* Blocks that were large, or that grew, keep address space beside them. When there is no more, this
+   address space is unmapped first. */
 enum { MANY_SHRUNK = 1000, MANY_GROWN = 200 };
 
 static char *shrunk(void)
@@ -177,7 +179,7 @@ static char *grown(void)
 static void keep(char *(*make)(void), int n, size_t limit)
 {
     static char *kept[MANY_SHRUNK];
-    free(malloc((size_t)8 << 20)); /* whatever is needed to begin with */
+    free(malloc((size_t)8 << 20)); /* all that a first call needs */
     limit_address_space(limit);
     int i = 0;
     while (i < n && (kept[i] = make()) != NULL) {
@@ -191,7 +193,7 @@ static void keep(char *(*make)(void), int n, size_t limit)
     check_heap();
 }
 
-/* 137 MiB in 200. */
+/* 137 MiB in a limit of 200. */
 static void shrunk_blocks(long n)
 {
     for (long i = 0; i < n; i++) {
@@ -199,7 +201,7 @@ static void shrunk_blocks(long n)
     }
 }
 
-/* 96 MiB in 120. */
+/* 96 MiB in a limit of 120. */
 static void grown_blocks(long n)
 {
     for (long i = 0; i < n; i++) {
@@ -207,6 +209,7 @@ static void grown_blocks(long n)
     }
 }
 
+/* Several threads at once: each may be refused, none may crash. */
 static void *use_until_refused(void *seed_)
 {
     uint64_t seed = (uintptr_t)seed_;
@@ -233,7 +236,8 @@ static void threads_at_the_limit(long n)
     for (long i = 0; i < n; i++) {
         pthread_t threads[N_THREADS];
         for (int k = 0; k < N_THREADS; k++) {
-            CHECK(pthread_create(&threads[k], NULL, use_until_refused, (void *)(uintptr_t)(i * N_THREADS + k)) == 0);
+            CHECK(pthread_create(&threads[k], NULL, use_until_refused,
+                                 (void *)(uintptr_t)(i * N_THREADS + k)) == 0);
         }
         limit_data((size_t)5 << 20);
         for (int k = 0; k < N_THREADS; k++) {
@@ -263,7 +267,8 @@ static void mappings(long n)
         return; /* a system without such a limit, in effect */
     }
     for (long round = 0; round < n; round++) {
-        char *area = (char *)mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        char *area =
+            (char *)mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         CHECK(area != MAP_FAILED);
         size_t at = 0;
         while (at < span && mprotect(area + at, PAGE, PROT_READ) == 0) {
@@ -320,7 +325,8 @@ static void try_setenv(void)
     char name[32];
     (void)snprintf(name, sizeof name, "SURVIVAL_%d", n++ % 100);
     errno = 0;
-    CHECK(setenv(name, "a value that is long enough to need a block of its own", 1) == 0 || errno == ENOMEM);
+    CHECK(setenv(name, "a value that is long enough to need a block of its own", 1) == 0 ||
+          errno == ENOMEM);
     n_refused += errno == ENOMEM;
 }
 
@@ -407,7 +413,7 @@ static void c_library(long n)
 {
     limit_data((size_t)16 << 20);
     take_every_byte();
-    /* From here nothing can be had but what is given back. */
+    /* From here on, every allocation is refused unless memory is freed first. */
     for (size_t size = 64; size <= 40000; size += size / (size_t)(n > 0 ? n : 1) + 16) {
         try_each();
         void *freed = taken;

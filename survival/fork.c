@@ -1,5 +1,5 @@
-/* Children of a process whose other threads allocate: fork, fork in a child, from a thread, in handlers of pthread_atfork,
-   vfork, posix_spawn. */
+/* Children of a process whose other threads allocate: fork, fork in a child, from a thread, in
+   handlers of pthread_atfork, vfork, posix_spawn. */
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -189,7 +189,8 @@ static void vforks(long n)
     start_traffic();
     for (long i = 0; i < n; i++) {
         static void *volatile of_child;
-        pid_t child = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
+        pid_t child =
+            vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested */
         if (child == 0) {
             of_child = filled(3000); /* NOLINT(clang-analyzer-unix.Vfork): and this is */
             (void)close(1);
@@ -220,7 +221,8 @@ static void spawns(long n)
         pid_t child = 0;
         CHECK(posix_spawn(&child, program, &quiet, NULL, arguments, environ) == 0);
         wait_for(child);
-#ifdef __GLIBC__ /* the shell is a program of the system's C library, and would be given our LD_PRELOAD */
+/* the shell is a program of the system's C library, and would be given our LD_PRELOAD */
+#ifdef __GLIBC__
         FILE *pipe = popen("exit 0", "r");
         CHECK(pipe && pclose(pipe) == 0);
 #endif

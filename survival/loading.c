@@ -1,5 +1,6 @@
-/* dlopen. The environment's SURVIVAL_PLUGIN is plugin.c's library, which is copied so that it can be opened many times;
-   SURVIVAL_LIBRARY (or none) is a libhakmem.so to be opened in a process that runs on libc's malloc. */
+/* dlopen. The environment's SURVIVAL_PLUGIN is plugin.c's library, which is copied so that it can
+   be opened many times; SURVIVAL_LIBRARY (or none) is a libhakmem.so to be opened in a process that
+   runs on libc's malloc. */
 #include <dlfcn.h>
 #include <pthread.h>
 
@@ -85,7 +86,8 @@ static void plugins_of_many(long n)
     remove_plugins(n);
 }
 
-static const struct test_case cases[] = {{"plugins", plugins_of_many, 100, 100}, {NULL, NULL, 0, 0}};
+static const struct test_case cases[] = {{"plugins", plugins_of_many, 100, 100},
+                                         {NULL, NULL, 0, 0}};
 
 int main(int argc, char **argv)
 {

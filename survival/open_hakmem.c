@@ -1,5 +1,5 @@
-/* open_hakmem LIBRARY: opens libhakmem.so in a process that runs on libc's malloc, and uses hak_* beside it, in threads that
-   were there before and in new ones. Prints "survived". */
+/* open_hakmem LIBRARY: opens libhakmem.so in a process that runs on libc's malloc, and uses hak_*
+   beside it, in threads that were there before and in new ones. Prints "survived". */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -38,7 +38,8 @@ static void *use(void *is_old)
 int main(int argc, char **argv)
 {
     pthread_t old, fresh;
-    if (argc != 2 || pthread_barrier_init(&is_open, NULL, 2) != 0 || pthread_create(&old, NULL, use, argv) != 0) {
+    if (argc != 2 || pthread_barrier_init(&is_open, NULL, 2) != 0 ||
+        pthread_create(&old, NULL, use, argv) != 0) {
         return 2;
     }
     for (int round = 0; round < 3; round++) {

@@ -1,5 +1,5 @@
-/* planted CASE: a bug for memcheck and AddressSanitizer to find, or none. Blocks by hak_* if they are linked, else by malloc, with
-   the rest of hak_* from libhakmem.so. */
+/* planted CASE: a bug for memcheck and AddressSanitizer to find, or none. Blocks by hak_* if they
+   are linked, else by malloc, with the rest of hak_* from libhakmem.so. */
 #include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +19,8 @@ struct hak_heap *hak_heap_create(void) __attribute__((weak));
 void *hak_heap_malloc(struct hak_heap *heap, size_t size) __attribute__((weak));
 void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size) __attribute__((weak));
 void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size) __attribute__((weak));
-int hak_heap_walk(struct hak_heap *heap, int (*visit)(void *, size_t, void *), void *context) __attribute__((weak));
+int hak_heap_walk(struct hak_heap *heap, int (*visit)(void *, size_t, void *), void *context)
+    __attribute__((weak));
 void hak_heap_destroy(struct hak_heap *heap) __attribute__((weak));
 size_t hak_malloc_batch(size_t size, size_t n, void **out) __attribute__((weak));
 void hak_free_batch(void **blocks, size_t n) __attribute__((weak));
@@ -58,7 +59,8 @@ static int count(void *block, size_t size, void *context)
     return 0;
 }
 
-/* Heaps that are destroyed with blocks that live, that are freed, and that were freed just before. */
+/* Heaps that are destroyed with blocks that live, that are freed, and that were freed just
+   before. */
 static void correct_heaps(void)
 {
     for (int round = 0; round < 20; round++) {
@@ -66,13 +68,15 @@ static void correct_heaps(void)
         char *blocks[200];
         for (int i = 0; i < 200; i++) {
             size_t size = (size_t)(i % 20 ? i * 7 : i * 5000) + 1;
-            blocks[i] = (char *)(i % 3 ? hak_heap_malloc(heap, size) : hak_heap_calloc(heap, 1, size));
+            blocks[i] =
+                (char *)(i % 3 ? hak_heap_malloc(heap, size) : hak_heap_calloc(heap, 1, size));
             sink = i % 3 ? 0 : blocks[i][size - 1];
             memset(blocks[i], 1, size);
         }
         int n = 0, n_live = 200;
         for (int i = round; i < 200; i += 2 + round) {
-            blocks[i] = (char *)(i % 2 ? realloc(blocks[i], 300) : hak_heap_realloc(heap, blocks[i], 70000));
+            blocks[i] = (char *)(i % 2 ? realloc(blocks[i], 300)
+                                       : hak_heap_realloc(heap, blocks[i], 70000));
             memset(blocks[i], 2, i % 2 ? 300 : 70000);
         }
         for (int i = 0; i < 200; i += 5) {
@@ -175,7 +179,7 @@ int main(int argc, char **argv)
         correct_heaps();
         correct_batches();
         for (int i = 0; i < 3000; i++) {
-            free(malloc(40)); /* so that whatever waited goes */
+            free(malloc(40)); /* so that blocks that waited are freed */
         }
         free(p);
     }

@@ -1,5 +1,5 @@
-/* A library for dlopen: allocates before, in and after its constructor's time, has thread-local storage of its own, and
-   leaves a block to whoever asks. */
+/* A library for dlopen: allocates before, in and after its constructor's time, has thread-local
+   storage of its own, and leaves a block to the caller. */
 #include <stdlib.h>
 #include <string.h>
 

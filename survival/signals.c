@@ -1,4 +1,5 @@
-/* Signals that interrupt the allocator, cancellation, and jumps out of the callback of failed requests. */
+/* Signals that interrupt the allocator, cancellation, and jumps out of the callback of failed
+   requests. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -51,7 +52,7 @@ static void *exchange(void *seed_)
     return NULL;
 }
 
-/* This thread sends signals to others, which do nothing but allocate. */
+/* This thread sends signals to others, which only allocate. */
 static void interrupts(long n)
 {
     handle(SIGUSR1);
@@ -114,7 +115,8 @@ static void free_it(void *block)
     free(block);
 }
 
-/* Deferred: malloc and free are no cancellation points, though they take locks and make system calls. */
+/* Deferred: malloc and free are no cancellation points, though they take locks and make system
+   calls. */
 static void *until_cancelled(void *seed_)
 {
     void *kept = filled(3000);
@@ -148,7 +150,8 @@ static void cancels(long n)
     for (long i = 0; i < n; i++) {
         pthread_t threads[4];
         for (int k = 0; k < 4; k++) {
-            CHECK(pthread_create(&threads[k], NULL, k % 2 ? until_cancelled : until_cancelled_at_once,
+            CHECK(pthread_create(&threads[k], NULL,
+                                 k % 2 ? until_cancelled : until_cancelled_at_once,
                                  (void *)(uintptr_t)(i * 4 + k)) == 0);
         }
         usleep(500);
@@ -164,8 +167,8 @@ static void cancels(long n)
 /* --- jumps --- */
 
 struct hak_fail;
-extern void hak_ace_on_fail(void (*callback)(const struct hak_fail *fail, void *context), void *context)
-    __attribute__((weak));
+extern void hak_ace_on_fail(void (*callback)(const struct hak_fail *fail, void *context),
+                            void *context) __attribute__((weak));
 
 static jmp_buf before_request;
 static int n_jumps;
@@ -178,7 +181,8 @@ static void jump(const struct hak_fail *fail, void *context)
     longjmp(before_request, 1);
 }
 
-/* The request is given up, and nothing is left locked or counted wrongly; later failures are told again. */
+/* The request is given up, and nothing is left locked or counted wrongly; later failures are
+   reported again. */
 static void jumps(long n)
 {
     CHECK(hak_ace_on_fail != NULL);

@@ -1,5 +1,5 @@
-/* C++ without memory: bad_alloc where there is none, exceptions that are thrown nevertheless, the new-handler; objects that are
-   made before main and in thread_local storage. */
+/* C++ without memory: bad_alloc where there is none, exceptions that are thrown nevertheless, the
+   new-handler; objects that are made before main and in thread_local storage. */
 #include <map>
 #include <new>
 #include <pthread.h>
@@ -18,7 +18,8 @@ void limit_data(bool is_limited)
 {
     struct rlimit limit;
     CHECK(getrlimit(RLIMIT_DATA, &limit) == 0);
-    limit.rlim_cur = is_limited ? size_t(1) << 20 : RLIM_INFINITY; /* less than there is: nothing more */
+    limit.rlim_cur =
+        is_limited ? size_t(1) << 20 : RLIM_INFINITY; /* less than there is: nothing more */
     CHECK(setrlimit(RLIMIT_DATA, &limit) == 0);
 }
 
@@ -43,7 +44,7 @@ void free_all()
     }
 }
 
-/* The exception object itself cannot be had from malloc then. */
+/* malloc cannot serve the exception object then. */
 void out_of_memory(long n)
 {
     for (long i = 0; i < n; i++) {
@@ -111,7 +112,7 @@ void new_handler(long)
     operator delete(p);
     bool is_caught = false;
     try {
-        p = operator new(size_t(1) << 40); /* every block is given back, then the handler is gone */
+        p = operator new(size_t(1) << 40); /* every block is freed, then the handler is removed */
     } catch (const std::bad_alloc &) {
         is_caught = true;
     }

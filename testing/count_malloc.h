@@ -1,5 +1,6 @@
-/* Counts calls of malloc, calloc and realloc in a test program, to prove that code allocates nothing. Defines these
-   functions: include it in one source file of a program. Sanitizers bring their own malloc: there HAK_COUNTS_MALLOC is 0. */
+/* Counts calls of malloc, calloc and realloc in a test program, to prove that code allocates
+   nothing. Defines these functions: include it in one source file of a program. Sanitizers bring
+   their own malloc: there HAK_COUNTS_MALLOC is 0. */
 #ifndef HAKMEM_TESTING_COUNT_MALLOC_H
 #define HAKMEM_TESTING_COUNT_MALLOC_H
 

@@ -1,6 +1,6 @@
-/* Replaces parts of os_ops while it lives: fails the n-th call of one function, counts calls and bytes mapped, and can
-   stand in for the clock. The table is restored at the end. One at a time; install it while no other thread is in the
-   allocator. */
+/* Replaces parts of os_ops while it lives: fails the n-th call of one function, counts calls and
+   bytes mapped, and can stand in for the clock. The table is restored at the end. One at a time;
+   install it while no other thread is in the allocator. */
 #ifndef HAKMEM_TESTING_FAILING_OS_H
 #define HAKMEM_TESTING_FAILING_OS_H
 
@@ -15,9 +15,9 @@
 namespace hak_testing
 {
 
-/* Every function of the table that can fail; the last ones tell instead that they did nothing, or nothing useful. A failed wake
-   has woken all the same: no kernel leaves a sleeper behind. The environment, the page size and what the
-   program may do cannot fail. */
+/* Every function of the table that can fail; the last ones report instead that they did nothing, or
+   nothing useful. A failed wake has still woken: no kernel leaves a sleeper behind. The
+   environment, the page size and what the program may do cannot fail. */
 enum OsCall {
     OS_MMAP,
     OS_MUNMAP,
@@ -42,10 +42,10 @@ static_assert(sizeof(struct os_ops) / sizeof(void *) == OS_N_CALLS + 3,
 
 inline const char *os_call_name(OsCall call)
 {
-    static const char *const names[] = {"mmap",          "munmap",       "mremap",        "madvise",
-                                        "write",         "open",         "read",          "close",
-                                        "start_thread",  "wait_thread",  "address_limit", "clock",
-                                        "precise_clock", "futex_wait",   "futex_wait_ms", "futex_wake"};
+    static const char *const names[] = {
+        "mmap",          "munmap",     "mremap",        "madvise",     "write",         "open",
+        "read",          "close",      "start_thread",  "wait_thread", "address_limit", "clock",
+        "precise_clock", "futex_wait", "futex_wait_ms", "futex_wake"};
     return names[call];
 }
 
@@ -92,7 +92,7 @@ class FailingOs
         state().n_failed = 0;
     }
 
-    /* Counting from now, the n-th call (from 1) of that function fails, and `more` calls after it. */
+    /* From now on, the n-th call (from 1) of that function fails, and `more` calls after it. */
     void fail(OsCall call, uint64_t n, uint64_t more = 0)
     {
         reset();
@@ -168,7 +168,8 @@ class FailingOs
         add(result ? 0 : -static_cast<int64_t>(length));
         return result;
     }
-    static void *mremap_hook(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
+    static void *mremap_hook(void *old_addr, size_t old_size, size_t new_size, int flags,
+                             void *new_addr)
     {
         if (must_fail(OS_MREMAP)) {
             return MAP_FAILED;
@@ -176,7 +177,8 @@ class FailingOs
         void *p = os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
         if (p != MAP_FAILED) {
             /* A fixed target was mapped before, and is replaced. */
-            add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) - static_cast<int64_t>(old_size));
+            add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) -
+                static_cast<int64_t>(old_size));
         }
         return p;
     }
@@ -203,7 +205,8 @@ class FailingOs
     }
     static int start_thread_hook(void *(*run)(void *), size_t stack_bytes, int is_apart)
     {
-        return must_fail(OS_START_THREAD) ? EAGAIN : state().before.start_thread(run, stack_bytes, is_apart);
+        return must_fail(OS_START_THREAD) ? EAGAIN
+                                          : state().before.start_thread(run, stack_bytes, is_apart);
     }
     static int wait_thread_hook(uint64_t ms)
     {

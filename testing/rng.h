@@ -1,5 +1,5 @@
-/* A tiny seeded generator for tests: the same numbers on every machine. splitmix64 (Steele, Lea, Flood 2014). No locks:
-   one generator a thread. */
+/* A tiny seeded generator for tests: the same numbers on every machine. splitmix64 (Steele, Lea,
+   Flood 2014). No locks: one generator a thread. */
 #ifndef HAKMEM_TESTING_RNG_H
 #define HAKMEM_TESTING_RNG_H
 

@@ -8,9 +8,11 @@ def _link_children(ctx, folder, into, but = []):
         if child.basename not in but:
             ctx.symlink(child, into + child.basename)
 
+_MISSING = "%s is missing: it comes with the Debian package %s, which ./bazelw installs"
+
 def _need(ctx, path, package):
     if not ctx.path(path).exists:
-        fail("%s is missing: it comes with the Debian package %s, which ./bazelw installs" % (path, package))
+        fail(_MISSING % (path, package))
 
 def _system_local_impl(ctx):
     _need(ctx, ctx.attr.path, "bazel-" + ctx.name.replace("bazel_", "").replace("_", "-"))
@@ -24,7 +26,7 @@ system_local = repository_rule(
 )
 
 def _debian_rules_cc_impl(ctx):
-    """rules_cc 0.0.4 with the two files mended that do not load on Bazel 4.2.3."""
+    """rules_cc 0.0.4 with repairs of the two files that do not load on Bazel 4.2.3."""
     _need(ctx, _RULES_CC, "bazel-rules-cc")
     _link_children(ctx, _RULES_CC, "", but = ["cc"])
     _link_children(ctx, _RULES_CC + "/cc", "cc/", but = ["private"])
@@ -34,12 +36,14 @@ def _debian_rules_cc_impl(ctx):
     _link_children(ctx, _RULES_CC + "/" + rules_impl, rules_impl, but = broken)
     for name in broken:
         text = ctx.read(_RULES_CC + "/" + rules_impl + name)
-        text = text.replace(", \"use_cpp_toolchain\")", ")").replace("use_cpp_toolchain()", _CPP_TOOLCHAIN)
+        text = text.replace(", \"use_cpp_toolchain\")", ")")
+        text = text.replace("use_cpp_toolchain()", _CPP_TOOLCHAIN)
         ctx.file(rules_impl + name, text, executable = False)
 
 debian_rules_cc = repository_rule(
     implementation = _debian_rules_cc_impl,
-    doc = "Debian's rules_cc asks for `use_cpp_toolchain`, which Debian's Bazel does not have yet; this one does not.",
+    doc = "Debian's rules_cc loads `use_cpp_toolchain`, which Debian's Bazel does not have yet; " +
+          "this one does not load it.",
     local = True,
 )
 
@@ -53,7 +57,7 @@ def _coverage_tools_impl(ctx):
 
 coverage_tools = repository_rule(
     implementation = _coverage_tools_impl,
-    doc = "What Bazel calls to turn gcov's output into lcov's; Bazel asks for it as soon as a test is analysed.",
+    doc = "Turns gcov's output into lcov's; Bazel needs it as soon as it analyses a test.",
     local = True,
 )
 
@@ -71,7 +75,7 @@ def _system_files_impl(ctx):
     for name in ctx.attr.libraries:
         path = _library_path(ctx, name)
         if not path.startswith("/"):
-            fail("%s is missing: it comes with the Debian package %s, which ./bazelw installs" % (name, ctx.attr.package))
+            fail(_MISSING % (name, ctx.attr.package))
         ctx.symlink(path, "lib/" + name)
     ctx.symlink(ctx.attr.build_file, "BUILD.bazel")
 
@@ -81,7 +85,10 @@ system_files = repository_rule(
         "build_file": attr.label(mandatory = True),
         "files": attr.string_dict(doc = "name in the repository -> absolute path"),
         "libraries": attr.string_list(doc = "names of libraries, linked to lib/NAME"),
-        "package": attr.string(mandatory = True, doc = "the Debian package, for the message if a file is missing"),
+        "package": attr.string(
+            mandatory = True,
+            doc = "the Debian package, for the message if a file is missing",
+        ),
     },
     doc = "Links to named files of a Debian package, and only to these.",
     local = True,

@@ -12,7 +12,8 @@ def _query(name, source, target):
 def arrows_test(name, arrows):
     """Tests that a path leads along each arrow, and along no other pair of parts.
 
-    A query that a typing error has broken finds no path either; so the arrows that exist are the positive control.
+    A query that a typing error has broken finds no path either; so the arrows that exist are the
+    positive control.
 
     Args:
       name: of the test.

@@ -1,5 +1,6 @@
 #!/bin/sh
-# arrows_test.sh [path|none SOURCE TARGET FILE]...: FILE, the answer to somepath(SOURCE, TARGET), must hold a path, or none.
+# arrows_test.sh [path|none SOURCE TARGET FILE]...: FILE, the answer to somepath(SOURCE, TARGET),
+# must hold a path, or none.
 set -u
 failed=0
 checked=0

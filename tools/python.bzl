@@ -1,4 +1,5 @@
-"""python_test, python_binary: scripts run by the system's python3 (Bazel 4.2's own rules start `python`, which Debian lacks)."""
+"""python_test, python_binary: scripts run by the system's python3 (Bazel 4.2's own rules start
+`python`, which Debian lacks)."""
 
 def _python(rule, name, main, srcs, data, args, **kwargs):
     rule(

@@ -1,10 +1,11 @@
-"""What each variant is. One row a variant; the flag, the copts, the transition and the tests come from here."""
+"""The variants. One row a variant; the flag, the copts, the transition and the tests come
+from here."""
 
 DEFAULT_VARIANT = "release"
 
-# compilation_mode: Bazel's, set when several variants are built side by side.
-# defines: seen by everything that depends on hakmem, because its headers have inline code.
-# copts: for hakmem's own sources. They come after the toolchain's, so that they hold in every compilation mode.
+# compilation_mode: Bazel's, set when several variants are built side by side. defines: seen by
+# everything that depends on hakmem, because its headers have inline code. copts: for hakmem's own
+# sources. They come after the toolchain's, so that they hold in every compilation mode.
 VARIANTS = {
     "release": struct(
         compilation_mode = "opt",

@@ -1,4 +1,5 @@
-"""Macros and rules that compose one source into the variants of variant_table.bzl, side by side in one build.
+"""Macros and rules that compose one source into the variants of variant_table.bzl, side by side in
+one build.
 
 For hakmem's own BUILD files:
   hak_component(name, deps, prefixes, ...)            a part: its library, its tests, its sources
@@ -7,7 +8,8 @@ For hakmem's own BUILD files:
   hak_variant_cc_tests(srcs = glob(["*_test.cc"]), deps, ...)  one hak_variant_cc_test a file
 
 Over targets of any kind:
-  variant_library(name, dep, variant)                 dep's library in a variant; for `malloc =` wrap it in a cc_library
+  variant_library(name, dep, variant)                 dep's library in a variant; for `malloc =`
+                                                      wrap it in a cc_library
   variant_binary(name, src, variant)                  an executable in a variant
   variant_test(name, src, variant)                    a test that runs an executable in a variant
   variant_file(name, src, out, variant)               a file in a variant, under a name of its own
@@ -16,8 +18,8 @@ Over targets of any kind:
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library")
 load(":variant_table.bzl", "DEFAULT_VARIANT", "VARIANTS")
 
-# Labels in transitions and selects are strings that are read in whichever repository the build runs in; only
-# str(Label()) means the same one everywhere. A wrong one is ignored without a word.
+# Labels in transitions and selects are strings that are read in whichever repository the build runs
+# in; only str(Label()) means the same one everywhere. A wrong one is ignored without a word.
 _FLAG = str(Label("//tools/config:variant"))
 _COMPILATION_MODE = "//command_line_option:compilation_mode"
 
@@ -34,7 +36,8 @@ _COPTS = [
     "-fvisibility=hidden",
     "-ftls-model=initial-exec",
     "-fno-plt",
-    # Or gcc makes a call of calloc from the malloc and memset in our own calloc, and drops pairs of calls in tests.
+    # Otherwise gcc turns the malloc and memset in our own calloc into a call of calloc, and drops
+    # pairs of calls in tests.
     "-fno-builtin-malloc",
     "-fno-builtin-calloc",
     "-fno-builtin-realloc",
@@ -63,7 +66,9 @@ def _by_variant(field):
 def variant_defines():
     """The defines of the variant that is built, as a select."""
     return select({
-        str(Label("//tools/config:" + variant)): row.defines + ["HAKMEM_VARIANT=\\\"%s\\\"" % variant]
+        str(Label("//tools/config:" + variant)): row.defines + [
+            "HAKMEM_VARIANT=\\\"%s\\\"" % variant,
+        ]
         for variant, row in VARIANTS.items()
     })
 
@@ -152,7 +157,18 @@ def hak_cc_binary(name, copts = [], **kwargs):
         **kwargs
     )
 
-def hak_variant_cc_test(name, srcs, deps, copts = [], data = [], linkopts = [], malloc = None, variants = VARIANTS.keys(), tags = [], size = "small", **kwargs):
+def hak_variant_cc_test(
+        name,
+        srcs,
+        deps,
+        copts = [],
+        data = [],
+        linkopts = [],
+        malloc = None,
+        variants = VARIANTS.keys(),
+        tags = [],
+        size = "small",
+        **kwargs):
     """A GoogleTest in each variant: NAME_release, NAME_debug, ..., and NAME for all of them.
 
     Args:
@@ -192,11 +208,14 @@ def hak_variant_cc_test(name, srcs, deps, copts = [], data = [], linkopts = [], 
     )
 
 def hak_variant_test(name, src, variants = VARIANTS.keys(), tags = [], **kwargs):
-    """Runs an executable target (with its data) as a test in each variant: NAME_release, ..., and NAME for all of them.
+    """Runs an executable target (with its data) as a test in each variant.
+
+    The tests are NAME_release, ..., and NAME for all of them.
 
     Args:
       name: of the test suite.
-      src: label of an executable: cc_binary, sh_binary. Give it the tags `manual` and what the tests have.
+      src: label of an executable: cc_binary, sh_binary. Give it the tag `manual` and the tags of
+        the tests.
       variants: in which to run.
       tags: every test also has the tag of its variant.
       **kwargs: for the test itself: size, timeout, args, env, ...
@@ -211,7 +230,8 @@ def hak_variant_test(name, src, variants = VARIANTS.keys(), tags = [], **kwargs)
         )
     native.test_suite(
         name = name,
-        # Not for wildcards, which reach each test by itself: through a suite they would build what a tag filter leaves out.
+        # Not for wildcards, which reach each test by itself: through a suite they would build what
+        # a tag filter leaves out.
         tags = ["manual"],
         tests = [name + "_" + variant for variant in variants],
     )
@@ -267,14 +287,22 @@ def _library_impl(ctx):
 
 variant_library = rule(
     implementation = _library_impl,
-    attrs = dict(_VARIANT_ATTRS, dep = attr.label(cfg = _variant_transition, mandatory = True, providers = [CcInfo])),
+    attrs = dict(_VARIANT_ATTRS, dep = attr.label(
+        cfg = _variant_transition,
+        mandatory = True,
+        providers = [CcInfo],
+    )),
     doc = "A cc_library in a variant.",
     provides = [CcInfo],
 )
 
 neutral_library = rule(
     implementation = _library_impl,
-    attrs = dict(_TRANSITION_ATTRS, dep = attr.label(cfg = _neutral_transition, mandatory = True, providers = [CcInfo])),
+    attrs = dict(_TRANSITION_ATTRS, dep = attr.label(
+        cfg = _neutral_transition,
+        mandatory = True,
+        providers = [CcInfo],
+    )),
     doc = "A cc_library that does not care for variants: all of them share one.",
     provides = [CcInfo],
 )

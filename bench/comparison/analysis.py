@@ -36,14 +36,25 @@ def row_of(allocator, runs, all_runs, ours):
     if latency(runs):
         row["latency_ns"] = latency(runs)
     if ours is not None and allocator != table.OURS:
-        row["ours_against_it"] = stats.against([run["ops_per_s"] for run in ours], [run["ops_per_s"] for run in runs])
-        row["ours_peak_ratio"] = stats.median([a["peak_kib"] / b["peak_kib"] for a, b in zip(ours, runs)])
+        row["ours_against_it"] = stats.against(
+            [run["ops_per_s"] for run in ours], [run["ops_per_s"] for run in runs]
+        )
+        row["ours_peak_ratio"] = stats.median(
+            [a["peak_kib"] / b["peak_kib"] for a, b in zip(ours, runs)]
+        )
         if all(run.get("cpu_s") for run in [*ours, *runs]):
-            row["ours_cpu_ratio"] = stats.median([a["cpu_s"] / b["cpu_s"] for a, b in zip(ours, runs)])
+            row["ours_cpu_ratio"] = stats.median(
+                [a["cpu_s"] / b["cpu_s"] for a, b in zip(ours, runs)]
+            )
     middle = min(runs, key=lambda run: abs(run["ops_per_s"] - row["throughput"]["median"]))
-    row["memory"] = {"interval_ms": middle.get("interval_ms"), "kib": middle.get("resident_kib", [])}
+    row["memory"] = {
+        "interval_ms": middle.get("interval_ms"),
+        "kib": middle.get("resident_kib", []),
+    }
     # The samples of one run are enough; the others' would be most of the file.
-    row["runs"] = [{key: value for key, value in run.items() if key != "resident_kib"} for run in all_runs]
+    row["runs"] = [
+        {key: value for key, value in run.items() if key != "resident_kib"} for run in all_runs
+    ]
     return row
 
 
@@ -53,7 +64,9 @@ def part_of(workload, runs_of, min_runs):
     rows = [row_of(name, kept[name], runs_of[name], kept.get(table.OURS)) for name in runs_of]
     real = [row["throughput"]["median"] for row in rows if row["allocator"] != table.LIMIT]
     best = max(real or [row["throughput"]["median"] for row in rows])
-    limit = next((row["throughput"]["median"] for row in rows if row["allocator"] == table.LIMIT), None)
+    limit = next(
+        (row["throughput"]["median"] for row in rows if row["allocator"] == table.LIMIT), None
+    )
     for row in rows:
         row["to_best"] = best / row["throughput"]["median"]
         if limit:
@@ -77,15 +90,18 @@ def part_of(workload, runs_of, min_runs):
 
 
 def overall(parts):
-    """For each allocator the geometric means over the workloads that it and hakmem share of its time, CPU time and peak memory
-    over hakmem's (above 1: hakmem is ahead), and how often which verdict was given."""
+    """For each allocator the geometric means over the workloads that it and hakmem share of its
+    time, CPU time and peak memory over hakmem's (above 1: hakmem is ahead), and how often which
+    verdict was given."""
     found = {}
     for part in parts:
         for row in part["allocators"]:
             pairs = row.get("ours_against_it")
             if not pairs:
                 continue
-            one = found.setdefault(row["allocator"], {"time": [], "cpu": [], "memory": [], "verdicts": {}})
+            one = found.setdefault(
+                row["allocator"], {"time": [], "cpu": [], "memory": [], "verdicts": {}}
+            )
             one["time"].append(pairs["ratio"])
             one["cpu"] += [1 / row["ours_cpu_ratio"]] if "ours_cpu_ratio" in row else []
             one["memory"].append(1 / row["ours_peak_ratio"])
@@ -109,4 +125,10 @@ def analyse(workloads, results, min_runs, **about):
         runs_of = {name: runs for (one, name), runs in results.items() if one == workload.name}
         if runs_of:
             parts.append(part_of(workload, runs_of, min_runs))
-    return {"format": FORMAT, "confidence": stats.CONFIDENCE, **about, "overall": overall(parts), "workloads": parts}
+    return {
+        "format": FORMAT,
+        "confidence": stats.CONFIDENCE,
+        **about,
+        "overall": overall(parts),
+        "workloads": parts,
+    }

@@ -1,8 +1,10 @@
-"""The comparison with an earlier report, for regression checks: hakmem's lead over each peer then and now.
+"""The comparison with an earlier report, for regression checks: hakmem's lead over each peer then
+and now.
 
-Absolute times differ from day to day and from machine to machine. What is compared is hakmem's ratio to each peer that
-both reports measured; a regression is claimed only where the intervals of both ratios lie apart, by more than the
-tolerance, and most of the peers say so. Peak memory hardly swings: there the medians are compared."""
+Absolute times differ from day to day and from machine to machine. The comparison is of hakmem's
+ratio to each peer that both reports measured; a regression is claimed only where the intervals of
+both ratios lie apart, by more than the tolerance, and most of the peers say so. Peak memory hardly
+swings: there the medians are compared."""
 
 import json
 
@@ -27,7 +29,10 @@ def load(path):
 
 
 def rows_of(report):
-    return {part["workload"]: {row["allocator"]: row for row in part["allocators"]} for part in report["workloads"]}
+    return {
+        part["workload"]: {row["allocator"]: row for row in part["allocators"]}
+        for part in report["workloads"]
+    }
 
 
 def time_change(then, now, tolerance):
@@ -37,7 +42,10 @@ def time_change(then, now, tolerance):
         a, b = then[name].get("ours_against_it"), now[name].get("ours_against_it")
         if a and b:
             changes.append(b["ratio"] / a["ratio"])
-            enough = stats.sign_rank(len(a["pairs"])) is not None and stats.sign_rank(len(b["pairs"])) is not None
+            enough = (
+                stats.sign_rank(len(a["pairs"])) is not None
+                and stats.sign_rank(len(b["pairs"])) is not None
+            )
             slower += enough and b["high"] < a["low"] * (1 - tolerance)
     if not changes:
         return None
@@ -57,16 +65,24 @@ def compare(then, now, tolerance=TOLERANCE):
             lines.append(f"{name}: other arguments than in the baseline, not compared")
             continue
         found = time_change(old[name], new[name], tolerance)
-        peak = new[name][table.OURS]["peak_kib"]["median"] / old[name][table.OURS]["peak_kib"]["median"] - 1
+        peak = (
+            new[name][table.OURS]["peak_kib"]["median"]
+            / old[name][table.OURS]["peak_kib"]["median"]
+            - 1
+        )
         compared += 1
         words = []
         if found:
-            words.append(f"speed against the peers {found[0]:+.1%}{' REGRESSION' if found[1] else ''}")
+            words.append(
+                f"speed against the peers {found[0]:+.1%}{' REGRESSION' if found[1] else ''}"
+            )
             regressions += found[1]
         worse = peak > tolerance
         words.append(f"peak memory {peak:+.1%}{' REGRESSION' if worse else ''}")
         regressions += worse
         lines.append(f"{name}: " + ", ".join(words))
     if not compared:
-        raise Mismatch("the baseline has no workload with the same arguments in common with this run")
+        raise Mismatch(
+            "the baseline has no workload with the same arguments in common with this run"
+        )
     return lines, regressions

@@ -1,4 +1,4 @@
-"""What the figures depend on, as far as it is easily known: machine, kernel, compiler, versions."""
+"""The machine, kernel, compiler and versions on which the figures depend."""
 
 import os
 import platform
@@ -58,5 +58,5 @@ def describe(allocators):
 
 
 def name(machine):
-    """What two runs on like machines have in common: by this, results are joined."""
+    """The key by which results of like machines are joined."""
     return f"{machine.get('cpu')}, {machine.get('cpus')} CPUs, Linux {machine.get('kernel')}"

@@ -1,5 +1,6 @@
-"""The rounds: in each, every workload runs once under every allocator, in an order drawn at random, so that what else the
-machine does hits all alike. A workload's runs in one round share a seed and lie close in time: they make the pairs."""
+"""The rounds: in each, every workload runs once under every allocator, in an order drawn at random,
+so that other work of the machine affects all alike. A workload's runs in one round share a seed and
+lie close in time: they make the pairs."""
 
 import sys
 import time
@@ -8,7 +9,8 @@ FIRST_SEED = 42
 
 
 class Progress:
-    """One line on standard error, rewritten in place on a terminal, else repeated at most every ten seconds."""
+    """One line on standard error, rewritten in place on a terminal, else repeated at most every ten
+    seconds."""
 
     def __init__(self, stream=None):
         self.stream = stream if stream is not None else sys.stderr
@@ -35,7 +37,8 @@ class OutOfTime(Exception):
 
 
 class Plan:
-    """Which runs there are, how many rounds, and how long the rest takes: from what was done so far."""
+    """Which runs there are, how many rounds, and how long the rest takes: from what was done so
+    far."""
 
     def __init__(self, config, clock):
         self.config = config
@@ -52,16 +55,22 @@ class Plan:
         return None if self.config.budget_s is None else self.begin + self.config.budget_s
 
     def run_s(self, workload, allocator):
-        """How long a run takes: as it last did; before it ever ran, as its quick run and the amounts of work let expect."""
+        """How long a run will take: as long as the last one; before the first, an estimate from its
+        quick run and the amounts of work."""
         mode = self.modes[workload.name]
         known = self.seconds.get((workload.name, allocator, mode))
-        return known if known is not None else self.seconds.get((workload.name, allocator, "quick"), 0.0) * workload.growth(mode)
+        return (
+            known
+            if known is not None
+            else self.seconds.get((workload.name, allocator, "quick"), 0.0) * workload.growth(mode)
+        )
 
     def round_s(self):
         return sum(self.run_s(workload, allocator) for workload, allocator in self.config.pairs)
 
     def shorten(self, n_rounds):
-        """Where so many rounds would pass the deadline, the longest workloads get their quick arguments."""
+        """Where so many rounds would pass the deadline, the longest workloads get their quick
+        arguments."""
         if self.deadline() is None:
             return False
         changed = False
@@ -69,7 +78,9 @@ class Plan:
             costs = {}
             for workload, allocator in self.config.pairs:
                 if self.modes[workload.name] != "quick":
-                    costs[workload.name] = costs.get(workload.name, 0.0) + self.run_s(workload, allocator)
+                    costs[workload.name] = costs.get(workload.name, 0.0) + self.run_s(
+                        workload, allocator
+                    )
             if not costs:
                 break
             self.modes[max(costs, key=costs.get)] = "quick"
@@ -77,11 +88,12 @@ class Plan:
         return changed
 
     def enough(self):
-        """Asked before each round: whether the rounds done are all that there will be."""
+        """Called before each round: whether there are enough rounds."""
         left = self.rounds - self.done_rounds
         if self.deadline() is not None and self.done_rounds > 0:
             fit = max(int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)), 0)
-            # Too few rounds are no result: until there are enough, only the deadline itself ends the measurement.
+            # Too few rounds are no result: until there are enough, only the deadline itself ends
+            # the measurement.
             left = min(left, max(fit, self.least_rounds - self.done_rounds))
             self.rounds = self.done_rounds + max(left, 0)
         return left <= 0
@@ -99,14 +111,19 @@ class Plan:
 
 
 def one_round(config, plan, seed, progress, run, warming=False):
-    """Runs everything once, in random order: {(workload's name, allocator): the run's result}. Raises OutOfTime."""
+    """Runs everything once, in random order: {(workload's name, allocator): the run's result}.
+    Raises OutOfTime."""
     results = {}
     plan.left_of_round = 0.0 if warming else plan.round_s()
     for workload in config.rng.sample(config.workloads, len(config.workloads)):
         mode = "quick" if warming else plan.modes[workload.name]
         allocators = [allocator for one, allocator in config.pairs if one is workload]
         for allocator in config.rng.sample(allocators, len(allocators)):
-            if plan.deadline() is not None and plan.clock() > plan.deadline() and plan.done_rounds > 0:
+            if (
+                plan.deadline() is not None
+                and plan.clock() > plan.deadline()
+                and plan.done_rounds > 0
+            ):
                 raise OutOfTime
             progress.show(plan.text(workload, allocator))
             start = plan.clock()
@@ -135,7 +152,8 @@ def measure(config, progress, run, clock=time.monotonic):
         for key, result in found.items():
             results.setdefault(key, []).append(result)
         if plan.done_rounds == 1 and plan.shorten(config.min_runs):
-            # The round told what the real arguments cost: what is shortened now begins anew, a round late.
+            # After this round the cost of the real arguments is known; workloads that are shortened
+            # now begin again, a round late.
             plan.least_rounds += 1
             for key, runs in results.items():
                 if runs[0]["mode"] != plan.modes[key[0]]:

@@ -24,7 +24,8 @@ class Failure(Exception):
 
 
 def parse_output(text):
-    """What a workload's lines tell: throughput, bytes alive at the most, latencies. None without a throughput."""
+    """The figures in a workload's lines: throughput, bytes alive at the most, latencies. None
+    without a throughput."""
     match = OUTPUT.search(text)
     if not match:
         return None
@@ -39,30 +40,44 @@ def parse_output(text):
         told["used"] = json.loads(used.group(1))
     latency = LATENCY.search(text)
     if latency:
-        told["latency_ns"] = {name: int(ns) for name, ns in (item.split("=") for item in latency.group(1).split())}
+        told["latency_ns"] = {
+            name: int(ns) for name, ns in (item.split("=") for item in latency.group(1).split())
+        }
     return told
 
 
 def command_of(place, workload, allocator, mode, seed):
-    """The program and its arguments; {here} in them is the folder in which the program lies, for files beside it."""
+    """The program and its arguments; {here} in them is the folder in which the program lies, for
+    files beside it."""
     program = place.binary(workload, allocator)
-    return [program, *[a.replace("{here}", os.path.dirname(program)) for a in workload.arguments(mode, seed)]]
+    return [
+        program,
+        *[a.replace("{here}", os.path.dirname(program)) for a in workload.arguments(mode, seed)],
+    ]
 
 
 def run_once(place, workload, allocator, mode, seed):
-    """One measured run: what the program told and what it used. Raises Failure when it fails in any way."""
+    """One measured run: what the program printed and what it used. Raises Failure when it fails in
+    any way."""
     read_end, write_end = os.pipe()
     library = place.library(workload, allocator)
     with os.fdopen(read_end) as report:
         # The report has to arrive as descriptor 3: sh puts it there and becomes `measure`.
-        command = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", os.path.join(place.bin_dir, "measure")]
+        command = [
+            "/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh",
+            os.path.join(place.bin_dir, "measure"),
+        ]
         command += ["-p", library] if library else []
         command += command_of(place, workload, allocator, mode, seed)
         start = time.monotonic()
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end])
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end]
+            )
         except subprocess.TimeoutExpired:
-            raise Failure(f"{workload.name} under {allocator}: no end after {RUN_LIMIT_S} s") from None
+            raise Failure(
+                f"{workload.name} under {allocator}: no end after {RUN_LIMIT_S} s"
+            ) from None
         finally:
             os.close(write_end)
         wall_s = time.monotonic() - start
@@ -70,11 +85,15 @@ def run_once(place, workload, allocator, mode, seed):
     told = parse_output(done.stdout)
     if done.returncode != 0 or told is None or not used:
         why = f"exit status {done.returncode}" if done.returncode else "no throughput line"
-        raise Failure(f"{workload.name} under {allocator}: {why}\n{done.stdout}{done.stderr}".rstrip())
-    # A driver tells what the programs used that it started; what it used itself is not of interest.
+        raise Failure(
+            f"{workload.name} under {allocator}: {why}\n{done.stdout}{done.stderr}".rstrip()
+        )
+    # A driver prints what the programs used that it started; what it used itself does not count.
     result = {**told, "wall_s": wall_s, "seed": seed, **told.pop("used", json.loads(used))}
-    # The kernel's maximum lags behind by what a thread has not handed in yet.
-    result["peak_kib"] = max([result["peak_kib"], result.get("exit_kib", 0), *result.get("resident_kib", [])])
+    # The kernel's maximum is behind by what a thread has not reported yet.
+    result["peak_kib"] = max(
+        [result["peak_kib"], result.get("exit_kib", 0), *result.get("resident_kib", [])]
+    )
     result["cpu_s"] = result.get("user_s", 0) + result.get("system_s", 0)
     if told.get("live_bytes"):
         result["fragmentation"] = result["peak_kib"] * 1024 / told["live_bytes"]
@@ -102,16 +121,25 @@ def missing(place, workload, allocator):
 def why_not(driver, work):
     """Why a driver cannot do a work here: a program that is not installed. None if it can."""
     done = subprocess.run([driver, "--missing", work], capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip() or f"exit status {done.returncode}" if done.returncode != 0 else None
+    return (
+        (done.stdout + done.stderr).strip() or f"exit status {done.returncode}"
+        if done.returncode != 0
+        else None
+    )
 
 
 def check_owner(place, workload, allocator):
-    """The object that serves malloc in this workload's binary. Raises Failure when it is not that allocator's."""
+    """The object that serves malloc in this workload's binary. Raises Failure when it is not that
+    allocator's."""
     path = place.binary(workload, allocator)
     try:
         library = place.library(workload, allocator)
         done = subprocess.run(
-            [path, "--whoami"], capture_output=True, text=True, timeout=RUN_LIMIT_S, env=environment(library)
+            [path, "--whoami"],
+            capture_output=True,
+            text=True,
+            timeout=RUN_LIMIT_S,
+            env=environment(library),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"{path}: {error}") from None
@@ -119,31 +147,48 @@ def check_owner(place, workload, allocator):
     for function in ("malloc", "free"):
         owner = owners.get(function, "nothing")
         if done.returncode != 0 or not re.search(table.ALLOCATORS[allocator].served_by, owner):
-            raise Failure(f"{path}: {function} is served by {owner}, not by {allocator}: nothing was measured")
+            raise Failure(
+                f"{path}: {function} is served by {owner}, not by {allocator}: nothing was measured"
+            )
     return owners["malloc"]
 
 
 def noise(place):
-    """How much a fixed loop's time swings here and now: no difference below that can be trusted from single runs."""
+    """How much a fixed loop's time varies here and now: single runs cannot show a smaller
+    difference."""
     try:
-        done = subprocess.run([os.path.join(place.bin_dir, "spin"), str(SPINS)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [os.path.join(place.bin_dir, "spin"), str(SPINS)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         ns = [int(line) for line in done.stdout.split()]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     if not ns:
         return None
     made = stats.summary(ns, least=True)
-    return {"spins": len(ns), "spread": made["spread"], "worst": made["max"] / made["median"] - 1, "median_ns": made["median"]}
+    return {
+        "spins": len(ns),
+        "spread": made["spread"],
+        "worst": made["max"] / made["median"] - 1,
+        "median_ns": made["median"],
+    }
 
 
 def instructions(place, workload, allocator, seed):
-    """Instructions of one quick run, counted by callgrind. None without valgrind, or if the program fails under it."""
+    """Instructions of one quick run, counted by callgrind. None without valgrind, or if the program
+    fails under it."""
     valgrind = shutil.which("valgrind")
     if not valgrind:
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
         command += command_of(place, workload, allocator, "quick", seed)
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(place.library(workload, allocator)))
+        done = subprocess.run(
+            command, capture_output=True, text=True,
+            env=environment(place.library(workload, allocator)),
+        )
     found = re.search(r"Collected : (\d+)", done.stderr)
     return int(found.group(1)) if found and done.returncode == 0 else None

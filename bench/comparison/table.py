@@ -1,4 +1,4 @@
-"""What can be compared: the allocators, and the workloads as workloads.json describes them."""
+"""The allocators, and the workloads as workloads.json describes them."""
 
 import glob
 import json
@@ -10,19 +10,24 @@ LIMIT = "null"
 MODES = ("quick", "default", "full")
 UNKNOWN_GROWTH = 5.0  # of a row that does not say how much work it is
 QUICK_TAG = "quick"  # the workloads that --quick measures when none is named
-REAL_TAG = "real"  # a driver that preloads the allocator into programs of the system's; only --full, or by name or tag: they take long
+# a driver that preloads the allocator into programs of the system's; only --full, or by name or
+# tag: they take long
+REAL_TAG = "real"
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "workloads.json"  # in bench and in each of its folders that has one
-LIBRARIES = ("/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/", "/usr/lib/")
+LIBRARIES = (
+    "/usr/lib/x86_64-linux-gnu/", "/usr/lib/aarch64-linux-gnu/", "/usr/lib64/", "/usr/lib/",
+)
 
 
 class Allocator:
-    """How a program gets this allocator: linked into a binary with the allocator's name as suffix, or preloaded into the
-    one that is linked with nothing but libc."""
+    """How a program gets this allocator: linked into a binary with the allocator's name as suffix,
+    or preloaded into the one that is linked with nothing but libc."""
 
     def __init__(self, served_by, library=None, linked=True):
         self.served_by = served_by  # the object that serves malloc must match this
-        self.library = library  # to preload: a path in the workspace, or a file of the system's; None: there is none
+        # to preload: a path in the workspace, or a file of the system's; None: there is none
+        self.library = library
         self.linked = linked  # whether there are binaries of it
 
 
@@ -32,7 +37,9 @@ ALLOCATORS = {
     "jemalloc": Allocator(r"/libjemalloc\.so[.0-9]*$", "libjemalloc.so.2"),
     "mimalloc": Allocator(r"/libmimalloc\.so[.0-9]*$", "libmimalloc.so.2"),
     "tcmalloc": Allocator(r"/libtcmalloc(_minimal)?\.so[.0-9]*$", "libtcmalloc_minimal.so.4"),
-    "tbbmalloc": Allocator(r"/libtbbmalloc_proxy\.so[.0-9]*$", "libtbbmalloc_proxy.so.2", linked=False),
+    "tbbmalloc": Allocator(
+        r"/libtbbmalloc_proxy\.so[.0-9]*$", "libtbbmalloc_proxy.so.2", linked=False
+    ),
     "glibc": Allocator(r"/libc\.so\.6$"),
     LIMIT: Allocator(r"^static|/lib\w*null\w*\.so$", "bench/null/libnull.so"),
 }
@@ -40,7 +47,8 @@ DEFAULT_ALLOCATORS = [name for name in ALLOCATORS if name != "hakmem_static"]
 
 
 class Workload:
-    """One row of a table of workloads. `folder`: where below bench the table and its programs lie."""
+    """One row of a table of workloads. `folder`: where below bench the table and its programs
+    lie."""
 
     def __init__(self, row, folder=""):
         self.row, self.folder = row, folder
@@ -54,7 +62,10 @@ class Workload:
         self.is_driver = REAL_TAG in self.tags
 
     def arguments(self, mode, seed):
-        return [a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads)) for a in self.args[mode]]
+        return [
+            a.replace("{seed}", str(seed)).replace("{threads}", str(self.threads))
+            for a in self.args[mode]
+        ]
 
     def growth(self, mode):
         """How many times the work of a quick run."""
@@ -71,7 +82,8 @@ class Workload:
 
 
 def words(args, work, mode):
-    """A row's arguments in a mode. args: one text or list for all modes, or one a mode; {work}: the mode's amount of work."""
+    """A row's arguments in a mode. args: one text or list for all modes, or one a mode; {work}: the
+    mode's amount of work."""
     if isinstance(args, dict):
         args = args.get(mode, args["default"])
     args = args.split() if isinstance(args, str) else [str(one) for one in args]
@@ -85,7 +97,8 @@ def tables():
 
 
 def load(paths=None):
-    """All workloads by name. Raises ValueError for a name given twice or a row that lacks something."""
+    """All workloads by name. Raises ValueError for a name given twice or a row that lacks
+    something."""
     found = {}
     for path in tables() if paths is None else paths:
         folder = os.path.relpath(os.path.dirname(path), FOLDER) if paths is None else ""
@@ -97,14 +110,17 @@ def load(paths=None):
             except KeyError as error:
                 raise ValueError(f"{path}: {row.get('name', row)} lacks {error}") from None
             if workload.name in found or not re.fullmatch(r"[a-z0-9_.+-]+", workload.name):
-                raise ValueError(f"{path}: {workload.name}: a name given twice, or one that is not lower case")
+                raise ValueError(
+                    f"{path}: {workload.name}: a name given twice, or one that is not lower case"
+                )
             found[workload.name] = workload
     return found
 
 
 class Place:
-    """Where programs and libraries lie: bin_dir is the folder bench of a workspace. by_preload: every allocator that has a
-    library is preloaded into the program that is linked with none, instead of being linked."""
+    """Where programs and libraries lie: bin_dir is the folder bench of a workspace. by_preload:
+    every allocator that has a library is preloaded into the program that is linked with none,
+    instead of being linked."""
 
     def __init__(self, bin_dir, by_preload=False):
         self.bin_dir = bin_dir
@@ -112,7 +128,9 @@ class Place:
 
     def is_preloaded(self, workload, allocator):
         one = ALLOCATORS[allocator]
-        return not workload.is_driver and (not one.linked or (self.by_preload and one.library is not None))
+        return not workload.is_driver and (
+            not one.linked or (self.by_preload and one.library is not None)
+        )
 
     def binary(self, workload, allocator):
         """The workload's program for this allocator."""
@@ -120,7 +138,8 @@ class Place:
         return os.path.join(self.bin_dir, f"{workload.binary}_{suffix}")
 
     def library(self, workload, allocator):
-        """The library to preload; None if none is needed. Raises FileNotFoundError if it is not there."""
+        """The library to preload; None if none is needed. Raises FileNotFoundError if it is not
+        there."""
         return self.file(allocator) if self.is_preloaded(workload, allocator) else None
 
     def file(self, allocator):

@@ -1,4 +1,5 @@
-"""What a run executes: callgrind's counts of a whole run, and of each function of libhakmem.so in it."""
+"""The instructions of a run: callgrind's counts of the whole run, and of each function of
+libhakmem.so in it."""
 
 import os
 import shutil
@@ -11,7 +12,8 @@ LIBRARY = "libhakmem.so"
 
 
 class Function:
-    """Counts of one function: its own instructions, those with what it calls, and how often it is called."""
+    """Counts of one function: its own instructions, those with what it calls, and how often it is
+    called."""
 
     def __init__(self):
         self.own = 0
@@ -41,13 +43,18 @@ class Profile:
 
 
 def parse(text):
-    """A callgrind.out file that was written with --compress-strings=no and --compress-pos=no: a Profile of the library."""
+    """A callgrind.out file that was written with --compress-strings=no and --compress-pos=no: a
+    Profile of the library."""
     total, functions = 0, {}
     obj = callee_obj = function = callee = ""
     calls = 0
 
     def counts(where, name):
-        return functions.setdefault(name, Function()) if os.path.basename(where) == LIBRARY else Function()
+        return (
+            functions.setdefault(name, Function())
+            if os.path.basename(where) == LIBRARY
+            else Function()
+        )
 
     for line in text.splitlines():
         key, _, value = line.partition("=")
@@ -84,9 +91,14 @@ def profile(program, arguments, library):
         raise variants.Refused("valgrind is not installed: the instructions cannot be counted")
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out")
-        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={out}", "--compress-strings=no", "--compress-pos=no"]
+        command = [
+            valgrind, "--tool=callgrind", f"--callgrind-out-file={out}", "--compress-strings=no",
+            "--compress-pos=no",
+        ]
         environment = {**os.environ, "LD_PRELOAD": library}
-        done = subprocess.run([*command, program, *arguments], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [*command, program, *arguments], capture_output=True, text=True, env=environment
+        )
         if done.returncode != 0 or not os.path.exists(out):
             raise variants.Refused(f"{program} fails under callgrind:\n{done.stderr}".rstrip())
         with open(out, encoding="utf-8", errors="replace") as file:

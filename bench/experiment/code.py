@@ -1,4 +1,5 @@
-"""What the compiler made: the functions of a library by its disassembly, and the fast paths by single steps."""
+"""The compiled code: the functions of a library by its disassembly, and the fast paths by single
+steps."""
 
 import os
 import re
@@ -26,7 +27,8 @@ def parse(text):
 
 
 def without_addresses(instruction):
-    """The instruction as it would stand in any other place: what it refers to by name, or not at all."""
+    """The instruction as it would stand in any other place: what it refers to by name, or not at
+    all."""
     text = re.sub(r"\s+", " ", instruction.split("#")[0]).strip()
     text = re.sub(r"\b[0-9a-f]+ <([^>+]+)(\+0x[0-9a-f]+)?>", r"<\1>", text)
     return re.sub(r"-?0x[0-9a-f]+\(%rip\)", "(%rip)", text)
@@ -38,7 +40,7 @@ def functions(library):
 
 
 class Differences:
-    """What two disassemblies do not have in common, by the functions' names."""
+    """The differences of two disassemblies, by the functions' names."""
 
     def __init__(self, a, b):
         self.only_a = sorted(a.keys() - b.keys())
@@ -51,14 +53,19 @@ class Differences:
 
     def of(self, name):
         """How one function fared."""
-        for names, text in ((self.only_a, "only in A"), (self.only_b, "only in B"), (self.changed, "differs")):
+        for names, text in (
+            (self.only_a, "only in A"),
+            (self.only_b, "only in B"),
+            (self.changed, "differs"),
+        ):
             if name in names:
                 return text
         return "alike"
 
 
 def fast_paths(trace_program, library):
-    """{path: instructions} as bench/golden/path_trace steps through them; None where it cannot (not on x86-64)."""
+    """{path: instructions} as bench/golden/path_trace steps through them; None where it cannot (not
+    on x86-64)."""
     environment = {**os.environ, "LD_PRELOAD": library}
     done = subprocess.run([trace_program], capture_output=True, text=True, env=environment)
     if done.returncode != 0:

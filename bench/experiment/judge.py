@@ -18,10 +18,13 @@ def parse_expectation(text):
 
 
 def verdict(effect, low, high, expected):
-    """(PASS, PARTIAL or FAIL, why). effect: the measured change, low and high: its interval; expected: (low, high).
+    """(PASS, PARTIAL or FAIL, why). effect: the measured change, low and high: its interval;
+    expected: (low, high).
 
-    PASS     the measured change lies in the expected range; where that leaves out 0, the interval does too.
-    FAIL     the interval and the range lie apart, and the expected direction is not shown (or, of no change, a change is).
+    PASS     the measured change is in the expected range; if that leaves out 0, the interval does
+             too
+    FAIL     the interval and the range are apart, and the expected direction is not shown (or, if
+             no change is expected, a change is shown)
     PARTIAL  all else: the right direction but another size, or too much noise to say."""
     wants_none = expected[0] <= 0 <= expected[1]
     shows = 1 if low > 0 else -1 if high < 0 else 0
@@ -51,7 +54,10 @@ def about_code(a, b, differences):
     parts = [f"{len(differences.changed)} functions differ", f"{differences.alike} are alike"]
     for names, side in ((differences.only_a, a), (differences.only_b, b)):
         if names:
-            parts.append(f"{len(names)} are only in `{side}` ({', '.join('`%s`' % name for name in names[:8])})")
+            parts.append(
+                f"{len(names)} are only in `{side}` "
+                f"({', '.join('`%s`' % name for name in names[:8])})"
+            )
     return "The compiler did not drop the difference: " + ", ".join(parts) + "."
 
 
@@ -60,7 +66,11 @@ def about_paths(a, b, paths_a, paths_b):
     if not paths_a or not paths_b:
         return ["The fast paths were not stepped through (that needs x86-64)."]
     both = [name for name in paths_a if name in paths_b]
-    changed = [f"`{name}` {paths_a[name]} against {paths_b[name]}" for name in both if paths_a[name] != paths_b[name]]
+    changed = [
+        f"`{name}` {paths_a[name]} against {paths_b[name]}"
+        for name in both
+        if paths_a[name] != paths_b[name]
+    ]
     if not changed:
         return ["The fast paths of malloc and free have the same length in both."]
     return [f"Instructions on the fast paths, `{a}` against `{b}`: " + ", ".join(changed) + "."]
@@ -68,7 +78,8 @@ def about_paths(a, b, paths_a, paths_b):
 
 def about_instructions(a, b, profile_a, profile_b):
     change = profile_b.total / profile_a.total - 1
-    text = f"The run executes {profile_a.total:,} instructions under `{a}` and {profile_b.total:,} under `{b}`: {signed(change)}."
+    counts = f"{profile_a.total:,} instructions under `{a}` and {profile_b.total:,} under `{b}`"
+    text = f"The run executes {counts}: {signed(change)}."
     if abs(change) < SAME_INSTRUCTIONS:
         text += " That is the same: the difference is not on this workload's path."
     return text
@@ -81,9 +92,12 @@ def about_time(profile_a, profile_b, ratio):
 
 
 def about_function(name, a, b, code, profiles):
-    """What is known about one function that is asked for. code, profiles: of A and of B."""
+    """The facts about one requested function. code, profiles: of A and of B."""
     if name not in code[0] and name not in code[1]:
-        return f"`{name}` is a function of neither library: the compiler inlined or dropped it, so that a profile cannot blame it."
+        return (
+            f"`{name}` is a function of neither library: the compiler inlined or dropped it, so "
+            "that a profile cannot blame it."
+        )
     parts = []
     for side, functions, profile in ((a, code[0], profiles[0]), (b, code[1], profiles[1])):
         if name not in functions:
@@ -92,7 +106,8 @@ def about_function(name, a, b, code, profiles):
             parts.append(f"under `{side}` it is there and never called on this workload")
         else:
             parts.append(
-                f"under `{side}` it is called {profile.calls(name):,} times and takes, with what it calls, "
+                f"under `{side}` it is called {profile.calls(name):,} times and takes, with what "
+                f"it calls, "
                 f"{profile.share(name) * 100:.1f} % of the run's instructions"
             )
     return f"`{name}`: " + "; ".join(parts) + "."
@@ -104,6 +119,10 @@ def suspects(code, profiles, wanted, most=8):
     change = {name: abs(profiles[1].own(name) - profiles[0].own(name)) for name in names}
     limit = max(profiles[0].total, profiles[1].total) * SAME_INSTRUCTIONS
     found = [name for name in wanted if name in names or name in code[0] or name in code[1]]
-    found += [name for name in sorted(names, key=change.get, reverse=True) if change[name] > limit and name not in wanted]
+    found += [
+        name
+        for name in sorted(names, key=change.get, reverse=True)
+        if change[name] > limit and name not in wanted
+    ]
     return found[: max(most, len(wanted))]
 

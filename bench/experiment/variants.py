@@ -1,4 +1,5 @@
-"""The two sides of an experiment: libhakmem.so files, each asked what it is before anything is measured."""
+"""The two sides of an experiment: libhakmem.so files, each asked what it is before anything is
+measured."""
 
 import hashlib
 import os
@@ -18,12 +19,17 @@ class Refused(Exception):
 
 
 class Side:
-    """One side. `name`: a variant, whose library lies in preload/NAME of the workspace, or the path of any libhakmem.so."""
+    """One side. `name`: a variant, whose library lies in preload/NAME of the workspace, or the path
+    of any libhakmem.so."""
 
     def __init__(self, name, workspace, base=""):
         self.is_path = "/" in name
         self.name = name
-        path = os.path.join(base, name) if self.is_path else os.path.join(workspace, "preload", name, "libhakmem.so")
+        path = (
+            os.path.join(base, name)
+            if self.is_path
+            else os.path.join(workspace, "preload", name, "libhakmem.so")
+        )
         self.library = os.path.realpath(path)
         if not os.path.exists(self.library):
             raise Refused(f"{name}: {path} is not there")
@@ -37,9 +43,11 @@ class Side:
 
 
 def ask(library):
-    """What hak_variant() says in a process that this library is preloaded into."""
+    """The result of hak_variant() in a process into which this library is preloaded."""
     environment = {**os.environ, "LD_PRELOAD": library}
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment
+    )
     if done.returncode != 0:
         raise Refused(f"{library} does not say which variant it is:\n{done.stderr}".rstrip())
     return done.stdout.strip()
@@ -47,14 +55,17 @@ def ask(library):
 
 def check_that_they_differ(a, b):
     if a.digest() == b.digest():
-        raise Refused(f"{a.name} and {b.name} are the same library, byte for byte: there is nothing to compare")
+        raise Refused(
+            f"{a.name} and {b.name} are the same library, byte for byte: there is nothing to "
+            f"compare"
+        )
     if not a.is_path and not b.is_path and a.variant == b.variant:
         raise Refused(f"both sides say that they are {a.variant}: there is nothing to compare")
 
 
 class Place:
-    """Where programs and libraries lie, as comparison.run asks for them: a side's library is preloaded into the binary that
-    is linked with no allocator."""
+    """Where programs and libraries lie, as comparison.run asks for them: a side's library is
+    preloaded into the binary that is linked with no allocator."""
 
     def __init__(self, bin_dir, sides):
         self.bin_dir = bin_dir

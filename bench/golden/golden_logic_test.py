@@ -1,4 +1,4 @@
-"""Tests that golden_test notices what it is there to notice, on made-up traces and disassemblies."""
+"""Tests that golden_test finds each kind of defect, on made-up traces and disassemblies."""
 
 import unittest
 
@@ -30,7 +30,9 @@ class GoldenTest(unittest.TestCase):
     def problems(self, *traces, golden=GOLDEN):
         instructions = golden_test.parse_disassembly(DISASSEMBLY)
         self.assertEqual(len(instructions), 13)
-        return golden_test.problems({"tiny_malloc": list(traces)}, instructions, golden_test.parse_golden(golden))
+        return golden_test.problems(
+            {"tiny_malloc": list(traces)}, instructions, golden_test.parse_golden(golden)
+        )
 
     def test_good(self):
         self.assertEqual(self.problems(GOOD, GOOD), [])
@@ -40,7 +42,9 @@ class GoldenTest(unittest.TestCase):
             self.assertEqual(len(self.problems(GOOD, golden=golden)), 1, golden)
 
     def test_missing(self):
-        self.assertEqual(self.problems(GOOD, golden=GOLDEN + "mid_free 3 14"), ["mid_free: not traced"])
+        self.assertEqual(
+            self.problems(GOOD, golden=GOLDEN + "mid_free 3 14"), ["mid_free: not traced"]
+        )
         self.assertEqual(self.problems(GOOD, golden=""), ["tiny_malloc: not in golden.txt"])
 
     def test_not_the_same_every_time(self):
@@ -62,7 +66,10 @@ class GoldenTest(unittest.TestCase):
             self.assertEqual(len(found), 0 if allowed else 1, hex(offset))
 
     def test_loop(self):
-        self.assertEqual(self.problems([0x1000, 0x1007, 0x1000, 0x1010]), ["tiny_malloc: a loop on the fast path"])
+        self.assertEqual(
+            self.problems([0x1000, 0x1007, 0x1000, 0x1010]),
+            ["tiny_malloc: a loop on the fast path"],
+        )
 
     def test_leaves_the_library(self):
         self.assertEqual(len(self.problems(GOOD[:2] + [0x9999] + GOOD[3:])), 1)
@@ -70,21 +77,32 @@ class GoldenTest(unittest.TestCase):
         self.assertTrue(self.problems([]))
 
     def test_trace(self):
-        library, paths = golden_test.parse_trace("object /a/libhakmem.so\ntiny_malloc 1000 1007\ntiny_malloc 1000\n")
+        library, paths = golden_test.parse_trace(
+            "object /a/libhakmem.so\ntiny_malloc 1000 1007\ntiny_malloc 1000\n"
+        )
         self.assertEqual(library, "/a/libhakmem.so")
         self.assertEqual(paths, {"tiny_malloc": [[0x1000, 0x1007], [0x1000]]})
 
     def test_readme(self):
         instructions = golden_test.parse_disassembly(DISASSEMBLY)
-        head = "# Title\n\n| `nop` | before any section |\n\n## `tiny_malloc`\n\n| Instruction | What for |\n|---|---|\n"
-        tables = golden_test.parse_readme(head + "| `cmp $1,2` | b |\n| `mov` | a |\n| `ja` | c |\n| `ret` | d |\n")
+        head = "# Title\n\n| `nop` | before any section |\n\n## `tiny_malloc`\n\n"
+        head += "| Instruction | What for |\n|---|---|\n"
+        tables = golden_test.parse_readme(
+            head + "| `cmp $1,2` | b |\n| `mov` | a |\n| `ja` | c |\n| `ret` | d |\n"
+        )
         self.assertEqual(tables, {"tiny_malloc": ["cmp", "mov", "ja", "ret"]})
-        self.assertEqual(golden_test.readme_problems(tables, {"tiny_malloc": [GOOD]}, instructions), [])
-        self.assertEqual(len(golden_test.readme_problems(tables, {"tiny_malloc": [GOOD[1:]]}, instructions)), 1)
+        self.assertEqual(
+            golden_test.readme_problems(tables, {"tiny_malloc": [GOOD]}, instructions), []
+        )
+        self.assertEqual(
+            len(golden_test.readme_problems(tables, {"tiny_malloc": [GOOD[1:]]}, instructions)), 1
+        )
         self.assertEqual(len(golden_test.readme_problems(tables, {}, instructions)), 1)
 
     def test_update(self):
-        self.assertEqual(golden_test.updated(GOLDEN, {"tiny_malloc": [[1, 2]]}), GOLDEN.replace("4  14", "2  14"))
+        self.assertEqual(
+            golden_test.updated(GOLDEN, {"tiny_malloc": [[1, 2]]}), GOLDEN.replace("4  14", "2  14")
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Pins the fast paths of malloc and free in the release library: their length, and what is not on them.
+"""Pins the fast paths of malloc and free in the release library: their length, and what is not on
+them.
 
-path_trace single-steps them and says which instructions ran; objdump says what those are. The counts have to be those
-in golden.txt, exactly: a shorter path is checked in too, so that it stays so. On no path may there be a call, an atomic
-read-modify-write, a fence or a system call, and each path has to be the same every time. README.md's tables, which say
-what each instruction is for, have to name the instructions that are there.
+path_trace single-steps them and says which instructions ran; objdump says what those are. The
+counts have to be those in golden.txt, exactly: a shorter path is checked in too, so that it stays
+so. On no path may there be a call, an atomic read-modify-write, a fence or a system call, and each
+path has to be the same every time. README.md's tables, which say what each instruction is for, have
+to name the instructions that are there.
 
 golden_test.py --trace PROGRAM --library FILE --golden FILE --readme FILE [--show | --update FILE]
 """
@@ -27,7 +29,8 @@ FORBIDDEN = [
 
 
 def parse_trace(text):
-    """path_trace's output: the object's path, and {name of the path: [offsets of one trace, ...]}."""
+    """path_trace's output: the object's path, and {name of the path: [offsets of one trace,
+    ...]}."""
     library = None
     paths = {}
     for line in text.splitlines():
@@ -60,7 +63,8 @@ def parse_golden(text):
 
 
 def parse_readme(text):
-    """README.md: {name of the path: [the first word of each instruction in its table]}, a section "## NAME" a path."""
+    """README.md: {name of the path: [the first word of each instruction in its table]}, a section
+    "## NAME" a path."""
     tables = {}
     name = None
     for line in text.splitlines():
@@ -74,17 +78,25 @@ def parse_readme(text):
 
 
 def readme_problems(tables, paths, instructions):
-    """Tables that do not name the instructions of their path. The order may differ: it is the compiler's affair."""
+    """Tables that do not name the instructions of their path. The order may differ: the compiler
+    chooses it."""
     found = []
     for name, words in tables.items():
-        real = [instructions.get(offset, "?").split()[0] for offset in paths[name][0]] if name in paths else []
+        real = (
+            [instructions.get(offset, "?").split()[0] for offset in paths[name][0]]
+            if name in paths
+            else []
+        )
         if sorted(words) != sorted(real):
-            found.append(f"{name}: README.md has {' '.join(words)}\n{' ' * len(name)}  the path is {' '.join(real)}")
+            found.append(
+                f"{name}: README.md has {' '.join(words)}\n{' ' * len(name)}  the path is "
+                f"{' '.join(real)}"
+            )
     return found
 
 
 def forbidden(instruction):
-    """What is wrong with this instruction on a fast path; None when nothing is."""
+    """The reason why a fast path may not hold this instruction; None if it may."""
     for pattern, name in FORBIDDEN:
         if re.search(pattern, instruction):
             return name
@@ -100,7 +112,10 @@ def problems(paths, instructions, golden):
             continue
         traces = paths[name]
         if any(trace != traces[0] for trace in traces):
-            found.append(f"{name}: not the same path every time: {sorted(len(t) for t in traces)} instructions")
+            found.append(
+                f"{name}: not the same path every time: {sorted(len(t) for t in traces)} "
+                f"instructions"
+            )
             continue
         count, limit = golden[name]
         if len(traces[0]) != count:
@@ -110,8 +125,14 @@ def problems(paths, instructions, golden):
         if len(set(traces[0])) != len(traces[0]):
             found.append(f"{name}: a loop on the fast path")
         texts = [instructions.get(offset, "outside of the library") for offset in traces[0]]
-        found += [f"{name}: {forbidden(text)} on the fast path: {text}" for text in texts if forbidden(text)]
-        if "outside of the library" in texts or not re.match(r"(repz )?ret", texts[-1] if texts else ""):
+        found += [
+            f"{name}: {forbidden(text)} on the fast path: {text}"
+            for text in texts
+            if forbidden(text)
+        ]
+        if "outside of the library" in texts or not re.match(
+            r"(repz )?ret", texts[-1] if texts else ""
+        ):
             found.append(f"{name}: leaves the library, or does not end in a return")
     return found
 
@@ -120,7 +141,10 @@ def listing(paths, instructions):
     lines = []
     for name, traces in paths.items():
         lines.append(f"{name}: {len(traces[0])} instructions")
-        lines += [f"  {n:3} {offset:8x}  {instructions.get(offset, '?')}" for n, offset in enumerate(traces[0], 1)]
+        lines += [
+            f"  {n:3} {offset:8x}  {instructions.get(offset, '?')}"
+            for n, offset in enumerate(traces[0], 1)
+        ]
     return "\n".join(lines)
 
 
@@ -130,7 +154,9 @@ def updated(text, paths):
     for line in text.splitlines():
         match = re.match(r"^(\w+)(\s+)\d+(.*)$", line)
         if match and match.group(1) in paths:
-            line = f"{match.group(1)}{match.group(2)}{len(paths[match.group(1)][0])}{match.group(3)}"
+            line = (
+                f"{match.group(1)}{match.group(2)}{len(paths[match.group(1)][0])}{match.group(3)}"
+            )
         lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -140,27 +166,37 @@ def output_of(*command):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trace", required=True, help="path_trace, linked with the library")
     parser.add_argument("--library", required=True, help="libhakmem.so")
     parser.add_argument("--golden", required=True, help="golden.txt")
-    parser.add_argument("--readme", required=True, help="README.md with a table for each path that it explains")
+    parser.add_argument(
+        "--readme", required=True, help="README.md with a table for each path that it explains"
+    )
     parser.add_argument("--show", action="store_true", help="print the paths, check nothing")
-    parser.add_argument("--update", metavar="FILE", help="write the present counts to FILE, check nothing")
+    parser.add_argument(
+        "--update", metavar="FILE", help="write the present counts to FILE, check nothing"
+    )
     options = parser.parse_args()
 
     library, paths = parse_trace(output_of(options.trace))
     if os.path.realpath(library) != os.path.realpath(options.library):
         print(f"malloc is served by {library}, not by {options.library}")
         return 1
-    instructions = parse_disassembly(output_of("objdump", "--disassemble", "--no-show-raw-insn", library))
+    instructions = parse_disassembly(
+        output_of("objdump", "--disassemble", "--no-show-raw-insn", library)
+    )
     print(listing(paths, instructions))
     with open(options.golden, encoding="utf-8") as file:
         golden_text = file.read()
     if options.show:
         return 0
     if options.update:
-        with open(os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), options.update), "w") as file:
+        with open(
+            os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), options.update), "w"
+        ) as file:
             file.write(updated(golden_text, paths))
         return 0
     found = problems(paths, instructions, parse_golden(golden_text))

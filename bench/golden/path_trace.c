@@ -1,12 +1,14 @@
-// path_trace: single-steps the fast paths of malloc and free, and prints the address of every instruction that ran.
+// path_trace: single-steps the fast paths of malloc and free, and prints the address of every
+// instruction that ran.
 //
-// One line a path: its name, then offsets from the start of the object that serves malloc, in hexadecimal, in the
-// order of execution, from the function's first instruction to its return. golden_test.py reads this and looks the
-// instructions up in the object's disassembly. So what is pinned is what the processor really did, not what somebody
-// believes the fast path to be: if the path taken were a slow one, it would show.
+// One line a path: its name, then offsets from the start of the object that serves malloc, in
+// hexadecimal, in the order of execution, from the function's first instruction to its return.
+// golden_test.py reads this and looks the instructions up in the object's disassembly. So the test
+// pins what the processor did, not what the source suggests: if the processor took a slow path, the
+// test shows it.
 //
-// How: the trap flag makes the processor raise SIGTRAP after each instruction; the handler notes where it was. No
-// tracer, no privilege, no other process. One thread, no locks. x86-64 only.
+// The trap flag makes the processor raise SIGTRAP after each instruction; the handler notes its
+// address. No tracer, no privilege, no other process. One thread, no locks. x86-64 only.
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdint.h>
@@ -20,7 +22,8 @@ enum { MAX_STEPS = 4096, WARM_UP = 200, BLOCKS = 8, UNTRACED = 4, TRACES = 4 };
 static volatile uintptr_t steps[MAX_STEPS];
 static volatile int n_steps;
 
-// Uses of the functions that are looked up below: or a linker told --as-needed leaves their library out.
+// Uses of the functions that are looked up below: without them, a linker with --as-needed leaves
+// their library out.
 void *(*volatile uses_malloc)(size_t) = malloc;
 void (*volatile uses_free)(void *) = free;
 
@@ -33,7 +36,8 @@ static void on_step(int signal, siginfo_t *info, void *context)
         steps[n_steps++] = (uintptr_t)at->uc_mcontext.gregs[REG_RIP];
 }
 
-// Calls function(argument) with the trap flag set for just that call (and the few instructions around it).
+// Calls function(argument) with the trap flag set for just that call (and the few instructions
+// around it).
 static uintptr_t call_traced(uintptr_t function, uintptr_t argument)
 {
     uintptr_t result;
@@ -51,14 +55,14 @@ static uintptr_t call_traced(uintptr_t function, uintptr_t argument)
                      "mov %%rbx, %%rsp\n\t"
                      : "=a"(result), "+D"(argument)
                      : [function] "r"(function)
-                     : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
-                       "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
-                       "memory", "cc");
+                     : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2",
+                       "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                       "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
     return result;
 }
 
-// Cuts the steps down to function's own, the return included: steps outside of it (the call, the restoring of the
-// flags) lie in this program, whose base is `ours`.
+// Cuts the steps down to function's own, the return included: steps outside of it (the call, the
+// restoring of the flags) lie in this program, whose base is `ours`.
 static int first_own_step(uintptr_t function, int *end)
 {
     int first = 0;
@@ -81,9 +85,11 @@ static void print_path(const char *name, const char *kind, uintptr_t function, u
     printf("\n");
 }
 
-// Traces malloc(size) and the free of that block, several times, so that the test sees whether it is always the same.
-// Before that the same pair runs untraced: if it began at a bin's edge (empty, or full), it no longer does.
-static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t free_at, uintptr_t base)
+// Traces malloc(size) and the free of that block, several times, so that the test sees whether it
+// is always the same. Before that the same pair runs untraced: if it began at a bin's edge (empty,
+// or full), it no longer does.
+static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t free_at,
+                  uintptr_t base)
 {
     void *volatile blocks[BLOCKS];
     for (int round = 0; round < WARM_UP; round++) {

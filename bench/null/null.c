@@ -1,19 +1,23 @@
-// The null allocator: how fast a workload would be if allocation were nearly free. Not for use, only for comparison.
+// The null allocator: how fast a workload would be if allocation were nearly free. Not for use,
+// only for comparison.
 //
-// A bump pointer, and a list of freed blocks for each size class, both of the thread alone: no locks, nothing is checked,
-// nothing is given back to the system or to another thread, and what a thread leaves behind is lost. The one thing
-// shared is the cursor into the reserved addresses, an atomic addition for each chunk and each large block. A block's
-// class stands in the 16 bytes before it. malloc and its family are the only callers.
+// A bump pointer, and a list of freed blocks for each size class, both of the thread alone: no
+// locks, nothing is checked, no memory returns to the system or to another thread, and what a
+// thread leaves behind is lost. The one thing shared is the cursor into the reserved addresses, an
+// atomic addition for each chunk and each large block. A block's class stands in the 16 bytes
+// before it. malloc and its family are the only callers.
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#define EXPORT      __attribute__((visibility("default")))
-#define SLOW        __attribute__((noinline, cold))
-#define LIKELY(e)   __builtin_expect(!!(e), 1)
-#define LARGE       ((size_t)1 << 20) // blocks from here on are whole pages, so that realloc can move them by mremap
+#define EXPORT    __attribute__((visibility("default")))
+#define SLOW      __attribute__((noinline, cold))
+#define LIKELY(e) __builtin_expect(!!(e), 1)
+#define LARGE                                                                                      \
+    ((size_t)1                                                                                     \
+     << 20) // blocks from here on are whole pages, so that realloc can move them by mremap
 #define CHUNK       ((size_t)1 << 18)
 #define RESERVE     ((size_t)1 << 44)
 #define MIN_RESERVE ((size_t)1 << 34)
@@ -56,14 +60,16 @@ static inline struct header *header_of(void *block)
     return (struct header *)block - 1;
 }
 
-// The start of the reserved addresses, a whole page: the first caller's mapping; NULL if there is none to be had.
+// The start of the reserved addresses, a whole page: the first caller's mapping; NULL if the system
+// has none.
 static SLOW char *reserve(void)
 {
     size_t size = RESERVE * 2;
     char *start = MAP_FAILED, *none = NULL;
     while (start == MAP_FAILED && size > MIN_RESERVE) {
         size /= 2;
-        start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
     if (start == MAP_FAILED)
         return NULL;
@@ -83,7 +89,8 @@ static char *take(size_t bytes)
         errno = ENOMEM;
         return NULL;
     }
-    return start + __atomic_fetch_add(&taken, (bytes + PAGE - 1) & ~(size_t)(PAGE - 1), __ATOMIC_RELAXED);
+    return start +
+           __atomic_fetch_add(&taken, (bytes + PAGE - 1) & ~(size_t)(PAGE - 1), __ATOMIC_RELAXED);
 }
 
 static inline char *align_up(char *at, size_t alignment)
@@ -159,7 +166,7 @@ EXPORT size_t malloc_usable_size(void *block)
     return block ? class_size(header_of(block)->class) : 0;
 }
 
-// Large blocks move by their pages; what they leave is a hole that nobody uses again.
+// The pages of a large block move; they leave a hole that is never used again.
 EXPORT void *realloc(void *block, size_t size)
 {
     if (block == NULL)
@@ -177,7 +184,8 @@ EXPORT void *realloc(void *block, size_t size)
     return moved;
 }
 
-// `alignment` is a power of two. Above 16 a block is always new: the lists know nothing of alignment.
+// `alignment` is a power of two. Above 16 a block is always new: the lists know nothing of
+// alignment.
 static void *aligned(size_t alignment, size_t size)
 {
     return alignment <= sizeof(struct header) ? malloc(size) : fresh(class_of(size), alignment);

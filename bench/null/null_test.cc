@@ -1,4 +1,5 @@
-// The null allocator's own rules, from a program that is linked with it: few, since it checks nothing.
+// The null allocator's own rules, from a program that is linked with it: few, since it checks
+// nothing.
 #include <gtest/gtest.h>
 
 #include <cerrno>

@@ -1,5 +1,6 @@
-"""Where a program's work is done: a folder of its own, commands that are measured and run on the allocator in question, and others,
-such as a server's clients, that are neither. `measure` gives the figures; a server's count from its start to its end."""
+"""The place of a program's work: a folder; commands that run on the allocator and are measured; and
+others, such as a server's clients, that are neither. `measure` gives the figures; those of a server
+count from its start to its end."""
 
 import json
 import os
@@ -30,11 +31,15 @@ def programs(*names):
 
 
 class Box:
-    """One run of one program's work. The library is None for glibc's malloc, which then is preloaded as well: a program such as
-    Debian's redis-server is linked with another one."""
+    """One run of one program's work. The library is None for glibc's malloc, which then is
+    preloaded as well: a program such as Debian's redis-server is linked with another one."""
 
     def __init__(self, library):
-        self.library = os.path.abspath(library) if library else next(path for path in LIBC if os.path.exists(path))
+        self.library = (
+            os.path.abspath(library)
+            if library
+            else next(path for path in LIBC if os.path.exists(path))
+        )
         self.folder = tempfile.mkdtemp(prefix="real.")
         self.seconds = 0.0
         self.used = dict.fromkeys(PARTS, 0)
@@ -75,11 +80,16 @@ class Box:
 
     def start(self, command, used, stdin, stdout, **env):
         """A command under `measure`, which writes the figures into the file `used`."""
-        allocator = {k: v for k, v in os.environ.items() if k.startswith(("HAKMEM_", "MALLOC_", "MIMALLOC_", "TCMALLOC_"))}
+        allocator = {
+            k: v
+            for k, v in os.environ.items()
+            if k.startswith(("HAKMEM_", "MALLOC_", "MIMALLOC_", "TCMALLOC_"))
+        }
         shell = ["/bin/sh", "-c", 'exec "$@" 3>"$0"', used, MEASURE, "-p", self.library]
         command = [*(programs(command[0]) or command[:1]), *command[1:]]
         return subprocess.Popen(
-            shell + command, cwd=self.folder, env=self.environment(**allocator, **self.extra, **env), stdin=stdin, stdout=stdout,
+            shell + command, cwd=self.folder,
+            env=self.environment(**allocator, **self.extra, **env), stdin=stdin, stdout=stdout,
             stderr=subprocess.PIPE, text=True, errors="replace",
         )  # fmt: skip
 
@@ -104,21 +114,26 @@ class Box:
             raise Failure(f"{command[0]}: no end after {LIMIT_S} s") from None
         self.seconds += time.monotonic() - begin
         if process.returncode != 0:
-            raise Failure(f"{' '.join(command)}: exit status {process.returncode}\n{errors[-2000:]}")
+            raise Failure(
+                f"{' '.join(command)}: exit status {process.returncode}\n{errors[-2000:]}"
+            )
         self.add(used)
         return output
 
     def helper(self, command, text=None, check=True, timed=False):
-        """Runs a command on its own malloc, measured at most in time: what it writes to both outputs."""
+        """Runs a command on its own malloc, measured at most in time; returns both its outputs."""
         begin = time.monotonic()
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment(), input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", timeout=LIMIT_S,
+            command, cwd=self.folder, env=self.environment(), input=text,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            timeout=LIMIT_S,
         )  # fmt: skip
         if timed:
             self.seconds += time.monotonic() - begin
         if check and done.returncode != 0:
-            raise Failure(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout[-2000:]}")
+            raise Failure(
+                f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout[-2000:]}"
+            )
         return done.stdout
 
     def server(self, command, ready, **env):

@@ -1,13 +1,15 @@
-"""real.py [-p LIBRARY | --allocator NAME] WORK [SCALE]: a real program does its work on an allocator. Prints the throughput, and what the
-program used in the manner of `measure`, as a JSON object after the word Used.
+"""real.py [-p LIBRARY | --allocator NAME] WORK [SCALE]: a real program does its work on an
+allocator. Prints the throughput, and what the program used in the manner of `measure`, as a JSON
+object after the word Used.
 
   --list      the works, and which of them cannot be done here, and why
   --output    prints what the work found out instead; it has to be the same under every allocator
-  --whoami    which object serves malloc and free in a program that is started so, or in those of WORK
+  --whoami    which object serves malloc and free in a program that is started so, or in those of
+              WORK
   --missing   prints why WORK cannot be done here, and exits 3
 
-Without a library the program runs on glibc's malloc. Exit status: 0; 1 when a program failed; 2 for a wrong command line; 3 when it
-is not installed.
+Without a library the program runs on glibc's malloc. Exit status: 0; 1 when a program failed; 2 for
+a wrong command line; 3 when it is not installed.
 """
 
 import argparse
@@ -24,7 +26,9 @@ from works import WORKS
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 NOT_INSTALLED = 3
-BINDING = re.compile(r"binding file (\S+) \[0\] to (\S+\.so\S*) \[0\]: normal symbol `(malloc|free)'")
+BINDING = re.compile(
+    r"binding file (\S+) \[0\] to (\S+\.so\S*) \[0\]: normal symbol `(malloc|free)'"
+)
 LIBRARIES = {
     "jemalloc": "libjemalloc.so.2",
     "mimalloc": "libmimalloc.so.2",
@@ -34,7 +38,8 @@ LIBRARIES = {
 
 
 def default_library(allocator):
-    """What to preload for an allocator by its name; None for glibc. Raises Failure if it is not installed."""
+    """The library to preload for an allocator's name; None for glibc. Raises Failure if it is not
+    installed."""
     if allocator == "glibc":
         return None
     if allocator == "hakmem":
@@ -46,7 +51,8 @@ def default_library(allocator):
 
 
 def owners(library, name):
-    """{"malloc": path, "free": path} by the loader's own log of a small run. Raises Failure if two objects serve one of them."""
+    """{"malloc": path, "free": path} by the loader's own log of a small run. Raises Failure if two
+    objects serve one of them."""
     found = {}
     with Box(library) as box:
         log = box.path("bindings")
@@ -59,11 +65,14 @@ def owners(library, name):
         for path in glob.glob(log + ".*"):
             with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
-            # `measure` and the shell before it are not preloaded, and the library may look for libc's functions.
+            # `measure` and the shell before it are not preloaded, and the library may look for
+            # libc's functions.
             if f" to {box.library} " in text:
                 for bound in BINDING.finditer(text):
                     if bound.group(1) != box.library:
-                        found.setdefault(bound.group(3), set()).add(os.path.realpath(bound.group(2)))
+                        found.setdefault(bound.group(3), set()).add(
+                            os.path.realpath(bound.group(2))
+                        )
     for function, objects in found.items():
         if len(objects) > 1:
             raise Failure(f"{name}: {function} is served by {' and '.join(sorted(objects))}")
@@ -85,13 +94,15 @@ def command_line(arguments):
     parser.add_argument("work", nargs="?", choices=list(WORKS))
     parser.add_argument("scale", nargs="?", type=int)
     options = parser.parse_args(arguments)
-    if not (options.work or options.list or options.whoami) or (options.scale is not None and options.scale < 1):
+    if not (options.work or options.list or options.whoami) or (
+        options.scale is not None and options.scale < 1
+    ):
         parser.error("a work is wanted, and a scale of at least 1")
     return options
 
 
 def do(options, library):
-    """Does the work and prints what was asked for."""
+    """Does the work and prints the requested output."""
     one = WORKS[options.work]
     scale = options.scale or one.scale
     with Box(library) as box:
@@ -99,7 +110,10 @@ def do(options, library):
         if options.output:
             print(told)
         else:
-            print(f"Throughput = {scale / box.seconds:.4f} units/s [work={options.work} scale={scale}] time={box.seconds:.3f}s")
+            print(
+                f"Throughput = {scale / box.seconds:.4f} units/s [work={options.work} "
+                f"scale={scale}] time={box.seconds:.3f}s"
+            )
             print("Used " + json.dumps(box.used))
 
 

@@ -1,4 +1,5 @@
-"""The driver of the real programs: which allocator serves them, what it tells, what it does where a program is missing or fails."""
+"""The driver of the real programs: which allocator serves them, what it prints, and what it does if
+a program is missing or fails."""
 
 import json
 import os
@@ -13,20 +14,35 @@ sys.path.insert(0, FOLDER)
 import box
 import works
 
-ALLOCATORS = {"glibc": r"/libc\.so\.6$", "hakmem": r"/libhakmem\.so$", "jemalloc": r"/libjemalloc\.so", "mimalloc": r"/libmimalloc\.so",
-              "tcmalloc": r"/libtcmalloc_minimal\.so"}  # fmt: skip
-LINE = re.compile(r"Throughput = [0-9.]+ units/s \[work=(\w+) scale=(\d+)\] time=[0-9.]+s\nUsed (\{.*\})\n")
+ALLOCATORS = {
+    "glibc": r"/libc\.so\.6$",
+    "hakmem": r"/libhakmem\.so$",
+    "jemalloc": r"/libjemalloc\.so",
+    "mimalloc": r"/libmimalloc\.so",
+    "tcmalloc": r"/libtcmalloc_minimal\.so",
+}
+LINE = re.compile(
+    r"Throughput = [0-9.]+ units/s \[work=(\w+) scale=(\d+)\] time=[0-9.]+s\nUsed (\{.*\})\n"
+)
 
 
 def real(allocator, *arguments):
-    return subprocess.run([os.path.join(FOLDER, "real_" + allocator), *arguments], capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        [os.path.join(FOLDER, "real_" + allocator), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 class RealTest(unittest.TestCase):
     def test_served_by(self):
         for allocator, pattern in ALLOCATORS.items():
             for work in ([], ["sqlite"], ["redis"]):
-                told = dict(line.split(": ") for line in real(allocator, "--whoami", *work).stdout.splitlines())
+                told = dict(
+                    line.split(": ")
+                    for line in real(allocator, "--whoami", *work).stdout.splitlines()
+                )
                 self.assertEqual(sorted(told), ["free", "malloc"], (allocator, work))
                 for path in told.values():
                     self.assertRegex(path, pattern)
@@ -54,7 +70,9 @@ class RealTest(unittest.TestCase):
         with box.Box(None) as one:
             self.assertRaisesRegex(box.Failure, "exit status 3", one.run, ["sh", "-c", "exit 3"])
             self.assertRaisesRegex(box.Failure, "exit status 127", one.run, ["no-such-program"])
-            self.assertRaisesRegex(box.Failure, "does not answer", one.server, ["false"], lambda: False)
+            self.assertRaisesRegex(
+                box.Failure, "does not answer", one.server, ["false"], lambda: False
+            )
             folder = one.folder
         self.assertFalse(os.path.exists(folder))
 
@@ -76,7 +94,9 @@ class RealTest(unittest.TestCase):
             rows = json.load(file)
         self.assertEqual([row["name"] for row in rows], ["real_" + name for name in works.WORKS])
         for row, (name, one) in zip(rows, works.WORKS.items()):
-            self.assertEqual((row["binary"], row["args"], row["text"]), ("real", name + " {work}", one.text))
+            self.assertEqual(
+                (row["binary"], row["args"], row["text"]), ("real", name + " {work}", one.text)
+            )
             self.assertEqual(row["work"]["default"], one.scale)
         with open(os.path.join(FOLDER, "README.md"), encoding="utf-8") as file:
             page = file.read()

@@ -1,5 +1,5 @@
-"""What real programs find out under libhakmem.so, held against what they find out under glibc's malloc, and who serves them. Names what
-is not installed; fails if that is every program."""
+"""The outputs of real programs under libhakmem.so are those under glibc's malloc, and libhakmem.so
+serves them. Names what is not installed; fails if that is every program."""
 
 import os
 import sys
@@ -25,7 +25,9 @@ class SameOutputTest(unittest.TestCase):
         one = WORKS[name]
         if one.missing():
             self.skipTest(one.missing())
-        self.assertEqual(real.owners(LIBRARY, name), dict.fromkeys(("free", "malloc"), os.path.realpath(LIBRARY)))
+        self.assertEqual(
+            real.owners(LIBRARY, name), dict.fromkeys(("free", "malloc"), os.path.realpath(LIBRARY))
+        )
         expected = output(None, name, one.scale)
         self.assertTrue(expected.strip())
         self.assertEqual(output(LIBRARY, name, one.scale), expected)
@@ -36,7 +38,10 @@ class SameOutputTest(unittest.TestCase):
         with Box(LIBRARY) as box:
             if "rror" in box.helper(["python3", "-c", "import test.test_json"], check=False):
                 self.skipTest("Python's own tests not installed (Debian's libpython3.11-testsuite)")
-            self.assertIn("Tests result: SUCCESS", box.run(["python3", "-m", "test", "-q", *suite], PYTHONMALLOC="malloc"))
+            self.assertIn(
+                "Tests result: SUCCESS",
+                box.run(["python3", "-m", "test", "-q", *suite], PYTHONMALLOC="malloc"),
+            )
 
     def test_enough_is_installed(self):
         self.assertTrue(any(not one.missing() for one in WORKS.values()))

@@ -1,5 +1,6 @@
-"""The programs and what each of them has to do. A work is given a Box and its scale, and returns what has to be the same under every
-allocator. Nothing in it may depend on time, addresses or process ids."""
+"""The programs and the work of each. A work gets a Box and its scale, and returns an output that
+must be the same under every allocator. Nothing in it may depend on time, addresses or process
+ids."""
 
 import hashlib
 import os
@@ -12,10 +13,13 @@ from box import Failure, interrupt, programs, quit_gently
 
 
 class Work:
-    """What needs_ says has to be installed; `scale` is the work of a usual run, about a second."""
+    """The programs that `needs` names must be installed; `scale` is the work of a usual run, about
+    a second."""
 
     def __init__(self, function, needs, package, scale, text):
-        self.function, self.needs, self.package, self.scale, self.text = function, needs, package, scale, text
+        self.function, self.needs, self.package, self.scale, self.text = (
+            function, needs, package, scale, text,
+        )
 
     def missing(self):
         """Why it cannot be done here; None if it can."""
@@ -45,7 +49,10 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-@work("python", "python3", "python3", 4, "JSON, dictionaries, objects, threads; small objects by Python's own allocator")
+@work(
+    "python", "python3", "python3", 4,
+    "JSON, dictionaries, objects, threads; small objects by Python's own allocator",
+)
 def python(box, scale):
     return box.run(["python3", "-B", box.script("work.py"), str(scale)])
 
@@ -105,17 +112,28 @@ def ghostscript(box, scale):
     box.run([*common, "-sDEVICE=pdfwrite", "-sOutputFile=work.pdf", page])
     pages = [name for name in sorted(os.listdir(box.folder)) if name.endswith(".ppm")]
     with open(box.path("work.pdf"), "rb") as file:
-        pdf = re.sub(rb"D:\d+|uuid:[0-9a-f-]+|\d+-\d+-\d+T[0-9:]+|<[0-9A-F]{32}>", b"", file.read())  # times
-    return " ".join([str(len(pages)), *(file_digest(box.path(p)) for p in pages), hashlib.sha256(pdf).hexdigest()])
+        pdf = re.sub(
+            rb"D:\d+|uuid:[0-9a-f-]+|\d+-\d+-\d+T[0-9:]+|<[0-9A-F]{32}>", b"", file.read()
+        )  # times
+    return " ".join(
+        [
+            str(len(pages)), *(file_digest(box.path(p)) for p in pages),
+            hashlib.sha256(pdf).hexdigest(),
+        ]
+    )
 
 
-@work("imagemagick", "convert", "imagemagick", 2, "noise blurred, scaled, rotated, several images at once")
+@work(
+    "imagemagick", "convert", "imagemagick", 2,
+    "noise blurred, scaled, rotated, several images at once",
+)
 def imagemagick(box, scale):
     for i in range(scale):
         box.run(
-            ["convert", "-seed", str(i), "-size", "700x700", "plasma:red-blue", "-blur", "0x3", "-rotate", "17", "-resize", "60%",
-             "(", "+clone", "-flip", ")", "(", "+clone", "-negate", "-sharpen", "0x2", ")", "+append", "-colors", "64",
-             "-depth", "8", f"out{i}.ppm"]
+            ["convert", "-seed", str(i), "-size", "700x700", "plasma:red-blue", "-blur", "0x3",
+             "-rotate", "17", "-resize", "60%", "(", "+clone", "-flip", ")", "(", "+clone",
+             "-negate", "-sharpen", "0x2", ")", "+append", "-colors", "64", "-depth", "8",
+             f"out{i}.ppm"]
         )  # fmt: skip
     return " ".join(file_digest(box.path(f"out{i}.ppm")) for i in range(scale))
 
@@ -136,18 +154,23 @@ while [ $i -lt %d ]; do
     for k in 1 2 3 4 5 6 7 8; do seq $((i * k)) $((i * 500 + k * 900)) >f$k; done
     git add .; git commit -q -m "commit $i"
 done
-git gc -q; git checkout -q -b other HEAD~3; seq 5 >f1; git commit -qam other; git merge -q -m merge main 2>&1 || true
-git log --stat --format=%%H%%s; git log -p --format=%%H | sha256sum; git fsck --full 2>&1; git blame f2 | sha256sum
+git gc -q; git checkout -q -b other HEAD~3; seq 5 >f1
+git commit -qam other; git merge -q -m merge main 2>&1 || true
+git log --stat --format=%%H%%s; git log -p --format=%%H | sha256sum
+git fsck --full 2>&1; git blame f2 | sha256sum
 """
 
 
-@work("redis", "redis-server redis-cli", "redis-server", 60000, "strings, hashes, sorted sets, lists; changed, deleted, saved")
+@work(
+    "redis", "redis-server redis-cli", "redis-server", 60000,
+    "strings, hashes, sorted sets, lists; changed, deleted, saved",
+)
 def redis(box, scale):
     port = free_port()
     cli = ["redis-cli", "-p", port]
     server = box.server(
-        ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save", "", "--appendonly", "no",
-         "--enable-debug-command", "local"],
+        ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save", "",
+         "--appendonly", "no", "--enable-debug-command", "local"],
         lambda: box.helper([*cli, "ping"], check=False).strip() == "PONG",
     )  # fmt: skip
     with open(box.script("work_redis.lua"), encoding="utf-8") as file:
@@ -162,25 +185,36 @@ def redis(box, scale):
     return "".join(told)
 
 
-@work("redis_net", "redis-server redis-cli redis-benchmark", "redis-tools", 20000, "requests of many clients")
+@work(
+    "redis_net", "redis-server redis-cli redis-benchmark", "redis-tools", 20000,
+    "requests of many clients",
+)
 def redis_net(box, scale):
     port = free_port()
     cli = ["redis-cli", "-p", port]
     server = box.server(
-        ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save", "", "--appendonly", "no"],
+        [
+            "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", box.folder, "--save",
+            "", "--appendonly", "no",
+        ],
         lambda: box.helper([*cli, "ping"], check=False).strip() == "PONG",
     )
     told = box.helper(
-        ["redis-benchmark", "-p", port, "-n", str(scale), "-c", "30", "-P", "8", "-q", "-d", "300", "-r", "20000",
-         "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
+        ["redis-benchmark", "-p", port, "-n", str(scale), "-c", "30", "-P", "8", "-q", "-d", "300",
+         "-r", "20000", "-t", "set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_100,mset"],
         timed=True,
     )  # fmt: skip
     box.stop(server, lambda _: box.helper([*cli, "shutdown", "nosave"], check=False))
-    return " ".join(re.findall(r"^([A-Z_0-9 ()]+)\b.*requests per second", told, re.MULTILINE)) + " " + str("rror" in told)
+    return (
+        " ".join(re.findall(r"^([A-Z_0-9 ()]+)\b.*requests per second", told, re.MULTILINE))
+        + " "
+        + str("rror" in told)
+    )
 
 
 def as_server_user(folder):
-    """PostgreSQL refuses to run as root: what to put before its commands, after giving the folder away."""
+    """PostgreSQL refuses to run as root: what to put before its commands, after giving the folder
+    away."""
     if os.getuid() != 0:
         return []
     users = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -189,20 +223,32 @@ def as_server_user(folder):
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
-@work("postgres", "postgres initdb pgbench psql", "postgresql", 500, "pgbench: look-ups, changes, and queries that sort and group")
+@work(
+    "postgres", "postgres initdb pgbench psql", "postgresql", 500,
+    "pgbench: look-ups, changes, and queries that sort and group",
+)
 def postgres(box, scale):
     user = as_server_user(box.folder)
     data, port = box.path("data"), free_port()
-    box.helper([*user, "initdb", "-D", data, "-U", "user", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"])
+    box.helper(
+        [
+            *user, "initdb", "-D", data, "-U", "user", "-A", "trust", "--no-sync", "--no-locale",
+            "-E", "UTF8",
+        ]
+    )
     link = ["-h", box.folder, "-p", port, "-U", "user"]
     server = box.server(
         [*user, "postgres", "-D", data, "-k", box.folder, "-p", port, "-c", "fsync=off", "-c",
          "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "autovacuum=off", "-c", "jit=off"],
-        lambda: box.helper(["psql", *link, "-Atc", "select 1", "postgres"], check=False).strip() == "1",
+        lambda: box.helper(["psql", *link, "-Atc", "select 1", "postgres"], check=False)
+        .strip() == "1",
     )  # fmt: skip
     box.helper(["pgbench", *link, "-i", "-q", "postgres"])
     box.helper(
-        ["pgbench", *link, "-n", "-c", "4", "-t", str(scale), "--random-seed=7", "-f", box.script("work_pgbench.sql"), "postgres"],
+        [
+            "pgbench", *link, "-n", "-c", "4", "-t", str(scale), "--random-seed=7", "-f",
+            box.script("work_pgbench.sql"), "postgres",
+        ],
         timed=True,
     )
     told = box.helper(["psql", *link, "-At", "postgres"], POSTGRES_QUERY, timed=True)
@@ -213,23 +259,37 @@ def postgres(box, scale):
 POSTGRES_QUERY = """
 set work_mem = '64MB'; set enable_nestloop = off;
 select sum(abalance), count(*) from pgbench_accounts;
-select count(*), sum(n), max(length(s)) from (select aid / 3 as g, count(*) as n, string_agg(aid::text, '-') as s from pgbench_accounts group by 1) as t;
-select count(*), min(j::text) from (select jsonb_build_object('id', aid, 'list', array[aid, aid * 2]) as j from pgbench_accounts order by 1 limit 5000) as t;
-select md5(string_agg(a.aid::text, ',' order by a.aid desc)) from pgbench_accounts a join pgbench_accounts b on a.aid = b.aid * 7 where b.aid %% 3 = 0;
-""".replace("%%", "%")
+select count(*), sum(n), max(length(s)) from (
+    select aid / 3 as g, count(*) as n, string_agg(aid::text, '-') as s
+    from pgbench_accounts group by 1) as t;
+select count(*), min(j::text) from (
+    select jsonb_build_object('id', aid, 'list', array[aid, aid * 2]) as j
+    from pgbench_accounts order by 1 limit 5000) as t;
+select md5(string_agg(a.aid::text, ',' order by a.aid desc))
+    from pgbench_accounts a join pgbench_accounts b on a.aid = b.aid * 7 where b.aid %% 3 = 0;
+""".replace(
+    "%%", "%"
+)
 
 NGINX = """
 daemon off; worker_processes 1; pid pid; error_log stderr error;
 events { worker_connections 256; }
 http {
     access_log off; gzip on; gzip_types text/plain; gzip_min_length 100; default_type text/plain;
-    client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-    server { listen 127.0.0.1:%s; root .; ssi on; ssi_types text/plain; location /through { proxy_pass http://127.0.0.1:%s/files; } }
+    client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3;
+    uwsgi_temp_path t4; scgi_temp_path t5;
+    server {
+        listen 127.0.0.1:%s; root .; ssi on; ssi_types text/plain;
+        location /through { proxy_pass http://127.0.0.1:%s/files; }
+    }
 }
 """
 
 
-@work("nginx", "nginx curl", "nginx-light, curl", 40, "files, compressed, with includes, and through itself as a proxy")
+@work(
+    "nginx", "nginx curl", "nginx-light, curl", 40,
+    "files, compressed, with includes, and through itself as a proxy",
+)
 def nginx(box, scale):
     port = free_port()
     box.write("nginx.conf", NGINX % (port, port))
@@ -238,7 +298,9 @@ def nginx(box, scale):
     for i in range(20):
         text = f"<!--#echo var='DOCUMENT_URI' -->{i}\n" + f"line {i} of a file\n" * (i * 300)
         box.write(f"files/{i}", text)
-    urls = [f"http://127.0.0.1:{port}/{where}/{i}" for where in ("files", "through") for i in range(20)]
+    urls = [
+        f"http://127.0.0.1:{port}/{where}/{i}" for where in ("files", "through") for i in range(20)
+    ]
     server = box.server(
         ["nginx", "-p", box.folder, "-c", box.path("nginx.conf"), "-e", "stderr"],
         lambda: "line" in box.helper(["curl", "-s", urls[1]], check=False),

@@ -1,5 +1,6 @@
-// libcount.so: counts the calls of malloc and its family that the program itself makes, not those of the libraries that it uses, and writes
-// them to the file that COUNT_FILE names when it ends. For replay_test.py. Over glibc's own functions; counters are atomic.
+// libcount.so: counts the calls of malloc and its family that the program itself makes, not those
+// of the libraries that it uses, and writes them to the file that COUNT_FILE names when it ends.
+// For replay_test.py. Over glibc's own functions; counters are atomic.
 #include <errno.h>
 #include <link.h>
 #include <malloc.h>

@@ -1,7 +1,9 @@
-"""Records the traces of real programs that lie in traces/ anew: record_traces.py HAKMEM_COMMAND FOLDER [NAME...]
+"""Records the traces of real programs in traces/ again: record_traces.py HAKMEM_COMMAND FOLDER
+[NAME...]
 
-Each is a small whole run of the program's work in bench/real/programs, or its first calls where CALLS says so, packed with xz. What the
-programs call differs a little from run to run and between their versions; README.md says which ones these are of.
+Each is a small whole run of the program's work in bench/real/programs, or its first calls where
+CALLS says so, packed with xz. The programs' calls differ a little from run to run and between
+versions; README.md names the versions of the present traces.
 """
 
 import lzma
@@ -41,26 +43,40 @@ class Recorder:
 
     def arguments(self, name, command):
         (program,) = programs(command[0]) or [command[0]]
-        return [self.command, "record", "-o", self.trace(name), "--calls", str(CALLS.get(name, WHOLE)), program, *command[1:]]
+        return [
+            self.command, "record", "-o", self.trace(name), "--calls", str(CALLS.get(name, WHOLE)),
+            program, *command[1:],
+        ]
 
     def run(self, name, command, text=None, **env):
         subprocess.run(
-            self.arguments(name, command), input=text, text=True, check=True, env={**self.env, **env}, cwd=self.folder,
-            stdout=subprocess.DEVNULL,
+            self.arguments(name, command), input=text, text=True, check=True,
+            env={**self.env, **env}, cwd=self.folder, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
     def client(self, *command):
-        return subprocess.run(command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+        return subprocess.run(
+            command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ).stdout
 
 
 def gcc(recorder):
     """The compiler proper, on a file that is preprocessed already."""
     compiler = recorder.client("g++", "-print-prog-name=cc1plus").strip()
     source = os.path.join(recorder.folder, "work.ii")
-    recorder.client("g++", "-std=c++17", "-E", "-P", "-include", "string", "-include", "map", "-x", "c++", "/dev/null", "-o", source)
+    recorder.client(
+        "g++", "-std=c++17", "-E", "-P", "-include", "string", "-include", "map", "-x", "c++",
+        "/dev/null", "-o", source,
+    )
     with open(source, "a", encoding="utf-8") as file:
-        file.write("int f(std::map<std::string, int> &m) { int n = 0; for (auto &[s, i] : m) n += s.size() + i; return n + m[\"x\"]; }\n")
-    recorder.run("gcc", [compiler, "-quiet", "-O1", "-std=c++17", "-fpreprocessed", "work.ii", "-o", "work.s"])
+        file.write(
+            "int f(std::map<std::string, int> &m) { int n = 0; for (auto &[s, i] : m) n += "
+            "s.size() + i; return n + m[\"x\"]; }\n"
+        )
+    recorder.run(
+        "gcc",
+        [compiler, "-quiet", "-O1", "-std=c++17", "-fpreprocessed", "work.ii", "-o", "work.s"],
+    )
 
 
 def lua(recorder):
@@ -82,13 +98,22 @@ def sqlite(recorder):
 def redis(recorder):
     port = free_port()
     cli = ["redis-cli", "-p", port]
-    options = ["--port", port, "--bind", "127.0.0.1", "--dir", recorder.folder, "--save", "", "--appendonly", "no"]
-    server = subprocess.Popen(recorder.arguments("redis", ["redis-server", *options]), env=recorder.env, stdout=subprocess.DEVNULL)
+    options = [
+        "--port", port, "--bind", "127.0.0.1", "--dir", recorder.folder, "--save", "",
+        "--appendonly", "no",
+    ]
+    server = subprocess.Popen(
+        recorder.arguments("redis", ["redis-server", *options]), env=recorder.env,
+        stdout=subprocess.DEVNULL,
+    )
     while recorder.client(*cli, "ping").strip() != "PONG":
         time.sleep(0.05)
     with open(script("work_redis.lua"), encoding="utf-8") as file:
         recorder.client(*cli, "eval", file.read(), "0", "3500")
-    recorder.client("redis-benchmark", "-p", port, "-n", "4000", "-c", "20", "-q", "-d", "200", "-r", "5000", "-t", "set,lpush,rpop,sadd,hset,zadd,lrange_100")
+    recorder.client(
+        "redis-benchmark", "-p", port, "-n", "4000", "-c", "20", "-q", "-d", "200", "-r", "5000",
+        "-t", "set,lpush,rpop,sadd,hset,zadd,lrange_100",
+    )
     recorder.client(*cli, "shutdown", "nosave")
     server.wait()
 

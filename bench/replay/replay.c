@@ -1,14 +1,18 @@
-// replay [OPTIONS] TRACE: plays a trace that `hakmem record` wrote, with the malloc and free of whoever serves this process.
+// replay [OPTIONS] TRACE: plays a trace that `hakmem record` wrote, with the malloc and free that
+// serve this process.
 //
-// Every thread of the trace is a thread here, begun when the trace had it begin, ended after its last call. Everything else is ready before the clock
-// starts: each thread's calls as an array of 64-bit words, and a table of slots, in which the blocks alive are kept; both come
-// from mmap, so the allocator sees the trace's calls and little else (pthread_create's). Slots are used again like
-// stack places, so that the table stays small and in the cache; one whose block another thread freed rests for a while,
-// so that this adds no waiting of its own.
+// Every thread of the trace is a thread here, begun when the trace had it begin, ended after its
+// last call. Everything else is ready before the clock starts: each thread's calls as an array of
+// 64-bit words, and a table of slots, in which the blocks alive are kept; both come from mmap, so
+// the allocator sees the trace's calls and little else (pthread_create's). Slots are used again
+// like stack places, so that the table stays small and in the cache. A slot whose block another
+// thread freed is left empty for a while, so that its reuse adds no waiting.
 //
-// Threads meet in two ways. A call about a block waits until the last call about it, or about its place in the table, is done, if that was another
-// thread's: always. And in windows: nobody begins the calls of one window before all calls of the one before are done. A window of 1
-// is the trace's exact order, 0 none at all, and 1,024 keeps the interleaving at a cost that cannot be felt.
+// Threads meet in two ways. A call about a block waits until the last call about it, or about its
+// place in the table, is done, if that was another thread's: always. And in steps of the window: no
+// thread begins the calls of one window before all calls of the one before are done. A window of 1
+// is the trace's exact order, 0 none at all, and 1,024 keeps the interleaving at a cost that cannot
+// be felt.
 #include "bench/bench_common.h"
 #include "preload/record/trace.h"
 
@@ -29,8 +33,9 @@ enum {
     STACK_BYTES = 256 << 10
 };
 
-// A call is one word: operation, slot, size. Before it may come: WAIT (size: so many calls of all threads have to be done), AFTER (slot: a
-// thread, size: so many of its calls have to be done), ALIGN (size: the alignment's logarithm).
+// A call is one word: operation, slot, size. Before it may come: WAIT (size: so many calls of all
+// threads have to be done), AFTER (slot: a thread, size: so many of its calls have to be done),
+// ALIGN (size: the alignment's logarithm).
 enum { OP_WAIT = TRACE_N_OPS, OP_AFTER, OP_ALIGN, OP_BITS = 3, SLOT_BITS = 27, SIZE_BITS = 34 };
 
 _Static_assert(OP_BITS + SLOT_BITS + SIZE_BITS == 64, "a call is one word");
@@ -57,7 +62,8 @@ static struct {
     uint64_t window;
 } plan;
 
-static uint64_t done __attribute__((aligned(64))); // calls of all threads, as far as they have published them
+static uint64_t done
+    __attribute__((aligned(64))); // calls of all threads, as far as they have published them
 
 __attribute__((cold, noreturn)) static void die(const char *what, const char *why)
 {
@@ -154,7 +160,8 @@ static void wait_as_told(uint64_t call, uint64_t *unpublished)
 {
     uint64_t n = call >> (OP_BITS + SLOT_BITS);
     publish(unpublished); // others may wait for what this thread has done
-    wait_until((call & 7) == OP_WAIT ? &done : &plan.threads[call >> OP_BITS & SLOT_MASK].played, n);
+    wait_until((call & 7) == OP_WAIT ? &done : &plan.threads[call >> OP_BITS & SLOT_MASK].played,
+               n);
 }
 
 static void *run_thread(void *argument)
@@ -175,7 +182,8 @@ static void *run_thread(void *argument)
     return NULL;
 }
 
-// Begins and joins all threads but the first, which is the one that called main: with one alone the process has no other.
+// Begins and joins all threads but the first, which is the one that called main: with one alone the
+// process has no other.
 static void *run_others(void *unused)
 {
     pthread_attr_t small;
@@ -219,9 +227,11 @@ static void free_rest(void)
     }
 }
 
-// ------------------------------------------------------------------------------------------------ making the plan
+// ------------------------------------------------------------------------------------------------
+// making the plan
 
-// Slots of blocks that are gone, a stack a thread; and those that rest, with the call after which they are free.
+// Slots of blocks that are gone, a stack a thread; and those that are left empty, with the call
+// after which they may be used.
 struct planner {
     uint32_t *slot_of;  // of a block, by its number
     uint32_t *maker_of; // thread that allocated the block which is, or was last, in the slot
@@ -294,8 +304,8 @@ static void add_call(struct planner *p, const struct trace_call *call, uint64_t 
         p->last_window[call->thread] = n / plan.window;
         *thread->end++ = word(OP_WAIT, 0, n / plan.window * plan.window);
     }
-    uint64_t slot =
-        call->op == TRACE_REALLOC || call->op == TRACE_FREE ? p->slot_of[call->block] : take_slot(p, call, n);
+    uint64_t slot = call->op == TRACE_REALLOC || call->op == TRACE_FREE ? p->slot_of[call->block]
+                                                                        : take_slot(p, call, n);
     if (slot == UINT32_MAX)
         die("trace", "a block is used after it was freed");
     if (p->last_at[slot] != 0 && p->last_by[slot] != call->thread)
@@ -309,7 +319,8 @@ static void add_call(struct planner *p, const struct trace_call *call, uint64_t 
         give_slot(p, call, n);
 }
 
-// Walks the trace once, to count every thread's calls; the walk that fills their arrays comes after it.
+// Walks the trace once, to count every thread's calls; the walk that fills their arrays comes after
+// it.
 static void count_calls(struct trace_reader reader, uint64_t *calls)
 {
     struct trace_call call;
@@ -330,7 +341,8 @@ static void make_plan(struct trace_reader reader)
     uint64_t *calls = table(h->n_threads, sizeof *calls);
     count_calls(reader, calls);
     for (uint32_t i = 0; i < plan.n_threads; i++)
-        plan.threads[i].calls = plan.threads[i].end = table(WORDS_A_CALL * calls[i], sizeof(uint64_t));
+        plan.threads[i].calls = plan.threads[i].end =
+            table(WORDS_A_CALL * calls[i], sizeof(uint64_t));
     struct planner p = {.slot_of = table(h->n_blocks, sizeof(uint32_t)),
                         .maker_of = table(h->n_blocks, sizeof(uint32_t)),
                         .last_by = table(h->n_blocks, sizeof(uint32_t)),
@@ -354,23 +366,29 @@ static void make_plan(struct trace_reader reader)
     drop(p.resting, h->n_blocks, sizeof *p.resting);
 }
 
-// ------------------------------------------------------------------------------------------------ the command line
+// ------------------------------------------------------------------------------------------------
+// the command line
 
 static int usage(FILE *to)
 {
-    fputs("usage: replay [--repeat N] [--window N] [--touch none|ends|all] TRACE | --whoami | --help\n", to);
+    fputs("usage: replay [--repeat N] [--window N] [--touch none|ends|all] TRACE | --whoami | "
+          "--help\n",
+          to);
     return to == stdout ? 0 : BAD_USAGE;
 }
 
 static void help(void)
 {
     usage(stdout);
-    puts("  TRACE       what `hakmem record` wrote; a name without a slash is looked for in traces/ beside this "
+    puts("  TRACE       what `hakmem record` wrote; a name without a slash is looked for in "
+         "traces/ beside this "
          "program\n"
          "  --repeat N  plays it so often, freeing between the passes what is left (default 1)\n"
-         "  --window N  threads keep the trace's order between windows of so many calls: 1 exactly, 0 not at all\n"
+         "  --window N  threads keep the trace's order between windows of so many calls: 1 "
+         "exactly, 0 not at all\n"
          "              (default 1024)\n"
-         "  --touch     which bytes of a block are written: none, the first and the last, or all (default all)");
+         "  --touch     which bytes of a block are written: none, the first and the last, or all "
+         "(default all)");
 }
 
 // The trace's path: beside the program if it is a bare name.
@@ -379,7 +397,8 @@ static const char *trace_path(const char *program, const char *name, char *out)
     const char *slash = strrchr(program, '/');
     if (strchr(name, '/') != NULL)
         return name;
-    int n = snprintf(out, PATH_MAX, "%.*straces/%s", slash ? (int)(slash - program + 1) : 0, program, name);
+    int n = snprintf(out, PATH_MAX, "%.*straces/%s", slash ? (int)(slash - program + 1) : 0,
+                     program, name);
     return n > 0 && n < PATH_MAX ? out : name;
 }
 
@@ -414,8 +433,8 @@ static uint64_t parse_number(const char *text, uint64_t min, uint64_t max)
 {
     uint64_t value;
     if (bench_parse(text, min, max, &value) != 0) {
-        fprintf(stderr, "replay: %s: a number from %llu to %llu is wanted\n", text, (unsigned long long)min,
-                (unsigned long long)max);
+        fprintf(stderr, "replay: %s: a number from %llu to %llu is wanted\n", text,
+                (unsigned long long)min, (unsigned long long)max);
         exit(usage(stderr));
     }
     return value;
@@ -460,8 +479,9 @@ int main(int argc, char **argv)
     }
     double seconds = (double)(ns ? ns : 1) * 1e-9;
     uint64_t calls = header.n_calls * repeats;
-    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu threads=%llu live=%llu] time=%.3fs\n", (double)calls / seconds,
-           (unsigned long long)calls, (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
+    printf("Throughput = %.0f ops/s [iter=%llu ws=%llu threads=%llu live=%llu] time=%.3fs\n",
+           (double)calls / seconds, (unsigned long long)calls,
+           (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
            (unsigned long long)header.peak_bytes, seconds);
     return 0;
 }

@@ -1,4 +1,5 @@
-"""replay: makes exactly the calls of a trace, in each order it offers, under every allocator; and refuses what is no trace.
+"""replay: makes exactly the calls of a trace, in each order it offers, under every allocator; and
+refuses what is no trace.
 
 replay_test.py HAKMEM_COMMAND CALLS_PROGRAM
 """
@@ -20,14 +21,20 @@ import trace_file
 COMMAND, CALLS = (os.path.abspath(a) for a in sys.argv[1:3])
 COUNTER = os.path.join(FOLDER, "libcount.so")
 ALLOCATORS = ("glibc", "hakmem", "hakmem_static", "jemalloc", "mimalloc", "null", "tcmalloc")
-LINE = re.compile(r"Throughput = (\d+) ops/s \[iter=(\d+) ws=(\d+) threads=(\d+) live=(\d+)\] time=\d+\.\d{3}s\n")
-# malloc(100); malloc(200); free of the first; realloc of the second; as bytes of a body, one run of thread 0.
+LINE = re.compile(
+    r"Throughput = (\d+) ops/s \[iter=(\d+) ws=(\d+) threads=(\d+) live=(\d+)\] time=\d+\.\d{3}s\n"
+)
+# malloc(100); malloc(200); free of the first; realloc of the second; as bytes of a body, one run of
+# thread 0.
 BODY = bytes([0, 4, 0, 100, 0, 0xC8, 1, 4, 2, 3, 1, 50])
 
 
 def run(arguments, allocator="glibc", **more):
-    return subprocess.run([os.path.join(FOLDER, f"replay_{allocator}"), *arguments], capture_output=True, text=True, timeout=100,
-                          env={**os.environ, **more})  # fmt: skip
+    program = os.path.join(FOLDER, f"replay_{allocator}")
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, timeout=100,
+        env={**os.environ, **more},
+    )
 
 
 class ReplayTest(unittest.TestCase):
@@ -37,17 +44,27 @@ class ReplayTest(unittest.TestCase):
         self.trace = os.path.join(self.folder, "t.trace")
 
     def record(self, mode, calls="20000"):
-        env = {name: value for name, value in os.environ.items() if name != "BUILD_WORKING_DIRECTORY"}
-        subprocess.run([COMMAND, "record", "-o", self.trace, "--calls", calls, CALLS, mode], check=True, stderr=subprocess.DEVNULL, env=env)
+        env = {
+            name: value for name, value in os.environ.items() if name != "BUILD_WORKING_DIRECTORY"
+        }
+        subprocess.run(
+            [COMMAND, "record", "-o", self.trace, "--calls", calls, CALLS, mode],
+            check=True,
+            stderr=subprocess.DEVNULL,
+            env=env,
+        )
         return trace_file.read(self.trace)
 
     def counted(self, *options):
-        """What replay called: {operation: (calls, bytes, sum of alignments)}."""
+        """The calls of replay: {operation: (calls, bytes, sum of alignments)}."""
         told = os.path.join(self.folder, "counts")
         done = run([*options, self.trace], LD_PRELOAD=COUNTER, COUNT_FILE=told)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         with open(told, encoding="utf-8") as file:
-            return {name: tuple(int(n) for n in numbers) for name, *numbers in (line.split() for line in file)}
+            return {
+                name: tuple(int(n) for n in numbers)
+                for name, *numbers in (line.split() for line in file)
+            }
 
     def expected(self, header, calls, repeats):
         counts = {op: [0, 0, 0] for op in trace_file.OPS}
@@ -62,7 +79,11 @@ class ReplayTest(unittest.TestCase):
         for mode in ("known", "threads", "short"):
             header, calls = self.record(mode)
             for window in ("0", "1", "100", "1024"):
-                self.assertEqual(self.counted("--window", window, "--repeat", "2"), self.expected(header, calls, 2), (mode, window))
+                self.assertEqual(
+                    self.counted("--window", window, "--repeat", "2"),
+                    self.expected(header, calls, 2),
+                    (mode, window),
+                )
 
     def test_every_allocator_and_the_line(self):
         header, _ = self.record("threads")
@@ -72,21 +93,44 @@ class ReplayTest(unittest.TestCase):
                 self.assertEqual((done.returncode, done.stderr), (0, ""), allocator)
                 told = LINE.fullmatch(done.stdout)
                 self.assertTrue(told, done.stdout)
-                wanted = (3 * header.n_calls, header.peak_blocks, header.n_threads, header.peak_bytes)
+                wanted = (
+                    3 * header.n_calls, header.peak_blocks, header.n_threads, header.peak_bytes,
+                )
                 self.assertEqual(tuple(int(n) for n in told.groups()[1:]), wanted)
 
     def test_whoami(self):
-        for allocator, pattern in (("glibc", r"/libc\.so\.6\n"), ("hakmem", r"/libhakmem\.so\n"), ("hakmem_static", r"static hakmem ")):
+        for allocator, pattern in (
+            ("glibc", r"/libc\.so\.6\n"),
+            ("hakmem", r"/libhakmem\.so\n"),
+            ("hakmem_static", r"static hakmem "),
+        ):
             self.assertRegex(run(["--whoami"], allocator).stdout, "malloc: .*" + pattern)
 
     def test_made_by_hand(self):
         trace_file.write(self.trace, BODY, 4, 2)
-        self.assertEqual([tuple(call) for call in trace_file.read(self.trace)[1]],
-                         [("malloc", 0, 0, 100, 1), ("malloc", 0, 1, 200, 1), ("free", 0, 0, None, 1), ("realloc", 0, 1, 50, 1)])  # fmt: skip
-        self.assertEqual(self.counted(), {"malloc": (2, 300, 0), "calloc": (0, 0, 0), "aligned": (0, 0, 0), "realloc": (1, 50, 0), "free": (2, 0, 0)})
+        self.assertEqual(
+            [tuple(call) for call in trace_file.read(self.trace)[1]],
+            [
+                ("malloc", 0, 0, 100, 1),
+                ("malloc", 0, 1, 200, 1),
+                ("free", 0, 0, None, 1),
+                ("realloc", 0, 1, 50, 1),
+            ],
+        )
+        self.assertEqual(
+            self.counted(),
+            {
+                "malloc": (2, 300, 0),
+                "calloc": (0, 0, 0),
+                "aligned": (0, 0, 0),
+                "realloc": (1, 50, 0),
+                "free": (2, 0, 0),
+            },
+        )
 
     def test_order_between_threads(self):
-        """A block goes from thread to thread: each has to wait for the one before, whatever the window."""
+        """A block goes from thread to thread: each waits for the one before, whatever the
+        window."""
         body, n = bytearray([0, 1, 0, 64]), 1
         for turn in range(3000):
             body += bytes([turn % 3, 1, 3, 1, 16 + turn % 100])
@@ -113,7 +157,13 @@ class ReplayTest(unittest.TestCase):
                 done = run([self.trace])
                 self.assertEqual((done.returncode, done.stdout), (2, ""), i)
                 wrong.add(done.stderr.split(": ")[2].strip())
-        self.assertEqual(wrong, {"not a trace", "a trace of another version", "cut short, or longer than it says", "damaged"})
+        self.assertEqual(
+            wrong,
+            {
+                "not a trace", "a trace of another version", "cut short, or longer than it says",
+                "damaged",
+            },
+        )
 
     def test_bodies_that_make_no_sense(self):
         for name, body, calls, blocks, why in (
@@ -129,7 +179,10 @@ class ReplayTest(unittest.TestCase):
             ("more blocks than calls", BODY, 4, 5, "contradicts itself"),
             ("more calls than bytes", BODY, 400, 2, "contradicts itself"),
             ("freed twice", bytes([0, 3, 0, 100, 4, 1, 4, 1]), 3, 1, "used after it was freed"),
-            ("resized after free", bytes([0, 3, 0, 100, 4, 1, 3, 1, 1]), 3, 1, "used after it was freed"),
+            (
+                "resized after free", bytes([0, 3, 0, 100, 4, 1, 3, 1, 1]), 3, 1,
+                "used after it was freed",
+            ),
             ("too large", bytes([0, 1, 0] + [0xFF] * 6 + [1]), 1, 1, "more than 16 GiB|damaged"),
             ("malloc with alignment", bytes([0, 1, 8, 100]), 1, 1, "damaged"),
         ):
@@ -143,8 +196,15 @@ class ReplayTest(unittest.TestCase):
 
     def test_usage(self):
         trace_file.write(self.trace, BODY, 4, 2)
-        for bad in ([], ["--repeat", "0", self.trace], ["--window", "x", self.trace], ["--touch", "some", self.trace], ["--walk", self.trace],
-                    [self.trace, self.trace], [self.trace, "--repeat"]):  # fmt: skip
+        for bad in (
+            [],
+            ["--repeat", "0", self.trace],
+            ["--window", "x", self.trace],
+            ["--touch", "some", self.trace],
+            ["--walk", self.trace],
+            [self.trace, self.trace],
+            [self.trace, "--repeat"],
+        ):
             done = run(bad)
             self.assertEqual((done.returncode, done.stdout), (2, ""), bad)
             self.assertIn("usage: replay ", done.stderr)
@@ -161,7 +221,10 @@ class TracesTest(unittest.TestCase):
 
     def test_the_page_and_the_rows(self):
         with open(os.path.join(FOLDER, "README.md"), encoding="utf-8") as file:
-            told = re.findall(r"^\| (\w+) \| .* \| ([0-9,]+) \| (\d+) \| ([0-9.]+) MiB \|$", file.read(), re.MULTILINE)
+            told = re.findall(
+                r"^\| (\w+) \| .* \| ([0-9,]+) \| (\d+) \| ([0-9.]+) MiB \|$", file.read(),
+                re.MULTILINE,
+            )
         found = []
         for name in sorted(os.listdir(os.path.join(FOLDER, "traces"))):
             if name.endswith(".trace"):

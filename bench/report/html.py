@@ -1,4 +1,4 @@
-"""One HTML page that holds a report, its script and its style: it loads nothing, from nowhere."""
+"""One HTML page that holds a report, its script and its style; it loads nothing."""
 
 import html
 import json
@@ -41,7 +41,7 @@ def page(report):
 </head>
 <body>
 <header><h1>{html.escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
-<main id="main"><noscript>This page draws its pictures with a script that it brings along.</noscript></main>
+<main id="main"><noscript>This page draws its pictures with its own script.</noscript></main>
 <script type="application/json" id="data">{data(report)}</script>
 <script>
 {read("page.js")}</script>

@@ -1,5 +1,6 @@
 "use strict";
-// Draws the report in #data: scatter, bars, scaling, memory over time, latencies, table. No library, no network.
+// Draws the report in #data: scatter, bars, scaling, memory over time, latencies, table. No
+// library, no network.
 (function () {
   const report = JSON.parse(document.getElementById("data").textContent);
   const main = document.getElementById("main");
@@ -141,7 +142,8 @@
     main.append(list);
   }
 
-  // Time and peak memory, each over the best of the real allocators, geometric mean over the workloads that all share.
+  // Time and peak memory, each over the best of the real allocators, geometric mean over the
+  // workloads that all share.
   function overview() {
     const add = section("Overview", "Time and peak memory over the best real allocator's at each workload: fast and small is the corner at the lower left.");
     const shared = report.workloads.filter((part) => allocators.every((name) => name === "null" || row(part, name)));

@@ -25,7 +25,10 @@ class PageTest(unittest.TestCase):
 
     def test_page(self):
         with open(os.path.join(FOLDER, "README.md"), encoding="utf-8") as file:
-            self.assertEqual(file.read(), gen_page.page(), "run bench/workloads/gen_page.py > bench/workloads/README.md")
+            self.assertEqual(
+                file.read(), gen_page.page(),
+                "run bench/workloads/gen_page.py > bench/workloads/README.md",
+            )
 
     def test_heads(self):
         for program in programs():

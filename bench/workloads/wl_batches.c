@@ -1,13 +1,14 @@
-// wl_batches [THREADS [ROUNDS [BATCH [MAX_SIZE [FOREIGN [SEED]]]]]]: blocks allocated and freed in batches of one size.
+// wl_batches [THREADS [ROUNDS [BATCH [MAX_SIZE [FOREIGN [SEED]]]]]]: blocks allocated and freed in
+// batches of one size.
 //
-// A round allocates BATCH blocks of one random size up to MAX_SIZE, small ones far more often, and files the batch in a
-// table of TABLE batches, from which it takes an old one and frees it: first to last, last to first, or every other
-// block and then the rest, in turn. With FOREIGN 1, the old batch is first swapped with one that another thread left.
-// An operation is one malloc or one free.
+// A round allocates BATCH blocks of one random size up to MAX_SIZE, small ones far more often, and
+// files the batch in a table of TABLE batches, from which it takes an old one and frees it: first
+// to last, last to first, or every other block and then the rest, in turn. With FOREIGN 1, the old
+// batch is first swapped with one that another thread left. An operation is one malloc or one free.
 //
-// Stresses: long runs of one size, freed in orders that suit lists badly; with FOREIGN, whole batches that belong to other
-// threads. The idea is MicroQuill's sh6bench and sh8bench.
-// No locks: the place where batches are exchanged is swapped atomically.
+// Stresses: long runs of one size, freed in orders that suit lists badly; with FOREIGN, whole
+// batches that belong to other threads. The idea is that of MicroQuill's sh6bench and sh8bench. No
+// locks: the place where batches are exchanged is swapped atomically.
 #include "bench/workloads/workload.h"
 
 enum { TABLE = 64, MIN_SIZE = 8 };

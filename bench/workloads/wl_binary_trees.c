@@ -1,11 +1,12 @@
 // wl_binary_trees [THREADS [DEPTH [ROUNDS]]]: complete binary trees, built and torn down.
 //
-// Each thread keeps one tree of DEPTH levels, and ROUNDS times builds, counts and frees trees of 4, 6, ... DEPTH levels, as
-// many of each as make the same number of nodes. A node is 24 bytes. An operation is one malloc or one free.
+// Each thread keeps one tree of DEPTH levels, and ROUNDS times builds, counts and frees trees of 4,
+// 6, ... DEPTH levels, as many of each as make the same number of nodes. A node is 24 bytes. An
+// operation is one malloc or one free.
 //
-// Stresses: one small size, freed in the order of a walk, and how near each other the nodes of a tree lie. The idea is the
-// binary-trees program of the Computer Language Benchmarks Game.
-// No locks, nothing shared, and no random numbers.
+// Stresses: one small size, freed in the order of a walk, and how near each other the nodes of a
+// tree lie. The idea is the binary-trees program of the Computer Language Benchmarks Game. No
+// locks, nothing shared, and no random numbers.
 #include "bench/workloads/workload.h"
 
 enum { MIN_DEPTH = 4 };

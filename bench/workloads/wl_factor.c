@@ -1,13 +1,14 @@
-// wl_factor [NUMBERS [BITS [SEED]]]: factors products of two primes with big numbers, each result a block of its own.
+// wl_factor [NUMBERS [BITS [SEED]]]: factors products of two primes with big numbers, each result a
+// block of its own.
 //
-// A number is a block with its length and its 32-bit limbs. Each of NUMBERS products of a prime of about BITS bits and one
-// of about 40 is split by Pollard's rho method (a step is one multiplication, one addition, one remainder), written as
-// one would write it with a big-number library: every intermediate result is allocated, and freed after its last use.
-// An operation is one malloc or one free.
+// A number is a block with its length and its 32-bit limbs. Each of NUMBERS products of a prime of
+// about BITS bits and one of about 40 is split by Pollard's rho method (a step is one
+// multiplication, one addition, one remainder), written as a program with a big-number library
+// would do it: every intermediate result is allocated, and freed after its last use. An operation
+// is one malloc or one free.
 //
-// Stresses: very small blocks that live for a moment, in one thread, with real arithmetic between them. The idea is the
-// factoring program cfrac of the older allocator suites.
-// No threads.
+// Stresses: very small blocks that live for a moment, in one thread, with real arithmetic between
+// them. The idea is the factoring program cfrac of the older allocator suites. No threads.
 #include "bench/workloads/workload.h"
 
 enum { LARGE_BITS = 62, STEPS_A_GCD = 128 };
@@ -108,7 +109,8 @@ static void subtract_times(uint32_t *r, const struct number *n, uint64_t times)
     }
 }
 
-// How often n goes at least into the n->length + 1 limbs of r: too few at times, never too many; 0 when r is below n.
+// How often n goes at least into the n->length + 1 limbs of r: too few at times, never too many; 0
+// when r is below n.
 static uint64_t times_at_least(struct number *r, const struct number *n)
 {
     uint64_t top = (uint64_t)r->limbs[n->length] << 32 | r->limbs[n->length - 1];
@@ -165,16 +167,19 @@ static struct number *distance(const struct number *a, const struct number *b)
     return compare(a, b) >= 0 ? subtract(a, b) : subtract(b, a);
 }
 
-// A divisor of n by the sequence x * x + c, from STEPS_A_GCD steps a common divisor; n itself when this c fails.
+// A divisor of n by the sequence x * x + c, from STEPS_A_GCD steps a common divisor; n itself when
+// this c fails.
 static struct number *rho(const struct number *n, uint64_t constant)
 {
-    struct number *c = from_u64(constant), *slow = from_u64(2), *fast = from_u64(2), *one = from_u64(1), *divisor;
+    struct number *c = from_u64(constant), *slow = from_u64(2), *fast = from_u64(2),
+                  *one = from_u64(1), *divisor;
     do {
         struct number *product = from_u64(1);
         for (int i = 0; i < STEPS_A_GCD; i++) {
             slow = step(slow, c, n);
             fast = step(step(fast, c, n), c, n);
-            struct number *difference = distance(slow, fast), *longer = multiply(product, difference);
+            struct number *difference = distance(slow, fast),
+                          *longer = multiply(product, difference);
             free(product);
             free(difference);
             product = modulo(longer, n);
@@ -204,7 +209,8 @@ static uint64_t power_modulo(uint64_t base, uint64_t exponent, uint64_t n)
     return (uint64_t)result;
 }
 
-// The next number from `from` on that passes Fermat's test for 2, 3 and 5: as good as a prime for this.
+// The next number from `from` on that passes Fermat's test for 2, 3 and 5: as good as a prime for
+// this.
 static uint64_t next_prime(uint64_t from)
 {
     from |= 1;
@@ -217,17 +223,20 @@ static uint64_t next_prime(uint64_t from)
 // The low 64 bits of the factor found, which stand for it in the checksum.
 static uint64_t factor(uint64_t small, uint64_t large)
 {
-    struct number *a = from_u64(small), *b = from_u64(large), *n = multiply(a, b), *divisor = rho(n, 1);
+    struct number *a = from_u64(small), *b = from_u64(large), *n = multiply(a, b),
+                  *divisor = rho(n, 1);
     for (uint64_t constant = 3; compare(divisor, n) == 0; constant += 2) {
         free(divisor);
         divisor = rho(n, constant);
     }
     struct number *rest = modulo(n, divisor);
     if (rest->length != 0) {
-        fprintf(stderr, "bench: no divisor of %llu * %llu\n", (unsigned long long)small, (unsigned long long)large);
+        fprintf(stderr, "bench: no divisor of %llu * %llu\n", (unsigned long long)small,
+                (unsigned long long)large);
         exit(1);
     }
-    uint64_t low = divisor->limbs[0] | (uint64_t)(divisor->length > 1 ? divisor->limbs[1] : 0) << 32;
+    uint64_t low = divisor->limbs[0] | (uint64_t)(divisor->length > 1 ? divisor->limbs[1] : 0)
+                                           << 32;
     free(a);
     free(b);
     free(n);
@@ -247,8 +256,10 @@ int main(int argc, char **argv)
     uint64_t start = bench_now_ns(), random = bench_seed(args[2].value), sum = 0;
     for (uint64_t i = 0; i < args[0].value; i++) {
         random = bench_next(random);
-        uint64_t bit = UINT64_C(1) << (args[1].value - 1), large_bit = UINT64_C(1) << (LARGE_BITS - 1);
-        sum += factor(next_prime(bit | random % bit), next_prime(large_bit | bench_seed(random) % large_bit));
+        uint64_t bit = UINT64_C(1) << (args[1].value - 1), large_bit = UINT64_C(1)
+                                                                       << (LARGE_BITS - 1);
+        sum += factor(next_prime(bit | random % bit),
+                      next_prime(large_bit | bench_seed(random) % large_bit));
     }
     wl_finish(2 * n_blocks, args[0].value, args[1].value, start, sum);
     return 0;

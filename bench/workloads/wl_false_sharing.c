@@ -1,13 +1,15 @@
-// wl_false_sharing [THREADS [ROUNDS [WRITES [SIZE [PASSIVE [SEED]]]]]]: small blocks that two threads write at once.
+// wl_false_sharing [THREADS [ROUNDS [WRITES [SIZE [PASSIVE [SEED]]]]]]: small blocks that two
+// threads write at once.
 //
-// In each of ROUNDS rounds every thread allocates a block of SIZE bytes, writes into it WRITES times, and frees it. With
-// PASSIVE 1, one thread first allocates a block for each thread, one after the other, and the threads begin by freeing
-// theirs: an allocator that hands that block out again to the thread that freed it lets threads share a line for ever.
-// An operation is one round of one thread.
+// In each of ROUNDS rounds every thread allocates a block of SIZE bytes, writes into it WRITES
+// times, and frees it. With PASSIVE 1, one thread first allocates a block for each thread, one
+// after the other, and the threads begin by freeing theirs: an allocator that hands that block out
+// again to the thread that freed it lets threads share a line for ever. An operation is one round
+// of one thread.
 //
-// Stresses: nothing but whether blocks of two threads lie in one cache line: actively, handed out side by side (PASSIVE
-// 0, the idea of cache-thrash), or passively (1, cache-scratch), both of Berger's Hoard benchmarks.
-// No locks.
+// Stresses: nothing but whether blocks of two threads lie in one cache line: actively, handed out
+// side by side (PASSIVE 0, the idea of cache-thrash), or passively (1, cache-scratch), both of
+// Berger's Hoard benchmarks. No locks.
 #include "bench/workloads/workload.h"
 
 static uint64_t rounds, writes, size;

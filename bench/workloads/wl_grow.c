@@ -1,10 +1,11 @@
-// wl_grow [ROUNDS [KIB [STEP_KIB]]]: one block grown by realloc from 4 KiB to KIB KiB, as a buffer that is appended to.
+// wl_grow [ROUNDS [KIB [STEP_KIB]]]: one block grown by realloc from 4 KiB to KIB KiB, as a buffer
+// that is appended to.
 //
-// It grows by STEP_KIB KiB at a time, or by half of its size where STEP_KIB is 0. Each new page is written; in the end all
-// of them are read. ROUNDS times. An operation is one realloc.
+// It grows by STEP_KIB KiB at a time, or by half of its size where STEP_KIB is 0. Each new page is
+// written; in the end all of them are read. ROUNDS times. An operation is one realloc.
 //
-// Stresses: whether a large block grows in place or moves without a copy, or is copied again and again.
-// No threads, and no random numbers.
+// Stresses: whether a large block grows in place or moves without a copy, or is copied again and
+// again. No threads, and no random numbers.
 #include "bench/workloads/workload.h"
 
 // Writes the number of each page from `from` to `to` at its start.

@@ -1,13 +1,14 @@
-// wl_large [THREADS [STEPS [SLOTS [MIN_SIZE [MAX_SIZE [CALLOC [SEED]]]]]]]: few and large blocks, replaced at random.
+// wl_large [THREADS [STEPS [SLOTS [MIN_SIZE [MAX_SIZE [CALLOC [SEED]]]]]]]: few and large blocks,
+// replaced at random.
 //
-// Each thread has SLOTS places. A step frees the block of a random place and allocates another one of MIN_SIZE to MAX_SIZE
-// bytes there, by malloc, or by calloc (CALLOC 1). After malloc each page of the block is written; after calloc one page
-// in 64 is read, has to be zero, and is written. An operation is one step.
+// Each thread has SLOTS places. A step frees the block of a random place and allocates another one
+// of MIN_SIZE to MAX_SIZE bytes there, by malloc, or by calloc (CALLOC 1). After malloc each page
+// of the block is written; after calloc one page in 64 is read, has to be zero, and is written. An
+// operation is one step.
 //
-// Stresses: where large blocks come from and go to: system calls, page faults, memory kept for reuse; with calloc, whether
-// memory is cleared that is known to be zero. The ideas are malloc-large of Leijen's suite, and calloc in long-lived
-// servers.
-// No locks, nothing shared.
+// Stresses: where large blocks come from and go to: system calls, page faults, memory kept for
+// reuse; with calloc, whether memory is cleared that is known to be zero. The ideas are
+// malloc-large of Leijen's suite, and calloc in long-lived servers. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { CALLOC_STEP = 64 * WL_PAGE };

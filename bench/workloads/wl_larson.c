@@ -1,12 +1,15 @@
-// wl_larson [THREADS [SLOTS [STEPS [GENERATIONS [MIN_SIZE [MAX_SIZE [SEED]]]]]]]: a server whose threads inherit blocks.
+// wl_larson [THREADS [SLOTS [STEPS [GENERATIONS [MIN_SIZE [MAX_SIZE [SEED]]]]]]]: a server whose
+// threads inherit blocks.
 //
-// THREADS chains run at once. A chain owns SLOTS blocks. Its thread replaces blocks at random, STEPS times: the old one
-// is freed, a new one of MIN_SIZE to MAX_SIZE bytes takes its place. Then the thread ends, and a new one goes on with the
-// same blocks; GENERATIONS threads in all a chain. An operation is one free and one malloc.
+// THREADS chains run at once. A chain owns SLOTS blocks. Its thread replaces blocks at random,
+// STEPS times: the old one is freed, a new one of MIN_SIZE to MAX_SIZE bytes takes its place. Then
+// the thread ends, and a new one goes on with the same blocks; GENERATIONS threads in all a chain.
+// An operation is one free and one malloc.
 //
-// Stresses: blocks freed by another thread than the one that allocated them, whose owners have mostly ended; threads that
-// come and go, each with a full cache. The idea is Larson's and Krishnan's server benchmark.
-// No locks: a chain is passed on by joining one thread and starting the next.
+// Stresses: blocks freed by another thread than the one that allocated them, whose owners have
+// mostly ended; threads that come and go, each with a full cache. The idea is Larson's and
+// Krishnan's server benchmark. No locks: a chain is passed on by joining one thread and starting
+// the next.
 #include "bench/workloads/workload.h"
 
 struct chain {

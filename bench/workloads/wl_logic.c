@@ -1,12 +1,14 @@
-// wl_logic [FUNCTIONS [VARIABLES [PERCENT [SEED]]]]: minimises random logic functions by Quine's and McCluskey's method.
+// wl_logic [FUNCTIONS [VARIABLES [PERCENT [SEED]]]]: minimises random logic functions by Quine's
+// and McCluskey's method.
 //
-// A function of VARIABLES variables is true at PERCENT of its points. Its cubes (values, and a mask of variables that do
-// not matter) are merged level by level, each cube a block in a hash table of chains; what merges no further is kept, and
-// a greedy choice of these covers the function. An operation is one malloc or one free.
+// A function of VARIABLES variables is true at PERCENT of its points. Its cubes (values, and a mask
+// of variables that do not matter) are merged level by level, each cube a block in a hash table of
+// chains; what merges no further is kept, and a greedy choice of these covers the function. An
+// operation is one malloc or one free.
 //
-// Stresses: linked structures of small blocks that are built, searched and torn down over and over, in one thread, where
-// the distance of the blocks to each other counts. The idea is the logic minimiser espresso of the older suites.
-// No threads.
+// Stresses: linked structures of small blocks that are built, searched and torn down over and over,
+// in one thread, where the distance of the blocks to each other counts. The idea is the logic
+// minimiser espresso of the older suites. No threads.
 #include "bench/workloads/workload.h"
 
 enum { BUCKETS = 4096 };
@@ -116,7 +118,8 @@ static uint32_t cover(const struct cube *cube, unsigned char *open, int take)
     return covered;
 }
 
-// Covers all open points by primes, those of the widest cover first; the sum of the cubes chosen. Frees all primes.
+// Covers all open points by primes, those of the widest cover first; the sum of the cubes chosen.
+// Frees all primes.
 static uint64_t choose(struct cube *primes, unsigned char *open)
 {
     uint64_t sum = 0;

@@ -1,10 +1,12 @@
-// wl_mix [THREADS [STEPS [PERCENT [MIN_SIZE [MAX_SIZE [SEED]]]]]]: a heap that only grows, or mostly.
+// wl_mix [THREADS [STEPS [PERCENT [MIN_SIZE [MAX_SIZE [SEED]]]]]]: a heap that only grows, or
+// mostly.
 //
-// In PERCENT of 100 steps a thread allocates a block of MIN_SIZE to MAX_SIZE bytes, else it frees a random one of those it
-// has. With 100 nothing is ever freed, not even in the end; below, everything is. An operation is one step.
+// In PERCENT of 100 steps a thread allocates a block of MIN_SIZE to MAX_SIZE bytes, else it frees a
+// random one of those it has. With 100 nothing is ever freed, not even in the end; below,
+// everything is. An operation is one step.
 //
-// Stresses: fresh memory: carving new blocks, system calls and page faults; with 90 also holes that have to be found again.
-// No locks, nothing shared.
+// Stresses: fresh memory: new blocks, system calls and page faults; with 90 also holes that have to
+// be found again. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 static uint64_t steps, percent, min_size, max_size;

@@ -1,14 +1,15 @@
-// wl_mstress [THREADS [STEPS [GENERATIONS [RETAINED [SEED]]]]]: random sizes, threads that come and go, blocks that migrate.
+// wl_mstress [THREADS [STEPS [GENERATIONS [RETAINED [SEED]]]]]: random sizes, threads that come and
+// go, blocks that migrate.
 //
-// GENERATIONS times, THREADS threads start, work, and end. In each of STEPS steps a thread allocates a block (half of
-// them freed at once, the others kept among at most RETAINED, where they push out another one), and now and then swaps
-// one of its blocks with a place in a table that all threads share; sizes are powers of two from 16 bytes to 1 KiB and
-// random below, one in 1,000 up to 64 KiB. Some blocks outlive their generation in the shared table.
-// An operation is one step.
+// GENERATIONS times, THREADS threads start, work, and end. In each of STEPS steps a thread
+// allocates a block (half of them freed at once, the others kept among at most RETAINED, where they
+// push out another one), and now and then swaps one of its blocks with a place in a table that all
+// threads share; sizes are powers of two from 16 bytes to 1 KiB and random below, one in 1,000 up
+// to 64 KiB. Some blocks outlive their generation in the shared table. An operation is one step.
 //
-// Stresses: everything at once: mixed sizes and lifetimes, frees by other threads, threads that end while their blocks
-// live. The idea is Leijen's mstress.
-// No locks: places of the shared table are swapped atomically.
+// Stresses: everything at once: mixed sizes and lifetimes, frees by other threads, threads that end
+// while their blocks live. The idea is Leijen's mstress. No locks: places of the shared table are
+// swapped atomically.
 #include "bench/workloads/workload.h"
 
 enum { SHARED = 1000, SWAP_ONE_IN = 16, LARGE_ONE_IN = 1000, SMALL_BITS = 6, LARGE = 65536 };
@@ -45,7 +46,8 @@ static void *work(void *argument)
         }
         sum += delete_if(block);
         if (i % SWAP_ONE_IN == 0)
-            *place = __atomic_exchange_n(&shared[(random >> 16) % SHARED], *place, __ATOMIC_ACQ_REL);
+            *place =
+                __atomic_exchange_n(&shared[(random >> 16) % SHARED], *place, __ATOMIC_ACQ_REL);
     }
     for (uint64_t i = 0; i < n_retained; i++)
         sum += delete_if(retained[i]);

@@ -1,12 +1,12 @@
-// wl_nbody [BODIES [STEPS [SEED]]]: the motion of bodies by an octree that is built anew in every step.
+// wl_nbody [BODIES [STEPS [SEED]]]: the motion of bodies by an octree that is built again in every
+// step.
 //
-// BODIES bodies attract each other for STEPS steps. Each step builds the tree, every cell of which is a block, computes
-// the forces by it (a cell far away counts as one body), moves the bodies, and frees the tree. An operation is one malloc
-// or one free.
+// BODIES bodies attract each other for STEPS steps. Each step builds the tree, every cell of which
+// is a block, computes the forces by it (a cell far away counts as one body), moves the bodies, and
+// frees the tree. An operation is one malloc or one free.
 //
-// Stresses: little allocation beside much arithmetic over what was allocated: mostly where the blocks lie. The idea is
-// Barnes' and Hut's method, in the older suites as barnes.
-// No threads.
+// Stresses: little allocation beside much arithmetic over what was allocated: mostly where the
+// blocks lie. The idea is Barnes' and Hut's method, in the older suites as barnes. No threads.
 #include "bench/workloads/workload.h"
 
 #include <math.h>

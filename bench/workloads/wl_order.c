@@ -1,11 +1,11 @@
-// wl_order [THREADS [ROUNDS [BLOCKS [MIN_SIZE [MAX_SIZE [ORDER [SEED]]]]]]]: many blocks, all freed in one order.
+// wl_order [THREADS [ROUNDS [BLOCKS [MIN_SIZE [MAX_SIZE [ORDER [SEED]]]]]]]: many blocks, all freed
+// in one order.
 //
-// A round allocates BLOCKS blocks of MIN_SIZE to MAX_SIZE bytes and frees them all: last to first (ORDER 0), first to last
-// (1), or in a random order (2). An operation is one malloc or one free.
+// A round allocates BLOCKS blocks of MIN_SIZE to MAX_SIZE bytes and frees them all: last to first
+// (ORDER 0), first to last (1), or in a random order (2). An operation is one malloc or one free.
 //
-// Stresses: how free copes with an order that suits or breaks its lists and its merging of neighbours, and what the next
-// round finds.
-// No locks, nothing shared.
+// Stresses: how free copes with an order that suits or breaks its lists and its merging of
+// neighbours, and what the next round finds. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { REVERSE, FORWARD, RANDOM };

@@ -1,12 +1,13 @@
-// wl_pareto [THREADS [STEPS [CELLS [MAX_BITS [SEED]]]]]: sizes of every magnitude in cells of which a few are busy.
+// wl_pareto [THREADS [STEPS [CELLS [MAX_BITS [SEED]]]]]: sizes of every magnitude in cells of which
+// a few are busy.
 //
-// A step picks one of CELLS cells, by Pareto's rule of 80 and 20 applied to itself: most steps go to few cells. A full
-// cell is emptied, an empty one gets a block of up to 2^MAX_BITS bytes, whose magnitude is random, so that small blocks
-// are as frequent as large ones. Every 64th byte of a block is written. An operation is one step.
+// A step picks one of CELLS cells, by Pareto's rule of 80 and 20 applied to itself: most steps go
+// to few cells. A full cell is emptied, an empty one gets a block of up to 2^MAX_BITS bytes, whose
+// magnitude is random, so that small blocks are as frequent as large ones. Every 64th byte of a
+// block is written. An operation is one step.
 //
-// Stresses: few blocks that live for a moment among many that live long, of all sizes. The idea is Ivan Shcherbakov's and
-// Sergey Ignatchenko's alloc-test.
-// No locks, nothing shared.
+// Stresses: few blocks that live for a moment among many that live long, of all sizes. The idea is
+// Ivan Shcherbakov's and Sergey Ignatchenko's alloc-test. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { LINE = 64, MIN_BITS = 4 };
@@ -35,7 +36,8 @@ static void *work(void *argument)
             *cell = NULL;
             continue;
         }
-        uint64_t bits = MIN_BITS + bench_scale((uint32_t)bench_seed(random), (uint32_t)(max_bits - MIN_BITS));
+        uint64_t bits =
+            MIN_BITS + bench_scale((uint32_t)bench_seed(random), (uint32_t)(max_bits - MIN_BITS));
         size_t size = wl_size(random << 20, UINT64_C(1) << bits, (UINT64_C(2) << bits) - 1);
         volatile unsigned char *block = wl_malloc(size);
         for (size_t at = LINE; at < size; at += LINE)

@@ -1,12 +1,14 @@
-// wl_persistent [THREADS [STEPS [KEYS [VERSIONS [SEED]]]]]: a map that never changes: each update makes a new version.
+// wl_persistent [THREADS [STEPS [KEYS [VERSIONS [SEED]]]]]: a map that never changes: each update
+// makes a new version.
 //
-// The map is a binary trie over KEYS keys whose nodes count their owners. A step sets one key in the newest version: the
-// nodes on the way to it are allocated anew, all others shared; the newest VERSIONS versions are kept, and with the oldest
-// one go the nodes that no other holds. Leaves are boxes of 24 to 48 bytes. An operation is one step.
+// The map is a binary trie over KEYS keys whose nodes count their owners. A step sets one key in
+// the newest version: the nodes on the way to it are allocated again, all others are shared. The
+// newest VERSIONS versions are kept; when the oldest one goes, the nodes that no other version
+// holds are freed. Leaves are boxes of 24 to 48 bytes. An operation is one step.
 //
-// Stresses: a dozen small blocks a step, most of which live as long as VERSIONS steps, freed together in the order of a walk:
-// what functional languages do. The idea is that of the Lean prover among the programs of Leijen's suite.
-// No locks, nothing shared.
+// Stresses: a dozen small blocks a step, most of which live as long as VERSIONS steps, freed
+// together in the order of a walk: what functional languages do. The idea is that of the Lean
+// prover among the programs of Leijen's suite. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { MIN_BOX = 24, MAX_BOX = 48 };

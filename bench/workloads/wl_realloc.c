@@ -1,8 +1,9 @@
-// wl_realloc [THREADS [STEPS [SLOTS [MIN_SIZE [MAX_SIZE [SEED]]]]]]: blocks that change their size at random.
+// wl_realloc [THREADS [STEPS [SLOTS [MIN_SIZE [MAX_SIZE [SEED]]]]]]: blocks that change their size
+// at random.
 //
-// Each thread has SLOTS blocks. A step gives a random one of them a new random size of MIN_SIZE to MAX_SIZE bytes, checks
-// that its first eight bytes and, if it grew, its last one are still there, and writes those of the new size.
-// An operation is one realloc.
+// Each thread has SLOTS blocks. A step gives a random one of them a new random size of MIN_SIZE to
+// MAX_SIZE bytes, checks that its first eight bytes and, if it grew, its last one are still there,
+// and writes those of the new size. An operation is one realloc.
 //
 // Stresses: realloc, up and down: whether a block can stay where it is, and what it costs to move.
 // No locks, nothing shared.
@@ -18,7 +19,8 @@ static uint64_t resize(void **slot, size_t size, uint64_t random)
     memcpy(&kept, block, sizeof(kept));
     uint32_t had = (uint32_t)word;
     if (kept != word || (size >= had && wl_read(block) != word)) {
-        fprintf(stderr, "bench: realloc from %u to %zu bytes lost what was in the block\n", had, size);
+        fprintf(stderr, "bench: realloc from %u to %zu bytes lost what was in the block\n", had,
+                size);
         exit(1);
     }
     wl_write(block, size, random);

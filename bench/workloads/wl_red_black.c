@@ -1,11 +1,12 @@
-// wl_red_black [STEPS [KEYS [SEED]]]: an ordered map of strings by a balanced tree, inserted into and deleted from.
+// wl_red_black [STEPS [KEYS [SEED]]]: an ordered map of strings by a balanced tree, inserted into
+// and deleted from.
 //
-// Keys are numbers below KEYS. A step picks one: a key that is in the map is removed, another one is put in with a value, a
-// string of 8 to 64 bytes; so half of the keys are in. The tree is a red-black tree in Andersson's form (red nodes as
-// right children only). An operation is one step.
+// Keys are numbers below KEYS. A step picks one: a key that is in the map is removed, another one
+// is put in with a value, a string of 8 to 64 bytes; so half of the keys are in. The tree is a
+// red-black tree in Andersson's form (red nodes as right children only). An operation is one step.
 //
-// Stresses: two blocks of different lifetime and size an element, and a search through nodes in memory for each step.
-// No threads.
+// Stresses: two blocks of different lifetime and size an element, and a search through nodes in
+// memory for each step. No threads.
 #include "bench/workloads/workload.h"
 
 enum { MIN_VALUE = 8, MAX_VALUE = 64 };
@@ -59,7 +60,8 @@ static struct node *insert(struct node *node, struct node *added)
 // Restores the levels below a node one of whose subtrees lost a node.
 static struct node *restore(struct node *node)
 {
-    uint32_t left = level_of(node->left), right = level_of(node->right), wanted = (left < right ? left : right) + 1;
+    uint32_t left = level_of(node->left), right = level_of(node->right),
+             wanted = (left < right ? left : right) + 1;
     if (wanted < node->level) {
         node->level = wanted;
         if (wanted < right)
@@ -117,7 +119,9 @@ static int holds(const struct node *node, uint32_t key)
 static struct node *new_node(uint32_t key, uint64_t random)
 {
     struct node *node = wl_malloc(sizeof(struct node));
-    *node = (struct node){.key = key, .level = 1, .value = wl_new(wl_size(random, MIN_VALUE, MAX_VALUE), random << 32)};
+    *node = (struct node){.key = key,
+                          .level = 1,
+                          .value = wl_new(wl_size(random, MIN_VALUE, MAX_VALUE), random << 32)};
     return node;
 }
 

@@ -1,10 +1,12 @@
-// wl_simple [ROUNDS [BLOCKS [SIZE [SEED]]]]: blocks of one size, allocated in a row and freed in the same order.
+// wl_simple [ROUNDS [BLOCKS [SIZE [SEED]]]]: blocks of one size, allocated in a row and freed in
+// the same order.
 //
-// A round allocates BLOCKS blocks of SIZE bytes and frees them first to last. An operation is one malloc or one free.
+// A round allocates BLOCKS blocks of SIZE bytes and frees them first to last. An operation is one
+// malloc or one free.
 //
-// Stresses: the shortest path there is, with BLOCKS 25 inside every cache, with 1,600 beyond most. The idea is
-// malloc-simple of glibc's micro-benchmarks.
-// No threads are ever started, which glibc is faster for.
+// Stresses: the shortest path there is, with BLOCKS 25 inside every cache, with 1,600 beyond most.
+// The idea is malloc-simple of glibc's micro-benchmarks. No threads are ever started; glibc is
+// faster in such a process.
 #include "bench/workloads/workload.h"
 
 int main(int argc, char **argv)

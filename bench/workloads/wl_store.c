@@ -1,13 +1,15 @@
-// wl_store [THREADS [STEPS [FLUSH [CACHE [SEED]]]]]: a log-structured store: memory table, flushes, and a cache of pages.
+// wl_store [THREADS [STEPS [FLUSH [CACHE [SEED]]]]]: a log-structured store: memory table, flushes,
+// and a cache of pages.
 //
-// Nine steps of ten put a key and a value of 50 to 400 bytes into a skip list of the thread; after FLUSH of them the list
-// is written out: its entries are copied into pages of 4 to 8 KiB, the list is freed from its start. Each tenth step reads: it
-// asks a cache of CACHE pages of 4 to 8 KiB by a random number, most often one of a few, and on a miss drops a page and
-// allocates another one. An operation is one step.
+// Nine steps of ten put a key and a value of 50 to 400 bytes into a skip list of the thread; after
+// FLUSH of them the list is written out: its entries are copied into pages of 4 to 8 KiB, the list
+// is freed from its start. Each tenth step reads a page of 4 to 8 KiB from a cache of CACHE pages;
+// its number is random, most often one of a few. On a miss it drops a page and allocates another
+// one. An operation is one step.
 //
-// Stresses: thousands of small blocks of one generation freed at once, between pages of long and random lifetime. The
-// idea is that of RocksDB among the programs of Leijen's suite.
-// No locks, nothing shared.
+// Stresses: thousands of small blocks of one generation freed at once, between pages of long and
+// random lifetime. The idea is that of RocksDB among the programs of Leijen's suite. No locks,
+// nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { MAX_HEIGHT = 12, MIN_VALUE = 50, MAX_VALUE = 400, MIN_PAGE = 4096, MAX_PAGE = 8192 };
@@ -79,7 +81,8 @@ static uint64_t flush(struct table *table)
 // Seven questions of eight are for the first eighth of the pages there are, which would all fit.
 static uint64_t ask(struct cache *cache, uint64_t random)
 {
-    uint64_t number = bench_scale((uint32_t)(random >> 32), (uint32_t)(n_pages * (random % 8 != 0 ? 1 : 8)));
+    uint64_t number =
+        bench_scale((uint32_t)(random >> 32), (uint32_t)(n_pages * (random % 8 != 0 ? 1 : 8)));
     uint64_t place = number % n_pages;
     if (cache->pages[place] != NULL && cache->numbers[place] == number)
         return wl_read(cache->pages[place]);

@@ -1,12 +1,11 @@
 // wl_strings [ROUNDS [WORDS [SEED]]]: text that is built up, split, copied and joined.
 //
-// A round appends WORDS random words of 1 to 12 letters to one growing string (realloc to twice the size), splits it into
-// copies of its words, joins each ten of these into a line of exact length (by realloc, word by word), and frees words and
-// lines. An operation is one call of the allocator.
+// A round appends WORDS random words of 1 to 12 letters to one growing string (realloc to twice the
+// size), splits it into copies of its words, joins each ten of these into a line of exact length
+// (by realloc, word by word), and frees words and lines. An operation is one call of the allocator.
 //
-// Stresses: strings as scripts and parsers make them: many very small ones, realloc by a few bytes, and now and then a
-// buffer that doubles.
-// No threads.
+// Stresses: strings as scripts and parsers make them: many very small ones, realloc by a few bytes,
+// and now and then a buffer that doubles. No threads.
 #include "bench/workloads/workload.h"
 
 enum { MAX_WORD = 12, WORDS_A_LINE = 10, FIRST_CAPACITY = 16 };

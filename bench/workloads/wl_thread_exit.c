@@ -1,11 +1,14 @@
-// wl_thread_exit [THREADS [LIVE [BLOCKS [MAX_SIZE [SEED]]]]]: many short-lived threads that leave blocks behind.
+// wl_thread_exit [THREADS [LIVE [BLOCKS [MAX_SIZE [SEED]]]]]: many short-lived threads that leave
+// blocks behind.
 //
-// THREADS threads in all, LIVE at a time. Each allocates BLOCKS blocks of 8 to MAX_SIZE bytes, frees every other one, and
-// ends; the main thread frees the rest later, when LIVE other threads have started. An operation is one malloc or one free.
+// THREADS threads in all, LIVE at a time. Each allocates BLOCKS blocks of 8 to MAX_SIZE bytes,
+// frees every other one, and ends; the main thread frees the rest later, when LIVE other threads
+// have started. An operation is one malloc or one free.
 //
-// Stresses: what a thread costs that starts and ends, and whether memory it had cached, and blocks freed after its end,
-// are found again: peak memory should not depend on THREADS. The idea is mleak of Leijen's suite.
-// No locks: threads hand their blocks over by being joined.
+// Stresses: what it costs that a thread starts and ends, and whether the memory that it had cached,
+// and its blocks that are freed after its end, are used again: peak memory should not depend on
+// THREADS. The idea is mleak of Leijen's suite. No locks: threads hand their blocks over by being
+// joined.
 #include "bench/workloads/workload.h"
 
 struct visitor {
@@ -47,8 +50,9 @@ static uint64_t leave(struct visitor *visitor)
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"THREADS", 1, 1 << 24, 10000, 0},           {"LIVE", 1, WL_MAX_THREADS, 4, 0}, {"BLOCKS", 1, 1 << 24, 200, 0},
-        {"MAX_SIZE", WL_MIN_SIZE, 1 << 24, 1000, 0}, {"SEED", 0, UINT64_MAX, 42, 0},
+        {"THREADS", 1, 1 << 24, 10000, 0}, {"LIVE", 1, WL_MAX_THREADS, 4, 0},
+        {"BLOCKS", 1, 1 << 24, 200, 0},    {"MAX_SIZE", WL_MIN_SIZE, 1 << 24, 1000, 0},
+        {"SEED", 0, UINT64_MAX, 42, 0},
     };
     bench_args(argc, argv, args, 5);
     n_blocks = args[2].value;

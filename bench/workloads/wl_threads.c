@@ -1,11 +1,12 @@
-// wl_threads [THREADS [STEPS [SLOTS [SEED]]]]: threads that replace blocks of sizes as real programs ask for.
+// wl_threads [THREADS [STEPS [SLOTS [SEED]]]]: threads that replace blocks of sizes as real
+// programs ask for.
 //
-// Each thread has SLOTS places; a step frees the block of a random one and allocates another one there, of 16 bytes to
-// 4 KiB, a size twice as large being half as frequent. An operation is one step.
+// Each thread has SLOTS places; a step frees the block of a random one and allocates another one
+// there, of 16 bytes to 4 KiB, a size twice as large being half as frequent. An operation is one
+// step.
 //
-// Stresses: the common paths in several threads that share nothing but the allocator. The idea is malloc-thread of glibc's
-// micro-benchmarks.
-// No locks, nothing shared.
+// Stresses: the common paths in several threads that share nothing but the allocator. The idea is
+// malloc-thread of glibc's micro-benchmarks. No locks, nothing shared.
 #include "bench/workloads/workload.h"
 
 enum { MIN_BITS = 4, MAX_BITS = 11 };
@@ -14,7 +15,8 @@ static uint64_t steps, n_slots;
 
 static size_t some_size(uint64_t random)
 {
-    uint64_t bits = MIN_BITS + (uint64_t)__builtin_ctzll(random | UINT64_C(1) << (MAX_BITS - MIN_BITS));
+    uint64_t bits =
+        MIN_BITS + (uint64_t)__builtin_ctzll(random | UINT64_C(1) << (MAX_BITS - MIN_BITS));
     return ((size_t)1 << bits) + ((random >> 8) & (((size_t)1 << bits) - 1));
 }
 

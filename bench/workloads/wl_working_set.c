@@ -1,11 +1,13 @@
-// wl_working_set [STEPS [BLOCKS [MIN_SIZE [MAX_SIZE [SEED]]]]]: a set of live blocks of a given number, replaced at random.
+// wl_working_set [STEPS [BLOCKS [MIN_SIZE [MAX_SIZE [SEED]]]]]: a set of live blocks of a given
+// number, replaced at random.
 //
-// First BLOCKS blocks are allocated; then a step frees a random one and allocates another in its place, of MIN_SIZE to
-// MAX_SIZE bytes. An operation is one malloc, of the first ones or of a step, with its free.
+// First BLOCKS blocks are allocated; then a step frees a random one and allocates another in its
+// place, of MIN_SIZE to MAX_SIZE bytes. An operation is one malloc, of the first ones or of a step,
+// with its free.
 //
-// Stresses: nothing but the number of live blocks: with 64 all of the heap and of the allocator's own data is in the cache,
-// with 4 million neither is, and a path that is short but touches memory of its own shows its price.
-// No threads.
+// Stresses: nothing but the number of live blocks: with 64 all of the heap and of the allocator's
+// own data is in the cache, with 4 million neither is, so that a short path that touches much
+// memory shows its cost. No threads.
 #include "bench/workloads/workload.h"
 
 int main(int argc, char **argv)
@@ -19,7 +21,8 @@ int main(int argc, char **argv)
     };
     bench_args(argc, argv, args, 5);
     wl_range(argv, args, 5, 2);
-    uint64_t steps = args[0].value, n_blocks = args[1].value, min = args[2].value, max = args[3].value, sum = 0;
+    uint64_t steps = args[0].value, n_blocks = args[1].value, min = args[2].value,
+             max = args[3].value, sum = 0;
     uint64_t random = bench_seed(args[4].value);
     void **blocks = wl_table(n_blocks * sizeof(void *));
     uint64_t start = bench_now_ns();

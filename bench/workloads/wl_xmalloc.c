@@ -1,11 +1,13 @@
-// wl_xmalloc [PAIRS [BATCHES [BATCH [MAX_SIZE [SEED]]]]]: PAIRS threads allocate, as many free what those have allocated.
+// wl_xmalloc [PAIRS [BATCHES [BATCH [MAX_SIZE [SEED]]]]]: PAIRS threads allocate, as many free what
+// those have allocated.
 //
-// The producers put batches of BATCH blocks of 16 to MAX_SIZE bytes into one common queue of at most QUEUE batches; any
-// consumer takes the next one and frees it. A batch is itself a block. An operation is one malloc or one free.
+// The producers put batches of BATCH blocks of 16 to MAX_SIZE bytes into one common queue of at
+// most QUEUE batches; any consumer takes the next one and frees it. A batch is itself a block. An
+// operation is one malloc or one free.
 //
-// Stresses: every block is freed by a thread that never allocates, so that nothing is reused unless frees come home. The
-// idea is Lever's and Boreham's malloc-test, in the form called xmalloc.
-// One mutex guards the queue, taken once a batch at each end.
+// Stresses: every block is freed by a thread that never allocates, so that memory is reused only if
+// blocks return to the threads that allocated them. The idea is Lever's and Boreham's malloc-test,
+// in the form called xmalloc. One mutex guards the queue, taken once a batch at each end.
 #include "bench/workloads/workload.h"
 
 enum { QUEUE = 32, MIN_SIZE = 16 };
@@ -20,8 +22,9 @@ static struct {
     pthread_cond_t not_full, not_empty;
     struct batch *first;
     uint64_t length, left; // left: batches that no consumer has taken yet
-} queue = {
-    .lock = PTHREAD_MUTEX_INITIALIZER, .not_full = PTHREAD_COND_INITIALIZER, .not_empty = PTHREAD_COND_INITIALIZER};
+} queue = {.lock = PTHREAD_MUTEX_INITIALIZER,
+           .not_full = PTHREAD_COND_INITIALIZER,
+           .not_empty = PTHREAD_COND_INITIALIZER};
 
 static uint64_t n_pairs, n_batches, batch_size, max_size;
 

@@ -1,8 +1,10 @@
-// What the workloads of this folder share: blocks that know what was written to them, threads, and the output line.
+// What the workloads of this folder share: blocks that know what was written to them, threads, and
+// the output line.
 //
-// No locks. Included by one program each. A block made by wl_new holds its size and some random bits in its first eight
-// bytes, and a byte of them in its last one; wl_delete reads both back, ends the program if they do not agree, and returns
-// the word, so that the sum over all blocks is the same whatever the allocator, the threads' order and the addresses are.
+// No locks. Included by one program each. A block made by wl_new holds its size and some random
+// bits in its first eight bytes, and a byte of them in its last one; wl_delete reads both back,
+// ends the program if they do not agree, and returns the word, so that the sum over all blocks is
+// the same whatever the allocator, the threads' order and the addresses are.
 #ifndef HAKMEM_BENCH_WORKLOADS_WORKLOAD_H_
 #define HAKMEM_BENCH_WORKLOADS_WORKLOAD_H_
 
@@ -47,8 +49,8 @@ static inline uint64_t wl_read(const void *block)
 {
     uint64_t word = *(const volatile uint64_t *)block;
     size_t size = (uint32_t)word;
-    if (BENCH_UNLIKELY(size > WL_MIN_SIZE &&
-                       ((const volatile unsigned char *)block)[size - 1] != (unsigned char)(word >> 32))) {
+    if (BENCH_UNLIKELY(size > WL_MIN_SIZE && ((const volatile unsigned char *)block)[size - 1] !=
+                                                 (unsigned char)(word >> 32))) {
         fprintf(stderr, "bench: a block of %zu bytes lost what was written to it\n", size);
         exit(1);
     }
@@ -69,8 +71,9 @@ static inline uint64_t wl_delete(void *block)
     return word;
 }
 
-// Bytes asked for in the blocks that a program still holds at the end of its work, where it counts them: the line at the end tells
-// them, so that resident memory can be held against them. 0: not counted.
+// Bytes requested for the blocks that a program still holds at the end of its work, if it counts
+// them. The line at the end prints them, so that resident memory can be compared with them. 0: not
+// counted.
 static uint64_t wl_live;
 
 static inline void wl_count_live(uint64_t bytes)
@@ -86,7 +89,7 @@ static inline uint64_t wl_delete_last(void *block)
     return word;
 }
 
-// A size from min to max, all alike, by the upper half of a random number.
+// A size from min to max, all equally likely, by the upper half of a random number.
 static inline size_t wl_size(uint64_t random, uint64_t min, uint64_t max)
 {
     return (size_t)(min + bench_scale((uint32_t)(random >> 32), (uint32_t)(max - min + 1)));
@@ -116,7 +119,8 @@ struct wl_thread {
     uint64_t sum;
 };
 
-// Runs `work` in n threads, each with its own wl_thread as the argument, and returns the sum of their sums.
+// Runs `work` in n threads, each with its own wl_thread as the argument, and returns the sum of
+// their sums.
 static inline uint64_t wl_run(unsigned n, void *(*work)(void *), uint64_t seed)
 {
     static struct wl_thread threads[WL_MAX_THREADS];
@@ -135,7 +139,8 @@ static inline uint64_t wl_run(unsigned n, void *(*work)(void *), uint64_t seed)
 }
 
 // The line at the end. `iter` and `ws` are what the program calls its length and its working set.
-static inline void wl_finish(uint64_t operations, uint64_t iter, uint64_t ws, uint64_t start_ns, uint64_t sum)
+static inline void wl_finish(uint64_t operations, uint64_t iter, uint64_t ws, uint64_t start_ns,
+                             uint64_t sum)
 {
     uint64_t ns = bench_now_ns() - start_ns;
     double seconds = (double)(ns != 0 ? ns : 1) * 1e-9;

@@ -1,4 +1,5 @@
-"""Every program under every allocator it is linked with, with little work: the output line, the checksum, bad arguments."""
+"""Every program under every allocator it is linked with, with little work: the output line, the
+checksum, bad arguments."""
 
 import json
 import os
@@ -18,7 +19,10 @@ ALLOCATORS = {
     "null": r"/libnull\.so$",
     "tcmalloc": r"/libtcmalloc(_minimal)?\.so[.0-9]*$",
 }
-LINE = re.compile(r"Throughput = (\d+) ops/s \[iter=\d+ ws=\d+ sum=([0-9a-f]{16})(?: live=\d+)?\] time=\d+\.\d{3}s\n")
+LINE = re.compile(
+    r"Throughput = (\d+) ops/s \[iter=\d+ ws=\d+ sum=([0-9a-f]{16})(?: live=\d+)?\] "
+    r"time=\d+\.\d{3}s\n"
+)
 
 # A little of each; of those that behave differently by an argument, each way.
 TINY = {
@@ -77,20 +81,29 @@ class WorkloadsTest(unittest.TestCase):
                 arguments = arguments.replace("{seed}", "42").split()
                 expected = self.checksum(program, "glibc", arguments)
                 for allocator in ALLOCATORS:
-                    self.assertEqual(self.checksum(program, allocator, arguments), expected, (program, allocator))
+                    self.assertEqual(
+                        self.checksum(program, allocator, arguments), expected, (program, allocator)
+                    )
 
     def test_same_checksum_preloaded(self):
         for program, runs in TINY.items():
             arguments = runs[-1].replace("{seed}", "7").split()
             expected = self.checksum(program, "glibc", arguments)
             for library in (HAKMEM, NULL):
-                self.assertEqual(self.checksum(program, "glibc", arguments, library), expected, (program, library))
+                self.assertEqual(
+                    self.checksum(program, "glibc", arguments, library),
+                    expected,
+                    (program, library),
+                )
 
     def test_seed_matters(self):
         for program, runs in TINY.items():
             for arguments in runs:
                 if "{seed}" in arguments:
-                    sums = {self.checksum(program, "glibc", arguments.replace("{seed}", s).split()) for s in "123"}
+                    sums = {
+                        self.checksum(program, "glibc", arguments.replace("{seed}", s).split())
+                        for s in "123"
+                    }
                     self.assertEqual(len(sums), 3, (program, arguments))
 
     def test_served_by(self):
@@ -105,7 +118,14 @@ class WorkloadsTest(unittest.TestCase):
     def test_bad_arguments(self):
         for program, runs in TINY.items():
             good = runs[0].replace("{seed}", "1").split()
-            bad = [good + ["1"], ["x"] + good[1:], ["-1"] + good[1:], ["0"] + good[1:], ["--nonsense"], [""]]
+            bad = [
+                good + ["1"],
+                ["x"] + good[1:],
+                ["-1"] + good[1:],
+                ["0"] + good[1:],
+                ["--nonsense"],
+                [""],
+            ]
             for arguments in bad + [["99999999999999999999999"] + good[1:]]:
                 done = run(program, "glibc", *arguments)
                 self.assertEqual((done.returncode, done.stdout), (2, ""), (program, arguments))

@@ -1,5 +1,5 @@
-/* A program that knows nothing of hakmem, but for asking whose malloc it runs on. With an argument (`hakmem` or `libc`) it
-   fails if that is not so. */
+/* A program that knows nothing of hakmem, except that it asks which malloc it runs on. With an
+   argument (`hakmem` or `libc`) it fails if that is not so. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

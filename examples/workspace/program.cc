@@ -1,4 +1,5 @@
-// A C++ program that asks whose `operator new` it runs on. With an argument (`hakmem` or `libc`) it fails if that is not so.
+// A C++ program that asks which `operator new` it runs on. With an argument (`hakmem` or `libc`) it
+// fails if that is not so.
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -20,7 +21,8 @@ int main(int argc, char **argv)
     auto wide = std::make_unique<Wide>();
     std::vector<int> numbers(1000);
 
-    bool ours = hak_owns && hak_owns(words[999].data()) && hak_owns(wide.get()) && hak_owns(numbers.data());
+    bool ours =
+        hak_owns && hak_owns(words[999].data()) && hak_owns(wide.get()) && hak_owns(numbers.data());
     std::string served_by = ours ? "hakmem" : "libc";
     std::printf("C++: operator new is served by %s\n", served_by.c_str());
     return argc > 1 && served_by != argv[1];

@@ -8,8 +8,8 @@ int main(void)
     char *span = ss_span_alloc(4 * SS_UNIT_BYTES, 4 * SS_UNIT_BYTES, NULL);
     struct ss_lookup inside = hak_super_lookup(span + 100000);
     struct ss_lookup outside = hak_super_lookup(&inside);
-    int ok = span && ss_span_size(span) == 4 * SS_UNIT_BYTES && inside.kind == SS_SPAN && inside.start == span &&
-             outside.kind == SS_NOT_OURS;
+    int ok = span && ss_span_size(span) == 4 * SS_UNIT_BYTES && inside.kind == SS_SPAN &&
+             inside.start == span && outside.kind == SS_NOT_OURS;
     ss_span_free(span);
     ok = ok && ss_verify() == 0;
     printf("superslab %s\n", ok ? "works" : "FAILED");

@@ -1,14 +1,17 @@
-/* An interpreter of bytes as calls of hakmem.h, with an oracle: which intervals are live, how they are aligned, what they hold.
+/* An interpreter of bytes as calls of hakmem.h, with an oracle: which intervals are live, how they
+   are aligned, what they hold.
 
-   The oracle: live blocks do not overlap; a block is aligned as asked, and to 16 bytes; its usable size is at least what was
-   asked for, and stays; all of it can be written, and holds what was written until it is freed; calloc's is zero; realloc
-   keeps the contents, and leaves the block where it fails; rezalloc adds zeroes; a walk tells of each live block once, and of no
-   other; only a request that cannot be met fails, with the right errno;
-   hak_verify() is 0 after every step (VERIFY_EVERY); at the end nothing is in use.
-   A request that cannot be met is one that is too large for the machine, or any while a memory limit is set or a call of the
-   system has been made to fail.
+   The oracle: live blocks do not overlap; a block is aligned as asked, and to 16 bytes; its usable
+   size is at least what was asked for, and stays; all of it can be written, and holds what was
+   written until it is freed; calloc's is zero; realloc keeps the contents, and leaves the block
+   where it fails; rezalloc adds zeroes; a walk reports each live block once, and no other; only
+   a request that cannot be met fails, with the right errno; hak_verify() is 0 after every step
+   (VERIFY_EVERY); at the end nothing is in use. A request that cannot be met is one that is too
+   large for the machine, or any while a memory limit is set or a call of the system has been made
+   to fail.
 
-   New operations get a row in `operations`; rows are only added at the end of their group, or the corpus changes its meaning. */
+   New operations get a row in `operations`; rows are only added at the end of their group, or the
+   corpus changes its meaning. */
 #include "hakmem/fuzz/api_fuzz.h"
 
 #include <cerrno>
@@ -112,8 +115,8 @@ uint64_t word_of(uint64_t key, size_t at)
     return (key + at) * 0x9E3779B97F4A7C15u;
 }
 
-/* Calls f(offset) for the words of a block of `size` bytes that carry a pattern: both edges, and some in between. The same
-   words for the same size. */
+/* Calls f(offset) for the words of a block of `size` bytes that carry a pattern: both edges, and
+   some in between. The same words for the same size. */
 template <class F> void for_words(size_t size, F f)
 {
     size_t first = size < EDGE_BYTES ? size / 8 * 8 : EDGE_BYTES;
@@ -189,16 +192,20 @@ void forget(World &world, Block &block)
 }
 
 /* A block that an allocation gave: into the slot, patterned. */
-void remember(World &world, Block &slot, void *p, size_t size, size_t align, struct hak_heap *heap = nullptr)
+void remember(World &world, Block &slot, void *p, size_t size, size_t align,
+              struct hak_heap *heap = nullptr)
 {
     uintptr_t start = reinterpret_cast<uintptr_t>(p);
     size_t usable = hak_usable_size(p);
     check(usable >= size, "usable size is less than was asked for", p, size);
     check(start % 16 == 0 && start % align == 0, "misaligned", p, align);
-    check(hak_owns(p) && hak_owns(static_cast<char *>(p) + usable - 1), "a block that hakmem does not own", p, size);
+    check(hak_owns(p) && hak_owns(static_cast<char *>(p) + usable - 1),
+          "a block that hakmem does not own", p, size);
     auto after = world.intervals.lower_bound(start);
-    check(after == world.intervals.end() || start + usable <= after->first, "overlaps the next block", p, usable);
-    check(after == world.intervals.begin() || std::prev(after)->first + std::prev(after)->second <= start,
+    check(after == world.intervals.end() || start + usable <= after->first,
+          "overlaps the next block", p, usable);
+    check(after == world.intervals.begin() ||
+              std::prev(after)->first + std::prev(after)->second <= start,
           "overlaps the block before", p, usable);
     world.intervals[start] = usable;
     world.live_bytes += usable;
@@ -322,12 +329,14 @@ void do_rezalloc(World &world)
     after_realloc(world, slot, p, size, slot.heap);
 }
 
-/* A block that begins with calloc and is written as far as was asked for, no further: what each rezalloc adds is zero. */
+/* A block that begins with calloc and is written as far as was asked for, no further: what each
+   rezalloc adds is zero. */
 void do_rezalloc_chain(World &world)
 {
     Block &slot = empty_slot(world);
     size_t size = usual_size(world) % 262144 + 1;
-    auto *p = static_cast<unsigned char *>(world.in.byte() % 2 ? hak_calloc(size, 1) : hak_rezalloc(nullptr, size));
+    auto *p = static_cast<unsigned char *>(world.in.byte() % 2 ? hak_calloc(size, 1)
+                                                               : hak_rezalloc(nullptr, size));
     if (!p) {
         check_failure(world, errno, size);
         return;
@@ -401,7 +410,8 @@ void do_free(World &world)
 
 void do_free_range(World &world)
 {
-    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % N_SLOTS, step = world.in.byte() % 5 + 1;
+    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % N_SLOTS,
+           step = world.in.byte() % 5 + 1;
     for (size_t i = 0; i < n; i++) {
         free_slot(world, world.slots[(from + i * step) % N_SLOTS]);
     }
@@ -409,7 +419,8 @@ void do_free_range(World &world)
 
 void do_malloc_many(World &world)
 {
-    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % N_SLOTS, size = usual_size(world) % 65536;
+    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % N_SLOTS,
+           size = usual_size(world) % 65536;
     for (size_t i = 0; i < n; i++) {
         Block &slot = world.slots[(from + i) % N_SLOTS];
         free_slot(world, slot);
@@ -418,7 +429,7 @@ void do_malloc_many(World &world)
     }
 }
 
-/* Sizes that no machine has: NULL and ENOMEM from everybody, and the old block stays. */
+/* Sizes that no machine has: NULL and ENOMEM from every function, and the old block stays. */
 void do_too_large(World &world)
 {
     Block &slot = next_slot(world);
@@ -433,10 +444,13 @@ void do_too_large(World &world)
     check(!hak_realloc(slot.p, size) && errno == ENOMEM, "realloc to too much", nullptr, size);
     check_contents(slot, slot.p, slot.usable);
     errno = 0;
-    check(!hak_aligned_alloc(4096, size) && errno == ENOMEM, "aligned_alloc of too much", nullptr, size);
-    check(hak_posix_memalign(&p, 4096, size) == ENOMEM && !p, "posix_memalign of too much", nullptr, size);
+    check(!hak_aligned_alloc(4096, size) && errno == ENOMEM, "aligned_alloc of too much", nullptr,
+          size);
+    check(hak_posix_memalign(&p, 4096, size) == ENOMEM && !p, "posix_memalign of too much", nullptr,
+          size);
     errno = 0;
-    check(!hak_memalign(size, 10) && (errno == ENOMEM || errno == EINVAL), "memalign to too much", nullptr, size);
+    check(!hak_memalign(size, 10) && (errno == ENOMEM || errno == EINVAL), "memalign to too much",
+          nullptr, size);
 }
 
 void do_bad_alignment(World &world)
@@ -444,8 +458,8 @@ void do_bad_alignment(World &world)
     size_t align = world.in.two_bytes();
     if (align & (align - 1) || align == 0) {
         errno = 0;
-        check(!hak_aligned_alloc(align, world.in.byte()) && errno == EINVAL, "aligned_alloc, bad alignment", nullptr,
-              align);
+        check(!hak_aligned_alloc(align, world.in.byte()) && errno == EINVAL,
+              "aligned_alloc, bad alignment", nullptr, align);
     }
 }
 
@@ -460,7 +474,8 @@ void do_malloc_at_least(World &world)
     size_t size = usual_size(world);
     struct hak_sized_block got = hak_malloc_at_least(size);
     if (got.block) {
-        check(got.size == hak_usable_size(got.block), "malloc_at_least told another size", got.block, got.size);
+        check(got.size == hak_usable_size(got.block), "malloc_at_least told another size",
+              got.block, got.size);
         remember(world, slot, got.block, world.in.byte() % 2 ? size : got.size, 1);
     } else {
         check(got.size == 0, "malloc_at_least failed, and told a size", nullptr, got.size);
@@ -484,7 +499,8 @@ void do_free_sized(World &world)
 
 void do_malloc_batch(World &world)
 {
-    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % (N_SLOTS + 1), size = usual_size(world) % 131072;
+    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % (N_SLOTS + 1),
+           size = usual_size(world) % 131072;
     void *out[N_SLOTS];
     for (size_t i = 0; i < n; i++) {
         free_slot(world, world.slots[(from + i) % N_SLOTS]);
@@ -515,7 +531,7 @@ void do_free_batch(World &world)
     hak_free_batch(blocks, n);
 }
 
-/* --- heaps of one's own --- */
+/* --- first-class heaps --- */
 
 /* The heap that the input names, made at need; NULL where it cannot be. */
 struct hak_heap *next_heap(World &world)
@@ -560,7 +576,8 @@ void do_heap_malloc(World &world)
 void do_heap_malloc_many(World &world)
 {
     struct hak_heap *heap = next_heap(world);
-    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % N_SLOTS, size = usual_size(world) % 65536;
+    size_t from = world.in.byte() % N_SLOTS, n = world.in.byte() % N_SLOTS,
+           size = usual_size(world) % 65536;
     for (size_t i = 0; heap && i < n; i++) {
         Block &slot = world.slots[(from + i) % N_SLOTS];
         free_slot(world, slot);
@@ -620,12 +637,13 @@ struct Walk {
 int visit(void *block, size_t size, void *context)
 {
     auto *walk = static_cast<Walk *>(context);
-    check(walk->told.emplace(reinterpret_cast<uintptr_t>(block), size).second, "a walk told of a block twice", block,
-          size);
+    check(walk->told.emplace(reinterpret_cast<uintptr_t>(block), size).second,
+          "a walk told of a block twice", block, size);
     return walk->told.size() == walk->stop_after ? 5 : 0;
 }
 
-/* Every live block (of one heap, or of all) was told with its size; and, where the walk is exact, nothing else. */
+/* The walk reported every live block (of one heap, or of all) with its size; and, if the walk is
+   exact, nothing else. */
 void check_walk(const World &world, const Walk &walk, const struct hak_heap *heap, bool is_exact)
 {
     size_t n_live = 0;
@@ -637,8 +655,8 @@ void check_walk(const World &world, const Walk &walk, const struct hak_heap *hea
             n_live++;
         }
     }
-    check(!is_exact || walk.told.size() == n_live, "a walk told of blocks that are not live", nullptr,
-          walk.told.size());
+    check(!is_exact || walk.told.size() == n_live, "a walk told of blocks that are not live",
+          nullptr, walk.told.size());
 }
 
 void do_heap_walk(World &world)
@@ -647,7 +665,8 @@ void do_heap_walk(World &world)
     Walk walk{{}, world.in.byte() % 2 ? SIZE_MAX : world.in.byte() % 8 + size_t(1)};
     if (heap) {
         int result = hak_heap_walk(heap, visit, &walk);
-        check(result == (walk.told.size() == walk.stop_after ? 5 : 0), "a walk returned something else");
+        check(result == (walk.told.size() == walk.stop_after ? 5 : 0),
+              "a walk returned something else");
         if (result == 0) {
             check_walk(world, walk, heap, true);
         }
@@ -670,13 +689,15 @@ struct Hooked {
 void hook_before(const struct hak_hook_call *call, void *context)
 {
     auto *counts = static_cast<Hooked *>(context);
-    check(counts->n_before++ == counts->n_after, "a hooked call within another", call->block, call->size);
+    check(counts->n_before++ == counts->n_after, "a hooked call within another", call->block,
+          call->size);
 }
 
 void hook_after(const struct hak_hook_call *call, void *context)
 {
     auto *counts = static_cast<Hooked *>(context);
-    check(++counts->n_after == counts->n_before, "a hooked call that did not begin", call->block, call->size);
+    check(++counts->n_after == counts->n_before, "a hooked call that did not begin", call->block,
+          call->size);
     check(call->kind != HAK_HOOK_FREE || call->block, "free(NULL) was told");
 }
 
@@ -687,7 +708,7 @@ void do_hooks(World &world)
     hak_hooks_set(world.in.byte() % 2 ? &hooks : nullptr);
 }
 
-/* A slot's block freed with hooks set is told once. */
+/* The hooks are called once for a slot's block that is freed while they are set. */
 void do_hooked_free(World &world)
 {
     hak_hooks_set(&hooks);
@@ -734,7 +755,8 @@ void do_fail_os(World &world)
     world.may_fail = true;
 }
 
-/* The next operations in a thread of their own, which ends: remote frees, an orphan, its adoption. */
+/* The next operations in a thread of their own, which ends: remote frees, an orphan, its
+   adoption. */
 void do_thread(World &world)
 {
     size_t n = world.in.byte() % 16 + 1;
@@ -750,7 +772,8 @@ void do_version(World &world)
 {
     struct hak_ace_class state;
     hak_ace_class(world.in.size(), &state);
-    check(state.class_bytes % 16 == 0, "a class of ACE that is no multiple of 16", nullptr, state.class_bytes);
+    check(state.class_bytes % 16 == 0, "a class of ACE that is no multiple of 16", nullptr,
+          state.class_bytes);
 }
 
 /* Often used ones stand several times. 64 rows: one byte has four chances of each. */
@@ -852,7 +875,9 @@ size_t hak_fuzz::run_api(const uint8_t *data, size_t size)
     hak_hooks_set(nullptr);
     (void)hak_purge();
     check(hak_verify() == 0, "hak_verify at the end");
-    check(stat_get(heap_used_bytes) == 0, "units in use at the end", nullptr, size_t(stat_get(heap_used_bytes)));
-    check(stat_get(large_bytes) == 0, "large blocks at the end", nullptr, size_t(stat_get(large_bytes)));
+    check(stat_get(heap_used_bytes) == 0, "units in use at the end", nullptr,
+          size_t(stat_get(heap_used_bytes)));
+    check(stat_get(large_bytes) == 0, "large blocks at the end", nullptr,
+          size_t(stat_get(large_bytes)));
     return world.n_steps;
 }

@@ -1,5 +1,5 @@
-/* corpus_main CORPUS N [SEED]: runs every input of a packed corpus (pack.py), then N inputs of random bytes; or, with one
-   argument only, a single input as libFuzzer leaves it. */
+/* corpus_main CORPUS N [SEED]: runs every input of a packed corpus (pack.py), then N inputs of
+   random bytes; or, with one argument only, a single input as libFuzzer leaves it. */
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -31,7 +31,8 @@ std::vector<Bytes> unpack(const Bytes &packed)
 {
     std::vector<Bytes> inputs;
     for (size_t at = 0; at < packed.size();) {
-        size_t length = at + 2 <= packed.size() ? packed[at] | size_t(packed[at + 1]) << 8 : SIZE_MAX;
+        size_t length =
+            at + 2 <= packed.size() ? packed[at] | size_t(packed[at + 1]) << 8 : SIZE_MAX;
         if (length > packed.size() - at - 2) {
             fprintf(stderr, "corpus_main: the corpus is cut off\n");
             exit(2);
@@ -67,7 +68,8 @@ int main(int argc, char **argv)
         return 2;
     }
     std::vector<Bytes> inputs = unpack(read_file(argv[1]));
-    uint64_t n = strtoull(argv[2], nullptr, 10), seed = argc > 3 ? strtoull(argv[3], nullptr, 10) : 1;
+    uint64_t n = strtoull(argv[2], nullptr, 10),
+             seed = argc > 3 ? strtoull(argv[3], nullptr, 10) : 1;
     size_t n_corpus = inputs.size(), n_steps = 0;
     for (uint64_t i = 0; i < n_corpus + n; i++) {
         /* What runs is named first: a failure aborts. */

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""pack.py pack DIR FILE | pack.py unpack FILE DIR: a fuzzer's corpus as one file; each input behind its length, two bytes."""
+"""pack.py pack DIR FILE | pack.py unpack FILE DIR: a fuzzer's corpus as one file; each input behind
+its length, two bytes."""
 
 import hashlib
 import os

@@ -1,7 +1,9 @@
-"""model_test.py small|large|NAME...: checks remote_free.pml and lookup.pml by Spin, each configuration exhaustively, and that each
-model finds every broken protocol (BREAK_...). `small` is in the suite, `large` by hand; NAMEs are of one configuration or mutation each.
+"""model_test.py small|large|NAME...: checks remote_free.pml and lookup.pml by Spin, each
+configuration exhaustively, and that each model finds every broken protocol (BREAK_...). `small` is
+in the suite, `large` by hand; NAMEs are of one configuration or mutation each.
 
-Prints the number of states; fails if a search does not end, finds an error, or finds none in a broken protocol.
+Prints the number of states; fails if a search does not end, finds an error, or finds none in a
+broken protocol.
 """
 
 import os
@@ -14,8 +16,9 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 REMOTE_FREE = os.path.join(FOLDER, "remote_free.pml")
 LOOKUP = os.path.join(FOLDER, "lookup.pml")
 
-# What a thread does with what only a lock's holder touches is one step (FINE=0): `fine` shows for the smallest that this hides
-# nothing, and each such step asserts that its thread holds the lock.
+# A sequence on data that only a lock's holder may touch is one step (FINE=0). `fine` shows for the
+# smallest configurations that this hides nothing, and each such step asserts that its thread holds
+# the lock.
 SMALL = {
     "fine": "",
     "allocated": "-DFINE=0 -DALLOCATED=1",
@@ -39,7 +42,7 @@ LARGE = {
 LOOKUPS = {"lookup": "-DN_CHANGES=2"}
 LONG = set(LARGE) | {"three_threads", "lookup"}
 
-# What must be found, and in which configuration.
+# The mutations, and the configuration in which Spin must find each.
 SMALL_MUTATIONS = {
     "UNLOCK_FORGETS_STRAYS": "-DFINE=0 -DALLOCATED=1",
     "PUT_WITHOUT_LOOKING": "-DFINE=0 -DALLOCATED=1",
@@ -83,7 +86,9 @@ def search(model, defines, folder, optimise):
         ["./pan", "-m2000000"],
     ]
     for command in commands:
-        run = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        run = subprocess.run(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if run.returncode and command[0] != "./pan":
             return 0, None, run.stdout
     states = re.search(r"(\d+) states, stored", run.stdout)
@@ -128,7 +133,9 @@ def main():
     wrong = [
         name
         for name in what
-        if not is_right(name, configurations.get(name) or mutations.get(name, ""), name in mutations)
+        if not is_right(
+            name, configurations.get(name) or mutations.get(name, ""), name in mutations
+        )
     ]
     sys.exit("wrong: " + " ".join(wrong) if wrong else 0)
 

@@ -1,10 +1,13 @@
-/* Remote free, slabs that change owner, orphans and fork, as hakmem/remote.c, heap.c and tcache.c do it, for Spin.
-   docs/remote_free.md says what is covered; inline definitions bear the names of the functions that they model.
+/* Remote free, slabs that change owner, orphans and fork, as hakmem/remote.c, heap.c and tcache.c
+   do it, for Spin. docs/remote_free.md says what is covered; inline definitions bear the names of
+   the functions that they model.
 
-   A step is one access to what another thread may touch: a lock, an inbox, a state, a slab's tag, a word behind a lock. What a
-   thread does to its own bins and chains alone is joined to such a step. Memory is sequentially consistent.
+   A step is one access to what another thread may touch: a lock, an inbox, a state, a slab's tag, a
+   word behind a lock. What a thread does to its own bins and chains alone is joined to such a step.
+   Memory is sequentially consistent.
 
-   Sizes and menu (-D): below. Switches that break the protocol, and that the test wants found: BREAK_... */
+   Sizes and menu (-D): below. Switches that break the protocol, and that the test wants found:
+   BREAK_... */
 
 #ifndef N_THREADS
 #define N_THREADS 2
@@ -37,8 +40,9 @@
 #define WITH_LATE_FREE 0
 #endif
 
-/* What only the holder of a heap's lock touches may be one step, as long as each such step proves that its thread is the
-   holder. FINE 1 makes each access a step of its own instead, and does not look at the lock. */
+/* What only the holder of a heap's lock touches may be one step, as long as each such step proves
+   that its thread is the holder. FINE 1 makes each access a step of its own instead, and does not
+   look at the lock. */
 #ifndef FINE
 #define FINE 1
 #endif
@@ -57,7 +61,8 @@
 #define SLAB_OF(b) (((b) - 1) % N_SLABS + 1)
 #define CAPACITY (N_BLOCKS / N_SLABS)
 
-/* Where a block is. Kept beside the lists and compared at each step: so no block is in two places. */
+/* Where a block is. Kept beside the lists and compared at each step: so no block is in two
+   places. */
 #define SLAB 0
 #define USER 1 /* the program has it */
 #define HELD 2 /* a thread is just moving it: a local variable */
@@ -421,7 +426,8 @@ inline heap_tidy(h)
 
 /* --- remote.c: sending --- */
 
-/* Whether INBOX_MAX_BYTES is reached is left open, and with it whether the sender of a live heap collects. */
+/* Whether INBOX_MAX_BYTES is reached is left open, and with it whether the sender of a live heap
+   collects. */
 inline collect_for(h)
 {
 #ifndef BREAK_STATE_BEFORE_PUSH
@@ -444,7 +450,8 @@ inline collect_for(h)
     is_orphan = 0
 }
 
-/* Sends the blocks from `head` on to `target`, then what is unsent, each to whom its slab's tag names now. */
+/* Sends the blocks from `head` on to `target`, then what is unsent, each to whom its slab's tag
+   names now. */
 inline send_chain()
 {
     do
@@ -711,7 +718,8 @@ inline fork_parent()
     }
 }
 
-/* From here on the model is the child: the other threads stop where they are, and what they held stays allocated. */
+/* From here on the model is the child: the other threads stop where they are, and what they held
+   stays allocated. */
 inline other_threads_vanish()
 {
     d_step {
@@ -730,7 +738,8 @@ inline other_threads_vanish()
     }
 }
 
-/* The list at `first`; it may hold what has gone back to its slab already, but nothing that somebody else has. */
+/* The list at `first`; it may hold what has gone back to its slab already, but nothing that
+   another thread else has. */
 inline salvage(first, from)
 {
     block = first;
@@ -807,7 +816,8 @@ inline choose_block()
     assert(tag != NIL)
 }
 
-/* Blocks of an owner without a thread are kept; a slot remembers that longer than it is true, so it is left open here. */
+/* Blocks of an owner without a thread are kept; a slot remembers that longer than it is true, so it
+   is left open here. */
 inline free_block()
 {
     if

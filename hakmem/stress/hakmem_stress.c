@@ -1,16 +1,20 @@
 /* hakmem_stress: seeded stress of hak_* with an oracle. See --help.
 
-   Work goes in rounds. In a round every slot is worked on by a thread at a time; threads end and start successors in the
-   middle of it, so that blocks outlive the threads that allocated them. Blocks are handed to other slots and freed there.
-   Between rounds the world stands still: all threads have ended, every live block of every slot is checked.
+   Work goes in rounds. In a round every slot is worked on by a thread at a time; threads end and
+   start successors in the middle of it, so that blocks outlive the threads that allocated them.
+   Blocks are handed to other slots and freed there. Between rounds the world stands still: all
+   threads have ended, every live block of every slot is checked.
 
    The oracle:
-   - every byte of a block (one word a half page above FULL_CHECK_BYTES) is written with a pattern of its own and checked
-     before free, before and after realloc, and between rounds; calloc's is zero before that;
-   - between rounds no two live blocks overlap, and hak_verify() is 0; it is also called while others run;
-   - with a limit on address space or data, a request may be refused (NULL, ENOMEM), and the block that was there stays as it is;
-     something must be refused, or the limit was none;
-   - at the end, when all is freed, no unit is used, nothing large is left, and thread caches hold no budget.
+   - every byte of a block (one word a half page above FULL_CHECK_BYTES) is written with a pattern
+     of its own and checked before free, before and after realloc, and between rounds; calloc's is
+     zero before that;
+   - between rounds no two live blocks overlap, and hak_verify() is 0; it is also called while
+     others run;
+   - with a limit on address space or data, a request may be refused (NULL, ENOMEM), and its block
+     stays as it is; something must be refused, or the limit had no effect;
+   - at the end, when all is freed, no unit is used, nothing large is left, and thread caches hold
+     no budget.
    Locks: one mutex a mailbox. Everything that the program itself keeps comes from mmap. */
 #include <errno.h>
 #include <pthread.h>
@@ -88,7 +92,8 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *for
 {
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "hakmem_stress: FAILED (%s, seed %llu): ", hak_variant(), (unsigned long long)config.seed);
+    fprintf(stderr, "hakmem_stress: FAILED (%s, seed %llu): ", hak_variant(),
+            (unsigned long long)config.seed);
     vfprintf(stderr, format, args);
     fprintf(stderr, "\n");
     va_end(args);
@@ -106,7 +111,8 @@ static void refused(const char *how, size_t size)
 
 static void *map_pages(size_t size)
 {
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     if (p == MAP_FAILED) {
         fail("no memory for the program's own tables");
     }
@@ -139,8 +145,8 @@ static uint64_t word_of(uint64_t key, size_t at)
     return key + at * 0x9E3779B97F4A7C15u;
 }
 
-/* Where the next word after `at` is checked: all of a small block; of a large one, what lies at a multiple of STRIDE
-   (blocks above FULL_CHECK_BYTES start at one), and the last 256 bytes. */
+/* Where the next word after `at` is checked: all of a small block; of a large one, what lies at a
+   multiple of STRIDE (blocks above FULL_CHECK_BYTES start at one), and the last 256 bytes. */
 static size_t after(size_t at, size_t size)
 {
     return size <= FULL_CHECK_BYTES || at + STRIDE > size - 256 ? at + 8 : at + STRIDE;
@@ -166,8 +172,9 @@ static void check_part(const struct block *b, size_t size, size_t usable, const 
         uint64_t word;
         memcpy(&word, b->p + at, 8);
         if (word != word_of(b->key, at)) {
-            fail("%s: block %p (%zu of %zu bytes) at %zu is %016llx, not %016llx", when, (void *)b->p, b->size, usable,
-                 at, (unsigned long long)word, (unsigned long long)word_of(b->key, at));
+            fail("%s: block %p (%zu of %zu bytes) at %zu is %016llx, not %016llx", when,
+                 (void *)b->p, b->size, usable, at, (unsigned long long)word,
+                 (unsigned long long)word_of(b->key, at));
         }
     }
 }
@@ -204,7 +211,8 @@ static size_t tiny_size(struct slot *s)
 
 static size_t mid_size(struct slot *s)
 {
-    return SC_TINY_MAX + 1 + (below(s, 4) ? below(s, 8 * HAK_KIB) : below(s, SC_SMALL_MAX - SC_TINY_MAX));
+    return SC_TINY_MAX + 1 +
+           (below(s, 4) ? below(s, 8 * HAK_KIB) : below(s, SC_SMALL_MAX - SC_TINY_MAX));
 }
 
 static size_t large_size(struct slot *s)
@@ -233,7 +241,10 @@ static size_t some_size(struct slot *s)
     case PROFILE_LARGE:
         return large_size(s);
     default:
-        return dice < 70 ? tiny_size(s) : dice < 90 ? mid_size(s) : dice < 96 ? around_a_class(s) : large_size(s);
+        return dice < 70   ? tiny_size(s)
+               : dice < 90 ? mid_size(s)
+               : dice < 96 ? around_a_class(s)
+                           : large_size(s);
     }
 }
 
@@ -243,7 +254,8 @@ static void check_new(const struct block *b, size_t align, const char *how)
         fail("%s: block %p (%zu bytes) is not aligned to %zu", how, (void *)b->p, b->size, align);
     }
     if (b->usable < b->size || b->usable == 0) {
-        fail("%s: block %p has %zu bytes, %zu were asked for", how, (void *)b->p, b->usable, b->size);
+        fail("%s: block %p has %zu bytes, %zu were asked for", how, (void *)b->p, b->usable,
+             b->size);
     }
     if (!hak_owns(b->p) || !hak_owns(b->p + b->usable - 1)) {
         fail("%s: hakmem does not own block %p (%zu bytes)", how, (void *)b->p, b->usable);
@@ -325,7 +337,9 @@ static void resize(struct slot *s)
 {
     uint32_t i = (uint32_t)below(s, s->n_live);
     struct block b = drop(s, i);
-    size_t size = below(s, 3) ? b.size + below(s, b.size / 2 + 32) : below(s, 2) ? below(s, b.size + 1) : some_size(s);
+    size_t size = below(s, 3)   ? b.size + below(s, b.size / 2 + 32)
+                  : below(s, 2) ? below(s, b.size + 1)
+                                : some_size(s);
     size = size ? size : 1;
     check(&b, "before realloc");
     void *moved = hak_realloc(b.p, size);
@@ -346,7 +360,7 @@ static void resize(struct slot *s)
     keep(s, b);
 }
 
-/* Gives a block to another slot, or frees it if that one's mailbox is full. */
+/* Hands a block to another slot, or frees it if that slot's mailbox is full. */
 static void hand_over(struct slot *s, struct block b)
 {
     struct slot *to = &slots[below(s, config.n_slots)];
@@ -386,8 +400,8 @@ static void look_up(struct slot *s)
     const struct block *b = &s->live[below(s, s->n_live)];
     struct ss_lookup found = hak_super_lookup(b->p + below(s, b->usable));
     if (found.start != b->p || found.size != b->usable || !found.is_allocated) {
-        fail("hak_super_lookup: %p (%zu bytes) found as %p, %zu bytes, allocated %d", (void *)b->p, b->usable,
-             found.start, found.size, found.is_allocated);
+        fail("hak_super_lookup: %p (%zu bytes) found as %p, %zu bytes, allocated %d", (void *)b->p,
+             b->usable, found.start, found.size, found.is_allocated);
     }
     char local;
     if (hak_owns(&local) || hak_owns(NULL) || hak_owns(slots)) {
@@ -527,7 +541,7 @@ static int by_address(const void *a, const void *b)
     return x->p < y->p ? -1 : x->p > y->p;
 }
 
-/* Everything that is alive, while nobody works. */
+/* Everything that is alive, while no thread works. */
 static void check_world(void)
 {
     uint32_t n = 0;
@@ -544,8 +558,8 @@ static void check_world(void)
     for (uint32_t i = 0; i < n; i++) {
         check(&all[i], "between rounds");
         if (i && all[i - 1].p + all[i - 1].usable > all[i].p) {
-            fail("blocks overlap: %p (%zu bytes) and %p (%zu bytes)", (void *)all[i - 1].p, all[i - 1].usable,
-                 (void *)all[i].p, all[i].usable);
+            fail("blocks overlap: %p (%zu bytes) and %p (%zu bytes)", (void *)all[i - 1].p,
+                 all[i - 1].usable, (void *)all[i].p, all[i].usable);
         }
     }
     verify("between rounds");
@@ -572,9 +586,11 @@ static void check_nothing_left(void)
     }
     (void)hak_purge();
     verify("at the end");
-    if (stat_get(heap_used_bytes) || stat_get(large_bytes) || stat_get(large_cached_bytes) || stat_get(bin_budget)) {
+    if (stat_get(heap_used_bytes) || stat_get(large_bytes) || stat_get(large_cached_bytes) ||
+        stat_get(bin_budget)) {
         hak_print_stats(2);
-        fail("all blocks are freed, but heap_used_bytes=%lld large_bytes=%lld large_cached_bytes=%lld bin_budget=%lld",
+        fail("all blocks are freed, but heap_used_bytes=%lld large_bytes=%lld "
+             "large_cached_bytes=%lld bin_budget=%lld",
              (long long)stat_get(heap_used_bytes), (long long)stat_get(large_bytes),
              (long long)stat_get(large_cached_bytes), (long long)stat_get(bin_budget));
     }
@@ -585,19 +601,22 @@ static void check_nothing_left(void)
 static void usage(int code)
 {
     fprintf(code ? stderr : stdout,
-            "usage: hakmem_stress [--threads N] [--seconds S | --steps N] [--seed X] [--profile tiny|mid|large|all] "
+            "usage: hakmem_stress [--threads N] [--seconds S | --steps N] [--seed X] [--profile "
+            "tiny|mid|large|all] "
             "[--round N]\n"
             "                     [--address-space M] [--data M] [--sandbox 1]\n"
             "  --threads N   threads at a time, 1 to %d (4)\n"
             "  --seconds S   stops after the round in which S seconds are over (3)\n"
             "  --steps N     steps of each thread instead\n"
             "  --seed X      with one thread and --steps, the same seed does the same (1)\n"
-            "  --profile P   sizes: tiny, up to 1 KiB; mid, up to 32 KiB; large, up to 4 MiB; all (all)\n"
+            "  --profile P   sizes: tiny, up to 1 KiB; mid, up to 32 KiB; large, up to 4 MiB; all "
+            "(all)\n"
             "  --round N     steps of a thread between two checks of everything (20000)\n"
             "  --address-space M, --data M\n"
-            "                no more than M MiB besides what the program has to begin with (RLIMIT_AS, RLIMIT_DATA)\n"
-
-            "  --sandbox 1   the kernel kills it at any system call that libc's malloc does not make\n",
+            "                no more than M MiB besides what the program has to begin with "
+            "(RLIMIT_AS, RLIMIT_DATA)\n"
+            "  --sandbox 1   the kernel kills it at any system call that libc's malloc does not "
+            "make\n",
             MAX_SLOTS);
     exit(code);
 }
@@ -684,14 +703,15 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* From here on the kernel ends the process at every system call but those of libc's malloc, those that
-   make and end threads, and what this program's own libc needs: its malloc asks for a random number at its
-   start, qsort for the size of memory, printf for what standard output is. */
+/* From here on the kernel ends the process at every system call except those of libc's malloc,
+   those that make and end threads, and those that this program's own libc needs: its malloc asks
+   for a random number when it starts, qsort for the size of memory, printf for what kind of file
+   standard output is. */
 static void enter_sandbox(void)
 {
 #if HAS_SANDBOX
-    static const int allowed[] = {SANDBOX_MALLOC, SANDBOX_THREADS, SANDBOX_THREAD_END, SYS_getrandom,
-                                  SYS_sysinfo,    SYS_newfstatat};
+    static const int allowed[] = {SANDBOX_MALLOC, SANDBOX_THREADS, SANDBOX_THREAD_END,
+                                  SYS_getrandom,  SYS_sysinfo,     SYS_newfstatat};
     if (sandbox_enter(allowed, sizeof allowed / sizeof *allowed, 1)) {
         perror("hakmem_stress: sandbox");
         exit(1);
@@ -710,7 +730,8 @@ int main(int argc, char **argv)
     }
     config.live_bytes = ((size_t)256 << 20) / config.n_slots;
     slots = (struct slot *)map_pages(config.n_slots * sizeof *slots);
-    all = (struct block *)map_pages((size_t)config.n_slots * (MAX_LIVE + MAILBOX_ROOM) * sizeof *all);
+    all =
+        (struct block *)map_pages((size_t)config.n_slots * (MAX_LIVE + MAILBOX_ROOM) * sizeof *all);
     pthread_key_create(&last_words_key, last_words);
     for (uint32_t i = 0; i < config.n_slots; i++) {
         pthread_mutex_init(&slots[i].mutex, NULL);
@@ -740,10 +761,10 @@ int main(int argc, char **argv)
     if ((config.address_space || config.data) && !n_refused) {
         fail("the limit has refused nothing");
     }
-    printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu threads_started=%llu "
-           "handed_over=%llu refused=%llu time=%.1fs\n",
-           hak_variant(), (unsigned long long)config.seed, config.n_slots, (unsigned long long)n_rounds,
-           (unsigned long long)n_steps, (unsigned long long)n_threads, (unsigned long long)n_remote,
-           (unsigned long long)n_refused, now() - start);
+    printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu "
+           "threads_started=%llu handed_over=%llu refused=%llu time=%.1fs\n",
+           hak_variant(), (unsigned long long)config.seed, config.n_slots,
+           (unsigned long long)n_rounds, (unsigned long long)n_steps, (unsigned long long)n_threads,
+           (unsigned long long)n_remote, (unsigned long long)n_refused, now() - start);
     return 0;
 }

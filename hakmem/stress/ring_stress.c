@@ -1,10 +1,12 @@
 /* ring_stress: blocks and heaps go round a ring of threads. See main for the arguments.
 
-   Each place of the ring has a mailbox and a thread at a time, which ends after a while and starts its successor: so blocks and
-   heaps outlive the threads that made them. What arrives is checked, and goes on for some hops; the last one frees the blocks, one by one or
-   in a batch, or destroys the heap with all that is in it, while all others go on with heaps of their own. On its way a heap
-   loses blocks and gets new ones from each thread. Meanwhile the main thread forks, and the child must be able to go on.
-   Locks: one mutex a mailbox. What the program itself keeps is static. */
+   Each place of the ring has a mailbox and a thread at a time, which ends after a while and starts
+   its successor: so blocks and heaps outlive the threads that made them. A parcel that arrives is
+   checked, and goes on for some hops; the last one frees the blocks, one by one or in a batch, or
+   destroys the heap with all that is in it, while all others go on with other heaps. On its way a
+   heap loses blocks and gets new ones from each thread. The main thread forks while this goes on,
+   and the
+   child must be able to go on. Locks: one mutex a mailbox. The program's own data is static. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -26,7 +28,8 @@ enum { CAN_FORK = 0 };
 enum { CAN_FORK = 1 };
 #endif
 
-/* Blocks that belong together, each patterned from end to end by `key`; of `heap`, or of everybody's. */
+/* Blocks that belong together, each patterned from end to end by `key`; of `heap`, or of the
+   threads' heaps. */
 struct parcel {
     struct hak_heap *heap;
     size_t n;
@@ -116,12 +119,15 @@ static void free_some(struct place *at, struct parcel *parcel, size_t n)
     }
 }
 
-/* All blocks of one size by a batch, or of any sizes one by one; in a heap of their own, or not. */
+/* All blocks of one size by a batch, or of any sizes one by one; in a first-class heap of this
+   parcel, or not. */
 static struct parcel make_parcel(struct place *at)
 {
-    struct parcel parcel = {.key = (unsigned char)below(at, 256), .hops_left = 1 + (unsigned)below(at, MAX_HOPS)};
+    struct parcel parcel = {.key = (unsigned char)below(at, 256),
+                            .hops_left = 1 + (unsigned)below(at, MAX_HOPS)};
     if (below(at, 4) == 0) {
-        parcel.heap = hak_heap_create(); /* the tiny variant has few ids: without one, an ordinary parcel */
+        /* the tiny variant has few ids: without one, an ordinary parcel */
+        parcel.heap = hak_heap_create();
         require(parcel.heap || errno == ENOMEM, "hak_heap_create's errno");
     }
     if (!parcel.heap && below(at, 2)) {
@@ -173,7 +179,7 @@ static int take_mail(struct place *at, struct parcel *parcel)
     return has_mail;
 }
 
-/* To the next place; nobody waits for room, so that the ring cannot lock itself up. */
+/* To the next place; no thread waits for room, so that the ring cannot lock itself up. */
 static void hand_over(struct place *at, struct parcel *parcel)
 {
     struct place *to = &places[((size_t)(at - places) + 1) % n_places];
@@ -230,7 +236,8 @@ static void *work(void *arg)
     return NULL;
 }
 
-/* What a child does; its mailboxes may be in the middle of a change, so it leaves them alone. Returns what failed, 0 for nothing. */
+/* What a child does; its mailboxes may be in the middle of a change, so it leaves them alone.
+   Returns what failed, 0 for nothing. */
 static int live_as_child(void)
 {
     alarm(30); /* a lock that was left held must not hang the test */
@@ -331,9 +338,10 @@ int main(int argc, char **argv)
         usleep(1000);
     }
     check_nothing_left();
-    printf("ring_stress: ok variant=%s threads=%u steps=%u threads_started=%llu handed_over=%llu heaps_destroyed=%llu "
+    printf("ring_stress: ok variant=%s threads=%u steps=%u threads_started=%llu handed_over=%llu "
+           "heaps_destroyed=%llu "
            "forks=%u\n",
-           hak_variant(), n_places, steps, (unsigned long long)n_threads, (unsigned long long)n_handed_over,
-           (unsigned long long)n_destroyed, n_forked);
+           hak_variant(), n_places, steps, (unsigned long long)n_threads,
+           (unsigned long long)n_handed_over, (unsigned long long)n_destroyed, n_forked);
     return 0;
 }

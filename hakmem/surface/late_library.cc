@@ -1,4 +1,5 @@
-/* A C++ library that a C program loads: what its operators new do when there is no memory. 0 if all is as C++ says. */
+/* A C++ library that a C program loads: what its operators new do when there is no memory. 0 if all
+   is as C++ says. */
 #include <cstdint>
 #include <new>
 #include <stdexcept>
@@ -43,7 +44,8 @@ extern "C" __attribute__((visibility("default"))) int run()
         return 1;
     }
     std::set_new_handler(handler);
-    if (operator new(too_much, std::nothrow) || operator new(too_much, std::align_val_t(64), std::nothrow)) {
+    if (operator new(too_much, std::nothrow) || operator new(too_much, std::align_val_t(64),
+                                                             std::nothrow)) {
         return 2;
     }
     if (!passes_the_handlers(too_much)) {

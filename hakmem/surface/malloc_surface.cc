@@ -1,9 +1,11 @@
-/* The malloc surface as one table of cases: what each call does at the edges of its rules. The same program runs under hakmem and
-   under glibc; docs/malloc_surface.md shows both.
+/* The malloc surface as one table of cases: what each call does at the edges of its rules. The same
+   program runs under hakmem and under glibc; docs/malloc_surface.md shows both.
 
-     malloc_surface            one line a case, tabs between: call, rule, what it should do, what it did, why hakmem differs
+     malloc_surface            one line a case, tabs between: call, rule, what it should do, what it
+                               did, why hakmem differs
      malloc_surface --info     the XML of malloc_info, with a block of 64 MiB in use
-     malloc_surface --check    exits with 1 if a case does not do what it should (what hakmem does) */
+     malloc_surface --check    exits with 1 if a case does not do what it should (what hakmem
+                               does) */
 #include <cerrno>
 #include <climits>
 #include <cstdint>
@@ -69,8 +71,9 @@ std::string block(void *p, size_t alignment = 16)
     std::string text = !is_at(p, 16)          ? "a block off 16 bytes"
                        : !is_at(p, alignment) ? "a block off its alignment"
                        : alignment == 16      ? "a block"
-                       : alignment == PAGE    ? "a block at a page"
-                                              : "a block at a multiple of " + std::to_string(alignment);
+                       : alignment == PAGE
+                           ? "a block at a page"
+                           : "a block at a multiple of " + std::to_string(alignment);
     free(p);
     return text;
 }
@@ -132,7 +135,8 @@ std::string posix(size_t alignment, size_t size)
     return error_name(result) + (p == before ? "; *p kept" : "; *p changed");
 }
 
-/* Every byte that calloc's blocks may hold, of all sizes to 3 KiB and of some beyond, after as many were filled and freed. */
+/* Every byte that calloc's blocks may hold, of all sizes to 3 KiB and of some beyond, after as many
+   were filled and freed. */
 std::string calloc_is_zero()
 {
     std::vector<size_t> sizes = {5000, 20000, 40000, 70000, 200000, 1100000, 5000000};
@@ -263,13 +267,15 @@ std::string outcome_of_new(std::new_handler handler, const std::function<void *(
         text = "the handler's exception";
     }
     std::set_new_handler(nullptr);
-    return n_calls ? text + " after " + std::to_string(n_calls) + (n_calls == 1 ? " call" : " calls") : text;
+    return n_calls
+               ? text + " after " + std::to_string(n_calls) + (n_calls == 1 ? " call" : " calls")
+               : text;
 }
 
 using std::align_val_t;
 using std::nothrow;
 
-/* A block of operator new of `size` bytes at `alignment`, given back by `away`. */
+/* A block of operator new of `size` bytes at `alignment`, freed by `away`. */
 std::string new_and_delete(void *p, size_t alignment, const std::function<void(void *)> &away)
 {
     std::string text = opaque(p) && is_at(p, alignment) ? "a block" : "no such block";
@@ -287,34 +293,42 @@ struct row {
 const char *const NO_MEMORY = "NULL, ENOMEM";
 
 const char *const LATER = "As glibc from 2.38 on, and as C17 asks.";
-const char *const WRAPS = "libstdc++ 12 rounds the size up to a multiple of the alignment, and the sum wraps to 0.";
+const char *const WRAPS =
+    "libstdc++ 12 rounds the size up to a multiple of the alignment, and the sum wraps to 0.";
 
 const row ROWS[] = {
     {"malloc(0)", "C17: NULL or a block; glibc: a block of its own", "two blocks",
      [] { return two_blocks(malloc(opaque(size_t(0))), malloc(opaque(size_t(0)))); }, ""},
     {"malloc(n), every n", "C17: aligned for any type: 16 bytes", "at multiples of 16",
-     [] { return every_size([](char *p, size_t) { return is_at(p, 16); }, "at multiples of 16"); }, ""},
-    {"malloc(PTRDIFF_MAX)", "POSIX: NULL, ENOMEM", NO_MEMORY, [] { return block(malloc(HALF)); }, ""},
-    {"malloc(PTRDIFF_MAX + 1)", "glibc: ENOMEM above PTRDIFF_MAX", NO_MEMORY, [] { return block(malloc(HALF + 1)); },
+     [] { return every_size([](char *p, size_t) { return is_at(p, 16); }, "at multiples of 16"); },
      ""},
-    {"malloc(SIZE_MAX)", "glibc: ENOMEM above PTRDIFF_MAX", NO_MEMORY, [] { return block(malloc(MAX)); }, ""},
+    {"malloc(PTRDIFF_MAX)", "POSIX: NULL, ENOMEM", NO_MEMORY, [] { return block(malloc(HALF)); },
+     ""},
+    {"malloc(PTRDIFF_MAX + 1)", "glibc: ENOMEM above PTRDIFF_MAX", NO_MEMORY,
+     [] { return block(malloc(HALF + 1)); }, ""},
+    {"malloc(SIZE_MAX)", "glibc: ENOMEM above PTRDIFF_MAX", NO_MEMORY,
+     [] { return block(malloc(MAX)); }, ""},
 
     {"calloc(0, 8)", "C17: NULL or a block; glibc: a block", "a block",
      [] { return block(calloc(opaque(size_t(0)), 8)); }, ""},
     {"calloc(8, 0)", "C17: NULL or a block; glibc: a block", "a block",
      [] { return block(calloc(8, opaque(size_t(0)))); }, ""},
-    {"calloc(n, m), n * m overflows", "POSIX: NULL, ENOMEM", NO_MEMORY, [] { return block(calloc(MAX / 2, 4)); }, ""},
+    {"calloc(n, m), n * m overflows", "POSIX: NULL, ENOMEM", NO_MEMORY,
+     [] { return block(calloc(MAX / 2, 4)); }, ""},
     {"calloc(2, PTRDIFF_MAX / 2 + 1)", "glibc: ENOMEM above PTRDIFF_MAX", NO_MEMORY,
      [] { return block(calloc(2, HALF / 2 + 1)); }, ""},
-    {"calloc(1, n), every byte of malloc_usable_size", "hakmem: zero, though the block was used before", "all zero",
-     [] { return calloc_is_zero(); }, "Programs that use the usable size of calloc's blocks find zeroes there."},
+    {"calloc(1, n), every byte of malloc_usable_size",
+     "hakmem: zero, though the block was used before", "all zero", [] { return calloc_is_zero(); },
+     "Programs that use the usable size of calloc's blocks find zeroes there."},
 
-    {"realloc(NULL, 100)", "C17: as malloc", "a block", [] { return block(realloc(null(), 100)); }, ""},
-    {"realloc(NULL, 0)", "glibc: as malloc(0)", "a block", [] { return block(realloc(null(), opaque(size_t(0)))); },
+    {"realloc(NULL, 100)", "C17: as malloc", "a block", [] { return block(realloc(null(), 100)); },
      ""},
+    {"realloc(NULL, 0)", "glibc: as malloc(0)", "a block",
+     [] { return block(realloc(null(), opaque(size_t(0)))); }, ""},
     {"realloc(p, 0)", "C23: undefined; glibc: frees p, NULL", "NULL, errno kept",
      [] { return freed_by_realloc(realloc(opaque(malloc(100)), opaque(size_t(0)))); }, ""},
-    {"realloc(p, PTRDIFF_MAX + 1)", "C17: NULL, the block is left", "NULL, ENOMEM; the block is left",
+    {"realloc(p, PTRDIFF_MAX + 1)", "C17: NULL, the block is left",
+     "NULL, ENOMEM; the block is left",
      [] {
          char *p = patterned();
          return failed_realloc(p, realloc(opaque(p), HALF + 1));
@@ -326,7 +340,8 @@ const row ROWS[] = {
          return failed_realloc(p, realloc(opaque(p), MAX));
      },
      ""},
-    {"realloc(p of 2 MiB, SIZE_MAX)", "C17: NULL, the block is left", "NULL, ENOMEM; the block is left",
+    {"realloc(p of 2 MiB, SIZE_MAX)", "C17: NULL, the block is left",
+     "NULL, ENOMEM; the block is left",
      [] {
          char *p = patterned(malloc(2 << 20));
          return failed_realloc(p, realloc(opaque(p), MAX));
@@ -335,11 +350,12 @@ const row ROWS[] = {
     {"realloc(p, n), p of memalign", "C17: any block", "kept",
      [] {
          char *p = patterned(memalign(4096, 100));
-         return left(static_cast<char *>(realloc(p, 5000))) == "; the block is left" ? "kept" : "lost";
+         return left(static_cast<char *>(realloc(p, 5000))) == "; the block is left" ? "kept"
+                                                                                     : "lost";
      },
      ""},
-    {"realloc(p, n), from each size to each", "C17: contents are kept up to the smaller size", "kept",
-     [] { return realloc_keeps(); }, ""},
+    {"realloc(p, n), from each size to each", "C17: contents are kept up to the smaller size",
+     "kept", [] { return realloc_keeps(); }, ""},
     {"reallocarray(p, n, m), n * m overflows", "glibc: NULL, ENOMEM, the block is left",
      "NULL, ENOMEM; the block is left",
      [] {
@@ -396,28 +412,34 @@ const row ROWS[] = {
      [] { return block(aligned_alloc(64, opaque(size_t(100))), 64); }, ""},
     {"aligned_alloc(64, 0)", "C17: NULL or a block", "a block at a multiple of 64",
      [] { return block(aligned_alloc(64, opaque(size_t(0))), 64); }, ""},
-    {"aligned_alloc(1, 100)", "glibc: a block", "a block", [] { return block(aligned_alloc(opaque(size_t(1)), 100)); },
-     ""},
+    {"aligned_alloc(1, 100)", "glibc: a block", "a block",
+     [] { return block(aligned_alloc(opaque(size_t(1)), 100)); }, ""},
     {"aligned_alloc(0, 100)", "C17: not a valid alignment: NULL", "NULL, EINVAL",
      [] { return block(aligned_alloc(opaque(size_t(0)), 100)); }, LATER},
     {"aligned_alloc(3, 100)", "C17: not a valid alignment: NULL", "NULL, EINVAL",
      [] { return block(aligned_alloc(opaque(size_t(3)), 100)); }, LATER},
-    {"aligned_alloc(64, SIZE_MAX)", "ENOMEM", NO_MEMORY, [] { return block(aligned_alloc(64, MAX)); }, ""},
-    {"aligned_alloc(64, PTRDIFF_MAX)", "ENOMEM", NO_MEMORY, [] { return block(aligned_alloc(64, HALF)); }, ""},
+    {"aligned_alloc(64, SIZE_MAX)", "ENOMEM", NO_MEMORY,
+     [] { return block(aligned_alloc(64, MAX)); }, ""},
+    {"aligned_alloc(64, PTRDIFF_MAX)", "ENOMEM", NO_MEMORY,
+     [] { return block(aligned_alloc(64, HALF)); }, ""},
     {"aligned_alloc(1 GiB, 100)", "any power of two", "a block at a multiple of 1073741824",
-     [] { return block(aligned_alloc(size_t(1) << 30, opaque(size_t(100))), size_t(1) << 30); }, ""},
+     [] { return block(aligned_alloc(size_t(1) << 30, opaque(size_t(100))), size_t(1) << 30); },
+     ""},
 
-    {"posix_memalign(&p, 64, 100)", "POSIX: 0", "0; a block at a multiple of 64", [] { return posix(64, 100); }, ""},
+    {"posix_memalign(&p, 64, 100)", "POSIX: 0", "0; a block at a multiple of 64",
+     [] { return posix(64, 100); }, ""},
     {"posix_memalign(&p, 64, 0)", "POSIX: 0, NULL or a block", "0; a block at a multiple of 64",
      [] { return posix(64, 0); }, ""},
-    {"posix_memalign(&p, 8, 100)", "POSIX: sizeof(void *) is an alignment", "0; a block at a multiple of 8",
-     [] { return posix(8, 100); }, ""},
+    {"posix_memalign(&p, 8, 100)", "POSIX: sizeof(void *) is an alignment",
+     "0; a block at a multiple of 8", [] { return posix(8, 100); }, ""},
     {"posix_memalign(&p, 4, 100)", "POSIX: EINVAL, less than sizeof(void *)", "EINVAL; *p kept",
      [] { return posix(4, 100); }, ""},
-    {"posix_memalign(&p, 0, 100)", "POSIX: EINVAL", "EINVAL; *p kept", [] { return posix(0, 100); }, ""},
-    {"posix_memalign(&p, 24, 100)", "POSIX: EINVAL, no power of two", "EINVAL; *p kept", [] { return posix(24, 100); },
+    {"posix_memalign(&p, 0, 100)", "POSIX: EINVAL", "EINVAL; *p kept", [] { return posix(0, 100); },
      ""},
-    {"posix_memalign(&p, 64, SIZE_MAX)", "POSIX: ENOMEM", "ENOMEM; *p kept", [] { return posix(64, MAX); }, ""},
+    {"posix_memalign(&p, 24, 100)", "POSIX: EINVAL, no power of two", "EINVAL; *p kept",
+     [] { return posix(24, 100); }, ""},
+    {"posix_memalign(&p, 64, SIZE_MAX)", "POSIX: ENOMEM", "ENOMEM; *p kept",
+     [] { return posix(64, MAX); }, ""},
     {"errno after posix_memalign(&p, 64, SIZE_MAX)", "POSIX: the error is returned", "ENOMEM",
      [] {
          errno = 0;
@@ -432,20 +454,25 @@ const row ROWS[] = {
      },
      ""},
 
-    {"memalign(64, 100)", "glibc", "a block at a multiple of 64", [] { return block(memalign(64, 100), 64); }, ""},
-    {"memalign(0, 100)", "glibc: as malloc", "a block", [] { return block(memalign(opaque(size_t(0)), 100)); }, ""},
+    {"memalign(64, 100)", "glibc", "a block at a multiple of 64",
+     [] { return block(memalign(64, 100), 64); }, ""},
+    {"memalign(0, 100)", "glibc: as malloc", "a block",
+     [] { return block(memalign(opaque(size_t(0)), 100)); }, ""},
     {"memalign(24, 100)", "glibc: rounded up to a power of two", "a block at a multiple of 32",
      [] { return block(memalign(opaque(size_t(24)), 100), 32); }, ""},
     {"memalign(5000, 100)", "glibc: rounded up to a power of two", "a block at a multiple of 8192",
      [] { return block(memalign(opaque(size_t(5000)), 100), 8192); }, ""},
     {"memalign(64, SIZE_MAX)", "ENOMEM", NO_MEMORY, [] { return block(memalign(64, MAX)); }, ""},
-    {"memalign(SIZE_MAX / 2 + 1, 100)", "ENOMEM", NO_MEMORY, [] { return block(memalign(MAX / 2 + 1, 100)); }, ""},
+    {"memalign(SIZE_MAX / 2 + 1, 100)", "ENOMEM", NO_MEMORY,
+     [] { return block(memalign(MAX / 2 + 1, 100)); }, ""},
     {"memalign(SIZE_MAX / 2 + 2, 100)", "glibc: EINVAL, no power of two above it", "NULL, EINVAL",
      [] { return block(memalign(MAX / 2 + 2, 100)); }, ""},
     {"valloc(100)", "at a page", "a block at a page", [] { return block(valloc(100), PAGE); }, ""},
-    {"valloc(0)", "at a page", "a block at a page", [] { return block(valloc(opaque(size_t(0))), PAGE); }, ""},
+    {"valloc(0)", "at a page", "a block at a page",
+     [] { return block(valloc(opaque(size_t(0))), PAGE); }, ""},
     {"valloc(SIZE_MAX)", "ENOMEM", NO_MEMORY, [] { return block(valloc(MAX)); }, ""},
-    {"pvalloc(100)", "glibc: at a page", "a block at a page", [] { return block(pvalloc(100), PAGE); }, ""},
+    {"pvalloc(100)", "glibc: at a page", "a block at a page",
+     [] { return block(pvalloc(100), PAGE); }, ""},
     {"malloc_usable_size(pvalloc(100))", "glibc: at least a page", "a page or more",
      [] {
          void *p = pvalloc(100);
@@ -454,12 +481,16 @@ const row ROWS[] = {
          return is_page ? "a page or more" : "less than a page";
      },
      ""},
-    {"pvalloc(0)", "glibc: at a page", "a block at a page", [] { return block(pvalloc(opaque(size_t(0))), PAGE); }, ""},
+    {"pvalloc(0)", "glibc: at a page", "a block at a page",
+     [] { return block(pvalloc(opaque(size_t(0))), PAGE); }, ""},
     {"pvalloc(PTRDIFF_MAX)", "ENOMEM", NO_MEMORY, [] { return block(pvalloc(HALF)); }, ""},
-    {"pvalloc(SIZE_MAX)", "ENOMEM: it must not wrap to 0", NO_MEMORY, [] { return block(pvalloc(MAX)); }, ""},
+    {"pvalloc(SIZE_MAX)", "ENOMEM: it must not wrap to 0", NO_MEMORY,
+     [] { return block(pvalloc(MAX)); }, ""},
 
-    {"malloc_usable_size(NULL)", "glibc: 0", "0", [] { return std::to_string(malloc_usable_size(null())); }, ""},
-    {"malloc_usable_size(malloc(n)), every n", "glibc: n or more, all of which may be written", "n or more",
+    {"malloc_usable_size(NULL)", "glibc: 0", "0",
+     [] { return std::to_string(malloc_usable_size(null())); }, ""},
+    {"malloc_usable_size(malloc(n)), every n", "glibc: n or more, all of which may be written",
+     "n or more",
      [] {
          return every_size(
              [](char *p, size_t size) {
@@ -483,7 +514,8 @@ const row ROWS[] = {
          }
          (void)malloc_trim(0);
          size_t after = resident();
-         return after + 19000000 < before ? "resident memory falls by 20 MB" : "it does not fall so far";
+         return after + 19000000 < before ? "resident memory falls by 20 MB"
+                                          : "it does not fall so far";
      },
      ""},
     {"malloc_trim(0) at once again", "0 if none did", "0",
@@ -492,7 +524,8 @@ const row ROWS[] = {
          return std::to_string(malloc_trim(0));
      },
      "glibc tells of pages that it had given back before."},
-    {"mallinfo2().uordblks, 100 blocks of 3,000 bytes more", "glibc: bytes in use", "300,000 more or a little above",
+    {"mallinfo2().uordblks, 100 blocks of 3,000 bytes more", "glibc: bytes in use",
+     "300,000 more or a little above",
      [] {
          std::vector<void *> blocks(100);
          size_t before = mallinfo2().uordblks;
@@ -503,8 +536,9 @@ const row ROWS[] = {
          for (void *p : blocks) {
              free(p);
          }
-         return after - before >= 300000 && after - before < 330000 ? "300,000 more or a little above"
-                                                                    : "something else";
+         return after - before >= 300000 && after - before < 330000
+                    ? "300,000 more or a little above"
+                    : "something else";
      },
      ""},
     {"mallinfo2().hblks and hblkhd, a block of 64 MiB more", "glibc: mapped blocks and their bytes",
@@ -514,7 +548,8 @@ const row ROWS[] = {
          void *p = opaque(malloc(64 << 20));
          struct mallinfo2 after = mallinfo2();
          free(p);
-         bool is_true = after.hblks == before.hblks + 1 && after.hblkhd - before.hblkhd >= (64u << 20) &&
+         bool is_true = after.hblks == before.hblks + 1 &&
+                        after.hblkhd - before.hblkhd >= (64u << 20) &&
                         after.hblkhd - before.hblkhd < (65u << 20);
          return is_true ? "1 and 64 MiB more" : "something else";
      },
@@ -532,15 +567,17 @@ const row ROWS[] = {
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
          struct mallinfo narrow = mallinfo();
 #pragma GCC diagnostic pop
-         bool is_same =
-             narrow.arena == static_cast<int>(wide.arena) && narrow.uordblks == static_cast<int>(wide.uordblks) &&
-             narrow.ordblks == static_cast<int>(wide.ordblks) && narrow.hblks == static_cast<int>(wide.hblks);
+         bool is_same = narrow.arena == static_cast<int>(wide.arena) &&
+                        narrow.uordblks == static_cast<int>(wide.uordblks) &&
+                        narrow.ordblks == static_cast<int>(wide.ordblks) &&
+                        narrow.hblks == static_cast<int>(wide.hblks);
          return is_same ? "the same" : "something else";
      },
      ""},
     {"malloc_info(0, out)", "glibc: 0, XML", "0, XML", [] { return info(0); }, ""},
     {"malloc_info(1, out)", "glibc: EINVAL (22)", "22, nothing", [] { return info(1); }, ""},
-    {"malloc_stats()", "glibc: text on standard error", "text", [] { return written_by(malloc_stats); }, ""},
+    {"malloc_stats()", "glibc: text on standard error", "text",
+     [] { return written_by(malloc_stats); }, ""},
 
     {"new char[0]", "C++: a block of its own", "two blocks",
      [] {
@@ -555,41 +592,72 @@ const row ROWS[] = {
     {"new(SIZE_MAX, nothrow)", "C++: NULL", "NULL",
      [] { return outcome_of_new(nullptr, [] { return operator new(MAX, nothrow); }); }, ""},
     {"new(SIZE_MAX, align_val_t(64))", "C++: bad_alloc", "bad_alloc",
-     [] { return outcome_of_new(nullptr, [] { return operator new(MAX, align_val_t(64)); }); }, WRAPS},
+     [] { return outcome_of_new(nullptr, [] { return operator new(MAX, align_val_t(64)); }); },
+     WRAPS},
     {"new(SIZE_MAX, align_val_t(64), nothrow)", "C++: NULL", "NULL",
-     [] { return outcome_of_new(nullptr, [] { return operator new(MAX, align_val_t(64), nothrow); }); }, WRAPS},
-    {"new(SIZE_MAX), a new-handler that removes itself the third time", "C++: called until there is none",
-     "bad_alloc after 3 calls", [] { return outcome_of_new(third_time_unlucky, [] { return operator new(MAX); }); },
-     ""},
+     [] {
+         return outcome_of_new(nullptr, [] { return operator new(MAX, align_val_t(64), nothrow); });
+     },
+     WRAPS},
+    {"new(SIZE_MAX), a new-handler that removes itself the third time",
+     "C++: called until there is none", "bad_alloc after 3 calls",
+     [] { return outcome_of_new(third_time_unlucky, [] { return operator new(MAX); }); }, ""},
     {"new(SIZE_MAX, nothrow), the same", "C++: called until there is none", "NULL after 3 calls",
-     [] { return outcome_of_new(third_time_unlucky, [] { return operator new(MAX, nothrow); }); }, ""},
-    {"new[](SIZE_MAX, align_val_t(64)), the same", "C++: called until there is none", "bad_alloc after 3 calls",
-     [] { return outcome_of_new(third_time_unlucky, [] { return operator new[](MAX, align_val_t(64)); }); }, WRAPS},
-    {"new(SIZE_MAX), a new-handler that throws", "C++: its exception passes", "the handler's exception after 1 call",
+     [] { return outcome_of_new(third_time_unlucky, [] { return operator new(MAX, nothrow); }); },
+     ""},
+    {"new[](SIZE_MAX, align_val_t(64)), the same", "C++: called until there is none",
+     "bad_alloc after 3 calls",
+     [] {
+         return outcome_of_new(third_time_unlucky,
+                               [] { return operator new[](MAX, align_val_t(64)); });
+     },
+     WRAPS},
+    {"new(SIZE_MAX), a new-handler that throws", "C++: its exception passes",
+     "the handler's exception after 1 call",
      [] { return outcome_of_new(throws, [] { return operator new(MAX); }); }, ""},
     {"new(SIZE_MAX, nothrow), a new-handler that throws", "C++: NULL", "NULL after 1 call",
      [] { return outcome_of_new(throws, [] { return operator new(MAX, nothrow); }); }, ""},
     {"new[](SIZE_MAX, nothrow), a new-handler that throws", "C++: NULL", "NULL after 1 call",
      [] { return outcome_of_new(throws, [] { return operator new[](MAX, nothrow); }); }, ""},
-    {"new(SIZE_MAX, align_val_t(64), nothrow), a new-handler that throws", "C++: NULL", "NULL after 1 call",
-     [] { return outcome_of_new(throws, [] { return operator new(MAX, align_val_t(64), nothrow); }); }, WRAPS},
+    {"new(SIZE_MAX, align_val_t(64), nothrow), a new-handler that throws", "C++: NULL",
+     "NULL after 1 call",
+     [] {
+         return outcome_of_new(throws, [] { return operator new(MAX, align_val_t(64), nothrow); });
+     },
+     WRAPS},
     {"new(100, align_val_t(24))", "C++: undefined; libstdc++: bad_alloc", "bad_alloc",
-     [] { return outcome_of_new(nullptr, [] { return operator new(100, opaque(align_val_t(24))); }); }, ""},
+     [] {
+         return outcome_of_new(nullptr, [] { return operator new(100, opaque(align_val_t(24))); });
+     },
+     ""},
     {"new(100, align_val_t(24), nothrow)", "C++: undefined; libstdc++: NULL", "NULL",
-     [] { return outcome_of_new(nullptr, [] { return operator new(100, opaque(align_val_t(24)), nothrow); }); }, ""},
+     [] {
+         return outcome_of_new(nullptr,
+                               [] { return operator new(100, opaque(align_val_t(24)), nothrow); });
+     },
+     ""},
     {"new(100), delete(p)", "C++", "a block",
      [] { return new_and_delete(operator new(100), 16, [](void *p) { operator delete(p); }); }, ""},
     {"new(100, nothrow), delete(p, nothrow)", "C++", "a block",
-     [] { return new_and_delete(operator new(100, nothrow), 16, [](void *p) { operator delete(p, nothrow); }); }, ""},
+     [] {
+         return new_and_delete(operator new(100, nothrow), 16,
+                               [](void *p) { operator delete(p, nothrow); });
+     },
+     ""},
     {"new[](100), delete[](p, 100)", "C++14", "a block",
-     [] { return new_and_delete(operator new[](100), 16, [](void *p) { operator delete[](p, size_t(100)); }); }, ""},
+     [] {
+         return new_and_delete(operator new[](100), 16,
+                               [](void *p) { operator delete[](p, size_t(100)); });
+     },
+     ""},
     {"new(100, align_val_t(4096)), delete(p, 100, align_val_t(4096))", "C++17", "a block",
      [] {
          return new_and_delete(operator new(100, align_val_t(4096)), 4096,
                                [](void *p) { operator delete(p, size_t(100), align_val_t(4096)); });
      },
      ""},
-    {"new[](100, align_val_t(64), nothrow), delete[](p, align_val_t(64), nothrow)", "C++17", "a block",
+    {"new[](100, align_val_t(64), nothrow), delete[](p, align_val_t(64), nothrow)", "C++17",
+     "a block",
      [] {
          return new_and_delete(operator new[](100, align_val_t(64), nothrow), 64,
                                [](void *p) { operator delete[](p, align_val_t(64), nothrow); });
@@ -613,14 +681,16 @@ const row ROWS[] = {
      },
      ""},
 
-    {"mallopt(M_MXFAST, 80)", "glibc: 1", "1", [] { return std::to_string(mallopt(M_MXFAST, 80)); }, ""},
+    {"mallopt(M_MXFAST, 80)", "glibc: 1", "1", [] { return std::to_string(mallopt(M_MXFAST, 80)); },
+     ""},
     {"mallopt(M_MXFAST, 161)", "glibc: 0, above 80 words / 4", "0",
      [] { return std::to_string(mallopt(M_MXFAST, 161)); }, ""},
     {"mallopt(M_MMAP_THRESHOLD, 64 MiB)", "glibc: 1", "1",
      [] { return std::to_string(mallopt(M_MMAP_THRESHOLD, 64 << 20)); }, ""},
-    {"mallopt(M_ARENA_MAX, 1)", "glibc: 1", "1", [] { return std::to_string(mallopt(M_ARENA_MAX, 1)); }, ""},
-    {"mallopt(-100, 0)", "glibc: 1 for what it does not know", "1", [] { return std::to_string(mallopt(-100, 0)); },
-     ""},
+    {"mallopt(M_ARENA_MAX, 1)", "glibc: 1", "1",
+     [] { return std::to_string(mallopt(M_ARENA_MAX, 1)); }, ""},
+    {"mallopt(-100, 0)", "glibc: 1 for what it does not know", "1",
+     [] { return std::to_string(mallopt(-100, 0)); }, ""},
 };
 
 } // namespace
@@ -640,7 +710,8 @@ int main(int argc, char **argv)
         std::string did = row.run();
         n_wrong += did != row.should;
         if (!check) {
-            printf("%s\t%s\t%s\t%s\t%s\n", row.call, row.rule, row.should, did.c_str(), row.why_different);
+            printf("%s\t%s\t%s\t%s\t%s\n", row.call, row.rule, row.should, did.c_str(),
+                   row.why_different);
         } else if (did != row.should) {
             fprintf(stderr, "%s: should do: %s; did: %s\n", row.call, row.should, did.c_str());
         }

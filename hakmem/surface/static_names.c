@@ -1,4 +1,5 @@
-/* A static program that uses glibc's second names of malloc: linked with hakmem there must be one malloc, and it serves them all. */
+/* A static program that uses glibc's second names of malloc: linked with hakmem there must be one
+   malloc, and it serves them all. */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,8 +18,14 @@ extern void *__libc_reallocarray(void *p, size_t n, size_t size);
 int main(void)
 {
     void *blocks[] = {
-        __libc_malloc(100), __libc_calloc(10, 10), __libc_realloc(NULL, 100),         __libc_memalign(64, 100),
-        __libc_valloc(100), __libc_pvalloc(100),   __libc_reallocarray(NULL, 10, 10), malloc(100),
+        __libc_malloc(100),
+        __libc_calloc(10, 10),
+        __libc_realloc(NULL, 100),
+        __libc_memalign(64, 100),
+        __libc_valloc(100),
+        __libc_pvalloc(100),
+        __libc_reallocarray(NULL, 10, 10),
+        malloc(100),
     };
     int n_foreign = 0;
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {

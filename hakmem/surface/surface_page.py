@@ -2,8 +2,9 @@
 
 surface_page.py --check|--update PROGRAM VARIANT=LIBRARY...
 
-Runs the table of cases under glibc and under each library. --check: under each library every case does what it should, and the
-page is what the release library and glibc give now. --update writes the page.
+Runs the table of cases under glibc and under each library. --check: under each library every case
+does what it should, and the page is what the release library and glibc give now. --update writes
+the page.
 """
 
 import os
@@ -17,13 +18,15 @@ LIBRARIES = {}
 PAGE = os.path.join("docs", "malloc_surface.md")
 GLIBC = "2.36"
 
-HEAD = """<!-- Made by ./bazelw run //hakmem/surface:update from hakmem/surface/malloc_surface.cc; do not edit. -->
+MADE = "./bazelw run //hakmem/surface:update from hakmem/surface/malloc_surface.cc"
+HEAD = f"""<!-- Made by {MADE}; do not edit. -->
 
 # The malloc surface
 
-What each call does at the edges of its rules: the same program, run under hakmem and under glibc %s with libstdc++ 12. Where a
-standard leaves a choice, hakmem does as glibc does, because that is what programs were tested on. `-` in the last column: the
-same. `//hakmem/surface:surface_test` runs every case under each variant.
+What each call does at the edges of its rules: the same program, run under hakmem and under glibc
+%s with libstdc++ 12. If a standard leaves a choice, hakmem does as glibc does, because that is what
+programs were tested on. `-` in the last column: the same. `//hakmem/surface:surface_test` runs
+every case under each variant.
 
 | Call | Rule | hakmem | glibc |
 |---|---|---|---|
@@ -41,14 +44,18 @@ def rows(library):
     environment.pop("LD_PRELOAD", None)
     if library:
         environment["LD_PRELOAD"] = library
-    result = subprocess.run([PROGRAM], check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    result = subprocess.run(
+        [PROGRAM], check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
     return [line.split("\t") for line in result.stdout.splitlines()]
 
 
 def page():
     out = HEAD % GLIBC
     differ = ""
-    for (call, rule, _, ours, why), (_, _, _, theirs, _) in zip(rows(LIBRARIES["release"]), rows(None)):
+    for (call, rule, _, ours, why), (_, _, _, theirs, _) in zip(
+        rows(LIBRARIES["release"]), rows(None)
+    ):
         out += "| `%s` | %s | %s | %s |\n" % (call, rule, ours, "-" if ours == theirs else theirs)
         if ours != theirs:
             differ += "- `%s`: %s\n" % (call, why)
@@ -70,10 +77,14 @@ class SurfaceTest(unittest.TestCase):
                     self.assertEqual(should, did)
 
     def test_the_program_can_tell_allocators_apart(self):
-        self.assertNotEqual([row[3] for row in rows(None)], [row[3] for row in rows(LIBRARIES["release"])])
+        self.assertNotEqual(
+            [row[3] for row in rows(None)], [row[3] for row in rows(LIBRARIES["release"])]
+        )
 
     def test_each_difference_has_its_reason(self):
-        for (call, _, _, ours, why), (_, _, _, theirs, _) in zip(rows(LIBRARIES["release"]), rows(None)):
+        for (call, _, _, ours, why), (_, _, _, theirs, _) in zip(
+            rows(LIBRARIES["release"]), rows(None)
+        ):
             if ours != theirs:
                 self.assertTrue(why, call)
 
@@ -87,12 +98,20 @@ class SurfaceTest(unittest.TestCase):
         for variant, library in LIBRARIES.items():
             with self.subTest(variant=variant):
                 text = subprocess.run(
-                    [PROGRAM, "--info"], check=True, stdout=subprocess.PIPE, text=True, env={"LD_PRELOAD": library}
+                    [PROGRAM, "--info"],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={"LD_PRELOAD": library},
                 ).stdout
                 root = xml.etree.ElementTree.fromstring(text)
                 self.assertEqual("malloc", root.tag)
                 free = sum(int(size.get("count")) for size in root.findall("heap/sizes/size"))
-                total = sum(int(each.get("count")) for each in root.findall("total") if each.get("type") != "mmap")
+                total = sum(
+                    int(each.get("count"))
+                    for each in root.findall("total")
+                    if each.get("type") != "mmap"
+                )
                 self.assertEqual(free, total)
                 mapped = [each for each in root.findall("total") if each.get("type") == "mmap"][0]
                 self.assertEqual("1", mapped.get("count"))
@@ -101,7 +120,10 @@ class SurfaceTest(unittest.TestCase):
 
 if __name__ == "__main__":
     mode, PROGRAM = sys.argv[1], os.path.abspath(sys.argv[2])
-    LIBRARIES = {name: os.path.abspath(path) for name, _, path in (argument.partition("=") for argument in sys.argv[3:])}
+    LIBRARIES = {
+        name: os.path.abspath(path)
+        for name, _, path in (argument.partition("=") for argument in sys.argv[3:])
+    }
     if mode == "--update":
         text = page()
         os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])

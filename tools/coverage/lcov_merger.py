@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """Merges coverage into one lcov file, in the two places where Bazel asks for it.
 
-After a test:    lcov_merger --coverage_dir=DIR --output_file=FILE ...   (DIR holds gcov's *.gcov.json.gz and *.dat files)
-After all tests: lcov_merger --reports_file=LIST --output_file=FILE ...  (LIST names lcov files, one a line)
+After a test; DIR holds gcov's *.gcov.json.gz and *.dat files:
+  lcov_merger --coverage_dir=DIR --output_file=FILE ...
+After all tests; LIST names lcov files, one a line:
+  lcov_merger --reports_file=LIST --output_file=FILE ...
 """
 
 import argparse
@@ -14,11 +16,12 @@ import os
 
 
 class Coverage:
-    """Execution counts by file: lines {file: {line: count}}, functions {file: {name: [line, count]}}, and branches
-    {file: {(line, group, number): count}}.
+    """Execution counts by file: lines {file: {line: count}}, functions {file: {name: [line,
+    count]}}, and branches {file: {(line, group, number): count}}.
 
-    A line that was compiled more than once (variants, inline functions) may have more branches in one place than in another. Those
-    with as many are the same and are added; each number of them is a group.
+    A line that was compiled more than once (variants, inline functions) may have more branches in
+    one place than in another. Compilations with equally many are added; each number of branches is
+    a group.
     """
 
     def __init__(self):
@@ -41,9 +44,13 @@ class Coverage:
                 self.lines[name][line["line_number"]] += line["count"]
                 branches = line.get("branches", [])
                 for number, branch in enumerate(branches):
-                    self.branches[name][line["line_number"], len(branches), number] += branch["count"]
+                    self.branches[name][line["line_number"], len(branches), number] += branch[
+                        "count"
+                    ]
             for function in file["functions"]:
-                self.add_function(name, function["name"], function["start_line"], function["execution_count"])
+                self.add_function(
+                    name, function["name"], function["start_line"], function["execution_count"]
+                )
 
     def read_lcov(self, path):
         file = None
@@ -58,7 +65,9 @@ class Coverage:
                     self.lines[file][int(line)] += int(count)
                 elif key == "BRDA":
                     line, group, number, count = value.split(",")
-                    self.branches[file][int(line), int(group), int(number)] += 0 if count == "-" else int(count)
+                    self.branches[file][int(line), int(group), int(number)] += (
+                        0 if count == "-" else int(count)
+                    )
                 elif key == "FN":
                     line, name = value.split(",", 1)
                     starts[name] = int(line)
@@ -75,15 +84,22 @@ class Coverage:
                     out.write("FN:%d,%s\n" % (line, name))
                 for name, (_, count) in functions:
                     out.write("FNDA:%d,%s\n" % (count, name))
-                out.write("FNF:%d\nFNH:%d\n" % (len(functions), sum(1 for _, f in functions if f[1])))
+                out.write(
+                    "FNF:%d\nFNH:%d\n" % (len(functions), sum(1 for _, f in functions if f[1]))
+                )
                 branches = self.branches[file]
                 for at in sorted(branches):
                     out.write("BRDA:%d,%d,%d,%d\n" % (at + (branches[at],)))
-                out.write("BRF:%d\nBRH:%d\n" % (len(branches), sum(1 for n in branches.values() if n)))
+                out.write(
+                    "BRF:%d\nBRH:%d\n" % (len(branches), sum(1 for n in branches.values() if n))
+                )
                 lines = self.lines[file]
                 for line in sorted(lines):
                     out.write("DA:%d,%d\n" % (line, lines[line]))
-                out.write("LH:%d\nLF:%d\nend_of_record\n" % (sum(1 for n in lines.values() if n), len(lines)))
+                out.write(
+                    "LH:%d\nLF:%d\nend_of_record\n"
+                    % (sum(1 for n in lines.values() if n), len(lines))
+                )
 
 
 def main():
@@ -94,7 +110,9 @@ def main():
     arguments, _ = parser.parse_known_args()
     coverage = Coverage()
     if arguments.coverage_dir:
-        for path in glob.glob(os.path.join(arguments.coverage_dir, "**", "*.gcov.json.gz"), recursive=True):
+        for path in glob.glob(
+            os.path.join(arguments.coverage_dir, "**", "*.gcov.json.gz"), recursive=True
+        ):
             coverage.read_gcov(path)
         for path in glob.glob(os.path.join(arguments.coverage_dir, "**", "*.dat"), recursive=True):
             coverage.read_lcov(path)

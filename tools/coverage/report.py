@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""report.py LCOV [--write FILE]: lines and branches that the tests reach, by folder, and what they do not reach with its reason.
+"""report.py LCOV [--write FILE]: lines and branches that the tests reach, by folder, and those that
+they do not reach, with the reason.
 
-Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON, for the lines of a file (a pattern) that the regex finds. They do not
-change the figures: every line counts. With --write the page goes to FILE. Fails if a folder is below the bounds, or if something
-that is not reached has no reason.
+Reasons stand in reasons.txt, one a line: FILE TAB REGEX TAB REASON, for the lines of a file (a
+pattern) that the regex finds. They do not change the figures: every line counts. With --write the
+page goes to FILE. Fails if a folder is below the bounds, or if something that is not reached has no
+reason.
 """
 
 import argparse
@@ -24,7 +26,11 @@ Missed = collections.namedtuple("Missed", "file line what source why")
 
 def read_reasons():
     with open(os.path.join(HERE, "reasons.txt")) as file:
-        rows = [line.rstrip("\n").split("\t") for line in file if line.strip() and not line.startswith("#")]
+        rows = [
+            line.rstrip("\n").split("\t")
+            for line in file
+            if line.strip() and not line.startswith("#")
+        ]
     return [Reason(name, re.compile(regex), text) for name, regex, text in rows]
 
 
@@ -50,13 +56,20 @@ class Folder:
         self.lines = self.lines_hit = self.branches = self.branches_hit = 0
 
     def percents(self):
-        return 100.0 * self.lines_hit / max(self.lines, 1), 100.0 * self.branches_hit / max(self.branches, 1)
+        return 100.0 * self.lines_hit / max(self.lines, 1), 100.0 * self.branches_hit / max(
+            self.branches, 1
+        )
 
 
 def statement(source, number):
-    """The line, joined with what follows up to the statement's end, so that a macro that spans lines is seen from each of them."""
+    """The line, joined with the lines up to the statement's end, so that a macro that spans lines
+    is seen from each of them."""
     start = number - 1
-    while start > 0 and not re.search(r"[;{}]\s*(/\*.*\*/)?$", source[start - 1]) and start > number - 4:
+    while (
+        start > 0
+        and not re.search(r"[;{}]\s*(/\*.*\*/)?$", source[start - 1])
+        and start > number - 4
+    ):
         start -= 1
     return " ".join(line.strip() for line in source[start:number])
 
@@ -76,7 +89,11 @@ def survey(files, reasons):
             text = statement(source, number)
             groups = branches.get(number, {})
             # A side that one compilation of the line reached is reached.
-            counts = max(groups.values(), key=lambda group: sum(1 for n in group if n) / len(group)) if groups else []
+            counts = (
+                max(groups.values(), key=lambda group: sum(1 for n in group if n) / len(group))
+                if groups
+                else []
+            )
             n_missed = sum(1 for n in counts if not n) if count else 0
             why = next((reason.text for reason in mine if reason.regex.search(text)), None)
             folder.lines += 1
@@ -92,7 +109,12 @@ def survey(files, reasons):
 
 
 def page(folders, missed, run):
-    out = ["# Coverage\n", "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` makes it anew.\n", "The run: %s.\n" % run]
+    out = [
+        "# Coverage\n",
+        "Made by `tools/coverage/report.py`; `./bazelw run //tools/coverage:update` does it "
+        "again.\n",
+        "The run: %s.\n" % run,
+    ]
     out.append("| Folder | Lines | reached | Branches | reached |\n|---|---|---|---|---|")
     for name, folder in folders.items():
         out.append("| %s | %d | %.1f %% | %d | %.1f %% |"
@@ -100,7 +122,10 @@ def page(folders, missed, run):
     out.append("\n## Not reached\n\n| File | What | Source | Why |\n|---|---|---|---|")
     for one in missed:
         source = one.source.replace("|", "\\|").replace("`", "'")
-        out.append("| %s | %s | `%s` | %s |" % (one.file, one.what, source, one.why or "**no reason known**"))
+        out.append(
+            "| %s | %s | `%s` | %s |"
+            % (one.file, one.what, source, one.why or "**no reason known**")
+        )
     return "\n".join(out) + "\n"
 
 
@@ -108,7 +133,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lcov")
     parser.add_argument("--write")
-    parser.add_argument("--run", default="`./bazelw coverage` of the parts and preload, debug and tiny")
+    parser.add_argument(
+        "--run", default="`./bazelw coverage` of the parts and preload, debug and tiny"
+    )
     arguments = parser.parse_args()
     folders, missed = survey(read_lcov(arguments.lcov), read_reasons())
     text = page(folders, missed, arguments.run)

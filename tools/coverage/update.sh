@@ -1,5 +1,6 @@
 #!/bin/sh
-# update: runs the parts' tests with coverage, and writes docs/coverage.md from it. Fails if a part is below the bounds.
+# update: runs the parts' tests with coverage, and writes docs/coverage.md from it. Fails if a part
+# is below the bounds.
 set -eu
 cd "${BUILD_WORKSPACE_DIRECTORY:-.}"
 ./bazelw coverage //base/... //limit/... //superslab/... //owner/... //tiny/... //mid_mt/... //ace/... //hakmem/... //preload/...

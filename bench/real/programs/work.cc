@@ -1,5 +1,5 @@
-// What GCC and clang compile, and then what the program itself prints under each allocator: headers with many templates, and some
-// instantiations of each.
+// What GCC and clang compile, and then what the program itself prints under each allocator: headers
+// with many templates, and some instantiations of each.
 #include <algorithm>
 #include <functional>
 #include <iostream>
@@ -55,7 +55,7 @@ int main()
     for (int i = 0; i < 500; i++)
         text << "word-" << i << ' ';
     std::string all = text.str();
-    size_t found =
-        static_cast<size_t>(std::distance(std::sregex_iterator(all.begin(), all.end(), word), std::sregex_iterator()));
+    size_t found = static_cast<size_t>(
+        std::distance(std::sregex_iterator(all.begin(), all.end(), word), std::sregex_iterator()));
     std::cout << found << ' ' << shapes<3>(8000) << std::endl;
 }

@@ -1,4 +1,5 @@
-// Node's part: JSON, maps, strings, buffers outside of V8's heap, compression, hashes. node work.js SCALE
+// Node's part: JSON, maps, strings, buffers outside of V8's heap, compression, hashes. node work.js
+// SCALE
 'use strict';
 const crypto = require('crypto');
 const zlib = require('zlib');

@@ -1,4 +1,5 @@
-"""Python's part: JSON, dictionaries, objects, strings, compression, threads. work.py SCALE prints a digest of what it made."""
+"""Python's part: JSON, dictionaries, objects, strings, compression, threads. work.py SCALE prints a
+digest of what it made."""
 
 import hashlib
 import json
@@ -22,11 +23,16 @@ class Tree:
             node = getattr(node, side)
 
     def depth(self):
-        return 1 + max(self.left.depth() if self.left else 0, self.right.depth() if self.right else 0)
+        return 1 + max(
+            self.left.depth() if self.left else 0, self.right.depth() if self.right else 0
+        )
 
 
 def documents(n):
-    data = {f"k{i}": [i, str(i) * (i % 50), {"x": i / 3, "tags": [f"t{i % 7}", None, True]}] for i in range(n)}
+    data = {
+        f"k{i}": [i, str(i) * (i % 50), {"x": i / 3, "tags": [f"t{i % 7}", None, True]}]
+        for i in range(n)
+    }
     text = json.dumps(data)
     assert json.loads(text) == data
     digest.update(text.encode())
