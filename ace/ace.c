@@ -21,22 +21,22 @@
 
 static void superslabs_taken(size_t fresh)
 {
-    adapt_taken(CONTROL_SUPERSLABS, fresh);
+    hak_adapt_taken(CONTROL_SUPERSLABS, fresh);
 }
 
 static void superslabs_purged(size_t bytes)
 {
-    adapt_purged(CONTROL_SUPERSLABS, bytes);
+    hak_adapt_purged(CONTROL_SUPERSLABS, bytes);
 }
 
-void ace_start(void)
+void hak_ace_start(void)
 {
     static const struct ss_policy policy = {
-        superslabs_taken, adapt_given, superslabs_purged, adapt_superslab_keep, adapt_delay_ms, range_describe,
+        superslabs_taken, hak_adapt_given, superslabs_purged, hak_adapt_superslab_keep, hak_adapt_delay_ms, hak_range_describe,
     };
     static uint32_t is_started;
     if (HAK_UNLIKELY(!atomic_load_acquire(&is_started))) {
-        ss_set_policy(&policy);
+        hak_ss_set_policy(&policy);
         atomic_store_release(&is_started, 1u);
     }
 }
@@ -44,13 +44,13 @@ void ace_start(void)
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
-    void *p = ss_span_alloc(size > SS_GRANULE_BYTES ? ace_class_bytes(size) : size, align, &dirt);
+    void *p = hak_ss_span_alloc(size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
     if (p) {
         uint64_t dirty = dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3];
-        adapt_block_taken(ss_span_size(p), dirty != 0, dirty ? os_ops.clock_ns() - dirt.since_ns : 0);
+        hak_adapt_block_taken(hak_ss_span_size(p), dirty != 0, dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
     }
-    if (p && is_zeroed && ss_clear_dirt(p, &dirt, zero_clear)) {
-        ss_span_set_mark(p); /* handed out without resident pages */
+    if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_clear)) {
+        hak_ss_span_set_mark(p); /* handed out without resident pages */
     }
     return p;
 }
@@ -61,9 +61,9 @@ static int is_within_wmax(size_t size)
     if (size <= SC_SMALL_MAX) {
         return 1; /* aligned blocks, rounded by less than a granule */
     }
-    size_t class_bytes = ace_class_bytes(size);
-    if (class_bytes * 1000 > size * options.wmax_mid) {
-        fail_threshold(size, class_bytes, options.wmax_mid);
+    size_t class_bytes = hak_ace_class_bytes(size);
+    if (class_bytes * 1000 > size * hak_options.wmax_mid) {
+        hak_fail_threshold(size, class_bytes, hak_options.wmax_mid);
         return 0;
     }
     return 1;
@@ -72,12 +72,12 @@ static int is_within_wmax(size_t size)
 static void *alloc(size_t size, size_t align, enum range_use use)
 {
     void *p = NULL;
-    ace_start();
+    hak_ace_start();
     size = size ? size : 1; /* no block is empty */
     if (size <= ACE_SPAN_MAX && align <= SS_BYTES && use != RANGE_GROWING && is_within_wmax(size)) {
         p = span_alloc(size, align, use == RANGE_ZEROED);
     } else if (size <= PTRDIFF_MAX - SS_BYTES && align <= PTRDIFF_MAX / 2 - size) {
-        p = range_alloc(size, align < SS_UNIT_BYTES ? SS_UNIT_BYTES : align, use);
+        p = hak_range_alloc(size, align < SS_UNIT_BYTES ? SS_UNIT_BYTES : align, use);
     }
     if (!p) {
         errno = ENOMEM;
@@ -85,91 +85,91 @@ static void *alloc(size_t size, size_t align, enum range_use use)
     return p;
 }
 
-void *ace_alloc(size_t size, size_t align)
+void *hak_ace_alloc(size_t size, size_t align)
 {
     return alloc(size, align, RANGE_FIXED);
 }
 
-void *ace_alloc_zeroed(size_t size, size_t align)
+void *hak_ace_alloc_zeroed(size_t size, size_t align)
 {
     return alloc(size, align, RANGE_ZEROED);
 }
 
-void *ace_alloc_growing(size_t size)
+void *hak_ace_alloc_growing(size_t size)
 {
-    return alloc(size, 1, size >= GROWING_MIN && range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
+    return alloc(size, 1, size >= GROWING_MIN && hak_range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
 }
 
-void ace_free(void *p)
+void hak_ace_free(void *p)
 {
-    struct map_entry entry = map_find(p);
+    struct map_entry entry = hak_map_find(p);
     if (entry.tag == TAG_RANGE) {
-        range_free(p);
+        hak_range_free(p);
     } else {
-        size_t size = ss_span_size(p);
-        if (ss_span_mark(p)) {
-            zero_learn(p, size, 1);
+        size_t size = hak_ss_span_size(p);
+        if (hak_ss_span_mark(p)) {
+            hak_zero_learn(p, size, 1);
         }
-        ss_span_free(p);
-        adapt_block_given(size);
+        hak_ss_span_free(p);
+        hak_adapt_block_given(size);
     }
 }
 
-size_t ace_usable_size(const void *p)
+size_t hak_ace_usable_size(const void *p)
 {
-    return map_find(p).tag == TAG_RANGE ? range_size(p) : ss_span_size(p);
+    return hak_map_find(p).tag == TAG_RANGE ? hak_range_size(p) : hak_ss_span_size(p);
 }
 
 /* Whether a range that shrinks to `size` is better copied: a span takes less address space, of which there is little. */
 static int wants_span(const void *p, size_t size)
 {
-    return HAK_UNLIKELY(range_is_scarce()) && size <= ACE_SPAN_MAX && size < range_size(p) &&
-           ace_class_bytes(size) % SS_UNIT_BYTES != 0;
+    return HAK_UNLIKELY(hak_range_is_scarce()) && size <= ACE_SPAN_MAX && size < hak_range_size(p) &&
+           hak_ace_class_bytes(size) % SS_UNIT_BYTES != 0;
 }
 
-void *ace_resize(void *p, size_t size)
+void *hak_ace_resize(void *p, size_t size)
 {
     if (size > PTRDIFF_MAX - SS_BYTES) {
         return NULL;
     }
-    if (map_find(p).tag == TAG_RANGE) {
-        return size >= RANGE_LEAST && !wants_span(p, size) ? range_resize(p, size) : NULL;
+    if (hak_map_find(p).tag == TAG_RANGE) {
+        return size >= RANGE_LEAST && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
     }
-    size_t before = ss_span_size(p);
-    if (size > ACE_SPAN_MAX || !ss_span_resize(p, ace_class_bytes(size))) {
+    size_t before = hak_ss_span_size(p);
+    if (size > ACE_SPAN_MAX || !hak_ss_span_resize(p, hak_ace_class_bytes(size))) {
         return NULL;
     }
-    adapt_block_resized(before, ss_span_size(p));
+    hak_adapt_block_resized(before, hak_ss_span_size(p));
     return p;
 }
 
-size_t ace_purge(uint64_t delay_ms)
+size_t hak_ace_purge(uint64_t delay_ms)
 {
-    size_t bytes = range_purge(delay_ms);
+    size_t bytes = hak_range_purge(delay_ms);
     if (delay_ms == 0) {
-        (void)range_purge_room();
+        (void)hak_range_purge_room();
     }
     return bytes;
 }
 
-size_t ace_room(void)
+size_t hak_ace_room(void)
 {
-    return range_room();
+    return hak_range_room();
 }
 
-size_t ace_purge_excess(void)
+size_t hak_ace_purge_excess(void)
 {
-    size_t bytes = adapt_ranges_exceed() ? range_purge_excess() : 0;
-    return adapt_superslabs_exceed() ? bytes + ss_purge(adapt_delay_ms()) : bytes;
+    size_t bytes = hak_adapt_ranges_exceed() ? hak_range_purge_excess() : 0;
+    return hak_adapt_superslabs_exceed() ? bytes + hak_ss_purge(hak_adapt_delay_ms()) : bytes;
 }
 
-uint64_t ace_delay_ms(void)
+uint64_t hak_ace_delay_ms(void)
 {
-    return adapt_delay_ms();
+    return hak_adapt_delay_ms();
 }
 
-int ace_verify(void)
+int hak_ace_verify(void)
 {
-    int result = range_verify();
-    return result ? result : adapt_verify();
+    int result = hak_range_verify();
+    return result ? result : hak_adapt_verify();
 }

@@ -11,15 +11,15 @@
 
 /* `size` rounded up to one of 2^ACE_CLASS_SHIFT steps a doubling; size >= 8. Sizes of 32 KiB and more become multiples of
    8 KiB. */
-static inline size_t ace_class_bytes(size_t size)
+static inline size_t hak_ace_class_bytes(size_t size)
 {
     unsigned log2 = 63u - (unsigned)__builtin_clzll((unsigned long long)size - 1);
     size_t step = (size_t)1 << (log2 - ACE_CLASS_SHIFT);
     return (size + step - 1) & ~(step - 1);
 }
 
-/* The number of the class that holds sizes up to its ace_class_bytes: grows by one from class to class. */
-static inline unsigned ace_class_index(size_t class_bytes)
+/* The number of the class that holds sizes up to its hak_ace_class_bytes: grows by one from class to class. */
+static inline unsigned hak_ace_class_index(size_t class_bytes)
 {
     unsigned log2 = 63u - (unsigned)__builtin_clzll((unsigned long long)class_bytes);
     return (log2 << ACE_CLASS_SHIFT) + (unsigned)((class_bytes >> (log2 - ACE_CLASS_SHIFT)) & 3u);

@@ -41,13 +41,13 @@ size_t round_units(size_t size)
 
 void expect_sound()
 {
-    ASSERT_EQ(ace_verify(), 0);
-    ASSERT_EQ(ss_verify(), 0);
+    ASSERT_EQ(hak_ace_verify(), 0);
+    ASSERT_EQ(hak_ss_verify(), 0);
     /* What limit.h is told. */
-    ASSERT_EQ(stat_get(committed_bytes), stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) +
-                                             stat_get(large_bytes) + stat_get(large_cached_bytes));
-    ASSERT_EQ(stat_get(mapped_bytes), stat_get(superslabs) * static_cast<int64_t>(SS_BYTES) + stat_get(large_bytes) +
-                                          stat_get(large_cached_bytes));
+    ASSERT_EQ(hak_stat_get(committed_bytes), hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
+                                             hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
+    ASSERT_EQ(hak_stat_get(mapped_bytes), hak_stat_get(superslabs) * static_cast<int64_t>(SS_BYTES) + hak_stat_get(large_bytes) +
+                                          hak_stat_get(large_cached_bytes));
 }
 
 class Ace : public testing::Test
@@ -55,28 +55,28 @@ class Ace : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        options.large_cache_bytes = size_t(1) << 40;
-        options.huge_page_bytes = 0;
-        zero_forget();
-        adapt_forget();
-        ace_purge(0);
-        ss_purge(0);
+        hak_options.purge_delay_ms = 3600000;
+        hak_options.large_cache_bytes = size_t(1) << 40;
+        hak_options.huge_page_bytes = 0;
+        hak_zero_forget();
+        hak_adapt_forget();
+        hak_ace_purge(0);
+        hak_ss_purge(0);
     }
     void TearDown() override
     {
-        ace_purge(0);
-        ss_purge(0);
+        hak_ace_purge(0);
+        hak_ss_purge(0);
         expect_sound();
-        EXPECT_EQ(stat_get(large_bytes), 0);
-        EXPECT_EQ(stat_get(large_cached_bytes), 0);
-        EXPECT_EQ(stat_get(heap_used_bytes), 0);
+        EXPECT_EQ(hak_stat_get(large_bytes), 0);
+        EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     }
 };
 
 char *alloc(size_t size, size_t align = 1)
 {
-    char *p = static_cast<char *>(ace_alloc(size, align));
+    char *p = static_cast<char *>(hak_ace_alloc(size, align));
     EXPECT_NE(p, nullptr);
     return p;
 }
@@ -113,15 +113,15 @@ class Oracle
         int kind = static_cast<int>(rng.below(3));
         align = kind == 2 ? 1 : align;
         errno = 0;
-        char *p = static_cast<char *>(kind == 0   ? ace_alloc(size, align)
-                                      : kind == 1 ? ace_alloc_zeroed(size, align)
-                                                  : ace_alloc_growing(size));
+        char *p = static_cast<char *>(kind == 0   ? hak_ace_alloc(size, align)
+                                      : kind == 1 ? hak_ace_alloc_zeroed(size, align)
+                                                  : hak_ace_alloc_growing(size));
         if (!p) {
             EXPECT_EQ(errno, ENOMEM);
             return false;
         }
         EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < SS_GRANULE_BYTES ? SS_GRANULE_BYTES : align), 0u);
-        size_t usable = ace_usable_size(p);
+        size_t usable = hak_ace_usable_size(p);
         EXPECT_GE(usable, size);
         if (kind == 1) {
             n_zero++;
@@ -142,8 +142,8 @@ class Oracle
         check(it->first, it->second.size, it->second.key);
         char *p = it->first;
         blocks.erase(it);
-        ace_free(p);
-        EXPECT_EQ(ace_usable_size(p), 0u);
+        hak_ace_free(p);
+        EXPECT_EQ(hak_ace_usable_size(p), 0u);
     }
 
     void resize_one()
@@ -153,11 +153,11 @@ class Oracle
         Block block = it->second;
         size_t size = rng.one_in(2) ? block.size + rng.below(block.size) : random_size();
         errno = 5;
-        char *moved = static_cast<char *>(ace_resize(p, size));
+        char *moved = static_cast<char *>(hak_ace_resize(p, size));
         EXPECT_EQ(errno, 5);
         if (!moved) {
             n_not_resized++;
-            EXPECT_EQ(ace_usable_size(p), block.size) << "nothing has changed";
+            EXPECT_EQ(hak_ace_usable_size(p), block.size) << "nothing has changed";
             check(p, block.size, block.key);
             return;
         }
@@ -165,9 +165,9 @@ class Oracle
         n_moved += moved != p;
         blocks.erase(it);
         if (moved != p) {
-            EXPECT_EQ(ace_usable_size(p), 0u);
+            EXPECT_EQ(hak_ace_usable_size(p), 0u);
         }
-        size_t usable = ace_usable_size(moved);
+        size_t usable = hak_ace_usable_size(moved);
         EXPECT_GE(usable, size);
         check(moved, size < block.size ? size : block.size, block.key);
         add(moved, usable, block.key);
@@ -242,7 +242,7 @@ TEST_F(Ace, RandomCallsAgreeWithAnOracle)
         expect_sound();
         ASSERT_FALSE(HasFailure()) << "step " << i;
         if (i % 200 == 199) {
-            ace_purge(0);
+            hak_ace_purge(0);
             expect_sound();
         }
     }
@@ -255,8 +255,8 @@ TEST_F(Ace, RandomCallsAgreeWithAnOracle)
 
 TEST_F(Ace, RandomCallsWithASmallCacheAndNoDelay)
 {
-    options.purge_delay_ms = 0;
-    options.large_cache_bytes = 0;
+    hak_options.purge_delay_ms = 0;
+    hak_options.large_cache_bytes = 0;
     Oracle oracle(2);
     for (int i = 0; i < 300; i++) {
         ASSERT_TRUE(oracle.step());
@@ -264,7 +264,7 @@ TEST_F(Ace, RandomCallsWithASmallCacheAndNoDelay)
         ASSERT_FALSE(HasFailure()) << "step " << i;
     }
     oracle.free_all();
-    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
 }
 
 /* What a size is rounded to: granules, from 8 KiB on four classes a doubling, units above 1 MiB. */
@@ -290,16 +290,16 @@ TEST_F(Ace, SizesAndKinds)
             ASSERT_NE(p, nullptr) << size << " at " << align;
             EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
             bool is_span = size <= ACE_SPAN_MAX && align <= SS_BYTES;
-            EXPECT_EQ(ace_usable_size(p), rounded(size, is_span)) << size << " at " << align;
-            struct ss_lookup got = hak_super_lookup(p + ace_usable_size(p) - 1);
+            EXPECT_EQ(hak_ace_usable_size(p), rounded(size, is_span)) << size << " at " << align;
+            struct ss_lookup got = hak_super_lookup(p + hak_ace_usable_size(p) - 1);
             EXPECT_EQ(got.kind, is_span ? SS_SPAN : SS_RANGE);
             EXPECT_EQ(got.start, p);
-            EXPECT_EQ(got.size, ace_usable_size(p));
+            EXPECT_EQ(got.size, hak_ace_usable_size(p));
             EXPECT_EQ(got.is_allocated, 1);
-            memset(p, 1, ace_usable_size(p) < kMiB ? ace_usable_size(p) : kUnit);
+            memset(p, 1, hak_ace_usable_size(p) < kMiB ? hak_ace_usable_size(p) : kUnit);
             expect_sound();
-            ace_free(p);
-            ace_purge(0);
+            hak_ace_free(p);
+            hak_ace_purge(0);
             expect_sound();
         }
     }
@@ -311,41 +311,41 @@ TEST_F(Ace, ImpossibleSizesAreENOMEM)
     for (size_t size : {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, SIZE_MAX / 2 + 1, SIZE_MAX / 4, size_t(1) << 50}) {
         for (size_t align : {size_t(1), kMiB, size_t(1) << 40, size_t(1) << 62, size_t(1) << 63}) {
             errno = 0;
-            EXPECT_EQ(ace_alloc(size, align), nullptr) << size << " at " << align;
+            EXPECT_EQ(hak_ace_alloc(size, align), nullptr) << size << " at " << align;
             EXPECT_EQ(errno, ENOMEM);
         }
     }
     errno = 0;
-    EXPECT_EQ(ace_alloc(100000, size_t(1) << 63), nullptr);
+    EXPECT_EQ(hak_ace_alloc(100000, size_t(1) << 63), nullptr);
     EXPECT_EQ(errno, ENOMEM);
     char *p = alloc(2 * kMiB);
-    EXPECT_EQ(ace_resize(p, SIZE_MAX), nullptr);
-    EXPECT_EQ(ace_resize(p, SIZE_MAX / 2), nullptr);
-    EXPECT_EQ(ace_resize(p, size_t(1) << 50), nullptr);
-    EXPECT_EQ(ace_usable_size(p), 2 * kMiB);
-    EXPECT_EQ(ace_resize(&local, 2 * kMiB), nullptr);
-    EXPECT_EQ(ace_usable_size(&local), 0u);
-    EXPECT_EQ(ace_usable_size(nullptr), 0u);
-    EXPECT_EQ(ace_usable_size(p + 1), 0u);
-    EXPECT_EQ(ace_usable_size(p + kUnit), 0u);
+    EXPECT_EQ(hak_ace_resize(p, SIZE_MAX), nullptr);
+    EXPECT_EQ(hak_ace_resize(p, SIZE_MAX / 2), nullptr);
+    EXPECT_EQ(hak_ace_resize(p, size_t(1) << 50), nullptr);
+    EXPECT_EQ(hak_ace_usable_size(p), 2 * kMiB);
+    EXPECT_EQ(hak_ace_resize(&local, 2 * kMiB), nullptr);
+    EXPECT_EQ(hak_ace_usable_size(&local), 0u);
+    EXPECT_EQ(hak_ace_usable_size(nullptr), 0u);
+    EXPECT_EQ(hak_ace_usable_size(p + 1), 0u);
+    EXPECT_EQ(hak_ace_usable_size(p + kUnit), 0u);
     expect_sound();
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 TEST_F(Ace, FreedRangesAreServedAgain)
 {
     char *p = alloc(8 * kMiB);
     p[5] = 1;
-    ace_free(p);
-    EXPECT_EQ(stat_get(large_cached_bytes), static_cast<int64_t>(8 * kMiB));
+    hak_ace_free(p);
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), static_cast<int64_t>(8 * kMiB));
     EXPECT_EQ(hak_super_lookup(p).kind, SS_RANGE);
     EXPECT_EQ(hak_super_lookup(p).is_allocated, 0);
     FailingOs os;
     os.fail_always(hak_testing::OS_MMAP);
-    EXPECT_EQ(ace_alloc(8 * kMiB, 1), p);
-    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    EXPECT_EQ(hak_ace_alloc(8 * kMiB, 1), p);
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
     EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 0u) << "no system call";
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 /* A cached range that is much larger is split; its neighbours merge again when they are freed, in any order. */
@@ -354,28 +354,28 @@ TEST_F(Ace, CachedRangesAreSplitAndMerged)
     static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     for (const auto &order : orders) {
         char *whole = alloc(24 * kMiB);
-        ace_free(whole);
+        hak_ace_free(whole);
         char *parts[3];
-        int64_t cached = stat_get(large_cached_bytes);
+        int64_t cached = hak_stat_get(large_cached_bytes);
         EXPECT_EQ(cached, static_cast<int64_t>(24 * kMiB));
         FailingOs os;
         os.fail_always(hak_testing::OS_MMAP);
         for (int i = 0; i < 3; i++) {
             parts[i] = alloc(8 * kMiB);
             EXPECT_EQ(parts[i], whole + static_cast<size_t>(i) * 8 * kMiB);
-            EXPECT_EQ(ace_usable_size(parts[i]), 8 * kMiB);
+            EXPECT_EQ(hak_ace_usable_size(parts[i]), 8 * kMiB);
             expect_sound();
         }
-        EXPECT_EQ(stat_get(large_cached_bytes), 0);
+        EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
         for (int i : order) {
-            ace_free(parts[i]);
+            hak_ace_free(parts[i]);
             expect_sound();
         }
-        EXPECT_EQ(stat_get(large_cached_bytes), cached);
+        EXPECT_EQ(hak_stat_get(large_cached_bytes), cached);
         EXPECT_EQ(alloc(24 * kMiB), whole) << "one range again";
-        ace_free(whole);
+        hak_ace_free(whole);
         os.reset();
-        EXPECT_EQ(ace_purge(0), 24 * kMiB);
+        EXPECT_EQ(hak_ace_purge(0), 24 * kMiB);
     }
 }
 
@@ -383,47 +383,47 @@ TEST_F(Ace, CachedRangesAreSplitAndMerged)
 TEST_F(Ace, NearlyFittingRangesStayWhole)
 {
     char *p = alloc(9 * kMiB);
-    ace_free(p);
+    hak_ace_free(p);
     EXPECT_EQ(alloc(9 * kMiB - 4 * kUnit), p);
-    EXPECT_EQ(ace_usable_size(p), 9 * kMiB);
-    ace_free(p);
+    EXPECT_EQ(hak_ace_usable_size(p), 9 * kMiB);
+    hak_ace_free(p);
 }
 
 TEST_F(Ace, TheSmallestCachedRangeThatFitsIsTaken)
 {
     /* Cut from one range, so that the walls lie between the others. */
     char *whole = alloc(44 * kMiB);
-    ace_free(whole);
+    hak_ace_free(whole);
     char *a = alloc(20 * kMiB), *wall1 = alloc(2 * kMiB), *b = alloc(6 * kMiB), *wall2 = alloc(2 * kMiB),
          *c = alloc(14 * kMiB);
     ASSERT_EQ(c, whole + 30 * kMiB);
     for (char *p : {a, b, c}) {
-        ace_free(p);
+        hak_ace_free(p);
     }
     char *p = alloc(6 * kMiB - kUnit);
     EXPECT_EQ(p, b);
     char *q = alloc(13 * kMiB);
     EXPECT_EQ(q, c);
     for (char *r : {p, q, wall1, wall2}) {
-        ace_free(r);
+        hak_ace_free(r);
     }
 }
 
 TEST_F(Ace, CacheStaysWithinItsLimit)
 {
-    options.large_cache_bytes = 10 * kMiB;
+    hak_options.large_cache_bytes = 10 * kMiB;
     std::vector<char *> blocks;
     for (int i = 0; i < 12; i++) {
         blocks.push_back(alloc(3 * kMiB));
     }
     for (size_t i = 0; i < blocks.size(); i++) {
-        ace_free(blocks[(i * 5) % 12]);
-        EXPECT_LE(stat_get(large_cached_bytes), static_cast<int64_t>(10 * kMiB));
+        hak_ace_free(blocks[(i * 5) % 12]);
+        EXPECT_LE(hak_stat_get(large_cached_bytes), static_cast<int64_t>(10 * kMiB));
         expect_sound();
     }
-    options.large_cache_bytes = 0;
-    ace_free(alloc(2 * kMiB));
-    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    hak_options.large_cache_bytes = 0;
+    hak_ace_free(alloc(2 * kMiB));
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
 }
 
 TEST_F(Ace, PurgeWaitsForTheDelayAndUnmaps)
@@ -431,39 +431,39 @@ TEST_F(Ace, PurgeWaitsForTheDelayAndUnmaps)
     FakeClock clock;
     char *p = alloc(3 * kMiB);
     memset(p, 1, 3 * kMiB);
-    ace_free(p);
+    hak_ace_free(p);
     clock.advance_ms(99);
-    EXPECT_EQ(ace_purge(100), 0u);
+    EXPECT_EQ(hak_ace_purge(100), 0u);
     clock.advance_ms(1);
-    EXPECT_EQ(ace_purge(100), 3 * kMiB);
+    EXPECT_EQ(hak_ace_purge(100), 3 * kMiB);
     unsigned char page;
     EXPECT_EQ(mincore(p, 4096, &page), -1) << "not mapped any more";
     EXPECT_EQ(hak_super_lookup(p).kind, SS_NOT_OURS);
     /* On the way of another free. */
-    options.purge_delay_ms = 100;
+    hak_options.purge_delay_ms = 100;
     char *whole = alloc(45 * kMiB); /* cut, so that the two are no neighbours */
-    ace_free(whole);
+    hak_ace_free(whole);
     p = alloc(3 * kMiB);
     char *wall = alloc(2 * kMiB), *other = alloc(40 * kMiB);
     ASSERT_EQ(other, p + 5 * kMiB);
-    ace_free(p);
+    hak_ace_free(p);
     clock.advance_ms(100);
-    ace_free(other);
+    hak_ace_free(other);
     EXPECT_EQ(hak_super_lookup(p).kind, SS_NOT_OURS);
-    ace_free(wall);
+    hak_ace_free(wall);
 }
 
 TEST_F(Ace, PurgeReportsWhatWent)
 {
     FailingOs os;
     char *p = alloc(3 * kMiB);
-    ace_free(p);
+    hak_ace_free(p);
     os.fail_always(hak_testing::OS_MUNMAP);
-    EXPECT_EQ(ace_purge(0), 0u) << "the system refused";
+    EXPECT_EQ(hak_ace_purge(0), 0u) << "the system refused";
     expect_sound();
-    EXPECT_EQ(stat_get(large_cached_bytes), static_cast<int64_t>(3 * kMiB));
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), static_cast<int64_t>(3 * kMiB));
     os.reset();
-    EXPECT_EQ(ace_purge(0), 3 * kMiB);
+    EXPECT_EQ(hak_ace_purge(0), 3 * kMiB);
     EXPECT_EQ(os.mapped_bytes(), 0);
 }
 
@@ -471,23 +471,23 @@ TEST_F(Ace, ShrinksInPlace)
 {
     char *p = alloc(20 * kMiB);
     memset(p, 3, kMiB * 2);
-    EXPECT_EQ(ace_resize(p, 15 * kMiB), p);
-    EXPECT_EQ(stat_get(large_bytes), static_cast<int64_t>(20 * kMiB)) << "address space ahead stays";
-    EXPECT_LE(ace_usable_size(p), 16 * kMiB) << "but is not said to be the block's";
-    EXPECT_EQ(ace_resize(p, 2 * kMiB), p);
-    EXPECT_EQ(ace_usable_size(p), 2 * kMiB) << "but not more than half";
+    EXPECT_EQ(hak_ace_resize(p, 15 * kMiB), p);
+    EXPECT_EQ(hak_stat_get(large_bytes), static_cast<int64_t>(20 * kMiB)) << "address space ahead stays";
+    EXPECT_LE(hak_ace_usable_size(p), 16 * kMiB) << "but is not said to be the block's";
+    EXPECT_EQ(hak_ace_resize(p, 2 * kMiB), p);
+    EXPECT_EQ(hak_ace_usable_size(p), 2 * kMiB) << "but not more than half";
     EXPECT_EQ(hak_super_lookup(p + 2 * kMiB).is_allocated, 0);
-    EXPECT_EQ(stat_get(large_cached_bytes), static_cast<int64_t>(18 * kMiB)) << "what was cut off is kept for reuse";
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), static_cast<int64_t>(18 * kMiB)) << "what was cut off is kept for reuse";
     EXPECT_EQ(p[2 * kMiB - 1], 3);
     expect_sound();
-    EXPECT_EQ(ace_resize(p, 30000), nullptr) << "to a small block: copied";
-    EXPECT_EQ(ace_usable_size(p), 2 * kMiB);
-    ace_free(p);
+    EXPECT_EQ(hak_ace_resize(p, 30000), nullptr) << "to a small block: copied";
+    EXPECT_EQ(hak_ace_usable_size(p), 2 * kMiB);
+    hak_ace_free(p);
     char *span = alloc(kMiB);
-    EXPECT_EQ(ace_resize(span, 2 * kMiB), nullptr) << "from a span: copied";
-    EXPECT_EQ(ace_resize(span, 3 * kUnit), span);
-    EXPECT_EQ(ace_usable_size(span), 3 * kUnit);
-    ace_free(span);
+    EXPECT_EQ(hak_ace_resize(span, 2 * kMiB), nullptr) << "from a span: copied";
+    EXPECT_EQ(hak_ace_resize(span, 3 * kUnit), span);
+    EXPECT_EQ(hak_ace_usable_size(span), 3 * kUnit);
+    hak_ace_free(span);
 }
 
 size_t resident(const char *p, size_t size)
@@ -504,20 +504,20 @@ size_t resident(const char *p, size_t size)
 /* The end of a block that shrinks goes back, its address space stays. */
 TEST_F(Ace, TheEndOfAShrunkBlockGoesBack)
 {
-    char *p = static_cast<char *>(ace_alloc_growing(kMiB));
+    char *p = static_cast<char *>(hak_ace_alloc_growing(kMiB));
     memset(p, 1, kMiB);
-    int64_t mapped = stat_get(large_bytes);
-    EXPECT_EQ(ace_resize(p, 300 * 1024), p);
-    EXPECT_EQ(stat_get(large_bytes), mapped);
+    int64_t mapped = hak_stat_get(large_bytes);
+    EXPECT_EQ(hak_ace_resize(p, 300 * 1024), p);
+    EXPECT_EQ(hak_stat_get(large_bytes), mapped);
     EXPECT_EQ(resident(p, kMiB), 300u * 1024);
     EXPECT_EQ(p[300 * 1024 - 1], 1);
     /* A little less keeps all, and so does growing again. */
     FailingOs os;
-    EXPECT_EQ(ace_resize(p, 280 * 1024), p);
-    EXPECT_EQ(ace_resize(p, kMiB), p);
+    EXPECT_EQ(hak_ace_resize(p, 280 * 1024), p);
+    EXPECT_EQ(hak_ace_resize(p, kMiB), p);
     EXPECT_EQ(os.calls(hak_testing::OS_MADVISE) + os.calls(hak_testing::OS_MREMAP), 0u);
     expect_sound();
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 /* A block that grows has address space ahead, as long as there are not too many of them. */
@@ -526,21 +526,21 @@ TEST_F(Ace, GrowingBlocksAreRangesWithinALimit)
     std::vector<char *> blocks;
     size_t ranges = 0;
     for (int i = 0; i < (HAK_TINY_OR(20, 200)); i++) {
-        char *p = static_cast<char *>(ace_alloc_growing(200000));
+        char *p = static_cast<char *>(hak_ace_alloc_growing(200000));
         ASSERT_NE(p, nullptr);
         ranges += hak_super_lookup(p).kind == SS_RANGE;
         blocks.push_back(p);
     }
     EXPECT_EQ(ranges, static_cast<size_t>(HAK_TINY_OR(8, 200)));
     char *p = blocks[0];
-    EXPECT_EQ(ace_resize(p, 290000), p);
+    EXPECT_EQ(hak_ace_resize(p, 290000), p);
     for (char *block : blocks) {
-        ace_free(block);
+        hak_ace_free(block);
     }
-    EXPECT_EQ(stat_get(large_growing), 0);
-    p = static_cast<char *>(ace_alloc_growing(100000));
+    EXPECT_EQ(hak_stat_get(large_growing), 0);
+    p = static_cast<char *>(hak_ace_alloc_growing(100000));
     EXPECT_EQ(hak_super_lookup(p).kind, SS_SPAN) << "small ones are spans";
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 /* calloc of a block that was used: cleared, or given back where little of such blocks is touched. */
@@ -551,7 +551,7 @@ TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
         const size_t size = dense ? 700 * 1024 : 300 * 1024;
         for (int i = 0; i < 100; i++) {
             os.reset();
-            char *p = static_cast<char *>(ace_alloc_zeroed(size, 1));
+            char *p = static_cast<char *>(hak_ace_alloc_zeroed(size, 1));
             ASSERT_NE(p, nullptr);
             if (i >= 90) {
                 EXPECT_EQ(resident(p, 64 * 1024), 0u + (dense ? 64u * 1024 : 0)) << i;
@@ -565,7 +565,7 @@ TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
             } else {
                 p[0] = 1;
             }
-            ace_free(p);
+            hak_ace_free(p);
         }
     }
 }
@@ -578,24 +578,24 @@ TEST_F(Ace, WhatIsTouchedIsLearntAnew)
     for (int dense : {0, 1, 0}) {
         int n_cleared = 0, n_rounds = dense ? 200 : 20000;
         for (int i = 0; i < n_rounds; i++) {
-            char *p = static_cast<char *>(ace_alloc_zeroed(size, 1));
+            char *p = static_cast<char *>(hak_ace_alloc_zeroed(size, 1));
             ASSERT_NE(p, nullptr);
             n_cleared = i >= n_rounds / 2 && i % 50 == 0 ? n_cleared + (resident(p, size) == size) : n_cleared;
             for (size_t at = 0; at < size; at += dense ? 4096 : 40 * 4096) {
                 p[at] = 1;
             }
-            ace_free(p);
+            hak_ace_free(p);
         }
         EXPECT_EQ(n_cleared > 0, dense != 0);
     }
-    EXPECT_LT(zero_touched(size, 1), 25u);
+    EXPECT_LT(hak_zero_touched(size, 1), 25u);
 }
 
 /* A sparse block that is looked at has no more resident pages than before. */
 TEST_F(Ace, LookingMakesNothingResident)
 {
     const size_t size = 3 * kMiB;
-    char *p = static_cast<char *>(os_map_aligned(nullptr, size, 4096));
+    char *p = static_cast<char *>(hak_os_map_aligned(nullptr, size, 4096));
     ASSERT_NE(p, nullptr);
     ASSERT_EQ(madvise(p, size, MADV_NOHUGEPAGE), 0);
     p[0] = 1;
@@ -610,37 +610,37 @@ TEST_F(Ace, LookingMakesNothingResident)
     };
     size_t before = Pages::resident_kib();
     for (int i = 0; i < 3200; i++) {
-        zero_learn(p, size, 1);
+        hak_zero_learn(p, size, 1);
     }
     EXPECT_LT(Pages::resident_kib(), before + 1024);
-    EXPECT_LT(zero_touched(size, 1), 25u);
+    EXPECT_LT(hak_zero_touched(size, 1), 25u);
     memset(p, 1, size);
     for (int i = 0; i < 3200; i++) {
-        zero_learn(p, size, 1);
+        hak_zero_learn(p, size, 1);
     }
-    EXPECT_GT(zero_touched(size, 1), 250u);
-    EXPECT_EQ(os_unmap(p, size), 0);
+    EXPECT_GT(hak_zero_touched(size, 1), 250u);
+    EXPECT_EQ(hak_os_unmap(p, size), 0);
 }
 
 /* Into a cached neighbour: no system call. */
 TEST_F(Ace, GrowsIntoACachedNeighbour)
 {
     char *whole = alloc(24 * kMiB);
-    ace_free(whole);
+    hak_ace_free(whole);
     char *p = alloc(4 * kMiB);
     ASSERT_EQ(p, whole);
     memset(p, 9, 4 * kMiB);
     FailingOs os;
-    EXPECT_EQ(ace_resize(p, 5 * kMiB), p);
-    EXPECT_GE(ace_usable_size(p), 5 * kMiB);
-    EXPECT_LE(ace_usable_size(p), 8 * kMiB);
+    EXPECT_EQ(hak_ace_resize(p, 5 * kMiB), p);
+    EXPECT_GE(hak_ace_usable_size(p), 5 * kMiB);
+    EXPECT_LE(hak_ace_usable_size(p), 8 * kMiB);
     EXPECT_EQ(os.calls(hak_testing::OS_MREMAP) + os.calls(hak_testing::OS_MMAP), 0u);
-    EXPECT_EQ(stat_get(large_bytes) + stat_get(large_cached_bytes), static_cast<int64_t>(24 * kMiB));
+    EXPECT_EQ(hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes), static_cast<int64_t>(24 * kMiB));
     EXPECT_EQ(p[4 * kMiB - 1], 9);
     expect_sound();
-    ace_free(p);
+    hak_ace_free(p);
     EXPECT_EQ(alloc(24 * kMiB), whole);
-    ace_free(whole);
+    hak_ace_free(whole);
 }
 
 /* Where something is in the way the pages move: contents stay, and nobody copies (the source's pages are gone). */
@@ -648,7 +648,7 @@ TEST_F(Ace, MovesPagesWhereItCannotGrow)
 {
     /* Something right behind it, so that it cannot grow in place. */
     char *whole = alloc(8 * kMiB);
-    ace_free(whole);
+    hak_ace_free(whole);
     char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
     ASSERT_EQ(p + 4 * kMiB, wall);
     for (size_t i = 0; i < 4 * kMiB; i += 4096) {
@@ -656,7 +656,7 @@ TEST_F(Ace, MovesPagesWhereItCannotGrow)
     }
     memset(wall, 7, 4 * kMiB);
     FailingOs os;
-    char *moved = static_cast<char *>(ace_resize(p, 6 * kMiB));
+    char *moved = static_cast<char *>(hak_ace_resize(p, 6 * kMiB));
     ASSERT_NE(moved, nullptr);
     EXPECT_NE(moved, p);
     EXPECT_GE(os.calls(hak_testing::OS_MREMAP), 1u);
@@ -670,10 +670,10 @@ TEST_F(Ace, MovesPagesWhereItCannotGrow)
     EXPECT_EQ(wall[0] + wall[4 * kMiB - 1], 14);
     EXPECT_EQ(hak_super_lookup(p).kind, SS_NOT_OURS);
     EXPECT_EQ(hak_super_lookup(moved + 5 * kMiB).start, moved);
-    EXPECT_EQ(ace_usable_size(p), 0u);
+    EXPECT_EQ(hak_ace_usable_size(p), 0u);
     expect_sound();
-    ace_free(moved);
-    ace_free(wall);
+    hak_ace_free(moved);
+    hak_ace_free(wall);
 }
 
 /* The system moves no two mappings by one call. A range merged from several must be copied then, and nothing may be left
@@ -681,19 +681,19 @@ TEST_F(Ace, MovesPagesWhereItCannotGrow)
 TEST_F(Ace, ARangeOfSeveralMappingsIsNotMoved)
 {
     char *whole = alloc(8 * kMiB);
-    ace_free(whole);
+    hak_ace_free(whole);
     char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
     ASSERT_EQ(p + 4 * kMiB, wall);
     ASSERT_EQ(madvise(p + 2 * kMiB, 2 * kMiB, MADV_DONTDUMP), 0); /* a mapping of its own from now on */
     p[0] = p[4 * kMiB - 1] = 5;
     FailingOs os;
-    EXPECT_EQ(ace_resize(p, 6 * kMiB), nullptr);
+    EXPECT_EQ(hak_ace_resize(p, 6 * kMiB), nullptr);
     EXPECT_EQ(os.mapped_bytes(), 0);
-    EXPECT_EQ(ace_usable_size(p), 4 * kMiB);
+    EXPECT_EQ(hak_ace_usable_size(p), 4 * kMiB);
     EXPECT_EQ(p[0] + p[4 * kMiB - 1], 10);
     expect_sound();
-    ace_free(p);
-    ace_free(wall);
+    hak_ace_free(p);
+    hak_ace_free(wall);
 }
 
 /* The address space that a moved or unmapped range leaves may be somebody else's at once: the pointer map must have let go
@@ -704,27 +704,27 @@ int n_still_ours;
 TEST_F(Ace, TheMapLetsGoBeforeTheAddressSpaceDoes)
 {
     char *whole = alloc(8 * kMiB);
-    ace_free(whole);
+    hak_ace_free(whole);
     char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
     ASSERT_EQ(p + 4 * kMiB, wall);
     watched = p;
     n_still_ours = 0;
-    os_ops.mremap = [](void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr) {
-        n_still_ours += (flags & MREMAP_FIXED) && map_get(watched).tag != 0;
-        return os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
+    hak_os_ops.mremap = [](void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr) {
+        n_still_ours += (flags & MREMAP_FIXED) && hak_map_get(watched).tag != 0;
+        return hak_os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
     };
-    os_ops.munmap = [](void *addr, size_t length) {
-        n_still_ours += map_get(addr).tag != 0;
-        return os_real_ops.munmap(addr, length);
+    hak_os_ops.munmap = [](void *addr, size_t length) {
+        n_still_ours += hak_map_get(addr).tag != 0;
+        return hak_os_real_ops.munmap(addr, length);
     };
-    char *moved = static_cast<char *>(ace_resize(p, 6 * kMiB));
+    char *moved = static_cast<char *>(hak_ace_resize(p, 6 * kMiB));
     EXPECT_NE(moved, p);
     ASSERT_NE(moved, nullptr);
-    EXPECT_EQ(ace_resize(moved, 2 * kMiB), moved);
-    ace_free(moved);
-    ace_free(wall);
-    ace_purge(0);
-    os_ops = os_real_ops;
+    EXPECT_EQ(hak_ace_resize(moved, 2 * kMiB), moved);
+    hak_ace_free(moved);
+    hak_ace_free(wall);
+    hak_ace_purge(0);
+    hak_os_ops = hak_os_real_ops;
     EXPECT_EQ(n_still_ours, 0);
 }
 
@@ -734,17 +734,17 @@ TEST_F(Ace, GrowingStepByStepMovesSeldom)
     int n_moves = 0;
     for (size_t size = 2 * kMiB; size <= 64 * kMiB; size += kMiB) {
         p[size - kMiB - 1] = 5;
-        char *grown = static_cast<char *>(ace_resize(p, size));
+        char *grown = static_cast<char *>(hak_ace_resize(p, size));
         ASSERT_NE(grown, nullptr);
         n_moves += grown != p;
         p = grown;
         ASSERT_EQ(p[size - kMiB - 1], 5);
-        ASSERT_GE(ace_usable_size(p), size);
-        ASSERT_LE(ace_usable_size(p), 2 * size);
+        ASSERT_GE(hak_ace_usable_size(p), size);
+        ASSERT_LE(hak_ace_usable_size(p), 2 * size);
     }
     EXPECT_LE(n_moves, 12);
     expect_sound();
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 /* Programs account by it: a block that grows, or has shrunk, says at most 1/8 more than was asked for, and all of that is
@@ -752,16 +752,16 @@ TEST_F(Ace, GrowingStepByStepMovesSeldom)
 TEST_F(Ace, UsableIsNearWhatWasAskedFor)
 {
     FailingOs os;
-    char *p = static_cast<char *>(ace_alloc_growing(200000));
+    char *p = static_cast<char *>(hak_ace_alloc_growing(200000));
     int n_resized = 0;
     for (size_t size = 200000; size < 40 * kMiB; size += size / 50) {
-        if (ace_usable_size(p) < size) {
-            char *grown = static_cast<char *>(ace_resize(p, size));
+        if (hak_ace_usable_size(p) < size) {
+            char *grown = static_cast<char *>(hak_ace_resize(p, size));
             ASSERT_NE(grown, nullptr);
             p = grown;
             n_resized++;
         }
-        size_t usable = ace_usable_size(p);
+        size_t usable = hak_ace_usable_size(p);
         ASSERT_GE(usable, size);
         ASSERT_LE(usable, size + size / 8);
         EXPECT_EQ(hak_super_lookup(p + usable - 1).size, usable);
@@ -771,17 +771,17 @@ TEST_F(Ace, UsableIsNearWhatWasAskedFor)
     EXPECT_LE(n_calls, 80u) << "most of it in the room that it has";
     EXPECT_GT(n_resized, 60);
     for (size_t size : {30 * kMiB, 17 * kMiB, 3 * kMiB, kMiB, kMiB / 2, kMiB / 4 - 100}) {
-        EXPECT_EQ(ace_resize(p, size), p);
-        EXPECT_LE(ace_usable_size(p), size + size / 8);
+        EXPECT_EQ(hak_ace_resize(p, size), p);
+        EXPECT_LE(hak_ace_usable_size(p), size + size / 8);
         expect_sound();
     }
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 /* A system with so much address space. */
 struct Budget {
     static inline int64_t left;
-    static inline struct os_ops before;
+    static inline struct hak_os_ops before;
     static void *map(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
     {
         if (static_cast<int64_t>(length) > left) {
@@ -811,14 +811,14 @@ struct Budget {
     explicit Budget(size_t bytes)
     {
         left = static_cast<int64_t>(bytes);
-        before = os_ops;
-        os_ops.mmap = map;
-        os_ops.munmap = unmap;
-        os_ops.mremap = remap;
+        before = hak_os_ops;
+        hak_os_ops.mmap = map;
+        hak_os_ops.munmap = unmap;
+        hak_os_ops.mremap = remap;
     }
     ~Budget()
     {
-        os_ops = before;
+        hak_os_ops = before;
     }
 };
 
@@ -829,44 +829,44 @@ TEST_F(Ace, RoomGoesBackBeforeARequestFails)
     std::vector<char *> blocks;
     Budget budget(static_cast<size_t>(n) * 2 * kMiB + 4 * kMiB);
     for (int i = 0; i < n; i++) {
-        char *p = static_cast<char *>(ace_alloc_growing(kMiB));
+        char *p = static_cast<char *>(hak_ace_alloc_growing(kMiB));
         ASSERT_NE(p, nullptr) << i;
         p[0] = static_cast<char>(i);
-        char *grown = static_cast<char *>(ace_resize(p, 2 * kMiB - kUnit));
+        char *grown = static_cast<char *>(hak_ace_resize(p, 2 * kMiB - kUnit));
         ASSERT_NE(grown, nullptr) << i;
         blocks.push_back(grown);
     }
-    EXPECT_LT(ace_room(), static_cast<size_t>(n) * kMiB / 2);
+    EXPECT_LT(hak_ace_room(), static_cast<size_t>(n) * kMiB / 2);
     expect_sound();
     for (int i = 0; i < n; i++) {
         char *p = blocks[static_cast<size_t>(i)];
         EXPECT_EQ(p[0], static_cast<char>(i));
-        memset(p, 1, ace_usable_size(p));
-        ace_free(p);
+        memset(p, 1, hak_ace_usable_size(p));
+        hak_ace_free(p);
     }
     expect_sound();
 }
 
-/* ace_purge takes it too; a block may grow again all the same. */
+/* hak_ace_purge takes it too; a block may grow again all the same. */
 TEST_F(Ace, PurgingAllTakesTheRoom)
 {
-    char *p = static_cast<char *>(ace_alloc_growing(2 * kMiB));
-    EXPECT_GE(ace_room(), kMiB / 2);
-    (void)ace_purge(0);
-    EXPECT_EQ(ace_room(), 0u);
+    char *p = static_cast<char *>(hak_ace_alloc_growing(2 * kMiB));
+    EXPECT_GE(hak_ace_room(), kMiB / 2);
+    (void)hak_ace_purge(0);
+    EXPECT_EQ(hak_ace_room(), 0u);
     EXPECT_EQ(hak_super_lookup(p + 3 * kMiB - 1).kind, SS_NOT_OURS);
     expect_sound();
     FailingOs os;
-    p = static_cast<char *>(ace_resize(p, 4 * kMiB));
+    p = static_cast<char *>(hak_ace_resize(p, 4 * kMiB));
     ASSERT_NE(p, nullptr);
     memset(p, 1, 4 * kMiB);
     os.fail_always(hak_testing::OS_MUNMAP);
-    EXPECT_GT(ace_room(), 0u);
-    (void)ace_purge(0);
-    EXPECT_EQ(ace_room(), 0u) << "the system does not want it: not asked again";
+    EXPECT_GT(hak_ace_room(), 0u);
+    (void)hak_ace_purge(0);
+    EXPECT_EQ(hak_ace_room(), 0u) << "the system does not want it: not asked again";
     expect_sound();
     os.reset();
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 TEST_F(Ace, EveryCallOfTheSystemFailsInTurn)
@@ -883,23 +883,23 @@ TEST_F(Ace, EveryCallOfTheSystemFailsInTurn)
                     ASSERT_TRUE(os.fired()) << "refused without reason";
                 }
                 if (i % 10 == 9) {
-                    ace_purge(0);
-                    ss_purge(0);
+                    hak_ace_purge(0);
+                    hak_ss_purge(0);
                 }
                 expect_sound();
                 ASSERT_FALSE(HasFailure()) << hak_testing::os_call_name(call) << " " << n << " step " << i;
             }
             oracle.free_all();
-            ace_purge(0);
-            ss_purge(0);
+            hak_ace_purge(0);
+            hak_ss_purge(0);
             expect_sound();
             bool fired = os.fired();
             os.reset();
-            ace_purge(0);
-            ss_purge(0);
-            ASSERT_EQ(stat_get(large_bytes), 0);
-            ASSERT_EQ(stat_get(large_cached_bytes), 0);
-            ASSERT_EQ(stat_get(heap_used_bytes), 0);
+            hak_ace_purge(0);
+            hak_ss_purge(0);
+            ASSERT_EQ(hak_stat_get(large_bytes), 0);
+            ASSERT_EQ(hak_stat_get(large_cached_bytes), 0);
+            ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
             if (!fired) {
                 break;
             }
@@ -912,14 +912,14 @@ TEST_F(Ace, EveryCallOfTheSystemFailsInTurn)
 TEST_F(Ace, CachedRangesGoBackBeforeARequestFails)
 {
     char *small = alloc(2 * kMiB);
-    ace_free(small);
+    hak_ace_free(small);
     FailingOs os;
     os.fail(hak_testing::OS_MMAP, 1);
     char *p = alloc(20 * kMiB);
     EXPECT_TRUE(os.fired());
-    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
     ASSERT_NE(p, nullptr);
-    ace_free(p);
+    hak_ace_free(p);
 }
 
 TEST_F(Ace, NoAddressSpaceLeaks)
@@ -932,8 +932,8 @@ TEST_F(Ace, NoAddressSpaceLeaks)
             ASSERT_TRUE(oracle.step());
         }
         oracle.free_all();
-        ace_purge(0);
-        ss_purge(0);
+        hak_ace_purge(0);
+        hak_ss_purge(0);
         if (round == 0) {
             after_first = os.mapped_bytes();
         }
@@ -955,11 +955,11 @@ TEST_F(Ace, ThreadsAndLookups)
             std::vector<std::pair<char *, size_t>> live;
             for (int i = 0; i < 250; i++) {
                 size_t size = rng.between(40000, rng.one_in(2) ? kMiB : 4 * kMiB);
-                char *p = static_cast<char *>(ace_alloc(size, 1));
+                char *p = static_cast<char *>(hak_ace_alloc(size, 1));
                 p[0] = p[size - 1] = static_cast<char>(t + 1);
                 live.push_back({p, size});
                 size_t k = rng.below(live.size());
-                if (char *moved = static_cast<char *>(ace_resize(live[k].first, size))) {
+                if (char *moved = static_cast<char *>(hak_ace_resize(live[k].first, size))) {
                     int bad = moved[0] != static_cast<char>(t + 1);
                     __atomic_add_fetch(&n_bad, bad, __ATOMIC_RELAXED);
                     moved[size - 1] = static_cast<char>(t + 1);
@@ -970,17 +970,17 @@ TEST_F(Ace, ThreadsAndLookups)
                     int bad = live[k].first[0] != static_cast<char>(t + 1) ||
                               live[k].first[live[k].second - 1] != static_cast<char>(t + 1);
                     __atomic_add_fetch(&n_bad, bad, __ATOMIC_RELAXED);
-                    ace_free(live[k].first);
+                    hak_ace_free(live[k].first);
                     live.erase(live.begin() + static_cast<long>(k));
                 }
                 if (i % 20 == 0) {
-                    __atomic_add_fetch(&n_bad, ss_verify() != 0, __ATOMIC_RELAXED);
-                    __atomic_add_fetch(&n_bad, ace_verify() != 0, __ATOMIC_RELAXED);
-                    ace_purge(0);
+                    __atomic_add_fetch(&n_bad, hak_ss_verify() != 0, __ATOMIC_RELAXED);
+                    __atomic_add_fetch(&n_bad, hak_ace_verify() != 0, __ATOMIC_RELAXED);
+                    hak_ace_purge(0);
                 }
             }
             for (const auto &block : live) {
-                ace_free(block.first);
+                hak_ace_free(block.first);
             }
         });
     }
@@ -999,7 +999,7 @@ TEST_F(Ace, ThreadsAndLookups)
     __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
     asker.join();
     EXPECT_EQ(n_bad, 0);
-    ace_free(kept);
+    hak_ace_free(kept);
     expect_sound();
 }
 
@@ -1010,58 +1010,58 @@ TEST_F(AceDeathTest, BadPointersAbort)
     const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
     char *range = alloc(3 * kMiB), *span = alloc(3 * kUnit);
     int local;
-    EXPECT_EXIT(ace_free(range + 16), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(ace_free(range + kUnit), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(ace_free(span + kUnit), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(ace_free(&local), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_ace_free(range + 16), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_ace_free(range + kUnit), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_ace_free(span + kUnit), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_ace_free(&local), testing::KilledBySignal(SIGABRT), invalid);
     EXPECT_EXIT(
         {
-            ace_free(range);
-            ace_free(range);
+            hak_ace_free(range);
+            hak_ace_free(range);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
     EXPECT_EXIT(
         {
-            ace_free(span);
-            ace_free(span);
+            hak_ace_free(span);
+            hak_ace_free(span);
         },
         testing::KilledBySignal(SIGABRT), invalid);
-    ace_free(range);
-    ace_free(span);
+    hak_ace_free(range);
+    hak_ace_free(span);
 }
 
 TEST_F(Ace, VerifyNamesTheBrokenEquation)
 {
-    char *p = static_cast<char *>(ace_alloc(16 * kMiB, 1));
-    ASSERT_EQ(ace_resize(p, 2 * kMiB), p); /* what is behind it is cached */
-    struct map_entry entry = map_get(p), behind = map_get(p + 8 * kMiB);
+    char *p = static_cast<char *>(hak_ace_alloc(16 * kMiB, 1));
+    ASSERT_EQ(hak_ace_resize(p, 2 * kMiB), p); /* what is behind it is cached */
+    struct map_entry entry = hak_map_get(p), behind = hak_map_get(p + 8 * kMiB);
     ASSERT_EQ(entry.tag, TAG_RANGE);
     ASSERT_EQ(behind.tag, TAG_RANGE);
     ASSERT_NE(entry.ref, behind.ref);
-    struct range *used = range_at(entry.ref), *cached = range_at(behind.ref);
-    map_set(p, 1, TAG_RANGE, entry.ref + 1);
-    EXPECT_EQ(ace_verify(), VERIFY_RANGE_MAP);
-    map_set(p, 1, TAG_RANGE, entry.ref);
+    struct range *used = hak_range_at(entry.ref), *cached = hak_range_at(behind.ref);
+    hak_map_set(p, 1, TAG_RANGE, entry.ref + 1);
+    EXPECT_EQ(hak_ace_verify(), VERIFY_RANGE_MAP);
+    hak_map_set(p, 1, TAG_RANGE, entry.ref);
     used->state = RANGE_CACHED;
-    EXPECT_EQ(ace_verify(), VERIFY_RANGE_MERGED);
+    EXPECT_EQ(hak_ace_verify(), VERIFY_RANGE_MERGED);
     used->state = RANGE_USED;
     size_t usable = used->usable;
     used->usable = used->bytes + 1;
-    EXPECT_EQ(ace_verify(), VERIFY_RANGE_USABLE);
+    EXPECT_EQ(hak_ace_verify(), VERIFY_RANGE_USABLE);
     used->usable = 1;
     used->bytes--;
-    EXPECT_EQ(ace_verify(), VERIFY_RANGE_UNITS);
+    EXPECT_EQ(hak_ace_verify(), VERIFY_RANGE_UNITS);
     used->bytes++;
     used->usable = usable;
     cached->usable = 1;
     cached->state = RANGE_USED;
-    EXPECT_EQ(ace_verify(), VERIFY_RANGE_LISTS);
+    EXPECT_EQ(hak_ace_verify(), VERIFY_RANGE_LISTS);
     cached->state = RANGE_CACHED;
-    stat_add(large_growing, 1);
-    EXPECT_EQ(ace_verify(), VERIFY_RANGE_TOTALS);
-    stat_sub(large_growing, 1);
-    EXPECT_EQ(ace_verify(), 0);
-    ace_free(p);
+    hak_stat_add(large_growing, 1);
+    EXPECT_EQ(hak_ace_verify(), VERIFY_RANGE_TOTALS);
+    hak_stat_sub(large_growing, 1);
+    EXPECT_EQ(hak_ace_verify(), 0);
+    hak_ace_free(p);
 }
 
 } // namespace
@@ -1069,71 +1069,71 @@ TEST_F(Ace, VerifyNamesTheBrokenEquation)
 /* What HAKMEM_WMAX_MID does not let a span waste becomes a range of whole units. */
 TEST_F(Ace, ASpanThatWastesTooMuchIsARange)
 {
-    uint64_t before = options.wmax_mid;
+    uint64_t before = hak_options.wmax_mid;
     size_t size = 256 * 1024 + 1;
-    while (size < ACE_SPAN_MAX && ace_class_bytes(size) == size) {
+    while (size < ACE_SPAN_MAX && hak_ace_class_bytes(size) == size) {
         size++;
     }
-    options.wmax_mid = 1000; /* nothing */
+    hak_options.wmax_mid = 1000; /* nothing */
     char *p = alloc(size);
-    EXPECT_GT(stat_get(large_bytes), 0);
-    EXPECT_EQ(ace_usable_size(p), round_units(size));
-    options.wmax_mid = before;
+    EXPECT_GT(hak_stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_ace_usable_size(p), round_units(size));
+    hak_options.wmax_mid = before;
     char *q = alloc(size);
-    EXPECT_EQ(ace_usable_size(q), ace_class_bytes(size));
+    EXPECT_EQ(hak_ace_usable_size(q), hak_ace_class_bytes(size));
     expect_sound();
-    ace_free(p);
-    ace_free(q);
+    hak_ace_free(p);
+    hak_ace_free(q);
 }
 
 /* A large block of a kind that its owners write everywhere asks for huge pages; one that is hardly touched does not. */
 TEST_F(Ace, RangesThatAreWrittenEverywhereAskForHugePages)
 {
     const size_t size = 36 * kMiB, sparse = 150 * kMiB;
-    options.huge_page_bytes = 1;
+    hak_options.huge_page_bytes = 1;
     char *other = alloc(2 * kMiB); /* huge pages are for heaps that are large already */
-    int64_t before = stat_get(huge_regions);
-    for (int i = 0; i < 200 && stat_get(huge_regions) == before; i++) {
+    int64_t before = hak_stat_get(huge_regions);
+    for (int i = 0; i < 200 && hak_stat_get(huge_regions) == before; i++) {
         char *p = alloc(size);
         memset(p, 1, size);
-        ace_free(p);
-        ace_purge(0);
+        hak_ace_free(p);
+        hak_ace_purge(0);
     }
-    EXPECT_GT(stat_get(huge_regions), before);
-    before = stat_get(huge_regions);
+    EXPECT_GT(hak_stat_get(huge_regions), before);
+    before = hak_stat_get(huge_regions);
     for (int i = 0; i < 20; i++) {
         char *p = alloc(sparse);
         p[0] = 1;
-        ace_free(p);
-        ace_purge(0);
+        hak_ace_free(p);
+        hak_ace_purge(0);
         expect_sound();
     }
-    EXPECT_EQ(stat_get(huge_regions), before);
-    ace_free(other);
+    EXPECT_EQ(hak_stat_get(huge_regions), before);
+    hak_ace_free(other);
 }
 
 /* HAKMEM_ACE_KEEP and HAKMEM_ACE_HORIZON_MS take the controller's choice away. */
 TEST_F(Ace, PinnedTargetsStay)
 {
-    uint64_t keep = options.ace_keep, horizon = options.ace_horizon_ms;
-    options.ace_keep = 3 * kMiB;
-    adapt_forget();
+    uint64_t keep = hak_options.ace_keep, horizon = hak_options.ace_horizon_ms;
+    hak_options.ace_keep = 3 * kMiB;
+    hak_adapt_forget();
     for (int i = 0; i < 50; i++) {
-        ace_free(alloc(2 * kMiB + static_cast<size_t>(i) * kUnit));
-        EXPECT_EQ(adapt_range_keep(), 3 * kMiB);
-        EXPECT_EQ(adapt_delay_ms(), options.purge_delay_ms);
+        hak_ace_free(alloc(2 * kMiB + static_cast<size_t>(i) * kUnit));
+        EXPECT_EQ(hak_adapt_range_keep(), 3 * kMiB);
+        EXPECT_EQ(hak_adapt_delay_ms(), hak_options.purge_delay_ms);
     }
-    EXPECT_EQ(adapt_class_keep(2 * kMiB), SIZE_MAX);
-    options.ace_keep = keep;
-    options.ace_horizon_ms = 77;
-    adapt_forget();
+    EXPECT_EQ(hak_adapt_class_keep(2 * kMiB), SIZE_MAX);
+    hak_options.ace_keep = keep;
+    hak_options.ace_horizon_ms = 77;
+    hak_adapt_forget();
     for (int i = 0; i < 50; i++) {
-        ace_free(alloc(2 * kMiB));
+        hak_ace_free(alloc(2 * kMiB));
         struct adapt_summary state;
-        adapt_state(&state);
+        hak_adapt_state(&state);
         EXPECT_EQ(state.horizon_ms, 77u);
     }
-    options.ace_horizon_ms = horizon;
-    adapt_forget();
+    hak_options.ace_horizon_ms = horizon;
+    hak_adapt_forget();
     expect_sound();
 }

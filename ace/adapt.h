@@ -12,31 +12,31 @@
 HAK_EXTERN_C_BEGIN
 
 /* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. */
-void adapt_taken(enum control_pool pool, size_t fresh);
-void adapt_given(void);
-void adapt_purged(enum control_pool pool, size_t bytes);
+void hak_adapt_taken(enum control_pool pool, size_t fresh);
+void hak_adapt_given(void);
+void hak_adapt_purged(enum control_pool pool, size_t bytes);
 /* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became another size. */
-void adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
-void adapt_block_given(size_t class_bytes);
-void adapt_block_resized(size_t before, size_t after);
+void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
+void hak_adapt_block_given(size_t class_bytes);
+void hak_adapt_block_resized(size_t before, size_t after);
 /* How many bytes superslabs may keep; ranges, in all and of a class; for how long (ms). */
-size_t adapt_superslab_keep(void);
-size_t adapt_range_keep(void);
-size_t adapt_class_keep(size_t class_bytes);
-uint64_t adapt_delay_ms(void);
+size_t hak_adapt_superslab_keep(void);
+size_t hak_adapt_range_keep(void);
+size_t hak_adapt_class_keep(size_t class_bytes);
+uint64_t hak_adapt_delay_ms(void);
 /* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown. */
-int adapt_ranges_exceed(void);
-int adapt_superslabs_exceed(void);
+int hak_adapt_ranges_exceed(void);
+int hak_adapt_superslabs_exceed(void);
 /* The state now. */
 struct adapt_summary {
     uint64_t live[CONTROL_POOLS];
     uint64_t horizon_ms, n_epochs, n_longer, n_shorter;
 };
-void adapt_state(struct adapt_summary *out);
-void adapt_class_state(size_t class_bytes, struct control_class *out);
+void hak_adapt_state(struct adapt_summary *out);
+void hak_adapt_class_state(size_t class_bytes, struct control_class *out);
 /* Starts anew with an empty history. For tests and replays. */
-void adapt_forget(void);
-int adapt_verify(void);
+void hak_adapt_forget(void);
+int hak_adapt_verify(void);
 
 
 HAK_EXTERN_C_END

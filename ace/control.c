@@ -39,7 +39,7 @@ static uint64_t sum(const uint64_t *values)
     return total;
 }
 
-void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
+void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
 {
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];
@@ -72,7 +72,7 @@ static int regrets(const struct control *control, enum control_pool pool)
 static void adapt_slack(struct control *control, enum control_pool pool)
 {
     uint64_t elapsed_ns = control->now_ns - control->epoch_started_ns;
-    uint64_t least_ns = ns_of_ms(control->base_ms) / CONTROL_EPOCHS;
+    uint64_t least_ns = hak_time_ns_of_ms(control->base_ms) / CONTROL_EPOCHS;
     uint64_t dear = (elapsed_ns > least_ns ? elapsed_ns : least_ns) / 1000 * DEAR_BYTES_A_US;
     uint64_t step = dear > GRAIN ? dear : GRAIN;
     if (control->regret[pool] > step * (control->n_slacker[pool] + 1)) {
@@ -132,7 +132,7 @@ static void next_epoch(struct control *control)
 
 static void end_epochs(struct control *control, uint64_t now_ns)
 {
-    uint64_t epoch_ns = ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
+    uint64_t epoch_ns = hak_time_ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
     if (now_ns < control->now_ns) {
         return; /* another thread read the clock later, and was first */
     }
@@ -140,7 +140,7 @@ static void end_epochs(struct control *control, uint64_t now_ns)
     for (uint32_t n = 0; n < CONTROL_EPOCHS && now_ns - control->epoch_started_ns >= epoch_ns; n++) {
         next_epoch(control);
         control->epoch_started_ns += epoch_ns;
-        epoch_ns = ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
+        epoch_ns = hak_time_ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
     }
     if (now_ns - control->epoch_started_ns >= epoch_ns) {
         control->epoch_started_ns = now_ns; /* a long silence: all is forgotten */
@@ -151,7 +151,7 @@ static void end_epochs(struct control *control, uint64_t now_ns)
     }
 }
 
-void control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns)
+void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns)
 {
     end_epochs(control, now_ns);
     control->live[CONTROL_SUPERSLABS] = superslab_live;
@@ -164,7 +164,7 @@ void control_note(struct control *control, uint64_t superslab_live, uint64_t ran
     }
 }
 
-void control_class_note(struct control *control, unsigned class_index, int64_t bytes)
+void hak_control_class_note(struct control *control, unsigned class_index, int64_t bytes)
 {
     struct control_class *class = &control->classes[class_index];
     class->live += (uint64_t)bytes;
@@ -173,19 +173,19 @@ void control_class_note(struct control *control, unsigned class_index, int64_t b
     }
 }
 
-void control_hit(struct control *control, unsigned class_index, uint64_t age_ns)
+void hak_control_hit(struct control *control, unsigned class_index, uint64_t age_ns)
 {
     struct control_class *class = &control->classes[class_index];
     class->age_ns = class->hits ? class->age_ns - (class->age_ns >> AGE_SHIFT) + (age_ns >> AGE_SHIFT) : age_ns;
     class->hits++;
 }
 
-void control_miss(struct control *control, unsigned class_index)
+void hak_control_miss(struct control *control, unsigned class_index)
 {
     control->classes[class_index].misses++;
 }
 
-void control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
+void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
 {
     uint64_t gone = sum(control->purged[pool]);
     uint64_t most = gone > control->regret[pool] ? gone - control->regret[pool] : 0;
@@ -193,7 +193,7 @@ void control_fresh(struct control *control, enum control_pool pool, uint64_t byt
     adapt_slack(control, pool);
 }
 
-void control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
+void hak_control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
 {
     control->purged[pool][control->epoch] += bytes;
 }
@@ -203,7 +203,7 @@ static uint64_t slack_bytes(const struct control *control, enum control_pool poo
     return control->most[pool] / CONTROL_SLACK_PARTS * control->slack[pool];
 }
 
-uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
+uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
 {
     uint64_t most = control->most[pool] + CONTROL_LEAST, live = control->live[pool];
     if (pool == CONTROL_TOTAL) {
@@ -217,14 +217,14 @@ uint64_t control_keep(const struct control *control, enum control_pool pool, uin
     return keep < budget ? keep : budget;
 }
 
-uint64_t control_class_keep(const struct control *control, unsigned class_index)
+uint64_t hak_control_class_keep(const struct control *control, unsigned class_index)
 {
     const struct control_class *class = &control->classes[class_index];
     uint64_t most = highest(class->peaks);
     return most > class->live ? most - class->live : 0;
 }
 
-int control_verify(const struct control *control)
+int hak_control_verify(const struct control *control)
 {
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         if (control->peaks[pool][control->epoch] < control->live[pool] ||

@@ -59,24 +59,24 @@ struct control {
 
 /* An empty history, but for what is live; the horizon is between base_ms (the option's delay, at least CONTROL_MIN_MS) and
    CONTROL_LONGEST times that. Zeroed memory is a control before its start. */
-void control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
+void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
-void control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns);
+void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns);
 /* A class's live bytes change. */
-void control_class_note(struct control *control, unsigned class_index, int64_t bytes);
+void hak_control_class_note(struct control *control, unsigned class_index, int64_t bytes);
 /* A request of the class was served from kept memory of that age. */
-void control_hit(struct control *control, unsigned class_index, uint64_t age_ns);
+void hak_control_hit(struct control *control, unsigned class_index, uint64_t age_ns);
 /* A request of the class needed fresh memory. */
-void control_miss(struct control *control, unsigned class_index);
+void hak_control_miss(struct control *control, unsigned class_index);
 /* The pool took `bytes` from the system. */
-void control_fresh(struct control *control, enum control_pool pool, uint64_t bytes);
+void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes);
 /* The pool gave kept memory back to the system. */
-void control_purged(struct control *control, enum control_pool pool, uint64_t bytes);
+void hak_control_purged(struct control *control, enum control_pool pool, uint64_t bytes);
 /* Bytes worth keeping, within the budget. */
-uint64_t control_keep(const struct control *control, enum control_pool pool, uint64_t budget);
-uint64_t control_class_keep(const struct control *control, unsigned class_index);
+uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget);
+uint64_t hak_control_class_keep(const struct control *control, unsigned class_index);
 /* 0 if its equations hold. */
-int control_verify(const struct control *control);
+int hak_control_verify(const struct control *control);
 
 HAK_EXTERN_C_END
 

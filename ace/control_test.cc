@@ -20,17 +20,17 @@ class Control : public testing::Test
     void SetUp() override
     {
         memset(&c, 0, sizeof c);
-        control_start(&c, now, 500);
+        hak_control_start(&c, now, 500);
     }
     void TearDown() override
     {
-        EXPECT_EQ(control_verify(&c), 0);
+        EXPECT_EQ(hak_control_verify(&c), 0);
     }
     void note(uint64_t superslabs, uint64_t ranges, uint64_t ms)
     {
         now += ms * kMs;
-        control_note(&c, superslabs, ranges, now);
-        ASSERT_EQ(control_verify(&c), 0);
+        hak_control_note(&c, superslabs, ranges, now);
+        ASSERT_EQ(hak_control_verify(&c), 0);
     }
     /* What is kept beyond the highest live bytes. */
     static uint64_t with_slack(uint64_t most, uint32_t slack = CONTROL_MIN_SLACK_SUPERSLABS)
@@ -39,7 +39,7 @@ class Control : public testing::Test
     }
     uint64_t keep(enum control_pool pool) const
     {
-        return control_keep(&c, pool, UINT64_MAX);
+        return hak_control_keep(&c, pool, UINT64_MAX);
     }
     struct control c;
     uint64_t now = 12345 * kMs;
@@ -49,13 +49,13 @@ TEST_F(Control, VerifyNamesTheBrokenEquation)
 {
     note(100 * kMiB, 0, 1);
     c.peaks[CONTROL_RANGES][c.epoch]++;
-    EXPECT_EQ(control_verify(&c), VERIFY_CONTROL_PEAKS);
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_PEAKS);
     c.peaks[CONTROL_RANGES][c.epoch]--;
     c.classes[3].live++;
-    EXPECT_EQ(control_verify(&c), VERIFY_CONTROL_CLASS);
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_CLASS);
     c.classes[3].live--;
     c.horizon_ms++;
-    EXPECT_EQ(control_verify(&c), VERIFY_CONTROL_HORIZON);
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_HORIZON);
     c.horizon_ms--;
 }
 
@@ -65,7 +65,7 @@ TEST_F(Control, KeepsUpToTheRecentPeak)
     note(30 * kMiB, 0, 1);
     EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) - 30 * kMiB);
     EXPECT_EQ(keep(CONTROL_RANGES), with_slack(0));
-    EXPECT_EQ(control_keep(&c, CONTROL_SUPERSLABS, kMiB), kMiB) << "within the budget";
+    EXPECT_EQ(hak_control_keep(&c, CONTROL_SUPERSLABS, kMiB), kMiB) << "within the budget";
 }
 
 TEST_F(Control, ForgetsThePeakAfterTheHorizon)
@@ -109,8 +109,8 @@ TEST_F(Control, RegretMakesTheHorizonLonger)
     for (int i = 0; i < 20; i++) {
         note(100 * kMiB, 0, 50);
         note(0, 0, 50);
-        control_purged(&c, CONTROL_SUPERSLABS, 50 * kMiB);
-        control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        hak_control_purged(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        hak_control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
     }
     EXPECT_GT(c.horizon_ms, horizon);
     EXPECT_LE(c.horizon_ms, 500u * CONTROL_LONGEST);
@@ -122,8 +122,8 @@ TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
 {
     for (int i = 0; i < 20; i++) {
         note(0, 100 * kMiB, 0);
-        control_purged(&c, CONTROL_RANGES, 10 * kMiB);
-        control_fresh(&c, CONTROL_RANGES, 10 * kMiB);
+        hak_control_purged(&c, CONTROL_RANGES, 10 * kMiB);
+        hak_control_fresh(&c, CONTROL_RANGES, 10 * kMiB);
     }
     EXPECT_EQ(c.n_epochs, 0u);
     EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MAX_SLACK);
@@ -136,8 +136,8 @@ TEST_F(Control, CheapRegretGivesNoSlack)
 {
     for (int i = 0; i < 200; i++) {
         note(100 * kMiB, 0, 60);
-        control_purged(&c, CONTROL_SUPERSLABS, 2 * kMiB);
-        control_fresh(&c, CONTROL_SUPERSLABS, 2 * kMiB);
+        hak_control_purged(&c, CONTROL_SUPERSLABS, 2 * kMiB);
+        hak_control_fresh(&c, CONTROL_SUPERSLABS, 2 * kMiB);
     }
     EXPECT_GT(c.n_epochs, 20u);
     EXPECT_EQ(c.slack[CONTROL_SUPERSLABS], CONTROL_MIN_SLACK_SUPERSLABS);
@@ -148,8 +148,8 @@ TEST_F(Control, TheOtherPoolsFetchIsNoRegret)
 {
     for (int i = 0; i < 20; i++) {
         note(100 * kMiB, 0, 100);
-        control_purged(&c, CONTROL_RANGES, 50 * kMiB);
-        control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        hak_control_purged(&c, CONTROL_RANGES, 50 * kMiB);
+        hak_control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
     }
     EXPECT_EQ(c.horizon_ms, 500u);
     EXPECT_EQ(c.n_longer, 0u);
@@ -159,8 +159,8 @@ TEST_F(Control, PeaksInVainMakeItShorterAgain)
 {
     for (int i = 0; i < 20; i++) {
         note(100 * kMiB, 0, 100);
-        control_purged(&c, CONTROL_SUPERSLABS, 50 * kMiB);
-        control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        hak_control_purged(&c, CONTROL_SUPERSLABS, 50 * kMiB);
+        hak_control_fresh(&c, CONTROL_SUPERSLABS, 50 * kMiB);
     }
     ASSERT_GT(c.horizon_ms, 500u);
     uint64_t longest = c.horizon_ms;
@@ -173,20 +173,20 @@ TEST_F(Control, PeaksInVainMakeItShorterAgain)
 
 TEST_F(Control, ClassesHaveTheirOwnPeaksHitsAndAges)
 {
-    control_class_note(&c, 61, 40 * static_cast<int64_t>(kMiB));
-    control_class_note(&c, 61, -30 * static_cast<int64_t>(kMiB));
-    EXPECT_EQ(control_class_keep(&c, 61), 30 * kMiB);
-    EXPECT_EQ(control_class_keep(&c, 62), 0u);
-    control_miss(&c, 61);
+    hak_control_class_note(&c, 61, 40 * static_cast<int64_t>(kMiB));
+    hak_control_class_note(&c, 61, -30 * static_cast<int64_t>(kMiB));
+    EXPECT_EQ(hak_control_class_keep(&c, 61), 30 * kMiB);
+    EXPECT_EQ(hak_control_class_keep(&c, 62), 0u);
+    hak_control_miss(&c, 61);
     for (int i = 0; i < 100; i++) {
-        control_hit(&c, 61, 8000);
+        hak_control_hit(&c, 61, 8000);
     }
     EXPECT_EQ(c.classes[61].hits, 100u);
     EXPECT_EQ(c.classes[61].misses, 1u);
     EXPECT_EQ(c.classes[61].age_ns, 8000u);
-    control_class_note(&c, 61, -10 * static_cast<int64_t>(kMiB));
+    hak_control_class_note(&c, 61, -10 * static_cast<int64_t>(kMiB));
     note(0, 0, 3000);
-    EXPECT_EQ(control_class_keep(&c, 61), 0u);
+    EXPECT_EQ(hak_control_class_keep(&c, 61), 0u);
 }
 
 /* An epoch ends by operations too. */
@@ -194,7 +194,7 @@ TEST_F(Control, ManyOperationsEndAnEpoch)
 {
     uint64_t epochs = c.n_epochs;
     for (uint32_t i = 0; i < CONTROL_EPOCH_OPS + 1; i++) {
-        control_note(&c, 0, 0, now);
+        hak_control_note(&c, 0, 0, now);
     }
     EXPECT_EQ(c.n_epochs, epochs + 1);
 }
@@ -202,8 +202,8 @@ TEST_F(Control, ManyOperationsEndAnEpoch)
 TEST_F(Control, AClockThatStandsOrGoesBackDoesNoHarm)
 {
     note(50 * kMiB, 0, 10);
-    control_note(&c, 10 * kMiB, 0, now - 5 * kMs);
-    control_note(&c, 10 * kMiB, 0, 0);
+    hak_control_note(&c, 10 * kMiB, 0, now - 5 * kMs);
+    hak_control_note(&c, 10 * kMiB, 0, 0);
     EXPECT_EQ(c.now_ns, now);
     EXPECT_GE(keep(CONTROL_SUPERSLABS), 40 * kMiB);
 }
@@ -216,14 +216,14 @@ TEST_F(Control, IsDeterministic)
         hak_testing::Rng rng(7);
         memset(&c, 0, sizeof c);
         now = 1000 * kMs;
-        control_start(&c, now, 500);
+        hak_control_start(&c, now, 500);
         for (int i = 0; i < 20000; i++) {
             note(rng.below(300 * kMiB), rng.below(300 * kMiB), rng.below(30));
             if (rng.one_in(5)) {
-                control_purged(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
+                hak_control_purged(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
             }
             if (rng.one_in(5)) {
-                control_fresh(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
+                hak_control_fresh(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
             }
             ASSERT_LE(keep(CONTROL_TOTAL), with_slack(600 * kMiB, CONTROL_MAX_SLACK));
         }

@@ -43,17 +43,17 @@ void *mmap_hook(void *addr, size_t length, int prot, int flags, int fd, off_t of
         addr = next_place;
         flags |= MAP_FIXED;
     }
-    return os_real_ops.mmap(addr, length, prot, flags, fd, offset);
+    return hak_os_real_ops.mmap(addr, length, prot, flags, fd, offset);
 }
 
 /* What goes back is gone, but stays reserved. */
 int munmap_hook(void *addr, size_t length)
 {
     if (!is_reserved(addr)) {
-        return os_real_ops.munmap(addr, length);
+        return hak_os_real_ops.munmap(addr, length);
     }
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    return os_real_ops.mmap(addr, length, PROT_NONE, flags, -1, 0) == MAP_FAILED ? -1 : 0;
+    return hak_os_real_ops.mmap(addr, length, PROT_NONE, flags, -1, 0) == MAP_FAILED ? -1 : 0;
 }
 
 /* --- what the unit may be; each begins and ends with nothing mapped there --- */
@@ -64,31 +64,31 @@ void nothing()
 
 void purge_all()
 {
-    ss_purge(0);
-    ace_purge(0);
+    hak_ss_purge(0);
+    hak_ace_purge(0);
 }
 
 template <uint32_t size_class> void enter_slab()
 {
-    slab = pool_slab_alloc(kOwner << TAG_OWNER_SHIFT | size_class, size_class);
+    slab = hak_pool_slab_alloc(kOwner << TAG_OWNER_SHIFT | size_class, size_class);
     void *head;
-    slab_take(slab, 40, 4096, &head);
+    hak_slab_take(slab, 40, 4096, &head);
 }
 
 void leave_slab()
 {
-    pool_slab_free(slab);
+    hak_pool_slab_free(slab);
     purge_all();
 }
 
 template <size_t size> void enter_span()
 {
-    block = static_cast<char *>(ss_span_alloc(size, 1, nullptr));
+    block = static_cast<char *>(hak_ss_span_alloc(size, 1, nullptr));
 }
 
 void leave_span()
 {
-    ss_span_free(block);
+    hak_ss_span_free(block);
     purge_all();
 }
 
@@ -96,26 +96,26 @@ void leave_span()
 void enter_free()
 {
     enter_span<SS_UNIT_BYTES>();
-    ss_span_free(block);
+    hak_ss_span_free(block);
 }
 
 template <size_t size> void enter_range()
 {
     next_place = size > SS_BYTES ? target - SS_BYTES : target;
-    block = static_cast<char *>(ace_alloc(size, 1));
+    block = static_cast<char *>(hak_ace_alloc(size, 1));
     next_place = target;
 }
 
 void leave_range()
 {
-    ace_free(block);
+    hak_ace_free(block);
     purge_all();
 }
 
 template <size_t size> void enter_cached()
 {
     enter_range<size>();
-    ace_free(block);
+    hak_ace_free(block);
 }
 
 struct State {
@@ -199,9 +199,9 @@ class LookupRace : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        options.large_cache_bytes = options.ace_keep = size_t(1) << 40;
-        options.huge_page_bytes = 0;
+        hak_options.purge_delay_ms = 3600000;
+        hak_options.large_cache_bytes = hak_options.ace_keep = size_t(1) << 40;
+        hak_options.huge_page_bytes = 0;
         reserved = static_cast<char *>(
             mmap(nullptr, kReserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
         ASSERT_NE(reserved, MAP_FAILED);
@@ -214,19 +214,19 @@ class LookupRace : public testing::Test
         action.sa_sigaction = fault;
         sigaction(SIGSEGV, &action, &old_fault);
         purge_all();
-        os_ops.mmap = mmap_hook;
-        os_ops.munmap = munmap_hook;
+        hak_os_ops.mmap = mmap_hook;
+        hak_os_ops.munmap = munmap_hook;
     }
     void TearDown() override
     {
         next_place = nullptr;
-        os_ops = os_real_ops;
+        hak_os_ops = hak_os_real_ops;
         sigaction(SIGTRAP, &old_trap, nullptr);
         sigaction(SIGSEGV, &old_fault, nullptr);
         for (void *p : kept) {
-            ace_free(p);
+            hak_ace_free(p);
         }
-        options.ace_keep = UINT64_MAX;
+        hak_options.ace_keep = UINT64_MAX;
         purge_all();
         munmap(reserved, kReserved);
     }
@@ -236,10 +236,10 @@ class LookupRace : public testing::Test
     {
         next_place = nullptr;
         for (size_t i = 0; i < n_superslabs; i++) {
-            kept.push_back(ss_span_alloc(SS_BYTES, 1, nullptr));
+            kept.push_back(hak_ss_span_alloc(SS_BYTES, 1, nullptr));
         }
         for (size_t i = 0; i < n_ranges; i++) {
-            kept.push_back(ace_alloc(SS_BYTES, 1));
+            kept.push_back(hak_ace_alloc(SS_BYTES, 1));
         }
         next_place = target;
     }
@@ -308,8 +308,8 @@ class LookupRace : public testing::Test
             }
         }
         EXPECT_GT(longest, 30) << "instructions of hak_super_lookup that were stepped through";
-        EXPECT_EQ(ss_verify(), 0);
-        EXPECT_EQ(ace_verify(), 0);
+        EXPECT_EQ(hak_ss_verify(), 0);
+        EXPECT_EQ(hak_ace_verify(), 0);
     }
     std::vector<void *> kept;
     struct sigaction old_trap, old_fault;

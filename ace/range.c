@@ -63,9 +63,9 @@ static size_t round_units(size_t size)
     return (size + SS_UNIT_BYTES - 1) & ~(SS_UNIT_BYTES - 1);
 }
 
-struct range *range_at(uint32_t number)
+struct range *hak_range_at(uint32_t number)
 {
-    return (struct range *)numbered_get(&ranges, number);
+    return (struct range *)hak_numbered_get(&ranges, number);
 }
 
 /* Its end changes. */
@@ -89,16 +89,16 @@ static struct range *new_range(void)
     struct range *range = idle;
     if (range) {
         idle = range->next;
-        stat_add(large_ranges, 1);
-        limit_count_mappings(1);
+        hak_stat_add(large_ranges, 1);
+        hak_limit_count_mappings(1);
         return range;
     }
-    range = numbered_reserve(&ranges) ? (struct range *)os_meta_alloc(sizeof *range) : NULL;
+    range = hak_numbered_reserve(&ranges) ? (struct range *)hak_os_meta_alloc(sizeof *range) : NULL;
     if (range) {
         range->number = ranges.n;
-        numbered_add(&ranges, range);
-        stat_add(large_ranges, 1);
-        limit_count_mappings(1);
+        hak_numbered_add(&ranges, range);
+        hak_stat_add(large_ranges, 1);
+        hak_limit_count_mappings(1);
     }
     return range;
 }
@@ -109,13 +109,13 @@ static void drop_range(struct range *range)
     set_extent(range, NULL, 0);
     range->next = idle;
     idle = range;
-    stat_sub(large_ranges, 1);
-    limit_count_mappings(-1);
+    hak_stat_sub(large_ranges, 1);
+    hak_limit_count_mappings(-1);
 }
 
 static void map_range(const struct range *range)
 {
-    map_set(range->base, range->bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
+    hak_map_set(range->base, range->bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
 }
 
 /* Of a used range: address space behind the units that its block may be filled to. */
@@ -147,8 +147,8 @@ static size_t usable_with_room(const struct range *range, size_t size)
 
 static size_t mapped_bytes(void)
 {
-    return (size_t)stat_get(large_bytes) + (size_t)stat_get(large_cached_bytes) +
-           (size_t)stat_get(superslabs) * SS_BYTES;
+    return (size_t)hak_stat_get(large_bytes) + (size_t)hak_stat_get(large_cached_bytes) +
+           (size_t)hak_stat_get(superslabs) * SS_BYTES;
 }
 
 /* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says nothing. */
@@ -160,7 +160,7 @@ static void note_refusal(size_t bytes)
     }
 }
 
-int range_is_scarce(void)
+int hak_range_is_scarce(void)
 {
     size_t level = atomic_load_relaxed(&scarce_level);
     if (HAK_LIKELY(!level)) {
@@ -177,7 +177,7 @@ int range_is_scarce(void)
 /* The class list of a cached range: the largest class that it can serve. */
 static unsigned class_of(size_t bytes)
 {
-    return ace_class_index(bytes);
+    return hak_ace_class_index(bytes);
 }
 
 static void class_remove(struct range *range)
@@ -186,7 +186,7 @@ static void class_remove(struct range *range)
     class_cached[i] -= range->bytes;
     LIST_TAKE_OUT(&classes[i], range, class_next, class_prev);
     if (!classes[i]) {
-        bits_clear(classes_present, i);
+        hak_bits_clear(classes_present, i);
     }
 }
 
@@ -195,14 +195,14 @@ static void class_push(struct range *range)
     unsigned i = class_of(range->bytes);
     class_cached[i] += range->bytes;
     LIST_PUSH(&classes[i], range, class_next, class_prev);
-    bits_set(classes_present, i);
+    hak_bits_set(classes_present, i);
 }
 
 static void cache_remove(struct range *range)
 {
     LIST_REMOVE(&oldest, &newest, range, next, prev);
     class_remove(range);
-    stat_sub(large_cached_bytes, range->bytes);
+    hak_stat_sub(large_cached_bytes, range->bytes);
 }
 
 /* Into the list by age, after the last one that is not younger. */
@@ -216,43 +216,43 @@ static void cache_push(struct range *range, uint64_t cached_at_ns)
     range->cached_at_ns = cached_at_ns;
     LIST_INSERT(&oldest, &newest, after, range, next, prev);
     class_push(range);
-    stat_add(large_cached_bytes, range->bytes);
+    hak_stat_add(large_cached_bytes, range->bytes);
 }
 
 /* The cached range that holds the unit at p, or NULL. */
 static struct range *cached_at(const char *p)
 {
-    struct map_entry entry = map_get(p);
-    struct range *range = entry.tag == TAG_RANGE ? range_at(entry.ref) : NULL;
+    struct map_entry entry = hak_map_get(p);
+    struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     return range && range->state == RANGE_CACHED ? range : NULL;
 }
 
 /* Of ranges all that is mapped counts as committed. */
 static void count_mapped(size_t bytes)
 {
-    limit_map(bytes);
-    limit_commit(bytes);
+    hak_limit_map(bytes);
+    hak_limit_commit(bytes);
 }
 
 static void count_unmapped(size_t bytes)
 {
-    limit_uncommit(bytes);
-    limit_unmap(bytes);
+    hak_limit_uncommit(bytes);
+    hak_limit_unmap(bytes);
 }
 
 /* Gives a cached range back to the system. Returns bytes; 0 if it refused (the range stays). */
 static size_t give_back(struct range *range)
 {
     size_t bytes = range->bytes;
-    map_set(range->base, bytes / SS_UNIT_BYTES, 0, 0);
-    if (os_unmap(range->base, bytes)) {
+    hak_map_set(range->base, bytes / SS_UNIT_BYTES, 0, 0);
+    if (hak_os_unmap(range->base, bytes)) {
         map_range(range);
         return 0;
     }
     cache_remove(range);
     drop_range(range);
     count_unmapped(bytes);
-    adapt_purged(CONTROL_RANGES, bytes);
+    hak_adapt_purged(CONTROL_RANGES, bytes);
     return bytes;
 }
 
@@ -273,9 +273,9 @@ static size_t keep_within(size_t limit)
     size_t bytes = 0;
     for (int any = 0; any < 2; any++) {
         struct range *next;
-        for (struct range *range = oldest; range && (size_t)stat_get(large_cached_bytes) > limit; range = next) {
+        for (struct range *range = oldest; range && (size_t)hak_stat_get(large_cached_bytes) > limit; range = next) {
             next = range->next;
-            if (any || class_cached[class_of(range->bytes)] > adapt_class_keep(range->bytes)) {
+            if (any || class_cached[class_of(range->bytes)] > hak_adapt_class_keep(range->bytes)) {
                 bytes += give_back(range);
             }
         }
@@ -291,16 +291,16 @@ static size_t cut_room(struct range *range)
         return 0;
     }
     char *end = range->base + was - more;
-    map_set(end, more / SS_UNIT_BYTES, 0, 0);
-    if (os_unmap(end, more)) {
+    hak_map_set(end, more / SS_UNIT_BYTES, 0, 0);
+    if (hak_os_unmap(end, more)) {
         map_range(range);
         return 0;
     }
     set_used_bytes(range, was - more);
     count_unmapped(more);
-    stat_sub(large_bytes, more);
-    adapt_block_resized(was, range->bytes);
-    adapt_given();
+    hak_stat_sub(large_bytes, more);
+    hak_adapt_block_resized(was, range->bytes);
+    hak_adapt_given();
     return more;
 }
 
@@ -314,7 +314,7 @@ static size_t give_back_room(size_t wanted)
     }
     for (uint32_t n = ranges.n; n && room && bytes < wanted; n--) {
         room_at = room_at + 1 < ranges.n ? room_at + 1 : 0;
-        bytes += cut_room(range_at(room_at));
+        bytes += cut_room(hak_range_at(room_at));
     }
     atomic_store_relaxed(&stuck_room, bytes ? (size_t)0 : room);
     return bytes;
@@ -324,7 +324,7 @@ static size_t give_back_room(size_t wanted)
 static int make_way(size_t bytes)
 {
     note_refusal(bytes);
-    size_t purged = purge_older(os_ops.clock_ns(), 0);
+    size_t purged = purge_older(hak_os_ops.clock_ns(), 0);
     return give_back_room(bytes) != 0 || purged != 0;
 }
 
@@ -371,7 +371,7 @@ static int is_aligned(const void *p, size_t align)
 /* The first class from `i` up that has a cached range; ACE_CLASSES if none. */
 static unsigned next_class(unsigned i)
 {
-    return bits_next(classes_present, ACE_CLASSES, i, 1);
+    return hak_bits_next(classes_present, ACE_CLASSES, i, 1);
 }
 
 /* The smallest cached range that fits, among the first ones of the lowest class that has one. */
@@ -393,8 +393,8 @@ static struct range *best_cached(size_t bytes, size_t align)
    same advice and was never moved. */
 static const struct range *neighbour_at(const char *p, int is_huge)
 {
-    struct map_entry entry = map_get(p);
-    const struct range *range = entry.tag == TAG_RANGE ? range_at(entry.ref) : NULL;
+    struct map_entry entry = hak_map_get(p);
+    const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     return range && !range->is_moved && range->is_huge == is_huge ? range : NULL;
 }
 
@@ -407,22 +407,22 @@ static uint64_t origin_for(const struct range *range)
 
 static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
 {
-    struct range *range = limit_admit(bytes, bytes, bytes) ? new_range() : NULL;
+    struct range *range = hak_limit_admit(bytes, bytes, bytes) ? new_range() : NULL;
     if (!range) {
         return NULL;
     }
-    char *base = (char *)os_map_aligned(NULL, bytes, align);
-    if (base && map_ensure(base, bytes)) {
-        os_unmap_untouched(base, bytes);
+    char *base = (char *)hak_os_map_aligned(NULL, bytes, align);
+    if (base && hak_map_ensure(base, bytes)) {
+        hak_os_unmap_untouched(base, bytes);
         base = NULL;
     }
     if (!base) {
-        fail_map(bytes, ENOMEM);
+        hak_fail_map(bytes, ENOMEM);
         drop_range(range);
         return NULL;
     }
     if (is_huge) {
-        huge_mark(base, bytes);
+        hak_huge_mark(base, bytes);
     }
     count_mapped(bytes);
     set_extent(range, base, bytes);
@@ -432,10 +432,10 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
     return range;
 }
 
-struct ss_lookup range_describe(const void *p, uint32_t number)
+struct ss_lookup hak_range_describe(const void *p, uint32_t number)
 {
     static const struct ss_lookup nothing = {SS_RANGE, 0, 0, NULL, 0, 0};
-    const struct range *range = (const struct range *)numbered_find(&ranges, number);
+    const struct range *range = (const struct range *)hak_numbered_find(&ranges, number);
     if (!range) {
         return nothing;
     }
@@ -463,7 +463,7 @@ static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
     struct range *range = best_cached(bytes, align);
     if (range) {
         cache_remove(range);
-        uint64_t wmax = use == RANGE_GROWING && options.wmax_large < GROWING_WMAX ? GROWING_WMAX : options.wmax_large;
+        uint64_t wmax = use == RANGE_GROWING && hak_options.wmax_large < GROWING_WMAX ? GROWING_WMAX : hak_options.wmax_large;
         if (range->bytes > bytes + (uint64_t)(bytes / SS_UNIT_BYTES * (wmax - 1000) / 1000) * SS_UNIT_BYTES) {
             split(range, bytes, range->cached_at_ns);
         }
@@ -474,18 +474,18 @@ static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
 static struct range *take_fresh(size_t bytes, size_t align, enum range_use use)
 {
     if (use == RANGE_GROWING) {
-        struct range *range = range_is_scarce() ? NULL : map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
+        struct range *range = hak_range_is_scarce() ? NULL : map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
         return range ? range : map_fresh(bytes, align, 0);
     }
     int is_huge = bytes >= HUGE_MIN && align <= HUGE_BYTES &&
-                  zero_touched(bytes, use == RANGE_ZEROED) >= HUGE_TOUCHED &&
-                  huge_is_wanted((uint64_t)stat_get(large_bytes) + (uint64_t)stat_get(large_cached_bytes));
+                  hak_zero_touched(bytes, use == RANGE_ZEROED) >= HUGE_TOUCHED &&
+                  hak_huge_is_wanted((uint64_t)hak_stat_get(large_bytes) + (uint64_t)hak_stat_get(large_cached_bytes));
     return map_fresh(bytes, is_huge ? HUGE_BYTES : align, is_huge);
 }
 
-int range_may_grow(void)
+int hak_range_may_grow(void)
 {
-    return stat_get(large_growing) < GROWING_MAX;
+    return hak_stat_get(large_growing) < GROWING_MAX;
 }
 
 static void start_use(struct range *range, size_t size, enum range_use use, int is_fresh)
@@ -497,16 +497,16 @@ static void start_use(struct range *range, size_t size, enum range_use use, int 
     range->is_fresh = (uint8_t)is_fresh;
     atomic_store_relaxed(&range->state, RANGE_USED);
     map_range(range);
-    stat_add(large_bytes, range->bytes);
-    stat_add(large_growing, use == RANGE_GROWING);
-    adapt_taken(CONTROL_RANGES, is_fresh ? range->bytes : 0);
-    adapt_block_taken(range->bytes, !is_fresh, is_fresh ? 0 : os_ops.clock_ns() - range->cached_at_ns);
+    hak_stat_add(large_bytes, range->bytes);
+    hak_stat_add(large_growing, use == RANGE_GROWING);
+    hak_adapt_taken(CONTROL_RANGES, is_fresh ? range->bytes : 0);
+    hak_adapt_block_taken(range->bytes, !is_fresh, is_fresh ? 0 : hak_os_ops.clock_ns() - range->cached_at_ns);
 }
 
-void *range_alloc(size_t size, size_t align, enum range_use use)
+void *hak_range_alloc(size_t size, size_t align, enum range_use use)
 {
     size_t bytes = round_units(size);
-    lock_acquire(&ace_lock);
+    hak_lock_acquire(&ace_lock);
     struct range *range = take_cached(bytes, align, use);
     int is_fresh = !range;
     if (!range) {
@@ -519,9 +519,9 @@ void *range_alloc(size_t size, size_t align, enum range_use use)
     if (range) {
         start_use(range, size, use, is_fresh);
     }
-    lock_release(&ace_lock);
+    hak_lock_release(&ace_lock);
     if (p && use == RANGE_ZEROED && !is_fresh) {
-        range->is_fresh = (uint8_t)zero_clear(p, range->bytes);
+        range->is_fresh = (uint8_t)hak_zero_clear(p, range->bytes);
     }
     return p;
 }
@@ -529,8 +529,8 @@ void *range_alloc(size_t size, size_t align, enum range_use use)
 /* The used range that starts at p, or NULL. */
 static struct range *used_at(const void *p)
 {
-    struct map_entry entry = map_get(p);
-    struct range *range = entry.tag == TAG_RANGE ? range_at(entry.ref) : NULL;
+    struct map_entry entry = hak_map_get(p);
+    struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     return range && range->state == RANGE_USED && range->base == p ? range : NULL;
 }
 
@@ -555,9 +555,9 @@ static struct range *merge(struct range *range)
     return range;
 }
 
-void range_free(void *p)
+void hak_range_free(void *p)
 {
-    lock_acquire(&ace_lock);
+    hak_lock_acquire(&ace_lock);
     struct range *range = used_at(p);
     if (!range) {
         struct range *cached = cached_at((const char *)p);
@@ -565,21 +565,21 @@ void range_free(void *p)
             cached && cached->base == p ? "block freed twice" : "invalid pointer freed (not the start of a block)", p);
     }
     if (range->is_fresh) {
-        zero_learn(range->base, range->touched, range->use == RANGE_ZEROED);
+        hak_zero_learn(range->base, range->touched, range->use == RANGE_ZEROED);
     }
-    stat_sub(large_bytes, range->bytes);
-    stat_sub(large_growing, range->use == RANGE_GROWING);
+    hak_stat_sub(large_bytes, range->bytes);
+    hak_stat_sub(large_growing, range->use == RANGE_GROWING);
     atomic_store_relaxed(&room, room - room_of(range));
-    uint64_t now_ns = os_ops.clock_ns();
-    adapt_block_given(range->bytes);
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    hak_adapt_block_given(range->bytes);
     cache_push(merge(range), now_ns);
-    adapt_given();
-    (void)purge_older(now_ns, ns_of_ms(adapt_delay_ms()));
-    (void)keep_within(adapt_range_keep());
-    lock_release(&ace_lock);
+    hak_adapt_given();
+    (void)purge_older(now_ns, hak_time_ns_of_ms(hak_adapt_delay_ms()));
+    (void)keep_within(hak_adapt_range_keep());
+    hak_lock_release(&ace_lock);
 }
 
-size_t range_size(const void *p)
+size_t hak_range_size(const void *p)
 {
     struct range *range = used_at(p);
     return range ? range->usable : 0;
@@ -607,29 +607,29 @@ static int grow_in_place(struct range *range, size_t bytes)
         if (range->bytes - bytes >= SS_UNIT_BYTES) {
             split_used(range, bytes, cached_at_ns);
         }
-        adapt_block_resized(was, range->bytes);
-        stat_add(large_bytes, range->bytes - was);
-        adapt_taken(CONTROL_RANGES, 0);
+        hak_adapt_block_resized(was, range->bytes);
+        hak_stat_add(large_bytes, range->bytes - was);
+        hak_adapt_taken(CONTROL_RANGES, 0);
         map_range(range);
         return 1;
     }
     size_t more = bytes - range->bytes;
-    if (!limit_admit(more, bytes, bytes)) {
+    if (!hak_limit_admit(more, bytes, bytes)) {
         return 0;
     }
     /* First the system: it refuses what is too much, for which the map must not grow. */
-    if (os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
+    if (hak_os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
         return 0;
     }
-    if (map_ensure(end, more)) {
-        os_unmap_untouched(end, more);
+    if (hak_map_ensure(end, more)) {
+        hak_os_unmap_untouched(end, more);
         return 0;
     }
-    adapt_block_resized(range->bytes, bytes);
+    hak_adapt_block_resized(range->bytes, bytes);
     set_used_bytes(range, bytes);
-    stat_add(large_bytes, more);
+    hak_stat_add(large_bytes, more);
     count_mapped(more);
-    adapt_taken(CONTROL_RANGES, more);
+    hak_adapt_taken(CONTROL_RANGES, more);
     map_range(range);
     return 1;
 }
@@ -637,31 +637,31 @@ static int grow_in_place(struct range *range, size_t bytes)
 /* Moves the range's pages to a new place of `bytes`. Returns 1 on success. ACE lock held. */
 static int move_pages(struct range *range, size_t bytes)
 {
-    if (!limit_admit(bytes - range->bytes, bytes, bytes)) {
+    if (!hak_limit_admit(bytes - range->bytes, bytes, bytes)) {
         return 0;
     }
-    char *place = (char *)os_map_aligned(NULL, bytes, SS_UNIT_BYTES);
+    char *place = (char *)hak_os_map_aligned(NULL, bytes, SS_UNIT_BYTES);
     if (!place) {
-        fail_map(bytes, ENOMEM);
+        hak_fail_map(bytes, ENOMEM);
         return 0;
     }
-    if (map_ensure(place, bytes)) {
-        os_unmap_untouched(place, bytes);
+    if (hak_map_ensure(place, bytes)) {
+        hak_os_unmap_untouched(place, bytes);
         return 0;
     }
     /* First the map: once the pages have moved, the old addresses may be anybody's. */
-    map_set(range->base, range->bytes / SS_UNIT_BYTES, 0, 0);
-    if (os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
+    hak_map_set(range->base, range->bytes / SS_UNIT_BYTES, 0, 0);
+    if (hak_os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
         /* The kernel may have unmapped `place` before it failed, and another thread may live there by now: the address
            space is left alone. */
-        fail_map(bytes, errno);
+        hak_fail_map(bytes, errno);
         map_range(range);
         return 0;
     }
-    stat_add(large_bytes, bytes - range->bytes);
+    hak_stat_add(large_bytes, bytes - range->bytes);
     count_mapped(bytes - range->bytes);
-    adapt_taken(CONTROL_RANGES, bytes - range->bytes);
-    adapt_block_resized(range->bytes, bytes);
+    hak_adapt_taken(CONTROL_RANGES, bytes - range->bytes);
+    hak_adapt_block_resized(range->bytes, bytes);
     atomic_store_relaxed(&room, room - range->bytes + bytes);
     set_extent(range, place, bytes);
     range->origin = ++n_origins;
@@ -676,17 +676,17 @@ static void shrink(struct range *range, size_t size)
     size_t bytes = round_units(size);
     if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
         size_t was = range->bytes;
-        split_used(range, bytes, os_ops.clock_ns());
+        split_used(range, bytes, hak_os_ops.clock_ns());
         range->touched = range->touched < range->bytes ? range->touched : range->bytes;
-        adapt_block_resized(was, range->bytes);
-        stat_sub(large_bytes, was - range->bytes);
-        adapt_given();
+        hak_adapt_block_resized(was, range->bytes);
+        hak_stat_sub(large_bytes, was - range->bytes);
+        hak_adapt_given();
     }
     set_usable(range, usable_with_room(range, size));
-    size_t page = os_page_size();
+    size_t page = hak_os_page_size();
     size_t keep = (size + page - 1) & ~(page - 1);
     if (range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT &&
-        os_purge(range->base + keep, range->bytes - keep) == 0) {
+        hak_os_purge(range->base + keep, range->bytes - keep) == 0) {
         range->touched = keep;
     }
 }
@@ -694,7 +694,7 @@ static void shrink(struct range *range, size_t size)
 /* Makes the range at least `bytes` long, here or elsewhere. Returns 1 on success. ACE lock held. */
 static int grow(struct range *range, size_t bytes)
 {
-    size_t ahead = bytes + (range_is_scarce() ? 0 : round_units(bytes >> GROW_SHIFT));
+    size_t ahead = bytes + (hak_range_is_scarce() ? 0 : round_units(bytes >> GROW_SHIFT));
     errno = 0;
     if (grow_in_place(range, ahead) || (ahead > bytes && grow_in_place(range, bytes))) {
         return 1;
@@ -703,12 +703,12 @@ static int grow(struct range *range, size_t bytes)
     return errno != EFAULT && (move_pages(range, ahead) || (ahead > bytes && move_pages(range, bytes)));
 }
 
-void *range_resize(void *p, size_t size)
+void *hak_range_resize(void *p, size_t size)
 {
     size_t bytes = round_units(size);
     void *result = NULL;
     int saved = errno;
-    lock_acquire(&ace_lock);
+    hak_lock_acquire(&ace_lock);
     struct range *range = used_at(p);
     if (range && bytes <= range->bytes) {
         shrink(range, size);
@@ -720,63 +720,63 @@ void *range_resize(void *p, size_t size)
     if (result && size > range->touched) {
         range->touched = size;
     }
-    lock_release(&ace_lock);
+    hak_lock_release(&ace_lock);
     errno = saved;
     return result;
 }
 
-size_t range_purge_excess(void)
+size_t hak_range_purge_excess(void)
 {
-    lock_acquire(&ace_lock);
-    size_t bytes = keep_within(adapt_range_keep());
-    lock_release(&ace_lock);
+    hak_lock_acquire(&ace_lock);
+    size_t bytes = keep_within(hak_adapt_range_keep());
+    hak_lock_release(&ace_lock);
     return bytes;
 }
 
-size_t range_purge(uint64_t delay_ms)
+size_t hak_range_purge(uint64_t delay_ms)
 {
-    lock_acquire(&ace_lock);
-    size_t bytes = purge_older(os_ops.clock_ns(), ns_of_ms(delay_ms));
-    lock_release(&ace_lock);
+    hak_lock_acquire(&ace_lock);
+    size_t bytes = purge_older(hak_os_ops.clock_ns(), hak_time_ns_of_ms(delay_ms));
+    hak_lock_release(&ace_lock);
     return bytes;
 }
 
-size_t range_purge_room(void)
+size_t hak_range_purge_room(void)
 {
-    lock_acquire(&ace_lock);
+    hak_lock_acquire(&ace_lock);
     size_t bytes = give_back_room(SIZE_MAX);
-    lock_release(&ace_lock);
+    hak_lock_release(&ace_lock);
     return bytes;
 }
 
-size_t range_room(void)
+size_t hak_range_room(void)
 {
     size_t all = atomic_load_relaxed(&room), stuck = atomic_load_relaxed(&stuck_room);
     return all > stuck ? all - stuck : 0;
 }
 
-uint32_t ace_n_ranges(void)
+uint32_t hak_ace_n_ranges(void)
 {
-    lock_acquire(&ace_lock);
+    hak_lock_acquire(&ace_lock);
     uint32_t n = ranges.n;
-    lock_release(&ace_lock);
+    hak_lock_release(&ace_lock);
     return n;
 }
 
-size_t ace_range(uint32_t number, void **start)
+size_t hak_ace_range(uint32_t number, void **start)
 {
-    lock_acquire(&ace_lock);
-    const struct range *range = range_at(number);
+    hak_lock_acquire(&ace_lock);
+    const struct range *range = hak_range_at(number);
     size_t bytes = range->state == RANGE_USED ? range->usable : 0;
     *start = range->base;
-    lock_release(&ace_lock);
+    hak_lock_release(&ace_lock);
     return bytes;
 }
 
 static int verify_range(const struct range *range)
 {
     for (size_t at = 0; at < range->bytes; at += SS_UNIT_BYTES) {
-        struct map_entry entry = map_get(range->base + at);
+        struct map_entry entry = hak_map_get(range->base + at);
         if (entry.tag != TAG_RANGE || entry.ref != range->number) {
             return VERIFY_RANGE_MAP;
         }
@@ -801,7 +801,7 @@ static size_t verify_lists(void)
         }
     }
     for (unsigned i = 0; i < ACE_CLASSES; i++) {
-        if (!classes[i] != !bits_has(classes_present, i)) {
+        if (!classes[i] != !hak_bits_has(classes_present, i)) {
             return SIZE_MAX;
         }
         for (const struct range *range = classes[i]; range; range = range->class_next) {
@@ -811,13 +811,13 @@ static size_t verify_lists(void)
     return by_age == by_class ? by_age : SIZE_MAX;
 }
 
-int range_verify(void)
+int hak_range_verify(void)
 {
     int result = 0;
     size_t used = 0, cached = 0, growing = 0, ahead = 0, n = 0;
-    lock_acquire(&ace_lock);
+    hak_lock_acquire(&ace_lock);
     for (uint32_t i = 0; i < ranges.n && !result; i++) {
-        const struct range *range = range_at(i);
+        const struct range *range = hak_range_at(i);
         if (range->state != RANGE_IDLE) {
             n++;
             result = verify_range(range);
@@ -829,11 +829,11 @@ int range_verify(void)
     if (!result && cached != verify_lists()) {
         result = VERIFY_RANGE_LISTS;
     }
-    if (!result && (used != (size_t)stat_get(large_bytes) || ahead != room ||
-                    growing != (size_t)stat_get(large_growing) || n != (size_t)stat_get(large_ranges) ||
-                    cached != (size_t)stat_get(large_cached_bytes))) {
+    if (!result && (used != (size_t)hak_stat_get(large_bytes) || ahead != room ||
+                    growing != (size_t)hak_stat_get(large_growing) || n != (size_t)hak_stat_get(large_ranges) ||
+                    cached != (size_t)hak_stat_get(large_cached_bytes))) {
         result = VERIFY_RANGE_TOTALS;
     }
-    lock_release(&ace_lock);
+    hak_lock_release(&ace_lock);
     return result;
 }

@@ -5,7 +5,7 @@
    held, but for is_fresh, which the thread that allocates the block writes before anybody else
    knows it; `base` and `usable` of a used range change only in calls about that very block; its
    `bytes` may shrink to what holds `usable` when the system refuses memory. `version` is odd while
-   `base` changes. These and `state` are written atomically (relaxed): range_describe reads them
+   `base` changes. These and `state` are written atomically (relaxed): hak_range_describe reads them
    without a lock.
    States: used; cached (in the list by age, oldest first, and in the list of its class; pages may be resident); idle
    (describes nothing).
@@ -14,7 +14,7 @@
    otherwise, mremap says EFAULT and the block is copied.)
    Always: every unit of a used or cached range has {TAG_RANGE, number} in the pointer map; two neighbouring cached ranges of
    one origin are merged; a cached range is in the class list of the largest class that it can serve; stats.large_bytes,
-   large_cached_bytes and large_growing are the sums, and so is the room of used ranges. range_verify checks. */
+   large_cached_bytes and large_growing are the sums, and so is the room of used ranges. hak_range_verify checks. */
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 
@@ -26,7 +26,7 @@
 HAK_EXTERN_C_BEGIN
 
 enum range_state { RANGE_IDLE, RANGE_USED, RANGE_CACHED };
-/* What range_alloc is asked for. */
+/* What hak_range_alloc is asked for. */
 enum range_use {
     RANGE_FIXED,  /* a block of that size */
     RANGE_ZEROED, /* reads as zero */
@@ -51,25 +51,25 @@ struct range {
 };
 
 /* The range of that number, which was given out. ACE lock held, or the block is the caller's. */
-struct range *range_at(uint32_t number);
-void *range_alloc(size_t size, size_t align, enum range_use use);
+struct range *hak_range_at(uint32_t number);
+void *hak_range_alloc(size_t size, size_t align, enum range_use use);
 /* Whether one more growing range is welcome: each is a mapping of its own, of which a process may have only so many. */
-int range_may_grow(void);
-void range_free(void *p);
-size_t range_size(const void *p);
-void *range_resize(void *p, size_t size);
-size_t range_purge(uint64_t delay_ms);
+int hak_range_may_grow(void);
+void hak_range_free(void *p);
+size_t hak_range_size(const void *p);
+void *hak_range_resize(void *p, size_t size);
+size_t hak_range_purge(uint64_t delay_ms);
 /* Gives back what is more than the controller wants to keep. Returns bytes. */
-size_t range_purge_excess(void);
+size_t hak_range_purge_excess(void);
 /* See struct ss_policy. */
-struct ss_lookup range_describe(const void *p, uint32_t number);
+struct ss_lookup hak_range_describe(const void *p, uint32_t number);
 /* Gives back the address space that is kept ahead of growing ranges. Returns bytes, of which hardly any were memory. */
-size_t range_purge_room(void);
+size_t hak_range_purge_room(void);
 /* How much of that there is to be had. */
-size_t range_room(void);
+size_t hak_range_room(void);
 /* Whether the system has refused address space when about as much was mapped as is now: then none is kept ahead. */
-int range_is_scarce(void);
-int range_verify(void);
+int hak_range_is_scarce(void);
+int hak_range_verify(void);
 
 HAK_EXTERN_C_END
 

@@ -36,22 +36,22 @@ static uint32_t *average_of(size_t size, int is_zeroed)
     return &touched[is_zeroed][63 - __builtin_clzll((unsigned long long)size)];
 }
 
-unsigned zero_touched(size_t size, int is_zeroed)
+unsigned hak_zero_touched(size_t size, int is_zeroed)
 {
     uint32_t average = atomic_load_relaxed(average_of(size, is_zeroed));
     return average ? average - 1 : 0;
 }
 
-void zero_forget(void)
+void hak_zero_forget(void)
 {
     memset(touched, 0, sizeof touched);
     turn = 0;
 }
 
-int zero_clear(void *start, size_t size)
+int hak_zero_clear(void *start, size_t size)
 {
-    int few = zero_touched(size, 1) <= TOUCHED_FEW || atomic_add_relaxed(&turn, 1u) % EXPLORE_EVERY == 0;
-    if (size < GIVE_BACK_MIN || !few || os_purge(start, size)) {
+    int few = hak_zero_touched(size, 1) <= TOUCHED_FEW || atomic_add_relaxed(&turn, 1u) % EXPLORE_EVERY == 0;
+    if (size < GIVE_BACK_MIN || !few || hak_os_purge(start, size)) {
         memset(start, 0, size);
         return 0;
     }
@@ -95,12 +95,12 @@ static int32_t moved(int32_t average, int32_t found)
     return average + (step ? step : (distance > 0) - (distance < 0));
 }
 
-void zero_learn(const void *start, size_t size, int is_zeroed)
+void hak_zero_learn(const void *start, size_t size, int is_zeroed)
 {
     uint32_t *average = average_of(size, is_zeroed);
     uint32_t now = atomic_load_relaxed(average);
     uint32_t seed = atomic_add_relaxed(&turn, 1u);
-    size_t page = os_page_size();
+    size_t page = hak_os_page_size();
     int is_enough = now && now <= TOUCHED_FEW + 1 && seed % LEARN_EVERY;
     if (size < GIVE_BACK_MIN || size < page || is_enough) {
         return;

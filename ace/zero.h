@@ -22,14 +22,14 @@
 HAK_EXTERN_C_BEGIN
 
 /* Makes the bytes read as zero. Whole pages. Any thread, no lock. Returns 1 if it left no page resident. */
-int zero_clear(void *start, size_t size);
+int hak_zero_clear(void *start, size_t size);
 /* A block that was handed out without resident pages (`is_zeroed`: by calloc) is freed: learns which part of it was touched. */
-void zero_learn(const void *start, size_t size, int is_zeroed);
+void hak_zero_learn(const void *start, size_t size, int is_zeroed);
 /* The learnt part of blocks of about `size` bytes that gets touched, in 256ths; of those that were asked to be zero, or of the
    others. */
-unsigned zero_touched(size_t size, int is_zeroed);
+unsigned hak_zero_touched(size_t size, int is_zeroed);
 /* Forgets all that was learnt. For tests and replays. */
-void zero_forget(void);
+void hak_zero_forget(void);
 
 HAK_EXTERN_C_END
 

@@ -11,17 +11,17 @@ static struct address_node **bucket_of(struct address_table *table, const void *
     return &table->buckets[(size_t)((uint64_t)((uintptr_t)p >> 4) * 0x9E3779B97F4A7C15u >> 40) % ADDRESS_BUCKETS];
 }
 
-void *address_new(struct address_table *table, size_t size)
+void *hak_address_new(struct address_table *table, size_t size)
 {
     struct address_node *node = table->unused;
     if (!node) {
-        return os_meta_alloc(size);
+        return hak_os_meta_alloc(size);
     }
     table->unused = node->next;
     return node;
 }
 
-void address_add(struct address_table *table, struct address_node *node, const void *p)
+void hak_address_add(struct address_table *table, struct address_node *node, const void *p)
 {
     struct address_node **bucket = bucket_of(table, p);
     node->address = p;
@@ -30,7 +30,7 @@ void address_add(struct address_table *table, struct address_node *node, const v
     atomic_store_relaxed(&table->n, table->n + 1);
 }
 
-struct address_node **address_find(struct address_table *table, const void *p)
+struct address_node **hak_address_find(struct address_table *table, const void *p)
 {
     struct address_node **link = bucket_of(table, p);
     while (*link && (*link)->address != p) {
@@ -39,7 +39,7 @@ struct address_node **address_find(struct address_table *table, const void *p)
     return link;
 }
 
-struct address_node *address_take_out(struct address_table *table, struct address_node **link)
+struct address_node *hak_address_take_out(struct address_table *table, struct address_node **link)
 {
     struct address_node *node = *link;
     *link = node->next;
@@ -47,7 +47,7 @@ struct address_node *address_take_out(struct address_table *table, struct addres
     return node;
 }
 
-void address_drop(struct address_table *table, struct address_node *node)
+void hak_address_drop(struct address_table *table, struct address_node *node)
 {
     node->next = table->unused;
     table->unused = node;

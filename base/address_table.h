@@ -26,16 +26,16 @@ struct address_table {
 
 /* A node of `size` bytes that is in no bucket; NULL if the system refuses memory. One size a
    table. */
-void *address_new(struct address_table *table, size_t size);
+void *hak_address_new(struct address_table *table, size_t size);
 /* Into the table, under the address. */
-void address_add(struct address_table *table, struct address_node *node, const void *p);
+void hak_address_add(struct address_table *table, struct address_node *node, const void *p);
 /* The link that points to the address's node, or to NULL if it has none. */
-struct address_node **address_find(struct address_table *table, const void *p);
-/* Takes the node of that link out of the table. It is the caller's until address_drop. */
-struct address_node *address_take_out(struct address_table *table, struct address_node **link);
-void address_drop(struct address_table *table, struct address_node *node);
+struct address_node **hak_address_find(struct address_table *table, const void *p);
+/* Takes the node of that link out of the table. It is the caller's until hak_address_drop. */
+struct address_node *hak_address_take_out(struct address_table *table, struct address_node **link);
+void hak_address_drop(struct address_table *table, struct address_node *node);
 
-static inline size_t address_count(const struct address_table *table)
+static inline size_t hak_address_count(const struct address_table *table)
 {
     return atomic_load_relaxed(&table->n);
 }

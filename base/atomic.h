@@ -22,7 +22,7 @@
 
 #define atomic_fence_seq() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
-static inline void atomic_pause(void)
+static inline void hak_atomic_pause(void)
 {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

@@ -8,7 +8,7 @@
 
 /* The first bit at or after `from` that is `value`, of `n_bits`, a multiple of 64; n_bits if
    there is none. */
-static inline uint32_t bits_next(const uint64_t *words, uint32_t n_bits, uint32_t from, int value)
+static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uint32_t from, int value)
 {
     while (from < n_bits) {
         uint64_t word = (value ? words[from / 64] : ~words[from / 64]) >> (from % 64);
@@ -20,17 +20,17 @@ static inline uint32_t bits_next(const uint64_t *words, uint32_t n_bits, uint32_
     return n_bits;
 }
 
-static inline void bits_set(uint64_t *words, uint32_t bit)
+static inline void hak_bits_set(uint64_t *words, uint32_t bit)
 {
     words[bit / 64] |= (uint64_t)1 << (bit % 64);
 }
 
-static inline void bits_clear(uint64_t *words, uint32_t bit)
+static inline void hak_bits_clear(uint64_t *words, uint32_t bit)
 {
     words[bit / 64] &= ~((uint64_t)1 << (bit % 64));
 }
 
-static inline int bits_has(const uint64_t *words, uint32_t bit)
+static inline int hak_bits_has(const uint64_t *words, uint32_t bit)
 {
     return (int)(words[bit / 64] >> (bit % 64) & 1);
 }

@@ -8,7 +8,7 @@
 #include "base/atomic.h"
 #include "base/os.h"
 
-void (*error_before_abort)(void);
+void (*hak_fatal_before_abort)(void);
 static HAK_TLS int is_dying;
 
 void hak_line_text(struct hak_line *line, const char *text)
@@ -58,7 +58,7 @@ void hak_line_write(struct hak_line *line, int fd)
     line->text[line->length++] = '\n';
     size_t done = 0;
     while (done < line->length) {
-        ssize_t n = os_ops.write(fd, line->text + done, line->length - done);
+        ssize_t n = hak_os_ops.write(fd, line->text + done, line->length - done);
         if (n <= 0) {
             break;
         }
@@ -79,7 +79,7 @@ void hak_fatal(const char *reason, const void *ptr)
     if (is_dying) {
         (void)signal(SIGABRT, SIG_DFL);
     } else {
-        void (*call)(void) = atomic_load_acquire(&error_before_abort);
+        void (*call)(void) = atomic_load_acquire(&hak_fatal_before_abort);
         is_dying = 1;
         if (call) {
             call();

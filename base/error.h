@@ -10,12 +10,12 @@
 HAK_EXTERN_C_BEGIN
 
 /* Writes `hakmem: REASON: 0xPTR` to standard error and aborts. The program's handler of SIGABRT may allocate, fork, or wait for
-   another thread that allocates: error_before_abort releases what they would need. An error within an error takes the default
+   another thread that allocates: hak_fatal_before_abort releases what they would need. An error within an error takes the default
    action. */
 HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void *ptr);
 
 /* Called between the line and abort(), if it is set. */
-extern void (*error_before_abort)(void);
+extern void (*hak_fatal_before_abort)(void);
 
 /* A line under construction: text and numbers are appended, and what does not fit is cut. */
 struct hak_line {

@@ -61,8 +61,8 @@ std::string short_text;
 
 TEST(Error, ShortWritesAreContinuedAndFailedOnesGivenUp)
 {
-    auto real = os_ops.write;
-    os_ops.write = [](int, const void *data, size_t size) -> ssize_t {
+    auto real = hak_os_ops.write;
+    hak_os_ops.write = [](int, const void *data, size_t size) -> ssize_t {
         size_t n = size < 3 ? size : 3;
         short_text.append(static_cast<const char *>(data), n);
         n_short_writes++;
@@ -75,7 +75,7 @@ TEST(Error, ShortWritesAreContinuedAndFailedOnesGivenUp)
     EXPECT_EQ(n_short_writes, 3);
 
     n_short_writes = 0;
-    os_ops.write = [](int, const void *, size_t) -> ssize_t {
+    hak_os_ops.write = [](int, const void *, size_t) -> ssize_t {
         n_short_writes++;
         errno = EBADF;
         return -1;
@@ -83,7 +83,7 @@ TEST(Error, ShortWritesAreContinuedAndFailedOnesGivenUp)
     errno = 42;
     hak_line_text(&line, "x");
     hak_line_write(&line, 2);
-    os_ops.write = real;
+    hak_os_ops.write = real;
     EXPECT_EQ(n_short_writes, 1);
     EXPECT_EQ(errno, 42);
 }

@@ -4,11 +4,11 @@
 #include <string.h>
 #include <sys/auxv.h>
 
-int64_t link_key = LINK_KEY_LEAST;
-const uint64_t link_end[2] = {0, 0};
+int64_t hak_link_key = LINK_KEY_LEAST;
+const uint64_t hak_link_end[2] = {0, 0};
 
 /* The kernel's 16 random bytes; the C library uses them too, so that no word of them is shown. */
-void link_start(void)
+void hak_link_start(void)
 {
     const void *random = (const void *)(uintptr_t)getauxval(AT_RANDOM);
     uint64_t word[2] = {0, 0};
@@ -17,10 +17,10 @@ void link_start(void)
     }
     uint64_t mixed = (word[0] ^ (word[1] >> 7)) * 0x9E3779B97F4A7C15u;
     mixed ^= (uint64_t)(uintptr_t)&word * 0xBF58476D1CE4E5B9u;
-    link_key = LINK_KEY_LEAST + ((int64_t)(mixed >> 13) & LINK_KEY_MASK);
+    hak_link_key = LINK_KEY_LEAST + ((int64_t)(mixed >> 13) & LINK_KEY_MASK);
 }
 
-void link_broken(const void *block)
+void hak_link_broken(const void *block)
 {
     hak_fatal("freed block written to (its link to the next free block is broken)", block);
 }

@@ -1,11 +1,11 @@
 /* Links of lists of free blocks: the first word of each block leads to the next one, encoded.
 
-   A link is the next block's address plus link_key, a number near the largest that a signed word
-   can hold, made at random when the process starts. So every value below link_key is no link: zero,
+   A link is the next block's address plus hak_link_key, a number near the largest that a signed word
+   can hold, made at random when the process starts. So every value below hak_link_key is no link: zero,
    small numbers, addresses, text, every byte repeated but a few. Whoever takes a link subtracts the
    key, and the borrow of that one instruction tells that the block was written to after it was
    freed; that is found before the block is handed out. What a program wants to pass for a link, it
-   must guess. The last block leads to link_end, which is no block and holds no link, so that an
+   must guess. The last block leads to hak_link_end, which is no block and holds no link, so that an
    empty list looks like a broken one, and one test finds both (fast.h).
 
    Lists are named by their first block; NULL is the empty one. No locks: whoever has the list. */
@@ -25,64 +25,64 @@ HAK_EXTERN_C_BEGIN
 #define LINK_KEY_LEAST (INT64_MAX - ((int64_t)1 << 50) + 1)
 #define LINK_KEY_MASK  (((int64_t)1 << 49) - 1)
 
-extern int64_t link_key HAK_HIDDEN; /* written once, before the first block is handed out */
-extern const uint64_t link_end[2] HAK_HIDDEN;
+extern int64_t hak_link_key HAK_HIDDEN; /* written once, before the first block is handed out */
+extern const uint64_t hak_link_end[2] HAK_HIDDEN;
 
 /* Makes the key. Once, before there is a list. */
-void link_start(void);
+void hak_link_start(void);
 
 /* Names the block and aborts. */
-HAK_COLD __attribute__((noreturn)) void link_broken(const void *block);
+HAK_COLD __attribute__((noreturn)) void hak_link_broken(const void *block);
 
 /* From a block's first word to an address. Returns 1 if it is no link. */
-static HAK_ALWAYS_INLINE int link_decode(int64_t *word)
+static HAK_ALWAYS_INLINE int hak_link_decode(int64_t *word)
 {
 #if defined(__x86_64__)
     int is_less;
-    __asm__("subq %2, %0" : "+r"(*word), "=@ccl"(is_less) : "m"(link_key));
+    __asm__("subq %2, %0" : "+r"(*word), "=@ccl"(is_less) : "m"(hak_link_key));
     return is_less;
 #else
-    int is_less = *word < link_key;
-    *word -= link_key;
+    int is_less = *word < hak_link_key;
+    *word -= hak_link_key;
     return is_less;
 #endif
 }
 
 /* 1 if the block's first word may be a link: of every block in a list, and of blocks that have gone
    from a list to their slab or to the program and were not written to since. */
-static HAK_ALWAYS_INLINE int link_may_be(const void *block)
+static HAK_ALWAYS_INLINE int hak_link_may_be(const void *block)
 {
     /* Atomic, for it may be the program's block, which another thread writes to. */
-    return atomic_load_relaxed((const int64_t *)block) >= link_key;
+    return atomic_load_relaxed((const int64_t *)block) >= hak_link_key;
 }
 
-/* `next` is a block or link_end. */
-static HAK_ALWAYS_INLINE void link_write(void *block, const void *next)
+/* `next` is a block or hak_link_end. */
+static HAK_ALWAYS_INLINE void hak_link_write(void *block, const void *next)
 {
-    *(int64_t *)block = (int64_t)(uintptr_t)next + link_key;
+    *(int64_t *)block = (int64_t)(uintptr_t)next + hak_link_key;
 }
 
 /* `next` NULL: the block is the last. */
-static inline void link_set(void *block, const void *next)
+static inline void hak_link_set(void *block, const void *next)
 {
-    link_write(block, next ? next : link_end);
+    hak_link_write(block, next ? next : hak_link_end);
 }
 
 /* The block after this one, NULL if it is the last; *is_broken, and NULL, if it is not known. */
-static inline void *link_look(const void *block, int *is_broken)
+static inline void *hak_link_look(const void *block, int *is_broken)
 {
     int64_t word = *(const int64_t *)block;
-    *is_broken = link_decode(&word);
-    return *is_broken || (uintptr_t)word == (uintptr_t)link_end ? NULL : (void *)(uintptr_t)word;
+    *is_broken = hak_link_decode(&word);
+    return *is_broken || (uintptr_t)word == (uintptr_t)hak_link_end ? NULL : (void *)(uintptr_t)word;
 }
 
 /* The same; aborts if it is not known. */
-static inline void *link_next(const void *block)
+static inline void *hak_link_next(const void *block)
 {
     int is_broken;
-    void *next = link_look(block, &is_broken);
+    void *next = hak_link_look(block, &is_broken);
     if (HAK_UNLIKELY(is_broken)) {
-        link_broken(block);
+        hak_link_broken(block);
     }
     return next;
 }

@@ -13,31 +13,31 @@
 extern struct lock __start_hak_locks[] __attribute__((weak, visibility("hidden")));
 extern struct lock __stop_hak_locks[] __attribute__((weak, visibility("hidden")));
 
-HAK_TLS int32_t lock_self;
+HAK_TLS int32_t hak_lock_self;
 static uint32_t last_name;
 static struct lock *made; /* at run time */
 
 /* Even, positive, and used again after 2^30 threads, which is harmless unless two of them fork in signal handlers. */
 static uint32_t name_of_thread(void)
 {
-    if (lock_self == 0) {
+    if (hak_lock_self == 0) {
         uint32_t name = (atomic_add_relaxed(&last_name, 2u) + 2) & 0x7FFFFFFEu;
-        lock_self = (int32_t)(name ? name : 2);
+        hak_lock_self = (int32_t)(name ? name : 2);
     }
-    return (uint32_t)lock_self;
+    return (uint32_t)hak_lock_self;
 }
 
-void lock_pass_begin(void)
+void hak_lock_pass_begin(void)
 {
-    lock_self |= PASS;
+    hak_lock_self |= PASS;
 }
 
-void lock_pass_end(void)
+void hak_lock_pass_end(void)
 {
-    lock_self &= ~PASS;
+    hak_lock_self &= ~PASS;
 }
 
-void lock_init(struct lock *lock, enum lock_rank rank)
+void hak_lock_init(struct lock *lock, enum lock_rank rank)
 {
     *lock = (struct lock)LOCK_INIT(rank);
     struct lock *first = atomic_load_relaxed(&made);
@@ -46,7 +46,7 @@ void lock_init(struct lock *lock, enum lock_rank rank)
     } while (!atomic_cas_weak_seq(&made, &first, lock));
 }
 
-void lock_for_each(void (*visit)(struct lock *lock, void *context), void *context)
+void hak_lock_for_each(void (*visit)(struct lock *lock, void *context), void *context)
 {
     for (struct lock *lock = __start_hak_locks; lock < __stop_hak_locks; lock++) {
         visit(lock, context);
@@ -68,13 +68,13 @@ static void wait_for(struct lock *lock)
     uint32_t word = atomic_load_relaxed(&lock->word);
     HAK_CHECK(word != LOCK_LOST, "a forked child needs a lock whose holder it does not have", lock);
     if (word && (word & LOCK_HAS_WAITERS || atomic_cas_strong(&lock->word, &word, word | LOCK_HAS_WAITERS))) {
-        (void)os_ops.futex_wait(&lock->word, word | LOCK_HAS_WAITERS);
+        (void)hak_os_ops.futex_wait(&lock->word, word | LOCK_HAS_WAITERS);
     }
 }
 
-void lock_acquire_slow(struct lock *lock)
+void hak_lock_acquire_slow(struct lock *lock)
 {
-    if (lock_passes()) {
+    if (hak_lock_passes()) {
         return;
     }
     /* Critical sections last well under a microsecond: spin a little before sleeping. */
@@ -82,7 +82,7 @@ void lock_acquire_slow(struct lock *lock)
         if (take(lock, 0)) {
             return;
         }
-        atomic_pause();
+        hak_atomic_pause();
     }
     int saved = errno;
     while (!take(lock, LOCK_HAS_WAITERS)) {
@@ -91,19 +91,19 @@ void lock_acquire_slow(struct lock *lock)
     errno = saved;
 }
 
-int lock_try_slow(struct lock *lock)
+int hak_lock_try_slow(struct lock *lock)
 {
-    if (lock_passes()) {
+    if (hak_lock_passes()) {
         return 1;
     }
     (void)name_of_thread();
-    return lock_try(lock);
+    return hak_lock_try(lock);
 }
 
-void lock_wake(struct lock *lock)
+void hak_lock_wake(struct lock *lock)
 {
     int saved = errno;
-    (void)os_ops.futex_wake(&lock->word, 1);
+    (void)hak_os_ops.futex_wake(&lock->word, 1);
     errno = saved;
 }
 
@@ -112,9 +112,9 @@ enum { MAX_HELD = 16 };
 static HAK_TLS uint32_t held[MAX_HELD];
 static HAK_TLS uint32_t n_held;
 
-void lock_rank_push(const struct lock *lock, int is_try)
+void hak_lock_rank_push(const struct lock *lock, int is_try)
 {
-    if (lock_passes()) {
+    if (hak_lock_passes()) {
         return;
     }
     HAK_CHECK(n_held < MAX_HELD, "too many locks held", lock);
@@ -125,7 +125,7 @@ void lock_rank_push(const struct lock *lock, int is_try)
     held[n_held++] = lock->rank;
 }
 
-void lock_rank_pop(const struct lock *lock)
+void hak_lock_rank_pop(const struct lock *lock)
 {
     if (n_held == 0) {
         hak_fatal("lock released that is not held", lock);
@@ -151,19 +151,19 @@ static void forget_ranks(void)
 
 static void release_if_mine(struct lock *lock, void *context)
 {
-    if (lock_is_mine(lock)) {
+    if (hak_lock_is_mine(lock)) {
         (*(uint32_t *)context)++;
         if (__atomic_exchange_n(&lock->word, 0u, __ATOMIC_RELEASE) & LOCK_HAS_WAITERS) {
-            lock_wake(lock);
+            hak_lock_wake(lock);
         }
     }
 }
 
-uint32_t lock_release_mine(void)
+uint32_t hak_lock_release_mine(void)
 {
     uint32_t n = 0;
-    lock_pass_end();
-    lock_for_each(release_if_mine, &n);
+    hak_lock_pass_end();
+    hak_lock_for_each(release_if_mine, &n);
     forget_ranks();
     return n;
 }

@@ -5,10 +5,10 @@
    heap tries that heap's lock while it holds its own. Debug builds check both.
 
    A lock's word names the thread that holds it. So a fork in a signal handler, and an error found with locks held, tell by a
-   walk of the list (lock_for_each) which locks are this thread's, and nothing has to be kept by the way.
+   walk of the list (hak_lock_for_each) which locks are this thread's, and nothing has to be kept by the way.
 
    Every lock is in the list: static ones by LOCK_DEFINE, which places them in a section of their own; those of structures that
-   are made at run time, and never freed, by lock_init. */
+   are made at run time, and never freed, by hak_lock_init. */
 #ifndef HAKMEM_BASE_LOCK_H
 #define HAKMEM_BASE_LOCK_H
 
@@ -42,7 +42,7 @@ struct lock {
 
 #define LOCK_HAS_WAITERS 1u
 #define LOCK_LOST        0x80000000u /* no thread's name */
-/* For LOCK_DEFINE, lock_init and tests; such a lock is in no list by itself. */
+/* For LOCK_DEFINE, hak_lock_init and tests; such a lock is in no list by itself. */
 #define LOCK_INIT(r)                                                                                                   \
     {                                                                                                                  \
         0, (r), NULL                                                                                                   \
@@ -53,88 +53,88 @@ struct lock {
     struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) = LOCK_INIT(r)
 
 /* A lock in memory that is never freed: into the list, for good. */
-void lock_init(struct lock *lock, enum lock_rank rank);
+void hak_lock_init(struct lock *lock, enum lock_rank rank);
 /* Calls visit for every lock of the list. Takes no lock; any thread, a signal handler included. */
-void lock_for_each(void (*visit)(struct lock *lock, void *context), void *context);
+void hak_lock_for_each(void (*visit)(struct lock *lock, void *context), void *context);
 
-/* The calling thread's name: an even number, given at its first lock; 0 before that, and negative between lock_pass_begin and
-   lock_pass_end. */
-extern HAK_TLS int32_t lock_self HAK_HIDDEN;
+/* The calling thread's name: an even number, given at its first lock; 0 before that, and negative between hak_lock_pass_begin and
+   hak_lock_pass_end. */
+extern HAK_TLS int32_t hak_lock_self HAK_HIDDEN;
 
-void lock_acquire_slow(struct lock *lock);
-int lock_try_slow(struct lock *lock);
-void lock_wake(struct lock *lock);
+void hak_lock_acquire_slow(struct lock *lock);
+int hak_lock_try_slow(struct lock *lock);
+void hak_lock_wake(struct lock *lock);
 
 /* Between the two, the calling thread takes and releases locks by doing nothing. For reading what nobody can write (gate.h). */
-void lock_pass_begin(void);
-void lock_pass_end(void);
-static inline int lock_passes(void)
+void hak_lock_pass_begin(void);
+void hak_lock_pass_end(void);
+static inline int hak_lock_passes(void)
 {
-    return lock_self < 0;
+    return hak_lock_self < 0;
 }
 
 /* 1 if the calling thread holds it. */
-static inline int lock_is_mine(const struct lock *lock)
+static inline int hak_lock_is_mine(const struct lock *lock)
 {
-    uint32_t name = (uint32_t)lock_self & ~LOCK_LOST;
+    uint32_t name = (uint32_t)hak_lock_self & ~LOCK_LOST;
     return name && (atomic_load_relaxed(&lock->word) & ~LOCK_HAS_WAITERS) == name;
 }
 /* Releases every listed lock that the calling thread holds; returns how many. What they guard may be half changed. */
-uint32_t lock_release_mine(void);
-/* In a forked child, for a lock that a thread held which the child does not have: nobody gets it any more. lock_try fails, and who
+uint32_t hak_lock_release_mine(void);
+/* In a forked child, for a lock that a thread held which the child does not have: nobody gets it any more. hak_lock_try fails, and who
    waits for it dies with a line. */
-static inline void lock_mark_lost(struct lock *lock)
+static inline void hak_lock_mark_lost(struct lock *lock)
 {
     atomic_store_relaxed(&lock->word, LOCK_LOST);
 }
 
 #if HAK_DEBUG
-void lock_rank_push(const struct lock *lock, int is_try);
-void lock_rank_pop(const struct lock *lock);
+void hak_lock_rank_push(const struct lock *lock, int is_try);
+void hak_lock_rank_pop(const struct lock *lock);
 #else
-static inline void lock_rank_push(const struct lock *lock, int is_try)
+static inline void hak_lock_rank_push(const struct lock *lock, int is_try)
 {
     (void)lock;
     (void)is_try;
 }
-static inline void lock_rank_pop(const struct lock *lock)
+static inline void hak_lock_rank_pop(const struct lock *lock)
 {
     (void)lock;
 }
 #endif
 
-static inline void lock_acquire(struct lock *lock)
+static inline void hak_lock_acquire(struct lock *lock)
 {
-    uint32_t expected = 0, self = (uint32_t)lock_self;
-    lock_rank_push(lock, 0);
+    uint32_t expected = 0, self = (uint32_t)hak_lock_self;
+    hak_lock_rank_push(lock, 0);
     if (HAK_UNLIKELY((int32_t)self <= 0 || !__atomic_compare_exchange_n(&lock->word, &expected, self, 0,
                                                                         __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) {
-        lock_acquire_slow(lock);
+        hak_lock_acquire_slow(lock);
     }
 }
 
 /* Returns 1 if taken. */
-static inline int lock_try(struct lock *lock)
+static inline int hak_lock_try(struct lock *lock)
 {
-    uint32_t expected = 0, self = (uint32_t)lock_self;
+    uint32_t expected = 0, self = (uint32_t)hak_lock_self;
     if (HAK_UNLIKELY((int32_t)self <= 0)) {
-        return lock_try_slow(lock);
+        return hak_lock_try_slow(lock);
     }
     if (!__atomic_compare_exchange_n(&lock->word, &expected, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
         return 0;
     }
-    lock_rank_push(lock, 1);
+    hak_lock_rank_push(lock, 1);
     return 1;
 }
 
-static inline void lock_release(struct lock *lock)
+static inline void hak_lock_release(struct lock *lock)
 {
-    if (HAK_UNLIKELY(lock_passes())) {
+    if (HAK_UNLIKELY(hak_lock_passes())) {
         return;
     }
-    lock_rank_pop(lock);
+    hak_lock_rank_pop(lock);
     if (HAK_UNLIKELY(__atomic_exchange_n(&lock->word, 0u, __ATOMIC_RELEASE) & LOCK_HAS_WAITERS)) {
-        lock_wake(lock);
+        hak_lock_wake(lock);
     }
 }
 

@@ -23,18 +23,18 @@ TEST(Lock, OnlyOneThreadAtATime)
         threads.emplace_back([] {
             for (int i = 0; i < n_rounds; i++) {
                 if (i % 8 == 0) {
-                    while (!lock_try(&lock)) {
+                    while (!hak_lock_try(&lock)) {
                         std::this_thread::yield();
                     }
                 } else {
-                    lock_acquire(&lock);
+                    hak_lock_acquire(&lock);
                 }
                 uint64_t was = plain;
                 if (i % 1024 == 0) {
                     std::this_thread::yield(); /* others come to sleep */
                 }
                 plain = was + 1;
-                lock_release(&lock);
+                hak_lock_release(&lock);
             }
         });
     }
@@ -48,17 +48,17 @@ TEST(Lock, OnlyOneThreadAtATime)
 TEST(Lock, TryTakesAFreeLockOnly)
 {
     struct lock lock = LOCK_INIT(LOCK_RANK_POOL);
-    ASSERT_TRUE(lock_try(&lock));
-    EXPECT_EQ(lock.word, static_cast<uint32_t>(lock_self));
-    EXPECT_TRUE(lock_is_mine(&lock));
-    std::thread([&] { EXPECT_FALSE(lock_is_mine(&lock)); }).join();
+    ASSERT_TRUE(hak_lock_try(&lock));
+    EXPECT_EQ(lock.word, static_cast<uint32_t>(hak_lock_self));
+    EXPECT_TRUE(hak_lock_is_mine(&lock));
+    std::thread([&] { EXPECT_FALSE(hak_lock_is_mine(&lock)); }).join();
     int other = -1;
-    std::thread([&] { other = lock_try(&lock); }).join();
+    std::thread([&] { other = hak_lock_try(&lock); }).join();
     EXPECT_EQ(other, 0);
-    lock_release(&lock);
+    hak_lock_release(&lock);
     EXPECT_EQ(lock.word, 0u);
-    ASSERT_TRUE(lock_try(&lock));
-    lock_release(&lock);
+    ASSERT_TRUE(hak_lock_try(&lock));
+    hak_lock_release(&lock);
 }
 
 int n_waits, n_wakes;
@@ -66,37 +66,37 @@ int n_waits, n_wakes;
 /* A waiter sleeps in the futex, marks the lock, keeps errno, and the release wakes it. */
 TEST(Lock, WaiterSleepsAndIsWoken)
 {
-    os_ops.futex_wait = [](uint32_t *word, uint32_t expected) {
+    hak_os_ops.futex_wait = [](uint32_t *word, uint32_t expected) {
         __atomic_add_fetch(&n_waits, 1, __ATOMIC_SEQ_CST);
-        return os_real_ops.futex_wait(word, expected);
+        return hak_os_real_ops.futex_wait(word, expected);
     };
-    os_ops.futex_wake = [](uint32_t *word, int n) {
+    hak_os_ops.futex_wake = [](uint32_t *word, int n) {
         __atomic_add_fetch(&n_wakes, 1, __ATOMIC_SEQ_CST);
         errno = 99;
-        return os_real_ops.futex_wake(word, n);
+        return hak_os_real_ops.futex_wake(word, n);
     };
     struct lock lock = LOCK_INIT(LOCK_RANK_POOL);
     int entered = 0, errno_of_waiter = 0;
-    lock_acquire(&lock);
+    hak_lock_acquire(&lock);
     std::thread waiter([&] {
         errno = 7;
-        lock_acquire(&lock);
+        hak_lock_acquire(&lock);
         errno_of_waiter = errno;
         __atomic_store_n(&entered, 1, __ATOMIC_SEQ_CST);
-        lock_release(&lock);
+        hak_lock_release(&lock);
     });
     while (__atomic_load_n(&n_waits, __ATOMIC_SEQ_CST) == 0) {
         std::this_thread::yield();
     }
-    EXPECT_EQ(__atomic_load_n(&lock.word, __ATOMIC_SEQ_CST), static_cast<uint32_t>(lock_self) | LOCK_HAS_WAITERS);
-    EXPECT_TRUE(lock_is_mine(&lock));
+    EXPECT_EQ(__atomic_load_n(&lock.word, __ATOMIC_SEQ_CST), static_cast<uint32_t>(hak_lock_self) | LOCK_HAS_WAITERS);
+    EXPECT_TRUE(hak_lock_is_mine(&lock));
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     EXPECT_EQ(__atomic_load_n(&entered, __ATOMIC_SEQ_CST), 0);
     errno = 8;
-    lock_release(&lock);
+    hak_lock_release(&lock);
     EXPECT_EQ(errno, 8);
     waiter.join();
-    os_ops = os_real_ops;
+    hak_os_ops = hak_os_real_ops;
     EXPECT_EQ(errno_of_waiter, 7);
     EXPECT_GE(n_wakes, 1);
     EXPECT_EQ(lock.word, 0u);
@@ -105,14 +105,14 @@ TEST(Lock, WaiterSleepsAndIsWoken)
 TEST(Lock, UncontendedNeedsNoSystemCall)
 {
     n_waits = n_wakes = 0;
-    os_ops.futex_wait = [](uint32_t *, uint32_t) { return ++n_waits; };
-    os_ops.futex_wake = [](uint32_t *, int) { return ++n_wakes; };
+    hak_os_ops.futex_wait = [](uint32_t *, uint32_t) { return ++n_waits; };
+    hak_os_ops.futex_wake = [](uint32_t *, int) { return ++n_wakes; };
     struct lock lock = LOCK_INIT(LOCK_RANK_POOL);
     for (int i = 0; i < 100; i++) {
-        lock_acquire(&lock);
-        lock_release(&lock);
+        hak_lock_acquire(&lock);
+        hak_lock_release(&lock);
     }
-    os_ops = os_real_ops;
+    hak_os_ops = hak_os_real_ops;
     EXPECT_EQ(n_waits + n_wakes, 0);
 }
 
@@ -127,7 +127,7 @@ struct seen {
 int times_in_list(const struct lock *lock)
 {
     struct seen seen = {lock, 0};
-    lock_for_each(
+    hak_lock_for_each(
         [](struct lock *one, void *context) {
             struct seen *seen = static_cast<struct seen *>(context);
             seen->times += one == seen->wanted;
@@ -142,7 +142,7 @@ TEST(Lock, TheListHasEach)
     struct lock *made = new struct lock; /* for good */
     static struct lock stray = LOCK_INIT(LOCK_RANK_POOL);
     EXPECT_EQ(times_in_list(made), 0);
-    lock_init(made, LOCK_RANK_HEAP);
+    hak_lock_init(made, LOCK_RANK_HEAP);
     EXPECT_EQ(times_in_list(made), 1);
     EXPECT_EQ(times_in_list(&listed), 1);
     EXPECT_EQ(times_in_list(&listed_too), 1);
@@ -156,7 +156,7 @@ TEST(Lock, TheListGrowsWhileItIsWalked)
     for (auto &mine : made) {
         threads.emplace_back([&mine] {
             for (struct lock &lock : mine) {
-                lock_init(&lock, LOCK_RANK_HEAP);
+                hak_lock_init(&lock, LOCK_RANK_HEAP);
                 EXPECT_EQ(times_in_list(&lock), 1);
             }
         });
@@ -177,68 +177,68 @@ TEST(Lock, AllOfOnesOwnAreReleased)
     static LOCK_DEFINE(of_other, LOCK_RANK_FALLBACK);
     std::atomic<int> phase(0);
     std::thread other([&] {
-        lock_acquire(&of_other);
+        hak_lock_acquire(&of_other);
         phase = 1;
         while (phase != 2) {
             std::this_thread::yield();
         }
-        lock_release(&of_other);
+        hak_lock_release(&of_other);
     });
     while (phase != 1) {
         std::this_thread::yield();
     }
-    lock_acquire(&listed_too);
-    lock_acquire(&listed);
+    hak_lock_acquire(&listed_too);
+    hak_lock_acquire(&listed);
     std::thread waiter([&] {
-        lock_acquire(&listed);
-        lock_release(&listed);
+        hak_lock_acquire(&listed);
+        hak_lock_release(&listed);
     });
     while (!(__atomic_load_n(&listed.word, __ATOMIC_SEQ_CST) & LOCK_HAS_WAITERS)) {
         std::this_thread::yield();
     }
-    EXPECT_EQ(lock_release_mine(), 2u);
+    EXPECT_EQ(hak_lock_release_mine(), 2u);
     waiter.join();
     EXPECT_EQ(listed.word + listed_too.word, 0u);
     EXPECT_NE(of_other.word, 0u);
-    EXPECT_EQ(lock_release_mine(), 0u);
+    EXPECT_EQ(hak_lock_release_mine(), 0u);
     phase = 2;
     other.join();
     /* The check of ranks has forgotten them too. */
-    lock_acquire(&listed_too);
-    lock_release(&listed_too);
+    hak_lock_acquire(&listed_too);
+    hak_lock_release(&listed_too);
 }
 
-/* Between lock_pass_begin and lock_pass_end a thread goes through locks that others hold, and changes none. */
+/* Between hak_lock_pass_begin and hak_lock_pass_end a thread goes through locks that others hold, and changes none. */
 TEST(Lock, AReaderPassesThrough)
 {
-    lock_acquire(&listed);
+    hak_lock_acquire(&listed);
     uint32_t word = listed.word;
     std::thread([&] {
-        lock_pass_begin();
-        EXPECT_TRUE(lock_passes());
-        lock_acquire(&listed);
-        lock_acquire(&listed_too);
-        EXPECT_TRUE(lock_try(&listed));
+        hak_lock_pass_begin();
+        EXPECT_TRUE(hak_lock_passes());
+        hak_lock_acquire(&listed);
+        hak_lock_acquire(&listed_too);
+        EXPECT_TRUE(hak_lock_try(&listed));
         EXPECT_EQ(listed.word, word);
         EXPECT_EQ(listed_too.word, 0u);
-        lock_release(&listed);
-        lock_release(&listed_too);
+        hak_lock_release(&listed);
+        hak_lock_release(&listed_too);
         EXPECT_EQ(listed.word, word);
-        lock_pass_end();
-        EXPECT_FALSE(lock_passes());
-        EXPECT_FALSE(lock_try(&listed));
+        hak_lock_pass_end();
+        EXPECT_FALSE(hak_lock_passes());
+        EXPECT_FALSE(hak_lock_try(&listed));
     }).join();
-    lock_release(&listed);
+    hak_lock_release(&listed);
     EXPECT_EQ(listed.word, 0u);
 }
 
 TEST(LockDeathTest, WhoNeedsALostLockDiesWithALine)
 {
     static struct lock lost = LOCK_INIT(LOCK_RANK_POOL);
-    lock_mark_lost(&lost);
-    EXPECT_FALSE(lock_is_mine(&lost));
-    EXPECT_FALSE(lock_try(&lost));
-    EXPECT_EXIT(lock_acquire(&lost), testing::KilledBySignal(SIGABRT), "needs a lock whose holder it does not have");
+    hak_lock_mark_lost(&lost);
+    EXPECT_FALSE(hak_lock_is_mine(&lost));
+    EXPECT_FALSE(hak_lock_try(&lost));
+    EXPECT_EXIT(hak_lock_acquire(&lost), testing::KilledBySignal(SIGABRT), "needs a lock whose holder it does not have");
 }
 
 /* Ranks go up; an equal one may be tried, not waited for. */
@@ -246,19 +246,19 @@ TEST(Lock, RisingRanksAreAllowed)
 {
     struct lock low = LOCK_INIT(LOCK_RANK_HEAPS), high = LOCK_INIT(LOCK_RANK_META);
     struct lock heap = LOCK_INIT(LOCK_RANK_HEAP), other = LOCK_INIT(LOCK_RANK_HEAP);
-    lock_acquire(&low);
-    lock_acquire(&heap);
-    ASSERT_TRUE(lock_try(&other));
-    lock_acquire(&high);
-    lock_release(&high);
-    lock_release(&heap);
-    lock_release(&other);
-    lock_release(&low);
+    hak_lock_acquire(&low);
+    hak_lock_acquire(&heap);
+    ASSERT_TRUE(hak_lock_try(&other));
+    hak_lock_acquire(&high);
+    hak_lock_release(&high);
+    hak_lock_release(&heap);
+    hak_lock_release(&other);
+    hak_lock_release(&low);
     /* Nothing is remembered as held. */
-    lock_acquire(&high);
-    lock_release(&high);
-    lock_acquire(&low);
-    lock_release(&low);
+    hak_lock_acquire(&high);
+    hak_lock_release(&high);
+    hak_lock_acquire(&low);
+    hak_lock_release(&low);
     EXPECT_EQ(low.word + high.word + heap.word + other.word, 0u);
 }
 
@@ -267,10 +267,10 @@ void release_out_of_order_and_break_rank()
 {
     static struct lock low = LOCK_INIT(LOCK_RANK_HEAPS), middle = LOCK_INIT(LOCK_RANK_HEAP),
                        high = LOCK_INIT(LOCK_RANK_POOL);
-    lock_acquire(&low);
-    lock_acquire(&high);
-    lock_release(&low);
-    lock_acquire(&middle);
+    hak_lock_acquire(&low);
+    hak_lock_acquire(&high);
+    hak_lock_release(&low);
+    hak_lock_acquire(&middle);
 }
 
 TEST(LockDeathTest, FallingRankAborts)
@@ -282,26 +282,26 @@ TEST(LockDeathTest, FallingRankAborts)
     static struct lock other_heap = LOCK_INIT(LOCK_RANK_HEAP), other_pool = LOCK_INIT(LOCK_RANK_POOL);
     EXPECT_EXIT(
         {
-            lock_acquire(&pool);
-            lock_acquire(&heap);
+            hak_lock_acquire(&pool);
+            hak_lock_acquire(&heap);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: lock taken against its rank: 0x");
     EXPECT_EXIT(
         {
-            lock_acquire(&pool);
-            lock_try(&heap);
+            hak_lock_acquire(&pool);
+            hak_lock_try(&heap);
         },
         testing::KilledBySignal(SIGABRT), "lock taken against its rank");
     EXPECT_EXIT(
         {
-            lock_acquire(&heap);
-            lock_acquire(&other_heap);
+            hak_lock_acquire(&heap);
+            hak_lock_acquire(&other_heap);
         },
         testing::KilledBySignal(SIGABRT), "lock taken against its rank");
     EXPECT_EXIT(
         {
-            lock_acquire(&pool);
-            lock_try(&other_pool);
+            hak_lock_acquire(&pool);
+            hak_lock_try(&other_pool);
         },
         testing::KilledBySignal(SIGABRT), "lock taken against its rank");
     EXPECT_EXIT(release_out_of_order_and_break_rank(), testing::KilledBySignal(SIGABRT), "lock taken against its rank");
@@ -313,7 +313,7 @@ TEST(LockDeathTest, ReleaseOfWhatIsNotHeldAborts)
         GTEST_SKIP() << "ranks are checked in debug builds";
     }
     static struct lock pool = LOCK_INIT(LOCK_RANK_POOL);
-    EXPECT_EXIT(lock_release(&pool), testing::KilledBySignal(SIGABRT), "lock released that is not held");
+    EXPECT_EXIT(hak_lock_release(&pool), testing::KilledBySignal(SIGABRT), "lock released that is not held");
 }
 
 } // namespace

@@ -17,15 +17,15 @@ HAK_EXTERN_C_BEGIN
 #endif
 
 /* 1 if somebody listens. */
-int note_has_listener(void);
+int hak_note_has_listener(void);
 /* The block at p is handed out: of its `usable` bytes the program may use `size`, which are zero or undefined. */
-void note_allocated(const void *p, size_t size, size_t usable, int is_zeroed);
+void hak_note_allocated(const void *p, size_t size, size_t usable, int is_zeroed);
 /* The program may not use the block any more. */
-void note_freed(const void *p, size_t usable);
+void hak_note_freed(const void *p, size_t usable);
 /* The allocator may. */
-void note_reused(const void *p, size_t usable);
+void hak_note_reused(const void *p, size_t usable);
 /* How many bytes from p on the program may use, at most `usable`. */
-size_t note_size(const void *p, size_t usable);
+size_t hak_note_size(const void *p, size_t usable);
 
 HAK_EXTERN_C_END
 

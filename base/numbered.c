@@ -4,17 +4,17 @@
 
 #include "base/os.h"
 
-int numbered_reserve(struct numbered *all)
+int hak_numbered_reserve(struct numbered *all)
 {
     uint32_t index = all->n / NUMBERED_CHUNK;
     if (index < NUMBERED_CHUNKS && !all->chunks[index]) {
-        void **chunk = (void **)os_meta_alloc(NUMBERED_CHUNK * sizeof *chunk);
+        void **chunk = (void **)hak_os_meta_alloc(NUMBERED_CHUNK * sizeof *chunk);
         atomic_store_release(&all->chunks[index], chunk);
     }
     return index < NUMBERED_CHUNKS && all->chunks[index];
 }
 
-void numbered_add(struct numbered *all, void *item)
+void hak_numbered_add(struct numbered *all, void *item)
 {
     uint32_t number = all->n;
     atomic_store_release(&all->chunks[number / NUMBERED_CHUNK][number % NUMBERED_CHUNK], item);

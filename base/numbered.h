@@ -19,26 +19,26 @@ struct numbered {
 };
 
 /* Makes room for one more. Returns whether there is. */
-int numbered_reserve(struct numbered *all);
+int hak_numbered_reserve(struct numbered *all);
 /* Gives `item` the next number, for which there is room. */
-void numbered_add(struct numbered *all, void *item);
+void hak_numbered_add(struct numbered *all, void *item);
 
-static inline uint32_t numbered_count(const struct numbered *all)
+static inline uint32_t hak_numbered_count(const struct numbered *all)
 {
     return atomic_load_acquire(&all->n);
 }
 
 /* The one of that number, which was given. */
-static inline void *numbered_get(const struct numbered *all, uint32_t number)
+static inline void *hak_numbered_get(const struct numbered *all, uint32_t number)
 {
     void **chunk = atomic_load_acquire(&all->chunks[number / NUMBERED_CHUNK]);
     return atomic_load_acquire(&chunk[number % NUMBERED_CHUNK]);
 }
 
 /* Any number; NULL if it was not given. */
-static inline void *numbered_find(const struct numbered *all, uint32_t number)
+static inline void *hak_numbered_find(const struct numbered *all, uint32_t number)
 {
-    return number < numbered_count(all) ? numbered_get(all, number) : NULL;
+    return number < hak_numbered_count(all) ? hak_numbered_get(all, number) : NULL;
 }
 
 HAK_EXTERN_C_END

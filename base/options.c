@@ -6,20 +6,20 @@
 
 #include "base/error.h"
 
-struct options options = {
+struct options hak_options = {
 #define OPTION(name, env, type, def, min, max, unit, text) .name = (def),
 #include "base/options.def"
 #undef OPTION
 };
 
-const struct opt_row opt_rows[] = {
+const struct opt_row hak_opt_rows[] = {
 #define OPTION(name, env, type, def, min, max, unit, text)                                                             \
     {#name, env, OPT_##type, (def), (min), (max), unit, text, offsetof(struct options, name)},
 #include "base/options.def"
 #undef OPTION
 };
 
-const size_t opt_n_rows = sizeof opt_rows / sizeof opt_rows[0];
+const size_t hak_opt_n_rows = sizeof hak_opt_rows / sizeof hak_opt_rows[0];
 
 /* Variables that other parts of the project read: not options of the library, and not mistakes. */
 static const char *const foreign[] = {"HAKMEM_LIBRARY"};
@@ -29,10 +29,10 @@ static uint64_t *slot_of(struct options *out, const struct opt_row *row)
     return (uint64_t *)(void *)((char *)out + row->offset);
 }
 
-void opt_defaults(struct options *out)
+void hak_opt_defaults(struct options *out)
 {
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        *slot_of(out, &opt_rows[i]) = opt_rows[i].def;
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        *slot_of(out, &hak_opt_rows[i]) = hak_opt_rows[i].def;
     }
 }
 
@@ -138,7 +138,7 @@ static int parse_as(const struct opt_row *row, const char *text, uint64_t *value
     }
 }
 
-int opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
+int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
 {
     uint64_t parsed = 0;
     int error = parse_as(row, text, &parsed);
@@ -161,7 +161,7 @@ static void line_value(struct hak_line *line, const char *text)
     hak_line_text(line, strlen(text) > strlen(start) ? "..." : "");
 }
 
-void opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value)
+void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value)
 {
     if (row->type == OPT_LIMIT && value == UINT64_MAX) {
         hak_line_text(line, "auto");
@@ -176,9 +176,9 @@ static void line_bounds(struct hak_line *line, const struct opt_row *row)
 {
     hak_line_text(line, row->type == OPT_LIMIT ? "auto, or a number of bytes (suffix k, m or g)" : "a number from ");
     if (row->type != OPT_LIMIT) {
-        opt_line_value(line, row, row->min);
+        hak_opt_line_value(line, row, row->min);
         hak_line_text(line, " to ");
-        opt_line_value(line, row, row->max);
+        hak_opt_line_value(line, row, row->max);
         hak_line_text(line, *row->unit ? " " : "");
         hak_line_text(line, row->unit);
         hak_line_text(line, is_word(row->unit, "bytes") ? " (suffix k, m or g)" : "");
@@ -199,7 +199,7 @@ static void complain(const struct opt_row *row, const char *text)
         line_bounds(&line, row);
     }
     hak_line_text(&line, "; using ");
-    opt_line_value(&line, row, row->def);
+    hak_opt_line_value(&line, row, row->def);
     hak_line_write(&line, 2);
 }
 
@@ -226,20 +226,20 @@ static void complain_unknown(const char *entry)
     hak_line_text(&line, "hakmem: unknown option '");
     line_value(&line, entry);
     hak_line_text(&line, "' ignored; allowed:");
-    for (size_t i = 0; i < opt_n_rows; i++) {
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
         hak_line_text(&line, " ");
-        hak_line_text(&line, opt_rows[i].env);
+        hak_line_text(&line, hak_opt_rows[i].env);
     }
     hak_line_write(&line, 2);
 }
 
 static void read_entry(struct options *out, const char *entry)
 {
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const char *text = value_of(entry, opt_rows[i].env);
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const char *text = value_of(entry, hak_opt_rows[i].env);
         if (text) {
-            if (opt_parse(&opt_rows[i], text, slot_of(out, &opt_rows[i]))) {
-                complain(&opt_rows[i], text);
+            if (hak_opt_parse(&hak_opt_rows[i], text, slot_of(out, &hak_opt_rows[i]))) {
+                complain(&hak_opt_rows[i], text);
             }
             return;
         }
@@ -249,9 +249,9 @@ static void read_entry(struct options *out, const char *entry)
     }
 }
 
-void opt_init(struct options *out, char **environment)
+void hak_opt_init(struct options *out, char **environment)
 {
-    opt_defaults(out);
+    hak_opt_defaults(out);
     for (char **entry = environment; entry && *entry; entry++) {
         if (strncmp(*entry, "HAKMEM_", 7) == 0) {
             read_entry(out, *entry);

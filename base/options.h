@@ -1,5 +1,5 @@
 /* Options: constants after start, read once from the environment. See options.def for the table. No locks: written by
-   opt_init alone, which runs before the first allocation returns. */
+   hak_opt_init alone, which runs before the first allocation returns. */
 #ifndef HAKMEM_BASE_OPTIONS_H
 #define HAKMEM_BASE_OPTIONS_H
 
@@ -29,20 +29,20 @@ struct opt_row {
     size_t offset; /* in struct options */
 };
 
-extern struct options options;
-extern const struct opt_row opt_rows[];
-extern const size_t opt_n_rows;
+extern struct options hak_options;
+extern const struct opt_row hak_opt_rows[];
+extern const size_t hak_opt_n_rows;
 
 /* Sets every option to its default. */
-void opt_defaults(struct options *out);
+void hak_opt_defaults(struct options *out);
 /* Reads one value (a C string) for a row. Returns 0, or EINVAL for junk and ERANGE outside [min, max]; *value is written
    on success alone. */
-int opt_parse(const struct opt_row *row, const char *text, uint64_t *value);
+int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value);
 /* Appends a value as one would write it for the row: a ratio with its point, `auto`. */
-void opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value);
+void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value);
 /* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on standard error with
    what is allowed, and the default stays. Never allocates. */
-void opt_init(struct options *out, char **environment);
+void hak_opt_init(struct options *out, char **environment);
 
 HAK_EXTERN_C_END
 

@@ -1,4 +1,4 @@
-/* Tests of the option table and its parser: each row's bounds, junk, suffixes, overflow, and what opt_init says. */
+/* Tests of the option table and its parser: each row's bounds, junk, suffixes, overflow, and what hak_opt_init says. */
 #include "base/options.h"
 
 #include <cerrno>
@@ -29,7 +29,7 @@ bool is_bytes(const opt_row &row)
 std::string text_of(const opt_row &row, uint64_t value)
 {
     struct hak_line line = {0, {0}};
-    opt_line_value(&line, &row, value);
+    hak_opt_line_value(&line, &row, value);
     return std::string(line.text, line.length);
 }
 
@@ -39,12 +39,12 @@ std::string above(const opt_row &row)
     return row.type == OPT_LIMIT ? "18446744073709551616" : text_of(row, row.max + 1);
 }
 
-/* The result of opt_parse; the value must be untouched on an error. */
+/* The result of hak_opt_parse; the value must be untouched on an error. */
 int parse(const opt_row &row, const std::string &text, uint64_t *value)
 {
     const uint64_t untouched = 0xABCDEF0123456789u;
     *value = untouched;
-    int error = opt_parse(&row, text.c_str(), value);
+    int error = hak_opt_parse(&row, text.c_str(), value);
     if (error) {
         EXPECT_EQ(*value, untouched) << row.env << "=" << text;
     }
@@ -83,10 +83,10 @@ TEST(Options, TableIsSound)
 {
     std::set<std::string> envs;
     std::set<size_t> offsets;
-    ASSERT_EQ(opt_n_rows * sizeof(uint64_t), sizeof(struct options));
-    EXPECT_LT(opt_n_rows, 40u);
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const opt_row &row = opt_rows[i];
+    ASSERT_EQ(hak_opt_n_rows * sizeof(uint64_t), sizeof(struct options));
+    EXPECT_LT(hak_opt_n_rows, 40u);
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
         EXPECT_EQ(std::string(row.env).rfind("HAKMEM_", 0), 0u) << row.env;
         EXPECT_TRUE(envs.insert(row.env).second) << row.env;
         EXPECT_TRUE(offsets.insert(row.offset).second) << row.env;
@@ -109,18 +109,18 @@ TEST(Options, TableIsSound)
 TEST(Options, DefaultsHoldBeforeAndAfterOptDefaults)
 {
     struct options o = garbage();
-    opt_defaults(&o);
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        EXPECT_EQ(value_in(o, opt_rows[i]), opt_rows[i].def) << opt_rows[i].env;
+    hak_opt_defaults(&o);
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        EXPECT_EQ(value_in(o, hak_opt_rows[i]), hak_opt_rows[i].def) << hak_opt_rows[i].env;
         /* Statically initialised: right before anything ran. */
-        EXPECT_EQ(value_in(options, opt_rows[i]), opt_rows[i].def) << opt_rows[i].env;
+        EXPECT_EQ(value_in(hak_options, hak_opt_rows[i]), hak_opt_rows[i].def) << hak_opt_rows[i].env;
     }
 }
 
 TEST(Options, BoundsOfEachRow)
 {
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const opt_row &row = opt_rows[i];
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
         uint64_t value;
         EXPECT_EQ(parse(row, text_of(row, row.min), &value), 0) << row.env;
         EXPECT_EQ(value, row.min) << row.env;
@@ -138,13 +138,13 @@ TEST(Options, JunkForEachRow)
     static const char *const junk[] = {"",    " ",   " 1",  "1 ",   "-1",       "+1",  "0x1", "1.0", "1e3", "abc",
                                        "k",   "1kk", "1kb", "1t",   "1 k",      "k1",  "--",  "=1",  "1=",  "1;",
                                        "onn", "tru", "o",   "yes!", "\xD9\xA1", "1\n", "0 0", "nul", "%d",  "1,000"};
-    for (size_t i = 0; i < opt_n_rows; i++) {
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
         for (const char *text : junk) {
             uint64_t value;
-            if (opt_rows[i].type == OPT_RATIO && std::string(text) == "1.0") {
+            if (hak_opt_rows[i].type == OPT_RATIO && std::string(text) == "1.0") {
                 continue;
             }
-            EXPECT_EQ(parse(opt_rows[i], text, &value), EINVAL) << opt_rows[i].env << "='" << text << "'";
+            EXPECT_EQ(parse(hak_opt_rows[i], text, &value), EINVAL) << hak_opt_rows[i].env << "='" << text << "'";
         }
     }
 }
@@ -156,8 +156,8 @@ TEST(Options, SuffixesWhereTheUnitIsBytes)
         int shift;
     } suffixes[] = {{"k", 10}, {"K", 10}, {"m", 20}, {"M", 20}, {"g", 30}, {"G", 30}};
     int n_tried = 0;
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const opt_row &row = opt_rows[i];
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
         for (const auto &s : suffixes) {
             uint64_t value;
             int error = parse(row, std::string("1") + s.suffix, &value);
@@ -182,8 +182,8 @@ TEST(Options, OverflowIsOutOfRange)
                                         "184467440737095516160", "99999999999999999999999999999999999999999"};
     static const char *const suffixed[] = {"18014398509481984k", "17592186044416m", "17179869184g",
                                            "18446744073709551615g"};
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const opt_row &row = opt_rows[i];
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
         if (row.type == OPT_SWITCH) {
             continue;
         }
@@ -207,14 +207,14 @@ TEST(Options, SwitchWords)
     } words[] = {{"0", 0},   {"1", 1},  {"off", 0}, {"on", 1},  {"no", 0},    {"yes", 1},
                  {"OFF", 0}, {"On", 1}, {"NO", 0},  {"yEs", 1}, {"false", 0}, {"TRUE", 1}};
     int n_switches = 0;
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        if (opt_rows[i].type != OPT_SWITCH) {
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        if (hak_opt_rows[i].type != OPT_SWITCH) {
             continue;
         }
         n_switches++;
         for (const auto &word : words) {
             uint64_t value;
-            EXPECT_EQ(parse(opt_rows[i], word.text, &value), 0) << word.text;
+            EXPECT_EQ(parse(hak_opt_rows[i], word.text, &value), 0) << word.text;
             EXPECT_EQ(value, word.value) << word.text;
         }
     }
@@ -232,11 +232,11 @@ TEST(Options, Ratios)
                  {"0", ERANGE, 0},     {"1.", EINVAL, 0},  {".5", EINVAL, 0},      {"1.0001", EINVAL, 0},
                  {"1.2.3", EINVAL, 0}, {"1,5", EINVAL, 0}, {"1.a", EINVAL, 0},     {"9e9", EINVAL, 0},
                  {"1.25 ", EINVAL, 0}, {"1k", EINVAL, 0},  {"1000.001", ERANGE, 0}};
-    for (size_t i = 0; i < opt_n_rows; i++) {
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
         for (const auto &c : cases) {
             uint64_t value;
-            if (opt_rows[i].type == OPT_RATIO) {
-                EXPECT_EQ(parse(opt_rows[i], c.text, &value), c.error) << c.text;
+            if (hak_opt_rows[i].type == OPT_RATIO) {
+                EXPECT_EQ(parse(hak_opt_rows[i], c.text, &value), c.error) << c.text;
                 EXPECT_TRUE(c.error || value == c.value) << c.text;
             }
         }
@@ -246,17 +246,17 @@ TEST(Options, Ratios)
 TEST(Options, LimitsMayBeAuto)
 {
     int n_limits = 0;
-    for (size_t i = 0; i < opt_n_rows; i++) {
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
         uint64_t value;
-        if (opt_rows[i].type == OPT_LIMIT) {
+        if (hak_opt_rows[i].type == OPT_LIMIT) {
             n_limits++;
-            EXPECT_EQ(parse(opt_rows[i], "auto", &value), 0);
+            EXPECT_EQ(parse(hak_opt_rows[i], "auto", &value), 0);
             EXPECT_EQ(value, UINT64_MAX);
-            EXPECT_EQ(parse(opt_rows[i], "AUTO", &value), 0);
-            EXPECT_EQ(parse(opt_rows[i], "512m", &value), 0);
+            EXPECT_EQ(parse(hak_opt_rows[i], "AUTO", &value), 0);
+            EXPECT_EQ(parse(hak_opt_rows[i], "512m", &value), 0);
             EXPECT_EQ(value, 512u << 20);
         } else {
-            EXPECT_EQ(parse(opt_rows[i], "auto", &value), EINVAL) << opt_rows[i].env;
+            EXPECT_EQ(parse(hak_opt_rows[i], "auto", &value), EINVAL) << hak_opt_rows[i].env;
         }
     }
     EXPECT_EQ(n_limits, 3);
@@ -264,16 +264,16 @@ TEST(Options, LimitsMayBeAuto)
 
 TEST(Options, InitReadsEachRowAndNoOther)
 {
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const opt_row &row = opt_rows[i];
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
         uint64_t other = row.def == row.max ? row.min : row.max;
         Environment environment({"PATH=/bin", std::string(row.env) + "=" + text_of(row, other), "X="});
         struct options o = garbage();
         CapturedWrites writes;
-        opt_init(&o, environment.get());
+        hak_opt_init(&o, environment.get());
         EXPECT_EQ(writes.text(), "");
-        for (size_t j = 0; j < opt_n_rows; j++) {
-            EXPECT_EQ(value_in(o, opt_rows[j]), j == i ? other : opt_rows[j].def) << opt_rows[j].env;
+        for (size_t j = 0; j < hak_opt_n_rows; j++) {
+            EXPECT_EQ(value_in(o, hak_opt_rows[j]), j == i ? other : hak_opt_rows[j].def) << hak_opt_rows[j].env;
         }
     }
 }
@@ -281,25 +281,25 @@ TEST(Options, InitReadsEachRowAndNoOther)
 TEST(Options, NoEnvironmentMeansDefaults)
 {
     struct options o = garbage(), defaults;
-    opt_defaults(&defaults);
-    opt_init(&o, nullptr);
+    hak_opt_defaults(&defaults);
+    hak_opt_init(&o, nullptr);
     EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
     Environment empty({});
     o = garbage();
-    opt_init(&o, empty.get());
+    hak_opt_init(&o, empty.get());
     EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
 }
 
 /* One line, on standard error, that names the variable, the value, what is allowed, and what is used. */
 TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
 {
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        const opt_row &row = opt_rows[i];
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
         for (const std::string &bad : {std::string("junk"), std::string(), above(row), std::string("-1")}) {
             Environment environment({std::string(row.env) + "=" + bad});
             struct options o = garbage();
             CapturedWrites writes;
-            opt_init(&o, environment.get());
+            hak_opt_init(&o, environment.get());
             EXPECT_EQ(value_in(o, row), row.def) << row.env;
             std::string text = writes.text();
             EXPECT_EQ(writes.calls(), 1);
@@ -327,14 +327,14 @@ TEST(Options, UnknownVariableIsNamedWithAllThatAreKnown)
                               "HAKMEM_LIBRARYX=1", "HAKMEM_verbose=1"}) {
         Environment environment({entry});
         struct options o = garbage(), defaults;
-        opt_defaults(&defaults);
+        hak_opt_defaults(&defaults);
         CapturedWrites writes;
-        opt_init(&o, environment.get());
+        hak_opt_init(&o, environment.get());
         std::string text = writes.text();
         EXPECT_EQ(writes.calls(), 1);
         EXPECT_NE(text.find(std::string("unknown option '") + entry + "'"), std::string::npos) << text;
-        for (size_t i = 0; i < opt_n_rows; i++) {
-            EXPECT_NE(text.find(std::string(" ") + opt_rows[i].env), std::string::npos) << text;
+        for (size_t i = 0; i < hak_opt_n_rows; i++) {
+            EXPECT_NE(text.find(std::string(" ") + hak_opt_rows[i].env), std::string::npos) << text;
         }
         EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
     }
@@ -346,7 +346,7 @@ TEST(Options, OtherProgramsVariablesAreNoMistakes)
         {"HAKMEM_LIBRARY=/lib/libhakmem.so", "HAKMEMX=1", "hakmem_verbose=1", "XHAKMEM_VERBOSE=1", "HAKMEM"});
     struct options o = garbage();
     CapturedWrites writes;
-    opt_init(&o, environment.get());
+    hak_opt_init(&o, environment.get());
     EXPECT_EQ(writes.text(), "");
     EXPECT_EQ(o.verbose, 0u);
 }
@@ -355,21 +355,21 @@ TEST(Options, OtherProgramsVariablesAreNoMistakes)
 TEST(Options, LongValuesDoNotHideWhatIsAllowed)
 {
     const std::string longest(5000, '7');
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        Environment environment({std::string(opt_rows[i].env) + "=" + longest});
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        Environment environment({std::string(hak_opt_rows[i].env) + "=" + longest});
         struct options o = garbage();
         CapturedWrites writes;
-        opt_init(&o, environment.get());
+        hak_opt_init(&o, environment.get());
         std::string text = writes.text();
         EXPECT_NE(text.find("not allowed"), std::string::npos) << text;
-        EXPECT_NE(text.find("; using " + text_of(opt_rows[i], opt_rows[i].def)), std::string::npos) << text;
+        EXPECT_NE(text.find("; using " + text_of(hak_opt_rows[i], hak_opt_rows[i].def)), std::string::npos) << text;
         EXPECT_EQ(text.back(), '\n');
     }
     Environment environment({"HAKMEM_UNKNOWN=" + longest});
     struct options o = garbage();
     CapturedWrites writes;
-    opt_init(&o, environment.get());
-    EXPECT_NE(writes.text().find(opt_rows[opt_n_rows - 1].env), std::string::npos) << writes.text();
+    hak_opt_init(&o, environment.get());
+    EXPECT_NE(writes.text().find(hak_opt_rows[hak_opt_n_rows - 1].env), std::string::npos) << writes.text();
 }
 
 TEST(Options, NeverAllocates)
@@ -381,7 +381,7 @@ TEST(Options, NeverAllocates)
     struct options o = garbage();
     CapturedWrites writes;
     uint64_t before = hak_testing::malloc_calls();
-    opt_init(&o, environment.get());
+    hak_opt_init(&o, environment.get());
     uint64_t after = hak_testing::malloc_calls();
     EXPECT_EQ(after, before);
     EXPECT_EQ(writes.calls(), 2);

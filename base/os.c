@@ -113,7 +113,7 @@ static int real_futex_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
 static cpu_set_t processors;
 static int has_processors;
 
-void os_note_processors(void)
+void hak_os_note_processors(void)
 {
     int saved = errno;
     has_processors = sched_getaffinity(0, sizeof processors, &processors) == 0;
@@ -145,7 +145,7 @@ static void *begin_thread(void *argument)
     return run_in_thread(argument);
 }
 
-void os_forget_thread(void)
+void hak_os_forget_thread(void)
 {
     static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutexattr_t attributes;
@@ -259,44 +259,44 @@ static size_t real_page_size(void)
             real_wait_thread, real_page_size, real_is_secure                                       \
     }
 
-const struct os_ops os_real_ops = REAL_OPS;
-struct os_ops os_ops = REAL_OPS;
+const struct hak_os_ops hak_os_real_ops = REAL_OPS;
+struct hak_os_ops hak_os_ops = REAL_OPS;
 
-size_t os_page_size(void)
+size_t hak_os_page_size(void)
 {
-    return os_ops.page_size();
+    return hak_os_ops.page_size();
 }
 
 static void *map_anonymous(void *hint, size_t size)
 {
-    void *p = os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = hak_os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
-int os_unmap(void *addr, size_t size)
+int hak_os_unmap(void *addr, size_t size)
 {
     int saved = errno;
-    int error = os_ops.munmap(addr, size) ? errno : 0;
+    int error = hak_os_ops.munmap(addr, size) ? errno : 0;
     errno = saved;
     return error;
 }
 
-void os_unmap_untouched(void *addr, size_t size)
+void hak_os_unmap_untouched(void *addr, size_t size)
 {
     int saved = errno;
-    (void)os_ops.munmap(addr, size);
+    (void)hak_os_ops.munmap(addr, size);
     errno = saved;
 }
 
-void *os_map_aligned(void *hint, size_t size, size_t align)
+void *hak_os_map_aligned(void *hint, size_t size, size_t align)
 {
     int saved = errno;
     uintptr_t mask = align - 1;
     void *p = map_anonymous(hint, size);
     if (p && ((uintptr_t)p & mask)) {
         /* Not aligned: map with slack and cut both ends. */
-        os_unmap_untouched(p, size);
-        size_t slack = size + align - os_page_size();
+        hak_os_unmap_untouched(p, size);
+        size_t slack = size + align - hak_os_page_size();
         char *wide = slack > size ? (char *)map_anonymous(NULL, slack) : NULL;
         p = NULL;
         if (wide) {
@@ -304,10 +304,10 @@ void *os_map_aligned(void *hint, size_t size, size_t align)
             size_t before = (size_t)(start - wide);
             size_t after = slack - before - size;
             if (before) {
-                os_unmap_untouched(wide, before);
+                hak_os_unmap_untouched(wide, before);
             }
             if (after) {
-                os_unmap_untouched(start + size, after);
+                hak_os_unmap_untouched(start + size, after);
             }
             p = start;
         }
@@ -316,10 +316,10 @@ void *os_map_aligned(void *hint, size_t size, size_t align)
     return p;
 }
 
-int os_purge(void *addr, size_t size)
+int hak_os_purge(void *addr, size_t size)
 {
     int saved = errno;
-    int error = os_ops.madvise(addr, size, MADV_DONTNEED) ? errno : 0;
+    int error = hak_os_ops.madvise(addr, size, MADV_DONTNEED) ? errno : 0;
     errno = saved;
     return error;
 }
@@ -327,40 +327,40 @@ int os_purge(void *addr, size_t size)
 static void advise(void *addr, size_t size, int advice)
 {
     int saved = errno;
-    (void)os_ops.madvise(addr, size, advice);
+    (void)hak_os_ops.madvise(addr, size, advice);
     errno = saved;
 }
 
-void os_huge_pages(void *addr, size_t size)
+void hak_os_huge_pages(void *addr, size_t size)
 {
     advise(addr, size, MADV_HUGEPAGE);
 }
 
-void os_small_pages(void *addr, size_t size)
+void hak_os_small_pages(void *addr, size_t size)
 {
     advise(addr, size, MADV_NOHUGEPAGE);
 }
 
-size_t os_read_file(const char *path, char *text, size_t size)
+size_t hak_os_read_file(const char *path, char *text, size_t size)
 {
     int saved = errno;
     size_t length = 0;
-    int fd = os_ops.open(path);
+    int fd = hak_os_ops.open(path);
     if (fd >= 0) {
         ssize_t n;
-        while (length < size && (n = os_ops.read(fd, text + length, size - length)) > 0) {
+        while (length < size && (n = hak_os_ops.read(fd, text + length, size - length)) > 0) {
             length += (size_t)n;
         }
-        (void)os_ops.close(fd);
+        (void)hak_os_ops.close(fd);
     }
     errno = saved;
     return length;
 }
 
-uint64_t os_address_limit(void)
+uint64_t hak_os_address_limit(void)
 {
     int saved = errno;
-    uint64_t limit = os_ops.address_limit();
+    uint64_t limit = hak_os_ops.address_limit();
     errno = saved;
     return limit;
 }
@@ -371,20 +371,20 @@ static size_t meta_left;
 static size_t meta_mapped;
 static size_t meta_n_mapped;
 
-void *os_meta_alloc(size_t size)
+void *hak_os_meta_alloc(size_t size)
 {
     const size_t chunk = HAK_TINY_OR(64 * HAK_KIB, 1 * HAK_MIB);
     size = (size + 63) & ~(size_t)63;
-    lock_acquire(&meta_lock);
+    hak_lock_acquire(&meta_lock);
     if (size > meta_left) {
-        size_t want = size > chunk ? (size + os_page_size() - 1) & ~(os_page_size() - 1) : chunk;
+        size_t want = size > chunk ? (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1) : chunk;
         char *fresh = (char *)map_anonymous(NULL, want);
         if (!fresh && want > size) {
-            want = (size + os_page_size() - 1) & ~(os_page_size() - 1);
+            want = (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1);
             fresh = (char *)map_anonymous(NULL, want);
         }
         if (!fresh) {
-            lock_release(&meta_lock);
+            hak_lock_release(&meta_lock);
             return NULL;
         }
         meta_mapped += want;
@@ -395,16 +395,16 @@ void *os_meta_alloc(size_t size)
     void *p = meta_next;
     meta_next += size;
     meta_left -= size;
-    lock_release(&meta_lock);
+    hak_lock_release(&meta_lock);
     return p;
 }
 
-size_t os_meta_bytes(void)
+size_t hak_os_meta_bytes(void)
 {
     return atomic_load_relaxed(&meta_mapped);
 }
 
-size_t os_meta_mappings(void)
+size_t hak_os_meta_mappings(void)
 {
     return atomic_load_relaxed(&meta_n_mapped);
 }

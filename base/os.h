@@ -1,5 +1,5 @@
 /* The OS layer: every system call that the allocator makes, behind one table that tests replace.
-   All sizes are bytes. Functions may be called by any thread and take no lock, except os_meta_alloc
+   All sizes are bytes. Functions may be called by any thread and take no lock, except hak_os_meta_alloc
    (rank META).
 
    No function here is a cancellation point, and none acts on a pending cancellation: what libc makes
@@ -11,7 +11,7 @@
    - only while the process starts (constructors, the first allocation): open, read, close,
      address_limit, is_secure, environ_;
    - write: when the process is about to abort, or when the user asked for a line;
-   - start_thread: while the program itself makes a thread (hakmem/background.h). */
+   - start_thread: while the program itself makes a thread (heap/background.h). */
 #ifndef HAKMEM_BASE_OS_H
 #define HAKMEM_BASE_OS_H
 
@@ -23,7 +23,7 @@
 
 HAK_EXTERN_C_BEGIN
 
-struct os_ops {
+struct hak_os_ops {
     void *(*mmap)(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
     int (*munmap)(void *addr, size_t length);
     void *(*mremap)(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr);
@@ -40,7 +40,7 @@ struct os_ops {
     int (*futex_wake)(uint32_t *word, int n);
     int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
     /* Starts the allocator's thread, detached and with all signals blocked; one at a time. With `is_apart`
-       it has normal policy and the processors that os_note_processors saw, and not those of the calling
+       it has normal policy and the processors that hak_os_note_processors saw, and not those of the calling
        thread, which takes system calls that making a thread does not need. Returns 0 or an errno value.
        Allocates. */
     int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart);
@@ -52,40 +52,40 @@ struct os_ops {
 };
 
 /* In use by all parts. A test may replace entries while no other thread is in the allocator. */
-extern struct os_ops os_ops;
-extern const struct os_ops os_real_ops;
+extern struct hak_os_ops hak_os_ops;
+extern const struct hak_os_ops hak_os_real_ops;
 
 /* Bytes of a page of this system. */
-size_t os_page_size(void);
+size_t hak_os_page_size(void);
 
 /* Reserves and commits (on touch) `size` bytes at a multiple of `align` (a power of two, at least a page); the memory
    reads as zero. `hint` (or NULL) is tried first, for neighbours. NULL when the system refuses. */
-void *os_map_aligned(void *hint, size_t size, size_t align);
+void *hak_os_map_aligned(void *hint, size_t size, size_t align);
 /* Gives address space back. Returns 0 or an errno value (the kernel may refuse to split a mapping: ENOMEM). */
-HAK_MUST_CHECK int os_unmap(void *addr, size_t size);
+HAK_MUST_CHECK int hak_os_unmap(void *addr, size_t size);
 /* Gives back address space that nobody has touched. If the kernel refuses, it stays mapped, which costs no memory. */
-void os_unmap_untouched(void *addr, size_t size);
+void hak_os_unmap_untouched(void *addr, size_t size);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
-HAK_MUST_CHECK int os_purge(void *addr, size_t size);
+HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */
-void os_huge_pages(void *addr, size_t size);
+void hak_os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */
-void os_small_pages(void *addr, size_t size);
+void hak_os_small_pages(void *addr, size_t size);
 
 /* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read. Keeps errno. */
-size_t os_read_file(const char *path, char *text, size_t size);
+size_t hak_os_read_file(const char *path, char *text, size_t size);
 /* Remembers the processors that the calling thread may run on. Keeps errno. */
-void os_note_processors(void);
+void hak_os_note_processors(void);
 /* In a forked child: there is no thread of start_thread's. */
-void os_forget_thread(void);
+void hak_os_forget_thread(void);
 /* RLIMIT_AS; UINT64_MAX for none. */
-uint64_t os_address_limit(void);
+uint64_t hak_os_address_limit(void);
 
 /* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses. */
-void *os_meta_alloc(size_t size);
-/* Bytes that os_meta_alloc has mapped, and in how many mappings. */
-size_t os_meta_bytes(void);
-size_t os_meta_mappings(void);
+void *hak_os_meta_alloc(size_t size);
+/* Bytes that hak_os_meta_alloc has mapped, and in how many mappings. */
+size_t hak_os_meta_bytes(void);
+size_t hak_os_meta_mappings(void);
 
 HAK_EXTERN_C_END
 

@@ -27,16 +27,16 @@ class ModelOs
 {
   public:
     /* The next mapping starts this far past a multiple of 1 GiB. */
-    explicit ModelOs(uintptr_t offset) : before_(os_ops)
+    explicit ModelOs(uintptr_t offset) : before_(hak_os_ops)
     {
         self() = this;
         next_ = (uintptr_t(1) << 40) + offset;
-        os_ops.mmap = map;
-        os_ops.munmap = unmap;
+        hak_os_ops.mmap = map;
+        hak_os_ops.munmap = unmap;
     }
     ~ModelOs()
     {
-        os_ops = before_;
+        hak_os_ops = before_;
     }
     const std::map<uintptr_t, uintptr_t> &mapped() const
     {
@@ -97,7 +97,7 @@ class ModelOs
     }
     std::map<uintptr_t, uintptr_t> mapped_;
     uintptr_t next_;
-    struct os_ops before_;
+    struct hak_os_ops before_;
 };
 
 const size_t kSizes[] = {4096, 65536, 2 << 20, (2 << 20) + 4096, 5 << 20};
@@ -111,7 +111,7 @@ TEST(OsMapAligned, KeepsExactlyTheAlignedRange)
         for (size_t align : kAligns) {
             for (uintptr_t offset : kOffsets) {
                 ModelOs model(offset);
-                uintptr_t p = reinterpret_cast<uintptr_t>(os_map_aligned(nullptr, size, align));
+                uintptr_t p = reinterpret_cast<uintptr_t>(hak_os_map_aligned(nullptr, size, align));
                 ASSERT_NE(p, 0u);
                 EXPECT_EQ(p % align, 0u) << size << " at " << align << " offset " << offset;
                 ASSERT_EQ(model.mapped().size(), 1u);
@@ -129,7 +129,7 @@ TEST(OsMapAligned, HintIsTriedFirst)
     ModelOs model(4096);
     model.takes_hints = true;
     void *hint = reinterpret_cast<void *>(uintptr_t(64) << 20);
-    EXPECT_EQ(os_map_aligned(hint, 2 << 20, 2 << 20), hint);
+    EXPECT_EQ(hak_os_map_aligned(hint, 2 << 20, 2 << 20), hint);
     EXPECT_EQ(model.n_maps, 1);
     EXPECT_EQ(model.last_hint, hint);
 }
@@ -140,7 +140,7 @@ TEST(OsMapAligned, EveryRefusalIsSurvived)
         ModelOs model(4096);
         model.failing_map = n;
         errno = 5;
-        EXPECT_EQ(os_map_aligned(nullptr, 2 << 20, 2 << 20), nullptr);
+        EXPECT_EQ(hak_os_map_aligned(nullptr, 2 << 20, 2 << 20), nullptr);
         EXPECT_EQ(errno, 5);
         EXPECT_TRUE(model.mapped().empty()); /* nothing stays behind */
         EXPECT_EQ(model.n_wrong, 0);
@@ -149,7 +149,7 @@ TEST(OsMapAligned, EveryRefusalIsSurvived)
     for (int n = 1; n <= 3; n++) {
         ModelOs model(8192);
         model.failing_unmap = n;
-        uintptr_t p = reinterpret_cast<uintptr_t>(os_map_aligned(nullptr, 2 << 20, 2 << 20));
+        uintptr_t p = reinterpret_cast<uintptr_t>(hak_os_map_aligned(nullptr, 2 << 20, 2 << 20));
         ASSERT_NE(p, 0u);
         EXPECT_EQ(p % (2 << 20), 0u);
         auto it = --model.mapped().upper_bound(p);
@@ -162,41 +162,41 @@ TEST(OsMapAligned, EveryRefusalIsSurvived)
 TEST(OsMapAligned, SizesThatOverflowAreRefused)
 {
     ModelOs model(4096);
-    EXPECT_EQ(os_map_aligned(nullptr, SIZE_MAX - 4095, 2 << 20), nullptr);
-    EXPECT_EQ(os_map_aligned(nullptr, SIZE_MAX / 2 + 1, size_t(1) << 63), nullptr);
+    EXPECT_EQ(hak_os_map_aligned(nullptr, SIZE_MAX - 4095, 2 << 20), nullptr);
+    EXPECT_EQ(hak_os_map_aligned(nullptr, SIZE_MAX / 2 + 1, size_t(1) << 63), nullptr);
     EXPECT_TRUE(model.mapped().empty());
 }
 
 TEST(OsMapAligned, RealMemoryIsZeroAndUsable)
 {
-    for (size_t align : {os_page_size(), size_t(64) << 10, size_t(64) << 20}) {
+    for (size_t align : {hak_os_page_size(), size_t(64) << 10, size_t(64) << 20}) {
         const size_t size = 3 << 16;
-        char *p = static_cast<char *>(os_map_aligned(nullptr, size, align));
+        char *p = static_cast<char *>(hak_os_map_aligned(nullptr, size, align));
         ASSERT_NE(p, nullptr);
         EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
         for (size_t i = 0; i < size; i += 512) {
             ASSERT_EQ(p[i], 0);
         }
         memset(p, 1, size);
-        EXPECT_EQ(os_unmap(p, size), 0);
+        EXPECT_EQ(hak_os_unmap(p, size), 0);
         unsigned char vec[1];
-        EXPECT_EQ(mincore(p, os_page_size(), vec), -1); /* gone */
+        EXPECT_EQ(mincore(p, hak_os_page_size(), vec), -1); /* gone */
     }
 }
 
 TEST(Os, PageSizeIsTheSystems)
 {
-    EXPECT_EQ(os_page_size(), static_cast<size_t>(sysconf(_SC_PAGESIZE)));
-    EXPECT_EQ(os_page_size(), static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+    EXPECT_EQ(hak_os_page_size(), static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+    EXPECT_EQ(hak_os_page_size(), static_cast<size_t>(sysconf(_SC_PAGESIZE)));
 }
 
 TEST(Os, PurgeDropsPages)
 {
-    const size_t size = 16 * os_page_size();
-    char *p = static_cast<char *>(os_map_aligned(nullptr, size, os_page_size()));
+    const size_t size = 16 * hak_os_page_size();
+    char *p = static_cast<char *>(hak_os_map_aligned(nullptr, size, hak_os_page_size()));
     ASSERT_NE(p, nullptr);
     memset(p, 7, size);
-    EXPECT_EQ(os_purge(p, size / 2), 0);
+    EXPECT_EQ(hak_os_purge(p, size / 2), 0);
     std::vector<unsigned char> resident(16);
     ASSERT_EQ(mincore(p, size, resident.data()), 0);
     for (size_t i = 0; i < 16; i++) {
@@ -205,23 +205,23 @@ TEST(Os, PurgeDropsPages)
     EXPECT_EQ(p[0], 0);
     EXPECT_EQ(p[size / 2 - 1], 0);
     EXPECT_EQ(p[size / 2], 7);
-    EXPECT_EQ(os_unmap(p, size), 0);
+    EXPECT_EQ(hak_os_unmap(p, size), 0);
 }
 
 TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
 {
     FailingOs os;
-    char *p = static_cast<char *>(os_map_aligned(nullptr, 65536, 65536));
+    char *p = static_cast<char *>(hak_os_map_aligned(nullptr, 65536, 65536));
     ASSERT_NE(p, nullptr);
     errno = 11;
     os.fail_always(hak_testing::OS_MADVISE);
-    EXPECT_EQ(os_purge(p, 65536), ENOMEM);
-    os_huge_pages(p, 65536);
+    EXPECT_EQ(hak_os_purge(p, 65536), ENOMEM);
+    hak_os_huge_pages(p, 65536);
     EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 2u);
     os.fail_always(hak_testing::OS_MUNMAP);
-    EXPECT_EQ(os_unmap(p, 65536), ENOMEM);
+    EXPECT_EQ(hak_os_unmap(p, 65536), ENOMEM);
     os.reset();
-    EXPECT_EQ(os_unmap(p, 65536), 0);
+    EXPECT_EQ(hak_os_unmap(p, 65536), 0);
     EXPECT_EQ(errno, 11);
     EXPECT_EQ(os.mapped_bytes(), 0);
 }
@@ -232,10 +232,10 @@ TEST(OsMeta, AlignedZeroedAndDisjoint)
     size_t sum = 0;
     for (size_t i = 0; i < 600; i++) {
         size_t size = i % 100 == 99 ? 3u << 20 : 1 + i * 37 % 5000;
-        size_t before = os_meta_bytes();
-        char *p = static_cast<char *>(os_meta_alloc(size));
+        size_t before = hak_os_meta_bytes();
+        char *p = static_cast<char *>(hak_os_meta_alloc(size));
         ASSERT_NE(p, nullptr);
-        EXPECT_GE(os_meta_bytes(), before);
+        EXPECT_GE(hak_os_meta_bytes(), before);
         EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 64, 0u);
         for (size_t k = 0; k < size; k++) {
             ASSERT_EQ(p[k], 0);
@@ -250,7 +250,7 @@ TEST(OsMeta, AlignedZeroedAndDisjoint)
         end = piece.first + piece.second;
     }
     EXPECT_EQ(pieces.size(), 600u);
-    EXPECT_GE(os_meta_bytes(), sum);
+    EXPECT_GE(hak_os_meta_bytes(), sum);
 }
 
 TEST(OsMeta, RefusalLeavesItUsable)
@@ -258,27 +258,27 @@ TEST(OsMeta, RefusalLeavesItUsable)
     FailingOs os;
     const size_t big = 5 << 20; /* above what is left of a chunk */
     os.fail_always(hak_testing::OS_MMAP);
-    size_t before = os_meta_bytes();
-    EXPECT_EQ(os_meta_alloc(big), nullptr);
+    size_t before = hak_os_meta_bytes();
+    EXPECT_EQ(hak_os_meta_alloc(big), nullptr);
     /* What is left of the chunk is served on, then no more; never the same twice. */
     uintptr_t last = 0;
     int n = 0;
-    for (void *p; (p = os_meta_alloc(64)); n++) {
+    for (void *p; (p = hak_os_meta_alloc(64)); n++) {
         ASSERT_NE(reinterpret_cast<uintptr_t>(p), last);
         last = reinterpret_cast<uintptr_t>(p);
         ASSERT_LT(n, 1 << 20);
     }
-    EXPECT_EQ(os_meta_bytes(), before);
+    EXPECT_EQ(hak_os_meta_bytes(), before);
     /* Where a whole chunk is refused, the piece alone may be had. */
     os.fail(hak_testing::OS_MMAP, 1);
-    EXPECT_NE(os_meta_alloc(64), nullptr);
+    EXPECT_NE(hak_os_meta_alloc(64), nullptr);
     EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 2u);
-    EXPECT_LE(os_meta_bytes(), before + os_page_size());
+    EXPECT_LE(hak_os_meta_bytes(), before + hak_os_page_size());
     os.reset();
-    char *p = static_cast<char *>(os_meta_alloc(big));
+    char *p = static_cast<char *>(hak_os_meta_alloc(big));
     ASSERT_NE(p, nullptr);
     p[0] = p[big - 1] = 1;
-    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(os_meta_bytes() - before));
+    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(hak_os_meta_bytes() - before));
 }
 
 TEST(OsMeta, ThreadsGetDifferentPieces)
@@ -289,7 +289,7 @@ TEST(OsMeta, ThreadsGetDifferentPieces)
     for (int t = 0; t < n_threads; t++) {
         threads.emplace_back([&, t] {
             for (int i = 0; i < n_pieces; i++) {
-                uint64_t *p = static_cast<uint64_t *>(os_meta_alloc(64));
+                uint64_t *p = static_cast<uint64_t *>(hak_os_meta_alloc(64));
                 *p += static_cast<uint64_t>(t * n_pieces + i) + 1;
                 got[t].push_back(p);
             }
@@ -307,15 +307,15 @@ TEST(OsMeta, ThreadsGetDifferentPieces)
 
 TEST(Os, ClockGoesForwardAndEnvironmentIsThere)
 {
-    uint64_t start = os_ops.clock_ns(), now = start;
+    uint64_t start = hak_os_ops.clock_ns(), now = start;
     for (int i = 0; i < 200 && now < start + 10000000; i++) {
         usleep(1000);
-        uint64_t next = os_ops.clock_ns();
+        uint64_t next = hak_os_ops.clock_ns();
         ASSERT_GE(next, now);
         now = next;
     }
     EXPECT_GE(now, start + 10000000); /* 10 ms within 200 sleeps of 1 ms */
-    EXPECT_EQ(os_ops.environ_(), environ);
+    EXPECT_EQ(hak_os_ops.environ_(), environ);
 }
 
 std::atomic<int> has_begun;
@@ -353,10 +353,10 @@ TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
 {
     sigset_t before, after;
     pthread_sigmask(SIG_SETMASK, nullptr, &before);
-    os_forget_thread();
+    hak_os_forget_thread();
     has_begun = 0;
     size_t n_tasks = count_tasks();
-    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0), 0);
+    ASSERT_EQ(hak_os_ops.start_thread(note, 256 * 1024, 0), 0);
     while (!has_begun) {
         usleep(1000);
     }
@@ -367,20 +367,20 @@ TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
     for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGALRM, SIGPROF, SIGSYS, SIGRTMAX}) {
         EXPECT_EQ(sigismember(&blocked, s), 1) << s;
     }
-    EXPECT_EQ(os_ops.wait_thread(20), ETIMEDOUT);
+    EXPECT_EQ(hak_os_ops.wait_thread(20), ETIMEDOUT);
     has_begun = 2;
-    EXPECT_EQ(os_ops.wait_thread(10000), 0);
+    EXPECT_EQ(hak_os_ops.wait_thread(10000), 0);
     for (int i = 0; i < 1000 && count_tasks() != n_tasks; i++) {
         usleep(1000); /* the system takes it out of its list a moment later, as behind pthread_join */
     }
     EXPECT_EQ(count_tasks(), n_tasks);
     has_begun = 0;
-    ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 0), 0) << "and another one";
+    ASSERT_EQ(hak_os_ops.start_thread(note, 256 * 1024, 0), 0) << "and another one";
     while (!has_begun) {
         usleep(1000);
     }
     has_begun = 2;
-    EXPECT_EQ(os_ops.wait_thread(10000), 0);
+    EXPECT_EQ(hak_os_ops.wait_thread(10000), 0);
 }
 
 /* Set apart, it has neither the policy nor the processors of whoever makes it. */
@@ -388,8 +388,8 @@ TEST(OsThread, SetApartItTakesOverNothing)
 {
     cpu_set_t all, one;
     ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
-    os_note_processors();
-    os_forget_thread();
+    hak_os_note_processors();
+    hak_os_forget_thread();
     std::thread maker([&] {
         CPU_ZERO(&one);
         for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
@@ -401,12 +401,12 @@ TEST(OsThread, SetApartItTakesOverNothing)
         struct sched_param batch = {};
         ASSERT_EQ(pthread_setschedparam(pthread_self(), SCHED_BATCH, &batch), 0);
         has_begun = 0;
-        ASSERT_EQ(os_ops.start_thread(note, 256 * 1024, 1), 0);
+        ASSERT_EQ(hak_os_ops.start_thread(note, 256 * 1024, 1), 0);
         while (!has_begun) {
             usleep(1000);
         }
         has_begun = 2;
-        EXPECT_EQ(os_ops.wait_thread(10000), 0);
+        EXPECT_EQ(hak_os_ops.wait_thread(10000), 0);
     });
     maker.join();
     EXPECT_EQ(policy, SCHED_OTHER);
@@ -420,7 +420,7 @@ void *call_everything(void *went_on)
 {
     pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, nullptr);
     pthread_cancel(pthread_self());
-    const struct os_ops &os = os_real_ops;
+    const struct hak_os_ops &os = hak_os_real_ops;
     char text[100];
     uint32_t word = 0;
     size_t page = os.page_size();
@@ -444,7 +444,7 @@ void *call_everything(void *went_on)
     (void)os.futex_wake(&word, 1);
     (void)os.futex_wait_ms(&word, 0, 1);
     has_begun = 0;
-    os_forget_thread();
+    hak_os_forget_thread();
     EXPECT_EQ(os.start_thread(note, 256 * 1024, 1), 0);
     while (!has_begun) {
     }

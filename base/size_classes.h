@@ -36,27 +36,27 @@ struct size_class {
     uint32_t size;     /* bytes of a block, a multiple of 16 */
     uint32_t capacity; /* blocks a slab */
     uint32_t magic;    /* ceil(2^32 / size) */
-    uint32_t limit;    /* see sc_is_block */
+    uint32_t limit;    /* see hak_sc_is_block */
 };
 
-extern const struct size_class sc_table[SC_N_CLASSES];
+extern const struct size_class hak_sc_table[SC_N_CLASSES];
 /* For (size + 15) >> 4 up to 32 KiB: the class. */
-extern const uint8_t sc_of_granules[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1];
+extern const uint8_t hak_sc_of_granules[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1];
 
 /* The class of a request of `size` bytes, which is at most SC_SMALL_MAX. Size 0 is served as 16 bytes. */
-static inline uint32_t sc_of(size_t size)
+static inline uint32_t hak_sc_of(size_t size)
 {
-    return sc_of_granules[(size + 15) >> SC_GRANULE_SHIFT];
+    return hak_sc_of_granules[(size + 15) >> SC_GRANULE_SHIFT];
 }
 
 /* The smallest class that serves `size` bytes at a multiple of `align` (a power of two, at most 32 KiB), or SC_N_CLASSES.
    Slabs are 64 KiB-aligned, so that a class whose size is a multiple of `align` has aligned blocks only. */
-uint32_t sc_of_aligned(size_t size, size_t align);
+uint32_t hak_sc_of_aligned(size_t size, size_t align);
 
 /* The index of a block from its offset in the slab: floor(offset / size), by the magic number; exact for offset < 2^16. */
-static inline uint32_t sc_index_of(uint32_t class_index, uint32_t offset)
+static inline uint32_t hak_sc_index_of(uint32_t class_index, uint32_t offset)
 {
-    return (uint32_t)(((uint64_t)offset * sc_table[class_index].magic) >> 32);
+    return (uint32_t)(((uint64_t)offset * hak_sc_table[class_index].magic) >> 32);
 }
 
 /* True if a block of the class with that magic number and limit starts at `offset` < 2^16.
@@ -64,7 +64,7 @@ static inline uint32_t sc_index_of(uint32_t class_index, uint32_t offset)
    an offset between blocks at least `magic` (size_classes_test tries every offset). The limit is
    capacity * e: what lies behind the last block does not pass. Where e is 0, size divides the slab
    and there is nothing behind; the limit is 1. */
-static inline int sc_is_block(uint32_t offset, uint32_t magic, uint32_t limit)
+static inline int hak_sc_is_block(uint32_t offset, uint32_t magic, uint32_t limit)
 {
     return offset * magic < limit;
 }

@@ -22,11 +22,11 @@ const uint32_t index_column[] = {
 #undef SIZE_CLASS
 };
 
-/* By search: what sc_of must find. */
+/* By search: what hak_sc_of must find. */
 uint32_t smallest_that_fits(size_t size, size_t align)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        if (sc_table[c].size >= size && sc_table[c].size % align == 0) {
+        if (hak_sc_table[c].size >= size && hak_sc_table[c].size % align == 0) {
             return c;
         }
     }
@@ -35,15 +35,15 @@ uint32_t smallest_that_fits(size_t size, size_t align)
 
 TEST(SizeClasses, TableIsSound)
 {
-    EXPECT_EQ(sc_table[0].size, 16u);
-    EXPECT_EQ(sc_table[SC_N_CLASSES - 1].size, SC_SMALL_MAX);
+    EXPECT_EQ(hak_sc_table[0].size, 16u);
+    EXPECT_EQ(hak_sc_table[SC_N_CLASSES - 1].size, SC_SMALL_MAX);
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         EXPECT_EQ(index_column[c], c);
-        EXPECT_EQ(sc_table[c].size % 16, 0u) << c;
-        EXPECT_EQ(sc_table[c].capacity, SC_SLAB_BYTES / sc_table[c].size) << c;
-        EXPECT_EQ(sc_table[c].magic, ((1ull << 32) + sc_table[c].size - 1) / sc_table[c].size) << c;
+        EXPECT_EQ(hak_sc_table[c].size % 16, 0u) << c;
+        EXPECT_EQ(hak_sc_table[c].capacity, SC_SLAB_BYTES / hak_sc_table[c].size) << c;
+        EXPECT_EQ(hak_sc_table[c].magic, ((1ull << 32) + hak_sc_table[c].size - 1) / hak_sc_table[c].size) << c;
         if (c) {
-            EXPECT_GT(sc_table[c].size, sc_table[c - 1].size);
+            EXPECT_GT(hak_sc_table[c].size, hak_sc_table[c - 1].size);
         }
     }
 }
@@ -51,7 +51,7 @@ TEST(SizeClasses, TableIsSound)
 TEST(SizeClasses, EveryRequestGetsTheSmallestClassThatFits)
 {
     for (size_t size = 0; size <= SC_SMALL_MAX; size++) {
-        uint32_t c = sc_of(size);
+        uint32_t c = hak_sc_of(size);
         ASSERT_LT(c, static_cast<uint32_t>(SC_N_CLASSES)) << size;
         ASSERT_EQ(c, smallest_that_fits(size ? size : 1, 1)) << size;
     }
@@ -62,13 +62,13 @@ TEST(SizeClasses, WasteInsideBlocksIsBounded)
 {
     double worst[SC_N_CLASSES] = {};
     for (size_t size = 1; size <= SC_SMALL_MAX; size++) {
-        uint32_t c = sc_of(size);
-        double waste = 100.0 * static_cast<double>(sc_table[c].size - size) / sc_table[c].size;
+        uint32_t c = hak_sc_of(size);
+        double waste = 100.0 * static_cast<double>(hak_sc_table[c].size - size) / hak_sc_table[c].size;
         worst[c] = waste > worst[c] ? waste : worst[c];
         if (size >= 64) {
             ASSERT_LE(waste, 25.0) << size;
         } else {
-            ASSERT_LT(sc_table[c].size - size, 16u) << size;
+            ASSERT_LT(hak_sc_table[c].size - size, 16u) << size;
         }
     }
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
@@ -80,7 +80,7 @@ TEST(SizeClasses, WasteAtTheTailOfSlabsIsBounded)
 {
     int n_above_3 = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        double tail = 100.0 * (SC_SLAB_BYTES - sc_table[c].size * sc_table[c].capacity) / SC_SLAB_BYTES;
+        double tail = 100.0 * (SC_SLAB_BYTES - hak_sc_table[c].size * hak_sc_table[c].capacity) / SC_SLAB_BYTES;
         EXPECT_LE(tail, 12.5) << c;
         EXPECT_NEAR(tail, tail_column[c], 0.051) << c;
         n_above_3 += tail > 3;
@@ -93,11 +93,11 @@ TEST(SizeClasses, WasteAtTheTailOfSlabsIsBounded)
 TEST(SizeClasses, IndexAndStartAreExactForEveryOffset)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        uint32_t size = sc_table[c].size, index = 0, rest = 0, n_wrong = 0;
+        uint32_t size = hak_sc_table[c].size, index = 0, rest = 0, n_wrong = 0;
         for (uint32_t offset = 0; offset < SC_SLAB_BYTES; offset++) {
-            n_wrong += sc_index_of(c, offset) != index;
-            int is_block = rest == 0 && index < sc_table[c].capacity;
-            n_wrong += sc_is_block(offset, sc_table[c].magic, sc_table[c].limit) != is_block;
+            n_wrong += hak_sc_index_of(c, offset) != index;
+            int is_block = rest == 0 && index < hak_sc_table[c].capacity;
+            n_wrong += hak_sc_is_block(offset, hak_sc_table[c].magic, hak_sc_table[c].limit) != is_block;
             if (++rest == size) {
                 rest = 0;
                 index++;
@@ -112,12 +112,12 @@ TEST(SizeClasses, AlignedRequests)
     for (size_t align = 1; align <= SC_SMALL_MAX; align *= 2) {
         uint32_t n_served = 0;
         for (size_t size = 0; size <= SC_SMALL_MAX; size += size < 2048 ? 1 : 61) {
-            uint32_t c = sc_of_aligned(size, align);
+            uint32_t c = hak_sc_of_aligned(size, align);
             ASSERT_EQ(c, smallest_that_fits(size ? size : 1, align)) << size << " at " << align;
             n_served += c < SC_N_CLASSES;
         }
         EXPECT_GT(n_served, 0u) << align;
-        EXPECT_EQ(sc_of_aligned(SC_SMALL_MAX, align), static_cast<uint32_t>(SC_N_CLASSES - 1)) << align;
+        EXPECT_EQ(hak_sc_of_aligned(SC_SMALL_MAX, align), static_cast<uint32_t>(SC_N_CLASSES - 1)) << align;
     }
 }
 

@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 
-struct stats stats;
+struct hak_stats hak_stats;
 
 static void print_row(int fd, const char *name, int64_t value, const char *unit)
 {
@@ -18,9 +18,9 @@ static void print_row(int fd, const char *name, int64_t value, const char *unit)
     hak_line_write(&line, fd);
 }
 
-void stat_print(int fd)
+void hak_stat_print(int fd)
 {
-#define STAT(name, kind, unit, text) print_row(fd, #name, stat_get(name), unit);
+#define STAT(name, kind, unit, text) print_row(fd, #name, hak_stat_get(name), unit);
 #include "base/stats.def"
 #undef STAT
 }

@@ -9,20 +9,20 @@
 
 HAK_EXTERN_C_BEGIN
 
-struct stats {
+struct hak_stats {
 #define STAT(name, kind, unit, text) int64_t name;
 #include "base/stats.def"
 #undef STAT
 };
 
-extern struct stats stats;
+extern struct hak_stats hak_stats;
 
-#define stat_add(name, n) ((void)atomic_add_relaxed(&stats.name, (int64_t)(n)))
-#define stat_sub(name, n) ((void)atomic_sub_relaxed(&stats.name, (int64_t)(n)))
-#define stat_get(name)    atomic_load_relaxed(&stats.name)
+#define hak_stat_add(name, n) ((void)atomic_add_relaxed(&hak_stats.name, (int64_t)(n)))
+#define hak_stat_sub(name, n) ((void)atomic_sub_relaxed(&hak_stats.name, (int64_t)(n)))
+#define hak_stat_get(name)    atomic_load_relaxed(&hak_stats.name)
 
 /* Writes one line a statistic to file descriptor `fd`; allocates nothing. */
-void stat_print(int fd);
+void hak_stat_print(int fd);
 
 HAK_EXTERN_C_END
 

@@ -17,11 +17,11 @@ namespace
 
 struct Row {
     const char *name, *unit, *text;
-    int64_t stats::*field;
+    int64_t hak_stats::*field;
 };
 
 const Row rows[] = {
-#define STAT(name, kind, unit, text) {#name, unit, text, &stats::name},
+#define STAT(name, kind, unit, text) {#name, unit, text, &hak_stats::name},
 #include "base/stats.def"
 #undef STAT
 };
@@ -31,14 +31,14 @@ TEST(Stats, EachRowIsPrintedOnALineOfItsOwn)
     std::string expected;
     int64_t value = -3;
     for (const Row &row : rows) {
-        stats.*row.field = value;
+        hak_stats.*row.field = value;
         expected += std::string("hakmem: ") + row.name + " = " + std::to_string(value) + " " + row.unit + "\n";
         value = value * -7 % 1000000007;
     }
     int fds[2];
     ASSERT_EQ(pipe(fds), 0);
     errno = 77;
-    stat_print(fds[1]);
+    hak_stat_print(fds[1]);
     EXPECT_EQ(errno, 77);
     close(fds[1]);
     std::string text;
@@ -52,16 +52,16 @@ TEST(Stats, EachRowIsPrintedOnALineOfItsOwn)
 
 TEST(Stats, ExtremeValues)
 {
-    int64_t before = stat_get(refills);
+    int64_t before = hak_stat_get(refills);
     hak_testing::CapturedWrites writes;
-    stats.refills = INT64_MAX;
-    stat_print(2);
+    hak_stats.refills = INT64_MAX;
+    hak_stat_print(2);
     EXPECT_NE(writes.text().find("refills = 9223372036854775807 "), std::string::npos);
     writes.clear();
-    stats.refills = INT64_MIN;
-    stat_print(2);
+    hak_stats.refills = INT64_MIN;
+    hak_stat_print(2);
     EXPECT_NE(writes.text().find("refills = -9223372036854775808 "), std::string::npos);
-    stats.refills = before;
+    hak_stats.refills = before;
 }
 
 TEST(Stats, RowsAreDescribed)
@@ -70,27 +70,27 @@ TEST(Stats, RowsAreDescribed)
         EXPECT_GT(strlen(row.text), 10u) << row.name;
         EXPECT_GT(strlen(row.unit), 0u) << row.name;
     }
-    EXPECT_EQ(sizeof rows / sizeof rows[0] * sizeof(int64_t), sizeof(struct stats));
+    EXPECT_EQ(sizeof rows / sizeof rows[0] * sizeof(int64_t), sizeof(struct hak_stats));
 }
 
 TEST(Stats, ThreadsLoseNothing)
 {
     const int n_threads = 4, n_rounds = 20000;
-    int64_t before = stat_get(refills), other = stat_get(flushes);
+    int64_t before = hak_stat_get(refills), other = hak_stat_get(flushes);
     std::vector<std::thread> threads;
     for (int t = 0; t < n_threads; t++) {
         threads.emplace_back([] {
             for (int i = 0; i < n_rounds; i++) {
-                stat_add(refills, 3);
-                stat_sub(refills, 1);
+                hak_stat_add(refills, 3);
+                hak_stat_sub(refills, 1);
             }
         });
     }
     for (std::thread &thread : threads) {
         thread.join();
     }
-    EXPECT_EQ(stat_get(refills), before + 2 * n_threads * n_rounds);
-    EXPECT_EQ(stat_get(flushes), other);
+    EXPECT_EQ(hak_stat_get(refills), before + 2 * n_threads * n_rounds);
+    EXPECT_EQ(hak_stat_get(flushes), other);
 }
 
 TEST(Stats, PrintNeverAllocates)
@@ -100,7 +100,7 @@ TEST(Stats, PrintNeverAllocates)
     }
     hak_testing::CapturedWrites writes;
     uint64_t before = hak_testing::malloc_calls();
-    stat_print(2);
+    hak_stat_print(2);
     uint64_t after = hak_testing::malloc_calls();
     EXPECT_EQ(after, before);
     EXPECT_EQ(writes.calls(), static_cast<int>(sizeof rows / sizeof rows[0]));

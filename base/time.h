@@ -9,12 +9,12 @@
 #define NS_A_MS 1000000u
 #define NS_A_S  (1000u * NS_A_MS)
 
-static inline uint64_t ns_of_ms(uint64_t ms)
+static inline uint64_t hak_time_ns_of_ms(uint64_t ms)
 {
     return ms * NS_A_MS;
 }
 
-static inline uint64_t ms_of_ns(uint64_t ns)
+static inline uint64_t hak_time_ms_of_ns(uint64_t ns)
 {
     return ns / NS_A_MS;
 }

@@ -21,9 +21,9 @@ enum valgrind_request {
 };
 
 /* Returns 0 where nobody listens. */
-static inline uintptr_t valgrind_ask(uintptr_t request, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)
+static inline uintptr_t hak_valgrind_ask(uintptr_t hak_request, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)
 {
-    volatile uintptr_t arguments[6] = {request, a, b, c, d, 0};
+    volatile uintptr_t arguments[6] = {hak_request, a, b, c, d, 0};
     uintptr_t result = 0;
 #if defined(__x86_64__)
     __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"

@@ -46,7 +46,7 @@ refused='this header is internal to hakmem; include hakmem/hakmem.h'
 for header in $public; do
     run_bazel build "//:includes_${header//\//_}" || fail "$header is public, and cannot be included"
 done
-for header in hakmem/heap.h superslab/pool.h base/lock.h; do
+for header in heap/theap.h superslab/pool.h base/lock.h; do
     if run_bazel build "//:includes_${header//\//_}" >"$TEST_TMPDIR/out" 2>&1; then
         fail "$header is internal, and a consumer builds with it"
     fi

@@ -7,13 +7,13 @@
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
 
-void *plain_aligned(size_t alignment, size_t size)
+void *hak_plain_aligned(size_t alignment, size_t size)
 {
-    uint32_t size_class = request_class(size, alignment);
+    uint32_t size_class = hak_request_class(size, alignment);
     if (size_class < SC_N_CLASSES) {
-        return request_small(size_class, alignment);
+        return hak_request_small(size_class, alignment);
     }
-    return request_large(size, alignment, LARGE_PLAIN);
+    return hak_request_large(size, alignment, LARGE_PLAIN);
 }
 
 static int is_power_of_two(size_t n)
@@ -25,11 +25,11 @@ static int is_power_of_two(size_t n)
 static void *aligned(size_t alignment, size_t size)
 {
     if (alignment <= SC_MIN_ALIGN) {
-        return fast_malloc(size);
+        return hak_fast_malloc(size);
     }
-    uint32_t size_class = request_class(size, alignment);
-    void *block = size_class < SC_N_CLASSES ? fast_take(size_class) : NULL;
-    return block ? block : entry_now()->aligned(alignment, size);
+    uint32_t size_class = hak_request_class(size, alignment);
+    void *block = size_class < SC_N_CLASSES ? hak_fast_take(size_class) : NULL;
+    return block ? block : hak_entry_now()->aligned(alignment, size);
 }
 
 void *hak_aligned_alloc(size_t alignment, size_t size)

@@ -28,16 +28,16 @@ class Api : public testing::Test
   protected:
     void SetUp() override
     {
-        delay_ = options.purge_delay_ms;
-        options.purge_delay_ms = 3600000; /* the tiny variant would call the system for each block otherwise */
+        delay_ = hak_options.purge_delay_ms;
+        hak_options.purge_delay_ms = 3600000; /* the tiny variant would call the system for each block otherwise */
     }
     void TearDown() override
     {
-        options.purge_delay_ms = delay_;
+        hak_options.purge_delay_ms = delay_;
         EXPECT_EQ(hak_verify(), 0);
         (void)hak_purge();
-        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "a test left blocks behind";
-        EXPECT_EQ(stat_get(large_bytes), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "a test left blocks behind";
+        EXPECT_EQ(hak_stat_get(large_bytes), 0);
         EXPECT_EQ(hak_verify(), 0);
     }
 
@@ -150,7 +150,7 @@ TEST_F(Api, LiveBlocksOfEverySizeClassDoNotOverlap)
     };
     std::vector<Block> blocks;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        for (size_t size : {size_t(sc_table[c].size) - 1, size_t(sc_table[c].size), size_t(sc_table[c].size) + 1}) {
+        for (size_t size : {size_t(hak_sc_table[c].size) - 1, size_t(hak_sc_table[c].size), size_t(hak_sc_table[c].size) + 1}) {
             for (int i = 0; i < 20; i++) {
                 char *p = static_cast<char *>(hak_malloc(size));
                 ASSERT_NE(p, nullptr);
@@ -206,7 +206,7 @@ TEST_F(Api, AlignedZeroSizes)
 TEST_F(Api, RequestsThatCannotBeMet)
 {
     void *kept = hak_malloc(100);
-    int64_t failed = stat_get(failed_requests);
+    int64_t failed = hak_stat_get(failed_requests);
     int n = 0;
     for (size_t size : {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65535, SIZE_MAX / 2 + 1, size_t(PTRDIFF_MAX),
                         size_t(PTRDIFF_MAX) - 65536, size_t(1) << 60, size_t(1) << 48}) {
@@ -231,7 +231,7 @@ TEST_F(Api, RequestsThatCannotBeMet)
     EXPECT_EQ(hak_aligned_alloc(size_t(1) << 62, 1), nullptr);
     EXPECT_EQ(errno, ENOMEM);
     n++;
-    EXPECT_EQ(stat_get(failed_requests), failed + n);
+    EXPECT_EQ(hak_stat_get(failed_requests), failed + n);
     EXPECT_EQ(hak_verify(), 0);
     void *after = hak_malloc(100);
     EXPECT_NE(after, nullptr);
@@ -271,7 +271,7 @@ TEST_F(Api, AFailedReallocLeavesTheBlock)
 
 TEST_F(Api, FreeKeepsErrno)
 {
-    options.purge_delay_ms = 0; /* so that free calls the system */
+    hak_options.purge_delay_ms = 0; /* so that free calls the system */
     for (size_t size : sizes_of_all_kinds()) {
         std::vector<void *> blocks;
         for (int i = 0; i < 100 && size * static_cast<size_t>(i) < 64 * kMiB; i++) {
@@ -498,11 +498,11 @@ TEST_F(Api, PurgeGivesBackWhatIsKept)
     memset(large, 1, 5 * kMiB);
     hak_free(small);
     hak_free(large);
-    EXPECT_GT(stat_get(heap_used_bytes), 0);
+    EXPECT_GT(hak_stat_get(heap_used_bytes), 0);
     EXPECT_GE(hak_purge(), 65536u);
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(stat_get(superslabs), 0);
-    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(superslabs), 0);
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
     EXPECT_EQ(hak_purge(), 0u) << "nothing is left";
     void *again = hak_malloc(100);
     EXPECT_NE(again, nullptr);

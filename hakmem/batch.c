@@ -10,11 +10,11 @@ static size_t take_cached(uint32_t size_class, size_t n, void **out)
     size_t got = 0;
     while (got < n) {
         int64_t link = *(int64_t *)head;
-        if (link_decode(&link)) {
+        if (hak_link_decode(&link)) {
             break; /* the end, or a broken link: hak_malloc's slow path will see */
         }
         out[got++] = head;
-        unmark_free(head);
+        hak_tc_unmark_free(head);
         head = (void *)(uintptr_t)link;
     }
     if (got) {
@@ -29,7 +29,7 @@ size_t hak_malloc_batch(size_t size, size_t n, void **out)
     size_t got = 0;
     while (got < n) {
         if (size <= SC_SMALL_MAX) {
-            got += take_cached(sc_of(size), n - got, out + got);
+            got += take_cached(hak_sc_of(size), n - got, out + got);
         }
         if (got < n) {
             void *block = hak_malloc(size);
@@ -45,6 +45,6 @@ size_t hak_malloc_batch(size_t size, size_t n, void **out)
 void hak_free_batch(void **blocks, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        fast_free(blocks[i]);
+        hak_fast_free(blocks[i]);
     }
 }

@@ -50,7 +50,7 @@ TEST(Batch, BlocksAreApartAndFreedByEitherFamily)
         }
     }
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
 }
 
 TEST(Batch, WhatCannotBeHadIsNotCounted)
@@ -87,7 +87,7 @@ TEST(Batch, FromOneThreadToAnother)
         std::thread([&blocks] { hak_free_batch(blocks.data(), blocks.size()); }).join();
     }
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     EXPECT_EQ(hak_verify(), 0);
 }
 

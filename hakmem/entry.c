@@ -1,32 +1,32 @@
 /* The table of entry points and its layers. The list of layers and the table in force change
-   together with what fast paths see of the heaps, with the HEAPS lock held (heap_switch). */
+   together with what fast paths see of the heaps, with the HEAPS lock held (hak_theap_switch). */
 #include "hakmem/entry.h"
 
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "hakmem/plain.h"
 
-const struct entry_table entry_plain = {
-    .malloc = plain_malloc,
-    .calloc = plain_calloc,
-    .aligned = plain_aligned,
-    .realloc = plain_realloc,
-    .free = plain_free,
-    .usable_size = plain_usable_size,
-    .heap_alloc = plain_heap_alloc,
-    .heap_destroy = plain_heap_destroy,
-    .walked = plain_walked,
+const struct entry_table hak_entry_plain = {
+    .malloc = hak_plain_malloc,
+    .calloc = hak_plain_calloc,
+    .aligned = hak_plain_aligned,
+    .realloc = hak_plain_realloc,
+    .free = hak_plain_free,
+    .usable_size = hak_plain_usable_size,
+    .heap_alloc = hak_plain_heap_alloc,
+    .heap_destroy = hak_plain_heap_destroy,
+    .walked = hak_plain_walked,
 };
 
 static const struct entry_table first_table;
-static struct entry_layer *layers; /* the highest first; heap_switch's lock */
+static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock */
 
 /* --- adding and removing --- */
 
 /* The table in force is the highest layer's. Returns whether calls must come to it.
-   heap_switch's lock held. */
+   hak_theap_switch's lock held. */
 static int put_in_force(void)
 {
-    atomic_store_release(&entry_top, layers ? &layers->table : &entry_plain);
+    atomic_store_release(&hak_entry_top, layers ? &layers->table : &hak_entry_plain);
     return layers != NULL;
 }
 
@@ -45,7 +45,7 @@ static struct entry_layer **find(int place)
 static void link_below(void)
 {
     for (struct entry_layer *layer = layers; layer; layer = layer->next) {
-        atomic_store_release(&layer->below, layer->next ? &layer->next->table : &entry_plain);
+        atomic_store_release(&layer->below, layer->next ? &layer->next->table : &hak_entry_plain);
     }
 }
 
@@ -84,12 +84,12 @@ static int mend(void *context)
         layer->is_added = 1;
     }
     link_below();
-    return entry_top == &first_table ? 1 : put_in_force();
+    return hak_entry_top == &first_table ? 1 : put_in_force();
 }
 
-void entry_mend(void)
+void hak_entry_mend(void)
 {
-    heap_switch(mend, NULL);
+    hak_theap_switch(mend, NULL);
 }
 
 /* --- the first table: each of its functions starts the process --- */
@@ -119,27 +119,27 @@ static const struct entry_table *start(void)
 {
     uint32_t expected = NOT_STARTED;
     if (is_starting) {
-        return &entry_plain;
+        return &hak_entry_plain;
     }
     if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
         is_starting = 1;
-        (void)heap_acquire();
+        (void)hak_theap_acquire();
         for (const entry_starter *starter = __start_hak_entry_start;
              starter < __stop_hak_entry_start; starter++) {
             (*starter)();
         }
-        heap_switch(end_start, NULL);
+        hak_theap_switch(end_start, NULL);
         is_starting = 0;
         atomic_store_release(&state, (uint32_t)STARTED);
     }
     while (atomic_load_acquire(&state) != STARTED) {
-        atomic_pause();
+        hak_atomic_pause();
     }
-    return entry_now();
+    return hak_entry_now();
 }
 
 /* A thread that the child does not have was starting: the next call does it again. */
-void entry_fork_child(void)
+void hak_entry_fork_child(void)
 {
     if (state == STARTING && !is_starting) {
         state = NOT_STARTED;
@@ -203,16 +203,16 @@ static const struct entry_table first_table = {
     .walked = first_walked,
 };
 
-const struct entry_table *entry_top = &first_table;
+const struct entry_table *hak_entry_top = &first_table;
 
-void entry_add(struct entry_layer *layer)
+void hak_entry_add(struct entry_layer *layer)
 {
     (void)start();
-    heap_switch(add, layer);
+    hak_theap_switch(add, layer);
 }
 
-void entry_remove(struct entry_layer *layer)
+void hak_entry_remove(struct entry_layer *layer)
 {
     (void)start();
-    heap_switch(remove_, layer);
+    hak_theap_switch(remove_, layer);
 }

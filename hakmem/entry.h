@@ -2,23 +2,23 @@
    and to its observers.
 
    hak_*, the malloc family and C++'s operators end, behind their fast paths, in the table that
-   entry_now() names. Without an observer that is entry_plain: functions which serve (plain.h), and
+   hak_entry_now() names. Without an observer that is hak_entry_plain: functions which serve (plain.h), and
    never ask whether anybody watches. An observer is a layer: a table of its own that lies over
    those below it. Its functions do what they are for, and call the same function of
-   entry_below(layer), never a public name. The table in force is switched as a whole, by one
+   hak_entry_below(layer), never a public name. The table in force is switched as a whole, by one
    pointer.
 
-   The fast paths cost nothing for it: while the table in force is not entry_plain, every thread's
-   `hak_self` is heap_none (heap.h), so that each call finds an empty bin or a foreign tag, and
+   The fast paths cost nothing for it: while the table in force is not hak_entry_plain, every thread's
+   `hak_self` is hak_theap_none (heap.h), so that each call finds an empty bin or a foreign tag, and
    comes here.
 
    Order: of two layers the one with the higher place is above, whichever was added first. A layer
    is added and removed by any thread at any time. What a call of another thread finds meanwhile is
    the old table or the new one; a call that has begun ends in the layers in which it began, so that
-   a layer's functions may still run after entry_remove has returned: a layer is static, and its
+   a layer's functions may still run after hak_entry_remove has returned: a layer is static, and its
    functions do their work below when they have nothing to do. docs/design.md shows how one is made.
 
-   Locks: one of rank HEAPS while a table is switched (heap_switch); none is held while a layer's
+   Locks: one of rank HEAPS while a table is switched (hak_theap_switch); none is held while a layer's
    functions run. */
 #ifndef HAKMEM_HAKMEM_ENTRY_H
 #define HAKMEM_HAKMEM_ENTRY_H
@@ -60,34 +60,34 @@ enum entry_place { ENTRY_PLACE_BLOCKS = 100, ENTRY_PLACE_CALLS = 200 };
 struct entry_layer {
     struct entry_table table; /* all of it */
     int place;                /* no two layers have the same */
-    /* Written by entry_add and entry_remove. */
+    /* Written by hak_entry_add and hak_entry_remove. */
     const struct entry_table *below;
-    struct entry_layer *next; /* the layer below, NULL for none; heap_switch's lock */
+    struct entry_layer *next; /* the layer below, NULL for none; hak_theap_switch's lock */
     int is_added;             /* likewise; in the list, but for a moment while that changes */
 };
 
-extern const struct entry_table entry_plain HAK_HIDDEN;
-extern const struct entry_table *entry_top HAK_HIDDEN;
+extern const struct entry_table hak_entry_plain HAK_HIDDEN;
+extern const struct entry_table *hak_entry_top HAK_HIDDEN;
 
 /* The table in force. */
-static inline const struct entry_table *entry_now(void)
+static inline const struct entry_table *hak_entry_now(void)
 {
-    return atomic_load_acquire(&entry_top);
+    return atomic_load_acquire(&hak_entry_top);
 }
 
 /* The table that the layer's functions call. */
-static inline const struct entry_table *entry_below(const struct entry_layer *layer)
+static inline const struct entry_table *hak_entry_below(const struct entry_layer *layer)
 {
     return atomic_load_acquire(&layer->below);
 }
 
 /* Puts a layer in force, or takes it out; nothing if it is so already. */
-void entry_add(struct entry_layer *layer);
-void entry_remove(struct entry_layer *layer);
+void hak_entry_add(struct entry_layer *layer);
+void hak_entry_remove(struct entry_layer *layer);
 
 /* In a forked child: where another thread was starting the process; and where it was switching. */
-void entry_fork_child(void);
-void entry_mend(void);
+void hak_entry_fork_child(void);
+void hak_entry_mend(void);
 
 /* ENTRY_AT_START(function), at file scope: `function` is called once, before the process's first
    call is served, by the thread that makes it. It may add layers, and must not allocate. Options

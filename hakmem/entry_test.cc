@@ -15,9 +15,9 @@
 #include "base/size_classes.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
-#include "hakmem/hooks.h"
-#include "hakmem/noted.h"
+#include "heap/theap.h"
+#include "observe/hooks.h"
+#include "observe/noted.h"
 #include "testing/rng.h"
 
 namespace
@@ -32,7 +32,7 @@ template <int Place> struct Recorder {
     static thread_local std::string seen;
     static const entry_table *below()
     {
-        return entry_below(&layer);
+        return hak_entry_below(&layer);
     }
     static void note(const char *name)
     {
@@ -85,22 +85,22 @@ class Entry : public testing::Test
     void SetUp() override
     {
         hak_free(hak_malloc(1));
-        resting = entry_now();
+        resting = hak_entry_now();
         (void)hak_purge();
     }
     void TearDown() override
     {
         hak_hooks_set(nullptr);
-        entry_remove(&Low::layer);
-        entry_remove(&High::layer);
-        EXPECT_EQ(entry_now(), resting);
-        EXPECT_EQ(hak_self, resting == &entry_plain ? heap_own : &heap_none);
+        hak_entry_remove(&Low::layer);
+        hak_entry_remove(&High::layer);
+        EXPECT_EQ(hak_entry_now(), resting);
+        EXPECT_EQ(hak_self, resting == &hak_entry_plain ? hak_theap_own : &hak_theap_none);
         Low::take();
         High::take();
         EXPECT_EQ(hak_verify(), 0);
         (void)hak_purge();
-        if (resting == &entry_plain && !has_queue) {
-            EXPECT_EQ(stat_get(heap_used_bytes), 0) << "a block was left behind";
+        if (resting == &hak_entry_plain && !has_queue) {
+            EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "a block was left behind";
         }
     }
 };
@@ -113,7 +113,7 @@ int ignore(void *, size_t, void *)
 /* Whatever a call does inside, its layer sees it once. */
 TEST_F(Entry, EachPublicFunctionComesThroughItsEntryOnce)
 {
-    entry_add(&Low::layer);
+    hak_entry_add(&Low::layer);
     for (size_t size : {size_t(1), size_t(100), size_t(1024), size_t(5000), size_t(32768),
                         size_t(200000), size_t(3) << 20}) {
         void *p = nullptr;
@@ -191,7 +191,7 @@ TEST_F(Entry, EachPublicFunctionComesThroughItsEntryOnce)
         hak_heap_destroy(nullptr);
         expect("");
     }
-    entry_remove(&Low::layer);
+    hak_entry_remove(&Low::layer);
     hak_free(hak_malloc(100));
     EXPECT_EQ(Low::take(), "");
 }
@@ -202,34 +202,34 @@ TEST_F(Entry, PlacesGiveTheOrder)
     static const hak_hooks hooks = {[](const hak_hook_call *, void *) { order += "hooks "; },
                                     nullptr, nullptr};
     for (int which = 0; which < 6; which++) {
-        const std::function<void()> add[] = {[] { entry_add(&Low::layer); },
-                                             [] { entry_add(&High::layer); },
+        const std::function<void()> add[] = {[] { hak_entry_add(&Low::layer); },
+                                             [] { hak_entry_add(&High::layer); },
                                              [] { hak_hooks_set(&hooks); }};
         const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
         for (int i : orders[which]) {
             add[i]();
             add[i](); /* again is nothing */
         }
-        EXPECT_EQ(entry_now(), &hooks_layer.table);
-        EXPECT_EQ(entry_below(&hooks_layer),
-                  resting == &entry_plain ? &High::layer.table : resting);
-        EXPECT_EQ(entry_below(&High::layer), &Low::layer.table);
-        EXPECT_EQ(entry_below(&Low::layer), &entry_plain);
+        EXPECT_EQ(hak_entry_now(), &hak_hooks_layer.table);
+        EXPECT_EQ(hak_entry_below(&hak_hooks_layer),
+                  resting == &hak_entry_plain ? &High::layer.table : resting);
+        EXPECT_EQ(hak_entry_below(&High::layer), &Low::layer.table);
+        EXPECT_EQ(hak_entry_below(&Low::layer), &hak_entry_plain);
         hak_free(hak_malloc(100));
         EXPECT_EQ(order, "hooks hooks ");
         EXPECT_EQ(High::take(), "malloc free");
         EXPECT_EQ(Low::take(), "malloc free");
         order.clear();
         /* From the middle. */
-        entry_remove(&High::layer);
-        entry_remove(&High::layer);
+        hak_entry_remove(&High::layer);
+        hak_entry_remove(&High::layer);
         hak_free(hak_malloc(100));
         EXPECT_EQ(High::take(), "");
         EXPECT_EQ(Low::take(), "malloc free");
         hak_hooks_set(nullptr);
-        entry_remove(&Low::layer);
+        hak_entry_remove(&Low::layer);
         order.clear();
-        EXPECT_EQ(entry_now(), resting);
+        EXPECT_EQ(hak_entry_now(), resting);
     }
 }
 
@@ -244,7 +244,7 @@ TEST_F(Entry, OnlyTheHooksKnowThatTheyAreBusy)
                                     },
                                     nullptr, nullptr};
     n_told = 0;
-    entry_add(&Low::layer);
+    hak_entry_add(&Low::layer);
     hak_hooks_set(&hooks);
     void *p = hak_malloc(100);
     EXPECT_EQ(n_told, 1);
@@ -289,19 +289,19 @@ struct Setting {
 const Setting SETTINGS[] = {
     {"plain", [] {}, [] {}, false},
     {"hooks", [] { hak_hooks_set(&SILENT); }, [] { hak_hooks_set(nullptr); }, false},
-    {"a layer", [] { entry_add(&Low::layer); }, [] { entry_remove(&Low::layer); }, false},
+    {"a layer", [] { hak_entry_add(&Low::layer); }, [] { hak_entry_remove(&Low::layer); }, false},
 #if HAK_NOTES && !defined(__SANITIZE_ADDRESS__)
-    {"notes", [] { entry_add(&noted_layer); }, [] { entry_remove(&noted_layer); }, true},
+    {"notes", [] { hak_entry_add(&hak_noted_layer); }, [] { hak_entry_remove(&hak_noted_layer); }, true},
     {"notes, hooks and a layer",
      [] {
-         entry_add(&noted_layer);
+         hak_entry_add(&hak_noted_layer);
          hak_hooks_set(&SILENT);
-         entry_add(&High::layer);
+         hak_entry_add(&High::layer);
      },
      [] {
-         entry_remove(&High::layer);
+         hak_entry_remove(&High::layer);
          hak_hooks_set(nullptr);
-         entry_remove(&noted_layer);
+         hak_entry_remove(&hak_noted_layer);
      },
      true},
 #endif
@@ -363,7 +363,7 @@ TEST_F(Entry, ReallocByEveryWay)
             for (size_t from : SIZES) {
                 for (size_t to : SIZES) {
                     resize_once(way, heap, from, to,
-                                setting.moves_always || resting != &entry_plain);
+                                setting.moves_always || resting != &hak_entry_plain);
                     if (HasFailure()) {
                         return;
                     }
@@ -478,16 +478,16 @@ TEST_F(Entry, LayersComeAndGoWhileOthersRun)
                     hak_hooks_set(nullptr);
                     break;
                 case 2:
-                    entry_add(&Low::layer);
+                    hak_entry_add(&Low::layer);
                     break;
                 case 3:
-                    entry_remove(&Low::layer);
+                    hak_entry_remove(&Low::layer);
                     break;
                 case 4:
-                    entry_add(&High::layer);
+                    hak_entry_add(&High::layer);
                     break;
                 default:
-                    entry_remove(&High::layer);
+                    hak_entry_remove(&High::layer);
                 }
                 std::this_thread::sleep_for(std::chrono::microseconds(rng.below(200)));
             }

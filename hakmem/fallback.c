@@ -8,9 +8,9 @@
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/size_classes.h"
-#include "hakmem/fork.h"
-#include "hakmem/gate.h"
-#include "hakmem/limbo.h"
+#include "heap/fork.h"
+#include "heap/gate.h"
+#include "heap/limbo.h"
 #include "limit/fail.h"
 
 /* glibc's own malloc under its other names; NULL in other libraries. */
@@ -31,17 +31,17 @@ static struct address_table blocks;
 
 static int is_jemalloc_blocked(void)
 {
-    return options.ld_block_jemalloc && &mallctl != NULL;
+    return hak_options.ld_block_jemalloc && &mallctl != NULL;
 }
 
 static int libc_has_malloc(void)
 {
-    return &__libc_malloc != NULL && &fallback_is_ours == NULL;
+    return &__libc_malloc != NULL && &hak_fallback_is_ours == NULL;
 }
 
-int fallback_all(void)
+int hak_fallback_all(void)
 {
-    return HAK_UNLIKELY(options.ld_safe == 2 || is_jemalloc_blocked()) && libc_has_malloc();
+    return HAK_UNLIKELY(hak_options.ld_safe == 2 || is_jemalloc_blocked()) && libc_has_malloc();
 }
 
 /* A block of glibc's has its size in front of it, in a multiple of 16, with flags; that of a mapping of its own counts 16 bytes of it, else
@@ -58,37 +58,37 @@ static size_t libc_size(const void *p)
 
 static int record(const void *p, size_t size)
 {
-    if (!gate_enter()) {
+    if (!hak_gate_enter()) {
         return 0;
     }
-    lock_acquire(&lock);
-    struct node *node = (struct node *)address_new(&blocks, sizeof *node);
+    hak_lock_acquire(&lock);
+    struct node *node = (struct node *)hak_address_new(&blocks, sizeof *node);
     if (node) {
         node->size = size;
-        address_add(&blocks, &node->by_address, p);
+        hak_address_add(&blocks, &node->by_address, p);
     }
-    lock_release(&lock);
-    gate_leave();
+    hak_lock_release(&lock);
+    hak_gate_leave();
     return node != NULL;
 }
 
-void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
+void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
 {
-    int all = fallback_all();
-    if (!all && !(is_refused && options.ld_safe == 1 && libc_has_malloc())) {
+    int all = hak_fallback_all();
+    if (!all && !(is_refused && hak_options.ld_safe == 1 && libc_has_malloc())) {
         return NULL;
     }
     size = size ? size : 1;
-    if (!all && gate_is_closed()) {
-        return limbo_alloc(size, align, NULL);
+    if (!all && hak_gate_is_closed()) {
+        return hak_limbo_alloc(size, align, NULL);
     }
     void *p = align > SC_MIN_ALIGN ? __libc_memalign(align, size) : __libc_malloc(size);
     if (p && !all && !record(p, size)) {
         __libc_free(p);
-        return gate_is_closed() ? limbo_alloc(size, align, NULL) : NULL;
+        return hak_gate_is_closed() ? hak_limbo_alloc(size, align, NULL) : NULL;
     }
     if (p) {
-        fail_fallback(size, all ? options.ld_safe == 2 ? "HAKMEM_LD_SAFE=2" : "HAKMEM_LD_BLOCK_JEMALLOC"
+        hak_fail_fallback(size, all ? hak_options.ld_safe == 2 ? "HAKMEM_LD_SAFE=2" : "HAKMEM_LD_BLOCK_JEMALLOC"
                                 : "HAKMEM_LD_SAFE=1");
         if (is_zeroed) {
             memset(p, 0, size);
@@ -97,52 +97,52 @@ void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
     return p;
 }
 
-size_t fallback_size(const void *p)
+size_t hak_fallback_size(const void *p)
 {
-    return fallback_all() ? libc_size(p) : fallback_holds(p);
+    return hak_fallback_all() ? libc_size(p) : hak_fallback_holds(p);
 }
 
-size_t fallback_holds(const void *p)
+size_t hak_fallback_holds(const void *p)
 {
-    if (HAK_LIKELY(!address_count(&blocks))) {
+    if (HAK_LIKELY(!hak_address_count(&blocks))) {
         return 0;
     }
-    enum gate_reader how = gate_enter_to_read();
+    enum gate_reader how = hak_gate_enter_to_read();
     if (how == GATE_REFUSED) {
         return 0;
     }
-    lock_acquire(&lock);
-    const struct node *node = (const struct node *)(const void *)*address_find(&blocks, p);
+    hak_lock_acquire(&lock);
+    const struct node *node = (const struct node *)(const void *)*hak_address_find(&blocks, p);
     size_t size = node ? node->size : 0;
-    lock_release(&lock);
-    gate_leave_reader(how);
+    hak_lock_release(&lock);
+    hak_gate_leave_reader(how);
     return size;
 }
 
-int fallback_free(void *p)
+int hak_fallback_free(void *p)
 {
-    if (fallback_all()) {
+    if (hak_fallback_all()) {
         __libc_free(p);
         return 1;
     }
-    if (HAK_LIKELY(!address_count(&blocks))) {
+    if (HAK_LIKELY(!hak_address_count(&blocks))) {
         return 0;
     }
-    if (!gate_enter()) {
-        int waits = fallback_holds(p) != 0;
+    if (!hak_gate_enter()) {
+        int waits = hak_fallback_holds(p) != 0;
         if (waits) {
-            fork_defer_block(p);
+            hak_fork_defer_block(p);
         }
         return waits;
     }
-    lock_acquire(&lock);
-    struct address_node **link = address_find(&blocks, p);
+    hak_lock_acquire(&lock);
+    struct address_node **link = hak_address_find(&blocks, p);
     int is_ours = *link != NULL;
     if (is_ours) {
-        address_drop(&blocks, address_take_out(&blocks, link));
+        hak_address_drop(&blocks, hak_address_take_out(&blocks, link));
     }
-    lock_release(&lock);
-    gate_leave();
+    hak_lock_release(&lock);
+    hak_gate_leave();
     if (is_ours) {
         __libc_free(p);
     }

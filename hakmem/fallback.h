@@ -15,18 +15,18 @@ HAK_EXTERN_C_BEGIN
 
 /* There if libc_names.c is linked: then libc has no malloc of its own. Not declared hidden: the address of a hidden symbol that is
    missing is not NULL in a position-independent program. */
-extern const char fallback_is_ours __attribute__((weak));
+extern const char hak_fallback_is_ours __attribute__((weak));
 /* 1 if every request is left to libc. */
-int fallback_all(void);
+int hak_fallback_all(void);
 /* A block of libc at a multiple of `align` (a power of two), zeroed if asked; NULL if it is not allowed, or libc has none.
    `is_refused`: hakmem cannot serve the request. */
-void *fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused);
+void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused);
 /* Bytes of a block that libc serves; 0 if p is none. If libc serves all, p must be a block. */
-size_t fallback_size(const void *p);
+size_t hak_fallback_size(const void *p);
 /* The same of recorded blocks alone, whatever p is. */
-size_t fallback_holds(const void *p);
+size_t hak_fallback_holds(const void *p);
 /* Gives a block back to libc; 0 if p is none. */
-int fallback_free(void *p);
+int hak_fallback_free(void *p);
 
 HAK_EXTERN_C_END
 

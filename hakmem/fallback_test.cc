@@ -27,25 +27,25 @@ class Fallback : public testing::Test
             GTEST_SKIP() << "the sanitizer stands in for some of libc's names and not for others";
         }
         hak_free(hak_malloc(1));
-        before = stat_get(libc_fallbacks);
+        before = hak_stat_get(libc_fallbacks);
     }
     void TearDown() override
     {
-        options.ld_safe = 0;
-        options.ld_block_jemalloc = 0;
-        limit_set(0, 0);
+        hak_options.ld_safe = 0;
+        hak_options.ld_block_jemalloc = 0;
+        hak_limit_configure(0, 0);
         EXPECT_EQ(hak_verify(), 0);
     }
     int64_t fallbacks() const
     {
-        return stat_get(libc_fallbacks) - before;
+        return hak_stat_get(libc_fallbacks) - before;
     }
     int64_t before;
 };
 
 TEST_F(Fallback, NothingByDefault)
 {
-    limit_set(0, 1);
+    hak_limit_configure(0, 1);
     for (size_t size : {size_t(100), size_t(33000), size_t(5000000)}) {
         std::vector<void *> all;
         void *p;
@@ -63,10 +63,10 @@ TEST_F(Fallback, NothingByDefault)
 /* 1: what hakmem cannot serve. */
 TEST_F(Fallback, RefusedRequests)
 {
-    options.ld_safe = 1;
+    hak_options.ld_safe = 1;
     void *ours = hak_malloc(100000);
     EXPECT_EQ(hak_owns(ours), 1);
-    limit_set(0, 1);
+    hak_limit_configure(0, 1);
     char *theirs = static_cast<char *>(hak_malloc(200000));
     ASSERT_NE(theirs, nullptr);
     EXPECT_EQ(hak_owns(theirs), 0);
@@ -78,13 +78,13 @@ TEST_F(Fallback, RefusedRequests)
     ASSERT_NE(theirs, nullptr);
     EXPECT_EQ(hak_owns(theirs), 0);
     EXPECT_EQ(theirs[199999], 7);
-    limit_set(0, 0);
+    hak_limit_configure(0, 0);
     theirs = static_cast<char *>(hak_realloc(theirs, 300000));
     EXPECT_EQ(hak_owns(theirs), 1);
     EXPECT_EQ(theirs[199999], 7);
     hak_free(theirs);
     hak_free(ours);
-    limit_set(0, 1);
+    hak_limit_configure(0, 1);
     unsigned char *zeroed = static_cast<unsigned char *>(hak_calloc(1000, 999));
     ASSERT_NE(zeroed, nullptr);
     for (size_t i = 0; i < 999000; i++) {
@@ -100,7 +100,7 @@ TEST_F(Fallback, RefusedRequests)
 /* 2: everything. Threads allocate and free each other's, at random sizes. */
 TEST_F(Fallback, Everything)
 {
-    options.ld_safe = 2;
+    hak_options.ld_safe = 2;
     std::vector<std::thread> threads;
     std::vector<std::pair<unsigned char *, size_t>> blocks[4];
     for (unsigned t = 0; t < 4; t++) {
@@ -161,7 +161,7 @@ void expect_aligned(int (*owned)(const void *))
 
 TEST_F(Fallback, EverythingIsAligned)
 {
-    options.ld_safe = 2;
+    hak_options.ld_safe = 2;
     expect_aligned(hak_owns);
     EXPECT_EQ(fallbacks(), 13 * 9 * 3);
 }
@@ -169,7 +169,7 @@ TEST_F(Fallback, EverythingIsAligned)
 TEST_F(Fallback, RefusedRequestsAreAligned)
 {
     /* What bins and slabs still have is taken first. */
-    limit_set(0, 1);
+    hak_limit_configure(0, 1);
     std::vector<void *> all;
     for (size_t align = 16; align <= 65536; align *= 2) {
         for (size_t size = 20; size <= 200000; size = size * 3 + 1) {
@@ -178,7 +178,7 @@ TEST_F(Fallback, RefusedRequestsAreAligned)
             }
         }
     }
-    options.ld_safe = 1;
+    hak_options.ld_safe = 1;
     expect_aligned(hak_owns);
     EXPECT_EQ(fallbacks(), 13 * 9 * 3);
     for (void *p : all) {
@@ -189,8 +189,8 @@ TEST_F(Fallback, RefusedRequestsAreAligned)
 /* There is no jemalloc in this process: nothing is left to libc. */
 TEST_F(Fallback, WithoutJemallocNothing)
 {
-    options.ld_block_jemalloc = 1;
-    EXPECT_EQ(fallback_all(), 0);
+    hak_options.ld_block_jemalloc = 1;
+    EXPECT_EQ(hak_fallback_all(), 0);
     void *p = hak_malloc(100);
     EXPECT_EQ(hak_owns(p), 1);
     hak_free(p);
@@ -199,8 +199,8 @@ TEST_F(Fallback, WithoutJemallocNothing)
 
 TEST_F(Fallback, APointerOfNeitherStillAborts)
 {
-    options.ld_safe = 1;
-    limit_set(0, 1);
+    hak_options.ld_safe = 1;
+    hak_limit_configure(0, 1);
     void *p = hak_malloc(5000001);
     ASSERT_NE(p, nullptr);
     ASSERT_EQ(hak_owns(p), 0);
@@ -216,7 +216,7 @@ TEST_F(Fallback, APointerOfNeitherStillAborts)
         testing::KilledBySignal(SIGABRT), "invalid pointer freed");
     hak_free(p);
     /* Where libc serves all, it finds what it finds. */
-    options.ld_safe = 2;
+    hak_options.ld_safe = 2;
     p = hak_malloc(5000001);
     EXPECT_EXIT(hak_free(static_cast<char *>(p) + 8), testing::KilledBySignal(SIGABRT), "\\(\\): invalid pointer");
     hak_free(p);
@@ -225,7 +225,7 @@ TEST_F(Fallback, APointerOfNeitherStillAborts)
 /* libc's blocks and hakmem's are the same then, wherever they come from and go. */
 TEST_F(Fallback, BlocksCrossOver)
 {
-    options.ld_safe = 2;
+    hak_options.ld_safe = 2;
     for (size_t size = 20; size < 5000000; size = size * 3 + 1) {
         char *p = static_cast<char *>(malloc(size));
         memset(p, 1, size);

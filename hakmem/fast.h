@@ -7,36 +7,36 @@
 
 #include "base/internal.h"
 
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "superslab/map.h"
 
 /* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the tiny ones without the
    instruction that finds this table. */
-extern const uint16_t mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
+extern const uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
 
 /* Slow paths, in api.c: they go to the table of entry points (entry.h). */
-HAK_COLD void *slow_malloc(size_t size); /* large */
-HAK_NOINLINE void *refill_malloc(size_t size);
-HAK_NOINLINE void slow_free(void *p);
-HAK_NOINLINE void overflow_free(struct heap *heap, size_t bin_offset);
+HAK_COLD void *hak_fast_slow_malloc(size_t size); /* large */
+HAK_NOINLINE void *hak_fast_refill_malloc(size_t size);
+HAK_NOINLINE void hak_fast_slow_free(void *p);
+HAK_NOINLINE void hak_fast_overflow_free(struct theap *heap, size_t bin_offset);
 
 #if HAK_VALIDATE
 /* Checks a block of ours against its slab before it is freed; aborts on a mismatch. */
-void validate_free(const void *p);
+void hak_validate_free(const void *p);
 /* Checks what the caller says of the block that it frees. */
-void validate_size(const void *p, size_t size);
-void validate_alignment(const void *p, size_t alignment);
+void hak_validate_size(const void *p, size_t size);
+void hak_validate_alignment(const void *p, size_t alignment);
 #else
-static inline void validate_free(const void *p)
+static inline void hak_validate_free(const void *p)
 {
     (void)p;
 }
-static inline void validate_size(const void *p, size_t size)
+static inline void hak_validate_size(const void *p, size_t size)
 {
     (void)p;
     (void)size;
 }
-static inline void validate_alignment(const void *p, size_t alignment)
+static inline void hak_validate_alignment(const void *p, size_t alignment)
 {
     (void)p;
     (void)alignment;
@@ -45,21 +45,21 @@ static inline void validate_alignment(const void *p, size_t alignment)
 
 /* Variants that validate write the heap into the second word of a block that goes into one of its bins, and clear it when the
    block is handed out: a second free sees it, and looks through the bin. (The program may have written the same by chance.) */
-static HAK_ALWAYS_INLINE void mark_free(struct heap *heap, void *p)
+static HAK_ALWAYS_INLINE void hak_tc_mark_free(struct theap *heap, void *p)
 {
     if (HAK_VALIDATE) {
         ((void **)p)[1] = heap;
     }
 }
 
-static HAK_ALWAYS_INLINE void unmark_free(void *p)
+static HAK_ALWAYS_INLINE void hak_tc_unmark_free(void *p)
 {
     if (HAK_VALIDATE) {
         ((void **)p)[1] = NULL;
     }
 }
 
-static HAK_ALWAYS_INLINE int is_marked_free(const struct heap *heap, const void *p)
+static HAK_ALWAYS_INLINE int hak_tc_is_marked_free(const struct theap *heap, const void *p)
 {
     return HAK_VALIDATE && ((void *const *)p)[1] == (const void *)heap;
 }
@@ -78,7 +78,7 @@ static HAK_ALWAYS_INLINE int is_marked_free(const struct heap *heap, const void 
 #endif
 
 /* --*room < 0, by one instruction in memory. */
-static HAK_ALWAYS_INLINE int take_room(int32_t *room)
+static HAK_ALWAYS_INLINE int hak_tc_take_room(int32_t *room)
 {
 #if defined(__x86_64__)
     int is_negative;
@@ -89,142 +89,142 @@ static HAK_ALWAYS_INLINE int take_room(int32_t *room)
 #endif
 }
 
-static HAK_ALWAYS_INLINE struct bin *bin_at(struct heap *heap, size_t offset)
+static HAK_ALWAYS_INLINE struct bin *hak_tc_bin_at(struct theap *heap, size_t offset)
 {
     return (struct bin *)(void *)((char *)heap + offset);
 }
 
-/* The bin's first block, NULL if it is empty or its link is broken (which request_small tells apart). */
-static HAK_ALWAYS_INLINE void *bin_take(struct bin *bin)
+/* The bin's first block, NULL if it is empty or its link is broken (which hak_request_small tells apart). */
+static HAK_ALWAYS_INLINE void *hak_tc_bin_take(struct bin *bin)
 {
     void *block = bin->head;
     int64_t link = *(int64_t *)block;
-    if (HAK_UNLIKELY(link_decode(&link))) {
+    if (HAK_UNLIKELY(hak_link_decode(&link))) {
         return NULL;
     }
     bin->head = (void *)(uintptr_t)link;
     bin->room++;
-    unmark_free(block);
+    hak_tc_unmark_free(block);
     return block;
 }
 
 /* A block of the class if the thread has one at hand; NULL also while there is a layer (entry.h). */
-static HAK_ALWAYS_INLINE void *fast_take(uint32_t size_class)
+static HAK_ALWAYS_INLINE void *hak_fast_take(uint32_t size_class)
 {
-    return bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
+    return hak_tc_bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
 }
 
 /* The first block of the bin at `offset`; `refill` serves where there is none. */
-static HAK_ALWAYS_INLINE void *malloc_from(struct heap *heap, size_t offset, size_t size,
+static HAK_ALWAYS_INLINE void *hak_fast_malloc_from(struct theap *heap, size_t offset, size_t size,
                                            void *(*refill)(size_t size))
 {
     FORGET_OFFSET(offset);
-    void *block = bin_at(heap, offset)->head;
+    void *block = hak_tc_bin_at(heap, offset)->head;
     int64_t link = *(int64_t *)block;
     FORGET_LINK(link);
-    if (HAK_UNLIKELY(link_decode(&link))) { /* the bin is empty, or the block was written to */
+    if (HAK_UNLIKELY(hak_link_decode(&link))) { /* the bin is empty, or the block was written to */
         return refill(size);
     }
     FORGET_OFFSET(offset);
-    bin_at(heap, offset)->head = (void *)(uintptr_t)link;
+    hak_tc_bin_at(heap, offset)->head = (void *)(uintptr_t)link;
     FORGET_OFFSET(offset);
-    bin_at(heap, offset)->room++;
-    unmark_free(block);
+    hak_tc_bin_at(heap, offset)->room++;
+    hak_tc_unmark_free(block);
     return block;
 }
 
 /* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the
    last thing. */
-static HAK_ALWAYS_INLINE void *fast_malloc_or(size_t size, void *(*large)(size_t size),
+static HAK_ALWAYS_INLINE void *hak_fast_malloc_or(size_t size, void *(*large)(size_t size),
                                               void *(*refill)(size_t size))
 {
-    struct heap *heap = atomic_load_relaxed(&hak_self);
+    struct theap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     if (HAK_LIKELY(size <= SC_TINY_MAX)) {
-        return malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
+        return hak_fast_malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
     }
     if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
-        return malloc_from(heap, mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
+        return hak_fast_malloc_from(heap, hak_tc_mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
     }
     return large(size);
 }
 
-static HAK_ALWAYS_INLINE void *fast_malloc(size_t size)
+static HAK_ALWAYS_INLINE void *hak_fast_malloc(size_t size)
 {
-    return fast_malloc_or(size, slow_malloc, refill_malloc);
+    return hak_fast_malloc_or(size, hak_fast_slow_malloc, hak_fast_refill_malloc);
 }
 
 /* Puts a block that is known to be this heap's into its bin; `head` is the bin's. */
-static HAK_ALWAYS_INLINE void push_before(struct heap *heap, size_t offset, void *p, void *head)
+static HAK_ALWAYS_INLINE void hak_fast_push_before(struct theap *heap, size_t offset, void *p, void *head)
 {
-    validate_free(p);
-    mark_free(heap, p);
-    link_write(p, head);
+    hak_validate_free(p);
+    hak_tc_mark_free(heap, p);
+    hak_link_write(p, head);
     FORGET_OFFSET(offset);
-    bin_at(heap, offset)->head = p;
+    hak_tc_bin_at(heap, offset)->head = p;
     FORGET_OFFSET(offset);
-    if (HAK_UNLIKELY(take_room(&bin_at(heap, offset)->room))) {
-        overflow_free(heap, offset);
+    if (HAK_UNLIKELY(hak_tc_take_room(&hak_tc_bin_at(heap, offset)->room))) {
+        hak_fast_overflow_free(heap, offset);
     }
 }
 
-static HAK_ALWAYS_INLINE void push_own(struct heap *heap, size_t offset, void *p)
+static HAK_ALWAYS_INLINE void hak_fast_push_own(struct theap *heap, size_t offset, void *p)
 {
-    push_before(heap, offset, p, bin_at(heap, offset)->head);
+    hak_fast_push_before(heap, offset, p, hak_tc_bin_at(heap, offset)->head);
 }
 
 /* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
    or no block: then the slow path looks well. What was freed has a link in its first word, unless
    it was written to; so has what was handed out and not written to yet. */
-static HAK_ALWAYS_INLINE struct bin *bin_of_own(struct heap *heap, const void *p)
+static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
 {
-    size_t unit = map_window_unit(p);
+    size_t unit = hak_map_window_unit(p);
     if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
         return NULL;
     }
-    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
+    size_t offset = atomic_load_relaxed(&hak_map_window->tag[unit]) ^ heap->owner_tag;
     if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
         return NULL;
     }
-    struct bin *bin = bin_at(heap, offset);
+    struct bin *bin = hak_tc_bin_at(heap, offset);
     uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    if (HAK_UNLIKELY(!sc_is_block(within, bin->magic, bin->limit))) {
+    if (HAK_UNLIKELY(!hak_sc_is_block(within, bin->magic, bin->limit))) {
         return NULL;
     }
-    return HAK_UNLIKELY(link_may_be(p) || bin->head == p || is_marked_free(heap, p)) ? NULL : bin;
+    return HAK_UNLIKELY(hak_link_may_be(p) || bin->head == p || hak_tc_is_marked_free(heap, p)) ? NULL : bin;
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
-static HAK_ALWAYS_INLINE void free_to(struct heap *heap, void *p, void (*otherwise)(void *p))
+static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p, void (*otherwise)(void *p))
 {
     FORGET_HEAP(heap);
-    size_t unit = map_window_unit(p);
+    size_t unit = hak_map_window_unit(p);
     if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
         otherwise(p);
         return;
     }
-    size_t offset = atomic_load_relaxed(&map_window->tag[unit]) ^ heap->owner_tag;
+    size_t offset = atomic_load_relaxed(&hak_map_window->tag[unit]) ^ heap->owner_tag;
     if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
         otherwise(p);
         return;
     }
     uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    if (HAK_UNLIKELY(!sc_is_block(within, bin_at(heap, offset)->magic, bin_at(heap, offset)->limit))) {
+    if (HAK_UNLIKELY(!hak_sc_is_block(within, hak_tc_bin_at(heap, offset)->magic, hak_tc_bin_at(heap, offset)->limit))) {
         otherwise(p);
         return;
     }
     FORGET_OFFSET(offset);
-    void *head = bin_at(heap, offset)->head;
-    if (HAK_UNLIKELY(head == p || is_marked_free(heap, p))) {
+    void *head = hak_tc_bin_at(heap, offset)->head;
+    if (HAK_UNLIKELY(head == p || hak_tc_is_marked_free(heap, p))) {
         otherwise(p);
         return;
     }
-    push_before(heap, offset, p, head);
+    hak_fast_push_before(heap, offset, p, head);
 }
 
-static HAK_ALWAYS_INLINE void fast_free(void *p)
+static HAK_ALWAYS_INLINE void hak_fast_free(void *p)
 {
-    free_to(atomic_load_relaxed(&hak_self), p, slow_free);
+    hak_fast_free_to(atomic_load_relaxed(&hak_self), p, hak_fast_slow_free);
 }
 
 #endif

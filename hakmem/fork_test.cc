@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "base/stats.h"
-#include "hakmem/gate.h"
+#include "heap/gate.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
-#include "hakmem/limbo.h"
+#include "heap/theap.h"
+#include "heap/limbo.h"
 #include "hakmem/walk.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
@@ -105,21 +105,21 @@ int try_all(const std::vector<char *> &blocks)
         return 4;
     }
     if (CHILD_MAY_START_THREADS) {
-        int64_t heaps = stat_get(heaps);
-        int64_t n_orphans = stat_get(orphans);
+        int64_t heaps = hak_stat_get(heaps);
+        int64_t n_orphans = hak_stat_get(orphans);
         if (n_orphans < 1) {
             return 5; /* the parent's threads have left theirs */
         }
         int result = 0;
         std::thread([&] {
             char *p = static_cast<char *>(hak_malloc(1000));
-            result = !p || stat_get(orphans) != n_orphans - 1 ? 6 : 0;
+            result = !p || hak_stat_get(orphans) != n_orphans - 1 ? 6 : 0;
             for (void *q : mine) {
                 hak_free(q);
             }
             hak_free(p);
         }).join();
-        if (result || stat_get(heaps) != heaps) {
+        if (result || hak_stat_get(heaps) != heaps) {
             return result ? result : 7;
         }
     }
@@ -195,8 +195,8 @@ TEST(Fork, WhileOthersAllocate)
         hak_free(p);
     }
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0) << "the parent has lost nothing";
-    EXPECT_EQ(stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "the parent has lost nothing";
+    EXPECT_EQ(hak_stat_get(large_bytes), 0);
 }
 
 TEST(Fork, AChildOfAChild)
@@ -227,7 +227,7 @@ int little_is_left(const std::vector<char *> &blocks)
         hak_free(p);
     }
     (void)hak_purge();
-    return hak_verify() ? 1 : stat_get(heap_used_bytes) > most_left ? 2 : stat_get(bin_budget) != 0 ? 3 : 0;
+    return hak_verify() ? 1 : hak_stat_get(heap_used_bytes) > most_left ? 2 : hak_stat_get(bin_budget) != 0 ? 3 : 0;
 }
 
 /* Thousands of blocks of a thread that the child does not have, which the child frees: their slabs serve it. */
@@ -255,7 +255,7 @@ TEST(Fork, SlabsOfOtherThreadsServeTheChild)
     pid_t pid = fork();
     if (pid == 0) {
         alarm(60);
-        int64_t used = stat_get(heap_used_bytes);
+        int64_t used = hak_stat_get(heap_used_bytes);
         for (void *p : own) {
             hak_free(p);
         }
@@ -263,7 +263,7 @@ TEST(Fork, SlabsOfOtherThreadsServeTheChild)
         for (size_t i = 0; i < own.size() - 4000; i++) {
             again.push_back(hak_malloc(200));
         }
-        int result = stat_get(heap_used_bytes) > used + 4 * static_cast<int64_t>(SS_UNIT_BYTES) ? 1 : hak_verify() ? 2 : 0;
+        int result = hak_stat_get(heap_used_bytes) > used + 4 * static_cast<int64_t>(SS_UNIT_BYTES) ? 1 : hak_verify() ? 2 : 0;
         for (void *p : again) {
             hak_free(p);
         }
@@ -282,7 +282,7 @@ TEST(Fork, SlabsOfOtherThreadsServeTheChild)
 /* Every heap but the own one waits for a thread, whatever state fork found it in. */
 int all_heaps_are_orphans(const std::vector<char *> &)
 {
-    return stat_get(orphans) != stat_get(heaps) - 1 ? 1 : heap_n_live() != 1 ? 2 : hak_verify() ? 3 : 0;
+    return hak_stat_get(orphans) != hak_stat_get(heaps) - 1 ? 1 : hak_theap_n_live() != 1 ? 2 : hak_verify() ? 3 : 0;
 }
 
 /* Threads that just take their heap, or leave it: it is in no list then. */
@@ -352,11 +352,11 @@ class Closed
     Closed()
     {
         alarm(60); /* who waits for it waits for ever */
-        gate_close();
+        hak_gate_close();
     }
     ~Closed()
     {
-        gate_open();
+        hak_gate_open();
         alarm(0);
     }
 };
@@ -429,15 +429,15 @@ TEST(ForkUnderWay, NobodyWaits)
                 hak_free(p); /* of all kinds, another thread's */
             }
         }).join();
-        EXPECT_NE(stat_get(large_bytes) + stat_get(heap_used_bytes), 0) << "they wait";
+        EXPECT_NE(hak_stat_get(large_bytes) + hak_stat_get(heap_used_bytes), 0) << "they wait";
     }
     EXPECT_EQ(hak_verify(), 0);
-    EXPECT_EQ(limbo_verify(), 0);
+    EXPECT_EQ(hak_limbo_verify(), 0);
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(stat_get(large_bytes), 0);
-    EXPECT_EQ(stat_get(orphans), stat_get(heaps) - 1);
-    EXPECT_LE(stat_get(limbo_bytes), 1 << 20);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
+    EXPECT_LE(hak_stat_get(limbo_bytes), 1 << 20);
 }
 
 /* A bin may hold more than its limit; all of it is back afterwards. */
@@ -456,7 +456,7 @@ TEST(ForkUnderWay, BinsHoldWhatIsFreed)
         for (void *p : blocks) {
             hak_free(p);
         }
-        EXPECT_EQ(tc_verify(heap_own), 0);
+        EXPECT_EQ(hak_tc_verify(hak_theap_own), 0);
         phase = 3;
         while (phase != 4) {
             usleep(1000);
@@ -467,7 +467,7 @@ TEST(ForkUnderWay, BinsHoldWhatIsFreed)
         for (int i = 0; i < 3000; i++) {
             hak_free(hak_malloc(static_cast<size_t>(i)));
         }
-        EXPECT_EQ(tc_verify(heap_own), 0);
+        EXPECT_EQ(hak_tc_verify(hak_theap_own), 0);
     });
     while (phase != 1) {
         usleep(1000);
@@ -482,7 +482,7 @@ TEST(ForkUnderWay, BinsHoldWhatIsFreed)
     phase = 4;
     other.join();
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     EXPECT_EQ(hak_verify(), 0);
 }
 
@@ -541,8 +541,8 @@ TEST(ForkUnderWay, FirstClassHeaps)
     }
     EXPECT_EQ(hak_verify(), 0);
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_bytes), 0);
 }
 
 /* Walks and verifiers look at what nobody can change. */
@@ -571,7 +571,7 @@ TEST(ForkUnderWay, WhoReadsGoesOn)
             EXPECT_EQ(std::count(seen.all.begin(), seen.all.end(), of_limbo), 1);
             EXPECT_EQ(hak_verify(), 0);
             struct walk_counts counts;
-            walk_count(&counts);
+            hak_walk_count(&counts);
             EXPECT_GE(counts.n_ranges, 2u);
             struct hak_ace_state state;
             hak_ace_state(&state);
@@ -614,16 +614,16 @@ TEST(ForkUnderWay, OpenAndClosedInTurn)
         });
         std::thread another([&] {
             while (!stop) {
-                gate_close();
-                gate_open();
+                hak_gate_close();
+                hak_gate_open();
             }
         });
         for (int i = 0; i < 300; i++) {
-            gate_close();
+            hak_gate_close();
             if (i % 2) {
                 usleep(200);
             }
-            gate_open();
+            hak_gate_open();
             if (i % 3 == 0) {
                 usleep(200);
             }
@@ -636,11 +636,11 @@ TEST(ForkUnderWay, OpenAndClosedInTurn)
         another.join();
     }
     EXPECT_EQ(hak_verify(), 0);
-    EXPECT_EQ(limbo_verify(), 0);
+    EXPECT_EQ(hak_limbo_verify(), 0);
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(stat_get(large_bytes), 0);
-    EXPECT_EQ(stat_get(orphans), stat_get(heaps) - 1);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
 }
 
 /* Freed twice while it waits: found when it is done, at the latest. */
@@ -669,9 +669,9 @@ TEST(ForkUnderWayDeathTest, ABlockFreedTwice)
 TEST(ForkUnderWay, AChildHasTheHeapsThatWereBeingLeft)
 {
     hak_free(hak_malloc(1));
-    gate_close();
+    hak_gate_close();
     std::thread([] { hak_free(hak_malloc(10)); }).join(); /* starts: without a heap */
-    gate_open();
+    hak_gate_open();
     std::atomic<int> phase(0);
     std::thread ends([&] {
         hak_free(hak_malloc(10));
@@ -683,17 +683,17 @@ TEST(ForkUnderWay, AChildHasTheHeapsThatWereBeingLeft)
     while (phase != 1) {
         usleep(1000);
     }
-    gate_close();
+    hak_gate_close();
     phase = 2;
     ends.join(); /* its heap waits */
     std::vector<char *> none;
     EXPECT_EQ(exit_code_of_child(none, [](const std::vector<char *> &) {
-                  gate_open(); /* the parent's handlers are not through */
+                  hak_gate_open(); /* the parent's handlers are not through */
                   return all_heaps_are_orphans({});
               }),
               0);
-    gate_open();
-    EXPECT_EQ(stat_get(orphans), stat_get(heaps) - 1);
+    hak_gate_open();
+    EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
     EXPECT_EQ(hak_verify(), 0);
 }
 

@@ -104,7 +104,7 @@ typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
    threads may go on: what they allocate or free meanwhile is told or not, everything else once. */
 HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
 /* The same for the whole process, all heaps included. First the calling thread's cache goes back to the slabs, and what was sent
-   to any heap is taken in. What other live threads keep in their caches at that moment (bounded, see hakmem/heap.h) is told as
+   to any heap is taken in. What other live threads keep in their caches at that moment (bounded, see heap/theap.h) is told as
    if it were allocated; with no other thread the walk is exact. */
 HAK_API int hak_walk(hak_walk_callback visit, void *context);
 

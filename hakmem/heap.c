@@ -1,655 +1,370 @@
-/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, and what a forked child changes. Locks: HEAPS for
-   the orphans, then the table of owners' and a heap's own; `shown_lock` for what fast paths see. Called by the slow paths of plain.c, by
-   pthread (end of a thread), by entry.c and by fork.c. */
+/* First-class heaps. Called by programs through hak_heap_*, by the slow paths of free and realloc, and by fork.c. */
 #include "hakmem/heap.h"
 
-#include <pthread.h>
+#include <errno.h>
+#include <string.h>
 
 #include "ace/ace.h"
-#include "ace/adapt.h"
 #include "base/error.h"
-#include "base/options.h"
+#include "base/list.h"
 #include "base/os.h"
 #include "base/stats.h"
-#include "hakmem/background.h"
+#include "base/verify.h"
+#include "heap/background.h"
 #include "hakmem/entry.h"
-#include "hakmem/fork.h"
-#include "hakmem/gate.h"
-#include "hakmem/small.h"
-#include "limit/fail.h"
-#include "limit/limit.h"
-#include "superslab/pool.h"
+#include "heap/fork.h"
+#include "heap/gate.h"
+#include "hakmem/hakmem.h"
+#include "heap/theap.h"
+#include "heap/limbo.h"
+#include "hakmem/plain.h"
+#include "hakmem/request.h"
+#include "heap/small.h"
 
-/* An owner that neither a heap nor a special tag has. */
-struct heap heap_none = {.bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)link_end}},
-                         .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
-HAK_TLS struct heap *hak_self = &heap_none;
-HAK_TLS struct heap *heap_own = &heap_none;
+/* A large block of a heap. */
+struct large_node {
+    struct address_node by_address; /* first */
+    struct hak_heap *heap;
+    struct large_node *next, *prev; /* of the heap */
+};
 
-/* Set when the thread's destructor has run: it gets no heap any more. */
-static HAK_TLS int is_ending;
-/* The heap that the thread's destructor is giving up, for a signal handler that forks meanwhile. */
-static HAK_TLS struct heap *leaving;
+static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
+static struct owner *unused; /* heaps, by next_unused */
 
-static void thread_ends(void *heap);
+static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
+struct address_table hak_heap_large;
 
-/* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
-#define ADOPT_SEARCH 16u
-#define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
+/* --- the table of large blocks --- */
 
-static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
-/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the gate, since its holders must not be
-   refused: for a few stores, within which nobody waits for anything. */
-static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
-static struct heap *orphans;
-/* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
-   their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
-static struct heap *shared;
-static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
-static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
-static uint32_t n_live;    /* heaps that have a thread */
-/* In a forked child: heaps of threads that it does not have are to be adopted, from the id after stale_id on. */
-static uint32_t has_stale, stale_id;
-uint32_t heap_epoch = 1;
-static uint32_t is_ready;
-static int has_environment; /* not in functions that run before the C library's own start */
-static int are_hidden = 1;  /* no thread's fast paths see its heap */
-static pthread_key_t end_key;
-static int has_end_key;
-
-__attribute__((destructor)) static void print_at_end(void)
+/* The block's node, or NULL. Lock OWNED held. */
+static struct large_node *find_large(const void *p)
 {
-    if (options.show_stats) {
-        stat_print(2);
+    return (struct large_node *)(void *)*hak_address_find(&hak_heap_large, p);
+}
+
+static struct large_node *new_node(void)
+{
+    return (struct large_node *)hak_address_new(&hak_heap_large, sizeof(struct large_node));
+}
+
+static void link_large(struct large_node *node, struct hak_heap *heap, const void *p)
+{
+    hak_address_add(&hak_heap_large, &node->by_address, p);
+    node->heap = heap;
+    LIST_PUSH(&heap->large, node, next, prev);
+    heap->n_large++;
+}
+
+/* Out of its table and its heap's list. */
+static void unlink_large(struct large_node *node)
+{
+    (void)hak_address_take_out(&hak_heap_large, hak_address_find(&hak_heap_large, node->by_address.address));
+    LIST_TAKE_OUT(&node->heap->large, node, next, prev);
+    node->heap->n_large--;
+}
+
+static void drop_large(struct large_node *node)
+{
+    unlink_large(node);
+    hak_address_drop(&hak_heap_large, &node->by_address);
+}
+
+static int record_large(struct hak_heap *heap, const void *p)
+{
+    hak_lock_acquire(&large_lock);
+    struct large_node *node = new_node();
+    if (node) {
+        link_large(node, heap, p);
     }
+    hak_lock_release(&large_lock);
+    return node != NULL;
 }
 
-static void print_banner(void)
+void hak_heap_forget_large(const void *p)
 {
-    struct hak_line line = {0, {0}};
-    hak_line_text(&line, "hakmem: variant=" HAKMEM_VARIANT);
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        hak_line_text(&line, " ");
-        hak_line_text(&line, opt_rows[i].name);
-        hak_line_text(&line, "=");
-        opt_line_value(&line, &opt_rows[i],
-                       *(const uint64_t *)(const void *)((const char *)&options + opt_rows[i].offset));
+    hak_lock_acquire(&large_lock);
+    struct large_node *node = find_large(p);
+    if (node) {
+        drop_large(node);
     }
-    hak_line_write(&line, 2);
+    hak_lock_release(&large_lock);
 }
 
-static void read_options(void)
-{
-    char **environment = os_ops.environ_();
-    has_environment = environment != NULL;
-    /* Who starts a program that has more privileges than he must not be able to tell it anything, nor to
-       have it write anything. */
-    opt_init(&options, os_ops.is_secure() ? NULL : environment);
-    fail_start();
-    limit_set(options.limit_soft, options.limit_hard);
-    if (options.verbose) {
-        print_banner();
-    }
-}
+/* --- blocks --- */
 
-/* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this point; if one did, it
-   would find this thread without a heap and be served uncached. */
-static void start(void)
+void hak_heap_put(void *block, uint32_t tag)
 {
-    read_options();
-    link_start();
-    ace_start();
-    background_init();
-    shared_id = owner_reserve();
-    atomic_store_release(&is_ready, 1u);
-}
-
-enum { NOT_STARTED, STARTING, STARTED };
-static uint32_t threads_state;
-
-/* What needs the C library's locks happens outside of ours. A second thread waits until the first has the key: otherwise its
-   end would go unnoticed. */
-static void start_threads(void)
-{
-    uint32_t expected = NOT_STARTED;
-    if (HAK_LIKELY(atomic_load_acquire(&threads_state) == STARTED)) {
+    struct hak_heap *heap = hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
+    HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", block);
+    if (HAK_UNLIKELY(!hak_gate_enter())) {
+        hak_fork_defer_block(block);
         return;
     }
-    if (atomic_cas_strong(&threads_state, &expected, (uint32_t)STARTING)) {
-        has_end_key = pthread_key_create(&end_key, thread_ends) == 0;
-        fork_start();
-        atomic_store_release(&threads_state, (uint32_t)STARTED);
-    }
-    while (atomic_load_acquire(&threads_state) != STARTED) {
-        atomic_pause();
-    }
+    hak_lock_acquire(&heap->owner.lock);
+    hak_small_put(&heap->owner, TAG_CLASS(tag), block);
+    hak_owner_release(&heap->owner);
+    hak_gate_leave();
+    hak_background_poke();
 }
 
-/* In a program of one thread nobody waits for the key. */
-__attribute__((constructor)) static void start_early(void)
+struct hak_heap *hak_heap_of(const void *p)
 {
-    (void)heap_acquire();
-    if (!has_environment) {
-        read_options();
+    uint32_t tag = hak_map_find(p).tag;
+    if (TAG_IS_SLAB(tag)) {
+        return hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
     }
-    if (options.limit_soft == LIMIT_AUTO || options.limit_hard == LIMIT_AUTO) {
-        limit_read_cgroup(); /* before main: later no file may be opened */
+    if (HAK_UNLIKELY(tag == TAG_LIMBO)) {
+        return hak_heap_of_owner(hak_limbo_owner(p));
     }
-    background_load();
-}
-
-/* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
-static struct heap *new_heap(uint32_t *reserved, enum lock_rank rank)
-{
-    uint32_t id = *reserved ? *reserved : owner_reserve();
-    struct heap *heap = id ? (struct heap *)os_meta_alloc(sizeof *heap) : NULL;
-    if (!heap) {
-        *reserved = id;
+    enum gate_reader how = hak_address_count(&hak_heap_large) ? hak_gate_enter_to_read() : GATE_REFUSED;
+    if (how == GATE_REFUSED) {
         return NULL;
     }
-    *reserved = 0;
-    heap->owner_tag = id << TAG_OWNER_SHIFT;
-    tc_init(heap);
-    heap->owner.state = HEAP_ORPHAN;
-    heap->owner.epoch = heap_epoch;
-    owner_register_as(&heap->owner, id, OWNER_THREAD, rank);
-    stat_add(heaps, 1);
+    hak_lock_acquire(&large_lock);
+    const struct large_node *node = find_large(p);
+    struct hak_heap *heap = node ? node->heap : NULL;
+    hak_lock_release(&large_lock);
+    hak_gate_leave_reader(how);
     return heap;
 }
 
-/* The shared heap, made at need: when the first thread ends, or finds no heap. NULL if there is no memory. */
-static struct heap *get_shared(void)
+/* A heap that was made while the gate was closed is registered. Returns 0 if there is no id. Inside the gate. */
+static int has_id(struct hak_heap *heap)
 {
-    struct heap *heap = atomic_load_acquire(&shared);
-    if (HAK_LIKELY(heap != NULL)) {
-        return heap;
-    }
-    lock_acquire(&heaps_lock);
-    if (!is_ready) {
-        start();
-    }
-    if (!shared) {
-        heap = new_heap(&shared_id, LOCK_RANK_SHARED);
-        if (!heap && orphans) {
-            heap = orphans;
-            orphans = heap->next_orphan;
-            stat_sub(orphans, 1);
-            lock_acquire(&heap->owner.lock);
-            heap->owner.lock.rank = LOCK_RANK_SHARED;
-            lock_release(&heap->owner.lock);
-        }
-        if (heap) {
-            stat_sub(heaps, 1);
-            atomic_store_release(&shared, heap);
-        }
-    }
-    heap = shared;
-    lock_release(&heaps_lock);
-    return heap;
+    hak_lock_acquire(&registry_lock);
+    int error = heap->owner.id ? 0 : hak_owner_register(&heap->owner, OWNER_HEAP, LOCK_RANK_HEAP);
+    hak_lock_release(&registry_lock);
+    return !error;
 }
 
-int heap_unlock(struct heap *heap)
+struct want {
+    struct hak_heap *heap;
+    size_t size, align;
+    int is_zeroed;
+};
+
+static void *take_aside(void *context)
 {
-    void *strays = heap->owner.bank.strays;
-    heap->owner.bank.strays = NULL;
-    owner_release(&heap->owner);
-    background_poke();
-    if (HAK_UNLIKELY(strays != NULL)) {
-        remote_send_list(strays);
-    }
-    return strays != NULL;
+    const struct want *want = (const struct want *)context;
+    return hak_limbo_alloc(want->size, want->align, &want->heap->owner);
 }
 
-/* Behind which id adopt_from_live begins: behind the own heap's, so that threads ask different ones; in a forked child, whose own heap
-   is often the only live one, where it stopped, so that all are asked in the end. */
-static uint32_t first_asked(const struct heap *heap)
+static void *take_small(struct want *want, uint32_t size_class)
 {
-    static uint32_t next;
-    return heap_epoch == 1 ? heap->owner.id
-                           : atomic_add_relaxed(&next, ADOPT_SEARCH) % (atomic_load_relaxed(&owner_table.n_id_words) * 64);
-}
-
-/* More slabs with free blocks of the class than its heap can use soon. */
-static int has_spare_slab(struct owner *owner, uint32_t size_class)
-{
-    const struct heap *heap = heap_of_owner(owner);
-    return heap && owner->lock.rank == LOCK_RANK_HEAP &&
-           bank_n_partial(&owner->bank, size_class) > (heap_is_live(heap) ? ADOPT_SPARES : 0);
-}
-
-/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a stale one. No two threads wait
-   for each other's heap: one that is busy is passed by. */
-static void adopt_from_live(struct heap *heap, uint32_t size_class)
-{
-    uint32_t id = first_asked(heap);
-    if (atomic_load_relaxed(&n_live) < 2 && heap_epoch == 1) {
-        return;
+    struct owner *owner = &want->heap->owner;
+    void *block;
+    if (hak_owner_is_lost(owner)) {
+        return take_aside(want);
     }
-    for (uint32_t n = ADOPT_SEARCH; n; n--) {
-        struct owner *from = owner_next(&id);
-        if (!from) {
-            id = 0; /* behind the last comes the first */
-        } else if (from == &heap->owner) {
-            if (heap_epoch == 1) {
-                return;
-            }
-        } else if (has_spare_slab(from, size_class) && lock_try(&from->lock)) {
-            bank_move_one(&from->bank, &heap->owner.bank, size_class);
-            lock_release(&from->lock);
-            stat_add(slabs_adopted, 1);
-            return;
-        }
-    }
-}
-
-/* Before fresh memory is taken: a slab with free blocks that somebody else does not use. Heap lock held. */
-static void adopt_slab(struct heap *heap, uint32_t size_class)
-{
-    struct heap *from = atomic_load_acquire(&shared);
-    if (from == heap) {
-        return;
-    }
-    if (from && bank_n_partial(&from->owner.bank, size_class)) {
-        lock_acquire(&from->owner.lock);
-        bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
-        lock_release(&from->owner.lock);
-        stat_add(slabs_adopted, 1);
-    } else {
-        adopt_from_live(heap, size_class);
-    }
-}
-
-uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head)
-{
-    if (HAK_UNLIKELY(!bank_n_partial(&heap->owner.bank, size_class))) {
-        adopt_slab(heap, size_class);
-    }
-    return small_take(&heap->owner, size_class, want, head);
-}
-
-void heap_tidy(struct heap *heap)
-{
-    struct heap *to = atomic_load_acquire(&shared);
-    remote_collect(heap);
-    if (heap != to) {
-        bank_release_empty(&heap->owner.bank);
-        if (to) {
-            lock_acquire(&to->owner.lock);
-            bank_move_all(&heap->owner.bank, &to->owner.bank);
-            lock_release(&to->owner.lock);
-        }
-    }
-}
-
-static void set_live(struct heap *heap, int is_live)
-{
-    lock_acquire(&heap->owner.lock);
-    heap_mend(heap);
-    atomic_store_seq(&heap->owner.state, is_live ? heap_epoch : HEAP_ORPHAN);
-    heap->owner.bank.keeps_empty = (uint8_t)is_live;
-    lock_release(&heap->owner.lock);
-}
-
-void heap_mend(struct heap *heap)
-{
-    if (HAK_UNLIKELY(heap->owner.epoch != heap_epoch)) {
-        (void)atomic_exchange_seq(&heap->owner.inbox, NULL);
-        atomic_store_relaxed(&heap->owner.inbox_bytes, 0);
-        atomic_store_release(&heap->owner.epoch, heap_epoch);
-    }
-}
-
-/* While calls go to a layer, every thread's `self` is heap_none, so that all of them take the slow paths. */
-static void show_to_fast_paths(struct heap *heap)
-{
-    lock_acquire(&shown_lock);
-    heap->self_at = &hak_self;
-    atomic_store_relaxed(&hak_self, are_hidden ? &heap_none : heap);
-    lock_release(&shown_lock);
-}
-
-static void hide_from_fast_paths(struct heap *heap)
-{
-    lock_acquire(&shown_lock);
-    heap->self_at = NULL;
-    atomic_store_relaxed(&hak_self, &heap_none);
-    lock_release(&shown_lock);
-}
-
-/* A stale heap's thread is not there, nor its hak_self. */
-void heap_switch(int (*change)(void *context), void *context)
-{
-    lock_acquire(&shown_lock);
-    are_hidden = change(context);
-    struct owner *owner;
-    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
-        struct heap *heap = heap_of_owner(owner);
-        if (heap && heap->self_at && heap_is_live(heap)) {
-            atomic_store_relaxed(heap->self_at, are_hidden ? &heap_none : heap);
-        }
-    }
-    lock_release(&shown_lock);
-}
-
-/* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are forgotten. HEAPS lock held. */
-static struct heap *adopt_stale(void)
-{
-    while (has_stale) {
-        struct owner *owner = owner_next(&stale_id);
-        struct heap *heap = heap_of_owner(owner);
-        has_stale = owner != NULL;
-        if (heap && owner->state != HEAP_ORPHAN && !heap_is_live(heap)) {
-            heap->budget = 0;
-            heap->is_inside = 0;
-            heap->self_at = NULL;
-            tc_init(heap);
-            stat_sub(orphans, 1);
-            return heap;
-        }
-    }
-    return NULL;
-}
-
-/* Inside the gate. */
-static struct heap *take_heap(void)
-{
-    lock_acquire(&heaps_lock);
-    if (!is_ready) {
-        start();
-    }
-    struct heap *heap = orphans;
-    if (heap) {
-        orphans = heap->next_orphan;
-        stat_sub(orphans, 1);
-    } else {
-        heap = adopt_stale();
-        heap = heap ? heap : new_heap(&next_id, LOCK_RANK_HEAP);
-    }
-    lock_release(&heaps_lock);
-    if (heap) {
-        set_live(heap, 1);
-        heap_own = heap;
-        if (HAK_UNLIKELY(!heap_is_live(heap))) {
-            set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
-        }
-        show_to_fast_paths(heap);
-        (void)atomic_add_relaxed(&n_live, 1u);
-    }
-    return heap;
-}
-
-struct heap *heap_acquire(void)
-{
-    if (heap_own != &heap_none) {
-        return heap_own;
-    }
-    /* A signal handler may have interrupted this thread with shown_lock held. */
-    if (is_ending || gate_thread.depth || lock_is_mine(&shown_lock) || !gate_enter()) {
+    if (HAK_UNLIKELY(!atomic_load_acquire(&owner->id)) && !has_id(want->heap)) {
         return NULL;
     }
-    /* Again: a signal handler may have forked in between, and a handler of that fork allocated. */
-    struct heap *heap = heap_own != &heap_none ? heap_own : take_heap();
-    gate_leave();
-    if (!heap) {
-        return NULL;
-    }
-    /* Outside of the gate, since they wait, or take locks of the C library, which a fork may hold that waits for the gate. They may
-       allocate: the heap is in place. */
-    background_count();
-    start_threads();
-    if (has_end_key) {
-        (void)pthread_setspecific(end_key, heap);
-    }
-    return heap;
-}
-
-/* Leaves a heap whose cache is flushed to the next thread. */
-static void make_orphan(struct heap *heap)
-{
-    (void)get_shared();
-    set_live(heap, 0);
-    lock_acquire(&heap->owner.lock);
-    heap_tidy(heap);
-    (void)heap_unlock(heap);
-    lock_acquire(&heaps_lock);
-    heap->next_orphan = orphans;
-    orphans = heap;
-    stat_add(orphans, 1);
-    lock_release(&heaps_lock);
-}
-
-void heap_end_thread(struct heap *heap)
-{
-    tc_flush(heap);
-    make_orphan(heap);
-    (void)atomic_sub_relaxed(&n_live, 1u);
-}
-
-static void thread_ends(void *arg)
-{
-    struct heap *heap = (struct heap *)arg;
-    if (heap_own != heap) {
-        return;
-    }
-    is_ending = 1;
-    leaving = heap;
-    heap_own = &heap_none; /* so that it enters by no word of a heap that may soon be another thread's */
-    hide_from_fast_paths(heap);
-    if (gate_enter()) {
-        heap_end_thread(heap);
-        leaving = NULL;
-        gate_leave();
-        background_count();
-    } else {
-        fork_defer_thread(heap); /* nobody may wait for the gate: whoever opens it ends the heap */
-        leaving = NULL;
-    }
-}
-
-void *heap_alloc_uncached(uint32_t size_class)
-{
-    void *block = NULL;
-    struct heap *heap = get_shared();
-    if (heap) {
-        lock_acquire(&heap->owner.lock);
-        (void)small_take(&heap->owner, size_class, 1, &block);
-        lock_release(&heap->owner.lock);
+    hak_lock_acquire(&owner->lock);
+    (void)hak_small_take(owner, size_class, 1, &block);
+    int is_clean = owner->bank.took_clean;
+    hak_owner_release(owner);
+    if (block && want->is_zeroed) {
+        memset(block, 0, is_clean ? sizeof(void *) : hak_sc_table[size_class].size);
     }
     return block;
 }
 
-/* What came back from other threads goes to its slabs. Owner's lock held. */
-static void collect(struct owner *owner)
+static void *take_large(const struct want *want)
 {
-    struct heap *heap = heap_of_owner(owner);
-    if (heap) {
-        remote_collect(heap);
+    void *p = want->is_zeroed ? hak_ace_alloc_zeroed(want->size, want->align) : hak_ace_alloc(want->size, want->align);
+    if (p && !record_large(want->heap, p)) {
+        hak_ace_free(p);
+        p = NULL;
     }
+    return p;
 }
 
-/* Releases the lock of an owner of any kind. Returns 1 if blocks were sent on. */
-static int unlock(struct owner *owner)
+static void *take(void *context)
 {
-    struct heap *heap = heap_of_owner(owner);
-    if (heap) {
-        return heap_unlock(heap);
-    }
-    owner_release(owner);
-    return 0;
+    struct want *want = (struct want *)context;
+    uint32_t size_class = hak_request_class(want->size, want->align);
+    return size_class < SC_N_CLASSES ? take_small(want, size_class) : take_large(want);
 }
 
-/* Returns 1 if blocks were sent on. */
-static int trim_owners(void)
+void *hak_plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
 {
-    int n_sent_on = 0;
-    for (uint32_t id = 0; owner_next(&id);) {
-        struct owner *owner = owner_hold(id);
-        if (owner) {
-            collect(owner);
-            bank_release_empty(&owner->bank);
-            n_sent_on += unlock(owner);
-        }
-    }
-    return n_sent_on != 0;
+    struct want want = {heap, size, alignment, is_zeroed};
+    return hak_request(take, take_aside, &want, size, alignment);
 }
 
-void heap_trim_all(void)
+void *hak_heap_malloc(struct hak_heap *heap, size_t size)
 {
-    if (heap_own != &heap_none) {
-        tc_flush(heap_own);
-    }
-    /* Once more if blocks were sent on: perhaps to a heap that had been done. */
-    if (trim_owners()) {
-        (void)trim_owners();
-    }
+    return hak_entry_now()->heap_alloc(heap, size, SC_MIN_ALIGN, 0);
 }
 
-/* Gives back what an owner keeps while nobody uses it. Owner's lock held. */
-static void rest(struct owner *owner)
+void *hak_heap_calloc(struct hak_heap *heap, size_t n, size_t size)
 {
-    if (owner->n_uses != owner->seen_uses) {
-        owner->has_rested = 0;
-    } else if (!owner->has_rested || atomic_load_relaxed(&owner->inbox)) {
-        collect(owner);
-        bank_release_empty(&owner->bank);
-        owner->has_rested = 1;
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes)) {
+        bytes = SIZE_MAX; /* which fails as it should */
     }
-    owner->seen_uses = owner->n_uses + 1; /* unlock will count the caller too */
+    return hak_entry_now()->heap_alloc(heap, bytes, SC_MIN_ALIGN, 1);
 }
 
-/* Inside the gate. */
-static void rest_one(uint32_t id)
+void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t size)
 {
-    struct owner *owner = owner_hold(id);
-    if (owner) {
-        rest(owner);
-        (void)unlock(owner);
+    if (alignment == 0 || alignment & (alignment - 1)) {
+        errno = EINVAL;
+        return NULL;
     }
+    return hak_entry_now()->heap_alloc(heap, size, alignment, 0);
 }
 
-/* Inside the gate. */
-static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
+/* A large block that may move its pages is recorded under its new address before anybody else can get the old one. */
+void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size)
 {
-    struct map_entry entry = map_get(start);
-    struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : NULL;
+    hak_lock_acquire(&large_lock);
+    struct large_node *node = find_large(p);
+    if (node) {
+        unlink_large(node); /* and kept: to record it again must not fail */
+    }
+    hak_lock_release(&large_lock);
+    void *resized = hak_ace_resize(p, size);
+    if (node) {
+        hak_lock_acquire(&large_lock);
+        link_large(node, heap, resized ? resized : p);
+        hak_lock_release(&large_lock);
+    }
+    return resized;
+}
+
+/* --- heaps --- */
+
+/* Registry lock held. */
+static struct owner *make_heap(void)
+{
+    struct owner *owner = unused ? unused : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
     if (!owner) {
-        return;
+        return NULL;
     }
-    /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
-    struct map_entry now = map_get(start);
-    if (now.tag == entry.tag && now.ref == number) {
-        stat_add(cold_bytes_purged, slab_purge_cold(pool_slab_of(number, start), tick));
+    unused = owner->next_unused;
+    if (hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
+        owner->next_unused = unused;
+        unused = owner;
+        return NULL;
     }
-    lock_release(&owner->lock);
+    return owner;
 }
 
-/* Of the slabs of one superslab, those that nobody used since the last tick. The gate is left between two: a fork does not wait
-   long. */
-static void purge_cold_slabs(uint32_t number, uint16_t tick)
+static struct owner *create_inside(void)
 {
-    char *base;
-    if (!gate_enter()) {
-        return;
+    hak_lock_acquire(&registry_lock);
+    struct owner *owner = make_heap();
+    hak_lock_release(&registry_lock);
+    return owner;
+}
+
+/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like any. */
+static struct owner *create_aside(void)
+{
+    struct owner *owner = (struct owner *)hak_limbo_alloc(sizeof(struct hak_heap), _Alignof(struct hak_heap), LIMBO_INTERNAL);
+    if (owner) {
+        owner->kind = OWNER_HEAP;
     }
-    uint32_t mask = pool_slab_mask(number, &base);
-    gate_leave();
-    for (; mask; mask &= mask - 1) {
-        if (gate_enter()) {
-            purge_cold_slab(number, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, tick);
-            gate_leave();
+    return owner;
+}
+
+struct hak_heap *hak_heap_create(void)
+{
+    struct owner *owner;
+    (void)hak_theap_acquire(); /* starts the process: options, fork handlers */
+    if (hak_gate_enter()) {
+        owner = create_inside();
+        hak_gate_leave();
+    } else {
+        owner = create_aside();
+    }
+    if (!owner) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    atomic_store_seq(&owner->is_live, 1u);
+    return hak_heap_of_owner(owner);
+}
+
+static void *take_any_large(struct hak_heap *heap)
+{
+    hak_lock_acquire(&large_lock);
+    void *p = heap->large ? (void *)(uintptr_t)heap->large->by_address.address : NULL;
+    if (p) {
+        drop_large(heap->large);
+    }
+    hak_lock_release(&large_lock);
+    return p;
+}
+
+void hak_heap_end(struct hak_heap *heap)
+{
+    void *p;
+    while ((p = take_any_large(heap)) != NULL) {
+        hak_ace_free(p);
+    }
+    if (hak_owner_is_lost(&heap->owner)) {
+        return; /* its slabs and its id stay with it */
+    }
+    if (heap->owner.id) {
+        hak_owner_unregister(&heap->owner);
+    }
+    hak_lock_acquire(&registry_lock);
+    heap->owner.next_unused = unused;
+    unused = &heap->owner;
+    hak_lock_release(&registry_lock);
+}
+
+void hak_plain_heap_destroy(struct hak_heap *heap)
+{
+    int saved = errno;
+    HAK_CHECK(atomic_exchange_seq(&heap->owner.is_live, 0u), "heap destroyed twice", heap);
+    hak_fork_catch_up(); /* blocks of it that were freed while the gate was closed */
+    hak_limbo_free_of(&heap->owner);
+    if (hak_gate_enter()) {
+        hak_heap_end(heap);
+        hak_gate_leave();
+    } else {
+        hak_fork_defer_end(&heap->owner);
+    }
+    hak_background_poke();
+    errno = saved;
+}
+
+void hak_heap_destroy(struct hak_heap *heap)
+{
+    if (heap) {
+        hak_entry_now()->heap_destroy(heap);
+    }
+}
+
+/* The heap's list and the table hold the same. Lock OWNED held. */
+static int verify_large(const struct hak_heap *heap)
+{
+    size_t n = 0;
+    for (const struct large_node *node = heap->large; node; node = node->next, n++) {
+        if (node->heap != heap || find_large(node->by_address.address) != node || n > heap->n_large) {
+            return VERIFY_USER_HEAP_NODE;
+        }
+        if (hak_ace_usable_size(node->by_address.address) == 0) {
+            return VERIFY_USER_HEAP_BLOCK;
         }
     }
+    return n == heap->n_large ? 0 : VERIFY_USER_HEAP_COUNT;
 }
 
-void heap_rest_all(void)
+int hak_heap_verify(void)
 {
-    static uint16_t tick;
-    tick++;
-    for (uint32_t id = 0; !background_must_end() && owner_next(&id);) {
-        if (gate_enter()) {
-            rest_one(id);
-            gate_leave();
+    int result = 0;
+    struct owner *owner;
+    for (uint32_t id = 0; !result && (owner = hak_owner_next(&id)) != NULL;) {
+        const struct hak_heap *heap = hak_heap_of_owner(owner);
+        if (heap) {
+            hak_lock_acquire(&large_lock);
+            result = verify_large(heap);
+            hak_lock_release(&large_lock);
         }
     }
-    for (uint32_t number = 0, n = pool_n_superslabs(); number < n && !background_must_end(); number++) {
-        purge_cold_slabs(number, tick);
-    }
-}
-
-uint32_t heap_n_live(void)
-{
-    return atomic_load_seq(&n_live);
-}
-
-void heap_refuse(void)
-{
-    struct heap *heap = heap_own;
-    is_ending = 1;
-    heap_own = &heap_none;
-    if (heap != &heap_none) {
-        hide_from_fast_paths(heap);
-    }
-}
-
-int heap_is_ending(void)
-{
-    return is_ending;
-}
-
-int heap_verify_all(void)
-{
-    int result = heap_own != &heap_none ? tc_verify(heap_own) : 0;
-    return result ? result : owner_verify_all();
-}
-
-/* --- fork --- */
-
-/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a handler that interrupted the slow
-   path. */
-void heap_receive_own(void)
-{
-    struct heap *heap = heap_own;
-    if (heap != &heap_none && gate_thread.depth == 0 && gate_enter()) {
-        lock_acquire(&heap->owner.lock);
-        remote_receive(heap);
-        (void)heap_unlock(heap);
-        gate_leave();
-    }
-}
-
-/* Whatever the holder of shown_lock was changing is done, once more or at all. */
-static void mend_shown(void)
-{
-    if (shown_lock.word && !lock_is_mine(&shown_lock)) {
-        atomic_store_relaxed(&shown_lock.word, 0u);
-        entry_mend();
-    }
-}
-
-/* The new epoch makes every heap but the own one stale. None is touched here: a child that leaves at once copies no page for it. */
-void heap_fork_child(void)
-{
-    struct heap *own = leaving ? leaving : heap_own;
-    int64_t n_own = own != &heap_none;
-    atomic_store_relaxed(&heap_epoch, heap_epoch + 1);
-    has_stale = 1;
-    stale_id = 0;
-    if (n_own) {
-        own->owner.state = own->owner.state == HEAP_ORPHAN ? HEAP_ORPHAN : heap_epoch;
-        own->owner.inbox = NULL; /* other threads were pushing */
-        own->owner.inbox_bytes = 0;
-        own->owner.epoch = heap_epoch;
-    }
-    stat_add(orphans, stat_get(heaps) - n_own - stat_get(orphans));
-    stat_add(bin_budget, (int64_t)own->budget - stat_get(bin_budget));
-    atomic_store_relaxed(&n_live, (uint32_t)n_own);
-    /* These handlers are registered behind the key: another thread had made it. */
-    atomic_store_release(&threads_state, (uint32_t)STARTED);
-    mend_shown();
-    entry_fork_child();
-}
-
-int heap_lose(struct lock *lock)
-{
-    return lock == &shown_lock || owner_lose(lock, heap_own != &heap_none ? &heap_own->owner : NULL);
+    return result;
 }

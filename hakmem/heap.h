@@ -1,223 +1,63 @@
-/* Heaps: what one thread allocates from. Internal to //hakmem.
+/* First-class heaps: what hak_heap_* of hakmem.h makes. Internal to //hakmem.
 
-   struct heap is an owner (owner.h) of the kind OWNER_THREAD. One thread has it at a time (`hak_self` points to it); it outlives
-   the thread as an orphan, and is adopted whole by a later thread; it is never freed, and keeps its id. Three parts:
-   - the thread cache (bins, spares, outbox): touched by the owning thread alone, without a lock;
-   - what lies behind the owner's lock (bank, returned chains): the thread's slow paths, and anybody who collects;
-   - the owner's inbox: one word that every thread may push to.
-
-   Bins. A bin is a LIFO list of free blocks of one class, linked through their first words (link.h).
-     blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls tc_overflow)
-   A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares, outboxes, inboxes and returned
-   chains count as allocated in their slabs.
-
-   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an orphan that nobody adopts), full
-   ones stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose inbox only senders
-   empty. A heap that would else take fresh memory first takes such a slab over, or one from a live heap that has several
-   of the class. Both heaps' locks are held meanwhile (the shared heap's is taken last; of two live heaps' one is only tried),
-   and the slab's tag changes. A free that read the old tag is a stray: whoever empties that inbox or bin finds, with the
-   lock held, that the slab is not this heap's, and sends the block on. A block on its way counts as allocated, so that its
-   slab can neither be given back nor change its class; bins may hold blocks of other heaps' slabs for the same reason.
-
-   What may be held back (bytes, also tested in heap_test):
-   - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (OWNER_FIRST_BYTES) plus the
-     process's budget HAKMEM_CACHE_BYTES;
-   - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one block) each;
-   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while somebody holds the lock, who is
-     then collecting or refilling, INBOX_WAIT_BYTES, then the sender waits for the lock; an orphan's inbox: nothing, the
-     sender collects at once;
-   - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (tiny.h, mid_mt.h).
-
-   heap_verify checks all of it. */
+   struct hak_heap is an owner (owner.h) of the kind OWNER_HEAP. It is never freed: a destroyed one gives its id back and waits
+   in `unused`. One that was made while the gate was closed (gate.h) is registered with its first block that is not of limbo; one
+   that is lost in a forked child goes on in limbo. It owns
+   - a bank of slabs, under the owner's lock. No thread cache and no outbox holds a block of it: each goes straight to its slab, so that
+     the slabs' bitmaps are exact, and that destroying leaves nothing behind anywhere;
+   - large blocks (spans and ranges, which carry no owner): nodes in one hash table of the process and in a list of each heap,
+     under the lock OWNED. Always: n_large = nodes in the list; each node's address is an allocated block of ACE.
+   hak_heap_verify checks the large blocks, hak_owner_verify_all the rest. Locks: HEAPS for the registry, HEAP for each, OWNED. */
 #ifndef HAKMEM_HAKMEM_HEAP_H
 #define HAKMEM_HAKMEM_HEAP_H
 
 #include "base/internal.h"
 
-#include "base/link.h"
+#include "base/address_table.h"
 #include "base/lock.h"
-#include "base/size_classes.h"
 #include "owner/owner.h"
 
 HAK_EXTERN_C_BEGIN
 
-/* A window in which a bin may be found asleep, in the heap's slow paths. */
-#define TC_SLEEP_WINDOW    HAK_TINY_OR(16u, 1024u)
-#define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
-#define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
-#define OUTBOX_MAX_BYTES   4096u
-#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 262144)
-#define INBOX_WAIT_BYTES   ((int64_t)4 * INBOX_MAX_BYTES)
-#define RETURNED_MAX_BYTES HAK_TINY_OR(1024u, 262144u)
-#define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
+struct large_node;
 
-struct bin {
-    void *head; /* link_end if the bin is empty (link.h) */
-    int32_t room;
-    uint32_t magic, limit; /* of the class, for the check that a freed pointer is the start of a block */
-    uint32_t size;
-    uint64_t unused;
-};
-HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT, "the tag's lower bits are the bin's offset");
-
-/* The bin's first block; NULL if there is none. */
-static inline void *bin_first(const struct bin *bin)
-{
-    return bin->head == (const void *)link_end ? NULL : bin->head;
-}
-
-static inline void bin_set(struct bin *bin, void *head)
-{
-    bin->head = head ? head : (void *)(uintptr_t)link_end;
-}
-
-static inline void bin_push(struct bin *bin, void *block)
-{
-    link_write(block, bin->head);
-    bin->head = block;
-    bin->room--;
-}
-
-struct spare {
-    void *head;
-    uint32_t count;
+struct hak_heap {
+    struct owner owner;
+    struct large_node *large; /* OWNED */
+    size_t n_large;           /* OWNED */
 };
 
-/* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`; see remote.c. A limit of 0:
-   the owner has no thread, and its blocks are kept in the own bins. */
-struct outbox_slot {
-    void *head;
-    uint32_t tag;
-    uint16_t count, limit;
-};
+/* Large blocks of all first-class heaps. Where there is none, a free needs one load to know. */
+extern struct address_table hak_heap_large;
 
-/* A live heap's state is heap_epoch. */
-#define HEAP_ORPHAN 0u
-
-struct heap {
-    struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
-    uint32_t owner_tag;            /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is ours */
-    uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
-
-    struct spare spares[SC_N_CLASSES];
-    uint16_t limits[SC_N_CLASSES];
-    uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
-    struct outbox_slot outbox[OUTBOX_SLOTS];
-    uint32_t last_slot; /* of the outbox, in use */
-    uint32_t slow_count;
-    uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
-    uint64_t awake;       /* a bit for each class that took one in it */
-    int refill_is_clean;  /* the block that tc_refill gave last reads as zero behind its first word */
-    uint64_t budget;      /* bytes of the process's budget that the limits use */
-    uint32_t is_inside;   /* its thread is, see gate.h */
-
-    void
-        *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words; owner's lock */
-    uint64_t returned_bytes;     /* owner's lock */
-    struct heap *next_orphan;    /* HEAPS lock */
-    struct heap **self_at;       /* its thread's hak_self; the lock of heap_switch */
-
-    struct owner owner; /* begins with a line of its own, which every thread pushes to */
-};
-
-HAK_STATIC_ASSERT(offsetof(struct heap, bins) == 0, "bins come first");
-
-/* The thread's heap; heap_none until its first allocation and after its end. Never NULL. `hak_self` is what the fast paths see: the
-   same, or heap_none while calls go to a layer (entry.h), which any thread may add at any time. */
-extern HAK_TLS struct heap *heap_own HAK_HIDDEN;
-extern HAK_TLS struct heap *hak_self HAK_HIDDEN;
-/* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
-extern struct heap heap_none HAK_HIDDEN;
-
-/* 1 plus the forks that led to this process. A forked child is one thread: every heap whose state
-   (owner.state) is an earlier epoch has lost its thread, and is as good as an orphan; what lay in
-   its cache and inbox is forgotten (docs/fork.md). */
-extern uint32_t heap_epoch HAK_HIDDEN;
-static inline int heap_is_live(const struct heap *heap)
+/* The first-class heap that the owner is part of, lost or not; NULL if it is NULL or of another kind. */
+static inline struct hak_heap *hak_heap_of_owner(struct owner *owner)
 {
-    return atomic_load_seq(&heap->owner.state) == heap_epoch;
-}
-/* Empties the inbox of a heap from an earlier epoch. Owner's lock held. */
-void heap_mend(struct heap *heap);
-
-/* The heap that the owner is part of; NULL if it is NULL, lost, a first-class heap or a pool. */
-static inline struct heap *heap_of_owner(struct owner *owner)
-{
-    return owner && owner->kind == OWNER_THREAD ? (struct heap *)(void *)((char *)owner - offsetof(struct heap, owner))
-                                                : NULL;
+    return owner && (owner->kind & ~(uint32_t)OWNER_LOST) == OWNER_HEAP
+               ? (struct hak_heap *)(void *)((char *)owner - offsetof(struct hak_heap, owner))
+               : NULL;
 }
 
-/* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, the thread is ending, or the gate is
-   closed). Inside the gate none is made: what comes with it takes locks of the C library. */
-struct heap *heap_acquire(void);
-/* Releases the heap's lock, and sends on what bank_put_list found to be another heap's by now. Returns 1 if there was any. */
-int heap_unlock(struct heap *heap);
-/* small_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
-uint32_t heap_take(struct heap *heap, uint32_t size_class, uint32_t want, void **head);
-/* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with free blocks go to the shared
-   heap. Heap lock held. */
-void heap_tidy(struct heap *heap);
-/* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
-void *heap_alloc_uncached(uint32_t size_class);
-/* Gives empty slabs of every owner and returned chains of every heap back, and this thread's cache. */
-void heap_trim_all(void);
-/* For the background thread. Collects for owners that no thread has used since the last call, gives their empty slabs back, and
-   for all owners the pages of slabs that nobody has taken from or freed to since then. Stops early
-   when that thread must end. */
-void heap_rest_all(void);
-/* Heaps that have a thread now. */
-uint32_t heap_n_live(void);
-/* Does `change` with a lock of rank HEAPS held, which returns whether the table of entry points is another than the plain one: then every
-   thread's heap is hidden from the fast paths, else it is shown. So it is at the start, until entry.c has made up its mind.
-   Not behind the gate: who holds this lock waits for nothing, and a forked child frees it and does `change` again if it must. */
-void heap_switch(int (*change)(void *context), void *context);
-/* The calling thread gets no heap, and leaves the one that it has as it is. */
-void heap_refuse(void);
-/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate; background_count comes after it. */
-void heap_end_thread(struct heap *heap);
-/* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have: 1 if the child can do without
-   what it guards. */
-void heap_receive_own(void);
-void heap_fork_child(void);
-int heap_lose(struct lock *lock);
-/* 1 if the calling thread had a heap, or is refused one. */
-int heap_is_ending(void);
-/* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their bins are not looked at. */
-int heap_verify_all(void);
+/* Gives a small block back to its slab, or waits with it while the gate is closed. Aborts if it is no first-class heap's. */
+void hak_heap_put(void *block, uint32_t tag);
+/* hak_ace_resize of a block of the heap. Inside the gate. */
+void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size);
+/* The heap that a block belongs to, from the start of the block; NULL if it is no first-class heap's. */
+struct hak_heap *hak_heap_of(const void *p);
+/* 0 if the equations of large blocks hold. */
+int hak_heap_verify(void);
 
-/* Thread cache, slow half (tcache.c). */
-void tc_init(struct heap *heap);
-void *tc_refill(struct heap *heap, uint32_t size_class);
-void tc_overflow(struct heap *heap, uint32_t size_class);
-/* Gives all bins, spares and the outbox back; limits return to their first values. */
-void tc_flush(struct heap *heap);
-int tc_verify(const struct heap *heap);
-/* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread. */
-int tc_holds(const struct heap *heap, uint32_t size_class, const void *p, uint32_t most);
+/* The end of a heap that has been destroyed: all blocks but those of limbo go back, and it waits for the next. Inside the gate. */
+void hak_heap_end(struct hak_heap *heap);
 
-/* Remote free (remote.c). */
-void remote_free(struct heap *heap, void *block, uint32_t tag);
-/* Sends one block without an outbox. */
-void remote_free_now(void *block, uint32_t tag);
-/* Sends a list of blocks, linked through their first words, each to whom its tag names now. No lock held. */
-void remote_send_list(void *head);
-void remote_send_all(struct heap *heap);
-/* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock held. */
-void remote_receive_chains(struct heap *heap);
-/* On every slow path, mostly in vain. */
-static inline void remote_receive(struct heap *heap)
+void hak_heap_forget_large(const void *p);
+/* A large block is about to be freed. Inside the gate. */
+static inline void hak_heap_forget(const void *p)
 {
-    if (HAK_UNLIKELY(atomic_load_seq(&heap->owner.inbox) != NULL)) {
-        remote_receive_chains(heap);
+    if (HAK_UNLIKELY(hak_address_count(&hak_heap_large) != 0)) {
+        hak_heap_forget_large(p);
     }
 }
-
-/* Gives inbox and returned chains to their slabs. Heap lock held. */
-void remote_collect(struct heap *heap);
-/* Takes a returned chain of the class as a list linked through first words: its head, or NULL; *count its blocks. Heap lock held. */
-void *remote_take_returned(struct heap *heap, uint32_t size_class, uint32_t *count);
-/* 0 if the calling thread's outbox is sound. */
-int remote_verify(const struct heap *heap);
 
 HAK_EXTERN_C_END
 

@@ -1,731 +1,594 @@
-/* Tests of heaps and thread caches: what they may hold back (the bounds of heap.h), adoption, threads that come and go, ids
-   that are used up, allocation when a thread or the process is ending. */
-#include "hakmem/heap.h"
-
+/* Tests of first-class heaps. */
 #include <algorithm>
+#include <array>
 #include <atomic>
-#include <condition_variable>
+#include <cerrno>
+#include <cstdint>
 #include <cstring>
-#include <functional>
 #include <gtest/gtest.h>
-#include <mutex>
-#include <pthread.h>
+#include <map>
+#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
 
-#include "base/options.h"
-#include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "superslab/superslab.h"
+#include "heap/theap.h"
+#include "hakmem/heap.h"
+#include "owner/owner.h"
+#include "testing/failing_os.h"
 #include "testing/rng.h"
-#include "tiny/tiny_class.h"
 
 namespace
 {
 
 using hak_testing::Rng;
+using Blocks = std::map<void *, size_t>;
 
-/* std::thread::join returns when the thread's destructors have run: the heap is an orphan then. */
-template <typename F> void in_thread(F f)
+Blocks walk(struct hak_heap *heap)
 {
-    std::thread(f).join();
+    Blocks blocks;
+    auto note = [](void *block, size_t size, void *context) {
+        EXPECT_TRUE(static_cast<Blocks *>(context)->emplace(block, size).second) << "told twice";
+        return 0;
+    };
+    EXPECT_EQ(hak_heap_walk(heap, note, &blocks), 0);
+    return blocks;
 }
 
-class Heap : public testing::Test
+size_t some_size(Rng &rng)
+{
+    return rng.one_in(200) ? rng.below(3 << 20) : rng.one_in(10) ? rng.below(100000) : rng.below(2000);
+}
+
+class UserHeap : public testing::Test
 {
   protected:
     void SetUp() override
     {
-        saved_ = options;
         (void)hak_purge();
-        ASSERT_EQ(stat_get(heap_used_bytes), 0);
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
+        heap_ = hak_heap_create();
+        ASSERT_NE(heap_, nullptr);
     }
     void TearDown() override
     {
-        options = saved_;
-        (void)hak_purge();
+        hak_heap_destroy(heap_);
         EXPECT_EQ(hak_verify(), 0);
-        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "a test left blocks behind";
-        EXPECT_EQ(stat_get(bin_budget), 0);
+        (void)hak_purge();
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "a block was left behind";
+        EXPECT_EQ(hak_stat_get(large_bytes), 0);
     }
-
-  private:
-    struct options saved_;
+    struct hak_heap *heap_ = nullptr;
 };
 
-/* --- the bounds of heap.h, from constants --- */
+const size_t SIZES[] = {0, 1, 16, 17, 100, 1000, 1025, 5000, 32768, 32769, 200000, 1 << 20, (1 << 20) + 1, 9 << 20};
 
-size_t size_of(uint32_t c)
+TEST_F(UserHeap, BlocksAreLikeMallocs)
 {
-    return sc_table[c].size;
-}
-
-/* The most blocks that a bin's limit may be within `bytes`. */
-size_t limit_within(uint32_t c, size_t bytes)
-{
-    size_t least = size_of(c) > SC_TINY_MAX ? 1 : 2,
-           most = size_of(c) > SC_TINY_MAX ? SIZE_MAX : size_t(TINY_MAX_BLOCKS);
-    return std::min(std::max(bytes / size_of(c), least), most);
-}
-
-size_t largest_limit(uint32_t c)
-{
-    return limit_within(c, options.bin_bytes / (size_of(c) > TINY_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
-}
-
-/* What a chain may be, if one came back from another thread. */
-size_t chain_within(uint32_t c)
-{
-    return std::max<size_t>(std::min<size_t>(OUTBOX_MAX_BYTES / size_of(c), OUTBOX_MAX_BLOCKS), 1);
-}
-
-size_t most_blocks_of_a_list(uint32_t c)
-{
-    return std::max(largest_limit(c), chain_within(c));
-}
-
-size_t n_blocks(const void *list)
-{
-    size_t n = 0;
-    for (; list; list = link_next(list)) {
-        n++;
+    for (size_t size : SIZES) {
+        void *p = hak_heap_malloc(heap_, size), *q = hak_malloc(size);
+        ASSERT_NE(p, nullptr);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
+        EXPECT_EQ(hak_usable_size(p), hak_usable_size(q)) << size;
+        EXPECT_TRUE(hak_owns(p));
+        memset(p, 1, hak_usable_size(p));
+        EXPECT_EQ(walk(heap_), (Blocks{{p, hak_usable_size(p)}}));
+        hak_free(q);
+        hak_free(p);
+        EXPECT_TRUE(walk(heap_).empty());
+        for (size_t alignment = 1; alignment <= (4u << 20); alignment *= 4) {
+            void *a = hak_heap_aligned_alloc(heap_, alignment, size);
+            ASSERT_NE(a, nullptr);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(a) % alignment, 0u);
+            EXPECT_GE(hak_usable_size(a), size);
+            hak_free(a);
+        }
     }
-    return n;
 }
 
-size_t cached_blocks(const struct heap *heap, uint32_t c)
+TEST_F(UserHeap, CallocIsZero)
 {
-    return n_blocks(bin_first(&heap->bins[c])) + n_blocks(heap->spares[c].head);
-}
-
-size_t cached_bytes(const struct heap *heap)
-{
-    size_t bytes = 0;
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        bytes += cached_blocks(heap, c) * size_of(c);
+    for (int round = 0; round < 3; round++) {
+        for (size_t size : SIZES) {
+            auto *p = static_cast<unsigned char *>(hak_heap_calloc(heap_, 1, size));
+            size_t usable = hak_usable_size(p);
+            ASSERT_TRUE(p[0] == 0 && memcmp(p, p + 1, usable - 1) == 0) << size;
+            memset(p, 0xFF, usable);
+            hak_free(p);
+        }
     }
-    return bytes;
 }
 
-/* Lists at their first limits. */
-size_t first_bytes()
+TEST_F(UserHeap, Errors)
 {
-    size_t bytes = 0;
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        bytes += 2 * std::max(std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16), chain_within(c)) * size_of(c);
+    volatile size_t most = SIZE_MAX;
+    errno = 0;
+    EXPECT_EQ(hak_heap_malloc(heap_, most), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(hak_heap_malloc(heap_, static_cast<size_t>(PTRDIFF_MAX) + 1), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(hak_heap_calloc(heap_, most / 2, 4), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    errno = 0;
+    EXPECT_EQ(hak_heap_aligned_alloc(heap_, 24, 100), nullptr);
+    EXPECT_EQ(errno, EINVAL);
+    for (size_t size : {100, 100000, 3 << 20}) {
+        auto *p = static_cast<char *>(hak_heap_malloc(heap_, size));
+        p[99] = 7;
+        errno = 0;
+        EXPECT_EQ(hak_heap_realloc(heap_, p, most), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        errno = 0;
+        EXPECT_EQ(hak_realloc(p, most), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        EXPECT_EQ(p[99], 7);
+        EXPECT_EQ(walk(heap_).count(p), 1u) << "a failed realloc leaves the block in its heap";
+        hak_free(p);
     }
-    return bytes;
+    EXPECT_EQ(hak_heap_realloc(heap_, hak_heap_malloc(heap_, 10), 0), nullptr);
+    EXPECT_EQ(hak_realloc(hak_heap_malloc(heap_, 10), 0), nullptr);
+    EXPECT_TRUE(walk(heap_).empty());
+    errno = ECHILD;
+    hak_heap_destroy(nullptr);
+    EXPECT_EQ(errno, ECHILD);
 }
 
-/* Allocates and frees, so that the limits grow. */
-void work_up(size_t rounds)
+/* Both reallocs, from each size to each: the contents are kept, and the block stays in its heap. */
+TEST_F(UserHeap, ReallocStaysInTheHeap)
 {
-    std::vector<void *> blocks;
-    hak_free(hak_malloc(1));
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        hak_self->window_left = UINT32_MAX; /* no bin is found asleep */
-        size_t n = 4 * (largest_limit(c) + 2);
-        for (size_t round = 0; round < rounds; round++) {
-            for (size_t i = 0; i < n; i++) {
-                blocks.push_back(hak_malloc(size_of(c)));
+    for (size_t from : SIZES) {
+        for (size_t to : SIZES) {
+            for (int own = 0; own < 2 && to; own++) {
+                auto *p = static_cast<unsigned char *>(hak_heap_malloc(heap_, from));
+                const size_t step = from > 10000 ? 1009 : 1;
+                for (size_t i = 0; i < from; i += step) {
+                    p[i] = static_cast<unsigned char>(i * 13);
+                }
+                void *moved = own ? hak_heap_realloc(heap_, p, to) : hak_realloc(p, to);
+                ASSERT_NE(moved, nullptr);
+                for (size_t i = 0; i < from && i < to; i += step) {
+                    ASSERT_EQ(static_cast<unsigned char *>(moved)[i], static_cast<unsigned char>(i * 13));
+                }
+                ASSERT_EQ(walk(heap_), (Blocks{{moved, hak_usable_size(moved)}})) << from << " to " << to;
+                hak_free(moved);
             }
+        }
+    }
+}
+
+TEST_F(UserHeap, TheWalkIsExact)
+{
+    Rng rng(5);
+    Blocks live;
+    void *foreign = hak_malloc(100), *large = hak_malloc(100000);
+    for (int step = 0; step < 4000; step++) {
+        if (rng.one_in(3) && !live.empty()) {
+            auto at = live.lower_bound(reinterpret_cast<void *>(rng.next() >> 17));
+            at = at == live.end() ? live.begin() : at;
+            hak_free(at->first);
+            live.erase(at);
+        } else {
+            void *p = hak_heap_malloc(heap_, some_size(rng));
+            live.emplace(p, hak_usable_size(p));
+        }
+        if (step % 200 == 0) {
+            ASSERT_EQ(walk(heap_), live);
+            ASSERT_EQ(hak_verify(), 0);
+        }
+    }
+    hak_free(foreign);
+    hak_free(large);
+}
+
+TEST_F(UserHeap, DestroyingFreesAllAndOthersStay)
+{
+    struct hak_heap *other = hak_heap_create();
+    auto *kept = static_cast<char *>(hak_heap_malloc(other, 1000));
+    memset(kept, 'k', 1000);
+    for (int round = 0; round < 5; round++) {
+        for (size_t size = 1; size < (4u << 20); size += size / 4 + 1) {
+            ASSERT_NE(hak_heap_malloc(heap_, size), nullptr);
+            ASSERT_NE(hak_heap_aligned_alloc(heap_, 4096, size), nullptr);
+        }
+        for (int i = 0; i < 5000; i++) {
+            ASSERT_NE(hak_heap_malloc(heap_, 48), nullptr);
+        }
+        hak_heap_destroy(heap_);
+        ASSERT_EQ(hak_verify(), 0);
+        (void)hak_purge();
+        EXPECT_EQ(hak_stat_get(large_bytes), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 65536) << "the other heap's block";
+        heap_ = hak_heap_create();
+        EXPECT_TRUE(walk(heap_).empty());
+    }
+    for (int i = 0; i < 1000; i++) {
+        ASSERT_EQ(kept[i], 'k');
+    }
+    hak_heap_destroy(other);
+}
+
+TEST_F(UserHeap, HeapsThatAreDestroyedAreUsedAgain)
+{
+    for (uint32_t i = 0; i < OWNER_MAX + 1000; i++) {
+        struct hak_heap *heap = hak_heap_create();
+        ASSERT_NE(heap, nullptr) << "after " << i;
+        if (i % 100 == 0) {
+            ASSERT_NE(hak_heap_malloc(heap, 100), nullptr);
+        }
+        hak_heap_destroy(heap);
+    }
+}
+
+TEST_F(UserHeap, FreedByOtherThreads)
+{
+    for (int round = 0; round < 20; round++) {
+        std::vector<void *> blocks;
+        for (size_t i = 0; i < 300; i++) {
+            blocks.push_back(hak_heap_malloc(heap_, 16 + i * 7));
+        }
+        blocks.push_back(hak_heap_malloc(heap_, 100000));
+        std::thread([&blocks] {
             for (void *p : blocks) {
                 hak_free(p);
             }
-            blocks.clear();
+        }).join();
+        ASSERT_TRUE(walk(heap_).empty()) << "nothing waits in an outbox";
+    }
+    void *p = nullptr;
+    std::thread([&p, this] { p = hak_heap_malloc(heap_, 100); }).join();
+    EXPECT_EQ(walk(heap_).count(p), 1u) << "the heap outlives the thread";
+}
+
+TEST_F(UserHeap, DeathOfWrongFrees)
+{
+    void *p = hak_heap_malloc(heap_, 100), *large = hak_heap_malloc(heap_, 100000);
+    EXPECT_DEATH((hak_free(p), hak_free(p)), "block freed twice: 0x");
+    EXPECT_DEATH((hak_free(large), hak_free(large)), "freed");
+    EXPECT_DEATH(hak_free(static_cast<char *>(p) + 16), "invalid pointer freed");
+    EXPECT_DEATH((hak_heap_destroy(heap_), hak_heap_destroy(heap_)), "heap destroyed twice: 0x");
+}
+
+/* Each call of the system fails once: NULL and ENOMEM, or the whole thing done. */
+TEST_F(UserHeap, WhenTheSystemRefuses)
+{
+    hak_testing::FailingOs os;
+    for (uint64_t nth = 1; nth < 12; nth++) {
+        struct hak_heap *heap = hak_heap_create();
+        ASSERT_NE(heap, nullptr);
+        os.fail(hak_testing::OS_MMAP, nth, UINT64_MAX - nth);
+        int n_failed = 0;
+        for (size_t i = 0; i < 40; i++) {
+            errno = 0;
+            if (!hak_heap_malloc(heap, i % 4 ? 300000 * i : 1000)) {
+                EXPECT_EQ(errno, ENOMEM);
+                n_failed++;
+            }
         }
+        EXPECT_GT(n_failed, 0);
+        os.reset();
+        EXPECT_EQ(hak_verify(), 0);
+        void *p = hak_heap_malloc(heap, 5 << 20);
+        EXPECT_NE(p, nullptr) << "it goes on";
+        hak_heap_destroy(heap);
+        (void)hak_purge();
+        ASSERT_EQ(hak_stat_get(large_bytes), 0);
     }
 }
 
-TEST_F(Heap, ACacheIsBounded)
+/* A block with an oracle: its bytes are a function of a seed. */
+struct block {
+    unsigned char *p;
+    size_t size;
+    unsigned char seed;
+    struct hak_heap *heap;
+};
+
+void fill(const block &b)
 {
-    in_thread([] {
-        work_up(12);
-        const struct heap *heap = hak_self;
-        size_t n_grown = 0, n_growable = 0;
-        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-            size_t most = most_blocks_of_a_list(c);
-            EXPECT_LE(heap->limits[c], largest_limit(c)) << size_of(c);
-            EXPECT_LE(n_blocks(bin_first(&heap->bins[c])), most) << size_of(c);
-            EXPECT_LE(n_blocks(heap->spares[c].head), most + 1) << size_of(c);
-            size_t first = std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16);
-            n_grown += heap->limits[c] > first;
-            n_growable += largest_limit(c) > first;
-        }
-        EXPECT_EQ(n_grown, n_growable) << "this test must reach grown limits";
-        EXPECT_GT(cached_bytes(heap), first_bytes() / 4) << "this test must fill the cache";
-        EXPECT_LE(cached_bytes(heap), first_bytes() + heap->budget);
-        EXPECT_EQ(hak_verify(), 0);
-    });
-    EXPECT_EQ(stat_get(bin_budget), 0) << "an ended thread uses no budget";
+    for (size_t i = 0; i < b.size; i += i < 64 ? 1 : 97) {
+        b.p[i] = static_cast<unsigned char>(b.seed + i);
+    }
 }
 
-/* A bin that nobody used while others took many slow paths gives its blocks and its budget back, half and half again. */
-TEST_F(Heap, ABinThatSleepsShrinks)
+bool is_whole(const block &b)
 {
-    in_thread([] {
-        work_up(12);
-        const uint32_t asleep = sc_of(48);
-        const struct heap *heap = hak_self;
-        uint32_t first = static_cast<uint32_t>(std::min<size_t>(limit_within(asleep, OWNER_FIRST_BYTES), 16));
-        uint32_t limit = heap->limits[asleep];
-        if (limit <= first) {
-            return; /* the tiny variant's limits cannot grow */
+    for (size_t i = 0; i < b.size; i += i < 64 ? 1 : 97) {
+        if (b.p[i] != static_cast<unsigned char>(b.seed + i)) {
+            return false;
         }
-        hak_self->window_left = 0;
-        std::vector<void *> held;
-        for (int n_smaller = 0; heap->limits[asleep] > first; n_smaller++) {
-            ASSERT_LT(n_smaller, 10);
-            uint64_t budget = heap->budget;
-            while (heap->limits[asleep] == limit) {
-                held.push_back(hak_malloc(20000));
-                ASSERT_LT(held.size(), 40u * TC_SLEEP_WINDOW);
+    }
+    return true;
+}
+
+/* Threads that allocate from, free to and hand over blocks of the same heaps; between rounds some heaps are destroyed with all
+   their blocks. Every block is checked before it is freed, moved or lost. */
+class Stress
+{
+  public:
+    static const size_t N_HEAPS = 4, N_CELLS = 300;
+
+    explicit Stress(uint64_t seed) : rng_(seed)
+    {
+        for (auto &heap : heaps_) {
+            heap = hak_heap_create();
+        }
+    }
+
+    ~Stress()
+    {
+        for (auto &heap : heaps_) {
+            hak_heap_destroy(heap);
+        }
+    }
+
+    void round(size_t n_threads, int n_steps)
+    {
+        std::vector<std::thread> threads;
+        for (size_t i = 0; i < n_threads; i++) {
+            threads.emplace_back([this, n_steps, seed = rng_.next()] { work(seed, n_steps); });
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+        check_walks();
+        destroy_one();
+    }
+
+    std::atomic<int> n_wrong{0};
+
+  private:
+    void work(uint64_t seed, int n_steps)
+    {
+        Rng rng(seed);
+        for (int step = 0; step < n_steps; step++) {
+            block *b = cells_[rng.below(N_CELLS)].exchange(nullptr);
+            if (b) {
+                n_wrong += !is_whole(*b);
             }
-            EXPECT_EQ(n_blocks(bin_first(&heap->bins[asleep])) + n_blocks(heap->spares[asleep].head), 0u);
-            EXPECT_LT(heap->budget, budget);
-            limit = heap->limits[asleep];
+            b = !b ? make(rng) : rng.one_in(3) ? resize(b, rng) : drop(b, rng);
+            if (b) {
+                b = cells_[rng.below(N_CELLS)].exchange(b);
+            }
+            if (b) {
+                n_wrong += !is_whole(*b);
+                hak_free(b->p);
+                delete b;
+            }
+            if (rng.one_in(1000)) {
+                n_wrong += hak_verify() != 0;
+            }
         }
-        EXPECT_EQ(hak_verify(), 0);
-        for (void *p : held) {
-            hak_free(p);
+    }
+
+    block *make(Rng &rng)
+    {
+        struct hak_heap *heap = heaps_[rng.below(N_HEAPS)];
+        size_t size = some_size(rng);
+        void *p = rng.one_in(5)   ? hak_heap_aligned_alloc(heap, size_t(16) << rng.below(9), size)
+                  : rng.one_in(4) ? hak_heap_calloc(heap, 1, size)
+                                  : hak_heap_malloc(heap, size);
+        auto *b = new block{static_cast<unsigned char *>(p), size, static_cast<unsigned char>(rng.next()), heap};
+        fill(*b);
+        return b;
+    }
+
+    block *resize(block *b, Rng &rng)
+    {
+        size_t size = some_size(rng) + 1;
+        void *p = rng.one_in(2) ? hak_realloc(b->p, size) : hak_heap_realloc(b->heap, b->p, size);
+        size_t kept = size < b->size ? size : b->size;
+        *b = {static_cast<unsigned char *>(p), kept, b->seed, b->heap};
+        n_wrong += !is_whole(*b);
+        b->size = size;
+        fill(*b);
+        return b;
+    }
+
+    static block *drop(block *b, Rng &)
+    {
+        hak_free(b->p);
+        delete b;
+        return nullptr;
+    }
+
+    void check_walks()
+    {
+        std::array<Blocks, N_HEAPS> live;
+        for (auto &cell : cells_) {
+            const block *b = cell;
+            for (size_t i = 0; b && i < N_HEAPS; i++) {
+                if (b->heap == heaps_[i]) {
+                    live[i].emplace(b->p, hak_usable_size(b->p));
+                }
+            }
         }
-    });
-    EXPECT_EQ(stat_get(bin_budget), 0);
+        for (size_t i = 0; i < N_HEAPS; i++) {
+            n_wrong += walk(heaps_[i]) != live[i];
+        }
+    }
+
+    void destroy_one()
+    {
+        size_t victim = rng_.below(N_HEAPS);
+        for (auto &cell : cells_) {
+            const block *b = cell;
+            if (b && b->heap == heaps_[victim]) {
+                n_wrong += !is_whole(*b);
+                delete cell.exchange(nullptr);
+            }
+        }
+        hak_heap_destroy(heaps_[victim]);
+        heaps_[victim] = hak_heap_create();
+        n_wrong += hak_verify() != 0;
+    }
+
+    Rng rng_;
+    std::array<struct hak_heap *, N_HEAPS> heaps_{};
+    std::array<std::atomic<block *>, N_CELLS> cells_{};
+
+  public:
+    void forget()
+    {
+        for (auto &cell : cells_) {
+            delete cell.exchange(nullptr);
+        }
+    }
+};
+
+TEST_F(UserHeap, StressWithAnOracle)
+{
+    Stress stress(11);
+#if defined(__SANITIZE_THREAD__)
+    const int n_rounds = 3;
+#else
+    const int n_rounds = 8;
+#endif
+    for (int round = 0; round < n_rounds; round++) {
+        stress.round(6, 2500);
+        ASSERT_EQ(stress.n_wrong, 0) << "in round " << round;
+    }
+    stress.forget();
 }
 
-/* Who only frees what others left has no use for large bins. */
-TEST_F(Heap, ABinThatIsNeverFilledDoesNotGrow)
+#if !defined(__SANITIZE_THREAD__)
+TEST_F(UserHeap, AForkedChildGoesOn)
 {
-    const size_t size = 720;
-    std::vector<void *> left;
-    for (int round = 0; round < 40; round++) {
-        in_thread([&] {
-            for (int i = 0; i < 1000; i++) {
-                left.push_back(hak_malloc(size));
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> others;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        others.emplace_back([&stop, seed, this] {
+            Rng rng(seed);
+            while (!stop) {
+                hak_free(hak_heap_malloc(heap_, some_size(rng)));
             }
         });
     }
-    in_thread([&] {
-        hak_free(hak_malloc(16));
-        tc_flush(hak_self);
-        uint32_t limit = hak_self->limits[sc_of(size)];
-        for (void *p : left) {
+    for (int i = 0; i < 50; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            void *p = hak_heap_malloc(heap_, 100), *q = hak_heap_malloc(heap_, 100000);
             hak_free(p);
+            hak_free(q);
+            int result = hak_verify();
+            hak_heap_destroy(heap_);
+            _exit(result || !p || !q);
         }
-        EXPECT_EQ(hak_self->limits[sc_of(size)], limit);
-        EXPECT_EQ(hak_verify(), 0);
-        /* Filled once, it grows as any other. */
-        const uint32_t most = largest_limit(sc_of(size));
-        left.clear();
-        for (uint32_t round = 0; round < 40; round++) {
-            for (uint32_t i = 0; i < 4 * most; i++) {
-                left.push_back(hak_malloc(size));
-            }
-            for (void *p : left) {
-                hak_free(p);
-            }
-            left.clear();
-        }
-        EXPECT_EQ(hak_self->limits[sc_of(size)], most);
-    });
+        int status = 0;
+        ASSERT_EQ(waitpid(child, &status, 0), child);
+        ASSERT_EQ(status, 0);
+    }
+    stop = true;
+    for (std::thread &other : others) {
+        other.join();
+    }
+}
+#endif
+
+TEST(UserHeapIds, AreUsedUpWithoutHarm)
+{
+    if (OWNER_MAX > 1000) {
+        GTEST_SKIP() << "in the tiny variant";
+    }
+    std::vector<struct hak_heap *> heaps;
+    for (struct hak_heap *heap; (heap = hak_heap_create()) != nullptr;) {
+        heaps.push_back(heap);
+        ASSERT_LE(heaps.size(), OWNER_MAX);
+    }
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT_GT(heaps.size(), 10u);
+    hak_heap_destroy(heaps.back());
+    heaps.back() = hak_heap_create();
+    EXPECT_NE(heaps.back(), nullptr);
+    for (struct hak_heap *heap : heaps) {
+        hak_heap_destroy(heap);
+    }
+    EXPECT_EQ(hak_verify(), 0);
 }
 
-TEST_F(Heap, BinsMayBeFixed)
+/* Threads that found no id go without a heap; once ids are free again, their next slow path gets them one, and so does a new thread's
+   first. */
+TEST(UserHeapIds, ComeBackToThreads)
 {
-    options.bin_adapt = 0;
-    in_thread([] {
-        tc_flush(heap_acquire()); /* an adopted heap has the limits of its thread before */
-        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-            EXPECT_EQ(hak_self->limits[c], largest_limit(c));
-        }
-        EXPECT_EQ(hak_self->budget, 0u);
-        options.bin_adapt = 1;
-        tc_flush(hak_self);
-    });
-}
-
-TEST_F(Heap, AllCachesShareABudget)
-{
-    options.cache_bytes = 100000;
-    options.bin_bytes = 32768;
-    const int n_threads = 6;
-    std::atomic<int> n_ready(0);
-    std::atomic<bool> stop(false);
-    std::vector<size_t> held(n_threads);
+    std::vector<struct hak_heap *> heaps;
+    for (struct hak_heap *heap; (heap = hak_heap_create()) != nullptr;) {
+        heaps.push_back(heap);
+        ASSERT_LE(heaps.size(), OWNER_MAX);
+    }
+    /* Orphans of other tests would serve; each thread below takes one, until one finds none. */
+    std::atomic<int> phase{0}, n_ready{0}, n_without{0}, n_without_after{0}, n_bad{0};
     std::vector<std::thread> threads;
-    for (int i = 0; i < n_threads; i++) {
-        threads.emplace_back([&, i] {
-            work_up(3);
-            held[static_cast<size_t>(i)] = cached_bytes(hak_self);
+    const int n_threads = static_cast<int>(hak_stat_get(orphans)) + 3;
+    auto wait_for = [&](int wanted) {
+        while (phase < wanted) {
+            usleep(100);
+        }
+    };
+    for (int t = 0; t < n_threads; t++) {
+        threads.emplace_back([&] {
+            char *p = static_cast<char *>(hak_malloc(100));
+            n_without += hak_theap_own == &hak_theap_none;
             n_ready++;
-            while (!stop) {
-                usleep(1000);
-            }
+            wait_for(1);
+            char *q = static_cast<char *>(hak_malloc(100));
+            n_without_after += hak_theap_own == &hak_theap_none;
+            n_bad += !p || !q || p == q;
+            hak_free(p);
+            hak_free(q);
+            n_ready++;
+            wait_for(2);
         });
     }
     while (n_ready < n_threads) {
-        usleep(1000);
+        usleep(100);
     }
-    /* Threads race for the last of it: each may be one step over. */
-    EXPECT_LE(stat_get(bin_budget), 100000 + n_threads * 2 * 32768);
-    EXPECT_GT(stat_get(bin_budget), 100000 / 4);
-    size_t sum = 0;
-    for (size_t bytes : held) {
-        sum += bytes;
+    EXPECT_GE(n_without, 3);
+    for (struct hak_heap *heap : heaps) {
+        hak_heap_destroy(heap);
     }
-    EXPECT_LE(sum, n_threads * first_bytes() + static_cast<size_t>(stat_get(bin_budget)));
-    stop = true;
+    EXPECT_EQ(hak_owner_verify_all(), 0);
+    phase = 1;
+    while (n_ready < 2 * n_threads) {
+        usleep(100);
+    }
+    EXPECT_EQ(n_without_after, 0) << "ids have come back";
+    std::thread([] {
+        hak_free(hak_malloc(100));
+        EXPECT_NE(hak_theap_own, &hak_theap_none);
+    }).join();
+    phase = 2;
     for (std::thread &thread : threads) {
         thread.join();
     }
-    EXPECT_EQ(stat_get(bin_budget), 0);
-}
-
-TEST_F(Heap, NoBudgetStillServesEverySize)
-{
-    options.cache_bytes = 0;
-    options.bin_bytes = 0;
-    in_thread([] {
-        work_up(2);
-        EXPECT_EQ(hak_self->budget, 0u);
-        EXPECT_LE(cached_bytes(hak_self), first_bytes());
-    });
-}
-
-TEST_F(Heap, AnIdleHeapHoldsNothing)
-{
-    in_thread([] { work_up(2); });
-    EXPECT_EQ(stat_get(heap_used_bytes), 0) << "the thread has ended, all its slabs are empty";
-}
-
-TEST_F(Heap, ALiveHeapKeepsAtMostOneEmptySlabAClass)
-{
-    in_thread([] {
-        std::vector<void *> blocks;
-        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-            for (size_t i = 0; i < 3 * size_t(sc_table[c].capacity); i++) {
-                blocks.push_back(hak_malloc(size_of(c)));
-            }
-        }
-        int64_t used = stat_get(heap_used_bytes);
-        EXPECT_GE(used, 3 * SC_N_CLASSES);
-        for (void *p : blocks) {
-            hak_free(p);
-        }
-        tc_flush(hak_self);
-        EXPECT_LE(stat_get(heap_used_bytes), SC_N_CLASSES * static_cast<int64_t>(SS_UNIT_BYTES));
-        EXPECT_EQ(hak_verify(), 0);
-    });
-}
-
-/* --- adoption --- */
-
-TEST_F(Heap, AnOrphanIsAdoptedWhole)
-{
-    char *block = nullptr;
-    const struct heap *first = nullptr;
-    in_thread([&] {
-        block = static_cast<char *>(hak_malloc(100));
-        memset(block, 7, 100);
-        first = hak_self;
-    });
-    int64_t heaps = stat_get(heaps), orphans = stat_get(orphans);
-    EXPECT_GE(orphans, 1);
-    EXPECT_FALSE(heap_is_live(first));
-    in_thread([&] {
-        void *p = hak_malloc(100);
-        EXPECT_EQ(hak_self, first);
-        EXPECT_TRUE(heap_is_live(first));
-        EXPECT_EQ(stat_get(orphans), orphans - 1);
-        EXPECT_EQ(hak_super_lookup(p).owner, hak_super_lookup(block).owner);
-        EXPECT_EQ(block[99], 7);
-        /* The block is the new thread's own now: it goes to a bin, and comes back. */
-        hak_free(block);
-        EXPECT_EQ(hak_malloc(100), block);
-        hak_free(block);
-        hak_free(p);
-    });
-    EXPECT_EQ(stat_get(heaps), heaps);
-    EXPECT_EQ(stat_get(orphans), orphans);
-}
-
-/* Slabs with free blocks of ended threads serve whoever needs one, before fresh memory does. */
-TEST_F(Heap, ASlabOfAnEndedThreadIsTakenOver)
-{
-    void *kept[3];
-    for (void *&block : kept) {
-        in_thread([&] { block = hak_malloc(100); });
-    }
-    int64_t used = (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), adopted = stat_get(slabs_adopted);
-    EXPECT_EQ(used, 1) << "the second and third took the first one's over";
-    in_thread([&] {
-        std::vector<void *> blocks;
-        for (size_t i = 0; i < sc_table[sc_of(100)].capacity - 3; i++) {
-            blocks.push_back(hak_malloc(100));
-        }
-        EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
-        EXPECT_GT(stat_get(slabs_adopted), adopted);
-        EXPECT_EQ(hak_super_lookup(kept[0]).owner, hak_self->owner.id);
-        for (void *p : blocks) {
-            hak_free(p);
-        }
-    });
+    EXPECT_EQ(n_bad, 0);
     EXPECT_EQ(hak_verify(), 0);
-    for (void *p : kept) {
-        hak_free(p);
-    }
 }
 
-/* Frees that were on their way to the old owner when the slab moved. */
-TEST_F(Heap, AStrayBlockIsSentOn)
+/* More heaps than there are ids, one after the other, among blocks of a heap that stays. */
+TEST(UserHeapIds, AreUsedAgain)
 {
-    hak_free(hak_malloc(1));
-    (void)hak_purge();
-    void *blocks[4];
-    uint32_t first_tag = 0;
-    in_thread([&] {
-        for (void *&block : blocks) {
-            block = hak_malloc(SC_SMALL_MAX);
+    struct hak_heap *stays = hak_heap_create();
+    ASSERT_NE(stays, nullptr);
+    char *kept = static_cast<char *>(hak_heap_malloc(stays, 500));
+    memset(kept, 'k', 500);
+    for (uint32_t i = 0; i < OWNER_MAX + 100; i++) {
+        struct hak_heap *heap = hak_heap_create();
+        ASSERT_NE(heap, nullptr) << "after " << i;
+        ASSERT_NE(heap->owner.id, stays->owner.id);
+        if (i % 64 == 0) {
+            void *p = hak_heap_malloc(heap, 500);
+            ASSERT_EQ(hak_super_lookup(p).owner, heap->owner.id);
+            hak_free(hak_heap_malloc(heap, 500));
         }
-        first_tag = map_find(blocks[0]).tag;
-    });
-    const struct heap *first = heap_of_owner(owner_by_id(TAG_OWNER(first_tag)));
-    hak_free(blocks[0]); /* waits in the own bin */
-    remote_free_now(blocks[1], first_tag);
-    EXPECT_NE(map_find(blocks[0]).tag, first_tag) << "the slab has a free block now, and has moved";
-    EXPECT_EQ(first->owner.bank.n_slabs, 1u);
-    remote_free_now(blocks[2], map_find(blocks[0]).tag); /* as if its slab had been the other's */
+        hak_heap_destroy(heap);
+    }
+    EXPECT_EQ(std::count(kept, kept + 500, 'k'), 500);
+    EXPECT_EQ(walk(stays).size(), 1u);
+    hak_heap_destroy(stays);
     EXPECT_EQ(hak_verify(), 0);
-    hak_free(blocks[3]);
-    (void)hak_purge();
-    EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), 0) << "every block has arrived";
-}
-
-/* A live heap with more than it needs gives a slab to another that would else take fresh memory. */
-TEST_F(Heap, ALiveHeapIsHelpedOutByAnother)
-{
-    const size_t n_slabs = 20;
-    std::vector<void *> blocks;
-    for (size_t i = 0; i < 2 * n_slabs; i++) {
-        blocks.push_back(hak_malloc(SC_SMALL_MAX));
-    }
-    for (size_t i = 0; i < 2 * n_slabs; i += 2) {
-        hak_free(blocks[i]); /* one block of each slab, or nearly */
-    }
-    tc_flush(hak_self);
-    int64_t used = (stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES));
-    in_thread([&] {
-        void *mine[4];
-        for (void *&p : mine) {
-            p = hak_malloc(SC_SMALL_MAX);
-        }
-        EXPECT_EQ((stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used);
-        for (void *p : mine) {
-            hak_free(p);
-        }
-    });
-    EXPECT_EQ(hak_verify(), 0);
-    for (size_t i = 1; i < 2 * n_slabs; i += 2) {
-        hak_free(blocks[i]);
-    }
-}
-
-TEST_F(Heap, AThreadWhoseFirstCallIsFreeAdoptsTheOwner)
-{
-    /* All blocks of a slab: it stays with the heap. */
-    void *blocks[2];
-    in_thread([&] {
-        for (void *&block : blocks) {
-            block = hak_malloc(SC_SMALL_MAX);
-        }
-    });
-    in_thread([&] {
-        hak_free(blocks[0]);
-        EXPECT_EQ(hak_malloc(SC_SMALL_MAX), blocks[0]) << "it was put into the adopted heap's bin";
-        hak_free(blocks[0]);
-        hak_free(blocks[1]);
-    });
-}
-
-/* Nobody else would use it soon: it is kept at hand, and comes back to its slab when the bin is emptied. */
-TEST_F(Heap, ABlockFreedToAnOrphanIsKept)
-{
-    hak_free(hak_malloc(1)); /* this thread has a heap of its own */
-    (void)hak_purge();
-    void *blocks[2];
-    in_thread([&] {
-        blocks[0] = hak_malloc(100);
-        blocks[1] = hak_malloc(30000);
-    });
-    EXPECT_EQ(stat_get(heap_used_bytes), 2 * static_cast<int64_t>(SS_UNIT_BYTES));
-    hak_free(blocks[0]);
-    hak_free(blocks[1]);
-    EXPECT_EQ(hak_malloc(100), blocks[0]);
-    EXPECT_EQ(hak_malloc(30000), blocks[1]);
-    hak_free(blocks[0]);
-    hak_free(blocks[1]);
-    (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-}
-
-TEST_F(Heap, ThreadsThatComeAndGoLeaveNothing)
-{
-    std::vector<std::thread> threads;
-    auto generation = [&](int rounds) {
-        for (int round = 0; round < rounds; round++) {
-            for (int i = 0; i < 4; i++) {
-                threads.emplace_back([i] {
-                    std::vector<void *> blocks;
-                    Rng rng(static_cast<uint64_t>(i));
-                    for (int k = 0; k < 200; k++) {
-                        blocks.push_back(hak_malloc(rng.below(20000)));
-                    }
-                    for (void *p : blocks) {
-                        hak_free(p);
-                    }
-                });
-            }
-            for (std::thread &thread : threads) {
-                thread.join();
-            }
-            threads.clear();
-        }
-    };
-    generation(3);
-    int64_t heaps = stat_get(heaps);
-    size_t meta = os_meta_bytes();
-    generation(60);
-    EXPECT_LE(stat_get(heaps), heaps + 4) << "heaps are adopted, not made";
-    EXPECT_LE(os_meta_bytes(), meta + 2 * HAK_MIB);
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(stat_get(heaps) - stat_get(orphans), hak_self == &heap_none ? 0 : 1)
-        << "all but this thread's are orphans";
-}
-
-TEST_F(Heap, AThreadThatOnlyFreesLeavesNothing)
-{
-    std::vector<void *> blocks;
-    for (int i = 0; i < 5000; i++) {
-        blocks.push_back(hak_malloc(static_cast<size_t>(i % 3000)));
-    }
-    in_thread([&] {
-        for (void *p : blocks) {
-            hak_free(p);
-        }
-    });
-    (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-}
-
-/* --- ids --- */
-
-TEST_F(Heap, MoreThreadsThanIds)
-{
-    if (OWNER_MAX > 1000) {
-        GTEST_SKIP() << "the tiny variant has few ids";
-    }
-    const int n_threads = static_cast<int>(OWNER_MAX) + 20;
-    std::mutex mutex;
-    std::condition_variable changed;
-    int n_ready = 0, phase = 0;
-    std::vector<void *> kept(static_cast<size_t>(n_threads));
-    int n_without = 0, n_failed = 0;
-    auto wait_for = [&](int wanted) {
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [&] { return phase >= wanted; });
-    };
-    auto set_phase = [&](int wanted) {
-        std::unique_lock<std::mutex> lock(mutex);
-        phase = wanted;
-        changed.notify_all();
-    };
-    std::vector<std::thread> threads;
-    for (int i = 0; i < n_threads; i++) {
-        threads.emplace_back([&, i] {
-            char *p = static_cast<char *>(hak_malloc(64));
-            {
-                std::unique_lock<std::mutex> lock(mutex);
-                n_failed += p == nullptr;
-                n_without += hak_self == &heap_none;
-                n_ready++;
-                changed.notify_all();
-            }
-            wait_for(1);
-            for (int k = 0; k < 200; k++) {
-                char *q = static_cast<char *>(hak_malloc(static_cast<size_t>(k * 50)));
-                if (!q) {
-                    std::unique_lock<std::mutex> lock(mutex);
-                    n_failed++;
-                    continue;
-                }
-                memset(q, 1, static_cast<size_t>(k * 50));
-                hak_free(q);
-            }
-            {
-                std::unique_lock<std::mutex> lock(mutex);
-                kept[static_cast<size_t>(i)] = p;
-                n_ready++;
-                changed.notify_all();
-            }
-            wait_for(2); /* or an orphan would serve who had none */
-        });
-    }
-    auto wait_until_ready = [&](int wanted) {
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [&] { return n_ready == wanted; });
-    };
-    wait_until_ready(n_threads);
-    EXPECT_GE(n_without, 20) << "this test must use all ids up";
-    EXPECT_EQ(n_failed, 0);
-    EXPECT_EQ(hak_verify(), 0);
-    size_t meta = os_meta_bytes();
-    set_phase(1);
-    wait_until_ready(2 * n_threads);
-    EXPECT_EQ(n_failed, 0);
-    EXPECT_LE(os_meta_bytes(), meta + 2 * HAK_MIB) << "a thread that gets no heap costs no memory a call";
-    EXPECT_EQ(hak_verify(), 0);
-    set_phase(2);
-    for (std::thread &thread : threads) {
-        thread.join();
-    }
-    for (void *p : kept) {
-        hak_free(p);
-    }
-}
-
-/* --- endings --- */
-
-struct DoesAtEnd {
-    std::function<void()> what;
-    ~DoesAtEnd()
-    {
-        if (what) {
-            what();
-        }
-    }
-};
-thread_local DoesAtEnd at_end_of_thread;
-
-TEST_F(Heap, AllocationInAThreadLocalDestructor)
-{
-    in_thread([] {
-        void *early = hak_malloc(100);
-        at_end_of_thread.what = [early] {
-            hak_free(early);
-            void *p = hak_malloc(200), *q = hak_malloc(100000);
-            EXPECT_NE(p, nullptr);
-            hak_free(p);
-            hak_free(q);
-        };
-    });
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-}
-
-/* A key's destructor that runs after the heap's own: it is set again and again, so that it also runs in later rounds. */
-struct KeyState {
-    /* Atomic for the thread sanitizer, to which a thread has ended before its last destructors run. */
-    std::atomic<int> rounds{0}, n_failed{0};
-    std::atomic<bool> saw_no_heap{false};
-    void *kept[4];
-};
-pthread_key_t late_key;
-
-void late_destructor(void *arg)
-{
-    KeyState *state = static_cast<KeyState *>(arg);
-    state->saw_no_heap = state->saw_no_heap || hak_self == &heap_none;
-    size_t sizes[] = {20, 2000, 30000, 200000};
-    for (size_t size : sizes) {
-        char *p = static_cast<char *>(hak_malloc(size));
-        if (!p) {
-            state->n_failed++;
-            continue;
-        }
-        memset(p, 1, size);
-        p = static_cast<char *>(hak_realloc(p, size * 2));
-        hak_free(p);
-    }
-    hak_free(state->kept[state->rounds]); /* of the heap that has ended */
-    if (++state->rounds < 4) {
-        pthread_setspecific(late_key, state);
-    }
-}
-
-TEST_F(Heap, AllocationAfterTheThreadsHeapHasEnded)
-{
-    ASSERT_EQ(pthread_key_create(&late_key, late_destructor), 0);
-    KeyState state;
-    in_thread([&] {
-        for (void *&p : state.kept) {
-            p = hak_malloc(500);
-        }
-        pthread_setspecific(late_key, &state);
-    });
-    EXPECT_EQ(state.rounds, 4);
-    EXPECT_TRUE(state.saw_no_heap);
-    EXPECT_EQ(state.n_failed, 0);
-    EXPECT_EQ(hak_verify(), 0);
-    (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    pthread_key_delete(late_key);
-}
-
-void at_exit()
-{
-    char *p = static_cast<char *>(hak_calloc(100, 100));
-    hak_free(hak_realloc(p, 100000));
-    const char text[] = "at exit all is well\n";
-    if (hak_verify() == 0) {
-        (void)!write(2, text, sizeof text - 1);
-    }
-}
-
-TEST(HeapDeathTest, AllocationAtExit)
-{
-    EXPECT_EXIT(
-        {
-            atexit(at_exit);
-            hak_free(hak_malloc(10));
-            exit(3);
-        },
-        testing::ExitedWithCode(3), "at exit all is well");
-}
-
-/* The main thread ends before the process does: see main below. */
-TEST(HeapDeathTest, AllocationAtExitAfterTheMainThreadEnded)
-{
-#if defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "the thread sanitizer hangs when the main thread ends first, whatever the program";
-#endif
-    EXPECT_EXIT(
-        {
-            setenv("HAK_TEST_MAIN_THREAD_ENDS", "1", 1);
-            execl("/proc/self/exe", "heap_test", nullptr);
-        },
-        testing::ExitedWithCode(0), "at exit all is well");
-}
-
-void *outlives_main(void *)
-{
-    usleep(20000);
-    hak_free(hak_malloc(10));
-    return nullptr;
 }
 
 } // namespace
-
-int main(int argc, char **argv)
-{
-    /* Not within a test: GoogleTest would catch what pthread_exit throws. */
-    if (getenv("HAK_TEST_MAIN_THREAD_ENDS")) {
-        pthread_t thread;
-        atexit(at_exit);
-        hak_free(hak_malloc(10));
-        pthread_create(&thread, nullptr, outlives_main, nullptr);
-        pthread_exit(nullptr);
-    }
-    testing::InitGoogleTest(&argc, argv);
-    return RUN_ALL_TESTS();
-}

@@ -8,12 +8,12 @@
 #include "base/error.h"
 #include "base/stats.h"
 #include "base/time.h"
-#include "hakmem/fork.h"
-#include "hakmem/gate.h"
+#include "heap/fork.h"
+#include "heap/gate.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "hakmem/request.h"
-#include "hakmem/user_heap.h"
+#include "hakmem/heap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/map.h"
@@ -21,31 +21,31 @@
 
 int hak_owns(const void *p)
 {
-    return map_get(p).tag != 0;
+    return hak_map_get(p).tag != 0;
 }
 
 size_t hak_purge(void)
 {
-    fork_catch_up();
-    if (!gate_enter()) {
+    hak_fork_catch_up();
+    if (!hak_gate_enter()) {
         return 0; /* a trim may do nothing, and never waits for a fork */
     }
-    size_t bytes = request_reclaim();
-    gate_leave();
+    size_t bytes = hak_request_reclaim();
+    hak_gate_leave();
     return bytes;
 }
 
 int hak_verify(void)
 {
-    enum gate_reader how = gate_enter_to_read();
+    enum gate_reader how = hak_gate_enter_to_read();
     if (how == GATE_REFUSED) {
         return 0; /* an error has been found, and the program lives on: nobody may look at it */
     }
-    int result = heap_verify_all();
-    result = result ? result : user_heap_verify();
-    result = result ? result : ace_verify();
-    result = result ? result : ss_verify();
-    gate_leave_reader(how);
+    int result = hak_theap_verify_all();
+    result = result ? result : hak_heap_verify();
+    result = result ? result : hak_ace_verify();
+    result = result ? result : hak_ss_verify();
+    hak_gate_leave_reader(how);
     return result;
 }
 
@@ -67,7 +67,7 @@ static void tell_user(size_t size, size_t align, const struct fail_path *path, i
     struct hak_fail fail = {size, align, failed, 0, {0}};
     hak_fail_callback call = atomic_load_acquire(&user_callback);
     while (fail.n_steps < HAK_FAIL_STEPS && path->reasons[fail.n_steps] != FAIL_NONE) {
-        fail.steps[fail.n_steps] = fail_reason_name((enum fail_reason)path->reasons[fail.n_steps]);
+        fail.steps[fail.n_steps] = hak_fail_reason_name((enum fail_reason)path->reasons[fail.n_steps]);
         fail.n_steps++;
     }
     if (call) {
@@ -77,26 +77,26 @@ static void tell_user(size_t size, size_t align, const struct fail_path *path, i
 
 void hak_ace_on_fail(hak_fail_callback callback, void *context)
 {
-    fail_set_callback(NULL, NULL);
+    hak_fail_set_callback(NULL, NULL);
     atomic_store_release(&user_callback, callback);
-    fail_set_callback(callback ? tell_user : NULL, context);
+    hak_fail_set_callback(callback ? tell_user : NULL, context);
 }
 
 void hak_ace_state(struct hak_ace_state *out)
 {
     struct adapt_summary now;
-    enum gate_reader how = gate_enter_to_read();
+    enum gate_reader how = hak_gate_enter_to_read();
     memset(&now, 0, sizeof now);
     if (how != GATE_REFUSED) {
-        adapt_state(&now);
-        gate_leave_reader(how);
+        hak_adapt_state(&now);
+        hak_gate_leave_reader(how);
     }
     *out = (struct hak_ace_state){now.live[CONTROL_SUPERSLABS],
                                   now.live[CONTROL_RANGES],
-                                  (size_t)stat_get(heap_dirty_bytes),
-                                  (size_t)stat_get(large_cached_bytes),
-                                  adapt_superslab_keep(),
-                                  adapt_range_keep(),
+                                  (size_t)hak_stat_get(heap_dirty_bytes),
+                                  (size_t)hak_stat_get(large_cached_bytes),
+                                  hak_adapt_superslab_keep(),
+                                  hak_adapt_range_keep(),
                                   now.horizon_ms,
                                   now.n_epochs,
                                   now.n_longer,
@@ -107,14 +107,14 @@ void hak_ace_class(size_t size, struct hak_ace_class *out)
 {
     struct control_class found;
     size_t bytes = size > SC_SMALL_MAX ? size : SC_SMALL_MAX + 1;
-    bytes = bytes < PTRDIFF_MAX / 2 ? ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
-    enum gate_reader how = gate_enter_to_read();
+    bytes = bytes < PTRDIFF_MAX / 2 ? hak_ace_class_bytes(bytes) : PTRDIFF_MAX / 2;
+    enum gate_reader how = hak_gate_enter_to_read();
     memset(out, 0, sizeof *out);
     if (how != GATE_REFUSED) {
-        adapt_class_state(bytes, &found);
-        *out = (struct hak_ace_class){bytes,      found.live,   adapt_class_keep(bytes),
-                                      found.hits, found.misses, ms_of_ns(found.age_ns)};
-        gate_leave_reader(how);
+        hak_adapt_class_state(bytes, &found);
+        *out = (struct hak_ace_class){bytes,      found.live,   hak_adapt_class_keep(bytes),
+                                      found.hits, found.misses, hak_time_ms_of_ns(found.age_ns)};
+        hak_gate_leave_reader(how);
     }
 }
 
@@ -137,8 +137,8 @@ void hak_ace_print(int fd)
     print_field(&line, " horizon_ms=", now.horizon_ms);
     print_field(&line, " epochs=", now.epochs);
     hak_line_write(&line, fd);
-    for (size_t bytes = ace_class_bytes(SC_SMALL_MAX + 1); bytes <= (size_t)1 << 40;
-         bytes = ace_class_bytes(bytes + 1)) {
+    for (size_t bytes = hak_ace_class_bytes(SC_SMALL_MAX + 1); bytes <= (size_t)1 << 40;
+         bytes = hak_ace_class_bytes(bytes + 1)) {
         struct hak_ace_class found;
         hak_ace_class(bytes, &found);
         if (found.hits + found.misses) {
@@ -156,24 +156,24 @@ void hak_ace_print(int fd)
 
 void hak_limit_set(size_t soft, size_t hard)
 {
-    (void)heap_acquire(); /* the options come first */
-    if ((soft == HAK_LIMIT_AUTO || hard == HAK_LIMIT_AUTO) && !limit_has_read_cgroup()) {
-        limit_read_cgroup();
+    (void)hak_theap_acquire(); /* the options come first */
+    if ((soft == HAK_LIMIT_AUTO || hard == HAK_LIMIT_AUTO) && !hak_limit_has_read_cgroup()) {
+        hak_limit_read_cgroup();
     }
-    limit_set(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
-    if (limit_soft() && limit_committed() > limit_soft()) {
+    hak_limit_configure(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
+    if (hak_limit_soft() && hak_limit_committed() > hak_limit_soft()) {
         (void)hak_purge();
     }
 }
 
 void hak_limit_get(size_t *soft, size_t *hard, size_t *committed)
 {
-    *soft = (size_t)limit_soft();
-    *hard = (size_t)limit_hard();
-    *committed = (size_t)limit_committed();
+    *soft = (size_t)hak_limit_soft();
+    *hard = (size_t)hak_limit_hard();
+    *committed = (size_t)hak_limit_committed();
 }
 
 void hak_print_stats(int fd)
 {
-    stat_print(fd);
+    hak_stat_print(fd);
 }

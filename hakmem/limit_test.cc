@@ -20,8 +20,8 @@ class Limit : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        options.large_cache_bytes = size_t(1) << 40;
+        hak_options.purge_delay_ms = 3600000;
+        hak_options.large_cache_bytes = size_t(1) << 40;
         hak_purge();
         size_t soft, hard;
         hak_limit_get(&soft, &hard, &base);
@@ -31,8 +31,8 @@ class Limit : public testing::Test
         hak_ace_on_fail(nullptr, nullptr);
         hak_limit_set(0, 0);
         EXPECT_EQ(hak_verify(), 0);
-        EXPECT_EQ(stat_get(committed_bytes), stat_get(heap_used_bytes) + stat_get(heap_dirty_bytes) +
-                                                 stat_get(large_bytes) + stat_get(large_cached_bytes));
+        EXPECT_EQ(hak_stat_get(committed_bytes), hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
+                                                 hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
     }
     static size_t committed()
     {
@@ -91,18 +91,18 @@ TEST_F(Limit, HardPurgesFirst)
 TEST_F(Limit, SoftPurgesAndGoesOn)
 {
     hak_limit_set(base + 40 * kMiB, 0);
-    int64_t purges = stat_get(soft_purges);
+    int64_t purges = hak_stat_get(soft_purges);
     void *kept = hak_malloc(30 * kMiB);
     hak_free(kept);
-    EXPECT_EQ(stat_get(soft_purges), purges);
+    EXPECT_EQ(hak_stat_get(soft_purges), purges);
     std::vector<void *> all;
     for (int i = 0; i < 800; i++) {
         all.push_back(hak_malloc(100000));
         ASSERT_NE(all.back(), nullptr);
     }
-    EXPECT_GT(stat_get(soft_purges), purges);
-    EXPECT_LE(stat_get(soft_purges), purges + 40) << "not again and again";
-    EXPECT_EQ(stat_get(large_cached_bytes), 0);
+    EXPECT_GT(hak_stat_get(soft_purges), purges);
+    EXPECT_LE(hak_stat_get(soft_purges), purges + 40) << "not again and again";
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
     for (void *q : all) {
         hak_free(q);
     }
@@ -178,14 +178,14 @@ TEST_F(Limit, RefusalsInARowAreCheap)
     hak_limit_set(0, base + 1);
     (void)hak_malloc(10 * kMiB);
     n_unmapped = 0;
-    os_ops.madvise = [](void *addr, size_t size, int advice) {
+    hak_os_ops.madvise = [](void *addr, size_t size, int advice) {
         n_unmapped++;
-        return os_real_ops.madvise(addr, size, advice);
+        return hak_os_real_ops.madvise(addr, size, advice);
     };
     for (int i = 0; i < 100000; i++) {
         ASSERT_EQ(hak_malloc(10 * kMiB), nullptr);
     }
-    os_ops = os_real_ops;
+    hak_os_ops = hak_os_real_ops;
     EXPECT_LE(n_unmapped, 10);
 }
 

@@ -14,7 +14,7 @@
 #include "base/attributes.h"
 #include "base/link.h"
 #include "base/size_classes.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 
 namespace
 {
@@ -61,7 +61,7 @@ void free_twice_after(const std::vector<void *> &blocks, size_t n)
 TEST(MisuseDeathTest, SmallBlockFreedTwiceInARow)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c += 4) {
-        void *p = hak_malloc(sc_table[c].size);
+        void *p = hak_malloc(hak_sc_table[c].size);
         EXPECT_ABORT((hak_free(p), hak_free(p)), kTwice, p);
         hak_free(p);
     }
@@ -97,8 +97,8 @@ TEST(Misuse, AMarkThatTheProgramHasWrittenIsNone)
     std::vector<void **> blocks;
     for (int i = 0; i < 100; i++) {
         blocks.push_back(static_cast<void **>(hak_malloc(64)));
-        EXPECT_NE(blocks.back()[1], static_cast<void *>(heap_own)) << "unmarked when it is handed out";
-        blocks.back()[1] = heap_own;
+        EXPECT_NE(blocks.back()[1], static_cast<void *>(hak_theap_own)) << "unmarked when it is handed out";
+        blocks.back()[1] = hak_theap_own;
     }
     for (void **p : blocks) {
         hak_free(p);
@@ -162,7 +162,7 @@ TEST(MisuseDeathTest, LargeBlockFreedTwice)
 TEST(MisuseDeathTest, InteriorPointers)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c += 3) {
-        size_t size = sc_table[c].size;
+        size_t size = hak_sc_table[c].size;
         void *p = hak_malloc(size);
         for (size_t offset : {size_t(1), size_t(8), size / 2, size - 1}) {
             EXPECT_ABORT(hak_free(at(p, offset)), kInterior, at(p, offset));
@@ -228,7 +228,7 @@ TEST(MisuseDeathTest, TheTailOfASlab)
 {
     struct hak_heap *heap = hak_heap_create();
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        size_t size = sc_table[c].size, end = size * sc_table[c].capacity;
+        size_t size = hak_sc_table[c].size, end = size * hak_sc_table[c].capacity;
         if (end == SC_SLAB_BYTES) {
             continue;
         }
@@ -252,7 +252,7 @@ TEST(MisuseDeathTest, TheTailOfASlab)
 TEST(MisuseDeathTest, InteriorPointersGivenToReallocAndUsableSize)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c += 3) {
-        size_t size = sc_table[c].size;
+        size_t size = hak_sc_table[c].size;
         void *p = hak_malloc(size), *q = nullptr;
         std::thread([&] { q = hak_malloc(size); }).join();
         for (void *block : {p, q}) {
@@ -306,7 +306,7 @@ TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
 /* What a program writes by chance is not taken for a link. */
 TEST(Misuse, BlocksThatLookFreedAreNot)
 {
-    for (int64_t word : {INT64_MAX, int64_t(0x7FFFFFFF7FFFFFFF), link_key, link_key + 4096, int64_t(-1)}) {
+    for (int64_t word : {INT64_MAX, int64_t(0x7FFFFFFF7FFFFFFF), hak_link_key, hak_link_key + 4096, int64_t(-1)}) {
         for (size_t size : {16u, 100u, 5000u}) {
             auto *p = static_cast<int64_t *>(hak_malloc(size));
             auto *q = static_cast<int64_t *>(hak_malloc(size));

@@ -13,9 +13,9 @@
 
 #include "base/options.h"
 #include "base/stats.h"
-#include "hakmem/background.h"
+#include "heap/background.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "testing/failing_os.h"
@@ -99,15 +99,15 @@ uint64_t skew_ns;
 
 uint64_t skewed_clock()
 {
-    return os_real_ops.clock_ns() + atomic_load_relaxed(&skew_ns);
+    return hak_os_real_ops.clock_ns() + atomic_load_relaxed(&skew_ns);
 }
 
 void scenario()
 {
     atomic_add_relaxed(&skew_ns, uint64_t(2000000000));
-    limit_read_cgroup(); /* as at the start */
-    limit_set(LIMIT_AUTO, LIMIT_AUTO);
-    fail_start();
+    hak_limit_read_cgroup(); /* as at the start */
+    hak_limit_configure(LIMIT_AUTO, LIMIT_AUTO);
+    hak_fail_start();
     std::vector<std::thread> threads;
     for (uint64_t i = 1; i <= 2; i++) {
         threads.emplace_back([i] { work(i); });
@@ -147,31 +147,31 @@ class AllFailures : public testing::TestWithParam<OsCall>
     static void SetUpTestSuite()
     {
         hak_free(hak_malloc(1)); /* the environment's options are read */
-        options.ace_trace = 1;
-        options.background = BACKGROUND_EAGER;
-        background_init();
-        options.purge_delay_ms = 1;
-        options.huge_page_bytes = 4 << 20;
-        os_ops.write = swallow;
-        os_ops.clock_ns = skewed_clock;
+        hak_options.ace_trace = 1;
+        hak_options.background = BACKGROUND_EAGER;
+        hak_background_init();
+        hak_options.purge_delay_ms = 1;
+        hak_options.huge_page_bytes = 4 << 20;
+        hak_os_ops.write = swallow;
+        hak_os_ops.clock_ns = skewed_clock;
         os = new FailingOs;
     }
     void SetUp() override
     {
         wrong = nullptr;
-        background_init(); /* it is lost if its end is not seen in time */
+        hak_background_init(); /* it is lost if its end is not seen in time */
     }
     void TearDown() override
     {
-        limit_set(0, 0);
+        hak_limit_configure(0, 0);
     }
     void expect_well(uint64_t n)
     {
         ASSERT_EQ(wrong.load(), nullptr) << wrong.load() << ": " << os_call_name(GetParam()) << " " << n;
         ASSERT_EQ(hak_verify(), 0) << os_call_name(GetParam()) << " " << n;
         (void)hak_purge();
-        ASSERT_EQ(stat_get(heap_used_bytes), 0) << os_call_name(GetParam()) << " " << n;
-        ASSERT_EQ(stat_get(large_bytes), 0) << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0) << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(hak_stat_get(large_bytes), 0) << os_call_name(GetParam()) << " " << n;
     }
 
     static FailingOs *os;

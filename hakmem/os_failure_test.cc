@@ -15,7 +15,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "superslab/map.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -148,11 +148,11 @@ class OsFailure : public testing::TestWithParam<OsCall>
   protected:
     void SetUp() override
     {
-        saved_ = options;
+        saved_ = hak_options;
     }
     void TearDown() override
     {
-        options = saved_;
+        hak_options = saved_;
     }
 
     /* Nothing is left, nothing is broken, all is served again. */
@@ -161,8 +161,8 @@ class OsFailure : public testing::TestWithParam<OsCall>
         ASSERT_EQ(hak_verify(), 0) << os_call_name(GetParam()) << " " << n;
         (void)hak_purge();
         ASSERT_EQ(hak_verify(), 0) << os_call_name(GetParam()) << " " << n;
-        ASSERT_EQ(stat_get(heap_used_bytes), 0) << os_call_name(GetParam()) << " " << n;
-        ASSERT_EQ(stat_get(large_bytes), 0) << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0) << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(hak_stat_get(large_bytes), 0) << os_call_name(GetParam()) << " " << n;
     }
 
   private:
@@ -173,7 +173,7 @@ TEST_P(OsFailure, EachCallFailsOnce)
 {
     FailingOs os;
     for (uint64_t delay_ms : {0, 3600000}) {
-        options.purge_delay_ms = delay_ms;
+        hak_options.purge_delay_ms = delay_ms;
         uint64_t n = 1;
         for (;; n++) {
             (void)hak_purge();
@@ -200,7 +200,7 @@ TEST_P(OsFailure, EachCallFailsOnce)
 TEST_P(OsFailure, EveryCallFailsFromTheNth)
 {
     FailingOs os;
-    options.purge_delay_ms = 0;
+    hak_options.purge_delay_ms = 0;
     for (uint64_t n = 1; n < 60; n += 3) {
         (void)hak_purge();
         Seen seen;
@@ -253,21 +253,21 @@ void *watch_mremap(void *old_addr, size_t old_size, size_t new_size, int flags, 
         n_moved++;
         n_still_ours += hak_owns(old_addr);
     }
-    return os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
+    return hak_os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
 }
 
 /* Once the pages have moved, another thread may get the old addresses: the pointer map must have let go of them before. */
 TEST(Realloc, AMoveLeavesThePointerMapFirst)
 {
     std::vector<void *> blocks;
-    os_ops.mremap = watch_mremap;
+    hak_os_ops.mremap = watch_mremap;
     for (size_t size = size_t(2) << 20; size < size_t(20) << 20; size += size_t(1) << 20) {
         for (void *&p : blocks) {
             p = hak_realloc(p, size);
         }
         blocks.push_back(hak_malloc(size));
     }
-    os_ops.mremap = os_real_ops.mremap;
+    hak_os_ops.mremap = hak_os_real_ops.mremap;
     EXPECT_GT(n_moved, 0) << "this test must move blocks";
     EXPECT_EQ(n_still_ours, 0);
     for (void *p : blocks) {
@@ -384,17 +384,17 @@ int end_threads_without_memory()
     }
     FailingOs os;
     os.fail_always(OS_MMAP);
-    while (os_meta_alloc(64)) {
+    while (hak_os_meta_alloc(64)) {
     }
     stage = 3;
     first.join();
-    if (stat_get(orphans) != 1 || hak_verify()) {
+    if (hak_stat_get(orphans) != 1 || hak_verify()) {
         return 1;
     }
     stage = 4;
     second.join();
     os.reset();
-    if (stat_get(orphans) != 1 || hak_verify()) { /* the first one's has become the shared heap */
+    if (hak_stat_get(orphans) != 1 || hak_verify()) { /* the first one's has become the shared heap */
         return 2;
     }
     for (const auto &blocks : left) {
@@ -407,7 +407,7 @@ int end_threads_without_memory()
     }
     std::thread([&] { hak_free(hak_malloc(100)); }).join();
     (void)hak_purge();
-    return hak_verify() ? 4 : stat_get(heap_used_bytes) ? 5 : 0;
+    return hak_verify() ? 4 : hak_stat_get(heap_used_bytes) ? 5 : 0;
 }
 
 } // namespace

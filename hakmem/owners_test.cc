@@ -13,7 +13,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "hakmem/walk.h"
 #include "mid_mt/mid_mt.h"
 #include "tiny/tiny.h"
@@ -27,32 +27,32 @@ class Owners : public testing::Test
     void SetUp() override
     {
         (void)hak_purge();
-        ASSERT_EQ(stat_get(heap_used_bytes), 0);
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
         heap = hak_heap_create();
         ASSERT_NE(heap, nullptr);
-        ASSERT_EQ(mid_pool_init(&mid), 0);
-        ASSERT_EQ(tiny_pool_init(&tiny), 0);
+        ASSERT_EQ(hak_mid_pool_init(&mid), 0);
+        ASSERT_EQ(hak_tiny_pool_init(&tiny), 0);
     }
     void TearDown() override
     {
         hak_heap_destroy(heap);
-        mid_pool_destroy(&mid);
-        tiny_pool_destroy(&tiny);
+        hak_mid_pool_destroy(&mid);
+        hak_tiny_pool_destroy(&tiny);
         EXPECT_EQ(hak_verify(), 0);
         (void)hak_purge();
-        EXPECT_EQ(stat_get(heap_used_bytes), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     }
     /* A block of each kind of owner. */
     std::vector<void *> take()
     {
-        return {hak_malloc(900), hak_heap_malloc(heap, 900), tiny_pool_alloc(&tiny, 900), mid_pool_alloc(&mid, 1100)};
+        return {hak_malloc(900), hak_heap_malloc(heap, 900), hak_tiny_pool_alloc(&tiny, 900), hak_mid_pool_alloc(&mid, 1100)};
     }
     void give(const std::vector<void *> &blocks)
     {
         hak_free(blocks[0]);
         hak_free(blocks[1]);
-        tiny_pool_free(&tiny, blocks[2]);
-        mid_pool_free(&mid, blocks[3]);
+        hak_tiny_pool_free(&tiny, blocks[2]);
+        hak_mid_pool_free(&mid, blocks[3]);
     }
     struct hak_heap *heap;
     struct mid_pool mid;
@@ -62,18 +62,18 @@ class Owners : public testing::Test
 TEST_F(Owners, PurgeTrimsAll)
 {
     give(take());
-    EXPECT_GE(stat_get(heap_used_bytes), 4 * int64_t(SS_UNIT_BYTES)) << "each keeps an empty slab";
+    EXPECT_GE(hak_stat_get(heap_used_bytes), 4 * int64_t(SS_UNIT_BYTES)) << "each keeps an empty slab";
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
 }
 
 TEST_F(Owners, WalksSeeTheBlocksOfAll)
 {
     std::vector<void *> blocks = take();
     struct walk_counts counts;
-    walk_count(&counts);
-    EXPECT_EQ(counts.n_used[sc_of(900)], 3u);
-    EXPECT_EQ(counts.n_used[sc_of(1100)], 1u);
+    hak_walk_count(&counts);
+    EXPECT_EQ(counts.n_used[hak_sc_of(900)], 3u);
+    EXPECT_EQ(counts.n_used[hak_sc_of(1100)], 1u);
     std::vector<void *> seen;
     auto visit = [](void *block, size_t, void *context) {
         static_cast<std::vector<void *> *>(context)->push_back(block);
@@ -90,11 +90,11 @@ TEST_F(Owners, WalksSeeTheBlocksOfAll)
         EXPECT_EQ(pool->kind, uint32_t(OWNER_POOL));
     }
     for (void *p : blocks) {
-        struct owner *owner = owner_by_id(hak_super_lookup(p).owner);
+        struct owner *owner = hak_owner_by_id(hak_super_lookup(p).owner);
         if (owner == mid.owner) {
-            mid_pool_free(&mid, p);
+            hak_mid_pool_free(&mid, p);
         } else if (owner == tiny.owner) {
-            tiny_pool_free(&tiny, p);
+            hak_tiny_pool_free(&tiny, p);
         } else {
             hak_free(p);
         }
@@ -106,54 +106,54 @@ TEST_F(Owners, AllRest)
 {
     std::vector<void *> stay = take();
     give(take());
-    std::vector<void *> more = {hak_heap_malloc(heap, 16), tiny_pool_alloc(&tiny, 16), mid_pool_alloc(&mid, 2000)};
+    std::vector<void *> more = {hak_heap_malloc(heap, 16), hak_tiny_pool_alloc(&tiny, 16), hak_mid_pool_alloc(&mid, 2000)};
     hak_free(more[0]);
-    tiny_pool_free(&tiny, more[1]);
-    mid_pool_free(&mid, more[2]);
-    tc_flush(heap_own);
-    int64_t used = stat_get(heap_used_bytes);
-    heap_rest_all();
-    EXPECT_EQ(stat_get(heap_used_bytes), used) << "they were used since the last look";
-    heap_rest_all();
-    EXPECT_EQ(stat_get(heap_used_bytes), used - 3 * int64_t(SS_UNIT_BYTES));
+    hak_tiny_pool_free(&tiny, more[1]);
+    hak_mid_pool_free(&mid, more[2]);
+    hak_tc_flush(hak_theap_own);
+    int64_t used = hak_stat_get(heap_used_bytes);
+    hak_theap_rest_all();
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), used) << "they were used since the last look";
+    hak_theap_rest_all();
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), used - 3 * int64_t(SS_UNIT_BYTES));
     give(stay);
 }
 
 /* Pages that hold free blocks only go back, also where no thread cache stands before the slabs. */
 TEST_F(Owners, ColdPagesOfAllGoBack)
 {
-    if (os_page_size() != 4096) {
+    if (hak_os_page_size() != 4096) {
         GTEST_SKIP() << "pages of 4 KiB";
     }
     std::vector<void *> blocks[3];
     for (int i = 0; i < 31; i++) { /* most of a slab */
         blocks[0].push_back(hak_heap_malloc(heap, 2048));
-        blocks[1].push_back(mid_pool_alloc(&mid, 2048));
+        blocks[1].push_back(hak_mid_pool_alloc(&mid, 2048));
     }
     for (int i = 0; i < 60; i++) {
-        blocks[2].push_back(tiny_pool_alloc(&tiny, 1024));
+        blocks[2].push_back(hak_tiny_pool_alloc(&tiny, 1024));
     }
     for (int i = 1; i < 31; i++) {
         hak_free(blocks[0][static_cast<size_t>(i)]);
-        mid_pool_free(&mid, blocks[1][static_cast<size_t>(i)]);
+        hak_mid_pool_free(&mid, blocks[1][static_cast<size_t>(i)]);
     }
     for (int i = 1; i < 60; i++) {
-        tiny_pool_free(&tiny, blocks[2][static_cast<size_t>(i)]);
+        hak_tiny_pool_free(&tiny, blocks[2][static_cast<size_t>(i)]);
     }
     memset(blocks[0][0], 1, 2048);
-    int64_t before = stat_get(cold_bytes_purged);
+    int64_t before = hak_stat_get(cold_bytes_purged);
     for (int tick = 0; tick < 3; tick++) {
-        heap_rest_all();
+        hak_theap_rest_all();
     }
-    EXPECT_GE(stat_get(cold_bytes_purged) - before, 3 * 13 * 4096);
+    EXPECT_GE(hak_stat_get(cold_bytes_purged) - before, 3 * 13 * 4096);
     EXPECT_EQ(static_cast<char *>(blocks[0][0])[2047], 1);
     for (int tick = 0; tick < 3; tick++) {
-        heap_rest_all();
+        hak_theap_rest_all();
     }
-    EXPECT_LE(stat_get(cold_bytes_purged) - before, 3 * 15 * 4096) << "once";
+    EXPECT_LE(hak_stat_get(cold_bytes_purged) - before, 3 * 15 * 4096) << "once";
     hak_free(blocks[0][0]);
-    mid_pool_free(&mid, blocks[1][0]);
-    tiny_pool_free(&tiny, blocks[2][0]);
+    hak_mid_pool_free(&mid, blocks[1][0]);
+    hak_tiny_pool_free(&tiny, blocks[2][0]);
 }
 
 TEST_F(Owners, VerifyLooksAtAll)
@@ -161,7 +161,7 @@ TEST_F(Owners, VerifyLooksAtAll)
     std::vector<void *> blocks = take();
     EXPECT_EQ(hak_verify(), 0);
     for (void *p : blocks) {
-        struct owner *owner = owner_by_id(hak_super_lookup(p).owner);
+        struct owner *owner = hak_owner_by_id(hak_super_lookup(p).owner);
         owner->bank.n_slabs++;
         EXPECT_NE(hak_verify(), 0) << owner->kind;
         owner->bank.n_slabs--;
@@ -180,9 +180,9 @@ TEST_F(Owners, AChildHasTheLocksOfAll)
             for (int i = 0; !stop; i++) {
                 give(take());
                 struct mid_pool own;
-                if (t == 0 && mid_pool_init(&own) == 0) {
-                    n_bad += mid_pool_alloc(&own, 5000) == nullptr;
-                    mid_pool_destroy(&own);
+                if (t == 0 && hak_mid_pool_init(&own) == 0) {
+                    n_bad += hak_mid_pool_alloc(&own, 5000) == nullptr;
+                    hak_mid_pool_destroy(&own);
                 }
                 struct hak_heap *mine = t == 1 ? hak_heap_create() : nullptr;
                 if (mine) {
@@ -201,8 +201,8 @@ TEST_F(Owners, AChildHasTheLocksOfAll)
             int error = std::count(blocks.begin(), blocks.end(), nullptr) ? 100 : hak_verify();
             give(blocks);
             struct mid_pool own;
-            error = error ? error : mid_pool_init(&own);
-            mid_pool_destroy(&own);
+            error = error ? error : hak_mid_pool_init(&own);
+            hak_mid_pool_destroy(&own);
             hak_heap_destroy(hak_heap_create());
             error = error ? error : hak_verify();
             _exit(error);

@@ -14,7 +14,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "testing/rng.h"
 
 namespace
@@ -47,21 +47,21 @@ void *map(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
     }
     n_mapped++;
     length = round_up(length);
-    char *p = static_cast<char *>(os_real_ops.mmap(addr, length, prot, flags, fd, offset));
+    char *p = static_cast<char *>(hak_os_real_ops.mmap(addr, length, prot, flags, fd, offset));
     if (p == MAP_FAILED || !(reinterpret_cast<uintptr_t>(p) & (page - 1))) {
         return p;
     }
-    os_real_ops.munmap(p, length);
-    p = static_cast<char *>(os_real_ops.mmap(nullptr, length + page, prot, flags, fd, offset));
+    hak_os_real_ops.munmap(p, length);
+    p = static_cast<char *>(hak_os_real_ops.mmap(nullptr, length + page, prot, flags, fd, offset));
     if (p == MAP_FAILED) {
         return p;
     }
     size_t before = round_up(reinterpret_cast<uintptr_t>(p)) - reinterpret_cast<uintptr_t>(p);
     if (before) {
-        os_real_ops.munmap(p, before);
+        hak_os_real_ops.munmap(p, before);
     }
     if (before < page) {
-        os_real_ops.munmap(p + before + length, page - before);
+        hak_os_real_ops.munmap(p + before + length, page - before);
     }
     return p + before;
 }
@@ -69,7 +69,7 @@ void *map(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 int unmap(void *addr, size_t length)
 {
     n_unmapped++;
-    return is_misaligned(addr) ? -1 : os_real_ops.munmap(addr, round_up(length));
+    return is_misaligned(addr) ? -1 : hak_os_real_ops.munmap(addr, round_up(length));
 }
 
 void *remap(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
@@ -85,13 +85,13 @@ void *remap(void *old_addr, size_t old_size, size_t new_size, int flags, void *n
         }
         flags |= MREMAP_FIXED;
     }
-    return os_real_ops.mremap(old_addr, round_up(old_size), round_up(new_size), flags, new_addr);
+    return hak_os_real_ops.mremap(old_addr, round_up(old_size), round_up(new_size), flags, new_addr);
 }
 
 int advise(void *addr, size_t length, int advice)
 {
     n_advised++;
-    return is_misaligned(addr) ? -1 : os_real_ops.madvise(addr, round_up(length), advice);
+    return is_misaligned(addr) ? -1 : hak_os_real_ops.madvise(addr, round_up(length), advice);
 }
 
 /* Before hakmem's own start. */
@@ -99,11 +99,11 @@ __attribute__((constructor(101))) void begin()
 {
     const char *wanted = getenv("HAK_TEST_PAGE_SIZE");
     page = wanted ? strtoul(wanted, nullptr, 10) : 65536;
-    os_ops.page_size = [] { return page; };
-    os_ops.mmap = map;
-    os_ops.munmap = unmap;
-    os_ops.mremap = remap;
-    os_ops.madvise = advise;
+    hak_os_ops.page_size = [] { return page; };
+    hak_os_ops.mmap = map;
+    hak_os_ops.munmap = unmap;
+    hak_os_ops.mremap = remap;
+    hak_os_ops.madvise = advise;
 }
 
 struct Block {
@@ -161,7 +161,7 @@ void work(uint64_t seed)
         }
         if (i % 500 == 0) {
             (void)(rng.one_in(2) ? hak_purge() : 0);
-            heap_rest_all(); /* as the background thread: pages of slabs that are cold */
+            hak_theap_rest_all(); /* as the background thread: pages of slabs that are cold */
         }
     }
     for (const Block &block : live) {
@@ -173,14 +173,14 @@ void work(uint64_t seed)
 
 TEST(PageSize, AllIsKept)
 {
-    ASSERT_EQ(os_page_size(), page);
+    ASSERT_EQ(hak_os_page_size(), page);
     work(1);
     std::thread first([] { work(2); });
     first.join();
     EXPECT_EQ(hak_verify(), 0);
     (void)hak_purge();
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_bytes), 0);
     EXPECT_EQ(n_misaligned, 0);
     EXPECT_GT(n_mapped, 0);
     EXPECT_GT(n_unmapped, 0);
@@ -203,7 +203,7 @@ TEST(PageSize, ColdPagesHoldFreeBlocksOnly)
     }
     (void)hak_purge();
     for (int i = 0; i < 4; i++) {
-        heap_rest_all();
+        hak_theap_rest_all();
     }
     for (const unsigned char *p : blocks) {
         if (p) {

@@ -13,23 +13,23 @@ HAK_EXTERN_C_BEGIN
 struct hak_heap;
 
 /* plain.c */
-void *plain_malloc(size_t size);
-void *plain_calloc(size_t bytes);
-void plain_free(void *p); /* not NULL; errno is kept */
-size_t plain_usable_size(const void *p);
+void *hak_plain_malloc(size_t size);
+void *hak_plain_calloc(size_t bytes);
+void hak_plain_free(void *p); /* not NULL; errno is kept */
+size_t hak_plain_usable_size(const void *p);
 /* Bytes of the block at p; aborts, naming `asker`, if p is none or is freed. Freed is what its slab's
    bitmap or a list's first block shows; variants that validate also find what else this thread
    keeps for reuse. */
 enum plain_asker { PLAIN_USABLE_SIZE, PLAIN_REALLOC };
-size_t plain_size_for(const void *p, enum plain_asker asker);
-size_t plain_walked(const void *p, size_t usable);
+size_t hak_plain_size_for(const void *p, enum plain_asker asker);
+size_t hak_plain_walked(const void *p, size_t usable);
 /* aligned.c */
-void *plain_aligned(size_t alignment, size_t size);
+void *hak_plain_aligned(size_t alignment, size_t size);
 /* realloc.c */
-void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed);
+void *hak_plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed);
 /* user_heap.c */
-void *plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
-void plain_heap_destroy(struct hak_heap *heap);
+void *hak_plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
+void hak_plain_heap_destroy(struct hak_heap *heap);
 
 HAK_EXTERN_C_END
 

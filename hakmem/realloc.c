@@ -7,11 +7,11 @@
 #include "base/error.h"
 #include "hakmem/entry.h"
 #include "hakmem/fast.h"
-#include "hakmem/gate.h"
+#include "heap/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
-#include "hakmem/user_heap.h"
+#include "hakmem/heap.h"
 
 /* From this size on, zeroing looks before it writes: pages that nobody has touched stay so. */
 #define LOOK_FIRST 65536u
@@ -63,15 +63,15 @@ static HAK_ALWAYS_INLINE void *realloc_any(const struct realloc_way *way, struct
     return q;
 }
 
-void *realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, size_t size,
+void *hak_realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, size_t size,
                  int is_zeroed)
 {
     return realloc_any(way, heap, p, size, is_zeroed);
 }
 
-struct hak_heap *realloc_home(struct hak_heap *heap, const void *p)
+struct hak_heap *hak_realloc_home(struct hak_heap *heap, const void *p)
 {
-    struct hak_heap *home = user_heap_of(p);
+    struct hak_heap *home = hak_heap_of(p);
     HAK_CHECK(!heap || home == heap, "block of another heap given to hak_heap_realloc", p);
     return home;
 }
@@ -80,17 +80,17 @@ struct hak_heap *realloc_home(struct hak_heap *heap, const void *p)
 
 static HAK_ALWAYS_INLINE size_t plain_size(const void *p)
 {
-    return plain_size_for(p, PLAIN_REALLOC);
+    return hak_plain_size_for(p, PLAIN_REALLOC);
 }
 
 static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, const void *p,
                                                      size_t usable)
 {
-    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !address_count(&user_heap_large) &&
-                   map_find(p).tag != TAG_LIMBO)) {
+    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !hak_address_count(&hak_heap_large) &&
+                   hak_map_find(p).tag != TAG_LIMBO)) {
         return NULL;
     }
-    return realloc_home(heap, p);
+    return hak_realloc_home(heap, p);
 }
 
 static HAK_ALWAYS_INLINE int is_large(uint32_t tag)
@@ -104,15 +104,15 @@ static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size
                                             size_t size)
 {
     if (HAK_UNLIKELY(usable <= SC_SMALL_MAX) || size <= SC_SMALL_MAX || size > PTRDIFF_MAX ||
-        !is_large(map_find(p).tag) || !gate_enter()) {
+        !is_large(hak_map_find(p).tag) || !hak_gate_enter()) {
         return NULL;
     }
     void *resized =
-        HAK_UNLIKELY(heap != NULL) ? user_heap_resize(heap, p, size) : ace_resize(p, size);
+        HAK_UNLIKELY(heap != NULL) ? hak_heap_resize(heap, p, size) : hak_ace_resize(p, size);
     if (resized) {
-        request_mind_limits();
+        hak_request_mind_limits();
     }
-    gate_leave();
+    hak_gate_leave();
     return resized;
 }
 
@@ -124,8 +124,8 @@ static HAK_ALWAYS_INLINE void *own_take(struct hak_heap *heap, size_t size, int 
     (void)heap;
     (void)is_growing;
     (void)is_zeroed;
-    void *block = bin_take(&heap_own->bins[sc_of(size)]);
-    return HAK_LIKELY(block != NULL) ? block : plain_malloc(size);
+    void *block = hak_tc_bin_take(&hak_theap_own->bins[hak_sc_of(size)]);
+    return HAK_LIKELY(block != NULL) ? block : hak_plain_malloc(size);
 }
 
 static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_growing,
@@ -133,10 +133,10 @@ static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_
 {
     (void)is_zeroed; /* `clear` does it */
     if (HAK_UNLIKELY(heap != NULL)) {
-        return plain_heap_alloc(heap, size, SC_MIN_ALIGN, 0);
+        return hak_plain_heap_alloc(heap, size, SC_MIN_ALIGN, 0);
     }
     if (size > SC_SMALL_MAX) {
-        return request_large(size, 1, is_growing ? LARGE_GROWING : LARGE_PLAIN);
+        return hak_request_large(size, 1, is_growing ? LARGE_GROWING : LARGE_PLAIN);
     }
     return own_take(NULL, size, is_growing, is_zeroed);
 }
@@ -144,7 +144,7 @@ static HAK_NOINLINE void *plain_take(struct hak_heap *heap, size_t size, int is_
 static void plain_give(void *p, const void *known)
 {
     (void)known;
-    plain_free(p);
+    hak_plain_free(p);
 }
 
 static int is_zero(const char *p, size_t n)
@@ -173,15 +173,15 @@ static void zero(char *p, size_t n)
    end was. */
 static HAK_NOINLINE void plain_clear(void *p, size_t start)
 {
-    zero((char *)p + start, plain_usable_size(p) - start);
+    zero((char *)p + start, hak_plain_usable_size(p) - start);
 }
 
-void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
+void *hak_plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 {
-    static const struct realloc_way way = {plain_size, plain_home, realloc_fits, plain_resize,
+    static const struct realloc_way way = {plain_size, plain_home, hak_realloc_fits, plain_resize,
                                            plain_take, plain_give, plain_clear};
     if (HAK_UNLIKELY(heap || is_zeroed)) {
-        return realloc_by(&way, heap, p, size, is_zeroed);
+        return hak_realloc_by(&way, heap, p, size, is_zeroed);
     }
     return realloc_any(&way, NULL, p, size, 0); /* compiled for what is frequent */
 }
@@ -192,47 +192,47 @@ void *plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
    another block may have moved the slab to another heap, whose block is a stray in the bin
    (heap.h). */
 struct own_block {
-    struct heap *heap;
+    struct theap *heap;
     size_t bin_offset;
 };
 
 static HAK_ALWAYS_INLINE void own_give(void *p, const void *known)
 {
     const struct own_block *own = (const struct own_block *)known;
-    push_own(own->heap, own->bin_offset, p);
+    hak_fast_push_own(own->heap, own->bin_offset, p);
 }
 
 static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 {
-    return entry_now()->realloc(p, size, NULL, 0);
+    return hak_entry_now()->realloc(p, size, NULL, 0);
 }
 
 /* On its own, so that what stays in place needs no stack. */
 static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
 {
     static const struct realloc_way way = {.take = own_take, .give = own_give};
-    return move(&way, NULL, p, bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
+    return move(&way, NULL, p, hak_tc_bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
 }
 
 void *hak_realloc(void *p, size_t size)
 {
-    struct heap *heap = atomic_load_relaxed(&hak_self);
-    const struct bin *bin = HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? bin_of_own(heap, p) : NULL;
+    struct theap *heap = atomic_load_relaxed(&hak_self);
+    const struct bin *bin = HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? hak_fast_bin_of_own(heap, p) : NULL;
     if (HAK_UNLIKELY(!bin)) {
         return slow_realloc(p, size);
     }
     size_t offset = (size_t)((const char *)bin - (const char *)heap);
-    return realloc_fits(bin->size, size) ? p : move_own((struct own_block){heap, offset}, p, size);
+    return hak_realloc_fits(bin->size, size) ? p : move_own((struct own_block){heap, offset}, p, size);
 }
 
 /* --- the public kin --- */
 
 void *hak_rezalloc(void *p, size_t size)
 {
-    return p ? entry_now()->realloc(p, size, NULL, 1) : hak_calloc(1, size);
+    return p ? hak_entry_now()->realloc(p, size, NULL, 1) : hak_calloc(1, size);
 }
 
 void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size)
 {
-    return entry_now()->realloc(p, size, heap, 0);
+    return hak_entry_now()->realloc(p, size, heap, 0);
 }

@@ -12,28 +12,28 @@ HAK_EXTERN_C_BEGIN
 
 /* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept
    went back. By `aside` if the gate is closed. */
-void *request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align);
+void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align);
 enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
 /* A block of ACE. */
 /* A block of a small size class, aligned to `align` as all blocks of the class are. */
-void *request_small(uint32_t size_class, size_t align);
-void *request_large(size_t size, size_t align, enum large_kind kind);
+void *hak_request_small(uint32_t size_class, size_t align);
+void *hak_request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
-void *request_refuse(void);
+void *hak_request_refuse(void);
 /* Everything that is kept for reuse goes back. Returns bytes. Inside the gate. */
-size_t request_reclaim(void);
+size_t hak_request_reclaim(void);
 /* After memory was taken: what the controller does not want any longer goes back, and above the
    soft limit all that is kept. Inside the gate. */
-void request_mind_limits(void);
+void hak_request_mind_limits(void);
 
 /* The size class for a request at a multiple of `align` (a power of two); SC_N_CLASSES if it is a
    large one. */
-static inline uint32_t request_class(size_t size, size_t align)
+static inline uint32_t hak_request_class(size_t size, size_t align)
 {
     if (size > SC_SMALL_MAX || align > SC_SMALL_MAX) {
         return SC_N_CLASSES;
     }
-    return align <= 16 ? sc_of(size) : sc_of_aligned(size, align);
+    return align <= 16 ? hak_sc_of(size) : hak_sc_of_aligned(size, align);
 }
 
 HAK_EXTERN_C_END

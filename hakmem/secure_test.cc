@@ -1,5 +1,5 @@
 /* A program with more privileges than its caller (AT_SECURE), played by a replaced OS layer from the first call on: no variable
-   is read, and nothing is written. survival/secure_test.py does it with real ones. */
+   is read, and nothing is written. checks/survival/secure_test.py does it with real ones. */
 #include <cstdlib>
 #include <gtest/gtest.h>
 #include <string>
@@ -29,12 +29,12 @@ ssize_t count_write(int, const void *, size_t size)
 /* Before hakmem's own start. */
 __attribute__((constructor(101))) void begin()
 {
-    os_ops.is_secure = [] { return 1; };
-    os_ops.environ_ = [] {
+    hak_os_ops.is_secure = [] { return 1; };
+    hak_os_ops.environ_ = [] {
         n_environments++;
         return const_cast<char **>(hostile);
     };
-    os_ops.write = count_write;
+    hak_os_ops.write = count_write;
 }
 
 TEST(Secure, NoVariableIsReadAndNothingWritten)
@@ -42,12 +42,12 @@ TEST(Secure, NoVariableIsReadAndNothingWritten)
     hak_free(hak_malloc(1));
     EXPECT_GE(n_environments, 1) << "the start did take place";
     struct options defaults;
-    opt_defaults(&defaults);
-    for (size_t i = 0; i < opt_n_rows; i++) {
-        EXPECT_EQ(memcmp(reinterpret_cast<char *>(&options) + opt_rows[i].offset,
-                         reinterpret_cast<char *>(&defaults) + opt_rows[i].offset, sizeof(uint64_t)),
+    hak_opt_defaults(&defaults);
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        EXPECT_EQ(memcmp(reinterpret_cast<char *>(&hak_options) + hak_opt_rows[i].offset,
+                         reinterpret_cast<char *>(&defaults) + hak_opt_rows[i].offset, sizeof(uint64_t)),
                   0)
-            << opt_rows[i].env;
+            << hak_opt_rows[i].env;
     }
     EXPECT_EQ(hak_malloc(size_t(1) << 46), nullptr) << "and no line of a trace";
     std::thread other([] { hak_free(hak_malloc(100000)); });
@@ -60,7 +60,7 @@ TEST(Secure, NothingIsWrittenAtTheEnd)
 {
     EXPECT_EXIT(
         {
-            os_ops.write = [](int, const void *, size_t) -> ssize_t { _exit(7); };
+            hak_os_ops.write = [](int, const void *, size_t) -> ssize_t { _exit(7); };
             exit(0);
         },
         testing::ExitedWithCode(0), "");
@@ -69,17 +69,17 @@ TEST(Secure, NothingIsWrittenAtTheEnd)
 /* Corruption still ends the process with its line, as in glibc. */
 TEST(Secure, AFatalErrorHasItsLine)
 {
-    os_ops.write = os_real_ops.write;
+    hak_os_ops.write = hak_os_real_ops.write;
     int local = 0;
     EXPECT_DEATH(hak_free(&local), "hakmem: invalid pointer freed");
-    os_ops.write = count_write;
+    hak_os_ops.write = count_write;
 }
 
 /* The same variables, without the privileges. */
 TEST(Secure, OtherwiseTheyAreRead)
 {
     struct options out;
-    opt_init(&out, const_cast<char **>(hostile));
+    hak_opt_init(&out, const_cast<char **>(hostile));
     EXPECT_EQ(out.ld_safe, 2u);
     EXPECT_GE(n_written, 2) << "complaints";
 }

@@ -4,19 +4,19 @@
 
 void hak_free_sized(void *p, size_t size)
 {
-    validate_size(p, size);
-    fast_free(p);
+    hak_validate_size(p, size);
+    hak_fast_free(p);
 }
 
 void hak_free_aligned_sized(void *p, size_t alignment, size_t size)
 {
-    validate_size(p, size);
-    validate_alignment(p, alignment);
-    fast_free(p);
+    hak_validate_size(p, size);
+    hak_validate_alignment(p, alignment);
+    hak_fast_free(p);
 }
 
 struct hak_sized_block hak_malloc_at_least(size_t size)
 {
-    void *p = fast_malloc(size);
+    void *p = hak_fast_malloc(size);
     return (struct hak_sized_block){p, hak_usable_size(p)};
 }

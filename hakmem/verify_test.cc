@@ -10,8 +10,8 @@
 #include "ace/ace.h"
 #include "base/options.h"
 #include "hakmem/hakmem.h"
+#include "heap/theap.h"
 #include "hakmem/heap.h"
-#include "hakmem/user_heap.h"
 
 namespace
 {
@@ -34,16 +34,16 @@ TEST(Verify, ThreadCache)
 {
     hak_free(hak_malloc(100));
     ASSERT_EQ(hak_verify(), 0);
-    uint32_t c = sc_of(100);
-    heap_own->bins[c].room--;
+    uint32_t c = hak_sc_of(100);
+    hak_theap_own->bins[c].room--;
     EXPECT_EQ(hak_verify(), VERIFY_TC_BIN);
-    heap_own->bins[c].room++;
-    heap_own->spares[c].count++;
+    hak_theap_own->bins[c].room++;
+    hak_theap_own->spares[c].count++;
     EXPECT_EQ(hak_verify(), VERIFY_TC_SPARE);
-    heap_own->spares[c].count--;
-    heap_own->outbox[1].count++;
+    hak_theap_own->spares[c].count--;
+    hak_theap_own->outbox[1].count++;
     EXPECT_EQ(hak_verify(), VERIFY_REMOTE_OUTBOX);
-    heap_own->outbox[1].count--;
+    hak_theap_own->outbox[1].count--;
     EXPECT_EQ(hak_verify(), 0);
 }
 
@@ -67,9 +67,9 @@ TEST(Verify, FirstClassHeap)
     heap->n_large++;
     other->n_large--;
     EXPECT_EQ(hak_verify(), 0);
-    ace_free(p); /* behind the heap's back */
+    hak_ace_free(p); /* behind the heap's back */
     EXPECT_EQ(hak_verify(), VERIFY_USER_HEAP_BLOCK);
-    user_heap_forget(p);
+    hak_heap_forget(p);
     EXPECT_EQ(hak_verify(), 0);
     hak_heap_destroy(heap);
     hak_heap_destroy(other);

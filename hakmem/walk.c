@@ -6,12 +6,12 @@
 
 #include "ace/ace.h"
 #include "hakmem/entry.h"
-#include "hakmem/fork.h"
-#include "hakmem/gate.h"
+#include "heap/fork.h"
+#include "heap/gate.h"
 #include "hakmem/hakmem.h"
+#include "heap/theap.h"
+#include "heap/limbo.h"
 #include "hakmem/heap.h"
-#include "hakmem/limbo.h"
-#include "hakmem/user_heap.h"
 #include "superslab/pool.h"
 
 /* A slab's blocks as they were at one moment: a bit for each free one. */
@@ -36,33 +36,33 @@ struct walk {
 /* Inside the gate, or alone. */
 static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
 {
-    struct map_entry entry = map_get(start);
+    struct map_entry entry = hak_map_get(start);
     if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
         return 0;
     }
-    struct owner *holder = owner_hold(TAG_OWNER(entry.tag));
+    struct owner *holder = hak_owner_hold(TAG_OWNER(entry.tag));
     if (!holder) {
         return 0;
     }
     /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
-    struct map_entry now = map_get(start);
+    struct map_entry now = hak_map_get(start);
     int is_same = now.tag == entry.tag && now.ref == number;
     if (is_same) {
-        const struct slab *slab = pool_slab_of(number, start);
+        const struct slab *slab = hak_pool_slab_of(number, start);
         out->base = start;
         out->size_class = TAG_CLASS(entry.tag);
         memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
     }
-    lock_release(&holder->lock);
+    hak_lock_release(&holder->lock);
     return is_same;
 }
 
 /* Returns 0 if it is no slab (any more), or not one of `owner` (0: of anybody). */
 static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
 {
-    enum gate_reader how = gate_enter_to_read();
+    enum gate_reader how = hak_gate_enter_to_read();
     int result = how != GATE_REFUSED && copy_slab(out, start, number, owner);
-    gate_leave_reader(how);
+    hak_gate_leave_reader(how);
     return result;
 }
 
@@ -75,9 +75,9 @@ static int visit(const struct walk *walk, void *p, size_t size)
 static int visit_slab(const struct walk *walk)
 {
     const struct snapshot *slab = &walk->slab;
-    size_t size = sc_table[slab->size_class].size;
+    size_t size = hak_sc_table[slab->size_class].size;
     int result = 0;
-    for (uint32_t i = 0; i < sc_table[slab->size_class].capacity && !result; i++) {
+    for (uint32_t i = 0; i < hak_sc_table[slab->size_class].capacity && !result; i++) {
         if (!(slab->free[i / 64] >> (i % 64) & 1)) {
             result = visit(walk, slab->base + i * size, size);
         }
@@ -87,7 +87,7 @@ static int visit_slab(const struct walk *walk)
 
 static int visit_large(const struct walk *walk, void *p, size_t size)
 {
-    if (walk->heap && user_heap_of(p) != walk->heap) {
+    if (walk->heap && hak_heap_of(p) != walk->heap) {
         return 0;
     }
     return visit(walk, p, size);
@@ -95,51 +95,51 @@ static int visit_large(const struct walk *walk, void *p, size_t size)
 
 static void copy_spans(struct superslab_spans *out, uint32_t number)
 {
-    enum gate_reader how = gate_enter_to_read();
+    enum gate_reader how = hak_gate_enter_to_read();
     out->base = NULL;
     if (how == GATE_REFUSED) {
         return;
     }
-    lock_acquire(&pool_lock);
-    const struct superslab *ss = pool_superslab(number);
+    hak_lock_acquire(&hak_pool_lock);
+    const struct superslab *ss = hak_pool_superslab(number);
     out->base = ss->base;
     for (uint32_t i = 0; out->base && i < SS_GRANULES; i++) {
-        out->granules[i] = (uint16_t)pool_span_granules(ss, i);
+        out->granules[i] = (uint16_t)hak_pool_span_granules(ss, i);
     }
-    lock_release(&pool_lock);
-    gate_leave_reader(how);
+    hak_lock_release(&hak_pool_lock);
+    hak_gate_leave_reader(how);
 }
 
 static uint32_t slab_mask(uint32_t number, char **base)
 {
-    enum gate_reader how = gate_enter_to_read();
-    uint32_t mask = how == GATE_REFUSED ? 0 : pool_slab_mask(number, base);
-    gate_leave_reader(how);
+    enum gate_reader how = hak_gate_enter_to_read();
+    uint32_t mask = how == GATE_REFUSED ? 0 : hak_pool_slab_mask(number, base);
+    hak_gate_leave_reader(how);
     return mask;
 }
 
 static uint32_t count_ranges(void)
 {
-    enum gate_reader how = gate_enter_to_read();
-    uint32_t n = how == GATE_REFUSED ? 0 : ace_n_ranges();
-    gate_leave_reader(how);
+    enum gate_reader how = hak_gate_enter_to_read();
+    uint32_t n = how == GATE_REFUSED ? 0 : hak_ace_n_ranges();
+    hak_gate_leave_reader(how);
     return n;
 }
 
 static size_t range_bytes(uint32_t number, void **start)
 {
-    enum gate_reader how = gate_enter_to_read();
-    size_t bytes = how == GATE_REFUSED ? 0 : ace_range(number, start);
-    gate_leave_reader(how);
+    enum gate_reader how = hak_gate_enter_to_read();
+    size_t bytes = how == GATE_REFUSED ? 0 : hak_ace_range(number, start);
+    hak_gate_leave_reader(how);
     return bytes;
 }
 
 /* What callbacks have allocated and freed waits in the thread's cache, where it would look allocated. */
 static void flush_own_cache(const struct walk *walk)
 {
-    if (!walk->heap && heap_own != &heap_none && gate_enter()) {
-        tc_flush(heap_own);
-        gate_leave();
+    if (!walk->heap && hak_theap_own != &hak_theap_none && hak_gate_enter()) {
+        hak_tc_flush(hak_theap_own);
+        hak_gate_leave();
     }
 }
 
@@ -173,7 +173,7 @@ static int visit_limbo(void *p, size_t size, void *walk)
 static int walk_all(struct walk *walk)
 {
     int result = 0;
-    for (uint32_t i = 0, n = pool_n_superslabs(); i < n && !result; i++) {
+    for (uint32_t i = 0, n = hak_pool_n_superslabs(); i < n && !result; i++) {
         result = walk_superslab(walk, i);
     }
     for (uint32_t i = 0, n = count_ranges(); i < n && !result; i++) {
@@ -181,31 +181,31 @@ static int walk_all(struct walk *walk)
         size_t bytes = range_bytes(i, &start);
         result = bytes ? visit_large(walk, start, bytes) : 0;
     }
-    return result ? result : limbo_walk(walk->heap ? &walk->heap->owner : NULL, visit_limbo, walk);
+    return result ? result : hak_limbo_walk(walk->heap ? &walk->heap->owner : NULL, visit_limbo, walk);
 }
 
 int hak_walk(hak_walk_callback visit, void *context)
 {
-    struct walk walk = {.visit = visit, .context = context, .walked = entry_now()->walked};
-    fork_catch_up();
-    if (gate_enter()) {
-        heap_trim_all();
-        gate_leave();
+    struct walk walk = {.visit = visit, .context = context, .walked = hak_entry_now()->walked};
+    hak_fork_catch_up();
+    if (hak_gate_enter()) {
+        hak_theap_trim_all();
+        hak_gate_leave();
     }
     return walk_all(&walk);
 }
 
-int walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable), hak_walk_callback visit,
+int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable), hak_walk_callback visit,
               void *context)
 {
     struct walk walk = {.heap = heap, .visit = visit, .context = context, .walked = walked};
-    fork_catch_up();
+    hak_fork_catch_up();
     return walk_all(&walk);
 }
 
 int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context)
 {
-    return walk_heap(heap, entry_now()->walked, visit, context);
+    return hak_walk_heap(heap, hak_entry_now()->walked, visit, context);
 }
 
 static int count_limbo(void *p, size_t size, void *counts_)
@@ -219,7 +219,7 @@ static int count_limbo(void *p, size_t size, void *counts_)
 
 static void count_slab(struct walk_counts *counts, const struct snapshot *slab)
 {
-    uint32_t capacity = sc_table[slab->size_class].capacity, n_free = 0;
+    uint32_t capacity = hak_sc_table[slab->size_class].capacity, n_free = 0;
     for (uint32_t i = 0; i < (capacity + 63) / 64; i++) {
         n_free += (uint32_t)__builtin_popcountll(slab->free[i]);
     }
@@ -230,22 +230,22 @@ static void count_slab(struct walk_counts *counts, const struct snapshot *slab)
 /* What the calling thread keeps in bins and spares is free, whatever the slabs say. */
 static void count_own_cache(struct walk_counts *counts)
 {
-    const struct heap *heap = heap_own;
-    for (uint32_t c = 0; heap != &heap_none && c < SC_N_CLASSES; c++) {
+    const struct theap *heap = hak_theap_own;
+    for (uint32_t c = 0; heap != &hak_theap_none && c < SC_N_CLASSES; c++) {
         size_t n = (size_t)((int64_t)heap->limits[c] - heap->bins[c].room) + heap->spares[c].count;
         n = n < counts->n_used[c] ? n : counts->n_used[c];
         counts->n_used[c] -= n;
         counts->n_free[c] += n;
         counts->n_own_cached += n;
-        counts->own_cached_bytes += n * sc_table[c].size;
+        counts->own_cached_bytes += n * hak_sc_table[c].size;
     }
 }
 
-void walk_count(struct walk_counts *counts)
+void hak_walk_count(struct walk_counts *counts)
 {
     struct walk walk;
     memset(counts, 0, sizeof *counts);
-    for (uint32_t number = 0, n = pool_n_superslabs(); number < n; number++) {
+    for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n; number++) {
         char *base;
         for (uint32_t mask = slab_mask(number, &base); mask; mask &= mask - 1) {
             if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number, 0)) {
@@ -264,6 +264,6 @@ void walk_count(struct walk_counts *counts)
         counts->n_ranges += bytes != 0;
         counts->range_bytes += bytes;
     }
-    (void)limbo_walk(NULL, count_limbo, counts);
+    (void)hak_limbo_walk(NULL, count_limbo, counts);
     count_own_cache(counts);
 }

@@ -16,11 +16,11 @@ struct walk_counts {
     size_t n_ranges, range_bytes;
 };
 /* Any thread; no lock held. */
-void walk_count(struct walk_counts *counts);
+void hak_walk_count(struct walk_counts *counts);
 
 /* hak_heap_walk as if `walked` were that of the table of entry points. */
 struct hak_heap;
-int walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
+int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
               int (*visit)(void *block, size_t size, void *context), void *context);
 
 HAK_EXTERN_C_END

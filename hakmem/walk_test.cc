@@ -168,10 +168,10 @@ TEST(Walk, CountsAgreeWithTheWalk)
         hak_free(hak_malloc(size / 2));
     }
     struct walk_counts counts;
-    walk_count(&counts); /* before the walk, which empties the thread's cache */
+    hak_walk_count(&counts); /* before the walk, which empties the thread's cache */
     size_t bytes = counts.span_bytes + counts.range_bytes, n = counts.n_spans + counts.n_ranges;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        bytes += counts.n_used[c] * sc_table[c].size;
+        bytes += counts.n_used[c] * hak_sc_table[c].size;
         n += counts.n_used[c];
     }
     size_t told = 0;

@@ -32,7 +32,7 @@ static uint64_t address_limit = UINT64_MAX;
 static fail_callback callback;
 static void *callback_context;
 
-const char *fail_reason_name(enum fail_reason reason)
+const char *hak_fail_reason_name(enum fail_reason reason)
 {
     return reason_names[reason];
 }
@@ -50,10 +50,10 @@ static void remember(enum fail_reason reason)
 /* Whether a line may be written now. Two threads at once may write one too many. */
 static int may_write(enum fail_reason reason)
 {
-    if (!options.ace_trace) {
+    if (!hak_options.ace_trace) {
         return 0;
     }
-    uint64_t second = os_ops.clock_ns() / NS_A_S + 1;
+    uint64_t second = hak_os_ops.clock_ns() / NS_A_S + 1;
     if (atomic_load_relaxed(&line_second[reason]) != second) {
         atomic_store_relaxed(&line_second[reason], second);
         atomic_store_relaxed(&lines_written[reason], 0u);
@@ -62,7 +62,7 @@ static int may_write(enum fail_reason reason)
         return 1;
     }
     atomic_add_relaxed(&lines_held[reason], 1u);
-    stat_add(fail_lines_held, 1);
+    hak_stat_add(fail_lines_held, 1);
     return 0;
 }
 
@@ -90,10 +90,10 @@ static void end_line(struct hak_line *line, enum fail_reason reason)
     hak_line_write(line, 2);
 }
 
-void fail_threshold(size_t size, size_t class_bytes, uint64_t wmax)
+void hak_fail_threshold(size_t size, size_t class_bytes, uint64_t wmax)
 {
     remember(FAIL_THRESHOLD);
-    stat_add(fail_threshold, 1);
+    hak_stat_add(fail_threshold, 1);
     if (may_write(FAIL_THRESHOLD)) {
         struct hak_line line;
         start_line(&line, FAIL_THRESHOLD);
@@ -105,10 +105,10 @@ void fail_threshold(size_t size, size_t class_bytes, uint64_t wmax)
     }
 }
 
-void fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit)
+void hak_fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit)
 {
     remember(FAIL_EXHAUSTION);
-    stat_add(fail_exhaustion, 1);
+    hak_stat_add(fail_exhaustion, 1);
     if (may_write(FAIL_EXHAUSTION)) {
         struct hak_line line;
         start_line(&line, FAIL_EXHAUSTION);
@@ -130,10 +130,10 @@ static const char *errno_name(int error)
     return "?";
 }
 
-void fail_map(size_t size, int error)
+void hak_fail_map(size_t size, int error)
 {
     remember(FAIL_MAP);
-    stat_add(fail_map, 1);
+    hak_stat_add(fail_map, 1);
     if (may_write(FAIL_MAP)) {
         int saved = errno;
         struct hak_line line;
@@ -143,8 +143,8 @@ void fail_map(size_t size, int error)
         field(&line, " errno=", (uint64_t)error);
         hak_line_text(&line, " (");
         hak_line_text(&line, errno_name(error));
-        field(&line, ") mapped=", limit_mapped());
-        field(&line, " vma=", (uint64_t)stat_get(mappings) + os_meta_mappings());
+        field(&line, ") mapped=", hak_limit_mapped());
+        field(&line, " vma=", (uint64_t)hak_stat_get(mappings) + hak_os_meta_mappings());
         hak_line_text(&line, " rlimit_as=");
         if (limit == UINT64_MAX) {
             hak_line_text(&line, "unlimited");
@@ -156,19 +156,19 @@ void fail_map(size_t size, int error)
     }
 }
 
-void fail_start(void)
+void hak_fail_start(void)
 {
-    address_limit = options.ace_trace ? os_address_limit() : UINT64_MAX;
+    address_limit = hak_options.ace_trace ? hak_os_address_limit() : UINT64_MAX;
 }
 
-void fail_reclaim(void)
+void hak_fail_reclaim(void)
 {
     remember(FAIL_RECLAIM);
 }
 
-void fail_fallback(size_t size, const char *reason)
+void hak_fail_fallback(size_t size, const char *reason)
 {
-    stat_add(libc_fallbacks, 1);
+    hak_stat_add(libc_fallbacks, 1);
     if (may_write(FAIL_FALLBACK)) {
         struct hak_line line;
         start_line(&line, FAIL_FALLBACK);
@@ -179,12 +179,12 @@ void fail_fallback(size_t size, const char *reason)
     }
 }
 
-void fail_begin(void)
+void hak_fail_begin(void)
 {
     memset(&path, 0, sizeof path);
 }
 
-int fail_any(void)
+int hak_fail_any(void)
 {
     return path.reasons[0] != FAIL_NONE;
 }
@@ -201,7 +201,7 @@ static void report_request(size_t size, size_t align)
             hak_line_text(&line, i ? "," : "");
             hak_line_text(&line, reason_names[path.reasons[i]]);
         }
-        hak_line_text(&line, fail_any() ? "" : "TooLarge");
+        hak_line_text(&line, hak_fail_any() ? "" : "TooLarge");
         end_line(&line, FAIL_REQUEST);
     }
 }
@@ -215,14 +215,14 @@ static int is_in_callback(const char *here)
     return in_callback != NULL;
 }
 
-void fail_end(size_t size, size_t align, const void *p)
+void hak_fail_end(size_t size, size_t align, const void *p)
 {
     const char *here = (const char *)__builtin_frame_address(0);
     if (!p) {
         report_request(size, align);
     }
     fail_callback call = atomic_load_acquire(&callback);
-    if (call && !is_in_callback(here) && (!p || fail_any())) {
+    if (call && !is_in_callback(here) && (!p || hak_fail_any())) {
         struct fail_path taken = path; /* the callback may allocate */
         int saved = errno;
         in_callback = here;
@@ -232,7 +232,7 @@ void fail_end(size_t size, size_t align, const void *p)
     }
 }
 
-void fail_set_callback(fail_callback call, void *context)
+void hak_fail_set_callback(fail_callback call, void *context)
 {
     atomic_store_release(&callback, NULL);
     atomic_store_relaxed(&callback_context, context);

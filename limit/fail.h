@@ -34,37 +34,37 @@ enum fail_reason {
 };
 
 /* "Threshold", "Exhaustion", ... */
-const char *fail_reason_name(enum fail_reason reason);
+const char *hak_fail_reason_name(enum fail_reason reason);
 
 /* At the start of the process, when the options have been read. */
-void fail_start(void);
+void hak_fail_start(void);
 
 /* A class of `class_bytes` is more than wmax (in thousandths) times the request. */
-void fail_threshold(size_t size, size_t class_bytes, uint64_t wmax);
+void hak_fail_threshold(size_t size, size_t class_bytes, uint64_t wmax);
 /* The limit does not admit `size` more bytes. */
-void fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit);
+void hak_fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit);
 /* The system refused `size` bytes with errno value `error`. */
-void fail_map(size_t size, int error);
+void hak_fail_map(size_t size, int error);
 /* Everything was given back; what fails now fails for good. */
-void fail_reclaim(void);
+void hak_fail_reclaim(void);
 /* libc served `size` bytes. */
-void fail_fallback(size_t size, const char *reason);
+void hak_fail_fallback(size_t size, const char *reason);
 
 /* A request on its way: the reasons met so far, oldest first. */
 struct fail_path {
     uint8_t reasons[8]; /* enum fail_reason; FAIL_NONE behind the last */
 };
 /* Forgets the path of the calling thread: a request begins. */
-void fail_begin(void);
+void hak_fail_begin(void);
 /* 1 if a step has failed since. */
-int fail_any(void);
+int hak_fail_any(void);
 /* The request has ended; `p` is its result. Reports a failed request and calls the callback if a step has failed. No lock may
    be held: the callback is the program's. */
-void fail_end(size_t size, size_t align, const void *p);
+void hak_fail_end(size_t size, size_t align, const void *p);
 
 /* The program's callback, see hak_ace_on_fail. NULL for none. */
 typedef void (*fail_callback)(size_t size, size_t align, const struct fail_path *path, int failed, void *context);
-void fail_set_callback(fail_callback callback, void *context);
+void hak_fail_set_callback(fail_callback callback, void *context);
 
 HAK_EXTERN_C_END
 

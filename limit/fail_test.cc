@@ -25,60 +25,60 @@ class Fail : public testing::Test
   protected:
     void SetUp() override
     {
-        options.ace_trace = 1;
+        hak_options.ace_trace = 1;
         static uint64_t n_tests;
         clock.advance_ms(++n_tests * 100000); /* another second than the tests before */
-        fail_begin();
+        hak_fail_begin();
     }
     void TearDown() override
     {
-        options.ace_trace = 0;
-        fail_set_callback(nullptr, nullptr);
+        hak_options.ace_trace = 0;
+        hak_fail_set_callback(nullptr, nullptr);
     }
     FakeClock clock;
 };
 
 TEST_F(Fail, Threshold)
 {
-    int64_t before = stat_get(fail_threshold);
+    int64_t before = hak_stat_get(fail_threshold);
     CapturedWrites writes;
-    fail_threshold(33792, 40960, 1010);
+    hak_fail_threshold(33792, 40960, 1010);
     EXPECT_EQ(writes.text(), "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01\n");
     EXPECT_EQ(writes.last_fd(), 2);
-    EXPECT_EQ(stat_get(fail_threshold), before + 1);
+    EXPECT_EQ(hak_stat_get(fail_threshold), before + 1);
 }
 
 TEST_F(Fail, Exhaustion)
 {
-    int64_t before = stat_get(fail_exhaustion);
+    int64_t before = hak_stat_get(fail_exhaustion);
     CapturedWrites writes;
-    fail_exhaustion(1000, 1024, 777, 888);
+    hak_fail_exhaustion(1000, 1024, 777, 888);
     EXPECT_EQ(writes.text(), "[ACE-FAIL] Exhaustion size=1000 class=1024 pool_bytes=777 limit=888\n");
-    EXPECT_EQ(stat_get(fail_exhaustion), before + 1);
+    EXPECT_EQ(hak_stat_get(fail_exhaustion), before + 1);
 }
 
 TEST_F(Fail, MapFail)
 {
     static int n_asked;
     n_asked = 0;
-    os_ops.address_limit = [] {
+    hak_os_ops.address_limit = [] {
         n_asked++;
         return uint64_t(123456789);
     };
-    fail_start();
+    hak_fail_start();
     EXPECT_EQ(n_asked, 1);
-    int64_t before = stat_get(fail_map);
+    int64_t before = hak_stat_get(fail_map);
     CapturedWrites writes;
     /* From here on nothing is asked of the system but to write: a sandbox may forbid it. */
-    os_ops.open = [](const char *) {
+    hak_os_ops.open = [](const char *) {
         n_asked++;
         return -1;
     };
-    ASSERT_NE(os_meta_alloc(1), nullptr);
-    limit_count_mappings(540);
+    ASSERT_NE(hak_os_meta_alloc(1), nullptr);
+    hak_limit_count_mappings(540);
     errno = 3;
-    fail_map(5000, ENOMEM);
-    limit_count_mappings(-540);
+    hak_fail_map(5000, ENOMEM);
+    hak_limit_count_mappings(-540);
     std::string text = writes.text();
     EXPECT_EQ(text.rfind("[ACE-FAIL] MapFail    size=5000 errno=12 (ENOMEM) mapped=", 0), 0u) << text;
     EXPECT_NE(text.find(" rlimit_as=123456789\n"), std::string::npos) << text;
@@ -86,14 +86,14 @@ TEST_F(Fail, MapFail)
     EXPECT_GE(vma, 541u);
     EXPECT_LT(vma, 600u);
     EXPECT_EQ(errno, 3);
-    EXPECT_EQ(stat_get(fail_map), before + 1);
+    EXPECT_EQ(hak_stat_get(fail_map), before + 1);
     EXPECT_EQ(n_asked, 1);
-    os_ops.address_limit = [] { return UINT64_MAX; };
-    fail_start();
-    fail_map(6000, 999);
+    hak_os_ops.address_limit = [] { return UINT64_MAX; };
+    hak_fail_start();
+    hak_fail_map(6000, 999);
     EXPECT_NE(writes.text().find("errno=999 (?)"), std::string::npos) << writes.text();
     EXPECT_NE(writes.text().find(" rlimit_as=unlimited\n"), std::string::npos) << writes.text();
-    os_ops = os_real_ops;
+    hak_os_ops = hak_os_real_ops;
 }
 
 /* Without the trace, not even the start asks for it. */
@@ -101,44 +101,44 @@ TEST_F(Fail, OnlyATraceAsksForTheLimitOfAddressSpace)
 {
     static int n_asked;
     n_asked = 0;
-    os_ops.address_limit = [] {
+    hak_os_ops.address_limit = [] {
         n_asked++;
         return uint64_t(1);
     };
-    options.ace_trace = 0;
-    fail_start();
-    options.ace_trace = 1;
+    hak_options.ace_trace = 0;
+    hak_fail_start();
+    hak_options.ace_trace = 1;
     EXPECT_EQ(n_asked, 0);
-    os_ops = os_real_ops;
+    hak_os_ops = hak_os_real_ops;
 }
 
 TEST_F(Fail, ARequestTellsItsWholePath)
 {
     CapturedWrites writes;
-    fail_end(10, 16, &writes);
+    hak_fail_end(10, 16, &writes);
     EXPECT_EQ(writes.text(), "") << "nothing failed";
-    fail_threshold(1, 2, 1000);
-    fail_map(1, ENOMEM);
-    EXPECT_EQ(fail_any(), 1);
+    hak_fail_threshold(1, 2, 1000);
+    hak_fail_map(1, ENOMEM);
+    EXPECT_EQ(hak_fail_any(), 1);
     size_t length = writes.text().size();
-    fail_end(10, 16, &writes);
+    hak_fail_end(10, 16, &writes);
     EXPECT_EQ(writes.text().size(), length) << "failed steps are no failed request";
-    fail_reclaim();
-    fail_map(1, ENOMEM);
+    hak_fail_reclaim();
+    hak_fail_map(1, ENOMEM);
     length = writes.text().size();
-    fail_end(10, 64, nullptr);
+    hak_fail_end(10, 64, nullptr);
     EXPECT_EQ(writes.text().substr(length),
               "[ACE-FAIL] Request    size=10 align=64 path=Threshold,MapFail,Reclaim,MapFail\n");
-    fail_begin();
-    EXPECT_EQ(fail_any(), 0);
+    hak_fail_begin();
+    EXPECT_EQ(hak_fail_any(), 0);
     length = writes.text().size();
-    fail_end(11, 1, nullptr);
+    hak_fail_end(11, 1, nullptr);
     EXPECT_EQ(writes.text().substr(length), "[ACE-FAIL] Request    size=11 align=1 path=TooLarge\n");
     for (int i = 0; i < 20; i++) {
-        fail_reclaim(); /* more than a path holds: the first ones stay */
+        hak_fail_reclaim(); /* more than a path holds: the first ones stay */
     }
     length = writes.text().size();
-    fail_end(12, 1, nullptr);
+    hak_fail_end(12, 1, nullptr);
     std::string line = writes.text().substr(length);
     EXPECT_EQ(std::count(line.begin(), line.end(), ','), 7) << line;
 }
@@ -147,36 +147,36 @@ TEST_F(Fail, ARequestTellsItsWholePath)
 TEST_F(Fail, RepeatsAreCountedNotPrinted)
 {
     CapturedWrites writes;
-    int64_t held = stat_get(fail_lines_held), counted = stat_get(fail_threshold);
+    int64_t held = hak_stat_get(fail_lines_held), counted = hak_stat_get(fail_threshold);
     for (int i = 0; i < 1000; i++) {
-        fail_threshold(33792, 40960, 1010);
+        hak_fail_threshold(33792, 40960, 1010);
     }
     EXPECT_EQ(writes.calls(), static_cast<int>(FAIL_LINES));
-    EXPECT_EQ(stat_get(fail_threshold), counted + 1000);
-    EXPECT_EQ(stat_get(fail_lines_held), held + 1000 - FAIL_LINES);
-    fail_exhaustion(1, 1, 1, 1);
+    EXPECT_EQ(hak_stat_get(fail_threshold), counted + 1000);
+    EXPECT_EQ(hak_stat_get(fail_lines_held), held + 1000 - FAIL_LINES);
+    hak_fail_exhaustion(1, 1, 1, 1);
     EXPECT_EQ(writes.calls(), static_cast<int>(FAIL_LINES) + 1) << "each reason has its own";
     clock.advance_ms(1000);
     size_t length = writes.text().size();
-    fail_threshold(33792, 40960, 1010);
+    hak_fail_threshold(33792, 40960, 1010);
     EXPECT_EQ(writes.text().substr(length), "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01 held_back=990\n");
     clock.advance_ms(1000);
     length = writes.text().size();
-    fail_threshold(33792, 40960, 1010);
+    hak_fail_threshold(33792, 40960, 1010);
     EXPECT_EQ(writes.text().substr(length), "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01\n");
 }
 
 TEST_F(Fail, WithoutTheTraceItOnlyCounts)
 {
-    options.ace_trace = 0;
+    hak_options.ace_trace = 0;
     CapturedWrites writes;
-    int64_t map = stat_get(fail_map), fallbacks = stat_get(libc_fallbacks);
-    fail_map(1, ENOMEM);
-    fail_fallback(1, "x");
-    fail_end(1, 1, nullptr);
+    int64_t map = hak_stat_get(fail_map), fallbacks = hak_stat_get(libc_fallbacks);
+    hak_fail_map(1, ENOMEM);
+    hak_fail_fallback(1, "x");
+    hak_fail_end(1, 1, nullptr);
     EXPECT_EQ(writes.text(), "");
-    EXPECT_EQ(stat_get(fail_map), map + 1);
-    EXPECT_EQ(stat_get(libc_fallbacks), fallbacks + 1);
+    EXPECT_EQ(hak_stat_get(fail_map), map + 1);
+    EXPECT_EQ(hak_stat_get(libc_fallbacks), fallbacks + 1);
 }
 
 struct Told {
@@ -198,9 +198,9 @@ void tell(size_t size, size_t align, const struct fail_path *path, int failed, v
     ++*static_cast<int *>(context);
     errno = 99;
     /* A request of its own that fails is not told. */
-    fail_begin();
-    fail_map(1, ENOMEM);
-    fail_end(1, 1, nullptr);
+    hak_fail_begin();
+    hak_fail_map(1, ENOMEM);
+    hak_fail_end(1, 1, nullptr);
 }
 
 TEST_F(Fail, TheCallbackIsToldOncePerRequest)
@@ -208,26 +208,26 @@ TEST_F(Fail, TheCallbackIsToldOncePerRequest)
     CapturedWrites writes;
     int n = 0, p;
     told.clear();
-    fail_set_callback(tell, &n);
-    fail_end(5, 16, &p);
+    hak_fail_set_callback(tell, &n);
+    hak_fail_end(5, 16, &p);
     EXPECT_EQ(n, 0) << "nothing failed";
-    fail_threshold(5, 8, 1000);
+    hak_fail_threshold(5, 8, 1000);
     errno = 2;
-    fail_end(5, 16, &p);
+    hak_fail_end(5, 16, &p);
     EXPECT_EQ(errno, 2);
     ASSERT_EQ(told.size(), 1u);
     EXPECT_EQ(told[0].failed, 0);
     EXPECT_EQ(told[0].path, std::vector<int>{FAIL_THRESHOLD});
-    fail_begin();
-    fail_exhaustion(7, 8, 1, 1);
-    fail_end(7, 32, nullptr);
+    hak_fail_begin();
+    hak_fail_exhaustion(7, 8, 1, 1);
+    hak_fail_end(7, 32, nullptr);
     ASSERT_EQ(told.size(), 2u);
     EXPECT_EQ(told[1].size, 7u);
     EXPECT_EQ(told[1].align, 32u);
     EXPECT_EQ(told[1].failed, 1);
     EXPECT_EQ(n, 2);
-    fail_set_callback(nullptr, nullptr);
-    fail_end(7, 32, nullptr);
+    hak_fail_set_callback(nullptr, nullptr);
+    hak_fail_end(7, 32, nullptr);
     EXPECT_EQ(n, 2);
 }
 
@@ -238,11 +238,11 @@ TEST_F(Fail, NeverAllocates)
     }
     CapturedWrites writes;
     uint64_t before = hak_testing::malloc_calls();
-    fail_threshold(1, 2, 1500);
-    fail_exhaustion(1, 2, 3, 4);
-    fail_map(1, ENOMEM);
-    fail_fallback(1, "because");
-    fail_end(1, 1, nullptr);
+    hak_fail_threshold(1, 2, 1500);
+    hak_fail_exhaustion(1, 2, 3, 4);
+    hak_fail_map(1, ENOMEM);
+    hak_fail_fallback(1, "because");
+    hak_fail_end(1, 1, nullptr);
     EXPECT_EQ(hak_testing::malloc_calls(), before);
     EXPECT_EQ(writes.calls(), 5);
 }

@@ -1,5 +1,5 @@
 /* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c), by hakmem's
-   slow paths, and while the process starts (limit_read_cgroup). */
+   slow paths, and while the process starts (hak_limit_read_cgroup). */
 #include "limit/limit.h"
 
 #include <string.h>
@@ -18,17 +18,17 @@ static uint32_t was_read;
 static uint64_t purge_at;   /* committed bytes at which to purge next; 0 for the soft limit */
 static uint32_t wants_purge;
 
-uint64_t limit_committed(void)
+uint64_t hak_limit_committed(void)
 {
-    return (uint64_t)(stat_get(committed_bytes) + stat_get(limbo_bytes)) + os_meta_bytes();
+    return (uint64_t)(hak_stat_get(committed_bytes) + hak_stat_get(limbo_bytes)) + hak_os_meta_bytes();
 }
 
-uint64_t limit_mapped(void)
+uint64_t hak_limit_mapped(void)
 {
-    return (uint64_t)(stat_get(mapped_bytes) + stat_get(limbo_bytes)) + os_meta_bytes();
+    return (uint64_t)(hak_stat_get(mapped_bytes) + hak_stat_get(limbo_bytes)) + hak_os_meta_bytes();
 }
 
-void limit_set(uint64_t new_soft, uint64_t new_hard)
+void hak_limit_configure(uint64_t new_soft, uint64_t new_hard)
 {
     atomic_store_relaxed(&soft, new_soft);
     atomic_store_relaxed(&hard, new_hard);
@@ -40,7 +40,7 @@ static uint64_t read_number(const char *path)
 {
     char text[32];
     uint64_t n = 0;
-    size_t length = os_read_file(path, text, sizeof text);
+    size_t length = hak_os_read_file(path, text, sizeof text);
     if (length == 0 || text[0] < '0' || text[0] > '9') {
         return LIMIT_AUTO;
     }
@@ -87,7 +87,7 @@ static uint64_t least_of(const char *root, const char *group, size_t length, con
 static uint64_t cgroup_limit(void)
 {
     char text[4096];
-    size_t length = os_read_file("/proc/self/cgroup", text, sizeof text - 1);
+    size_t length = hak_os_read_file("/proc/self/cgroup", text, sizeof text - 1);
     uint64_t least = LIMIT_AUTO;
     text[length] = 0;
     for (char *line = text; *line;) {
@@ -112,7 +112,7 @@ static uint64_t cgroup_limit(void)
     return least;
 }
 
-void limit_read_cgroup(void)
+void hak_limit_read_cgroup(void)
 {
     uint64_t limit = cgroup_limit();
     /* Version 1 says "unlimited" by a number near 2^63. */
@@ -120,32 +120,32 @@ void limit_read_cgroup(void)
     atomic_store_relaxed(&was_read, 1u);
 }
 
-int limit_has_read_cgroup(void)
+int hak_limit_has_read_cgroup(void)
 {
     return (int)atomic_load_relaxed(&was_read);
 }
 
-uint64_t limit_soft(void)
+uint64_t hak_limit_soft(void)
 {
     uint64_t value = atomic_load_relaxed(&soft);
     return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) / 8 * AUTO_SOFT_EIGHTHS : value;
 }
 
-uint64_t limit_hard(void)
+uint64_t hak_limit_hard(void)
 {
     uint64_t value = atomic_load_relaxed(&hard);
     return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) : value;
 }
 
-int limit_admit(size_t more, size_t size, size_t class_bytes)
+int hak_limit_admit(size_t more, size_t size, size_t class_bytes)
 {
     if (!(atomic_load_relaxed(&soft) | atomic_load_relaxed(&hard))) {
         return 1;
     }
-    uint64_t after = limit_committed() + more;
-    uint64_t most = limit_hard(), least = limit_soft(), at = atomic_load_relaxed(&purge_at);
+    uint64_t after = hak_limit_committed() + more;
+    uint64_t most = hak_limit_hard(), least = hak_limit_soft(), at = atomic_load_relaxed(&purge_at);
     if (most && after > most) {
-        fail_exhaustion(size, class_bytes, after - more, most);
+        hak_fail_exhaustion(size, class_bytes, after - more, most);
         return 0;
     }
     if (least && after > (at ? at : least)) {
@@ -154,7 +154,7 @@ int limit_admit(size_t more, size_t size, size_t class_bytes)
     return 1;
 }
 
-int limit_wants_purge(void)
+int hak_limit_wants_purge(void)
 {
     if (HAK_LIKELY(!atomic_load_relaxed(&wants_purge))) {
         return 0;
@@ -162,9 +162,9 @@ int limit_wants_purge(void)
     return (int)atomic_exchange_seq(&wants_purge, 0u);
 }
 
-void limit_purged(void)
+void hak_limit_purged(void)
 {
-    uint64_t least = limit_soft();
-    uint64_t next = limit_committed() + (least >> PURGE_AGAIN_SHIFT);
+    uint64_t least = hak_limit_soft();
+    uint64_t next = hak_limit_committed() + (least >> PURGE_AGAIN_SHIFT);
     atomic_store_relaxed(&purge_at, next > least ? next : least);
 }

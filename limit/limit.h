@@ -17,50 +17,50 @@ HAK_EXTERN_C_BEGIN
 #define LIMIT_AUTO UINT64_MAX
 
 /* Sets both limits in bytes; 0 for none, LIMIT_AUTO for what the cgroup (version 1 or 2, and those above it) allows: seven
-   eighths of it as soft limit, all of it as hard limit. Until limit_read_cgroup, LIMIT_AUTO is none. */
-void limit_set(uint64_t soft, uint64_t hard);
+   eighths of it as soft limit, all of it as hard limit. Until hak_limit_read_cgroup, LIMIT_AUTO is none. */
+void hak_limit_configure(uint64_t soft, uint64_t hard);
 /* Reads what the cgroup allows now. Opens files, and so is called by no malloc or free: only while the
    process starts, before main, and by hak_limit_set. One thread at a time. Keeps errno. */
-void limit_read_cgroup(void);
+void hak_limit_read_cgroup(void);
 /* 1 if that was done. */
-int limit_has_read_cgroup(void);
+int hak_limit_has_read_cgroup(void);
 /* The limits in force; 0 for none. */
-uint64_t limit_soft(void);
-uint64_t limit_hard(void);
+uint64_t hak_limit_soft(void);
+uint64_t hak_limit_hard(void);
 /* Bytes committed now, and bytes of address space, metadata included in both. */
-uint64_t limit_committed(void);
-uint64_t limit_mapped(void);
+uint64_t hak_limit_committed(void);
+uint64_t hak_limit_mapped(void);
 /* Address space was taken from the system, or given back to it. */
-static inline void limit_map(size_t bytes)
+static inline void hak_limit_map(size_t bytes)
 {
-    stat_add(mapped_bytes, bytes);
+    hak_stat_add(mapped_bytes, bytes);
 }
-static inline void limit_unmap(size_t bytes)
+static inline void hak_limit_unmap(size_t bytes)
 {
-    stat_sub(mapped_bytes, bytes);
+    hak_stat_sub(mapped_bytes, bytes);
 }
 /* `change` more mappings of the system are there than before; neighbours may be one to the system. */
-static inline void limit_count_mappings(int change)
+static inline void hak_limit_count_mappings(int change)
 {
-    stat_add(mappings, change);
+    hak_stat_add(mappings, change);
 }
 /* Pages of it may become resident; they have been given back to the system. */
-static inline void limit_commit(size_t bytes)
+static inline void hak_limit_commit(size_t bytes)
 {
-    stat_add(committed_bytes, bytes);
+    hak_stat_add(committed_bytes, bytes);
 }
-static inline void limit_uncommit(size_t bytes)
+static inline void hak_limit_uncommit(size_t bytes)
 {
-    stat_sub(committed_bytes, bytes);
+    hak_stat_sub(committed_bytes, bytes);
 }
 /* Whether `more` bytes may be committed. If not, the failed step is reported for a request of
    `size` bytes that was rounded to `class_bytes`. */
-int limit_admit(size_t more, size_t size, size_t class_bytes);
+int hak_limit_admit(size_t more, size_t size, size_t class_bytes);
 /* 1 once after the soft limit was passed: the caller gives everything back that is kept, and
-   then calls limit_purged, so that the next purge comes only after a further sixteenth of the
+   then calls hak_limit_purged, so that the next purge comes only after a further sixteenth of the
    limit. */
-int limit_wants_purge(void);
-void limit_purged(void);
+int hak_limit_wants_purge(void);
+void hak_limit_purged(void);
 
 HAK_EXTERN_C_END
 

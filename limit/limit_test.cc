@@ -45,30 +45,30 @@ class Limit : public testing::Test
   protected:
     void SetUp() override
     {
-        os_ops.open = open_hook;
-        os_ops.read = read_hook;
-        os_ops.close = [](int) { return 0; };
+        hak_os_ops.open = open_hook;
+        hak_os_ops.read = read_hook;
+        hak_os_ops.close = [](int) { return 0; };
         files.clear();
         n_opened = 0;
-        base = limit_committed();
-        fail_begin();
+        base = hak_limit_committed();
+        hak_fail_begin();
     }
     void TearDown() override
     {
         set_used(0);
-        limit_set(0, 0);
-        while (limit_wants_purge()) {
+        hak_limit_configure(0, 0);
+        while (hak_limit_wants_purge()) {
         }
-        os_ops = os_real_ops;
+        hak_os_ops = hak_os_real_ops;
     }
     static void set_auto(uint64_t soft, uint64_t hard)
     {
-        limit_read_cgroup();
-        limit_set(soft, hard);
+        hak_limit_read_cgroup();
+        hak_limit_configure(soft, hard);
     }
     void set_used(int64_t bytes)
     {
-        limit_commit(static_cast<size_t>(bytes - used));
+        hak_limit_commit(static_cast<size_t>(bytes - used));
         used = bytes;
     }
     uint64_t base;
@@ -77,47 +77,47 @@ class Limit : public testing::Test
 
 TEST_F(Limit, NoneAdmitsAll)
 {
-    limit_set(0, 0);
-    EXPECT_EQ(limit_admit(SIZE_MAX / 2, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 0);
+    hak_limit_configure(0, 0);
+    EXPECT_EQ(hak_limit_admit(SIZE_MAX / 2, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 0);
     EXPECT_EQ(n_opened, 0);
 }
 
 TEST_F(Limit, TheHardLimitRefuses)
 {
-    limit_set(0, base + 100 * kMiB);
-    int64_t before = stat_get(fail_exhaustion);
-    EXPECT_EQ(limit_admit(100 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_admit(100 * kMiB + 1, 1, 1), 0);
-    EXPECT_EQ(stat_get(fail_exhaustion), before + 1);
-    EXPECT_EQ(fail_any(), 1);
+    hak_limit_configure(0, base + 100 * kMiB);
+    int64_t before = hak_stat_get(fail_exhaustion);
+    EXPECT_EQ(hak_limit_admit(100 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_admit(100 * kMiB + 1, 1, 1), 0);
+    EXPECT_EQ(hak_stat_get(fail_exhaustion), before + 1);
+    EXPECT_EQ(hak_fail_any(), 1);
     set_used(60 * kMiB);
-    EXPECT_EQ(limit_committed(), base + 60 * kMiB);
-    EXPECT_EQ(limit_admit(40 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_admit(40 * kMiB + 1, 1, 1), 0);
-    EXPECT_EQ(limit_hard(), base + 100 * kMiB);
-    EXPECT_EQ(limit_soft(), 0u);
+    EXPECT_EQ(hak_limit_committed(), base + 60 * kMiB);
+    EXPECT_EQ(hak_limit_admit(40 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_admit(40 * kMiB + 1, 1, 1), 0);
+    EXPECT_EQ(hak_limit_hard(), base + 100 * kMiB);
+    EXPECT_EQ(hak_limit_soft(), 0u);
 }
 
 /* The purge is asked for once, and again after a further sixteenth. */
 TEST_F(Limit, TheSoftLimitAsksForAPurge)
 {
-    limit_set(base + 160 * kMiB, 0);
-    EXPECT_EQ(limit_admit(160 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 0);
-    EXPECT_EQ(limit_admit(161 * kMiB, 1, 1), 1) << "admitted all the same";
-    EXPECT_EQ(limit_wants_purge(), 1);
-    EXPECT_EQ(limit_wants_purge(), 0);
+    hak_limit_configure(base + 160 * kMiB, 0);
+    EXPECT_EQ(hak_limit_admit(160 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 0);
+    EXPECT_EQ(hak_limit_admit(161 * kMiB, 1, 1), 1) << "admitted all the same";
+    EXPECT_EQ(hak_limit_wants_purge(), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 0);
     set_used(165 * kMiB);
-    limit_purged();
-    EXPECT_EQ(limit_admit(9 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 0);
-    EXPECT_EQ(limit_admit(12 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 1);
+    hak_limit_purged();
+    EXPECT_EQ(hak_limit_admit(9 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 0);
+    EXPECT_EQ(hak_limit_admit(12 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 1);
     set_used(10 * kMiB);
-    limit_purged(); /* much went back: the limit itself counts again */
-    EXPECT_EQ(limit_admit(151 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 1);
+    hak_limit_purged(); /* much went back: the limit itself counts again */
+    EXPECT_EQ(hak_limit_admit(151 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 1);
 }
 
 TEST_F(Limit, AutoReadsTheCgroupOfVersion2AndThoseAbove)
@@ -128,8 +128,8 @@ TEST_F(Limit, AutoReadsTheCgroupOfVersion2AndThoseAbove)
     files["/sys/fs/cgroup/a/memory.max"] = "900000000\n";
     set_auto(LIMIT_AUTO, LIMIT_AUTO);
     int opened = n_opened;
-    EXPECT_EQ(limit_hard(), 800000000u);
-    EXPECT_EQ(limit_soft(), 700000000u);
+    EXPECT_EQ(hak_limit_hard(), 800000000u);
+    EXPECT_EQ(hak_limit_soft(), 700000000u);
     EXPECT_EQ(n_opened, opened) << "read once";
 }
 
@@ -139,8 +139,8 @@ TEST_F(Limit, AutoReadsTheCgroupOfVersion1)
     files["/sys/fs/cgroup/memory/docker/12/memory.limit_in_bytes"] = "64000000\n";
     files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "9223372036854771712\n";
     set_auto(LIMIT_AUTO, 0);
-    EXPECT_EQ(limit_soft(), 56000000u);
-    EXPECT_EQ(limit_hard(), 0u);
+    EXPECT_EQ(hak_limit_soft(), 56000000u);
+    EXPECT_EQ(hak_limit_hard(), 0u);
 }
 
 TEST_F(Limit, AutoInsideAContainerReadsTheRoot)
@@ -148,7 +148,7 @@ TEST_F(Limit, AutoInsideAContainerReadsTheRoot)
     files["/proc/self/cgroup"] = "0::/\n";
     files["/sys/fs/cgroup/memory.max"] = "1000000000\n";
     set_auto(0, LIMIT_AUTO);
-    EXPECT_EQ(limit_hard(), 1000000000u);
+    EXPECT_EQ(hak_limit_hard(), 1000000000u);
 }
 
 TEST_F(Limit, AutoWithoutACgroupIsNone)
@@ -157,16 +157,16 @@ TEST_F(Limit, AutoWithoutACgroupIsNone)
         files["/proc/self/cgroup"] = text;
         files["/sys/fs/cgroup/memory.limit_in_bytes"] = "junk";
         set_auto(LIMIT_AUTO, LIMIT_AUTO);
-        EXPECT_EQ(limit_soft(), 0u) << text;
-        EXPECT_EQ(limit_hard(), 0u) << text;
+        EXPECT_EQ(hak_limit_soft(), 0u) << text;
+        EXPECT_EQ(hak_limit_hard(), 0u) << text;
     }
     files["/proc/self/cgroup"] = "0::/" + std::string(5000, 'x') + "\n";
     set_auto(LIMIT_AUTO, LIMIT_AUTO);
-    EXPECT_EQ(limit_hard(), 0u) << "too long a name";
+    EXPECT_EQ(hak_limit_hard(), 0u) << "too long a name";
     files["/proc/self/cgroup"] = "5:memory:/\n";
     files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "9223372036854771712\n";
     set_auto(LIMIT_AUTO, LIMIT_AUTO);
-    EXPECT_EQ(limit_hard(), 0u) << "version 1's unlimited";
+    EXPECT_EQ(hak_limit_hard(), 0u) << "version 1's unlimited";
 }
 
 /* A sandbox may forbid to open files, and descriptor 0, 1 or 2 may just be free: nothing that a request
@@ -175,29 +175,29 @@ TEST_F(Limit, AutoIsReadAtTheStartAlone)
 {
     files["/proc/self/cgroup"] = "0::/\n";
     files["/sys/fs/cgroup/memory.max"] = "200000000\n";
-    limit_set(LIMIT_AUTO, LIMIT_AUTO);
-    (void)limit_admit(190 * kMiB, 1, 1);
-    (void)limit_soft();
-    (void)limit_hard();
+    hak_limit_configure(LIMIT_AUTO, LIMIT_AUTO);
+    (void)hak_limit_admit(190 * kMiB, 1, 1);
+    (void)hak_limit_soft();
+    (void)hak_limit_hard();
     EXPECT_EQ(n_opened, 0);
     errno = 7;
-    limit_read_cgroup();
+    hak_limit_read_cgroup();
     EXPECT_EQ(errno, 7);
-    EXPECT_EQ(limit_has_read_cgroup(), 1);
+    EXPECT_EQ(hak_limit_has_read_cgroup(), 1);
     EXPECT_EQ(n_opened, 2);
-    EXPECT_EQ(limit_admit(1000, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 0);
-    EXPECT_EQ(limit_admit(185 * kMiB, 1, 1), 1);
-    EXPECT_EQ(limit_wants_purge(), 1);
-    EXPECT_EQ(limit_admit(210 * kMiB, 1, 1), 0);
+    EXPECT_EQ(hak_limit_admit(1000, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 0);
+    EXPECT_EQ(hak_limit_admit(185 * kMiB, 1, 1), 1);
+    EXPECT_EQ(hak_limit_wants_purge(), 1);
+    EXPECT_EQ(hak_limit_admit(210 * kMiB, 1, 1), 0);
     EXPECT_EQ(n_opened, 2);
 }
 
 /* A hard limit is in force at once, whatever the soft one waits for. */
 TEST_F(Limit, ANumberDoesNotWaitForAuto)
 {
-    limit_set(LIMIT_AUTO, base + 1000);
-    EXPECT_EQ(limit_admit(1001, 1, 1), 0);
+    hak_limit_configure(LIMIT_AUTO, base + 1000);
+    EXPECT_EQ(hak_limit_admit(1001, 1, 1), 0);
     EXPECT_EQ(n_opened, 0);
 }
 

@@ -2,24 +2,24 @@
    by mid_pool.c. */
 #include "mid_mt/mid_class.h"
 
-const struct owner_policy mid_policy = {.least_blocks = 1,
+const struct owner_policy hak_mid_policy = {.least_blocks = 1,
                                         .most_blocks = UINT32_MAX,
                                         .full_size = UINT32_MAX,
                                         .keep_empty_max = MID_KEEP_EMPTY_MAX,
                                         .fresh_bytes = OWNER_FRESH_BYTES};
 
-uint32_t mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
+uint32_t hak_mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
 {
-    HAK_DEBUG_ASSERT(mid_is_class(size_class));
-    return bank_take(&owner->bank, size_class, want, head, &mid_policy);
+    HAK_DEBUG_ASSERT(hak_mid_is_class(size_class));
+    return hak_bank_take(&owner->bank, size_class, want, head, &hak_mid_policy);
 }
 
-uint32_t mid_put_list(struct owner *owner, void *head)
+uint32_t hak_mid_put_list(struct owner *owner, void *head)
 {
-    return bank_put_list(&owner->bank, head, &mid_policy);
+    return hak_bank_put_list(&owner->bank, head, &hak_mid_policy);
 }
 
-void mid_put(struct owner *owner, void *block)
+void hak_mid_put(struct owner *owner, void *block)
 {
-    bank_put(&owner->bank, block, &mid_policy);
+    hak_bank_put(&owner->bank, block, &hak_mid_policy);
 }

@@ -18,13 +18,13 @@ using namespace hak_testing;
 struct Mid {
     using Pool = struct mid_pool;
     static constexpr size_t min_bytes = MID_MIN_BYTES, max_bytes = MID_MAX_BYTES;
-    static constexpr auto init = mid_pool_init;
-    static constexpr auto alloc = mid_pool_alloc;
-    static constexpr auto free = mid_pool_free;
-    static constexpr auto usable_size = mid_usable_size;
-    static constexpr auto trim = mid_pool_trim;
-    static constexpr auto destroy = mid_pool_destroy;
-    static constexpr auto verify = mid_pool_verify;
+    static constexpr auto init = hak_mid_pool_init;
+    static constexpr auto alloc = hak_mid_pool_alloc;
+    static constexpr auto free = hak_mid_pool_free;
+    static constexpr auto usable_size = hak_mid_usable_size;
+    static constexpr auto trim = hak_mid_pool_trim;
+    static constexpr auto destroy = hak_mid_pool_destroy;
+    static constexpr auto verify = hak_mid_pool_verify;
 };
 
 class MidMt : public testing::Test
@@ -32,19 +32,19 @@ class MidMt : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        ASSERT_EQ(mid_pool_init(&pool), 0);
+        hak_options.purge_delay_ms = 3600000;
+        ASSERT_EQ(hak_mid_pool_init(&pool), 0);
     }
     void TearDown() override
     {
-        EXPECT_EQ(mid_pool_verify(&pool), 0);
-        mid_pool_trim(&pool);
-        EXPECT_EQ(mid_pool_verify(&pool), 0);
-        EXPECT_EQ(owner_verify_all(), 0);
-        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "nothing stays after a trim";
-        mid_pool_destroy(&pool);
-        EXPECT_EQ(ss_verify(), 0);
-        EXPECT_EQ(owner_verify_all(), 0);
+        EXPECT_EQ(hak_mid_pool_verify(&pool), 0);
+        hak_mid_pool_trim(&pool);
+        EXPECT_EQ(hak_mid_pool_verify(&pool), 0);
+        EXPECT_EQ(hak_owner_verify_all(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "nothing stays after a trim";
+        hak_mid_pool_destroy(&pool);
+        EXPECT_EQ(hak_ss_verify(), 0);
+        EXPECT_EQ(hak_owner_verify_all(), 0);
     }
     struct mid_pool pool;
 };
@@ -52,65 +52,65 @@ class MidMt : public testing::Test
 TEST_F(MidMt, EverySizeIsServedByTheSmallestClassAboveTinyOnes)
 {
     for (size_t size = 0; size <= MID_MAX_BYTES; size += size < 2100 ? 1 : 37) {
-        void *p = mid_pool_alloc(&pool, size);
+        void *p = hak_mid_pool_alloc(&pool, size);
         ASSERT_NE(p, nullptr);
-        uint32_t c = sc_of(size > SC_TINY_MAX ? size : SC_TINY_MAX + 1);
-        EXPECT_TRUE(mid_is_class(c));
-        ASSERT_EQ(mid_usable_size(p), sc_table[c].size) << size;
+        uint32_t c = hak_sc_of(size > SC_TINY_MAX ? size : SC_TINY_MAX + 1);
+        EXPECT_TRUE(hak_mid_is_class(c));
+        ASSERT_EQ(hak_mid_usable_size(p), hak_sc_table[c].size) << size;
         ASSERT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
-        memset(p, 1, mid_usable_size(p));
-        mid_pool_free(&pool, p);
+        memset(p, 1, hak_mid_usable_size(p));
+        hak_mid_pool_free(&pool, p);
     }
-    void *largest = mid_pool_alloc(&pool, MID_MAX_BYTES);
-    EXPECT_EQ(mid_usable_size(largest), MID_MAX_BYTES);
-    mid_pool_free(&pool, largest);
+    void *largest = hak_mid_pool_alloc(&pool, MID_MAX_BYTES);
+    EXPECT_EQ(hak_mid_usable_size(largest), MID_MAX_BYTES);
+    hak_mid_pool_free(&pool, largest);
 }
 
 TEST_F(MidMt, WhatItDoesNotServeIsENOMEM)
 {
     for (size_t size : {MID_MAX_BYTES + 1, size_t(1) << 40, SIZE_MAX}) {
         errno = 0;
-        EXPECT_EQ(mid_pool_alloc(&pool, size), nullptr);
+        EXPECT_EQ(hak_mid_pool_alloc(&pool, size), nullptr);
         EXPECT_EQ(errno, ENOMEM);
     }
-    mid_pool_free(&pool, nullptr);
-    EXPECT_EQ(mid_usable_size(nullptr), 0u);
+    hak_mid_pool_free(&pool, nullptr);
+    EXPECT_EQ(hak_mid_usable_size(nullptr), 0u);
     int local;
-    EXPECT_EQ(mid_usable_size(&local), 0u);
+    EXPECT_EQ(hak_mid_usable_size(&local), 0u);
 }
 
 TEST_F(MidMt, Policy)
 {
-    EXPECT_FALSE(mid_is_class(sc_of(SC_TINY_MAX)));
-    EXPECT_TRUE(mid_is_class(sc_of(SC_TINY_MAX + 1)));
-    options.bin_adapt = 1;
-    for (uint32_t c = sc_of(MID_MIN_BYTES); c < SC_N_CLASSES; c++) {
-        EXPECT_EQ(owner_list_limit(&mid_policy, c, 0), 1u);
-        EXPECT_EQ(owner_list_limit(&mid_policy, c, 1), 1u);
-        EXPECT_EQ(owner_list_limit(&mid_policy, c, 1 << 20), (1u << 20) / sc_table[c].size);
-        EXPECT_EQ(owner_largest_limit(&mid_policy, c), owner_list_limit(&mid_policy, c, options.bin_bytes));
-        EXPECT_EQ(owner_first_limit(&mid_policy, c), owner_list_limit(&mid_policy, c, OWNER_FIRST_BYTES));
+    EXPECT_FALSE(hak_mid_is_class(hak_sc_of(SC_TINY_MAX)));
+    EXPECT_TRUE(hak_mid_is_class(hak_sc_of(SC_TINY_MAX + 1)));
+    hak_options.bin_adapt = 1;
+    for (uint32_t c = hak_sc_of(MID_MIN_BYTES); c < SC_N_CLASSES; c++) {
+        EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 0), 1u);
+        EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 1), 1u);
+        EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 1 << 20), (1u << 20) / hak_sc_table[c].size);
+        EXPECT_EQ(hak_owner_largest_limit(&hak_mid_policy, c), hak_owner_list_limit(&hak_mid_policy, c, hak_options.bin_bytes));
+        EXPECT_EQ(hak_owner_first_limit(&hak_mid_policy, c), hak_owner_list_limit(&hak_mid_policy, c, OWNER_FIRST_BYTES));
     }
-    options.bin_adapt = 0;
-    EXPECT_EQ(owner_first_limit(&mid_policy, SC_N_TINY), owner_largest_limit(&mid_policy, SC_N_TINY));
-    options.bin_adapt = 1;
+    hak_options.bin_adapt = 0;
+    EXPECT_EQ(hak_owner_first_limit(&hak_mid_policy, SC_N_TINY), hak_owner_largest_limit(&hak_mid_policy, SC_N_TINY));
+    hak_options.bin_adapt = 1;
 }
 
 /* Fresh blocks come one at a time: a page holds none or few. */
 TEST_F(MidMt, TakesFreshBlocksByThePage)
 {
     for (uint32_t c = SC_N_TINY; c < SC_N_CLASSES; c++) {
-        uint32_t by_page = OWNER_FRESH_BYTES / sc_table[c].size;
+        uint32_t by_page = OWNER_FRESH_BYTES / hak_sc_table[c].size;
         void *head, *next;
-        lock_acquire(&pool.owner->lock);
-        EXPECT_EQ(mid_take(pool.owner, c, 1000, &head), std::min(std::max(by_page, 1u), sc_table[c].capacity));
+        hak_lock_acquire(&pool.owner->lock);
+        EXPECT_EQ(hak_mid_take(pool.owner, c, 1000, &head), std::min(std::max(by_page, 1u), hak_sc_table[c].capacity));
         for (; head; head = next) {
             next = *static_cast<void **>(head);
-            mid_put(pool.owner, head);
+            hak_mid_put(pool.owner, head);
         }
-        EXPECT_EQ(pool.owner->bank.n_partial[c], sc_table[c].size <= MID_KEEP_EMPTY_MAX ? 1u : 0u)
+        EXPECT_EQ(pool.owner->bank.n_partial[c], hak_sc_table[c].size <= MID_KEEP_EMPTY_MAX ? 1u : 0u)
             << "an empty slab of large blocks is not kept";
-        lock_release(&pool.owner->lock);
+        hak_lock_release(&pool.owner->lock);
     }
 }
 
@@ -130,12 +130,12 @@ TEST_F(MidMt, FourThreads)
 
 TEST_F(MidMt, EveryMappingRefusedInTurn)
 {
-    EXPECT_GT(pool_every_mapping_refused<Mid>(&pool, 200, [] { (void)ss_purge(0); }), 4u);
+    EXPECT_GT(pool_every_mapping_refused<Mid>(&pool, 200, [] { (void)hak_ss_purge(0); }), 4u);
 }
 
 TEST_F(MidMt, IsDestroyedWithAllItsBlocks)
 {
-    pool_destroyed_and_made_again<Mid>(&pool, 200, [] { return stat_get(heap_used_bytes); });
+    pool_destroyed_and_made_again<Mid>(&pool, 200, [] { return hak_stat_get(heap_used_bytes); });
 }
 
 using MidMtDeathTest = MidMt;
@@ -143,21 +143,21 @@ using MidMtDeathTest = MidMt;
 TEST_F(MidMtDeathTest, BadPointersAbort)
 {
     const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
-    char *p = static_cast<char *>(mid_pool_alloc(&pool, 2000));
+    char *p = static_cast<char *>(hak_mid_pool_alloc(&pool, 2000));
     int local;
-    EXPECT_EXIT(mid_pool_free(&pool, p + 16), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(mid_pool_free(&pool, &local), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_mid_pool_free(&pool, p + 16), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_mid_pool_free(&pool, &local), testing::KilledBySignal(SIGABRT), invalid);
     EXPECT_EXIT(
         {
-            mid_pool_free(&pool, p);
-            mid_pool_free(&pool, p);
+            hak_mid_pool_free(&pool, p);
+            hak_mid_pool_free(&pool, p);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
     struct mid_pool other;
-    ASSERT_EQ(mid_pool_init(&other), 0);
-    EXPECT_EXIT(mid_pool_free(&other, p), testing::KilledBySignal(SIGABRT), invalid);
-    mid_pool_destroy(&other);
-    mid_pool_free(&pool, p);
+    ASSERT_EQ(hak_mid_pool_init(&other), 0);
+    EXPECT_EXIT(hak_mid_pool_free(&other, p), testing::KilledBySignal(SIGABRT), invalid);
+    hak_mid_pool_destroy(&other);
+    hak_mid_pool_free(&pool, p);
 }
 
 TEST_F(MidMt, AsManyPoolsAsThereAreIds)

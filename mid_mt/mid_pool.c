@@ -4,17 +4,17 @@
 
 #include <errno.h>
 
-int mid_pool_init(struct mid_pool *pool)
+int hak_mid_pool_init(struct mid_pool *pool)
 {
-    return owner_make_pool(&pool->owner);
+    return hak_owner_make_pool(&pool->owner);
 }
 
-void *mid_pool_alloc(struct mid_pool *pool, size_t size)
+void *hak_mid_pool_alloc(struct mid_pool *pool, size_t size)
 {
     void *block = NULL;
     if (size <= MID_MAX_BYTES) {
-        uint32_t size_class = sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size);
-        block = owner_pool_alloc(pool->owner, size_class, mid_take);
+        uint32_t size_class = hak_sc_of(size < MID_MIN_BYTES ? MID_MIN_BYTES : size);
+        block = hak_owner_pool_alloc(pool->owner, size_class, hak_mid_take);
     }
     if (!block) {
         errno = ENOMEM;
@@ -22,30 +22,30 @@ void *mid_pool_alloc(struct mid_pool *pool, size_t size)
     return block;
 }
 
-void mid_pool_free(struct mid_pool *pool, void *block)
+void hak_mid_pool_free(struct mid_pool *pool, void *block)
 {
     if (block) {
-        owner_pool_free(pool->owner, block, mid_put);
+        hak_owner_pool_free(pool->owner, block, hak_mid_put);
     }
 }
 
-size_t mid_usable_size(const void *block)
+size_t hak_mid_usable_size(const void *block)
 {
     return hak_super_lookup(block).size;
 }
 
-void mid_pool_trim(struct mid_pool *pool)
+void hak_mid_pool_trim(struct mid_pool *pool)
 {
-    owner_trim(pool->owner);
+    hak_owner_trim(pool->owner);
 }
 
-void mid_pool_destroy(struct mid_pool *pool)
+void hak_mid_pool_destroy(struct mid_pool *pool)
 {
-    owner_unmake_pool(pool->owner);
+    hak_owner_unmake_pool(pool->owner);
     pool->owner = NULL;
 }
 
-int mid_pool_verify(struct mid_pool *pool)
+int hak_mid_pool_verify(struct mid_pool *pool)
 {
-    return owner_check(pool->owner);
+    return hak_owner_check(pool->owner);
 }

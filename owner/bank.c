@@ -6,10 +6,10 @@
 #include "base/list.h"
 #include "base/verify.h"
 
-/* How many slabs of a list bank_move_one looks at. */
+/* How many slabs of a list hak_bank_move_one looks at. */
 #define MOVE_SEARCH 8u
 
-void bank_init(struct bank *bank, uint32_t owner)
+void hak_bank_init(struct bank *bank, uint32_t owner)
 {
     bank->owner = owner;
     bank->n_slabs = 0;
@@ -42,12 +42,12 @@ static void list_remove(struct bank *bank, struct slab *slab)
     count_partial(bank, slab->size_class, (uint32_t)-1);
 }
 
-uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
+uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                    const struct owner_policy *policy)
 {
     struct slab *slab = bank->partial[size_class];
     if (!slab) {
-        slab = pool_slab_alloc(TAG_SLAB(bank->owner, size_class), size_class);
+        slab = hak_pool_slab_alloc(TAG_SLAB(bank->owner, size_class), size_class);
         if (!slab) {
             *head = NULL;
             return 0;
@@ -55,7 +55,7 @@ uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void *
         bank->n_slabs++;
         list_push(bank, slab);
     }
-    uint32_t taken = slab_take(slab, want, policy->fresh_bytes, head);
+    uint32_t taken = hak_slab_take(slab, want, policy->fresh_bytes, head);
     bank->took_clean = slab->took_clean;
     if (slab->n_free == 0) {
         list_remove(bank, slab);
@@ -67,7 +67,7 @@ static void release(struct bank *bank, struct slab *slab)
 {
     list_remove(bank, slab);
     bank->n_slabs--;
-    pool_slab_free(slab);
+    hak_pool_slab_free(slab);
 }
 
 static int is_slab(uint32_t tag)
@@ -84,12 +84,12 @@ static HAK_COLD void check_stray(const struct bank *bank, uint32_t tag, const vo
 /* The slab that holds the block; NULL if it is another bank's by now. */
 static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const void *block)
 {
-    struct map_entry entry = map_find(block);
+    struct map_entry entry = hak_map_find(block);
     if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
         check_stray(bank, entry.tag, block);
         return NULL;
     }
-    return pool_slab_of(entry.ref, block);
+    return hak_pool_slab_of(entry.ref, block);
 }
 
 /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade
@@ -108,30 +108,30 @@ static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy 
     if (HAK_UNLIKELY(!slab->in_list)) {
         list_push(bank, slab);
     }
-    if (HAK_UNLIKELY(slab_is_empty(slab))) {
+    if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {
         keep_or_release(bank, policy, slab);
     }
 }
 
-void bank_put(struct bank *bank, void *block, const struct owner_policy *policy)
+void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy)
 {
     struct slab *slab = slab_of(bank, block);
     HAK_CHECK(slab, "invalid pointer freed (not the start of a block)", block);
-    slab_put(slab, block);
+    hak_slab_put(slab, block);
     file(bank, policy, slab);
 }
 
-uint32_t bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
+uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
 {
     uint32_t n = 0;
     while (head) {
         struct slab *slab = slab_of(bank, head);
         if (HAK_LIKELY(slab)) {
-            head = slab_put_run(slab, head, &n);
+            head = hak_slab_put_run(slab, head, &n);
             file(bank, policy, slab);
         } else {
-            void *next = link_next(head);
-            link_set(head, bank->strays);
+            void *next = hak_link_next(head);
+            hak_link_set(head, bank->strays);
             bank->strays = head;
             head = next;
             n++;
@@ -142,16 +142,16 @@ uint32_t bank_put_list(struct bank *bank, void *head, const struct owner_policy 
 
 static void move(struct bank *from, struct bank *to, struct slab *slab)
 {
-    struct map_entry entry = map_get(slab->base);
+    struct map_entry entry = hak_map_get(slab->base);
     list_remove(from, slab);
     from->n_slabs--;
     atomic_store_relaxed(&slab->owner, to->owner);
-    map_set(slab->base, 1, TAG_SLAB(to->owner, slab->size_class), entry.ref);
+    hak_map_set(slab->base, 1, TAG_SLAB(to->owner, slab->size_class), entry.ref);
     to->n_slabs++;
     list_push(to, slab);
 }
 
-void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
+void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
 {
     struct slab *best = from->partial[size_class];
     uint32_t n = 0;
@@ -163,7 +163,7 @@ void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
     }
 }
 
-void bank_move_all(struct bank *from, struct bank *to)
+void hak_bank_move_all(struct bank *from, struct bank *to)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         while (from->partial[c]) {
@@ -172,13 +172,13 @@ void bank_move_all(struct bank *from, struct bank *to)
     }
 }
 
-void bank_release_empty(struct bank *bank)
+void hak_bank_release_empty(struct bank *bank)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         struct slab *next;
         for (struct slab *slab = bank->partial[c]; slab; slab = next) {
             next = slab->next;
-            if (slab_is_empty(slab)) {
+            if (hak_slab_is_empty(slab)) {
                 release(bank, slab);
             }
         }
@@ -188,15 +188,15 @@ void bank_release_empty(struct bank *bank)
 static int verify_one(const struct slab *slab, void *context)
 {
     (*(uint32_t *)context)++;
-    int error = slab_verify(slab);
-    struct map_entry entry = map_get(slab->base);
+    int error = hak_slab_verify(slab);
+    struct map_entry entry = hak_map_get(slab->base);
     if (!error && entry.tag != TAG_SLAB(slab->owner, slab->size_class)) {
         error = VERIFY_BANK_TAG;
     }
     return error;
 }
 
-int bank_verify(const struct bank *bank)
+int hak_bank_verify(const struct bank *bank)
 {
     uint32_t n_slabs = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
@@ -211,8 +211,8 @@ int bank_verify(const struct bank *bank)
             return VERIFY_BANK_LENGTH;
         }
     }
-    lock_acquire(&pool_lock);
-    int result = pool_for_each_slab(bank->owner, verify_one, &n_slabs);
-    lock_release(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
+    int result = hak_pool_for_each_slab(bank->owner, verify_one, &n_slabs);
+    hak_lock_release(&hak_pool_lock);
     return result || n_slabs == bank->n_slabs ? result : VERIFY_BANK_COUNT;
 }

@@ -2,13 +2,13 @@
 
    Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks
    are in the class's list; full ones are found only through the pointer map. Always: n_slabs =
-   slabs whose owner is this bank (bank_verify counts them in the pool). If keeps_empty is set, one
+   slabs whose owner is this bank (hak_bank_verify counts them in the pool). If keeps_empty is set, one
    empty slab a class stays where the class's policy says so (keep_empty_max), so that an idle bank
-   holds back at most SC_N_CLASSES x 64 KiB until bank_release_empty; else none. The policy comes
+   holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The policy comes
    with the call, from the pool that the class belongs to (tiny, mid_mt).
 
    Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards
-   the old owner then arrives at the wrong bank: a stray. If has_strays_sent is set, bank_put_list
+   the old owner then arrives at the wrong bank: a stray. If has_strays_sent is set, hak_bank_put_list
    gathers strays, and the caller sends them on once it has released the lock; else they abort. The
    owner that a slab's tag names is therefore exact for whoever holds that owner's lock, and a hint
    for everybody else. */
@@ -33,31 +33,31 @@ struct bank {
     uint32_t n_slabs;
     uint8_t keeps_empty, has_strays_sent;
     void *strays;   /* blocks linked through their first words */
-    int took_clean; /* what bank_take gave last reads as zero, but for the first words */
+    int took_clean; /* what hak_bank_take gave last reads as zero, but for the first words */
     struct slab *partial[SC_N_CLASSES];
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
 };
 
-void bank_init(struct bank *bank, uint32_t owner);
+void hak_bank_init(struct bank *bank, uint32_t owner);
 /* Takes up to `want` blocks of the class as a list ended by NULL; at least one unless the system
    refuses memory (0). */
-uint32_t bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
+uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                    const struct owner_policy *policy);
 /* Gives one block back. Aborts on a block that is not this bank's, no block, or free. */
-void bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
+void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Gives a list back; returns the count, strays included. */
-uint32_t bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
+uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
 /* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is
    near the list's start), or every partial slab. Both owners' locks are held. */
-void bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
-void bank_move_all(struct bank *from, struct bank *to);
+void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
+void hak_bank_move_all(struct bank *from, struct bank *to);
 /* Gives all empty slabs back to the pool. */
-void bank_release_empty(struct bank *bank);
+void hak_bank_release_empty(struct bank *bank);
 /* 0 if every equation of the bank and of its slabs holds. */
-int bank_verify(const struct bank *bank);
+int hak_bank_verify(const struct bank *bank);
 
 /* A hint without the lock, exact with it. */
-static inline uint32_t bank_n_partial(const struct bank *bank, uint32_t size_class)
+static inline uint32_t hak_bank_n_partial(const struct bank *bank, uint32_t size_class)
 {
     return atomic_load_relaxed(&bank->n_partial[size_class]);
 }

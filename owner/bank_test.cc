@@ -27,18 +27,18 @@ class Bank : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        bank_init(&bank, 5);
-        bank_init(&other, 6);
+        hak_options.purge_delay_ms = 3600000;
+        hak_bank_init(&bank, 5);
+        hak_bank_init(&other, 6);
     }
     void TearDown() override
     {
-        bank_release_empty(&bank);
-        bank_release_empty(&other);
+        hak_bank_release_empty(&bank);
+        hak_bank_release_empty(&other);
         EXPECT_EQ(bank.n_slabs + other.n_slabs, 0u);
-        EXPECT_EQ(stat_get(heap_used_bytes), 0);
-        ss_purge(0);
-        EXPECT_EQ(ss_verify(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+        hak_ss_purge(0);
+        EXPECT_EQ(hak_ss_verify(), 0);
     }
     struct bank bank, other;
 };
@@ -46,9 +46,9 @@ class Bank : public testing::Test
 std::vector<char *> take(struct bank *bank, uint32_t size_class, uint32_t want)
 {
     void *head;
-    uint32_t n = bank_take(bank, size_class, want, &head, &policy);
+    uint32_t n = hak_bank_take(bank, size_class, want, &head, &policy);
     std::vector<char *> blocks;
-    for (; head; head = link_next(head)) {
+    for (; head; head = hak_link_next(head)) {
         blocks.push_back(static_cast<char *>(head));
     }
     EXPECT_EQ(blocks.size(), n);
@@ -66,14 +66,14 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
     std::map<char *, Block> live;
     for (int step = 0; step < 3000; step++) {
         if (live.size() < 50 || rng.one_in(2)) {
-            uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES)), size = sc_table[c].size;
+            uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES)), size = hak_sc_table[c].size;
             std::vector<char *> blocks = take(&bank, c, static_cast<uint32_t>(rng.between(1, 40)));
             ASSERT_GT(blocks.size(), 0u);
             for (char *block : blocks) {
                 auto next = live.lower_bound(block);
                 ASSERT_TRUE(next == live.end() || block + size <= next->first);
                 ASSERT_TRUE(next == live.begin() ||
-                            std::prev(next)->first + sc_table[std::prev(next)->second.size_class].size <= block);
+                            std::prev(next)->first + hak_sc_table[std::prev(next)->second.size_class].size <= block);
                 unsigned char pattern = static_cast<unsigned char>(rng.next());
                 memset(block, pattern, size);
                 live[block] = {c, pattern};
@@ -85,64 +85,64 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
             for (uint32_t i = 0; i < n; i++) {
                 auto it = std::next(live.begin(), static_cast<long>(rng.below(live.size())));
                 char *block = it->first;
-                for (uint32_t k = 0; k < sc_table[it->second.size_class].size; k++) {
+                for (uint32_t k = 0; k < hak_sc_table[it->second.size_class].size; k++) {
                     ASSERT_EQ(static_cast<unsigned char>(block[k]), it->second.pattern);
                 }
                 live.erase(it);
                 if (rng.one_in(3)) {
-                    bank_put(&bank, block, &policy);
+                    hak_bank_put(&bank, block, &policy);
                     n--;
                     i--;
                 } else {
-                    link_set(block, head);
+                    hak_link_set(block, head);
                     head = block;
                 }
             }
-            EXPECT_EQ(bank_put_list(&bank, head, &policy), n);
+            EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), n);
         }
-        ASSERT_EQ(bank_verify(&bank), 0) << step;
+        ASSERT_EQ(hak_bank_verify(&bank), 0) << step;
     }
     for (const auto &block : live) {
-        bank_put(&bank, block.first, &policy);
+        hak_bank_put(&bank, block.first, &policy);
     }
-    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
     EXPECT_LE(bank.n_slabs, static_cast<uint32_t>(SC_N_CLASSES)) << "one empty slab a class";
-    EXPECT_EQ(bank_put_list(&bank, nullptr, &policy), 0u);
+    EXPECT_EQ(hak_bank_put_list(&bank, nullptr, &policy), 0u);
 }
 
 TEST_F(Bank, KeepsNoEmptySlabOfLargeBlocks)
 {
-    for (uint32_t c : {sc_of(KEEP_EMPTY_MAX + 1), sc_of(32768)}) {
+    for (uint32_t c : {hak_sc_of(KEEP_EMPTY_MAX + 1), hak_sc_of(32768)}) {
         std::vector<char *> blocks = take(&bank, c, UINT32_MAX);
         EXPECT_EQ(bank.n_slabs, 1u);
         for (char *block : blocks) {
-            bank_put(&bank, block, &policy);
+            hak_bank_put(&bank, block, &policy);
         }
         EXPECT_EQ(bank.n_slabs, 0u);
-        EXPECT_EQ(bank_verify(&bank), 0);
+        EXPECT_EQ(hak_bank_verify(&bank), 0);
     }
 }
 
 TEST_F(Bank, KeepsAtMostOneEmptySlabAClass)
 {
-    for (uint32_t c : {sc_of(16), sc_of(1024), sc_of(4096)}) {
+    for (uint32_t c : {hak_sc_of(16), hak_sc_of(1024), hak_sc_of(4096)}) {
         std::vector<char *> blocks;
-        while (blocks.size() < 5 * sc_table[c].capacity) {
+        while (blocks.size() < 5 * hak_sc_table[c].capacity) {
             for (char *block : take(&bank, c, UINT32_MAX)) {
                 blocks.push_back(block);
             }
         }
         EXPECT_EQ(bank.n_slabs, 5u);
         for (char *block : blocks) {
-            bank_put(&bank, block, &policy);
+            hak_bank_put(&bank, block, &policy);
             ASSERT_TRUE(bank.n_slabs >= 1 && bank.n_slabs <= 5);
         }
         EXPECT_EQ(bank.n_slabs, 1u);
-        int64_t made = stat_get(slabs_made);
+        int64_t made = hak_stat_get(slabs_made);
         char *block = take(&bank, c, 1)[0];
-        EXPECT_EQ(stat_get(slabs_made), made) << "the one that was kept";
-        bank_put(&bank, block, &policy);
-        bank_release_empty(&bank);
+        EXPECT_EQ(hak_stat_get(slabs_made), made) << "the one that was kept";
+        hak_bank_put(&bank, block, &policy);
+        hak_bank_release_empty(&bank);
         EXPECT_EQ(bank.n_slabs, 0u);
     }
 }
@@ -150,30 +150,30 @@ TEST_F(Bank, KeepsAtMostOneEmptySlabAClass)
 TEST_F(Bank, ReleaseEmptyLeavesUsedSlabs)
 {
     char *block = take(&bank, 3, 1)[0];
-    bank_put(&bank, take(&bank, 9, 1)[0], &policy);
+    hak_bank_put(&bank, take(&bank, 9, 1)[0], &policy);
     EXPECT_EQ(bank.n_slabs, 2u);
-    bank_release_empty(&bank);
+    hak_bank_release_empty(&bank);
     EXPECT_EQ(bank.n_slabs, 1u);
-    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
     EXPECT_EQ(hak_super_lookup(block).is_allocated, 1);
-    bank_put(&bank, block, &policy);
+    hak_bank_put(&bank, block, &policy);
 }
 
 TEST_F(Bank, RefusedMemory)
 {
-    ss_purge(0);
+    hak_ss_purge(0);
     FailingOs os;
     os.fail_always(hak_testing::OS_MMAP);
     void *head = &head;
-    EXPECT_EQ(bank_take(&bank, 0, 10, &head, &policy), 0u);
+    EXPECT_EQ(hak_bank_take(&bank, 0, 10, &head, &policy), 0u);
     EXPECT_EQ(head, nullptr);
     EXPECT_EQ(bank.n_slabs, 0u);
-    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
     os.reset();
     std::vector<char *> blocks = take(&bank, 0, 10);
     EXPECT_EQ(blocks.size(), 10u);
     for (char *block : blocks) {
-        bank_put(&bank, block, &policy);
+        hak_bank_put(&bank, block, &policy);
     }
 }
 
@@ -181,31 +181,31 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
 {
     char *block = take(&bank, 7, 1)[0];
     struct slab *slab = bank.partial[7];
-    ASSERT_EQ(bank_verify(&bank), 0);
+    ASSERT_EQ(hak_bank_verify(&bank), 0);
     bank.n_slabs++;
-    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_COUNT);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_COUNT);
     bank.n_slabs--;
     slab->owner = 6;
-    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_LIST);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LIST);
     slab->owner = 5;
     slab->prev = slab;
-    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_LIST);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LIST);
     slab->prev = nullptr;
     slab->n_free--;
-    EXPECT_EQ(bank_verify(&bank), VERIFY_SLAB_COUNT);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_SLAB_COUNT);
     slab->n_free++;
     slab->size += 16;
-    EXPECT_EQ(bank_verify(&bank), VERIFY_SLAB_GEOMETRY);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_SLAB_GEOMETRY);
     slab->size -= 16;
     bank.n_partial[slab->size_class]++;
-    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_LENGTH);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LENGTH);
     bank.n_partial[slab->size_class]--;
-    struct map_entry entry = map_get(block);
-    map_set(slab->base, 1, TAG_SLAB(5, 8), entry.ref);
-    EXPECT_EQ(bank_verify(&bank), VERIFY_BANK_TAG);
-    map_set(slab->base, 1, entry.tag, entry.ref);
-    EXPECT_EQ(bank_verify(&bank), 0);
-    bank_put(&bank, block, &policy);
+    struct map_entry entry = hak_map_get(block);
+    hak_map_set(slab->base, 1, TAG_SLAB(5, 8), entry.ref);
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_TAG);
+    hak_map_set(slab->base, 1, entry.tag, entry.ref);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    hak_bank_put(&bank, block, &policy);
 }
 
 /* Slabs change their bank; blocks that arrive at the old one are gathered. */
@@ -213,7 +213,7 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
 {
     bank.has_strays_sent = other.has_strays_sent = 1;
     other.keeps_empty = 0;
-    const uint32_t c = sc_of(1000);
+    const uint32_t c = hak_sc_of(1000);
     std::vector<char *> blocks;
     while (bank.n_slabs < 4) {
         for (char *p : take(&bank, c, 100)) {
@@ -221,39 +221,39 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
         }
     }
     for (size_t i = 0; i < blocks.size(); i += 10) {
-        bank_put(&bank, blocks[i], &policy);
+        hak_bank_put(&bank, blocks[i], &policy);
     }
-    EXPECT_EQ(bank_n_partial(&bank, c), 4u);
-    bank_move_one(&bank, &other, c);
-    EXPECT_EQ(bank_n_partial(&bank, c), 3u);
+    EXPECT_EQ(hak_bank_n_partial(&bank, c), 4u);
+    hak_bank_move_one(&bank, &other, c);
+    EXPECT_EQ(hak_bank_n_partial(&bank, c), 3u);
     EXPECT_EQ(other.n_slabs, 1u);
-    EXPECT_EQ(map_get(other.partial[c]->base).tag, TAG_SLAB(other.owner, c));
-    EXPECT_EQ(bank_verify(&bank), 0);
-    EXPECT_EQ(bank_verify(&other), 0);
-    bank_move_all(&bank, &other);
+    EXPECT_EQ(hak_map_get(other.partial[c]->base).tag, TAG_SLAB(other.owner, c));
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    EXPECT_EQ(hak_bank_verify(&other), 0);
+    hak_bank_move_all(&bank, &other);
     EXPECT_EQ(bank.n_slabs, 0u);
     EXPECT_EQ(other.n_slabs, 4u);
-    EXPECT_EQ(bank_verify(&other), 0);
-    bank_move_one(&bank, &other, c);
+    EXPECT_EQ(hak_bank_verify(&other), 0);
+    hak_bank_move_one(&bank, &other, c);
     EXPECT_EQ(other.n_slabs, 4u) << "none is left";
     /* The rest comes to the bank that had them. */
     void *head = nullptr;
     uint32_t n = 0;
     for (size_t i = 0; i < blocks.size(); i++) {
         if (i % 10) {
-            link_set(blocks[i], head);
+            hak_link_set(blocks[i], head);
             head = blocks[i];
             n++;
         }
     }
-    EXPECT_EQ(bank_put_list(&bank, head, &policy), n);
-    EXPECT_EQ(bank_verify(&bank), 0);
+    EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), n);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
     uint32_t strays = 0;
-    for (const void *p = bank.strays; p; p = link_next(p)) {
+    for (const void *p = bank.strays; p; p = hak_link_next(p)) {
         strays++;
     }
     EXPECT_EQ(strays, n);
-    EXPECT_EQ(bank_put_list(&other, bank.strays, &policy), n);
+    EXPECT_EQ(hak_bank_put_list(&other, bank.strays, &policy), n);
     bank.strays = nullptr;
     EXPECT_EQ(other.n_slabs, 0u) << "a bank that keeps no empty slab";
 }
@@ -263,28 +263,28 @@ using BankDeathTest = Bank;
 TEST_F(BankDeathTest, BadPointersAbort)
 {
     const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
-    char *block = take(&bank, sc_of(48), 1)[0], *foreign = take(&other, sc_of(48), 1)[0];
+    char *block = take(&bank, hak_sc_of(48), 1)[0], *foreign = take(&other, hak_sc_of(48), 1)[0];
     int local;
-    EXPECT_EXIT(bank_put(&bank, block + 16, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, foreign, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, &local, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, nullptr, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(bank_put(&bank, reinterpret_cast<void *>(UINTPTR_MAX - 15), &policy), testing::KilledBySignal(SIGABRT),
+    EXPECT_EXIT(hak_bank_put(&bank, block + 16, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_bank_put(&bank, foreign, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_bank_put(&bank, &local, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_bank_put(&bank, nullptr, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_bank_put(&bank, reinterpret_cast<void *>(UINTPTR_MAX - 15), &policy), testing::KilledBySignal(SIGABRT),
                 invalid);
     EXPECT_EXIT(
         {
-            bank_put(&bank, block, &policy);
-            bank_put(&bank, block, &policy);
+            hak_bank_put(&bank, block, &policy);
+            hak_bank_put(&bank, block, &policy);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
     /* A list with a block of somebody else in it. */
-    link_set(block, foreign);
-    link_set(foreign, nullptr);
-    EXPECT_EXIT(bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    link_set(block, block);
-    EXPECT_EXIT(bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), "block freed twice");
-    bank_put(&bank, block, &policy);
-    bank_put(&other, foreign, &policy);
+    hak_link_set(block, foreign);
+    hak_link_set(foreign, nullptr);
+    EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    hak_link_set(block, block);
+    EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), "block freed twice");
+    hak_bank_put(&bank, block, &policy);
+    hak_bank_put(&other, foreign, &policy);
 }
 
 } // namespace

@@ -13,15 +13,15 @@
    through. */
 #define END_SLABS HAK_TINY_OR(2u, 256u)
 
-struct owner_table owner_table;
+struct hak_owner_table hak_owner_table;
 
-const struct owner_gate *owner_gate;
+const struct hak_owner_gate *hak_owner_gate;
 
 static LOCK_DEFINE(table_lock, LOCK_RANK_OWNERS);
 
 static uint64_t *ids_word(uint32_t w)
 {
-    return &owner_table.ids[OWNER_ID_WORDS - 1 - w];
+    return &hak_owner_table.ids[OWNER_ID_WORDS - 1 - w];
 }
 
 static int is_set_aside(uint32_t id)
@@ -47,8 +47,8 @@ static uint32_t reserve(void)
                 return 0;
             }
             set_aside(id, 1);
-            if (w >= owner_table.n_id_words) {
-                atomic_store_release(&owner_table.n_id_words, w + 1);
+            if (w >= hak_owner_table.n_id_words) {
+                atomic_store_release(&hak_owner_table.n_id_words, w + 1);
             }
             return id;
         }
@@ -56,11 +56,11 @@ static uint32_t reserve(void)
     return 0;
 }
 
-uint32_t owner_reserve(void)
+uint32_t hak_owner_reserve(void)
 {
-    lock_acquire(&table_lock);
+    hak_lock_acquire(&table_lock);
     uint32_t id = reserve();
-    lock_release(&table_lock);
+    hak_lock_release(&table_lock);
     return id;
 }
 
@@ -68,26 +68,26 @@ uint32_t owner_reserve(void)
 static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
 {
     if (!owner->lock.rank) {
-        lock_init(&owner->lock, rank);
+        hak_lock_init(&owner->lock, rank);
     }
-    lock_acquire(&owner->lock);
+    hak_lock_acquire(&owner->lock);
     if (owner->kind != (uint32_t)kind) {
         owner->kind = (uint32_t)kind; /* others may be reading it if it was made while the gate was closed */
     }
     atomic_store_relaxed(&owner->id, id);
     owner->n_uses = owner->seen_uses = owner->has_rested = 0;
-    bank_init(&owner->bank, id);
+    hak_bank_init(&owner->bank, id);
     owner->bank.has_strays_sent = kind == OWNER_THREAD;
     owner->bank.keeps_empty = kind != OWNER_THREAD; /* until a thread has it */
-    atomic_store_release(&owner_table.at[id], owner);
-    lock_release(&owner->lock);
+    atomic_store_release(&hak_owner_table.at[id], owner);
+    hak_lock_release(&owner->lock);
 }
 
-void owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
+void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
 {
-    lock_acquire(&table_lock);
+    hak_lock_acquire(&table_lock);
     publish(owner, id, kind, rank);
-    lock_release(&table_lock);
+    hak_lock_release(&table_lock);
 }
 
 /* Table lock held. */
@@ -101,11 +101,11 @@ static int register_any(struct owner *owner, enum owner_kind kind, enum lock_ran
     return 0;
 }
 
-int owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank)
+int hak_owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank)
 {
-    lock_acquire(&table_lock);
+    hak_lock_acquire(&table_lock);
     int error = register_any(owner, kind, rank);
-    lock_release(&table_lock);
+    hak_lock_release(&table_lock);
     return error;
 }
 
@@ -125,71 +125,71 @@ static void give_slabs_back(struct owner *owner)
 {
     struct slabs slabs;
     HAK_CHECK(atomic_load_relaxed(&owner->id), "heap destroyed twice", owner);
-    lock_acquire(&owner->lock);
+    hak_lock_acquire(&owner->lock);
     do {
         slabs.n = 0;
-        lock_acquire(&pool_lock);
-        (void)pool_for_each_slab(owner->id, gather, &slabs);
-        lock_release(&pool_lock);
+        hak_lock_acquire(&hak_pool_lock);
+        (void)hak_pool_for_each_slab(owner->id, gather, &slabs);
+        hak_lock_release(&hak_pool_lock);
         for (uint32_t i = 0; i < slabs.n; i++) {
-            pool_slab_free(slabs.slab[i]);
+            hak_pool_slab_free(slabs.slab[i]);
         }
     } while (slabs.n);
-    bank_init(&owner->bank, owner->id);
-    lock_release(&owner->lock);
+    hak_bank_init(&owner->bank, owner->id);
+    hak_lock_release(&owner->lock);
 }
 
 /* Takes an owner out of the table; `pools` is the list that it then waits in, or NULL. */
 static void withdraw(struct owner *owner, struct owner **pools)
 {
-    lock_acquire(&table_lock);
-    lock_acquire(&owner->lock);
+    hak_lock_acquire(&table_lock);
+    hak_lock_acquire(&owner->lock);
     uint32_t id = owner->id;
     int is_empty = id && owner->bank.n_slabs == 0;
     if (is_empty) {
         atomic_store_relaxed(&owner->id, 0u);
         owner->bank.owner = 0;
-        atomic_store_release(&owner_table.at[id], (struct owner *)NULL);
+        atomic_store_release(&hak_owner_table.at[id], (struct owner *)NULL);
         set_aside(id, 0);
     }
-    lock_release(&owner->lock);
+    hak_lock_release(&owner->lock);
     if (is_empty && pools) {
         owner->next_unused = *pools;
         *pools = owner;
     }
-    lock_release(&table_lock);
+    hak_lock_release(&table_lock);
     HAK_CHECK(is_empty, "heap used while it is destroyed", owner);
 }
 
-void owner_unregister(struct owner *owner)
+void hak_owner_unregister(struct owner *owner)
 {
     HAK_DEBUG_ASSERT(owner->kind != OWNER_THREAD);
     give_slabs_back(owner);
     withdraw(owner, NULL);
 }
 
-struct owner *owner_hold(uint32_t id)
+struct owner *hak_owner_hold(uint32_t id)
 {
-    struct owner *owner = owner_by_id(id);
-    if (!owner || owner_is_lost(owner)) {
+    struct owner *owner = hak_owner_by_id(id);
+    if (!owner || hak_owner_is_lost(owner)) {
         return NULL;
     }
-    lock_acquire(&owner->lock);
+    hak_lock_acquire(&owner->lock);
     if (HAK_UNLIKELY(owner->id != id)) {
-        lock_release(&owner->lock);
+        hak_lock_release(&owner->lock);
         return NULL;
     }
     return owner;
 }
 
-struct owner *owner_next(uint32_t *id)
+struct owner *hak_owner_next(uint32_t *id)
 {
     uint32_t next = *id + 1;
-    for (uint32_t w = next / 64, n = atomic_load_acquire(&owner_table.n_id_words); w < n; w++, next = w * 64) {
+    for (uint32_t w = next / 64, n = atomic_load_acquire(&hak_owner_table.n_id_words); w < n; w++, next = w * 64) {
         uint64_t left = atomic_load_relaxed(ids_word(w)) & ~(uint64_t)0 << (next % 64);
         for (; left; left &= left - 1) {
             *id = w * 64 + (uint32_t)__builtin_ctzll(left);
-            struct owner *owner = owner_by_id(*id);
+            struct owner *owner = hak_owner_by_id(*id);
             if (owner) {
                 return owner;
             }
@@ -198,69 +198,69 @@ struct owner *owner_next(uint32_t *id)
     return NULL;
 }
 
-int owner_for_each(int (*visit)(struct owner *owner, void *context), void *context)
+int hak_owner_for_each(int (*visit)(struct owner *owner, void *context), void *context)
 {
     int result = 0;
-    for (uint32_t id = 0; !result && owner_next(&id);) {
-        struct owner *owner = owner_hold(id);
+    for (uint32_t id = 0; !result && hak_owner_next(&id);) {
+        struct owner *owner = hak_owner_hold(id);
         if (owner) {
             result = visit(owner, context);
-            lock_release(&owner->lock);
+            hak_lock_release(&owner->lock);
         }
     }
     return result;
 }
 
-int owner_verify(const struct owner *owner)
+int hak_owner_verify(const struct owner *owner)
 {
     uint32_t id = owner->id;
-    if (id == 0 || owner->bank.owner != id || owner_by_id(id) != owner || !is_set_aside(id)) {
+    if (id == 0 || owner->bank.owner != id || hak_owner_by_id(id) != owner || !is_set_aside(id)) {
         return VERIFY_OWNER_ID;
     }
     if (owner->kind < OWNER_THREAD || owner->kind > OWNER_POOL ||
         owner->bank.has_strays_sent != (owner->kind == OWNER_THREAD)) {
         return VERIFY_OWNER_KIND;
     }
-    return bank_verify(&owner->bank);
+    return hak_bank_verify(&owner->bank);
 }
 
 static int verify_one(struct owner *owner, void *unused)
 {
     (void)unused;
-    return owner_verify(owner);
+    return hak_owner_verify(owner);
 }
 
 /* Owners whose ids are not set aside would be in no walk. */
 static int verify_table(void)
 {
     int result = 0;
-    lock_acquire(&table_lock);
-    for (uint32_t id = 0; id < owner_table.n_id_words * 64 && id <= OWNER_MAX && !result; id++) {
-        result = owner_by_id(id) && !is_set_aside(id) ? VERIFY_OWNER_SET : 0;
+    hak_lock_acquire(&table_lock);
+    for (uint32_t id = 0; id < hak_owner_table.n_id_words * 64 && id <= OWNER_MAX && !result; id++) {
+        result = hak_owner_by_id(id) && !is_set_aside(id) ? VERIFY_OWNER_SET : 0;
     }
-    lock_release(&table_lock);
+    hak_lock_release(&table_lock);
     return result;
 }
 
-int owner_verify_all(void)
+int hak_owner_verify_all(void)
 {
     int result = verify_table();
-    return result ? result : owner_for_each(verify_one, NULL);
+    return result ? result : hak_owner_for_each(verify_one, NULL);
 }
 
-int owner_lose(struct lock *lock, const struct owner *own)
+int hak_owner_lose(struct lock *lock, const struct owner *own)
 {
     struct owner *owner;
     if (lock->rank != LOCK_RANK_HEAP) {
         return 0;
     }
-    for (uint32_t id = 0; (owner = owner_next(&id)) != NULL;) {
+    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
         if (&owner->lock == lock) {
             if (owner == own) {
                 return 0;
             }
             owner->kind |= OWNER_LOST;
-            lock_mark_lost(lock);
+            hak_lock_mark_lost(lock);
             return 1;
         }
     }
@@ -270,14 +270,14 @@ int owner_lose(struct lock *lock, const struct owner *own)
 
 /* --- pools used alone --- */
 
-/* Returns 0 if the gate is closed. *gate is what owner_gate was. */
-static int enter(const struct owner_gate **gate)
+/* Returns 0 if the gate is closed. *gate is what hak_owner_gate was. */
+static int enter(const struct hak_owner_gate **gate)
 {
-    *gate = atomic_load_acquire(&owner_gate);
+    *gate = atomic_load_acquire(&hak_owner_gate);
     return !*gate || (*gate)->enter();
 }
 
-static void leave(const struct owner_gate *gate)
+static void leave(const struct hak_owner_gate *gate)
 {
     if (gate) {
         gate->leave();
@@ -286,7 +286,7 @@ static void leave(const struct owner_gate *gate)
 
 static void catch_up(void)
 {
-    const struct owner_gate *gate = atomic_load_acquire(&owner_gate);
+    const struct hak_owner_gate *gate = atomic_load_acquire(&hak_owner_gate);
     if (gate) {
         gate->catch_up();
     }
@@ -296,14 +296,14 @@ static void catch_up(void)
 static int make_pool(struct owner **out)
 {
     struct owner *owner =
-        owner_table.unused_pools ? owner_table.unused_pools : (struct owner *)os_meta_alloc(sizeof *owner);
+        hak_owner_table.unused_pools ? hak_owner_table.unused_pools : (struct owner *)hak_os_meta_alloc(sizeof *owner);
     int error = ENOMEM;
     if (owner) {
-        owner_table.unused_pools = owner->next_unused;
+        hak_owner_table.unused_pools = owner->next_unused;
         error = register_any(owner, OWNER_POOL, LOCK_RANK_HEAP);
         if (error) {
-            owner->next_unused = owner_table.unused_pools;
-            owner_table.unused_pools = owner;
+            owner->next_unused = hak_owner_table.unused_pools;
+            hak_owner_table.unused_pools = owner;
         }
     }
     *out = error ? NULL : owner;
@@ -311,7 +311,7 @@ static int make_pool(struct owner **out)
 }
 
 /* Its id comes with its first slab. */
-static int make_pool_aside(const struct owner_gate *gate, struct owner **out)
+static int make_pool_aside(const struct hak_owner_gate *gate, struct owner **out)
 {
     *out = (struct owner *)gate->alloc(sizeof **out, _Alignof(struct owner), NULL);
     if (!*out) {
@@ -321,14 +321,14 @@ static int make_pool_aside(const struct owner_gate *gate, struct owner **out)
     return 0;
 }
 
-int owner_make_pool(struct owner **out)
+int hak_owner_make_pool(struct owner **out)
 {
-    const struct owner_gate *gate;
+    const struct hak_owner_gate *gate;
     int error;
     if (enter(&gate)) {
-        lock_acquire(&table_lock);
+        hak_lock_acquire(&table_lock);
         error = make_pool(out);
-        lock_release(&table_lock);
+        hak_lock_release(&table_lock);
         leave(gate);
     } else {
         error = make_pool_aside(gate, out);
@@ -339,25 +339,25 @@ int owner_make_pool(struct owner **out)
     return error;
 }
 
-void owner_end_pool(struct owner *owner)
+void hak_owner_end_pool(struct owner *owner)
 {
-    if (owner_is_lost(owner)) {
+    if (hak_owner_is_lost(owner)) {
         return;
     }
     if (owner->id) {
         give_slabs_back(owner);
-        withdraw(owner, &owner_table.unused_pools);
+        withdraw(owner, &hak_owner_table.unused_pools);
         return;
     }
-    lock_acquire(&table_lock);
-    owner->next_unused = owner_table.unused_pools;
-    owner_table.unused_pools = owner;
-    lock_release(&table_lock);
+    hak_lock_acquire(&table_lock);
+    owner->next_unused = hak_owner_table.unused_pools;
+    hak_owner_table.unused_pools = owner;
+    hak_lock_release(&table_lock);
 }
 
-void owner_unmake_pool(struct owner *owner)
+void hak_owner_unmake_pool(struct owner *owner)
 {
-    const struct owner_gate *gate;
+    const struct hak_owner_gate *gate;
     HAK_CHECK(atomic_exchange_seq(&owner->is_live, 0u), "heap destroyed twice", owner);
     catch_up(); /* blocks of it that were freed while the gate was closed */
     int is_inside = enter(&gate);
@@ -365,7 +365,7 @@ void owner_unmake_pool(struct owner *owner)
         gate->free_of(owner);
     }
     if (is_inside) {
-        owner_end_pool(owner);
+        hak_owner_end_pool(owner);
         leave(gate);
     } else {
         gate->defer_end(owner);
@@ -376,28 +376,28 @@ void owner_unmake_pool(struct owner *owner)
 static int has_id(struct owner *owner)
 {
     if (HAK_UNLIKELY(!atomic_load_relaxed(&owner->id))) {
-        lock_acquire(&table_lock);
+        hak_lock_acquire(&table_lock);
         int error = owner->id ? 0 : register_any(owner, OWNER_POOL, LOCK_RANK_HEAP);
-        lock_release(&table_lock);
+        hak_lock_release(&table_lock);
         return !error;
     }
     return 1;
 }
 
-void *owner_pool_alloc(struct owner *owner, uint32_t size_class,
+void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
                        uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want, void **head))
 {
-    const struct owner_gate *gate;
+    const struct hak_owner_gate *gate;
     void *block = NULL;
     int is_inside = enter(&gate);
-    if (is_inside && !owner_is_lost(owner)) {
+    if (is_inside && !hak_owner_is_lost(owner)) {
         if (has_id(owner)) {
-            lock_acquire(&owner->lock);
+            hak_lock_acquire(&owner->lock);
             (void)take(owner, size_class, 1, &block);
-            owner_release(owner);
+            hak_owner_release(owner);
         }
     } else {
-        block = gate->alloc(sc_table[size_class].size, SC_MIN_ALIGN, owner);
+        block = gate->alloc(hak_sc_table[size_class].size, SC_MIN_ALIGN, owner);
     }
     if (is_inside) {
         leave(gate);
@@ -414,49 +414,49 @@ static void check_block(const struct owner *owner, const void *block)
     HAK_CHECK(found.is_allocated, "block freed twice", block);
 }
 
-void owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block))
+void hak_owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block))
 {
-    const struct owner_gate *gate;
+    const struct hak_owner_gate *gate;
     int is_inside = enter(&gate);
-    if (gate && map_find(block).tag == TAG_LIMBO) {
+    if (gate && hak_map_find(block).tag == TAG_LIMBO) {
         gate->free(block);
     } else if (!is_inside) {
         check_block(owner, block);
         gate->defer_block(block);
-    } else if (owner_is_lost(owner)) {
+    } else if (hak_owner_is_lost(owner)) {
         check_block(owner, block);
     } else {
-        lock_acquire(&owner->lock);
+        hak_lock_acquire(&owner->lock);
         put(owner, block);
-        owner_release(owner);
+        hak_owner_release(owner);
     }
     if (is_inside) {
         leave(gate);
     }
 }
 
-void owner_trim(struct owner *owner)
+void hak_owner_trim(struct owner *owner)
 {
-    const struct owner_gate *gate;
+    const struct hak_owner_gate *gate;
     if (enter(&gate)) {
-        if (owner->id && !owner_is_lost(owner)) {
-            lock_acquire(&owner->lock);
-            bank_release_empty(&owner->bank);
-            owner_release(owner);
+        if (owner->id && !hak_owner_is_lost(owner)) {
+            hak_lock_acquire(&owner->lock);
+            hak_bank_release_empty(&owner->bank);
+            hak_owner_release(owner);
         }
         leave(gate);
     }
 }
 
-int owner_check(struct owner *owner)
+int hak_owner_check(struct owner *owner)
 {
-    const struct owner_gate *gate;
+    const struct hak_owner_gate *gate;
     int result = 0;
     if (enter(&gate)) {
-        if (owner->id && !owner_is_lost(owner)) {
-            lock_acquire(&owner->lock);
-            result = owner_verify(owner);
-            lock_release(&owner->lock);
+        if (owner->id && !hak_owner_is_lost(owner)) {
+            hak_lock_acquire(&owner->lock);
+            result = hak_owner_verify(owner);
+            hak_lock_release(&owner->lock);
         }
         leave(gate);
     }

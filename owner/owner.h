@@ -2,21 +2,21 @@
    three kinds of one thing: a lock, an id, and a bank of slabs behind the lock. One table finds all
    of them by the id that their slabs' tags carry.
 
-   struct owner lies in what is made of it: struct heap and struct hak_heap (hakmem) embed one,
+   struct owner lies in what is made of it: struct theap and struct hak_heap (hakmem) embed one,
    struct mid_pool and struct tiny_pool point to one. Its memory is metadata and is never given
    back; it is used again for the same kind alone. States:
      unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for
                    reuse, or it was made while the gate was closed and is registered when it first
                    needs a slab
-     registered     owner_table.at[id] is this owner; from owner_register to owner_unregister. A
+     registered     hak_owner_table.at[id] is this owner; from hak_owner_register to hak_owner_unregister. A
                    thread's heap stays so for ever
      lost           registered, in a forked child: a thread held its lock that the child does not
                    have. `kind` has OWNER_LOST, nobody takes the lock any more, and the bank stays as
                    it is. Its blocks can be used, and not be given back
    The id is set aside (a bit in the table's set) for a moment before and after, and for as long as
-   its maker likes by owner_reserve.
-   Always: an id in the table is set aside; owner_table.at[id]->id = bank.owner = id; every slab
-   whose tag carries the id is in that owner's bank. owner_verify_all checks.
+   its maker likes by hak_owner_reserve.
+   Always: an id in the table is set aside; hak_owner_table.at[id]->id = bank.owner = id; every slab
+   whose tag carries the id is in that owner's bank. hak_owner_verify_all checks.
    Who writes: id, bank and the slot of the table under `lock`; `kind` when it is made, and in a
    child; the inbox line as said below.
 
@@ -24,7 +24,7 @@
    - Slabs and tags: none. An owner is unregistered with an empty bank (checked), that is when every
      unit that carried its tag has another one.
    - A number read from the map before: the walks of all blocks and the purge of cold slabs read a
-     tag, and take the lock after. owner_hold is the only way from such a number to an owner: the
+     tag, and take the lock after. hak_owner_hold is the only way from such a number to an owner: the
      pointer that it finds leads to an owner for ever, and with the lock held it looks whether the
      id is still that owner's. It stays so until the lock is released, since unregistering takes the
      lock; then the tag is read once more, and while the owner that it names is held, it is exact.
@@ -41,9 +41,9 @@
    - Inboxes, returned chains, strays, orphans, adoption, bins: they hold blocks of thread heaps
      only.
    - Fork: none. An owner's lock is made once, when it is first registered, and is in the list of
-     locks (lock.h) for ever. Whoever takes one is inside the gate (hakmem/gate.h), so that a child
+     locks (lock.h) for ever. Whoever takes one is inside the gate (heap/gate.h), so that a child
      finds all of them free and every owner whole. Only a fork in a signal handler may find others
-     inside: then owner_lose gives up the registered owners whose locks they hold, and frees the
+     inside: then hak_owner_lose gives up the registered owners whose locks they hold, and frees the
      locks of unregistered ones, behind which there is nothing.
    The set of ids and the list of unused pools are under one lock, rank HEAPS; the table is read
    without it. */
@@ -91,68 +91,68 @@ HAK_STATIC_ASSERT(OWNER_MAX < TAG_SPECIAL_OWNER, "no owner has the id that marks
 
 /* Everything but `at` is owner.c's. The words with the set of ids come backwards, so that a small
    process touches the two ends of the table alone, which share pages with what lies about it. */
-struct owner_table {
+struct hak_owner_table {
     struct owner *at[OWNER_MAX + 1];
     /* A bit for each id that is set aside; walks read them without the lock. */
     uint64_t ids[OWNER_ID_WORDS];
     uint32_t n_id_words; /* those that have ever had a bit */
     struct owner *unused_pools;
 };
-extern struct owner_table owner_table HAK_HIDDEN;
+extern struct hak_owner_table hak_owner_table HAK_HIDDEN;
 
-/* The owner of that id, or NULL. For whoever holds a block of its slabs; others want owner_hold. */
-static inline struct owner *owner_by_id(uint32_t id)
+/* The owner of that id, or NULL. For whoever holds a block of its slabs; others want hak_owner_hold. */
+static inline struct owner *hak_owner_by_id(uint32_t id)
 {
-    return id <= OWNER_MAX ? atomic_load_acquire(&owner_table.at[id]) : NULL;
+    return id <= OWNER_MAX ? atomic_load_acquire(&hak_owner_table.at[id]) : NULL;
 }
 
-static inline int owner_is_lost(const struct owner *owner)
+static inline int hak_owner_is_lost(const struct owner *owner)
 {
     return HAK_UNLIKELY(owner->kind & OWNER_LOST);
 }
 
 /* Makes an owner known: a free id, a lock of the rank, an empty bank. 0, or EAGAIN if there is no
    id. The memory was zeroed when it was new. */
-HAK_MUST_CHECK int owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank);
+HAK_MUST_CHECK int hak_owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank);
 /* The same in two steps: an id (0 if there is none) that nobody else gets, and an owner for it. */
-HAK_MUST_CHECK uint32_t owner_reserve(void);
-void owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank);
+HAK_MUST_CHECK uint32_t hak_owner_reserve(void);
+void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank);
 /* Gives all slabs of an owner back, whatever lies in them, and its id, which the next one gets. Not
    of a thread's heap. */
-void owner_unregister(struct owner *owner);
+void hak_owner_unregister(struct owner *owner);
 
 /* The owner of that id with its lock held, or NULL if the id is nobody's (any more), or a lost
-   owner's. Release with owner_release. */
-struct owner *owner_hold(uint32_t id);
-/* Ends a use of what is behind the lock, by owners of all kinds but thread heaps (heap_unlock). */
-static inline void owner_release(struct owner *owner)
+   owner's. Release with hak_owner_release. */
+struct owner *hak_owner_hold(uint32_t id);
+/* Ends a use of what is behind the lock, by owners of all kinds but thread heaps (hak_theap_unlock). */
+static inline void hak_owner_release(struct owner *owner)
 {
     owner->n_uses++;
-    lock_release(&owner->lock);
+    hak_lock_release(&owner->lock);
 }
 
 /* The registered owner with the lowest id above *id, which becomes its id; NULL behind the last.
    Owners that come and go meanwhile are seen or not. No lock is taken. */
-struct owner *owner_next(uint32_t *id);
+struct owner *hak_owner_next(uint32_t *id);
 /* Calls visit with each owner of all kinds, its lock held, until one call returns something else
    than 0, which is returned. */
-int owner_for_each(int (*visit)(struct owner *owner, void *context), void *context);
+int hak_owner_for_each(int (*visit)(struct owner *owner, void *context), void *context);
 
 /* 0 if the owner's equations and its bank's hold. Lock held. */
-int owner_verify(const struct owner *owner);
+int hak_owner_verify(const struct owner *owner);
 /* 0 if those of all owners and of the table do. No lock held. */
-int owner_verify_all(void);
+int hak_owner_verify_all(void);
 
 /* In a forked child, for a lock that a thread holds which the child does not have. Returns 1 if it
    is an owner's of rank HEAP other than `own`, which may be NULL: that owner is lost, or, if it is
    unregistered, its lock is free now. */
-int owner_lose(struct lock *lock, const struct owner *own);
+int hak_owner_lose(struct lock *lock, const struct owner *own);
 
 /* --- pools used alone --- */
 
-/* What stands between a pool and a fork. Pools do not know hakmem's gate (hakmem/gate.h); where
+/* What stands between a pool and a fork. Pools do not know hakmem's gate (heap/gate.h); where
    hakmem is in the process too, it puts this here at its start, before any gate can be closed. */
-struct owner_gate {
+struct hak_owner_gate {
     int (*enter)(void); /* 1: inside, until leave. 0: closed, and the others serve */
     void (*leave)(void);
     /* `owner`: whose block it is; NULL: memory of ours, for good. NULL and ENOMEM if there is none. */
@@ -160,26 +160,26 @@ struct owner_gate {
     void (*free)(void *block);         /* one of alloc; the map says TAG_LIMBO */
     void (*free_of)(struct owner *owner);
     void (*defer_block)(void *block);  /* a slab's: it is freed when the gate opens */
-    void (*defer_end)(struct owner *owner); /* owner_end_pool then */
+    void (*defer_end)(struct owner *owner); /* hak_owner_end_pool then */
     void (*catch_up)(void);                 /* what was deferred is done now, if the gate is open */
 };
 /* NULL: nobody closes a gate, and nobody looks after pools when the process forks. */
-extern const struct owner_gate *owner_gate HAK_HIDDEN;
+extern const struct hak_owner_gate *hak_owner_gate HAK_HIDDEN;
 
 /* An owner for a pool used alone, in *out: 0, EAGAIN if there is no id, ENOMEM if there is no
    memory. No lock held, as for all of these. */
-HAK_MUST_CHECK int owner_make_pool(struct owner **out);
+HAK_MUST_CHECK int hak_owner_make_pool(struct owner **out);
 /* All blocks go back, and its memory waits for the next pool. */
-void owner_unmake_pool(struct owner *owner);
+void hak_owner_unmake_pool(struct owner *owner);
 /* The latter half of it. Inside the gate. */
-void owner_end_pool(struct owner *owner);
+void hak_owner_end_pool(struct owner *owner);
 /* A block of the class, by the pool's `take` (NULL if there is no memory); and back. */
-void *owner_pool_alloc(struct owner *owner, uint32_t size_class,
+void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
                        uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want, void **head));
-void owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block));
+void hak_owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block));
 /* Gives empty slabs back; 0 if all equations hold. While the gate is closed they do nothing. */
-void owner_trim(struct owner *owner);
-int owner_check(struct owner *owner);
+void hak_owner_trim(struct owner *owner);
+int hak_owner_check(struct owner *owner);
 
 HAK_EXTERN_C_END
 

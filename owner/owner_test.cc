@@ -29,7 +29,7 @@ const struct owner_policy policy = {1, UINT32_MAX, UINT32_MAX, 4096, OWNER_FRESH
 std::set<uint32_t> registered()
 {
     std::set<uint32_t> ids;
-    for (uint32_t id = 0; owner_next(&id);) {
+    for (uint32_t id = 0; hak_owner_next(&id);) {
         ids.insert(id);
     }
     return ids;
@@ -40,16 +40,16 @@ class Owner : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
+        hak_options.purge_delay_ms = 3600000;
         before = registered();
     }
     void TearDown() override
     {
         EXPECT_EQ(registered(), before) << "every test takes back what it registers";
-        EXPECT_EQ(owner_verify_all(), 0);
-        EXPECT_EQ(stat_get(heap_used_bytes), 0);
-        ss_purge(0);
-        EXPECT_EQ(ss_verify(), 0);
+        EXPECT_EQ(hak_owner_verify_all(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+        hak_ss_purge(0);
+        EXPECT_EQ(hak_ss_verify(), 0);
     }
     std::set<uint32_t> before;
 };
@@ -57,20 +57,20 @@ class Owner : public testing::Test
 /* For ever, since its lock stays in the list of all locks. */
 struct owner *new_owner()
 {
-    return static_cast<struct owner *>(os_meta_alloc(sizeof(struct owner)));
+    return static_cast<struct owner *>(hak_os_meta_alloc(sizeof(struct owner)));
 }
 
 int start(struct owner *owner)
 {
-    return owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP);
+    return hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP);
 }
 
 char *take(struct owner *owner, uint32_t size_class)
 {
     void *block;
-    lock_acquire(&owner->lock);
-    (void)bank_take(&owner->bank, size_class, 1, &block, &policy);
-    owner_release(owner);
+    hak_lock_acquire(&owner->lock);
+    (void)hak_bank_take(&owner->bank, size_class, 1, &block, &policy);
+    hak_owner_release(owner);
     return static_cast<char *>(block);
 }
 
@@ -82,19 +82,19 @@ TEST_F(Owner, IsFoundByItsIdUntilItEnds)
     EXPECT_NE(one.id, 0u);
     EXPECT_NE(one.id, two.id);
     EXPECT_EQ(one.bank.owner, one.id);
-    EXPECT_EQ(owner_by_id(one.id), &one);
-    EXPECT_EQ(owner_by_id(two.id), &two);
+    EXPECT_EQ(hak_owner_by_id(one.id), &one);
+    EXPECT_EQ(hak_owner_by_id(two.id), &two);
     char *p = take(&one, 5);
-    EXPECT_EQ(owner_by_id(hak_super_lookup(p).owner), &one);
-    EXPECT_EQ(TAG_OWNER(map_find(p).tag), one.id);
-    EXPECT_EQ(owner_by_id(TAG_OWNER(map_find(&one).tag)), nullptr) << "what is not ours has no owner";
-    EXPECT_EQ(owner_by_id(TAG_SPECIAL_OWNER), nullptr);
-    EXPECT_EQ(owner_by_id(OWNER_MAX + 1), nullptr);
+    EXPECT_EQ(hak_owner_by_id(hak_super_lookup(p).owner), &one);
+    EXPECT_EQ(TAG_OWNER(hak_map_find(p).tag), one.id);
+    EXPECT_EQ(hak_owner_by_id(TAG_OWNER(hak_map_find(&one).tag)), nullptr) << "what is not ours has no owner";
+    EXPECT_EQ(hak_owner_by_id(TAG_SPECIAL_OWNER), nullptr);
+    EXPECT_EQ(hak_owner_by_id(OWNER_MAX + 1), nullptr);
     uint32_t id = one.id;
-    owner_unregister(&one);
-    EXPECT_EQ(owner_by_id(id), nullptr);
-    EXPECT_EQ(owner_hold(id), nullptr);
-    owner_unregister(&two);
+    hak_owner_unregister(&one);
+    EXPECT_EQ(hak_owner_by_id(id), nullptr);
+    EXPECT_EQ(hak_owner_hold(id), nullptr);
+    hak_owner_unregister(&two);
 }
 
 TEST_F(Owner, IdsComeBackLowestFirst)
@@ -106,7 +106,7 @@ TEST_F(Owner, IdsComeBackLowestFirst)
     uint32_t ids[5];
     std::transform(std::begin(owners), std::end(owners), ids, [](const struct owner &owner) { return owner.id; });
     for (int i : {3, 1, 2}) {
-        owner_unregister(&owners[i]);
+        hak_owner_unregister(&owners[i]);
     }
     for (int i : {2, 3, 1}) {
         ASSERT_EQ(start(&owners[i]), 0);
@@ -115,7 +115,7 @@ TEST_F(Owner, IdsComeBackLowestFirst)
     EXPECT_EQ(owners[3].id, ids[2]);
     EXPECT_EQ(owners[1].id, ids[3]);
     for (struct owner &owner : owners) {
-        owner_unregister(&owner);
+        hak_owner_unregister(&owner);
     }
 }
 
@@ -123,16 +123,16 @@ TEST_F(Owner, IdsComeBackLowestFirst)
 TEST_F(Owner, AReservedIdIsKept)
 {
     static struct owner kept, other;
-    uint32_t id = owner_reserve();
+    uint32_t id = hak_owner_reserve();
     ASSERT_NE(id, 0u);
     ASSERT_EQ(start(&other), 0);
     EXPECT_NE(other.id, id);
-    EXPECT_EQ(owner_by_id(id), nullptr);
-    EXPECT_EQ(owner_verify_all(), 0);
-    owner_register_as(&kept, id, OWNER_HEAP, LOCK_RANK_HEAP);
-    EXPECT_EQ(owner_by_id(id), &kept);
-    owner_unregister(&kept);
-    owner_unregister(&other);
+    EXPECT_EQ(hak_owner_by_id(id), nullptr);
+    EXPECT_EQ(hak_owner_verify_all(), 0);
+    hak_owner_register_as(&kept, id, OWNER_HEAP, LOCK_RANK_HEAP);
+    EXPECT_EQ(hak_owner_by_id(id), &kept);
+    hak_owner_unregister(&kept);
+    hak_owner_unregister(&other);
 }
 
 TEST_F(Owner, AFullTable)
@@ -148,11 +148,11 @@ TEST_F(Owner, AFullTable)
     EXPECT_EQ(registered().size(), owners.size() - 1 + before.size());
     EXPECT_GE(owners.size(), size_t(OWNER_MAX) - 4);
     EXPECT_LE(owners.size(), size_t(OWNER_MAX) + 1);
-    EXPECT_EQ(owner_reserve(), 0u);
+    EXPECT_EQ(hak_owner_reserve(), 0u);
     struct owner *spare = nullptr;
-    EXPECT_EQ(owner_make_pool(&spare), EAGAIN);
+    EXPECT_EQ(hak_owner_make_pool(&spare), EAGAIN);
     EXPECT_EQ(spare, nullptr);
-    EXPECT_EQ(owner_verify_all(), 0);
+    EXPECT_EQ(hak_owner_verify_all(), 0);
     /* The highest id works like any other. */
     struct owner *last = owners[owners.size() - 2];
     char *p = take(last, 3);
@@ -160,17 +160,17 @@ TEST_F(Owner, AFullTable)
     EXPECT_EQ(hak_super_lookup(p).owner, OWNER_MAX);
     struct owner *middle = owners[owners.size() / 2];
     uint32_t id = middle->id;
-    owner_unregister(middle);
+    hak_owner_unregister(middle);
     ASSERT_EQ(start(owners.back()), 0);
     EXPECT_EQ(owners.back()->id, id);
     EXPECT_EQ(start(middle), EAGAIN);
     for (const auto &owner : owners) {
         if (owner != middle) {
-            owner_unregister(owner);
+            hak_owner_unregister(owner);
         }
     }
-    EXPECT_EQ(owner_make_pool(&spare), 0);
-    owner_unmake_pool(spare);
+    EXPECT_EQ(hak_owner_make_pool(&spare), 0);
+    hak_owner_unmake_pool(spare);
 }
 
 TEST_F(Owner, EndsWithAllItsSlabs)
@@ -181,21 +181,21 @@ TEST_F(Owner, EndsWithAllItsSlabs)
     char *kept = take(&stays, 0);
     std::vector<char *> blocks;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        for (uint32_t i = 0; i < 2 * sc_table[c].capacity && i < 300; i++) { /* full slabs and partial ones */
+        for (uint32_t i = 0; i < 2 * hak_sc_table[c].capacity && i < 300; i++) { /* full slabs and partial ones */
             blocks.push_back(take(&ends, c));
         }
     }
     EXPECT_GT(ends.bank.n_slabs, 64u) << "more than are given back at a time, in the tiny variant";
-    int64_t used = stat_get(heap_used_bytes), n = ends.bank.n_slabs;
+    int64_t used = hak_stat_get(heap_used_bytes), n = ends.bank.n_slabs;
     uint32_t id = ends.id;
-    owner_unregister(&ends);
-    EXPECT_EQ(used - stat_get(heap_used_bytes), n * int64_t(SS_UNIT_BYTES));
+    hak_owner_unregister(&ends);
+    EXPECT_EQ(used - hak_stat_get(heap_used_bytes), n * int64_t(SS_UNIT_BYTES));
     for (char *block : blocks) {
-        ASSERT_NE(TAG_OWNER(map_find(block).tag), id) << "no tag carries the id of an owner that has ended";
+        ASSERT_NE(TAG_OWNER(hak_map_find(block).tag), id) << "no tag carries the id of an owner that has ended";
     }
     EXPECT_EQ(hak_super_lookup(kept).is_allocated, 1);
-    EXPECT_EQ(owner_check(&stays), 0);
-    owner_unregister(&stays);
+    EXPECT_EQ(hak_owner_check(&stays), 0);
+    hak_owner_unregister(&stays);
 }
 
 TEST_F(Owner, WalksSeeAllKindsInOrder)
@@ -203,9 +203,9 @@ TEST_F(Owner, WalksSeeAllKindsInOrder)
     /* Thread heaps stay for ever; this one for the other tests too. */
     static struct owner thread, heap;
     struct owner *pool;
-    ASSERT_EQ(owner_register(&thread, OWNER_THREAD, LOCK_RANK_HEAP), 0);
+    ASSERT_EQ(hak_owner_register(&thread, OWNER_THREAD, LOCK_RANK_HEAP), 0);
     ASSERT_EQ(start(&heap), 0);
-    ASSERT_EQ(owner_make_pool(&pool), 0);
+    ASSERT_EQ(hak_owner_make_pool(&pool), 0);
     struct Seen {
         std::vector<struct owner *> owners;
         const struct owner *stop_at;
@@ -217,7 +217,7 @@ TEST_F(Owner, WalksSeeAllKindsInOrder)
         s->all_locked = s->all_locked && owner->lock.word != 0;
         return owner == s->stop_at ? 77 : 0;
     };
-    EXPECT_EQ(owner_for_each(visit, &seen), 0);
+    EXPECT_EQ(hak_owner_for_each(visit, &seen), 0);
     EXPECT_TRUE(seen.all_locked);
     EXPECT_EQ(heap.lock.word, 0u);
     auto at = [&seen](const struct owner *owner) {
@@ -231,40 +231,40 @@ TEST_F(Owner, WalksSeeAllKindsInOrder)
     EXPECT_TRUE(!thread.bank.keeps_empty && heap.bank.keeps_empty && pool->bank.keeps_empty);
     size_t n = size_t(at(&heap)) + 1;
     seen = {{}, &heap};
-    EXPECT_EQ(owner_for_each(visit, &seen), 77);
+    EXPECT_EQ(hak_owner_for_each(visit, &seen), 77);
     EXPECT_EQ(seen.owners.size(), n);
-    owner_unregister(&heap);
-    owner_unmake_pool(pool);
+    hak_owner_unregister(&heap);
+    hak_owner_unmake_pool(pool);
     before = registered();
 }
 
 TEST_F(Owner, TrimGivesEmptySlabsBack)
 {
     struct owner *pool;
-    ASSERT_EQ(owner_make_pool(&pool), 0);
+    ASSERT_EQ(hak_owner_make_pool(&pool), 0);
     char *p = take(pool, 2), *q = take(pool, 9);
-    lock_acquire(&pool->lock);
-    bank_put(&pool->bank, p, &policy);
-    owner_release(pool);
+    hak_lock_acquire(&pool->lock);
+    hak_bank_put(&pool->bank, p, &policy);
+    hak_owner_release(pool);
     EXPECT_EQ(pool->bank.n_slabs, 2u);
-    owner_trim(pool);
+    hak_owner_trim(pool);
     EXPECT_EQ(pool->bank.n_slabs, 1u);
     EXPECT_EQ(hak_super_lookup(q).is_allocated, 1);
-    owner_unmake_pool(pool);
+    hak_owner_unmake_pool(pool);
 }
 
 /* The memory of pools that were unmade is used again. */
 TEST_F(Owner, PoolsTakeNoMemoryForEver)
 {
     struct owner *pool;
-    ASSERT_EQ(owner_make_pool(&pool), 0);
-    owner_unmake_pool(pool);
-    size_t meta = os_meta_bytes();
+    ASSERT_EQ(hak_owner_make_pool(&pool), 0);
+    hak_owner_unmake_pool(pool);
+    size_t meta = hak_os_meta_bytes();
     for (int i = 0; i < 5000; i++) {
-        ASSERT_EQ(owner_make_pool(&pool), 0);
-        owner_unmake_pool(pool);
+        ASSERT_EQ(hak_owner_make_pool(&pool), 0);
+        hak_owner_unmake_pool(pool);
     }
-    EXPECT_EQ(os_meta_bytes(), meta);
+    EXPECT_EQ(hak_os_meta_bytes(), meta);
 }
 
 TEST_F(Owner, NoMemoryForAPool)
@@ -275,14 +275,14 @@ TEST_F(Owner, NoMemoryForAPool)
         FailingOs os;
         os.fail_always(hak_testing::OS_MMAP);
         struct owner *pool;
-        while ((error = owner_make_pool(&pool)) == 0) {
+        while ((error = hak_owner_make_pool(&pool)) == 0) {
             pools.push_back(pool);
         }
         EXPECT_EQ(pool, nullptr);
     }
     EXPECT_TRUE(error == ENOMEM || error == EAGAIN); /* the tiny variant has fewer ids than memory */
     for (struct owner *pool : pools) {
-        owner_unmake_pool(pool);
+        hak_owner_unmake_pool(pool);
     }
 }
 
@@ -292,27 +292,27 @@ TEST_F(Owner, VerifySeesEachBrokenEquation)
     ASSERT_EQ(start(&owner), 0);
     ASSERT_EQ(start(&other), 0);
     uint32_t id = owner.id;
-    EXPECT_EQ(owner_verify_all(), 0);
+    EXPECT_EQ(hak_owner_verify_all(), 0);
     auto broken = [](auto *field, auto wrong) {
         auto right = *field;
         *field = wrong;
-        bool is_seen = owner_verify_all() != 0;
+        bool is_seen = hak_owner_verify_all() != 0;
         *field = right;
-        return is_seen && owner_verify_all() == 0;
+        return is_seen && hak_owner_verify_all() == 0;
     };
     EXPECT_TRUE(broken(&owner.bank.owner, other.id));
     EXPECT_TRUE(broken(&owner.kind, 0u));
     EXPECT_TRUE(broken(&owner.kind, 4u));
     EXPECT_TRUE(broken(&owner.bank.has_strays_sent, uint8_t(1)));
     EXPECT_TRUE(broken(&owner.bank.n_slabs, 1u)) << "the bank's own";
-    uint64_t *word = &owner_table.ids[OWNER_ID_WORDS - 1 - id / 64];
+    uint64_t *word = &hak_owner_table.ids[OWNER_ID_WORDS - 1 - id / 64];
     EXPECT_TRUE(broken(word, *word & ~(uint64_t(1) << (id % 64)))) << "an id in the table that is not set aside";
     owner.bank.owner = 0;
-    EXPECT_NE(owner_verify(&owner), 0);
+    EXPECT_NE(hak_owner_verify(&owner), 0);
     owner.bank.owner = id;
-    owner_unregister(&owner);
-    EXPECT_NE(owner_verify(&owner), 0) << "it is nobody any more";
-    owner_unregister(&other);
+    hak_owner_unregister(&owner);
+    EXPECT_NE(hak_owner_verify(&owner), 0) << "it is nobody any more";
+    hak_owner_unregister(&other);
 }
 
 /* --- stale numbers --- */
@@ -330,22 +330,22 @@ TEST_F(Owner, AStaleNumberLeadsToNobody)
         bool is_exact = true;
         std::thread late([&] {
             phase = 1;
-            got = owner_hold(id);
+            got = hak_owner_hold(id);
             if (got) {
-                is_exact = got->id == id && owner_by_id(id) == got && got->bank.owner == id;
-                lock_release(&got->lock);
+                is_exact = got->id == id && hak_owner_by_id(id) == got && got->bank.owner == id;
+                hak_lock_release(&got->lock);
             }
         });
         while (phase == 0) {
             std::this_thread::yield();
         }
-        owner_unregister(&old);
+        hak_owner_unregister(&old);
         int error = start(&next);
         late.join();
         ASSERT_EQ(error, 0);
         ASSERT_EQ(next.id, id) << "the id has come back";
         EXPECT_TRUE(is_exact);
-        owner_unregister(&next);
+        hak_owner_unregister(&next);
     }
 }
 
@@ -355,18 +355,18 @@ TEST_F(Owner, AnOwnerThatEndedIsNotHeldForItsSuccessor)
     static struct owner old, next;
     ASSERT_EQ(start(&old), 0);
     uint32_t id = old.id;
-    owner_unregister(&old);
+    hak_owner_unregister(&old);
     ASSERT_EQ(start(&next), 0);
     ASSERT_EQ(next.id, id);
     /* As if the late one had read the table before. */
-    owner_table.at[id] = &old;
-    EXPECT_EQ(owner_hold(id), nullptr);
+    hak_owner_table.at[id] = &old;
+    EXPECT_EQ(hak_owner_hold(id), nullptr);
     EXPECT_EQ(old.lock.word, 0u);
-    owner_table.at[id] = &next;
-    struct owner *held = owner_hold(id);
+    hak_owner_table.at[id] = &next;
+    struct owner *held = hak_owner_hold(id);
     EXPECT_EQ(held, &next);
-    lock_release(&held->lock);
-    owner_unregister(&next);
+    hak_lock_release(&held->lock);
+    hak_owner_unregister(&next);
 }
 
 /* --- forks --- */
@@ -377,26 +377,26 @@ TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
 {
     static struct owner ended, lives;
     ASSERT_EQ(start(&ended), 0);
-    owner_unregister(&ended);
+    hak_owner_unregister(&ended);
     ASSERT_EQ(start(&lives), 0);
     ended.lock.word = 1 << 20; /* by that thread */
-    EXPECT_EQ(owner_lose(&ended.lock, nullptr), 1);
+    EXPECT_EQ(hak_owner_lose(&ended.lock, nullptr), 1);
     alarm(20); /* or it would wait for ever */
     ASSERT_EQ(start(&ended), 0);
     EXPECT_NE(take(&ended, 1), nullptr);
     EXPECT_NE(take(&lives, 1), nullptr);
     alarm(0);
-    EXPECT_EQ(owner_verify_all(), 0);
-    owner_unregister(&ended);
-    owner_unregister(&lives);
+    EXPECT_EQ(hak_owner_verify_all(), 0);
+    hak_owner_unregister(&ended);
+    hak_owner_unregister(&lives);
 }
 
 bool lose_each_kind()
 {
     static struct owner heap, thread, other;
     struct owner *pool, *next;
-    if (start(&heap) || start(&other) || owner_make_pool(&pool) ||
-        owner_register(&thread, OWNER_THREAD, LOCK_RANK_HEAP)) {
+    if (start(&heap) || start(&other) || hak_owner_make_pool(&pool) ||
+        hak_owner_register(&thread, OWNER_THREAD, LOCK_RANK_HEAP)) {
         return false;
     }
     char *block = static_cast<char *>(take(&heap, 1));
@@ -405,19 +405,19 @@ bool lose_each_kind()
     }
     for (struct owner *owner : {&heap, &thread, pool}) {
         owner->lock.word = 1 << 20;
-        if (owner_lose(&owner->lock, owner) || !owner_lose(&owner->lock, &other) || !owner_is_lost(owner) ||
-            owner_hold(owner->id)) {
+        if (hak_owner_lose(&owner->lock, owner) || !hak_owner_lose(&owner->lock, &other) || !hak_owner_is_lost(owner) ||
+            hak_owner_hold(owner->id)) {
             return false;
         }
     }
     alarm(20);
     block[0] = 1;
-    if (owner_verify_all() || owner_check(pool)) {
+    if (hak_owner_verify_all() || hak_owner_check(pool)) {
         return false;
     }
-    owner_trim(pool);
-    owner_unmake_pool(pool);
-    return owner_make_pool(&next) == 0 && next != pool && take(&other, 1) && owner_hold(other.id) == &other;
+    hak_owner_trim(pool);
+    hak_owner_unmake_pool(pool);
+    return hak_owner_make_pool(&next) == 0 && next != pool && take(&other, 1) && hak_owner_hold(other.id) == &other;
 }
 
 /* The same of owners of each kind that are in the table. Ends the process: what is lost stays lost. */
@@ -425,7 +425,7 @@ TEST_F(Owner, ALostOwnerIsPassedBy)
 {
     EXPECT_EXIT(_exit(lose_each_kind() ? 0 : 1), testing::ExitedWithCode(0), "");
     static LOCK_DEFINE(elsewhere, LOCK_RANK_POOL);
-    EXPECT_EQ(owner_lose(&elsewhere, nullptr), 0);
+    EXPECT_EQ(hak_owner_lose(&elsewhere, nullptr), 0);
 }
 
 /* Without a fork that thread still lives, and will release the lock: it is waited for. */
@@ -433,14 +433,14 @@ TEST_F(Owner, ALockThatIsHeldIsNotMadeAnew)
 {
     static struct owner owner;
     ASSERT_EQ(start(&owner), 0);
-    owner_unregister(&owner);
+    hak_owner_unregister(&owner);
     std::atomic<bool> is_held{false}, is_released{false};
     std::thread late([&] {
-        lock_acquire(&owner.lock);
+        hak_lock_acquire(&owner.lock);
         is_held = true;
         usleep(20000);
         is_released = true;
-        lock_release(&owner.lock);
+        hak_lock_release(&owner.lock);
     });
     while (!is_held) {
         std::this_thread::yield();
@@ -448,7 +448,7 @@ TEST_F(Owner, ALockThatIsHeldIsNotMadeAnew)
     ASSERT_EQ(start(&owner), 0);
     EXPECT_TRUE(is_released);
     late.join();
-    owner_unregister(&owner);
+    hak_owner_unregister(&owner);
 }
 
 /* --- stress --- */
@@ -470,7 +470,7 @@ TEST_F(Owner, ConcurrentRegistrationGivesEachIdOnce)
                 size_t i = rng.below(live.size());
                 std::swap(live[i], live.back());
                 n_bad += taken[live.back()->id]-- != 1;
-                owner_unregister(live.back());
+                hak_owner_unregister(live.back());
                 idle.push_back(live.back());
                 live.pop_back();
             };
@@ -486,7 +486,7 @@ TEST_F(Owner, ConcurrentRegistrationGivesEachIdOnce)
                 } else {
                     end_one();
                 }
-                if (step % 1000 == 0 && owner_verify_all()) {
+                if (step % 1000 == 0 && hak_owner_verify_all()) {
                     n_bad++;
                 }
             }
@@ -515,7 +515,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
         std::atomic<int> &at = busy[static_cast<size_t>(unit - region) / SS_UNIT_BYTES];
         n_bad += at.exchange(1) != 0;
         for (int i = 0; i < 30; i++) {
-            atomic_pause();
+            hak_atomic_pause();
         }
         at = 0;
     };
@@ -532,15 +532,15 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
                 }
                 for (uint64_t i = rng.between(1, 4); i > 0; i--) {
                     void *block;
-                    lock_acquire(&owner->lock);
-                    (void)bank_take(&owner->bank, SC_N_TINY, 1, &block, &policy);
+                    hak_lock_acquire(&owner->lock);
+                    (void)hak_bank_take(&owner->bank, SC_N_TINY, 1, &block, &policy);
                     char *unit = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(block) & ~(SS_UNIT_BYTES - 1));
                     if (unit - region < static_cast<ptrdiff_t>(SS_BYTES) && unit >= region) {
                         alone(unit);
                     }
-                    owner_release(owner);
+                    hak_owner_release(owner);
                 }
-                owner_unregister(owner);
+                hak_owner_unregister(owner);
             }
             n_writers--;
         });
@@ -550,17 +550,17 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
             Rng rng(10 + t);
             while (n_writers > 0) {
                 char *unit = region + rng.below(5) * SS_UNIT_BYTES;
-                struct map_entry entry = map_get(unit);
-                struct owner *owner = TAG_IS_SLAB(entry.tag) ? owner_hold(TAG_OWNER(entry.tag)) : nullptr;
+                struct map_entry entry = hak_map_get(unit);
+                struct owner *owner = TAG_IS_SLAB(entry.tag) ? hak_owner_hold(TAG_OWNER(entry.tag)) : nullptr;
                 if (!owner) {
                     continue;
                 }
-                if (map_get(unit).tag == entry.tag) {
+                if (hak_map_get(unit).tag == entry.tag) {
                     alone(unit);
                     n_held++;
                 }
-                n_bad += owner_verify(owner) != 0;
-                lock_release(&owner->lock);
+                n_bad += hak_owner_verify(owner) != 0;
+                hak_lock_release(&owner->lock);
             }
         });
     }
@@ -569,7 +569,7 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
     }
     EXPECT_EQ(n_bad, 0);
     EXPECT_GT(n_held, 0);
-    owner_unregister(&first);
+    hak_owner_unregister(&first);
 }
 
 /* --- misuse --- */
@@ -581,11 +581,11 @@ TEST_F(OwnerDeathTest, EndsOnce)
     static struct owner owner;
     struct owner *pool;
     ASSERT_EQ(start(&owner), 0);
-    owner_unregister(&owner);
-    EXPECT_EXIT(owner_unregister(&owner), testing::KilledBySignal(SIGABRT), "^hakmem: heap destroyed twice: 0x");
-    ASSERT_EQ(owner_make_pool(&pool), 0);
-    owner_unmake_pool(pool);
-    EXPECT_EXIT(owner_unmake_pool(pool), testing::KilledBySignal(SIGABRT), "^hakmem: heap destroyed twice: 0x");
+    hak_owner_unregister(&owner);
+    EXPECT_EXIT(hak_owner_unregister(&owner), testing::KilledBySignal(SIGABRT), "^hakmem: heap destroyed twice: 0x");
+    ASSERT_EQ(hak_owner_make_pool(&pool), 0);
+    hak_owner_unmake_pool(pool);
+    EXPECT_EXIT(hak_owner_unmake_pool(pool), testing::KilledBySignal(SIGABRT), "^hakmem: heap destroyed twice: 0x");
 }
 
 } // namespace

@@ -25,14 +25,14 @@ struct owner_policy {
 };
 
 /* How many blocks of the class a list may hold if it may hold `bytes`. */
-uint32_t owner_list_limit(const struct owner_policy *policy, uint32_t size_class, size_t bytes);
+uint32_t hak_owner_list_limit(const struct owner_policy *policy, uint32_t size_class, size_t bytes);
 /* How many it may hold at most, and at first. */
-uint32_t owner_largest_limit(const struct owner_policy *policy, uint32_t size_class);
-uint32_t owner_first_limit(const struct owner_policy *policy, uint32_t size_class);
+uint32_t hak_owner_largest_limit(const struct owner_policy *policy, uint32_t size_class);
+uint32_t hak_owner_first_limit(const struct owner_policy *policy, uint32_t size_class);
 
 /* How many blocks an empty list with that limit is filled with: half of it, so that frees have
    room. */
-static inline uint32_t owner_refill_blocks(uint32_t limit)
+static inline uint32_t hak_owner_refill_blocks(uint32_t limit)
 {
     return (limit + 1) / 2;
 }

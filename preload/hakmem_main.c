@@ -14,7 +14,7 @@
 
 #include "hakmem/hakmem.h"
 #include "preload/command.h"
-#include "preload/record/record.h"
+#include "trace/record.h"
 
 static const char usage[] =
     "usage: hakmem run [--] PROGRAM [ARGS...]\n"

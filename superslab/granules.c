@@ -1,11 +1,11 @@
 /* Searches in sets of granules. No state. Called by pool.c and span.c. */
 #include "superslab/granules.h"
 
-uint32_t granules_best_fit(const struct granules *set, uint32_t n, uint32_t align)
+uint32_t hak_granules_best_fit(const struct granules *set, uint32_t n, uint32_t align)
 {
     uint32_t best = SS_GRANULES, best_run = SS_GRANULES + 1, end;
-    for (uint32_t first = granules_next(set, 0, 1); first < SS_GRANULES; first = granules_next(set, end, 1)) {
-        end = granules_next(set, first, 0);
+    for (uint32_t first = hak_granules_next(set, 0, 1); first < SS_GRANULES; first = hak_granules_next(set, end, 1)) {
+        end = hak_granules_next(set, first, 0);
         uint32_t place = (first + align - 1) & ~(align - 1);
         if (place + n <= end && end - first < best_run) {
             best = place;
@@ -15,17 +15,17 @@ uint32_t granules_best_fit(const struct granules *set, uint32_t n, uint32_t alig
     return best;
 }
 
-uint32_t granules_longest_run(const struct granules *set)
+uint32_t hak_granules_longest_run(const struct granules *set)
 {
     uint32_t longest = 0, end;
-    for (uint32_t first = granules_next(set, 0, 1); first < SS_GRANULES; first = granules_next(set, end, 1)) {
-        end = granules_next(set, first, 0);
+    for (uint32_t first = hak_granules_next(set, 0, 1); first < SS_GRANULES; first = hak_granules_next(set, end, 1)) {
+        end = hak_granules_next(set, first, 0);
         longest = end - first > longest ? end - first : longest;
     }
     return longest;
 }
 
-uint32_t granules_whole_units(const struct granules *set)
+uint32_t hak_granules_whole_units(const struct granules *set)
 {
     uint32_t units = 0;
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
@@ -41,11 +41,11 @@ uint32_t granules_whole_units(const struct granules *set)
     return units;
 }
 
-uint32_t granules_touched_units(const struct granules *set)
+uint32_t hak_granules_touched_units(const struct granules *set)
 {
     struct granules others;
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         others.word[i] = ~set->word[i];
     }
-    return ~granules_whole_units(&others);
+    return ~hak_granules_whole_units(&others);
 }

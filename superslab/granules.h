@@ -19,13 +19,13 @@ struct granules {
 };
 
 /* The first bit at or after `from` that is `value`; SS_GRANULES if there is none. */
-static inline uint32_t granules_next(const struct granules *set, uint32_t from, int value)
+static inline uint32_t hak_granules_next(const struct granules *set, uint32_t from, int value)
 {
-    return bits_next(set->word, SS_GRANULES, from, value);
+    return hak_bits_next(set->word, SS_GRANULES, from, value);
 }
 
 /* The bits of word i that belong to granules `first` to `first + n - 1`. */
-static inline uint64_t granules_mask(uint32_t i, uint32_t first, uint32_t n)
+static inline uint64_t hak_granules_mask(uint32_t i, uint32_t first, uint32_t n)
 {
     uint32_t low = first > i * 64 ? first - i * 64 : 0;
     uint32_t end = first + n > i * 64 ? first + n - i * 64 : 0;
@@ -36,50 +36,50 @@ static inline uint64_t granules_mask(uint32_t i, uint32_t first, uint32_t n)
     return below_end & ~(uint64_t)0 << low;
 }
 
-static inline void granules_set(struct granules *set, uint32_t first, uint32_t n)
+static inline void hak_granules_set(struct granules *set, uint32_t first, uint32_t n)
 {
     for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
-        set->word[i] |= granules_mask(i, first, n);
+        set->word[i] |= hak_granules_mask(i, first, n);
     }
 }
 
-static inline void granules_clear(struct granules *set, uint32_t first, uint32_t n)
+static inline void hak_granules_clear(struct granules *set, uint32_t first, uint32_t n)
 {
     for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
-        set->word[i] &= ~granules_mask(i, first, n);
+        set->word[i] &= ~hak_granules_mask(i, first, n);
     }
 }
 
 /* How many of the granules are in the set. */
-static inline uint32_t granules_count(const struct granules *set, uint32_t first, uint32_t n)
+static inline uint32_t hak_granules_count(const struct granules *set, uint32_t first, uint32_t n)
 {
     uint32_t count = 0;
     for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
-        count += (uint32_t)__builtin_popcountll(set->word[i] & granules_mask(i, first, n));
+        count += (uint32_t)__builtin_popcountll(set->word[i] & hak_granules_mask(i, first, n));
     }
     return count;
 }
 
-static inline int granules_is_empty(const struct granules *set)
+static inline int hak_granules_is_empty(const struct granules *set)
 {
     return !(set->word[0] | set->word[1] | set->word[2] | set->word[3]);
 }
 
 /* The eight bits of a unit. */
-static inline uint32_t granules_of_unit(const struct granules *set, uint32_t unit)
+static inline uint32_t hak_granules_of_unit(const struct granules *set, uint32_t unit)
 {
     return (uint32_t)(set->word[unit / 8] >> (unit % 8 * 8)) & 0xFF;
 }
 
 /* The smallest run of the set in which n granules fit at a multiple of `align`; returns its first place that fits, or
    SS_GRANULES. */
-uint32_t granules_best_fit(const struct granules *set, uint32_t n, uint32_t align);
+uint32_t hak_granules_best_fit(const struct granules *set, uint32_t n, uint32_t align);
 /* The length of the longest run. */
-uint32_t granules_longest_run(const struct granules *set);
+uint32_t hak_granules_longest_run(const struct granules *set);
 /* Units all of whose granules are in the set, as a mask. */
-uint32_t granules_whole_units(const struct granules *set);
+uint32_t hak_granules_whole_units(const struct granules *set);
 /* Units one of whose granules at least is in the set. */
-uint32_t granules_touched_units(const struct granules *set);
+uint32_t hak_granules_touched_units(const struct granules *set);
 
 HAK_EXTERN_C_END
 

@@ -58,23 +58,23 @@ TEST(Granules, AgreeWithPlainArrays)
             touched |= static_cast<uint32_t>(bits[i]) << (i / 8);
             whole |= static_cast<uint32_t>(i % 8 == 0 && run_at(bits, i) >= 8) << (i / 8);
         }
-        ASSERT_EQ(granules_longest_run(&set), longest);
-        ASSERT_EQ(granules_whole_units(&set), whole);
-        ASSERT_EQ(granules_touched_units(&set), touched);
-        ASSERT_EQ(granules_is_empty(&set), bits.none());
+        ASSERT_EQ(hak_granules_longest_run(&set), longest);
+        ASSERT_EQ(hak_granules_whole_units(&set), whole);
+        ASSERT_EQ(hak_granules_touched_units(&set), touched);
+        ASSERT_EQ(hak_granules_is_empty(&set), bits.none());
         uint32_t first = static_cast<uint32_t>(rng.below(SS_GRANULES));
         uint32_t n = static_cast<uint32_t>(rng.between(0, SS_GRANULES - first));
         Bits range;
         for (uint32_t i = first; i < first + n; i++) {
             range[i] = true;
         }
-        ASSERT_EQ(granules_count(&set, first, n), (bits & range).count());
-        ASSERT_EQ(granules_of_unit(&set, first / 8), ((bits >> (first / 8 * 8)) & Bits(0xFF)).to_ullong());
+        ASSERT_EQ(hak_granules_count(&set, first, n), (bits & range).count());
+        ASSERT_EQ(hak_granules_of_unit(&set, first / 8), ((bits >> (first / 8 * 8)) & Bits(0xFF)).to_ullong());
         struct granules changed = set, expected = from(bits | range);
-        granules_set(&changed, first, n);
+        hak_granules_set(&changed, first, n);
         ASSERT_EQ(memcmp(&changed, &expected, sizeof changed), 0);
         expected = from(bits & ~range);
-        granules_clear(&changed, first, n);
+        hak_granules_clear(&changed, first, n);
         ASSERT_EQ(memcmp(&changed, &expected, sizeof changed), 0);
     }
 }
@@ -99,7 +99,7 @@ TEST(Granules, BestFit)
                 best_run = run;
             }
         }
-        ASSERT_EQ(granules_best_fit(&set, n, align), best);
+        ASSERT_EQ(hak_granules_best_fit(&set, n, align), best);
         n_found += best < SS_GRANULES;
     }
     EXPECT_GT(n_found, 500);

@@ -22,14 +22,14 @@ static uint32_t good_run;  /* cheap ones since the last dear one, modulo GOOD_RU
 static uint64_t time_first_touch(char *base)
 {
     volatile char *first = (volatile char *)(((uintptr_t)base + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
-    uint64_t before = os_ops.precise_ns();
+    uint64_t before = hak_os_ops.precise_ns();
     *first = 0;
-    return os_ops.precise_ns() - before;
+    return hak_os_ops.precise_ns() - before;
 }
 
-int huge_is_wanted(uint64_t bytes_in_use)
+int hak_huge_is_wanted(uint64_t bytes_in_use)
 {
-    if (options.huge_page_bytes == 0 || bytes_in_use < options.huge_page_bytes) {
+    if (hak_options.huge_page_bytes == 0 || bytes_in_use < hak_options.huge_page_bytes) {
         return 0;
     }
     uint32_t skip = atomic_load_relaxed(&skip_now);
@@ -39,17 +39,17 @@ int huge_is_wanted(uint64_t bytes_in_use)
     return skip == 0;
 }
 
-void huge_mark(char *base, size_t size)
+void hak_huge_mark(char *base, size_t size)
 {
-    os_huge_pages(base, size);
-    stat_add(huge_regions, 1);
+    hak_os_huge_pages(base, size);
+    hak_stat_add(huge_regions, 1);
     uint32_t next = atomic_load_relaxed(&skip_next);
     if (time_first_touch(base) > DEAR_NS) {
         next = next ? next : SKIP_FIRST;
         atomic_store_relaxed(&skip_now, next);
         atomic_store_relaxed(&skip_next, next * 4 < SKIP_MAX ? next * 4 : SKIP_MAX);
         atomic_store_relaxed(&good_run, 0);
-        stat_add(huge_dear, 1);
+        hak_stat_add(huge_dear, 1);
     } else if (next && atomic_add_relaxed(&good_run, 1u) % GOOD_RUN == GOOD_RUN - 1) {
         atomic_store_relaxed(&skip_next, next > SKIP_FIRST ? next / 4 : 0);
     }

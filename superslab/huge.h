@@ -14,9 +14,9 @@ HAK_EXTERN_C_BEGIN
 
 /* Whether the next fresh region should be marked: `bytes_in_use` is at least HAKMEM_HUGE_PAGE_BYTES and huge pages have paid
    lately. Any thread; counts the regions that go without. */
-int huge_is_wanted(uint64_t bytes_in_use);
+int hak_huge_is_wanted(uint64_t bytes_in_use);
 /* Marks a fresh, untouched region that has at least one aligned 2 MiB in it. Any thread. */
-void huge_mark(char *base, size_t size);
+void hak_huge_mark(char *base, size_t size);
 
 HAK_EXTERN_C_END
 

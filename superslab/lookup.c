@@ -7,7 +7,7 @@
 #include "base/atomic.h"
 #include "superslab/pool.h"
 
-struct ss_lookup (*ss_limbo_lookup)(const void *p, uint32_t ref);
+struct ss_lookup (*hak_ss_limbo_lookup)(const void *p, uint32_t ref);
 
 static const struct ss_lookup not_ours = {SS_NOT_OURS, 0, 0, NULL, 0, 0};
 static const struct ss_lookup free_unit = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
@@ -31,9 +31,9 @@ static struct ss_lookup lookup_slab(const struct superslab *ss, const void *p, u
     uint32_t size_class = atomic_load_relaxed(&slab->size_class);
     struct ss_lookup result = {SS_SLAB, TAG_OWNER(tag), size_class, NULL, 0, 0};
     uint32_t offset = (uint32_t)((uintptr_t)p & (SS_UNIT_BYTES - 1));
-    uint32_t index = sc_index_of(size_class, offset);
-    if (index < sc_table[size_class].capacity) {
-        result.size = sc_table[size_class].size;
+    uint32_t index = hak_sc_index_of(size_class, offset);
+    if (index < hak_sc_table[size_class].capacity) {
+        result.size = hak_sc_table[size_class].size;
         result.start = (char *)((uintptr_t)p - offset) + index * result.size;
         result.is_allocated = is_allocated(slab, index);
     }
@@ -44,7 +44,7 @@ static struct ss_lookup lookup_slab(const struct superslab *ss, const void *p, u
 static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
 {
     uint32_t granule = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES), first = granule, n;
-    while ((n = pool_span_granules(ss, first)) == 0 && first) {
+    while ((n = hak_pool_span_granules(ss, first)) == 0 && first) {
         first--;
     }
     if (n <= granule - first) {
@@ -57,10 +57,10 @@ static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
 static struct ss_lookup describe(const struct superslab *ss, const void *p, struct map_entry entry)
 {
     if (entry.tag == TAG_RANGE) {
-        return pool_policy()->range_lookup(p, entry.ref);
+        return hak_pool_policy()->range_lookup(p, entry.ref);
     }
     if (entry.tag == TAG_LIMBO) {
-        return atomic_load_relaxed(&ss_limbo_lookup)(p, entry.ref); /* set before there is one */
+        return atomic_load_relaxed(&hak_ss_limbo_lookup)(p, entry.ref); /* set before there is one */
     }
     if (!ss) {
         return free_unit; /* the number is another owner's already */
@@ -68,10 +68,10 @@ static struct ss_lookup describe(const struct superslab *ss, const void *p, stru
     return entry.tag == TAG_SPAN ? lookup_span(ss, p) : lookup_slab(ss, p, entry.tag);
 }
 
-/* map_find as it is for pointers that are no addresses, too. */
+/* hak_map_find as it is for pointers that are no addresses, too. */
 static struct map_entry look(const void *p)
 {
-    return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : map_find(p);
+    return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : hak_map_find(p);
 }
 
 /* The map says the same at the end as at the beginning, and no slab was made meanwhile: a unit
@@ -87,7 +87,7 @@ struct ss_lookup hak_super_lookup(const void *p)
         if (entry.tag == TAG_FREE_UNIT) {
             return free_unit;
         }
-        const struct superslab *ss = entry.tag == TAG_RANGE || entry.tag == TAG_LIMBO ? NULL : pool_superslab_around(entry.ref, p);
+        const struct superslab *ss = entry.tag == TAG_RANGE || entry.tag == TAG_LIMBO ? NULL : hak_pool_superslab_around(entry.ref, p);
         uint32_t version = ss ? atomic_load_acquire(&ss->slab_version) : 0;
         struct ss_lookup result = describe(ss, p, entry);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);

@@ -21,13 +21,13 @@ class Lookup : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
+        hak_options.purge_delay_ms = 3600000;
     }
     void TearDown() override
     {
-        EXPECT_EQ(stat_get(slabs_made), stat_get(slabs_returned));
-        ss_purge(0);
-        EXPECT_EQ(ss_verify(), 0);
+        EXPECT_EQ(hak_stat_get(slabs_made), hak_stat_get(slabs_returned));
+        hak_ss_purge(0);
+        EXPECT_EQ(hak_ss_verify(), 0);
     }
 };
 
@@ -48,7 +48,7 @@ TEST_F(Lookup, NotOurs)
 {
     int local = 0;
     /* With something of ours about. */
-    char *span = static_cast<char *>(ss_span_alloc(SS_UNIT_BYTES, 1, nullptr));
+    char *span = static_cast<char *>(hak_ss_span_alloc(SS_UNIT_BYTES, 1, nullptr));
     int *from_libc = new int;
     expect_not_ours(nullptr);
     expect_not_ours(&local);
@@ -76,17 +76,17 @@ TEST_F(Lookup, NotOurs)
         }
     }
     delete from_libc;
-    ss_span_free(span);
+    hak_ss_span_free(span);
 }
 
 TEST_F(Lookup, SlabsOfEveryClass)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         void *head;
-        struct slab *owned = pool_slab_alloc(5u << TAG_OWNER_SHIFT | c, c);
-        ASSERT_EQ(slab_take(owned, 1, FRESH_BYTES, &head), 1u);
+        struct slab *owned = hak_pool_slab_alloc(5u << TAG_OWNER_SHIFT | c, c);
+        ASSERT_EQ(hak_slab_take(owned, 1, FRESH_BYTES, &head), 1u);
         char *block = static_cast<char *>(head), *slab = block; /* the first block of a fresh slab */
-        size_t size = sc_table[c].size;
+        size_t size = hak_sc_table[c].size;
         ASSERT_EQ(reinterpret_cast<uintptr_t>(slab) % SS_UNIT_BYTES, 0u);
         for (char *p : {block, block + 1, block + size / 2, block + size - 1}) {
             struct ss_lookup got = hak_super_lookup(p);
@@ -98,10 +98,10 @@ TEST_F(Lookup, SlabsOfEveryClass)
             EXPECT_EQ(got.is_allocated, 1);
         }
         /* The last block, which is free; then the tail. */
-        char *last = slab + (sc_table[c].capacity - 1) * size;
+        char *last = slab + (hak_sc_table[c].capacity - 1) * size;
         struct ss_lookup got = hak_super_lookup(last + size - 1);
         EXPECT_EQ(got.start, last);
-        EXPECT_EQ(got.is_allocated, sc_table[c].capacity == 1);
+        EXPECT_EQ(got.is_allocated, hak_sc_table[c].capacity == 1);
         if (last + size < slab + SS_UNIT_BYTES) {
             got = hak_super_lookup(last + size);
             EXPECT_EQ(got.kind, SS_SLAB);
@@ -109,11 +109,11 @@ TEST_F(Lookup, SlabsOfEveryClass)
             EXPECT_EQ(got.size, 0u);
             EXPECT_EQ(got.is_allocated, 0);
         }
-        slab_put(owned, block);
+        hak_slab_put(owned, block);
         got = hak_super_lookup(block + 1);
         EXPECT_EQ(got.kind, SS_SLAB) << "freed, the slab stays";
         EXPECT_EQ(got.is_allocated, 0);
-        pool_slab_free(owned);
+        hak_pool_slab_free(owned);
         EXPECT_EQ(hak_super_lookup(block).kind, SS_FREE_UNIT);
         EXPECT_EQ(hak_super_lookup(block).start, nullptr);
     }
@@ -121,8 +121,8 @@ TEST_F(Lookup, SlabsOfEveryClass)
 
 TEST_F(Lookup, Spans)
 {
-    char *first = static_cast<char *>(ss_span_alloc(3 * SS_UNIT_BYTES, 1, nullptr));
-    char *second = static_cast<char *>(ss_span_alloc(5 * SS_UNIT_BYTES, 1, nullptr));
+    char *first = static_cast<char *>(hak_ss_span_alloc(3 * SS_UNIT_BYTES, 1, nullptr));
+    char *second = static_cast<char *>(hak_ss_span_alloc(5 * SS_UNIT_BYTES, 1, nullptr));
     struct {
         char *p;
         size_t size;
@@ -137,14 +137,14 @@ TEST_F(Lookup, Spans)
         }
         EXPECT_NE(hak_super_lookup(span.p + span.size).start, span.p);
     }
-    ASSERT_EQ(ss_span_resize(second, 2 * SS_UNIT_BYTES), 1);
+    ASSERT_EQ(hak_ss_span_resize(second, 2 * SS_UNIT_BYTES), 1);
     EXPECT_EQ(hak_super_lookup(second + SS_UNIT_BYTES).size, 2 * SS_UNIT_BYTES);
     EXPECT_EQ(hak_super_lookup(second + 2 * SS_UNIT_BYTES).kind, SS_FREE_UNIT);
-    ss_span_free(first);
+    hak_ss_span_free(first);
     EXPECT_EQ(hak_super_lookup(first + SS_UNIT_BYTES).kind, SS_FREE_UNIT);
     EXPECT_EQ(hak_super_lookup(first).is_allocated, 0);
-    ss_span_free(second);
-    ss_purge(0);
+    hak_ss_span_free(second);
+    hak_ss_purge(0);
     expect_not_ours(first);
     expect_not_ours(second);
 }
@@ -154,29 +154,29 @@ TEST_F(Lookup, Spans)
 TEST_F(Lookup, WhileAnotherThreadAllocates)
 {
     void *kept;
-    struct slab *ours = pool_slab_alloc(5u << TAG_OWNER_SHIFT | sc_of(48), sc_of(48));
-    ASSERT_EQ(slab_take(ours, 1, FRESH_BYTES, &kept), 1u);
+    struct slab *ours = hak_pool_slab_alloc(5u << TAG_OWNER_SHIFT | hak_sc_of(48), hak_sc_of(48));
+    ASSERT_EQ(hak_slab_take(ours, 1, FRESH_BYTES, &kept), 1u);
     uintptr_t region = reinterpret_cast<uintptr_t>(kept) & ~(SS_BYTES - 1);
     int stop = 0, n_asked = 0, n_bad = 0;
     std::thread other([&] {
         struct slab *mine[8] = {};
         Rng rng(1);
         for (int i = 0; i < 1500 || __atomic_load_n(&n_asked, __ATOMIC_RELAXED) < 20000; i++) {
-            void *span = ss_span_alloc(rng.between(1, 4 * SS_UNIT_BYTES), 1, nullptr), *head;
+            void *span = hak_ss_span_alloc(rng.between(1, 4 * SS_UNIT_BYTES), 1, nullptr), *head;
             struct slab *&slab = mine[rng.below(8)];
             uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES));
-            slab = slab ? slab : pool_slab_alloc(6u << TAG_OWNER_SHIFT | c, c);
-            uint32_t n = slab_take(slab, 20, FRESH_BYTES, &head), n_put = 0;
-            ss_span_free(span);
-            n_bad += slab_put_run(slab, head, &n_put) != nullptr || n_put != n;
+            slab = slab ? slab : hak_pool_slab_alloc(6u << TAG_OWNER_SHIFT | c, c);
+            uint32_t n = hak_slab_take(slab, 20, FRESH_BYTES, &head), n_put = 0;
+            hak_ss_span_free(span);
+            n_bad += hak_slab_put_run(slab, head, &n_put) != nullptr || n_put != n;
             if (rng.one_in(3)) {
-                pool_slab_free(slab);
+                hak_pool_slab_free(slab);
                 slab = nullptr;
             }
         }
         for (struct slab *slab : mine) {
             if (slab) {
-                pool_slab_free(slab);
+                hak_pool_slab_free(slab);
             }
         }
         __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
@@ -196,8 +196,8 @@ TEST_F(Lookup, WhileAnotherThreadAllocates)
     other.join();
     EXPECT_EQ(n_bad, 0);
     EXPECT_EQ(n_wrong, 0);
-    slab_put(ours, kept);
-    pool_slab_free(ours);
+    hak_slab_put(ours, kept);
+    hak_pool_slab_free(ours);
 }
 
 } // namespace

@@ -6,18 +6,18 @@
 
 #include "base/os.h"
 
-/* Before the first map_ensure every user address minus this base is beyond the window. */
+/* Before the first hak_map_ensure every user address minus this base is beyond the window. */
 #define NO_BASE     ((uintptr_t)1 << 63)
 #define TAGS_A_PAGE (4096 / sizeof(uint32_t))
-uintptr_t map_base = NO_BASE;
-struct map_leaf *map_window;
+uintptr_t hak_map_base = NO_BASE;
+struct map_leaf *hak_map_window;
 
 static struct map_leaf *directory[MAP_DIRECTORY_ENTRIES];
 
 /* Unit number modulo 2^32; addresses have at most 48 bits here. */
 static uint32_t unit_of(const void *p)
 {
-    return (uint32_t)(((uintptr_t)p - atomic_load_relaxed(&map_base)) >> MAP_UNIT_SHIFT);
+    return (uint32_t)(((uintptr_t)p - atomic_load_relaxed(&hak_map_base)) >> MAP_UNIT_SHIFT);
 }
 
 static struct map_leaf *leaf_of(uint32_t unit)
@@ -32,9 +32,9 @@ static struct map_leaf *ensure_leaf(uint32_t index)
     if (HAK_LIKELY(leaf != NULL)) {
         return leaf;
     }
-    struct map_leaf *fresh = (struct map_leaf *)os_map_aligned(NULL, sizeof *fresh, os_page_size());
+    struct map_leaf *fresh = (struct map_leaf *)hak_os_map_aligned(NULL, sizeof *fresh, hak_os_page_size());
     if (fresh && !atomic_cas_strong(&directory[index], &leaf, fresh)) {
-        os_unmap_untouched(fresh, sizeof *fresh);
+        hak_os_unmap_untouched(fresh, sizeof *fresh);
         fresh = leaf;
     }
     return fresh;
@@ -53,14 +53,14 @@ static HAK_COLD int choose_window(const void *first)
         return ENOMEM;
     }
     /* The base is written last: who sees it sees the window too. The first one stays. */
-    atomic_store_release(&map_window, leaf);
-    (void)atomic_cas_strong(&map_base, &none, base & ~((uintptr_t)(2 * HAK_MIB) - 1));
+    atomic_store_release(&hak_map_window, leaf);
+    (void)atomic_cas_strong(&hak_map_base, &none, base & ~((uintptr_t)(2 * HAK_MIB) - 1));
     return 0;
 }
 
-int map_ensure(const void *start, size_t bytes)
+int hak_map_ensure(const void *start, size_t bytes)
 {
-    if (HAK_UNLIKELY(atomic_load_acquire(&map_base) == NO_BASE) && choose_window(start)) {
+    if (HAK_UNLIKELY(atomic_load_acquire(&hak_map_base) == NO_BASE) && choose_window(start)) {
         return ENOMEM;
     }
     uint32_t first = unit_of(start) >> MAP_LEAF_SHIFT;
@@ -75,7 +75,7 @@ int map_ensure(const void *start, size_t bytes)
     }
 }
 
-void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
+void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 {
     uint32_t unit = unit_of(start);
     for (size_t i = 0; i < n_units; i++, unit++) {
@@ -85,10 +85,10 @@ void map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
     }
 }
 
-struct map_entry map_get(const void *p)
+struct map_entry hak_map_get(const void *p)
 {
     struct map_entry entry = {0, 0};
-    if ((uintptr_t)p >> 48 == 0 && atomic_load_acquire(&map_window)) {
+    if ((uintptr_t)p >> 48 == 0 && atomic_load_acquire(&hak_map_window)) {
         uint32_t unit = unit_of(p);
         struct map_leaf *leaf = leaf_of(unit);
         if (leaf) {

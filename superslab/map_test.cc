@@ -26,10 +26,10 @@ const void *at(uintptr_t address)
 
 void expect_entry(uintptr_t address, uint32_t tag, uint32_t ref)
 {
-    struct map_entry entry = map_get(at(address));
+    struct map_entry entry = hak_map_get(at(address));
     EXPECT_EQ(entry.tag, tag) << std::hex << address;
     EXPECT_EQ(entry.ref, ref) << std::hex << address;
-    struct map_entry found = map_find(at(address));
+    struct map_entry found = hak_map_find(at(address));
     EXPECT_EQ(found.tag, tag) << std::hex << address;
     EXPECT_EQ(found.ref, ref) << std::hex << address;
 }
@@ -60,26 +60,26 @@ std::vector<uintptr_t> wild_addresses()
 TEST(Map, BeforeInitNothingIsOurs)
 {
     for (uintptr_t address : wild_addresses()) {
-        EXPECT_EQ(map_get(at(address)).tag, 0u) << std::hex << address;
+        EXPECT_EQ(hak_map_get(at(address)).tag, 0u) << std::hex << address;
         /* The fast path's test says `outside`, too, for every address that a program may have. */
         if (address < uintptr_t(1) << 47) {
-            EXPECT_GE(map_window_unit(at(address)), MAP_LEAF_UNITS) << std::hex << address;
+            EXPECT_GE(hak_map_window_unit(at(address)), MAP_LEAF_UNITS) << std::hex << address;
         }
     }
     expect_entry(kFirst, 0, 0);
     FailingOs os;
     os.fail_always(hak_testing::OS_MMAP);
-    EXPECT_EQ(map_ensure(at(kFirst), kUnit), ENOMEM);
+    EXPECT_EQ(hak_map_ensure(at(kFirst), kUnit), ENOMEM);
     expect_entry(kFirst, 0, 0);
     os.reset();
-    ASSERT_EQ(map_ensure(at(kFirst), kUnit), 0);
+    ASSERT_EQ(hak_map_ensure(at(kFirst), kUnit), 0);
     expect_entry(kFirst, 0, 0);
-    EXPECT_LT(map_window_unit(at(kFirst)), MAP_LEAF_UNITS);
+    EXPECT_LT(hak_map_window_unit(at(kFirst)), MAP_LEAF_UNITS);
 }
 
 TEST(Map, EntriesInTheWindow)
 {
-    map_set(at(kFirst), 3, 77, 5);
+    hak_map_set(at(kFirst), 3, 77, 5);
     expect_entry(kFirst - 1, 0, 0);
     for (uintptr_t offset = 0; offset < 3 * kUnit; offset += 4095) {
         expect_entry(kFirst + offset, 77, 5);
@@ -87,33 +87,33 @@ TEST(Map, EntriesInTheWindow)
     expect_entry(kFirst + 3 * kUnit - 1, 77, 5);
     expect_entry(kFirst + 3 * kUnit, 0, 0);
     /* What the fast path reads. */
-    EXPECT_EQ(map_window->tag[map_window_unit(at(kFirst + kUnit))], 77u);
+    EXPECT_EQ(hak_map_window->tag[hak_map_window_unit(at(kFirst + kUnit))], 77u);
     for (uintptr_t address : wild_addresses()) {
         expect_entry(address, 0, 0);
     }
-    map_set(at(kFirst + kUnit), 1, 0, 0);
+    hak_map_set(at(kFirst + kUnit), 1, 0, 0);
     expect_entry(kFirst, 77, 5);
     expect_entry(kFirst + kUnit, 0, 0);
     expect_entry(kFirst + 2 * kUnit, 77, 5);
-    map_set(at(kFirst), 3, 0, 0);
+    hak_map_set(at(kFirst), 3, 0, 0);
     expect_entry(kFirst, 0, 0);
 }
 
 TEST(Map, BeyondTheWindow)
 {
     const uintptr_t places[] = {kUnit,
-                                map_base - kUnit,
-                                map_base + kLeafBytes,
-                                map_base + 5 * kLeafBytes + 9 * kUnit,
+                                hak_map_base - kUnit,
+                                hak_map_base + kLeafBytes,
+                                hak_map_base + 5 * kLeafBytes + 9 * kUnit,
                                 (uintptr_t(1) << 47) - kUnit,
                                 (uintptr_t(1) << 48) - kUnit,
                                 uintptr_t(3) << 40};
     uint32_t i = 0;
     for (uintptr_t place : places) {
-        EXPECT_GE(map_window_unit(at(place)), MAP_LEAF_UNITS) << std::hex << place;
-        ASSERT_EQ(map_ensure(at(place), kUnit), 0);
+        EXPECT_GE(hak_map_window_unit(at(place)), MAP_LEAF_UNITS) << std::hex << place;
+        ASSERT_EQ(hak_map_ensure(at(place), kUnit), 0);
         expect_entry(place, 0, 0);
-        map_set(at(place), 1, 100 + i, i);
+        hak_map_set(at(place), 1, 100 + i, i);
         i++;
     }
     i = 0;
@@ -122,51 +122,51 @@ TEST(Map, BeyondTheWindow)
         expect_entry(place + kUnit - 1, 100 + i, i);
         expect_entry(place + kUnit, 0, 0);
         expect_entry(place - 1, 0, 0);
-        map_set(at(place), 1, 0, 0);
+        hak_map_set(at(place), 1, 0, 0);
         i++;
     }
 }
 
 TEST(Map, ARangeMayCrossLeaves)
 {
-    for (uintptr_t edge : {map_base, map_base + kLeafBytes, map_base + 9 * kLeafBytes}) {
+    for (uintptr_t edge : {hak_map_base, hak_map_base + kLeafBytes, hak_map_base + 9 * kLeafBytes}) {
         uintptr_t start = edge - 2 * kUnit;
-        ASSERT_EQ(map_ensure(at(start), 5 * kUnit), 0);
-        map_set(at(start), 5, 9, 8);
+        ASSERT_EQ(hak_map_ensure(at(start), 5 * kUnit), 0);
+        hak_map_set(at(start), 5, 9, 8);
         for (int u = -1; u <= 5; u++) {
             bool inside = u >= 0 && u < 5;
             expect_entry(start + static_cast<uintptr_t>(u) * kUnit, inside ? 9 : 0, inside ? 8 : 0);
         }
-        map_set(at(start), 5, 0, 0);
+        hak_map_set(at(start), 5, 0, 0);
     }
 }
 
 TEST(Map, ARefusedLeafIsReportedAndTriedAgain)
 {
     FailingOs os;
-    uintptr_t place = map_base + 20 * kLeafBytes;
+    uintptr_t place = hak_map_base + 20 * kLeafBytes;
     os.fail_always(hak_testing::OS_MMAP);
-    EXPECT_EQ(map_ensure(at(place - kUnit), 2 * kUnit), ENOMEM);
+    EXPECT_EQ(hak_map_ensure(at(place - kUnit), 2 * kUnit), ENOMEM);
     expect_entry(place, 0, 0);
-    EXPECT_EQ(map_ensure(at(kFirst), kUnit), 0); /* is there */
+    EXPECT_EQ(hak_map_ensure(at(kFirst), kUnit), 0); /* is there */
     os.reset();
-    EXPECT_EQ(map_ensure(at(place - kUnit), 2 * kUnit), 0);
+    EXPECT_EQ(hak_map_ensure(at(place - kUnit), 2 * kUnit), 0);
     EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 2u);
-    EXPECT_EQ(map_ensure(at(place - kUnit), 2 * kUnit), 0);
+    EXPECT_EQ(hak_map_ensure(at(place - kUnit), 2 * kUnit), 0);
     EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 2u); /* once a leaf */
-    map_set(at(place), 1, 4, 4);
+    hak_map_set(at(place), 1, 4, 4);
     expect_entry(place, 4, 4);
-    map_set(at(place), 1, 0, 0);
+    hak_map_set(at(place), 1, 0, 0);
 }
 
 /* Random writes in several leaves against a map of the standard library. */
 TEST(Map, AgreesWithAnOracle)
 {
     Rng rng(1);
-    const uintptr_t bases[] = {kFirst, map_base + kLeafBytes - 32 * kUnit, map_base - 32 * kUnit, uintptr_t(1) << 40};
+    const uintptr_t bases[] = {kFirst, hak_map_base + kLeafBytes - 32 * kUnit, hak_map_base - 32 * kUnit, uintptr_t(1) << 40};
     std::map<uintptr_t, struct map_entry> oracle;
     for (uintptr_t base : bases) {
-        ASSERT_EQ(map_ensure(at(base), 96 * kUnit), 0);
+        ASSERT_EQ(hak_map_ensure(at(base), 96 * kUnit), 0);
     }
     for (int step = 0; step < 4000; step++) {
         uintptr_t base = bases[rng.below(4)];
@@ -175,14 +175,14 @@ TEST(Map, AgreesWithAnOracle)
         if (rng.one_in(4)) {
             entry = {0, 0};
         }
-        map_set(at(base + first * kUnit), n, entry.tag, entry.ref);
+        hak_map_set(at(base + first * kUnit), n, entry.tag, entry.ref);
         for (size_t u = first; u < first + n; u++) {
             oracle[base + u * kUnit] = entry;
         }
         uintptr_t probe = bases[rng.below(4)] + rng.below(96) * kUnit;
         auto it = oracle.find(probe);
         struct map_entry expected = it == oracle.end() ? map_entry{0, 0} : it->second;
-        struct map_entry got = map_get(at(probe + rng.below(kUnit)));
+        struct map_entry got = hak_map_get(at(probe + rng.below(kUnit)));
         ASSERT_EQ(got.tag, expected.tag) << step;
         ASSERT_EQ(got.ref, expected.ref) << step;
     }
@@ -190,7 +190,7 @@ TEST(Map, AgreesWithAnOracle)
     for (int i = 0; i < 100000; i++) {
         uintptr_t address = rng.next() >> 16;
         if (oracle.count(address & ~(kUnit - 1)) == 0) {
-            ASSERT_EQ(map_get(at(address)).tag, 0u) << std::hex << address;
+            ASSERT_EQ(hak_map_get(at(address)).tag, 0u) << std::hex << address;
         }
     }
 }

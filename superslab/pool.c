@@ -33,7 +33,7 @@ struct ss_list {
     struct superslab *first, *last;
 };
 
-LOCK_DEFINE(pool_lock, LOCK_RANK_POOL);
+LOCK_DEFINE(hak_pool_lock, LOCK_RANK_POOL);
 static struct numbered superslabs;             /* descriptions made so far */
 static struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
 static uint64_t runs_present[RUN_BITS / 64];
@@ -62,7 +62,7 @@ static size_t keep_all(void)
 
 static uint64_t delay_of_option(void)
 {
-    return options.purge_delay_ms;
+    return hak_options.purge_delay_ms;
 }
 
 static struct ss_lookup no_range(const void *p, uint32_t number)
@@ -76,26 +76,26 @@ static const struct ss_policy default_policy = {ignore_bytes, ignore,          i
                                                 keep_all,     delay_of_option, no_range};
 static const struct ss_policy *policy_in_force = &default_policy;
 
-const struct ss_policy *pool_policy(void)
+const struct ss_policy *hak_pool_policy(void)
 {
     return atomic_load_acquire(&policy_in_force);
 }
 
-void ss_set_policy(const struct ss_policy *policy)
+void hak_ss_set_policy(const struct ss_policy *policy)
 {
     atomic_store_release(&policy_in_force, policy);
 }
 
 /* --- descriptions and their lists --- */
 
-struct superslab *pool_superslab(uint32_t number)
+struct superslab *hak_pool_superslab(uint32_t number)
 {
-    return (struct superslab *)numbered_get(&superslabs, number);
+    return (struct superslab *)hak_numbered_get(&superslabs, number);
 }
 
-struct superslab *pool_superslab_around(uint32_t number, const void *p)
+struct superslab *hak_pool_superslab_around(uint32_t number, const void *p)
 {
-    struct superslab *ss = (struct superslab *)numbered_find(&superslabs, number);
+    struct superslab *ss = (struct superslab *)hak_numbered_find(&superslabs, number);
     uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
     return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
 }
@@ -114,7 +114,7 @@ static void list_by_run(struct superslab *ss, uint32_t run)
 {
     ss->largest_run = (uint16_t)run;
     list_append(&by_run[run], ss, SS_BY_RUN);
-    bits_set(runs_present, run);
+    hak_bits_set(runs_present, run);
 }
 
 static void unlist_by_run(struct superslab *ss)
@@ -122,7 +122,7 @@ static void unlist_by_run(struct superslab *ss)
     uint32_t run = ss->largest_run;
     list_remove(&by_run[run], ss, SS_BY_RUN);
     if (!by_run[run].first) {
-        bits_clear(runs_present, run);
+        hak_bits_clear(runs_present, run);
     }
 }
 
@@ -135,8 +135,8 @@ static void list_by_units(struct superslab *ss, uint32_t n_whole)
 /* After `free` changed: into the lists where it belongs. */
 static void relist(struct superslab *ss)
 {
-    uint32_t run = granules_longest_run(&ss->free);
-    uint32_t n_whole = (uint32_t)__builtin_popcount(granules_whole_units(&ss->free));
+    uint32_t run = hak_granules_longest_run(&ss->free);
+    uint32_t n_whole = (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);
@@ -150,7 +150,7 @@ static void relist(struct superslab *ss)
 /* The next length of a run, from `run` up, that some superslab has as its longest; RUN_BITS if none. */
 static uint32_t next_run(uint32_t run)
 {
-    return bits_next(runs_present, RUN_BITS, run, 1);
+    return hak_bits_next(runs_present, RUN_BITS, run, 1);
 }
 
 static void drop_description(struct superslab *ss)
@@ -163,9 +163,9 @@ static void drop_description(struct superslab *ss)
 /* Memory for DESCRIPTIONS of them: together, so that what stays of each is small. Returns whether there is some. */
 static int make_room(void)
 {
-    size_t page = os_page_size();
+    size_t page = hak_os_page_size();
     char *memory =
-        (char *)os_meta_alloc(DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
+        (char *)hak_os_meta_alloc(DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
     if (!memory) {
         return 0;
     }
@@ -178,7 +178,7 @@ static int make_room(void)
 static struct superslab *first_use(void)
 {
     uint32_t number = superslabs.n;
-    if (!numbered_reserve(&superslabs) || (number % DESCRIPTIONS == 0 && !make_room())) {
+    if (!hak_numbered_reserve(&superslabs) || (number % DESCRIPTIONS == 0 && !make_room())) {
         return NULL;
     }
     struct superslab *ss = room++;
@@ -186,7 +186,7 @@ static struct superslab *first_use(void)
     ss->far_bits = room_slabs->far_bits;
     ss->number = number;
     room_slabs++;
-    numbered_add(&superslabs, ss);
+    hak_numbered_add(&superslabs, ss);
     return ss;
 }
 
@@ -203,8 +203,8 @@ static struct superslab *new_description(void)
 /* After its region went back: what described its slabs is not needed, and reads as 0. */
 static void drop_slabs(const struct superslab *ss)
 {
-    if (sizeof(struct superslab_slabs) % os_page_size() == 0) {
-        int refused = os_purge(ss->slabs, sizeof(struct superslab_slabs));
+    if (sizeof(struct superslab_slabs) % hak_os_page_size() == 0) {
+        int refused = hak_os_purge(ss->slabs, sizeof(struct superslab_slabs));
         (void)refused; /* then it stays, which costs no more than before */
     }
 }
@@ -217,20 +217,20 @@ static struct superslab *new_superslab(void)
     }
     /* Below the last one, where the kernel merges neighbours into one mapping. */
     char *hint = last_region ? last_region - SS_BYTES : NULL;
-    char *base = (char *)os_map_aligned(hint, SS_BYTES, SS_BYTES);
-    if (base && map_ensure(base, SS_BYTES)) {
-        os_unmap_untouched(base, SS_BYTES);
+    char *base = (char *)hak_os_map_aligned(hint, SS_BYTES, SS_BYTES);
+    if (base && hak_map_ensure(base, SS_BYTES)) {
+        hak_os_unmap_untouched(base, SS_BYTES);
         base = NULL;
     }
     if (!base) {
-        fail_map(SS_BYTES, ENOMEM);
+        hak_fail_map(SS_BYTES, ENOMEM);
         drop_description(ss);
         return NULL;
     }
     last_region = base;
-    ss->is_huge = (uint8_t)huge_is_wanted((uint64_t)stat_get(heap_used_bytes));
+    ss->is_huge = (uint8_t)hak_huge_is_wanted((uint64_t)hak_stat_get(heap_used_bytes));
     if (ss->is_huge) {
-        huge_mark(base, SS_BYTES);
+        hak_huge_mark(base, SS_BYTES);
     }
     atomic_store_relaxed(&ss->base, base);
     ss->slab_mask = 0;
@@ -240,43 +240,43 @@ static struct superslab *new_superslab(void)
     }
     list_by_run(ss, SS_GRANULES);
     list_by_units(ss, SS_UNITS);
-    map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
-    stat_add(superslabs, 1);
-    limit_count_mappings(1);
-    limit_map(SS_BYTES);
+    hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
+    hak_stat_add(superslabs, 1);
+    hak_limit_count_mappings(1);
+    hak_limit_map(SS_BYTES);
     return ss;
 }
 
 /* Granules that are not dirty any more are not committed either. */
 static void clean(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    size_t bytes = granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES;
-    stat_sub(heap_dirty_bytes, bytes);
-    limit_uncommit(bytes);
-    granules_clear(&ss->dirty, first, n);
-    if (granules_is_empty(&ss->dirty)) {
+    size_t bytes = hak_granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES;
+    hak_stat_sub(heap_dirty_bytes, bytes);
+    hak_limit_uncommit(bytes);
+    hak_granules_clear(&ss->dirty, first, n);
+    if (hak_granules_is_empty(&ss->dirty)) {
         list_remove(&by_age, ss, SS_BY_AGE);
     }
 }
 
 static void take(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t n_dirty = granules_count(&ss->dirty, first, n);
+    uint32_t n_dirty = hak_granules_count(&ss->dirty, first, n);
     if (n_dirty) {
         clean(ss, first, n);
     }
-    granules_clear(&ss->free, first, n);
+    hak_granules_clear(&ss->free, first, n);
     relist(ss);
-    stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
-    limit_commit(n * SS_GRANULE_BYTES);
-    pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
+    hak_stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
+    hak_limit_commit(n * SS_GRANULE_BYTES);
+    hak_pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
 }
 
 /* The place for a span in one superslab: resident granules first. SS_GRANULES if none. */
 static uint32_t place_in(const struct superslab *ss, uint32_t n, uint32_t align)
 {
-    uint32_t place = granules_best_fit(&ss->dirty, n, align);
-    return place < SS_GRANULES ? place : granules_best_fit(&ss->free, n, align);
+    uint32_t place = hak_granules_best_fit(&ss->dirty, n, align);
+    return place < SS_GRANULES ? place : hak_granules_best_fit(&ss->free, n, align);
 }
 
 /* The superslab with the shortest run that fits, one with resident granules if it is near. */
@@ -286,10 +286,10 @@ static struct superslab *choose(uint32_t n, uint32_t align)
     int looked = 0;
     for (uint32_t run = next_run(n); run <= SS_GRANULES; run = next_run(run + 1)) {
         for (struct superslab *ss = by_run[run].first; ss; ss = ss->next[SS_BY_RUN]) {
-            if (!granules_is_empty(&ss->dirty) && granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
+            if (!hak_granules_is_empty(&ss->dirty) && hak_granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
                 return ss;
             }
-            if (!fallback && (align == 1 || granules_best_fit(&ss->free, n, align) < SS_GRANULES)) {
+            if (!fallback && (align == 1 || hak_granules_best_fit(&ss->free, n, align) < SS_GRANULES)) {
                 fallback = ss;
             }
             if (++looked >= DIRTY_SEARCH && fallback) {
@@ -304,10 +304,10 @@ static struct superslab *choose(uint32_t n, uint32_t align)
 static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
 {
     size_t bytes = n * SS_GRANULE_BYTES;
-    return limit_admit((n - granules_count(&ss->dirty, first, n)) * SS_GRANULE_BYTES, bytes, bytes);
+    return hak_limit_admit((n - hak_granules_count(&ss->dirty, first, n)) * SS_GRANULE_BYTES, bytes, bytes);
 }
 
-struct superslab *pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
+struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
 {
     struct superslab *ss = choose(n, align);
     ss = ss ? ss : new_superslab();
@@ -324,9 +324,9 @@ struct superslab *pool_take(uint32_t n, uint32_t align, uint32_t *first, struct 
     return ss;
 }
 
-int pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
+int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    if (first + n > SS_GRANULES || granules_count(&ss->free, first, n) != n || !admit(ss, first, n)) {
+    if (first + n > SS_GRANULES || hak_granules_count(&ss->free, first, n) != n || !admit(ss, first, n)) {
         return 0;
     }
     take(ss, first, n);
@@ -340,8 +340,8 @@ static struct superslab *choose_unit(uint32_t *unit)
     int looked = 0;
     for (uint32_t n = 1; n <= SS_UNITS && looked < DIRTY_SEARCH; n++) {
         for (struct superslab *ss = by_units[n].first; ss && looked < DIRTY_SEARCH; ss = ss->next[SS_BY_UNITS]) {
-            uint32_t whole = granules_whole_units(&ss->free);
-            uint32_t resident = whole & granules_touched_units(&ss->dirty);
+            uint32_t whole = hak_granules_whole_units(&ss->free);
+            uint32_t resident = whole & hak_granules_touched_units(&ss->dirty);
             if (resident) {
                 *unit = (uint32_t)__builtin_ctz(resident);
                 return ss;
@@ -359,48 +359,48 @@ static struct superslab *choose_unit(uint32_t *unit)
 /* A superslab that is wholly free goes back to the system. Returns 0 if it refused. Pool lock held. */
 static int unmap_superslab(struct superslab *ss)
 {
-    map_set(ss->base, SS_UNITS, 0, 0);
-    if (os_unmap(ss->base, SS_BYTES)) {
-        map_set(ss->base, SS_UNITS, TAG_FREE_UNIT, ss->number);
+    hak_map_set(ss->base, SS_UNITS, 0, 0);
+    if (hak_os_unmap(ss->base, SS_BYTES)) {
+        hak_map_set(ss->base, SS_UNITS, TAG_FREE_UNIT, ss->number);
         return 0;
     }
-    if (!granules_is_empty(&ss->dirty)) {
+    if (!hak_granules_is_empty(&ss->dirty)) {
         clean(ss, 0, SS_GRANULES);
     }
     unlist_by_run(ss);
     list_remove(&by_units[ss->n_whole], ss, SS_BY_UNITS);
     drop_slabs(ss);
     drop_description(ss);
-    stat_sub(superslabs, 1);
-    limit_count_mappings(-1);
-    limit_unmap(SS_BYTES);
+    hak_stat_sub(superslabs, 1);
+    hak_limit_count_mappings(-1);
+    hak_limit_unmap(SS_BYTES);
     return 1;
 }
 
 /* Gives dirty granules back, and the superslab itself if it is wholly free. Returns the bytes that went. Pool lock held. */
 static size_t purge_superslab(struct superslab *ss)
 {
-    size_t bytes = granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;
+    size_t bytes = hak_granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;
     if (ss->n_whole == SS_UNITS && unmap_superslab(ss)) {
-        stat_add(heap_purged_bytes, bytes);
+        hak_stat_add(heap_purged_bytes, bytes);
         return bytes;
     }
-    if (ss->is_huge && granules_count(&ss->free, 0, SS_GRANULES) > SS_GRANULES - SS_GRANULES / HUGE_SPARSE) {
-        os_small_pages(ss->base, SS_BYTES);
+    if (ss->is_huge && hak_granules_count(&ss->free, 0, SS_GRANULES) > SS_GRANULES - SS_GRANULES / HUGE_SPARSE) {
+        hak_os_small_pages(ss->base, SS_BYTES);
         ss->is_huge = 0;
     }
     bytes = 0;
     uint32_t end;
-    for (uint32_t first = granules_next(&ss->dirty, 0, 1); first < SS_GRANULES;
-         first = granules_next(&ss->dirty, end, 1)) {
-        end = granules_next(&ss->dirty, first, 0);
+    for (uint32_t first = hak_granules_next(&ss->dirty, 0, 1); first < SS_GRANULES;
+         first = hak_granules_next(&ss->dirty, end, 1)) {
+        end = hak_granules_next(&ss->dirty, first, 0);
         size_t size = (end - first) * SS_GRANULE_BYTES;
-        if (os_purge(ss->base + first * SS_GRANULE_BYTES, size) == 0) {
+        if (hak_os_purge(ss->base + first * SS_GRANULE_BYTES, size) == 0) {
             clean(ss, first, end - first);
             bytes += size;
         }
     }
-    stat_add(heap_purged_bytes, bytes);
+    hak_stat_add(heap_purged_bytes, bytes);
     return bytes;
 }
 
@@ -411,14 +411,14 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
     size_t bytes = 0;
     struct superslab *next;
     for (struct superslab *ss = by_age.first; ss; ss = next) {
-        if (now_ns - ss->dirty_since_ns < delay_ns && (size_t)stat_get(heap_dirty_bytes) <= keep) {
+        if (now_ns - ss->dirty_since_ns < delay_ns && (size_t)hak_stat_get(heap_dirty_bytes) <= keep) {
             break;
         }
         next = ss->next[SS_BY_AGE];
         bytes += purge_superslab(ss);
     }
     if (bytes) {
-        pool_policy()->purged(bytes);
+        hak_pool_policy()->purged(bytes);
     }
     return bytes;
 }
@@ -426,37 +426,37 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
 /* Units of granules `first` to `first + n - 1` that are wholly free. */
 static void mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t whole = granules_whole_units(&ss->free);
+    uint32_t whole = hak_granules_whole_units(&ss->free);
     for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT; unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
         if (whole >> unit & 1) {
-            map_set(ss->base + unit * SS_UNIT_BYTES, 1, TAG_FREE_UNIT, ss->number);
+            hak_map_set(ss->base + unit * SS_UNIT_BYTES, 1, TAG_FREE_UNIT, ss->number);
         }
     }
 }
 
-void pool_give(struct superslab *ss, uint32_t first, uint32_t n)
+void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint64_t now_ns = os_ops.clock_ns();
-    if (!granules_is_empty(&ss->dirty)) {
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    if (!hak_granules_is_empty(&ss->dirty)) {
         list_remove(&by_age, ss, SS_BY_AGE);
     }
     list_append(&by_age, ss, SS_BY_AGE);
     ss->dirty_since_ns = now_ns;
-    granules_set(&ss->free, first, n);
-    granules_set(&ss->dirty, first, n);
+    hak_granules_set(&ss->free, first, n);
+    hak_granules_set(&ss->dirty, first, n);
     mark_free_units(ss, first, n);
     relist(ss);
-    stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
-    stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
-    const struct ss_policy *policy = pool_policy();
+    hak_stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
+    hak_stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
+    const struct ss_policy *policy = hak_pool_policy();
     policy->given();
-    (void)purge_older(now_ns, ns_of_ms(policy->delay_ms()), policy->keep_bytes());
+    (void)purge_older(now_ns, hak_time_ns_of_ms(policy->delay_ms()), policy->keep_bytes());
 }
 
-struct slab *pool_slab_alloc(uint32_t tag, uint32_t size_class)
+struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
 {
     uint32_t unit = 0;
-    lock_acquire(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = choose_unit(&unit);
     ss = ss ? ss : new_superslab();
     if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
@@ -464,47 +464,47 @@ struct slab *pool_slab_alloc(uint32_t tag, uint32_t size_class)
     }
     int is_clean = 0;
     if (ss) {
-        is_clean = !granules_of_unit(&ss->dirty, unit);
+        is_clean = !hak_granules_of_unit(&ss->dirty, unit);
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
-        slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class, ss->far_bits[unit],
+        hak_slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class, ss->far_bits[unit],
                   is_clean);
         /* Between what describes it and its tag: who has read an older description, and then the tag, sees another version. */
         atomic_store_release(&ss->slab_version, ss->slab_version + 1);
     }
-    lock_release(&pool_lock);
+    hak_lock_release(&hak_pool_lock);
     if (!ss) {
         return NULL;
     }
     struct slab *slab = &ss->slabs[unit];
-    map_set(slab->base, 1, tag, ss->number);
-    stat_add(slabs_made, 1);
+    hak_map_set(slab->base, 1, tag, ss->number);
+    hak_stat_add(slabs_made, 1);
     return slab;
 }
 
-void pool_slab_free(struct slab *slab)
+void hak_pool_slab_free(struct slab *slab)
 {
     uint32_t unit = (uint32_t)(((uintptr_t)slab->base & (SS_BYTES - 1)) / SS_UNIT_BYTES);
-    struct superslab *ss = pool_superslab(map_find(slab->base).ref);
-    stat_add(slabs_returned, 1);
-    lock_acquire(&pool_lock);
+    struct superslab *ss = hak_pool_superslab(hak_map_find(slab->base).ref);
+    hak_stat_add(slabs_returned, 1);
+    hak_lock_acquire(&hak_pool_lock);
     slab->is_used = 0;
     ss->slab_mask &= ~(1u << unit);
-    pool_give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
-    lock_release(&pool_lock);
+    hak_pool_give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
+    hak_lock_release(&hak_pool_lock);
 }
 
-struct slab *pool_slab_of(uint32_t ref, const void *p)
+struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
 {
-    return &pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
+    return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
 }
 
-int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context)
+int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context)
 {
     int result = 0;
     for (uint32_t i = 0; i < superslabs.n && !result; i++) {
-        struct superslab *ss = pool_superslab(i);
+        struct superslab *ss = hak_pool_superslab(i);
         for (uint32_t mask = ss->base ? ss->slab_mask : 0; mask && !result; mask &= mask - 1) {
             struct slab *slab = &ss->slabs[__builtin_ctz(mask)];
             if (!owner || atomic_load_relaxed(&slab->owner) == owner) {
@@ -515,26 +515,26 @@ int pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, voi
     return result;
 }
 
-uint32_t pool_n_superslabs(void)
+uint32_t hak_pool_n_superslabs(void)
 {
-    return numbered_count(&superslabs);
+    return hak_numbered_count(&superslabs);
 }
 
-uint32_t pool_slab_mask(uint32_t number, char **base)
+uint32_t hak_pool_slab_mask(uint32_t number, char **base)
 {
-    struct superslab *ss = pool_superslab(number);
-    lock_acquire(&pool_lock);
+    struct superslab *ss = hak_pool_superslab(number);
+    hak_lock_acquire(&hak_pool_lock);
     *base = ss->base;
     uint32_t mask = ss->base ? ss->slab_mask : 0;
-    lock_release(&pool_lock);
+    hak_lock_release(&hak_pool_lock);
     return mask;
 }
 
-size_t ss_purge(uint64_t delay_ms)
+size_t hak_ss_purge(uint64_t delay_ms)
 {
-    lock_acquire(&pool_lock);
-    size_t bytes = purge_older(os_ops.clock_ns(), ns_of_ms(delay_ms), pool_policy()->keep_bytes());
-    lock_release(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
+    size_t bytes = purge_older(hak_os_ops.clock_ns(), hak_time_ns_of_ms(delay_ms), hak_pool_policy()->keep_bytes());
+    hak_lock_release(&hak_pool_lock);
     return bytes;
 }
 
@@ -554,7 +554,7 @@ static int verify_used(const struct superslab *ss)
     for (uint32_t i = 0; i < SS_GRANULES; i++) {
         uint32_t unit = i / SS_GRANULES_OF_A_UNIT;
         int is_slab = i % SS_GRANULES_OF_A_UNIT == 0 && (ss->slab_mask >> unit & 1);
-        uint32_t n = pool_span_granules(ss, i);
+        uint32_t n = hak_pool_span_granules(ss, i);
         if (n > SS_GRANULES - i) {
             return VERIFY_POOL_SPAN_LENGTH;
         }
@@ -562,10 +562,10 @@ static int verify_used(const struct superslab *ss)
             return VERIFY_POOL_SPAN_IN_SLAB;
         }
         n = is_slab ? SS_GRANULES_OF_A_UNIT : n;
-        if (granules_count(&used, i, n)) {
+        if (hak_granules_count(&used, i, n)) {
             return VERIFY_POOL_OVERLAP;
         }
-        granules_set(&used, i, n);
+        hak_granules_set(&used, i, n);
     }
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         if (used.word[i] != ~ss->free.word[i] || ss->dirty.word[i] & ~ss->free.word[i]) {
@@ -578,8 +578,8 @@ static int verify_used(const struct superslab *ss)
 static int verify_map(const struct superslab *ss)
 {
     for (uint32_t unit = 0; unit < SS_UNITS; unit++) {
-        struct map_entry entry = map_get(ss->base + unit * SS_UNIT_BYTES);
-        uint32_t free = granules_of_unit(&ss->free, unit);
+        struct map_entry entry = hak_map_get(ss->base + unit * SS_UNIT_BYTES);
+        uint32_t free = hak_granules_of_unit(&ss->free, unit);
         if (entry.ref != ss->number) {
             return VERIFY_POOL_NUMBER;
         }
@@ -597,11 +597,11 @@ static int verify_superslab(const struct superslab *ss)
     if (result) {
         return result;
     }
-    uint32_t n_whole = (uint32_t)__builtin_popcount(granules_whole_units(&ss->free));
-    if (ss->largest_run != granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
+    uint32_t n_whole = (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+    if (ss->largest_run != hak_granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
         return VERIFY_POOL_RUNS;
     }
-    int is_dirty = !granules_is_empty(&ss->dirty);
+    int is_dirty = !hak_granules_is_empty(&ss->dirty);
     if (!is_listed(&by_run[ss->largest_run], ss, SS_BY_RUN) || !is_listed(&by_units[n_whole], ss, SS_BY_UNITS) ||
         is_listed(&by_age, ss, SS_BY_AGE) != is_dirty) {
         return VERIFY_POOL_LISTS;
@@ -619,26 +619,26 @@ static int verify_ages(void)
     return 0;
 }
 
-int ss_verify(void)
+int hak_ss_verify(void)
 {
     int result;
     int64_t used = 0, dirty = 0, regions = 0;
-    lock_acquire(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
     result = verify_ages();
     for (uint32_t i = 0; i < superslabs.n && !result; i++) {
-        const struct superslab *ss = pool_superslab(i);
+        const struct superslab *ss = hak_pool_superslab(i);
         if (ss->base) {
             result = verify_superslab(ss);
             regions++;
-            used += SS_GRANULES - granules_count(&ss->free, 0, SS_GRANULES);
-            dirty += granules_count(&ss->dirty, 0, SS_GRANULES);
+            used += SS_GRANULES - hak_granules_count(&ss->free, 0, SS_GRANULES);
+            dirty += hak_granules_count(&ss->dirty, 0, SS_GRANULES);
         }
     }
     const int64_t bytes = (int64_t)SS_GRANULE_BYTES;
-    if (!result && (used * bytes != stat_get(heap_used_bytes) || dirty * bytes != stat_get(heap_dirty_bytes) ||
-                    regions != stat_get(superslabs))) {
+    if (!result && (used * bytes != hak_stat_get(heap_used_bytes) || dirty * bytes != hak_stat_get(heap_dirty_bytes) ||
+                    regions != hak_stat_get(superslabs))) {
         result = VERIFY_POOL_TOTALS;
     }
-    lock_release(&pool_lock);
+    hak_lock_release(&hak_pool_lock);
     return result;
 }

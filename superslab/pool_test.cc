@@ -1,5 +1,5 @@
 /* Tests of the shared superslabs: spans and slabs at random against an oracle of intervals, purging, and every call of the
-   system failing in turn. ss_verify runs after each step. */
+   system failing in turn. hak_ss_verify runs after each step. */
 #include "superslab/pool.h"
 
 #include <cerrno>
@@ -28,7 +28,7 @@ using hak_testing::Rng;
 /* A slab whose tag holds its class as it is: the pool does not look at these bits. */
 struct slab *make_slab(uint32_t owner, uint32_t size_class)
 {
-    return pool_slab_alloc(owner << TAG_OWNER_SHIFT | size_class, size_class);
+    return hak_pool_slab_alloc(owner << TAG_OWNER_SHIFT | size_class, size_class);
 }
 
 /* Each test says when free units are purged. */
@@ -37,11 +37,11 @@ class Pool : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        options.huge_page_bytes = 0;
-        ss_purge(0);
-        ASSERT_EQ(ss_verify(), 0);
-        ASSERT_EQ(stat_get(heap_used_bytes), 0);
+        hak_options.purge_delay_ms = 3600000;
+        hak_options.huge_page_bytes = 0;
+        hak_ss_purge(0);
+        ASSERT_EQ(hak_ss_verify(), 0);
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
     }
 };
 
@@ -61,7 +61,7 @@ bool is_clean(const struct ss_dirt &dirt)
 
 char *units(size_t n, struct ss_dirt *dirt = nullptr)
 {
-    return static_cast<char *>(ss_span_alloc(n * SS_UNIT_BYTES, 1, dirt));
+    return static_cast<char *>(hak_ss_span_alloc(n * SS_UNIT_BYTES, 1, dirt));
 }
 
 /* What is allocated, and what every step must keep true. */
@@ -93,8 +93,8 @@ class Oracle
 
     void check()
     {
-        ASSERT_EQ(ss_verify(), 0);
-        ASSERT_EQ(stat_get(heap_used_bytes), n_granules * static_cast<int64_t>(kGranule));
+        ASSERT_EQ(hak_ss_verify(), 0);
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), n_granules * static_cast<int64_t>(kGranule));
     }
 
     void release_all()
@@ -144,20 +144,20 @@ class Oracle
         uint32_t n = static_cast<uint32_t>(rng.one_in(4) ? rng.between(1, SS_GRANULES) : rng.between(1, 40));
         size_t align = rng.one_in(3) ? size_t(1) << rng.below(22) : 1;
         struct ss_dirt dirt;
-        char *p = static_cast<char *>(ss_span_alloc(n * kGranule - rng.below(kGranule), align, &dirt));
+        char *p = static_cast<char *>(hak_ss_span_alloc(n * kGranule - rng.below(kGranule), align, &dirt));
         if (!p) {
             return false;
         }
         EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < kGranule ? kGranule : align), 0u);
         /* Clears what is said to be dirty; then all of it must read as zero. */
-        n_zero += ss_clear_dirt(p, &dirt, clear_dirty);
+        n_zero += hak_ss_clear_dirt(p, &dirt, clear_dirty);
         for (size_t i = 0; i < n * kGranule; i += 4096) {
             EXPECT_EQ(p[i] | p[i + 4095], 0) << "said to be zero";
         }
         scribble(p, n);
         add(p, n, nullptr);
-        EXPECT_EQ(ss_span_size(p), n * kGranule);
-        EXPECT_EQ(ss_span_size(p + 16), 0u);
+        EXPECT_EQ(hak_ss_span_size(p), n * kGranule);
+        EXPECT_EQ(hak_ss_span_size(p + 16), 0u);
         return true;
     }
 
@@ -168,12 +168,12 @@ class Oracle
             return false;
         }
         EXPECT_EQ(slab->owner, 3u);
-        EXPECT_EQ(slab_is_empty(slab), 1);
-        EXPECT_EQ(map_get(slab->base + 5).tag, 3u << TAG_OWNER_SHIFT | slab->size_class);
-        EXPECT_EQ(pool_slab_of(map_get(slab->base).ref, slab->base + 65535), slab);
+        EXPECT_EQ(hak_slab_is_empty(slab), 1);
+        EXPECT_EQ(hak_map_get(slab->base + 5).tag, 3u << TAG_OWNER_SHIFT | slab->size_class);
+        EXPECT_EQ(hak_pool_slab_of(hak_map_get(slab->base).ref, slab->base + 65535), slab);
         scribble(slab->base, 8);
         add(slab->base, 8, slab);
-        EXPECT_EQ(ss_span_size(slab->base), 0u);
+        EXPECT_EQ(hak_ss_span_size(slab->base), 0u);
         return true;
     }
 
@@ -186,12 +186,12 @@ class Oracle
     {
         auto it = any();
         if (it->second.slab) {
-            EXPECT_EQ(ss_span_resize(it->first, 2 * SS_UNIT_BYTES), 0);
+            EXPECT_EQ(hak_ss_span_resize(it->first, 2 * SS_UNIT_BYTES), 0);
             return;
         }
         char *p = it->first;
         uint32_t was = it->second.n_granules, n = static_cast<uint32_t>(rng.between(1, SS_GRANULES));
-        if (ss_span_resize(p, n * kGranule)) {
+        if (hak_ss_span_resize(p, n * kGranule)) {
             n_resized += n != was;
             pieces.erase(it);
             n_granules -= was;
@@ -203,7 +203,7 @@ class Oracle
             EXPECT_GT(n, was) << "shrinking always works";
             n_refused_resizes++;
         }
-        EXPECT_EQ(ss_span_size(p), (n_refused_resizes && pieces[p].n_granules == was ? was : n) * kGranule);
+        EXPECT_EQ(hak_ss_span_size(p), (n_refused_resizes && pieces[p].n_granules == was ? was : n) * kGranule);
         EXPECT_EQ(p[0], 0x5A);
     }
 
@@ -211,11 +211,11 @@ class Oracle
     {
         auto it = any();
         if (it->second.slab) {
-            pool_slab_free(it->second.slab);
+            hak_pool_slab_free(it->second.slab);
         } else {
-            ss_span_free(it->first);
+            hak_ss_span_free(it->first);
         }
-        EXPECT_EQ(ss_span_size(it->first), 0u);
+        EXPECT_EQ(hak_ss_span_size(it->first), 0u);
         n_granules -= it->second.n_granules;
         pieces.erase(it);
     }
@@ -232,7 +232,7 @@ TEST_F(Pool, RandomCallsAgreeWithAnOracle)
                 FAIL() << "seed " << seed << " step " << i;
             }
             if (i % 100 == 99) {
-                ss_purge(0);
+                hak_ss_purge(0);
                 oracle.check();
             }
         }
@@ -241,69 +241,69 @@ TEST_F(Pool, RandomCallsAgreeWithAnOracle)
         EXPECT_GT(oracle.n_refused_resizes, 10);
         oracle.release_all();
         oracle.check();
-        ss_purge(0);
-        EXPECT_EQ(ss_verify(), 0);
-        EXPECT_EQ(stat_get(superslabs), 0);
+        hak_ss_purge(0);
+        EXPECT_EQ(hak_ss_verify(), 0);
+        EXPECT_EQ(hak_stat_get(superslabs), 0);
     }
 }
 
 /* With a delay of 0 everything goes back as it is freed. */
 TEST_F(Pool, RandomCallsWithoutDelay)
 {
-    options.purge_delay_ms = 0;
+    hak_options.purge_delay_ms = 0;
     Oracle oracle(9);
     for (int i = 0; i < 1000; i++) {
         ASSERT_TRUE(oracle.step());
         oracle.check();
         ASSERT_FALSE(HasFailure()) << i;
-        ASSERT_EQ(stat_get(heap_dirty_bytes), 0);
+        ASSERT_EQ(hak_stat_get(heap_dirty_bytes), 0);
     }
     oracle.release_all();
-    EXPECT_EQ(stat_get(superslabs), 0);
-    EXPECT_EQ(ss_verify(), 0);
+    EXPECT_EQ(hak_stat_get(superslabs), 0);
+    EXPECT_EQ(hak_ss_verify(), 0);
 }
 
 TEST_F(Pool, BadArgumentsAreRefused)
 {
     int local;
-    EXPECT_EQ(ss_span_alloc(0, 1, nullptr), nullptr);
-    EXPECT_EQ(ss_span_alloc(SS_BYTES + 1, 1, nullptr), nullptr);
-    EXPECT_EQ(ss_span_alloc(SIZE_MAX, 1, nullptr), nullptr);
-    EXPECT_EQ(ss_span_alloc(1, 0, nullptr), nullptr);
-    EXPECT_EQ(ss_span_alloc(1, 2 * SS_BYTES, nullptr), nullptr);
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_ss_span_alloc(0, 1, nullptr), nullptr);
+    EXPECT_EQ(hak_ss_span_alloc(SS_BYTES + 1, 1, nullptr), nullptr);
+    EXPECT_EQ(hak_ss_span_alloc(SIZE_MAX, 1, nullptr), nullptr);
+    EXPECT_EQ(hak_ss_span_alloc(1, 0, nullptr), nullptr);
+    EXPECT_EQ(hak_ss_span_alloc(1, 2 * SS_BYTES, nullptr), nullptr);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     char *p = units(2);
-    EXPECT_EQ(ss_span_resize(p, 0), 0);
-    EXPECT_EQ(ss_span_resize(p, SS_BYTES + 1), 0);
-    EXPECT_EQ(ss_span_resize(p, SIZE_MAX), 0);
-    EXPECT_EQ(ss_span_resize(p + SS_UNIT_BYTES, 1), 0);
-    EXPECT_EQ(ss_span_resize(&local, 1), 0);
-    EXPECT_EQ(ss_span_resize(p, 2 * SS_UNIT_BYTES), 1);
-    EXPECT_EQ(ss_span_size(p), 2 * SS_UNIT_BYTES);
-    EXPECT_EQ(ss_span_size(&local), 0u);
-    EXPECT_EQ(ss_span_size(nullptr), 0u);
-    ss_span_free(p);
-    EXPECT_EQ(ss_verify(), 0);
+    EXPECT_EQ(hak_ss_span_resize(p, 0), 0);
+    EXPECT_EQ(hak_ss_span_resize(p, SS_BYTES + 1), 0);
+    EXPECT_EQ(hak_ss_span_resize(p, SIZE_MAX), 0);
+    EXPECT_EQ(hak_ss_span_resize(p + SS_UNIT_BYTES, 1), 0);
+    EXPECT_EQ(hak_ss_span_resize(&local, 1), 0);
+    EXPECT_EQ(hak_ss_span_resize(p, 2 * SS_UNIT_BYTES), 1);
+    EXPECT_EQ(hak_ss_span_size(p), 2 * SS_UNIT_BYTES);
+    EXPECT_EQ(hak_ss_span_size(&local), 0u);
+    EXPECT_EQ(hak_ss_span_size(nullptr), 0u);
+    hak_ss_span_free(p);
+    EXPECT_EQ(hak_ss_verify(), 0);
 }
 
 /* The mark stays with the span, whatever its size becomes, and is gone with it. */
 TEST_F(Pool, MarksStayWithTheirSpan)
 {
     char *p = units(2), *q = units(1);
-    EXPECT_EQ(ss_span_mark(p), 0);
-    ss_span_set_mark(p);
-    EXPECT_EQ(ss_span_mark(p), 1);
-    EXPECT_EQ(ss_span_mark(q), 0);
-    EXPECT_EQ(ss_span_size(p), 2 * SS_UNIT_BYTES);
-    EXPECT_EQ(ss_span_resize(p, SS_UNIT_BYTES), 1);
-    EXPECT_EQ(ss_span_mark(p), 1);
-    EXPECT_EQ(ss_span_size(p), SS_UNIT_BYTES);
-    EXPECT_EQ(ss_verify(), 0);
-    ss_span_free(p);
+    EXPECT_EQ(hak_ss_span_mark(p), 0);
+    hak_ss_span_set_mark(p);
+    EXPECT_EQ(hak_ss_span_mark(p), 1);
+    EXPECT_EQ(hak_ss_span_mark(q), 0);
+    EXPECT_EQ(hak_ss_span_size(p), 2 * SS_UNIT_BYTES);
+    EXPECT_EQ(hak_ss_span_resize(p, SS_UNIT_BYTES), 1);
+    EXPECT_EQ(hak_ss_span_mark(p), 1);
+    EXPECT_EQ(hak_ss_span_size(p), SS_UNIT_BYTES);
+    EXPECT_EQ(hak_ss_verify(), 0);
+    hak_ss_span_free(p);
     EXPECT_EQ(units(1), p);
-    EXPECT_EQ(ss_span_mark(p), 0);
-    ss_span_free(p);
-    ss_span_free(q);
+    EXPECT_EQ(hak_ss_span_mark(p), 0);
+    hak_ss_span_free(p);
+    hak_ss_span_free(q);
 }
 
 /* Bytes of [p, p + size) that are resident. */
@@ -328,30 +328,30 @@ TEST_F(Pool, PurgeGivesMemoryBack)
     memset(kept, 1, SS_UNIT_BYTES);
     memset(freed, 1, 20 * SS_UNIT_BYTES);
     memset(whole, 1, SS_BYTES);
-    ss_span_free(freed);
-    ss_span_free(whole);
+    hak_ss_span_free(freed);
+    hak_ss_span_free(whole);
     EXPECT_EQ(resident(freed, 20 * SS_UNIT_BYTES), 20 * SS_UNIT_BYTES) << "kept for reuse";
     EXPECT_EQ(resident(whole, SS_BYTES), SS_BYTES);
-    int64_t purged = stat_get(heap_purged_bytes);
-    EXPECT_EQ(ss_purge(0), (20 + SS_UNITS) * SS_UNIT_BYTES);
-    EXPECT_EQ(stat_get(heap_purged_bytes), purged + (20 + SS_UNITS) * kUnitBytes);
-    EXPECT_EQ(stat_get(heap_dirty_bytes), 0);
+    int64_t purged = hak_stat_get(heap_purged_bytes);
+    EXPECT_EQ(hak_ss_purge(0), (20 + SS_UNITS) * SS_UNIT_BYTES);
+    EXPECT_EQ(hak_stat_get(heap_purged_bytes), purged + (20 + SS_UNITS) * kUnitBytes);
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 0);
     EXPECT_EQ(resident(freed, 20 * SS_UNIT_BYTES), 0u);
     EXPECT_EQ(resident(whole, SS_BYTES), 0u);
     EXPECT_EQ(resident(kept, SS_UNIT_BYTES), SS_UNIT_BYTES);
     EXPECT_EQ(kept[77], 1);
     EXPECT_EQ(hak_super_lookup(whole).kind, SS_NOT_OURS) << "wholly free: unmapped";
-    EXPECT_EQ(stat_get(superslabs), 1);
-    EXPECT_EQ(ss_purge(0), 0u);
+    EXPECT_EQ(hak_stat_get(superslabs), 1);
+    EXPECT_EQ(hak_ss_purge(0), 0u);
     /* Purged units are served as zero. */
     struct ss_dirt dirt;
     char *again = units(20, &dirt);
     EXPECT_EQ(again, freed);
     EXPECT_TRUE(is_clean(dirt));
     EXPECT_EQ(again[SS_UNIT_BYTES * 7], 0);
-    ss_span_free(again);
-    ss_span_free(kept);
-    EXPECT_EQ(ss_verify(), 0);
+    hak_ss_span_free(again);
+    hak_ss_span_free(kept);
+    EXPECT_EQ(hak_ss_verify(), 0);
 }
 
 /* Resident pages come before untouched ones. */
@@ -361,13 +361,13 @@ TEST_F(Pool, DirtyUnitsAreReusedFirst)
     void *first = units(4, &dirt);
     EXPECT_TRUE(is_clean(dirt));
     void *second = units(4);
-    ss_span_free(second);
-    EXPECT_EQ(stat_get(heap_dirty_bytes), 4 * kUnitBytes);
+    hak_ss_span_free(second);
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 4 * kUnitBytes);
     EXPECT_EQ(units(4, &dirt), second);
     EXPECT_FALSE(is_clean(dirt));
-    EXPECT_EQ(stat_get(heap_dirty_bytes), 0);
-    ss_span_free(second);
-    ss_span_free(first);
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 0);
+    hak_ss_span_free(second);
+    hak_ss_span_free(first);
 }
 
 TEST_F(Pool, PurgeWaitsForTheDelay)
@@ -375,33 +375,33 @@ TEST_F(Pool, PurgeWaitsForTheDelay)
     FakeClock clock;
     void *kept = units(1);
     void *p = units(4);
-    ss_span_free(p);
+    hak_ss_span_free(p);
     clock.advance_ms(499);
-    EXPECT_EQ(ss_purge(500), 0u);
-    EXPECT_EQ(stat_get(heap_dirty_bytes), 4 * kUnitBytes);
+    EXPECT_EQ(hak_ss_purge(500), 0u);
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 4 * kUnitBytes);
     clock.advance_ms(1);
-    EXPECT_EQ(ss_purge(500), 4 * SS_UNIT_BYTES);
-    EXPECT_EQ(stat_get(heap_dirty_bytes), 0);
-    ss_span_free(kept);
+    EXPECT_EQ(hak_ss_purge(500), 4 * SS_UNIT_BYTES);
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 0);
+    hak_ss_span_free(kept);
 }
 
-/* Nobody calls ss_purge: later frees do it on their way. */
+/* Nobody calls hak_ss_purge: later frees do it on their way. */
 TEST_F(Pool, OldDirtyUnitsArePurgedOnTheWay)
 {
     FakeClock clock;
-    options.purge_delay_ms = 500;
+    hak_options.purge_delay_ms = 500;
     char *old = units(SS_UNITS);
     char *other = units(SS_UNITS);
     memset(old, 1, SS_BYTES);
-    ss_span_free(old);
+    hak_ss_span_free(old);
     EXPECT_EQ(resident(old, SS_BYTES), SS_BYTES);
     clock.advance_ms(7200000); /* past what earlier tests have set */
     for (uint32_t n = SS_UNITS; n > 1; n--) {
-        ASSERT_EQ(ss_span_resize(other, (n - 1) * SS_UNIT_BYTES), 1);
+        ASSERT_EQ(hak_ss_span_resize(other, (n - 1) * SS_UNIT_BYTES), 1);
     }
     EXPECT_EQ(resident(old, SS_BYTES), 0u);
-    ss_span_free(other);
-    EXPECT_EQ(ss_verify(), 0);
+    hak_ss_span_free(other);
+    EXPECT_EQ(hak_ss_verify(), 0);
 }
 
 TEST_F(Pool, PurgeReportsWhatWasPurged)
@@ -409,37 +409,37 @@ TEST_F(Pool, PurgeReportsWhatWasPurged)
     FailingOs os;
     void *kept = units(1);
     void *p = units(4);
-    ss_span_free(p);
+    hak_ss_span_free(p);
     os.fail_always(hak_testing::OS_MADVISE);
-    EXPECT_EQ(ss_purge(0), 0u) << "the system refused";
-    EXPECT_EQ(stat_get(heap_dirty_bytes), 4 * kUnitBytes);
-    EXPECT_EQ(ss_verify(), 0);
+    EXPECT_EQ(hak_ss_purge(0), 0u) << "the system refused";
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 4 * kUnitBytes);
+    EXPECT_EQ(hak_ss_verify(), 0);
     os.reset();
-    EXPECT_EQ(ss_purge(0), 4 * SS_UNIT_BYTES);
-    ss_span_free(kept);
+    EXPECT_EQ(hak_ss_purge(0), 4 * SS_UNIT_BYTES);
+    hak_ss_span_free(kept);
 }
 
 TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
 {
     static int n_huge;
     n_huge = 0;
-    os_ops.madvise = [](void *addr, size_t length, int advice) {
+    hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
         n_huge += advice == MADV_HUGEPAGE;
-        return os_real_ops.madvise(addr, length, advice);
+        return hak_os_real_ops.madvise(addr, length, advice);
     };
-    os_ops.precise_ns = [] { return uint64_t(0); }; /* no first touch is dear */
-    options.huge_page_bytes = 3 * SS_BYTES;
+    hak_os_ops.precise_ns = [] { return uint64_t(0); }; /* no first touch is dear */
+    hak_options.huge_page_bytes = 3 * SS_BYTES;
     std::vector<void *> all;
     for (int i = 0; i < 5; i++) {
         all.push_back(units(SS_UNITS));
         EXPECT_EQ(n_huge, i < 3 ? 0 : i - 2);
     }
-    options.huge_page_bytes = 0;
+    hak_options.huge_page_bytes = 0;
     all.push_back(units(SS_UNITS));
     EXPECT_EQ(n_huge, 2);
-    os_ops = os_real_ops;
+    hak_os_ops = hak_os_real_ops;
     for (void *p : all) {
-        ss_span_free(p);
+        hak_ss_span_free(p);
     }
 }
 
@@ -457,21 +457,21 @@ TEST_F(Pool, EveryCallOfTheSystemFailsInTurn)
                     ASSERT_TRUE(os.fired()) << "refused without reason";
                 }
                 if (i % 40 == 39) {
-                    ss_purge(0);
+                    hak_ss_purge(0);
                 }
                 oracle.check();
                 ASSERT_FALSE(HasFailure()) << hak_testing::os_call_name(call) << " " << n << " step " << i;
             }
             oracle.release_all();
             oracle.check();
-            ss_purge(0);
+            hak_ss_purge(0);
             oracle.check();
             bool fired = os.fired();
             os.reset();
-            ss_purge(0);
-            ASSERT_EQ(ss_verify(), 0);
-            ASSERT_EQ(stat_get(heap_used_bytes), 0);
-            ASSERT_EQ(stat_get(heap_dirty_bytes), 0);
+            hak_ss_purge(0);
+            ASSERT_EQ(hak_ss_verify(), 0);
+            ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
+            ASSERT_EQ(hak_stat_get(heap_dirty_bytes), 0);
             if (!fired) {
                 break;
             }
@@ -484,23 +484,23 @@ TEST_F(Pool, WithoutAnyMemoryItFailsAndRecovers)
 {
     FailingOs os;
     /* One description is there to be used again. */
-    ss_span_free(units(1));
-    ss_purge(0);
-    ASSERT_EQ(stat_get(superslabs), 0);
-    size_t meta_bytes = os_meta_bytes();
+    hak_ss_span_free(units(1));
+    hak_ss_purge(0);
+    ASSERT_EQ(hak_stat_get(superslabs), 0);
+    size_t meta_bytes = hak_os_meta_bytes();
     os.fail_always(hak_testing::OS_MMAP);
     errno = 3;
     for (int i = 0; i < 1000; i++) {
         ASSERT_EQ(units(1), nullptr);
     }
     EXPECT_EQ(make_slab(1, 0), nullptr);
-    EXPECT_EQ(ss_verify(), 0);
+    EXPECT_EQ(hak_ss_verify(), 0);
     os.reset();
     void *p = units(1);
     ASSERT_NE(p, nullptr);
-    ss_span_free(p);
+    hak_ss_span_free(p);
     EXPECT_EQ(errno, 3);
-    EXPECT_EQ(os_meta_bytes(), meta_bytes) << "refusals use no metadata up";
+    EXPECT_EQ(hak_os_meta_bytes(), meta_bytes) << "refusals use no metadata up";
 }
 
 /* Address space and metadata do not grow with the number of rounds. */
@@ -514,7 +514,7 @@ TEST_F(Pool, NoAddressSpaceLeaks)
             ASSERT_TRUE(oracle.step());
         }
         oracle.release_all();
-        ss_purge(0);
+        hak_ss_purge(0);
         if (round == 0) {
             after_first = os.mapped_bytes();
         }
@@ -523,7 +523,7 @@ TEST_F(Pool, NoAddressSpaceLeaks)
         EXPECT_EQ(more % leaf, 0);
         EXPECT_LE(more, leaf < 65536 ? 16 * leaf : leaf);
     }
-    EXPECT_EQ(stat_get(superslabs), 0);
+    EXPECT_EQ(hak_stat_get(superslabs), 0);
 }
 
 int count_slab(const struct slab *slab, void *context)
@@ -541,26 +541,26 @@ TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
     void *span = units(3);
     for (uint32_t owner = 0; owner <= 3; owner++) {
         std::map<const struct slab *, int> seen;
-        lock_acquire(&pool_lock);
-        EXPECT_EQ(pool_for_each_slab(owner, count_slab, &seen), 0);
-        lock_release(&pool_lock);
+        hak_lock_acquire(&hak_pool_lock);
+        EXPECT_EQ(hak_pool_for_each_slab(owner, count_slab, &seen), 0);
+        hak_lock_release(&hak_pool_lock);
         EXPECT_EQ(seen.size(), owner == 0 ? 70u : owner == 3 ? 0u : 35u);
         for (struct slab *slab : slabs) {
             EXPECT_EQ(seen.count(slab), owner == 0 || owner == slab->owner);
         }
     }
     int n = 0;
-    lock_acquire(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
     auto stop_at_third = [](const struct slab *, void *context) {
         return ++*static_cast<int *>(context) == 3 ? 55 : 0;
     };
-    EXPECT_EQ(pool_for_each_slab(0, stop_at_third, &n), 55);
-    lock_release(&pool_lock);
+    EXPECT_EQ(hak_pool_for_each_slab(0, stop_at_third, &n), 55);
+    hak_lock_release(&hak_pool_lock);
     EXPECT_EQ(n, 3);
     for (struct slab *slab : slabs) {
-        pool_slab_free(slab);
+        hak_pool_slab_free(slab);
     }
-    ss_span_free(span);
+    hak_ss_span_free(span);
 }
 
 TEST_F(Pool, VerifySeesEachBrokenEquation)
@@ -570,57 +570,57 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     ASSERT_EQ(hak_super_lookup(free_unit).kind, SS_FREE_UNIT);
     /* The superslab's description, by way of a slab in it. */
     struct slab *slab = make_slab(1, 0);
-    struct superslab *ss = pool_superslab(map_get(slab->base).ref);
+    struct superslab *ss = hak_pool_superslab(hak_map_get(slab->base).ref);
     ASSERT_EQ(ss->base, reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(p) & ~(SS_BYTES - 1)));
-    pool_slab_free(slab);
-    ASSERT_EQ(ss_verify(), 0);
+    hak_pool_slab_free(slab);
+    ASSERT_EQ(hak_ss_verify(), 0);
     uint32_t first = static_cast<uint32_t>((reinterpret_cast<uintptr_t>(p) % SS_BYTES) / kGranule);
     struct granules saved = ss->free;
-    granules_clear(&ss->free, SS_GRANULES - 1, 1);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_FREE_SET);
+    hak_granules_clear(&ss->free, SS_GRANULES - 1, 1);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_FREE_SET);
     ss->free = saved;
     saved = ss->dirty;
-    granules_set(&ss->dirty, first, 1);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_FREE_SET);
+    hak_granules_set(&ss->dirty, first, 1);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_FREE_SET);
     ss->dirty = saved;
     ss->largest_run--;
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_RUNS);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_RUNS);
     ss->largest_run++;
     ss->n_whole--;
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_RUNS);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_RUNS);
     ss->n_whole++;
     ss->slab_mask |= 1u << (first / 8);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_SPAN_IN_SLAB);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_SPAN_IN_SLAB);
     ss->slab_mask &= ~(1u << (first / 8));
     ss->slab_mask |= 1u << (first / 8 + 1);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_OVERLAP);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_OVERLAP);
     ss->slab_mask &= ~(1u << (first / 8 + 1));
     saved = ss->dirty;
-    granules_clear(&ss->dirty, 0, SS_GRANULES);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_LISTS);
+    hak_granules_clear(&ss->dirty, 0, SS_GRANULES);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_LISTS);
     ss->dirty = saved;
     ss->span_granules[first] = 23;
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_FREE_SET);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_FREE_SET);
     ss->span_granules[first] = 257;
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_SPAN_LENGTH);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_SPAN_LENGTH);
     ss->span_granules[first] = 24;
-    map_set(free_unit, 1, TAG_SPAN, ss->number);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_TAG);
-    map_set(free_unit, 1, TAG_FREE_UNIT, ss->number + 1);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_NUMBER);
-    map_set(free_unit, 1, TAG_FREE_UNIT, ss->number);
-    stat_add(heap_used_bytes, 1);
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_TOTALS);
-    stat_sub(heap_used_bytes, 1);
-    char *other = static_cast<char *>(ss_span_alloc(SS_BYTES, 1, nullptr));
-    ASSERT_EQ(ss_span_resize(other, SS_UNIT_BYTES), 1); /* a second superslab with dirty memory */
+    hak_map_set(free_unit, 1, TAG_SPAN, ss->number);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_TAG);
+    hak_map_set(free_unit, 1, TAG_FREE_UNIT, ss->number + 1);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_NUMBER);
+    hak_map_set(free_unit, 1, TAG_FREE_UNIT, ss->number);
+    hak_stat_add(heap_used_bytes, 1);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_TOTALS);
+    hak_stat_sub(heap_used_bytes, 1);
+    char *other = static_cast<char *>(hak_ss_span_alloc(SS_BYTES, 1, nullptr));
+    ASSERT_EQ(hak_ss_span_resize(other, SS_UNIT_BYTES), 1); /* a second superslab with dirty memory */
     uint64_t since_ns = ss->dirty_since_ns;
     ss->dirty_since_ns = UINT64_MAX;
-    EXPECT_EQ(ss_verify(), VERIFY_POOL_AGES);
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_AGES);
     ss->dirty_since_ns = since_ns;
-    ss_span_free(other);
-    EXPECT_EQ(ss_verify(), 0);
-    ss_span_free(p);
+    hak_ss_span_free(other);
+    EXPECT_EQ(hak_ss_verify(), 0);
+    hak_ss_span_free(p);
 }
 
 /* Slabs and spans by several threads, a verifying and a purging one among them. */
@@ -645,39 +645,39 @@ TEST_F(Pool, ThreadsShareSuperslabs)
                 if (spans.size() > 5) {
                     size_t k = rng.below(spans.size());
                     char *p = spans[k];
-                    size_t size = ss_span_size(p);
+                    size_t size = hak_ss_span_size(p);
                     if (p[0] != static_cast<char>(t + 1) || p[size - 1] != static_cast<char>(t + 1)) {
                         __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
                     }
-                    ss_span_free(p);
+                    hak_ss_span_free(p);
                     spans.erase(spans.begin() + static_cast<long>(k));
                 }
                 if (slabs.size() > 5) {
                     if (slabs[0]->owner != t + 1) {
                         __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
                     }
-                    pool_slab_free(slabs[0]);
+                    hak_pool_slab_free(slabs[0]);
                     slabs.erase(slabs.begin());
                 }
                 if (t == 0 && i % 50 == 0) {
-                    ss_purge(0);
+                    hak_ss_purge(0);
                 }
                 /* Slabs of an owner are all his, at any moment. */
                 if (i % 50 == 25) {
                     std::map<const struct slab *, int> seen;
-                    lock_acquire(&pool_lock);
-                    (void)pool_for_each_slab(static_cast<uint32_t>(t + 1), count_slab, &seen);
-                    lock_release(&pool_lock);
-                    if (seen.size() != slabs.size() || ss_verify()) {
+                    hak_lock_acquire(&hak_pool_lock);
+                    (void)hak_pool_for_each_slab(static_cast<uint32_t>(t + 1), count_slab, &seen);
+                    hak_lock_release(&hak_pool_lock);
+                    if (seen.size() != slabs.size() || hak_ss_verify()) {
                         __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
                     }
                 }
             }
             for (char *p : spans) {
-                ss_span_free(p);
+                hak_ss_span_free(p);
             }
             for (struct slab *slab : slabs) {
-                pool_slab_free(slab);
+                hak_pool_slab_free(slab);
             }
         });
     }
@@ -685,8 +685,8 @@ TEST_F(Pool, ThreadsShareSuperslabs)
         thread.join();
     }
     EXPECT_EQ(n_bad, 0);
-    EXPECT_EQ(stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(ss_verify(), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_ss_verify(), 0);
 }
 
 using PoolDeathTest = Pool;
@@ -696,18 +696,18 @@ TEST_F(PoolDeathTest, FreeOfNoSpanAborts)
     const char *message = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
     int local;
     char *p = units(3);
-    EXPECT_EXIT(ss_span_free(p + 16), testing::KilledBySignal(SIGABRT), message);
-    EXPECT_EXIT(ss_span_free(p + SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
-    EXPECT_EXIT(ss_span_free(p + 3 * SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
-    EXPECT_EXIT(ss_span_free(&local), testing::KilledBySignal(SIGABRT), message);
-    EXPECT_EXIT(ss_span_free(nullptr), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(hak_ss_span_free(p + 16), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(hak_ss_span_free(p + SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(hak_ss_span_free(p + 3 * SS_UNIT_BYTES), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(hak_ss_span_free(&local), testing::KilledBySignal(SIGABRT), message);
+    EXPECT_EXIT(hak_ss_span_free(nullptr), testing::KilledBySignal(SIGABRT), message);
     EXPECT_EXIT(
         {
-            ss_span_free(p);
-            ss_span_free(p);
+            hak_ss_span_free(p);
+            hak_ss_span_free(p);
         },
         testing::KilledBySignal(SIGABRT), message);
-    ss_span_free(p);
+    hak_ss_span_free(p);
 }
 
 } // namespace

@@ -10,9 +10,9 @@ static uint32_t word_count(uint32_t capacity)
     return (capacity + 63) / 64;
 }
 
-void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean)
+void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean)
 {
-    uint32_t capacity = sc_table[size_class].capacity;
+    uint32_t capacity = hak_sc_table[size_class].capacity;
     uint32_t n_words = word_count(capacity);
     /* Who reads what follows without a lock, and then the map, finds there that the unit has changed hands. */
     __atomic_thread_fence(__ATOMIC_RELEASE);
@@ -20,7 +20,7 @@ void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_clas
     slab->base = base;
     slab->next = slab->prev = NULL;
     atomic_store_relaxed(&slab->owner, owner);
-    slab->size = sc_table[size_class].size;
+    slab->size = hak_sc_table[size_class].size;
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
     atomic_store_relaxed(&slab->size_class, (uint16_t)size_class);
@@ -54,7 +54,7 @@ static uint32_t portion(struct slab *slab, uint32_t want, uint32_t fresh_bytes)
     return most;
 }
 
-uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head)
+uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head)
 {
     uint32_t left = portion(slab, want, fresh_bytes);
     uint32_t taken = left;
@@ -68,7 +68,7 @@ uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void 
             word &= word - 1;
             left--;
             if (last) {
-                link_write(last, block);
+                hak_link_write(last, block);
             } else {
                 *head = block;
             }
@@ -78,7 +78,7 @@ uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void 
         w += word == 0;
     }
     if (last) {
-        link_write(last, link_end);
+        hak_link_write(last, hak_link_end);
     } else {
         *head = NULL;
     }
@@ -114,9 +114,9 @@ static uint32_t free_pages(const struct slab *slab, uint32_t page_size)
     return mask;
 }
 
-size_t slab_purge_cold(struct slab *slab, uint16_t tick)
+size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick)
 {
-    uint32_t page_size = (uint32_t)os_page_size();
+    uint32_t page_size = (uint32_t)hak_os_page_size();
     size_t bytes = 0;
     if (slab->seen_n_free != slab->n_free) {
         slab->seen_n_free = slab->n_free;
@@ -131,7 +131,7 @@ size_t slab_purge_cold(struct slab *slab, uint16_t tick)
         uint32_t first = (uint32_t)__builtin_ctz(pages);
         uint32_t n = (uint32_t)__builtin_ctz(~(pages >> first));
         uint32_t run = ((1u << n) - 1) << first;
-        if (os_purge(slab->base + (size_t)first * page_size, (size_t)n * page_size) == 0) {
+        if (hak_os_purge(slab->base + (size_t)first * page_size, (size_t)n * page_size) == 0) {
             slab->purged_pages = (uint16_t)(slab->purged_pages | run);
             bytes += (size_t)n * page_size;
         }
@@ -140,7 +140,7 @@ size_t slab_purge_cold(struct slab *slab, uint16_t tick)
     return bytes;
 }
 
-int slab_verify(const struct slab *slab)
+int hak_slab_verify(const struct slab *slab)
 {
     uint32_t n_words = word_count(slab->capacity);
     uint32_t ones = 0;
@@ -161,7 +161,7 @@ int slab_verify(const struct slab *slab)
     if (ones != slab->n_free) {
         return VERIFY_SLAB_COUNT;
     }
-    if (slab->size != sc_table[slab->size_class].size || !slab->is_used) {
+    if (slab->size != hak_sc_table[slab->size_class].size || !slab->is_used) {
         return VERIFY_SLAB_GEOMETRY;
     }
     return slab->in_list == (slab->n_free != 0) ? 0 : VERIFY_SLAB_LISTED;

@@ -1,12 +1,12 @@
 /* A slab: one unit of 64 KiB cut into equal blocks of a size class, aligned to 64 KiB, with its metadata apart.
 
-   struct slab is owned by the heap (bank) whose id it carries, from pool_slab_alloc to pool_slab_free; every field but the
+   struct slab is owned by the heap (bank) whose id it carries, from hak_pool_slab_alloc to hak_pool_slab_free; every field but the
    constants is read and written with that owner's lock held. `bits`, its words and size_class are written atomically
    (relaxed), since hak_super_lookup reads them without a lock.
    A block is free (its bit is 1) or allocated (0). Blocks in a thread's cache count as allocated.
    Always: n_free = number of 1 bits; no bit at or above capacity is 1; no bit in a word below `hint` is 1; blocks from index
    `fresh` up were never handed out (their bits are 1), so that their pages may be untouched.
-   States: full (n_free = 0, in no list); partial (0 < n_free, in its bank's list of the class). slab_verify checks. */
+   States: full (n_free = 0, in no list); partial (0 < n_free, in its bank's list of the class). hak_slab_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_SLAB_H
 #define HAKMEM_SUPERSLAB_SLAB_H
 
@@ -33,9 +33,9 @@ struct slab {
     uint16_t fresh;
     uint8_t in_list, is_used;
     uint8_t is_clean;   /* fresh blocks read as zero */
-    uint8_t took_clean; /* what slab_take gave last does, but for the links */
+    uint8_t took_clean; /* what hak_slab_take gave last does, but for the links */
     uint8_t spare[2];
-    /* For slab_purge_cold: n_free when it last looked, when that changed, and which pages it has given back since then. */
+    /* For hak_slab_purge_cold: n_free when it last looked, when that changed, and which pages it has given back since then. */
     uint16_t seen_n_free, seen_tick, purged_pages, spare2;
 };
 
@@ -43,32 +43,32 @@ HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
 
 /* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128 bytes. `is_clean`: the unit
    reads as zero. */
-void slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean);
+void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean);
 /* Takes up to `want` free blocks, lowest addresses first, linked through their first words and ended by NULL. Returns the
    count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about `fresh_bytes` of them
    at a time: what nobody needs is not touched. slab->took_clean tells whether all of them read as zero behind their first words. */
-uint32_t slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
+uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
 /* Gives pages that hold free blocks only back to the system, if n_free has not changed since an earlier tick. Returns the
    bytes. Free blocks' contents do not matter, so nobody needs to know; a page is given back once until blocks are taken. */
-size_t slab_purge_cold(struct slab *slab, uint16_t tick);
+size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick);
 /* 0 if the equations above hold. */
-int slab_verify(const struct slab *slab);
+int hak_slab_verify(const struct slab *slab);
 
 /* Gives back the blocks of a list (linked through their first words, ended by NULL) up to the first that lies elsewhere, which
    is returned (or NULL); the list's head lies in this slab. Aborts, naming the pointer, on one that is no block of this
    slab or is free already. */
-static HAK_ALWAYS_INLINE void *slab_put_run(struct slab *slab, void *head, uint32_t *count)
+static HAK_ALWAYS_INLINE void *hak_slab_put_run(struct slab *slab, void *head, uint32_t *count)
 {
     uint64_t *bits = slab->bits;
     char *base = slab->base;
-    uint32_t magic = sc_table[slab->size_class].magic, limit = sc_table[slab->size_class].limit;
+    uint32_t magic = hak_sc_table[slab->size_class].magic, limit = hak_sc_table[slab->size_class].limit;
     uint32_t lowest = slab->hint, n = 0;
     uintptr_t offset = (uintptr_t)head - (uintptr_t)base;
     do {
         /* First, for what is no block must not be read as one. */
-        HAK_CHECK(sc_is_block((uint32_t)offset, magic, limit),
+        HAK_CHECK(hak_sc_is_block((uint32_t)offset, magic, limit),
                   "invalid pointer freed (not the start of a block)", head);
-        void *next = link_next(head);
+        void *next = hak_link_next(head);
         uint32_t index = (uint32_t)(((uint64_t)offset * magic) >> 32);
         uint32_t w = index / 64;
         uint64_t word = bits[w], bit = (uint64_t)1 << (index % 64);
@@ -86,19 +86,19 @@ static HAK_ALWAYS_INLINE void *slab_put_run(struct slab *slab, void *head, uint3
 }
 
 /* Gives one block back, likewise. Its first word is overwritten. */
-static inline void slab_put(struct slab *slab, void *block)
+static inline void hak_slab_put(struct slab *slab, void *block)
 {
     uint32_t n = 0, offset = (uint32_t)((uintptr_t)block - (uintptr_t)slab->base);
     /* First, for what is no block must not be written to. */
-    HAK_CHECK(sc_is_block(offset, sc_table[slab->size_class].magic, sc_table[slab->size_class].limit),
+    HAK_CHECK(hak_sc_is_block(offset, hak_sc_table[slab->size_class].magic, hak_sc_table[slab->size_class].limit),
               "invalid pointer freed (not the start of a block)", block);
-    link_set(block, NULL);
-    (void)slab_put_run(slab, block, &n);
+    hak_link_set(block, NULL);
+    (void)hak_slab_put_run(slab, block, &n);
 }
 
 /* 1 if the slab's bitmap says that the block of that index is free. Any thread, no lock: a block
    that is in use stays so meanwhile. */
-static inline int slab_shows_free(const struct slab *slab, uint32_t index)
+static inline int hak_slab_shows_free(const struct slab *slab, uint32_t index)
 {
     const uint64_t *bits = atomic_load_relaxed(&slab->bits);
     /* NULL, or shorter than the index: the slab has gone, and perhaps another has come. */
@@ -108,7 +108,7 @@ static inline int slab_shows_free(const struct slab *slab, uint32_t index)
     return (int)(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
 }
 
-static inline int slab_is_empty(const struct slab *slab)
+static inline int hak_slab_is_empty(const struct slab *slab)
 {
     return slab->n_free == slab->capacity;
 }

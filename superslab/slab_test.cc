@@ -26,7 +26,7 @@ class Slab
         memset(&slab, 0xEE, sizeof slab);
         memset(far_bits, 0xEE, sizeof far_bits);
         memory = static_cast<char *>(aligned_alloc(SC_SLAB_BYTES, SC_SLAB_BYTES));
-        slab_init(&slab, memory, 7, size_class, far_bits, is_clean);
+        hak_slab_init(&slab, memory, 7, size_class, far_bits, is_clean);
     }
     ~Slab()
     {
@@ -36,7 +36,7 @@ class Slab
     int verify()
     {
         slab.in_list = slab.n_free != 0;
-        return slab_verify(&slab);
+        return hak_slab_verify(&slab);
     }
     /* All blocks that are free. */
     std::vector<char *> take_all()
@@ -50,9 +50,9 @@ class Slab
     std::vector<char *> take(uint32_t want)
     {
         void *head;
-        uint32_t n = slab_take(&slab, want, 4096, &head);
+        uint32_t n = hak_slab_take(&slab, want, 4096, &head);
         std::vector<char *> blocks;
-        for (; head; head = link_next(head)) {
+        for (; head; head = hak_link_next(head)) {
             blocks.push_back(static_cast<char *>(head));
         }
         EXPECT_EQ(blocks.size(), n);
@@ -68,21 +68,21 @@ TEST(Slab, HandsOutEachBlockOnceInAscendingOrder)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         Slab s(c);
         EXPECT_EQ(s.verify(), 0);
-        EXPECT_TRUE(slab_is_empty(&s.slab));
+        EXPECT_TRUE(hak_slab_is_empty(&s.slab));
         std::vector<char *> blocks = s.take_all();
-        ASSERT_EQ(blocks.size(), sc_table[c].capacity);
+        ASSERT_EQ(blocks.size(), hak_sc_table[c].capacity);
         for (size_t i = 0; i < blocks.size(); i++) {
-            ASSERT_EQ(blocks[i], s.memory + i * sc_table[c].size) << c;
+            ASSERT_EQ(blocks[i], s.memory + i * hak_sc_table[c].size) << c;
         }
         EXPECT_EQ(s.slab.n_free, 0);
         EXPECT_EQ(s.verify(), 0);
-        EXPECT_FALSE(slab_is_empty(&s.slab));
+        EXPECT_FALSE(hak_slab_is_empty(&s.slab));
         EXPECT_TRUE(s.take(1).empty());
         EXPECT_TRUE(s.take(0).empty());
         for (char *block : blocks) {
-            slab_put(&s.slab, block);
+            hak_slab_put(&s.slab, block);
         }
-        EXPECT_TRUE(slab_is_empty(&s.slab));
+        EXPECT_TRUE(hak_slab_is_empty(&s.slab));
         EXPECT_EQ(s.verify(), 0);
     }
 }
@@ -134,7 +134,7 @@ TEST(Slab, RandomTakesAndPutsAgreeWithAnOracle)
             } else {
                 for (size_t n = rng.between(1, live.size()); n > 0; n--) {
                     size_t i = rng.below(live.size());
-                    slab_put(&s.slab, live[i]);
+                    hak_slab_put(&s.slab, live[i]);
                     freed.insert(live[i]);
                     live[i] = live.back();
                     live.pop_back();
@@ -148,14 +148,14 @@ TEST(Slab, RandomTakesAndPutsAgreeWithAnOracle)
 
 TEST(Slab, VerifySeesEachBrokenEquation)
 {
-    for (uint32_t c : {sc_of(16), sc_of(48), sc_of(144), sc_of(5000), sc_of(32768)}) {
+    for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(144), hak_sc_of(5000), hak_sc_of(32768)}) {
         Slab s(c);
         s.take(1);
         ASSERT_EQ(s.verify(), 0);
         struct slab good = s.slab;
         auto broken = [&] {
             /* The bitmap of small capacities lies in the struct itself. */
-            int result = slab_verify(&s.slab);
+            int result = hak_slab_verify(&s.slab);
             s.slab = good;
             return result;
         };
@@ -171,20 +171,20 @@ TEST(Slab, VerifySeesEachBrokenEquation)
         EXPECT_NE(broken(), 0);
         uint64_t word = s.slab.bits[0];
         s.slab.bits[0] ^= 1;
-        EXPECT_NE(slab_verify(&s.slab), 0);
+        EXPECT_NE(hak_slab_verify(&s.slab), 0);
         s.slab.bits[0] = word;
         if (s.slab.capacity % 64) {
             /* A bit above the capacity, in place of a valid one. */
             uint32_t last = (s.slab.capacity - 1) / 64;
             word = s.slab.bits[last];
             s.slab.bits[last] = (word & (word - 1)) | (uint64_t(1) << (s.slab.capacity % 64));
-            EXPECT_NE(slab_verify(&s.slab), 0) << c;
+            EXPECT_NE(hak_slab_verify(&s.slab), 0) << c;
             s.slab.bits[last] = word;
         }
         EXPECT_EQ(s.verify(), 0);
     }
     /* A free block below the hint would never be found again. */
-    Slab s(sc_of(16));
+    Slab s(hak_sc_of(16));
     s.take(128);
     ASSERT_EQ(s.slab.hint, 2);
     s.slab.bits[0] |= 1;
@@ -194,7 +194,7 @@ TEST(Slab, VerifySeesEachBrokenEquation)
 
 TEST(Slab, VerifyNamesTheBrokenEquation)
 {
-    Slab s(sc_of(2000)); /* 32 blocks: the word is not full */
+    Slab s(hak_sc_of(2000)); /* 32 blocks: the word is not full */
     ASSERT_NE(s.slab.capacity % 64, 0);
     while (s.slab.fresh < 2) {
         s.take(1);
@@ -202,35 +202,35 @@ TEST(Slab, VerifyNamesTheBrokenEquation)
     s.slab.in_list = 1;
     uint64_t *last = &s.slab.bits[s.slab.capacity / 64];
     *last |= uint64_t(1) << 63;
-    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_CAPACITY);
+    EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_CAPACITY);
     *last &= ~(uint64_t(1) << 63);
     s.slab.n_free--;
-    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_COUNT);
+    EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_COUNT);
     s.slab.n_free++;
     uint16_t fresh = s.slab.fresh;
     s.slab.fresh = 1;
-    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_FRESH);
+    EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_FRESH);
     s.slab.fresh = fresh;
     s.slab.is_used = 0;
-    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_GEOMETRY);
+    EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_GEOMETRY);
     s.slab.is_used = 1;
     s.slab.in_list = 0;
-    EXPECT_EQ(slab_verify(&s.slab), VERIFY_SLAB_LISTED);
+    EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_LISTED);
     s.slab.in_list = 1;
-    EXPECT_EQ(slab_verify(&s.slab), 0);
+    EXPECT_EQ(hak_slab_verify(&s.slab), 0);
 }
 
 TEST(SlabDeathTest, BlockFreedTwiceAborts)
 {
-    for (uint32_t c : {sc_of(16), sc_of(48), sc_of(1000), sc_of(28672), sc_of(32768)}) {
+    for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(1000), hak_sc_of(28672), hak_sc_of(32768)}) {
         Slab s(c);
         char *block = s.take(1)[0];
-        slab_put(&s.slab, block);
-        EXPECT_EXIT(slab_put(&s.slab, block), testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
+        hak_slab_put(&s.slab, block);
+        EXPECT_EXIT(hak_slab_put(&s.slab, block), testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
         /* Never handed out: just as free. */
         char *fresh = s.memory + (s.slab.capacity - 1) * s.slab.size;
         if (s.slab.capacity > 2) {
-            EXPECT_EXIT(slab_put(&s.slab, fresh), testing::KilledBySignal(SIGABRT), "block freed twice");
+            EXPECT_EXIT(hak_slab_put(&s.slab, fresh), testing::KilledBySignal(SIGABRT), "block freed twice");
         }
     }
 }
@@ -238,14 +238,14 @@ TEST(SlabDeathTest, BlockFreedTwiceAborts)
 TEST(SlabDeathTest, NoStartOfABlockAborts)
 {
     const char *message = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
-    for (uint32_t c : {sc_of(16), sc_of(48), sc_of(1000), sc_of(28672)}) {
+    for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(1000), hak_sc_of(28672)}) {
         Slab s(c);
         std::vector<char *> blocks = s.take_all();
-        EXPECT_EXIT(slab_put(&s.slab, blocks[0] + 8), testing::KilledBySignal(SIGABRT), message);
-        EXPECT_EXIT(slab_put(&s.slab, blocks[1] - 1), testing::KilledBySignal(SIGABRT), message);
+        EXPECT_EXIT(hak_slab_put(&s.slab, blocks[0] + 8), testing::KilledBySignal(SIGABRT), message);
+        EXPECT_EXIT(hak_slab_put(&s.slab, blocks[1] - 1), testing::KilledBySignal(SIGABRT), message);
         size_t end = size_t(s.slab.capacity) * s.slab.size;
         if (end < SC_SLAB_BYTES) {
-            EXPECT_EXIT(slab_put(&s.slab, s.memory + end), testing::KilledBySignal(SIGABRT), message);
+            EXPECT_EXIT(hak_slab_put(&s.slab, s.memory + end), testing::KilledBySignal(SIGABRT), message);
         }
     }
 }
@@ -253,15 +253,15 @@ TEST(SlabDeathTest, NoStartOfABlockAborts)
 /* Pages of free blocks go back once the slab is cold, and only those. */
 TEST(Slab, ColdPagesGoBack)
 {
-    const size_t page = os_page_size();
+    const size_t page = hak_os_page_size();
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         Slab s(c);
-        const size_t size = sc_table[c].size;
+        const size_t size = hak_sc_table[c].size;
         std::vector<char *> blocks = s.take_all();
         for (char *p : blocks) {
             memset(p, 9, size);
         }
-        EXPECT_EQ(slab_purge_cold(&s.slab, 1), 0u) << "full";
+        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 1), 0u) << "full";
         /* All but three blocks, far from each other. */
         std::set<size_t> kept = {0, blocks.size() / 2, blocks.size() - 1};
         std::set<size_t> pages_in_use;
@@ -272,14 +272,14 @@ TEST(Slab, ColdPagesGoBack)
                     pages_in_use.insert(at);
                 }
             } else {
-                slab_put(&s.slab, blocks[i]);
+                hak_slab_put(&s.slab, blocks[i]);
             }
         }
-        EXPECT_EQ(slab_purge_cold(&s.slab, 2), 0u) << "seen for the first time";
-        EXPECT_EQ(slab_purge_cold(&s.slab, 2), 0u) << "no time has passed";
+        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 2), 0u) << "seen for the first time";
+        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 2), 0u) << "no time has passed";
         size_t expected = s.slab.n_free ? SC_SLAB_BYTES - pages_in_use.size() * page : 0;
-        EXPECT_EQ(slab_purge_cold(&s.slab, 3), expected) << size;
-        EXPECT_EQ(slab_purge_cold(&s.slab, 4), 0u) << "once is enough";
+        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 3), expected) << size;
+        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 4), 0u) << "once is enough";
         for (size_t i : kept) {
             for (size_t k = 0; k < size; k++) {
                 ASSERT_EQ(blocks[i][k], 9) << size;
@@ -294,9 +294,9 @@ TEST(Slab, ColdPagesGoBack)
         /* A slab that is used again is not cold. */
         std::vector<char *> again = s.take(1);
         if (!again.empty()) {
-            EXPECT_EQ(slab_purge_cold(&s.slab, 5), 0u);
-            slab_put(&s.slab, again[0]);
-            EXPECT_EQ(slab_purge_cold(&s.slab, 6), 0u);
+            EXPECT_EQ(hak_slab_purge_cold(&s.slab, 5), 0u);
+            hak_slab_put(&s.slab, again[0]);
+            EXPECT_EQ(hak_slab_purge_cold(&s.slab, 6), 0u);
         }
     }
 }
@@ -309,7 +309,7 @@ TEST(SlabTest, FreshBlocksOfACleanUnitAreClean)
             Slab s(c, is_clean);
             std::vector<char *> first = s.take(1);
             EXPECT_EQ(s.slab.took_clean, is_clean);
-            slab_put(&s.slab, first[0]);
+            hak_slab_put(&s.slab, first[0]);
             EXPECT_EQ(s.take(1), first);
             EXPECT_EQ(s.slab.took_clean, 0) << "was used before";
             if (s.slab.n_free) {

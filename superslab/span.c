@@ -7,12 +7,12 @@
 /* Granules for a size, whole pages. 0 if it is none that a span can have. */
 static uint32_t granules_for(size_t size)
 {
-    size_t page = os_page_size();
+    size_t page = hak_os_page_size();
     size_t grain = page > SS_GRANULE_BYTES ? page : SS_GRANULE_BYTES;
     return size <= SS_BYTES ? (uint32_t)((size + grain - 1) / grain * (grain / SS_GRANULE_BYTES)) : 0;
 }
 
-void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
+void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
 {
     uint32_t first, n = granules_for(size);
     uint32_t step = granules_for(align);
@@ -21,18 +21,18 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     if (n == 0 || step == 0) {
         return NULL;
     }
-    lock_acquire(&pool_lock);
-    struct superslab *ss = pool_take(n, step, &first, &dirty);
+    hak_lock_acquire(&hak_pool_lock);
+    struct superslab *ss = hak_pool_take(n, step, &first, &dirty);
     char *start = ss ? ss->base + first * SS_GRANULE_BYTES : NULL;
     if (ss) {
         since_ns = ss->dirty_since_ns;
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)n);
         uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
-        map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
+        hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
     }
-    lock_release(&pool_lock);
+    hak_lock_release(&hak_pool_lock);
     for (uint32_t i = 0; dirt && i < SS_GRANULE_WORDS; i++) {
-        dirt->word[i] = dirty.word[i] & granules_mask(i, first, n);
+        dirt->word[i] = dirty.word[i] & hak_granules_mask(i, first, n);
     }
     if (dirt) {
         dirt->since_ns = since_ns;
@@ -40,7 +40,7 @@ void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     return start;
 }
 
-int ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size))
+int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size))
 {
     char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
     struct granules dirty;
@@ -49,8 +49,8 @@ int ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start,
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         dirty.word[i] = dirt->word[i];
     }
-    for (uint32_t first = granules_next(&dirty, 0, 1); first < SS_GRANULES; first = granules_next(&dirty, end, 1)) {
-        end = granules_next(&dirty, first, 0);
+    for (uint32_t first = hak_granules_next(&dirty, 0, 1); first < SS_GRANULES; first = hak_granules_next(&dirty, end, 1)) {
+        end = hak_granules_next(&dirty, first, 0);
         result &= clear(base + first * SS_GRANULE_BYTES, (end - first) * SS_GRANULE_BYTES);
     }
     return result;
@@ -59,23 +59,23 @@ int ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start,
 /* The superslab and first granule of a span that starts at p, or NULL. */
 static struct superslab *span_at(const void *p, uint32_t *first)
 {
-    struct map_entry entry = map_find(p);
+    struct map_entry entry = hak_map_find(p);
     if (entry.tag != TAG_SPAN || (uintptr_t)p & (SS_GRANULE_BYTES - 1)) {
         return NULL;
     }
-    struct superslab *ss = pool_superslab_around(entry.ref, p);
+    struct superslab *ss = hak_pool_superslab_around(entry.ref, p);
     *first = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES);
     return ss && atomic_load_relaxed(&ss->span_granules[*first]) ? ss : NULL;
 }
 
-size_t ss_span_size(const void *p)
+size_t hak_ss_span_size(const void *p)
 {
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
-    return ss ? pool_span_granules(ss, first) * SS_GRANULE_BYTES : 0;
+    return ss ? hak_pool_span_granules(ss, first) * SS_GRANULE_BYTES : 0;
 }
 
-void ss_span_set_mark(void *p)
+void hak_ss_span_set_mark(void *p)
 {
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
@@ -84,43 +84,43 @@ void ss_span_set_mark(void *p)
     }
 }
 
-int ss_span_mark(const void *p)
+int hak_ss_span_mark(const void *p)
 {
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
     return ss && (atomic_load_relaxed(&ss->span_granules[first]) & SPAN_MARK);
 }
 
-void ss_span_free(void *p)
+void hak_ss_span_free(void *p)
 {
     uint32_t first;
-    lock_acquire(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = span_at(p, &first);
     HAK_CHECK(ss, "invalid pointer freed (not the start of a block)", p);
-    uint32_t n = pool_span_granules(ss, first);
+    uint32_t n = hak_pool_span_granules(ss, first);
     atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
-    pool_give(ss, first, n);
-    lock_release(&pool_lock);
+    hak_pool_give(ss, first, n);
+    hak_lock_release(&hak_pool_lock);
 }
 
-int ss_span_resize(void *p, size_t size)
+int hak_ss_span_resize(void *p, size_t size)
 {
     uint32_t first, n = granules_for(size);
     int done = 0;
-    lock_acquire(&pool_lock);
+    hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = n ? span_at(p, &first) : NULL;
-    uint32_t now = ss ? pool_span_granules(ss, first) : 0;
+    uint32_t now = ss ? hak_pool_span_granules(ss, first) : 0;
     uint32_t mark = ss ? ss->span_granules[first] & SPAN_MARK : 0;
     if (ss && n < now) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
-        pool_give(ss, first + n, now - n);
+        hak_pool_give(ss, first + n, now - n);
         done = 1;
-    } else if (ss && (n == now || pool_take_at(ss, first + now, n - now))) {
+    } else if (ss && (n == now || hak_pool_take_at(ss, first + now, n - now))) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
         uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
-        map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
+        hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
         done = 1;
     }
-    lock_release(&pool_lock);
+    hak_lock_release(&hak_pool_lock);
     return done;
 }

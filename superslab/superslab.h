@@ -50,20 +50,20 @@ struct ss_dirt {
 };
 
 /* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to `align` (a power of two, at
-   most 2 MiB). *dirt (or NULL) tells what has to be cleared, see ss_clear_dirt. NULL when the system refuses memory. */
-void *ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
+   most 2 MiB). *dirt (or NULL) tells what has to be cleared, see hak_ss_clear_dirt. NULL when the system refuses memory. */
+void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
 /* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0 if one of the calls did. */
-int ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
+int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
 /* A mark that the span's owner may set and read until the span is freed; 0 at first. */
-void ss_span_set_mark(void *p);
-int ss_span_mark(const void *p);
+void hak_ss_span_set_mark(void *p);
+int hak_ss_span_mark(const void *p);
 /* Frees a span by its start. A pointer that is none aborts. */
-void ss_span_free(void *p);
+void hak_ss_span_free(void *p);
 /* Bytes of the span that starts at p, or 0 if none starts there. */
-size_t ss_span_size(const void *p);
+size_t hak_ss_span_size(const void *p);
 /* Tries to make the span at p `size` bytes long in place, growing into free granules or giving back the tail.
    Returns 1 on success; otherwise nothing has changed. */
-int ss_span_resize(void *p, size_t size);
+int hak_ss_span_resize(void *p, size_t size);
 
 /* What the superslabs' user decides, and is told. Functions that are called with the pool's lock held say so. */
 struct ss_policy {
@@ -81,11 +81,11 @@ struct ss_policy {
 };
 /* Replaces the default: nobody is told, all is kept for HAKMEM_PURGE_DELAY_MS, and there are no ranges. Called once, at the start
    of the process; *policy is never freed. */
-void ss_set_policy(const struct ss_policy *policy);
+void hak_ss_set_policy(const struct ss_policy *policy);
 /* Gives the pages of free memory back to the system: all at once, or those that nobody used for `delay_ms`. Returns bytes. */
-size_t ss_purge(uint64_t delay_ms);
+size_t hak_ss_purge(uint64_t delay_ms);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells which failed. */
-int ss_verify(void);
+int hak_ss_verify(void);
 
 HAK_EXTERN_C_END
 

@@ -1,4 +1,4 @@
-/* Replaces parts of os_ops while it lives: fails the n-th call of one function, counts calls and
+/* Replaces parts of hak_os_ops while it lives: fails the n-th call of one function, counts calls and
    bytes mapped, and can stand in for the clock. The table is restored at the end. One at a time;
    install it while no other thread is in the allocator. */
 #ifndef HAKMEM_TESTING_FAILING_OS_H
@@ -37,7 +37,7 @@ enum OsCall {
     OS_FUTEX_WAKE,
     OS_N_CALLS
 };
-static_assert(sizeof(struct os_ops) / sizeof(void *) == OS_N_CALLS + 3,
+static_assert(sizeof(struct hak_os_ops) / sizeof(void *) == OS_N_CALLS + 3,
               "each function of the table has its failure here");
 
 inline const char *os_call_name(OsCall call)
@@ -52,31 +52,31 @@ inline const char *os_call_name(OsCall call)
 class FailingOs
 {
   public:
-    FailingOs() : before_(os_ops)
+    FailingOs() : before_(hak_os_ops)
     {
         reset();
         state().mapped = 0;
         state().before = before_;
-        os_ops.mmap = mmap_hook;
-        os_ops.munmap = munmap_hook;
-        os_ops.mremap = mremap_hook;
-        os_ops.madvise = madvise_hook;
-        os_ops.write = write_hook;
-        os_ops.open = open_hook;
-        os_ops.read = read_hook;
-        os_ops.close = close_hook;
-        os_ops.start_thread = start_thread_hook;
-        os_ops.wait_thread = wait_thread_hook;
-        os_ops.address_limit = address_limit_hook;
-        os_ops.clock_ns = clock_hook;
-        os_ops.precise_ns = precise_hook;
-        os_ops.futex_wait = futex_wait_hook;
-        os_ops.futex_wait_ms = futex_wait_ms_hook;
-        os_ops.futex_wake = futex_wake_hook;
+        hak_os_ops.mmap = mmap_hook;
+        hak_os_ops.munmap = munmap_hook;
+        hak_os_ops.mremap = mremap_hook;
+        hak_os_ops.madvise = madvise_hook;
+        hak_os_ops.write = write_hook;
+        hak_os_ops.open = open_hook;
+        hak_os_ops.read = read_hook;
+        hak_os_ops.close = close_hook;
+        hak_os_ops.start_thread = start_thread_hook;
+        hak_os_ops.wait_thread = wait_thread_hook;
+        hak_os_ops.address_limit = address_limit_hook;
+        hak_os_ops.clock_ns = clock_hook;
+        hak_os_ops.precise_ns = precise_hook;
+        hak_os_ops.futex_wait = futex_wait_hook;
+        hak_os_ops.futex_wait_ms = futex_wait_ms_hook;
+        hak_os_ops.futex_wake = futex_wake_hook;
     }
     ~FailingOs()
     {
-        os_ops = before_;
+        hak_os_ops = before_;
     }
     FailingOs(const FailingOs &) = delete;
     FailingOs &operator=(const FailingOs &) = delete;
@@ -127,7 +127,7 @@ class FailingOs
         std::atomic<OsCall> failing;
         std::atomic<uint64_t> first, last, n_failed;
         std::atomic<int64_t> mapped;
-        struct os_ops before;
+        struct hak_os_ops before;
     };
     static State &state()
     {
@@ -155,7 +155,7 @@ class FailingOs
         if (must_fail(OS_MMAP)) {
             return MAP_FAILED;
         }
-        void *p = os_real_ops.mmap(addr, length, prot, flags, fd, offset);
+        void *p = hak_os_real_ops.mmap(addr, length, prot, flags, fd, offset);
         add(p == MAP_FAILED ? 0 : static_cast<int64_t>(length));
         return p;
     }
@@ -164,7 +164,7 @@ class FailingOs
         if (must_fail(OS_MUNMAP)) {
             return -1;
         }
-        int result = os_real_ops.munmap(addr, length);
+        int result = hak_os_real_ops.munmap(addr, length);
         add(result ? 0 : -static_cast<int64_t>(length));
         return result;
     }
@@ -174,7 +174,7 @@ class FailingOs
         if (must_fail(OS_MREMAP)) {
             return MAP_FAILED;
         }
-        void *p = os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
+        void *p = hak_os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
         if (p != MAP_FAILED) {
             /* A fixed target was mapped before, and is replaced. */
             add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) -
@@ -184,7 +184,7 @@ class FailingOs
     }
     static int madvise_hook(void *addr, size_t length, int advice)
     {
-        return must_fail(OS_MADVISE) ? -1 : os_real_ops.madvise(addr, length, advice);
+        return must_fail(OS_MADVISE) ? -1 : hak_os_real_ops.madvise(addr, length, advice);
     }
     static ssize_t write_hook(int fd, const void *data, size_t size)
     {
@@ -239,21 +239,21 @@ class FailingOs
         return must_fail(OS_FUTEX_WAKE) ? -1 : result;
     }
 
-    struct os_ops before_;
+    struct hak_os_ops before_;
 };
 
 /* A clock that stands still until the test moves it. */
 class FakeClock
 {
   public:
-    FakeClock() : before_(os_ops.clock_ns)
+    FakeClock() : before_(hak_os_ops.clock_ns)
     {
         now() = before_();
-        os_ops.clock_ns = read;
+        hak_os_ops.clock_ns = read;
     }
     ~FakeClock()
     {
-        os_ops.clock_ns = before_;
+        hak_os_ops.clock_ns = before_;
     }
     FakeClock(const FakeClock &) = delete;
     FakeClock &operator=(const FakeClock &) = delete;
@@ -275,19 +275,19 @@ class FakeClock
     uint64_t (*before_)(void);
 };
 
-/* Collects what is written through os_ops.write, without allocating while it collects. */
+/* Collects what is written through hak_os_ops.write, without allocating while it collects. */
 class CapturedWrites
 {
   public:
-    CapturedWrites() : before_(os_ops.write)
+    CapturedWrites() : before_(hak_os_ops.write)
     {
         size() = 0;
         n_calls() = 0;
-        os_ops.write = collect;
+        hak_os_ops.write = collect;
     }
     ~CapturedWrites()
     {
-        os_ops.write = before_;
+        hak_os_ops.write = before_;
     }
     CapturedWrites(const CapturedWrites &) = delete;
     CapturedWrites &operator=(const CapturedWrites &) = delete;

@@ -1,6 +1,6 @@
 /* Tiny: the pool for sizes up to 1 KiB. It is what serves these sizes wherever hakmem does: whoever
    has an owner (a thread's heap, a first-class heap, a pool used alone) takes and gives back their
-   blocks through tiny_take and tiny_put_list with the owner's lock held, and asks tiny_policy how
+   blocks through hak_tiny_take and hak_tiny_put_list with the owner's lock held, and asks hak_tiny_policy how
    much a list in front of that lock may hold. Many blocks a list, two at least. Lists of blocks
    above TINY_FULL_SIZE may hold half of the bytes: what stays in them lies on many pages, and costs
    more by those than it saves in slow paths. (Mid blocks are few a list, so that for them slow
@@ -18,7 +18,7 @@ HAK_EXTERN_C_BEGIN
 /* The largest request, in bytes; the smallest is 0, which is served as 16. */
 #define TINY_MAX_BYTES ((size_t)1024)
 
-/* A pool of its own. Zero-initialised memory is no pool: call tiny_pool_init. It holds back at most one empty slab
+/* A pool of its own. Zero-initialised memory is no pool: call hak_tiny_pool_init. It holds back at most one empty slab
    (64 KiB) a class. */
 struct owner; /* of hakmem's own */
 struct tiny_pool {
@@ -26,21 +26,21 @@ struct tiny_pool {
 };
 
 /* Returns 0, EAGAIN if there are too many pools and heaps in this process, or ENOMEM. */
-HAK_MUST_CHECK int tiny_pool_init(struct tiny_pool *pool);
+HAK_MUST_CHECK int hak_tiny_pool_init(struct tiny_pool *pool);
 /* `size` bytes (up to 1 KiB), aligned to 16. NULL and errno ENOMEM if the size is too large or the
    system refuses memory. Any thread. */
-void *tiny_pool_alloc(struct tiny_pool *pool, size_t size);
+void *hak_tiny_pool_alloc(struct tiny_pool *pool, size_t size);
 /* Any thread. A pointer that is no allocated block of this pool aborts; NULL does nothing. */
-void tiny_pool_free(struct tiny_pool *pool, void *block);
+void hak_tiny_pool_free(struct tiny_pool *pool, void *block);
 /* Bytes of the block at p. */
-size_t tiny_usable_size(const void *block);
+size_t hak_tiny_usable_size(const void *block);
 /* Gives empty slabs back to the shared superslabs. */
-void tiny_pool_trim(struct tiny_pool *pool);
+void hak_tiny_pool_trim(struct tiny_pool *pool);
 /* Gives everything back, all blocks included; the pool may be initialised again. No other call is
    under way. */
-void tiny_pool_destroy(struct tiny_pool *pool);
+void hak_tiny_pool_destroy(struct tiny_pool *pool);
 /* 0 if all equations of the pool hold. */
-int tiny_pool_verify(struct tiny_pool *pool);
+int hak_tiny_pool_verify(struct tiny_pool *pool);
 
 HAK_EXTERN_C_END
 

@@ -4,16 +4,16 @@
 
 #include <errno.h>
 
-int tiny_pool_init(struct tiny_pool *pool)
+int hak_tiny_pool_init(struct tiny_pool *pool)
 {
-    return owner_make_pool(&pool->owner);
+    return hak_owner_make_pool(&pool->owner);
 }
 
-void *tiny_pool_alloc(struct tiny_pool *pool, size_t size)
+void *hak_tiny_pool_alloc(struct tiny_pool *pool, size_t size)
 {
     void *block = NULL;
     if (size <= TINY_MAX_BYTES) {
-        block = owner_pool_alloc(pool->owner, sc_of(size), tiny_take);
+        block = hak_owner_pool_alloc(pool->owner, hak_sc_of(size), hak_tiny_take);
     }
     if (!block) {
         errno = ENOMEM;
@@ -21,30 +21,30 @@ void *tiny_pool_alloc(struct tiny_pool *pool, size_t size)
     return block;
 }
 
-void tiny_pool_free(struct tiny_pool *pool, void *block)
+void hak_tiny_pool_free(struct tiny_pool *pool, void *block)
 {
     if (block) {
-        owner_pool_free(pool->owner, block, tiny_put);
+        hak_owner_pool_free(pool->owner, block, hak_tiny_put);
     }
 }
 
-size_t tiny_usable_size(const void *block)
+size_t hak_tiny_usable_size(const void *block)
 {
     return hak_super_lookup(block).size;
 }
 
-void tiny_pool_trim(struct tiny_pool *pool)
+void hak_tiny_pool_trim(struct tiny_pool *pool)
 {
-    owner_trim(pool->owner);
+    hak_owner_trim(pool->owner);
 }
 
-void tiny_pool_destroy(struct tiny_pool *pool)
+void hak_tiny_pool_destroy(struct tiny_pool *pool)
 {
-    owner_unmake_pool(pool->owner);
+    hak_owner_unmake_pool(pool->owner);
     pool->owner = NULL;
 }
 
-int tiny_pool_verify(struct tiny_pool *pool)
+int hak_tiny_pool_verify(struct tiny_pool *pool)
 {
-    return owner_check(pool->owner);
+    return hak_owner_check(pool->owner);
 }

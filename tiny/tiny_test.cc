@@ -18,13 +18,13 @@ using namespace hak_testing;
 struct TinyTraits {
     using Pool = struct tiny_pool;
     static constexpr size_t min_bytes = 0, max_bytes = TINY_MAX_BYTES;
-    static constexpr auto init = tiny_pool_init;
-    static constexpr auto alloc = tiny_pool_alloc;
-    static constexpr auto free = tiny_pool_free;
-    static constexpr auto usable_size = tiny_usable_size;
-    static constexpr auto trim = tiny_pool_trim;
-    static constexpr auto destroy = tiny_pool_destroy;
-    static constexpr auto verify = tiny_pool_verify;
+    static constexpr auto init = hak_tiny_pool_init;
+    static constexpr auto alloc = hak_tiny_pool_alloc;
+    static constexpr auto free = hak_tiny_pool_free;
+    static constexpr auto usable_size = hak_tiny_usable_size;
+    static constexpr auto trim = hak_tiny_pool_trim;
+    static constexpr auto destroy = hak_tiny_pool_destroy;
+    static constexpr auto verify = hak_tiny_pool_verify;
 };
 
 class Tiny : public testing::Test
@@ -32,19 +32,19 @@ class Tiny : public testing::Test
   protected:
     void SetUp() override
     {
-        options.purge_delay_ms = 3600000;
-        ASSERT_EQ(tiny_pool_init(&pool), 0);
+        hak_options.purge_delay_ms = 3600000;
+        ASSERT_EQ(hak_tiny_pool_init(&pool), 0);
     }
     void TearDown() override
     {
-        EXPECT_EQ(tiny_pool_verify(&pool), 0);
-        tiny_pool_trim(&pool);
-        EXPECT_EQ(tiny_pool_verify(&pool), 0);
-        EXPECT_EQ(owner_verify_all(), 0);
-        EXPECT_EQ(stat_get(heap_used_bytes), 0) << "nothing stays after a trim";
-        tiny_pool_destroy(&pool);
-        EXPECT_EQ(ss_verify(), 0);
-        EXPECT_EQ(owner_verify_all(), 0);
+        EXPECT_EQ(hak_tiny_pool_verify(&pool), 0);
+        hak_tiny_pool_trim(&pool);
+        EXPECT_EQ(hak_tiny_pool_verify(&pool), 0);
+        EXPECT_EQ(hak_owner_verify_all(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "nothing stays after a trim";
+        hak_tiny_pool_destroy(&pool);
+        EXPECT_EQ(hak_ss_verify(), 0);
+        EXPECT_EQ(hak_owner_verify_all(), 0);
     }
     struct tiny_pool pool;
 };
@@ -52,13 +52,13 @@ class Tiny : public testing::Test
 TEST_F(Tiny, EverySizeIsServedByItsClass)
 {
     for (size_t size = 0; size <= TINY_MAX_BYTES; size++) {
-        void *p = tiny_pool_alloc(&pool, size);
+        void *p = hak_tiny_pool_alloc(&pool, size);
         ASSERT_NE(p, nullptr);
-        EXPECT_TRUE(tiny_is_class(sc_of(size)));
-        ASSERT_EQ(tiny_usable_size(p), sc_table[sc_of(size)].size) << size;
+        EXPECT_TRUE(hak_tiny_is_class(hak_sc_of(size)));
+        ASSERT_EQ(hak_tiny_usable_size(p), hak_sc_table[hak_sc_of(size)].size) << size;
         ASSERT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
-        memset(p, 1, tiny_usable_size(p));
-        tiny_pool_free(&pool, p);
+        memset(p, 1, hak_tiny_usable_size(p));
+        hak_tiny_pool_free(&pool, p);
     }
 }
 
@@ -66,44 +66,44 @@ TEST_F(Tiny, WhatItDoesNotServeIsENOMEM)
 {
     for (size_t size : {TINY_MAX_BYTES + 1, size_t(1) << 40, SIZE_MAX}) {
         errno = 0;
-        EXPECT_EQ(tiny_pool_alloc(&pool, size), nullptr);
+        EXPECT_EQ(hak_tiny_pool_alloc(&pool, size), nullptr);
         EXPECT_EQ(errno, ENOMEM);
     }
-    tiny_pool_free(&pool, nullptr);
-    EXPECT_EQ(tiny_usable_size(nullptr), 0u);
+    hak_tiny_pool_free(&pool, nullptr);
+    EXPECT_EQ(hak_tiny_usable_size(nullptr), 0u);
     int local;
-    EXPECT_EQ(tiny_usable_size(&local), 0u);
+    EXPECT_EQ(hak_tiny_usable_size(&local), 0u);
 }
 
 TEST_F(Tiny, Policy)
 {
-    EXPECT_TRUE(tiny_is_class(sc_of(TINY_MAX_BYTES)));
-    EXPECT_FALSE(tiny_is_class(sc_of(TINY_MAX_BYTES + 1)));
-    options.bin_adapt = 1;
+    EXPECT_TRUE(hak_tiny_is_class(hak_sc_of(TINY_MAX_BYTES)));
+    EXPECT_FALSE(hak_tiny_is_class(hak_sc_of(TINY_MAX_BYTES + 1)));
+    hak_options.bin_adapt = 1;
     for (uint32_t c = 0; c < SC_N_TINY; c++) {
-        uint32_t size = sc_table[c].size;
-        EXPECT_EQ(owner_list_limit(&tiny_policy, c, 0), 2u);
-        EXPECT_EQ(owner_list_limit(&tiny_policy, c, 3 * size), 3u);
-        EXPECT_EQ(owner_list_limit(&tiny_policy, c, SIZE_MAX), TINY_MAX_BLOCKS);
-        size_t bytes = options.bin_bytes / (size > 128 ? 2 : 1);
-        EXPECT_EQ(owner_largest_limit(&tiny_policy, c), owner_list_limit(&tiny_policy, c, bytes));
-        EXPECT_EQ(owner_first_limit(&tiny_policy, c),
-                  std::min(owner_list_limit(&tiny_policy, c, OWNER_FIRST_BYTES), 16u));
+        uint32_t size = hak_sc_table[c].size;
+        EXPECT_EQ(hak_owner_list_limit(&hak_tiny_policy, c, 0), 2u);
+        EXPECT_EQ(hak_owner_list_limit(&hak_tiny_policy, c, 3 * size), 3u);
+        EXPECT_EQ(hak_owner_list_limit(&hak_tiny_policy, c, SIZE_MAX), TINY_MAX_BLOCKS);
+        size_t bytes = hak_options.bin_bytes / (size > 128 ? 2 : 1);
+        EXPECT_EQ(hak_owner_largest_limit(&hak_tiny_policy, c), hak_owner_list_limit(&hak_tiny_policy, c, bytes));
+        EXPECT_EQ(hak_owner_first_limit(&hak_tiny_policy, c),
+                  std::min(hak_owner_list_limit(&hak_tiny_policy, c, OWNER_FIRST_BYTES), 16u));
     }
-    options.bin_adapt = 0;
-    EXPECT_EQ(owner_first_limit(&tiny_policy, 0), owner_largest_limit(&tiny_policy, 0));
-    options.bin_adapt = 1;
+    hak_options.bin_adapt = 0;
+    EXPECT_EQ(hak_owner_first_limit(&hak_tiny_policy, 0), hak_owner_largest_limit(&hak_tiny_policy, 0));
+    hak_options.bin_adapt = 1;
 }
 
 TEST_F(Tiny, TakesFreshBlocksByThePageAndKeepsAnEmptySlab)
 {
     for (uint32_t c = 0; c < SC_N_TINY; c++) {
         void *head;
-        lock_acquire(&pool.owner->lock);
-        EXPECT_EQ(tiny_take(pool.owner, c, 1000, &head), OWNER_FRESH_BYTES / sc_table[c].size);
-        EXPECT_EQ(tiny_put_list(pool.owner, head), OWNER_FRESH_BYTES / sc_table[c].size);
+        hak_lock_acquire(&pool.owner->lock);
+        EXPECT_EQ(hak_tiny_take(pool.owner, c, 1000, &head), OWNER_FRESH_BYTES / hak_sc_table[c].size);
+        EXPECT_EQ(hak_tiny_put_list(pool.owner, head), OWNER_FRESH_BYTES / hak_sc_table[c].size);
         EXPECT_EQ(pool.owner->bank.n_partial[c], 1u);
-        lock_release(&pool.owner->lock);
+        hak_lock_release(&pool.owner->lock);
     }
 }
 
@@ -122,12 +122,12 @@ TEST_F(Tiny, FourThreads)
 
 TEST_F(Tiny, EveryMappingRefusedInTurn)
 {
-    EXPECT_GT(pool_every_mapping_refused<TinyTraits>(&pool, 6000, [] { (void)ss_purge(0); }), 3u);
+    EXPECT_GT(pool_every_mapping_refused<TinyTraits>(&pool, 6000, [] { (void)hak_ss_purge(0); }), 3u);
 }
 
 TEST_F(Tiny, IsDestroyedWithAllItsBlocks)
 {
-    pool_destroyed_and_made_again<TinyTraits>(&pool, 200, [] { return stat_get(heap_used_bytes); });
+    pool_destroyed_and_made_again<TinyTraits>(&pool, 200, [] { return hak_stat_get(heap_used_bytes); });
 }
 
 using TinyDeathTest = Tiny;
@@ -135,21 +135,21 @@ using TinyDeathTest = Tiny;
 TEST_F(TinyDeathTest, BadPointersAbort)
 {
     const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
-    char *p = static_cast<char *>(tiny_pool_alloc(&pool, 500));
+    char *p = static_cast<char *>(hak_tiny_pool_alloc(&pool, 500));
     int local;
-    EXPECT_EXIT(tiny_pool_free(&pool, p + 16), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(tiny_pool_free(&pool, &local), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_tiny_pool_free(&pool, p + 16), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_tiny_pool_free(&pool, &local), testing::KilledBySignal(SIGABRT), invalid);
     EXPECT_EXIT(
         {
-            tiny_pool_free(&pool, p);
-            tiny_pool_free(&pool, p);
+            hak_tiny_pool_free(&pool, p);
+            hak_tiny_pool_free(&pool, p);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
     struct tiny_pool other;
-    ASSERT_EQ(tiny_pool_init(&other), 0);
-    EXPECT_EXIT(tiny_pool_free(&other, p), testing::KilledBySignal(SIGABRT), invalid);
-    tiny_pool_destroy(&other);
-    tiny_pool_free(&pool, p);
+    ASSERT_EQ(hak_tiny_pool_init(&other), 0);
+    EXPECT_EXIT(hak_tiny_pool_free(&other, p), testing::KilledBySignal(SIGABRT), invalid);
+    hak_tiny_pool_destroy(&other);
+    hak_tiny_pool_free(&pool, p);
 }
 
 TEST_F(Tiny, AsManyPoolsAsThereAreIds)

@@ -77,7 +77,7 @@ class FilesTest(unittest.TestCase):
         for folder in prose.NOT_YET:
             self.assertFalse(prose.is_checked(folder + "/x.c"), folder)
         self.assertTrue(prose.is_checked("preload/x.c"))
-        self.assertFalse(prose.is_checked("preload/record/x.c"))
+        self.assertFalse(prose.is_checked("trace/x.c"))
         self.assertTrue(prose.is_checked("preload/recorded/x.c"))
 
 

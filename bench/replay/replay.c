@@ -14,7 +14,7 @@
 // is the trace's exact order, 0 none at all, and 1,024 keeps the interleaving at a cost that cannot
 // be felt.
 #include "bench/bench_common.h"
-#include "preload/record/trace.h"
+#include "trace/trace.h"
 
 #include <fcntl.h>
 #include <limits.h>

@@ -7,21 +7,21 @@
 int main(void)
 {
     static struct mid_pool pool;
-    if (mid_pool_init(&pool) != 0)
+    if (hak_mid_pool_init(&pool) != 0)
         return 1;
     void *blocks[1000];
     int ok = 1;
     for (int i = 0; i < 1000; i++) {
         size_t size = MID_MIN_BYTES + (size_t)i * 31;
-        blocks[i] = mid_pool_alloc(&pool, size);
-        ok = ok && blocks[i] && mid_usable_size(blocks[i]) >= size;
+        blocks[i] = hak_mid_pool_alloc(&pool, size);
+        ok = ok && blocks[i] && hak_mid_usable_size(blocks[i]) >= size;
         if (blocks[i])
             memset(blocks[i], i, size);
     }
     for (int i = 0; i < 1000; i++)
-        mid_pool_free(&pool, blocks[i]);
-    ok = ok && mid_pool_verify(&pool) == 0;
-    mid_pool_destroy(&pool);
+        hak_mid_pool_free(&pool, blocks[i]);
+    ok = ok && hak_mid_pool_verify(&pool) == 0;
+    hak_mid_pool_destroy(&pool);
     printf("mid_mt %s\n", ok ? "works" : "FAILED");
     return !ok;
 }

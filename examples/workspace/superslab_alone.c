@@ -5,13 +5,13 @@
 
 int main(void)
 {
-    char *span = ss_span_alloc(4 * SS_UNIT_BYTES, 4 * SS_UNIT_BYTES, NULL);
+    char *span = hak_ss_span_alloc(4 * SS_UNIT_BYTES, 4 * SS_UNIT_BYTES, NULL);
     struct ss_lookup inside = hak_super_lookup(span + 100000);
     struct ss_lookup outside = hak_super_lookup(&inside);
-    int ok = span && ss_span_size(span) == 4 * SS_UNIT_BYTES && inside.kind == SS_SPAN &&
+    int ok = span && hak_ss_span_size(span) == 4 * SS_UNIT_BYTES && inside.kind == SS_SPAN &&
              inside.start == span && outside.kind == SS_NOT_OURS;
-    ss_span_free(span);
-    ok = ok && ss_verify() == 0;
+    hak_ss_span_free(span);
+    ok = ok && hak_ss_verify() == 0;
     printf("superslab %s\n", ok ? "works" : "FAILED");
     return !ok;
 }

@@ -1,0 +1,85 @@
+/* corpus_main CORPUS N [SEED]: runs every input of a packed corpus (pack.py), then N inputs of
+   random bytes; or, with one argument only, a single input as libFuzzer leaves it. */
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "checks/fuzz/api_fuzz.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using Bytes = std::vector<uint8_t>;
+
+Bytes read_file(const char *path)
+{
+    std::ifstream file(path, std::ios::binary);
+    if (!file) {
+        fprintf(stderr, "corpus_main: cannot read %s\n", path);
+        exit(2);
+    }
+    return Bytes(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+}
+
+/* Each input lies behind its length, two bytes. */
+std::vector<Bytes> unpack(const Bytes &packed)
+{
+    std::vector<Bytes> inputs;
+    for (size_t at = 0; at < packed.size();) {
+        size_t length =
+            at + 2 <= packed.size() ? packed[at] | size_t(packed[at + 1]) << 8 : SIZE_MAX;
+        if (length > packed.size() - at - 2) {
+            fprintf(stderr, "corpus_main: the corpus is cut off\n");
+            exit(2);
+        }
+        const uint8_t *first = packed.data() + at + 2;
+        inputs.emplace_back(first, first + length);
+        at += 2 + length;
+    }
+    return inputs;
+}
+
+Bytes random_input(uint64_t seed)
+{
+    hak_testing::Rng rng(seed);
+    Bytes bytes(rng.below(600));
+    for (uint8_t &byte : bytes) {
+        byte = static_cast<uint8_t>(rng.next());
+    }
+    return bytes;
+}
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+    if (argc == 2) {
+        Bytes bytes = read_file(argv[1]);
+        printf("%zu operations\n", hak_fuzz::run_api(bytes.data(), bytes.size()));
+        return 0;
+    }
+    if (argc < 3) {
+        fprintf(stderr, "usage: corpus_main CORPUS N [SEED] | corpus_main INPUT\n");
+        return 2;
+    }
+    std::vector<Bytes> inputs = unpack(read_file(argv[1]));
+    uint64_t n = strtoull(argv[2], nullptr, 10),
+             seed = argc > 3 ? strtoull(argv[3], nullptr, 10) : 1;
+    size_t n_corpus = inputs.size(), n_steps = 0;
+    for (uint64_t i = 0; i < n_corpus + n; i++) {
+        /* What runs is named first: a failure aborts. */
+        Bytes bytes = i < n_corpus ? inputs[i] : random_input(seed + i - n_corpus);
+        fprintf(stderr, "\r%s %llu ", i < n_corpus ? "input" : "seed",
+                static_cast<unsigned long long>(i < n_corpus ? i : seed + i - n_corpus));
+        n_steps += hak_fuzz::run_api(bytes.data(), bytes.size());
+    }
+    fprintf(stderr, "\n");
+    printf("%zu inputs of the corpus and %llu random ones, %zu operations\n", n_corpus,
+           static_cast<unsigned long long>(n), n_steps);
+    return n_corpus && n_steps ? 0 : 1;
+}

@@ -1,0 +1,213 @@
+/* Fork handlers, what is put off meanwhile, and the last steps before an error's abort. One lock (rank DEFERRED), held while what
+   was put off is done, so that two threads who must find nothing waiting do not pass each other. Called by the C library's fork,
+   by slow paths that find the gate closed, and by hak_fatal. */
+#include "heap/fork.h"
+
+#include <pthread.h>
+
+#include "base/error.h"
+#include "base/lock.h"
+#include "heap/background.h"
+#include "hakmem/fallback.h"
+#include "heap/gate.h"
+#include "heap/theap.h"
+#include "heap/limbo.h"
+#include "hakmem/plain.h"
+#include "heap/small.h"
+#include "hakmem/heap.h"
+#include "superslab/superslab.h"
+
+static LOCK_DEFINE(deferred_lock, LOCK_RANK_DEFERRED);
+static void *blocks;              /* linked through their first words */
+static struct owner *destroyed; /* by next_unused */
+static struct theap *left;         /* by next_orphan */
+static uint32_t n_ended;          /* threads whose heaps were left; told to hak_background_count when it is 0 again */
+
+static void catch_up_if_open(void)
+{
+    if (!hak_gate_is_closed()) {
+        hak_fork_catch_up();
+    }
+}
+
+void hak_fork_defer_block(void *p)
+{
+    void *first = atomic_load_relaxed(&blocks);
+    do {
+        *(void **)p = first;
+    } while (!atomic_cas_weak_seq(&blocks, &first, p));
+    catch_up_if_open();
+}
+
+void hak_fork_defer_end(struct owner *owner)
+{
+    struct owner *first = atomic_load_relaxed(&destroyed);
+    do {
+        owner->next_unused = first;
+    } while (!atomic_cas_weak_seq(&destroyed, &first, owner));
+    catch_up_if_open();
+}
+
+void hak_fork_defer_thread(struct theap *heap)
+{
+    struct theap *first = atomic_load_relaxed(&left);
+    do {
+        heap->next_orphan = first;
+    } while (!atomic_cas_weak_seq(&left, &first, heap));
+    catch_up_if_open();
+}
+
+/* A pool's blocks come back through it alone, which has looked whose it is. */
+static void free_block(void *p)
+{
+    uint32_t tag = hak_map_find(p).tag;
+    struct owner *owner = TAG_IS_SLAB(tag) ? hak_owner_by_id(TAG_OWNER(tag)) : NULL;
+    if (!owner || owner->kind != OWNER_POOL) {
+        hak_plain_free(p);
+        return;
+    }
+    hak_lock_acquire(&owner->lock);
+    hak_small_put(owner, TAG_CLASS(tag), p);
+    hak_owner_release(owner);
+}
+
+/* A block that was freed twice meanwhile is in the list twice, and the list may go round: each is looked at before it is touched. */
+static void free_blocks(void *p)
+{
+    while (p) {
+        struct ss_lookup found = hak_super_lookup(p);
+        HAK_CHECK(found.kind == SS_NOT_OURS ? hak_fallback_holds(p) != 0 : found.is_allocated && found.start == p,
+                  "block freed twice, or invalid pointer freed (not the start of a block)", p);
+        void *next = *(void **)p;
+        free_block(p);
+        p = next;
+    }
+}
+
+static void end_owner(struct owner *owner)
+{
+    struct hak_heap *heap = hak_heap_of_owner(owner);
+    if (heap) {
+        hak_heap_end(heap);
+    } else {
+        hak_owner_end_pool(owner);
+    }
+}
+
+static void do_all(void)
+{
+    struct owner *owner = atomic_exchange_seq(&destroyed, NULL);
+    struct theap *heap = atomic_exchange_seq(&left, NULL);
+    /* Last: what was freed before its heap was destroyed is in this list, or has been freed. */
+    free_blocks(atomic_exchange_seq(&blocks, NULL));
+    while (owner) {
+        struct owner *next = owner->next_unused;
+        end_owner(owner);
+        owner = next;
+    }
+    while (heap) {
+        struct theap *next = heap->next_orphan;
+        hak_theap_end_thread(heap);
+        (void)atomic_add_relaxed(&n_ended, 1u);
+        heap = next;
+    }
+}
+
+static int is_any(void)
+{
+    return atomic_load_seq(&blocks) || atomic_load_seq(&destroyed) || atomic_load_seq(&left);
+}
+
+void hak_fork_catch_up(void)
+{
+    static HAK_TLS int is_busy; /* what is done here may open the gate, and come here again */
+    while (!is_busy && is_any() && hak_gate_enter()) {
+        is_busy = 1;
+        hak_lock_acquire(&deferred_lock);
+        do_all();
+        hak_lock_release(&deferred_lock);
+        is_busy = 0;
+        hak_gate_leave();
+    }
+    /* Who is emptying the lists now may have taken what this thread must find done. */
+    if (!is_busy && atomic_load_relaxed(&deferred_lock.word) && hak_gate_enter()) {
+        hak_lock_acquire(&deferred_lock);
+        hak_lock_release(&deferred_lock);
+        hak_gate_leave();
+    }
+    if (HAK_UNLIKELY(atomic_load_relaxed(&n_ended) != 0) && !hak_gate_is_inside() && atomic_exchange_seq(&n_ended, 0u)) {
+        hak_background_count(); /* outside of the gate: it may wait */
+    }
+}
+
+static void prepare(void)
+{
+    hak_theap_receive_own();
+    hak_gate_close();
+}
+
+static void in_parent(void)
+{
+    hak_gate_open();
+}
+
+static void lose(struct lock *lock, void *context)
+{
+    (void)context;
+    if (lock->word && !hak_lock_is_mine(lock) && !hak_theap_lose(lock)) {
+        hak_lock_mark_lost(lock);
+        hak_gate_close_for_ever();
+    }
+}
+
+/* Nobody was inside, so that all locks are free and every structure whole: the child has nothing to mend but what lies outside of
+   the gate, all at once by a new epoch (heap.h). If others were inside, what they hold is lost. */
+static void in_child(void)
+{
+    if (hak_gate_saw_others()) {
+        hak_lock_for_each(lose, NULL);
+    }
+    blocks = NULL;
+    destroyed = NULL;
+    left = NULL;
+    n_ended = 0;
+    hak_limbo_fork_child();
+    hak_theap_fork_child();
+    hak_background_init();
+    hak_gate_open_in_child();
+}
+
+/* The thread that dies allocates from limbo alone, and so do all others from now on: what it was changing is half changed. */
+static void before_abort(void)
+{
+    hak_gate_close_for_ever();
+    (void)hak_lock_release_mine();
+    hak_theap_refuse();
+    hak_gate_forget();
+}
+
+/* --- pools used alone --- */
+
+static int enter_for_pool(void)
+{
+    return hak_gate_enter();
+}
+
+static void leave_for_pool(void)
+{
+    hak_gate_leave();
+}
+
+static void *alloc_for_pool(size_t size, size_t align, struct owner *owner)
+{
+    return hak_limbo_alloc(size, align, owner ? owner : LIMBO_INTERNAL);
+}
+
+void hak_fork_start(void)
+{
+    static const struct hak_owner_gate for_pools = {enter_for_pool, leave_for_pool,   alloc_for_pool, hak_limbo_free,
+                                                hak_limbo_free_of,  hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up};
+    atomic_store_release(&hak_owner_gate, &for_pools);
+    hak_fatal_before_abort = before_abort;
+    (void)pthread_atfork(prepare, in_parent, in_child);
+}

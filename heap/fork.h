@@ -1,0 +1,33 @@
+/* Fork, errors found inside, and what is put off while the gate is closed (gate.h; docs/fork.md). Internal to //hakmem.
+
+   What is put off waits in lock-free lists, which the thread that opens the gate empties, or the one that put something in just
+   after. Who must find nothing waiting (a walk, a purge, the end of a first-class heap) empties them too. */
+#ifndef HAKMEM_HEAP_FORK_H
+#define HAKMEM_HEAP_FORK_H
+
+#include "base/internal.h"
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+struct theap;
+struct owner;
+
+/* Registers the handlers of fork. Once, no lock held, outside of the gate: the C library's own locks are taken. */
+void hak_fork_start(void);
+
+/* Each is called when hak_gate_enter has refused. */
+/* A block, its start, that free would take a lock for. Its first word is overwritten. */
+void hak_fork_defer_block(void *p);
+/* A first-class heap or a pool that is being destroyed. */
+void hak_fork_defer_end(struct owner *owner);
+/* A heap that its thread leaves with all that is in its cache. */
+void hak_fork_defer_thread(struct theap *heap);
+/* Does all that waits, if the gate is open. No lock held. May wait for the background thread's end, if a thread has ended
+   meanwhile. */
+void hak_fork_catch_up(void);
+
+HAK_EXTERN_C_END
+
+#endif

@@ -1,0 +1,272 @@
+/* The gate's slow half. No locks; waits in a futex for those inside to leave. Called by slow paths, fork and errors. */
+#include "heap/gate.h"
+
+#include <errno.h>
+
+#include "base/lock.h"
+#include "base/os.h"
+#include "heap/fork.h"
+#include "heap/theap.h"
+
+#define COUNTERS   16u
+#define SPINS      200
+#define WAIT_MS    5u
+#define PATIENCE   6 /* waits in which nobody moves */
+#define order_here() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+struct counter {
+    HAK_CACHE_ALIGNED uint32_t n_inside;
+};
+static struct counter counters[COUNTERS];
+static uint32_t n_left; /* futex: changes when somebody leaves a closed gate */
+uint32_t hak_gate_closed;
+HAK_TLS struct hak_gate_thread hak_gate_thread;
+
+static void add_to_counter(struct hak_gate_thread *self)
+{
+    static uint32_t next;
+    if (!self->shared) {
+        self->shared = &counters[atomic_add_relaxed(&next, 1u) % COUNTERS].n_inside;
+    }
+    order_here();
+    (void)__atomic_add_fetch(self->shared, 1u, __ATOMIC_SEQ_CST);
+    order_here();
+    self->is_counted = 1;
+}
+
+static void take_from_counter(struct hak_gate_thread *self)
+{
+    self->is_counted = 0;
+    order_here();
+    (void)__atomic_sub_fetch(self->shared, 1u, __ATOMIC_SEQ_CST);
+    order_here();
+}
+
+/* In the child of a fork that a signal handler made between the two instructions that count the thread and note it: after the
+   first of them `n` is what its counter holds. */
+static HAK_COLD void make_sure(uint32_t n)
+{
+    if (atomic_load_relaxed(&hak_gate_closed) & GATE_UNSURE) {
+        atomic_store_seq(hak_gate_thread.shared, n);
+        (void)__atomic_and_fetch(&hak_gate_closed, ~GATE_UNSURE, __ATOMIC_SEQ_CST);
+    }
+}
+
+int hak_gate_enter_first(void)
+{
+    struct hak_gate_thread *self = &hak_gate_thread;
+    struct theap *heap = hak_theap_own;
+    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != self->n_closings || self->kept_depth)) {
+        return 0;
+    }
+    self->inside = HAK_LIKELY(heap != &hak_theap_none) ? &heap->is_inside : NULL;
+    order_here();
+    self->depth = 1;
+    order_here();
+    if (HAK_LIKELY(self->inside != NULL)) {
+        atomic_store_seq(self->inside, 1u);
+    } else {
+        add_to_counter(self);
+    }
+    if (HAK_UNLIKELY(atomic_load_seq(&hak_gate_closed) != self->n_closings)) {
+        make_sure(1);
+        if (atomic_load_seq(&hak_gate_closed) != self->n_closings) {
+            hak_gate_leave_last();
+            return 0;
+        }
+    }
+    return 1;
+}
+
+void hak_gate_leave_last(void)
+{
+    struct hak_gate_thread *self = &hak_gate_thread;
+    if (HAK_LIKELY(self->inside != NULL)) {
+        atomic_store_seq(self->inside, 0u);
+    } else {
+        take_from_counter(self);
+    }
+    order_here();
+    self->depth = 0;
+    if (HAK_UNLIKELY(hak_gate_is_closed())) {
+        int saved = errno;
+        make_sure(0);
+        (void)__atomic_add_fetch(&n_left, 1u, __ATOMIC_SEQ_CST);
+        (void)hak_os_ops.futex_wake(&n_left, INT32_MAX);
+        errno = saved;
+    }
+}
+
+/* The code that a signal handler has interrupted is between the instructions of its shared counter. */
+static int is_unsure(void)
+{
+    return hak_gate_thread.kept_depth && !hak_gate_thread.inside && !hak_gate_thread.is_counted;
+}
+
+static void count_mine(struct lock *lock, void *n)
+{
+    *(uint32_t *)n += (uint32_t)hak_lock_is_mine(lock);
+}
+
+/* Whether those inside may be waiting for the calling thread, or it does not know whether it is counted itself. */
+static int may_be_stuck(void)
+{
+    uint32_t n = 0;
+    if (hak_gate_thread.kept_depth) {
+        hak_lock_for_each(count_mine, &n);
+    }
+    return n != 0 || is_unsure();
+}
+
+/* 1 if nobody but the caller is inside by the counter. */
+static int is_counter_empty(const void *counter)
+{
+    const uint32_t *n_inside = &((const struct counter *)counter)->n_inside;
+    uint32_t own = hak_gate_thread.kept_depth && hak_gate_thread.is_counted && n_inside == hak_gate_thread.shared;
+    return atomic_load_seq(n_inside) == own;
+}
+
+/* 1 unless the heap's thread is inside, and is not the caller. */
+static int is_heap_empty(const void *at)
+{
+    const struct theap *heap = (const struct theap *)at;
+    return !atomic_load_seq(&heap->is_inside) || !hak_theap_is_live(heap) ||
+           (hak_gate_thread.kept_depth && &heap->is_inside == hak_gate_thread.inside);
+}
+
+struct patience {
+    int is_bounded, spins, left;
+};
+
+/* Returns 0 if it gave up. */
+static int wait_until(int (*is_empty)(const void *place), const void *place, struct patience *patience)
+{
+    for (;;) {
+        uint32_t seen = atomic_load_seq(&n_left);
+        if (is_empty(place)) {
+            return 1;
+        }
+        if (patience->spins < SPINS) {
+            patience->spins++;
+            hak_atomic_pause();
+            continue;
+        }
+        (void)hak_os_ops.futex_wait_ms(&n_left, seen, WAIT_MS);
+        patience->left = atomic_load_seq(&n_left) == seen ? patience->left - 1 : PATIENCE;
+        if (patience->is_bounded && patience->left == 0) {
+            return 0;
+        }
+    }
+}
+
+/* Once each place has been seen empty, nobody is inside: who came later saw the gate closed. The counters come first: who makes a
+   heap is in one of them meanwhile, so that the table has it afterwards. Returns 0 if it gave up. */
+static int wait_for_others(void)
+{
+    struct patience patience = {may_be_stuck(), 0, PATIENCE};
+    for (uint32_t i = 0; i < COUNTERS; i++) {
+        if (!wait_until(is_counter_empty, &counters[i], &patience)) {
+            return 0;
+        }
+    }
+    struct owner *owner;
+    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
+        const struct theap *heap = hak_theap_of_owner(owner);
+        if (heap && !wait_until(is_heap_empty, heap, &patience)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+void hak_gate_close(void)
+{
+    struct hak_gate_thread *self = &hak_gate_thread;
+    int saved = errno;
+    if (self->depth) {
+        self->kept_depth = self->depth;
+        self->depth = 0;
+    }
+    self->n_closings++;
+    (void)__atomic_add_fetch(&hak_gate_closed, 1u, __ATOMIC_SEQ_CST);
+    self->saw_others = (uint8_t)!wait_for_others();
+    errno = saved;
+}
+
+static void give_depth_back(void)
+{
+    if (hak_gate_thread.n_closings == 0) {
+        hak_gate_thread.depth = hak_gate_thread.kept_depth;
+        hak_gate_thread.kept_depth = 0;
+    }
+}
+
+void hak_gate_open(void)
+{
+    hak_gate_thread.n_closings--;
+    give_depth_back();
+    (void)__atomic_sub_fetch(&hak_gate_closed, 1u, __ATOMIC_SEQ_CST);
+    if (!hak_gate_thread.depth) {
+        hak_fork_catch_up();
+    }
+}
+
+int hak_gate_saw_others(void)
+{
+    return hak_gate_thread.saw_others;
+}
+
+void hak_gate_open_in_child(void)
+{
+    struct hak_gate_thread *self = &hak_gate_thread;
+    for (uint32_t i = 0; i < COUNTERS; i++) {
+        if (counters[i].n_inside) {
+            counters[i].n_inside = 0;
+        }
+    }
+    if (self->kept_depth && self->is_counted) {
+        *self->shared = 1;
+    }
+    uint32_t flags = (hak_gate_closed & GATE_FOR_EVER) | (is_unsure() ? GATE_UNSURE : 0);
+    self->n_closings--;
+    self->saw_others = 0;
+    give_depth_back();
+    atomic_store_seq(&hak_gate_closed, flags | self->n_closings);
+}
+
+void hak_gate_close_for_ever(void)
+{
+    (void)__atomic_or_fetch(&hak_gate_closed, GATE_FOR_EVER, __ATOMIC_SEQ_CST);
+}
+
+void hak_gate_forget(void)
+{
+    struct hak_gate_thread *self = &hak_gate_thread;
+    if (self->depth || self->kept_depth) {
+        self->kept_depth = 0;
+        hak_gate_leave_last();
+    }
+}
+
+enum gate_reader hak_gate_enter_to_read(void)
+{
+    if (hak_gate_enter()) {
+        return GATE_INSIDE;
+    }
+    if (atomic_load_seq(&hak_gate_closed) & GATE_FOR_EVER || hak_gate_thread.kept_depth) {
+        return GATE_REFUSED;
+    }
+    hak_gate_close();
+    hak_lock_pass_begin();
+    return GATE_ALONE;
+}
+
+void hak_gate_leave_reader(enum gate_reader how)
+{
+    if (how == GATE_INSIDE) {
+        hak_gate_leave();
+    } else if (how == GATE_ALONE) {
+        hak_lock_pass_end();
+        hak_gate_open();
+    }
+}

@@ -1,0 +1,278 @@
+/* Remote free: a block whose slab belongs to another heap travels in a chain.
+
+   Sender: an outbox slot (direct-mapped by the tag, that is by owner and class) gathers a chain; one compare-and-swap
+   pushes the whole chain onto the owner's inbox. Receiver: one exchange takes all chains.
+
+   A chain lies in its own blocks: the first word of each is the next block; while the chain waits in an inbox or a returned
+   list, the second word of its head is the next chain (lower 48 bits) and the number of blocks (upper 16). Blocks have at
+   least two words. (Carrying six pointers in every seventh block, so that the receiver fetches lines in parallel, was tried
+   and was slower by a quarter on two cores.)
+
+   No chain is lost when an owner ends: it becomes an orphan and then takes its inbox; a sender pushes and then reads the
+   state; both in sequentially consistent order, so that at least one of them sees the other's step and collects.
+   Locks: the owner's heap lock for receive and collect. */
+#include "base/error.h"
+#include "base/stats.h"
+#include "base/verify.h"
+#include "heap/gate.h"
+#include "heap/theap.h"
+#include "heap/small.h"
+#include "hakmem/heap.h"
+
+#define COUNT_SHIFT 48
+#define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
+
+static uintptr_t *second_word(void *block)
+{
+    return (uintptr_t *)block + 1;
+}
+
+static uint32_t chain_limit(uint32_t size_class)
+{
+    uint32_t by_bytes = OUTBOX_MAX_BYTES / hak_sc_table[size_class].size;
+    return by_bytes == 0 ? 1 : by_bytes < OUTBOX_MAX_BLOCKS ? by_bytes : OUTBOX_MAX_BLOCKS;
+}
+
+/* Inside the gate. */
+static void collect_inside(struct theap *heap, int must)
+{
+    if (must) {
+        hak_lock_acquire(&heap->owner.lock);
+    } else if (!hak_lock_try(&heap->owner.lock)) {
+        return;
+    }
+    hak_theap_tidy(heap);
+    (void)hak_theap_unlock(heap);
+    hak_stat_add(chains_drained_by_sender, 1);
+}
+
+/* A heap whose thread a forked child does not have: its inbox is not to be added to as it is. */
+static HAK_COLD void mend(struct theap *heap)
+{
+    if (hak_gate_enter()) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_theap_mend(heap);
+        hak_lock_release(&heap->owner.lock);
+        hak_gate_leave();
+    }
+}
+
+/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
+static void collect_for(struct theap *heap, int64_t pending)
+{
+    int is_orphan = !hak_theap_is_live(heap);
+    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
+        return;
+    }
+    if (!hak_gate_enter()) {
+        return; /* whoever comes next collects: the owner, a sender, a thread that adopts it, or a trim */
+    }
+    collect_inside(heap, is_orphan || pending >= INBOX_WAIT_BYTES);
+    hak_gate_leave();
+}
+
+static void send_chain(void *head, uint32_t tag, uint32_t count)
+{
+    struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
+    struct theap *heap = hak_theap_of_owner(owner);
+    if (HAK_UNLIKELY(!heap)) {
+        HAK_CHECK(owner && hak_owner_is_lost(owner), "invalid pointer freed (it belongs to a pool of its own)", head);
+        return;
+    }
+    if (HAK_UNLIKELY(atomic_load_acquire(&owner->epoch) != hak_theap_epoch)) {
+        mend(heap);
+    }
+    int64_t bytes = (int64_t)count * hak_sc_table[TAG_CLASS(tag)].size;
+    int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
+    void *link = atomic_load_relaxed(&owner->inbox);
+    do {
+        *second_word(head) = (uintptr_t)link | (uintptr_t)count << COUNT_SHIFT;
+    } while (!atomic_cas_weak_seq(&owner->inbox, &link, head));
+    hak_stat_add(chains_sent, 1);
+    collect_for(heap, pending);
+}
+
+static void send_slot(struct outbox_slot *slot)
+{
+    void *head = slot->head;
+    uint32_t count = slot->count;
+    slot->head = NULL;
+    slot->count = 0;
+    send_chain(head, slot->tag, count);
+}
+
+/* Blocks of a thread's heap travel, and lost owners' go nowhere. */
+static int is_sent(struct owner *owner)
+{
+    return hak_theap_of_owner(owner) || (owner && hak_owner_is_lost(owner));
+}
+
+void hak_remote_free_now(void *block, uint32_t tag)
+{
+    if (HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
+        hak_heap_put(block, tag);
+        return;
+    }
+    hak_link_set(block, NULL);
+    send_chain(block, tag, 1);
+}
+
+void hak_remote_send_list(void *head)
+{
+    while (head) {
+        uint32_t tag = hak_map_find(head).tag;
+        void *last = head;
+        uint32_t count = 1;
+        void *rest = hak_link_next(last);
+        while (rest && count < OUTBOX_MAX_BLOCKS && hak_map_find(rest).tag == tag) {
+            last = rest;
+            rest = hak_link_next(last);
+            count++;
+        }
+        hak_link_set(last, NULL);
+        send_chain(head, tag, count);
+        head = rest;
+    }
+}
+
+static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
+{
+    if (slot->count) {
+        send_slot(slot);
+    }
+    struct theap *heap = hak_theap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
+    slot->tag = tag;
+    slot->limit =
+        !heap || !hak_theap_is_live(heap) || hak_gate_is_mine() ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+}
+
+/* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
+   It comes back to its slab when the bin is emptied, as a stray (heap.h). */
+static void keep(struct theap *heap, void *block, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    HAK_CHECK(bin->head != block, "block freed twice", block);
+    hak_tc_bin_push(bin, block);
+    if (bin->room < 0) {
+        hak_tc_overflow(heap, size_class);
+    }
+}
+
+void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
+{
+    /* In a row: its slab may have got another owner between the two, and the block another slot. */
+    HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
+    /* Owners and classes are small numbers: mix both into the slot. */
+    struct outbox_slot *slot = &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
+    if (HAK_UNLIKELY(slot->tag != tag)) {
+        retarget(slot, tag);
+    }
+    if (slot->limit == 0) {
+        if (HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
+            hak_heap_put(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
+        } else {
+            keep(heap, block, TAG_CLASS(tag));
+        }
+        return;
+    }
+    HAK_CHECK(slot->head != block, "block freed twice", block);
+    heap->last_slot = (uint32_t)(slot - heap->outbox);
+    /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice in a row is always seen. */
+    if (HAK_UNLIKELY(slot->count >= slot->limit)) {
+        send_slot(slot);
+    }
+    hak_link_set(block, slot->head);
+    slot->head = block;
+    slot->count++;
+}
+
+void hak_remote_send_all(struct theap *heap)
+{
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        struct outbox_slot *slot = &heap->outbox[i];
+        if (slot->count) {
+            send_slot(slot);
+        } else if (slot->limit == 0) {
+            slot->tag = 0; /* the owner may have a thread again: asked anew */
+        }
+    }
+}
+
+/* The look before the exchange must be in the same order as the state's store in make_orphan: were it earlier, a chain that is
+   pushed between the two, by a sender who still reads that it lives, would stay in an orphan's inbox. Between the handlers of a
+   fork nothing is taken: in the child it may be torn, and older handlers run before ours. */
+static void *take_inbox(struct theap *heap)
+{
+    if (hak_gate_is_mine()) {
+        return NULL;
+    }
+    hak_theap_mend(heap);
+    if (!atomic_load_seq(&heap->owner.inbox)) {
+        return NULL;
+    }
+    atomic_store_relaxed(&heap->owner.inbox_bytes, 0);
+    return atomic_exchange_seq(&heap->owner.inbox, NULL);
+}
+
+void hak_remote_receive_chains(struct theap *heap)
+{
+    void *next;
+    for (void *head = take_inbox(heap); head; head = next) {
+        uintptr_t word = *second_word(head);
+        next = (void *)(word & LINK_MASK);
+        uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
+        uint32_t size_class = TAG_CLASS(hak_map_find(head).tag);
+        uint64_t bytes = (uint64_t)count * hak_sc_table[size_class].size;
+        if (heap->returned_bytes + bytes > RETURNED_MAX_BYTES) {
+            hak_small_put_list(&heap->owner, size_class, head);
+            continue;
+        }
+        *second_word(head) = (uintptr_t)heap->returned[size_class] | (uintptr_t)count << COUNT_SHIFT;
+        heap->returned[size_class] = head;
+        heap->returned_bytes += bytes;
+    }
+}
+
+void *hak_remote_take_returned(struct theap *heap, uint32_t size_class, uint32_t *count)
+{
+    void *head = heap->returned[size_class];
+    if (head) {
+        uintptr_t word = *second_word(head);
+        heap->returned[size_class] = (void *)(word & LINK_MASK);
+        *count = (uint32_t)(word >> COUNT_SHIFT);
+        heap->returned_bytes -= (uint64_t)*count * hak_sc_table[size_class].size;
+    }
+    return head;
+}
+
+void hak_remote_collect(struct theap *heap)
+{
+    uint32_t count;
+    for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
+        void *head;
+        while ((head = hak_remote_take_returned(heap, c, &count)) != NULL) {
+            hak_small_put_list(&heap->owner, c, head);
+        }
+    }
+    void *next;
+    for (void *head = take_inbox(heap); head; head = next) {
+        next = (void *)(*second_word(head) & LINK_MASK);
+        hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
+    }
+}
+
+int hak_remote_verify(const struct theap *heap)
+{
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        const struct outbox_slot *slot = &heap->outbox[i];
+        uint32_t n = 0;
+        int is_broken = 0;
+        for (const void *at = slot->head; at && n <= slot->count; at = hak_link_look(at, &is_broken)) {
+            n++;
+        }
+        if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit)) {
+            return VERIFY_REMOTE_OUTBOX;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,277 @@
+/* The thread cache's slow half: filling an empty bin, emptying a full one. The bins belong to the calling thread; the heap's
+   lock is taken for what lies behind them. Called by the fast paths through api.c, and at a thread's end. */
+#include <errno.h>
+
+#include "base/error.h"
+#include "base/options.h"
+#include "base/stats.h"
+#include "base/verify.h"
+#include "hakmem/fast.h"
+#include "heap/gate.h"
+#include "heap/small.h"
+
+/* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
+#define SEND_EVERY 64u
+HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
+/* After so many overflows in a row a bin's limit is halved, down to so many blocks. */
+#define SHRINK_AFTER 8u
+#define SHRINK_TO    HAK_TINY_OR(2u, 32u)
+
+const uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
+#define C(size_class) (size_class) << TAG_BIN_SHIFT,
+#include "base/size_class_of.def"
+#undef C
+};
+
+/* Both limits as the class's pool wants them. */
+static uint32_t largest_limit(uint32_t size_class)
+{
+    return hak_owner_largest_limit(hak_small_policy(size_class), size_class);
+}
+
+static uint32_t first_limit(uint32_t size_class)
+{
+    return hak_owner_first_limit(hak_small_policy(size_class), size_class);
+}
+
+void hak_tc_init(struct theap *heap)
+{
+    heap->awake = 0;
+    heap->window_left = TC_SLEEP_WINDOW;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        heap->n_overflows[c] = SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
+        heap->limits[c] = (uint16_t)first_limit(c);
+        heap->bins[c] = (struct bin){(void *)(uintptr_t)hak_link_end, (int32_t)heap->limits[c], hak_sc_table[c].magic,
+                                     hak_sc_table[c].limit, hak_sc_table[c].size, 0};
+        heap->spares[c] = (struct spare){NULL, 0};
+    }
+    for (uint32_t i = 0; i < TINY_GRANULES; i++) {
+        heap->tiny_bin[i] = (uint16_t)(hak_sc_of_granules[i] << TAG_BIN_SHIFT);
+    }
+    for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
+        heap->outbox[i] = (struct outbox_slot){NULL, 0, 0, 0};
+    }
+}
+
+/* A bin that was missed earns a larger limit, within the class's largest and the process's budget. */
+static void grow_limit(struct theap *heap, uint32_t size_class)
+{
+    uint32_t limit = heap->limits[size_class];
+    uint32_t most = largest_limit(size_class);
+    if (limit >= most) {
+        return;
+    }
+    uint32_t grown = limit * 2 < most ? limit * 2 : most;
+    int64_t bytes = (int64_t)(grown - limit) * 2 * hak_sc_table[size_class].size;
+    if (hak_stat_get(bin_budget) + bytes > (int64_t)hak_options.cache_bytes) {
+        return;
+    }
+    hak_stat_add(bin_budget, bytes);
+    heap->budget += (uint64_t)bytes;
+    heap->bins[size_class].room += (int32_t)(grown - limit);
+    heap->limits[size_class] = (uint16_t)grown;
+}
+
+static void set_smaller_limit(struct theap *heap, uint32_t size_class, uint32_t smaller)
+{
+    uint32_t less = heap->limits[size_class] - smaller;
+    uint64_t bytes = (uint64_t)less * 2 * hak_sc_table[size_class].size;
+    hak_stat_sub(bin_budget, bytes);
+    heap->budget -= bytes;
+    heap->bins[size_class].room -= (int32_t)less;
+    heap->limits[size_class] = (uint16_t)smaller;
+}
+
+/* A thread that frees and frees needs no large bin, and would leave one full of blocks from all over its slabs behind it when
+   it goes to sleep. The bin holds at most one block now. */
+static void shrink_limit(struct theap *heap, uint32_t size_class)
+{
+    uint32_t limit = heap->limits[size_class];
+    uint32_t least = first_limit(size_class) > SHRINK_TO ? first_limit(size_class) : SHRINK_TO;
+    if (limit <= least) {
+        return;
+    }
+    set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
+}
+
+/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock is
+   free, in another thread's hands. `empty`: what *head is then. A free may end here, and the system
+   fail: errno stays. */
+static void put_list(struct theap *heap, uint32_t size_class, void **head, const void *empty)
+{
+    int saved = errno;
+    hak_lock_acquire(&heap->owner.lock);
+    hak_remote_receive(heap);
+    hak_small_put_list(&heap->owner, size_class, *head);
+    *head = (void *)(uintptr_t)empty;
+    hak_theap_unlock(heap);
+    errno = saved;
+    hak_stat_add(flushes, 1);
+}
+
+/* A bin that took no slow path for a whole window sleeps: what it holds goes back, and half of its limit. */
+static void lull(struct theap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    uint32_t limit = heap->limits[size_class], first = first_limit(size_class);
+    if (limit <= first) {
+        return;
+    }
+    if (hak_tc_bin_first(bin)) {
+        put_list(heap, size_class, &bin->head, hak_link_end);
+        bin->room = (int32_t)limit;
+    }
+    if (spare->head) {
+        put_list(heap, size_class, &spare->head, NULL);
+        spare->count = 0;
+    }
+    set_smaller_limit(heap, size_class, limit / 2 > first ? limit / 2 : first);
+}
+
+/* Once in TC_SLEEP_WINDOW slow paths of the heap. */
+static void end_window(struct theap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        if (!(heap->awake >> c & 1)) {
+            lull(heap, c);
+        }
+    }
+    heap->awake = 0;
+    heap->window_left = TC_SLEEP_WINDOW;
+}
+
+void hak_tc_overflow(struct theap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    void *old = spare->head;
+    if (old && HAK_UNLIKELY(!hak_gate_enter())) {
+        return; /* the bin holds more than its limit until the gate is open */
+    }
+    heap->awake |= (uint64_t)1 << size_class;
+    /* The newest block stays, so that a block freed twice in a row is seen here too. */
+    void *newest = bin->head;
+    spare->head = hak_link_next(newest);
+    spare->count = (uint32_t)(heap->limits[size_class] - bin->room) - 1;
+    hak_link_set(newest, NULL);
+    bin->head = newest;
+    bin->room = heap->limits[size_class] - 1;
+    if (old) {
+        put_list(heap, size_class, &old, NULL);
+        if (heap->n_overflows[size_class] < SHRINK_AFTER) {
+            heap->n_overflows[size_class]++;
+            grow_limit(heap, size_class);
+        } else {
+            shrink_limit(heap, size_class);
+        }
+        hak_gate_leave();
+    }
+}
+
+/* A list from behind the lock: what came back from other threads, else from the slabs. */
+static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
+{
+    uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
+    void *head;
+    hak_lock_acquire(&heap->owner.lock);
+    hak_remote_receive(heap);
+    head = hak_remote_take_returned(heap, size_class, count);
+    heap->refill_is_clean = 0;
+    if (!head) {
+        *count = hak_theap_take(heap, size_class, want, &head);
+        heap->refill_is_clean = head && heap->owner.bank.took_clean;
+    }
+    hak_theap_unlock(heap);
+    hak_stat_add(refills, 1);
+    return head;
+}
+
+void *hak_tc_refill(struct theap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    heap->awake |= (uint64_t)1 << size_class;
+    void *block = spare->head;
+    uint32_t count = spare->count;
+    heap->n_overflows[size_class] = 0;
+    HAK_DEBUG_ASSERT(!hak_tc_bin_first(bin) && bin->room == heap->limits[size_class]);
+    if (block) {
+        spare->head = NULL;
+        spare->count = 0;
+        heap->refill_is_clean = 0;
+    } else {
+        if (++heap->slow_count % SEND_EVERY == 0) {
+            hak_remote_send_all(heap);
+        }
+        if (heap->window_left-- == 0 && hak_options.bin_adapt) {
+            end_window(heap);
+        }
+        block = take_list(heap, size_class, &count);
+        if (!block) {
+            return NULL;
+        }
+        grow_limit(heap, size_class);
+    }
+    /* A chain may hold more than the limit: the next push then overflows, as it should. */
+    hak_tc_bin_set(bin, hak_link_next(block));
+    bin->room = (int32_t)heap->limits[size_class] - (int32_t)count + 1;
+    return block;
+}
+
+void hak_tc_flush(struct theap *heap)
+{
+    hak_remote_send_all(heap);
+    hak_lock_acquire(&heap->owner.lock);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        hak_small_put_list(&heap->owner, c, hak_tc_bin_first(&heap->bins[c]));
+        hak_small_put_list(&heap->owner, c, heap->spares[c].head);
+    }
+    hak_stat_sub(bin_budget, heap->budget);
+    heap->budget = 0;
+    /* With the lock held: so no block is in two places for anybody. */
+    hak_tc_init(heap);
+    hak_theap_unlock(heap);
+}
+
+/* UINT32_MAX if a link is broken. */
+static uint32_t list_length(const void *head, uint32_t stop_after)
+{
+    uint32_t n = 0;
+    int is_broken = 0;
+    for (; head && n <= stop_after; head = hak_link_look(head, &is_broken)) {
+        n++;
+    }
+    return is_broken ? UINT32_MAX : n;
+}
+
+static int list_holds(const void *head, const void *p, uint32_t most)
+{
+    int is_broken = 0;
+    for (uint32_t n = 0; head && n < most; n++, head = hak_link_look(head, &is_broken)) {
+        if (head == p) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most)
+{
+    return list_holds(hak_tc_bin_first(&heap->bins[size_class]), p, most) ||
+           list_holds(heap->spares[size_class].head, p, most);
+}
+
+int hak_tc_verify(const struct theap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        int64_t in_bin = (int64_t)heap->limits[c] - heap->bins[c].room;
+        if (in_bin < 0 || list_length(hak_tc_bin_first(&heap->bins[c]), (uint32_t)in_bin) != (uint32_t)in_bin) {
+            return VERIFY_TC_BIN;
+        }
+        if (list_length(heap->spares[c].head, heap->spares[c].count) != heap->spares[c].count) {
+            return VERIFY_TC_SPARE;
+        }
+    }
+    return hak_remote_verify(heap);
+}

@@ -1,0 +1,655 @@
+/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, and what a forked child changes. Locks: HEAPS for
+   the orphans, then the table of owners' and a heap's own; `shown_lock` for what fast paths see. Called by the slow paths of plain.c, by
+   pthread (end of a thread), by entry.c and by fork.c. */
+#include "heap/theap.h"
+
+#include <pthread.h>
+
+#include "ace/ace.h"
+#include "ace/adapt.h"
+#include "base/error.h"
+#include "base/options.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "heap/background.h"
+#include "hakmem/entry.h"
+#include "heap/fork.h"
+#include "heap/gate.h"
+#include "heap/small.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
+#include "superslab/pool.h"
+
+/* An owner that neither a heap nor a special tag has. */
+struct theap hak_theap_none = {.bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
+                         .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
+HAK_TLS struct theap *hak_self = &hak_theap_none;
+HAK_TLS struct theap *hak_theap_own = &hak_theap_none;
+
+/* Set when the thread's destructor has run: it gets no heap any more. */
+static HAK_TLS int is_ending;
+/* The heap that the thread's destructor is giving up, for a signal handler that forks meanwhile. */
+static HAK_TLS struct theap *leaving;
+
+static void thread_ends(void *heap);
+
+/* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
+#define ADOPT_SEARCH 16u
+#define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
+
+static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
+/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the gate, since its holders must not be
+   refused: for a few stores, within which nobody waits for anything. */
+static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
+static struct theap *orphans;
+/* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
+   their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
+static struct theap *shared;
+static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
+static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
+static uint32_t n_live;    /* heaps that have a thread */
+/* In a forked child: heaps of threads that it does not have are to be adopted, from the id after stale_id on. */
+static uint32_t has_stale, stale_id;
+uint32_t hak_theap_epoch = 1;
+static uint32_t is_ready;
+static int has_environment; /* not in functions that run before the C library's own start */
+static int are_hidden = 1;  /* no thread's fast paths see its heap */
+static pthread_key_t end_key;
+static int has_end_key;
+
+__attribute__((destructor)) static void print_at_end(void)
+{
+    if (hak_options.show_stats) {
+        hak_stat_print(2);
+    }
+}
+
+static void print_banner(void)
+{
+    struct hak_line line = {0, {0}};
+    hak_line_text(&line, "hakmem: variant=" HAKMEM_VARIANT);
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        hak_line_text(&line, " ");
+        hak_line_text(&line, hak_opt_rows[i].name);
+        hak_line_text(&line, "=");
+        hak_opt_line_value(&line, &hak_opt_rows[i],
+                       *(const uint64_t *)(const void *)((const char *)&hak_options + hak_opt_rows[i].offset));
+    }
+    hak_line_write(&line, 2);
+}
+
+static void read_options(void)
+{
+    char **environment = hak_os_ops.environ_();
+    has_environment = environment != NULL;
+    /* Who starts a program that has more privileges than he must not be able to tell it anything, nor to
+       have it write anything. */
+    hak_opt_init(&hak_options, hak_os_ops.is_secure() ? NULL : environment);
+    hak_fail_start();
+    hak_limit_configure(hak_options.limit_soft, hak_options.limit_hard);
+    if (hak_options.verbose) {
+        print_banner();
+    }
+}
+
+/* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this point; if one did, it
+   would find this thread without a heap and be served uncached. */
+static void start(void)
+{
+    read_options();
+    hak_link_start();
+    hak_ace_start();
+    hak_background_init();
+    shared_id = hak_owner_reserve();
+    atomic_store_release(&is_ready, 1u);
+}
+
+enum { NOT_STARTED, STARTING, STARTED };
+static uint32_t threads_state;
+
+/* What needs the C library's locks happens outside of ours. A second thread waits until the first has the key: otherwise its
+   end would go unnoticed. */
+static void start_threads(void)
+{
+    uint32_t expected = NOT_STARTED;
+    if (HAK_LIKELY(atomic_load_acquire(&threads_state) == STARTED)) {
+        return;
+    }
+    if (atomic_cas_strong(&threads_state, &expected, (uint32_t)STARTING)) {
+        has_end_key = pthread_key_create(&end_key, thread_ends) == 0;
+        hak_fork_start();
+        atomic_store_release(&threads_state, (uint32_t)STARTED);
+    }
+    while (atomic_load_acquire(&threads_state) != STARTED) {
+        hak_atomic_pause();
+    }
+}
+
+/* In a program of one thread nobody waits for the key. */
+__attribute__((constructor)) static void start_early(void)
+{
+    (void)hak_theap_acquire();
+    if (!has_environment) {
+        read_options();
+    }
+    if (hak_options.limit_soft == LIMIT_AUTO || hak_options.limit_hard == LIMIT_AUTO) {
+        hak_limit_read_cgroup(); /* before main: later no file may be opened */
+    }
+    hak_background_load();
+}
+
+/* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
+static struct theap *new_heap(uint32_t *reserved, enum lock_rank rank)
+{
+    uint32_t id = *reserved ? *reserved : hak_owner_reserve();
+    struct theap *heap = id ? (struct theap *)hak_os_meta_alloc(sizeof *heap) : NULL;
+    if (!heap) {
+        *reserved = id;
+        return NULL;
+    }
+    *reserved = 0;
+    heap->owner_tag = id << TAG_OWNER_SHIFT;
+    hak_tc_init(heap);
+    heap->owner.state = HEAP_ORPHAN;
+    heap->owner.epoch = hak_theap_epoch;
+    hak_owner_register_as(&heap->owner, id, OWNER_THREAD, rank);
+    hak_stat_add(heaps, 1);
+    return heap;
+}
+
+/* The shared heap, made at need: when the first thread ends, or finds no heap. NULL if there is no memory. */
+static struct theap *get_shared(void)
+{
+    struct theap *heap = atomic_load_acquire(&shared);
+    if (HAK_LIKELY(heap != NULL)) {
+        return heap;
+    }
+    hak_lock_acquire(&heaps_lock);
+    if (!is_ready) {
+        start();
+    }
+    if (!shared) {
+        heap = new_heap(&shared_id, LOCK_RANK_SHARED);
+        if (!heap && orphans) {
+            heap = orphans;
+            orphans = heap->next_orphan;
+            hak_stat_sub(orphans, 1);
+            hak_lock_acquire(&heap->owner.lock);
+            heap->owner.lock.rank = LOCK_RANK_SHARED;
+            hak_lock_release(&heap->owner.lock);
+        }
+        if (heap) {
+            hak_stat_sub(heaps, 1);
+            atomic_store_release(&shared, heap);
+        }
+    }
+    heap = shared;
+    hak_lock_release(&heaps_lock);
+    return heap;
+}
+
+int hak_theap_unlock(struct theap *heap)
+{
+    void *strays = heap->owner.bank.strays;
+    heap->owner.bank.strays = NULL;
+    hak_owner_release(&heap->owner);
+    hak_background_poke();
+    if (HAK_UNLIKELY(strays != NULL)) {
+        hak_remote_send_list(strays);
+    }
+    return strays != NULL;
+}
+
+/* Behind which id adopt_from_live begins: behind the own heap's, so that threads ask different ones; in a forked child, whose own heap
+   is often the only live one, where it stopped, so that all are asked in the end. */
+static uint32_t first_asked(const struct theap *heap)
+{
+    static uint32_t next;
+    return hak_theap_epoch == 1 ? heap->owner.id
+                           : atomic_add_relaxed(&next, ADOPT_SEARCH) % (atomic_load_relaxed(&hak_owner_table.n_id_words) * 64);
+}
+
+/* More slabs with free blocks of the class than its heap can use soon. */
+static int has_spare_slab(struct owner *owner, uint32_t size_class)
+{
+    const struct theap *heap = hak_theap_of_owner(owner);
+    return heap && owner->lock.rank == LOCK_RANK_HEAP &&
+           hak_bank_n_partial(&owner->bank, size_class) > (hak_theap_is_live(heap) ? ADOPT_SPARES : 0);
+}
+
+/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a stale one. No two threads wait
+   for each other's heap: one that is busy is passed by. */
+static void adopt_from_live(struct theap *heap, uint32_t size_class)
+{
+    uint32_t id = first_asked(heap);
+    if (atomic_load_relaxed(&n_live) < 2 && hak_theap_epoch == 1) {
+        return;
+    }
+    for (uint32_t n = ADOPT_SEARCH; n; n--) {
+        struct owner *from = hak_owner_next(&id);
+        if (!from) {
+            id = 0; /* behind the last comes the first */
+        } else if (from == &heap->owner) {
+            if (hak_theap_epoch == 1) {
+                return;
+            }
+        } else if (has_spare_slab(from, size_class) && hak_lock_try(&from->lock)) {
+            hak_bank_move_one(&from->bank, &heap->owner.bank, size_class);
+            hak_lock_release(&from->lock);
+            hak_stat_add(slabs_adopted, 1);
+            return;
+        }
+    }
+}
+
+/* Before fresh memory is taken: a slab with free blocks that somebody else does not use. Heap lock held. */
+static void adopt_slab(struct theap *heap, uint32_t size_class)
+{
+    struct theap *from = atomic_load_acquire(&shared);
+    if (from == heap) {
+        return;
+    }
+    if (from && hak_bank_n_partial(&from->owner.bank, size_class)) {
+        hak_lock_acquire(&from->owner.lock);
+        hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
+        hak_lock_release(&from->owner.lock);
+        hak_stat_add(slabs_adopted, 1);
+    } else {
+        adopt_from_live(heap, size_class);
+    }
+}
+
+uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, void **head)
+{
+    if (HAK_UNLIKELY(!hak_bank_n_partial(&heap->owner.bank, size_class))) {
+        adopt_slab(heap, size_class);
+    }
+    return hak_small_take(&heap->owner, size_class, want, head);
+}
+
+void hak_theap_tidy(struct theap *heap)
+{
+    struct theap *to = atomic_load_acquire(&shared);
+    hak_remote_collect(heap);
+    if (heap != to) {
+        hak_bank_release_empty(&heap->owner.bank);
+        if (to) {
+            hak_lock_acquire(&to->owner.lock);
+            hak_bank_move_all(&heap->owner.bank, &to->owner.bank);
+            hak_lock_release(&to->owner.lock);
+        }
+    }
+}
+
+static void set_live(struct theap *heap, int is_live)
+{
+    hak_lock_acquire(&heap->owner.lock);
+    hak_theap_mend(heap);
+    atomic_store_seq(&heap->owner.state, is_live ? hak_theap_epoch : HEAP_ORPHAN);
+    heap->owner.bank.keeps_empty = (uint8_t)is_live;
+    hak_lock_release(&heap->owner.lock);
+}
+
+void hak_theap_mend(struct theap *heap)
+{
+    if (HAK_UNLIKELY(heap->owner.epoch != hak_theap_epoch)) {
+        (void)atomic_exchange_seq(&heap->owner.inbox, NULL);
+        atomic_store_relaxed(&heap->owner.inbox_bytes, 0);
+        atomic_store_release(&heap->owner.epoch, hak_theap_epoch);
+    }
+}
+
+/* While calls go to a layer, every thread's `self` is hak_theap_none, so that all of them take the slow paths. */
+static void show_to_fast_paths(struct theap *heap)
+{
+    hak_lock_acquire(&shown_lock);
+    heap->self_at = &hak_self;
+    atomic_store_relaxed(&hak_self, are_hidden ? &hak_theap_none : heap);
+    hak_lock_release(&shown_lock);
+}
+
+static void hide_from_fast_paths(struct theap *heap)
+{
+    hak_lock_acquire(&shown_lock);
+    heap->self_at = NULL;
+    atomic_store_relaxed(&hak_self, &hak_theap_none);
+    hak_lock_release(&shown_lock);
+}
+
+/* A stale heap's thread is not there, nor its hak_self. */
+void hak_theap_switch(int (*change)(void *context), void *context)
+{
+    hak_lock_acquire(&shown_lock);
+    are_hidden = change(context);
+    struct owner *owner;
+    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
+        struct theap *heap = hak_theap_of_owner(owner);
+        if (heap && heap->self_at && hak_theap_is_live(heap)) {
+            atomic_store_relaxed(heap->self_at, are_hidden ? &hak_theap_none : heap);
+        }
+    }
+    hak_lock_release(&shown_lock);
+}
+
+/* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are forgotten. HEAPS lock held. */
+static struct theap *adopt_stale(void)
+{
+    while (has_stale) {
+        struct owner *owner = hak_owner_next(&stale_id);
+        struct theap *heap = hak_theap_of_owner(owner);
+        has_stale = owner != NULL;
+        if (heap && owner->state != HEAP_ORPHAN && !hak_theap_is_live(heap)) {
+            heap->budget = 0;
+            heap->is_inside = 0;
+            heap->self_at = NULL;
+            hak_tc_init(heap);
+            hak_stat_sub(orphans, 1);
+            return heap;
+        }
+    }
+    return NULL;
+}
+
+/* Inside the gate. */
+static struct theap *take_heap(void)
+{
+    hak_lock_acquire(&heaps_lock);
+    if (!is_ready) {
+        start();
+    }
+    struct theap *heap = orphans;
+    if (heap) {
+        orphans = heap->next_orphan;
+        hak_stat_sub(orphans, 1);
+    } else {
+        heap = adopt_stale();
+        heap = heap ? heap : new_heap(&next_id, LOCK_RANK_HEAP);
+    }
+    hak_lock_release(&heaps_lock);
+    if (heap) {
+        set_live(heap, 1);
+        hak_theap_own = heap;
+        if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
+            set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
+        }
+        show_to_fast_paths(heap);
+        (void)atomic_add_relaxed(&n_live, 1u);
+    }
+    return heap;
+}
+
+struct theap *hak_theap_acquire(void)
+{
+    if (hak_theap_own != &hak_theap_none) {
+        return hak_theap_own;
+    }
+    /* A signal handler may have interrupted this thread with shown_lock held. */
+    if (is_ending || hak_gate_thread.depth || hak_lock_is_mine(&shown_lock) || !hak_gate_enter()) {
+        return NULL;
+    }
+    /* Again: a signal handler may have forked in between, and a handler of that fork allocated. */
+    struct theap *heap = hak_theap_own != &hak_theap_none ? hak_theap_own : take_heap();
+    hak_gate_leave();
+    if (!heap) {
+        return NULL;
+    }
+    /* Outside of the gate, since they wait, or take locks of the C library, which a fork may hold that waits for the gate. They may
+       allocate: the heap is in place. */
+    hak_background_count();
+    start_threads();
+    if (has_end_key) {
+        (void)pthread_setspecific(end_key, heap);
+    }
+    return heap;
+}
+
+/* Leaves a heap whose cache is flushed to the next thread. */
+static void make_orphan(struct theap *heap)
+{
+    (void)get_shared();
+    set_live(heap, 0);
+    hak_lock_acquire(&heap->owner.lock);
+    hak_theap_tidy(heap);
+    (void)hak_theap_unlock(heap);
+    hak_lock_acquire(&heaps_lock);
+    heap->next_orphan = orphans;
+    orphans = heap;
+    hak_stat_add(orphans, 1);
+    hak_lock_release(&heaps_lock);
+}
+
+void hak_theap_end_thread(struct theap *heap)
+{
+    hak_tc_flush(heap);
+    make_orphan(heap);
+    (void)atomic_sub_relaxed(&n_live, 1u);
+}
+
+static void thread_ends(void *arg)
+{
+    struct theap *heap = (struct theap *)arg;
+    if (hak_theap_own != heap) {
+        return;
+    }
+    is_ending = 1;
+    leaving = heap;
+    hak_theap_own = &hak_theap_none; /* so that it enters by no word of a heap that may soon be another thread's */
+    hide_from_fast_paths(heap);
+    if (hak_gate_enter()) {
+        hak_theap_end_thread(heap);
+        leaving = NULL;
+        hak_gate_leave();
+        hak_background_count();
+    } else {
+        hak_fork_defer_thread(heap); /* nobody may wait for the gate: whoever opens it ends the heap */
+        leaving = NULL;
+    }
+}
+
+void *hak_theap_alloc_uncached(uint32_t size_class)
+{
+    void *block = NULL;
+    struct theap *heap = get_shared();
+    if (heap) {
+        hak_lock_acquire(&heap->owner.lock);
+        (void)hak_small_take(&heap->owner, size_class, 1, &block);
+        hak_lock_release(&heap->owner.lock);
+    }
+    return block;
+}
+
+/* What came back from other threads goes to its slabs. Owner's lock held. */
+static void collect(struct owner *owner)
+{
+    struct theap *heap = hak_theap_of_owner(owner);
+    if (heap) {
+        hak_remote_collect(heap);
+    }
+}
+
+/* Releases the lock of an owner of any kind. Returns 1 if blocks were sent on. */
+static int unlock(struct owner *owner)
+{
+    struct theap *heap = hak_theap_of_owner(owner);
+    if (heap) {
+        return hak_theap_unlock(heap);
+    }
+    hak_owner_release(owner);
+    return 0;
+}
+
+/* Returns 1 if blocks were sent on. */
+static int trim_owners(void)
+{
+    int n_sent_on = 0;
+    for (uint32_t id = 0; hak_owner_next(&id);) {
+        struct owner *owner = hak_owner_hold(id);
+        if (owner) {
+            collect(owner);
+            hak_bank_release_empty(&owner->bank);
+            n_sent_on += unlock(owner);
+        }
+    }
+    return n_sent_on != 0;
+}
+
+void hak_theap_trim_all(void)
+{
+    if (hak_theap_own != &hak_theap_none) {
+        hak_tc_flush(hak_theap_own);
+    }
+    /* Once more if blocks were sent on: perhaps to a heap that had been done. */
+    if (trim_owners()) {
+        (void)trim_owners();
+    }
+}
+
+/* Gives back what an owner keeps while nobody uses it. Owner's lock held. */
+static void rest(struct owner *owner)
+{
+    if (owner->n_uses != owner->seen_uses) {
+        owner->has_rested = 0;
+    } else if (!owner->has_rested || atomic_load_relaxed(&owner->inbox)) {
+        collect(owner);
+        hak_bank_release_empty(&owner->bank);
+        owner->has_rested = 1;
+    }
+    owner->seen_uses = owner->n_uses + 1; /* unlock will count the caller too */
+}
+
+/* Inside the gate. */
+static void rest_one(uint32_t id)
+{
+    struct owner *owner = hak_owner_hold(id);
+    if (owner) {
+        rest(owner);
+        (void)unlock(owner);
+    }
+}
+
+/* Inside the gate. */
+static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
+{
+    struct map_entry entry = hak_map_get(start);
+    struct owner *owner = TAG_IS_SLAB(entry.tag) ? hak_owner_hold(TAG_OWNER(entry.tag)) : NULL;
+    if (!owner) {
+        return;
+    }
+    /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
+    struct map_entry now = hak_map_get(start);
+    if (now.tag == entry.tag && now.ref == number) {
+        hak_stat_add(cold_bytes_purged, hak_slab_purge_cold(hak_pool_slab_of(number, start), tick));
+    }
+    hak_lock_release(&owner->lock);
+}
+
+/* Of the slabs of one superslab, those that nobody used since the last tick. The gate is left between two: a fork does not wait
+   long. */
+static void purge_cold_slabs(uint32_t number, uint16_t tick)
+{
+    char *base;
+    if (!hak_gate_enter()) {
+        return;
+    }
+    uint32_t mask = hak_pool_slab_mask(number, &base);
+    hak_gate_leave();
+    for (; mask; mask &= mask - 1) {
+        if (hak_gate_enter()) {
+            purge_cold_slab(number, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, tick);
+            hak_gate_leave();
+        }
+    }
+}
+
+void hak_theap_rest_all(void)
+{
+    static uint16_t tick;
+    tick++;
+    for (uint32_t id = 0; !hak_background_must_end() && hak_owner_next(&id);) {
+        if (hak_gate_enter()) {
+            rest_one(id);
+            hak_gate_leave();
+        }
+    }
+    for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n && !hak_background_must_end(); number++) {
+        purge_cold_slabs(number, tick);
+    }
+}
+
+uint32_t hak_theap_n_live(void)
+{
+    return atomic_load_seq(&n_live);
+}
+
+void hak_theap_refuse(void)
+{
+    struct theap *heap = hak_theap_own;
+    is_ending = 1;
+    hak_theap_own = &hak_theap_none;
+    if (heap != &hak_theap_none) {
+        hide_from_fast_paths(heap);
+    }
+}
+
+int hak_theap_is_ending(void)
+{
+    return is_ending;
+}
+
+int hak_theap_verify_all(void)
+{
+    int result = hak_theap_own != &hak_theap_none ? hak_tc_verify(hak_theap_own) : 0;
+    return result ? result : hak_owner_verify_all();
+}
+
+/* --- fork --- */
+
+/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a handler that interrupted the slow
+   path. */
+void hak_theap_receive_own(void)
+{
+    struct theap *heap = hak_theap_own;
+    if (heap != &hak_theap_none && hak_gate_thread.depth == 0 && hak_gate_enter()) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_remote_receive(heap);
+        (void)hak_theap_unlock(heap);
+        hak_gate_leave();
+    }
+}
+
+/* Whatever the holder of shown_lock was changing is done, once more or at all. */
+static void mend_shown(void)
+{
+    if (shown_lock.word && !hak_lock_is_mine(&shown_lock)) {
+        atomic_store_relaxed(&shown_lock.word, 0u);
+        hak_entry_mend();
+    }
+}
+
+/* The new epoch makes every heap but the own one stale. None is touched here: a child that leaves at once copies no page for it. */
+void hak_theap_fork_child(void)
+{
+    struct theap *own = leaving ? leaving : hak_theap_own;
+    int64_t n_own = own != &hak_theap_none;
+    atomic_store_relaxed(&hak_theap_epoch, hak_theap_epoch + 1);
+    has_stale = 1;
+    stale_id = 0;
+    if (n_own) {
+        own->owner.state = own->owner.state == HEAP_ORPHAN ? HEAP_ORPHAN : hak_theap_epoch;
+        own->owner.inbox = NULL; /* other threads were pushing */
+        own->owner.inbox_bytes = 0;
+        own->owner.epoch = hak_theap_epoch;
+    }
+    hak_stat_add(orphans, hak_stat_get(heaps) - n_own - hak_stat_get(orphans));
+    hak_stat_add(bin_budget, (int64_t)own->budget - hak_stat_get(bin_budget));
+    atomic_store_relaxed(&n_live, (uint32_t)n_own);
+    /* These handlers are registered behind the key: another thread had made it. */
+    atomic_store_release(&threads_state, (uint32_t)STARTED);
+    mend_shown();
+    hak_entry_fork_child();
+}
+
+int hak_theap_lose(struct lock *lock)
+{
+    return lock == &shown_lock || hak_owner_lose(lock, hak_theap_own != &hak_theap_none ? &hak_theap_own->owner : NULL);
+}
