@@ -5,7 +5,7 @@
 // bytes to 32 KiB, small ones far more often (the size is uniform in its logarithm). Every call is
 // timed by itself, with the clock's own cost left in (some 20 ns, the same for all allocators). A
 // histogram of 16 steps a doubling holds the times.
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 
 enum { STEP_BITS = 4, STEPS = 1 << STEP_BITS, BUCKETS = 64 * STEPS, MIN_BITS = 4, MAX_BITS = 15 };
 

@@ -5,7 +5,7 @@
 // WORKING_SET slots of its own, so that nothing is shared but the allocator. The clock runs from
 // the moment when all threads are ready until the last one has done. No locks but the barrier at
 // the start. Run by compare.py, the callgrind test, or by hand.
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 
 #include <pthread.h>
 

@@ -8,7 +8,7 @@
 // processor of its own: left to itself, the kernel often runs both on one for the whole run, as
 // they wake each other, and then nothing crosses between caches, at twice the speed. No locks:
 // `head` belongs to the producer, `tail` to the consumer. Run by compare.py, or by hand.
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -4,7 +4,7 @@
 // gets a new block, whose first and last byte are written. So about half of the slots are occupied,
 // and half of the operations are allocations. No locks. Run by compare.py, by the callgrind test,
 // or by hand.
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 
 enum { MIN_SIZE = 16, MAX_SIZE = 1024 };
 

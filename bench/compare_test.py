@@ -495,6 +495,7 @@ class ProgramsTest(CompareCase):
     """With programs: real processes, but fakes of the workloads."""
 
     def program(self, name, text):
+        os.makedirs(os.path.dirname(os.path.join(self.folder, name)), exist_ok=True)
         self.write(name, "#!/bin/sh\n" + text)
         os.chmod(os.path.join(self.folder, name), stat.S_IRWXU)
 
@@ -509,7 +510,7 @@ class ProgramsTest(CompareCase):
         )
 
     def run_two(self, *arguments):
-        self.program("measure", '"$@" || exit $?\necho \'{"peak_kib": 2048}\' >&3\n')
+        self.program("common/measure", '"$@" || exit $?\necho \'{"peak_kib": 2048}\' >&3\n')
         chosen = ["--bench", "prod_cons", "--allocator", "hakmem", "--allocator", "glibc"]
         return self.compare(
             "--bin-dir", self.folder, "--quick", *chosen, *arguments, tools=compare.Tools

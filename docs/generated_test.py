@@ -12,7 +12,8 @@ import tempfile
 import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-PARTS = ["base", "limit", "superslab", "mid_mt", "ace", "hakmem", "owner", "tiny", "heap"]
+PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe",
+         "malloc"]
 
 
 def read(*path):
@@ -85,6 +86,7 @@ class InternalHeadersTest(unittest.TestCase):
         "superslab/superslab.h",
         "ace/ace.h",
         "mid_mt/mid_mt.h",
+        "tiny/tiny.h",
         "hakmem/hakmem.h",
     }
 

@@ -92,21 +92,6 @@ void hak_heap_forget_large(const void *p)
 
 /* --- blocks --- */
 
-void hak_heap_put(void *block, uint32_t tag)
-{
-    struct hak_heap *heap = hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
-    HAK_CHECK(heap, "invalid pointer freed (it belongs to a pool of its own)", block);
-    if (HAK_UNLIKELY(!hak_gate_enter())) {
-        hak_fork_defer_block(block);
-        return;
-    }
-    hak_lock_acquire(&heap->owner.lock);
-    hak_small_put(&heap->owner, TAG_CLASS(tag), block);
-    hak_owner_release(&heap->owner);
-    hak_gate_leave();
-    hak_background_poke();
-}
-
 struct hak_heap *hak_heap_of(const void *p)
 {
     uint32_t tag = hak_map_find(p).tag;

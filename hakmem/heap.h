@@ -38,8 +38,6 @@ static inline struct hak_heap *hak_heap_of_owner(struct owner *owner)
                : NULL;
 }
 
-/* Gives a small block back to its slab, or waits with it while the gate is closed. Aborts if it is no first-class heap's. */
-void hak_heap_put(void *block, uint32_t tag);
 /* hak_ace_resize of a block of the heap. Inside the gate. */
 void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size);
 /* The heap that a block belongs to, from the start of the block; NULL if it is no first-class heap's. */

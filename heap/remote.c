@@ -17,7 +17,7 @@
 #include "heap/gate.h"
 #include "heap/theap.h"
 #include "heap/small.h"
-#include "hakmem/heap.h"
+#include "heap/background.h"
 
 #define COUNT_SHIFT 48
 #define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
@@ -107,10 +107,28 @@ static int is_sent(struct owner *owner)
     return hak_theap_of_owner(owner) || (owner && hak_owner_is_lost(owner));
 }
 
+/* Gives a first-class heap's block back to its slab, or waits with it while the gate is closed:
+   nothing of such a heap waits anywhere else. */
+static void put_home(void *block, uint32_t tag)
+{
+    struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
+    HAK_CHECK(owner && owner->kind == OWNER_HEAP,
+              "invalid pointer freed (it belongs to a pool of its own)", block);
+    if (HAK_UNLIKELY(!hak_gate_enter())) {
+        hak_fork_defer_block(block);
+        return;
+    }
+    hak_lock_acquire(&owner->lock);
+    hak_small_put(owner, TAG_CLASS(tag), block);
+    hak_owner_release(owner);
+    hak_gate_leave();
+    hak_background_poke();
+}
+
 void hak_remote_free_now(void *block, uint32_t tag)
 {
     if (HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
-        hak_heap_put(block, tag);
+        put_home(block, tag);
         return;
     }
     hak_link_set(block, NULL);
@@ -169,7 +187,7 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
     }
     if (slot->limit == 0) {
         if (HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
-            hak_heap_put(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
+            put_home(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
             keep(heap, block, TAG_CLASS(tag));
         }

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "hakmem/hakmem.h"
-#include "preload/command.h"
+#include "command/command.h"
 #include "trace/record.h"
 
 static const char usage[] =

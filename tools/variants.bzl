@@ -3,6 +3,7 @@ one build.
 
 For hakmem's own BUILD files:
   hak_component(name, deps, prefixes, ...)            a part: its library, its tests, its sources
+  hak_component_record(component, prefixes, ...)      `component` and `sources` alone
   hak_cc_library(name, srcs, hdrs, deps, ...)         a C library, compiled as the variant asks
   hak_variant_cc_test(name, srcs, deps, ...)          a GoogleTest, run in each variant
   hak_variant_cc_tests(srcs = glob(["*_test.cc"]), deps, ...)  one hak_variant_cc_test a file
@@ -107,21 +108,25 @@ _component_record = rule(
     doc = "What tests read of a component: a line each, `component NAME`, `prefix PREFIX`, `public HEADER`.",
 )
 
-def hak_component(name, prefixes, deps = [], public_hdrs = [], visibility = [], test_deps = [], test_kwargs = {}):
-    """A part of hakmem, from the files of its folder: NAME (the library), a test of each *_test.cc in each variant, `sources`,
-    and `component` (a file that names the part's prefixes and public headers).
+def hak_component(name, prefixes, deps = [], public_hdrs = [], visibility = [], test_deps = [], test_exclude = [], test_kwargs = {}, **kwargs):
+    """A part of hakmem, from the files of its folder.
+
+    Makes NAME (the library), a test of each *_test.cc in each variant, `sources`, and `component` (a file that names the
+    part's prefixes and public headers).
 
     Every header may be included by the parts that depend on this one. A consumer may include `public_hdrs` alone: the others
     begin with base/internal.h, which stops a compiler that hakmem's own macros did not call.
 
     Args:
-      name: of the part and its library.
-      prefixes: what the names begin with that its files share with others.
+      name: of the library.
+      prefixes: functions and variables that cross files are called hak_PREFIX...; //checks/names proves it.
       deps: the parts below.
       public_hdrs: headers that a consumer may include.
       visibility: of the library.
       test_deps: what its tests need besides //testing.
+      test_exclude: tests that the BUILD file declares by itself.
       test_kwargs: for hak_variant_cc_tests.
+      **kwargs: for the library.
     """
     hak_cc_library(
         name = name,
@@ -130,15 +135,26 @@ def hak_component(name, prefixes, deps = [], public_hdrs = [], visibility = [], 
         textual_hdrs = native.glob(["*.def"]),
         visibility = visibility,
         deps = deps,
+        **kwargs
     )
     hak_variant_cc_tests(
-        srcs = native.glob(["*_test.cc"]),
+        srcs = native.glob(["*_test.cc"], exclude = test_exclude),
         deps = [":" + name, str(Label("//testing"))] + test_deps,
         **test_kwargs
     )
+    hak_component_record(name, prefixes, public_hdrs)
+
+def hak_component_record(component, prefixes, public_hdrs = []):
+    """`component` and `sources` of a folder, as hak_component makes them.
+
+    Args:
+      component: the part's name.
+      prefixes: as for hak_component.
+      public_hdrs: as for hak_component.
+    """
     _component_record(
         name = "component",
-        component = name,
+        component = component,
         prefixes = prefixes,
         public_hdrs = public_hdrs,
         visibility = ["//visibility:public"],

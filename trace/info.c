@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "preload/command.h"
+#include "command/command.h"
 #include "trace/record.h"
 #include "trace/trace.h"
 

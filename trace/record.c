@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "preload/command.h"
+#include "command/command.h"
 #include "trace/merge.h"
 #include "trace/raw.h"
 

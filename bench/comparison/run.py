@@ -65,7 +65,7 @@ def run_once(place, workload, allocator, mode, seed):
         # The report has to arrive as descriptor 3: sh puts it there and becomes `measure`.
         command = [
             "/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh",
-            os.path.join(place.bin_dir, "measure"),
+            os.path.join(place.bin_dir, "common", "measure"),
         ]
         command += ["-p", library] if library else []
         command += command_of(place, workload, allocator, mode, seed)
@@ -158,7 +158,7 @@ def noise(place):
     difference."""
     try:
         done = subprocess.run(
-            [os.path.join(place.bin_dir, "spin"), str(SPINS)],
+            [os.path.join(place.bin_dir, "common", "spin"), str(SPINS)],
             capture_output=True,
             text=True,
             timeout=60,

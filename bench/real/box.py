@@ -12,7 +12,7 @@ import tempfile
 import time
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-MEASURE = os.path.join(os.path.dirname(FOLDER), "measure")
+MEASURE = os.path.join(os.path.dirname(FOLDER), "common", "measure")
 PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/lib/postgresql/15/bin"
 LIBC = ("/lib/x86_64-linux-gnu/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6")
 LIMIT_S = 280

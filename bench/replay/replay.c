@@ -13,7 +13,7 @@
 // thread begins the calls of one window before all calls of the one before are done. A window of 1
 // is the trace's exact order, 0 none at all, and 1,024 keeps the interleaving at a cost that cannot
 // be felt.
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 #include "trace/trace.h"
 
 #include <fcntl.h>

@@ -8,7 +8,7 @@
 #ifndef HAKMEM_BENCH_WORKLOADS_WORKLOAD_H_
 #define HAKMEM_BENCH_WORKLOADS_WORKLOAD_H_
 
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 
 #include <pthread.h>
 

@@ -11,7 +11,7 @@
 #ifndef HAKMEM_BENCH_WORST_WORST_H_
 #define HAKMEM_BENCH_WORST_WORST_H_
 
-#include "bench/bench_common.h"
+#include "bench/common/bench_common.h"
 
 #include <fcntl.h>
 #include <malloc.h>

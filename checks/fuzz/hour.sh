@@ -34,10 +34,7 @@ build() {
     esac
     mkdir "$work/$1"
     for source in base/*.c limit/*.c superslab/*.c owner/*.c tiny/*.c mid_mt/*.c ace/*.c \
-        hakmem/*.c; do
-        case $source in
-        malloc/malloc.c | malloc/new_delete.c | malloc/libc_names.c) continue ;;
-        esac
+        heap/*.c hakmem/*.c observe/*.c; do
         clang -std=c17 $flags $defines "-DHAKMEM_VARIANT=\"$1\"" $checks \
             -fsanitize=fuzzer-no-link -c "$source" -o "$work/$1/$(echo "$source" | tr / _).o"
     done

@@ -18,7 +18,8 @@ COMPILER, MACHINE = {
     "musl": ("musl-gcc", []),
     "aarch64": ("aarch64-linux-gnu-gcc", ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]),
 }[TARGET]
-PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "hakmem"]
+PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "heap",
+         "hakmem", "observe", "malloc"]
 FLAGS = (
     "-DHAKMEM_INTERNAL=1 -std=c17 -D_GNU_SOURCE -fPIC -fvisibility=hidden "
     "-ftls-model=initial-exec -fno-builtin-malloc -fno-builtin-calloc "
@@ -33,7 +34,7 @@ VARIANTS = {
 }
 # C++'s operators need a C++ compiler, which neither toolchain has here.
 NOT_C = {"malloc/new_delete.c", "malloc/late_symbol.c"}
-NOT_IN_STRESS = ("hakmem_malloc.c.o", "hakmem_malloc_names.c.o", "hakmem_libc_names.c.o")
+NOT_IN_STRESS = ("malloc_malloc.c.o", "malloc_malloc_names.c.o", "malloc_libc_names.c.o")
 PROGRAMS = ["early_late", "exhausted", "fork", "guest", "loading", "signals"]
 # qemu-user: its own memory counts towards limits and peaks, it cannot fork when it has threads, and
 # /proc/self/exe is qemu.

@@ -1,7 +1,7 @@
 /* Shared by the parts of the `hakmem` command: exit statuses, finding a library to preload and a
    program to run. */
-#ifndef HAKMEM_PRELOAD_COMMAND_H
-#define HAKMEM_PRELOAD_COMMAND_H
+#ifndef HAKMEM_COMMAND_COMMAND_H
+#define HAKMEM_COMMAND_COMMAND_H
 
 #include <limits.h>
 

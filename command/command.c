@@ -1,6 +1,6 @@
 /* Shared by the parts of the `hakmem` command: finds the library and the program, and prints why
    one cannot be used. One process, no threads. */
-#include "preload/command.h"
+#include "command/command.h"
 
 #include <elf.h>
 #include <errno.h>

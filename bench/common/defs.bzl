@@ -1,12 +1,9 @@
-"""bench_binaries: one workload linked with every allocator. workload_test: one workload measured as
-a Bazel test."""
-
-load("//tools:python.bzl", "python_test")
+"""bench_binaries: one workload linked with every allocator."""
 
 # Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc
 # serves. All are shared objects, hakmem too, so that none has the advantage of direct calls.
 ALLOCATORS = {
-    "hakmem": "//bench:hakmem_shared",
+    "hakmem": "//bench/common:hakmem_shared",
     "jemalloc": "@jemalloc//:jemalloc",
     "mimalloc": "@mimalloc//:mimalloc",
     "tcmalloc": "@tcmalloc//:tcmalloc",
@@ -51,13 +48,13 @@ def bench_binaries(name, srcs, deps = []):
     for allocator, library in ALLOCATORS.items():
         native.cc_binary(
             name = name + "_" + allocator,
-            deps = deps + ["//bench:bench_common"] + ([library] if library else []),
+            deps = deps + ["//bench/common:bench_common"] + ([library] if library else []),
             **common
         )
     native.cc_binary(
         name = name + "_hakmem_static",
         malloc = "//hakmem:malloc",
-        deps = deps + ["//bench:bench_common"],
+        deps = deps + ["//bench/common:bench_common"],
         **common
     )
     native.filegroup(
@@ -65,36 +62,4 @@ def bench_binaries(name, srcs, deps = []):
         srcs = [name + "_" + allocator for allocator in ALLOCATORS] + [name + "_hakmem_static"],
         tags = TAGS,
         visibility = ["//bench:__subpackages__"],
-    )
-
-def workload_test(name, program, data = []):
-    """Declares workload_NAME, which measures one workload of workloads.json.
-
-    It leaves result.json and result.html as test outputs.
-
-    Args:
-      name: the workload's name in workloads.json.
-      program: the target that bench_binaries made of its program; a test takes no others to the
-        machine that runs it.
-      data: files that the program reads.
-    """
-    python_test(
-        name = "workload_" + name,
-        size = "large",
-        srcs = ["//bench:compare_modules"],
-        data = data + [
-            program,
-            "//bench:measuring",
-        ],
-        args = [
-            "--test-outputs",
-            "--bench",
-            name,
-        ],
-        main = "compare.py",
-        # Alone on its machine while it runs.
-        tags = TAGS + [
-            "exclusive-if-local",
-            "manual",
-        ],
     )
