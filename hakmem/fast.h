@@ -7,12 +7,8 @@
 
 #include "base/internal.h"
 
-#include "heap/theap.h"
+#include "heap/tcache.h"
 #include "superslab/map.h"
-
-/* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the tiny ones without the
-   instruction that finds this table. */
-extern const uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
 
 /* Slow paths, in api.c: they go to the table of entry points (entry.h). */
 HAK_COLD void *hak_fast_slow_malloc(size_t size); /* large */
@@ -43,27 +39,6 @@ static inline void hak_validate_alignment(const void *p, size_t alignment)
 }
 #endif
 
-/* Variants that validate write the heap into the second word of a block that goes into one of its bins, and clear it when the
-   block is handed out: a second free sees it, and looks through the bin. (The program may have written the same by chance.) */
-static HAK_ALWAYS_INLINE void hak_tc_mark_free(struct theap *heap, void *p)
-{
-    if (HAK_VALIDATE) {
-        ((void **)p)[1] = heap;
-    }
-}
-
-static HAK_ALWAYS_INLINE void hak_tc_unmark_free(void *p)
-{
-    if (HAK_VALIDATE) {
-        ((void **)p)[1] = NULL;
-    }
-}
-
-static HAK_ALWAYS_INLINE int hak_tc_is_marked_free(const struct theap *heap, const void *p)
-{
-    return HAK_VALIDATE && ((void *const *)p)[1] == (const void *)heap;
-}
-
 /* What the compiler does not do by itself. FORGET makes it forget what it knows of a register, so that it folds heap + offset
    into each access's address instead of computing it in an instruction of its own; the letters keep heap and offset out of
    the register of the returned block, which saves the move at malloc's end. They emit nothing. */
@@ -76,37 +51,6 @@ static HAK_ALWAYS_INLINE int hak_tc_is_marked_free(const struct theap *heap, con
 #define FORGET_OFFSET(offset) __asm__("" : "+r"(offset))
 #define FORGET_LINK(link)     __asm__("" : "+r"(link))
 #endif
-
-/* --*room < 0, by one instruction in memory. */
-static HAK_ALWAYS_INLINE int hak_tc_take_room(int32_t *room)
-{
-#if defined(__x86_64__)
-    int is_negative;
-    __asm__("subl $1, %0" : "+m"(*room), "=@ccs"(is_negative));
-    return is_negative;
-#else
-    return --*room < 0;
-#endif
-}
-
-static HAK_ALWAYS_INLINE struct bin *hak_tc_bin_at(struct theap *heap, size_t offset)
-{
-    return (struct bin *)(void *)((char *)heap + offset);
-}
-
-/* The bin's first block, NULL if it is empty or its link is broken (which hak_request_small tells apart). */
-static HAK_ALWAYS_INLINE void *hak_tc_bin_take(struct bin *bin)
-{
-    void *block = bin->head;
-    int64_t link = *(int64_t *)block;
-    if (HAK_UNLIKELY(hak_link_decode(&link))) {
-        return NULL;
-    }
-    bin->head = (void *)(uintptr_t)link;
-    bin->room++;
-    hak_tc_unmark_free(block);
-    return block;
-}
 
 /* A block of the class if the thread has one at hand; NULL also while there is a layer (entry.h). */
 static HAK_ALWAYS_INLINE void *hak_fast_take(uint32_t size_class)

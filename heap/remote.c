@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/theap.h"
 #include "heap/small.h"

@@ -6,9 +6,9 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "base/verify.h"
-#include "hakmem/fast.h"
 #include "heap/gate.h"
 #include "heap/small.h"
+#include "heap/tcache.h"
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
 #define SEND_EVERY 64u
