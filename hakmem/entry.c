@@ -2,8 +2,11 @@
    together with what fast paths see of the heaps, with the HEAPS lock held (hak_theap_switch). */
 #include "hakmem/entry.h"
 
-#include "heap/theap.h"
+#include "hakmem/fallback.h"
+#include "hakmem/heap.h"
 #include "hakmem/plain.h"
+#include "heap/fork.h"
+#include "heap/theap.h"
 
 const struct entry_table hak_entry_plain = {
     .malloc = hak_plain_malloc,
@@ -216,3 +219,25 @@ void hak_entry_remove(struct entry_layer *layer)
     (void)start();
     hak_theap_switch(remove_, layer);
 }
+
+static int is_libcs(const void *p)
+{
+    return hak_fallback_holds(p) != 0;
+}
+
+static int end_heap(struct owner *owner)
+{
+    struct hak_heap *heap = hak_heap_of_owner(owner);
+    if (heap) {
+        hak_heap_end(heap);
+    }
+    return heap != NULL;
+}
+
+const struct fork_parts hak_entry_fork_parts = {
+    .is_libcs = is_libcs,
+    .free_block = hak_plain_free,
+    .end_heap = end_heap,
+    .mend = hak_entry_mend,
+    .in_child = hak_entry_fork_child,
+};

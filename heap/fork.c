@@ -8,13 +8,10 @@
 #include "base/error.h"
 #include "base/lock.h"
 #include "heap/background.h"
-#include "hakmem/fallback.h"
 #include "heap/gate.h"
 #include "heap/theap.h"
 #include "heap/limbo.h"
-#include "hakmem/plain.h"
 #include "heap/small.h"
-#include "hakmem/heap.h"
 #include "superslab/superslab.h"
 
 static LOCK_DEFINE(deferred_lock, LOCK_RANK_DEFERRED);
@@ -63,7 +60,7 @@ static void free_block(void *p)
     uint32_t tag = hak_map_find(p).tag;
     struct owner *owner = TAG_IS_SLAB(tag) ? hak_owner_by_id(TAG_OWNER(tag)) : NULL;
     if (!owner || owner->kind != OWNER_POOL) {
-        hak_plain_free(p);
+        hak_entry_fork_parts.free_block(p);
         return;
     }
     hak_lock_acquire(&owner->lock);
@@ -76,7 +73,7 @@ static void free_blocks(void *p)
 {
     while (p) {
         struct ss_lookup found = hak_super_lookup(p);
-        HAK_CHECK(found.kind == SS_NOT_OURS ? hak_fallback_holds(p) != 0 : found.is_allocated && found.start == p,
+        HAK_CHECK(found.kind == SS_NOT_OURS ? hak_entry_fork_parts.is_libcs(p) : found.is_allocated && found.start == p,
                   "block freed twice, or invalid pointer freed (not the start of a block)", p);
         void *next = *(void **)p;
         free_block(p);
@@ -86,10 +83,7 @@ static void free_blocks(void *p)
 
 static void end_owner(struct owner *owner)
 {
-    struct hak_heap *heap = hak_heap_of_owner(owner);
-    if (heap) {
-        hak_heap_end(heap);
-    } else {
+    if (!hak_entry_fork_parts.end_heap(owner)) {
         hak_owner_end_pool(owner);
     }
 }

@@ -14,6 +14,16 @@ HAK_EXTERN_C_BEGIN
 struct theap;
 struct owner;
 
+/* What the rooms above do for a fork; hakmem defines it (entry.c). */
+struct fork_parts {
+    int (*is_libcs)(const void *p);         /* libc serves the block */
+    void (*free_block)(void *p);            /* plain free */
+    int (*end_heap)(struct owner *owner);   /* ends a first-class heap; 0 if the owner is none */
+    void (*mend)(void);                     /* the table of entry points is made whole */
+    void (*in_child)(void);                 /* what the child does above */
+};
+extern const struct fork_parts hak_entry_fork_parts HAK_HIDDEN;
+
 /* Registers the handlers of fork. Once, no lock held, outside of the gate: the C library's own locks are taken. */
 void hak_fork_start(void);
 

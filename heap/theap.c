@@ -12,7 +12,6 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "heap/background.h"
-#include "hakmem/entry.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/small.h"
@@ -622,7 +621,7 @@ static void mend_shown(void)
 {
     if (shown_lock.word && !hak_lock_is_mine(&shown_lock)) {
         atomic_store_relaxed(&shown_lock.word, 0u);
-        hak_entry_mend();
+        hak_entry_fork_parts.mend();
     }
 }
 
@@ -646,7 +645,7 @@ void hak_theap_fork_child(void)
     /* These handlers are registered behind the key: another thread had made it. */
     atomic_store_release(&threads_state, (uint32_t)STARTED);
     mend_shown();
-    hak_entry_fork_child();
+    hak_entry_fork_parts.in_child();
 }
 
 int hak_theap_lose(struct lock *lock)
