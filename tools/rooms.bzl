@@ -13,6 +13,7 @@ _POOL = ["base", "superslab", "owner"]
 
 # folder -> (sentence, rooms that it may name)
 ROOMS = {
+    "docs": ("pages for people: the design, what was measured, what is generated from the tables", []),
     "base": ("what knows nothing of allocating", []),
     "limit": ("the memory limit, and why a request failed", _BASE),
     "superslab": ("regions of 2 MiB, what is cut from them, and the pointer map", ["base", "limit"]),
@@ -26,8 +27,7 @@ ROOMS = {
     "malloc": ("the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*", ["base", "superslab", "heap", "hakmem"]),
     "command": ("what the subcommands of the `hakmem` command share", []),
     "trace": ("the recorder of a program's calls, and its format", ["base", "hakmem", "command"]),
-    "preload": ("`libhakmem.so`, and the `hakmem` command", ["hakmem", "malloc", "command", "trace"]),
-    "docs": ("pages for people: the design, what was measured, what is generated from the tables", []),
+    "preload": ("`libhakmem.so`, and the `hakmem` command", ["docs", "hakmem", "malloc", "command", "trace"]),
     "checks": ("everything that attacks the library from outside of its parts", []),
     "checks/bins_replay": ("thread caches of threads that sleep", ["base", "hakmem"]),
     "checks/ace_replay": ("the controller's choices, pattern by pattern, held against fixed ones", ["base", "superslab", "ace", "docs", "checks/bins_replay"]),
