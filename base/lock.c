@@ -109,7 +109,7 @@ void hak_lock_wake(struct lock *lock)
 
 #if HAK_DEBUG
 enum { MAX_HELD = 16 };
-static HAK_TLS uint32_t held[MAX_HELD];
+static HAK_TLS uint8_t held[MAX_HELD]; /* ranks: static thread-local storage is scarce */
 static HAK_TLS uint32_t n_held;
 
 void hak_lock_rank_push(const struct lock *lock, int is_try)
@@ -122,7 +122,7 @@ void hak_lock_rank_push(const struct lock *lock, int is_try)
     if (highest > lock->rank || (highest == lock->rank && !(is_try && lock->rank == LOCK_RANK_HEAP))) {
         hak_fatal("lock taken against its rank", lock);
     }
-    held[n_held++] = lock->rank;
+    held[n_held++] = (uint8_t)lock->rank;
 }
 
 void hak_lock_rank_pop(const struct lock *lock)
@@ -133,7 +133,7 @@ void hak_lock_rank_pop(const struct lock *lock)
     n_held--;
     /* Mostly the last one taken; else close the gap, so that the rest stays in order of rank. */
     for (uint32_t i = n_held; i-- > 0 && held[n_held] != lock->rank;) {
-        uint32_t rank = held[i];
+        uint8_t rank = held[i];
         held[i] = held[n_held];
         held[n_held] = rank;
     }

@@ -306,8 +306,7 @@ const Setting SETTINGS[] = {
      true},
 #endif
 };
-const size_t SIZES[] = {1,    16,   100,   128,   129,    1000,   1024,
-                        1025, 4000, 32768, 32769, 100000, 140000, 3 << 20};
+const size_t SIZES[] = {1, 128, 129, 1024, 5000, 32768, 32769, 140000, 3 << 20};
 
 const unsigned char *pattern()
 {

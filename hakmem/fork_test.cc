@@ -263,7 +263,9 @@ TEST(Fork, SlabsOfOtherThreadsServeTheChild)
         for (size_t i = 0; i < own.size() - 4000; i++) {
             again.push_back(hak_malloc(200));
         }
-        int result = hak_stat_get(heap_used_bytes) > used + 4 * static_cast<int64_t>(SS_UNIT_BYTES) ? 1 : hak_verify() ? 2 : 0;
+        int result = hak_stat_get(heap_used_bytes) > used + 4 * static_cast<int64_t>(SS_UNIT_BYTES) ? 1
+                     : hak_verify()                                                             ? 2
+                                                                                                : 0;
         for (void *p : again) {
             hak_free(p);
         }
@@ -643,6 +645,28 @@ TEST(ForkUnderWay, OpenAndClosedInTurn)
     EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
 }
 
+/* Blocks of an orphan come home when the gate opens, without anybody's next call. */
+TEST(ForkUnderWay, WhatIsSentToAnOrphan)
+{
+    hak_free(hak_malloc(1));
+    void *p = nullptr;
+    uint32_t id = 0;
+    std::thread([&] {
+        p = hak_malloc(3000);
+        id = hak_theap_own->owner.id;
+    }).join();
+    void *of_owner = p;
+    uint32_t owner = hak_super_lookup(of_owner).owner; /* its heap, or the one that has taken its slab over */
+    {
+        Closed closed;
+        std::thread([&] { hak_free(of_owner); }).join(); /* by a thread without a heap: sent at once */
+        EXPECT_NE(hak_owner_by_id(owner)->inbox, nullptr);
+    }
+    EXPECT_EQ(hak_owner_by_id(owner)->inbox, nullptr);
+    EXPECT_EQ(hak_super_lookup(of_owner).is_allocated, 0);
+    EXPECT_NE(id, 0u);
+}
+
 /* Freed twice while it waits: found when it is done, at the latest. */
 void free_twice_meanwhile(size_t size)
 {
@@ -687,10 +711,11 @@ TEST(ForkUnderWay, AChildHasTheHeapsThatWereBeingLeft)
     phase = 2;
     ends.join(); /* its heap waits */
     std::vector<char *> none;
-    EXPECT_EQ(exit_code_of_child(none, [](const std::vector<char *> &) {
-                  hak_gate_open(); /* the parent's handlers are not through */
-                  return all_heaps_are_orphans({});
-              }),
+    EXPECT_EQ(exit_code_of_child(none,
+                                 [](const std::vector<char *> &) {
+                                     hak_gate_open(); /* the parent's handlers are not through */
+                                     return all_heaps_are_orphans({});
+                                 }),
               0);
     hak_gate_open();
     EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);

@@ -142,7 +142,7 @@ static void *take_small(struct want *want, uint32_t size_class)
         return take_aside(want);
     }
     if (HAK_UNLIKELY(!atomic_load_acquire(&owner->id)) && !has_id(want->heap)) {
-        return NULL;
+        return take_aside(want); /* no id is left: it was made, so it serves */
     }
     hak_lock_acquire(&owner->lock);
     (void)hak_small_take(owner, size_class, 1, &block);
@@ -305,9 +305,9 @@ void hak_plain_heap_destroy(struct hak_heap *heap)
 {
     int saved = errno;
     HAK_CHECK(atomic_exchange_seq(&heap->owner.is_live, 0u), "heap destroyed twice", heap);
-    hak_fork_catch_up(); /* blocks of it that were freed while the gate was closed */
     hak_limbo_free_of(&heap->owner);
     if (hak_gate_enter()) {
+        hak_fork_catch_up_inside(); /* blocks of it that were freed while the gate was closed */
         hak_heap_end(heap);
         hak_gate_leave();
     } else {

@@ -15,15 +15,16 @@
 #include "superslab/superslab.h"
 
 static LOCK_DEFINE(deferred_lock, LOCK_RANK_DEFERRED);
-static void *blocks;              /* linked through their first words */
+static void *blocks;            /* linked through their first words */
 static struct owner *destroyed; /* by next_unused */
-static struct theap *left;         /* by next_orphan */
-static uint32_t n_ended;          /* threads whose heaps were left; told to hak_background_count when it is 0 again */
+static struct theap *left;       /* by next_orphan */
+static uint32_t is_uncollected; /* an orphan has an inbox */
+static uint32_t n_ended; /* threads whose heaps were left; told to hak_background_count when it is 0 again */
 
 static void catch_up_if_open(void)
 {
     if (!hak_gate_is_closed()) {
-        hak_fork_catch_up();
+        hak_fork_catch_up(); /* if it is closed by now, whoever has closed it does this */
     }
 }
 
@@ -52,6 +53,11 @@ void hak_fork_defer_thread(struct theap *heap)
         heap->next_orphan = first;
     } while (!atomic_cas_weak_seq(&left, &first, heap));
     catch_up_if_open();
+}
+
+void hak_fork_defer_collect(void)
+{
+    atomic_store_seq(&is_uncollected, 1u);
 }
 
 /* A pool's blocks come back through it alone, which has looked whose it is. */
@@ -88,10 +94,19 @@ static void end_owner(struct owner *owner)
     }
 }
 
+/* Who has closed the gate himself may enter, but finds no inbox (remote.c): he collects when he has opened it. */
+static int must_collect(void)
+{
+    return atomic_load_seq(&is_uncollected) && !hak_gate_is_mine();
+}
+
 static void do_all(void)
 {
     struct owner *owner = atomic_exchange_seq(&destroyed, NULL);
     struct theap *heap = atomic_exchange_seq(&left, NULL);
+    if (must_collect() && atomic_exchange_seq(&is_uncollected, 0u)) {
+        hak_theap_collect_orphans();
+    }
     /* Last: what was freed before its heap was destroyed is in this list, or has been freed. */
     free_blocks(atomic_exchange_seq(&blocks, NULL));
     while (owner) {
@@ -109,24 +124,28 @@ static void do_all(void)
 
 static int is_any(void)
 {
-    return atomic_load_seq(&blocks) || atomic_load_seq(&destroyed) || atomic_load_seq(&left);
+    return atomic_load_seq(&blocks) || atomic_load_seq(&destroyed) || atomic_load_seq(&left) ||
+           must_collect();
+}
+
+void hak_fork_catch_up_inside(void)
+{
+    while (is_any()) {
+        hak_lock_acquire(&deferred_lock);
+        do_all();
+        hak_lock_release(&deferred_lock);
+    }
+    /* Another thread may still be about what this one must find done. */
+    if (atomic_load_seq(&deferred_lock.word)) {
+        hak_lock_acquire(&deferred_lock);
+        hak_lock_release(&deferred_lock);
+    }
 }
 
 void hak_fork_catch_up(void)
 {
-    static HAK_TLS int is_busy; /* what is done here may open the gate, and come here again */
-    while (!is_busy && is_any() && hak_gate_enter()) {
-        is_busy = 1;
-        hak_lock_acquire(&deferred_lock);
-        do_all();
-        hak_lock_release(&deferred_lock);
-        is_busy = 0;
-        hak_gate_leave();
-    }
-    /* Who is emptying the lists now may have taken what this thread must find done. */
-    if (!is_busy && atomic_load_relaxed(&deferred_lock.word) && hak_gate_enter()) {
-        hak_lock_acquire(&deferred_lock);
-        hak_lock_release(&deferred_lock);
+    if ((is_any() || atomic_load_seq(&deferred_lock.word)) && hak_gate_enter()) {
+        hak_fork_catch_up_inside();
         hak_gate_leave();
     }
     if (HAK_UNLIKELY(atomic_load_relaxed(&n_ended) != 0) && !hak_gate_is_inside() && atomic_exchange_seq(&n_ended, 0u)) {
@@ -165,6 +184,7 @@ static void in_child(void)
     destroyed = NULL;
     left = NULL;
     n_ended = 0;
+    is_uncollected = 0;
     hak_limbo_fork_child();
     hak_theap_fork_child();
     hak_background_init();
@@ -200,7 +220,7 @@ static void *alloc_for_pool(size_t size, size_t align, struct owner *owner)
 void hak_fork_start(void)
 {
     static const struct hak_owner_gate for_pools = {enter_for_pool, leave_for_pool,   alloc_for_pool, hak_limbo_free,
-                                                hak_limbo_free_of,  hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up};
+                                                hak_limbo_free_of,  hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up_inside};
     atomic_store_release(&hak_owner_gate, &for_pools);
     hak_fatal_before_abort = before_abort;
     (void)pthread_atfork(prepare, in_parent, in_child);

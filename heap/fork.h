@@ -34,9 +34,14 @@ void hak_fork_defer_block(void *p);
 void hak_fork_defer_end(struct owner *owner);
 /* A heap that its thread leaves with all that is in its cache. */
 void hak_fork_defer_thread(struct theap *heap);
+/* A block is in an orphan's inbox, which its sender would have emptied. Does nothing else, as who sends it has his outbox in hand:
+   if the gate is open by now, he empties it himself. */
+void hak_fork_defer_collect(void);
 /* Does all that waits, if the gate is open. No lock held. May wait for the background thread's end, if a thread has ended
    meanwhile. */
 void hak_fork_catch_up(void);
+/* The same inside the gate, where nothing that was put off before may wait any longer; but it does not wait. */
+void hak_fork_catch_up_inside(void);
 
 HAK_EXTERN_C_END
 

@@ -8,11 +8,13 @@
 #include "heap/fork.h"
 #include "heap/theap.h"
 
-#define COUNTERS   16u
-#define SPINS      200
-#define WAIT_MS    5u
-#define PATIENCE   6 /* waits in which nobody moves */
-#define order_here() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#define COUNTERS 16u
+#define SPINS    200
+#define WAIT_MS  5u
+/* Waits in which nobody leaves: 30 ms; and a second, where going on would lose a lock. */
+#define PATIENCE           6
+#define PATIENCE_FOR_LOCKS 200
+#define order_here()       __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 struct counter {
     HAK_CACHE_ALIGNED uint32_t n_inside;
@@ -103,21 +105,6 @@ static int is_unsure(void)
     return hak_gate_thread.kept_depth && !hak_gate_thread.inside && !hak_gate_thread.is_counted;
 }
 
-static void count_mine(struct lock *lock, void *n)
-{
-    *(uint32_t *)n += (uint32_t)hak_lock_is_mine(lock);
-}
-
-/* Whether those inside may be waiting for the calling thread, or it does not know whether it is counted itself. */
-static int may_be_stuck(void)
-{
-    uint32_t n = 0;
-    if (hak_gate_thread.kept_depth) {
-        hak_lock_for_each(count_mine, &n);
-    }
-    return n != 0 || is_unsure();
-}
-
 /* 1 if nobody but the caller is inside by the counter. */
 static int is_counter_empty(const void *counter)
 {
@@ -134,26 +121,51 @@ static int is_heap_empty(const void *at)
            (hak_gate_thread.kept_depth && &heap->is_inside == hak_gate_thread.inside);
 }
 
-struct patience {
-    int is_bounded, spins, left;
+struct held {
+    uint32_t by_others, wanted_of_mine;
+};
+
+static void count_held(struct lock *lock, void *context)
+{
+    struct held *held = (struct held *)context;
+    uint32_t word = atomic_load_relaxed(&lock->word);
+    if (hak_lock_is_mine(lock)) {
+        held->wanted_of_mine += word & LOCK_HAS_WAITERS;
+    } else {
+        held->by_others += word != 0 && word != LOCK_LOST;
+    }
+}
+
+/* How many waits in vain are enough for a thread that a signal handler interrupted inside. If others wait for a lock that it
+   holds, they wait for ever, and if they hold none, as when they fork in handlers too, nothing is lost by going on. Else it is
+   somebody else's turn to give up. */
+static int patience_now(void)
+{
+    struct held held = {0, 0};
+    hak_lock_for_each(count_held, &held);
+    return held.wanted_of_mine || !held.by_others ? PATIENCE : PATIENCE_FOR_LOCKS;
+}
+
+struct waits {
+    int spins, in_vain;
 };
 
 /* Returns 0 if it gave up. */
-static int wait_until(int (*is_empty)(const void *place), const void *place, struct patience *patience)
+static int wait_until(int (*is_empty)(const void *place), const void *place, struct waits *waits)
 {
     for (;;) {
         uint32_t seen = atomic_load_seq(&n_left);
         if (is_empty(place)) {
             return 1;
         }
-        if (patience->spins < SPINS) {
-            patience->spins++;
+        if (waits->spins < SPINS) {
+            waits->spins++;
             hak_atomic_pause();
             continue;
         }
         (void)hak_os_ops.futex_wait_ms(&n_left, seen, WAIT_MS);
-        patience->left = atomic_load_seq(&n_left) == seen ? patience->left - 1 : PATIENCE;
-        if (patience->is_bounded && patience->left == 0) {
+        waits->in_vain = atomic_load_seq(&n_left) == seen ? waits->in_vain + 1 : 0;
+        if (hak_gate_thread.kept_depth && waits->in_vain >= PATIENCE && waits->in_vain >= patience_now()) {
             return 0;
         }
     }
@@ -163,16 +175,16 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
    heap is in one of them meanwhile, so that the table has it afterwards. Returns 0 if it gave up. */
 static int wait_for_others(void)
 {
-    struct patience patience = {may_be_stuck(), 0, PATIENCE};
+    struct waits waits = {0, 0};
     for (uint32_t i = 0; i < COUNTERS; i++) {
-        if (!wait_until(is_counter_empty, &counters[i], &patience)) {
+        if (!wait_until(is_counter_empty, &counters[i], &waits)) {
             return 0;
         }
     }
     struct owner *owner;
     for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
         const struct theap *heap = hak_theap_of_owner(owner);
-        if (heap && !wait_until(is_heap_empty, heap, &patience)) {
+        if (heap && !wait_until(is_heap_empty, heap, &waits)) {
             return 0;
         }
     }

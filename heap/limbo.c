@@ -24,8 +24,12 @@
 /* A slot whose mapping is being made. */
 #define BUSY ((char *)1)
 
+/* A chunk begins with a bit for each 16 bytes: 1 where a live block starts. So what reads the blocks' places never reads what the
+   program keeps in them. */
+#define START_WORDS (CHUNK_BYTES / 16 / 64)
+
 struct slot {
-    char *base; /* NULL: unused; BUSY; else the mapping's start, as long as there is a reference */
+    char *base;  /* NULL: unused; BUSY; else the mapping's start, as long as there is a reference */
     char *block; /* the only one; NULL in a chunk */
     size_t bytes;
     uint64_t word; /* offset of the next block << OFFSET_SHIFT | references */
@@ -34,8 +38,8 @@ struct slot {
 struct record {
     size_t size;
     struct owner *owner;
-    uintptr_t mark;
-    uintptr_t unused;
+    uint64_t is_live; /* of a mapping's block */
+    uint64_t unused;
 };
 HAK_STATIC_ASSERT(sizeof(struct record) == 32, "blocks behind it are aligned to 16");
 
@@ -55,19 +59,33 @@ static uintptr_t round_up(uintptr_t n, uintptr_t align)
     return (n + align - 1) & ~(align - 1);
 }
 
-static uintptr_t mark_of(const struct record *record)
-{
-    return (uintptr_t)record ^ (uintptr_t)0xA5C3961E5AB4D287u;
-}
-
 static struct record *record_of(const void *p)
 {
     return (struct record *)(uintptr_t)((uintptr_t)p - sizeof(struct record));
 }
 
-static int is_live(const struct record *record)
+static char *base_of(const struct slot *slot)
 {
-    return atomic_load_acquire(&record->mark) == mark_of(record);
+    return atomic_load_relaxed(&slot->base);
+}
+
+/* The word that says whether a block starts at p, a multiple of 16 within the mapping, and the bit in it; NULL if none can. */
+static uint64_t *start_word(const struct slot *slot, const void *p, uint64_t *bit)
+{
+    if (slot->block) {
+        *bit = 1;
+        return p == slot->block ? &record_of(p)->is_live : NULL;
+    }
+    size_t place = (size_t)((const char *)p - base_of(slot)) / 16;
+    *bit = ONE << (place % 64);
+    return (uint64_t *)(void *)base_of(slot) + place / 64;
+}
+
+static int is_live(const struct slot *slot, const void *p)
+{
+    uint64_t bit;
+    const uint64_t *word = start_word(slot, p, &bit);
+    return word && (atomic_load_acquire(word) & bit) != 0;
 }
 
 static uint32_t references(uint64_t word)
@@ -89,7 +107,7 @@ static int pin(struct slot *slot)
 
 static void unmap(struct slot *slot)
 {
-    char *base = slot->base;
+    char *base = base_of(slot);
     hak_map_set(base, slot->bytes / SS_UNIT_BYTES, 0, 0);
     hak_stat_sub(limbo_bytes, slot->bytes);
     if (hak_os_unmap(base, slot->bytes)) {
@@ -114,7 +132,7 @@ static struct slot *pin_at(const void *p)
     if (!slot || !pin(slot)) {
         return NULL;
     }
-    if ((uintptr_t)p - (uintptr_t)slot->base >= slot->bytes) {
+    if ((uintptr_t)p - (uintptr_t)base_of(slot) >= slot->bytes) {
         drop(slot, 1);
         return NULL;
     }
@@ -187,17 +205,19 @@ static uint32_t map_slot(size_t bytes, size_t align)
     hak_map_set(base, bytes / SS_UNIT_BYTES, TAG_LIMBO, number);
     hak_stat_add(limbo_bytes, bytes);
     /* Last: whoever still knows the slot's number from its chunk before may claim at once. Not in a mapping, which is full. */
-    atomic_store_release(&slot->word, ONE | (align ? (uint64_t)UINT32_MAX << OFFSET_SHIFT : 0));
+    uint64_t offset = align ? UINT32_MAX : START_WORDS * sizeof(uint64_t);
+    atomic_store_release(&slot->word, offset << OFFSET_SHIFT | 1);
     return number;
 }
 
-/* The record is complete when its mark is. */
-static void *fill(char *block, size_t size, struct owner *owner)
+/* The record is complete when the block is live. */
+static void *fill(const struct slot *slot, char *block, size_t size, struct owner *owner)
 {
+    uint64_t bit, *word = start_word(slot, block, &bit);
     struct record *record = record_of(block);
     record->size = size;
     record->owner = owner;
-    atomic_store_release(&record->mark, mark_of(record));
+    (void)__atomic_fetch_or(word, bit, __ATOMIC_RELEASE);
     return block;
 }
 
@@ -214,7 +234,7 @@ static void *claim(struct slot *slot, size_t size, size_t align, struct owner *o
         }
     } while (!__atomic_compare_exchange_n(&slot->word, &word, (uint64_t)end << OFFSET_SHIFT | (references(word) + 1), 0,
                                           __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
-    return fill(slot->base + start, end - start, owner);
+    return fill(slot, base_of(slot) + start, end - start, owner);
 }
 
 static void *chunk_alloc(size_t size, size_t align, struct owner *owner)
@@ -251,7 +271,7 @@ static void *mapping_alloc(size_t size, size_t align, struct owner *owner)
         return NULL;
     }
     const struct slot *slot = slot_at(number);
-    return fill(slot->block, (size_t)(slot->base + bytes - slot->block), owner);
+    return fill(slot, slot->block, (size_t)(base_of(slot) + bytes - slot->block), owner);
 }
 
 static struct ss_lookup describe(const void *p, uint32_t ref);
@@ -262,7 +282,7 @@ void *hak_limbo_alloc(size_t size, size_t align, struct owner *owner)
     size = size ? size : 1;
     align = align > 16 ? align : 16;
     return size <= CHUNK_MOST && align <= SS_UNIT_BYTES / 4 ? chunk_alloc(size, align, owner)
-                                                      : mapping_alloc(size, align, owner);
+                                                            : mapping_alloc(size, align, owner);
 }
 
 /* The record of the live block that starts at p, and its slot pinned; NULL if there is none. */
@@ -272,19 +292,18 @@ static struct record *find(const void *p, struct slot **slot)
     if (!*slot) {
         return NULL;
     }
-    struct record *record = record_of(p);
-    if ((uintptr_t)p % 16 || (uintptr_t)p - (uintptr_t)(*slot)->base < sizeof *record || !is_live(record)) {
+    if ((uintptr_t)p % 16 || !is_live(*slot, p)) {
         drop(*slot, 1);
         return NULL;
     }
-    return record;
+    return record_of(p);
 }
 
 /* Frees the block if nobody else has. The slot is pinned. */
-static int end(struct slot *slot, struct record *record)
+static int end(struct slot *slot, const void *p)
 {
-    uintptr_t mark = mark_of(record);
-    if (!atomic_cas_strong(&record->mark, &mark, ~mark)) {
+    uint64_t bit, *word = start_word(slot, p, &bit);
+    if (!(__atomic_fetch_and(word, ~bit, __ATOMIC_ACQ_REL) & bit)) {
         return 0;
     }
     drop(slot, 1);
@@ -294,8 +313,8 @@ static int end(struct slot *slot, struct record *record)
 void hak_limbo_free(void *p)
 {
     struct slot *slot;
-    struct record *record = find(p, &slot);
-    HAK_CHECK(record && end(slot, record), "block freed twice, or invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(find(p, &slot) && end(slot, p), "block freed twice, or invalid pointer freed (not the start of a block)",
+              p);
     drop(slot, 1);
 }
 
@@ -321,20 +340,21 @@ struct owner *hak_limbo_owner(const void *p)
     return owner;
 }
 
-/* The next live record from `from` on, or NULL. A mapping has one. In a chunk it looks at each place where one may stand: what is
-   claimed and not filled yet has no mark. */
-static struct record *next_record(const struct slot *slot, const char *from)
+/* The next live block at `from` or behind it, or NULL. */
+static char *next_block(const struct slot *slot, const char *from)
 {
+    char *base = base_of(slot);
     if (slot->block) {
-        struct record *only = record_of(slot->block);
-        return from <= (const char *)only && is_live(only) ? only : NULL;
+        return from <= slot->block && is_live(slot, slot->block) ? slot->block : NULL;
     }
-    const char *stop = slot->base + (size_t)(atomic_load_acquire(&slot->word) >> OFFSET_SHIFT);
-    for (; from + sizeof(struct record) < stop; from += 16) {
-        struct record *record = (struct record *)(uintptr_t)from;
-        if (is_live(record)) {
-            return record;
+    const uint64_t *words = (const uint64_t *)(const void *)base;
+    size_t place = (size_t)(from - base + 15) / 16;
+    while (place < START_WORDS * 64) {
+        uint64_t word = atomic_load_acquire(&words[place / 64]) >> (place % 64);
+        if (word) {
+            return base + (place + (size_t)__builtin_ctzll(word)) * 16;
         }
+        place = (place / 64 + 1) * 64;
     }
     return NULL;
 }
@@ -343,11 +363,12 @@ static int walk_slot(struct slot *slot, const struct owner *owner,
                      int (*visit)(void *block, size_t size, void *context), void *context)
 {
     int result = 0;
-    const char *from = slot->base;
-    for (struct record *record; !result && (record = next_record(slot, from)) != NULL;) {
-        from = (const char *)(record + 1);
+    const char *from = base_of(slot);
+    for (char *block; !result && (block = next_block(slot, from)) != NULL;) {
+        const struct record *record = record_of(block);
+        from = block + 16;
         if (owner ? record->owner == owner : record->owner != LIMBO_INTERNAL) {
-            result = visit(record + 1, record->size, context);
+            result = visit(block, record->size, context);
         }
     }
     return result;
@@ -381,6 +402,25 @@ void hak_limbo_free_of(struct owner *owner)
     }
 }
 
+/* The last live block that starts at p or below it, or NULL. */
+static char *block_below(const struct slot *slot, const void *p)
+{
+    char *base = base_of(slot);
+    if (slot->block) {
+        return (const char *)p >= slot->block && is_live(slot, slot->block) ? slot->block : NULL;
+    }
+    const uint64_t *words = (const uint64_t *)(const void *)base;
+    size_t place = (size_t)((const char *)p - base) / 16;
+    uint64_t wanted = ~(uint64_t)0 >> (63 - place % 64);
+    for (size_t i = place / 64 + 1; i-- > 0; wanted = ~(uint64_t)0) {
+        uint64_t word = atomic_load_acquire(&words[i]) & wanted;
+        if (word) {
+            return base + (i * 64 + 63 - (size_t)__builtin_clzll(word)) * 16;
+        }
+    }
+    return NULL;
+}
+
 /* Any address of limbo: the block that it lies in, if there is one. */
 static struct ss_lookup describe(const void *p, uint32_t ref)
 {
@@ -390,22 +430,11 @@ static struct ss_lookup describe(const void *p, uint32_t ref)
     if (!slot) {
         return (struct ss_lookup){SS_NOT_OURS, 0, 0, NULL, 0, 0};
     }
-    char *at = (char *)((uintptr_t)p & ~(uintptr_t)15) - sizeof(struct record);
-    at = slot->block ? (char *)record_of(slot->block) : at;
-    for (; at >= slot->base; at -= 16) {
-        const struct record *record = (const struct record *)(const void *)at;
-        if (is_live(record)) {
-            char *block = at + sizeof *record;
-            if ((uintptr_t)p - (uintptr_t)block < record->size) {
-                result.start = block;
-                result.size = record->size;
-                result.is_allocated = 1;
-            }
-            break;
-        }
-        if (slot->block) {
-            break;
-        }
+    char *block = block_below(slot, p);
+    if (block && (size_t)((const char *)p - block) < record_of(block)->size) {
+        result.start = block;
+        result.size = record_of(block)->size;
+        result.is_allocated = 1;
     }
     drop(slot, 1);
     return result;
@@ -433,17 +462,19 @@ static int verify_slot(const struct slot *slot, uint32_t number)
 {
     uint32_t n = 0;
     for (size_t at = 0; at < slot->bytes; at += SS_UNIT_BYTES) {
-        struct map_entry entry = hak_map_get(slot->base + at);
+        struct map_entry entry = hak_map_get(base_of(slot) + at);
         if (entry.tag != TAG_LIMBO || entry.ref != number) {
             return VERIFY_LIMBO_MAP;
         }
     }
-    const struct record *record;
-    for (const char *from = slot->base; (record = next_record(slot, from)) != NULL; n++) {
-        from = (const char *)(record + 1);
-        if (record->size > (size_t)(slot->base + slot->bytes - from)) {
+    const char *end_of_last = base_of(slot), *block;
+    for (const char *from = end_of_last; (block = next_block(slot, from)) != NULL; n++) {
+        size_t size = record_of(block)->size;
+        if (block - sizeof(struct record) < end_of_last || size > (size_t)(base_of(slot) + slot->bytes - block)) {
             return VERIFY_LIMBO_BLOCK;
         }
+        end_of_last = block + size;
+        from = block + 16;
     }
     return n > references(slot->word) ? VERIFY_LIMBO_COUNT : 0;
 }

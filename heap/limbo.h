@@ -6,8 +6,8 @@
    last one unmaps it. To claim a block is one compare-and-swap on the word, from at least one reference: so the slot cannot lose
    its chunk meanwhile, and it does not matter if it has got another one since it was looked up.
 
-   A record stands before each block: its size, the first-class heap or the pool that it belongs to, and a word that no other address has while
-   it is live. The pointer map says TAG_LIMBO and the slot's number, so that free, realloc and lookups know its blocks as fast as any, and nobody pays for
+   A record stands before each block: its size, and the first-class heap or the pool that it belongs to; a bit in the chunk says
+   that it is live. The pointer map says TAG_LIMBO and the slot's number, so that free, realloc and lookups know its blocks as fast as any, and nobody pays for
    it who has none. Blocks read as zero. What other threads were doing in limbo at a fork is lost in the child, and chunks from
    before it stay mapped there. */
 #ifndef HAKMEM_HEAP_LIMBO_H

@@ -110,7 +110,9 @@ TEST(Limbo, WalksToldByOwner)
     seen.clear();
     EXPECT_EQ(hak_limbo_walk(nullptr, note, &seen), 0);
     EXPECT_EQ(seen.size(), 3u) << "what is no block of the program's is not told";
-    EXPECT_EQ(hak_limbo_walk(nullptr, [](void *, size_t, void *) { return 8; }, nullptr), 8);
+    EXPECT_EQ(hak_limbo_walk(
+                  nullptr, [](void *, size_t, void *) { return 8; }, nullptr),
+              8);
     hak_limbo_free_of(owner);
     seen.clear();
     EXPECT_EQ(hak_limbo_walk(nullptr, note, &seen), 0);
@@ -134,8 +136,8 @@ TEST(LimboDeathTest, Misuse)
         testing::KilledBySignal(SIGABRT), "hakmem: block freed twice");
     EXPECT_EXIT(hak_free(static_cast<char *>(hak_limbo_alloc(100, 16, nullptr)) + 16), testing::KilledBySignal(SIGABRT),
                 "invalid pointer freed");
-    EXPECT_EXIT(hak_free(static_cast<char *>(hak_limbo_alloc(1000000, 16, nullptr)) + 65536), testing::KilledBySignal(SIGABRT),
-                "invalid pointer freed");
+    EXPECT_EXIT(hak_free(static_cast<char *>(hak_limbo_alloc(1000000, 16, nullptr)) + 65536),
+                testing::KilledBySignal(SIGABRT), "invalid pointer freed");
     EXPECT_EXIT(
         {
             void *p = hak_limbo_alloc(1000000, 16, nullptr);
@@ -186,8 +188,11 @@ TEST(Limbo, ManyThreads)
         threads.emplace_back([t] {
             Rng rng(t);
             for (int i = 0; i < 4000; i++) {
-                size_t size = 16 + (rng.one_in(20) ? rng.below(600000) : rng.one_in(3) ? rng.below(60000) : rng.below(300));
-                unsigned char *p = static_cast<unsigned char *>(hak_limbo_alloc(size, rng.one_in(10) ? 65536 : 16, nullptr));
+                size_t size = 16 + (rng.one_in(20)  ? rng.below(600000)
+                                    : rng.one_in(3) ? rng.below(60000)
+                                                    : rng.below(300));
+                unsigned char *p =
+                    static_cast<unsigned char *>(hak_limbo_alloc(size, rng.one_in(10) ? 65536 : 16, nullptr));
                 ASSERT_NE(p, nullptr);
                 ASSERT_EQ(p[0] | p[size - 1], 0);
                 p[0] = p[size - 1] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(p) >> 4);
@@ -199,7 +204,8 @@ TEST(Limbo, ManyThreads)
                     hak_limbo_free(p);
                 }
                 if (i % 500 == 0) {
-                    (void)hak_limbo_walk(nullptr, [](void *, size_t, void *) { return 0; }, nullptr);
+                    (void)hak_limbo_walk(
+                        nullptr, [](void *, size_t, void *) { return 0; }, nullptr);
                 }
             }
         });

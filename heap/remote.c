@@ -66,7 +66,13 @@ static void collect_for(struct theap *heap, int64_t pending)
         return;
     }
     if (!hak_gate_enter()) {
-        return; /* whoever comes next collects: the owner, a sender, a thread that adopts it, or a trim */
+        if (!is_orphan) {
+            return; /* it looks by itself */
+        }
+        hak_fork_defer_collect();
+        if (hak_gate_is_closed() || !hak_gate_enter()) {
+            return; /* whoever opens it collects */
+        }
     }
     collect_inside(heap, is_orphan || pending >= INBOX_WAIT_BYTES);
     hak_gate_leave();

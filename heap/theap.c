@@ -503,6 +503,20 @@ void hak_theap_trim_all(void)
     }
 }
 
+/* Those of lost owners stay as they are, as all that is theirs. */
+void hak_theap_collect_orphans(void)
+{
+    struct owner *owner;
+    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
+        struct theap *heap = hak_theap_of_owner(owner);
+        if (heap && !hak_theap_is_live(heap) && atomic_load_seq(&owner->inbox)) {
+            hak_lock_acquire(&owner->lock);
+            hak_theap_tidy(heap);
+            (void)hak_theap_unlock(heap);
+        }
+    }
+}
+
 /* Gives back what an owner keeps while nobody uses it. Owner's lock held. */
 static void rest(struct owner *owner)
 {

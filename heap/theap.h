@@ -175,6 +175,8 @@ void hak_theap_switch(int (*change)(void *context), void *context);
 void hak_theap_refuse(void);
 /* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate; hak_background_count comes after it. */
 void hak_theap_end_thread(struct theap *heap);
+/* Empties the inboxes of heaps without a thread. Inside the gate. */
+void hak_theap_collect_orphans(void);
 /* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have: 1 if the child can do without
    what it guards. */
 void hak_theap_receive_own(void);

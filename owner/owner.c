@@ -284,14 +284,6 @@ static void leave(const struct hak_owner_gate *gate)
     }
 }
 
-static void catch_up(void)
-{
-    const struct hak_owner_gate *gate = atomic_load_acquire(&hak_owner_gate);
-    if (gate) {
-        gate->catch_up();
-    }
-}
-
 /* Table lock held. */
 static int make_pool(struct owner **out)
 {
@@ -359,8 +351,10 @@ void hak_owner_unmake_pool(struct owner *owner)
 {
     const struct hak_owner_gate *gate;
     HAK_CHECK(atomic_exchange_seq(&owner->is_live, 0u), "heap destroyed twice", owner);
-    catch_up(); /* blocks of it that were freed while the gate was closed */
     int is_inside = enter(&gate);
+    if (gate && is_inside) {
+        gate->catch_up(); /* blocks of it that were freed while the gate was closed */
+    }
     if (gate) {
         gate->free_of(owner);
     }
@@ -390,13 +384,11 @@ void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
     const struct hak_owner_gate *gate;
     void *block = NULL;
     int is_inside = enter(&gate);
-    if (is_inside && !hak_owner_is_lost(owner)) {
-        if (has_id(owner)) {
-            hak_lock_acquire(&owner->lock);
-            (void)take(owner, size_class, 1, &block);
-            hak_owner_release(owner);
-        }
-    } else {
+    if (is_inside && !hak_owner_is_lost(owner) && has_id(owner)) {
+        hak_lock_acquire(&owner->lock);
+        (void)take(owner, size_class, 1, &block);
+        hak_owner_release(owner);
+    } else { /* also where no id is left: it was made, so it serves */
         block = gate->alloc(hak_sc_table[size_class].size, SC_MIN_ALIGN, owner);
     }
     if (is_inside) {

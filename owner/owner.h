@@ -161,7 +161,7 @@ struct hak_owner_gate {
     void (*free_of)(struct owner *owner);
     void (*defer_block)(void *block);  /* a slab's: it is freed when the gate opens */
     void (*defer_end)(struct owner *owner); /* hak_owner_end_pool then */
-    void (*catch_up)(void);                 /* what was deferred is done now, if the gate is open */
+    void (*catch_up)(void);                 /* what was deferred is done now; inside */
 };
 /* NULL: nobody closes a gate, and nobody looks after pools when the process forks. */
 extern const struct hak_owner_gate *hak_owner_gate HAK_HIDDEN;

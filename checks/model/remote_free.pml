@@ -102,6 +102,9 @@ bit has_shared;
 byte owner[N_HEAPS + 1]; /* only for the check: the thread that has it */
 
 byte n_running = N_THREADS;
+byte inside[N_THREADS + 2]; /* how deep the thread is inside the gate */
+byte n_inside;
+bit hak_gate_closed;
 byte child_of; /* the thread that forked, once the model goes on as the child */
 
 hidden byte i_; /* of d_steps */
@@ -137,6 +140,31 @@ inline moved_chains(first_, from, to)
     :: j_ == NIL -> break
     :: else -> moved_chain(j_, from, to); j_ = next_chain[j_]
     od
+}
+
+/* --- gate.c --- */
+
+/* A thread that is refused does without; here it waits, which is to do without for as long. */
+inline hak_gate_enter()
+{
+#if WITH_FORK
+    atomic {
+        inside[me] > 0 || !hak_gate_closed ->
+        n_inside = n_inside + (inside[me] == 0 -> 1 : 0);
+        inside[me]++
+    }
+#else
+    skip
+#endif
+}
+
+inline hak_gate_leave()
+{
+#if WITH_FORK
+    d_step { inside[me]--; n_inside = n_inside - (inside[me] == 0 -> 1 : 0) }
+#else
+    skip
+#endif
 }
 
 /* --- locks --- */
@@ -433,6 +461,7 @@ inline collect_for(h)
 #ifndef BREAK_STATE_BEFORE_PUSH
     is_orphan = state[h];
 #endif
+    hak_gate_enter();
     if
 #ifdef BREAK_ORPHAN_BY_TRY
     :: is_orphan && lock[h] != 0 -> skip
@@ -447,6 +476,7 @@ inline collect_for(h)
     :: !is_orphan -> collector_acquire(h); hak_theap_tidy(h); collector_release(h)
 #endif
     fi;
+    hak_gate_leave();
     is_orphan = 0
 }
 
@@ -494,16 +524,11 @@ inline send_slot()
             head = outbox[self];
             target = outbox_to[self];
             moved_chain(head, OUTBOX, HELD);
-#ifndef BREAK_SEND_BEFORE_CLEAR
             outbox[self] = NIL;
             outbox_to[self] = NIL;
             outbox_count[self] = 0
-#endif
         }
         send_chain();
-#ifdef BREAK_SEND_BEFORE_CLEAR
-        d_step { outbox[self] = NIL; outbox_to[self] = NIL; outbox_count[self] = 0 }
-#endif
     fi
 }
 
@@ -600,18 +625,10 @@ inline hak_tc_flush()
 {
     send_slot();
     hak_lock_acquire(lock[self]);
-#ifdef BREAK_FLUSH_KEEPS_BIN
-    list = bin[self];
-    hak_bank_put_list(self, BIN);
-#else
     d_step { list = bin[self]; moved_chain(list, BIN, HELD); bin[self] = NIL }
     hak_bank_put_list(self, HELD);
-#endif
     hak_theap_unlock(self);
-    send_chain();
-#ifdef BREAK_FLUSH_KEEPS_BIN
-    bin[self] = NIL
-#endif
+    send_chain()
 }
 
 /* --- heap.c --- */
@@ -677,11 +694,6 @@ inline heap_trim_one(h)
     send_chain()
 }
 
-#ifdef BREAK_FORK_KEEPS_ORPHAN_LIST
-#define FORK_KEEPS_ORPHAN_LIST 1
-#else
-#define FORK_KEEPS_ORPHAN_LIST 0
-#endif
 #ifdef BREAK_FORK_KEEPS_COUNT
 #define FORK_KEEPS_COUNT 1
 #else
@@ -691,32 +703,13 @@ inline heap_trim_one(h)
 #if WITH_FORK
 inline fork_prepare()
 {
-    hak_lock_acquire(heaps_lock);
-#ifndef BREAK_FORK_WITHOUT_HEAP_LOCKS
-    h = 1;
-    do
-    :: h > n_heaps -> break
-    :: else -> hak_lock_acquire(lock[h]); h++
-    od;
-    h = NIL;
-    if
-    :: has_shared -> hak_lock_acquire(lock[SHARED])
-    :: else -> skip
-    fi
+    hak_gate_closed = 1;
+#ifndef BREAK_FORK_WITHOUT_GATE
+    n_inside == 0
 #endif
 }
 
-inline fork_parent()
-{
-    d_step {
-        i_ = 1;
-        do
-        :: i_ > SHARED -> break
-        :: else -> lock[i_] = (lock[i_] == me -> 0 : lock[i_]); i_++
-        od;
-        heaps_lock = 0
-    }
-}
+inline fork_parent() { hak_gate_closed = 0 }
 
 /* From here on the model is the child: the other threads stop where they are, and what they held
    stays allocated. */
@@ -738,64 +731,47 @@ inline other_threads_vanish()
     }
 }
 
-/* The list at `first`; it may hold what has gone back to its slab already, but nothing that
-   another thread else has. */
-inline salvage(first, from)
+inline forget_inbox(h)
 {
-    block = first;
-    do
-    :: block == NIL || place[block] == SLAB -> break
-    :: else ->
-        tag = slab_owner[SLAB_OF(block)];
-        list = block;
-        block = next_block[block];
-        next_block[list] = NIL;
-        hak_lock_acquire(lock[tag]);
-        hak_bank_put_list(tag, from);
-        hak_theap_unlock(tag);
-        assert(unsent == NIL)
-    od;
-    block = NIL;
-    tag = NIL
+    d_step { moved_chains(inbox[h], INBOX, LEFT); inbox[h] = NIL }
 }
 
+/* All locks are free, and none is released. In C stale heaps are forgotten one by one, as they are wanted; here all at once. */
 inline fork_child()
 {
     other_threads_vanish();
-    d_step {
-        i_ = 1;
-        do
-        :: i_ > SHARED -> break
-        :: else -> lock[i_] = 0; i_++
-        od;
-        heaps_lock = 0
-    }
-    orphans = (FORK_KEEPS_ORPHAN_LIST -> orphans : NIL);
+    hak_gate_closed = 0;
     n_live = (FORK_KEEPS_COUNT -> n_live : 1);
+    assert(heaps_lock == 0 && lock[SHARED] == 0);
+    forget_inbox(SHARED);
     h = 1;
     do
     :: h > n_heaps -> break
-    :: h <= n_heaps && h != self && state[h] == LIVE ->
-        salvage(bin[h], BIN);
-        salvage(outbox[h], OUTBOX);
-        d_step { bin[h] = NIL; outbox[h] = NIL; outbox_to[h] = NIL; outbox_count[h] = 0 }
+    :: else ->
+        assert(lock[h] == 0);
+        forget_inbox(h);
+        if
+        :: h != self && state[h] == LIVE ->
+            d_step {
+                moved_chain(bin[h], BIN, LEFT);
+                moved_chain(outbox[h], OUTBOX, LEFT);
+                bin[h] = NIL;
+                outbox[h] = NIL;
+                outbox_to[h] = NIL;
+                outbox_count[h] = 0
+            }
+            has_shared = 1;
+            set_state(h, ORPHAN);
+            hak_lock_acquire(lock[h]);
+            hak_theap_tidy(h);
+            hak_theap_unlock(h);
+            send_chain();
+#ifndef BREAK_FORK_FORGETS_HEAPS
+            link_orphan(h);
+#endif
+        :: else -> skip
+        fi;
         h++
-    :: else -> h++
-    od;
-    h = 1;
-    do
-    :: h > n_heaps -> break
-    :: h <= n_heaps && h != self && (!FORK_KEEPS_ORPHAN_LIST || state[h] == LIVE) ->
-        has_shared = 1;
-        set_state(h, ORPHAN);
-        hak_lock_acquire(lock[h]);
-        hak_theap_tidy(h);
-        hak_theap_unlock(h);
-        send_chain();
-        link_orphan(h);
-        n_live = (FORK_KEEPS_COUNT -> n_live - 1 : n_live);
-        h++
-    :: else -> h++
     od;
     h = NIL
 }
@@ -829,7 +805,7 @@ inline free_block()
 inline malloc_block()
 {
     if
-    :: bin[self] == NIL -> hak_tc_refill()
+    :: bin[self] == NIL -> hak_gate_enter(); hak_tc_refill(); hak_gate_leave()
     :: else -> skip
     fi;
     d_step {
@@ -854,15 +830,17 @@ proctype thread(byte me; byte lives)
         :: lives == 0 -> break
         :: else ->
             lives--;
+            hak_gate_enter();
             hak_theap_acquire();
+            hak_gate_leave();
             ops = N_OPS;
             do
             :: atomic { ops > 0 && (!some_user || bin[self] != NIL || !ALLOCATED) -> ops-- }; malloc_block()
             :: atomic { ops > 0 && some_user -> ops--; choose_block() }; free_block()
-            :: atomic { ops > 0 && bin[self] != NIL -> ops-- }; hak_tc_flush()
+            :: atomic { ops > 0 && bin[self] != NIL -> ops-- }; hak_gate_enter(); hak_tc_flush(); hak_gate_leave()
 #if WITH_TRIM
-            :: ops > 0 -> ops--; heap_trim_one(1)
-            :: ops > 0 && has_shared -> ops--; heap_trim_one(SHARED)
+            :: ops > 0 -> ops--; hak_gate_enter(); heap_trim_one(1); hak_gate_leave()
+            :: ops > 0 && has_shared -> ops--; hak_gate_enter(); heap_trim_one(SHARED); hak_gate_leave()
 #endif
 #if WITH_FORK
             :: child_of == 0 && me == N_THREADS -> /* the parent goes on as if nothing had been */
@@ -875,8 +853,10 @@ proctype thread(byte me; byte lives)
             :: break
             od;
             ops = 0;
+            hak_gate_enter();
             hak_tc_flush();
             make_orphan();
+            hak_gate_leave();
             self = NIL;
 #if WITH_LATE_FREE
             if

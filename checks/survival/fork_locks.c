@@ -252,6 +252,24 @@ static volatile int after;
 static volatile long n_handled, n_wanted;
 static __thread volatile int is_child;
 
+/* Where several threads are interrupted inside the allocator at once, what the child goes on with may need a lock that a thread holds
+   which it does not have: then it ends with a line (docs/fork.md). That is rare, and it never waits. */
+static long n_ended;
+
+static void wait_for_interrupted(pid_t child)
+{
+    int status = -1;
+    pid_t got;
+    while ((got = waitpid(child, &status, 0)) < 0 && errno == EINTR) {
+    }
+    CHECK(got == child);
+    if (after == GOES_ON && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) {
+        (void)__atomic_add_fetch(&n_ended, 1, __ATOMIC_RELAXED);
+    } else {
+        CHECK(status == 0);
+    }
+}
+
 /* The child leaves at once, or goes on with what was interrupted, as a program of one thread. */
 static void fork_in_handler(int number)
 {
@@ -266,7 +284,7 @@ static void fork_in_handler(int number)
             is_child = 1;
             alarm(DEADLOCK_SECONDS);
         } else {
-            wait_for(child);
+            wait_for_interrupted(child);
         }
     }
     errno = saved;
@@ -276,13 +294,17 @@ static void *allocate_and_be_interrupted(void *seed_)
 {
     uint64_t seed = (uintptr_t)seed_;
     int left = 300;
-    while (n_handled < n_wanted && left) {
+    while ((is_child || n_handled < n_wanted) && left) {
         use_malloc(next_random(&seed), 200);
-        free(__atomic_exchange_n(&shared_cells[next_random(&seed) % 256], filled(random_size(&seed)), __ATOMIC_ACQ_REL));
+        free(
+            __atomic_exchange_n(&shared_cells[next_random(&seed) % 256], filled(random_size(&seed)), __ATOMIC_ACQ_REL));
         left -= is_child;
         if (is_child && left < 290) {
             _exit(0);
         }
+    }
+    if (is_child) {
+        _exit(0);
     }
     return NULL;
 }
@@ -312,6 +334,7 @@ static void in_handler(long n, int n_threads, enum after what)
     for (int i = 0; i < n_threads - 1; i++) {
         pthread_join(threads[i], NULL);
     }
+    CHECK(n_threads > 1 ? n_ended <= n / 10 : n_ended == 0);
 }
 
 static void in_handler_of_one(long n)
@@ -334,15 +357,16 @@ static void in_handler_of_several_that_go_on(long n)
     in_handler(n, 4, GOES_ON);
 }
 
-static const struct test_case cases[] = {{"older_handlers", older_handlers, 2000, 100},
-                                         {"stdio", stdio, 2000, 100},
-                                         {"forks_at_once", forks_at_once, 300, 30},
-                                         {"threads_in_between", threads_in_between, 500, 30},
-                                         {"in_handler_of_one", in_handler_of_one, 3000, 100},
-                                         {"in_handler_of_one_that_goes_on", in_handler_of_one_that_goes_on, 3000, 100},
-                                         {"in_handler_of_several", in_handler_of_several, 3000, 100},
-                                         {"in_handler_of_several_that_go_on", in_handler_of_several_that_go_on, 3000, 100},
-                                         {NULL, NULL, 0, 0}};
+static const struct test_case cases[] = {
+    {"older_handlers", older_handlers, 2000, 100},
+    {"stdio", stdio, 2000, 100},
+    {"forks_at_once", forks_at_once, 300, 30},
+    {"threads_in_between", threads_in_between, 500, 30},
+    {"in_handler_of_one", in_handler_of_one, 3000, 100},
+    {"in_handler_of_one_that_goes_on", in_handler_of_one_that_goes_on, 3000, 100},
+    {"in_handler_of_several", in_handler_of_several, 3000, 100},
+    {"in_handler_of_several_that_go_on", in_handler_of_several_that_go_on, 3000, 100},
+    {NULL, NULL, 0, 0}};
 
 int main(int argc, char **argv)
 {
