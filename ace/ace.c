@@ -1,4 +1,5 @@
-/* ACE: routing between spans and ranges. No lock of its own (range.c has one). Called by hakmem's slow paths. */
+/* ACE: routing between spans and ranges. No lock of its own (range.c has one). Called by hakmem's
+   slow paths. */
 #include "ace/ace.h"
 
 #include <errno.h>
@@ -13,8 +14,8 @@
 #include "limit/fail.h"
 #include "superslab/pool.h"
 
-/* A block that grows by realloc to this size or more gets a range, in which growing is a system call or nothing, and no
-   copy. */
+/* A block that grows by realloc to this size or more gets a range, in which growing is a system
+   call or nothing, and no copy. */
 #define GROWING_MIN ((size_t)128 * HAK_KIB)
 /* A block in a range that shrinks below this is copied out of it. */
 #define RANGE_LEAST ((size_t)32 * HAK_KIB)
@@ -32,7 +33,8 @@ static void superslabs_purged(size_t bytes)
 void hak_ace_start(void)
 {
     static const struct ss_policy policy = {
-        superslabs_taken, hak_adapt_given, superslabs_purged, hak_adapt_superslab_keep, hak_adapt_delay_ms, hak_range_describe,
+        superslabs_taken,         hak_adapt_given,    superslabs_purged,
+        hak_adapt_superslab_keep, hak_adapt_delay_ms, hak_range_describe,
     };
     static uint32_t is_started;
     if (HAK_UNLIKELY(!atomic_load_acquire(&is_started))) {
@@ -44,10 +46,12 @@ void hak_ace_start(void)
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
-    void *p = hak_ss_span_alloc(size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
+    void *p =
+        hak_ss_span_alloc(size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
     if (p) {
         uint64_t dirty = dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3];
-        hak_adapt_block_taken(hak_ss_span_size(p), dirty != 0, dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
+        hak_adapt_block_taken(hak_ss_span_size(p), dirty != 0,
+                              dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
     }
     if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_clear)) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */
@@ -97,7 +101,8 @@ void *hak_ace_alloc_zeroed(size_t size, size_t align)
 
 void *hak_ace_alloc_growing(size_t size)
 {
-    return alloc(size, 1, size >= GROWING_MIN && hak_range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
+    return alloc(size, 1,
+                 size >= GROWING_MIN && hak_range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
 }
 
 void hak_ace_free(void *p)
@@ -120,11 +125,12 @@ size_t hak_ace_usable_size(const void *p)
     return hak_map_find(p).tag == TAG_RANGE ? hak_range_size(p) : hak_ss_span_size(p);
 }
 
-/* Whether a range that shrinks to `size` is better copied: a span takes less address space, of which there is little. */
+/* Whether a range that shrinks to `size` is better copied: a span takes less address space, of
+   which there is little. */
 static int wants_span(const void *p, size_t size)
 {
-    return HAK_UNLIKELY(hak_range_is_scarce()) && size <= ACE_SPAN_MAX && size < hak_range_size(p) &&
-           hak_ace_class_bytes(size) % SS_UNIT_BYTES != 0;
+    return HAK_UNLIKELY(hak_range_is_scarce()) && size <= ACE_SPAN_MAX &&
+           size < hak_range_size(p) && hak_ace_class_bytes(size) % SS_UNIT_BYTES != 0;
 }
 
 void *hak_ace_resize(void *p, size_t size)

@@ -1,5 +1,6 @@
-/* Tests of ACE: spans and ranges at random against an oracle with a pattern in each block, growing in place and by moving
-   pages, the cache of freed ranges, and every call of the system failing in turn. */
+/* Tests of ACE: spans and ranges at random against an oracle with a pattern in each block, growing
+   in place and by moving pages, the cache of freed ranges, and every call of the system failing in
+   turn. */
 #include "ace/ace.h"
 
 #include <cerrno>
@@ -44,10 +45,12 @@ void expect_sound()
     ASSERT_EQ(hak_ace_verify(), 0);
     ASSERT_EQ(hak_ss_verify(), 0);
     /* What limit.h is told. */
-    ASSERT_EQ(hak_stat_get(committed_bytes), hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
-                                             hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
-    ASSERT_EQ(hak_stat_get(mapped_bytes), hak_stat_get(superslabs) * static_cast<int64_t>(SS_BYTES) + hak_stat_get(large_bytes) +
-                                          hak_stat_get(large_cached_bytes));
+    ASSERT_EQ(hak_stat_get(committed_bytes),
+              hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
+                  hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
+    ASSERT_EQ(hak_stat_get(mapped_bytes),
+              hak_stat_get(superslabs) * static_cast<int64_t>(SS_BYTES) +
+                  hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
 }
 
 class Ace : public testing::Test
@@ -81,7 +84,8 @@ char *alloc(size_t size, size_t align = 1)
     return p;
 }
 
-/* Blocks with a mark in each unit, so that a wrong copy, a lost page or a neighbour's write is seen. */
+/* Blocks with a mark in each unit, so that a wrong copy, a lost page or a neighbour's write is
+   seen. */
 class Oracle
 {
   public:
@@ -120,7 +124,9 @@ class Oracle
             EXPECT_EQ(errno, ENOMEM);
             return false;
         }
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % (align < SS_GRANULE_BYTES ? SS_GRANULE_BYTES : align), 0u);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) %
+                      (align < SS_GRANULE_BYTES ? SS_GRANULE_BYTES : align),
+                  0u);
         size_t usable = hak_ace_usable_size(p);
         EXPECT_GE(usable, size);
         if (kind == 1) {
@@ -213,7 +219,8 @@ class Oracle
     {
         auto next = blocks.lower_bound(p);
         ASSERT_TRUE(next == blocks.end() || p + size <= next->first);
-        ASSERT_TRUE(next == blocks.begin() || std::prev(next)->first + std::prev(next)->second.size <= p);
+        ASSERT_TRUE(next == blocks.begin() ||
+                    std::prev(next)->first + std::prev(next)->second.size <= p);
         for (size_t i = 0; i < size; i += kUnit) {
             *reinterpret_cast<uint64_t *>(p + i) = mark(key, i);
         }
@@ -224,7 +231,8 @@ class Oracle
     void check(const char *p, size_t size, uint64_t key)
     {
         for (size_t i = 0; i < size; i += kUnit) {
-            ASSERT_EQ(*reinterpret_cast<const uint64_t *>(p + i), mark(key, i)) << "offset " << i << " of " << size;
+            ASSERT_EQ(*reinterpret_cast<const uint64_t *>(p + i), mark(key, i))
+                << "offset " << i << " of " << size;
         }
     }
 
@@ -283,8 +291,9 @@ size_t rounded(size_t size, bool is_span)
 /* Every size around the edges: spans of a class to 1 MiB, ranges above. */
 TEST_F(Ace, SizesAndKinds)
 {
-    for (size_t size : {size_t(0), size_t(1), size_t(32769), size_t(40960), size_t(40961), size_t(65537), size_t(99999),
-                        kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
+    for (size_t size :
+         {size_t(0), size_t(1), size_t(32769), size_t(40960), size_t(40961), size_t(65537),
+          size_t(99999), kUnit - 1, kUnit, kUnit + 1, kMiB - 1, kMiB, kMiB + 1, 30 * kMiB}) {
         for (size_t align : {size_t(1), kUnit, kMiB, 2 * kMiB, 4 * kMiB, 64 * kMiB}) {
             char *p = alloc(size, align);
             ASSERT_NE(p, nullptr) << size << " at " << align;
@@ -308,7 +317,8 @@ TEST_F(Ace, SizesAndKinds)
 TEST_F(Ace, ImpossibleSizesAreENOMEM)
 {
     int local;
-    for (size_t size : {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, SIZE_MAX / 2 + 1, SIZE_MAX / 4, size_t(1) << 50}) {
+    for (size_t size : {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX / 2, SIZE_MAX / 2 + 1, SIZE_MAX / 4,
+                        size_t(1) << 50}) {
         for (size_t align : {size_t(1), kMiB, size_t(1) << 40, size_t(1) << 62, size_t(1) << 63}) {
             errno = 0;
             EXPECT_EQ(hak_ace_alloc(size, align), nullptr) << size << " at " << align;
@@ -348,10 +358,12 @@ TEST_F(Ace, FreedRangesAreServedAgain)
     hak_ace_free(p);
 }
 
-/* A cached range that is much larger is split; its neighbours merge again when they are freed, in any order. */
+/* A cached range that is much larger is split; its neighbours merge again when they are freed, in
+   any order. */
 TEST_F(Ace, CachedRangesAreSplitAndMerged)
 {
-    static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                     {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     for (const auto &order : orders) {
         char *whole = alloc(24 * kMiB);
         hak_ace_free(whole);
@@ -394,8 +406,8 @@ TEST_F(Ace, TheSmallestCachedRangeThatFitsIsTaken)
     /* Cut from one range, so that the walls lie between the others. */
     char *whole = alloc(44 * kMiB);
     hak_ace_free(whole);
-    char *a = alloc(20 * kMiB), *wall1 = alloc(2 * kMiB), *b = alloc(6 * kMiB), *wall2 = alloc(2 * kMiB),
-         *c = alloc(14 * kMiB);
+    char *a = alloc(20 * kMiB), *wall1 = alloc(2 * kMiB), *b = alloc(6 * kMiB),
+         *wall2 = alloc(2 * kMiB), *c = alloc(14 * kMiB);
     ASSERT_EQ(c, whole + 30 * kMiB);
     for (char *p : {a, b, c}) {
         hak_ace_free(p);
@@ -472,12 +484,14 @@ TEST_F(Ace, ShrinksInPlace)
     char *p = alloc(20 * kMiB);
     memset(p, 3, kMiB * 2);
     EXPECT_EQ(hak_ace_resize(p, 15 * kMiB), p);
-    EXPECT_EQ(hak_stat_get(large_bytes), static_cast<int64_t>(20 * kMiB)) << "address space ahead stays";
+    EXPECT_EQ(hak_stat_get(large_bytes), static_cast<int64_t>(20 * kMiB))
+        << "address space ahead stays";
     EXPECT_LE(hak_ace_usable_size(p), 16 * kMiB) << "but is not said to be the block's";
     EXPECT_EQ(hak_ace_resize(p, 2 * kMiB), p);
     EXPECT_EQ(hak_ace_usable_size(p), 2 * kMiB) << "but not more than half";
     EXPECT_EQ(hak_super_lookup(p + 2 * kMiB).is_allocated, 0);
-    EXPECT_EQ(hak_stat_get(large_cached_bytes), static_cast<int64_t>(18 * kMiB)) << "what was cut off is kept for reuse";
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), static_cast<int64_t>(18 * kMiB))
+        << "what was cut off is kept for reuse";
     EXPECT_EQ(p[2 * kMiB - 1], 3);
     expect_sound();
     EXPECT_EQ(hak_ace_resize(p, 30000), nullptr) << "to a small block: copied";
@@ -543,7 +557,8 @@ TEST_F(Ace, GrowingBlocksAreRangesWithinALimit)
     hak_ace_free(p);
 }
 
-/* calloc of a block that was used: cleared, or given back where little of such blocks is touched. */
+/* calloc of a block that was used: cleared, or given back where little of such blocks is touched.
+ */
 TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
 {
     FailingOs os;
@@ -570,7 +585,8 @@ TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
     }
 }
 
-/* What is touched may change: sparse, dense, sparse again. Looking makes nothing resident, and is no system call. */
+/* What is touched may change: sparse, dense, sparse again. Looking makes nothing resident, and is
+   no system call. */
 TEST_F(Ace, WhatIsTouchedIsLearntAnew)
 {
     const size_t size = 500 * 1024;
@@ -580,7 +596,8 @@ TEST_F(Ace, WhatIsTouchedIsLearntAnew)
         for (int i = 0; i < n_rounds; i++) {
             char *p = static_cast<char *>(hak_ace_alloc_zeroed(size, 1));
             ASSERT_NE(p, nullptr);
-            n_cleared = i >= n_rounds / 2 && i % 50 == 0 ? n_cleared + (resident(p, size) == size) : n_cleared;
+            n_cleared = i >= n_rounds / 2 && i % 50 == 0 ? n_cleared + (resident(p, size) == size)
+                                                         : n_cleared;
             for (size_t at = 0; at < size; at += dense ? 4096 : 40 * 4096) {
                 p[at] = 1;
             }
@@ -635,7 +652,8 @@ TEST_F(Ace, GrowsIntoACachedNeighbour)
     EXPECT_GE(hak_ace_usable_size(p), 5 * kMiB);
     EXPECT_LE(hak_ace_usable_size(p), 8 * kMiB);
     EXPECT_EQ(os.calls(hak_testing::OS_MREMAP) + os.calls(hak_testing::OS_MMAP), 0u);
-    EXPECT_EQ(hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes), static_cast<int64_t>(24 * kMiB));
+    EXPECT_EQ(hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes),
+              static_cast<int64_t>(24 * kMiB));
     EXPECT_EQ(p[4 * kMiB - 1], 9);
     expect_sound();
     hak_ace_free(p);
@@ -643,7 +661,8 @@ TEST_F(Ace, GrowsIntoACachedNeighbour)
     hak_ace_free(whole);
 }
 
-/* Where something is in the way the pages move: contents stay, and nobody copies (the source's pages are gone). */
+/* Where something is in the way the pages move: contents stay, and nobody copies (the source's
+   pages are gone). */
 TEST_F(Ace, MovesPagesWhereItCannotGrow)
 {
     /* Something right behind it, so that it cannot grow in place. */
@@ -676,15 +695,16 @@ TEST_F(Ace, MovesPagesWhereItCannotGrow)
     hak_ace_free(wall);
 }
 
-/* The system moves no two mappings by one call. A range merged from several must be copied then, and nothing may be left
-   behind by the try. */
+/* The system moves no two mappings by one call. A range merged from several must be copied then,
+   and nothing may be left behind by the try. */
 TEST_F(Ace, ARangeOfSeveralMappingsIsNotMoved)
 {
     char *whole = alloc(8 * kMiB);
     hak_ace_free(whole);
     char *p = alloc(4 * kMiB), *wall = alloc(4 * kMiB);
     ASSERT_EQ(p + 4 * kMiB, wall);
-    ASSERT_EQ(madvise(p + 2 * kMiB, 2 * kMiB, MADV_DONTDUMP), 0); /* a mapping of its own from now on */
+    ASSERT_EQ(madvise(p + 2 * kMiB, 2 * kMiB, MADV_DONTDUMP),
+              0); /* a mapping of its own from now on */
     p[0] = p[4 * kMiB - 1] = 5;
     FailingOs os;
     EXPECT_EQ(hak_ace_resize(p, 6 * kMiB), nullptr);
@@ -696,8 +716,8 @@ TEST_F(Ace, ARangeOfSeveralMappingsIsNotMoved)
     hak_ace_free(wall);
 }
 
-/* The address space that a moved or unmapped range leaves may be somebody else's at once: the pointer map must have let go
-   of it before. */
+/* The address space that a moved or unmapped range leaves may be somebody else's at once: the
+   pointer map must have let go of it before. */
 const char *watched;
 int n_still_ours;
 
@@ -709,7 +729,8 @@ TEST_F(Ace, TheMapLetsGoBeforeTheAddressSpaceDoes)
     ASSERT_EQ(p + 4 * kMiB, wall);
     watched = p;
     n_still_ours = 0;
-    hak_os_ops.mremap = [](void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr) {
+    hak_os_ops.mremap = [](void *old_addr, size_t old_size, size_t new_size, int flags,
+                           void *new_addr) {
         n_still_ours += (flags & MREMAP_FIXED) && hak_map_get(watched).tag != 0;
         return hak_os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
     };
@@ -747,8 +768,8 @@ TEST_F(Ace, GrowingStepByStepMovesSeldom)
     hak_ace_free(p);
 }
 
-/* Programs account by it: a block that grows, or has shrunk, says at most 1/8 more than was asked for, and all of that is
-   its own. */
+/* Programs account by it: a block that grows, or has shrunk, says at most 1/8 more than was asked
+   for, and all of that is its own. */
 TEST_F(Ace, UsableIsNearWhatWasAskedFor)
 {
     FailingOs os;
@@ -822,7 +843,8 @@ struct Budget {
     }
 };
 
-/* What is kept ahead of blocks goes back before a request fails, and little is kept from then on. */
+/* What is kept ahead of blocks goes back before a request fails, and little is kept from then on.
+ */
 TEST_F(Ace, RoomGoesBackBeforeARequestFails)
 {
     const int n = HAK_TINY_OR(8, 40);
@@ -887,7 +909,8 @@ TEST_F(Ace, EveryCallOfTheSystemFailsInTurn)
                     hak_ss_purge(0);
                 }
                 expect_sound();
-                ASSERT_FALSE(HasFailure()) << hak_testing::os_call_name(call) << " " << n << " step " << i;
+                ASSERT_FALSE(HasFailure())
+                    << hak_testing::os_call_name(call) << " " << n << " step " << i;
             }
             oracle.free_all();
             hak_ace_purge(0);
@@ -988,7 +1011,8 @@ TEST_F(Ace, ThreadsAndLookups)
         Rng rng(77);
         while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
             struct ss_lookup got = hak_super_lookup(kept + rng.below(2 * kMiB));
-            int bad = got.kind != SS_RANGE || got.start != kept || got.size != 2 * kMiB || !got.is_allocated;
+            int bad = got.kind != SS_RANGE || got.start != kept || got.size != 2 * kMiB ||
+                      !got.is_allocated;
             __atomic_add_fetch(&n_bad, bad, __ATOMIC_RELAXED);
             (void)hak_super_lookup(kept - 64 * kMiB + rng.below(128 * kMiB));
         }
@@ -1086,7 +1110,8 @@ TEST_F(Ace, ASpanThatWastesTooMuchIsARange)
     hak_ace_free(q);
 }
 
-/* A large block of a kind that its owners write everywhere asks for huge pages; one that is hardly touched does not. */
+/* A large block of a kind that its owners write everywhere asks for huge pages; one that is hardly
+   touched does not. */
 TEST_F(Ace, RangesThatAreWrittenEverywhereAskForHugePages)
 {
     const size_t size = 36 * kMiB, sparse = 150 * kMiB;

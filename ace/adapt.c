@@ -1,4 +1,5 @@
-/* The process's controller. Called by range.c, ace.c and, through the policy of ace.c, by the pool. */
+/* The process's controller. Called by range.c, ace.c and, through the policy of ace.c, by the pool.
+ */
 #include "ace/adapt.h"
 
 #include <string.h>
@@ -36,7 +37,8 @@ static void set_targets(void)
         uint64_t dirty = (uint64_t)hak_stat_get(heap_dirty_bytes);
         dirty = dirty < superslabs ? dirty : superslabs;
         atomic_store_relaxed(&superslab_keep, (size_t)superslabs);
-        atomic_store_relaxed(&range_keep, (size_t)hak_control_keep(&control, CONTROL_RANGES, total - dirty));
+        atomic_store_relaxed(&range_keep,
+                             (size_t)hak_control_keep(&control, CONTROL_RANGES, total - dirty));
         atomic_store_relaxed(&delay_ms, hak_options.purge_delay_ms ? control.horizon_ms : 0);
     }
 }
@@ -47,12 +49,14 @@ static void note(void)
         return; /* this thread only looks */
     }
     uint64_t now_ns = hak_os_ops.clock_ns();
-    uint64_t base_ms = hak_options.ace_horizon_ms ? hak_options.ace_horizon_ms : hak_options.purge_delay_ms;
+    uint64_t base_ms =
+        hak_options.ace_horizon_ms ? hak_options.ace_horizon_ms : hak_options.purge_delay_ms;
     base_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
     if (control.base_ms != base_ms) {
         hak_control_start(&control, now_ns, base_ms);
     }
-    hak_control_note(&control, (uint64_t)hak_stat_get(heap_used_bytes), (uint64_t)hak_stat_get(large_bytes), now_ns);
+    hak_control_note(&control, (uint64_t)hak_stat_get(heap_used_bytes),
+                     (uint64_t)hak_stat_get(large_bytes), now_ns);
     if (hak_options.ace_horizon_ms) {
         control.horizon_ms = base_ms;
     }
@@ -131,7 +135,8 @@ size_t hak_adapt_range_keep(void)
 size_t hak_adapt_class_keep(size_t class_bytes)
 {
     hak_lock_acquire(&lock);
-    size_t keep = is_pinned() ? SIZE_MAX : (size_t)hak_control_class_keep(&control, class_of(class_bytes));
+    size_t keep =
+        is_pinned() ? SIZE_MAX : (size_t)hak_control_class_keep(&control, class_of(class_bytes));
     hak_lock_release(&lock);
     return keep;
 }

@@ -1,7 +1,9 @@
-/* The controller of this process: what control.h decides, applied to superslabs and ranges. Decides nothing while an option pins
-   the choice (HAKMEM_ACE_KEEP, HAKMEM_ACE_HORIZON_MS), and nothing is kept with HAKMEM_PURGE_DELAY_MS=0.
+/* The controller of this process: what control.h decides, applied to superslabs and ranges. Decides
+   nothing while an option pins the choice (HAKMEM_ACE_KEEP, HAKMEM_ACE_HORIZON_MS), and nothing is
+   kept with HAKMEM_PURGE_DELAY_MS=0.
 
-   Any thread. One lock (rank CONTROL), held for the arithmetic alone; the locks of ACE and of the pool may be held. */
+   Any thread. One lock (rank CONTROL), held for the arithmetic alone; the locks of ACE and of the
+   pool may be held. */
 #ifndef HAKMEM_ACE_ADAPT_H
 #define HAKMEM_ACE_ADAPT_H
 
@@ -11,11 +13,13 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. */
+/* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given
+   back to the system. */
 void hak_adapt_taken(enum control_pool pool, size_t fresh);
 void hak_adapt_given(void);
 void hak_adapt_purged(enum control_pool pool, size_t bytes);
-/* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became another size. */
+/* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became
+   another size. */
 void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
 void hak_adapt_block_given(size_t class_bytes);
 void hak_adapt_block_resized(size_t before, size_t after);
@@ -24,7 +28,8 @@ size_t hak_adapt_superslab_keep(void);
 size_t hak_adapt_range_keep(void);
 size_t hak_adapt_class_keep(size_t class_bytes);
 uint64_t hak_adapt_delay_ms(void);
-/* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown. */
+/* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown.
+ */
 int hak_adapt_ranges_exceed(void);
 int hak_adapt_superslabs_exceed(void);
 /* The state now. */
@@ -37,7 +42,6 @@ void hak_adapt_class_state(size_t class_bytes, struct control_class *out);
 /* Starts anew with an empty history. For tests and replays. */
 void hak_adapt_forget(void);
 int hak_adapt_verify(void);
-
 
 HAK_EXTERN_C_END
 

@@ -1,4 +1,5 @@
-/* The control law. Plain data, no lock, no clock: adapt.c has both. Called by adapt.c and by replays. */
+/* The control law. Plain data, no lock, no clock: adapt.c has both. Called by adapt.c and by
+   replays. */
 #include "ace/control.h"
 
 #include <string.h>
@@ -9,12 +10,13 @@
 #define EPOCH_MASK (CONTROL_EPOCHS - 1)
 /* The horizon grows when more than this part of what was given back within it is fetched again, */
 #define REGRET_SHIFT 2
-/* and shrinks when the bytes kept over all of it without use are more than this part of what is live or kept. */
+/* and shrinks when the bytes kept over all of it without use are more than this part of what is
+   live or kept. */
 #define IDLE_SHIFT 3
 #define AGE_SHIFT  3
 #define SLACK_STEP 2u
-/* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it gave back than this many bytes a
-   microsecond spends more than 1/32 of the time on it. */
+/* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it gave back
+   than this many bytes a microsecond spends more than 1/32 of the time on it. */
 #define DEAR_BYTES_A_US (4096u * 2 / (3 * 32))
 /* Less than this is not worth a decision. */
 #define GRAIN ((uint64_t)2 * HAK_MIB)
@@ -61,14 +63,16 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
 
-/* Whether the pool has fetched much of what it had given back. (What one pool fetches after the other gave it back is a change
-   of phase, and no mistake.) */
+/* Whether the pool has fetched much of what it had given back. (What one pool fetches after the
+   other gave it back is a change of phase, and no mistake.) */
 static int regrets(const struct control *control, enum control_pool pool)
 {
-    return control->regret[pool] > GRAIN && control->regret[pool] > sum(control->purged[pool]) >> REGRET_SHIFT;
+    return control->regret[pool] > GRAIN &&
+           control->regret[pool] > sum(control->purged[pool]) >> REGRET_SHIFT;
 }
 
-/* What the pool has fetched again since the epoch began costs more than its share of the time: it gets more slack, at once. */
+/* What the pool has fetched again since the epoch began costs more than its share of the time: it
+   gets more slack, at once. */
 static void adapt_slack(struct control *control, enum control_pool pool)
 {
     uint64_t elapsed_ns = control->now_ns - control->epoch_started_ns;
@@ -84,7 +88,8 @@ static void adapt_slack(struct control *control, enum control_pool pool)
 
 static void less_slack(struct control *control)
 {
-    control->slack[CONTROL_SUPERSLABS] -= control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
+    control->slack[CONTROL_SUPERSLABS] -=
+        control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
     control->slack[CONTROL_RANGES] -= control->slack[CONTROL_RANGES] > CONTROL_MIN_SLACK_RANGES;
 }
 
@@ -98,8 +103,10 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
             control->n_longer++;
         }
         memset(control->purged, 0, sizeof control->purged);
-    } else if (forgotten > still + GRAIN && forgotten - still > forgotten >> IDLE_SHIFT && forgotten > live) {
-        /* A peak of more than 1/8 above all later ones is forgotten: what was kept for it was kept in vain. */
+    } else if (forgotten > still + GRAIN && forgotten - still > forgotten >> IDLE_SHIFT &&
+               forgotten > live) {
+        /* A peak of more than 1/8 above all later ones is forgotten: what was kept for it was kept
+           in vain. */
         if (control->horizon_ms > control->base_ms) {
             control->horizon_ms /= 2;
             control->n_shorter++;
@@ -137,7 +144,8 @@ static void end_epochs(struct control *control, uint64_t now_ns)
         return; /* another thread read the clock later, and was first */
     }
     control->now_ns = now_ns;
-    for (uint32_t n = 0; n < CONTROL_EPOCHS && now_ns - control->epoch_started_ns >= epoch_ns; n++) {
+    for (uint32_t n = 0; n < CONTROL_EPOCHS && now_ns - control->epoch_started_ns >= epoch_ns;
+         n++) {
         next_epoch(control);
         control->epoch_started_ns += epoch_ns;
         epoch_ns = hak_time_ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
@@ -151,7 +159,8 @@ static void end_epochs(struct control *control, uint64_t now_ns)
     }
 }
 
-void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns)
+void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
+                      uint64_t now_ns)
 {
     end_epochs(control, now_ns);
     control->live[CONTROL_SUPERSLABS] = superslab_live;
@@ -176,7 +185,8 @@ void hak_control_class_note(struct control *control, unsigned class_index, int64
 void hak_control_hit(struct control *control, unsigned class_index, uint64_t age_ns)
 {
     struct control_class *class = &control->classes[class_index];
-    class->age_ns = class->hits ? class->age_ns - (class->age_ns >> AGE_SHIFT) + (age_ns >> AGE_SHIFT) : age_ns;
+    class->age_ns =
+        class->hits ? class->age_ns - (class->age_ns >> AGE_SHIFT) + (age_ns >> AGE_SHIFT) : age_ns;
     class->hits++;
 }
 
@@ -208,7 +218,8 @@ uint64_t hak_control_keep(const struct control *control, enum control_pool pool,
     uint64_t most = control->most[pool] + CONTROL_LEAST, live = control->live[pool];
     if (pool == CONTROL_TOTAL) {
         /* Not the sum: the two pools' highest need not be at the same time. */
-        uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS), ranges = slack_bytes(control, CONTROL_RANGES);
+        uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS),
+                 ranges = slack_bytes(control, CONTROL_RANGES);
         most += superslabs > ranges ? superslabs : ranges;
     } else {
         most += slack_bytes(control, pool);
@@ -239,6 +250,7 @@ int hak_control_verify(const struct control *control)
         }
     }
     uint64_t ratio = control->horizon_ms / control->base_ms;
-    int is_power = ratio && (ratio & (ratio - 1)) == 0 && ratio * control->base_ms == control->horizon_ms;
+    int is_power =
+        ratio && (ratio & (ratio - 1)) == 0 && ratio * control->base_ms == control->horizon_ms;
     return is_power && ratio <= CONTROL_LONGEST ? 0 : VERIFY_CONTROL_HORIZON;
 }

@@ -1,15 +1,19 @@
-/* The controller: how many freed bytes are worth keeping, from what was wanted lately. docs/ace_control.md explains the law.
+/* The controller: how many freed bytes are worth keeping, from what was wanted lately.
+   docs/ace_control.md explains the law.
 
-   It looks at live bytes (in use by the program) of each pool (superslabs, ranges), of both together, and of each ACE class. Time
-   is cut into epochs, ended by the clock or by a number of operations; the horizon is the last CONTROL_EPOCHS of them. Target:
+   It looks at live bytes (in use by the program) of each pool (superslabs, ranges), of both
+   together, and of each ACE class. Time is cut into epochs, ended by the clock or by a number of
+   operations; the horizon is the last CONTROL_EPOCHS of them. Target:
      keep = min(highest live bytes within the horizon - live bytes now, budget)
-   for each pool, each class, and the total, where a pool's highest is taken a little higher (`slack`), since not every freed byte
-   fits the next request. Both adapt: memory that is fetched again soon after it was given back makes the horizon twice as long
-   and, if that costs much of the time, the pool's slack larger; kept memory that nobody wanted for a whole horizon makes them
+   for each pool, each class, and the total, where a pool's highest is taken a little higher
+   (`slack`), since not every freed byte fits the next request. Both adapt: memory that is fetched
+   again soon after it was given back makes the horizon twice as long and, if that costs much of the
+   time, the pool's slack larger; kept memory that nobody wanted for a whole horizon makes them
    shorter.
 
-   Decisions only: no system call, no memory; the time is passed in, so that the same operations at the same times give the same
-   state. Internal to ACE; every function may be called by any thread with any lock held up to POOL (it takes CONTROL's). */
+   Decisions only: no system call, no memory; the time is passed in, so that the same operations at
+   the same times give the same state. Internal to ACE; every function may be called by any thread
+   with any lock held up to POOL (it takes CONTROL's). */
 #ifndef HAKMEM_ACE_CONTROL_H
 #define HAKMEM_ACE_CONTROL_H
 
@@ -25,7 +29,8 @@ HAK_EXTERN_C_BEGIN
 #define CONTROL_LONGEST     8u /* the longest horizon, in shortest ones */
 #define CONTROL_EPOCH_OPS   1048576u
 #define CONTROL_SLACK_PARTS 32u
-/* By pool: spans and slabs are cut anew from whatever is free, cached ranges serve what they fit. */
+/* By pool: spans and slabs are cut anew from whatever is free, cached ranges serve what they fit.
+ */
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
 #define CONTROL_MIN_SLACK_RANGES     6u
 #define CONTROL_MAX_SLACK            13u
@@ -36,8 +41,8 @@ enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_P
 
 struct control_class {
     uint64_t live, peaks[CONTROL_EPOCHS]; /* bytes now, and the highest of each epoch */
-    uint64_t hits, misses;                /* requests served from kept memory, and by fresh memory */
-    uint64_t age_ns;                      /* average age of kept memory when it is used again (moves by 1/8) */
+    uint64_t hits, misses; /* requests served from kept memory, and by fresh memory */
+    uint64_t age_ns;       /* average age of kept memory when it is used again (moves by 1/8) */
 };
 
 struct control {
@@ -49,19 +54,22 @@ struct control {
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
-    uint32_t slack[CONTROL_TOTAL];                  /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
-    uint32_t n_slacker[CONTROL_TOTAL];              /* how often it grew in this epoch */
-    uint64_t purged[CONTROL_TOTAL][CONTROL_EPOCHS]; /* bytes given back, by pool and epoch: wanted again soon? */
-    uint64_t regret[CONTROL_TOTAL];                 /* bytes that the pool has fetched again in this epoch */
+    uint32_t slack[CONTROL_TOTAL];     /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
+    uint32_t n_slacker[CONTROL_TOTAL]; /* how often it grew in this epoch */
+    uint64_t purged[CONTROL_TOTAL]
+                   [CONTROL_EPOCHS]; /* bytes given back, by pool and epoch: wanted again soon? */
+    uint64_t regret[CONTROL_TOTAL];  /* bytes that the pool has fetched again in this epoch */
     uint64_t n_longer, n_shorter, n_epochs;
     uint64_t now_ns;
 };
 
-/* An empty history, but for what is live; the horizon is between base_ms (the option's delay, at least CONTROL_MIN_MS) and
-   CONTROL_LONGEST times that. Zeroed memory is a control before its start. */
+/* An empty history, but for what is live; the horizon is between base_ms (the option's delay, at
+   least CONTROL_MIN_MS) and CONTROL_LONGEST times that. Zeroed memory is a control before its
+   start. */
 void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
-void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live, uint64_t now_ns);
+void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
+                      uint64_t now_ns);
 /* A class's live bytes change. */
 void hak_control_class_note(struct control *control, unsigned class_index, int64_t bytes);
 /* A request of the class was served from kept memory of that age. */

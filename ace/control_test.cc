@@ -117,7 +117,8 @@ TEST_F(Control, RegretMakesTheHorizonLonger)
     EXPECT_GT(c.n_longer, 0u);
 }
 
-/* Fetching again what was given back, at once, for more than 1/32 of the time: more slack for that pool, before the epoch ends. */
+/* Fetching again what was given back, at once, for more than 1/32 of the time: more slack for that
+   pool, before the epoch ends. */
 TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
 {
     for (int i = 0; i < 20; i++) {
@@ -127,7 +128,8 @@ TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
     }
     EXPECT_EQ(c.n_epochs, 0u);
     EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MAX_SLACK);
-    EXPECT_EQ(c.slack[CONTROL_SUPERSLABS], CONTROL_MIN_SLACK_SUPERSLABS) << "the other pool regrets nothing";
+    EXPECT_EQ(c.slack[CONTROL_SUPERSLABS], CONTROL_MIN_SLACK_SUPERSLABS)
+        << "the other pool regrets nothing";
     EXPECT_EQ(keep(CONTROL_RANGES), with_slack(100 * kMiB, CONTROL_MAX_SLACK) - 100 * kMiB);
 }
 
@@ -220,10 +222,12 @@ TEST_F(Control, IsDeterministic)
         for (int i = 0; i < 20000; i++) {
             note(rng.below(300 * kMiB), rng.below(300 * kMiB), rng.below(30));
             if (rng.one_in(5)) {
-                hak_control_purged(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
+                hak_control_purged(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS,
+                                   rng.below(50 * kMiB));
             }
             if (rng.one_in(5)) {
-                hak_control_fresh(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS, rng.below(50 * kMiB));
+                hak_control_fresh(&c, rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS,
+                                  rng.below(50 * kMiB));
             }
             ASSERT_LE(keep(CONTROL_TOTAL), with_slack(600 * kMiB, CONTROL_MAX_SLACK));
         }

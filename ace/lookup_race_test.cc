@@ -26,8 +26,9 @@ const size_t kProbes[] = {0, 100, 20000, kFar, 65535};
 
 const size_t kReserved = 16 * SS_BYTES;
 
-char *reserved;   /* address space that nobody else gets */
-char *target;     /* 2 MiB-aligned, in the middle of it; nothing lies there but what a state puts there */
+char *reserved; /* address space that nobody else gets */
+char *
+    target; /* 2 MiB-aligned, in the middle of it; nothing lies there but what a state puts there */
 char *next_place; /* where the next mapping of 2 MiB or more goes, or NULL */
 struct slab *slab;
 char *block;
@@ -149,8 +150,8 @@ int n_bad;
 
 bool same(const struct ss_lookup &a, const struct ss_lookup &b)
 {
-    return a.kind == b.kind && a.owner == b.owner && a.size_class == b.size_class && a.start == b.start &&
-           a.size == b.size && a.is_allocated == b.is_allocated;
+    return a.kind == b.kind && a.owner == b.owner && a.size_class == b.size_class &&
+           a.start == b.start && a.size == b.size && a.is_allocated == b.is_allocated;
 }
 
 /* What holds for every answer. */
@@ -185,14 +186,16 @@ void trap(int, siginfo_t *, void *context)
 void fault(int, siginfo_t *info, void *)
 {
     char line[200];
-    int n = snprintf(line, sizeof line, "fault at %p: %s becomes %s after instruction %d of %s, probe %zd\n",
+    int n = snprintf(line, sizeof line,
+                     "fault at %p: %s becomes %s after instruction %d of %s, probe %zd\n",
                      info->si_addr, from->name, to->name, step, stepped, probe - target);
     (void)!write(2, line, static_cast<size_t>(n));
     _exit(1);
 }
 
-#define STEP(on)                                                                                                       \
-    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::: "memory", "cc")
+#define STEP(on)                                                                                   \
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::     \
+                         : "memory", "cc")
 
 class LookupRace : public testing::Test
 {
@@ -202,8 +205,8 @@ class LookupRace : public testing::Test
         hak_options.purge_delay_ms = 3600000;
         hak_options.large_cache_bytes = hak_options.ace_keep = size_t(1) << 40;
         hak_options.huge_page_bytes = 0;
-        reserved = static_cast<char *>(
-            mmap(nullptr, kReserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        reserved = static_cast<char *>(mmap(nullptr, kReserved, PROT_NONE,
+                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
         ASSERT_NE(reserved, MAP_FAILED);
         uintptr_t middle = reinterpret_cast<uintptr_t>(reserved) + kReserved / 2;
         target = reinterpret_cast<char *>(middle & ~(SS_BYTES - 1));
@@ -272,8 +275,9 @@ class LookupRace : public testing::Test
             }
             to->leave();
             EXPECT_TRUE(same(got, before) || same(got, after))
-                << from->name << " becomes " << to->name << " after instruction " << at_step << ", probe "
-                << probe - target << ": kind " << got.kind << " start " << got.start << " size " << got.size;
+                << from->name << " becomes " << to->name << " after instruction " << at_step
+                << ", probe " << probe - target << ": kind " << got.kind << " start " << got.start
+                << " size " << got.size;
         }
     }
     void step_change()
@@ -286,7 +290,8 @@ class LookupRace : public testing::Test
         change();
         STEP("andq $~0x100, (%%rsp)");
         EXPECT_GT(step, from == to ? 0 : 20);
-        EXPECT_EQ(n_bad, 0) << from->name << " becomes " << to->name << ", probe " << probe - target;
+        EXPECT_EQ(n_bad, 0) << from->name << " becomes " << to->name << ", probe "
+                            << probe - target;
         to->leave();
     }
     void every_change()

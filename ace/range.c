@@ -1,5 +1,5 @@
-/* Ranges. One lock (rank ACE), also held while the system maps or unmaps: such calls are rare and long, and the
-   caller touches far more memory than they cost. Called by ace.c. */
+/* Ranges. One lock (rank ACE), also held while the system maps or unmaps: such calls are rare and
+   long, and the caller touches far more memory than they cost. Called by ace.c. */
 #include "ace/range.h"
 
 #include <errno.h>
@@ -26,20 +26,23 @@
 
 /* A block that grows may have a range twice as large (in thousandths). */
 #define GROWING_WMAX 2000u
-/* Address space ahead of a range that grows: as much again as half of it, so that growing costs O(log n) moves. Pages are
-   not touched, so it costs no memory. */
+/* Address space ahead of a range that grows: as much again as half of it, so that growing costs
+   O(log n) moves. Pages are not touched, so it costs no memory. */
 #define GROW_SHIFT 1
-/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again within that. Programs account by
-   malloc_usable_size, so that all the room would be too much. */
+/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again
+   within that. Programs account by malloc_usable_size, so that all the room would be too much. */
 #define GROW_USABLE_SHIFT 4
-/* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps, and worth the call. */
+/* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps,
+   and worth the call. */
 #define TAIL_SHIFT 2
 #define TAIL_MIN   ((size_t)64 * HAK_KIB)
 /* And its address space above this, if more than half of it is unused. */
 #define KEEP_WHOLE_BYTES (4 * HAK_MIB)
-/* Ranges that may lie beside each other without being one mapping. The system allows 65,530 mappings by default. */
+/* Ranges that may lie beside each other without being one mapping. The system allows 65,530
+   mappings by default. */
 #define GROWING_MAX HAK_TINY_OR(8, 8192)
-/* Fresh ranges of this size on are marked for huge pages, if nearly all of such blocks gets touched (in 256ths). */
+/* Fresh ranges of this size on are marked for huge pages, if nearly all of such blocks gets touched
+   (in 256ths). */
 #define HUGE_MIN     (32 * HAK_MIB)
 #define HUGE_TOUCHED 250u
 /* How many cached ranges of a class are looked at for the smallest that fits. */
@@ -53,10 +56,10 @@ static struct range *oldest, *newest;
 static struct range *classes[ACE_CLASSES];
 static uint64_t classes_present[ACE_CLASSES / 64];
 static size_t class_cached[ACE_CLASSES]; /* bytes */
-static size_t room;                    /* ahead of used ranges, in bytes */
-static size_t stuck_room;              /* as much of it as the system would not take back */
-static uint32_t room_at;               /* the number of the range that was looked at last */
-static size_t scarce_level;            /* bytes mapped when the system refused more; 0: it has not */
+static size_t room;                      /* ahead of used ranges, in bytes */
+static size_t stuck_room;                /* as much of it as the system would not take back */
+static uint32_t room_at;                 /* the number of the range that was looked at last */
+static size_t scarce_level; /* bytes mapped when the system refused more; 0: it has not */
 
 static size_t round_units(size_t size)
 {
@@ -151,7 +154,8 @@ static size_t mapped_bytes(void)
            (size_t)hak_stat_get(superslabs) * SS_BYTES;
 }
 
-/* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says nothing. */
+/* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says
+   nothing. */
 static void note_refusal(size_t bytes)
 {
     size_t level = mapped_bytes();
@@ -260,20 +264,23 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns)
 {
     size_t bytes = 0;
     struct range *next;
-    for (struct range *range = oldest; range && now_ns - range->cached_at_ns >= delay_ns; range = next) {
+    for (struct range *range = oldest; range && now_ns - range->cached_at_ns >= delay_ns;
+         range = next) {
         next = range->next;
         bytes += give_back(range);
     }
     return bytes;
 }
 
-/* Gives back what is more than the limit: first of classes that keep more than they want, oldest first, then of any. */
+/* Gives back what is more than the limit: first of classes that keep more than they want, oldest
+   first, then of any. */
 static size_t keep_within(size_t limit)
 {
     size_t bytes = 0;
     for (int any = 0; any < 2; any++) {
         struct range *next;
-        for (struct range *range = oldest; range && (size_t)hak_stat_get(large_cached_bytes) > limit; range = next) {
+        for (struct range *range = oldest;
+             range && (size_t)hak_stat_get(large_cached_bytes) > limit; range = next) {
             next = range->next;
             if (any || class_cached[class_of(range->bytes)] > hak_adapt_class_keep(range->bytes)) {
                 bytes += give_back(range);
@@ -304,8 +311,8 @@ static size_t cut_room(struct range *range)
     return more;
 }
 
-/* Cuts the room of used ranges until `wanted` bytes went back, in turn, so that a call for little does not look at all ranges each
-   time. */
+/* Cuts the room of used ranges until `wanted` bytes went back, in turn, so that a call for little
+   does not look at all ranges each time. */
 static size_t give_back_room(size_t wanted)
 {
     size_t bytes = 0;
@@ -332,7 +339,9 @@ static int make_way(size_t bytes)
 static struct range *cached_after(const struct range *range)
 {
     struct range *after = cached_at(range->base + range->bytes);
-    return after && after->base == range->base + range->bytes && after->origin == range->origin ? after : NULL;
+    return after && after->base == range->base + range->bytes && after->origin == range->origin
+               ? after
+               : NULL;
 }
 
 /* Takes in the cached neighbour behind it, if there is one of its origin. */
@@ -346,7 +355,8 @@ static void absorb_after(struct range *range)
     }
 }
 
-/* Cuts `range` after `bytes`; the rest becomes a cached range. If there is no description for it, nothing is cut. */
+/* Cuts `range` after `bytes`; the rest becomes a cached range. If there is no description for it,
+   nothing is cut. */
 static void split(struct range *range, size_t bytes, uint64_t now_ns)
 {
     struct range *rest = new_range();
@@ -378,10 +388,13 @@ static unsigned next_class(unsigned i)
 static struct range *best_cached(size_t bytes, size_t align)
 {
     struct range *best = NULL;
-    for (unsigned i = next_class(class_of(bytes)); i < ACE_CLASSES && !best; i = next_class(i + 1)) {
+    for (unsigned i = next_class(class_of(bytes)); i < ACE_CLASSES && !best;
+         i = next_class(i + 1)) {
         int looked = 0;
-        for (struct range *range = classes[i]; range && looked < BEST_SEARCH; range = range->class_next, looked++) {
-            if (range->bytes >= bytes && (!best || range->bytes < best->bytes) && is_aligned(range->base, align)) {
+        for (struct range *range = classes[i]; range && looked < BEST_SEARCH;
+             range = range->class_next, looked++) {
+            if (range->bytes >= bytes && (!best || range->bytes < best->bytes) &&
+                is_aligned(range->base, align)) {
                 best = range;
             }
         }
@@ -389,8 +402,8 @@ static struct range *best_cached(size_t bytes, size_t align)
     return best;
 }
 
-/* The range of the unit at p, if a fresh mapping beside it becomes one with it: the system extends a neighbour that has the
-   same advice and was never moved. */
+/* The range of the unit at p, if a fresh mapping beside it becomes one with it: the system extends
+   a neighbour that has the same advice and was never moved. */
 static const struct range *neighbour_at(const char *p, int is_huge)
 {
     struct map_entry entry = hak_map_get(p);
@@ -448,7 +461,8 @@ struct ss_lookup hak_range_describe(const void *p, uint32_t number)
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         now = atomic_load_relaxed(&range->version);
         if (now & 1) {
-            return nothing; /* it is becoming another range's, by a thread that this one does not wait for */
+            return nothing; /* it is becoming another range's, by a thread that this one does not
+                               wait for */
         }
         if (now == version) {
             int is_inside = (size_t)((uintptr_t)p - (uintptr_t)base) < bytes;
@@ -463,8 +477,11 @@ static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
     struct range *range = best_cached(bytes, align);
     if (range) {
         cache_remove(range);
-        uint64_t wmax = use == RANGE_GROWING && hak_options.wmax_large < GROWING_WMAX ? GROWING_WMAX : hak_options.wmax_large;
-        if (range->bytes > bytes + (uint64_t)(bytes / SS_UNIT_BYTES * (wmax - 1000) / 1000) * SS_UNIT_BYTES) {
+        uint64_t wmax = use == RANGE_GROWING && hak_options.wmax_large < GROWING_WMAX
+                            ? GROWING_WMAX
+                            : hak_options.wmax_large;
+        if (range->bytes >
+            bytes + (uint64_t)(bytes / SS_UNIT_BYTES * (wmax - 1000) / 1000) * SS_UNIT_BYTES) {
             split(range, bytes, range->cached_at_ns);
         }
     }
@@ -474,12 +491,15 @@ static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
 static struct range *take_fresh(size_t bytes, size_t align, enum range_use use)
 {
     if (use == RANGE_GROWING) {
-        struct range *range = hak_range_is_scarce() ? NULL : map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
+        struct range *range = hak_range_is_scarce()
+                                  ? NULL
+                                  : map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
         return range ? range : map_fresh(bytes, align, 0);
     }
     int is_huge = bytes >= HUGE_MIN && align <= HUGE_BYTES &&
                   hak_zero_touched(bytes, use == RANGE_ZEROED) >= HUGE_TOUCHED &&
-                  hak_huge_is_wanted((uint64_t)hak_stat_get(large_bytes) + (uint64_t)hak_stat_get(large_cached_bytes));
+                  hak_huge_is_wanted((uint64_t)hak_stat_get(large_bytes) +
+                                     (uint64_t)hak_stat_get(large_cached_bytes));
     return map_fresh(bytes, is_huge ? HUGE_BYTES : align, is_huge);
 }
 
@@ -491,7 +511,8 @@ int hak_range_may_grow(void)
 static void start_use(struct range *range, size_t size, enum range_use use, int is_fresh)
 {
     range->touched = size;
-    atomic_store_relaxed(&range->usable, use == RANGE_GROWING ? usable_with_room(range, size) : range->bytes);
+    atomic_store_relaxed(&range->usable,
+                         use == RANGE_GROWING ? usable_with_room(range, size) : range->bytes);
     atomic_store_relaxed(&room, room + room_of(range));
     range->use = (uint8_t)use;
     range->is_fresh = (uint8_t)is_fresh;
@@ -500,7 +521,8 @@ static void start_use(struct range *range, size_t size, enum range_use use, int 
     hak_stat_add(large_bytes, range->bytes);
     hak_stat_add(large_growing, use == RANGE_GROWING);
     hak_adapt_taken(CONTROL_RANGES, is_fresh ? range->bytes : 0);
-    hak_adapt_block_taken(range->bytes, !is_fresh, is_fresh ? 0 : hak_os_ops.clock_ns() - range->cached_at_ns);
+    hak_adapt_block_taken(range->bytes, !is_fresh,
+                          is_fresh ? 0 : hak_os_ops.clock_ns() - range->cached_at_ns);
 }
 
 void *hak_range_alloc(size_t size, size_t align, enum range_use use)
@@ -537,7 +559,9 @@ static struct range *used_at(const void *p)
 static struct range *cached_before(const struct range *range)
 {
     struct range *before = cached_at(range->base - 1);
-    return before && before->base + before->bytes == range->base && before->origin == range->origin ? before : NULL;
+    return before && before->base + before->bytes == range->base && before->origin == range->origin
+               ? before
+               : NULL;
 }
 
 /* Merges a range that is about to be cached with cached neighbours. */
@@ -561,8 +585,9 @@ void hak_range_free(void *p)
     struct range *range = used_at(p);
     if (!range) {
         struct range *cached = cached_at((const char *)p);
-        hak_fatal(
-            cached && cached->base == p ? "block freed twice" : "invalid pointer freed (not the start of a block)", p);
+        hak_fatal(cached && cached->base == p ? "block freed twice"
+                                              : "invalid pointer freed (not the start of a block)",
+                  p);
     }
     if (range->is_fresh) {
         hak_zero_learn(range->base, range->touched, range->use == RANGE_ZEROED);
@@ -651,9 +676,10 @@ static int move_pages(struct range *range, size_t bytes)
     }
     /* First the map: once the pages have moved, the old addresses may be anybody's. */
     hak_map_set(range->base, range->bytes / SS_UNIT_BYTES, 0, 0);
-    if (hak_os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
-        /* The kernel may have unmapped `place` before it failed, and another thread may live there by now: the address
-           space is left alone. */
+    if (hak_os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) ==
+        MAP_FAILED) {
+        /* The kernel may have unmapped `place` before it failed, and another thread may live there
+           by now: the address space is left alone. */
         hak_fail_map(bytes, errno);
         map_range(range);
         return 0;
@@ -700,7 +726,8 @@ static int grow(struct range *range, size_t bytes)
         return 1;
     }
     /* EFAULT: not one mapping after all; a try to move it would leave its target mapped. */
-    return errno != EFAULT && (move_pages(range, ahead) || (ahead > bytes && move_pages(range, bytes)));
+    return errno != EFAULT &&
+           (move_pages(range, ahead) || (ahead > bytes && move_pages(range, bytes)));
 }
 
 void *hak_range_resize(void *p, size_t size)
@@ -713,7 +740,8 @@ void *hak_range_resize(void *p, size_t size)
     if (range && bytes <= range->bytes) {
         shrink(range, size);
         result = p;
-    } else if (range && (grow(range, bytes) || (errno != EFAULT && make_way(bytes) && grow(range, bytes)))) {
+    } else if (range &&
+               (grow(range, bytes) || (errno != EFAULT && make_way(bytes) && grow(range, bytes)))) {
         set_usable(range, usable_with_room(range, size));
         result = range->base;
     }
@@ -790,13 +818,15 @@ static int verify_range(const struct range *range)
     return range->bytes % SS_UNIT_BYTES ? VERIFY_RANGE_UNITS : 0;
 }
 
-/* The lists by age and by class hold the same. Returns their bytes, or SIZE_MAX if they are wrong. */
+/* The lists by age and by class hold the same. Returns their bytes, or SIZE_MAX if they are wrong.
+ */
 static size_t verify_lists(void)
 {
     size_t by_age = 0, by_class = 0;
     for (const struct range *range = oldest; range; range = range->next) {
         by_age += range->bytes;
-        if (range->state != RANGE_CACHED || (range->next && range->next->cached_at_ns < range->cached_at_ns)) {
+        if (range->state != RANGE_CACHED ||
+            (range->next && range->next->cached_at_ns < range->cached_at_ns)) {
             return SIZE_MAX;
         }
     }
@@ -830,7 +860,8 @@ int hak_range_verify(void)
         result = VERIFY_RANGE_LISTS;
     }
     if (!result && (used != (size_t)hak_stat_get(large_bytes) || ahead != room ||
-                    growing != (size_t)hak_stat_get(large_growing) || n != (size_t)hak_stat_get(large_ranges) ||
+                    growing != (size_t)hak_stat_get(large_growing) ||
+                    n != (size_t)hak_stat_get(large_ranges) ||
                     cached != (size_t)hak_stat_get(large_cached_bytes))) {
         result = VERIFY_RANGE_TOTALS;
     }

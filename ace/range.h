@@ -1,20 +1,20 @@
-/* Ranges: mappings of their own, whole units long, kept for reuse when freed: blocks above 1 MiB, and smaller ones that grow
-   by realloc.
+/* Ranges: mappings of their own, whole units long, kept for reuse when freed: blocks above 1 MiB,
+   and smaller ones that grow by realloc.
 
-   struct range describes one; descriptions live for ever and are reused by number. All fields are written with the ACE lock
-   held, but for is_fresh, which the thread that allocates the block writes before anybody else
-   knows it; `base` and `usable` of a used range change only in calls about that very block; its
-   `bytes` may shrink to what holds `usable` when the system refuses memory. `version` is odd while
-   `base` changes. These and `state` are written atomically (relaxed): hak_range_describe reads them
-   without a lock.
-   States: used; cached (in the list by age, oldest first, and in the list of its class; pages may be resident); idle
-   (describes nothing).
-   Origin: a number for each mapping of the kernel; what is cut from one keeps it, and a fresh neighbour of it takes it on.
-   Ranges of one origin that touch can be moved as one by mremap: only such neighbours are merged. (Where the kernel thinks
-   otherwise, mremap says EFAULT and the block is copied.)
-   Always: every unit of a used or cached range has {TAG_RANGE, number} in the pointer map; two neighbouring cached ranges of
-   one origin are merged; a cached range is in the class list of the largest class that it can serve; stats.large_bytes,
-   large_cached_bytes and large_growing are the sums, and so is the room of used ranges. hak_range_verify checks. */
+   struct range describes one; descriptions live for ever and are reused by number. All fields are
+   written with the ACE lock held, but for is_fresh, which the thread that allocates the block
+   writes before anybody else knows it; `base` and `usable` of a used range change only in calls
+   about that very block; its `bytes` may shrink to what holds `usable` when the system refuses
+   memory. `version` is odd while `base` changes. These and `state` are written atomically
+   (relaxed): hak_range_describe reads them without a lock. States: used; cached (in the list by
+   age, oldest first, and in the list of its class; pages may be resident); idle (describes
+   nothing). Origin: a number for each mapping of the kernel; what is cut from one keeps it, and a
+   fresh neighbour of it takes it on. Ranges of one origin that touch can be moved as one by mremap:
+   only such neighbours are merged. (Where the kernel thinks otherwise, mremap says EFAULT and the
+   block is copied.) Always: every unit of a used or cached range has {TAG_RANGE, number} in the
+   pointer map; two neighbouring cached ranges of one origin are merged; a cached range is in the
+   class list of the largest class that it can serve; stats.large_bytes, large_cached_bytes and
+   large_growing are the sums, and so is the room of used ranges. hak_range_verify checks. */
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 
@@ -35,17 +35,17 @@ enum range_use {
 
 struct range {
     char *base;
-    size_t bytes; /* mapped, a multiple of 64 KiB */
-    size_t usable; /* used: what the block may be filled to; the rest of `bytes` is room to grow */
-    size_t
-        touched; /* used: what was asked for since the end was last given back, at most; beyond it hardly a page is resident */
+    size_t bytes;   /* mapped, a multiple of 64 KiB */
+    size_t usable;  /* used: what the block may be filled to; the rest of `bytes` is room to grow */
+    size_t touched; /* used: what was asked for since the end was last given back, at most; beyond
+                       it hardly a page is resident */
     uint64_t origin;
     uint32_t number, version;
     enum range_state state;
-    uint8_t use;                           /* used: enum range_use */
-    uint8_t is_fresh;                      /* used: handed out without resident pages */
-    uint8_t is_huge, is_moved;             /* of its mapping: marked for huge pages; moved by mremap */
-    struct range *next, *prev;             /* cached: by age; idle: next only */
+    uint8_t use;               /* used: enum range_use */
+    uint8_t is_fresh;          /* used: handed out without resident pages */
+    uint8_t is_huge, is_moved; /* of its mapping: marked for huge pages; moved by mremap */
+    struct range *next, *prev; /* cached: by age; idle: next only */
     struct range *class_next, *class_prev; /* cached: of one class */
     uint64_t cached_at_ns;
 };
@@ -53,7 +53,8 @@ struct range {
 /* The range of that number, which was given out. ACE lock held, or the block is the caller's. */
 struct range *hak_range_at(uint32_t number);
 void *hak_range_alloc(size_t size, size_t align, enum range_use use);
-/* Whether one more growing range is welcome: each is a mapping of its own, of which a process may have only so many. */
+/* Whether one more growing range is welcome: each is a mapping of its own, of which a process may
+   have only so many. */
 int hak_range_may_grow(void);
 void hak_range_free(void *p);
 size_t hak_range_size(const void *p);
@@ -63,11 +64,13 @@ size_t hak_range_purge(uint64_t delay_ms);
 size_t hak_range_purge_excess(void);
 /* See struct ss_policy. */
 struct ss_lookup hak_range_describe(const void *p, uint32_t number);
-/* Gives back the address space that is kept ahead of growing ranges. Returns bytes, of which hardly any were memory. */
+/* Gives back the address space that is kept ahead of growing ranges. Returns bytes, of which hardly
+   any were memory. */
 size_t hak_range_purge_room(void);
 /* How much of that there is to be had. */
 size_t hak_range_room(void);
-/* Whether the system has refused address space when about as much was mapped as is now: then none is kept ahead. */
+/* Whether the system has refused address space when about as much was mapped as is now: then none
+   is kept ahead. */
 int hak_range_is_scarce(void);
 int hak_range_verify(void);
 

@@ -1,4 +1,5 @@
-/* Clearing and giving back. State: a table of averages, relaxed atomics; a lost update is harmless. Called by ace.c. */
+/* Clearing and giving back. State: a table of averages, relaxed atomics; a lost update is harmless.
+   Called by ace.c. */
 #include "ace/zero.h"
 
 #include <string.h>
@@ -8,26 +9,29 @@
 
 /* Below this, clearing costs less than a system call. */
 #define GIVE_BACK_MIN ((size_t)64 * HAK_KIB)
-/* Clears if more than this part (in 256ths) of such blocks is touched. Above the break-even of one in
-   thirty, since chance moves the average by a few. */
+/* Clears if more than this part (in 256ths) of such blocks is touched. Above the break-even of one
+   in thirty, since chance moves the average by a few. */
 #define TOUCHED_FEW 24u
-/* Of blocks that would be cleared, one in so many is given back all the same: otherwise nothing more would be learnt. */
+/* Of blocks that would be cleared, one in so many is given back all the same: otherwise nothing
+   more would be learnt. */
 #define EXPLORE_EVERY 512u
-/* While such blocks are given back, one in so many is looked at (16 looks may cost as many page faults);
-   while they are cleared, each that was given back all the same. */
+/* While such blocks are given back, one in so many is looked at (16 looks may cost as many page
+   faults); while they are cleared, each that was given back all the same. */
 #define LEARN_EVERY 32u
-/* An average moves by this part of the distance to what is seen: slowly, since what a few pages show
-   differs by chance (with one page in 24 touched, the average of such looks is between 4 and 18 256ths
-   nearly always), but quickly where chance is not the reason. */
+/* An average moves by this part of the distance to what is seen: slowly, since what a few pages
+   show differs by chance (with one page in 24 touched, the average of such looks is between 4 and
+   18 256ths nearly always), but quickly where chance is not the reason. */
 #define LEARN_SHIFT     4
 #define LEARN_SHIFT_FAR 1
 #define LEARN_FAR       64
-/* So many pages of it are looked at: one in each of so many even parts, or fewer where pages are large. */
+/* So many pages of it are looked at: one in each of so many even parts, or fewer where pages are
+   large. */
 #define SAMPLES      16u
 #define SAMPLE_BYTES (SAMPLES * 4096u)
 #define SAMPLES_MIN  4u
 
-/* By what was asked for and log2 of the size: the average in 256ths, plus one; 0 as long as nothing was seen. */
+/* By what was asked for and log2 of the size: the average in 256ths, plus one; 0 as long as nothing
+   was seen. */
 static uint32_t touched[2][64];
 static uint32_t turn;
 
@@ -50,7 +54,8 @@ void hak_zero_forget(void)
 
 int hak_zero_clear(void *start, size_t size)
 {
-    int few = hak_zero_touched(size, 1) <= TOUCHED_FEW || atomic_add_relaxed(&turn, 1u) % EXPLORE_EVERY == 0;
+    int few = hak_zero_touched(size, 1) <= TOUCHED_FEW ||
+              atomic_add_relaxed(&turn, 1u) % EXPLORE_EVERY == 0;
     if (size < GIVE_BACK_MIN || !few || hak_os_purge(start, size)) {
         memset(start, 0, size);
         return 0;
@@ -70,8 +75,8 @@ static int is_zero(const char *page, size_t size)
     return !any;
 }
 
-/* The part of `n` pages that was touched, in 256ths, from a page at random in each of the even parts: all
-   pages are looked at equally often, and no pattern of the program's stays unseen. */
+/* The part of `n` pages that was touched, in 256ths, from a page at random in each of the even
+   parts: all pages are looked at equally often, and no pattern of the program's stays unseen. */
 static uint32_t sample(const char *start, size_t n, size_t page, uint32_t seed)
 {
     size_t wanted = SAMPLE_BYTES / page;
@@ -107,5 +112,6 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed)
     }
     int32_t found = (int32_t)sample((const char *)start, size / page, page, seed) + 1;
     int is_first_and_sure = !now && found >= LEARN_FAR; /* else it begins with none touched */
-    atomic_store_relaxed(average, (uint32_t)(is_first_and_sure ? found : moved(now ? (int32_t)now : 1, found)));
+    atomic_store_relaxed(
+        average, (uint32_t)(is_first_and_sure ? found : moved(now ? (int32_t)now : 1, found)));
 }

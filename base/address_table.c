@@ -8,7 +8,8 @@
    on all bits. */
 static struct address_node **bucket_of(struct address_table *table, const void *p)
 {
-    return &table->buckets[(size_t)((uint64_t)((uintptr_t)p >> 4) * 0x9E3779B97F4A7C15u >> 40) % ADDRESS_BUCKETS];
+    return &table->buckets[(size_t)((uint64_t)((uintptr_t)p >> 4) * 0x9E3779B97F4A7C15u >> 40) %
+                           ADDRESS_BUCKETS];
 }
 
 void *hak_address_new(struct address_table *table, size_t size)

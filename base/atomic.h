@@ -1,4 +1,5 @@
-/* Atomics on plain fields by compiler builtins, so that internal headers compile as C17 and as C++17 (tests). */
+/* Atomics on plain fields by compiler builtins, so that internal headers compile as C17 and as
+   C++17 (tests). */
 #ifndef HAKMEM_BASE_ATOMIC_H
 #define HAKMEM_BASE_ATOMIC_H
 
@@ -15,9 +16,9 @@
 #define atomic_exchange_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define atomic_exchange_seq(p, v)     __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 /* `expected` is a pointer, updated on failure. */
-#define atomic_cas_weak_seq(p, expected, v)                                                                            \
+#define atomic_cas_weak_seq(p, expected, v)                                                        \
     __atomic_compare_exchange_n((p), (expected), (v), 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
-#define atomic_cas_strong(p, expected, v)                                                                              \
+#define atomic_cas_strong(p, expected, v)                                                          \
     __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 
 #define atomic_fence_seq() __atomic_thread_fence(__ATOMIC_SEQ_CST)

@@ -8,7 +8,8 @@
 
 /* The first bit at or after `from` that is `value`, of `n_bits`, a multiple of 64; n_bits if
    there is none. */
-static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uint32_t from, int value)
+static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uint32_t from,
+                                     int value)
 {
     while (from < n_bits) {
         uint64_t word = (value ? words[from / 64] : ~words[from / 64]) >> (from % 64);

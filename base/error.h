@@ -1,5 +1,5 @@
-/* The one end of a detected corruption, and the one way to print a line. Neither allocates; both may be called anywhere,
-   a signal handler included. */
+/* The one end of a detected corruption, and the one way to print a line. Neither allocates; both
+   may be called anywhere, a signal handler included. */
 #ifndef HAKMEM_BASE_ERROR_H
 #define HAKMEM_BASE_ERROR_H
 
@@ -9,9 +9,9 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Writes `hakmem: REASON: 0xPTR` to standard error and aborts. The program's handler of SIGABRT may allocate, fork, or wait for
-   another thread that allocates: hak_fatal_before_abort releases what they would need. An error within an error takes the default
-   action. */
+/* Writes `hakmem: REASON: 0xPTR` to standard error and aborts. The program's handler of SIGABRT may
+   allocate, fork, or wait for another thread that allocates: hak_fatal_before_abort releases what
+   they would need. An error within an error takes the default action. */
 HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void *ptr);
 
 /* Called between the line and abort(), if it is set. */
@@ -27,7 +27,8 @@ void hak_line_unsigned(struct hak_line *line, uint64_t value);
 /* A number of thousandths as a decimal: 1010 is 1.01, 2000 is 2.0. */
 void hak_line_ratio(struct hak_line *line, uint64_t thousandths);
 void hak_line_hex(struct hak_line *line, uint64_t value);
-/* Ends the line with a newline and writes it to file descriptor `fd` by one write(2). errno is kept. */
+/* Ends the line with a newline and writes it to file descriptor `fd` by one write(2). errno is
+   kept. */
 void hak_line_write(struct hak_line *line, int fd);
 
 #if HAK_DEBUG

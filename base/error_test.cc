@@ -90,8 +90,8 @@ TEST(Error, ShortWritesAreContinuedAndFailedOnesGivenUp)
 
 TEST(ErrorDeathTest, FatalNamesReasonAndPointerAndAborts)
 {
-    EXPECT_EXIT(hak_fatal("some reason", reinterpret_cast<void *>(0x1234abcd)), testing::KilledBySignal(SIGABRT),
-                "^hakmem: some reason: 0x1234abcd\n$");
+    EXPECT_EXIT(hak_fatal("some reason", reinterpret_cast<void *>(0x1234abcd)),
+                testing::KilledBySignal(SIGABRT), "^hakmem: some reason: 0x1234abcd\n$");
 }
 
 TEST(ErrorDeathTest, ChecksOfEachBuild)
@@ -99,8 +99,8 @@ TEST(ErrorDeathTest, ChecksOfEachBuild)
     int n_evaluated = 0;
     HAK_CHECK(++n_evaluated, "never", nullptr);
     EXPECT_EQ(n_evaluated, 1);
-    EXPECT_EXIT(HAK_CHECK(n_evaluated == 7, "a check", &n_evaluated), testing::KilledBySignal(SIGABRT),
-                "^hakmem: a check: 0x[0-9a-f]+\n$");
+    EXPECT_EXIT(HAK_CHECK(n_evaluated == 7, "a check", &n_evaluated),
+                testing::KilledBySignal(SIGABRT), "^hakmem: a check: 0x[0-9a-f]+\n$");
     if (HAK_DEBUG) {
         EXPECT_EXIT(HAK_DEBUG_ASSERT(n_evaluated == 7), testing::KilledBySignal(SIGABRT),
                     "assertion failed: n_evaluated == 7: 0x0");

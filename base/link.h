@@ -1,12 +1,12 @@
 /* Links of lists of free blocks: the first word of each block leads to the next one, encoded.
 
-   A link is the next block's address plus hak_link_key, a number near the largest that a signed word
-   can hold, made at random when the process starts. So every value below hak_link_key is no link: zero,
-   small numbers, addresses, text, every byte repeated but a few. Whoever takes a link subtracts the
-   key, and the borrow of that one instruction tells that the block was written to after it was
-   freed; that is found before the block is handed out. What a program wants to pass for a link, it
-   must guess. The last block leads to hak_link_end, which is no block and holds no link, so that an
-   empty list looks like a broken one, and one test finds both (fast.h).
+   A link is the next block's address plus hak_link_key, a number near the largest that a signed
+   word can hold, made at random when the process starts. So every value below hak_link_key is no
+   link: zero, small numbers, addresses, text, every byte repeated but a few. Whoever takes a link
+   subtracts the key, and the borrow of that one instruction tells that the block was written to
+   after it was freed; that is found before the block is handed out. What a program wants to pass
+   for a link, it must guess. The last block leads to hak_link_end, which is no block and holds no
+   link, so that an empty list looks like a broken one, and one test finds both (fast.h).
 
    Lists are named by their first block; NULL is the empty one. No locks: whoever has the list. */
 #ifndef HAKMEM_BASE_LINK_H
@@ -73,7 +73,8 @@ static inline void *hak_link_look(const void *block, int *is_broken)
 {
     int64_t word = *(const int64_t *)block;
     *is_broken = hak_link_decode(&word);
-    return *is_broken || (uintptr_t)word == (uintptr_t)hak_link_end ? NULL : (void *)(uintptr_t)word;
+    return *is_broken || (uintptr_t)word == (uintptr_t)hak_link_end ? NULL
+                                                                    : (void *)(uintptr_t)word;
 }
 
 /* The same; aborts if it is not known. */

@@ -1,5 +1,5 @@
-/* The slow half of ranked locks: names of threads, spinning, waiting, the list, and the debug check of ranks. Called through
-   lock.h. */
+/* The slow half of ranked locks: names of threads, spinning, waiting, the list, and the debug check
+   of ranks. Called through lock.h. */
 #include "base/lock.h"
 
 #include <errno.h>
@@ -17,7 +17,8 @@ HAK_TLS int32_t hak_lock_self;
 static uint32_t last_name;
 static struct lock *made; /* at run time */
 
-/* Even, positive, and used again after 2^30 threads, which is harmless unless two of them fork in signal handlers. */
+/* Even, positive, and used again after 2^30 threads, which is harmless unless two of them fork in
+   signal handlers. */
 static uint32_t name_of_thread(void)
 {
     if (hak_lock_self == 0) {
@@ -56,18 +57,21 @@ void hak_lock_for_each(void (*visit)(struct lock *lock, void *context), void *co
     }
 }
 
-/* Takes the lock if it is free. `mark` is added to the word: a thread that has waited does not know whether others still do. */
+/* Takes the lock if it is free. `mark` is added to the word: a thread that has waited does not know
+   whether others still do. */
 static int take(struct lock *lock, uint32_t mark)
 {
     uint32_t expected = 0;
-    return atomic_load_relaxed(&lock->word) == 0 && atomic_cas_strong(&lock->word, &expected, name_of_thread() | mark);
+    return atomic_load_relaxed(&lock->word) == 0 &&
+           atomic_cas_strong(&lock->word, &expected, name_of_thread() | mark);
 }
 
 static void wait_for(struct lock *lock)
 {
     uint32_t word = atomic_load_relaxed(&lock->word);
     HAK_CHECK(word != LOCK_LOST, "a forked child needs a lock whose holder it does not have", lock);
-    if (word && (word & LOCK_HAS_WAITERS || atomic_cas_strong(&lock->word, &word, word | LOCK_HAS_WAITERS))) {
+    if (word && (word & LOCK_HAS_WAITERS ||
+                 atomic_cas_strong(&lock->word, &word, word | LOCK_HAS_WAITERS))) {
         (void)hak_os_ops.futex_wait(&lock->word, word | LOCK_HAS_WAITERS);
     }
 }
@@ -119,7 +123,8 @@ void hak_lock_rank_push(const struct lock *lock, int is_try)
     }
     HAK_CHECK(n_held < MAX_HELD, "too many locks held", lock);
     uint32_t highest = n_held ? held[n_held - 1] : 0;
-    if (highest > lock->rank || (highest == lock->rank && !(is_try && lock->rank == LOCK_RANK_HEAP))) {
+    if (highest > lock->rank ||
+        (highest == lock->rank && !(is_try && lock->rank == LOCK_RANK_HEAP))) {
         hak_fatal("lock taken against its rank", lock);
     }
     held[n_held++] = (uint8_t)lock->rank;

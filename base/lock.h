@@ -1,14 +1,16 @@
 /* Ranked locks: a small futex mutex that never allocates, and the one list of all of them.
 
-   A thread waits only for a lock whose rank is above the ranks of all locks that it holds, so that no two threads wait for each
-   other. It may *try* one of equal rank too, since it does not wait for it: a heap that takes a slab over from another live
-   heap tries that heap's lock while it holds its own. Debug builds check both.
+   A thread waits only for a lock whose rank is above the ranks of all locks that it holds, so that
+   no two threads wait for each other. It may *try* one of equal rank too, since it does not wait
+   for it: a heap that takes a slab over from another live heap tries that heap's lock while it
+   holds its own. Debug builds check both.
 
-   A lock's word names the thread that holds it. So a fork in a signal handler, and an error found with locks held, tell by a
-   walk of the list (hak_lock_for_each) which locks are this thread's, and nothing has to be kept by the way.
+   A lock's word names the thread that holds it. So a fork in a signal handler, and an error found
+   with locks held, tell by a walk of the list (hak_lock_for_each) which locks are this thread's,
+   and nothing has to be kept by the way.
 
-   Every lock is in the list: static ones by LOCK_DEFINE, which places them in a section of their own; those of structures that
-   are made at run time, and never freed, by hak_lock_init. */
+   Every lock is in the list: static ones by LOCK_DEFINE, which places them in a section of their
+   own; those of structures that are made at run time, and never freed, by hak_lock_init. */
 #ifndef HAKMEM_BASE_LOCK_H
 #define HAKMEM_BASE_LOCK_H
 
@@ -43,29 +45,32 @@ struct lock {
 #define LOCK_HAS_WAITERS 1u
 #define LOCK_LOST        0x80000000u /* no thread's name */
 /* For LOCK_DEFINE, hak_lock_init and tests; such a lock is in no list by itself. */
-#define LOCK_INIT(r)                                                                                                   \
-    {                                                                                                                  \
-        0, (r), NULL                                                                                                   \
+#define LOCK_INIT(r)                                                                               \
+    {                                                                                              \
+        0, (r), NULL                                                                               \
     }
-/* Defines a lock that is in the list; `static` may stand before it. The linker gathers the section, in whatever a program links of the library, and
-   hidden start and end symbols keep two copies in one process apart. */
-#define LOCK_DEFINE(name, r)                                                                                           \
-    struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) = LOCK_INIT(r)
+/* Defines a lock that is in the list; `static` may stand before it. The linker gathers the section,
+   in whatever a program links of the library, and hidden start and end symbols keep two copies in
+   one process apart. */
+#define LOCK_DEFINE(name, r)                                                                       \
+    struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) =   \
+        LOCK_INIT(r)
 
 /* A lock in memory that is never freed: into the list, for good. */
 void hak_lock_init(struct lock *lock, enum lock_rank rank);
 /* Calls visit for every lock of the list. Takes no lock; any thread, a signal handler included. */
 void hak_lock_for_each(void (*visit)(struct lock *lock, void *context), void *context);
 
-/* The calling thread's name: an even number, given at its first lock; 0 before that, and negative between hak_lock_pass_begin and
-   hak_lock_pass_end. */
+/* The calling thread's name: an even number, given at its first lock; 0 before that, and negative
+   between hak_lock_pass_begin and hak_lock_pass_end. */
 extern HAK_TLS int32_t hak_lock_self HAK_HIDDEN;
 
 void hak_lock_acquire_slow(struct lock *lock);
 int hak_lock_try_slow(struct lock *lock);
 void hak_lock_wake(struct lock *lock);
 
-/* Between the two, the calling thread takes and releases locks by doing nothing. For reading what nobody can write (gate.h). */
+/* Between the two, the calling thread takes and releases locks by doing nothing. For reading what
+   nobody can write (gate.h). */
 void hak_lock_pass_begin(void);
 void hak_lock_pass_end(void);
 static inline int hak_lock_passes(void)
@@ -79,10 +84,11 @@ static inline int hak_lock_is_mine(const struct lock *lock)
     uint32_t name = (uint32_t)hak_lock_self & ~LOCK_LOST;
     return name && (atomic_load_relaxed(&lock->word) & ~LOCK_HAS_WAITERS) == name;
 }
-/* Releases every listed lock that the calling thread holds; returns how many. What they guard may be half changed. */
+/* Releases every listed lock that the calling thread holds; returns how many. What they guard may
+   be half changed. */
 uint32_t hak_lock_release_mine(void);
-/* In a forked child, for a lock that a thread held which the child does not have: nobody gets it any more. hak_lock_try fails, and who
-   waits for it dies with a line. */
+/* In a forked child, for a lock that a thread held which the child does not have: nobody gets it
+   any more. hak_lock_try fails, and who waits for it dies with a line. */
 static inline void hak_lock_mark_lost(struct lock *lock)
 {
     atomic_store_relaxed(&lock->word, LOCK_LOST);
@@ -107,8 +113,9 @@ static inline void hak_lock_acquire(struct lock *lock)
 {
     uint32_t expected = 0, self = (uint32_t)hak_lock_self;
     hak_lock_rank_push(lock, 0);
-    if (HAK_UNLIKELY((int32_t)self <= 0 || !__atomic_compare_exchange_n(&lock->word, &expected, self, 0,
-                                                                        __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) {
+    if (HAK_UNLIKELY((int32_t)self <= 0 ||
+                     !__atomic_compare_exchange_n(&lock->word, &expected, self, 0, __ATOMIC_ACQUIRE,
+                                                  __ATOMIC_RELAXED))) {
         hak_lock_acquire_slow(lock);
     }
 }
@@ -120,7 +127,8 @@ static inline int hak_lock_try(struct lock *lock)
     if (HAK_UNLIKELY((int32_t)self <= 0)) {
         return hak_lock_try_slow(lock);
     }
-    if (!__atomic_compare_exchange_n(&lock->word, &expected, self, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+    if (!__atomic_compare_exchange_n(&lock->word, &expected, self, 0, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_RELAXED)) {
         return 0;
     }
     hak_lock_rank_push(lock, 1);

@@ -1,4 +1,5 @@
-/* Tests of ranked locks: mutual exclusion, sleeping and waking, and in debug builds the check of ranks. */
+/* Tests of ranked locks: mutual exclusion, sleeping and waking, and in debug builds the check of
+   ranks. */
 #include "base/lock.h"
 
 #include <atomic>
@@ -88,7 +89,8 @@ TEST(Lock, WaiterSleepsAndIsWoken)
     while (__atomic_load_n(&n_waits, __ATOMIC_SEQ_CST) == 0) {
         std::this_thread::yield();
     }
-    EXPECT_EQ(__atomic_load_n(&lock.word, __ATOMIC_SEQ_CST), static_cast<uint32_t>(hak_lock_self) | LOCK_HAS_WAITERS);
+    EXPECT_EQ(__atomic_load_n(&lock.word, __ATOMIC_SEQ_CST),
+              static_cast<uint32_t>(hak_lock_self) | LOCK_HAS_WAITERS);
     EXPECT_TRUE(hak_lock_is_mine(&lock));
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     EXPECT_EQ(__atomic_load_n(&entered, __ATOMIC_SEQ_CST), 0);
@@ -208,7 +210,8 @@ TEST(Lock, AllOfOnesOwnAreReleased)
     hak_lock_release(&listed_too);
 }
 
-/* Between hak_lock_pass_begin and hak_lock_pass_end a thread goes through locks that others hold, and changes none. */
+/* Between hak_lock_pass_begin and hak_lock_pass_end a thread goes through locks that others hold,
+   and changes none. */
 TEST(Lock, AReaderPassesThrough)
 {
     hak_lock_acquire(&listed);
@@ -238,7 +241,8 @@ TEST(LockDeathTest, WhoNeedsALostLockDiesWithALine)
     hak_lock_mark_lost(&lost);
     EXPECT_FALSE(hak_lock_is_mine(&lost));
     EXPECT_FALSE(hak_lock_try(&lost));
-    EXPECT_EXIT(hak_lock_acquire(&lost), testing::KilledBySignal(SIGABRT), "needs a lock whose holder it does not have");
+    EXPECT_EXIT(hak_lock_acquire(&lost), testing::KilledBySignal(SIGABRT),
+                "needs a lock whose holder it does not have");
 }
 
 /* Ranks go up; an equal one may be tried, not waited for. */
@@ -279,7 +283,8 @@ TEST(LockDeathTest, FallingRankAborts)
         GTEST_SKIP() << "ranks are checked in debug builds";
     }
     static struct lock heap = LOCK_INIT(LOCK_RANK_HEAP), pool = LOCK_INIT(LOCK_RANK_POOL);
-    static struct lock other_heap = LOCK_INIT(LOCK_RANK_HEAP), other_pool = LOCK_INIT(LOCK_RANK_POOL);
+    static struct lock other_heap = LOCK_INIT(LOCK_RANK_HEAP),
+                       other_pool = LOCK_INIT(LOCK_RANK_POOL);
     EXPECT_EXIT(
         {
             hak_lock_acquire(&pool);
@@ -304,7 +309,8 @@ TEST(LockDeathTest, FallingRankAborts)
             hak_lock_try(&other_pool);
         },
         testing::KilledBySignal(SIGABRT), "lock taken against its rank");
-    EXPECT_EXIT(release_out_of_order_and_break_rank(), testing::KilledBySignal(SIGABRT), "lock taken against its rank");
+    EXPECT_EXIT(release_out_of_order_and_break_rank(), testing::KilledBySignal(SIGABRT),
+                "lock taken against its rank");
 }
 
 TEST(LockDeathTest, ReleaseOfWhatIsNotHeldAborts)
@@ -313,7 +319,8 @@ TEST(LockDeathTest, ReleaseOfWhatIsNotHeldAborts)
         GTEST_SKIP() << "ranks are checked in debug builds";
     }
     static struct lock pool = LOCK_INIT(LOCK_RANK_POOL);
-    EXPECT_EXIT(hak_lock_release(&pool), testing::KilledBySignal(SIGABRT), "lock released that is not held");
+    EXPECT_EXIT(hak_lock_release(&pool), testing::KilledBySignal(SIGABRT),
+                "lock released that is not held");
 }
 
 } // namespace

@@ -4,7 +4,8 @@
 #include "base/valgrind.h"
 
 extern void __asan_poison_memory_region(const volatile void *p, size_t size) __attribute__((weak));
-extern void __asan_unpoison_memory_region(const volatile void *p, size_t size) __attribute__((weak));
+extern void __asan_unpoison_memory_region(const volatile void *p, size_t size)
+    __attribute__((weak));
 extern void *__asan_region_is_poisoned(void *p, size_t size) __attribute__((weak));
 
 static int has_asan(void)

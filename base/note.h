@@ -1,6 +1,6 @@
-/* Notes to memcheck and AddressSanitizer of what a program may use: only in the debug variant, and only if one of them
-   listens. Neither needs anything at build time: requests to Valgrind are instructions, AddressSanitizer's functions are weak
-   references. Any thread; no locks. */
+/* Notes to memcheck and AddressSanitizer of what a program may use: only in the debug variant, and
+   only if one of them listens. Neither needs anything at build time: requests to Valgrind are
+   instructions, AddressSanitizer's functions are weak references. Any thread; no locks. */
 #ifndef HAKMEM_BASE_NOTE_H
 #define HAKMEM_BASE_NOTE_H
 
@@ -18,7 +18,8 @@ HAK_EXTERN_C_BEGIN
 
 /* 1 if somebody listens. */
 int hak_note_has_listener(void);
-/* The block at p is handed out: of its `usable` bytes the program may use `size`, which are zero or undefined. */
+/* The block at p is handed out: of its `usable` bytes the program may use `size`, which are zero or
+   undefined. */
 void hak_note_allocated(const void *p, size_t size, size_t usable, int is_zeroed);
 /* The program may not use the block any more. */
 void hak_note_freed(const void *p, size_t usable);

@@ -13,7 +13,7 @@ struct options hak_options = {
 };
 
 const struct opt_row hak_opt_rows[] = {
-#define OPTION(name, env, type, def, min, max, unit, text)                                                             \
+#define OPTION(name, env, type, def, min, max, unit, text)                                         \
     {#name, env, OPT_##type, (def), (min), (max), unit, text, offsetof(struct options, name)},
 #include "base/options.def"
 #undef OPTION
@@ -78,7 +78,8 @@ static int parse_number(const char *text, int is_bytes, uint64_t *value)
     uint64_t n = 0;
     const char *start = text;
     for (; *text >= '0' && *text <= '9'; text++) {
-        if (__builtin_mul_overflow(n, (uint64_t)10, &n) || __builtin_add_overflow(n, (uint64_t)(*text - '0'), &n)) {
+        if (__builtin_mul_overflow(n, (uint64_t)10, &n) ||
+            __builtin_add_overflow(n, (uint64_t)(*text - '0'), &n)) {
             return ERANGE;
         }
     }
@@ -174,7 +175,8 @@ void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64
 
 static void line_bounds(struct hak_line *line, const struct opt_row *row)
 {
-    hak_line_text(line, row->type == OPT_LIMIT ? "auto, or a number of bytes (suffix k, m or g)" : "a number from ");
+    hak_line_text(line, row->type == OPT_LIMIT ? "auto, or a number of bytes (suffix k, m or g)"
+                                               : "a number from ");
     if (row->type != OPT_LIMIT) {
         hak_opt_line_value(line, row, row->min);
         hak_line_text(line, " to ");

@@ -1,5 +1,5 @@
-/* Options: constants after start, read once from the environment. See options.def for the table. No locks: written by
-   hak_opt_init alone, which runs before the first allocation returns. */
+/* Options: constants after start, read once from the environment. See options.def for the table. No
+   locks: written by hak_opt_init alone, which runs before the first allocation returns. */
 #ifndef HAKMEM_BASE_OPTIONS_H
 #define HAKMEM_BASE_OPTIONS_H
 
@@ -35,13 +35,13 @@ extern const size_t hak_opt_n_rows;
 
 /* Sets every option to its default. */
 void hak_opt_defaults(struct options *out);
-/* Reads one value (a C string) for a row. Returns 0, or EINVAL for junk and ERANGE outside [min, max]; *value is written
-   on success alone. */
+/* Reads one value (a C string) for a row. Returns 0, or EINVAL for junk and ERANGE outside [min,
+   max]; *value is written on success alone. */
 int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value);
 /* Appends a value as one would write it for the row: a ratio with its point, `auto`. */
 void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value);
-/* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on standard error with
-   what is allowed, and the default stays. Never allocates. */
+/* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on
+   standard error with what is allowed, and the default stays. Never allocates. */
 void hak_opt_init(struct options *out, char **environment);
 
 HAK_EXTERN_C_END

@@ -1,4 +1,5 @@
-/* Tests of the option table and its parser: each row's bounds, junk, suffixes, overflow, and what hak_opt_init says. */
+/* Tests of the option table and its parser: each row's bounds, junk, suffixes, overflow, and what
+   hak_opt_init says. */
 #include "base/options.h"
 
 #include <cerrno>
@@ -113,7 +114,8 @@ TEST(Options, DefaultsHoldBeforeAndAfterOptDefaults)
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         EXPECT_EQ(value_in(o, hak_opt_rows[i]), hak_opt_rows[i].def) << hak_opt_rows[i].env;
         /* Statically initialised: right before anything ran. */
-        EXPECT_EQ(value_in(hak_options, hak_opt_rows[i]), hak_opt_rows[i].def) << hak_opt_rows[i].env;
+        EXPECT_EQ(value_in(hak_options, hak_opt_rows[i]), hak_opt_rows[i].def)
+            << hak_opt_rows[i].env;
     }
 }
 
@@ -129,22 +131,25 @@ TEST(Options, BoundsOfEachRow)
         if (row.min > 0) {
             EXPECT_EQ(parse(row, text_of(row, row.min - 1), &value), ERANGE) << row.env;
         }
-        EXPECT_EQ(parse(row, above(row), &value), row.type == OPT_SWITCH ? EINVAL : ERANGE) << row.env;
+        EXPECT_EQ(parse(row, above(row), &value), row.type == OPT_SWITCH ? EINVAL : ERANGE)
+            << row.env;
     }
 }
 
 TEST(Options, JunkForEachRow)
 {
-    static const char *const junk[] = {"",    " ",   " 1",  "1 ",   "-1",       "+1",  "0x1", "1.0", "1e3", "abc",
-                                       "k",   "1kk", "1kb", "1t",   "1 k",      "k1",  "--",  "=1",  "1=",  "1;",
-                                       "onn", "tru", "o",   "yes!", "\xD9\xA1", "1\n", "0 0", "nul", "%d",  "1,000"};
+    static const char *const junk[] = {
+        "",    " ",   " 1",  "1 ",   "-1",       "+1",  "0x1", "1.0", "1e3", "abc",
+        "k",   "1kk", "1kb", "1t",   "1 k",      "k1",  "--",  "=1",  "1=",  "1;",
+        "onn", "tru", "o",   "yes!", "\xD9\xA1", "1\n", "0 0", "nul", "%d",  "1,000"};
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         for (const char *text : junk) {
             uint64_t value;
             if (hak_opt_rows[i].type == OPT_RATIO && std::string(text) == "1.0") {
                 continue;
             }
-            EXPECT_EQ(parse(hak_opt_rows[i], text, &value), EINVAL) << hak_opt_rows[i].env << "='" << text << "'";
+            EXPECT_EQ(parse(hak_opt_rows[i], text, &value), EINVAL)
+                << hak_opt_rows[i].env << "='" << text << "'";
         }
     }
 }
@@ -178,8 +183,9 @@ TEST(Options, SuffixesWhereTheUnitIsBytes)
 TEST(Options, OverflowIsOutOfRange)
 {
     /* Each of these is small, or 0, modulo 2^64. */
-    static const char *const plain[] = {"18446744073709551616", "18446744073709551617", "36893488147419103233",
-                                        "184467440737095516160", "99999999999999999999999999999999999999999"};
+    static const char *const plain[] = {"18446744073709551616", "18446744073709551617",
+                                        "36893488147419103233", "184467440737095516160",
+                                        "99999999999999999999999999999999999999999"};
     static const char *const suffixed[] = {"18014398509481984k", "17592186044416m", "17179869184g",
                                            "18446744073709551615g"};
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
@@ -227,11 +233,12 @@ TEST(Options, Ratios)
         const char *text;
         int error;
         uint64_t value;
-    } cases[] = {{"1", 0, 1000},       {"1.0", 0, 1000},   {"1.01", 0, 1010},      {"1.25", 0, 1250},
-                 {"2.5", 0, 2500},     {"1.125", 0, 1125}, {"10", 0, 10000},       {"0.999", ERANGE, 0},
-                 {"0", ERANGE, 0},     {"1.", EINVAL, 0},  {".5", EINVAL, 0},      {"1.0001", EINVAL, 0},
-                 {"1.2.3", EINVAL, 0}, {"1,5", EINVAL, 0}, {"1.a", EINVAL, 0},     {"9e9", EINVAL, 0},
-                 {"1.25 ", EINVAL, 0}, {"1k", EINVAL, 0},  {"1000.001", ERANGE, 0}};
+    } cases[] = {
+        {"1", 0, 1000},       {"1.0", 0, 1000},   {"1.01", 0, 1010},      {"1.25", 0, 1250},
+        {"2.5", 0, 2500},     {"1.125", 0, 1125}, {"10", 0, 10000},       {"0.999", ERANGE, 0},
+        {"0", ERANGE, 0},     {"1.", EINVAL, 0},  {".5", EINVAL, 0},      {"1.0001", EINVAL, 0},
+        {"1.2.3", EINVAL, 0}, {"1,5", EINVAL, 0}, {"1.a", EINVAL, 0},     {"9e9", EINVAL, 0},
+        {"1.25 ", EINVAL, 0}, {"1k", EINVAL, 0},  {"1000.001", ERANGE, 0}};
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         for (const auto &c : cases) {
             uint64_t value;
@@ -267,13 +274,15 @@ TEST(Options, InitReadsEachRowAndNoOther)
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         const opt_row &row = hak_opt_rows[i];
         uint64_t other = row.def == row.max ? row.min : row.max;
-        Environment environment({"PATH=/bin", std::string(row.env) + "=" + text_of(row, other), "X="});
+        Environment environment(
+            {"PATH=/bin", std::string(row.env) + "=" + text_of(row, other), "X="});
         struct options o = garbage();
         CapturedWrites writes;
         hak_opt_init(&o, environment.get());
         EXPECT_EQ(writes.text(), "");
         for (size_t j = 0; j < hak_opt_n_rows; j++) {
-            EXPECT_EQ(value_in(o, hak_opt_rows[j]), j == i ? other : hak_opt_rows[j].def) << hak_opt_rows[j].env;
+            EXPECT_EQ(value_in(o, hak_opt_rows[j]), j == i ? other : hak_opt_rows[j].def)
+                << hak_opt_rows[j].env;
         }
     }
 }
@@ -290,12 +299,14 @@ TEST(Options, NoEnvironmentMeansDefaults)
     EXPECT_EQ(memcmp(&o, &defaults, sizeof o), 0);
 }
 
-/* One line, on standard error, that names the variable, the value, what is allowed, and what is used. */
+/* One line, on standard error, that names the variable, the value, what is allowed, and what is
+   used. */
 TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
 {
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         const opt_row &row = hak_opt_rows[i];
-        for (const std::string &bad : {std::string("junk"), std::string(), above(row), std::string("-1")}) {
+        for (const std::string &bad :
+             {std::string("junk"), std::string(), above(row), std::string("-1")}) {
             Environment environment({std::string(row.env) + "=" + bad});
             struct options o = garbage();
             CapturedWrites writes;
@@ -306,14 +317,16 @@ TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
             EXPECT_EQ(writes.last_fd(), 2);
             EXPECT_EQ(text.find('\n'), text.size() - 1);
             EXPECT_EQ(text.rfind("hakmem: ", 0), 0u) << text;
-            EXPECT_NE(text.find(std::string(row.env) + "='" + bad + "'"), std::string::npos) << text;
+            EXPECT_NE(text.find(std::string(row.env) + "='" + bad + "'"), std::string::npos)
+                << text;
             EXPECT_NE(text.find("; using " + text_of(row, row.def)), std::string::npos) << text;
             if (row.type == OPT_SWITCH) {
-                EXPECT_NE(text.find("0, 1, off, on, no, yes, false or true"), std::string::npos) << text;
+                EXPECT_NE(text.find("0, 1, off, on, no, yes, false or true"), std::string::npos)
+                    << text;
             } else {
-                std::string bounds = row.type == OPT_LIMIT
-                                         ? "auto, or a number of bytes"
-                                         : "from " + text_of(row, row.min) + " to " + text_of(row, row.max);
+                std::string bounds = row.type == OPT_LIMIT ? "auto, or a number of bytes"
+                                                           : "from " + text_of(row, row.min) +
+                                                                 " to " + text_of(row, row.max);
                 EXPECT_NE(text.find(bounds), std::string::npos) << text;
                 EXPECT_EQ(text.find("suffix") != std::string::npos, is_bytes(row)) << text;
             }
@@ -323,8 +336,8 @@ TEST(Options, BadValueOfEachRowIsNamedAndTheDefaultUsed)
 
 TEST(Options, UnknownVariableIsNamedWithAllThatAreKnown)
 {
-    for (const char *entry : {"HAKMEM_NO_SUCH_THING=1", "HAKMEM_=", "HAKMEM_VERBOSE", "HAKMEM_VERBOSEX=1",
-                              "HAKMEM_LIBRARYX=1", "HAKMEM_verbose=1"}) {
+    for (const char *entry : {"HAKMEM_NO_SUCH_THING=1", "HAKMEM_=", "HAKMEM_VERBOSE",
+                              "HAKMEM_VERBOSEX=1", "HAKMEM_LIBRARYX=1", "HAKMEM_verbose=1"}) {
         Environment environment({entry});
         struct options o = garbage(), defaults;
         hak_opt_defaults(&defaults);
@@ -332,7 +345,8 @@ TEST(Options, UnknownVariableIsNamedWithAllThatAreKnown)
         hak_opt_init(&o, environment.get());
         std::string text = writes.text();
         EXPECT_EQ(writes.calls(), 1);
-        EXPECT_NE(text.find(std::string("unknown option '") + entry + "'"), std::string::npos) << text;
+        EXPECT_NE(text.find(std::string("unknown option '") + entry + "'"), std::string::npos)
+            << text;
         for (size_t i = 0; i < hak_opt_n_rows; i++) {
             EXPECT_NE(text.find(std::string(" ") + hak_opt_rows[i].env), std::string::npos) << text;
         }
@@ -342,8 +356,8 @@ TEST(Options, UnknownVariableIsNamedWithAllThatAreKnown)
 
 TEST(Options, OtherProgramsVariablesAreNoMistakes)
 {
-    Environment environment(
-        {"HAKMEM_LIBRARY=/lib/libhakmem.so", "HAKMEMX=1", "hakmem_verbose=1", "XHAKMEM_VERBOSE=1", "HAKMEM"});
+    Environment environment({"HAKMEM_LIBRARY=/lib/libhakmem.so", "HAKMEMX=1", "hakmem_verbose=1",
+                             "XHAKMEM_VERBOSE=1", "HAKMEM"});
     struct options o = garbage();
     CapturedWrites writes;
     hak_opt_init(&o, environment.get());
@@ -362,14 +376,17 @@ TEST(Options, LongValuesDoNotHideWhatIsAllowed)
         hak_opt_init(&o, environment.get());
         std::string text = writes.text();
         EXPECT_NE(text.find("not allowed"), std::string::npos) << text;
-        EXPECT_NE(text.find("; using " + text_of(hak_opt_rows[i], hak_opt_rows[i].def)), std::string::npos) << text;
+        EXPECT_NE(text.find("; using " + text_of(hak_opt_rows[i], hak_opt_rows[i].def)),
+                  std::string::npos)
+            << text;
         EXPECT_EQ(text.back(), '\n');
     }
     Environment environment({"HAKMEM_UNKNOWN=" + longest});
     struct options o = garbage();
     CapturedWrites writes;
     hak_opt_init(&o, environment.get());
-    EXPECT_NE(writes.text().find(hak_opt_rows[hak_opt_n_rows - 1].env), std::string::npos) << writes.text();
+    EXPECT_NE(writes.text().find(hak_opt_rows[hak_opt_n_rows - 1].env), std::string::npos)
+        << writes.text();
 }
 
 TEST(Options, NeverAllocates)
@@ -377,7 +394,8 @@ TEST(Options, NeverAllocates)
     if (!HAK_COUNTS_MALLOC) {
         GTEST_SKIP() << "the sanitizer brings its own malloc";
     }
-    Environment environment({"HAKMEM_VERBOSE=1", "HAKMEM_SHOW_STATS=junk", "HAKMEM_WHAT=1", "HAKMEM_BIN_BYTES=4k"});
+    Environment environment(
+        {"HAKMEM_VERBOSE=1", "HAKMEM_SHOW_STATS=junk", "HAKMEM_WHAT=1", "HAKMEM_BIN_BYTES=4k"});
     struct options o = garbage();
     CapturedWrites writes;
     uint64_t before = hak_testing::malloc_calls();

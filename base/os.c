@@ -35,7 +35,8 @@ static int real_munmap(void *addr, size_t length)
     return munmap(addr, length);
 }
 
-static void *real_mremap(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr)
+static void *real_mremap(void *old_addr, size_t old_size, size_t new_size, int flags,
+                         void *new_addr)
 {
     return mremap(old_addr, old_size, new_size, flags, new_addr);
 }
@@ -69,7 +70,9 @@ static int real_close(int fd)
 static uint64_t real_address_limit(void)
 {
     struct rlimit limit;
-    return getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : (uint64_t)limit.rlim_cur;
+    return getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY
+               ? UINT64_MAX
+               : (uint64_t)limit.rlim_cur;
 }
 
 static uint64_t read_clock(clockid_t clock)
@@ -134,8 +137,8 @@ static void set_apart(pthread_attr_t *attributes)
 #endif
 }
 
-/* Held by the thread as long as it lives. It is robust: when the thread has ended, the system itself gives
-   it to whoever waits. */
+/* Held by the thread as long as it lives. It is robust: when the thread has ended, the system
+   itself gives it to whoever waits. */
 static pthread_mutex_t life;
 static void *(*run_in_thread)(void *);
 
@@ -214,8 +217,8 @@ static int lock_life(const struct timespec *until)
 }
 #endif
 
-/* Not pthread_join: it is a cancellation point, and takes a lock of the C library that a caller of free
-   may hold. */
+/* Not pthread_join: it is a cancellation point, and takes a lock of the C library that a caller of
+   free may hold. */
 static int real_wait_thread(uint64_t ms)
 {
     struct timespec until;
@@ -269,7 +272,8 @@ size_t hak_os_page_size(void)
 
 static void *map_anonymous(void *hint, size_t size)
 {
-    void *p = hak_os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p =
+        hak_os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -377,7 +381,8 @@ void *hak_os_meta_alloc(size_t size)
     size = (size + 63) & ~(size_t)63;
     hak_lock_acquire(&meta_lock);
     if (size > meta_left) {
-        size_t want = size > chunk ? (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1) : chunk;
+        size_t want =
+            size > chunk ? (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1) : chunk;
         char *fresh = (char *)map_anonymous(NULL, want);
         if (!fresh && want > size) {
             want = (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1);

@@ -1,9 +1,9 @@
 /* The OS layer: every system call that the allocator makes, behind one table that tests replace.
-   All sizes are bytes. Functions may be called by any thread and take no lock, except hak_os_meta_alloc
-   (rank META).
+   All sizes are bytes. Functions may be called by any thread and take no lock, except
+   hak_os_meta_alloc (rank META).
 
-   No function here is a cancellation point, and none acts on a pending cancellation: what libc makes
-   one of (open, read, write, close) is called as a raw system call.
+   No function here is a cancellation point, and none acts on a pending cancellation: what libc
+   makes one of (open, read, write, close) is called as a raw system call.
 
    Which ones may be called when. A sandbox (seccomp) often ends a process at a system call that it
    does not expect, so that a call cannot be tried; it expects what libc's own malloc makes:
@@ -39,16 +39,16 @@ struct hak_os_ops {
     int (*futex_wait)(uint32_t *word, uint32_t expected);
     int (*futex_wake)(uint32_t *word, int n);
     int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
-    /* Starts the allocator's thread, detached and with all signals blocked; one at a time. With `is_apart`
-       it has normal policy and the processors that hak_os_note_processors saw, and not those of the calling
-       thread, which takes system calls that making a thread does not need. Returns 0 or an errno value.
-       Allocates. */
+    /* Starts the allocator's thread, detached and with all signals blocked; one at a time. With
+       `is_apart` it has normal policy and the processors that hak_os_note_processors saw, and not
+       those of the calling thread, which takes system calls that making a thread does not need.
+       Returns 0 or an errno value. Allocates. */
     int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart);
-    /* `run` is about to return: waits until the system has let go of the thread, at most that long. No
-       cancellation point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
+    /* `run` is about to return: waits until the system has let go of the thread, at most that long.
+       No cancellation point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
     int (*wait_thread)(uint64_t ms);
     size_t (*page_size)(void); /* a power of two, always the same */
-    int (*is_secure)(void); /* the program has privileges that its caller has not (AT_SECURE) */
+    int (*is_secure)(void);    /* the program has privileges that its caller has not (AT_SECURE) */
 };
 
 /* In use by all parts. A test may replace entries while no other thread is in the allocator. */
@@ -58,12 +58,15 @@ extern const struct hak_os_ops hak_os_real_ops;
 /* Bytes of a page of this system. */
 size_t hak_os_page_size(void);
 
-/* Reserves and commits (on touch) `size` bytes at a multiple of `align` (a power of two, at least a page); the memory
-   reads as zero. `hint` (or NULL) is tried first, for neighbours. NULL when the system refuses. */
+/* Reserves and commits (on touch) `size` bytes at a multiple of `align` (a power of two, at least a
+   page); the memory reads as zero. `hint` (or NULL) is tried first, for neighbours. NULL when the
+   system refuses. */
 void *hak_os_map_aligned(void *hint, size_t size, size_t align);
-/* Gives address space back. Returns 0 or an errno value (the kernel may refuse to split a mapping: ENOMEM). */
+/* Gives address space back. Returns 0 or an errno value (the kernel may refuse to split a mapping:
+   ENOMEM). */
 HAK_MUST_CHECK int hak_os_unmap(void *addr, size_t size);
-/* Gives back address space that nobody has touched. If the kernel refuses, it stays mapped, which costs no memory. */
+/* Gives back address space that nobody has touched. If the kernel refuses, it stays mapped, which
+   costs no memory. */
 void hak_os_unmap_untouched(void *addr, size_t size);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
 HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
@@ -72,7 +75,8 @@ void hak_os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */
 void hak_os_small_pages(void *addr, size_t size);
 
-/* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read. Keeps errno. */
+/* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read.
+   Keeps errno. */
 size_t hak_os_read_file(const char *path, char *text, size_t size);
 /* Remembers the processors that the calling thread may run on. Keeps errno. */
 void hak_os_note_processors(void);
@@ -81,7 +85,8 @@ void hak_os_forget_thread(void);
 /* RLIMIT_AS; UINT64_MAX for none. */
 uint64_t hak_os_address_limit(void);
 
-/* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses. */
+/* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses.
+ */
 void *hak_os_meta_alloc(size_t size);
 /* Bytes that hak_os_meta_alloc has mapped, and in how many mappings. */
 size_t hak_os_meta_bytes(void);

@@ -22,7 +22,8 @@ namespace
 
 using hak_testing::FailingOs;
 
-/* A system that maps nothing: it hands out addresses of a model and remembers what is mapped, byte for byte. */
+/* A system that maps nothing: it hands out addresses of a model and remembers what is mapped, byte
+   for byte. */
 class ModelOs
 {
   public:
@@ -56,8 +57,9 @@ class ModelOs
     static void *map(void *addr, size_t length, int prot, int flags, int fd, off_t)
     {
         ModelOs *m = self();
-        m->n_wrong += prot != (PROT_READ | PROT_WRITE) || !(flags & MAP_ANONYMOUS) || !(flags & MAP_PRIVATE) ||
-                      (flags & MAP_FIXED) || fd != -1 || length == 0 || length % 4096;
+        m->n_wrong += prot != (PROT_READ | PROT_WRITE) || !(flags & MAP_ANONYMOUS) ||
+                      !(flags & MAP_PRIVATE) || (flags & MAP_FIXED) || fd != -1 || length == 0 ||
+                      length % 4096;
         m->last_hint = m->n_maps == 0 ? addr : m->last_hint;
         if (++m->n_maps == m->failing_map || length > (size_t(1) << 46)) {
             errno = ENOMEM;
@@ -67,7 +69,8 @@ class ModelOs
         if (addr && m->takes_hints) {
             start = reinterpret_cast<uintptr_t>(addr);
         } else {
-            m->next_ += (length + (uintptr_t(1) << 30)) & ~((uintptr_t(1) << 30) - 1); /* the same offset again */
+            m->next_ += (length + (uintptr_t(1) << 30)) &
+                        ~((uintptr_t(1) << 30) - 1); /* the same offset again */
         }
         m->mapped_[start] = start + length;
         return reinterpret_cast<void *>(start);
@@ -81,7 +84,8 @@ class ModelOs
         }
         uintptr_t start = reinterpret_cast<uintptr_t>(addr), end = start + length;
         auto it = m->mapped_.upper_bound(start);
-        if (it == m->mapped_.begin() || length == 0 || start % 4096 || length % 4096 || (--it)->second < end) {
+        if (it == m->mapped_.begin() || length == 0 || start % 4096 || length % 4096 ||
+            (--it)->second < end) {
             m->n_wrong++;
             return 0;
         }
@@ -102,7 +106,8 @@ class ModelOs
 
 const size_t kSizes[] = {4096, 65536, 2 << 20, (2 << 20) + 4096, 5 << 20};
 const size_t kAligns[] = {4096, 65536, 2 << 20, 64 << 20};
-const uintptr_t kOffsets[] = {0, 4096, 65536, 65536 - 4096, 2 << 20, (2 << 20) - 4096, (64 << 20) - 4096};
+const uintptr_t kOffsets[] = {
+    0, 4096, 65536, 65536 - 4096, 2 << 20, (2 << 20) - 4096, (64 << 20) - 4096};
 
 /* Whatever offset the system's mappings have, exactly the aligned range stays mapped. */
 TEST(OsMapAligned, KeepsExactlyTheAlignedRange)
@@ -118,7 +123,8 @@ TEST(OsMapAligned, KeepsExactlyTheAlignedRange)
                 EXPECT_EQ(model.mapped().begin()->first, p);
                 EXPECT_EQ(model.mapped().begin()->second, p + size);
                 EXPECT_EQ(model.n_wrong, 0);
-                EXPECT_EQ(model.n_maps, offset % align ? 2 : 1); /* at once where the first answer is aligned */
+                EXPECT_EQ(model.n_maps,
+                          offset % align ? 2 : 1); /* at once where the first answer is aligned */
             }
         }
     }
@@ -348,7 +354,8 @@ void *note(void *)
     return nullptr;
 }
 
-/* A thread of ours blocks all signals, and whoever makes it keeps his; it can be joined without waiting. */
+/* A thread of ours blocks all signals, and whoever makes it keeps his; it can be joined without
+   waiting. */
 TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
 {
     sigset_t before, after;
@@ -371,7 +378,8 @@ TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
     has_begun = 2;
     EXPECT_EQ(hak_os_ops.wait_thread(10000), 0);
     for (int i = 0; i < 1000 && count_tasks() != n_tasks; i++) {
-        usleep(1000); /* the system takes it out of its list a moment later, as behind pthread_join */
+        usleep(
+            1000); /* the system takes it out of its list a moment later, as behind pthread_join */
     }
     EXPECT_EQ(count_tasks(), n_tasks);
     has_begun = 0;
@@ -414,8 +422,8 @@ TEST(OsThread, SetApartItTakesOverNothing)
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-/* Every function of the table, called with a cancellation pending: none may act on it, nor be left with
-   the cancellation switched off. */
+/* Every function of the table, called with a cancellation pending: none may act on it, nor be left
+   with the cancellation switched off. */
 void *call_everything(void *went_on)
 {
     pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, nullptr);

@@ -2,13 +2,15 @@
 #include "base/size_classes.h"
 
 const struct size_class hak_sc_table[SC_N_CLASSES] = {
-#define SIZE_CLASS(index, size, count, magic, inside, tail) {size, count, magic, SC_LIMIT(size, count, magic)},
+#define SIZE_CLASS(index, size, count, magic, inside, tail)                                        \
+    {size, count, magic, SC_LIMIT(size, count, magic)},
 #include "base/size_classes.def"
 #undef SIZE_CLASS
 };
 
-#define SIZE_CLASS(index, size, count, magic, inside, tail)                                                            \
-    HAK_STATIC_ASSERT((size) % 16 == 0 && (size) * (count) <= SC_SLAB_BYTES && (size) * ((count) + 1) > SC_SLAB_BYTES, \
+#define SIZE_CLASS(index, size, count, magic, inside, tail)                                        \
+    HAK_STATIC_ASSERT((size) % 16 == 0 && (size) * (count) <= SC_SLAB_BYTES &&                     \
+                          (size) * ((count) + 1) > SC_SLAB_BYTES,                                  \
                       "slab geometry");
 #include "base/size_classes.def"
 #undef SIZE_CLASS

@@ -1,5 +1,5 @@
-/* Size classes up to 32 KiB: the one table of slab geometry (size_classes.def); nobody else computes an offset in a slab.
-   Constants only. */
+/* Size classes up to 32 KiB: the one table of slab geometry (size_classes.def); nobody else
+   computes an offset in a slab. Constants only. */
 #ifndef HAKMEM_BASE_SIZE_CLASSES_H
 #define HAKMEM_BASE_SIZE_CLASSES_H
 
@@ -43,17 +43,20 @@ extern const struct size_class hak_sc_table[SC_N_CLASSES];
 /* For (size + 15) >> 4 up to 32 KiB: the class. */
 extern const uint8_t hak_sc_of_granules[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1];
 
-/* The class of a request of `size` bytes, which is at most SC_SMALL_MAX. Size 0 is served as 16 bytes. */
+/* The class of a request of `size` bytes, which is at most SC_SMALL_MAX. Size 0 is served as 16
+   bytes. */
 static inline uint32_t hak_sc_of(size_t size)
 {
     return hak_sc_of_granules[(size + 15) >> SC_GRANULE_SHIFT];
 }
 
-/* The smallest class that serves `size` bytes at a multiple of `align` (a power of two, at most 32 KiB), or SC_N_CLASSES.
-   Slabs are 64 KiB-aligned, so that a class whose size is a multiple of `align` has aligned blocks only. */
+/* The smallest class that serves `size` bytes at a multiple of `align` (a power of two, at most 32
+   KiB), or SC_N_CLASSES. Slabs are 64 KiB-aligned, so that a class whose size is a multiple of
+   `align` has aligned blocks only. */
 uint32_t hak_sc_of_aligned(size_t size, size_t align);
 
-/* The index of a block from its offset in the slab: floor(offset / size), by the magic number; exact for offset < 2^16. */
+/* The index of a block from its offset in the slab: floor(offset / size), by the magic number;
+   exact for offset < 2^16. */
 static inline uint32_t hak_sc_index_of(uint32_t class_index, uint32_t offset)
 {
     return (uint32_t)(((uint64_t)offset * hak_sc_table[class_index].magic) >> 32);

@@ -1,4 +1,5 @@
-/* Tests of the size classes: every request from 0 to 32 KiB, every offset of a slab in every class, alignments, waste. */
+/* Tests of the size classes: every request from 0 to 32 KiB, every offset of a slab in every class,
+   alignments, waste. */
 #include "base/size_classes.h"
 
 #include <gtest/gtest.h>
@@ -41,7 +42,9 @@ TEST(SizeClasses, TableIsSound)
         EXPECT_EQ(index_column[c], c);
         EXPECT_EQ(hak_sc_table[c].size % 16, 0u) << c;
         EXPECT_EQ(hak_sc_table[c].capacity, SC_SLAB_BYTES / hak_sc_table[c].size) << c;
-        EXPECT_EQ(hak_sc_table[c].magic, ((1ull << 32) + hak_sc_table[c].size - 1) / hak_sc_table[c].size) << c;
+        EXPECT_EQ(hak_sc_table[c].magic,
+                  ((1ull << 32) + hak_sc_table[c].size - 1) / hak_sc_table[c].size)
+            << c;
         if (c) {
             EXPECT_GT(hak_sc_table[c].size, hak_sc_table[c - 1].size);
         }
@@ -57,13 +60,15 @@ TEST(SizeClasses, EveryRequestGetsTheSmallestClassThatFits)
     }
 }
 
-/* At most 25 % inside a block for every request of 64 bytes and more; the column of the table is the worst of its class. */
+/* At most 25 % inside a block for every request of 64 bytes and more; the column of the table is
+   the worst of its class. */
 TEST(SizeClasses, WasteInsideBlocksIsBounded)
 {
     double worst[SC_N_CLASSES] = {};
     for (size_t size = 1; size <= SC_SMALL_MAX; size++) {
         uint32_t c = hak_sc_of(size);
-        double waste = 100.0 * static_cast<double>(hak_sc_table[c].size - size) / hak_sc_table[c].size;
+        double waste =
+            100.0 * static_cast<double>(hak_sc_table[c].size - size) / hak_sc_table[c].size;
         worst[c] = waste > worst[c] ? waste : worst[c];
         if (size >= 64) {
             ASSERT_LE(waste, 25.0) << size;
@@ -80,7 +85,8 @@ TEST(SizeClasses, WasteAtTheTailOfSlabsIsBounded)
 {
     int n_above_3 = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        double tail = 100.0 * (SC_SLAB_BYTES - hak_sc_table[c].size * hak_sc_table[c].capacity) / SC_SLAB_BYTES;
+        double tail = 100.0 * (SC_SLAB_BYTES - hak_sc_table[c].size * hak_sc_table[c].capacity) /
+                      SC_SLAB_BYTES;
         EXPECT_LE(tail, 12.5) << c;
         EXPECT_NEAR(tail, tail_column[c], 0.051) << c;
         n_above_3 += tail > 3;
@@ -97,7 +103,8 @@ TEST(SizeClasses, IndexAndStartAreExactForEveryOffset)
         for (uint32_t offset = 0; offset < SC_SLAB_BYTES; offset++) {
             n_wrong += hak_sc_index_of(c, offset) != index;
             int is_block = rest == 0 && index < hak_sc_table[c].capacity;
-            n_wrong += hak_sc_is_block(offset, hak_sc_table[c].magic, hak_sc_table[c].limit) != is_block;
+            n_wrong +=
+                hak_sc_is_block(offset, hak_sc_table[c].magic, hak_sc_table[c].limit) != is_block;
             if (++rest == size) {
                 rest = 0;
                 index++;
@@ -117,7 +124,8 @@ TEST(SizeClasses, AlignedRequests)
             n_served += c < SC_N_CLASSES;
         }
         EXPECT_GT(n_served, 0u) << align;
-        EXPECT_EQ(hak_sc_of_aligned(SC_SMALL_MAX, align), static_cast<uint32_t>(SC_N_CLASSES - 1)) << align;
+        EXPECT_EQ(hak_sc_of_aligned(SC_SMALL_MAX, align), static_cast<uint32_t>(SC_N_CLASSES - 1))
+            << align;
     }
 }
 

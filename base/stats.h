@@ -1,4 +1,5 @@
-/* Statistics of the whole process, kept on slow paths with relaxed atomics; see stats.def. Any thread may read. */
+/* Statistics of the whole process, kept on slow paths with relaxed atomics; see stats.def. Any
+   thread may read. */
 #ifndef HAKMEM_BASE_STATS_H
 #define HAKMEM_BASE_STATS_H
 

@@ -32,7 +32,8 @@ TEST(Stats, EachRowIsPrintedOnALineOfItsOwn)
     int64_t value = -3;
     for (const Row &row : rows) {
         hak_stats.*row.field = value;
-        expected += std::string("hakmem: ") + row.name + " = " + std::to_string(value) + " " + row.unit + "\n";
+        expected += std::string("hakmem: ") + row.name + " = " + std::to_string(value) + " " +
+                    row.unit + "\n";
         value = value * -7 % 1000000007;
     }
     int fds[2];

@@ -6,8 +6,8 @@ const char *hak_verify_text(int code)
     switch (code) {
     case VERIFY_SOUND:
         return "sound";
-#define VERIFY(name, code, part, equation)                                                                             \
-    case VERIFY_##name:                                                                                                \
+#define VERIFY(name, code, part, equation)                                                         \
+    case VERIFY_##name:                                                                            \
         return part " " #code ": " equation;
 #include "base/verify.def"
 #undef VERIFY

@@ -3,11 +3,11 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "heap/background.h"
 #include "hakmem/entry.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/request.h"
+#include "heap/background.h"
 #include "superslab/superslab.h"
 
 void *hak_fast_slow_malloc(size_t size)
@@ -22,8 +22,8 @@ void *hak_fast_refill_malloc(size_t size)
 
 void hak_fast_slow_free(void *p)
 {
-    /* NULL comes first, before anything is saved: programs free it often. A plain read, which folds into the
-       comparison; one that comes a moment late does no harm. */
+    /* NULL comes first, before anything is saved: programs free it often. A plain read, which folds
+       into the comparison; one that comes a moment late does no harm. */
     if ((uintptr_t)p < hak_background_null_end) {
         return;
     }

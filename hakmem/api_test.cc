@@ -1,4 +1,5 @@
-/* Tests of the public functions: sizes, alignment, waste, zeroes, errors, errno, contents across realloc. */
+/* Tests of the public functions: sizes, alignment, waste, zeroes, errors, errno, contents across
+   realloc. */
 #include "hakmem/hakmem.h"
 
 #include <algorithm>
@@ -29,7 +30,8 @@ class Api : public testing::Test
     void SetUp() override
     {
         delay_ = hak_options.purge_delay_ms;
-        hak_options.purge_delay_ms = 3600000; /* the tiny variant would call the system for each block otherwise */
+        hak_options.purge_delay_ms =
+            3600000; /* the tiny variant would call the system for each block otherwise */
     }
     void TearDown() override
     {
@@ -80,7 +82,8 @@ void fill(void *p, size_t size, unsigned seed)
 size_t mismatch(const void *p, size_t size, unsigned seed)
 {
     for (size_t i = 0; i < size; i += 4099) {
-        if (memcmp(static_cast<const char *>(p) + i, pattern(seed), std::min<size_t>(4099, size - i)) != 0) {
+        if (memcmp(static_cast<const char *>(p) + i, pattern(seed),
+                   std::min<size_t>(4099, size - i)) != 0) {
             return i;
         }
     }
@@ -150,7 +153,8 @@ TEST_F(Api, LiveBlocksOfEverySizeClassDoNotOverlap)
     };
     std::vector<Block> blocks;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        for (size_t size : {size_t(hak_sc_table[c].size) - 1, size_t(hak_sc_table[c].size), size_t(hak_sc_table[c].size) + 1}) {
+        for (size_t size : {size_t(hak_sc_table[c].size) - 1, size_t(hak_sc_table[c].size),
+                            size_t(hak_sc_table[c].size) + 1}) {
             for (int i = 0; i < 20; i++) {
                 char *p = static_cast<char *>(hak_malloc(size));
                 ASSERT_NE(p, nullptr);
@@ -174,8 +178,8 @@ TEST_F(Api, ZeroSizes)
     EXPECT_GE(hak_usable_size(a), 1u);
     hak_free(a);
     hak_free(b);
-    for (void *p :
-         {hak_calloc(0, 8), hak_calloc(8, 0), hak_calloc(0, 0), hak_calloc(0, SIZE_MAX), hak_realloc(nullptr, 0)}) {
+    for (void *p : {hak_calloc(0, 8), hak_calloc(8, 0), hak_calloc(0, 0), hak_calloc(0, SIZE_MAX),
+                    hak_realloc(nullptr, 0)}) {
         ASSERT_NE(p, nullptr);
         EXPECT_GE(hak_usable_size(p), 1u);
         hak_free(p);
@@ -208,8 +212,9 @@ TEST_F(Api, RequestsThatCannotBeMet)
     void *kept = hak_malloc(100);
     int64_t failed = hak_stat_get(failed_requests);
     int n = 0;
-    for (size_t size : {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65535, SIZE_MAX / 2 + 1, size_t(PTRDIFF_MAX),
-                        size_t(PTRDIFF_MAX) - 65536, size_t(1) << 60, size_t(1) << 48}) {
+    for (size_t size :
+         {SIZE_MAX, SIZE_MAX - 15, SIZE_MAX - 65535, SIZE_MAX / 2 + 1, size_t(PTRDIFF_MAX),
+          size_t(PTRDIFF_MAX) - 65536, size_t(1) << 60, size_t(1) << 48}) {
         errno = 0;
         EXPECT_EQ(hak_malloc(size), nullptr) << size;
         EXPECT_EQ(errno, ENOMEM);
@@ -243,11 +248,13 @@ TEST_F(Api, CallocOverflow)
 {
     const struct {
         size_t n, size;
-    } products[] = {{SIZE_MAX, 2},           {2, SIZE_MAX},        {size_t(1) << 32, size_t(1) << 32},
-                    {SIZE_MAX / 16 + 1, 16}, {SIZE_MAX, SIZE_MAX}, {SIZE_MAX / 3 + 1, 3}};
+    } products[] = {
+        {SIZE_MAX, 2},           {2, SIZE_MAX},        {size_t(1) << 32, size_t(1) << 32},
+        {SIZE_MAX / 16 + 1, 16}, {SIZE_MAX, SIZE_MAX}, {SIZE_MAX / 3 + 1, 3}};
     for (const auto &product : products) {
         errno = 0;
-        EXPECT_EQ(hak_calloc(product.n, product.size), nullptr) << product.n << " x " << product.size;
+        EXPECT_EQ(hak_calloc(product.n, product.size), nullptr)
+            << product.n << " x " << product.size;
         EXPECT_EQ(errno, ENOMEM);
     }
 }
@@ -258,7 +265,8 @@ TEST_F(Api, AFailedReallocLeavesTheBlock)
         void *p = hak_malloc(size);
         fill(p, size, 5);
         size_t usable = hak_usable_size(p);
-        for (size_t too_much : {SIZE_MAX, size_t(PTRDIFF_MAX), size_t(PTRDIFF_MAX) / 2, size_t(1) << 48}) {
+        for (size_t too_much :
+             {SIZE_MAX, size_t(PTRDIFF_MAX), size_t(PTRDIFF_MAX) / 2, size_t(1) << 48}) {
             errno = 0;
             ASSERT_EQ(hak_realloc(p, too_much), nullptr);
             EXPECT_EQ(errno, ENOMEM);
@@ -294,7 +302,8 @@ TEST_F(Api, FreeKeepsErrno)
     EXPECT_EQ(errno, EDOM);
 }
 
-/* What the system has just zeroed is not cleared again: but for the first page nothing becomes resident. */
+/* What the system has just zeroed is not cleared again: but for the first page nothing becomes
+   resident. */
 TEST_F(Api, CallocOfFreshMemoryTouchesNothing)
 {
     hak_purge();
@@ -371,12 +380,14 @@ TEST_F(Api, AlignedForms)
 
 TEST_F(Api, BadAlignments)
 {
-    for (size_t align : {size_t(0), size_t(3), size_t(24), size_t(48), size_t(4097), SIZE_MAX, SIZE_MAX / 2}) {
+    for (size_t align :
+         {size_t(0), size_t(3), size_t(24), size_t(48), size_t(4097), SIZE_MAX, SIZE_MAX / 2}) {
         errno = 0;
         EXPECT_EQ(hak_aligned_alloc(align, 100), nullptr) << align;
         EXPECT_EQ(errno, EINVAL);
     }
-    for (size_t align : {size_t(0), size_t(1), size_t(2), size_t(4), size_t(12), size_t(24), SIZE_MAX}) {
+    for (size_t align :
+         {size_t(0), size_t(1), size_t(2), size_t(4), size_t(12), size_t(24), SIZE_MAX}) {
         int local;
         void *out = &local;
         errno = EDOM;
@@ -393,7 +404,8 @@ TEST_F(Api, BadAlignments)
     /* memalign rounds up. */
     const struct {
         size_t asked, given;
-    } roundings[] = {{0, 16}, {3, 16}, {24, 32}, {48, 64}, {100, 128}, {4097, 8192}, {65537, 131072}};
+    } roundings[] = {{0, 16},    {3, 16},      {24, 32},       {48, 64},
+                     {100, 128}, {4097, 8192}, {65537, 131072}};
     for (const auto &rounding : roundings) {
         void *p = hak_memalign(rounding.asked, 100);
         ASSERT_NE(p, nullptr);
@@ -448,9 +460,12 @@ TEST_F(Api, ReallocStepByStep)
         ASSERT_NE(p, nullptr);
         ASSERT_EQ(mismatch(p, less, 3), less) << less;
         size = less;
-        /* What is no longer needed is not kept for ever: at most twice what is asked (or a small block); of large ones a few
-           MiB of address space, whose pages have gone. */
-        ASSERT_LE(hak_usable_size(p), size <= 64 ? 128u : size <= 32768 ? 2 * size + 2 : 2 * size + 4 * kMiB) << size;
+        /* What is no longer needed is not kept for ever: at most twice what is asked (or a small
+           block); of large ones a few MiB of address space, whose pages have gone. */
+        ASSERT_LE(hak_usable_size(p), size <= 64      ? 128u
+                                      : size <= 32768 ? 2 * size + 2
+                                                      : 2 * size + 4 * kMiB)
+            << size;
         ASSERT_EQ(hak_verify(), 0) << size;
     }
     hak_free(p);
@@ -461,7 +476,8 @@ TEST_F(Api, ReallocStepByStep)
 
 TEST_F(Api, ReallocStaysInPlaceWhereItFits)
 {
-    for (size_t size : {size_t(100), size_t(1000), size_t(5000), size_t(32768), size_t(100000), 2 * kMiB}) {
+    for (size_t size :
+         {size_t(100), size_t(1000), size_t(5000), size_t(32768), size_t(100000), 2 * kMiB}) {
         char *p = static_cast<char *>(hak_malloc(size));
         size_t usable = hak_usable_size(p);
         EXPECT_EQ(hak_realloc(p, usable), p) << size;

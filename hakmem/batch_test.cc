@@ -36,7 +36,8 @@ TEST(Batch, BlocksAreApartAndFreedByEitherFamily)
                 end = start + size;
             }
             for (size_t i = 0; i < n && size; i++) {
-                ASSERT_EQ(static_cast<unsigned char *>(blocks[i])[size - 1], static_cast<unsigned char>(i));
+                ASSERT_EQ(static_cast<unsigned char *>(blocks[i])[size - 1],
+                          static_cast<unsigned char>(i));
             }
             ASSERT_EQ(hak_verify(), 0);
             if (n % 2) {

@@ -2,15 +2,15 @@
    and to its observers.
 
    hak_*, the malloc family and C++'s operators end, behind their fast paths, in the table that
-   hak_entry_now() names. Without an observer that is hak_entry_plain: functions which serve (plain.h), and
-   never ask whether anybody watches. An observer is a layer: a table of its own that lies over
-   those below it. Its functions do what they are for, and call the same function of
+   hak_entry_now() names. Without an observer that is hak_entry_plain: functions which serve
+   (plain.h), and never ask whether anybody watches. An observer is a layer: a table of its own that
+   lies over those below it. Its functions do what they are for, and call the same function of
    hak_entry_below(layer), never a public name. The table in force is switched as a whole, by one
    pointer.
 
-   The fast paths cost nothing for it: while the table in force is not hak_entry_plain, every thread's
-   `hak_self` is hak_theap_none (heap.h), so that each call finds an empty bin or a foreign tag, and
-   comes here.
+   The fast paths cost nothing for it: while the table in force is not hak_entry_plain, every
+   thread's `hak_self` is hak_theap_none (heap.h), so that each call finds an empty bin or a foreign
+   tag, and comes here.
 
    Order: of two layers the one with the higher place is above, whichever was added first. A layer
    is added and removed by any thread at any time. What a call of another thread finds meanwhile is
@@ -18,8 +18,8 @@
    a layer's functions may still run after hak_entry_remove has returned: a layer is static, and its
    functions do their work below when they have nothing to do. docs/design.md shows how one is made.
 
-   Locks: one of rank HEAPS while a table is switched (hak_theap_switch); none is held while a layer's
-   functions run. */
+   Locks: one of rank HEAPS while a table is switched (hak_theap_switch); none is held while a
+   layer's functions run. */
 #ifndef HAKMEM_HAKMEM_ENTRY_H
 #define HAKMEM_HAKMEM_ENTRY_H
 

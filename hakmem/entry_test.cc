@@ -291,7 +291,8 @@ const Setting SETTINGS[] = {
     {"hooks", [] { hak_hooks_set(&SILENT); }, [] { hak_hooks_set(nullptr); }, false},
     {"a layer", [] { hak_entry_add(&Low::layer); }, [] { hak_entry_remove(&Low::layer); }, false},
 #if HAK_NOTES && !defined(__SANITIZE_ADDRESS__)
-    {"notes", [] { hak_entry_add(&hak_noted_layer); }, [] { hak_entry_remove(&hak_noted_layer); }, true},
+    {"notes", [] { hak_entry_add(&hak_noted_layer); }, [] { hak_entry_remove(&hak_noted_layer); },
+     true},
     {"notes, hooks and a layer",
      [] {
          hak_entry_add(&hak_noted_layer);

@@ -1,4 +1,5 @@
-/* Blocks of libc: a hash table of address and size, in metadata, unless all blocks are. Called by slow paths of plain.c, if at all. */
+/* Blocks of libc: a hash table of address and size, in metadata, unless all blocks are. Called by
+   slow paths of plain.c, if at all. */
 #include "hakmem/fallback.h"
 
 #include <string.h>
@@ -44,7 +45,8 @@ int hak_fallback_all(void)
     return HAK_UNLIKELY(hak_options.ld_safe == 2 || is_jemalloc_blocked()) && libc_has_malloc();
 }
 
-/* A block of glibc's has its size in front of it, in a multiple of 16, with flags; that of a mapping of its own counts 16 bytes of it, else
+/* A block of glibc's has its size in front of it, in a multiple of 16, with flags; that of a
+   mapping of its own counts 16 bytes of it, else
    8. No name of libc's tells it: malloc_usable_size is ours. */
 static size_t libc_size(const void *p)
 {
@@ -52,7 +54,8 @@ static size_t libc_size(const void *p)
     if (!p || (uintptr_t)p % 16) {
         return 0;
     }
-    size_t head = ((const size_t *)p)[-1], size = head & ~(size_t)FLAGS, taken = head & IS_MAPPED ? 16 : 8;
+    size_t head = ((const size_t *)p)[-1], size = head & ~(size_t)FLAGS,
+           taken = head & IS_MAPPED ? 16 : 8;
     return size > taken ? size - taken : 0;
 }
 
@@ -88,8 +91,9 @@ void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refuse
         return hak_gate_is_closed() ? hak_limbo_alloc(size, align, NULL) : NULL;
     }
     if (p) {
-        hak_fail_fallback(size, all ? hak_options.ld_safe == 2 ? "HAKMEM_LD_SAFE=2" : "HAKMEM_LD_BLOCK_JEMALLOC"
-                                : "HAKMEM_LD_SAFE=1");
+        hak_fail_fallback(size, all ? hak_options.ld_safe == 2 ? "HAKMEM_LD_SAFE=2"
+                                                               : "HAKMEM_LD_BLOCK_JEMALLOC"
+                                    : "HAKMEM_LD_SAFE=1");
         if (is_zeroed) {
             memset(p, 0, size);
         }

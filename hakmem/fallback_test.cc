@@ -1,4 +1,5 @@
-/* Tests of what may be left to libc: nothing by default, and what each option allows; such blocks go through the whole API. */
+/* Tests of what may be left to libc: nothing by default, and what each option allows; such blocks
+   go through the whole API. */
 #include "hakmem/fallback.h"
 
 #include <csignal>
@@ -108,7 +109,8 @@ TEST_F(Fallback, Everything)
             hak_testing::Rng rng(t);
             for (int i = 0; i < 2000; i++) {
                 size_t size = rng.between(0, rng.one_in(10) ? 100000 : 300);
-                auto *p = static_cast<unsigned char *>(rng.one_in(2) ? hak_malloc(size) : hak_calloc(1, size));
+                auto *p = static_cast<unsigned char *>(rng.one_in(2) ? hak_malloc(size)
+                                                                     : hak_calloc(1, size));
                 memset(p, static_cast<int>(t + 1), size);
                 if (rng.one_in(3)) {
                     hak_free(p);
@@ -140,7 +142,8 @@ TEST_F(Fallback, Everything)
     other.join();
 }
 
-/* Whatever the alignment and the size (but for the class that SetUp has blocks of), and through each function that takes one. */
+/* Whatever the alignment and the size (but for the class that SetUp has blocks of), and through
+   each function that takes one. */
 void expect_aligned(int (*owned)(const void *))
 {
     for (size_t align = 16; align <= 65536; align *= 2) {
@@ -207,7 +210,8 @@ TEST_F(Fallback, APointerOfNeitherStillAborts)
     int local;
     EXPECT_EXIT(hak_free(&local), testing::KilledBySignal(SIGABRT),
                 "invalid pointer freed \\(not allocated by hakmem\\)");
-    EXPECT_EXIT(hak_free(static_cast<char *>(p) + 16), testing::KilledBySignal(SIGABRT), "invalid pointer freed");
+    EXPECT_EXIT(hak_free(static_cast<char *>(p) + 16), testing::KilledBySignal(SIGABRT),
+                "invalid pointer freed");
     EXPECT_EXIT(
         {
             hak_free(p);
@@ -218,7 +222,8 @@ TEST_F(Fallback, APointerOfNeitherStillAborts)
     /* Where libc serves all, it finds what it finds. */
     hak_options.ld_safe = 2;
     p = hak_malloc(5000001);
-    EXPECT_EXIT(hak_free(static_cast<char *>(p) + 8), testing::KilledBySignal(SIGABRT), "\\(\\): invalid pointer");
+    EXPECT_EXIT(hak_free(static_cast<char *>(p) + 8), testing::KilledBySignal(SIGABRT),
+                "\\(\\): invalid pointer");
     hak_free(p);
 }
 

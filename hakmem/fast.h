@@ -1,7 +1,7 @@
-/* The fast paths: malloc's and free's first lines, inlined into hak_* and into the malloc family. No call, no atomic
-   read-modify-write, no lock: bench/golden counts their instructions. Rare states (no heap yet, ended, another owner's
-   block, not ours at all, an observer of calls) all look like an empty bin or a foreign tag, and go to one slow function by a
-   tail call. */
+/* The fast paths: malloc's and free's first lines, inlined into hak_* and into the malloc family.
+   No call, no atomic read-modify-write, no lock: bench/golden counts their instructions. Rare
+   states (no heap yet, ended, another owner's block, not ours at all, an observer of calls) all
+   look like an empty bin or a foreign tag, and go to one slow function by a tail call. */
 #ifndef HAKMEM_HAKMEM_FAST_H
 #define HAKMEM_HAKMEM_FAST_H
 
@@ -39,9 +39,10 @@ static inline void hak_validate_alignment(const void *p, size_t alignment)
 }
 #endif
 
-/* What the compiler does not do by itself. FORGET makes it forget what it knows of a register, so that it folds heap + offset
-   into each access's address instead of computing it in an instruction of its own; the letters keep heap and offset out of
-   the register of the returned block, which saves the move at malloc's end. They emit nothing. */
+/* What the compiler does not do by itself. FORGET makes it forget what it knows of a register, so
+   that it folds heap + offset into each access's address instead of computing it in an instruction
+   of its own; the letters keep heap and offset out of the register of the returned block, which
+   saves the move at malloc's end. They emit nothing. */
 #if defined(__x86_64__)
 #define FORGET_HEAP(heap)     __asm__("" : "+d"(heap))
 #define FORGET_OFFSET(offset) __asm__("" : "+c"(offset))
@@ -52,7 +53,8 @@ static inline void hak_validate_alignment(const void *p, size_t alignment)
 #define FORGET_LINK(link)     __asm__("" : "+r"(link))
 #endif
 
-/* A block of the class if the thread has one at hand; NULL also while there is a layer (entry.h). */
+/* A block of the class if the thread has one at hand; NULL also while there is a layer (entry.h).
+ */
 static HAK_ALWAYS_INLINE void *hak_fast_take(uint32_t size_class)
 {
     return hak_tc_bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
@@ -60,7 +62,7 @@ static HAK_ALWAYS_INLINE void *hak_fast_take(uint32_t size_class)
 
 /* The first block of the bin at `offset`; `refill` serves where there is none. */
 static HAK_ALWAYS_INLINE void *hak_fast_malloc_from(struct theap *heap, size_t offset, size_t size,
-                                           void *(*refill)(size_t size))
+                                                    void *(*refill)(size_t size))
 {
     FORGET_OFFSET(offset);
     void *block = hak_tc_bin_at(heap, offset)->head;
@@ -80,15 +82,17 @@ static HAK_ALWAYS_INLINE void *hak_fast_malloc_from(struct theap *heap, size_t o
 /* `large` serves what is above 32 KiB, `refill` what finds an empty bin: constants, called as the
    last thing. */
 static HAK_ALWAYS_INLINE void *hak_fast_malloc_or(size_t size, void *(*large)(size_t size),
-                                              void *(*refill)(size_t size))
+                                                  void *(*refill)(size_t size))
 {
     struct theap *heap = atomic_load_relaxed(&hak_self);
     FORGET_HEAP(heap);
     if (HAK_LIKELY(size <= SC_TINY_MAX)) {
-        return hak_fast_malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
+        return hak_fast_malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size,
+                                    refill);
     }
     if (HAK_LIKELY(size <= SC_SMALL_MAX)) {
-        return hak_fast_malloc_from(heap, hak_tc_mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT], size, refill);
+        return hak_fast_malloc_from(heap, hak_tc_mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT], size,
+                                    refill);
     }
     return large(size);
 }
@@ -99,7 +103,8 @@ static HAK_ALWAYS_INLINE void *hak_fast_malloc(size_t size)
 }
 
 /* Puts a block that is known to be this heap's into its bin; `head` is the bin's. */
-static HAK_ALWAYS_INLINE void hak_fast_push_before(struct theap *heap, size_t offset, void *p, void *head)
+static HAK_ALWAYS_INLINE void hak_fast_push_before(struct theap *heap, size_t offset, void *p,
+                                                   void *head)
 {
     hak_validate_free(p);
     hak_tc_mark_free(heap, p);
@@ -135,11 +140,14 @@ static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, con
     if (HAK_UNLIKELY(!hak_sc_is_block(within, bin->magic, bin->limit))) {
         return NULL;
     }
-    return HAK_UNLIKELY(hak_link_may_be(p) || bin->head == p || hak_tc_is_marked_free(heap, p)) ? NULL : bin;
+    return HAK_UNLIKELY(hak_link_may_be(p) || bin->head == p || hak_tc_is_marked_free(heap, p))
+               ? NULL
+               : bin;
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */
-static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p, void (*otherwise)(void *p))
+static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p,
+                                               void (*otherwise)(void *p))
 {
     FORGET_HEAP(heap);
     size_t unit = hak_map_window_unit(p);
@@ -153,7 +161,8 @@ static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p, void
         return;
     }
     uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    if (HAK_UNLIKELY(!hak_sc_is_block(within, hak_tc_bin_at(heap, offset)->magic, hak_tc_bin_at(heap, offset)->limit))) {
+    if (HAK_UNLIKELY(!hak_sc_is_block(within, hak_tc_bin_at(heap, offset)->magic,
+                                      hak_tc_bin_at(heap, offset)->limit))) {
         otherwise(p);
         return;
     }

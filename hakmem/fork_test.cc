@@ -1,5 +1,5 @@
-/* Tests of fork: the child gets every structure whole, whatever other threads were doing, and adopts their heaps; meanwhile nobody
-   waits for the thread that forks, and nothing is lost. */
+/* Tests of fork: the child gets every structure whole, whatever other threads were doing, and
+   adopts their heaps; meanwhile nobody waits for the thread that forks, and nothing is lost. */
 #include <algorithm>
 #include <atomic>
 #include <csignal>
@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "base/stats.h"
-#include "heap/gate.h"
 #include "hakmem/hakmem.h"
-#include "heap/theap.h"
-#include "heap/limbo.h"
 #include "hakmem/walk.h"
+#include "heap/gate.h"
+#include "heap/limbo.h"
+#include "heap/theap.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
@@ -25,7 +25,8 @@
 #define CHILD_MAY_START_THREADS 1
 #endif
 
-extern "C" void __gcov_exit(void) __attribute__((weak)); /* gcov's own end, in what is built with coverage */
+extern "C" void __gcov_exit(void)
+    __attribute__((weak)); /* gcov's own end, in what is built with coverage */
 
 namespace
 {
@@ -58,7 +59,9 @@ class Traffic
     {
         Rng rng(seed);
         while (!stop_) {
-            size_t size = rng.one_in(50) ? rng.below(2 << 20) : rng.one_in(5) ? rng.below(40000) : rng.below(500);
+            size_t size = rng.one_in(50)  ? rng.below(2 << 20)
+                          : rng.one_in(5) ? rng.below(40000)
+                                          : rng.below(500);
             void *p = hak_malloc(size);
             p = rng.one_in(10) ? hak_realloc(p, size + size / 2 + 1) : p;
             hak_free(cells_[rng.below(cells_.size())].exchange(p));
@@ -141,7 +144,8 @@ int look_only(const std::vector<char *> &)
     _exit(code);
 }
 
-int exit_code_of_child(const std::vector<char *> &blocks, int (*f)(const std::vector<char *> &) = try_all)
+int exit_code_of_child(const std::vector<char *> &blocks,
+                       int (*f)(const std::vector<char *> &) = try_all)
 {
     pid_t pid = fork();
     if (pid == 0) {
@@ -227,10 +231,14 @@ int little_is_left(const std::vector<char *> &blocks)
         hak_free(p);
     }
     (void)hak_purge();
-    return hak_verify() ? 1 : hak_stat_get(heap_used_bytes) > most_left ? 2 : hak_stat_get(bin_budget) != 0 ? 3 : 0;
+    return hak_verify()                                ? 1
+           : hak_stat_get(heap_used_bytes) > most_left ? 2
+           : hak_stat_get(bin_budget) != 0             ? 3
+                                                       : 0;
 }
 
-/* Thousands of blocks of a thread that the child does not have, which the child frees: their slabs serve it. */
+/* Thousands of blocks of a thread that the child does not have, which the child frees: their slabs
+   serve it. */
 TEST(Fork, SlabsOfOtherThreadsServeTheChild)
 {
     std::vector<char *> blocks = some_blocks();
@@ -263,9 +271,10 @@ TEST(Fork, SlabsOfOtherThreadsServeTheChild)
         for (size_t i = 0; i < own.size() - 4000; i++) {
             again.push_back(hak_malloc(200));
         }
-        int result = hak_stat_get(heap_used_bytes) > used + 4 * static_cast<int64_t>(SS_UNIT_BYTES) ? 1
-                     : hak_verify()                                                             ? 2
-                                                                                                : 0;
+        int result = hak_stat_get(heap_used_bytes) > used + 4 * static_cast<int64_t>(SS_UNIT_BYTES)
+                         ? 1
+                     : hak_verify() ? 2
+                                    : 0;
         for (void *p : again) {
             hak_free(p);
         }
@@ -284,7 +293,10 @@ TEST(Fork, SlabsOfOtherThreadsServeTheChild)
 /* Every heap but the own one waits for a thread, whatever state fork found it in. */
 int all_heaps_are_orphans(const std::vector<char *> &)
 {
-    return hak_stat_get(orphans) != hak_stat_get(heaps) - 1 ? 1 : hak_theap_n_live() != 1 ? 2 : hak_verify() ? 3 : 0;
+    return hak_stat_get(orphans) != hak_stat_get(heaps) - 1 ? 1
+           : hak_theap_n_live() != 1                        ? 2
+           : hak_verify()                                   ? 3
+                                                            : 0;
 }
 
 /* Threads that just take their heap, or leave it: it is in no list then. */
@@ -370,9 +382,11 @@ void check_filled(const char *p, size_t size, char with)
     }
 }
 
-const size_t sizes[] = {1, 16, 100, 1000, 5000, 32768, 32769, 100000, 1 << 20, (1 << 20) + 1, 5 << 20};
+const size_t sizes[] = {1,     16,     100,     1000,          5000,   32768,
+                        32769, 100000, 1 << 20, (1 << 20) + 1, 5 << 20};
 
-/* Every kind of request, by threads that have heaps and by new ones; nobody waits, and afterwards nothing is lost. */
+/* Every kind of request, by threads that have heaps and by new ones; nobody waits, and afterwards
+   nothing is lost. */
 void use_everything()
 {
     for (size_t size : sizes) {
@@ -656,10 +670,13 @@ TEST(ForkUnderWay, WhatIsSentToAnOrphan)
         id = hak_theap_own->owner.id;
     }).join();
     void *of_owner = p;
-    uint32_t owner = hak_super_lookup(of_owner).owner; /* its heap, or the one that has taken its slab over */
+    uint32_t owner =
+        hak_super_lookup(of_owner).owner; /* its heap, or the one that has taken its slab over */
     {
         Closed closed;
-        std::thread([&] { hak_free(of_owner); }).join(); /* by a thread without a heap: sent at once */
+        std::thread([&] {
+            hak_free(of_owner);
+        }).join(); /* by a thread without a heap: sent at once */
         EXPECT_NE(hak_owner_by_id(owner)->inbox, nullptr);
     }
     EXPECT_EQ(hak_owner_by_id(owner)->inbox, nullptr);
@@ -685,8 +702,10 @@ void free_twice_meanwhile(size_t size)
 TEST(ForkUnderWayDeathTest, ABlockFreedTwice)
 {
     hak_free(hak_malloc(1));
-    EXPECT_EXIT(free_twice_meanwhile(100000), testing::KilledBySignal(SIGABRT), "block freed twice");
-    EXPECT_EXIT(free_twice_meanwhile(3000000), testing::KilledBySignal(SIGABRT), "block freed twice");
+    EXPECT_EXIT(free_twice_meanwhile(100000), testing::KilledBySignal(SIGABRT),
+                "block freed twice");
+    EXPECT_EXIT(free_twice_meanwhile(3000000), testing::KilledBySignal(SIGABRT),
+                "block freed twice");
 }
 
 /* A heap that was being left when the process was copied is no worse than others. */

@@ -1,6 +1,7 @@
-/* hakmem: the public interface. Every function may be called by any thread at any time, before main and after it included.
-   Sizes are in bytes. Every block is aligned to 16 bytes at least. Blocks of hak_* and of malloc (when hakmem is the
-   process's malloc) are the same: either family frees what the other allocated.
+/* hakmem: the public interface. Every function may be called by any thread at any time, before main
+   and after it included. Sizes are in bytes. Every block is aligned to 16 bytes at least. Blocks of
+   hak_* and of malloc (when hakmem is the process's malloc) are the same: either family frees what
+   the other allocated.
 
    An address outside of hakmem's memory or an interior pointer, given to any function that takes a
    block, and a block freed twice in a row end the process at once, with one line on standard error
@@ -30,18 +31,20 @@ extern "C" {
 HAK_API void *hak_malloc(size_t size);
 /* A zeroed block of n * size bytes. NULL and ENOMEM also if the product overflows. */
 HAK_API void *hak_calloc(size_t n, size_t size);
-/* Makes the block `size` bytes large, keeping its contents up to the smaller size; it may move. NULL and ENOMEM leave the
-   block as it was. hak_realloc(NULL, n) is hak_malloc(n); hak_realloc(p, 0) frees p and returns NULL, as glibc does. */
+/* Makes the block `size` bytes large, keeping its contents up to the smaller size; it may move.
+   NULL and ENOMEM leave the block as it was. hak_realloc(NULL, n) is hak_malloc(n); hak_realloc(p,
+   0) frees p and returns NULL, as glibc does. */
 HAK_API void *hak_realloc(void *p, size_t size);
 /* Frees a block; NULL does nothing. Keeps errno. */
 HAK_API void hak_free(void *p);
 
 /* A block at a multiple of `alignment`, a power of two: otherwise NULL and EINVAL. */
 HAK_API void *hak_aligned_alloc(size_t alignment, size_t size);
-/* As hak_aligned_alloc, but an alignment that is no power of two is rounded up to one, as glibc's memalign does. */
+/* As hak_aligned_alloc, but an alignment that is no power of two is rounded up to one, as glibc's
+   memalign does. */
 HAK_API void *hak_memalign(size_t alignment, size_t size);
-/* POSIX: 0 and *out, or EINVAL (alignment is no power of two times sizeof(void *)), or ENOMEM (and errno says so too, as with
-   glibc); *out is kept then. */
+/* POSIX: 0 and *out, or EINVAL (alignment is no power of two times sizeof(void *)), or ENOMEM (and
+   errno says so too, as with glibc); *out is kept then. */
 HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 
 /* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used.
@@ -50,43 +53,47 @@ HAK_API size_t hak_usable_size(const void *p);
 
 /* --- sizes --- */
 
-/* Frees as hak_free does. `size` is what the block was asked for (any hak_* or malloc call, or the last realloc), `alignment`
-   what it was aligned to. They help to find errors: the variants that validate end the process if they cannot be true; the
-   release variant does not look. */
+/* Frees as hak_free does. `size` is what the block was asked for (any hak_* or malloc call, or the
+   last realloc), `alignment` what it was aligned to. They help to find errors: the variants that
+   validate end the process if they cannot be true; the release variant does not look. */
 HAK_API void hak_free_sized(void *p, size_t size);
 HAK_API void hak_free_aligned_sized(void *p, size_t alignment, size_t size);
 
-/* hak_malloc, and how many bytes the block may hold: at least `size`, and all of them may be used. {NULL, 0} and ENOMEM if it
-   cannot be. Freed by hak_free, or by hak_free_sized with any size from the one asked for to the one told. */
+/* hak_malloc, and how many bytes the block may hold: at least `size`, and all of them may be used.
+   {NULL, 0} and ENOMEM if it cannot be. Freed by hak_free, or by hak_free_sized with any size from
+   the one asked for to the one told. */
 struct hak_sized_block {
     void *block;
     size_t size;
 };
 HAK_API struct hak_sized_block hak_malloc_at_least(size_t size);
 
-/* hak_realloc that needs no knowledge of the old size to keep what was never written zero: for a block of hak_calloc or of
-   hak_rezalloc, of which nothing behind the size last asked for was written, every byte that the call adds reads as zero. (Of
-   other blocks: every byte behind the old usable size.) hak_rezalloc(NULL, n) is hak_calloc(1, n). Errors as hak_realloc. */
+/* hak_realloc that needs no knowledge of the old size to keep what was never written zero: for a
+   block of hak_calloc or of hak_rezalloc, of which nothing behind the size last asked for was
+   written, every byte that the call adds reads as zero. (Of other blocks: every byte behind the old
+   usable size.) hak_rezalloc(NULL, n) is hak_calloc(1, n). Errors as hak_realloc. */
 HAK_API void *hak_rezalloc(void *p, size_t size);
 
 /* --- many blocks at once --- */
 
-/* Puts n blocks of `size` bytes into out. Returns how many: fewer than n only with ENOMEM in errno; those are the caller's, and
-   the rest of out is not touched. Each is a block like any other. */
+/* Puts n blocks of `size` bytes into out. Returns how many: fewer than n only with ENOMEM in errno;
+   those are the caller's, and the rest of out is not touched. Each is a block like any other. */
 HAK_API size_t hak_malloc_batch(size_t size, size_t n, void **out);
 /* Frees n blocks, of any sizes and origin; NULLs are passed by. */
 HAK_API void hak_free_batch(void **blocks, size_t n);
 
 /* --- heaps of one's own --- */
 
-/* A heap from which any threads may allocate at any time, and whose blocks can all be freed at once. Its blocks are aligned and
-   rounded as those of hak_malloc; hak_free, free and hak_usable_size take them, from any thread, and hak_realloc leaves them in
-   their heap. A heap has a lock and no thread caches: an allocation costs some times what hak_malloc does. Between calls it
-   holds back at most one empty slab (64 KiB) of each size class that it has used. */
+/* A heap from which any threads may allocate at any time, and whose blocks can all be freed at
+   once. Its blocks are aligned and rounded as those of hak_malloc; hak_free, free and
+   hak_usable_size take them, from any thread, and hak_realloc leaves them in their heap. A heap has
+   a lock and no thread caches: an allocation costs some times what hak_malloc does. Between calls
+   it holds back at most one empty slab (64 KiB) of each size class that it has used. */
 struct hak_heap;
 /* NULL and ENOMEM if it cannot be; a process may have about 65,000 heaps and threads together. */
 HAK_API struct hak_heap *hak_heap_create(void);
-/* Frees every block of the heap, and the heap; NULL does nothing. No thread may use it or its blocks meanwhile or later. */
+/* Frees every block of the heap, and the heap; NULL does nothing. No thread may use it or its
+   blocks meanwhile or later. */
 HAK_API void hak_heap_destroy(struct hak_heap *heap);
 /* As hak_malloc, hak_calloc and hak_aligned_alloc. */
 HAK_API void *hak_heap_malloc(struct hak_heap *heap, size_t size);
@@ -97,15 +104,18 @@ HAK_API void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size);
 
 /* --- looking at all blocks --- */
 
-/* Told of a block: its start and its usable size. Returns 0 to go on, anything else to end the walk. No lock of hakmem is held:
-   it may allocate and free, this block included, and take its time. */
+/* Told of a block: its start and its usable size. Returns 0 to go on, anything else to end the
+   walk. No lock of hakmem is held: it may allocate and free, this block included, and take its
+   time. */
 typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
-/* Tells of each block of the heap that is allocated, in no order. Returns what the last callback returned, 0 for none. Other
-   threads may go on: what they allocate or free meanwhile is told or not, everything else once. */
+/* Tells of each block of the heap that is allocated, in no order. Returns what the last callback
+   returned, 0 for none. Other threads may go on: what they allocate or free meanwhile is told or
+   not, everything else once. */
 HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
-/* The same for the whole process, all heaps included. First the calling thread's cache goes back to the slabs, and what was sent
-   to any heap is taken in. What other live threads keep in their caches at that moment (bounded, see heap/theap.h) is told as
-   if it were allocated; with no other thread the walk is exact. */
+/* The same for the whole process, all heaps included. First the calling thread's cache goes back to
+   the slabs, and what was sent to any heap is taken in. What other live threads keep in their
+   caches at that moment (bounded, see heap/theap.h) is told as if it were allocated; with no other
+   thread the walk is exact. */
 HAK_API int hak_walk(hak_walk_callback visit, void *context);
 
 /* --- hooks --- */
@@ -118,33 +128,38 @@ struct hak_hook_call {
     size_t size, alignment; /* asked for; 0 for a free */
     void *result;           /* in `after`: what ALLOC and REALLOC return */
 };
-/* `before` is called before the call does anything, `after` when it is done, both by the calling thread with no lock of hakmem
-   held; either may be NULL. They may allocate and free: that is not told, nor is what a call does inside (a realloc that moves
-   is one REALLOC). They must return (no longjmp, no exception); errno is kept. */
+/* `before` is called before the call does anything, `after` when it is done, both by the calling
+   thread with no lock of hakmem held; either may be NULL. They may allocate and free: that is not
+   told, nor is what a call does inside (a realloc that moves is one REALLOC). They must return (no
+   longjmp, no exception); errno is kept. */
 struct hak_hooks {
     void (*before)(const struct hak_hook_call *call, void *context);
     void (*after)(const struct hak_hook_call *call, void *context);
     void *context;
 };
-/* Hooks every call of every thread from now on that allocates or frees: hak_*, the malloc family, operators new and delete.
-   free(NULL), and blocks that end with hak_heap_destroy, are not told. Replaces the hooks before; NULL for none. A call that has told `before` tells `after` of the same hooks. The struct is
-   not copied: it must stay as it is until the process ends, since other threads may be in a callback. While no hooks are set,
-   they cost malloc and free no instruction; while they are, every call takes a slow path. */
+/* Hooks every call of every thread from now on that allocates or frees: hak_*, the malloc family,
+   operators new and delete. free(NULL), and blocks that end with hak_heap_destroy, are not told.
+   Replaces the hooks before; NULL for none. A call that has told `before` tells `after` of the same
+   hooks. The struct is not copied: it must stay as it is until the process ends, since other
+   threads may be in a callback. While no hooks are set, they cost malloc and free no instruction;
+   while they are, every call takes a slow path. */
 HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
 
 /* --- the library --- */
 
 /* 1 if the address lies in memory that hakmem manages. Never faults. */
 HAK_API int hak_owns(const void *p);
-/* Gives back to the system what is kept for reuse: this thread's cache, every heap's empty slabs, free units, cached ranges.
-   Returns the bytes given back. */
+/* Gives back to the system what is kept for reuse: this thread's cache, every heap's empty slabs,
+   free units, cached ranges. Returns the bytes given back. */
 HAK_API size_t hak_purge(void);
-/* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does not (docs/verify.md). Other threads may allocate meanwhile. */
+/* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does
+   not (docs/verify.md). Other threads may allocate meanwhile. */
 HAK_API int hak_verify(void);
 
-/* The memory limit of the heap, in bytes committed: blocks, what is kept for reuse, and metadata. Above `soft` everything that
-   is kept goes back to the system before the process goes on; what would pass `hard` fails with ENOMEM. 0 for none,
-   HAK_LIMIT_AUTO for what the process's cgroup allowed when it started (seven eighths of it, or all of it). The options HAKMEM_LIMIT_SOFT and
+/* The memory limit of the heap, in bytes committed: blocks, what is kept for reuse, and metadata.
+   Above `soft` everything that is kept goes back to the system before the process goes on; what
+   would pass `hard` fails with ENOMEM. 0 for none, HAK_LIMIT_AUTO for what the process's cgroup
+   allowed when it started (seven eighths of it, or all of it). The options HAKMEM_LIMIT_SOFT and
    HAKMEM_LIMIT_HARD set them at start. */
 #define HAK_LIMIT_AUTO ((size_t)-1)
 HAK_API void hak_limit_set(size_t soft, size_t hard);
@@ -157,7 +172,8 @@ struct hak_ace_state {
     size_t kept_superslabs, kept_ranges; /* freed, and kept for reuse */
     size_t keep_superslabs, keep_ranges; /* how much may be kept: the targets */
     size_t horizon_ms;                   /* how far back it looks */
-    size_t epochs, longer, shorter;      /* epochs that have ended; times that the horizon became longer, shorter */
+    size_t epochs, longer,
+        shorter; /* epochs that have ended; times that the horizon became longer, shorter */
 };
 HAK_API void hak_ace_state(struct hak_ace_state *out);
 /* The same of the class above 32 KiB that serves `size` bytes. */
@@ -175,13 +191,14 @@ HAK_API void hak_ace_print(int fd);
 struct hak_fail {
     size_t size, align; /* of the request; small sizes rounded up to their class */
     int failed;         /* 1: it ended in NULL; 0: a later step served it */
-    int n_steps;        /* what it met, in order: "Threshold", "Exhaustion", "MapFail", or "Reclaim" for */
-    const char *steps[HAK_FAIL_STEPS]; /* "all that was kept went back, and the steps were taken again" */
+    int n_steps; /* what it met, in order: "Threshold", "Exhaustion", "MapFail", or "Reclaim" for */
+    const char
+        *steps[HAK_FAIL_STEPS]; /* "all that was kept went back, and the steps were taken again" */
 };
 typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
-/* Sets the function that is called at the end of each such request, by its thread, with no lock of hakmem held; NULL for none.
-   It may allocate; requests of its own are not told to it. It may leave by
-   longjmp (a block that a later step served is lost then), but not by an exception. */
+/* Sets the function that is called at the end of each such request, by its thread, with no lock of
+   hakmem held; NULL for none. It may allocate; requests of its own are not told to it. It may leave
+   by longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
 /* The variant that this is: "release", "release_validated", "debug" or "tiny". */

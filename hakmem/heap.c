@@ -1,4 +1,5 @@
-/* First-class heaps. Called by programs through hak_heap_*, by the slow paths of free and realloc, and by fork.c. */
+/* First-class heaps. Called by programs through hak_heap_*, by the slow paths of free and realloc,
+   and by fork.c. */
 #include "hakmem/heap.h"
 
 #include <errno.h>
@@ -10,16 +11,16 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/verify.h"
-#include "heap/background.h"
 #include "hakmem/entry.h"
-#include "heap/fork.h"
-#include "heap/gate.h"
 #include "hakmem/hakmem.h"
-#include "heap/theap.h"
-#include "heap/limbo.h"
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
+#include "heap/background.h"
+#include "heap/fork.h"
+#include "heap/gate.h"
+#include "heap/limbo.h"
 #include "heap/small.h"
+#include "heap/theap.h"
 
 /* A large block of a heap. */
 struct large_node {
@@ -58,7 +59,8 @@ static void link_large(struct large_node *node, struct hak_heap *heap, const voi
 /* Out of its table and its heap's list. */
 static void unlink_large(struct large_node *node)
 {
-    (void)hak_address_take_out(&hak_heap_large, hak_address_find(&hak_heap_large, node->by_address.address));
+    (void)hak_address_take_out(&hak_heap_large,
+                               hak_address_find(&hak_heap_large, node->by_address.address));
     LIST_TAKE_OUT(&node->heap->large, node, next, prev);
     node->heap->n_large--;
 }
@@ -101,7 +103,8 @@ struct hak_heap *hak_heap_of(const void *p)
     if (HAK_UNLIKELY(tag == TAG_LIMBO)) {
         return hak_heap_of_owner(hak_limbo_owner(p));
     }
-    enum gate_reader how = hak_address_count(&hak_heap_large) ? hak_gate_enter_to_read() : GATE_REFUSED;
+    enum gate_reader how =
+        hak_address_count(&hak_heap_large) ? hak_gate_enter_to_read() : GATE_REFUSED;
     if (how == GATE_REFUSED) {
         return NULL;
     }
@@ -113,7 +116,8 @@ struct hak_heap *hak_heap_of(const void *p)
     return heap;
 }
 
-/* A heap that was made while the gate was closed is registered. Returns 0 if there is no id. Inside the gate. */
+/* A heap that was made while the gate was closed is registered. Returns 0 if there is no id. Inside
+   the gate. */
 static int has_id(struct hak_heap *heap)
 {
     hak_lock_acquire(&registry_lock);
@@ -156,7 +160,8 @@ static void *take_small(struct want *want, uint32_t size_class)
 
 static void *take_large(const struct want *want)
 {
-    void *p = want->is_zeroed ? hak_ace_alloc_zeroed(want->size, want->align) : hak_ace_alloc(want->size, want->align);
+    void *p = want->is_zeroed ? hak_ace_alloc_zeroed(want->size, want->align)
+                              : hak_ace_alloc(want->size, want->align);
     if (p && !record_large(want->heap, p)) {
         hak_ace_free(p);
         p = NULL;
@@ -200,7 +205,8 @@ void *hak_heap_aligned_alloc(struct hak_heap *heap, size_t alignment, size_t siz
     return hak_entry_now()->heap_alloc(heap, size, alignment, 0);
 }
 
-/* A large block that may move its pages is recorded under its new address before anybody else can get the old one. */
+/* A large block that may move its pages is recorded under its new address before anybody else can
+   get the old one. */
 void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size)
 {
     hak_lock_acquire(&large_lock);
@@ -223,7 +229,8 @@ void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size)
 /* Registry lock held. */
 static struct owner *make_heap(void)
 {
-    struct owner *owner = unused ? unused : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
+    struct owner *owner =
+        unused ? unused : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
     if (!owner) {
         return NULL;
     }
@@ -244,10 +251,12 @@ static struct owner *create_inside(void)
     return owner;
 }
 
-/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like any. */
+/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like
+   any. */
 static struct owner *create_aside(void)
 {
-    struct owner *owner = (struct owner *)hak_limbo_alloc(sizeof(struct hak_heap), _Alignof(struct hak_heap), LIMBO_INTERNAL);
+    struct owner *owner = (struct owner *)hak_limbo_alloc(
+        sizeof(struct hak_heap), _Alignof(struct hak_heap), LIMBO_INTERNAL);
     if (owner) {
         owner->kind = OWNER_HEAP;
     }
@@ -329,7 +338,8 @@ static int verify_large(const struct hak_heap *heap)
 {
     size_t n = 0;
     for (const struct large_node *node = heap->large; node; node = node->next, n++) {
-        if (node->heap != heap || find_large(node->by_address.address) != node || n > heap->n_large) {
+        if (node->heap != heap || find_large(node->by_address.address) != node ||
+            n > heap->n_large) {
             return VERIFY_USER_HEAP_NODE;
         }
         if (hak_ace_usable_size(node->by_address.address) == 0) {

@@ -14,8 +14,8 @@
 
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "heap/theap.h"
 #include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "owner/owner.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -39,7 +39,9 @@ Blocks walk(struct hak_heap *heap)
 
 size_t some_size(Rng &rng)
 {
-    return rng.one_in(200) ? rng.below(3 << 20) : rng.one_in(10) ? rng.below(100000) : rng.below(2000);
+    return rng.one_in(200)  ? rng.below(3 << 20)
+           : rng.one_in(10) ? rng.below(100000)
+                            : rng.below(2000);
 }
 
 class UserHeap : public testing::Test
@@ -63,7 +65,8 @@ class UserHeap : public testing::Test
     struct hak_heap *heap_ = nullptr;
 };
 
-const size_t SIZES[] = {0, 1, 16, 17, 100, 1000, 1025, 5000, 32768, 32769, 200000, 1 << 20, (1 << 20) + 1, 9 << 20};
+const size_t SIZES[] = {0,    1,     16,    17,     100,     1000,          1025,
+                        5000, 32768, 32769, 200000, 1 << 20, (1 << 20) + 1, 9 << 20};
 
 TEST_F(UserHeap, BlocksAreLikeMallocs)
 {
@@ -151,9 +154,11 @@ TEST_F(UserHeap, ReallocStaysInTheHeap)
                 void *moved = own ? hak_heap_realloc(heap_, p, to) : hak_realloc(p, to);
                 ASSERT_NE(moved, nullptr);
                 for (size_t i = 0; i < from && i < to; i += step) {
-                    ASSERT_EQ(static_cast<unsigned char *>(moved)[i], static_cast<unsigned char>(i * 13));
+                    ASSERT_EQ(static_cast<unsigned char *>(moved)[i],
+                              static_cast<unsigned char>(i * 13));
                 }
-                ASSERT_EQ(walk(heap_), (Blocks{{moved, hak_usable_size(moved)}})) << from << " to " << to;
+                ASSERT_EQ(walk(heap_), (Blocks{{moved, hak_usable_size(moved)}}))
+                    << from << " to " << to;
                 hak_free(moved);
             }
         }
@@ -304,8 +309,9 @@ bool is_whole(const block &b)
     return true;
 }
 
-/* Threads that allocate from, free to and hand over blocks of the same heaps; between rounds some heaps are destroyed with all
-   their blocks. Every block is checked before it is freed, moved or lost. */
+/* Threads that allocate from, free to and hand over blocks of the same heaps; between rounds some
+   heaps are destroyed with all their blocks. Every block is checked before it is freed, moved or
+   lost. */
 class Stress
 {
   public:
@@ -371,7 +377,8 @@ class Stress
         void *p = rng.one_in(5)   ? hak_heap_aligned_alloc(heap, size_t(16) << rng.below(9), size)
                   : rng.one_in(4) ? hak_heap_calloc(heap, 1, size)
                                   : hak_heap_malloc(heap, size);
-        auto *b = new block{static_cast<unsigned char *>(p), size, static_cast<unsigned char>(rng.next()), heap};
+        auto *b = new block{static_cast<unsigned char *>(p), size,
+                            static_cast<unsigned char>(rng.next()), heap};
         fill(*b);
         return b;
     }
@@ -509,8 +516,8 @@ TEST(UserHeapIds, AreUsedUpWithoutHarm)
     EXPECT_EQ(hak_verify(), 0);
 }
 
-/* Threads that found no id go without a heap; once ids are free again, their next slow path gets them one, and so does a new thread's
-   first. */
+/* Threads that found no id go without a heap; once ids are free again, their next slow path gets
+   them one, and so does a new thread's first. */
 TEST(UserHeapIds, ComeBackToThreads)
 {
     std::vector<struct hak_heap *> heaps;

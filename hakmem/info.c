@@ -8,12 +8,12 @@
 #include "base/error.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
+#include "hakmem/request.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
-#include "hakmem/hakmem.h"
 #include "heap/theap.h"
-#include "hakmem/request.h"
-#include "hakmem/heap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/map.h"
@@ -62,12 +62,14 @@ const char *hak_version(void)
 static hak_fail_callback user_callback;
 
 /* From the names of limit/fail.h to those of the public header. */
-static void tell_user(size_t size, size_t align, const struct fail_path *path, int failed, void *context)
+static void tell_user(size_t size, size_t align, const struct fail_path *path, int failed,
+                      void *context)
 {
     struct hak_fail fail = {size, align, failed, 0, {0}};
     hak_fail_callback call = atomic_load_acquire(&user_callback);
     while (fail.n_steps < HAK_FAIL_STEPS && path->reasons[fail.n_steps] != FAIL_NONE) {
-        fail.steps[fail.n_steps] = hak_fail_reason_name((enum fail_reason)path->reasons[fail.n_steps]);
+        fail.steps[fail.n_steps] =
+            hak_fail_reason_name((enum fail_reason)path->reasons[fail.n_steps]);
         fail.n_steps++;
     }
     if (call) {
@@ -160,7 +162,8 @@ void hak_limit_set(size_t soft, size_t hard)
     if ((soft == HAK_LIMIT_AUTO || hard == HAK_LIMIT_AUTO) && !hak_limit_has_read_cgroup()) {
         hak_limit_read_cgroup();
     }
-    hak_limit_configure(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft, hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
+    hak_limit_configure(soft == HAK_LIMIT_AUTO ? LIMIT_AUTO : soft,
+                        hard == HAK_LIMIT_AUTO ? LIMIT_AUTO : hard);
     if (hak_limit_soft() && hak_limit_committed() > hak_limit_soft()) {
         (void)hak_purge();
     }

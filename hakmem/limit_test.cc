@@ -31,8 +31,9 @@ class Limit : public testing::Test
         hak_ace_on_fail(nullptr, nullptr);
         hak_limit_set(0, 0);
         EXPECT_EQ(hak_verify(), 0);
-        EXPECT_EQ(hak_stat_get(committed_bytes), hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
-                                                 hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
+        EXPECT_EQ(hak_stat_get(committed_bytes),
+                  hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
+                      hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
     }
     static size_t committed()
     {
@@ -58,7 +59,8 @@ TEST_F(Limit, HardForEverySize)
                 all.push_back(p);
             }
             EXPECT_EQ(errno, ENOMEM);
-            EXPECT_LE(committed(), limit + HAK_TINY_OR(65536, kMiB)) << "but for a chunk of metadata";
+            EXPECT_LE(committed(), limit + HAK_TINY_OR(65536, kMiB))
+                << "but for a chunk of metadata";
             EXPECT_GT(all.size() * size, 20 * kMiB) << size;
             first = first ? first : all.size();
             EXPECT_GE(all.size() * 10, first * 9) << "what was freed is there again";
@@ -171,7 +173,8 @@ TEST_F(Limit, TheCallbackIsTold)
     EXPECT_EQ(seen.n, 1);
 }
 
-/* A refusal that cannot be helped is told at once, however often it comes: no trimming of all heaps each time. */
+/* A refusal that cannot be helped is told at once, however often it comes: no trimming of all heaps
+   each time. */
 TEST_F(Limit, RefusalsInARowAreCheap)
 {
     static int n_unmapped;

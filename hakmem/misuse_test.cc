@@ -1,5 +1,5 @@
-/* Death tests: what free and realloc say of pointers that they should not have been given. Each line names reason and
-   pointer, in every variant. */
+/* Death tests: what free and realloc say of pointers that they should not have been given. Each
+   line names reason and pointer, in every variant. */
 #include "hakmem/hakmem.h"
 
 #include <cinttypes>
@@ -23,7 +23,8 @@ const char *const kTwice = "block freed twice";
 const char *const kInterior = "invalid pointer freed \\(not the start of a block\\)";
 const char *const kForeign = "invalid pointer freed \\(not allocated by hakmem\\)";
 const char *const kFreeUnit = "block freed twice, or invalid pointer freed \\(in free memory\\)";
-const char *const kTwiceSomehow = "block freed twice(, or invalid pointer freed \\(in free memory\\))?";
+const char *const kTwiceSomehow =
+    "block freed twice(, or invalid pointer freed \\(in free memory\\))?";
 const char *const kRealloc = "invalid pointer given to realloc";
 const char *const kReallocFreed = "freed block given to realloc";
 const char *const kSize = "invalid pointer given to malloc_usable_size";
@@ -31,7 +32,8 @@ const char *const kSizeFreed = "freed block given to malloc_usable_size";
 /* Its slab may have gone back already. */
 const char *const kReallocFreedOrGone = "(freed block|invalid pointer) given to realloc";
 const char *const kSizeFreedOrGone = "(freed block|invalid pointer) given to malloc_usable_size";
-const char *const kWritten = "freed block written to \\(its link to the next free block is broken\\)";
+const char *const kWritten =
+    "freed block written to \\(its link to the next free block is broken\\)";
 
 std::string line(const char *reason, const void *p)
 {
@@ -41,7 +43,8 @@ std::string line(const char *reason, const void *p)
     return "^hakmem: " + std::string(reason) + ": " + hex + "\n$";
 }
 
-#define EXPECT_ABORT(statement, reason, p) EXPECT_EXIT(statement, testing::KilledBySignal(SIGABRT), line(reason, p))
+#define EXPECT_ABORT(statement, reason, p)                                                         \
+    EXPECT_EXIT(statement, testing::KilledBySignal(SIGABRT), line(reason, p))
 
 void *at(void *p, size_t offset)
 {
@@ -67,7 +70,8 @@ TEST(MisuseDeathTest, SmallBlockFreedTwiceInARow)
     }
 }
 
-/* Of the variants that validate: whatever was freed in between, and by whatever call it comes and goes. */
+/* Of the variants that validate: whatever was freed in between, and by whatever call it comes and
+   goes. */
 TEST(MisuseDeathTest, SmallBlockFreedTwiceWithOthersInBetween)
 {
     if (!HAK_VALIDATE) {
@@ -84,8 +88,10 @@ TEST(MisuseDeathTest, SmallBlockFreedTwiceWithOthersInBetween)
                 hak_free_batch(blocks.data(), blocks.size());
                 hak_free(p);
             };
-            EXPECT_ABORT(free_all_and_again(), kTwiceSomehow, p); /* its slab may have gone back already */
-            EXPECT_ABORT((hak_free(p), hak_free(blocks[1]), hak_free_sized(p, size)), kTwiceSomehow, p);
+            EXPECT_ABORT(free_all_and_again(), kTwiceSomehow,
+                         p); /* its slab may have gone back already */
+            EXPECT_ABORT((hak_free(p), hak_free(blocks[1]), hak_free_sized(p, size)), kTwiceSomehow,
+                         p);
             hak_free_batch(blocks.data(), blocks.size());
         }
     }
@@ -97,7 +103,8 @@ TEST(Misuse, AMarkThatTheProgramHasWrittenIsNone)
     std::vector<void **> blocks;
     for (int i = 0; i < 100; i++) {
         blocks.push_back(static_cast<void **>(hak_malloc(64)));
-        EXPECT_NE(blocks.back()[1], static_cast<void *>(hak_theap_own)) << "unmarked when it is handed out";
+        EXPECT_NE(blocks.back()[1], static_cast<void *>(hak_theap_own))
+            << "unmarked when it is handed out";
         blocks.back()[1] = hak_theap_own;
     }
     for (void **p : blocks) {
@@ -192,11 +199,12 @@ TEST(MisuseDeathTest, ForeignPointers)
     int local;
     void *libc_block = malloc(100);
     void *own = hak_malloc(100);
-    for (void *p : {static_cast<void *>(&local), static_cast<void *>(&a_global), libc_block,
-                    reinterpret_cast<void *>(uintptr_t(8)), reinterpret_cast<void *>(uintptr_t(1) << 32),
-                    reinterpret_cast<void *>(uintptr_t(1) << 47), reinterpret_cast<void *>(uintptr_t(1) << 63),
-                    reinterpret_cast<void *>(UINTPTR_MAX),
-                    reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(own) | uintptr_t(1) << 56)}) {
+    for (void *p :
+         {static_cast<void *>(&local), static_cast<void *>(&a_global), libc_block,
+          reinterpret_cast<void *>(uintptr_t(8)), reinterpret_cast<void *>(uintptr_t(1) << 32),
+          reinterpret_cast<void *>(uintptr_t(1) << 47),
+          reinterpret_cast<void *>(uintptr_t(1) << 63), reinterpret_cast<void *>(UINTPTR_MAX),
+          reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(own) | uintptr_t(1) << 56)}) {
         EXPECT_ABORT(hak_free(p), kForeign, p);
         EXPECT_ABORT((void)hak_realloc(p, 200), kRealloc, p);
     }
@@ -223,7 +231,8 @@ TEST(MisuseDeathTest, ValidatedFreeSeesABlockThatItsSlabHas)
     hak_free(keeps_the_slab);
 }
 
-/* The address behind a slab's last block, where it has a tail: of the own heap, another thread's, a first-class heap's. */
+/* The address behind a slab's last block, where it has a tail: of the own heap, another thread's, a
+   first-class heap's. */
 TEST(MisuseDeathTest, TheTailOfASlab)
 {
     struct hak_heap *heap = hak_heap_create();
@@ -258,9 +267,11 @@ TEST(MisuseDeathTest, InteriorPointersGivenToReallocAndUsableSize)
         for (void *block : {p, q}) {
             for (size_t offset : {size_t(1), size_t(8), size / 2, size - 1}) {
                 for (size_t to : {size_t(1), size / 2, size, 3 * size, size_t(1) << 20}) {
-                    EXPECT_ABORT((void)hak_realloc(at(block, offset), to), kRealloc, at(block, offset));
+                    EXPECT_ABORT((void)hak_realloc(at(block, offset), to), kRealloc,
+                                 at(block, offset));
                 }
-                EXPECT_ABORT((void)hak_rezalloc(at(block, offset), size), kRealloc, at(block, offset));
+                EXPECT_ABORT((void)hak_rezalloc(at(block, offset), size), kRealloc,
+                             at(block, offset));
                 EXPECT_ABORT((void)hak_usable_size(at(block, offset)), kSize, at(block, offset));
             }
             hak_free(block);
@@ -283,19 +294,24 @@ TEST(MisuseDeathTest, InteriorPointersGivenToReallocAndUsableSize)
 TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
 {
     for (size_t size : {16u, 100u, 1024u, 5000u, 32768u}) {
-        void *kept = hak_malloc(size), *p = hak_malloc(size), *q = hak_malloc(size), *remote = nullptr;
+        void *kept = hak_malloc(size), *p = hak_malloc(size), *q = hak_malloc(size),
+             *remote = nullptr;
         std::thread([&] { remote = hak_malloc(size); }).join();
         for (size_t to : {size_t(1), size, 3 * size}) {
             EXPECT_ABORT((hak_free(p), (void)hak_realloc(p, to)), kReallocFreed, p);
-            EXPECT_ABORT((hak_free(p), hak_free(q), (void)hak_realloc(p, to)), kReallocFreedOrGone, p);
-            EXPECT_ABORT((hak_free(p), (void)hak_purge(), (void)hak_realloc(p, to)), kReallocFreedOrGone, p);
-            EXPECT_ABORT((hak_free(remote), (void)hak_realloc(remote, to)), kReallocFreedOrGone, remote);
+            EXPECT_ABORT((hak_free(p), hak_free(q), (void)hak_realloc(p, to)), kReallocFreedOrGone,
+                         p);
+            EXPECT_ABORT((hak_free(p), (void)hak_purge(), (void)hak_realloc(p, to)),
+                         kReallocFreedOrGone, p);
+            EXPECT_ABORT((hak_free(remote), (void)hak_realloc(remote, to)), kReallocFreedOrGone,
+                         remote);
         }
         EXPECT_ABORT((hak_free(p), (void)hak_usable_size(p)), kSizeFreed, p);
         if (HAK_VALIDATE) {
             EXPECT_ABORT((hak_free(p), hak_free(q), (void)hak_usable_size(p)), kSizeFreedOrGone, p);
         }
-        EXPECT_ABORT((hak_free(p), (void)hak_purge(), (void)hak_usable_size(p)), kSizeFreedOrGone, p);
+        EXPECT_ABORT((hak_free(p), (void)hak_purge(), (void)hak_usable_size(p)), kSizeFreedOrGone,
+                     p);
         EXPECT_ABORT((hak_free(remote), (void)hak_usable_size(remote)), kSizeFreedOrGone, remote);
         for (void *block : {kept, p, q, remote}) {
             hak_free(block);
@@ -306,7 +322,8 @@ TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
 /* What a program writes by chance is not taken for a link. */
 TEST(Misuse, BlocksThatLookFreedAreNot)
 {
-    for (int64_t word : {INT64_MAX, int64_t(0x7FFFFFFF7FFFFFFF), hak_link_key, hak_link_key + 4096, int64_t(-1)}) {
+    for (int64_t word :
+         {INT64_MAX, int64_t(0x7FFFFFFF7FFFFFFF), hak_link_key, hak_link_key + 4096, int64_t(-1)}) {
         for (size_t size : {16u, 100u, 5000u}) {
             auto *p = static_cast<int64_t *>(hak_malloc(size));
             auto *q = static_cast<int64_t *>(hak_malloc(size));
@@ -333,8 +350,14 @@ TEST(Misuse, BlocksThatLookFreedAreNot)
 /* Written to in a list, wherever it is: found before its link is followed. */
 TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
 {
-    const uint64_t values[] = {0, 1, 0x4141414141414141, UINT64_MAX, 0x7F7F7F7F7F7F7F7F, 0x8080808080808080,
-                               uint64_t(1) << 63, reinterpret_cast<uintptr_t>(&values)};
+    const uint64_t values[] = {0,
+                               1,
+                               0x4141414141414141,
+                               UINT64_MAX,
+                               0x7F7F7F7F7F7F7F7F,
+                               0x8080808080808080,
+                               uint64_t(1) << 63,
+                               reinterpret_cast<uintptr_t>(&values)};
     for (uint64_t value : values) {
         for (size_t size : {16u, 100u, 5000u, 20000u}) {
             void *p = hak_malloc(size), *q = hak_malloc(size), *remote = nullptr;
@@ -352,7 +375,9 @@ TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
             EXPECT_ABORT((hak_free(p), hak_free(q), write(p), (void)hak_purge()), kWritten, p);
             EXPECT_ABORT((hak_free(remote), write(remote), (void)hak_purge()), kWritten, remote);
             void *out[1000];
-            EXPECT_ABORT((hak_free(p), hak_free(q), write(p), (void)hak_malloc_batch(size, 1000, out)), kWritten, p);
+            EXPECT_ABORT(
+                (hak_free(p), hak_free(q), write(p), (void)hak_malloc_batch(size, 1000, out)),
+                kWritten, p);
             for (void *block : {p, q, remote}) {
                 hak_free(block);
             }

@@ -1,7 +1,8 @@
-/* Every function of the OS table fails, once and for ever, for each n that a workload of several threads reaches, with threads
-   that end, forks, trimming, limits, the trace and the background thread: no crash, no block lost or changed, hak_verify() is
-   0, and all goes on afterwards. Some n of each function; with HAK_TEST_FULL in the environment, up to 100 of each.
-   (os_failure_test looks closer at the calls that give memory.) */
+/* Every function of the OS table fails, once and for ever, for each n that a workload of several
+   threads reaches, with threads that end, forks, trimming, limits, the trace and the background
+   thread: no crash, no block lost or changed, hak_verify() is 0, and all goes on afterwards. Some n
+   of each function; with HAK_TEST_FULL in the environment, up to 100 of each. (os_failure_test
+   looks closer at the calls that give memory.) */
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -13,8 +14,8 @@
 
 #include "base/options.h"
 #include "base/stats.h"
-#include "heap/background.h"
 #include "hakmem/hakmem.h"
+#include "heap/background.h"
 #include "heap/theap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
@@ -167,7 +168,8 @@ class AllFailures : public testing::TestWithParam<OsCall>
     }
     void expect_well(uint64_t n)
     {
-        ASSERT_EQ(wrong.load(), nullptr) << wrong.load() << ": " << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(wrong.load(), nullptr)
+            << wrong.load() << ": " << os_call_name(GetParam()) << " " << n;
         ASSERT_EQ(hak_verify(), 0) << os_call_name(GetParam()) << " " << n;
         (void)hak_purge();
         ASSERT_EQ(hak_stat_get(heap_used_bytes), 0) << os_call_name(GetParam()) << " " << n;
@@ -186,9 +188,9 @@ TEST_P(AllFailures, OnceAndForEver)
     os->reset();
     scenario();
     uint64_t total = os->calls(GetParam());
-    if (GetParam() != OS_FUTEX_WAIT && GetParam() != OS_FUTEX_WAKE && GetParam() != OS_START_THREAD &&
-        GetParam() != OS_MREMAP && GetParam() != OS_WAIT_THREAD && GetParam() != OS_FUTEX_WAIT_MS &&
-        GetParam() != OS_PRECISE_CLOCK) {
+    if (GetParam() != OS_FUTEX_WAIT && GetParam() != OS_FUTEX_WAKE &&
+        GetParam() != OS_START_THREAD && GetParam() != OS_MREMAP && GetParam() != OS_WAIT_THREAD &&
+        GetParam() != OS_FUTEX_WAIT_MS && GetParam() != OS_PRECISE_CLOCK) {
         EXPECT_GT(total, 0u) << os_call_name(GetParam()); /* the others: at times */
     }
     for (uint64_t n = 1; n <= total; n += is_full ? 1 + total / 100 : n < 2 ? 1 : 1 + total / 2) {
@@ -212,9 +214,11 @@ std::string name_of(const testing::TestParamInfo<OsCall> &call)
 }
 
 INSTANTIATE_TEST_SUITE_P(Calls, AllFailures,
-                         testing::Values(OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE, OS_WRITE, OS_OPEN,
-                                         OS_READ, OS_CLOSE, OS_START_THREAD, OS_WAIT_THREAD, OS_ADDRESS_LIMIT, OS_CLOCK,
-                                         OS_PRECISE_CLOCK, OS_FUTEX_WAIT, OS_FUTEX_WAIT_MS, OS_FUTEX_WAKE),
+                         testing::Values(OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE, OS_WRITE,
+                                         OS_OPEN, OS_READ, OS_CLOSE, OS_START_THREAD,
+                                         OS_WAIT_THREAD, OS_ADDRESS_LIMIT, OS_CLOCK,
+                                         OS_PRECISE_CLOCK, OS_FUTEX_WAIT, OS_FUTEX_WAIT_MS,
+                                         OS_FUTEX_WAKE),
                          name_of);
 
 } // namespace

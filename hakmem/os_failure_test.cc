@@ -1,5 +1,5 @@
-/* Every call of the system fails once, for each call that a scenario makes: no crash, hak_verify() is 0, contents are kept,
-   and all goes on afterwards. */
+/* Every call of the system fails once, for each call that a scenario makes: no crash, hak_verify()
+   is 0, contents are kept, and all goes on afterwards. */
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -73,7 +73,8 @@ void keep(std::vector<Block> *live, Seen *seen, void *p, size_t size)
     if (hak_usable_size(p) < size) {
         seen->wrong = "a block too small";
     }
-    live->push_back({static_cast<unsigned char *>(p), size, static_cast<unsigned char>(live->size())});
+    live->push_back(
+        {static_cast<unsigned char *>(p), size, static_cast<unsigned char>(live->size())});
     fill(live->back());
 }
 
@@ -87,7 +88,8 @@ void drop(std::vector<Block> *live, Seen *seen, size_t i)
     live->pop_back();
 }
 
-/* Blocks of all kinds come, grow and go, here and in another thread; memory goes back to the system now and then. */
+/* Blocks of all kinds come, grow and go, here and in another thread; memory goes back to the system
+   now and then. */
 void scenario(Seen *seen)
 {
     std::vector<Block> live;
@@ -118,7 +120,8 @@ void scenario(Seen *seen)
     std::thread([&] {
         for (int i = 0; i < 10; i++) {
             errno = 0;
-            keep(&live, seen, hak_malloc(1000 + 5000 * static_cast<size_t>(i)), 1000 + 5000 * static_cast<size_t>(i));
+            keep(&live, seen, hak_malloc(1000 + 5000 * static_cast<size_t>(i)),
+                 1000 + 5000 * static_cast<size_t>(i));
         }
         while (live.size() > 12) {
             drop(&live, seen, rng.below(live.size()));
@@ -182,9 +185,11 @@ TEST_P(OsFailure, EachCallFailsOnce)
             scenario(&seen);
             bool fired = os.fired();
             os.reset();
-            ASSERT_EQ(seen.wrong, nullptr) << seen.wrong << ": " << os_call_name(GetParam()) << " " << n;
+            ASSERT_EQ(seen.wrong, nullptr)
+                << seen.wrong << ": " << os_call_name(GetParam()) << " " << n;
             expect_well(n);
-            /* One refusal is never the end: what is kept for reuse is given back, and the system asked again. */
+            /* One refusal is never the end: what is kept for reuse is given back, and the system
+               asked again. */
             EXPECT_LE(seen.n_failed, 1u);
             if (!fired) {
                 break;
@@ -209,7 +214,8 @@ TEST_P(OsFailure, EveryCallFailsFromTheNth)
         ASSERT_EQ(hak_verify(), 0) << n;
         bool fired = os.fired();
         os.reset();
-        ASSERT_EQ(seen.wrong, nullptr) << seen.wrong << ": " << os_call_name(GetParam()) << " " << n;
+        ASSERT_EQ(seen.wrong, nullptr)
+            << seen.wrong << ": " << os_call_name(GetParam()) << " " << n;
         expect_well(n);
         Seen after;
         scenario(&after);
@@ -227,17 +233,22 @@ TEST_P(OsFailure, EveryCallFailsFromTheNth)
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Calls, OsFailure, testing::Values(OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE),
-                         [](const testing::TestParamInfo<OsCall> &call) { return os_call_name(call.param); });
+INSTANTIATE_TEST_SUITE_P(Calls, OsFailure,
+                         testing::Values(OS_MMAP, OS_MUNMAP, OS_MREMAP, OS_MADVISE),
+                         [](const testing::TestParamInfo<OsCall> &call) {
+                             return os_call_name(call.param);
+                         });
 
-/* The system is asked before the pointer map grows: a request beyond all measure costs nothing that stays. */
+/* The system is asked before the pointer map grows: a request beyond all measure costs nothing that
+   stays. */
 TEST(Realloc, AFailedOneMapsNothing)
 {
     for (size_t size : {size_t(2) << 20, size_t(100000)}) {
         void *p = hak_malloc(size);
         (void)hak_purge();
         FailingOs os;
-        for (size_t too_much : {size_t(1) << 46, size_t(1) << 47, size_t(1) << 48, size_t(PTRDIFF_MAX) / 2}) {
+        for (size_t too_much :
+             {size_t(1) << 46, size_t(1) << 47, size_t(1) << 48, size_t(PTRDIFF_MAX) / 2}) {
             EXPECT_EQ(hak_realloc(p, too_much), nullptr);
             EXPECT_LE(os.mapped_bytes(), 0) << too_much;
         }
@@ -256,7 +267,8 @@ void *watch_mremap(void *old_addr, size_t old_size, size_t new_size, int flags, 
     return hak_os_real_ops.mremap(old_addr, old_size, new_size, flags, new_addr);
 }
 
-/* Once the pages have moved, another thread may get the old addresses: the pointer map must have let go of them before. */
+/* Once the pages have moved, another thread may get the old addresses: the pointer map must have
+   let go of them before. */
 TEST(Realloc, AMoveLeavesThePointerMapFirst)
 {
     std::vector<void *> blocks;
@@ -275,7 +287,8 @@ TEST(Realloc, AMoveLeavesThePointerMapFirst)
     }
 }
 
-/* Blocks where the pointer map has no leaf yet: each call of mmap fails in turn, for the block, its description and the leaves. */
+/* Blocks where the pointer map has no leaf yet: each call of mmap fails in turn, for the block, its
+   description and the leaves. */
 TEST(OsFailure, TheMapHasNoMemoryForABlock)
 {
     const size_t leaf = MAP_LEAF_UNITS * SC_SLAB_BYTES;
@@ -292,7 +305,8 @@ TEST(OsFailure, TheMapHasNoMemoryForABlock)
             }
             FailingOs os;
             os.fail(OS_MMAP, n, 1);
-            char *q = static_cast<char *>(is_realloc ? hak_realloc(p, 3 * leaf) : hak_malloc(3 * leaf));
+            char *q =
+                static_cast<char *>(is_realloc ? hak_realloc(p, 3 * leaf) : hak_malloc(3 * leaf));
             n_failed += os.fired() && !q;
             n_kept += os.fired() && q;
             EXPECT_EQ(hak_verify(), 0) << n;
@@ -315,7 +329,8 @@ TEST(OsFailure, TheMapHasNoMemoryForABlock)
 
 /* --- a process in which nothing was allocated yet --- */
 
-/* Frees from the fast path on, until its bin overflows and its slabs go back: errno stays, whatever fails there. */
+/* Frees from the fast path on, until its bin overflows and its slabs go back: errno stays, whatever
+   fails there. */
 TEST(OsFailure, FreeKeepsErrnoWhenItsBinOverflows)
 {
     for (OsCall call : {OS_CLOCK, OS_MADVISE, OS_MUNMAP}) {
@@ -362,7 +377,8 @@ int first_steps(uint64_t n, bool is_thread)
     return after.wrong || after.n_failed || hak_verify() ? 2 : fired ? 0 : 3;
 }
 
-/* There is no memory for the shared heap, which takes what threads leave, when the first thread ends: it must be one of theirs. */
+/* There is no memory for the shared heap, which takes what threads leave, when the first thread
+   ends: it must be one of theirs. */
 int end_threads_without_memory()
 {
     std::atomic<int> stage{0};
@@ -394,7 +410,8 @@ int end_threads_without_memory()
     stage = 4;
     second.join();
     os.reset();
-    if (hak_stat_get(orphans) != 1 || hak_verify()) { /* the first one's has become the shared heap */
+    if (hak_stat_get(orphans) != 1 ||
+        hak_verify()) { /* the first one's has become the shared heap */
         return 2;
     }
     for (const auto &blocks : left) {
@@ -428,7 +445,8 @@ __attribute__((constructor(65535))) static void fail_the_start()
             int status = -1;
             waitpid(pid, &status, 0);
             if (!WIFEXITED(status) || (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 3)) {
-                fprintf(stderr, "mmap %d of a new process fails: status %x\n", static_cast<int>(n), status);
+                fprintf(stderr, "mmap %d of a new process fails: status %x\n", static_cast<int>(n),
+                        status);
                 _exit(1);
             }
             if (WEXITSTATUS(status) == 3) {

@@ -13,8 +13,8 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
-#include "heap/theap.h"
 #include "hakmem/walk.h"
+#include "heap/theap.h"
 #include "mid_mt/mid_mt.h"
 #include "tiny/tiny.h"
 
@@ -45,7 +45,8 @@ class Owners : public testing::Test
     /* A block of each kind of owner. */
     std::vector<void *> take()
     {
-        return {hak_malloc(900), hak_heap_malloc(heap, 900), hak_tiny_pool_alloc(&tiny, 900), hak_mid_pool_alloc(&mid, 1100)};
+        return {hak_malloc(900), hak_heap_malloc(heap, 900), hak_tiny_pool_alloc(&tiny, 900),
+                hak_mid_pool_alloc(&mid, 1100)};
     }
     void give(const std::vector<void *> &blocks)
     {
@@ -62,7 +63,8 @@ class Owners : public testing::Test
 TEST_F(Owners, PurgeTrimsAll)
 {
     give(take());
-    EXPECT_GE(hak_stat_get(heap_used_bytes), 4 * int64_t(SS_UNIT_BYTES)) << "each keeps an empty slab";
+    EXPECT_GE(hak_stat_get(heap_used_bytes), 4 * int64_t(SS_UNIT_BYTES))
+        << "each keeps an empty slab";
     (void)hak_purge();
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
 }
@@ -106,7 +108,8 @@ TEST_F(Owners, AllRest)
 {
     std::vector<void *> stay = take();
     give(take());
-    std::vector<void *> more = {hak_heap_malloc(heap, 16), hak_tiny_pool_alloc(&tiny, 16), hak_mid_pool_alloc(&mid, 2000)};
+    std::vector<void *> more = {hak_heap_malloc(heap, 16), hak_tiny_pool_alloc(&tiny, 16),
+                                hak_mid_pool_alloc(&mid, 2000)};
     hak_free(more[0]);
     hak_tiny_pool_free(&tiny, more[1]);
     hak_mid_pool_free(&mid, more[2]);
@@ -169,7 +172,8 @@ TEST_F(Owners, VerifyLooksAtAll)
     give(blocks);
 }
 
-/* Threads are in the middle of pools and heaps, some of which come and go, when the process forks: the child can use all of them. */
+/* Threads are in the middle of pools and heaps, some of which come and go, when the process forks:
+   the child can use all of them. */
 TEST_F(Owners, AChildHasTheLocksOfAll)
 {
     std::atomic<bool> stop{false};

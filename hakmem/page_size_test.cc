@@ -1,5 +1,6 @@
-/* A system of larger pages, played by a replaced OS layer from the first call on: what does not begin at a page is refused and
-   counted, what does not end at one reaches to the end of it, as in a kernel of that page size. */
+/* A system of larger pages, played by a replaced OS layer from the first call on: what does not
+   begin at a page is refused and counted, what does not end at one reaches to the end of it, as in
+   a kernel of that page size. */
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -79,13 +80,15 @@ void *remap(void *old_addr, size_t old_size, size_t new_size, int flags, void *n
     }
     n_moved++;
     if ((flags & MREMAP_MAYMOVE) && !(flags & MREMAP_FIXED)) {
-        new_addr = map(nullptr, new_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        new_addr =
+            map(nullptr, new_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (new_addr == MAP_FAILED) {
             return new_addr;
         }
         flags |= MREMAP_FIXED;
     }
-    return hak_os_real_ops.mremap(old_addr, round_up(old_size), round_up(new_size), flags, new_addr);
+    return hak_os_real_ops.mremap(old_addr, round_up(old_size), round_up(new_size), flags,
+                                  new_addr);
 }
 
 int advise(void *addr, size_t length, int advice)
@@ -124,7 +127,10 @@ bool is_sound(const Block &block, size_t size)
 
 size_t some_size(Rng &rng)
 {
-    return 1 + rng.below(rng.one_in(40) ? 4 << 20 : rng.one_in(6) ? 300000 : rng.one_in(3) ? 32768 : 600);
+    return 1 + rng.below(rng.one_in(40)  ? 4 << 20
+                         : rng.one_in(6) ? 300000
+                         : rng.one_in(3) ? 32768
+                                         : 600);
 }
 
 void work(uint64_t seed)

@@ -10,14 +10,14 @@
 #include "base/error.h"
 #include "base/os.h"
 #include "base/stats.h"
-#include "heap/background.h"
 #include "hakmem/fallback.h"
 #include "hakmem/fast.h"
+#include "hakmem/heap.h"
+#include "hakmem/request.h"
+#include "heap/background.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
-#include "hakmem/request.h"
-#include "hakmem/heap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/pool.h"
@@ -57,8 +57,10 @@ static int reclaim_for_request(void)
 {
     static uint64_t last_ns;
     uint64_t now_ns = hak_os_ops.clock_ns();
-    if (atomic_load_relaxed(&last_ns) && now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
-        hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes) == 0 && hak_ace_room() == 0) {
+    if (atomic_load_relaxed(&last_ns) &&
+        now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
+        hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes) == 0 &&
+        hak_ace_room() == 0) {
         return 0;
     }
     atomic_store_relaxed(&last_ns, now_ns);
@@ -77,7 +79,8 @@ void hak_request_mind_limits(void)
     }
 }
 
-void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align)
+void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), void *context,
+                  size_t size, size_t align)
 {
     hak_background_start_if_wanted();
     hak_fail_begin();
@@ -118,7 +121,8 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
     hak_request_mind_limits();
     hak_gate_leave();
     if (HAK_UNLIKELY(!p)) {
-        p = hak_fallback_alloc(size, align, kind == LARGE_ZEROED, 1); /* libc's locks are not waited for inside */
+        p = hak_fallback_alloc(size, align, kind == LARGE_ZEROED,
+                               1); /* libc's locks are not waited for inside */
     }
     return finish(p, size, align);
 }
@@ -218,7 +222,8 @@ void *hak_plain_calloc(size_t bytes)
 void hak_validate_free(const void *p)
 {
     struct ss_lookup found = hak_super_lookup(p);
-    HAK_CHECK(found.kind == SS_SLAB && found.start == p, "invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(found.kind == SS_SLAB && found.start == p,
+              "invalid pointer freed (not the start of a block)", p);
     HAK_CHECK(found.is_allocated, "block freed twice", p);
 }
 #endif
@@ -229,14 +234,15 @@ static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    HAK_CHECK(hak_sc_is_block(offset, hak_sc_table[size_class].magic, hak_sc_table[size_class].limit),
-              "invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(
+        hak_sc_is_block(offset, hak_sc_table[size_class].magic, hak_sc_table[size_class].limit),
+        "invalid pointer freed (not the start of a block)", p);
     hak_validate_free(p);
     struct theap *heap = hak_theap_own;
     if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
         struct bin *bin = &heap->bins[size_class];
-        HAK_CHECK(bin->head != p &&
-                      !(hak_tc_is_marked_free(heap, p) && hak_tc_holds(heap, size_class, p, UINT32_MAX)),
+        HAK_CHECK(bin->head != p && !(hak_tc_is_marked_free(heap, p) &&
+                                      hak_tc_holds(heap, size_class, p, UINT32_MAX)),
                   "block freed twice", p);
         hak_tc_mark_free(heap, p);
         hak_tc_bin_push(bin, p);
@@ -280,7 +286,8 @@ static HAK_NOINLINE void free_elsewhere(void *p)
         return;
     }
     HAK_CHECK(entry.tag != 0, "invalid pointer freed (not allocated by hakmem)", p);
-    HAK_CHECK(entry.tag != TAG_FREE_UNIT, "block freed twice, or invalid pointer freed (in free memory)", p);
+    HAK_CHECK(entry.tag != TAG_FREE_UNIT,
+              "block freed twice, or invalid pointer freed (in free memory)", p);
     if (HAK_UNLIKELY(entry.tag == TAG_LIMBO)) {
         hak_limbo_free(p);
     } else if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
@@ -295,7 +302,8 @@ void hak_plain_free(void *p)
     int saved = errno; /* a free may need memory of its own, as for its thread's heap */
     /* First what is frequent: a small block of another heap. */
     size_t unit = hak_map_window_unit(p);
-    uint32_t tag = HAK_LIKELY(unit < MAP_LEAF_UNITS) ? atomic_load_relaxed(&hak_map_window->tag[unit]) : 0;
+    uint32_t tag =
+        HAK_LIKELY(unit < MAP_LEAF_UNITS) ? atomic_load_relaxed(&hak_map_window->tag[unit]) : 0;
     if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
         free_in_slab(p, tag);
     } else {
@@ -327,9 +335,10 @@ static HAK_NOINLINE size_t size_in_slab(const void *p, uint32_t tag, uint32_t re
     const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     HAK_CHECK(hak_sc_is_block(offset, row->magic, row->limit), what_is_wrong[asker][0], p);
-    HAK_CHECK(!hak_slab_shows_free(hak_pool_slab_of(ref, p), hak_sc_index_of(TAG_CLASS(tag), offset)) &&
-                  !has_freed(hak_theap_own, TAG_CLASS(tag), p, asker),
-              what_is_wrong[asker][1], p);
+    HAK_CHECK(
+        !hak_slab_shows_free(hak_pool_slab_of(ref, p), hak_sc_index_of(TAG_CLASS(tag), offset)) &&
+            !has_freed(hak_theap_own, TAG_CLASS(tag), p, asker),
+        what_is_wrong[asker][1], p);
     return row->size;
 }
 

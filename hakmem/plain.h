@@ -17,9 +17,9 @@ void *hak_plain_malloc(size_t size);
 void *hak_plain_calloc(size_t bytes);
 void hak_plain_free(void *p); /* not NULL; errno is kept */
 size_t hak_plain_usable_size(const void *p);
-/* Bytes of the block at p; aborts, naming `asker`, if p is none or is freed. Freed is what its slab's
-   bitmap or a list's first block shows; variants that validate also find what else this thread
-   keeps for reuse. */
+/* Bytes of the block at p; aborts, naming `asker`, if p is none or is freed. Freed is what its
+   slab's bitmap or a list's first block shows; variants that validate also find what else this
+   thread keeps for reuse. */
 enum plain_asker { PLAIN_USABLE_SIZE, PLAIN_REALLOC };
 size_t hak_plain_size_for(const void *p, enum plain_asker asker);
 size_t hak_plain_walked(const void *p, size_t usable);

@@ -7,11 +7,11 @@
 #include "base/error.h"
 #include "hakmem/entry.h"
 #include "hakmem/fast.h"
-#include "heap/gate.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
-#include "hakmem/heap.h"
+#include "heap/gate.h"
 
 /* From this size on, zeroing looks before it writes: pages that nobody has touched stay so. */
 #define LOOK_FIRST 65536u
@@ -64,7 +64,7 @@ static HAK_ALWAYS_INLINE void *realloc_any(const struct realloc_way *way, struct
 }
 
 void *hak_realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, size_t size,
-                 int is_zeroed)
+                     int is_zeroed)
 {
     return realloc_any(way, heap, p, size, is_zeroed);
 }
@@ -217,12 +217,14 @@ static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
 void *hak_realloc(void *p, size_t size)
 {
     struct theap *heap = atomic_load_relaxed(&hak_self);
-    const struct bin *bin = HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? hak_fast_bin_of_own(heap, p) : NULL;
+    const struct bin *bin =
+        HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? hak_fast_bin_of_own(heap, p) : NULL;
     if (HAK_UNLIKELY(!bin)) {
         return slow_realloc(p, size);
     }
     size_t offset = (size_t)((const char *)bin - (const char *)heap);
-    return hak_realloc_fits(bin->size, size) ? p : move_own((struct own_block){heap, offset}, p, size);
+    return hak_realloc_fits(bin->size, size) ? p
+                                             : move_own((struct own_block){heap, offset}, p, size);
 }
 
 /* --- the public kin --- */

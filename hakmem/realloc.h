@@ -1,6 +1,6 @@
 /* realloc, written once: every function that makes a block larger or smaller goes through
-   hak_realloc_by. What differs between them is in struct realloc_way. Internal to //hakmem and to its
-   observers. */
+   hak_realloc_by. What differs between them is in struct realloc_way. Internal to //hakmem and to
+   its observers. */
 #ifndef HAKMEM_HAKMEM_REALLOC_H
 #define HAKMEM_HAKMEM_REALLOC_H
 
@@ -35,7 +35,7 @@ struct realloc_way {
 /* The block in place, resized or moved: NULL and ENOMEM leave it as it was. NULL is a new block,
    size 0 the end of the old one. */
 void *hak_realloc_by(const struct realloc_way *way, struct hak_heap *heap, void *p, size_t size,
-                 int is_zeroed);
+                     int is_zeroed);
 
 /* The heap of a block; aborts if `heap` is not NULL and another one. */
 struct hak_heap *hak_realloc_home(struct hak_heap *heap, const void *p);

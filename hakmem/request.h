@@ -12,7 +12,8 @@ HAK_EXTERN_C_BEGIN
 
 /* Serves a request by `ask`, which returns a block or NULL: once, and again after all that is kept
    went back. By `aside` if the gate is closed. */
-void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), void *context, size_t size, size_t align);
+void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), void *context,
+                  size_t size, size_t align);
 enum large_kind { LARGE_PLAIN, LARGE_ZEROED, LARGE_GROWING };
 /* A block of ACE. */
 /* A block of a small size class, aligned to `align` as all blocks of the class are. */

@@ -1,5 +1,6 @@
-/* A program with more privileges than its caller (AT_SECURE), played by a replaced OS layer from the first call on: no variable
-   is read, and nothing is written. checks/survival/secure_test.py does it with real ones. */
+/* A program with more privileges than its caller (AT_SECURE), played by a replaced OS layer from
+   the first call on: no variable is read, and nothing is written. checks/survival/secure_test.py
+   does it with real ones. */
 #include <cstdlib>
 #include <gtest/gtest.h>
 #include <string>
@@ -16,9 +17,11 @@ namespace
 
 int n_written, n_environments;
 
-const char *hostile[] = {"HAKMEM_VERBOSE=1",      "HAKMEM_SHOW_STATS=1", "HAKMEM_ACE_TRACE=1", "HAKMEM_LIMIT_HARD=1m",
-                         "HAKMEM_LIMIT_SOFT=1",   "HAKMEM_LD_SAFE=2",    "HAKMEM_NO_SUCH=1",   "HAKMEM_BIN_BYTES=junk",
-                         "HAKMEM_BACKGROUND=2",   nullptr};
+const char *hostile[] = {"HAKMEM_VERBOSE=1",    "HAKMEM_SHOW_STATS=1",
+                         "HAKMEM_ACE_TRACE=1",  "HAKMEM_LIMIT_HARD=1m",
+                         "HAKMEM_LIMIT_SOFT=1", "HAKMEM_LD_SAFE=2",
+                         "HAKMEM_NO_SUCH=1",    "HAKMEM_BIN_BYTES=junk",
+                         "HAKMEM_BACKGROUND=2", nullptr};
 
 ssize_t count_write(int, const void *, size_t size)
 {
@@ -45,7 +48,8 @@ TEST(Secure, NoVariableIsReadAndNothingWritten)
     hak_opt_defaults(&defaults);
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         EXPECT_EQ(memcmp(reinterpret_cast<char *>(&hak_options) + hak_opt_rows[i].offset,
-                         reinterpret_cast<char *>(&defaults) + hak_opt_rows[i].offset, sizeof(uint64_t)),
+                         reinterpret_cast<char *>(&defaults) + hak_opt_rows[i].offset,
+                         sizeof(uint64_t)),
                   0)
             << hak_opt_rows[i].env;
     }

@@ -56,8 +56,10 @@ TEST(SizedDeathTest, WhatCannotBeTrueEndsTheProcess)
         std::swap(p, other); /* not both are at the start of a slab */
     }
     EXPECT_DEATH(hak_free_sized(p, 1000), "freed with a size that is not the block's: 0x");
-    EXPECT_DEATH(hak_free_aligned_sized(p, 65536, 100), "freed with an alignment that is not the block's: 0x");
-    EXPECT_DEATH(hak_free_aligned_sized(p, 0, 100), "freed with an alignment that is not the block's: 0x");
+    EXPECT_DEATH(hak_free_aligned_sized(p, 65536, 100),
+                 "freed with an alignment that is not the block's: 0x");
+    EXPECT_DEATH(hak_free_aligned_sized(p, 0, 100),
+                 "freed with an alignment that is not the block's: 0x");
     hak_free(p);
     hak_free(other);
 }
@@ -81,7 +83,8 @@ TEST(AtLeast, AllOfItMayBeUsed)
     EXPECT_EQ(hak_verify(), 0);
 }
 
-/* Fills blocks of all sizes with ones and frees them, so that memory which is reused reads as anything but zero. */
+/* Fills blocks of all sizes with ones and frees them, so that memory which is reused reads as
+   anything but zero. */
 void dirty_everything()
 {
     std::vector<void *> blocks;
@@ -95,7 +98,8 @@ void dirty_everything()
     }
 }
 
-/* Only the bytes within the requested size are written, as a program would; whatever a call adds must read as zero. */
+/* Only the bytes within the requested size are written, as a program would; whatever a call adds
+   must read as zero. */
 TEST(Rezalloc, WhatItAddsIsZero)
 {
     Rng rng(7);
@@ -106,10 +110,12 @@ TEST(Rezalloc, WhatItAddsIsZero)
         for (int step = 0; step < 30; step++) {
             size_t most = rng.one_in(4) ? size_t(3) << 20 : rng.one_in(3) ? 100000 : 3000;
             size_t size = rng.between(1, most);
-            p = static_cast<unsigned char *>(p && step ? hak_rezalloc(p, size) : hak_rezalloc(nullptr, size));
+            p = static_cast<unsigned char *>(p && step ? hak_rezalloc(p, size)
+                                                       : hak_rezalloc(nullptr, size));
             ASSERT_NE(p, nullptr);
             model.resize(size);
-            ASSERT_EQ(memcmp(p, model.data(), size), 0) << "from step " << step << " of round " << round;
+            ASSERT_EQ(memcmp(p, model.data(), size), 0)
+                << "from step " << step << " of round " << round;
             size_t from = rng.below(size), n = rng.between(1, size - from);
             memset(p + from, 0xEE, n);
             memset(model.data() + from, 0xEE, n);

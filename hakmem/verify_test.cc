@@ -10,8 +10,8 @@
 #include "ace/ace.h"
 #include "base/options.h"
 #include "hakmem/hakmem.h"
-#include "heap/theap.h"
 #include "hakmem/heap.h"
+#include "heap/theap.h"
 
 namespace
 {
@@ -20,9 +20,9 @@ TEST(Verify, EachCodeHasATextOfItsOwn)
 {
     std::set<std::string> texts;
     std::set<int> codes;
-#define VERIFY(name, code, part, equation)                                                                             \
-    EXPECT_TRUE(codes.insert(VERIFY_##name).second) << #name;                                                          \
-    EXPECT_TRUE(texts.insert(hak_verify_text(VERIFY_##name)).second) << #name;                                         \
+#define VERIFY(name, code, part, equation)                                                         \
+    EXPECT_TRUE(codes.insert(VERIFY_##name).second) << #name;                                      \
+    EXPECT_TRUE(texts.insert(hak_verify_text(VERIFY_##name)).second) << #name;                     \
     EXPECT_STREQ(hak_verify_text(code), part " " #code ": " equation);
 #include "base/verify.def"
 #undef VERIFY

@@ -1,17 +1,18 @@
-/* Walks over blocks: slabs by their bitmaps, each copied with its owner's lock held; spans by what the pool says of a superslab;
-   ranges by number. No lock is held while a callback runs. Called by programs, by mallinfo and malloc_info. */
+/* Walks over blocks: slabs by their bitmaps, each copied with its owner's lock held; spans by what
+   the pool says of a superslab; ranges by number. No lock is held while a callback runs. Called by
+   programs, by mallinfo and malloc_info. */
 #include "hakmem/walk.h"
 
 #include <string.h>
 
 #include "ace/ace.h"
 #include "hakmem/entry.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
-#include "hakmem/hakmem.h"
-#include "heap/theap.h"
 #include "heap/limbo.h"
-#include "hakmem/heap.h"
+#include "heap/theap.h"
 #include "superslab/pool.h"
 
 /* A slab's blocks as they were at one moment: a bit for each free one. */
@@ -44,7 +45,8 @@ static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_
     if (!holder) {
         return 0;
     }
-    /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
+    /* It may have been given back or have moved. With the owner's lock held, what the map says
+       stays. */
     struct map_entry now = hak_map_get(start);
     int is_same = now.tag == entry.tag && now.ref == number;
     if (is_same) {
@@ -134,7 +136,8 @@ static size_t range_bytes(uint32_t number, void **start)
     return bytes;
 }
 
-/* What callbacks have allocated and freed waits in the thread's cache, where it would look allocated. */
+/* What callbacks have allocated and freed waits in the thread's cache, where it would look
+   allocated. */
 static void flush_own_cache(const struct walk *walk)
 {
     if (!walk->heap && hak_theap_own != &hak_theap_none && hak_gate_enter()) {
@@ -148,7 +151,8 @@ static int walk_superslab(struct walk *walk, uint32_t number)
     char *base;
     int result = 0;
     int has_slabs = !walk->heap || walk->heap->owner.id;
-    for (uint32_t mask = has_slabs ? slab_mask(number, &base) : 0; mask && !result; mask &= mask - 1) {
+    for (uint32_t mask = has_slabs ? slab_mask(number, &base) : 0; mask && !result;
+         mask &= mask - 1) {
         flush_own_cache(walk);
         if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number,
                           walk->heap ? walk->heap->owner.id : 0)) {
@@ -158,8 +162,8 @@ static int walk_superslab(struct walk *walk, uint32_t number)
     copy_spans(&walk->spans, number);
     for (uint32_t i = 0; walk->spans.base && i < SS_GRANULES && !result; i++) {
         if (walk->spans.granules[i]) {
-            result =
-                visit_large(walk, walk->spans.base + i * SS_GRANULE_BYTES, walk->spans.granules[i] * SS_GRANULE_BYTES);
+            result = visit_large(walk, walk->spans.base + i * SS_GRANULE_BYTES,
+                                 walk->spans.granules[i] * SS_GRANULE_BYTES);
         }
     }
     return result;
@@ -181,7 +185,8 @@ static int walk_all(struct walk *walk)
         size_t bytes = range_bytes(i, &start);
         result = bytes ? visit_large(walk, start, bytes) : 0;
     }
-    return result ? result : hak_limbo_walk(walk->heap ? &walk->heap->owner : NULL, visit_limbo, walk);
+    return result ? result
+                  : hak_limbo_walk(walk->heap ? &walk->heap->owner : NULL, visit_limbo, walk);
 }
 
 int hak_walk(hak_walk_callback visit, void *context)
@@ -195,8 +200,8 @@ int hak_walk(hak_walk_callback visit, void *context)
     return walk_all(&walk);
 }
 
-int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable), hak_walk_callback visit,
-              void *context)
+int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
+                  hak_walk_callback visit, void *context)
 {
     struct walk walk = {.heap = heap, .visit = visit, .context = context, .walked = walked};
     hak_fork_catch_up();
@@ -248,7 +253,8 @@ void hak_walk_count(struct walk_counts *counts)
     for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n; number++) {
         char *base;
         for (uint32_t mask = slab_mask(number, &base); mask; mask &= mask - 1) {
-            if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number, 0)) {
+            if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES,
+                              number, 0)) {
                 count_slab(counts, &walk.slab);
             }
         }

@@ -11,7 +11,7 @@ HAK_EXTERN_C_BEGIN
 /* What there is now. Blocks in thread caches count as used, but for the calling thread's. */
 struct walk_counts {
     size_t n_used[SC_N_CLASSES], n_free[SC_N_CLASSES]; /* blocks of slabs */
-    size_t n_own_cached, own_cached_bytes;             /* of the free ones: in the calling thread's cache */
+    size_t n_own_cached, own_cached_bytes; /* of the free ones: in the calling thread's cache */
     size_t n_spans, span_bytes;
     size_t n_ranges, range_bytes;
 };
@@ -21,7 +21,7 @@ void hak_walk_count(struct walk_counts *counts);
 /* hak_heap_walk as if `walked` were that of the table of entry points. */
 struct hak_heap;
 int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
-              int (*visit)(void *block, size_t size, void *context), void *context);
+                  int (*visit)(void *block, size_t size, void *context), void *context);
 
 HAK_EXTERN_C_END
 

@@ -34,7 +34,9 @@ Blocks walk()
 
 size_t some_size(Rng &rng)
 {
-    return rng.one_in(100) ? rng.below(4 << 20) : rng.one_in(10) ? rng.below(200000) : rng.below(4000);
+    return rng.one_in(100)  ? rng.below(4 << 20)
+           : rng.one_in(10) ? rng.below(200000)
+                            : rng.below(4000);
 }
 
 TEST(Walk, TellsOfEachLiveBlockOnce)
@@ -91,7 +93,9 @@ TEST(Walk, ACallbackEndsItWithItsResult)
 {
     void *p = hak_malloc(100), *q = hak_malloc(100000);
     size_t n = 0;
-    auto stop = [](void *, size_t, void *context) { return ++*static_cast<size_t *>(context) == 1 ? 77 : 0; };
+    auto stop = [](void *, size_t, void *context) {
+        return ++*static_cast<size_t *>(context) == 1 ? 77 : 0;
+    };
     EXPECT_EQ(hak_walk(stop, &n), 77);
     EXPECT_EQ(n, 1u);
     hak_free(p);

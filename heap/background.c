@@ -1,5 +1,5 @@
-/* The background thread. No lock of its own; what it calls takes the locks of heaps, pool and ACE, one at a time. Started by
-   plain.c and malloc.c, told by heap.c how many heaps live. */
+/* The background thread. No lock of its own; what it calls takes the locks of heaps, pool and ACE,
+   one at a time. Started by plain.c and malloc.c, told by heap.c how many heaps live. */
 #include "heap/background.h"
 
 #include <dlfcn.h>
@@ -19,11 +19,14 @@
 #include "heap/theap.h"
 #include "superslab/superslab.h"
 
-#define STACK_BYTES (256 * HAK_KIB) /* static thread-local storage of the program included; pages are touched at need */
-#define LEAST_MS    10u
-#define ASLEEP_MS   10000u
-#define RETRY_NS    1000000000u
-/* Ticks without any slow path until it sleeps: blocks that came back, then pages of slabs that have become cold. */
+#define STACK_BYTES                                                                                \
+    (256 *                                                                                         \
+     HAK_KIB) /* static thread-local storage of the program included; pages are touched at need */
+#define LEAST_MS  10u
+#define ASLEEP_MS 10000u
+#define RETRY_NS  1000000000u
+/* Ticks without any slow path until it sleeps: blocks that came back, then pages of slabs that have
+   become cold. */
 #define QUIET_TICKS 3u
 /* How long an ending thread waits for it at most: a tick may be long, and the machine busy. */
 #define LONGEST_WAIT_MS 2000u
@@ -34,14 +37,15 @@ uint32_t hak_background_is_asleep;
 uintptr_t hak_background_null_end = 1;
 
 static pid_t process; /* mode EAGER alone asks */
-static int is_apart;         /* how it was made */
+static int is_apart;  /* how it was made */
 static uint32_t must_end;
 static HAK_TLS int is_self;  /* the background thread's */
 static uint32_t has_begun;   /* futex */
 static uint32_t has_ended;   /* futex: its last instruction but a few */
 static uint32_t wakes;       /* futex: changes with each wake */
 static uint64_t next_try_ns; /* when making it was refused */
-/* A thread is being made that has no heap yet: the background thread lives although one heap does. */
+/* A thread is being made that has no heap yet: the background thread lives although one heap does.
+ */
 static uint32_t is_ahead;
 
 /* glibc: 1 until the first pthread_create begins. */
@@ -107,8 +111,8 @@ int hak_background_must_end(void)
     return (int)atomic_load_relaxed(&must_end);
 }
 
-/* Until it has said that it ends, and then until the system has let go of it. Returns 0 if that took too
-   long. */
+/* Until it has said that it ends, and then until the system has let go of it. Returns 0 if that
+   took too long. */
 static int wait_for_end(void)
 {
     uint64_t last_ns = hak_os_ops.clock_ns() + hak_time_ns_of_ms(LONGEST_WAIT_MS);
@@ -154,7 +158,8 @@ void hak_background_count(void)
     if (is_self) {
         return; /* its last frees have ended the heap of a thread that had to leave it (fork.h) */
     }
-    atomic_fence_seq(); /* the count was changed before; set_running looks at both the other way round */
+    atomic_fence_seq(); /* the count was changed before; set_running looks at both the other way
+                           round */
     uint32_t n_live = hak_theap_n_live();
     uint32_t state = atomic_load_seq(&hak_background_state);
     if (n_live >= 2) {
@@ -171,7 +176,8 @@ void hak_background_count(void)
 
 void hak_background_see_free_null(const void *caller)
 {
-    if (!libc_base || !is_in_object(libc_base, caller) || hak_theap_own != &hak_theap_none || hak_theap_is_ending() || !atomic_load_seq(&is_ahead)) {
+    if (!libc_base || !is_in_object(libc_base, caller) || hak_theap_own != &hak_theap_none ||
+        hak_theap_is_ending() || !atomic_load_seq(&is_ahead)) {
         return;
     }
     if (hak_theap_n_live() < 2) {
@@ -207,7 +213,8 @@ static int tick(void)
     int64_t now = activity();
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;
-    return n_quiet < QUIET_TICKS || hak_stat_get(heap_dirty_bytes) > 0 || hak_stat_get(large_cached_bytes) > 0;
+    return n_quiet < QUIET_TICKS || hak_stat_get(heap_dirty_bytes) > 0 ||
+           hak_stat_get(large_cached_bytes) > 0;
 }
 
 /* Until somebody wakes it, or the time has come. */
@@ -257,7 +264,8 @@ static void *run(void *unused)
     return unused;
 }
 
-/* From `state`, if it still is that. Returns 0, EBUSY if another thread was first, or why there is none. */
+/* From `state`, if it still is that. Returns 0, EBUSY if another thread was first, or why there is
+   none. */
 static int start(uint32_t state, int apart)
 {
     if (!atomic_cas_strong(&hak_background_state, &state, (uint32_t)BACKGROUND_STARTING)) {
@@ -275,14 +283,16 @@ static int start(uint32_t state, int apart)
         return error;
     }
     hak_stat_add(background_starts, 1);
-    /* Its first system calls are the C library's, and a sandbox that is entered next may forbid them. */
+    /* Its first system calls are the C library's, and a sandbox that is entered next may forbid
+       them. */
     while (!atomic_load_acquire(&has_begun)) {
         (void)hak_os_ops.futex_wait(&has_begun, 0);
     }
     return 0;
 }
 
-/* It has been made. If the program's other threads have ended meanwhile, nobody else will end it. */
+/* It has been made. If the program's other threads have ended meanwhile, nobody else will end it.
+ */
 static void set_running(void)
 {
     atomic_store_seq(&hak_background_state, (uint32_t)BACKGROUND_RUNNING);
@@ -295,7 +305,8 @@ void hak_background_start(void)
 {
     uint32_t state = atomic_load_relaxed(&hak_background_state);
     if ((state == BACKGROUND_FAILED && hak_os_ops.clock_ns() < atomic_load_relaxed(&next_try_ns)) ||
-        state < BACKGROUND_WANTED || hak_theap_n_live() < 2 || getpid() != process || hak_gate_is_mine()) {
+        state < BACKGROUND_WANTED || hak_theap_n_live() < 2 || getpid() != process ||
+        hak_gate_is_mine()) {
         return; /* too early; a child of vfork, or of a fork under way, is not the process */
     }
     int saved = errno;
@@ -308,13 +319,14 @@ void hak_background_start(void)
     errno = saved;
 }
 
-/* Whether pthread_create is calling. The first such call behind the moment at which the process stops
-   having one thread is the first thread's: no other code has run since. Where the C library lies must be
-   known, or the end of a thread that never allocates would not be seen. */
+/* Whether pthread_create is calling. The first such call behind the moment at which the process
+   stops having one thread is the first thread's: no other code has run since. Where the C library
+   lies must be known, or the end of a thread that never allocates would not be seen. */
 static int is_thread_maker(const void *caller)
 {
     const void *known = atomic_load_relaxed(&thread_maker);
-    if (!known && was_single && libc_base && is_in_object((const char *)getauxval(AT_BASE), caller)) {
+    if (!known && was_single && libc_base &&
+        is_in_object((const char *)getauxval(AT_BASE), caller)) {
         atomic_store_relaxed(&thread_maker, caller);
         known = caller;
     }
@@ -325,8 +337,8 @@ void hak_background_see_calloc(const void *caller)
 {
     const void *known = atomic_load_relaxed(&thread_maker);
     uint32_t state = atomic_load_relaxed(&hak_background_state);
-    if ((known && known != caller) || hak_options.background == BACKGROUND_NEVER || !&__libc_single_threaded ||
-        is_single() || !is_thread_maker(caller) || hak_gate_is_mine()) {
+    if ((known && known != caller) || hak_options.background == BACKGROUND_NEVER ||
+        !&__libc_single_threaded || is_single() || !is_thread_maker(caller) || hak_gate_is_mine()) {
         return;
     }
     if (state == BACKGROUND_RUNNING) {

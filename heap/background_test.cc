@@ -1,4 +1,5 @@
-/* Tests of the background thread: when it is there, when it ends, what it gives back, and what it leaves alone. */
+/* Tests of the background thread: when it is there, when it ends, what it gives back, and what it
+   leaves alone. */
 #include "heap/background.h"
 
 #include <atomic>
@@ -118,7 +119,8 @@ class Background : public testing::Test
     {
         saved_ = hak_options;
         hak_options.purge_delay_ms = 20;
-        hak_options.background = BACKGROUND_EAGER; /* no pthread_create calls this hakmem's calloc */
+        hak_options.background =
+            BACKGROUND_EAGER; /* no pthread_create calls this hakmem's calloc */
         hak_background_init();
         hak_free(hak_malloc(1));
         (void)hak_purge();
@@ -196,14 +198,16 @@ TEST_F(Background, GivesBackWhatSleepingThreadsHold)
     }
     hak_free(large);
     EXPECT_TRUE(becomes_true([] { return state() == BACKGROUND_RUNNING; }));
-    /* No call of the allocator from here on. What is left lies in the two threads' bins and in this one's outbox. */
+    /* No call of the allocator from here on. What is left lies in the two threads' bins and in this
+       one's outbox. */
     EXPECT_TRUE(becomes_true([] {
         return hak_stat_get(heap_dirty_bytes) == 0 && hak_stat_get(large_cached_bytes) == 0 &&
                (hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)) <= 16;
     })) << hak_stat_get(heap_dirty_bytes)
         << " " << hak_stat_get(large_cached_bytes) << " "
         << (hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES));
-    EXPECT_TRUE(becomes_true([] { return atomic_load_seq(&hak_background_is_asleep) == 1; })) << "nothing is left to do";
+    EXPECT_TRUE(becomes_true([] { return atomic_load_seq(&hak_background_is_asleep) == 1; }))
+        << "nothing is left to do";
     int64_t ticks = hak_stat_get(background_ticks);
     usleep(200000);
     EXPECT_LE(hak_stat_get(background_ticks), ticks + 1) << "it sleeps";
@@ -232,8 +236,9 @@ TEST_F(Background, GivesBackPagesOfColdSlabs)
         }
     }
     /* 5 MiB were freed; what bins hold and the pages of the blocks that are kept stay. */
-    EXPECT_TRUE(becomes_true([&] { return hak_stat_get(cold_bytes_purged) - purged > 3 * int64_t(HAK_MIB); }))
-        << hak_stat_get(cold_bytes_purged) - purged;
+    EXPECT_TRUE(becomes_true([&] {
+        return hak_stat_get(cold_bytes_purged) - purged > 3 * int64_t(HAK_MIB);
+    })) << hak_stat_get(cold_bytes_purged) - purged;
     for (const char *p : kept) {
         for (int i = 0; i < 512; i++) {
             ASSERT_EQ(p[i], 5);
@@ -388,7 +393,8 @@ void refill_while_starting()
 
 TEST_F(Background, MakingItMayAllocate)
 {
-    hak_os_ops.start_thread = start_with_allocation; /* before and after there is another thread that reads it */
+    hak_os_ops.start_thread =
+        start_with_allocation; /* before and after there is another thread that reads it */
     {
         SecondThread second;
         ASSERT_TRUE(becomes_true([] { return state() != BACKGROUND_IDLE; }));

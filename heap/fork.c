@@ -1,6 +1,7 @@
-/* Fork handlers, what is put off meanwhile, and the last steps before an error's abort. One lock (rank DEFERRED), held while what
-   was put off is done, so that two threads who must find nothing waiting do not pass each other. Called by the C library's fork,
-   by slow paths that find the gate closed, and by hak_fatal. */
+/* Fork handlers, what is put off meanwhile, and the last steps before an error's abort. One lock
+   (rank DEFERRED), held while what was put off is done, so that two threads who must find nothing
+   waiting do not pass each other. Called by the C library's fork, by slow paths that find the gate
+   closed, and by hak_fatal. */
 #include "heap/fork.h"
 
 #include <pthread.h>
@@ -9,17 +10,18 @@
 #include "base/lock.h"
 #include "heap/background.h"
 #include "heap/gate.h"
-#include "heap/theap.h"
 #include "heap/limbo.h"
 #include "heap/small.h"
+#include "heap/theap.h"
 #include "superslab/superslab.h"
 
 static LOCK_DEFINE(deferred_lock, LOCK_RANK_DEFERRED);
 static void *blocks;            /* linked through their first words */
 static struct owner *destroyed; /* by next_unused */
-static struct theap *left;       /* by next_orphan */
+static struct theap *left;      /* by next_orphan */
 static uint32_t is_uncollected; /* an orphan has an inbox */
-static uint32_t n_ended; /* threads whose heaps were left; told to hak_background_count when it is 0 again */
+static uint32_t
+    n_ended; /* threads whose heaps were left; told to hak_background_count when it is 0 again */
 
 static void catch_up_if_open(void)
 {
@@ -74,12 +76,14 @@ static void free_block(void *p)
     hak_owner_release(owner);
 }
 
-/* A block that was freed twice meanwhile is in the list twice, and the list may go round: each is looked at before it is touched. */
+/* A block that was freed twice meanwhile is in the list twice, and the list may go round: each is
+   looked at before it is touched. */
 static void free_blocks(void *p)
 {
     while (p) {
         struct ss_lookup found = hak_super_lookup(p);
-        HAK_CHECK(found.kind == SS_NOT_OURS ? hak_entry_fork_parts.is_libcs(p) : found.is_allocated && found.start == p,
+        HAK_CHECK(found.kind == SS_NOT_OURS ? hak_entry_fork_parts.is_libcs(p)
+                                            : found.is_allocated && found.start == p,
                   "block freed twice, or invalid pointer freed (not the start of a block)", p);
         void *next = *(void **)p;
         free_block(p);
@@ -94,7 +98,8 @@ static void end_owner(struct owner *owner)
     }
 }
 
-/* Who has closed the gate himself may enter, but finds no inbox (remote.c): he collects when he has opened it. */
+/* Who has closed the gate himself may enter, but finds no inbox (remote.c): he collects when he has
+   opened it. */
 static int must_collect(void)
 {
     return atomic_load_seq(&is_uncollected) && !hak_gate_is_mine();
@@ -148,7 +153,8 @@ void hak_fork_catch_up(void)
         hak_fork_catch_up_inside();
         hak_gate_leave();
     }
-    if (HAK_UNLIKELY(atomic_load_relaxed(&n_ended) != 0) && !hak_gate_is_inside() && atomic_exchange_seq(&n_ended, 0u)) {
+    if (HAK_UNLIKELY(atomic_load_relaxed(&n_ended) != 0) && !hak_gate_is_inside() &&
+        atomic_exchange_seq(&n_ended, 0u)) {
         hak_background_count(); /* outside of the gate: it may wait */
     }
 }
@@ -173,8 +179,9 @@ static void lose(struct lock *lock, void *context)
     }
 }
 
-/* Nobody was inside, so that all locks are free and every structure whole: the child has nothing to mend but what lies outside of
-   the gate, all at once by a new epoch (heap.h). If others were inside, what they hold is lost. */
+/* Nobody was inside, so that all locks are free and every structure whole: the child has nothing to
+   mend but what lies outside of the gate, all at once by a new epoch (heap.h). If others were
+   inside, what they hold is lost. */
 static void in_child(void)
 {
     if (hak_gate_saw_others()) {
@@ -191,7 +198,8 @@ static void in_child(void)
     hak_gate_open_in_child();
 }
 
-/* The thread that dies allocates from limbo alone, and so do all others from now on: what it was changing is half changed. */
+/* The thread that dies allocates from limbo alone, and so do all others from now on: what it was
+   changing is half changed. */
 static void before_abort(void)
 {
     hak_gate_close_for_ever();
@@ -219,8 +227,9 @@ static void *alloc_for_pool(size_t size, size_t align, struct owner *owner)
 
 void hak_fork_start(void)
 {
-    static const struct hak_owner_gate for_pools = {enter_for_pool, leave_for_pool,   alloc_for_pool, hak_limbo_free,
-                                                hak_limbo_free_of,  hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up_inside};
+    static const struct hak_owner_gate for_pools = {
+        enter_for_pool,    leave_for_pool,       alloc_for_pool,     hak_limbo_free,
+        hak_limbo_free_of, hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up_inside};
     atomic_store_release(&hak_owner_gate, &for_pools);
     hak_fatal_before_abort = before_abort;
     (void)pthread_atfork(prepare, in_parent, in_child);

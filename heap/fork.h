@@ -1,7 +1,9 @@
-/* Fork, errors found inside, and what is put off while the gate is closed (gate.h; docs/fork.md). Internal to //hakmem.
+/* Fork, errors found inside, and what is put off while the gate is closed (gate.h; docs/fork.md).
+   Internal to //hakmem.
 
-   What is put off waits in lock-free lists, which the thread that opens the gate empties, or the one that put something in just
-   after. Who must find nothing waiting (a walk, a purge, the end of a first-class heap) empties them too. */
+   What is put off waits in lock-free lists, which the thread that opens the gate empties, or the
+   one that put something in just after. Who must find nothing waiting (a walk, a purge, the end of
+   a first-class heap) empties them too. */
 #ifndef HAKMEM_HEAP_FORK_H
 #define HAKMEM_HEAP_FORK_H
 
@@ -16,15 +18,16 @@ struct owner;
 
 /* What the rooms above do for a fork; hakmem defines it (entry.c). */
 struct fork_parts {
-    int (*is_libcs)(const void *p);         /* libc serves the block */
-    void (*free_block)(void *p);            /* plain free */
-    int (*end_heap)(struct owner *owner);   /* ends a first-class heap; 0 if the owner is none */
-    void (*mend)(void);                     /* the table of entry points is made whole */
-    void (*in_child)(void);                 /* what the child does above */
+    int (*is_libcs)(const void *p);       /* libc serves the block */
+    void (*free_block)(void *p);          /* plain free */
+    int (*end_heap)(struct owner *owner); /* ends a first-class heap; 0 if the owner is none */
+    void (*mend)(void);                   /* the table of entry points is made whole */
+    void (*in_child)(void);               /* what the child does above */
 };
 extern const struct fork_parts hak_entry_fork_parts HAK_HIDDEN;
 
-/* Registers the handlers of fork. Once, no lock held, outside of the gate: the C library's own locks are taken. */
+/* Registers the handlers of fork. Once, no lock held, outside of the gate: the C library's own
+   locks are taken. */
 void hak_fork_start(void);
 
 /* Each is called when hak_gate_enter has refused. */
@@ -34,13 +37,14 @@ void hak_fork_defer_block(void *p);
 void hak_fork_defer_end(struct owner *owner);
 /* A heap that its thread leaves with all that is in its cache. */
 void hak_fork_defer_thread(struct theap *heap);
-/* A block is in an orphan's inbox, which its sender would have emptied. Does nothing else, as who sends it has his outbox in hand:
-   if the gate is open by now, he empties it himself. */
+/* A block is in an orphan's inbox, which its sender would have emptied. Does nothing else, as who
+   sends it has his outbox in hand: if the gate is open by now, he empties it himself. */
 void hak_fork_defer_collect(void);
-/* Does all that waits, if the gate is open. No lock held. May wait for the background thread's end, if a thread has ended
-   meanwhile. */
+/* Does all that waits, if the gate is open. No lock held. May wait for the background thread's end,
+   if a thread has ended meanwhile. */
 void hak_fork_catch_up(void);
-/* The same inside the gate, where nothing that was put off before may wait any longer; but it does not wait. */
+/* The same inside the gate, where nothing that was put off before may wait any longer; but it does
+   not wait. */
 void hak_fork_catch_up_inside(void);
 
 HAK_EXTERN_C_END

@@ -1,4 +1,5 @@
-/* The gate's slow half. No locks; waits in a futex for those inside to leave. Called by slow paths, fork and errors. */
+/* The gate's slow half. No locks; waits in a futex for those inside to leave. Called by slow paths,
+   fork and errors. */
 #include "heap/gate.h"
 
 #include <errno.h>
@@ -44,8 +45,8 @@ static void take_from_counter(struct hak_gate_thread *self)
     order_here();
 }
 
-/* In the child of a fork that a signal handler made between the two instructions that count the thread and note it: after the
-   first of them `n` is what its counter holds. */
+/* In the child of a fork that a signal handler made between the two instructions that count the
+   thread and note it: after the first of them `n` is what its counter holds. */
 static HAK_COLD void make_sure(uint32_t n)
 {
     if (atomic_load_relaxed(&hak_gate_closed) & GATE_UNSURE) {
@@ -58,7 +59,8 @@ int hak_gate_enter_first(void)
 {
     struct hak_gate_thread *self = &hak_gate_thread;
     struct theap *heap = hak_theap_own;
-    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != self->n_closings || self->kept_depth)) {
+    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != self->n_closings ||
+                     self->kept_depth)) {
         return 0;
     }
     self->inside = HAK_LIKELY(heap != &hak_theap_none) ? &heap->is_inside : NULL;
@@ -99,7 +101,8 @@ void hak_gate_leave_last(void)
     }
 }
 
-/* The code that a signal handler has interrupted is between the instructions of its shared counter. */
+/* The code that a signal handler has interrupted is between the instructions of its shared counter.
+ */
 static int is_unsure(void)
 {
     return hak_gate_thread.kept_depth && !hak_gate_thread.inside && !hak_gate_thread.is_counted;
@@ -109,7 +112,8 @@ static int is_unsure(void)
 static int is_counter_empty(const void *counter)
 {
     const uint32_t *n_inside = &((const struct counter *)counter)->n_inside;
-    uint32_t own = hak_gate_thread.kept_depth && hak_gate_thread.is_counted && n_inside == hak_gate_thread.shared;
+    uint32_t own = hak_gate_thread.kept_depth && hak_gate_thread.is_counted &&
+                   n_inside == hak_gate_thread.shared;
     return atomic_load_seq(n_inside) == own;
 }
 
@@ -136,9 +140,9 @@ static void count_held(struct lock *lock, void *context)
     }
 }
 
-/* How many waits in vain are enough for a thread that a signal handler interrupted inside. If others wait for a lock that it
-   holds, they wait for ever, and if they hold none, as when they fork in handlers too, nothing is lost by going on. Else it is
-   somebody else's turn to give up. */
+/* How many waits in vain are enough for a thread that a signal handler interrupted inside. If
+   others wait for a lock that it holds, they wait for ever, and if they hold none, as when they
+   fork in handlers too, nothing is lost by going on. Else it is somebody else's turn to give up. */
 static int patience_now(void)
 {
     struct held held = {0, 0};
@@ -165,14 +169,16 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
         }
         (void)hak_os_ops.futex_wait_ms(&n_left, seen, WAIT_MS);
         waits->in_vain = atomic_load_seq(&n_left) == seen ? waits->in_vain + 1 : 0;
-        if (hak_gate_thread.kept_depth && waits->in_vain >= PATIENCE && waits->in_vain >= patience_now()) {
+        if (hak_gate_thread.kept_depth && waits->in_vain >= PATIENCE &&
+            waits->in_vain >= patience_now()) {
             return 0;
         }
     }
 }
 
-/* Once each place has been seen empty, nobody is inside: who came later saw the gate closed. The counters come first: who makes a
-   heap is in one of them meanwhile, so that the table has it afterwards. Returns 0 if it gave up. */
+/* Once each place has been seen empty, nobody is inside: who came later saw the gate closed. The
+   counters come first: who makes a heap is in one of them meanwhile, so that the table has it
+   afterwards. Returns 0 if it gave up. */
 static int wait_for_others(void)
 {
     struct waits waits = {0, 0};

@@ -1,22 +1,27 @@
-/* The gate: what every slow path that takes a lock passes, so that a fork finds nobody behind it. Internal to //hakmem.
+/* The gate: what every slow path that takes a lock passes, so that a fork finds nobody behind it.
+   Internal to //hakmem.
 
-   A thread is inside from the outermost hak_gate_enter to its hak_gate_leave. Who closes the gate waits until nobody else is inside; then
-   no lock is held, and nobody changes what locks guard until it opens the gate again. Other threads are refused meanwhile, and
-   never wait for the closer: it may be waiting for them (docs/fork.md). They serve requests by limbo.h, put off what can wait
-   (fork.h), and go on in their bins.
+   A thread is inside from the outermost hak_gate_enter to its hak_gate_leave. Who closes the gate
+   waits until nobody else is inside; then no lock is held, and nobody changes what locks guard
+   until it opens the gate again. Other threads are refused meanwhile, and never wait for the
+   closer: it may be waiting for them (docs/fork.md). They serve requests by limbo.h, put off what
+   can wait (fork.h), and go on in their bins.
 
-   Several threads may close the gate at once, and a thread several times; none waits for another to open it. A thread that has
-   closed it alone may still enter. Closed for ever: an error has been found, or a forked child lacks the holder of a lock that
-   all need; nobody enters any more, and the process lives on limbo.
+   Several threads may close the gate at once, and a thread several times; none waits for another to
+   open it. A thread that has closed it alone may still enter. Closed for ever: an error has been
+   found, or a forked child lacks the holder of a lock that all need; nobody enters any more, and
+   the process lives on limbo.
 
-   State: a word of each heap that says whether its thread is inside, so that slow paths share no cache line; 16 counters for threads
-   that have no heap (they start, end, or are ours); the number of closings; and for each thread how deep it is inside. Enter writes its
-   word and then looks at the closings; close adds to the closings and then looks at the words; all in sequentially consistent
-   order, so that at least one of them sees the other.
+   State: a word of each heap that says whether its thread is inside, so that slow paths share no
+   cache line; 16 counters for threads that have no heap (they start, end, or are ours); the number
+   of closings; and for each thread how deep it is inside. Enter writes its word and then looks at
+   the closings; close adds to the closings and then looks at the words; all in sequentially
+   consistent order, so that at least one of them sees the other.
 
-   Signal handlers may fork: hak_gate_close sets aside how deep the interrupted code is inside, and hak_gate_open gives it back. Whether a
-   heap's thread is inside is one store, so that no instruction between two leaves it unknown; of a thread that shares a counter it is
-   unknown for two instructions, and then hak_gate_close waits in vain for a while. */
+   Signal handlers may fork: hak_gate_close sets aside how deep the interrupted code is inside, and
+   hak_gate_open gives it back. Whether a heap's thread is inside is one store, so that no
+   instruction between two leaves it unknown; of a thread that shares a counter it is unknown for
+   two instructions, and then hak_gate_close waits in vain for a while. */
 #ifndef HAKMEM_HEAP_GATE_H
 #define HAKMEM_HEAP_GATE_H
 
@@ -28,16 +33,19 @@
 HAK_EXTERN_C_BEGIN
 
 #define GATE_FOR_EVER 0x80000000u /* in hak_gate_closed: nobody opens it again */
-#define GATE_UNSURE   0x40000000u /* in a forked child: its thread's counter is put right when it goes on */
+#define GATE_UNSURE                                                                                \
+    0x40000000u /* in a forked child: its thread's counter is put right when it goes on */
 
 struct hak_gate_thread {
-    uint32_t depth;      /* of hak_gate_enter */
-    uint32_t kept_depth; /* of the code that a signal handler interrupted which has closed the gate */
+    uint32_t depth; /* of hak_gate_enter */
+    uint32_t
+        kept_depth; /* of the code that a signal handler interrupted which has closed the gate */
     uint32_t n_closings; /* by this thread */
-    uint8_t is_counted;  /* in a shared counter; not so for two instructions of hak_gate_enter and of hak_gate_leave */
-    uint8_t saw_others;  /* it gave up waiting for others to leave: they wait for what it holds */
-    uint32_t *inside;    /* of the heap by which it entered; NULL: it shares a counter */
-    uint32_t *shared;    /* the counter; NULL before it needed one */
+    uint8_t is_counted; /* in a shared counter; not so for two instructions of hak_gate_enter and of
+                           hak_gate_leave */
+    uint8_t saw_others; /* it gave up waiting for others to leave: they wait for what it holds */
+    uint32_t *inside;   /* of the heap by which it entered; NULL: it shares a counter */
+    uint32_t *shared;   /* the counter; NULL before it needed one */
 };
 
 extern uint32_t hak_gate_closed HAK_HIDDEN; /* closings, and the bits above */
@@ -79,11 +87,13 @@ static inline int hak_gate_is_closed(void)
 /* 1 while the calling thread has closed it. */
 static inline int hak_gate_is_mine(void)
 {
-    return HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != 0) && hak_gate_thread.n_closings != 0;
+    return HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != 0) &&
+           hak_gate_thread.n_closings != 0;
 }
 
-/* Returns when nobody else is inside. If a signal handler calls it that interrupted the thread inside, the others may need what
-   the thread holds: then it waits only as long as they get on, and hak_gate_saw_others tells. */
+/* Returns when nobody else is inside. If a signal handler calls it that interrupted the thread
+   inside, the others may need what the thread holds: then it waits only as long as they get on, and
+   hak_gate_saw_others tells. */
 void hak_gate_close(void);
 void hak_gate_open(void);
 int hak_gate_saw_others(void);
@@ -94,8 +104,9 @@ void hak_gate_close_for_ever(void);
 /* The calling thread is not inside any more, however deep it was. */
 void hak_gate_forget(void);
 
-/* For who only reads what locks guard. Inside the gate, or, while it is closed, by closing it too: nobody writes then, and the
-   locks are passed through, not taken. Refused when it is closed for ever: what is behind it may be half changed. */
+/* For who only reads what locks guard. Inside the gate, or, while it is closed, by closing it too:
+   nobody writes then, and the locks are passed through, not taken. Refused when it is closed for
+   ever: what is behind it may be half changed. */
 enum gate_reader { GATE_REFUSED, GATE_INSIDE, GATE_ALONE };
 enum gate_reader hak_gate_enter_to_read(void);
 void hak_gate_leave_reader(enum gate_reader how);

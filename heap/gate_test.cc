@@ -1,4 +1,5 @@
-/* Tests of the gate: who is inside is waited for, who comes later is refused, closers do not wait for each other. */
+/* Tests of the gate: who is inside is waited for, who comes later is refused, closers do not wait
+   for each other. */
 #include "heap/gate.h"
 
 #include <atomic>
@@ -96,7 +97,8 @@ TEST(Gate, ClosersDoNotWaitForEachOther)
     hak_gate_open();
 }
 
-/* A signal handler's fork, as hak_gate_close sees it: the interrupted code is inside, and another thread waits for its lock. */
+/* A signal handler's fork, as hak_gate_close sees it: the interrupted code is inside, and another
+   thread waits for its lock. */
 TEST(Gate, AHandlerDoesNotWaitForWhoNeedsWhatItHolds)
 {
     static LOCK_DEFINE(mine, LOCK_RANK_ACE);

@@ -1,5 +1,5 @@
-/* Limbo. No locks: state is a table of slots, changed by compare-and-swap. Called by slow paths that find the gate closed, by
-   free and lookups for blocks that came from here. */
+/* Limbo. No locks: state is a table of slots, changed by compare-and-swap. Called by slow paths
+   that find the gate closed, by free and lookups for blocks that came from here. */
 #include "heap/limbo.h"
 
 #include "base/atomic.h"
@@ -24,8 +24,8 @@
 /* A slot whose mapping is being made. */
 #define BUSY ((char *)1)
 
-/* A chunk begins with a bit for each 16 bytes: 1 where a live block starts. So what reads the blocks' places never reads what the
-   program keeps in them. */
+/* A chunk begins with a bit for each 16 bytes: 1 where a live block starts. So what reads the
+   blocks' places never reads what the program keeps in them. */
 #define START_WORDS (CHUNK_BYTES / 16 / 64)
 
 struct slot {
@@ -50,7 +50,8 @@ static uint32_t current = NO_SLOT;
 
 static struct slot *slot_at(uint32_t number)
 {
-    struct slot *table = number / TABLE_SLOTS < TABLES ? atomic_load_acquire(&tables[number / TABLE_SLOTS]) : NULL;
+    struct slot *table =
+        number / TABLE_SLOTS < TABLES ? atomic_load_acquire(&tables[number / TABLE_SLOTS]) : NULL;
     return table ? &table[number % TABLE_SLOTS] : NULL;
 }
 
@@ -69,7 +70,8 @@ static char *base_of(const struct slot *slot)
     return atomic_load_relaxed(&slot->base);
 }
 
-/* The word that says whether a block starts at p, a multiple of 16 within the mapping, and the bit in it; NULL if none can. */
+/* The word that says whether a block starts at p, a multiple of 16 within the mapping, and the bit
+   in it; NULL if none can. */
 static uint64_t *start_word(const struct slot *slot, const void *p, uint64_t *bit)
 {
     if (slot->block) {
@@ -98,7 +100,8 @@ static int pin(struct slot *slot)
 {
     uint64_t word = atomic_load_acquire(&slot->word);
     while (references(word) != 0) {
-        if (__atomic_compare_exchange_n(&slot->word, &word, word + ONE, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        if (__atomic_compare_exchange_n(&slot->word, &word, word + ONE, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
             return 1;
         }
     }
@@ -111,7 +114,8 @@ static void unmap(struct slot *slot)
     hak_map_set(base, slot->bytes / SS_UNIT_BYTES, 0, 0);
     hak_stat_sub(limbo_bytes, slot->bytes);
     if (hak_os_unmap(base, slot->bytes)) {
-        (void)!hak_os_purge(base, slot->bytes); /* address space is left over, and the slot with it */
+        (void)!hak_os_purge(base,
+                            slot->bytes); /* address space is left over, and the slot with it */
         return;
     }
     atomic_store_release(&slot->base, (char *)NULL);
@@ -142,7 +146,8 @@ static struct slot *pin_at(const void *p)
 static int take_slot(struct slot *slot)
 {
     char *expected = NULL;
-    return slot && !atomic_load_relaxed(&slot->base) && atomic_cas_strong(&slot->base, &expected, BUSY);
+    return slot && !atomic_load_relaxed(&slot->base) &&
+           atomic_cas_strong(&slot->base, &expected, BUSY);
 }
 
 static int ensure_table(uint32_t index)
@@ -152,7 +157,8 @@ static int ensure_table(uint32_t index)
         return 0;
     }
     if (!atomic_load_acquire(&tables[index])) {
-        size_t bytes = (TABLE_SLOTS * sizeof(struct slot) + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1);
+        size_t bytes = (TABLE_SLOTS * sizeof(struct slot) + hak_os_page_size() - 1) &
+                       ~(hak_os_page_size() - 1);
         struct slot *table = (struct slot *)hak_os_map_aligned(NULL, bytes, hak_os_page_size());
         if (table && !atomic_cas_strong(&tables[index], &none, table)) {
             hak_os_unmap_untouched(table, bytes);
@@ -181,10 +187,12 @@ static uint32_t new_slot(void)
     }
 }
 
-/* Maps `bytes` into a slot of its own, with one reference: a chunk, or, if `align` is not 0, a block at a multiple of it. */
+/* Maps `bytes` into a slot of its own, with one reference: a chunk, or, if `align` is not 0, a
+   block at a multiple of it. */
 static uint32_t map_slot(size_t bytes, size_t align)
 {
-    int is_admitted = atomic_load_relaxed(&hak_gate_closed) & GATE_FOR_EVER || hak_limit_admit(bytes, bytes, bytes);
+    int is_admitted = atomic_load_relaxed(&hak_gate_closed) & GATE_FOR_EVER ||
+                      hak_limit_admit(bytes, bytes, bytes);
     uint32_t number = is_admitted ? new_slot() : NO_SLOT;
     if (number == NO_SLOT) {
         return NO_SLOT;
@@ -204,7 +212,8 @@ static uint32_t map_slot(size_t bytes, size_t align)
     atomic_store_release(&slot->base, base);
     hak_map_set(base, bytes / SS_UNIT_BYTES, TAG_LIMBO, number);
     hak_stat_add(limbo_bytes, bytes);
-    /* Last: whoever still knows the slot's number from its chunk before may claim at once. Not in a mapping, which is full. */
+    /* Last: whoever still knows the slot's number from its chunk before may claim at once. Not in a
+       mapping, which is full. */
     uint64_t offset = align ? UINT32_MAX : START_WORDS * sizeof(uint64_t);
     atomic_store_release(&slot->word, offset << OFFSET_SHIFT | 1);
     return number;
@@ -232,7 +241,8 @@ static void *claim(struct slot *slot, size_t size, size_t align, struct owner *o
         if (references(word) == 0 || end > CHUNK_BYTES) {
             return NULL;
         }
-    } while (!__atomic_compare_exchange_n(&slot->word, &word, (uint64_t)end << OFFSET_SHIFT | (references(word) + 1), 0,
+    } while (!__atomic_compare_exchange_n(&slot->word, &word,
+                                          (uint64_t)end << OFFSET_SHIFT | (references(word) + 1), 0,
                                           __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
     return fill(slot, base_of(slot) + start, end - start, owner);
 }
@@ -265,7 +275,8 @@ static void *mapping_alloc(size_t size, size_t align, struct owner *owner)
     if (size > PTRDIFF_MAX - SS_BYTES || align > PTRDIFF_MAX / 2 || room > PTRDIFF_MAX - size) {
         return NULL;
     }
-    size_t bytes = round_up(size + sizeof(struct record) + (align > 64 ? align : 64), SS_UNIT_BYTES);
+    size_t bytes =
+        round_up(size + sizeof(struct record) + (align > 64 ? align : 64), SS_UNIT_BYTES);
     uint32_t number = map_slot(bytes, align);
     if (number == NO_SLOT) {
         return NULL;
@@ -313,8 +324,8 @@ static int end(struct slot *slot, const void *p)
 void hak_limbo_free(void *p)
 {
     struct slot *slot;
-    HAK_CHECK(find(p, &slot) && end(slot, p), "block freed twice, or invalid pointer freed (not the start of a block)",
-              p);
+    HAK_CHECK(find(p, &slot) && end(slot, p),
+              "block freed twice, or invalid pointer freed (not the start of a block)", p);
     drop(slot, 1);
 }
 
@@ -374,7 +385,8 @@ static int walk_slot(struct slot *slot, const struct owner *owner,
     return result;
 }
 
-int hak_limbo_walk(const struct owner *owner, int (*visit)(void *block, size_t size, void *context), void *context)
+int hak_limbo_walk(const struct owner *owner, int (*visit)(void *block, size_t size, void *context),
+                   void *context)
 {
     int result = 0;
     for (uint32_t i = 0, n = atomic_load_acquire(&n_slots); i < n && !result; i++) {
@@ -440,8 +452,8 @@ static struct ss_lookup describe(const void *p, uint32_t ref)
     return result;
 }
 
-/* Claims and ends of blocks by threads that are gone may be seen in part: nothing is claimed from the old chunks any more, and they
-   stay mapped. */
+/* Claims and ends of blocks by threads that are gone may be seen in part: nothing is claimed from
+   the old chunks any more, and they stay mapped. */
 void hak_limbo_fork_child(void)
 {
     int64_t bytes = 0;
@@ -470,7 +482,8 @@ static int verify_slot(const struct slot *slot, uint32_t number)
     const char *end_of_last = base_of(slot), *block;
     for (const char *from = end_of_last; (block = next_block(slot, from)) != NULL; n++) {
         size_t size = record_of(block)->size;
-        if (block - sizeof(struct record) < end_of_last || size > (size_t)(base_of(slot) + slot->bytes - block)) {
+        if (block - sizeof(struct record) < end_of_last ||
+            size > (size_t)(base_of(slot) + slot->bytes - block)) {
             return VERIFY_LIMBO_BLOCK;
         }
         end_of_last = block + size;

@@ -1,4 +1,5 @@
-/* Tests of limbo: sizes, alignment, zeros, chunks that go with their last block, walks, misuse, a system that refuses, and threads. */
+/* Tests of limbo: sizes, alignment, zeros, chunks that go with their last block, walks, misuse, a
+   system that refuses, and threads. */
 #include "heap/limbo.h"
 
 #include <atomic>
@@ -14,9 +15,9 @@
 
 #include "base/os.h"
 #include "base/stats.h"
-#include "heap/gate.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "heap/gate.h"
 #include "superslab/map.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
@@ -51,7 +52,8 @@ TEST(Limbo, SizesAndAlignments)
     EXPECT_EQ(hak_limbo_verify(), 0);
 }
 
-/* A chunk goes back with its last block, unless it is the current one; a mapping with its only one. */
+/* A chunk goes back with its last block, unless it is the current one; a mapping with its only one.
+ */
 TEST(Limbo, MemoryGoesBack)
 {
     void *large = hak_limbo_alloc(5000000, 16, nullptr);
@@ -96,8 +98,8 @@ TEST(Limbo, WalksToldByOwner)
 {
     struct hak_heap *heap = hak_heap_create();
     struct owner *owner = &heap->owner;
-    void *blocks[] = {hak_limbo_alloc(10, 16, owner), hak_limbo_alloc(1000000, 16, owner), hak_limbo_alloc(10, 4096, nullptr),
-                      hak_limbo_alloc(30, 16, LIMBO_INTERNAL)};
+    void *blocks[] = {hak_limbo_alloc(10, 16, owner), hak_limbo_alloc(1000000, 16, owner),
+                      hak_limbo_alloc(10, 4096, nullptr), hak_limbo_alloc(30, 16, LIMBO_INTERNAL)};
     std::map<void *, size_t> seen;
     auto note = [](void *p, size_t size, void *context) {
         (*static_cast<std::map<void *, size_t> *>(context))[p] = size;
@@ -134,8 +136,8 @@ TEST(LimboDeathTest, Misuse)
             hak_free(p);
         },
         testing::KilledBySignal(SIGABRT), "hakmem: block freed twice");
-    EXPECT_EXIT(hak_free(static_cast<char *>(hak_limbo_alloc(100, 16, nullptr)) + 16), testing::KilledBySignal(SIGABRT),
-                "invalid pointer freed");
+    EXPECT_EXIT(hak_free(static_cast<char *>(hak_limbo_alloc(100, 16, nullptr)) + 16),
+                testing::KilledBySignal(SIGABRT), "invalid pointer freed");
     EXPECT_EXIT(hak_free(static_cast<char *>(hak_limbo_alloc(1000000, 16, nullptr)) + 65536),
                 testing::KilledBySignal(SIGABRT), "invalid pointer freed");
     EXPECT_EXIT(
@@ -156,8 +158,11 @@ TEST(Limbo, TheSystemRefuses)
     for (size_t size : {static_cast<size_t>(100), static_cast<size_t>(1000000)}) {
         for (int n = 0; n < 6; n++) {
             calls_left = n;
-            hak_os_ops.mmap = [](void *addr, size_t length, int prot, int flags, int fd, off_t offset) {
-                return calls_left-- > 0 ? hak_os_real_ops.mmap(addr, length, prot, flags, fd, offset) : MAP_FAILED;
+            hak_os_ops.mmap = [](void *addr, size_t length, int prot, int flags, int fd,
+                                 off_t offset) {
+                return calls_left-- > 0
+                           ? hak_os_real_ops.mmap(addr, length, prot, flags, fd, offset)
+                           : MAP_FAILED;
             };
             std::vector<void *> blocks;
             for (void *p; (p = hak_limbo_alloc(size, 16, nullptr)) != nullptr;) {
@@ -179,7 +184,8 @@ TEST(Limbo, TheSystemRefuses)
     EXPECT_LE(hak_stat_get(limbo_bytes), before + static_cast<int64_t>(HAK_MIB));
 }
 
-/* Blocks of all sizes go round between threads, so that chunks and slots end and begin all the time. */
+/* Blocks of all sizes go round between threads, so that chunks and slots end and begin all the
+   time. */
 TEST(Limbo, ManyThreads)
 {
     static std::atomic<unsigned char *> cells[64];
@@ -191,16 +197,18 @@ TEST(Limbo, ManyThreads)
                 size_t size = 16 + (rng.one_in(20)  ? rng.below(600000)
                                     : rng.one_in(3) ? rng.below(60000)
                                                     : rng.below(300));
-                unsigned char *p =
-                    static_cast<unsigned char *>(hak_limbo_alloc(size, rng.one_in(10) ? 65536 : 16, nullptr));
+                unsigned char *p = static_cast<unsigned char *>(
+                    hak_limbo_alloc(size, rng.one_in(10) ? 65536 : 16, nullptr));
                 ASSERT_NE(p, nullptr);
                 ASSERT_EQ(p[0] | p[size - 1], 0);
-                p[0] = p[size - 1] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(p) >> 4);
+                p[0] = p[size - 1] =
+                    static_cast<unsigned char>(reinterpret_cast<uintptr_t>(p) >> 4);
                 memcpy(p + 1, &size, sizeof size);
                 p = cells[rng.below(64)].exchange(p);
                 if (p) {
                     memcpy(&size, p + 1, sizeof size);
-                    ASSERT_EQ(p[size - 1], static_cast<unsigned char>(reinterpret_cast<uintptr_t>(p) >> 4));
+                    ASSERT_EQ(p[size - 1],
+                              static_cast<unsigned char>(reinterpret_cast<uintptr_t>(p) >> 4));
                     hak_limbo_free(p);
                 }
                 if (i % 500 == 0) {

@@ -1,24 +1,26 @@
 /* Remote free: a block whose slab belongs to another heap travels in a chain.
 
-   Sender: an outbox slot (direct-mapped by the tag, that is by owner and class) gathers a chain; one compare-and-swap
-   pushes the whole chain onto the owner's inbox. Receiver: one exchange takes all chains.
+   Sender: an outbox slot (direct-mapped by the tag, that is by owner and class) gathers a chain;
+   one compare-and-swap pushes the whole chain onto the owner's inbox. Receiver: one exchange takes
+   all chains.
 
-   A chain lies in its own blocks: the first word of each is the next block; while the chain waits in an inbox or a returned
-   list, the second word of its head is the next chain (lower 48 bits) and the number of blocks (upper 16). Blocks have at
-   least two words. (Carrying six pointers in every seventh block, so that the receiver fetches lines in parallel, was tried
-   and was slower by a quarter on two cores.)
+   A chain lies in its own blocks: the first word of each is the next block; while the chain waits
+   in an inbox or a returned list, the second word of its head is the next chain (lower 48 bits) and
+   the number of blocks (upper 16). Blocks have at least two words. (Carrying six pointers in every
+   seventh block, so that the receiver fetches lines in parallel, was tried and was slower by a
+   quarter on two cores.)
 
-   No chain is lost when an owner ends: it becomes an orphan and then takes its inbox; a sender pushes and then reads the
-   state; both in sequentially consistent order, so that at least one of them sees the other's step and collects.
-   Locks: the owner's heap lock for receive and collect. */
+   No chain is lost when an owner ends: it becomes an orphan and then takes its inbox; a sender
+   pushes and then reads the state; both in sequentially consistent order, so that at least one of
+   them sees the other's step and collects. Locks: the owner's heap lock for receive and collect. */
 #include "base/error.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "heap/background.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
-#include "heap/theap.h"
 #include "heap/small.h"
-#include "heap/background.h"
+#include "heap/theap.h"
 
 #define COUNT_SHIFT 48
 #define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
@@ -58,7 +60,8 @@ static HAK_COLD void mend(struct theap *heap)
     }
 }
 
-/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. */
+/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender.
+ */
 static void collect_for(struct theap *heap, int64_t pending)
 {
     int is_orphan = !hak_theap_is_live(heap);
@@ -83,7 +86,8 @@ static void send_chain(void *head, uint32_t tag, uint32_t count)
     struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
     struct theap *heap = hak_theap_of_owner(owner);
     if (HAK_UNLIKELY(!heap)) {
-        HAK_CHECK(owner && hak_owner_is_lost(owner), "invalid pointer freed (it belongs to a pool of its own)", head);
+        HAK_CHECK(owner && hak_owner_is_lost(owner),
+                  "invalid pointer freed (it belongs to a pool of its own)", head);
         return;
     }
     if (HAK_UNLIKELY(atomic_load_acquire(&owner->epoch) != hak_theap_epoch)) {
@@ -167,12 +171,14 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
     }
     struct theap *heap = hak_theap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
     slot->tag = tag;
-    slot->limit =
-        !heap || !hak_theap_is_live(heap) || hak_gate_is_mine() ? 0 : (uint16_t)chain_limit(TAG_CLASS(tag));
+    slot->limit = !heap || !hak_theap_is_live(heap) || hak_gate_is_mine()
+                      ? 0
+                      : (uint16_t)chain_limit(TAG_CLASS(tag));
 }
 
-/* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and sending it takes the owner's lock.
-   It comes back to its slab when the bin is emptied, as a stray (heap.h). */
+/* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and
+   sending it takes the owner's lock. It comes back to its slab when the bin is emptied, as a stray
+   (heap.h). */
 static void keep(struct theap *heap, void *block, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
@@ -188,13 +194,15 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
     /* In a row: its slab may have got another owner between the two, and the block another slot. */
     HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
     /* Owners and classes are small numbers: mix both into the slot. */
-    struct outbox_slot *slot = &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
+    struct outbox_slot *slot =
+        &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
     }
     if (slot->limit == 0) {
         if (HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
-            put_home(block, tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
+            put_home(block,
+                     tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
             keep(heap, block, TAG_CLASS(tag));
         }
@@ -202,7 +210,8 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);
     heap->last_slot = (uint32_t)(slot - heap->outbox);
-    /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice in a row is always seen. */
+    /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice
+       in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);
     }
@@ -223,9 +232,10 @@ void hak_remote_send_all(struct theap *heap)
     }
 }
 
-/* The look before the exchange must be in the same order as the state's store in make_orphan: were it earlier, a chain that is
-   pushed between the two, by a sender who still reads that it lives, would stay in an orphan's inbox. Between the handlers of a
-   fork nothing is taken: in the child it may be torn, and older handlers run before ours. */
+/* The look before the exchange must be in the same order as the state's store in make_orphan: were
+   it earlier, a chain that is pushed between the two, by a sender who still reads that it lives,
+   would stay in an orphan's inbox. Between the handlers of a fork nothing is taken: in the child it
+   may be torn, and older handlers run before ours. */
 static void *take_inbox(struct theap *heap)
 {
     if (hak_gate_is_mine()) {
@@ -252,7 +262,8 @@ void hak_remote_receive_chains(struct theap *heap)
             hak_small_put_list(&heap->owner, size_class, head);
             continue;
         }
-        *second_word(head) = (uintptr_t)heap->returned[size_class] | (uintptr_t)count << COUNT_SHIFT;
+        *second_word(head) = (uintptr_t)heap->returned[size_class] | (uintptr_t)count
+                                                                         << COUNT_SHIFT;
         heap->returned[size_class] = head;
         heap->returned_bytes += bytes;
     }
@@ -292,7 +303,8 @@ int hak_remote_verify(const struct theap *heap)
         const struct outbox_slot *slot = &heap->outbox[i];
         uint32_t n = 0;
         int is_broken = 0;
-        for (const void *at = slot->head; at && n <= slot->count; at = hak_link_look(at, &is_broken)) {
+        for (const void *at = slot->head; at && n <= slot->count;
+             at = hak_link_look(at, &is_broken)) {
             n++;
         }
         if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit)) {

@@ -1,4 +1,5 @@
-/* Tests of remote free: blocks that other threads free find their way back, in chains, within the bounds of heap.h. */
+/* Tests of remote free: blocks that other threads free find their way back, in chains, within the
+   bounds of heap.h. */
 #include "heap/theap.h"
 
 #include <algorithm>
@@ -24,7 +25,8 @@ namespace
 
 using hak_testing::Rng;
 
-/* A thread that lives as long as this object, and does what it is told. Between orders it sleeps. */
+/* A thread that lives as long as this object, and does what it is told. Between orders it sleeps.
+ */
 class Worker
 {
   public:
@@ -116,7 +118,8 @@ void free_all(const std::vector<void *> &blocks)
 
 size_t chain_limit(uint32_t c)
 {
-    return std::max<size_t>(std::min<size_t>(OUTBOX_MAX_BYTES / hak_sc_table[c].size, OUTBOX_MAX_BLOCKS), 1);
+    return std::max<size_t>(
+        std::min<size_t>(OUTBOX_MAX_BYTES / hak_sc_table[c].size, OUTBOX_MAX_BLOCKS), 1);
 }
 
 size_t outbox_bytes(const struct theap *heap)
@@ -134,15 +137,18 @@ TEST_F(Remote, BlocksOfEveryClassComeBackToTheirOwner)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         size_t n = 2 * hak_sc_table[c].capacity;
         std::vector<void *> blocks = allocate(n, hak_sc_table[c].size);
-        int64_t used = (hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), made = hak_stat_get(slabs_made);
-        bool fits_inbox = n * hak_sc_table[c].size <= INBOX_MAX_BYTES; /* else senders put them into their slabs */
+        int64_t used = (hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)),
+                made = hak_stat_get(slabs_made);
+        bool fits_inbox = n * hak_sc_table[c].size <=
+                          INBOX_MAX_BYTES; /* else senders put them into their slabs */
         other.run([&] {
             free_all(blocks);
             hak_remote_send_all(hak_self);
         });
         std::vector<void *> again = allocate(n, hak_sc_table[c].size);
         /* What was in the bin before comes too. */
-        EXPECT_LE((hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used + 1) << hak_sc_table[c].size;
+        EXPECT_LE((hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), used + 1)
+            << hak_sc_table[c].size;
         EXPECT_LE(hak_stat_get(slabs_made), made + (fits_inbox ? 1 : 3)) << hak_sc_table[c].size;
         std::set<void *> first(blocks.begin(), blocks.end());
         size_t n_same = 0;
@@ -164,7 +170,8 @@ TEST_F(Remote, ChainsAreSentWhole)
         int64_t sent = hak_stat_get(chains_sent);
         other.run([&] { free_all(blocks); });
         EXPECT_GE(hak_stat_get(chains_sent) - sent, 18) << size;
-        /* And a few for blocks that are not this heap's: what other tests' threads have left is kept for reuse. */
+        /* And a few for blocks that are not this heap's: what other tests' threads have left is
+           kept for reuse. */
         EXPECT_LE(hak_stat_get(chains_sent) - sent, 30) << "one push for each full chain";
         other.run([] { hak_remote_send_all(hak_self); });
     }
@@ -196,7 +203,8 @@ TEST_F(Remote, AnOutboxIsBounded)
         hak_free(p);
         for (const struct outbox_slot &slot : hak_self->outbox) {
             ASSERT_LE(slot.count, OUTBOX_MAX_BLOCKS);
-            ASSERT_TRUE(slot.count <= 1 || slot.count * hak_sc_table[TAG_CLASS(slot.tag)].size <= OUTBOX_MAX_BYTES);
+            ASSERT_TRUE(slot.count <= 1 ||
+                        slot.count * hak_sc_table[TAG_CLASS(slot.tag)].size <= OUTBOX_MAX_BYTES);
         }
         most = std::max(most, outbox_bytes(hak_self));
     }
@@ -230,7 +238,8 @@ TEST_F(Remote, TheInboxOfASleepingOwnerIsBounded)
     });
     EXPECT_GE(hak_stat_get(heap_used_bytes), static_cast<int64_t>(n * size));
     int64_t most = 0;
-    const int64_t bound = static_cast<int64_t>(INBOX_MAX_BYTES + chain_limit(hak_sc_of(size)) * size);
+    const int64_t bound =
+        static_cast<int64_t>(INBOX_MAX_BYTES + chain_limit(hak_sc_of(size)) * size);
     for (void *p : blocks) {
         hak_free(p);
         most = std::max(most, atomic_load_relaxed(&heap->owner.inbox_bytes));
@@ -238,7 +247,8 @@ TEST_F(Remote, TheInboxOfASleepingOwnerIsBounded)
     hak_remote_send_all(hak_self);
     EXPECT_LE(most, bound);
     EXPECT_GT(hak_stat_get(chains_drained_by_sender), 0);
-    /* The owner sleeps, its memory is back: what waits in the inbox, one empty slab, the slab at hand. */
+    /* The owner sleeps, its memory is back: what waits in the inbox, one empty slab, the slab at
+       hand. */
     EXPECT_LE(hak_stat_get(heap_used_bytes), bound + 4 * static_cast<int64_t>(SS_UNIT_BYTES));
     EXPECT_EQ(hak_verify(), 0);
     (void)hak_purge(); /* drains the sleeper's inbox too; what is left is in its bins */
@@ -274,7 +284,8 @@ TEST_F(Remote, TheInboxIsBoundedWithManySenders)
     }
     EXPECT_LE(waiting, INBOX_MAX_BYTES + 2 * n_senders * chain_limit(hak_sc_of(size)) * size);
     EXPECT_LE(hak_stat_get(heap_used_bytes),
-              static_cast<int64_t>(waiting) + (2 * n_senders + 8) * static_cast<int64_t>(SS_UNIT_BYTES));
+              static_cast<int64_t>(waiting) +
+                  (2 * n_senders + 8) * static_cast<int64_t>(SS_UNIT_BYTES));
 }
 
 TEST_F(Remote, ReturnedChainsAreBounded)
@@ -284,7 +295,8 @@ TEST_F(Remote, ReturnedChainsAreBounded)
     const struct theap *owner = hak_self;
     size_t n_freed = 0;
     other.run([&] {
-        /* The last ones go one by one, until one waits in an inbox that was not drained by this sender. */
+        /* The last ones go one by one, until one waits in an inbox that was not drained by this
+           sender. */
         size_t i = 0;
         for (; i < blocks.size() - 100; i++) {
             hak_free(blocks[i]);
@@ -302,7 +314,8 @@ TEST_F(Remote, ReturnedChainsAreBounded)
     size_t counted = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         for (void *chain = hak_self->returned[c]; chain;
-             chain = reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
+             chain =
+                 reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
             for (void *block = chain; block; block = hak_link_next(block)) {
                 counted += hak_sc_table[c].size;
             }
@@ -352,7 +365,8 @@ TEST_F(Remote, AProducerAndAConsumer)
     producer.join();
     consumer.join();
     EXPECT_EQ(n_wrong, 0u);
-    /* 4 MiB in the ring; about as much again for inbox, outbox, bins and slabs partly used, a unit a class at least. */
+    /* 4 MiB in the ring; about as much again for inbox, outbox, bins and slabs partly used, a unit
+       a class at least. */
     EXPECT_LE(most, (64 + 64 + 4 * 28) * static_cast<int64_t>(SS_UNIT_BYTES));
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "both have ended";
 }

@@ -96,30 +96,31 @@ uint32_t __wrap_bank_put_list(struct bank *bank, void *head, const struct owner_
     return __real_bank_put_list(bank, head, policy);
 }
 
-#define WRAP(name, pool)                                                                                               \
-    uint32_t __real_##name##_take(struct owner *, uint32_t, uint32_t, void **);                                        \
-    uint32_t __real_##name##_put_list(struct owner *, void *);                                                         \
-    void __real_##name##_put(struct owner *, void *);                                                                  \
-    uint32_t __wrap_##name##_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)                \
-    {                                                                                                                  \
-        Within here(pool);                                                                                             \
-        uint32_t n = __real_##name##_take(owner, size_class, want, head);                                              \
-        note_taken(pool, n, *head);                                                                                    \
-        return n;                                                                                                      \
-    }                                                                                                                  \
-    uint32_t __wrap_##name##_put_list(struct owner *owner, void *head)                                                 \
-    {                                                                                                                  \
-        Within here(pool);                                                                                             \
-        int64_t strays = length(owner->bank.strays);                                                                   \
-        uint32_t n = __real_##name##_put_list(owner, head);                                                            \
-        note_put(pool, n - (length(owner->bank.strays) - strays));                                                     \
-        return n;                                                                                                      \
-    }                                                                                                                  \
-    void __wrap_##name##_put(struct owner *owner, void *block)                                                         \
-    {                                                                                                                  \
-        Within here(pool);                                                                                             \
-        __real_##name##_put(owner, block);                                                                             \
-        note_put(pool, 1);                                                                                             \
+#define WRAP(name, pool)                                                                           \
+    uint32_t __real_##name##_take(struct owner *, uint32_t, uint32_t, void **);                    \
+    uint32_t __real_##name##_put_list(struct owner *, void *);                                     \
+    void __real_##name##_put(struct owner *, void *);                                              \
+    uint32_t __wrap_##name##_take(struct owner *owner, uint32_t size_class, uint32_t want,         \
+                                  void **head)                                                     \
+    {                                                                                              \
+        Within here(pool);                                                                         \
+        uint32_t n = __real_##name##_take(owner, size_class, want, head);                          \
+        note_taken(pool, n, *head);                                                                \
+        return n;                                                                                  \
+    }                                                                                              \
+    uint32_t __wrap_##name##_put_list(struct owner *owner, void *head)                             \
+    {                                                                                              \
+        Within here(pool);                                                                         \
+        int64_t strays = length(owner->bank.strays);                                               \
+        uint32_t n = __real_##name##_put_list(owner, head);                                        \
+        note_put(pool, n - (length(owner->bank.strays) - strays));                                 \
+        return n;                                                                                  \
+    }                                                                                              \
+    void __wrap_##name##_put(struct owner *owner, void *block)                                     \
+    {                                                                                              \
+        Within here(pool);                                                                         \
+        __real_##name##_put(owner, block);                                                         \
+        note_put(pool, 1);                                                                         \
     }
 WRAP(tiny, TINY)
 WRAP(mid, MID)
@@ -171,7 +172,8 @@ TEST_F(Small, EverySizeComesOutOfItsPool)
 {
     struct hak_heap *heap = hak_heap_create();
     for (size_t size = 0; size <= SC_SMALL_MAX; size += size < 1100 ? 1 : 97) {
-        void *p = hak_malloc(size), *q = hak_heap_malloc(heap, size), *r = hak_aligned_alloc(64, size);
+        void *p = hak_malloc(size), *q = hak_heap_malloc(heap, size),
+             *r = hak_aligned_alloc(64, size);
         ASSERT_EQ(source_of(p), pool_of(size)) << size;
         ASSERT_EQ(source_of(q), pool_of(size)) << size;
         ASSERT_EQ(source_of(r), pool_of(hak_usable_size(r))) << size;

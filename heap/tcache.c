@@ -1,5 +1,6 @@
-/* The thread cache's slow half: filling an empty bin, emptying a full one. The bins belong to the calling thread; the heap's
-   lock is taken for what lies behind them. Called by the fast paths through api.c, and at a thread's end. */
+/* The thread cache's slow half: filling an empty bin, emptying a full one. The bins belong to the
+   calling thread; the heap's lock is taken for what lies behind them. Called by the fast paths
+   through api.c, and at a thread's end. */
 #include <errno.h>
 
 #include "base/error.h"
@@ -10,7 +11,8 @@
 #include "heap/small.h"
 #include "heap/tcache.h"
 
-/* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees remotely holds nothing long. */
+/* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees
+   remotely holds nothing long. */
 #define SEND_EVERY 64u
 HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* After so many overflows in a row a bin's limit is halved, down to so many blocks. */
@@ -39,10 +41,12 @@ void hak_tc_init(struct theap *heap)
     heap->awake = 0;
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        heap->n_overflows[c] = SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
+        heap->n_overflows[c] =
+            SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
         heap->limits[c] = (uint16_t)first_limit(c);
-        heap->bins[c] = (struct bin){(void *)(uintptr_t)hak_link_end, (int32_t)heap->limits[c], hak_sc_table[c].magic,
-                                     hak_sc_table[c].limit, hak_sc_table[c].size, 0};
+        heap->bins[c] = (struct bin){
+            (void *)(uintptr_t)hak_link_end, (int32_t)heap->limits[c], hak_sc_table[c].magic,
+            hak_sc_table[c].limit,           hak_sc_table[c].size,     0};
         heap->spares[c] = (struct spare){NULL, 0};
     }
     for (uint32_t i = 0; i < TINY_GRANULES; i++) {
@@ -53,7 +57,8 @@ void hak_tc_init(struct theap *heap)
     }
 }
 
-/* A bin that was missed earns a larger limit, within the class's largest and the process's budget. */
+/* A bin that was missed earns a larger limit, within the class's largest and the process's budget.
+ */
 static void grow_limit(struct theap *heap, uint32_t size_class)
 {
     uint32_t limit = heap->limits[size_class];
@@ -82,8 +87,8 @@ static void set_smaller_limit(struct theap *heap, uint32_t size_class, uint32_t 
     heap->limits[size_class] = (uint16_t)smaller;
 }
 
-/* A thread that frees and frees needs no large bin, and would leave one full of blocks from all over its slabs behind it when
-   it goes to sleep. The bin holds at most one block now. */
+/* A thread that frees and frees needs no large bin, and would leave one full of blocks from all
+   over its slabs behind it when it goes to sleep. The bin holds at most one block now. */
 static void shrink_limit(struct theap *heap, uint32_t size_class)
 {
     uint32_t limit = heap->limits[size_class];
@@ -94,9 +99,9 @@ static void shrink_limit(struct theap *heap, uint32_t size_class)
     set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
-/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock is
-   free, in another thread's hands. `empty`: what *head is then. A free may end here, and the system
-   fail: errno stays. */
+/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock
+   is free, in another thread's hands. `empty`: what *head is then. A free may end here, and the
+   system fail: errno stays. */
 static void put_list(struct theap *heap, uint32_t size_class, void **head, const void *empty)
 {
     int saved = errno;
@@ -109,7 +114,8 @@ static void put_list(struct theap *heap, uint32_t size_class, void **head, const
     hak_stat_add(flushes, 1);
 }
 
-/* A bin that took no slow path for a whole window sleeps: what it holds goes back, and half of its limit. */
+/* A bin that took no slow path for a whole window sleeps: what it holds goes back, and half of its
+   limit. */
 static void lull(struct theap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
@@ -266,7 +272,8 @@ int hak_tc_verify(const struct theap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         int64_t in_bin = (int64_t)heap->limits[c] - heap->bins[c].room;
-        if (in_bin < 0 || list_length(hak_tc_bin_first(&heap->bins[c]), (uint32_t)in_bin) != (uint32_t)in_bin) {
+        if (in_bin < 0 ||
+            list_length(hak_tc_bin_first(&heap->bins[c]), (uint32_t)in_bin) != (uint32_t)in_bin) {
             return VERIFY_TC_BIN;
         }
         if (list_length(heap->spares[c].head, heap->spares[c].count) != heap->spares[c].count) {

@@ -1,4 +1,5 @@
-/* The thread cache's inline half: bins as fast paths see them. The slow half is declared in theap.h. */
+/* The thread cache's inline half: bins as fast paths see them. The slow half is declared in
+   theap.h. */
 #ifndef HAKMEM_HEAP_TCACHE_H
 #define HAKMEM_HEAP_TCACHE_H
 
@@ -8,12 +9,13 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the tiny ones without the
-   instruction that finds this table. */
+/* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the
+   tiny ones without the instruction that finds this table. */
 extern const uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
 
-/* Variants that validate write the heap into the second word of a block that goes into one of its bins, and clear it when the
-   block is handed out: a second free sees it, and looks through the bin. (The program may have written the same by chance.) */
+/* Variants that validate write the heap into the second word of a block that goes into one of its
+   bins, and clear it when the block is handed out: a second free sees it, and looks through the
+   bin. (The program may have written the same by chance.) */
 static HAK_ALWAYS_INLINE void hak_tc_mark_free(struct theap *heap, void *p)
 {
     if (HAK_VALIDATE) {
@@ -50,7 +52,8 @@ static HAK_ALWAYS_INLINE struct bin *hak_tc_bin_at(struct theap *heap, size_t of
     return (struct bin *)(void *)((char *)heap + offset);
 }
 
-/* The bin's first block, NULL if it is empty or its link is broken (which hak_request_small tells apart). */
+/* The bin's first block, NULL if it is empty or its link is broken (which hak_request_small tells
+   apart). */
 static HAK_ALWAYS_INLINE void *hak_tc_bin_take(struct bin *bin)
 {
     void *block = bin->head;

@@ -1,6 +1,7 @@
-/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, and what a forked child changes. Locks: HEAPS for
-   the orphans, then the table of owners' and a heap's own; `shown_lock` for what fast paths see. Called by the slow paths of plain.c, by
-   pthread (end of a thread), by entry.c and by fork.c. */
+/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, and what a forked
+   child changes. Locks: HEAPS for the orphans, then the table of owners' and a heap's own;
+   `shown_lock` for what fast paths see. Called by the slow paths of plain.c, by pthread (end of a
+   thread), by entry.c and by fork.c. */
 #include "heap/theap.h"
 
 #include <pthread.h>
@@ -20,8 +21,9 @@
 #include "superslab/pool.h"
 
 /* An owner that neither a heap nor a special tag has. */
-struct theap hak_theap_none = {.bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
-                         .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
+struct theap hak_theap_none = {
+    .bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
+    .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
 HAK_TLS struct theap *hak_self = &hak_theap_none;
 HAK_TLS struct theap *hak_theap_own = &hak_theap_none;
 
@@ -37,17 +39,20 @@ static void thread_ends(void *heap);
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
-/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the gate, since its holders must not be
-   refused: for a few stores, within which nobody waits for anything. */
+/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the
+   gate, since its holders must not be refused: for a few stores, within which nobody waits for
+   anything. */
 static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct theap *orphans;
-/* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left, until a heap that needs one of
-   their class takes it, and serves threads without a heap. Its lock is taken after any other heap's. */
+/* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left,
+   until a heap that needs one of their class takes it, and serves threads without a heap. Its lock
+   is taken after any other heap's. */
 static struct theap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
 static uint32_t n_live;    /* heaps that have a thread */
-/* In a forked child: heaps of threads that it does not have are to be adopted, from the id after stale_id on. */
+/* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
+   stale_id on. */
 static uint32_t has_stale, stale_id;
 uint32_t hak_theap_epoch = 1;
 static uint32_t is_ready;
@@ -71,8 +76,9 @@ static void print_banner(void)
         hak_line_text(&line, " ");
         hak_line_text(&line, hak_opt_rows[i].name);
         hak_line_text(&line, "=");
-        hak_opt_line_value(&line, &hak_opt_rows[i],
-                       *(const uint64_t *)(const void *)((const char *)&hak_options + hak_opt_rows[i].offset));
+        hak_opt_line_value(
+            &line, &hak_opt_rows[i],
+            *(const uint64_t *)(const void *)((const char *)&hak_options + hak_opt_rows[i].offset));
     }
     hak_line_write(&line, 2);
 }
@@ -81,8 +87,8 @@ static void read_options(void)
 {
     char **environment = hak_os_ops.environ_();
     has_environment = environment != NULL;
-    /* Who starts a program that has more privileges than he must not be able to tell it anything, nor to
-       have it write anything. */
+    /* Who starts a program that has more privileges than he must not be able to tell it anything,
+       nor to have it write anything. */
     hak_opt_init(&hak_options, hak_os_ops.is_secure() ? NULL : environment);
     hak_fail_start();
     hak_limit_configure(hak_options.limit_soft, hak_options.limit_hard);
@@ -91,8 +97,8 @@ static void read_options(void)
     }
 }
 
-/* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this point; if one did, it
-   would find this thread without a heap and be served uncached. */
+/* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this
+   point; if one did, it would find this thread without a heap and be served uncached. */
 static void start(void)
 {
     read_options();
@@ -106,8 +112,8 @@ static void start(void)
 enum { NOT_STARTED, STARTING, STARTED };
 static uint32_t threads_state;
 
-/* What needs the C library's locks happens outside of ours. A second thread waits until the first has the key: otherwise its
-   end would go unnoticed. */
+/* What needs the C library's locks happens outside of ours. A second thread waits until the first
+   has the key: otherwise its end would go unnoticed. */
 static void start_threads(void)
 {
     uint32_t expected = NOT_STARTED;
@@ -137,7 +143,8 @@ __attribute__((constructor)) static void start_early(void)
     hak_background_load();
 }
 
-/* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory. HEAPS lock held. */
+/* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory.
+   HEAPS lock held. */
 static struct theap *new_heap(uint32_t *reserved, enum lock_rank rank)
 {
     uint32_t id = *reserved ? *reserved : hak_owner_reserve();
@@ -156,7 +163,8 @@ static struct theap *new_heap(uint32_t *reserved, enum lock_rank rank)
     return heap;
 }
 
-/* The shared heap, made at need: when the first thread ends, or finds no heap. NULL if there is no memory. */
+/* The shared heap, made at need: when the first thread ends, or finds no heap. NULL if there is no
+   memory. */
 static struct theap *get_shared(void)
 {
     struct theap *heap = atomic_load_acquire(&shared);
@@ -199,13 +207,15 @@ int hak_theap_unlock(struct theap *heap)
     return strays != NULL;
 }
 
-/* Behind which id adopt_from_live begins: behind the own heap's, so that threads ask different ones; in a forked child, whose own heap
-   is often the only live one, where it stopped, so that all are asked in the end. */
+/* Behind which id adopt_from_live begins: behind the own heap's, so that threads ask different
+   ones; in a forked child, whose own heap is often the only live one, where it stopped, so that all
+   are asked in the end. */
 static uint32_t first_asked(const struct theap *heap)
 {
     static uint32_t next;
     return hak_theap_epoch == 1 ? heap->owner.id
-                           : atomic_add_relaxed(&next, ADOPT_SEARCH) % (atomic_load_relaxed(&hak_owner_table.n_id_words) * 64);
+                                : atomic_add_relaxed(&next, ADOPT_SEARCH) %
+                                      (atomic_load_relaxed(&hak_owner_table.n_id_words) * 64);
 }
 
 /* More slabs with free blocks of the class than its heap can use soon. */
@@ -213,11 +223,12 @@ static int has_spare_slab(struct owner *owner, uint32_t size_class)
 {
     const struct theap *heap = hak_theap_of_owner(owner);
     return heap && owner->lock.rank == LOCK_RANK_HEAP &&
-           hak_bank_n_partial(&owner->bank, size_class) > (hak_theap_is_live(heap) ? ADOPT_SPARES : 0);
+           hak_bank_n_partial(&owner->bank, size_class) >
+               (hak_theap_is_live(heap) ? ADOPT_SPARES : 0);
 }
 
-/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a stale one. No two threads wait
-   for each other's heap: one that is busy is passed by. */
+/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a
+   stale one. No two threads wait for each other's heap: one that is busy is passed by. */
 static void adopt_from_live(struct theap *heap, uint32_t size_class)
 {
     uint32_t id = first_asked(heap);
@@ -241,7 +252,8 @@ static void adopt_from_live(struct theap *heap, uint32_t size_class)
     }
 }
 
-/* Before fresh memory is taken: a slab with free blocks that somebody else does not use. Heap lock held. */
+/* Before fresh memory is taken: a slab with free blocks that somebody else does not use. Heap lock
+   held. */
 static void adopt_slab(struct theap *heap, uint32_t size_class)
 {
     struct theap *from = atomic_load_acquire(&shared);
@@ -298,7 +310,8 @@ void hak_theap_mend(struct theap *heap)
     }
 }
 
-/* While calls go to a layer, every thread's `self` is hak_theap_none, so that all of them take the slow paths. */
+/* While calls go to a layer, every thread's `self` is hak_theap_none, so that all of them take the
+   slow paths. */
 static void show_to_fast_paths(struct theap *heap)
 {
     hak_lock_acquire(&shown_lock);
@@ -330,7 +343,8 @@ void hak_theap_switch(int (*change)(void *context), void *context)
     hak_lock_release(&shown_lock);
 }
 
-/* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are forgotten. HEAPS lock held. */
+/* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are
+   forgotten. HEAPS lock held. */
 static struct theap *adopt_stale(void)
 {
     while (has_stale) {
@@ -392,8 +406,8 @@ struct theap *hak_theap_acquire(void)
     if (!heap) {
         return NULL;
     }
-    /* Outside of the gate, since they wait, or take locks of the C library, which a fork may hold that waits for the gate. They may
-       allocate: the heap is in place. */
+    /* Outside of the gate, since they wait, or take locks of the C library, which a fork may hold
+       that waits for the gate. They may allocate: the heap is in place. */
     hak_background_count();
     start_threads();
     if (has_end_key) {
@@ -432,7 +446,8 @@ static void thread_ends(void *arg)
     }
     is_ending = 1;
     leaving = heap;
-    hak_theap_own = &hak_theap_none; /* so that it enters by no word of a heap that may soon be another thread's */
+    hak_theap_own = &hak_theap_none; /* so that it enters by no word of a heap that may soon be
+                                        another thread's */
     hide_from_fast_paths(heap);
     if (hak_gate_enter()) {
         hak_theap_end_thread(heap);
@@ -440,7 +455,8 @@ static void thread_ends(void *arg)
         hak_gate_leave();
         hak_background_count();
     } else {
-        hak_fork_defer_thread(heap); /* nobody may wait for the gate: whoever opens it ends the heap */
+        hak_fork_defer_thread(
+            heap); /* nobody may wait for the gate: whoever opens it ends the heap */
         leaving = NULL;
     }
 }
@@ -548,7 +564,8 @@ static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
     if (!owner) {
         return;
     }
-    /* It may have been given back or have moved. With the owner's lock held, what the map says stays. */
+    /* It may have been given back or have moved. With the owner's lock held, what the map says
+       stays. */
     struct map_entry now = hak_map_get(start);
     if (now.tag == entry.tag && now.ref == number) {
         hak_stat_add(cold_bytes_purged, hak_slab_purge_cold(hak_pool_slab_of(number, start), tick));
@@ -556,8 +573,8 @@ static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
     hak_lock_release(&owner->lock);
 }
 
-/* Of the slabs of one superslab, those that nobody used since the last tick. The gate is left between two: a fork does not wait
-   long. */
+/* Of the slabs of one superslab, those that nobody used since the last tick. The gate is left
+   between two: a fork does not wait long. */
 static void purge_cold_slabs(uint32_t number, uint16_t tick)
 {
     char *base;
@@ -584,7 +601,8 @@ void hak_theap_rest_all(void)
             hak_gate_leave();
         }
     }
-    for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n && !hak_background_must_end(); number++) {
+    for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n && !hak_background_must_end();
+         number++) {
         purge_cold_slabs(number, tick);
     }
 }
@@ -617,8 +635,8 @@ int hak_theap_verify_all(void)
 
 /* --- fork --- */
 
-/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a handler that interrupted the slow
-   path. */
+/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a
+   handler that interrupted the slow path. */
 void hak_theap_receive_own(void)
 {
     struct theap *heap = hak_theap_own;
@@ -639,7 +657,8 @@ static void mend_shown(void)
     }
 }
 
-/* The new epoch makes every heap but the own one stale. None is touched here: a child that leaves at once copies no page for it. */
+/* The new epoch makes every heap but the own one stale. None is touched here: a child that leaves
+   at once copies no page for it. */
 void hak_theap_fork_child(void)
 {
     struct theap *own = leaving ? leaving : hak_theap_own;
@@ -664,5 +683,6 @@ void hak_theap_fork_child(void)
 
 int hak_theap_lose(struct lock *lock)
 {
-    return lock == &shown_lock || hak_owner_lose(lock, hak_theap_own != &hak_theap_none ? &hak_theap_own->owner : NULL);
+    return lock == &shown_lock ||
+           hak_owner_lose(lock, hak_theap_own != &hak_theap_none ? &hak_theap_own->owner : NULL);
 }

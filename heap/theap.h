@@ -1,31 +1,38 @@
 /* Heaps: what one thread allocates from. Internal to //hakmem.
 
-   struct theap is an owner (owner.h) of the kind OWNER_THREAD. One thread has it at a time (`hak_self` points to it); it outlives
-   the thread as an orphan, and is adopted whole by a later thread; it is never freed, and keeps its id. Three parts:
+   struct theap is an owner (owner.h) of the kind OWNER_THREAD. One thread has it at a time
+   (`hak_self` points to it); it outlives the thread as an orphan, and is adopted whole by a later
+   thread; it is never freed, and keeps its id. Three parts:
    - the thread cache (bins, spares, outbox): touched by the owning thread alone, without a lock;
-   - what lies behind the owner's lock (bank, returned chains): the thread's slow paths, and anybody who collects;
+   - what lies behind the owner's lock (bank, returned chains): the thread's slow paths, and anybody
+     who collects;
    - the owner's inbox: one word that every thread may push to.
 
-   Bins. A bin is a LIFO list of free blocks of one class, linked through their first words (link.h).
-     blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls hak_tc_overflow)
-   A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares, outboxes, inboxes and returned
-   chains count as allocated in their slabs.
+   Bins. A bin is a LIFO list of free blocks of one class, linked through their first words
+   (link.h).
+     blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls
+     hak_tc_overflow)
+   A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares,
+   outboxes, inboxes and returned chains count as allocated in their slabs.
 
-   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an orphan that nobody adopts), full
-   ones stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose inbox only senders
-   empty. A heap that would else take fresh memory first takes such a slab over, or one from a live heap that has several
-   of the class. Both heaps' locks are held meanwhile (the shared heap's is taken last; of two live heaps' one is only tried),
-   and the slab's tag changes. A free that read the old tag is a stray: whoever empties that inbox or bin finds, with the
-   lock held, that the slab is not this heap's, and sends the block on. A block on its way counts as allocated, so that its
-   slab can neither be given back nor change its class; bins may hold blocks of other heaps' slabs for the same reason.
+   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an
+   orphan that nobody adopts), full ones stay with the orphan and follow when a block of theirs
+   comes back; likewise those of a heap whose inbox only senders empty. A heap that would else take
+   fresh memory first takes such a slab over, or one from a live heap that has several of the class.
+   Both heaps' locks are held meanwhile (the shared heap's is taken last; of two live heaps' one is
+   only tried), and the slab's tag changes. A free that read the old tag is a stray: whoever empties
+   that inbox or bin finds, with the lock held, that the slab is not this heap's, and sends the
+   block on. A block on its way counts as allocated, so that its slab can neither be given back nor
+   change its class; bins may hold blocks of other heaps' slabs for the same reason.
 
    What may be held back (bytes, also tested in heap_test):
-   - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits (OWNER_FIRST_BYTES) plus the
-     process's budget HAKMEM_CACHE_BYTES;
-   - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one block) each;
-   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while somebody holds the lock, who is
-     then collecting or refilling, INBOX_WAIT_BYTES, then the sender waits for the lock; an orphan's inbox: nothing, the
-     sender collects at once;
+   - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
+     (OWNER_FIRST_BYTES) plus the process's budget HAKMEM_CACHE_BYTES;
+   - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one
+     block) each;
+   - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
+     somebody holds the lock, who is then collecting or refilling, INBOX_WAIT_BYTES, then the sender
+     waits for the lock; an orphan's inbox: nothing, the sender collects at once;
    - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (tiny.h, mid_mt.h).
 
    heap_verify checks all of it. */
@@ -54,11 +61,13 @@ HAK_EXTERN_C_BEGIN
 struct bin {
     void *head; /* hak_link_end if the bin is empty (link.h) */
     int32_t room;
-    uint32_t magic, limit; /* of the class, for the check that a freed pointer is the start of a block */
+    uint32_t magic,
+        limit; /* of the class, for the check that a freed pointer is the start of a block */
     uint32_t size;
     uint64_t unused;
 };
-HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT, "the tag's lower bits are the bin's offset");
+HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT,
+                  "the tag's lower bits are the bin's offset");
 
 /* The bin's first block; NULL if there is none. */
 static inline void *hak_tc_bin_first(const struct bin *bin)
@@ -83,8 +92,8 @@ struct spare {
     uint32_t count;
 };
 
-/* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`; see remote.c. A limit of 0:
-   the owner has no thread, and its blocks are kept in the own bins. */
+/* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`;
+   see remote.c. A limit of 0: the owner has no thread, and its blocks are kept in the own bins. */
 struct outbox_slot {
     void *head;
     uint32_t tag;
@@ -96,7 +105,8 @@ struct outbox_slot {
 
 struct theap {
     struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
-    uint32_t owner_tag;            /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is ours */
+    uint32_t owner_tag; /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is
+                           ours */
     uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
 
     struct spare spares[SC_N_CLASSES];
@@ -107,13 +117,14 @@ struct theap {
     uint32_t slow_count;
     uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
     uint64_t awake;       /* a bit for each class that took one in it */
-    int refill_is_clean;  /* the block that hak_tc_refill gave last reads as zero behind its first word */
+    int refill_is_clean;  /* the block that hak_tc_refill gave last reads as zero behind its first
+                             word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint32_t is_inside;   /* its thread is, see gate.h */
 
-    void
-        *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second words; owner's lock */
-    uint64_t returned_bytes;     /* owner's lock */
+    void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second
+                                     words; owner's lock */
+    uint64_t returned_bytes;      /* owner's lock */
     struct theap *next_orphan;    /* HEAPS lock */
     struct theap **self_at;       /* its thread's hak_self; the lock of hak_theap_switch */
 
@@ -122,8 +133,9 @@ struct theap {
 
 HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");
 
-/* The thread's heap; hak_theap_none until its first allocation and after its end. Never NULL. `hak_self` is what the fast paths see: the
-   same, or hak_theap_none while calls go to a layer (entry.h), which any thread may add at any time. */
+/* The thread's heap; hak_theap_none until its first allocation and after its end. Never NULL.
+   `hak_self` is what the fast paths see: the same, or hak_theap_none while calls go to a layer
+   (entry.h), which any thread may add at any time. */
 extern HAK_TLS struct theap *hak_theap_own HAK_HIDDEN;
 extern HAK_TLS struct theap *hak_self HAK_HIDDEN;
 /* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
@@ -143,48 +155,57 @@ void hak_theap_mend(struct theap *heap);
 /* The heap that the owner is part of; NULL if it is NULL, lost, a first-class heap or a pool. */
 static inline struct theap *hak_theap_of_owner(struct owner *owner)
 {
-    return owner && owner->kind == OWNER_THREAD ? (struct theap *)(void *)((char *)owner - offsetof(struct theap, owner))
-                                                : NULL;
+    return owner && owner->kind == OWNER_THREAD
+               ? (struct theap *)(void *)((char *)owner - offsetof(struct theap, owner))
+               : NULL;
 }
 
-/* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, the thread is ending, or the gate is
-   closed). Inside the gate none is made: what comes with it takes locks of the C library. */
+/* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, the
+   thread is ending, or the gate is closed). Inside the gate none is made: what comes with it takes
+   locks of the C library. */
 struct theap *hak_theap_acquire(void);
-/* Releases the heap's lock, and sends on what hak_bank_put_list found to be another heap's by now. Returns 1 if there was any. */
+/* Releases the heap's lock, and sends on what hak_bank_put_list found to be another heap's by now.
+   Returns 1 if there was any. */
 int hak_theap_unlock(struct theap *heap);
-/* hak_small_take from the heap's own slabs, or from one that an ended thread left. Heap lock held. */
+/* hak_small_take from the heap's own slabs, or from one that an ended thread left. Heap lock held.
+ */
 uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, void **head);
-/* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with free blocks go to the shared
-   heap. Heap lock held. */
+/* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with
+   free blocks go to the shared heap. Heap lock held. */
 void hak_theap_tidy(struct theap *heap);
-/* Allocates one block without a thread cache, for threads that can have no heap. NULL when the system refuses. */
+/* Allocates one block without a thread cache, for threads that can have no heap. NULL when the
+   system refuses. */
 void *hak_theap_alloc_uncached(uint32_t size_class);
-/* Gives empty slabs of every owner and returned chains of every heap back, and this thread's cache. */
+/* Gives empty slabs of every owner and returned chains of every heap back, and this thread's cache.
+ */
 void hak_theap_trim_all(void);
-/* For the background thread. Collects for owners that no thread has used since the last call, gives their empty slabs back, and
-   for all owners the pages of slabs that nobody has taken from or freed to since then. Stops early
-   when that thread must end. */
+/* For the background thread. Collects for owners that no thread has used since the last call, gives
+   their empty slabs back, and for all owners the pages of slabs that nobody has taken from or freed
+   to since then. Stops early when that thread must end. */
 void hak_theap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t hak_theap_n_live(void);
-/* Does `change` with a lock of rank HEAPS held, which returns whether the table of entry points is another than the plain one: then every
-   thread's heap is hidden from the fast paths, else it is shown. So it is at the start, until entry.c has made up its mind.
-   Not behind the gate: who holds this lock waits for nothing, and a forked child frees it and does `change` again if it must. */
+/* Does `change` with a lock of rank HEAPS held, which returns whether the table of entry points is
+   another than the plain one: then every thread's heap is hidden from the fast paths, else it is
+   shown. So it is at the start, until entry.c has made up its mind. Not behind the gate: who holds
+   this lock waits for nothing, and a forked child frees it and does `change` again if it must. */
 void hak_theap_switch(int (*change)(void *context), void *context);
 /* The calling thread gets no heap, and leaves the one that it has as it is. */
 void hak_theap_refuse(void);
-/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate; hak_background_count comes after it. */
+/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate;
+   hak_background_count comes after it. */
 void hak_theap_end_thread(struct theap *heap);
 /* Empties the inboxes of heaps without a thread. Inside the gate. */
 void hak_theap_collect_orphans(void);
-/* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have: 1 if the child can do without
-   what it guards. */
+/* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have:
+   1 if the child can do without what it guards. */
 void hak_theap_receive_own(void);
 void hak_theap_fork_child(void);
 int hak_theap_lose(struct lock *lock);
 /* 1 if the calling thread had a heap, or is refused one. */
 int hak_theap_is_ending(void);
-/* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their bins are not looked at. */
+/* 0 if the equations of all owners and of this thread's cache hold. Other threads may run; their
+   bins are not looked at. */
 int hak_theap_verify_all(void);
 
 /* Thread cache, slow half (tcache.c). */
@@ -194,17 +215,20 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class);
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void hak_tc_flush(struct theap *heap);
 int hak_tc_verify(const struct theap *heap);
-/* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread. */
+/* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread.
+ */
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most);
 
 /* Remote free (remote.c). */
 void hak_remote_free(struct theap *heap, void *block, uint32_t tag);
 /* Sends one block without an outbox. */
 void hak_remote_free_now(void *block, uint32_t tag);
-/* Sends a list of blocks, linked through their first words, each to whom its tag names now. No lock held. */
+/* Sends a list of blocks, linked through their first words, each to whom its tag names now. No lock
+   held. */
 void hak_remote_send_list(void *head);
 void hak_remote_send_all(struct theap *heap);
-/* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock held. */
+/* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock
+   held. */
 void hak_remote_receive_chains(struct theap *heap);
 /* On every slow path, mostly in vain. */
 static inline void hak_remote_receive(struct theap *heap)
@@ -216,7 +240,8 @@ static inline void hak_remote_receive(struct theap *heap)
 
 /* Gives inbox and returned chains to their slabs. Heap lock held. */
 void hak_remote_collect(struct theap *heap);
-/* Takes a returned chain of the class as a list linked through first words: its head, or NULL; *count its blocks. Heap lock held. */
+/* Takes a returned chain of the class as a list linked through first words: its head, or NULL;
+ *count its blocks. Heap lock held. */
 void *hak_remote_take_returned(struct theap *heap, uint32_t size_class, uint32_t *count);
 /* 0 if the calling thread's outbox is sound. */
 int hak_remote_verify(const struct theap *heap);

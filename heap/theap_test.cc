@@ -1,5 +1,6 @@
-/* Tests of heaps and thread caches: what they may hold back (the bounds of heap.h), adoption, threads that come and go, ids
-   that are used up, allocation when a thread or the process is ending. */
+/* Tests of heaps and thread caches: what they may hold back (the bounds of heap.h), adoption,
+   threads that come and go, ids that are used up, allocation when a thread or the process is
+   ending. */
 #include "heap/theap.h"
 
 #include <algorithm>
@@ -72,7 +73,8 @@ size_t limit_within(uint32_t c, size_t bytes)
 
 size_t largest_limit(uint32_t c)
 {
-    return limit_within(c, hak_options.bin_bytes / (size_of(c) > TINY_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
+    return limit_within(c, hak_options.bin_bytes /
+                               (size_of(c) > TINY_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
 }
 
 /* What a chain may be, if one came back from another thread. */
@@ -114,7 +116,10 @@ size_t first_bytes()
 {
     size_t bytes = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        bytes += 2 * std::max(std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16), chain_within(c)) * size_of(c);
+        bytes +=
+            2 *
+            std::max(std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16), chain_within(c)) *
+            size_of(c);
     }
     return bytes;
 }
@@ -162,14 +167,16 @@ TEST_F(Heap, ACacheIsBounded)
     EXPECT_EQ(hak_stat_get(bin_budget), 0) << "an ended thread uses no budget";
 }
 
-/* A bin that nobody used while others took many slow paths gives its blocks and its budget back, half and half again. */
+/* A bin that nobody used while others took many slow paths gives its blocks and its budget back,
+   half and half again. */
 TEST_F(Heap, ABinThatSleepsShrinks)
 {
     in_thread([] {
         work_up(12);
         const uint32_t asleep = hak_sc_of(48);
         const struct theap *heap = hak_self;
-        uint32_t first = static_cast<uint32_t>(std::min<size_t>(limit_within(asleep, OWNER_FIRST_BYTES), 16));
+        uint32_t first =
+            static_cast<uint32_t>(std::min<size_t>(limit_within(asleep, OWNER_FIRST_BYTES), 16));
         uint32_t limit = heap->limits[asleep];
         if (limit <= first) {
             return; /* the tiny variant's limits cannot grow */
@@ -183,7 +190,9 @@ TEST_F(Heap, ABinThatSleepsShrinks)
                 held.push_back(hak_malloc(20000));
                 ASSERT_LT(held.size(), 40u * TC_SLEEP_WINDOW);
             }
-            EXPECT_EQ(n_blocks(hak_tc_bin_first(&heap->bins[asleep])) + n_blocks(heap->spares[asleep].head), 0u);
+            EXPECT_EQ(n_blocks(hak_tc_bin_first(&heap->bins[asleep])) +
+                          n_blocks(heap->spares[asleep].head),
+                      0u);
             EXPECT_LT(heap->budget, budget);
             limit = heap->limits[asleep];
         }
@@ -315,7 +324,8 @@ TEST_F(Heap, ALiveHeapKeepsAtMostOneEmptySlabAClass)
             hak_free(p);
         }
         hak_tc_flush(hak_self);
-        EXPECT_LE(hak_stat_get(heap_used_bytes), SC_N_CLASSES * static_cast<int64_t>(SS_UNIT_BYTES));
+        EXPECT_LE(hak_stat_get(heap_used_bytes),
+                  SC_N_CLASSES * static_cast<int64_t>(SS_UNIT_BYTES));
         EXPECT_EQ(hak_verify(), 0);
     });
 }
@@ -358,7 +368,8 @@ TEST_F(Heap, ASlabOfAnEndedThreadIsTakenOver)
     for (void *&block : kept) {
         in_thread([&] { block = hak_malloc(100); });
     }
-    int64_t used = (hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), adopted = hak_stat_get(slabs_adopted);
+    int64_t used = (hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)),
+            adopted = hak_stat_get(slabs_adopted);
     EXPECT_EQ(used, 1) << "the second and third took the first one's over";
     in_thread([&] {
         std::vector<void *> blocks;
@@ -394,13 +405,16 @@ TEST_F(Heap, AStrayBlockIsSentOn)
     const struct theap *first = hak_theap_of_owner(hak_owner_by_id(TAG_OWNER(first_tag)));
     hak_free(blocks[0]); /* waits in the own bin */
     hak_remote_free_now(blocks[1], first_tag);
-    EXPECT_NE(hak_map_find(blocks[0]).tag, first_tag) << "the slab has a free block now, and has moved";
+    EXPECT_NE(hak_map_find(blocks[0]).tag, first_tag)
+        << "the slab has a free block now, and has moved";
     EXPECT_EQ(first->owner.bank.n_slabs, 1u);
-    hak_remote_free_now(blocks[2], hak_map_find(blocks[0]).tag); /* as if its slab had been the other's */
+    hak_remote_free_now(blocks[2],
+                        hak_map_find(blocks[0]).tag); /* as if its slab had been the other's */
     EXPECT_EQ(hak_verify(), 0);
     hak_free(blocks[3]);
     (void)hak_purge();
-    EXPECT_EQ((hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), 0) << "every block has arrived";
+    EXPECT_EQ((hak_stat_get(heap_used_bytes) / static_cast<int64_t>(SS_UNIT_BYTES)), 0)
+        << "every block has arrived";
 }
 
 /* A live heap with more than it needs gives a slab to another that would else take fresh memory. */
@@ -449,7 +463,8 @@ TEST_F(Heap, AThreadWhoseFirstCallIsFreeAdoptsTheOwner)
     });
 }
 
-/* Nobody else would use it soon: it is kept at hand, and comes back to its slab when the bin is emptied. */
+/* Nobody else would use it soon: it is kept at hand, and comes back to its slab when the bin is
+   emptied. */
 TEST_F(Heap, ABlockFreedToAnOrphanIsKept)
 {
     hak_free(hak_malloc(1)); /* this thread has a heap of its own */
@@ -584,7 +599,8 @@ TEST_F(Heap, MoreThreadsThanIds)
     set_phase(1);
     wait_until_ready(2 * n_threads);
     EXPECT_EQ(n_failed, 0);
-    EXPECT_LE(hak_os_meta_bytes(), meta + 2 * HAK_MIB) << "a thread that gets no heap costs no memory a call";
+    EXPECT_LE(hak_os_meta_bytes(), meta + 2 * HAK_MIB)
+        << "a thread that gets no heap costs no memory a call";
     EXPECT_EQ(hak_verify(), 0);
     set_phase(2);
     for (std::thread &thread : threads) {
@@ -623,9 +639,11 @@ TEST_F(Heap, AllocationInAThreadLocalDestructor)
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
 }
 
-/* A key's destructor that runs after the heap's own: it is set again and again, so that it also runs in later rounds. */
+/* A key's destructor that runs after the heap's own: it is set again and again, so that it also
+   runs in later rounds. */
 struct KeyState {
-    /* Atomic for the thread sanitizer, to which a thread has ended before its last destructors run. */
+    /* Atomic for the thread sanitizer, to which a thread has ended before its last destructors run.
+     */
     std::atomic<int> rounds{0}, n_failed{0};
     std::atomic<bool> saw_no_heap{false};
     void *kept[4];
@@ -697,7 +715,8 @@ TEST(HeapDeathTest, AllocationAtExit)
 TEST(HeapDeathTest, AllocationAtExitAfterTheMainThreadEnded)
 {
 #if defined(__SANITIZE_THREAD__)
-    GTEST_SKIP() << "the thread sanitizer hangs when the main thread ends first, whatever the program";
+    GTEST_SKIP()
+        << "the thread sanitizer hangs when the main thread ends first, whatever the program";
 #endif
     EXPECT_EXIT(
         {

@@ -1,4 +1,5 @@
-/* Counting, remembering and telling failures. State: relaxed atomics, and a thread-local path. Called by slow paths only. */
+/* Counting, remembering and telling failures. State: relaxed atomics, and a thread-local path.
+   Called by slow paths only. */
 #include "limit/fail.h"
 
 #include <errno.h>
@@ -18,13 +19,14 @@ static const struct {
 } errno_names[] = {{ENOMEM, "ENOMEM"}, {EAGAIN, "EAGAIN"}, {EINVAL, "EINVAL"}, {EPERM, "EPERM"},
                    {EFAULT, "EFAULT"}, {ENFILE, "ENFILE"}, {EEXIST, "EEXIST"}, {EACCES, "EACCES"}};
 
-static const char *const reason_names[FAIL_N_REASONS] = {"None",    "Threshold", "Exhaustion", "MapFail",
-                                                         "Reclaim", "Request",   "Fallback"};
+static const char *const reason_names[FAIL_N_REASONS] = {
+    "None", "Threshold", "Exhaustion", "MapFail", "Reclaim", "Request", "Fallback"};
 
 static HAK_TLS struct fail_path path;
 /* Where the stack was when the callback was called; NULL outside of it. */
 static HAK_TLS const char *in_callback;
-/* By reason: the second in which lines were last written, how many, and how many were held back since. */
+/* By reason: the second in which lines were last written, how many, and how many were held back
+   since. */
 static uint64_t line_second[FAIL_N_REASONS];
 static uint32_t lines_written[FAIL_N_REASONS], lines_held[FAIL_N_REASONS];
 /* RLIMIT_AS at the start of the process. */
@@ -206,7 +208,8 @@ static void report_request(size_t size, size_t align)
     }
 }
 
-/* A request of the callback itself comes from deeper in the stack. One that does not: the callback was left by longjmp. */
+/* A request of the callback itself comes from deeper in the stack. One that does not: the callback
+   was left by longjmp. */
 static int is_in_callback(const char *here)
 {
     if (in_callback && here >= in_callback) {

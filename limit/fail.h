@@ -1,16 +1,21 @@
-/* Why an allocation failed. A step is one way to get memory; a request takes several, and fails when the last one has.
+/* Why an allocation failed. A step is one way to get memory; a request takes several, and fails
+   when the last one has.
 
-   Each failed step is counted (stats.def), remembered in the thread's path of the present request, and, with
-   HAKMEM_ACE_TRACE=1, written to standard error as one line by write(2):
-     [ACE-FAIL] Threshold  size= class= wmax=                      no class or cached range within the rounding limit
+   Each failed step is counted (stats.def), remembered in the thread's path of the present request,
+   and, with HAKMEM_ACE_TRACE=1, written to standard error as one line by write(2):
+     [ACE-FAIL] Threshold  size= class= wmax=                      no class or cached range within
+                           the rounding limit
      [ACE-FAIL] Exhaustion size= class= pool_bytes= limit=         the memory limit is used up
      [ACE-FAIL] MapFail    size= errno= mapped= vma= rlimit_as=    the system refused
-     [ACE-FAIL] Request    size= align= path=                      a request ended in NULL; the steps that it took
-     [ACE-FAIL] Fallback   size= reason=                           the request was left to libc, as an option allows
-   mapped= and vma= are hakmem's own address space and mappings, rlimit_as= what it was when the process
-   started: asking the system while memory runs short is what a sandbox may end the process for.
-   Lines of a reason are limited to FAIL_LINES a second; the next one says how many were held back. Nothing here allocates or
-   takes a lock: it may be called in a signal handler and in a forked child. */
+     [ACE-FAIL] Request    size= align= path=                      a request ended in NULL; the
+                           steps that it took
+     [ACE-FAIL] Fallback   size= reason=                           the request was left to libc, as
+                           an option allows
+   mapped= and vma= are hakmem's own address space and mappings, rlimit_as= what it was when the
+   process started: asking the system while memory runs short is what a sandbox may end the process
+   for. Lines of a reason are limited to FAIL_LINES a second; the next one says how many were held
+   back. Nothing here allocates or takes a lock: it may be called in a signal handler and in a
+   forked child. */
 #ifndef HAKMEM_LIMIT_FAIL_H
 #define HAKMEM_LIMIT_FAIL_H
 
@@ -58,12 +63,13 @@ struct fail_path {
 void hak_fail_begin(void);
 /* 1 if a step has failed since. */
 int hak_fail_any(void);
-/* The request has ended; `p` is its result. Reports a failed request and calls the callback if a step has failed. No lock may
-   be held: the callback is the program's. */
+/* The request has ended; `p` is its result. Reports a failed request and calls the callback if a
+   step has failed. No lock may be held: the callback is the program's. */
 void hak_fail_end(size_t size, size_t align, const void *p);
 
 /* The program's callback, see hak_ace_on_fail. NULL for none. */
-typedef void (*fail_callback)(size_t size, size_t align, const struct fail_path *path, int failed, void *context);
+typedef void (*fail_callback)(size_t size, size_t align, const struct fail_path *path, int failed,
+                              void *context);
 void hak_fail_set_callback(fail_callback callback, void *context);
 
 HAK_EXTERN_C_END

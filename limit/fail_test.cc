@@ -1,4 +1,5 @@
-/* Tests of the trace of failures: each line, the path of a request, rate limiting, the callback, and that nothing allocates. */
+/* Tests of the trace of failures: each line, the path of a request, rate limiting, the callback,
+   and that nothing allocates. */
 #include "limit/fail.h"
 #include "limit/limit.h"
 
@@ -53,7 +54,8 @@ TEST_F(Fail, Exhaustion)
     int64_t before = hak_stat_get(fail_exhaustion);
     CapturedWrites writes;
     hak_fail_exhaustion(1000, 1024, 777, 888);
-    EXPECT_EQ(writes.text(), "[ACE-FAIL] Exhaustion size=1000 class=1024 pool_bytes=777 limit=888\n");
+    EXPECT_EQ(writes.text(),
+              "[ACE-FAIL] Exhaustion size=1000 class=1024 pool_bytes=777 limit=888\n");
     EXPECT_EQ(hak_stat_get(fail_exhaustion), before + 1);
 }
 
@@ -80,7 +82,8 @@ TEST_F(Fail, MapFail)
     hak_fail_map(5000, ENOMEM);
     hak_limit_count_mappings(-540);
     std::string text = writes.text();
-    EXPECT_EQ(text.rfind("[ACE-FAIL] MapFail    size=5000 errno=12 (ENOMEM) mapped=", 0), 0u) << text;
+    EXPECT_EQ(text.rfind("[ACE-FAIL] MapFail    size=5000 errno=12 (ENOMEM) mapped=", 0), 0u)
+        << text;
     EXPECT_NE(text.find(" rlimit_as=123456789\n"), std::string::npos) << text;
     size_t vma = std::stoul(text.substr(text.find(" vma=") + 5));
     EXPECT_GE(vma, 541u);
@@ -133,7 +136,8 @@ TEST_F(Fail, ARequestTellsItsWholePath)
     EXPECT_EQ(hak_fail_any(), 0);
     length = writes.text().size();
     hak_fail_end(11, 1, nullptr);
-    EXPECT_EQ(writes.text().substr(length), "[ACE-FAIL] Request    size=11 align=1 path=TooLarge\n");
+    EXPECT_EQ(writes.text().substr(length),
+              "[ACE-FAIL] Request    size=11 align=1 path=TooLarge\n");
     for (int i = 0; i < 20; i++) {
         hak_fail_reclaim(); /* more than a path holds: the first ones stay */
     }
@@ -159,11 +163,13 @@ TEST_F(Fail, RepeatsAreCountedNotPrinted)
     clock.advance_ms(1000);
     size_t length = writes.text().size();
     hak_fail_threshold(33792, 40960, 1010);
-    EXPECT_EQ(writes.text().substr(length), "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01 held_back=990\n");
+    EXPECT_EQ(writes.text().substr(length),
+              "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01 held_back=990\n");
     clock.advance_ms(1000);
     length = writes.text().size();
     hak_fail_threshold(33792, 40960, 1010);
-    EXPECT_EQ(writes.text().substr(length), "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01\n");
+    EXPECT_EQ(writes.text().substr(length),
+              "[ACE-FAIL] Threshold  size=33792 class=40960 wmax=1.01\n");
 }
 
 TEST_F(Fail, WithoutTheTraceItOnlyCounts)

@@ -1,5 +1,5 @@
-/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c), by hakmem's
-   slow paths, and while the process starts (hak_limit_read_cgroup). */
+/* The memory limit, and the cgroup's. Called before memory is committed (pool.c, range.c), by
+   hakmem's slow paths, and while the process starts (hak_limit_read_cgroup). */
 #include "limit/limit.h"
 
 #include <string.h>
@@ -15,12 +15,13 @@
 static uint64_t soft, hard; /* LIMIT_AUTO: `cgroup` stands for it */
 static uint64_t cgroup;     /* the cgroup's limit, 0 for none; none until it was read */
 static uint32_t was_read;
-static uint64_t purge_at;   /* committed bytes at which to purge next; 0 for the soft limit */
+static uint64_t purge_at; /* committed bytes at which to purge next; 0 for the soft limit */
 static uint32_t wants_purge;
 
 uint64_t hak_limit_committed(void)
 {
-    return (uint64_t)(hak_stat_get(committed_bytes) + hak_stat_get(limbo_bytes)) + hak_os_meta_bytes();
+    return (uint64_t)(hak_stat_get(committed_bytes) + hak_stat_get(limbo_bytes)) +
+           hak_os_meta_bytes();
 }
 
 uint64_t hak_limit_mapped(void)
@@ -54,7 +55,8 @@ struct cgroup_path {
     char text[600];
 };
 
-static void join(struct cgroup_path *out, const char *root, const char *group, size_t group_length, const char *file)
+static void join(struct cgroup_path *out, const char *root, const char *group, size_t group_length,
+                 const char *file)
 {
     size_t n = strlen(root), m = strlen(file);
     out->text[0] = 0;
@@ -94,7 +96,9 @@ static uint64_t cgroup_limit(void)
         char *end = strchr(line, '\n');
         end = end ? end : line + strlen(line);
         char *controllers = (char *)memchr(line, ':', (size_t)(end - line));
-        char *group = controllers ? (char *)memchr(controllers + 1, ':', (size_t)(end - controllers - 1)) : NULL;
+        char *group = controllers
+                          ? (char *)memchr(controllers + 1, ':', (size_t)(end - controllers - 1))
+                          : NULL;
         if (group) {
             *group++ = 0;
             size_t n = (size_t)(end - group);

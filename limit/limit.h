@@ -1,8 +1,11 @@
-/* The memory limit of the process's heap. It counts committed bytes: what its users hold, in use or kept for reuse, and the
-   metadata. Who maps memory or lets pages become resident says so here; nothing of this part knows what they are for. Above the soft limit everything that is kept for reuse goes back, then the request goes on; what would pass
-   the hard limit is refused, but for a chunk of metadata (1 MiB).
+/* The memory limit of the process's heap. It counts committed bytes: what its users hold, in use or
+   kept for reuse, and the metadata. Who maps memory or lets pages become resident says so here;
+   nothing of this part knows what they are for. Above the soft limit everything that is kept for
+   reuse goes back, then the request goes on; what would pass the hard limit is refused, but for a
+   chunk of metadata (1 MiB).
 
-   State: relaxed atomics; any thread. Two threads at once may pass a limit by what both are just taking. */
+   State: relaxed atomics; any thread. Two threads at once may pass a limit by what both are just
+   taking. */
 #ifndef HAKMEM_LIMIT_LIMIT_H
 #define HAKMEM_LIMIT_LIMIT_H
 
@@ -16,11 +19,12 @@ HAK_EXTERN_C_BEGIN
 /* The value `auto` of HAKMEM_LIMIT_SOFT and HAKMEM_LIMIT_HARD: from the cgroup's memory limit. */
 #define LIMIT_AUTO UINT64_MAX
 
-/* Sets both limits in bytes; 0 for none, LIMIT_AUTO for what the cgroup (version 1 or 2, and those above it) allows: seven
-   eighths of it as soft limit, all of it as hard limit. Until hak_limit_read_cgroup, LIMIT_AUTO is none. */
+/* Sets both limits in bytes; 0 for none, LIMIT_AUTO for what the cgroup (version 1 or 2, and those
+   above it) allows: seven eighths of it as soft limit, all of it as hard limit. Until
+   hak_limit_read_cgroup, LIMIT_AUTO is none. */
 void hak_limit_configure(uint64_t soft, uint64_t hard);
-/* Reads what the cgroup allows now. Opens files, and so is called by no malloc or free: only while the
-   process starts, before main, and by hak_limit_set. One thread at a time. Keeps errno. */
+/* Reads what the cgroup allows now. Opens files, and so is called by no malloc or free: only while
+   the process starts, before main, and by hak_limit_set. One thread at a time. Keeps errno. */
 void hak_limit_read_cgroup(void);
 /* 1 if that was done. */
 int hak_limit_has_read_cgroup(void);
@@ -39,7 +43,8 @@ static inline void hak_limit_unmap(size_t bytes)
 {
     hak_stat_sub(mapped_bytes, bytes);
 }
-/* `change` more mappings of the system are there than before; neighbours may be one to the system. */
+/* `change` more mappings of the system are there than before; neighbours may be one to the system.
+ */
 static inline void hak_limit_count_mappings(int change)
 {
     hak_stat_add(mappings, change);

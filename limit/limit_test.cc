@@ -1,4 +1,5 @@
-/* Tests of the memory limit: admission, the purge at the soft limit, and what cgroups of both versions say. */
+/* Tests of the memory limit: admission, the purge at the soft limit, and what cgroups of both
+   versions say. */
 #include "limit/limit.h"
 
 #include <algorithm>
@@ -34,7 +35,8 @@ int open_hook(const char *path)
 
 ssize_t read_hook(int, void *data, size_t size)
 {
-    size_t n = std::min({size, open_file->size() - position, size_t(7)}); /* in pieces, as read may */
+    size_t n =
+        std::min({size, open_file->size() - position, size_t(7)}); /* in pieces, as read may */
     memcpy(data, open_file->data() + position, n);
     position += n;
     return static_cast<ssize_t>(n);
@@ -169,8 +171,8 @@ TEST_F(Limit, AutoWithoutACgroupIsNone)
     EXPECT_EQ(hak_limit_hard(), 0u) << "version 1's unlimited";
 }
 
-/* A sandbox may forbid to open files, and descriptor 0, 1 or 2 may just be free: nothing that a request
-   does reads the cgroup, however much is committed. */
+/* A sandbox may forbid to open files, and descriptor 0, 1 or 2 may just be free: nothing that a
+   request does reads the cgroup, however much is committed. */
 TEST_F(Limit, AutoIsReadAtTheStartAlone)
 {
     files["/proc/self/cgroup"] = "0::/\n";

@@ -1,4 +1,5 @@
-/* Asks the loader: for what a libstdc++ has that was loaded after hakmem, and for what an address is. A unit of its own, since a static program does not want dlopen. */
+/* Asks the loader: for what a libstdc++ has that was loaded after hakmem, and for what an address
+   is. A unit of its own, since a static program does not want dlopen. */
 #include "malloc/late_symbol.h"
 
 #include <dlfcn.h>

@@ -1,6 +1,7 @@
-/* glibc's second names of the malloc family, for programs that are linked statically and use them. Without these, the linker would
-   take the member of libc.a that has them, and malloc with it, a second time. An archive member of its own that nothing of ours
-   names: it is linked only where the program asks for one of its symbols. In libhakmem.so they stay libc's, which fallback.h uses. */
+/* glibc's second names of the malloc family, for programs that are linked statically and use them.
+   Without these, the linker would take the member of libc.a that has them, and malloc with it, a
+   second time. An archive member of its own that nothing of ours names: it is linked only where the
+   program asks for one of its symbols. In libhakmem.so they stay libc's, which fallback.h uses. */
 #include <features.h>
 #if defined(__GLIBC__)
 #include <malloc.h>

@@ -1,6 +1,7 @@
-/* The malloc family of C, POSIX and glibc over hak_*. Linked by `malloc = "//hakmem:malloc"` and into libhakmem.so. No
-   state, no locks. Every allocation function of glibc 2.36 is here, so that no block is ever served by somebody else; where the
-   program has some of them itself, the others follow its own (malloc_names.h). */
+/* The malloc family of C, POSIX and glibc over hak_*. Linked by `malloc = "//hakmem:malloc"` and
+   into libhakmem.so. No state, no locks. Every allocation function of glibc 2.36 is here, so that
+   no block is ever served by somebody else; where the program has some of them itself, the others
+   follow its own (malloc_names.h). */
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -9,11 +10,11 @@
 
 #include "base/os.h"
 #include "base/stats.h"
-#include "heap/background.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
-#include "malloc/malloc_names.h"
 #include "hakmem/walk.h"
+#include "heap/background.h"
+#include "malloc/malloc_names.h"
 #include "superslab/superslab.h"
 
 #ifndef __GLIBC__
@@ -172,8 +173,9 @@ HAK_REPLACEABLE int malloc_trim(size_t pad)
     return hak_purge() > 0;
 }
 
-/* glibc's terms. The arena: superslabs, and freed ranges that are kept. Always arena = uordblks + fordblks; blocks in other
-   threads' caches count as used. As in glibc, ranges in use are told apart. */
+/* glibc's terms. The arena: superslabs, and freed ranges that are kept. Always arena = uordblks +
+   fordblks; blocks in other threads' caches count as used. As in glibc, ranges in use are told
+   apart. */
 HAK_REPLACEABLE struct mallinfo2 mallinfo2(void)
 {
     struct walk_counts counts;
@@ -236,8 +238,10 @@ static void print_classes(FILE *out, const struct walk_counts *counts)
 static void print_totals(FILE *out, const struct mallinfo2 *info)
 {
     fprintf(out,
-            "<total type=\"fast\" count=\"%zu\" size=\"%zu\"/>\n<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n",
-            info->smblks, info->fsmblks, info->ordblks - info->smblks, info->fordblks - info->fsmblks);
+            "<total type=\"fast\" count=\"%zu\" size=\"%zu\"/>\n<total type=\"rest\" count=\"%zu\" "
+            "size=\"%zu\"/>\n",
+            info->smblks, info->fsmblks, info->ordblks - info->smblks,
+            info->fordblks - info->fsmblks);
 }
 
 static void print_system(FILE *out, size_t bytes)
@@ -248,9 +252,10 @@ static void print_system(FILE *out, size_t bytes)
             bytes, bytes, bytes, bytes);
 }
 
-/* XML of glibc's form, version 1, of one heap; the maximum is not recorded, so that it is the present. Returns 0, or EINVAL for
-   options other than 0, as glibc does. It writes to the program's stream, with no lock of ours held: as
-   every output to a stream it may be a point of cancellation, the only one of these functions. */
+/* XML of glibc's form, version 1, of one heap; the maximum is not recorded, so that it is the
+   present. Returns 0, or EINVAL for options other than 0, as glibc does. It writes to the program's
+   stream, with no lock of ours held: as every output to a stream it may be a point of cancellation,
+   the only one of these functions. */
 HAK_REPLACEABLE int malloc_info(int options_, FILE *out)
 {
     if (options_ != 0) {
@@ -273,7 +278,8 @@ HAK_REPLACEABLE int malloc_info(int options_, FILE *out)
 
 OWN_NAME(malloc_info);
 
-/* glibc's tuning does not apply here: it is accepted, and ignored. Refused is what glibc refuses: fast chunks above 80 words / 4. */
+/* glibc's tuning does not apply here: it is accepted, and ignored. Refused is what glibc refuses:
+   fast chunks above 80 words / 4. */
 HAK_REPLACEABLE int mallopt(int parameter, int value)
 {
     return parameter != M_MXFAST || (size_t)value <= 80 * sizeof(size_t) / 4;

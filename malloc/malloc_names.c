@@ -1,5 +1,5 @@
-/* The malloc family where the program has functions of its own under some of its names. No locks. Called by malloc.c and
-   new_delete.c. */
+/* The malloc family where the program has functions of its own under some of its names. No locks.
+   Called by malloc.c and new_delete.c. */
 #include "malloc/malloc_names.h"
 
 #include "base/size_classes.h"
@@ -17,20 +17,24 @@
 extern int malloc_info(int hak_options, FILE *out);
 int hak_own_malloc_info(int hak_options, FILE *out) HAK_HIDDEN;
 
-/* Set while a function of the program's is called from here: if that is made of the one that called it, that one serves. */
+/* Set while a function of the program's is called from here: if that is made of the one that called
+   it, that one serves. */
 static HAK_TLS int is_inside;
 
-/* Set at start: `free` is a stub of the program's that ends here. (Or in another allocator that was preloaded in front; its functions
-   are then not asked.) Until then calls go through the names, which is right too, but calloc clears what is zero. */
+/* Set at start: `free` is a stub of the program's that ends here. (Or in another allocator that was
+   preloaded in front; its functions are then not asked.) Until then calls go through the names,
+   which is right too, but calloc clears what is zero. */
 static int free_is_stub;
 
 __attribute__((constructor)) static void look_at_free(void)
 {
-    free_is_stub = NAMES_FREE_DIFFERS && &hak_late_is_stub && hak_late_is_stub((const void *)(uintptr_t)free);
+    free_is_stub =
+        NAMES_FREE_DIFFERS && &hak_late_is_stub && hak_late_is_stub((const void *)(uintptr_t)free);
 }
 
-/* Whether the program's calls come here at all. Allocators do not define malloc_info: if it is bound elsewhere, the whole family is, and
-   whoever calls has looked the function up in this library. */
+/* Whether the program's calls come here at all. Allocators do not define malloc_info: if it is
+   bound elsewhere, the whole family is, and whoever calls has looked the function up in this
+   library. */
 static int serves_program(void)
 {
     return !free_is_stub && !is_inside && malloc_info == hak_own_malloc_info;
@@ -100,7 +104,8 @@ void *hak_names_reallocarray(void *p, size_t bytes)
 
 static int has_aligned(void)
 {
-    return memalign != hak_own_memalign || aligned_alloc != hak_own_aligned_alloc || posix_memalign != hak_own_posix_memalign;
+    return memalign != hak_own_memalign || aligned_alloc != hak_own_aligned_alloc ||
+           posix_memalign != hak_own_posix_memalign;
 }
 
 static void *program_aligned(size_t alignment, size_t size)
@@ -126,8 +131,10 @@ void *hak_names_aligned(size_t alignment, size_t size)
         return hak_aligned_alloc(alignment, size);
     }
     if (!has_aligned()) {
-        /* A block of this library's, as it would be one of libc's: the program's malloc cannot make it. */
-        return alignment <= SC_MIN_ALIGN ? program_malloc(size) : hak_aligned_alloc(alignment, size);
+        /* A block of this library's, as it would be one of libc's: the program's malloc cannot make
+           it. */
+        return alignment <= SC_MIN_ALIGN ? program_malloc(size)
+                                         : hak_aligned_alloc(alignment, size);
     }
     is_inside = 1;
     void *p = program_aligned(alignment, size);

@@ -1,4 +1,5 @@
-/* Tests of the malloc family and of C++'s operators, in a program that hakmem is linked into as its malloc. */
+/* Tests of the malloc family and of C++'s operators, in a program that hakmem is linked into as its
+   malloc. */
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
@@ -59,7 +60,8 @@ TEST(Malloc, EveryFunctionIsHakmems)
         {"aligned new", operator new(100, std::align_val_t(512)), 100, 512},
         {"aligned new[]", operator new[](100, std::align_val_t(512)), 100, 512},
         {"aligned nothrow new", operator new(100, std::align_val_t(512), std::nothrow), 100, 512},
-        {"aligned nothrow new[]", operator new[](100, std::align_val_t(512), std::nothrow), 100, 512},
+        {"aligned nothrow new[]", operator new[](100, std::align_val_t(512), std::nothrow), 100,
+         512},
     };
     for (auto &block : blocks) {
         ASSERT_NE(used(block.p), nullptr) << block.name;
@@ -104,11 +106,14 @@ TEST(Malloc, EveryWayToFree)
     expect_freed_by("nothrow delete", [](void *p) { operator delete(p, std::nothrow); });
     expect_freed_by("nothrow delete[]", [](void *p) { operator delete[](p, std::nothrow); });
     expect_freed_by("aligned delete", [](void *p) { operator delete(p, std::align_val_t(16)); });
-    expect_freed_by("aligned delete[]", [](void *p) { operator delete[](p, std::align_val_t(16)); });
-    expect_freed_by("sized aligned delete", [](void *p) { operator delete(p, size_t(1000), std::align_val_t(16)); });
+    expect_freed_by("aligned delete[]",
+                    [](void *p) { operator delete[](p, std::align_val_t(16)); });
+    expect_freed_by("sized aligned delete",
+                    [](void *p) { operator delete(p, size_t(1000), std::align_val_t(16)); });
     expect_freed_by("sized aligned delete[]",
                     [](void *p) { operator delete[](p, size_t(1000), std::align_val_t(16)); });
-    expect_freed_by("nothrow aligned delete", [](void *p) { operator delete(p, std::align_val_t(16), std::nothrow); });
+    expect_freed_by("nothrow aligned delete",
+                    [](void *p) { operator delete(p, std::align_val_t(16), std::nothrow); });
     expect_freed_by("nothrow aligned delete[]",
                     [](void *p) { operator delete[](p, std::align_val_t(16), std::nothrow); });
     operator delete(nullptr);

@@ -1,14 +1,17 @@
-/* Every replaceable form of C++'s operator new and delete (C++17 and C++14 sized forms), in C under their mangled names
-   (Itanium ABI, 64-bit size_t), so that neither the library nor a C program needs libstdc++. No state, no locks.
+/* Every replaceable form of C++'s operator new and delete (C++17 and C++14 sized forms), in C under
+   their mangled names (Itanium ABI, 64-bit size_t), so that neither the library nor a C program
+   needs libstdc++. No state, no locks.
 
-   Each form does what C++ says that it does by default: it calls another one, by the name that the program may have replaced, and
-   the last ones call malloc, aligned_alloc and free, which it may have replaced too (malloc_names.h). A jump through a name costs
-   one instruction; where the next name is ours, a form of new takes its short cut.
+   Each form does what C++ says that it does by default: it calls another one, by the name that the
+   program may have replaced, and the last ones call malloc, aligned_alloc and free, which it may
+   have replaced too (malloc_names.h). A jump through a name costs one instruction; where the next
+   name is ours, a form of new takes its short cut.
 
-   What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to libstdc++, which a C++
-   program has. Where a C program loads a C++ library later (Python and its modules), they are empty, and libhakmem.so finds them
-   by name in the libstdc++ that is loaded by then (late_symbol.c). Without any a failing new ends the process, as an exception that
-   nobody catches would. */
+   What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to
+   libstdc++, which a C++ program has. Where a C program loads a C++ library later (Python and its
+   modules), they are empty, and libhakmem.so finds them by name in the libstdc++ that is loaded by
+   then (late_symbol.c). Without any a failing new ends the process, as an exception that nobody
+   catches would. */
 #include <stdint.h>
 
 #include "base/error.h"
@@ -100,7 +103,8 @@ static HAK_COLD void *quiet_new(size_t size, size_t alignment)
     return p;
 }
 
-/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms by their names, and catch. */
+/* libstdc++'s own forms, where it came too late for us to catch: they call the throwing forms by
+   their names, and catch. */
 static nothrow_new late_nothrow(void)
 {
     nothrow_new theirs = NULL;
@@ -119,7 +123,8 @@ static aligned_nothrow_new late_aligned_nothrow(void)
     return theirs;
 }
 
-/* The ends of the throwing plain form: a failed allocation, an empty bin, a large block, and malloc not ours. */
+/* The ends of the throwing plain form: a failed allocation, an empty bin, a large block, and malloc
+   not ours. */
 static void *or_throw(void *p, size_t size)
 {
     return HAK_LIKELY(p != NULL) ? p : throwing_new(size, SC_MIN_ALIGN);
@@ -157,11 +162,12 @@ static HAK_COLD void *named_nothrow_new(void *(*throwing)(size_t), size_t size, 
     return theirs ? theirs(size, nothrow) : hak_new_call(throwing, size);
 }
 
-static HAK_COLD void *named_aligned_nothrow_new(void *(*throwing)(size_t, size_t), size_t size, size_t alignment,
-                                                const void *nothrow)
+static HAK_COLD void *named_aligned_nothrow_new(void *(*throwing)(size_t, size_t), size_t size,
+                                                size_t alignment, const void *nothrow)
 {
     aligned_nothrow_new theirs = late_aligned_nothrow();
-    return theirs ? theirs(size, alignment, nothrow) : hak_new_call_aligned(throwing, size, alignment);
+    return theirs ? theirs(size, alignment, nothrow)
+                  : hak_new_call_aligned(throwing, size, alignment);
 }
 
 /* new */
@@ -185,7 +191,8 @@ HAK_REPLACEABLE void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
     if (HAK_UNLIKELY(_Znwm != hak_own__Znwm)) {
         return named_nothrow_new(_Znwm, size, nothrow);
     }
-    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size, nothrow);
+    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
+                   nothrow);
 }
 
 HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
@@ -193,7 +200,8 @@ HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
     if (HAK_UNLIKELY(_Znam != hak_own__Znam || _Znwm != hak_own__Znwm)) {
         return named_nothrow_new(_Znam, size, nothrow);
     }
-    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size, nothrow);
+    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
+                   nothrow);
 }
 
 /* An alignment that is none fails at once, as libstdc++'s forms do. */
@@ -226,7 +234,8 @@ static void *aligned_or_null(size_t size, size_t alignment, const void *nothrow)
     return theirs ? theirs(size, alignment, nothrow) : quiet_new(size, alignment);
 }
 
-HAK_REPLACEABLE void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
+HAK_REPLACEABLE void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment,
+                                                         const void *nothrow)
 {
     if (HAK_UNLIKELY(_ZnwmSt11align_val_t != hak_own__ZnwmSt11align_val_t)) {
         return named_aligned_nothrow_new(_ZnwmSt11align_val_t, size, alignment, nothrow);
@@ -234,7 +243,8 @@ HAK_REPLACEABLE void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
     return aligned_or_null(size, alignment, nothrow);
 }
 
-HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
+HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment,
+                                                         const void *nothrow)
 {
     if (HAK_UNLIKELY(_ZnamSt11align_val_t != hak_own__ZnamSt11align_val_t ||
                      _ZnwmSt11align_val_t != hak_own__ZnwmSt11align_val_t)) {
@@ -243,17 +253,18 @@ HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
     return aligned_or_null(size, alignment, nothrow);
 }
 
-/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. A form calls `next`, by its name. */
-#define DEFINE_DELETE(name, next)                                                                                      \
-    HAK_REPLACEABLE void name(void *p)                                                                                 \
-    {                                                                                                                  \
-        next(p);                                                                                                       \
+/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. A form calls
+   `next`, by its name. */
+#define DEFINE_DELETE(name, next)                                                                  \
+    HAK_REPLACEABLE void name(void *p)                                                             \
+    {                                                                                              \
+        next(p);                                                                                   \
     }
-#define DEFINE_DELETE_1(name, type, next)                                                                              \
-    HAK_REPLACEABLE void name(void *p, type a)                                                                         \
-    {                                                                                                                  \
-        (void)a;                                                                                                       \
-        next(p);                                                                                                       \
+#define DEFINE_DELETE_1(name, type, next)                                                          \
+    HAK_REPLACEABLE void name(void *p, type a)                                                     \
+    {                                                                                              \
+        (void)a;                                                                                   \
+        next(p);                                                                                   \
     }
 
 DEFINE_DELETE(_ZdlPv, free)
@@ -263,17 +274,17 @@ DEFINE_DELETE_1(_ZdaPvm, size_t, _ZdaPv)
 DEFINE_DELETE_1(_ZdlPvRKSt9nothrow_t, const void *, _ZdlPv)
 DEFINE_DELETE_1(_ZdaPvRKSt9nothrow_t, const void *, _ZdaPv)
 
-#define DEFINE_ALIGNED_DELETE(name, next)                                                                              \
-    HAK_REPLACEABLE void name(void *p, size_t size, size_t alignment)                                                  \
-    {                                                                                                                  \
-        (void)size;                                                                                                    \
-        next(p, alignment);                                                                                            \
+#define DEFINE_ALIGNED_DELETE(name, next)                                                          \
+    HAK_REPLACEABLE void name(void *p, size_t size, size_t alignment)                              \
+    {                                                                                              \
+        (void)size;                                                                                \
+        next(p, alignment);                                                                        \
     }
-#define DEFINE_ALIGNED_NOTHROW_DELETE(name, next)                                                                      \
-    HAK_REPLACEABLE void name(void *p, size_t alignment, const void *nothrow)                                          \
-    {                                                                                                                  \
-        (void)nothrow;                                                                                                 \
-        next(p, alignment);                                                                                            \
+#define DEFINE_ALIGNED_NOTHROW_DELETE(name, next)                                                  \
+    HAK_REPLACEABLE void name(void *p, size_t alignment, const void *nothrow)                      \
+    {                                                                                              \
+        (void)nothrow;                                                                             \
+        next(p, alignment);                                                                        \
     }
 
 HAK_REPLACEABLE void _ZdlPvSt11align_val_t(void *p, size_t alignment)

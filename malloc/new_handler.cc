@@ -1,5 +1,5 @@
-/* The only C++ of the library. What it needs of libstdc++ is weak: a process without it has no handler to call either. No
-   state, no locks. Called by the nothrow forms of operator new. */
+/* The only C++ of the library. What it needs of libstdc++ is weak: a process without it has no
+   handler to call either. No state, no locks. Called by the nothrow forms of operator new. */
 #include "malloc/new_handler.h"
 
 __asm__(".weak __gxx_personality_v0\n"
@@ -27,7 +27,8 @@ void *hak_new_call(void *(*throwing)(size_t size), size_t size)
     }
 }
 
-void *hak_new_call_aligned(void *(*throwing)(size_t size, size_t alignment), size_t size, size_t alignment)
+void *hak_new_call_aligned(void *(*throwing)(size_t size, size_t alignment), size_t size,
+                           size_t alignment)
 {
     try {
         return throwing(size, alignment);

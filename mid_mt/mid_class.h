@@ -11,7 +11,8 @@
 
 HAK_EXTERN_C_BEGIN
 
-HAK_STATIC_ASSERT(MID_MIN_BYTES == SC_TINY_MAX + 1 && MID_MAX_BYTES == SC_SMALL_MAX, "the pool's sizes");
+HAK_STATIC_ASSERT(MID_MIN_BYTES == SC_TINY_MAX + 1 && MID_MAX_BYTES == SC_SMALL_MAX,
+                  "the pool's sizes");
 
 /* There a slab is a few blocks, and its pages serve other classes sooner. */
 #define MID_KEEP_EMPTY_MAX 4096u
@@ -24,11 +25,12 @@ static inline int hak_mid_is_class(uint32_t size_class)
 
 extern const struct owner_policy hak_mid_policy;
 
-/* Takes up to `want` blocks of a mid class as a list ended by NULL, linked through their first words; at least one unless the
-   system refuses memory (0). The owner's lock is held. */
+/* Takes up to `want` blocks of a mid class as a list ended by NULL, linked through their first
+   words; at least one unless the system refuses memory (0). The owner's lock is held. */
 uint32_t hak_mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head);
-/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks of another owner are gathered as
-   strays if the owner is a thread's heap (bank.h), else they abort. The owner's lock is held. */
+/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks
+   of another owner are gathered as strays if the owner is a thread's heap (bank.h), else they
+   abort. The owner's lock is held. */
 uint32_t hak_mid_put_list(struct owner *owner, void *head);
 void hak_mid_put(struct owner *owner, void *block);
 

@@ -3,10 +3,10 @@
 #include "mid_mt/mid_class.h"
 
 const struct owner_policy hak_mid_policy = {.least_blocks = 1,
-                                        .most_blocks = UINT32_MAX,
-                                        .full_size = UINT32_MAX,
-                                        .keep_empty_max = MID_KEEP_EMPTY_MAX,
-                                        .fresh_bytes = OWNER_FRESH_BYTES};
+                                            .most_blocks = UINT32_MAX,
+                                            .full_size = UINT32_MAX,
+                                            .keep_empty_max = MID_KEEP_EMPTY_MAX,
+                                            .fresh_bytes = OWNER_FRESH_BYTES};
 
 uint32_t hak_mid_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
 {

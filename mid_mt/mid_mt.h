@@ -1,8 +1,8 @@
 /* Mid-MT: the pool for sizes above 1 KiB and up to 32 KiB. It is what serves these sizes wherever
    hakmem does: whoever has an owner (a thread's heap, a first-class heap, a pool used alone) takes
-   and gives back their blocks through hak_mid_take and hak_mid_put_list with the owner's lock held, and
-   asks hak_mid_policy how much a list in front of that lock may hold. Few blocks a list, one at least;
-   no empty slab is kept of blocks above MID_KEEP_EMPTY_MAX.
+   and gives back their blocks through hak_mid_take and hak_mid_put_list with the owner's lock held,
+   and asks hak_mid_policy how much a list in front of that lock may hold. Few blocks a list, one at
+   least; no empty slab is kept of blocks above MID_KEEP_EMPTY_MAX.
 
    A `struct mid_pool` is the same behind one short lock: a complete thread-safe allocator of such
    blocks. Depends on base, superslab and owner. */
@@ -17,8 +17,8 @@ HAK_EXTERN_C_BEGIN
 #define MID_MIN_BYTES ((size_t)1025)
 #define MID_MAX_BYTES ((size_t)32768)
 
-/* A pool of its own. Zero-initialised memory is no pool: call hak_mid_pool_init. It holds back at most one empty slab
-   (64 KiB) a class. */
+/* A pool of its own. Zero-initialised memory is no pool: call hak_mid_pool_init. It holds back at
+   most one empty slab (64 KiB) a class. */
 struct owner; /* of hakmem's own */
 struct mid_pool {
     struct owner *owner;

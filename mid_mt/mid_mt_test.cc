@@ -87,12 +87,16 @@ TEST_F(MidMt, Policy)
     for (uint32_t c = hak_sc_of(MID_MIN_BYTES); c < SC_N_CLASSES; c++) {
         EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 0), 1u);
         EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 1), 1u);
-        EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 1 << 20), (1u << 20) / hak_sc_table[c].size);
-        EXPECT_EQ(hak_owner_largest_limit(&hak_mid_policy, c), hak_owner_list_limit(&hak_mid_policy, c, hak_options.bin_bytes));
-        EXPECT_EQ(hak_owner_first_limit(&hak_mid_policy, c), hak_owner_list_limit(&hak_mid_policy, c, OWNER_FIRST_BYTES));
+        EXPECT_EQ(hak_owner_list_limit(&hak_mid_policy, c, 1 << 20),
+                  (1u << 20) / hak_sc_table[c].size);
+        EXPECT_EQ(hak_owner_largest_limit(&hak_mid_policy, c),
+                  hak_owner_list_limit(&hak_mid_policy, c, hak_options.bin_bytes));
+        EXPECT_EQ(hak_owner_first_limit(&hak_mid_policy, c),
+                  hak_owner_list_limit(&hak_mid_policy, c, OWNER_FIRST_BYTES));
     }
     hak_options.bin_adapt = 0;
-    EXPECT_EQ(hak_owner_first_limit(&hak_mid_policy, SC_N_TINY), hak_owner_largest_limit(&hak_mid_policy, SC_N_TINY));
+    EXPECT_EQ(hak_owner_first_limit(&hak_mid_policy, SC_N_TINY),
+              hak_owner_largest_limit(&hak_mid_policy, SC_N_TINY));
     hak_options.bin_adapt = 1;
 }
 
@@ -103,12 +107,14 @@ TEST_F(MidMt, TakesFreshBlocksByThePage)
         uint32_t by_page = OWNER_FRESH_BYTES / hak_sc_table[c].size;
         void *head, *next;
         hak_lock_acquire(&pool.owner->lock);
-        EXPECT_EQ(hak_mid_take(pool.owner, c, 1000, &head), std::min(std::max(by_page, 1u), hak_sc_table[c].capacity));
+        EXPECT_EQ(hak_mid_take(pool.owner, c, 1000, &head),
+                  std::min(std::max(by_page, 1u), hak_sc_table[c].capacity));
         for (; head; head = next) {
             next = *static_cast<void **>(head);
             hak_mid_put(pool.owner, head);
         }
-        EXPECT_EQ(pool.owner->bank.n_partial[c], hak_sc_table[c].size <= MID_KEEP_EMPTY_MAX ? 1u : 0u)
+        EXPECT_EQ(pool.owner->bank.n_partial[c],
+                  hak_sc_table[c].size <= MID_KEEP_EMPTY_MAX ? 1u : 0u)
             << "an empty slab of large blocks is not kept";
         hak_lock_release(&pool.owner->lock);
     }

@@ -281,7 +281,8 @@ TEST_F(Hooks, OfEveryThreadThatIsThereOrComes)
 TEST_F(Hooks, SetAndTakenAwayMeanwhile)
 {
     static std::atomic<int> n_told{0};
-    static const hak_hooks counting = {[](const hak_hook_call *, void *) { n_told++; }, nullptr, nullptr};
+    static const hak_hooks counting = {[](const hak_hook_call *, void *) { n_told++; }, nullptr,
+                                       nullptr};
     std::atomic<bool> stop{false};
     std::vector<std::thread> others;
     for (uint64_t seed = 0; seed < 4; seed++) {
@@ -293,7 +294,8 @@ TEST_F(Hooks, SetAndTakenAwayMeanwhile)
                     for (int i = 0; i < 2000; i++) {
                         void *&cell = cells[rng.below(32)];
                         hak_free(cell);
-                        cell = rng.one_in(3) ? hak_calloc(1, rng.below(2000)) : hak_malloc(rng.below(2000));
+                        cell = rng.one_in(3) ? hak_calloc(1, rng.below(2000))
+                                             : hak_malloc(rng.below(2000));
                     }
                     for (void *p : cells) {
                         hak_free(p);

@@ -6,8 +6,8 @@
 
 #include "base/error.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/realloc.h"
 #include "hakmem/heap.h"
+#include "hakmem/realloc.h"
 #include "hakmem/walk.h"
 #include "superslab/superslab.h"
 

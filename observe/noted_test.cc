@@ -1,5 +1,5 @@
-/* Tests of the debug variant's announcements, with AddressSanitizer's three functions replaced by a map of what may not be
-   touched. (checks/survival/ runs it under the real ones.) */
+/* Tests of the debug variant's announcements, with AddressSanitizer's three functions replaced by a
+   map of what may not be touched. (checks/survival/ runs it under the real ones.) */
 #include "observe/noted.h"
 
 #include <cerrno>
@@ -71,7 +71,8 @@ void *__asan_region_is_poisoned(void *p, size_t size)
     if (it != poisoned().begin() && std::prev(it)->second > start) {
         return p;
     }
-    return it != poisoned().end() && it->first < start + size ? reinterpret_cast<void *>(it->first) : nullptr;
+    return it != poisoned().end() && it->first < start + size ? reinterpret_cast<void *>(it->first)
+                                                              : nullptr;
 }
 }
 
@@ -163,7 +164,8 @@ TEST(Noted, EveryWayToAllocate)
 TEST(Noted, HeapsBlocksAreAnnouncedAndDoNotWait)
 {
     struct hak_heap *heap = hak_heap_create();
-    unsigned char *p = bytes(hak_heap_malloc(heap, 40)), *q = bytes(hak_heap_calloc(heap, 1, 100000));
+    unsigned char *p = bytes(hak_heap_malloc(heap, 40)),
+                  *q = bytes(hak_heap_calloc(heap, 1, 100000));
     EXPECT_TRUE(may_touch(p, 40));
     EXPECT_FALSE(may_touch(p + 40, 1));
     EXPECT_FALSE(may_touch(q + 100000, 1));
@@ -248,7 +250,8 @@ TEST(Noted, TooMuchIsRefused)
     hak_free(p);
 }
 
-/* Hooks lie above: they are told what the program asks for, and what their callbacks allocate is announced too. */
+/* Hooks lie above: they are told what the program asks for, and what their callbacks allocate is
+   announced too. */
 TEST(Noted, HooksLieAbove)
 {
     struct Told {

@@ -43,7 +43,7 @@ static void list_remove(struct bank *bank, struct slab *slab)
 }
 
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
-                   const struct owner_policy *policy)
+                       const struct owner_policy *policy)
 {
     struct slab *slab = bank->partial[size_class];
     if (!slab) {
@@ -78,7 +78,8 @@ static int is_slab(uint32_t tag)
 /* A block whose slab is another bank's by now, or no block at all. */
 static HAK_COLD void check_stray(const struct bank *bank, uint32_t tag, const void *block)
 {
-    HAK_CHECK(bank->has_strays_sent && is_slab(tag), "invalid pointer freed (not the start of a block)", block);
+    HAK_CHECK(bank->has_strays_sent && is_slab(tag),
+              "invalid pointer freed (not the start of a block)", block);
 }
 
 /* The slab that holds the block; NULL if it is another bank's by now. */
@@ -94,7 +95,8 @@ static HAK_ALWAYS_INLINE struct slab *slab_of(const struct bank *bank, const voi
 
 /* One empty slab a class stays, so that a program which swings around a slab's edge does not trade
    it; of which classes, their pool says. */
-static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_policy *policy, struct slab *slab)
+static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_policy *policy,
+                                         struct slab *slab)
 {
     int is_only = bank->partial[slab->size_class] == slab && !slab->next;
     if (!is_only || !bank->keeps_empty || slab->size > policy->keep_empty_max) {
@@ -103,7 +105,8 @@ static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_p
 }
 
 /* Files a slab that has just got blocks back. */
-static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy *policy, struct slab *slab)
+static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy *policy,
+                                   struct slab *slab)
 {
     if (HAK_UNLIKELY(!slab->in_list)) {
         list_push(bank, slab);
@@ -202,8 +205,10 @@ int hak_bank_verify(const struct bank *bank)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         const struct slab *prev = NULL;
         uint32_t n = 0;
-        for (const struct slab *slab = bank->partial[c]; slab; prev = slab, slab = slab->next, n++) {
-            if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner || !slab->in_list) {
+        for (const struct slab *slab = bank->partial[c]; slab;
+             prev = slab, slab = slab->next, n++) {
+            if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner ||
+                !slab->in_list) {
                 return VERIFY_BANK_LIST;
             }
         }

@@ -2,16 +2,16 @@
 
    Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks
    are in the class's list; full ones are found only through the pointer map. Always: n_slabs =
-   slabs whose owner is this bank (hak_bank_verify counts them in the pool). If keeps_empty is set, one
-   empty slab a class stays where the class's policy says so (keep_empty_max), so that an idle bank
-   holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The policy comes
-   with the call, from the pool that the class belongs to (tiny, mid_mt).
+   slabs whose owner is this bank (hak_bank_verify counts them in the pool). If keeps_empty is set,
+   one empty slab a class stays where the class's policy says so (keep_empty_max), so that an idle
+   bank holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The policy
+   comes with the call, from the pool that the class belongs to (tiny, mid_mt).
 
    Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards
-   the old owner then arrives at the wrong bank: a stray. If has_strays_sent is set, hak_bank_put_list
-   gathers strays, and the caller sends them on once it has released the lock; else they abort. The
-   owner that a slab's tag names is therefore exact for whoever holds that owner's lock, and a hint
-   for everybody else. */
+   the old owner then arrives at the wrong bank: a stray. If has_strays_sent is set,
+   hak_bank_put_list gathers strays, and the caller sends them on once it has released the lock;
+   else they abort. The owner that a slab's tag names is therefore exact for whoever holds that
+   owner's lock, and a hint for everybody else. */
 #ifndef HAKMEM_OWNER_BANK_H
 #define HAKMEM_OWNER_BANK_H
 
@@ -22,11 +22,14 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* A slab's tag. Its lower bits are the class, shifted so that they are the offset of the class's bin in a heap. */
-#define TAG_BIN_SHIFT               5
-#define TAG_SLAB(owner, size_class) (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
-#define TAG_CLASS(tag)              (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
-HAK_STATIC_ASSERT(SC_N_CLASSES << TAG_BIN_SHIFT <= TAG_LOW_MASK + 1, "each class has its bits in a tag");
+/* A slab's tag. Its lower bits are the class, shifted so that they are the offset of the class's
+   bin in a heap. */
+#define TAG_BIN_SHIFT 5
+#define TAG_SLAB(owner, size_class)                                                                \
+    (((uint32_t)(owner) << TAG_OWNER_SHIFT) | ((uint32_t)(size_class) << TAG_BIN_SHIFT))
+#define TAG_CLASS(tag) (((tag)&TAG_LOW_MASK) >> TAG_BIN_SHIFT)
+HAK_STATIC_ASSERT(SC_N_CLASSES << TAG_BIN_SHIFT <= TAG_LOW_MASK + 1,
+                  "each class has its bits in a tag");
 
 struct bank {
     uint32_t owner;
@@ -42,7 +45,7 @@ void hak_bank_init(struct bank *bank, uint32_t owner);
 /* Takes up to `want` blocks of the class as a list ended by NULL; at least one unless the system
    refuses memory (0). */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
-                   const struct owner_policy *policy);
+                       const struct owner_policy *policy);
 /* Gives one block back. Aborts on a block that is not this bank's, no block, or free. */
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Gives a list back; returns the count, strays included. */

@@ -66,14 +66,17 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
     std::map<char *, Block> live;
     for (int step = 0; step < 3000; step++) {
         if (live.size() < 50 || rng.one_in(2)) {
-            uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES)), size = hak_sc_table[c].size;
+            uint32_t c = static_cast<uint32_t>(rng.below(SC_N_CLASSES)),
+                     size = hak_sc_table[c].size;
             std::vector<char *> blocks = take(&bank, c, static_cast<uint32_t>(rng.between(1, 40)));
             ASSERT_GT(blocks.size(), 0u);
             for (char *block : blocks) {
                 auto next = live.lower_bound(block);
                 ASSERT_TRUE(next == live.end() || block + size <= next->first);
                 ASSERT_TRUE(next == live.begin() ||
-                            std::prev(next)->first + hak_sc_table[std::prev(next)->second.size_class].size <= block);
+                            std::prev(next)->first +
+                                    hak_sc_table[std::prev(next)->second.size_class].size <=
+                                block);
                 unsigned char pattern = static_cast<unsigned char>(rng.next());
                 memset(block, pattern, size);
                 live[block] = {c, pattern};
@@ -265,12 +268,13 @@ TEST_F(BankDeathTest, BadPointersAbort)
     const char *invalid = "^hakmem: invalid pointer freed \\(not the start of a block\\): 0x";
     char *block = take(&bank, hak_sc_of(48), 1)[0], *foreign = take(&other, hak_sc_of(48), 1)[0];
     int local;
-    EXPECT_EXIT(hak_bank_put(&bank, block + 16, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_bank_put(&bank, block + 16, &policy), testing::KilledBySignal(SIGABRT),
+                invalid);
     EXPECT_EXIT(hak_bank_put(&bank, foreign, &policy), testing::KilledBySignal(SIGABRT), invalid);
     EXPECT_EXIT(hak_bank_put(&bank, &local, &policy), testing::KilledBySignal(SIGABRT), invalid);
     EXPECT_EXIT(hak_bank_put(&bank, nullptr, &policy), testing::KilledBySignal(SIGABRT), invalid);
-    EXPECT_EXIT(hak_bank_put(&bank, reinterpret_cast<void *>(UINTPTR_MAX - 15), &policy), testing::KilledBySignal(SIGABRT),
-                invalid);
+    EXPECT_EXIT(hak_bank_put(&bank, reinterpret_cast<void *>(UINTPTR_MAX - 15), &policy),
+                testing::KilledBySignal(SIGABRT), invalid);
     EXPECT_EXIT(
         {
             hak_bank_put(&bank, block, &policy);
@@ -280,9 +284,11 @@ TEST_F(BankDeathTest, BadPointersAbort)
     /* A list with a block of somebody else in it. */
     hak_link_set(block, foreign);
     hak_link_set(foreign, nullptr);
-    EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), invalid);
+    EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT),
+                invalid);
     hak_link_set(block, block);
-    EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT), "block freed twice");
+    EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT),
+                "block freed twice");
     hak_bank_put(&bank, block, &policy);
     hak_bank_put(&other, foreign, &policy);
 }

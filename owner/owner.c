@@ -72,7 +72,8 @@ static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum
     }
     hak_lock_acquire(&owner->lock);
     if (owner->kind != (uint32_t)kind) {
-        owner->kind = (uint32_t)kind; /* others may be reading it if it was made while the gate was closed */
+        owner->kind =
+            (uint32_t)kind; /* others may be reading it if it was made while the gate was closed */
     }
     atomic_store_relaxed(&owner->id, id);
     owner->n_uses = owner->seen_uses = owner->has_rested = 0;
@@ -83,7 +84,8 @@ static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum
     hak_lock_release(&owner->lock);
 }
 
-void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank)
+void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind,
+                           enum lock_rank rank)
 {
     hak_lock_acquire(&table_lock);
     publish(owner, id, kind, rank);
@@ -185,7 +187,8 @@ struct owner *hak_owner_hold(uint32_t id)
 struct owner *hak_owner_next(uint32_t *id)
 {
     uint32_t next = *id + 1;
-    for (uint32_t w = next / 64, n = atomic_load_acquire(&hak_owner_table.n_id_words); w < n; w++, next = w * 64) {
+    for (uint32_t w = next / 64, n = atomic_load_acquire(&hak_owner_table.n_id_words); w < n;
+         w++, next = w * 64) {
         uint64_t left = atomic_load_relaxed(ids_word(w)) & ~(uint64_t)0 << (next % 64);
         for (; left; left &= left - 1) {
             *id = w * 64 + (uint32_t)__builtin_ctzll(left);
@@ -235,7 +238,8 @@ static int verify_table(void)
 {
     int result = 0;
     hak_lock_acquire(&table_lock);
-    for (uint32_t id = 0; id < hak_owner_table.n_id_words * 64 && id <= OWNER_MAX && !result; id++) {
+    for (uint32_t id = 0; id < hak_owner_table.n_id_words * 64 && id <= OWNER_MAX && !result;
+         id++) {
         result = hak_owner_by_id(id) && !is_set_aside(id) ? VERIFY_OWNER_SET : 0;
     }
     hak_lock_release(&table_lock);
@@ -287,8 +291,9 @@ static void leave(const struct hak_owner_gate *gate)
 /* Table lock held. */
 static int make_pool(struct owner **out)
 {
-    struct owner *owner =
-        hak_owner_table.unused_pools ? hak_owner_table.unused_pools : (struct owner *)hak_os_meta_alloc(sizeof *owner);
+    struct owner *owner = hak_owner_table.unused_pools
+                              ? hak_owner_table.unused_pools
+                              : (struct owner *)hak_os_meta_alloc(sizeof *owner);
     int error = ENOMEM;
     if (owner) {
         hak_owner_table.unused_pools = owner->next_unused;
@@ -379,7 +384,8 @@ static int has_id(struct owner *owner)
 }
 
 void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
-                       uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want, void **head))
+                           uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want,
+                                            void **head))
 {
     const struct hak_owner_gate *gate;
     void *block = NULL;
@@ -406,7 +412,8 @@ static void check_block(const struct owner *owner, const void *block)
     HAK_CHECK(found.is_allocated, "block freed twice", block);
 }
 
-void hak_owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block))
+void hak_owner_pool_free(struct owner *owner, void *block,
+                         void (*put)(struct owner *owner, void *block))
 {
     const struct hak_owner_gate *gate;
     int is_inside = enter(&gate);

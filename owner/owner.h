@@ -8,11 +8,11 @@
      unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for
                    reuse, or it was made while the gate was closed and is registered when it first
                    needs a slab
-     registered     hak_owner_table.at[id] is this owner; from hak_owner_register to hak_owner_unregister. A
-                   thread's heap stays so for ever
+     registered     hak_owner_table.at[id] is this owner; from hak_owner_register to
+                   hak_owner_unregister. A thread's heap stays so for ever
      lost           registered, in a forked child: a thread held its lock that the child does not
-                   have. `kind` has OWNER_LOST, nobody takes the lock any more, and the bank stays as
-                   it is. Its blocks can be used, and not be given back
+                   have. `kind` has OWNER_LOST, nobody takes the lock any more, and the bank stays
+                   as it is. Its blocks can be used, and not be given back
    The id is set aside (a bit in the table's set) for a moment before and after, and for as long as
    its maker likes by hak_owner_reserve.
    Always: an id in the table is set aside; hak_owner_table.at[id]->id = bank.owner = id; every slab
@@ -24,12 +24,12 @@
    - Slabs and tags: none. An owner is unregistered with an empty bank (checked), that is when every
      unit that carried its tag has another one.
    - A number read from the map before: the walks of all blocks and the purge of cold slabs read a
-     tag, and take the lock after. hak_owner_hold is the only way from such a number to an owner: the
-     pointer that it finds leads to an owner for ever, and with the lock held it looks whether the
-     id is still that owner's. It stays so until the lock is released, since unregistering takes the
-     lock; then the tag is read once more, and while the owner that it names is held, it is exact.
-     Were the id not compared, a unit that a second owner of the same id got in the same class would
-     pass.
+     tag, and take the lock after. hak_owner_hold is the only way from such a number to an owner:
+     the pointer that it finds leads to an owner for ever, and with the lock held it looks whether
+     the id is still that owner's. It stays so until the lock is released, since unregistering takes
+     the lock; then the tag is read once more, and while the owner that it names is held, it is
+     exact. Were the id not compared, a unit that a second owner of the same id got in the same
+     class would pass.
    - Outbox slots (remote.c): one with a limit above 0 gathers blocks of a thread's heap, whose id
      is never used again. One with limit 0 (first-class heap, or a heap without a thread) holds no
      block, and asks for the owner's kind at each free: if a thread's heap has got the id meanwhile,
@@ -100,7 +100,8 @@ struct hak_owner_table {
 };
 extern struct hak_owner_table hak_owner_table HAK_HIDDEN;
 
-/* The owner of that id, or NULL. For whoever holds a block of its slabs; others want hak_owner_hold. */
+/* The owner of that id, or NULL. For whoever holds a block of its slabs; others want
+   hak_owner_hold. */
 static inline struct owner *hak_owner_by_id(uint32_t id)
 {
     return id <= OWNER_MAX ? atomic_load_acquire(&hak_owner_table.at[id]) : NULL;
@@ -113,10 +114,12 @@ static inline int hak_owner_is_lost(const struct owner *owner)
 
 /* Makes an owner known: a free id, a lock of the rank, an empty bank. 0, or EAGAIN if there is no
    id. The memory was zeroed when it was new. */
-HAK_MUST_CHECK int hak_owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank rank);
+HAK_MUST_CHECK int hak_owner_register(struct owner *owner, enum owner_kind kind,
+                                      enum lock_rank rank);
 /* The same in two steps: an id (0 if there is none) that nobody else gets, and an owner for it. */
 HAK_MUST_CHECK uint32_t hak_owner_reserve(void);
-void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind, enum lock_rank rank);
+void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind,
+                           enum lock_rank rank);
 /* Gives all slabs of an owner back, whatever lies in them, and its id, which the next one gets. Not
    of a thread's heap. */
 void hak_owner_unregister(struct owner *owner);
@@ -124,7 +127,8 @@ void hak_owner_unregister(struct owner *owner);
 /* The owner of that id with its lock held, or NULL if the id is nobody's (any more), or a lost
    owner's. Release with hak_owner_release. */
 struct owner *hak_owner_hold(uint32_t id);
-/* Ends a use of what is behind the lock, by owners of all kinds but thread heaps (hak_theap_unlock). */
+/* Ends a use of what is behind the lock, by owners of all kinds but thread heaps
+   (hak_theap_unlock). */
 static inline void hak_owner_release(struct owner *owner)
 {
     owner->n_uses++;
@@ -155,11 +159,12 @@ int hak_owner_lose(struct lock *lock, const struct owner *own);
 struct hak_owner_gate {
     int (*enter)(void); /* 1: inside, until leave. 0: closed, and the others serve */
     void (*leave)(void);
-    /* `owner`: whose block it is; NULL: memory of ours, for good. NULL and ENOMEM if there is none. */
+    /* `owner`: whose block it is; NULL: memory of ours, for good. NULL and ENOMEM if there is none.
+     */
     void *(*alloc)(size_t size, size_t align, struct owner *owner);
-    void (*free)(void *block);         /* one of alloc; the map says TAG_LIMBO */
+    void (*free)(void *block); /* one of alloc; the map says TAG_LIMBO */
     void (*free_of)(struct owner *owner);
-    void (*defer_block)(void *block);  /* a slab's: it is freed when the gate opens */
+    void (*defer_block)(void *block);       /* a slab's: it is freed when the gate opens */
     void (*defer_end)(struct owner *owner); /* hak_owner_end_pool then */
     void (*catch_up)(void);                 /* what was deferred is done now; inside */
 };
@@ -175,8 +180,10 @@ void hak_owner_unmake_pool(struct owner *owner);
 void hak_owner_end_pool(struct owner *owner);
 /* A block of the class, by the pool's `take` (NULL if there is no memory); and back. */
 void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
-                       uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want, void **head));
-void hak_owner_pool_free(struct owner *owner, void *block, void (*put)(struct owner *owner, void *block));
+                           uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want,
+                                            void **head));
+void hak_owner_pool_free(struct owner *owner, void *block,
+                         void (*put)(struct owner *owner, void *block));
 /* Gives empty slabs back; 0 if all equations hold. While the gate is closed they do nothing. */
 void hak_owner_trim(struct owner *owner);
 int hak_owner_check(struct owner *owner);

@@ -87,7 +87,8 @@ TEST_F(Owner, IsFoundByItsIdUntilItEnds)
     char *p = take(&one, 5);
     EXPECT_EQ(hak_owner_by_id(hak_super_lookup(p).owner), &one);
     EXPECT_EQ(TAG_OWNER(hak_map_find(p).tag), one.id);
-    EXPECT_EQ(hak_owner_by_id(TAG_OWNER(hak_map_find(&one).tag)), nullptr) << "what is not ours has no owner";
+    EXPECT_EQ(hak_owner_by_id(TAG_OWNER(hak_map_find(&one).tag)), nullptr)
+        << "what is not ours has no owner";
     EXPECT_EQ(hak_owner_by_id(TAG_SPECIAL_OWNER), nullptr);
     EXPECT_EQ(hak_owner_by_id(OWNER_MAX + 1), nullptr);
     uint32_t id = one.id;
@@ -104,7 +105,8 @@ TEST_F(Owner, IdsComeBackLowestFirst)
         ASSERT_EQ(start(&owner), 0);
     }
     uint32_t ids[5];
-    std::transform(std::begin(owners), std::end(owners), ids, [](const struct owner &owner) { return owner.id; });
+    std::transform(std::begin(owners), std::end(owners), ids,
+                   [](const struct owner &owner) { return owner.id; });
     for (int i : {3, 1, 2}) {
         hak_owner_unregister(&owners[i]);
     }
@@ -181,7 +183,8 @@ TEST_F(Owner, EndsWithAllItsSlabs)
     char *kept = take(&stays, 0);
     std::vector<char *> blocks;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        for (uint32_t i = 0; i < 2 * hak_sc_table[c].capacity && i < 300; i++) { /* full slabs and partial ones */
+        for (uint32_t i = 0; i < 2 * hak_sc_table[c].capacity && i < 300;
+             i++) { /* full slabs and partial ones */
             blocks.push_back(take(&ends, c));
         }
     }
@@ -191,7 +194,8 @@ TEST_F(Owner, EndsWithAllItsSlabs)
     hak_owner_unregister(&ends);
     EXPECT_EQ(used - hak_stat_get(heap_used_bytes), n * int64_t(SS_UNIT_BYTES));
     for (char *block : blocks) {
-        ASSERT_NE(TAG_OWNER(hak_map_find(block).tag), id) << "no tag carries the id of an owner that has ended";
+        ASSERT_NE(TAG_OWNER(hak_map_find(block).tag), id)
+            << "no tag carries the id of an owner that has ended";
     }
     EXPECT_EQ(hak_super_lookup(kept).is_allocated, 1);
     EXPECT_EQ(hak_owner_check(&stays), 0);
@@ -227,7 +231,8 @@ TEST_F(Owner, WalksSeeAllKindsInOrder)
     EXPECT_LT(at(&heap), at(pool));
     EXPECT_EQ(size_t(at(pool)), seen.owners.size() - 1);
     EXPECT_TRUE(thread.bank.has_strays_sent);
-    EXPECT_FALSE(heap.bank.has_strays_sent || pool->bank.has_strays_sent) << "only thread heaps send blocks on";
+    EXPECT_FALSE(heap.bank.has_strays_sent || pool->bank.has_strays_sent)
+        << "only thread heaps send blocks on";
     EXPECT_TRUE(!thread.bank.keeps_empty && heap.bank.keeps_empty && pool->bank.keeps_empty);
     size_t n = size_t(at(&heap)) + 1;
     seen = {{}, &heap};
@@ -280,7 +285,8 @@ TEST_F(Owner, NoMemoryForAPool)
         }
         EXPECT_EQ(pool, nullptr);
     }
-    EXPECT_TRUE(error == ENOMEM || error == EAGAIN); /* the tiny variant has fewer ids than memory */
+    EXPECT_TRUE(error == ENOMEM ||
+                error == EAGAIN); /* the tiny variant has fewer ids than memory */
     for (struct owner *pool : pools) {
         hak_owner_unmake_pool(pool);
     }
@@ -306,7 +312,8 @@ TEST_F(Owner, VerifySeesEachBrokenEquation)
     EXPECT_TRUE(broken(&owner.bank.has_strays_sent, uint8_t(1)));
     EXPECT_TRUE(broken(&owner.bank.n_slabs, 1u)) << "the bank's own";
     uint64_t *word = &hak_owner_table.ids[OWNER_ID_WORDS - 1 - id / 64];
-    EXPECT_TRUE(broken(word, *word & ~(uint64_t(1) << (id % 64)))) << "an id in the table that is not set aside";
+    EXPECT_TRUE(broken(word, *word & ~(uint64_t(1) << (id % 64))))
+        << "an id in the table that is not set aside";
     owner.bank.owner = 0;
     EXPECT_NE(hak_owner_verify(&owner), 0);
     owner.bank.owner = id;
@@ -371,8 +378,8 @@ TEST_F(Owner, AnOwnerThatEndedIsNotHeldForItsSuccessor)
 
 /* --- forks --- */
 
-/* In the child of a fork that a signal handler made while other threads were inside: a thread that came by a stale
-   number has locked an owner which is in no table, and is gone. */
+/* In the child of a fork that a signal handler made while other threads were inside: a thread that
+   came by a stale number has locked an owner which is in no table, and is gone. */
 TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
 {
     static struct owner ended, lives;
@@ -405,8 +412,8 @@ bool lose_each_kind()
     }
     for (struct owner *owner : {&heap, &thread, pool}) {
         owner->lock.word = 1 << 20;
-        if (hak_owner_lose(&owner->lock, owner) || !hak_owner_lose(&owner->lock, &other) || !hak_owner_is_lost(owner) ||
-            hak_owner_hold(owner->id)) {
+        if (hak_owner_lose(&owner->lock, owner) || !hak_owner_lose(&owner->lock, &other) ||
+            !hak_owner_is_lost(owner) || hak_owner_hold(owner->id)) {
             return false;
         }
     }
@@ -417,10 +424,12 @@ bool lose_each_kind()
     }
     hak_owner_trim(pool);
     hak_owner_unmake_pool(pool);
-    return hak_owner_make_pool(&next) == 0 && next != pool && take(&other, 1) && hak_owner_hold(other.id) == &other;
+    return hak_owner_make_pool(&next) == 0 && next != pool && take(&other, 1) &&
+           hak_owner_hold(other.id) == &other;
 }
 
-/* The same of owners of each kind that are in the table. Ends the process: what is lost stays lost. */
+/* The same of owners of each kind that are in the table. Ends the process: what is lost stays lost.
+ */
 TEST_F(Owner, ALostOwnerIsPassedBy)
 {
     EXPECT_EXIT(_exit(lose_each_kind() ? 0 : 1), testing::ExitedWithCode(0), "");
@@ -463,7 +472,8 @@ TEST_F(Owner, ConcurrentRegistrationGivesEachIdOnce)
         threads.emplace_back([&, t] {
             Rng rng(t);
             std::vector<struct owner *> idle, live;
-            for (int i = 0; i < 30; i++) { /* 120 together: in the tiny variant the table is full at times */
+            for (int i = 0; i < 30;
+                 i++) { /* 120 together: in the tiny variant the table is full at times */
                 idle.push_back(new_owner());
             }
             auto end_one = [&] {
@@ -509,7 +519,8 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
     static std::atomic<int> busy[SS_UNITS];
     static struct owner first; /* its slab keeps the region */
     ASSERT_EQ(start(&first), 0);
-    char *region = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(take(&first, 0)) & ~(SS_BYTES - 1));
+    char *region =
+        reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(take(&first, 0)) & ~(SS_BYTES - 1));
     std::atomic<int> n_bad{0}, n_held{0}, n_writers{2};
     auto alone = [&](const char *unit) {
         std::atomic<int> &at = busy[static_cast<size_t>(unit - region) / SS_UNIT_BYTES];
@@ -534,7 +545,8 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
                     void *block;
                     hak_lock_acquire(&owner->lock);
                     (void)hak_bank_take(&owner->bank, SC_N_TINY, 1, &block, &policy);
-                    char *unit = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(block) & ~(SS_UNIT_BYTES - 1));
+                    char *unit = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(block) &
+                                                          ~(SS_UNIT_BYTES - 1));
                     if (unit - region < static_cast<ptrdiff_t>(SS_BYTES) && unit >= region) {
                         alone(unit);
                     }
@@ -551,7 +563,8 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
             while (n_writers > 0) {
                 char *unit = region + rng.below(5) * SS_UNIT_BYTES;
                 struct map_entry entry = hak_map_get(unit);
-                struct owner *owner = TAG_IS_SLAB(entry.tag) ? hak_owner_hold(TAG_OWNER(entry.tag)) : nullptr;
+                struct owner *owner =
+                    TAG_IS_SLAB(entry.tag) ? hak_owner_hold(TAG_OWNER(entry.tag)) : nullptr;
                 if (!owner) {
                     continue;
                 }
@@ -582,10 +595,12 @@ TEST_F(OwnerDeathTest, EndsOnce)
     struct owner *pool;
     ASSERT_EQ(start(&owner), 0);
     hak_owner_unregister(&owner);
-    EXPECT_EXIT(hak_owner_unregister(&owner), testing::KilledBySignal(SIGABRT), "^hakmem: heap destroyed twice: 0x");
+    EXPECT_EXIT(hak_owner_unregister(&owner), testing::KilledBySignal(SIGABRT),
+                "^hakmem: heap destroyed twice: 0x");
     ASSERT_EQ(hak_owner_make_pool(&pool), 0);
     hak_owner_unmake_pool(pool);
-    EXPECT_EXIT(hak_owner_unmake_pool(pool), testing::KilledBySignal(SIGABRT), "^hakmem: heap destroyed twice: 0x");
+    EXPECT_EXIT(hak_owner_unmake_pool(pool), testing::KilledBySignal(SIGABRT),
+                "^hakmem: heap destroyed twice: 0x");
 }
 
 } // namespace

@@ -19,9 +19,10 @@ HAK_EXTERN_C_BEGIN
 
 struct owner_policy {
     uint32_t least_blocks, most_blocks; /* that a list may hold, however few or many bytes it may */
-    uint32_t full_size;                 /* a list of larger blocks may hold half of HAKMEM_BIN_BYTES */
-    uint32_t keep_empty_max;            /* the largest blocks of which a bank keeps an empty slab */
-    uint32_t fresh_bytes;               /* blocks that nobody has had yet are taken about so many bytes at a time */
+    uint32_t full_size;      /* a list of larger blocks may hold half of HAKMEM_BIN_BYTES */
+    uint32_t keep_empty_max; /* the largest blocks of which a bank keeps an empty slab */
+    uint32_t
+        fresh_bytes; /* blocks that nobody has had yet are taken about so many bytes at a time */
 };
 
 /* How many blocks of the class a list may hold if it may hold `bytes`. */

@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "hakmem/hakmem.h"
 #include "command/command.h"
+#include "hakmem/hakmem.h"
 #include "trace/record.h"
 
 static const char usage[] =

@@ -5,8 +5,8 @@
 
    threshold   a request of 33 KiB; run it with HAKMEM_WMAX_MID=1.01 HAKMEM_WMAX_LARGE=1.01
    exhaustion  blocks of 1 MB until there are no more; run it with HAKMEM_LIMIT_HARD=64m
-   mapfail     blocks of 5 MB under an RLIMIT_AS of 64 MiB above what is mapped, with which it starts itself again: the trace
-               tells the limit that a process started with
+   mapfail     blocks of 5 MB under an RLIMIT_AS of 64 MiB above what is mapped, with which it
+               starts itself again: the trace tells the limit that a process started with
    fork        the same in a forked child
    signal      a request of 5 TiB in a signal handler, which does nothing else
    fallback    a request of 100 MB; run it with HAKMEM_LIMIT_HARD=64m HAKMEM_LD_SAFE=1

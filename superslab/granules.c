@@ -4,7 +4,8 @@
 uint32_t hak_granules_best_fit(const struct granules *set, uint32_t n, uint32_t align)
 {
     uint32_t best = SS_GRANULES, best_run = SS_GRANULES + 1, end;
-    for (uint32_t first = hak_granules_next(set, 0, 1); first < SS_GRANULES; first = hak_granules_next(set, end, 1)) {
+    for (uint32_t first = hak_granules_next(set, 0, 1); first < SS_GRANULES;
+         first = hak_granules_next(set, end, 1)) {
         end = hak_granules_next(set, first, 0);
         uint32_t place = (first + align - 1) & ~(align - 1);
         if (place + n <= end && end - first < best_run) {
@@ -18,7 +19,8 @@ uint32_t hak_granules_best_fit(const struct granules *set, uint32_t n, uint32_t 
 uint32_t hak_granules_longest_run(const struct granules *set)
 {
     uint32_t longest = 0, end;
-    for (uint32_t first = hak_granules_next(set, 0, 1); first < SS_GRANULES; first = hak_granules_next(set, end, 1)) {
+    for (uint32_t first = hak_granules_next(set, 0, 1); first < SS_GRANULES;
+         first = hak_granules_next(set, end, 1)) {
         end = hak_granules_next(set, first, 0);
         longest = end - first > longest ? end - first : longest;
     }

@@ -1,5 +1,6 @@
-/* Sets of granules: the 8 KiB pieces of a superslab, one bit each, 256 of them in four words. A granule is the unit in which
-   spans are cut; eight of them are a unit of 64 KiB, which is a byte of the set. Plain values, no locks. */
+/* Sets of granules: the 8 KiB pieces of a superslab, one bit each, 256 of them in four words. A
+   granule is the unit in which spans are cut; eight of them are a unit of 64 KiB, which is a byte
+   of the set. Plain values, no locks. */
 #ifndef HAKMEM_SUPERSLAB_GRANULES_H
 #define HAKMEM_SUPERSLAB_GRANULES_H
 
@@ -71,8 +72,8 @@ static inline uint32_t hak_granules_of_unit(const struct granules *set, uint32_t
     return (uint32_t)(set->word[unit / 8] >> (unit % 8 * 8)) & 0xFF;
 }
 
-/* The smallest run of the set in which n granules fit at a multiple of `align`; returns its first place that fits, or
-   SS_GRANULES. */
+/* The smallest run of the set in which n granules fit at a multiple of `align`; returns its first
+   place that fits, or SS_GRANULES. */
 uint32_t hak_granules_best_fit(const struct granules *set, uint32_t n, uint32_t align);
 /* The length of the longest run. */
 uint32_t hak_granules_longest_run(const struct granules *set);

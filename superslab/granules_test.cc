@@ -69,7 +69,8 @@ TEST(Granules, AgreeWithPlainArrays)
             range[i] = true;
         }
         ASSERT_EQ(hak_granules_count(&set, first, n), (bits & range).count());
-        ASSERT_EQ(hak_granules_of_unit(&set, first / 8), ((bits >> (first / 8 * 8)) & Bits(0xFF)).to_ullong());
+        ASSERT_EQ(hak_granules_of_unit(&set, first / 8),
+                  ((bits >> (first / 8 * 8)) & Bits(0xFF)).to_ullong());
         struct granules changed = set, expected = from(bits | range);
         hak_granules_set(&changed, first, n);
         ASSERT_EQ(memcmp(&changed, &expected, sizeof changed), 0);
@@ -87,7 +88,8 @@ TEST(Granules, BestFit)
     for (int round = 0; round < 3000; round++) {
         Bits bits = random_bits(rng);
         struct granules set = from(bits);
-        uint32_t n = static_cast<uint32_t>(rng.between(1, rng.one_in(3) ? 256 : 20)), align = 1u << rng.below(6);
+        uint32_t n = static_cast<uint32_t>(rng.between(1, rng.one_in(3) ? 256 : 20)),
+                 align = 1u << rng.below(6);
         uint32_t best = SS_GRANULES, best_run = SS_GRANULES + 1;
         for (uint32_t i = 0; i < SS_GRANULES; i++) {
             if (!bits[i] || (i && bits[i - 1])) {

@@ -6,11 +6,12 @@
 #include "base/os.h"
 #include "base/stats.h"
 
-/* A huge page that takes longer than this to appear is dearer than the 512 small ones in its place (measured: 0.18 ms for it,
-   0.8 to 1 ms for them). */
+/* A huge page that takes longer than this to appear is dearer than the 512 small ones in its place
+   (measured: 0.18 ms for it, 0.8 to 1 ms for them). */
 #define DEAR_NS 1000000u
-/* After a dear one, so many regions go without; four times as many after each further one, up to SKIP_MAX. A dear one was seen to
-   cost 5 to 10 ms, as much as some fifteen cheap ones save: so it takes GOOD_RUN cheap ones in a row to forget one. */
+/* After a dear one, so many regions go without; four times as many after each further one, up to
+   SKIP_MAX. A dear one was seen to cost 5 to 10 ms, as much as some fifteen cheap ones save: so it
+   takes GOOD_RUN cheap ones in a row to forget one. */
 #define SKIP_FIRST 64u
 #define SKIP_MAX   4096u
 #define GOOD_RUN   16u
@@ -21,7 +22,8 @@ static uint32_t good_run;  /* cheap ones since the last dear one, modulo GOOD_RU
 
 static uint64_t time_first_touch(char *base)
 {
-    volatile char *first = (volatile char *)(((uintptr_t)base + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
+    volatile char *first =
+        (volatile char *)(((uintptr_t)base + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
     uint64_t before = hak_os_ops.precise_ns();
     *first = 0;
     return hak_os_ops.precise_ns() - before;

@@ -1,6 +1,7 @@
-/* Whether to ask for huge pages. They make the first touch of memory several times cheaper where the system has some at hand,
-   and dearer where it has to find or compact them: so each marked region is touched once and that fault is timed; as long as
-   it costs more than the small pages that it stands for, none are asked for, but for one try now and then. */
+/* Whether to ask for huge pages. They make the first touch of memory several times cheaper where
+   the system has some at hand, and dearer where it has to find or compact them: so each marked
+   region is touched once and that fault is timed; as long as it costs more than the small pages
+   that it stands for, none are asked for, but for one try now and then. */
 #ifndef HAKMEM_SUPERSLAB_HUGE_H
 #define HAKMEM_SUPERSLAB_HUGE_H
 
@@ -12,8 +13,8 @@ HAK_EXTERN_C_BEGIN
 
 #define HUGE_BYTES ((size_t)2 * 1024 * 1024)
 
-/* Whether the next fresh region should be marked: `bytes_in_use` is at least HAKMEM_HUGE_PAGE_BYTES and huge pages have paid
-   lately. Any thread; counts the regions that go without. */
+/* Whether the next fresh region should be marked: `bytes_in_use` is at least HAKMEM_HUGE_PAGE_BYTES
+   and huge pages have paid lately. Any thread; counts the regions that go without. */
 int hak_huge_is_wanted(uint64_t bytes_in_use);
 /* Marks a fresh, untouched region that has at least one aligned 2 MiB in it. Any thread. */
 void hak_huge_mark(char *base, size_t size);

@@ -43,7 +43,8 @@ static struct ss_lookup lookup_slab(const struct superslab *ss, const void *p, u
 /* The span that holds p: the nearest one that starts at or below it, if it reaches so far. */
 static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
 {
-    uint32_t granule = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES), first = granule, n;
+    uint32_t granule = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES),
+             first = granule, n;
     while ((n = hak_pool_span_granules(ss, first)) == 0 && first) {
         first--;
     }
@@ -51,7 +52,8 @@ static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
         return free_unit;
     }
     char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
-    return (struct ss_lookup){SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, n * SS_GRANULE_BYTES, 1};
+    return (struct ss_lookup){SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, n * SS_GRANULE_BYTES,
+                              1};
 }
 
 static struct ss_lookup describe(const struct superslab *ss, const void *p, struct map_entry entry)
@@ -60,7 +62,8 @@ static struct ss_lookup describe(const struct superslab *ss, const void *p, stru
         return hak_pool_policy()->range_lookup(p, entry.ref);
     }
     if (entry.tag == TAG_LIMBO) {
-        return atomic_load_relaxed(&hak_ss_limbo_lookup)(p, entry.ref); /* set before there is one */
+        return atomic_load_relaxed(&hak_ss_limbo_lookup)(p,
+                                                         entry.ref); /* set before there is one */
     }
     if (!ss) {
         return free_unit; /* the number is another owner's already */
@@ -87,7 +90,9 @@ struct ss_lookup hak_super_lookup(const void *p)
         if (entry.tag == TAG_FREE_UNIT) {
             return free_unit;
         }
-        const struct superslab *ss = entry.tag == TAG_RANGE || entry.tag == TAG_LIMBO ? NULL : hak_pool_superslab_around(entry.ref, p);
+        const struct superslab *ss = entry.tag == TAG_RANGE || entry.tag == TAG_LIMBO
+                                         ? NULL
+                                         : hak_pool_superslab_around(entry.ref, p);
         uint32_t version = ss ? atomic_load_acquire(&ss->slab_version) : 0;
         struct ss_lookup result = describe(ss, p, entry);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);

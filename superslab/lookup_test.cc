@@ -1,4 +1,5 @@
-/* Tests of hak_super_lookup: ours, freed, interior, tail, stack, NULL, wild; and while another thread allocates. */
+/* Tests of hak_super_lookup: ours, freed, interior, tail, stack, NULL, wild; and while another
+   thread allocates. */
 #include "superslab/superslab.h"
 
 #include <cstring>
@@ -59,20 +60,22 @@ TEST_F(Lookup, NotOurs)
     uintptr_t ours = reinterpret_cast<uintptr_t>(span);
     ASSERT_EQ(hak_super_lookup(span).kind, SS_SPAN);
     for (int bit = 47; bit < 64; bit++) {
-        expect_not_ours(reinterpret_cast<void *>(ours ^ (uintptr_t(1) << bit))); /* kernel's, or no address at all */
+        expect_not_ours(reinterpret_cast<void *>(
+            ours ^ (uintptr_t(1) << bit))); /* kernel's, or no address at all */
     }
     uintptr_t region = ours & ~(SS_BYTES - 1);
     expect_not_ours(reinterpret_cast<void *>(region - 1));
     expect_not_ours(reinterpret_cast<void *>(region + SS_BYTES));
-    for (uintptr_t p :
-         {uintptr_t(1), uintptr_t(4096), uintptr_t(65536), UINTPTR_MAX, UINTPTR_MAX / 2, UINTPTR_MAX / 2 + 1}) {
+    for (uintptr_t p : {uintptr_t(1), uintptr_t(4096), uintptr_t(65536), UINTPTR_MAX,
+                        UINTPTR_MAX / 2, UINTPTR_MAX / 2 + 1}) {
         expect_not_ours(reinterpret_cast<void *>(p));
     }
     Rng rng(3);
     for (int i = 0; i < 200000; i++) {
         uintptr_t p = rng.next() >> rng.below(64);
         if ((p & ~(SS_BYTES - 1)) != region) {
-            ASSERT_EQ(hak_super_lookup(reinterpret_cast<void *>(p)).kind, SS_NOT_OURS) << std::hex << p;
+            ASSERT_EQ(hak_super_lookup(reinterpret_cast<void *>(p)).kind, SS_NOT_OURS)
+                << std::hex << p;
         }
     }
     delete from_libc;
@@ -85,7 +88,8 @@ TEST_F(Lookup, SlabsOfEveryClass)
         void *head;
         struct slab *owned = hak_pool_slab_alloc(5u << TAG_OWNER_SHIFT | c, c);
         ASSERT_EQ(hak_slab_take(owned, 1, FRESH_BYTES, &head), 1u);
-        char *block = static_cast<char *>(head), *slab = block; /* the first block of a fresh slab */
+        char *block = static_cast<char *>(head),
+             *slab = block; /* the first block of a fresh slab */
         size_t size = hak_sc_table[c].size;
         ASSERT_EQ(reinterpret_cast<uintptr_t>(slab) % SS_UNIT_BYTES, 0u);
         for (char *p : {block, block + 1, block + size / 2, block + size - 1}) {
@@ -149,8 +153,8 @@ TEST_F(Lookup, Spans)
     expect_not_ours(second);
 }
 
-/* One thread allocates and frees slabs, blocks and spans; another asks about all their addresses. What it is told about the
-   one block that stays is always exact. */
+/* One thread allocates and frees slabs, blocks and spans; another asks about all their addresses.
+   What it is told about the one block that stays is always exact. */
 TEST_F(Lookup, WhileAnotherThreadAllocates)
 {
     void *kept;
@@ -186,11 +190,13 @@ TEST_F(Lookup, WhileAnotherThreadAllocates)
     while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
         uintptr_t p = region + rng.below(SS_BYTES);
         struct ss_lookup got = hak_super_lookup(reinterpret_cast<void *>(p));
-        n_wrong += got.kind == SS_RANGE || (got.kind == SS_SLAB && got.owner != 5 && got.owner != 6);
-        n_wrong += got.kind == SS_SLAB && got.start && p - reinterpret_cast<uintptr_t>(got.start) >= got.size;
-        struct ss_lookup found = hak_super_lookup(static_cast<char *>(kept) + 47);
         n_wrong +=
-            found.kind != SS_SLAB || found.start != kept || found.size != 48 || found.owner != 5 || !found.is_allocated;
+            got.kind == SS_RANGE || (got.kind == SS_SLAB && got.owner != 5 && got.owner != 6);
+        n_wrong += got.kind == SS_SLAB && got.start &&
+                   p - reinterpret_cast<uintptr_t>(got.start) >= got.size;
+        struct ss_lookup found = hak_super_lookup(static_cast<char *>(kept) + 47);
+        n_wrong += found.kind != SS_SLAB || found.start != kept || found.size != 48 ||
+                   found.owner != 5 || !found.is_allocated;
         __atomic_add_fetch(&n_asked, 1, __ATOMIC_RELAXED);
     }
     other.join();

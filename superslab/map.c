@@ -1,5 +1,5 @@
-/* The pointer map. No locks: leaves are added by a compare-and-swap and stay. Called by the pool, by ACE for ranges, by limbo, and by
-   every free. */
+/* The pointer map. No locks: leaves are added by a compare-and-swap and stay. Called by the pool,
+   by ACE for ranges, by limbo, and by every free. */
 #include "superslab/map.h"
 
 #include <errno.h>
@@ -25,14 +25,16 @@ static struct map_leaf *leaf_of(uint32_t unit)
     return atomic_load_acquire(&directory[unit >> MAP_LEAF_SHIFT]);
 }
 
-/* The leaf of that index, made if there is none; NULL if there is no memory. Whoever comes second throws his away. */
+/* The leaf of that index, made if there is none; NULL if there is no memory. Whoever comes second
+   throws his away. */
 static struct map_leaf *ensure_leaf(uint32_t index)
 {
     struct map_leaf *leaf = atomic_load_acquire(&directory[index]);
     if (HAK_LIKELY(leaf != NULL)) {
         return leaf;
     }
-    struct map_leaf *fresh = (struct map_leaf *)hak_os_map_aligned(NULL, sizeof *fresh, hak_os_page_size());
+    struct map_leaf *fresh =
+        (struct map_leaf *)hak_os_map_aligned(NULL, sizeof *fresh, hak_os_page_size());
     if (fresh && !atomic_cas_strong(&directory[index], &leaf, fresh)) {
         hak_os_unmap_untouched(fresh, sizeof *fresh);
         fresh = leaf;
@@ -43,9 +45,11 @@ static struct map_leaf *ensure_leaf(uint32_t index)
 /* Chooses the window around the first address and maps its leaf. Returns 0 or ENOMEM. */
 static HAK_COLD int choose_window(const void *first)
 {
-    /* New mappings are placed below older ones: most of the window lies below the first, and so does most of what is on its
-       page of tags, which a small heap then does without a second one. */
-    uintptr_t window = (uintptr_t)MAP_LEAF_UNITS << MAP_UNIT_SHIFT, page = (uintptr_t)TAGS_A_PAGE << MAP_UNIT_SHIFT;
+    /* New mappings are placed below older ones: most of the window lies below the first, and so
+       does most of what is on its page of tags, which a small heap then does without a second one.
+       */
+    uintptr_t window = (uintptr_t)MAP_LEAF_UNITS << MAP_UNIT_SHIFT,
+              page = (uintptr_t)TAGS_A_PAGE << MAP_UNIT_SHIFT;
     uintptr_t below = window / 4 * 3 + page / 4 * 3;
     uintptr_t base = (uintptr_t)first > below ? (uintptr_t)first - below : 0, none = NO_BASE;
     struct map_leaf *leaf = ensure_leaf(0);

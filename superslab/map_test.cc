@@ -1,4 +1,5 @@
-/* Tests of the pointer map with made-up addresses: exact for every pointer, in the window and beyond. */
+/* Tests of the pointer map with made-up addresses: exact for every pointer, in the window and
+   beyond. */
 #include "superslab/map.h"
 
 #include <cerrno>
@@ -129,7 +130,8 @@ TEST(Map, BeyondTheWindow)
 
 TEST(Map, ARangeMayCrossLeaves)
 {
-    for (uintptr_t edge : {hak_map_base, hak_map_base + kLeafBytes, hak_map_base + 9 * kLeafBytes}) {
+    for (uintptr_t edge :
+         {hak_map_base, hak_map_base + kLeafBytes, hak_map_base + 9 * kLeafBytes}) {
         uintptr_t start = edge - 2 * kUnit;
         ASSERT_EQ(hak_map_ensure(at(start), 5 * kUnit), 0);
         hak_map_set(at(start), 5, 9, 8);
@@ -163,7 +165,8 @@ TEST(Map, ARefusedLeafIsReportedAndTriedAgain)
 TEST(Map, AgreesWithAnOracle)
 {
     Rng rng(1);
-    const uintptr_t bases[] = {kFirst, hak_map_base + kLeafBytes - 32 * kUnit, hak_map_base - 32 * kUnit, uintptr_t(1) << 40};
+    const uintptr_t bases[] = {kFirst, hak_map_base + kLeafBytes - 32 * kUnit,
+                               hak_map_base - 32 * kUnit, uintptr_t(1) << 40};
     std::map<uintptr_t, struct map_entry> oracle;
     for (uintptr_t base : bases) {
         ASSERT_EQ(hak_map_ensure(at(base), 96 * kUnit), 0);
@@ -171,7 +174,8 @@ TEST(Map, AgreesWithAnOracle)
     for (int step = 0; step < 4000; step++) {
         uintptr_t base = bases[rng.below(4)];
         size_t first = rng.below(64), n = rng.between(1, 32);
-        struct map_entry entry = {static_cast<uint32_t>(rng.next()), static_cast<uint32_t>(rng.next())};
+        struct map_entry entry = {static_cast<uint32_t>(rng.next()),
+                                  static_cast<uint32_t>(rng.next())};
         if (rng.one_in(4)) {
             entry = {0, 0};
         }

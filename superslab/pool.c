@@ -1,5 +1,6 @@
-/* The shared pool of superslabs. One lock (rank POOL), held for a few bit operations; also while the system is asked for
-   memory or gets some back. Called by banks (slabs), span.c, hak_super_lookup and purge. */
+/* The shared pool of superslabs. One lock (rank POOL), held for a few bit operations; also while
+   the system is asked for memory or gets some back. Called by banks (slabs), span.c,
+   hak_super_lookup and purge. */
 #include "superslab/pool.h"
 
 #include <errno.h>
@@ -20,10 +21,11 @@
 
 /* Memory for descriptions is taken for so many at a time. */
 #define DESCRIPTIONS HAK_TINY_OR(2u, 16u)
-/* How many superslabs of the best lists are looked at for resident memory before the first one is taken. */
+/* How many superslabs of the best lists are looked at for resident memory before the first one is
+   taken. */
 #define DIRTY_SEARCH 8
-/* A superslab that is marked for huge pages loses the mark when it is purged with less than this part of it in use: each small
-   block there would bring 2 MiB back. */
+/* A superslab that is marked for huge pages loses the mark when it is purged with less than this
+   part of it in use: each small block there would bring 2 MiB back. */
 #define HUGE_SPARSE 2u
 
 /* A bit for each length of a run, 0 to SS_GRANULES. */
@@ -40,7 +42,8 @@ static uint64_t runs_present[RUN_BITS / 64];
 static struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
 static struct ss_list by_age;                 /* with dirty granules, oldest first */
 static struct superslab *given_back;          /* descriptions without a region */
-static struct superslab *room; /* the next one that was never used, if superslabs.n % DESCRIPTIONS is not 0 */
+static struct superslab
+    *room; /* the next one that was never used, if superslabs.n % DESCRIPTIONS is not 0 */
 static struct superslab_slabs *room_slabs;
 static char *last_region;
 
@@ -147,7 +150,8 @@ static void relist(struct superslab *ss)
     }
 }
 
-/* The next length of a run, from `run` up, that some superslab has as its longest; RUN_BITS if none. */
+/* The next length of a run, from `run` up, that some superslab has as its longest; RUN_BITS if
+   none. */
 static uint32_t next_run(uint32_t run)
 {
     return hak_bits_next(runs_present, RUN_BITS, run, 1);
@@ -160,17 +164,19 @@ static void drop_description(struct superslab *ss)
     given_back = ss;
 }
 
-/* Memory for DESCRIPTIONS of them: together, so that what stays of each is small. Returns whether there is some. */
+/* Memory for DESCRIPTIONS of them: together, so that what stays of each is small. Returns whether
+   there is some. */
 static int make_room(void)
 {
     size_t page = hak_os_page_size();
-    char *memory =
-        (char *)hak_os_meta_alloc(DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
+    char *memory = (char *)hak_os_meta_alloc(
+        DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
     if (!memory) {
         return 0;
     }
     room = (struct superslab *)(void *)memory;
-    room_slabs = (struct superslab_slabs *)(((uintptr_t)(room + DESCRIPTIONS) + page - 1) & ~(uintptr_t)(page - 1));
+    room_slabs = (struct superslab_slabs *)(((uintptr_t)(room + DESCRIPTIONS) + page - 1) &
+                                            ~(uintptr_t)(page - 1));
     return 1;
 }
 
@@ -286,10 +292,12 @@ static struct superslab *choose(uint32_t n, uint32_t align)
     int looked = 0;
     for (uint32_t run = next_run(n); run <= SS_GRANULES; run = next_run(run + 1)) {
         for (struct superslab *ss = by_run[run].first; ss; ss = ss->next[SS_BY_RUN]) {
-            if (!hak_granules_is_empty(&ss->dirty) && hak_granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
+            if (!hak_granules_is_empty(&ss->dirty) &&
+                hak_granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
                 return ss;
             }
-            if (!fallback && (align == 1 || hak_granules_best_fit(&ss->free, n, align) < SS_GRANULES)) {
+            if (!fallback &&
+                (align == 1 || hak_granules_best_fit(&ss->free, n, align) < SS_GRANULES)) {
                 fallback = ss;
             }
             if (++looked >= DIRTY_SEARCH && fallback) {
@@ -304,7 +312,8 @@ static struct superslab *choose(uint32_t n, uint32_t align)
 static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
 {
     size_t bytes = n * SS_GRANULE_BYTES;
-    return hak_limit_admit((n - hak_granules_count(&ss->dirty, first, n)) * SS_GRANULE_BYTES, bytes, bytes);
+    return hak_limit_admit((n - hak_granules_count(&ss->dirty, first, n)) * SS_GRANULE_BYTES, bytes,
+                           bytes);
 }
 
 struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
@@ -326,20 +335,23 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
 
 int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    if (first + n > SS_GRANULES || hak_granules_count(&ss->free, first, n) != n || !admit(ss, first, n)) {
+    if (first + n > SS_GRANULES || hak_granules_count(&ss->free, first, n) != n ||
+        !admit(ss, first, n)) {
         return 0;
     }
     take(ss, first, n);
     return 1;
 }
 
-/* A wholly free unit: of a superslab that has few of them, a resident one if it is near. NULL if there is none. */
+/* A wholly free unit: of a superslab that has few of them, a resident one if it is near. NULL if
+   there is none. */
 static struct superslab *choose_unit(uint32_t *unit)
 {
     struct superslab *best = NULL;
     int looked = 0;
     for (uint32_t n = 1; n <= SS_UNITS && looked < DIRTY_SEARCH; n++) {
-        for (struct superslab *ss = by_units[n].first; ss && looked < DIRTY_SEARCH; ss = ss->next[SS_BY_UNITS]) {
+        for (struct superslab *ss = by_units[n].first; ss && looked < DIRTY_SEARCH;
+             ss = ss->next[SS_BY_UNITS]) {
             uint32_t whole = hak_granules_whole_units(&ss->free);
             uint32_t resident = whole & hak_granules_touched_units(&ss->dirty);
             if (resident) {
@@ -356,7 +368,8 @@ static struct superslab *choose_unit(uint32_t *unit)
     return best;
 }
 
-/* A superslab that is wholly free goes back to the system. Returns 0 if it refused. Pool lock held. */
+/* A superslab that is wholly free goes back to the system. Returns 0 if it refused. Pool lock held.
+ */
 static int unmap_superslab(struct superslab *ss)
 {
     hak_map_set(ss->base, SS_UNITS, 0, 0);
@@ -377,7 +390,8 @@ static int unmap_superslab(struct superslab *ss)
     return 1;
 }
 
-/* Gives dirty granules back, and the superslab itself if it is wholly free. Returns the bytes that went. Pool lock held. */
+/* Gives dirty granules back, and the superslab itself if it is wholly free. Returns the bytes that
+   went. Pool lock held. */
 static size_t purge_superslab(struct superslab *ss)
 {
     size_t bytes = hak_granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;
@@ -385,7 +399,8 @@ static size_t purge_superslab(struct superslab *ss)
         hak_stat_add(heap_purged_bytes, bytes);
         return bytes;
     }
-    if (ss->is_huge && hak_granules_count(&ss->free, 0, SS_GRANULES) > SS_GRANULES - SS_GRANULES / HUGE_SPARSE) {
+    if (ss->is_huge &&
+        hak_granules_count(&ss->free, 0, SS_GRANULES) > SS_GRANULES - SS_GRANULES / HUGE_SPARSE) {
         hak_os_small_pages(ss->base, SS_BYTES);
         ss->is_huge = 0;
     }
@@ -404,14 +419,15 @@ static size_t purge_superslab(struct superslab *ss)
     return bytes;
 }
 
-/* Purges superslabs, oldest first, as long as they have not been used for delay_ns or more than `keep` bytes are dirty. Pool
-   lock held. */
+/* Purges superslabs, oldest first, as long as they have not been used for delay_ns or more than
+   `keep` bytes are dirty. Pool lock held. */
 static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
 {
     size_t bytes = 0;
     struct superslab *next;
     for (struct superslab *ss = by_age.first; ss; ss = next) {
-        if (now_ns - ss->dirty_since_ns < delay_ns && (size_t)hak_stat_get(heap_dirty_bytes) <= keep) {
+        if (now_ns - ss->dirty_since_ns < delay_ns &&
+            (size_t)hak_stat_get(heap_dirty_bytes) <= keep) {
             break;
         }
         next = ss->next[SS_BY_AGE];
@@ -427,7 +443,8 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns, size_t keep)
 static void mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint32_t whole = hak_granules_whole_units(&ss->free);
-    for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT; unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
+    for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT;
+         unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
         if (whole >> unit & 1) {
             hak_map_set(ss->base + unit * SS_UNIT_BYTES, 1, TAG_FREE_UNIT, ss->number);
         }
@@ -468,9 +485,10 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
-        hak_slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class, ss->far_bits[unit],
-                  is_clean);
-        /* Between what describes it and its tag: who has read an older description, and then the tag, sees another version. */
+        hak_slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class,
+                      ss->far_bits[unit], is_clean);
+        /* Between what describes it and its tag: who has read an older description, and then the
+           tag, sees another version. */
         atomic_store_release(&ss->slab_version, ss->slab_version + 1);
     }
     hak_lock_release(&hak_pool_lock);
@@ -500,7 +518,8 @@ struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
     return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
 }
 
-int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context)
+int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context),
+                           void *context)
 {
     int result = 0;
     for (uint32_t i = 0; i < superslabs.n && !result; i++) {
@@ -533,7 +552,8 @@ uint32_t hak_pool_slab_mask(uint32_t number, char **base)
 size_t hak_ss_purge(uint64_t delay_ms)
 {
     hak_lock_acquire(&hak_pool_lock);
-    size_t bytes = purge_older(hak_os_ops.clock_ns(), hak_time_ns_of_ms(delay_ms), hak_pool_policy()->keep_bytes());
+    size_t bytes = purge_older(hak_os_ops.clock_ns(), hak_time_ns_of_ms(delay_ms),
+                               hak_pool_policy()->keep_bytes());
     hak_lock_release(&hak_pool_lock);
     return bytes;
 }
@@ -602,7 +622,8 @@ static int verify_superslab(const struct superslab *ss)
         return VERIFY_POOL_RUNS;
     }
     int is_dirty = !hak_granules_is_empty(&ss->dirty);
-    if (!is_listed(&by_run[ss->largest_run], ss, SS_BY_RUN) || !is_listed(&by_units[n_whole], ss, SS_BY_UNITS) ||
+    if (!is_listed(&by_run[ss->largest_run], ss, SS_BY_RUN) ||
+        !is_listed(&by_units[n_whole], ss, SS_BY_UNITS) ||
         is_listed(&by_age, ss, SS_BY_AGE) != is_dirty) {
         return VERIFY_POOL_LISTS;
     }
@@ -611,7 +632,8 @@ static int verify_superslab(const struct superslab *ss)
 
 static int verify_ages(void)
 {
-    for (const struct superslab *ss = by_age.first; ss && ss->next[SS_BY_AGE]; ss = ss->next[SS_BY_AGE]) {
+    for (const struct superslab *ss = by_age.first; ss && ss->next[SS_BY_AGE];
+         ss = ss->next[SS_BY_AGE]) {
         if (ss->dirty_since_ns > ss->next[SS_BY_AGE]->dirty_since_ns) {
             return VERIFY_POOL_AGES;
         }
@@ -635,8 +657,9 @@ int hak_ss_verify(void)
         }
     }
     const int64_t bytes = (int64_t)SS_GRANULE_BYTES;
-    if (!result && (used * bytes != hak_stat_get(heap_used_bytes) || dirty * bytes != hak_stat_get(heap_dirty_bytes) ||
-                    regions != hak_stat_get(superslabs))) {
+    if (!result &&
+        (used * bytes != hak_stat_get(heap_used_bytes) ||
+         dirty * bytes != hak_stat_get(heap_dirty_bytes) || regions != hak_stat_get(superslabs))) {
         result = VERIFY_POOL_TOTALS;
     }
     hak_lock_release(&hak_pool_lock);

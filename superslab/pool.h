@@ -1,15 +1,16 @@
 /* The shared pool of superslabs: hands out units (slabs) and spans to every heap.
 
-   struct superslab describes one region of 2 MiB and lives apart from it, for ever; a region that was given back leaves its
-   description for the next one. All fields but `slabs` are written with the pool lock held; slabs[i] belongs to the heap
-   that holds unit i while it is a slab. `base` and span_granules are written atomically (relaxed), since hak_super_lookup
-   reads them without a lock.
-   A granule is used (by a slab or a span) or free; a free granule is dirty (its pages may be resident) or clean (reads as 0).
-   Always: dirty is a subset of free; largest_run = length of the longest run in free; n_whole = units that are wholly free;
-   the superslab is in the list of its largest_run and in that of its n_whole, and in the list of dirty ones exactly if
-   `dirty` is not empty, which is ordered by dirty_since_ns; span_granules[i] > 0 exactly for the first granule i of a span,
-   and all its granules are used; in the pointer map each wholly free unit has TAG_FREE_UNIT, each unit that is no slab and
-   not wholly free TAG_SPAN. hak_ss_verify checks. */
+   struct superslab describes one region of 2 MiB and lives apart from it, for ever; a region that
+   was given back leaves its description for the next one. All fields but `slabs` are written with
+   the pool lock held; slabs[i] belongs to the heap that holds unit i while it is a slab. `base` and
+   span_granules are written atomically (relaxed), since hak_super_lookup reads them without a lock.
+   A granule is used (by a slab or a span) or free; a free granule is dirty (its pages may be
+   resident) or clean (reads as 0). Always: dirty is a subset of free; largest_run = length of the
+   longest run in free; n_whole = units that are wholly free; the superslab is in the list of its
+   largest_run and in that of its n_whole, and in the list of dirty ones exactly if `dirty` is not
+   empty, which is ordered by dirty_since_ns; span_granules[i] > 0 exactly for the first granule i
+   of a span, and all its granules are used; in the pointer map each wholly free unit has
+   TAG_FREE_UNIT, each unit that is no slab and not wholly free TAG_SPAN. hak_ss_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_POOL_H
 #define HAKMEM_SUPERSLAB_POOL_H
 
@@ -29,7 +30,8 @@ extern struct lock hak_pool_lock HAK_HIDDEN;
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
 
-/* What describes the slabs of a superslab: whole pages, dropped while the region is given back (they read as 0 then). */
+/* What describes the slabs of a superslab: whole pages, dropped while the region is given back
+   (they read as 0 then). */
 struct superslab_slabs {
     struct slab slabs[SS_UNITS];
     uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
@@ -41,8 +43,9 @@ struct superslab {
     char *base; /* NULL while the region is given back */
     struct granules free, dirty;
     uint32_t number;
-    uint32_t slab_mask;    /* units that are slabs */
-    uint32_t slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
+    uint32_t slab_mask; /* units that are slabs */
+    uint32_t
+        slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
     uint16_t largest_run, n_whole;
     uint8_t is_huge; /* marked for huge pages */
     struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];
@@ -57,39 +60,43 @@ static inline uint32_t hak_pool_span_granules(const struct superslab *ss, uint32
     return atomic_load_relaxed(&ss->span_granules[first]) & ~SPAN_MARK;
 }
 
-/* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old data; NULL when the
-   system refuses memory. Writes no map entry. Pool lock held. */
-struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty);
-/* Takes granules `first` to `first + n - 1` if all are free; returns whether it did. Pool lock held. */
+/* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old
+   data; NULL when the system refuses memory. Writes no map entry. Pool lock held. */
+struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first,
+                                struct granules *dirty);
+/* Takes granules `first` to `first + n - 1` if all are free; returns whether it did. Pool lock
+   held. */
 int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
-/* Granules become free and dirty, and units that are wholly free are marked so in the map. Now and then something is purged,
-   perhaps `ss` itself. Pool lock held. */
+/* Granules become free and dirty, and units that are wholly free are marked so in the map. Now and
+   then something is purged, perhaps `ss` itself. Pool lock held. */
 void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n);
 /* The superslab of that number, which was given out. */
 struct superslab *hak_pool_superslab(uint32_t number);
-/* The superslab of that number if its region holds p now, else NULL. Any number, no lock: for who reads the map while units may
-   change hands. */
+/* The superslab of that number if its region holds p now, else NULL. Any number, no lock: for who
+   reads the map while units may change hands. */
 struct superslab *hak_pool_superslab_around(uint32_t number, const void *p);
-/* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the system refuses memory. */
+/* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
+   system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
 /* Gives back a slab whose blocks are all free; the caller has it in no list. */
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
 struct slab *hak_pool_slab_of(uint32_t ref, const void *p);
-/* Calls visit for each slab of that owner (any owner if 0); the pool lock is held. Stops at the first non-zero result. */
-int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context), void *context);
+/* Calls visit for each slab of that owner (any owner if 0); the pool lock is held. Stops at the
+   first non-zero result. */
+int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context),
+                           void *context);
 
 /* Descriptions made so far: numbers are below it. */
 uint32_t hak_pool_n_superslabs(void);
-/* Which units of that superslab are slabs now, and where it begins; 0 if its region is given back. A hint: the owners may give
-   slabs back at any time. */
+/* Which units of that superslab are slabs now, and where it begins; 0 if its region is given back.
+   A hint: the owners may give slabs back at any time. */
 uint32_t hak_pool_slab_mask(uint32_t number, char **base);
 
 /* The policy in force; never NULL. */
 const struct ss_policy *hak_pool_policy(void);
 /* Set by limbo: describes a unit of it from its map entry, for hak_super_lookup. */
 extern struct ss_lookup (*hak_ss_limbo_lookup)(const void *p, uint32_t ref) HAK_HIDDEN;
-
 
 HAK_EXTERN_C_END
 

@@ -1,5 +1,5 @@
-/* Tests of the shared superslabs: spans and slabs at random against an oracle of intervals, purging, and every call of the
-   system failing in turn. hak_ss_verify runs after each step. */
+/* Tests of the shared superslabs: spans and slabs at random against an oracle of intervals,
+   purging, and every call of the system failing in turn. hak_ss_verify runs after each step. */
 #include "superslab/pool.h"
 
 #include <cerrno>
@@ -141,10 +141,12 @@ class Oracle
 
     bool alloc_span()
     {
-        uint32_t n = static_cast<uint32_t>(rng.one_in(4) ? rng.between(1, SS_GRANULES) : rng.between(1, 40));
+        uint32_t n =
+            static_cast<uint32_t>(rng.one_in(4) ? rng.between(1, SS_GRANULES) : rng.between(1, 40));
         size_t align = rng.one_in(3) ? size_t(1) << rng.below(22) : 1;
         struct ss_dirt dirt;
-        char *p = static_cast<char *>(hak_ss_span_alloc(n * kGranule - rng.below(kGranule), align, &dirt));
+        char *p = static_cast<char *>(
+            hak_ss_span_alloc(n * kGranule - rng.below(kGranule), align, &dirt));
         if (!p) {
             return false;
         }
@@ -190,7 +192,8 @@ class Oracle
             return;
         }
         char *p = it->first;
-        uint32_t was = it->second.n_granules, n = static_cast<uint32_t>(rng.between(1, SS_GRANULES));
+        uint32_t was = it->second.n_granules,
+                 n = static_cast<uint32_t>(rng.between(1, SS_GRANULES));
         if (hak_ss_span_resize(p, n * kGranule)) {
             n_resized += n != was;
             pieces.erase(it);
@@ -203,7 +206,8 @@ class Oracle
             EXPECT_GT(n, was) << "shrinking always works";
             n_refused_resizes++;
         }
-        EXPECT_EQ(hak_ss_span_size(p), (n_refused_resizes && pieces[p].n_granules == was ? was : n) * kGranule);
+        EXPECT_EQ(hak_ss_span_size(p),
+                  (n_refused_resizes && pieces[p].n_granules == was ? was : n) * kGranule);
         EXPECT_EQ(p[0], 0x5A);
     }
 
@@ -443,7 +447,8 @@ TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
     }
 }
 
-/* The same calls each time; the n-th call of one function fails, for every n until none is left to fail. */
+/* The same calls each time; the n-th call of one function fails, for every n until none is left to
+   fail. */
 TEST_F(Pool, EveryCallOfTheSystemFailsInTurn)
 {
     for (OsCall call : {hak_testing::OS_MMAP, hak_testing::OS_MUNMAP, hak_testing::OS_MADVISE}) {
@@ -460,7 +465,8 @@ TEST_F(Pool, EveryCallOfTheSystemFailsInTurn)
                     hak_ss_purge(0);
                 }
                 oracle.check();
-                ASSERT_FALSE(HasFailure()) << hak_testing::os_call_name(call) << " " << n << " step " << i;
+                ASSERT_FALSE(HasFailure())
+                    << hak_testing::os_call_name(call) << " " << n << " step " << i;
             }
             oracle.release_all();
             oracle.check();
@@ -613,7 +619,8 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_TOTALS);
     hak_stat_sub(heap_used_bytes, 1);
     char *other = static_cast<char *>(hak_ss_span_alloc(SS_BYTES, 1, nullptr));
-    ASSERT_EQ(hak_ss_span_resize(other, SS_UNIT_BYTES), 1); /* a second superslab with dirty memory */
+    ASSERT_EQ(hak_ss_span_resize(other, SS_UNIT_BYTES),
+              1); /* a second superslab with dirty memory */
     uint64_t since_ns = ss->dirty_since_ns;
     ss->dirty_since_ns = UINT64_MAX;
     EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_AGES);
@@ -640,13 +647,15 @@ TEST_F(Pool, ThreadsShareSuperslabs)
                     p[0] = p[n * SS_UNIT_BYTES - 1] = static_cast<char>(t + 1);
                     spans.push_back(p);
                 } else if (rng.one_in(2)) {
-                    slabs.push_back(make_slab(static_cast<uint32_t>(t + 1), static_cast<uint32_t>(n)));
+                    slabs.push_back(
+                        make_slab(static_cast<uint32_t>(t + 1), static_cast<uint32_t>(n)));
                 }
                 if (spans.size() > 5) {
                     size_t k = rng.below(spans.size());
                     char *p = spans[k];
                     size_t size = hak_ss_span_size(p);
-                    if (p[0] != static_cast<char>(t + 1) || p[size - 1] != static_cast<char>(t + 1)) {
+                    if (p[0] != static_cast<char>(t + 1) ||
+                        p[size - 1] != static_cast<char>(t + 1)) {
                         __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
                     }
                     hak_ss_span_free(p);

@@ -1,4 +1,5 @@
-/* Slabs: bitmaps of free blocks. The caller holds the owner's lock. Called by banks and the lookups. */
+/* Slabs: bitmaps of free blocks. The caller holds the owner's lock. Called by banks and the
+   lookups. */
 #include "superslab/slab.h"
 
 #include "base/atomic.h"
@@ -10,11 +11,13 @@ static uint32_t word_count(uint32_t capacity)
     return (capacity + 63) / 64;
 }
 
-void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean)
+void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class,
+                   uint64_t *far_bits, int is_clean)
 {
     uint32_t capacity = hak_sc_table[size_class].capacity;
     uint32_t n_words = word_count(capacity);
-    /* Who reads what follows without a lock, and then the map, finds there that the unit has changed hands. */
+    /* Who reads what follows without a lock, and then the map, finds there that the unit has
+       changed hands. */
     __atomic_thread_fence(__ATOMIC_RELEASE);
     atomic_store_relaxed(&slab->bits, n_words <= SLAB_INLINE_WORDS ? slab->inline_bits : far_bits);
     slab->base = base;
@@ -123,7 +126,8 @@ size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick)
         slab->seen_tick = tick;
         return 0;
     }
-    if (slab->n_free == 0 || slab->seen_tick == tick || page_size > SC_SLAB_BYTES || SC_SLAB_BYTES / page_size > 16) {
+    if (slab->n_free == 0 || slab->seen_tick == tick || page_size > SC_SLAB_BYTES ||
+        SC_SLAB_BYTES / page_size > 16) {
         return 0;
     }
     uint32_t pages = free_pages(slab, page_size) & ~(uint32_t)slab->purged_pages;

@@ -1,12 +1,14 @@
-/* A slab: one unit of 64 KiB cut into equal blocks of a size class, aligned to 64 KiB, with its metadata apart.
+/* A slab: one unit of 64 KiB cut into equal blocks of a size class, aligned to 64 KiB, with its
+   metadata apart.
 
-   struct slab is owned by the heap (bank) whose id it carries, from hak_pool_slab_alloc to hak_pool_slab_free; every field but the
-   constants is read and written with that owner's lock held. `bits`, its words and size_class are written atomically
-   (relaxed), since hak_super_lookup reads them without a lock.
-   A block is free (its bit is 1) or allocated (0). Blocks in a thread's cache count as allocated.
-   Always: n_free = number of 1 bits; no bit at or above capacity is 1; no bit in a word below `hint` is 1; blocks from index
-   `fresh` up were never handed out (their bits are 1), so that their pages may be untouched.
-   States: full (n_free = 0, in no list); partial (0 < n_free, in its bank's list of the class). hak_slab_verify checks. */
+   struct slab is owned by the heap (bank) whose id it carries, from hak_pool_slab_alloc to
+   hak_pool_slab_free; every field but the constants is read and written with that owner's lock
+   held. `bits`, its words and size_class are written atomically (relaxed), since hak_super_lookup
+   reads them without a lock. A block is free (its bit is 1) or allocated (0). Blocks in a thread's
+   cache count as allocated. Always: n_free = number of 1 bits; no bit at or above capacity is 1; no
+   bit in a word below `hint` is 1; blocks from index `fresh` up were never handed out (their bits
+   are 1), so that their pages may be untouched. States: full (n_free = 0, in no list); partial (0 <
+   n_free, in its bank's list of the class). hak_slab_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_SLAB_H
 #define HAKMEM_SUPERSLAB_SLAB_H
 
@@ -23,7 +25,8 @@ HAK_EXTERN_C_BEGIN
 #define SLAB_MAX_WORDS    64 /* 4,096 blocks of 16 bytes */
 
 struct slab {
-    uint64_t inline_bits[SLAB_INLINE_WORDS]; /* the bitmap, where 512 bits are enough (blocks of 128 bytes and more) */
+    uint64_t inline_bits[SLAB_INLINE_WORDS]; /* the bitmap, where 512 bits are enough (blocks of 128
+                                                bytes and more) */
     uint64_t *bits;
     char *base;
     struct slab *next, *prev; /* in the bank's partial list */
@@ -35,33 +38,38 @@ struct slab {
     uint8_t is_clean;   /* fresh blocks read as zero */
     uint8_t took_clean; /* what hak_slab_take gave last does, but for the links */
     uint8_t spare[2];
-    /* For hak_slab_purge_cold: n_free when it last looked, when that changed, and which pages it has given back since then. */
+    /* For hak_slab_purge_cold: n_free when it last looked, when that changed, and which pages it
+       has given back since then. */
     uint16_t seen_n_free, seen_tick, purged_pages, spare2;
 };
 
 HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
 
-/* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128 bytes. `is_clean`: the unit
-   reads as zero. */
-void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class, uint64_t *far_bits, int is_clean);
-/* Takes up to `want` free blocks, lowest addresses first, linked through their first words and ended by NULL. Returns the
-   count; *head is the first (NULL if none). Fresh blocks are taken only if there are no others, and about `fresh_bytes` of them
-   at a time: what nobody needs is not touched. slab->took_clean tells whether all of them read as zero behind their first words. */
+/* Makes a slab with all blocks free. `far_bits` is SLAB_MAX_WORDS words for classes below 128
+   bytes. `is_clean`: the unit reads as zero. */
+void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class,
+                   uint64_t *far_bits, int is_clean);
+/* Takes up to `want` free blocks, lowest addresses first, linked through their first words and
+   ended by NULL. Returns the count; *head is the first (NULL if none). Fresh blocks are taken only
+   if there are no others, and about `fresh_bytes` of them at a time: what nobody needs is not
+   touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
-/* Gives pages that hold free blocks only back to the system, if n_free has not changed since an earlier tick. Returns the
-   bytes. Free blocks' contents do not matter, so nobody needs to know; a page is given back once until blocks are taken. */
+/* Gives pages that hold free blocks only back to the system, if n_free has not changed since an
+   earlier tick. Returns the bytes. Free blocks' contents do not matter, so nobody needs to know; a
+   page is given back once until blocks are taken. */
 size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick);
 /* 0 if the equations above hold. */
 int hak_slab_verify(const struct slab *slab);
 
-/* Gives back the blocks of a list (linked through their first words, ended by NULL) up to the first that lies elsewhere, which
-   is returned (or NULL); the list's head lies in this slab. Aborts, naming the pointer, on one that is no block of this
-   slab or is free already. */
+/* Gives back the blocks of a list (linked through their first words, ended by NULL) up to the first
+   that lies elsewhere, which is returned (or NULL); the list's head lies in this slab. Aborts,
+   naming the pointer, on one that is no block of this slab or is free already. */
 static HAK_ALWAYS_INLINE void *hak_slab_put_run(struct slab *slab, void *head, uint32_t *count)
 {
     uint64_t *bits = slab->bits;
     char *base = slab->base;
-    uint32_t magic = hak_sc_table[slab->size_class].magic, limit = hak_sc_table[slab->size_class].limit;
+    uint32_t magic = hak_sc_table[slab->size_class].magic,
+             limit = hak_sc_table[slab->size_class].limit;
     uint32_t lowest = slab->hint, n = 0;
     uintptr_t offset = (uintptr_t)head - (uintptr_t)base;
     do {
@@ -90,7 +98,8 @@ static inline void hak_slab_put(struct slab *slab, void *block)
 {
     uint32_t n = 0, offset = (uint32_t)((uintptr_t)block - (uintptr_t)slab->base);
     /* First, for what is no block must not be written to. */
-    HAK_CHECK(hak_sc_is_block(offset, hak_sc_table[slab->size_class].magic, hak_sc_table[slab->size_class].limit),
+    HAK_CHECK(hak_sc_is_block(offset, hak_sc_table[slab->size_class].magic,
+                              hak_sc_table[slab->size_class].limit),
               "invalid pointer freed (not the start of a block)", block);
     hak_link_set(block, NULL);
     (void)hak_slab_put_run(slab, block, &n);

@@ -1,4 +1,5 @@
-/* Tests of slabs: taking and giving back blocks of every class, against an oracle; bad pointers abort. */
+/* Tests of slabs: taking and giving back blocks of every class, against an oracle; bad pointers
+   abort. */
 #include "superslab/slab.h"
 
 #include <algorithm>
@@ -113,7 +114,8 @@ TEST(Slab, RandomTakesAndPutsAgreeWithAnOracle)
         Slab s(c);
         std::set<char *> freed;
         std::vector<char *> live;
-        uint32_t fresh = 0, capacity = s.slab.capacity, page = s.slab.size > 4096 ? 1 : 4096 / s.slab.size;
+        uint32_t fresh = 0, capacity = s.slab.capacity,
+                 page = s.slab.size > 4096 ? 1 : 4096 / s.slab.size;
         for (int step = 0; step < 300; step++) {
             if (live.empty() || rng.one_in(2)) {
                 uint32_t want = static_cast<uint32_t>(rng.between(1, 1 + capacity / 4));
@@ -148,7 +150,8 @@ TEST(Slab, RandomTakesAndPutsAgreeWithAnOracle)
 
 TEST(Slab, VerifySeesEachBrokenEquation)
 {
-    for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(144), hak_sc_of(5000), hak_sc_of(32768)}) {
+    for (uint32_t c :
+         {hak_sc_of(16), hak_sc_of(48), hak_sc_of(144), hak_sc_of(5000), hak_sc_of(32768)}) {
         Slab s(c);
         s.take(1);
         ASSERT_EQ(s.verify(), 0);
@@ -222,15 +225,18 @@ TEST(Slab, VerifyNamesTheBrokenEquation)
 
 TEST(SlabDeathTest, BlockFreedTwiceAborts)
 {
-    for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(1000), hak_sc_of(28672), hak_sc_of(32768)}) {
+    for (uint32_t c :
+         {hak_sc_of(16), hak_sc_of(48), hak_sc_of(1000), hak_sc_of(28672), hak_sc_of(32768)}) {
         Slab s(c);
         char *block = s.take(1)[0];
         hak_slab_put(&s.slab, block);
-        EXPECT_EXIT(hak_slab_put(&s.slab, block), testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
+        EXPECT_EXIT(hak_slab_put(&s.slab, block), testing::KilledBySignal(SIGABRT),
+                    "^hakmem: block freed twice: 0x");
         /* Never handed out: just as free. */
         char *fresh = s.memory + (s.slab.capacity - 1) * s.slab.size;
         if (s.slab.capacity > 2) {
-            EXPECT_EXIT(hak_slab_put(&s.slab, fresh), testing::KilledBySignal(SIGABRT), "block freed twice");
+            EXPECT_EXIT(hak_slab_put(&s.slab, fresh), testing::KilledBySignal(SIGABRT),
+                        "block freed twice");
         }
     }
 }
@@ -241,11 +247,14 @@ TEST(SlabDeathTest, NoStartOfABlockAborts)
     for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(1000), hak_sc_of(28672)}) {
         Slab s(c);
         std::vector<char *> blocks = s.take_all();
-        EXPECT_EXIT(hak_slab_put(&s.slab, blocks[0] + 8), testing::KilledBySignal(SIGABRT), message);
-        EXPECT_EXIT(hak_slab_put(&s.slab, blocks[1] - 1), testing::KilledBySignal(SIGABRT), message);
+        EXPECT_EXIT(hak_slab_put(&s.slab, blocks[0] + 8), testing::KilledBySignal(SIGABRT),
+                    message);
+        EXPECT_EXIT(hak_slab_put(&s.slab, blocks[1] - 1), testing::KilledBySignal(SIGABRT),
+                    message);
         size_t end = size_t(s.slab.capacity) * s.slab.size;
         if (end < SC_SLAB_BYTES) {
-            EXPECT_EXIT(hak_slab_put(&s.slab, s.memory + end), testing::KilledBySignal(SIGABRT), message);
+            EXPECT_EXIT(hak_slab_put(&s.slab, s.memory + end), testing::KilledBySignal(SIGABRT),
+                        message);
         }
     }
 }
@@ -287,7 +296,8 @@ TEST(Slab, ColdPagesGoBack)
         }
         for (size_t at = 0; expected && at < SC_SLAB_BYTES / page; at++) {
             const char *start = s.memory + at * page;
-            ASSERT_TRUE(pages_in_use.count(at) || std::count(start, start + page, 0) == static_cast<long>(page))
+            ASSERT_TRUE(pages_in_use.count(at) ||
+                        std::count(start, start + page, 0) == static_cast<long>(page))
                 << size;
         }
         EXPECT_EQ(s.verify(), 0);

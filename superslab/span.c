@@ -1,4 +1,5 @@
-/* Spans: granules in a row within a superslab. The pool's lock guards them. Called by ACE and by hak_super_lookup. */
+/* Spans: granules in a row within a superslab. The pool's lock guards them. Called by ACE and by
+   hak_super_lookup. */
 #include "base/error.h"
 #include "base/lock.h"
 #include "base/os.h"
@@ -9,7 +10,8 @@ static uint32_t granules_for(size_t size)
 {
     size_t page = hak_os_page_size();
     size_t grain = page > SS_GRANULE_BYTES ? page : SS_GRANULE_BYTES;
-    return size <= SS_BYTES ? (uint32_t)((size + grain - 1) / grain * (grain / SS_GRANULE_BYTES)) : 0;
+    return size <= SS_BYTES ? (uint32_t)((size + grain - 1) / grain * (grain / SS_GRANULE_BYTES))
+                            : 0;
 }
 
 void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
@@ -27,7 +29,8 @@ void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     if (ss) {
         since_ns = ss->dirty_since_ns;
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)n);
-        uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
+        uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
+                 last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
         hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
     }
     hak_lock_release(&hak_pool_lock);
@@ -49,7 +52,8 @@ int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *st
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         dirty.word[i] = dirt->word[i];
     }
-    for (uint32_t first = hak_granules_next(&dirty, 0, 1); first < SS_GRANULES; first = hak_granules_next(&dirty, end, 1)) {
+    for (uint32_t first = hak_granules_next(&dirty, 0, 1); first < SS_GRANULES;
+         first = hak_granules_next(&dirty, end, 1)) {
         end = hak_granules_next(&dirty, first, 0);
         result &= clear(base + first * SS_GRANULE_BYTES, (end - first) * SS_GRANULE_BYTES);
     }
@@ -80,7 +84,8 @@ void hak_ss_span_set_mark(void *p)
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
     if (ss) {
-        atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(ss->span_granules[first] | SPAN_MARK));
+        atomic_store_relaxed(&ss->span_granules[first],
+                             (uint16_t)(ss->span_granules[first] | SPAN_MARK));
     }
 }
 
@@ -117,7 +122,8 @@ int hak_ss_span_resize(void *p, size_t size)
         done = 1;
     } else if (ss && (n == now || hak_pool_take_at(ss, first + now, n - now))) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
-        uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
+        uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
+                 last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
         hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
         done = 1;
     }

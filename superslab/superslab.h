@@ -1,8 +1,9 @@
-/* SuperSlab: 2 MiB regions cut into 32 units of 64 KiB. A unit holds a slab of equal blocks, or parts of spans, which are
-   cut in granules of 8 KiB. All metadata lies apart from the blocks.
+/* SuperSlab: 2 MiB regions cut into 32 units of 64 KiB. A unit holds a slab of equal blocks, or
+   parts of spans, which are cut in granules of 8 KiB. All metadata lies apart from the blocks.
 
-   This header is the part's public contract: spans, and the pointer map behind hak_super_lookup. Every function may be
-   called by any thread. Internal structure: map.h (pointer map), pool.h (superslabs and spans), slab.h (slabs). */
+   This header is the part's public contract: spans, and the pointer map behind hak_super_lookup.
+   Every function may be called by any thread. Internal structure: map.h (pointer map), pool.h
+   (superslabs and spans), slab.h (slabs). */
 #ifndef HAKMEM_SUPERSLAB_SUPERSLAB_H
 #define HAKMEM_SUPERSLAB_SUPERSLAB_H
 
@@ -30,29 +31,35 @@ struct ss_lookup {
     enum ss_kind kind;
     uint32_t owner;      /* SS_SLAB: id of the heap that owns the slab */
     uint32_t size_class; /* SS_SLAB */
-    void *start;         /* first byte of the block, span or range that holds the pointer; NULL in a slab's tail */
-    size_t size;         /* its bytes */
-    int is_allocated;    /* 0 if the slab's own bitmap says that the block is free; a block that waits in a thread's
-                              cache counts as allocated */
+    void *start; /* first byte of the block, span or range that holds the pointer; NULL in a slab's
+                    tail */
+    size_t size; /* its bytes */
+    int is_allocated; /* 0 if the slab's own bitmap says that the block is free; a block that waits
+                         in a thread's cache counts as allocated */
 };
 
-/* Tells what any address belongs to: ours, freed, interior, stack, NULL or wild. Never faults, takes no lock. Of memory that
-   another thread allocates or frees at the same time it tells what was so at one moment of the call; while one owner's unit
-   becomes another's that may be free memory. */
+/* Tells what any address belongs to: ours, freed, interior, stack, NULL or wild. Never faults,
+   takes no lock. Of memory that another thread allocates or frees at the same time it tells what
+   was so at one moment of the call; while one owner's unit becomes another's that may be free
+   memory. */
 HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 
-/* Spans: whole granules of 8 KiB in a row within one superslab, aligned to at least a granule and a page. */
+/* Spans: whole granules of 8 KiB in a row within one superslab, aligned to at least a granule and a
+   page. */
 
-/* Granules of a span that may hold old data, relative to its superslab; what is not in it reads as zero. */
+/* Granules of a span that may hold old data, relative to its superslab; what is not in it reads as
+   zero. */
 struct ss_dirt {
     uint64_t word[SS_GRANULES / 64];
     uint64_t since_ns; /* when its superslab last got such a granule */
 };
 
-/* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to `align` (a power of two, at
-   most 2 MiB). *dirt (or NULL) tells what has to be cleared, see hak_ss_clear_dirt. NULL when the system refuses memory. */
+/* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to
+   `align` (a power of two, at most 2 MiB). *dirt (or NULL) tells what has to be cleared, see
+   hak_ss_clear_dirt. NULL when the system refuses memory. */
 void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
-/* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0 if one of the calls did. */
+/* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0
+   if one of the calls did. */
 int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
 /* A mark that the span's owner may set and read until the span is freed; 0 at first. */
 void hak_ss_span_set_mark(void *p);
@@ -61,30 +68,35 @@ int hak_ss_span_mark(const void *p);
 void hak_ss_span_free(void *p);
 /* Bytes of the span that starts at p, or 0 if none starts there. */
 size_t hak_ss_span_size(const void *p);
-/* Tries to make the span at p `size` bytes long in place, growing into free granules or giving back the tail.
-   Returns 1 on success; otherwise nothing has changed. */
+/* Tries to make the span at p `size` bytes long in place, growing into free granules or giving back
+   the tail. Returns 1 on success; otherwise nothing has changed. */
 int hak_ss_span_resize(void *p, size_t size);
 
-/* What the superslabs' user decides, and is told. Functions that are called with the pool's lock held say so. */
+/* What the superslabs' user decides, and is told. Functions that are called with the pool's lock
+   held say so. */
 struct ss_policy {
-    /* Memory was taken, `fresh` bytes of it from the system; given back to the pool; given back to the system. Pool lock. */
+    /* Memory was taken, `fresh` bytes of it from the system; given back to the pool; given back to
+       the system. Pool lock. */
     void (*taken)(size_t fresh);
     void (*given)(void);
     void (*purged)(size_t bytes);
-    /* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is more, or older, goes back as
-       memory is freed. Pool lock. */
+    /* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is
+       more, or older, goes back as memory is freed. Pool lock. */
     size_t (*keep_bytes)(void);
     uint64_t (*delay_ms)(void);
-    /* Describes what the pointer map holds besides superslabs, from the map's number at p. No lock: never faults, whatever the
-       number, and gives start NULL if that number's range does not hold p (any more). */
+    /* Describes what the pointer map holds besides superslabs, from the map's number at p. No lock:
+       never faults, whatever the number, and gives start NULL if that number's range does not hold
+       p (any more). */
     struct ss_lookup (*range_lookup)(const void *p, uint32_t number);
 };
-/* Replaces the default: nobody is told, all is kept for HAKMEM_PURGE_DELAY_MS, and there are no ranges. Called once, at the start
-   of the process; *policy is never freed. */
+/* Replaces the default: nobody is told, all is kept for HAKMEM_PURGE_DELAY_MS, and there are no
+   ranges. Called once, at the start of the process; *policy is never freed. */
 void hak_ss_set_policy(const struct ss_policy *policy);
-/* Gives the pages of free memory back to the system: all at once, or those that nobody used for `delay_ms`. Returns bytes. */
+/* Gives the pages of free memory back to the system: all at once, or those that nobody used for
+   `delay_ms`. Returns bytes. */
 size_t hak_ss_purge(uint64_t delay_ms);
-/* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells which failed. */
+/* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells
+   which failed. */
 int hak_ss_verify(void);
 
 HAK_EXTERN_C_END

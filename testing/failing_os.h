@@ -1,6 +1,6 @@
-/* Replaces parts of hak_os_ops while it lives: fails the n-th call of one function, counts calls and
-   bytes mapped, and can stand in for the clock. The table is restored at the end. One at a time;
-   install it while no other thread is in the allocator. */
+/* Replaces parts of hak_os_ops while it lives: fails the n-th call of one function, counts calls
+   and bytes mapped, and can stand in for the clock. The table is restored at the end. One at a
+   time; install it while no other thread is in the allocator. */
 #ifndef HAKMEM_TESTING_FAILING_OS_H
 #define HAKMEM_TESTING_FAILING_OS_H
 

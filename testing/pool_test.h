@@ -64,7 +64,8 @@ template <typename T> void pool_stress(typename T::Pool *pool, uint64_t seed, in
     for (int step = 0; step < n_steps; step++) {
         bool growing = step % 1000 < 600;
         if (live.empty() || rng.below(10) < (growing ? 7u : 3u)) {
-            PatternBlock block = pool_block<T>(pool, &rng, rng.one_in(4) ? T::max_bytes : T::max_bytes / 8);
+            PatternBlock block =
+                pool_block<T>(pool, &rng, rng.one_in(4) ? T::max_bytes : T::max_bytes / 8);
             ASSERT_NE(block.p, nullptr);
             live.push_back(block);
         } else {
@@ -162,7 +163,8 @@ template <typename T> void pool_four_threads(typename T::Pool *pool)
 /* The n-th call of mmap fails, for every n; requests that fail say ENOMEM, all others are served,
    nothing is lost. `purge` gives all free memory back. Returns the first n that is more than there
    were calls. */
-template <typename T> uint64_t pool_every_mapping_refused(typename T::Pool *pool, int n_blocks, void (*purge)())
+template <typename T>
+uint64_t pool_every_mapping_refused(typename T::Pool *pool, int n_blocks, void (*purge)())
 {
     for (uint64_t n = 1;; n++) {
         T::trim(pool);
@@ -196,7 +198,8 @@ template <typename T> uint64_t pool_every_mapping_refused(typename T::Pool *pool
 
 /* Pools come and go, with blocks in them: each is empty at first and leaves nothing; another pool's
    blocks stay. `used` are the bytes that slabs hold now. */
-template <typename T> void pool_destroyed_and_made_again(typename T::Pool *pool, int n_rounds, int64_t (*used)())
+template <typename T>
+void pool_destroyed_and_made_again(typename T::Pool *pool, int n_rounds, int64_t (*used)())
 {
     Rng rng(9);
     PatternBlock kept = pool_block<T>(pool, &rng, T::max_bytes);

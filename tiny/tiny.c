@@ -3,10 +3,10 @@
 #include "tiny/tiny_class.h"
 
 const struct owner_policy hak_tiny_policy = {.least_blocks = 2,
-                                         .most_blocks = TINY_MAX_BLOCKS,
-                                         .full_size = TINY_FULL_SIZE,
-                                         .keep_empty_max = TINY_MAX_BYTES,
-                                         .fresh_bytes = OWNER_FRESH_BYTES};
+                                             .most_blocks = TINY_MAX_BLOCKS,
+                                             .full_size = TINY_FULL_SIZE,
+                                             .keep_empty_max = TINY_MAX_BYTES,
+                                             .fresh_bytes = OWNER_FRESH_BYTES};
 
 uint32_t hak_tiny_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
 {

@@ -1,10 +1,11 @@
 /* Tiny: the pool for sizes up to 1 KiB. It is what serves these sizes wherever hakmem does: whoever
    has an owner (a thread's heap, a first-class heap, a pool used alone) takes and gives back their
-   blocks through hak_tiny_take and hak_tiny_put_list with the owner's lock held, and asks hak_tiny_policy how
-   much a list in front of that lock may hold. Many blocks a list, two at least. Lists of blocks
-   above TINY_FULL_SIZE may hold half of the bytes: what stays in them lies on many pages, and costs
-   more by those than it saves in slow paths. (Mid blocks are few a list, so that for them slow
-   paths cost more; docs/design.md has the figures.) One empty slab of each class is kept.
+   blocks through hak_tiny_take and hak_tiny_put_list with the owner's lock held, and asks
+   hak_tiny_policy how much a list in front of that lock may hold. Many blocks a list, two at least.
+   Lists of blocks above TINY_FULL_SIZE may hold half of the bytes: what stays in them lies on many
+   pages, and costs more by those than it saves in slow paths. (Mid blocks are few a list, so that
+   for them slow paths cost more; docs/design.md has the figures.) One empty slab of each class is
+   kept.
 
    A `struct tiny_pool` is the same behind one short lock: a complete thread-safe allocator of such
    blocks. Depends on base, superslab and owner. */
@@ -18,8 +19,8 @@ HAK_EXTERN_C_BEGIN
 /* The largest request, in bytes; the smallest is 0, which is served as 16. */
 #define TINY_MAX_BYTES ((size_t)1024)
 
-/* A pool of its own. Zero-initialised memory is no pool: call hak_tiny_pool_init. It holds back at most one empty slab
-   (64 KiB) a class. */
+/* A pool of its own. Zero-initialised memory is no pool: call hak_tiny_pool_init. It holds back at
+   most one empty slab (64 KiB) a class. */
 struct owner; /* of hakmem's own */
 struct tiny_pool {
     struct owner *owner;

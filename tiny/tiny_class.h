@@ -6,8 +6,8 @@
 #include "base/internal.h"
 
 #include "base/size_classes.h"
-#include "tiny/tiny.h"
 #include "owner/owner.h"
+#include "tiny/tiny.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -24,11 +24,12 @@ static inline int hak_tiny_is_class(uint32_t size_class)
 
 extern const struct owner_policy hak_tiny_policy;
 
-/* Takes up to `want` blocks of a tiny class as a list ended by NULL, linked through their first words; at least one unless the
-   system refuses memory (0). The owner's lock is held. */
+/* Takes up to `want` blocks of a tiny class as a list ended by NULL, linked through their first
+   words; at least one unless the system refuses memory (0). The owner's lock is held. */
 uint32_t hak_tiny_take(struct owner *owner, uint32_t size_class, uint32_t want, void **head);
-/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks of another owner are gathered as
-   strays if the owner is a thread's heap (bank.h), else they abort. The owner's lock is held. */
+/* Gives a list, or one block, back; returns the count. Aborts on what is no block, or free; blocks
+   of another owner are gathered as strays if the owner is a thread's heap (bank.h), else they
+   abort. The owner's lock is held. */
 uint32_t hak_tiny_put_list(struct owner *owner, void *head);
 void hak_tiny_put(struct owner *owner, void *block);
 

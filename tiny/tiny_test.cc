@@ -86,12 +86,14 @@ TEST_F(Tiny, Policy)
         EXPECT_EQ(hak_owner_list_limit(&hak_tiny_policy, c, 3 * size), 3u);
         EXPECT_EQ(hak_owner_list_limit(&hak_tiny_policy, c, SIZE_MAX), TINY_MAX_BLOCKS);
         size_t bytes = hak_options.bin_bytes / (size > 128 ? 2 : 1);
-        EXPECT_EQ(hak_owner_largest_limit(&hak_tiny_policy, c), hak_owner_list_limit(&hak_tiny_policy, c, bytes));
+        EXPECT_EQ(hak_owner_largest_limit(&hak_tiny_policy, c),
+                  hak_owner_list_limit(&hak_tiny_policy, c, bytes));
         EXPECT_EQ(hak_owner_first_limit(&hak_tiny_policy, c),
                   std::min(hak_owner_list_limit(&hak_tiny_policy, c, OWNER_FIRST_BYTES), 16u));
     }
     hak_options.bin_adapt = 0;
-    EXPECT_EQ(hak_owner_first_limit(&hak_tiny_policy, 0), hak_owner_largest_limit(&hak_tiny_policy, 0));
+    EXPECT_EQ(hak_owner_first_limit(&hak_tiny_policy, 0),
+              hak_owner_largest_limit(&hak_tiny_policy, 0));
     hak_options.bin_adapt = 1;
 }
 
@@ -100,7 +102,8 @@ TEST_F(Tiny, TakesFreshBlocksByThePageAndKeepsAnEmptySlab)
     for (uint32_t c = 0; c < SC_N_TINY; c++) {
         void *head;
         hak_lock_acquire(&pool.owner->lock);
-        EXPECT_EQ(hak_tiny_take(pool.owner, c, 1000, &head), OWNER_FRESH_BYTES / hak_sc_table[c].size);
+        EXPECT_EQ(hak_tiny_take(pool.owner, c, 1000, &head),
+                  OWNER_FRESH_BYTES / hak_sc_table[c].size);
         EXPECT_EQ(hak_tiny_put_list(pool.owner, head), OWNER_FRESH_BYTES / hak_sc_table[c].size);
         EXPECT_EQ(pool.owner->bank.n_partial[c], 1u);
         hak_lock_release(&pool.owner->lock);
@@ -111,7 +114,8 @@ TEST_F(Tiny, StressWithAnOracle)
 {
     for (uint64_t seed = 1; seed <= 3; seed++) {
         pool_stress<TinyTraits>(&pool, seed, 4000);
-        EXPECT_LE(pool.owner->bank.n_slabs, static_cast<uint32_t>(SC_N_TINY)) << "at most one empty slab a class";
+        EXPECT_LE(pool.owner->bank.n_slabs, static_cast<uint32_t>(SC_N_TINY))
+            << "at most one empty slab a class";
     }
 }
 
@@ -122,12 +126,14 @@ TEST_F(Tiny, FourThreads)
 
 TEST_F(Tiny, EveryMappingRefusedInTurn)
 {
-    EXPECT_GT(pool_every_mapping_refused<TinyTraits>(&pool, 6000, [] { (void)hak_ss_purge(0); }), 3u);
+    EXPECT_GT(pool_every_mapping_refused<TinyTraits>(&pool, 6000, [] { (void)hak_ss_purge(0); }),
+              3u);
 }
 
 TEST_F(Tiny, IsDestroyedWithAllItsBlocks)
 {
-    pool_destroyed_and_made_again<TinyTraits>(&pool, 200, [] { return hak_stat_get(heap_used_bytes); });
+    pool_destroyed_and_made_again<TinyTraits>(&pool, 200,
+                                              [] { return hak_stat_get(heap_used_bytes); });
 }
 
 using TinyDeathTest = Tiny;

@@ -1,5 +1,6 @@
-/* calls MODE: a program whose calls of malloc and free record_test.py and bench/replay's test know. Sizes tell them from the C
-   library's own. The calls of each mode are written down in record_test.py a second time. */
+/* calls MODE: a program whose calls of malloc and free record_test.py and bench/replay's test know.
+   Sizes tell them from the C library's own. The calls of each mode are written down in
+   record_test.py a second time. */
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,7 +20,8 @@ static void known(void)
     }
     a = realloc(a, 300007);
     free(b);
-    void *e = realloc(NULL, 100007), *f = aligned_alloc(128, 128128), *g = reallocarray(NULL, 11, 10007);
+    void *e = realloc(NULL, 100007), *f = aligned_alloc(128, 128128),
+         *g = reallocarray(NULL, 11, 10007);
     free(d);
     free(a);
     e = realloc(e, 50021);
@@ -59,7 +61,8 @@ static void many(void *(*work)(void *), int n, int at_once)
     pthread_t threads[THREADS];
     for (int i = 0; i < n; i += at_once) {
         for (int k = 0; k < at_once; k++) {
-            pthread_create(&threads[k], NULL, work, work == mix ? (void *)(uintptr_t)k : malloc(300017));
+            pthread_create(&threads[k], NULL, work,
+                           work == mix ? (void *)(uintptr_t)k : malloc(300017));
         }
         for (int k = 0; k < at_once; k++) {
             void *left = NULL;

@@ -53,15 +53,16 @@ static void print_powers(const char *title, const uint64_t *counts, const char *
     printf("%s\n", title);
     for (unsigned i = 0; i < POWERS && sum; i++) {
         if (counts[i]) {
-            printf("  up to %15llu %s %12llu  %5.1f %%\n", 1ull << i, unit, (unsigned long long)counts[i],
-                   100.0 * (double)counts[i] / (double)sum);
+            printf("  up to %15llu %s %12llu  %5.1f %%\n", 1ull << i, unit,
+                   (unsigned long long)counts[i], 100.0 * (double)counts[i] / (double)sum);
         }
     }
 }
 
 static void print(const struct trace_header *h, const struct info *info)
 {
-    static const char *const names[TRACE_N_OPS] = {"malloc", "calloc", "aligned", "realloc", "free"};
+    static const char *const names[TRACE_N_OPS] = {"malloc", "calloc", "aligned", "realloc",
+                                                   "free"};
     printf("program        %s%s\n", h->program, h->flags & TRACE_CUT ? " (the first calls)" : "");
     printf("calls          %llu\n", (unsigned long long)h->n_calls);
     for (int op = 0; op < TRACE_N_OPS; op++) {

@@ -1,5 +1,6 @@
-/* Makes a trace of what the recorder left: puts the threads' records into one order by their sequence numbers, and turns addresses
-   into numbers of blocks. No locks. Called by the `hakmem` command once the program has ended. */
+/* Makes a trace of what the recorder left: puts the threads' records into one order by their
+   sequence numbers, and turns addresses into numbers of blocks. No locks. Called by the `hakmem`
+   command once the program has ended. */
 #include "trace/merge.h"
 
 #include <errno.h>
@@ -37,8 +38,9 @@ struct chunk_place {
 struct cursor {
     const uint8_t *at, *end;
     size_t first_chunk, n_chunks; /* its part of the table of chunks that is still to be read */
-    uint32_t number;              /* in the trace, from 0 in the order of first calls; UINT32_MAX before */
-    struct live resized;          /* what a realloc under way is about; block UNKNOWN if that is no block of ours */
+    uint32_t number; /* in the trace, from 0 in the order of first calls; UINT32_MAX before */
+    struct live
+        resized; /* what a realloc under way is about; block UNKNOWN if that is no block of ours */
     struct record next;
 };
 
@@ -97,7 +99,8 @@ static int put_live(struct merge *m, uint64_t address, uint64_t block, uint64_t 
         return -1;
     }
     size_t i = slot_of(m, address);
-    if (m->live[i].address) { /* its free was not seen: the process was killed in the middle of one */
+    if (m->live[i]
+            .address) { /* its free was not seen: the process was killed in the middle of one */
         m->alive_bytes -= m->live[i].size;
         m->alive_blocks--;
     } else {
@@ -120,7 +123,8 @@ static void count_alive(struct merge *m, uint64_t bytes_more, uint64_t bytes_les
     }
 }
 
-/* Takes a block out, closing the gap that it leaves in its chain; its number is UNKNOWN if it is not there. */
+/* Takes a block out, closing the gap that it leaves in its chain; its number is UNKNOWN if it is
+   not there. */
 static struct live take_live(struct merge *m, uint64_t address)
 {
     size_t i = slot_of(m, address);
@@ -152,7 +156,8 @@ static void flush_run(struct merge *m)
         size_t n = (size_t)(trace_put(trace_put(head, m->run_thread), m->run_calls) - head);
         put_bytes(m, head, n);
         put_bytes(m, m->run, m->run_bytes);
-        m->header.checksum = trace_sum(trace_sum(m->header.checksum, head, n), m->run, m->run_bytes);
+        m->header.checksum =
+            trace_sum(trace_sum(m->header.checksum, head, n), m->run, m->run_bytes);
         m->header.body_bytes += n + m->run_bytes;
     }
     m->run_calls = m->run_bytes = 0;
@@ -248,11 +253,14 @@ static int take_record(struct merge *m, struct cursor *c)
     case RAW_REALLOC_END:
         return put_resized(m, c, r);
     default: /* it failed: the old block is still there */
-        return c->resized.block == UNKNOWN ? 0 : put_live(m, c->resized.address, c->resized.block, c->resized.size);
+        return c->resized.block == UNKNOWN
+                   ? 0
+                   : put_live(m, c->resized.address, c->resized.block, c->resized.size);
     }
 }
 
-/* Decodes a record at c->at. 0, or -1 where there is none: the end of what the thread could write in this chunk. */
+/* Decodes a record at c->at. 0, or -1 where there is none: the end of what the thread could write
+   in this chunk. */
 static int decode(struct cursor *c)
 {
     const uint8_t *at = c->at;
@@ -298,7 +306,8 @@ static void advance(const struct merge *m, struct cursor *c)
 
 static int by_thread(const void *a, const void *b)
 {
-    const struct raw_chunk *x = &((const struct chunk_place *)a)->chunk, *y = &((const struct chunk_place *)b)->chunk;
+    const struct raw_chunk *x = &((const struct chunk_place *)a)->chunk,
+                           *y = &((const struct chunk_place *)b)->chunk;
     if (x->thread != y->thread) {
         return x->thread < y->thread ? -1 : 1;
     }
@@ -309,7 +318,8 @@ static void sift_down(struct merge *m, size_t i)
 {
     struct cursor *moved = m->heap[i];
     for (size_t child = 2 * i + 1; child < m->n_heap; child = 2 * i + 1) {
-        if (child + 1 < m->n_heap && m->heap[child + 1]->next.sequence < m->heap[child]->next.sequence) {
+        if (child + 1 < m->n_heap &&
+            m->heap[child + 1]->next.sequence < m->heap[child]->next.sequence) {
             child++;
         }
         if (m->heap[child]->next.sequence >= moved->next.sequence) {
@@ -344,7 +354,8 @@ static int find_threads(struct merge *m)
         while (last < m->n_chunks && m->chunks[last].chunk.thread == m->chunks[i].chunk.thread) {
             last++;
         }
-        *c = (struct cursor){.first_chunk = i, .n_chunks = last - i, .number = UINT32_MAX, .resized.block = UNKNOWN};
+        *c = (struct cursor){
+            .first_chunk = i, .n_chunks = last - i, .number = UINT32_MAX, .resized.block = UNKNOWN};
         advance(m, c);
         if (c->next.op != RAW_END) {
             m->heap[m->n_heap++] = c;
@@ -467,7 +478,8 @@ const char *merge_trace(const char *raw, const char *trace, struct merge_result 
         m.header.flags = header->cut ? TRACE_CUT : 0;
         memcpy(m.header.program, header->program, sizeof m.header.program - 1);
         wrong = write_trace(&m, trace);
-        *result = (struct merge_result){m.header.n_calls, m.header.n_threads, m.foreign, header->cut != 0};
+        *result = (struct merge_result){m.header.n_calls, m.header.n_threads, m.foreign,
+                                        header->cut != 0};
     }
     if (m.raw) {
         munmap((void *)(uintptr_t)m.raw, m.raw_bytes);

@@ -10,12 +10,13 @@ struct merge_result {
     int cut;          /* the recording ended before the program did */
 };
 
-/* Reads the file `raw` and writes `trace`, under another name first, so that `trace` is what it was until it is whole. What lies there is
-   replaced if it is a regular file, never followed or opened. NULL, or what went wrong; then nothing was written. One thread; uses
-   malloc. */
+/* Reads the file `raw` and writes `trace`, under another name first, so that `trace` is what it was
+   until it is whole. What lies there is replaced if it is a regular file, never followed or opened.
+   NULL, or what went wrong; then nothing was written. One thread; uses malloc. */
 const char *merge_trace(const char *raw, const char *trace, struct merge_result *result);
 
-/* Why `trace` cannot be written, as far as that can be told without doing it; NULL if nothing is known against it. */
+/* Why `trace` cannot be written, as far as that can be told without doing it; NULL if nothing is
+   known against it. */
 const char *merge_obstacle(const char *trace);
 
 #endif

@@ -1,13 +1,15 @@
-// What the recorder leaves while the program runs: one file in chunks, each of one thread. `hakmem record` makes a trace of it (merge.h) and
-// removes it.
+// What the recorder leaves while the program runs: one file in chunks, each of one thread. `hakmem
+// record` makes a trace of it (merge.h) and removes it.
 //
-// `hakmem record` makes the program's own file, of one chunk of zeros, so that what is in the way is said before the program runs; the
-// recorder makes those of children. Never is a link followed, or a file of another user's opened.
+// `hakmem record` makes the program's own file, of one chunk of zeros, so that what is in the way
+// is said before the program runs; the recorder makes those of children. Never is a link followed,
+// or a file of another user's opened.
 //
-// The file is mapped, not written: what was recorded is there even if the program is killed. The first chunk holds the header. Each
-// other one begins with a raw_chunk, and its records go on until a byte of 0 or its end. A record's first byte is written last.
-// Addresses are multiples of 16 and come as the difference to the thread's last one, sequence numbers likewise, both
-// beginning with 0 in each chunk.
+// The file is mapped, not written: what was recorded is there even if the program is killed. The
+// first chunk holds the header. Each other one begins with a raw_chunk, and its records go on until
+// a byte of 0 or its end. A record's first byte is written last. Addresses are multiples of 16 and
+// come as the difference to the thread's last one, sequence numbers likewise, both beginning with 0
+// in each chunk.
 #ifndef HAKMEM_PRELOAD_RECORD_RAW_H_
 #define HAKMEM_PRELOAD_RECORD_RAW_H_
 
@@ -17,8 +19,8 @@
 #define RAW_CHUNK   65536
 #define RAW_LONGEST 48 // bytes that a record may need
 
-// RAW_ALIGNED has the alignment's logarithm in the bits above the low three. A realloc is two records, since the old block's
-// address may be another thread's before the call returns.
+// RAW_ALIGNED has the alignment's logarithm in the bits above the low three. A realloc is two
+// records, since the old block's address may be another thread's before the call returns.
 enum raw_op {
     RAW_END,
     RAW_MALLOC,        // sequence, address, size

@@ -1,4 +1,5 @@
-/* `hakmem record`: starts a program under the recorder, waits for its end, and makes the trace. No locks, no threads. */
+/* `hakmem record`: starts a program under the recorder, waits for its end, and makes the trace. No
+   locks, no threads. */
 #include "trace/record.h"
 
 #include <dirent.h>
@@ -15,8 +16,8 @@
 #include "trace/merge.h"
 #include "trace/raw.h"
 
-static const struct command_library library = {"libhakmem_record.so", "hakmem/trace/libhakmem_record.so",
-                                               "HAK_RECORD_LIBRARY"};
+static const struct command_library library = {
+    "libhakmem_record.so", "hakmem/trace/libhakmem_record.so", "HAK_RECORD_LIBRARY"};
 
 struct options {
     const char *file, *calls;
@@ -37,7 +38,8 @@ static int read_options(char **arguments, struct options *options)
             options->children = 1;
         } else if (strcmp(arguments[0], "-o") == 0 && arguments[1] && *arguments[1]) {
             options->file = *++arguments;
-        } else if (strcmp(arguments[0], "--calls") == 0 && arguments[1] && strtoull(arguments[1], NULL, 10) > 0) {
+        } else if (strcmp(arguments[0], "--calls") == 0 && arguments[1] &&
+                   strtoull(arguments[1], NULL, 10) > 0) {
             options->calls = *++arguments;
         } else {
             fprintf(stderr, "hakmem: record: '%s' is not understood\n", arguments[0]);
@@ -52,7 +54,8 @@ static int read_options(char **arguments, struct options *options)
     return 0;
 }
 
-/* The file's name made absolute, as the program may change its folder: 0, or -1 if it is too long. */
+/* The file's name made absolute, as the program may change its folder: 0, or -1 if it is too long.
+ */
 static int absolute(char *out, const char *file)
 {
     char folder[PATH_MAX];
@@ -68,13 +71,16 @@ static int absolute(char *out, const char *file)
 }
 
 /* In the child. Returns only if it cannot: the exit status, after saying why. */
-static int become(const struct command_program *program, const struct options *options, const char *raw)
+static int become(const struct command_program *program, const struct options *options,
+                  const char *raw)
 {
     char pid[24];
     snprintf(pid, sizeof pid, "%ld", (long)getpid());
     if (setenv("HAK_RECORD_FILE", raw, 1) != 0 || setenv("HAK_RECORD_PID", pid, 1) != 0 ||
-        (options->calls ? setenv("HAK_RECORD_CALLS", options->calls, 1) : unsetenv("HAK_RECORD_CALLS")) != 0 ||
-        (options->children ? setenv("HAK_RECORD_CHILDREN", "1", 1) : unsetenv("HAK_RECORD_CHILDREN")) != 0 ||
+        (options->calls ? setenv("HAK_RECORD_CALLS", options->calls, 1)
+                        : unsetenv("HAK_RECORD_CALLS")) != 0 ||
+        (options->children ? setenv("HAK_RECORD_CHILDREN", "1", 1)
+                           : unsetenv("HAK_RECORD_CHILDREN")) != 0 ||
         setenv("HAKMEM_BACKGROUND", "0", 0) != 0) { /* its thread is not the program's */
         perror("hakmem: record");
         return CANNOT_RUN;
@@ -82,10 +88,10 @@ static int become(const struct command_program *program, const struct options *o
     return command_become(program, options->program);
 }
 
-/* Starts the program. 0, and *ran says whether it runs: if not, it has said why, and ends with the status to return. -1 and errno
-   without a process. */
-static int start(const struct command_program *program, const struct options *options, const char *raw, pid_t *child,
-                 int *ran)
+/* Starts the program. 0, and *ran says whether it runs: if not, it has said why, and ends with the
+   status to return. -1 and errno without a process. */
+static int start(const struct command_program *program, const struct options *options,
+                 const char *raw, pid_t *child, int *ran)
 {
     int ends[2];
     char byte = 0;
@@ -111,7 +117,8 @@ static void pass_on(int signal)
     kill(passed_to, signal);
 }
 
-/* Waits; what the terminal sends goes to both anyway, what is sent to this process alone is passed on. */
+/* Waits; what the terminal sends goes to both anyway, what is sent to this process alone is passed
+   on. */
 static int wait_for(pid_t child)
 {
     int status;
@@ -136,8 +143,9 @@ static int finish(const char *raw, const char *trace)
         fprintf(stderr, "hakmem: record: %s: %s\n", trace, wrong);
         return -1;
     }
-    fprintf(stderr, "hakmem: %s: %llu calls of %llu thread%s%s\n", trace, (unsigned long long)result.calls,
-            (unsigned long long)result.threads, result.threads == 1 ? "" : "s", result.cut ? ", the first ones" : "");
+    fprintf(stderr, "hakmem: %s: %llu calls of %llu thread%s%s\n", trace,
+            (unsigned long long)result.calls, (unsigned long long)result.threads,
+            result.threads == 1 ? "" : "s", result.cut ? ", the first ones" : "");
     return 0;
 }
 
@@ -147,10 +155,12 @@ static int is_part(const struct dirent *entry)
 {
     size_t n = strlen(part_prefix);
     const char *number = entry->d_name + n;
-    return strncmp(entry->d_name, part_prefix, n) == 0 && *number && number[strspn(number, "0123456789")] == 0;
+    return strncmp(entry->d_name, part_prefix, n) == 0 && *number &&
+           number[strspn(number, "0123456789")] == 0;
 }
 
-/* The children's recordings lie beside: RAW.PID. Makes their traces; without `trace` removes what earlier ones left. */
+/* The children's recordings lie beside: RAW.PID. Makes their traces; without `trace` removes what
+   earlier ones left. */
 static void each_child(const char *raw, const char *trace)
 {
     char folder[PATH_MAX + 8], prefix[PATH_MAX + 16], part[2 * PATH_MAX], made[PATH_MAX + 64];
@@ -176,8 +186,8 @@ static void each_child(const char *raw, const char *trace)
     }
 }
 
-/* Makes the file for the recording, of one chunk, so that what is in the way is said before the program runs. 0, or -1 after saying
-   why. */
+/* Makes the file for the recording, of one chunk, so that what is in the way is said before the
+   program runs. 0, or -1 after saying why. */
 static int make_raw(const char *raw, const char *trace)
 {
     const char *wrong = merge_obstacle(trace);

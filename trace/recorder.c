@@ -1,10 +1,12 @@
-/* libhakmem_record.so: the malloc family over hak_*, each call of which is noted down in a file that is mapped (raw.h).
+/* libhakmem_record.so: the malloc family over hak_*, each call of which is noted down in a file
+   that is mapped (raw.h).
 
-   Preloaded by `hakmem record`, which tells it by HAK_RECORD_* variables where to write. A thread writes into a chunk of its own; shared are
-   only two counters, atomic: the sequence of all calls, and the chunks given out. The number of a call that frees is drawn before
-   the block can be somebody else's, that of one that allocates after it is the caller's; so an address's calls are in true order.
-   No locks. A child after fork writes nothing into its parent's file: the switch lies in a page that the kernel wipes
-   there. Nothing here allocates. */
+   Preloaded by `hakmem record`, which tells it by HAK_RECORD_* variables where to write. A thread
+   writes into a chunk of its own; shared are only two counters, atomic: the sequence of all calls,
+   and the chunks given out. The number of a call that frees is drawn before the block can be
+   somebody else's, that of one that allocates after it is the caller's; so an address's calls are
+   in true order. No locks. A child after fork writes nothing into its parent's file: the switch
+   lies in a page that the kernel wipes there. Nothing here allocates. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -24,7 +26,8 @@
 /* OFF: not yet begun in this process. DONE: for good. */
 enum { OFF, STARTING, ON, DONE };
 
-/* In a page of its own that is zero, so OFF, in a forked child. Until it is mapped, `before` stands in. */
+/* In a page of its own that is zero, so OFF, in a forked child. Until it is mapped, `before` stands
+   in. */
 struct shared_state {
     uint32_t on;
 };
@@ -37,7 +40,8 @@ static struct {
     uint64_t limit;      /* sequence numbers to record, at the most */
     uint64_t chunks;     /* given out so far, the header's included */
     uint32_t threads;    /* numbers given out */
-    uint32_t generation; /* counts the processes in a line of forks: a thread's log of an earlier one is void */
+    uint32_t generation; /* counts the processes in a line of forks: a thread's log of an earlier
+                            one is void */
     int configured;      /* the variables were there */
     int children;        /* forked children record too, each into FILE.PID */
     pthread_key_t key;
@@ -68,8 +72,8 @@ static void say(const char *what)
     }
 }
 
-/* Opens this process's file. By name each time, since a program may close all descriptors that it does not know; it must be the same file
-   then. -1 and errno if it cannot be. */
+/* Opens this process's file. By name each time, since a program may close all descriptors that it
+   does not know; it must be the same file then. -1 and errno if it cannot be. */
 static int open_file(int flags)
 {
     struct stat status;
@@ -92,8 +96,10 @@ static int open_file(int flags)
 static void *map_chunk(int fd, uint64_t n)
 {
     off_t at = (off_t)(n * RAW_CHUNK);
-    int error = posix_fallocate(fd, at, RAW_CHUNK); /* a full disk is told now, not by a signal later */
-    void *chunk = error ? MAP_FAILED : mmap(NULL, RAW_CHUNK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
+    int error =
+        posix_fallocate(fd, at, RAW_CHUNK); /* a full disk is told now, not by a signal later */
+    void *chunk =
+        error ? MAP_FAILED : mmap(NULL, RAW_CHUNK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
     errno = error ? error : errno;
     return chunk == MAP_FAILED ? NULL : chunk;
 }
@@ -125,8 +131,9 @@ static void append_number(char *text, unsigned long number)
     *text = '\0';
 }
 
-/* The first chunk of this process's file. A child makes its file anew, in place of one that an earlier process of its number left, or
-   that it wrote before it became another program. What is in the way is said by `hakmem record`, or for a child here. */
+/* The first chunk of this process's file. A child makes its file anew, in place of one that an
+   earlier process of its number left, or that it wrote before it became another program. What is in
+   the way is said by `hakmem record`, or for a child here. */
 static void *map_first(int child)
 {
     if (child) {
@@ -137,7 +144,8 @@ static void *map_first(int child)
     if (!chunk) {
         uint64_t error = (uint64_t)errno;
         if (child || fd < 0 ||
-            pwrite(fd, &error, sizeof error, offsetof(struct raw_header, error)) != (ssize_t)sizeof error) {
+            pwrite(fd, &error, sizeof error, offsetof(struct raw_header, error)) !=
+                (ssize_t)sizeof error) {
             say(strerrordesc_np((int)error));
         }
     }
@@ -164,11 +172,13 @@ static int begin_file(int child)
         return -1;
     }
     shared.header->magic = RAW_MAGIC;
-    strncpy(shared.header->program, program_invocation_short_name, sizeof shared.header->program - 1);
+    strncpy(shared.header->program, program_invocation_short_name,
+            sizeof shared.header->program - 1);
     return 0;
 }
 
-/* A thread that ends gives its chunk's address space back. Blocks that it frees later get a chunk anew. */
+/* A thread that ends gives its chunk's address space back. Blocks that it frees later get a chunk
+   anew. */
 static void end_thread(void *unused)
 {
     (void)unused;
@@ -181,7 +191,8 @@ static void end_thread(void *unused)
 /* Reads the variables. 0 if this process is to be recorded. */
 static int configure(void)
 {
-    const char *file = getenv("HAK_RECORD_FILE"), *pid = getenv("HAK_RECORD_PID"), *calls = getenv("HAK_RECORD_CALLS");
+    const char *file = getenv("HAK_RECORD_FILE"), *pid = getenv("HAK_RECORD_PID"),
+               *calls = getenv("HAK_RECORD_CALLS");
     shared.children = getenv("HAK_RECORD_CHILDREN") != NULL;
     int first = pid && strtol(pid, NULL, 10) == (long)getpid();
     if (!file || strlen(file) > PATH_MAX - 32 || (!first && !shared.children)) {
@@ -189,7 +200,8 @@ static int configure(void)
     }
     memcpy(shared.file, file, strlen(file) + 1);
     shared.limit = calls ? strtoull(calls, NULL, 10) : UINT64_MAX;
-    struct shared_state *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct shared_state *page =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0 ||
         pthread_key_create(&shared.key, end_thread) != 0) {
         return -1;
@@ -204,7 +216,8 @@ static int configure(void)
 static HAK_COLD int begin(void)
 {
     uint32_t off = OFF;
-    if (!environ || !__atomic_compare_exchange_n(&state->on, &off, STARTING, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+    if (!environ || !__atomic_compare_exchange_n(&state->on, &off, STARTING, 0, __ATOMIC_ACQ_REL,
+                                                 __ATOMIC_RELAXED)) {
         return 0; /* the loader's first calls come before there are variables */
     }
     int error = errno;
@@ -276,7 +289,8 @@ static void note(unsigned tag, uint64_t sequence, const void *block, uint64_t si
         give_up(NULL);
         return;
     }
-    if (HAK_UNLIKELY(own.at >= own.end || own.generation != shared.generation) && next_chunk() != 0) {
+    if (HAK_UNLIKELY(own.at >= own.end || own.generation != shared.generation) &&
+        next_chunk() != 0) {
         return;
     }
     unsigned op = tag & 7;

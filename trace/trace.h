@@ -1,7 +1,8 @@
-// The trace of a program's calls of malloc and free: what a file holds, and how to read it. README.md says it in words.
+// The trace of a program's calls of malloc and free: what a file holds, and how to read it.
+// README.md says it in words.
 //
-// No state, no locks, no allocation; the functions work on bytes that the caller has read or mapped. Used by the `hakmem` command,
-// which writes traces, and by bench/replay, which plays them.
+// No state, no locks, no allocation; the functions work on bytes that the caller has read or
+// mapped. Used by the `hakmem` command, which writes traces, and by bench/replay, which plays them.
 #ifndef HAKMEM_PRELOAD_RECORD_TRACE_H_
 #define HAKMEM_PRELOAD_RECORD_TRACE_H_
 
@@ -13,7 +14,13 @@
 #define TRACE_MAX_SIZE    (UINT64_C(1) << 47)
 #define TRACE_MAX_THREADS (UINT64_C(1) << 22)
 
-enum { TRACE_VERSION = 1, TRACE_CUT = 1, TRACE_NAME_BYTES = 48, TRACE_MAX_VARINT = 10, TRACE_MAX_ALIGN_LOG2 = 30 };
+enum {
+    TRACE_VERSION = 1,
+    TRACE_CUT = 1,
+    TRACE_NAME_BYTES = 48,
+    TRACE_MAX_VARINT = 10,
+    TRACE_MAX_ALIGN_LOG2 = 30
+};
 
 // At the start of the file; numbers are little-endian. The body follows at once.
 struct trace_header {
@@ -33,7 +40,8 @@ struct trace_header {
 
 _Static_assert(sizeof(struct trace_header) == 128, "the header is part of the format");
 
-// The low three bits of a call's first byte. ALIGNED has the alignment's logarithm in the five bits above.
+// The low three bits of a call's first byte. ALIGNED has the alignment's logarithm in the five bits
+// above.
 enum trace_op { TRACE_MALLOC, TRACE_CALLOC, TRACE_ALIGNED, TRACE_REALLOC, TRACE_FREE, TRACE_N_OPS };
 
 struct trace_call {
@@ -79,7 +87,8 @@ static inline uint64_t trace_sum(uint64_t sum, const uint8_t *bytes, size_t n)
     return sum;
 }
 
-// The checksum of a trace: its body's, gone on with over the header that has 0 in the place of the checksum.
+// The checksum of a trace: its body's, gone on with over the header that has 0 in the place of the
+// checksum.
 static inline uint64_t trace_whole(struct trace_header header, uint64_t body_sum)
 {
     header.checksum = 0;
@@ -95,7 +104,8 @@ struct trace_reader {
     uint32_t thread;
 };
 
-// NULL if the file begins well and is whole; else what is wrong with it. The bytes stay in place while the reader is used.
+// NULL if the file begins well and is whole; else what is wrong with it. The bytes stay in place
+// while the reader is used.
 static inline const char *trace_open(struct trace_reader *reader, const void *bytes, size_t n)
 {
     const struct trace_header *header = (const struct trace_header *)bytes;
@@ -113,7 +123,8 @@ static inline const char *trace_open(struct trace_reader *reader, const void *by
         return "damaged: its checksum is wrong";
     }
     if (header->n_threads > TRACE_MAX_THREADS || header->n_blocks > header->n_calls ||
-        header->n_calls > header->body_bytes || memchr(header->program, '\0', sizeof header->program) == NULL) {
+        header->n_calls > header->body_bytes ||
+        memchr(header->program, '\0', sizeof header->program) == NULL) {
         return "its header contradicts itself";
     }
     *reader = (struct trace_reader){.header = header, .at = body, .end = body + header->body_bytes};
@@ -136,7 +147,8 @@ static inline int trace_decode(struct trace_reader *r, struct trace_call *call)
 {
     uint8_t first = *r->at++;
     uint64_t distance = 0;
-    *call = (struct trace_call){.op = (enum trace_op)(first & 7), .thread = r->thread, .align_log2 = first >> 3};
+    *call = (struct trace_call){
+        .op = (enum trace_op)(first & 7), .thread = r->thread, .align_log2 = first >> 3};
     if (call->op >= TRACE_N_OPS || (call->op != TRACE_ALIGNED && call->align_log2 != 0) ||
         call->align_log2 > TRACE_MAX_ALIGN_LOG2) {
         return -1;
@@ -157,15 +169,17 @@ static inline int trace_decode(struct trace_reader *r, struct trace_call *call)
     return 0;
 }
 
-// 1 and the next call; 0 at the end; -1 if the bytes are no trace's: then the reader is of no further use.
+// 1 and the next call; 0 at the end; -1 if the bytes are no trace's: then the reader is of no
+// further use.
 static inline int trace_next(struct trace_reader *r, struct trace_call *call)
 {
     if (r->at == r->end) {
-        int whole = r->left_in_run == 0 && r->calls == r->header->n_calls && r->blocks == r->header->n_blocks;
+        int whole = r->left_in_run == 0 && r->calls == r->header->n_calls &&
+                    r->blocks == r->header->n_blocks;
         return whole ? 0 : -1;
     }
-    if ((r->left_in_run == 0 && trace_next_run(r) != 0) || r->at == r->end || trace_decode(r, call) != 0 ||
-        r->blocks > r->header->n_blocks) {
+    if ((r->left_in_run == 0 && trace_next_run(r) != 0) || r->at == r->end ||
+        trace_decode(r, call) != 0 || r->blocks > r->header->n_blocks) {
         return -1;
     }
     r->left_in_run--;

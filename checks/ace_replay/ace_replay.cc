@@ -1,12 +1,14 @@
-/* ace_replay: plays allocation patterns on the real ACE with a clock of its own, and says what each setting costs.
+/* ace_replay: plays allocation patterns on the real ACE with a clock of its own, and says what each
+   setting costs.
 
    usage: ace_replay table | ace_replay curve PATTERN
 
-   table   one line `PATTERN SETTING TIME_US PEAK_BYTES MEAN_BYTES` for each pattern and each value of HAKMEM_ACE_KEEP, `auto` included
+   table   one line `PATTERN SETTING TIME_US PEAK_BYTES MEAN_BYTES` for each pattern and each value
+           of HAKMEM_ACE_KEEP, `auto` included
    curve   lines `MS LIVE AUTO FIXED_0 FIXED_ALL` of committed bytes over the pattern's time
 
-   The clock advances by what a call costs (constants below, measured on Zen 4 with Linux 6.18) and by the program's own work. So the
-   same pattern always gives the same figures. */
+   The clock advances by what a call costs (constants below, measured on Zen 4 with Linux 6.18) and
+   by the program's own work. So the same pattern always gives the same figures. */
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,8 +26,9 @@
 namespace
 {
 
-const double kCallUs = 0.1;   /* a call of malloc or free that stays in the process */
-const double kFaultUs = 1.5;  /* a page of 4 KiB that has to come from the system, when it is touched */
+const double kCallUs = 0.1; /* a call of malloc or free that stays in the process */
+const double kFaultUs =
+    1.5; /* a page of 4 KiB that has to come from the system, when it is touched */
 const double kReturnUs = 0.1; /* a resident page that goes back */
 const double kSystemCallUs = 1.0;
 const size_t kMiB = 1 << 20;
@@ -146,8 +149,10 @@ class Play
     }
     void sample()
     {
-        size_t live = static_cast<size_t>(hak_stat_get(heap_used_bytes) + hak_stat_get(large_bytes));
-        size_t committed = live + static_cast<size_t>(hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes));
+        size_t live =
+            static_cast<size_t>(hak_stat_get(heap_used_bytes) + hak_stat_get(large_bytes));
+        size_t committed = live + static_cast<size_t>(hak_stat_get(heap_dirty_bytes) +
+                                                      hak_stat_get(large_cached_bytes));
         peak = committed > peak ? committed : peak;
         byte_us_ += static_cast<double>(committed) * (now_us - last_us_);
         last_us_ = now_us;
@@ -194,7 +199,8 @@ void burst_then_silence(Play &play)
     }
 }
 
-/* Large blocks, and then, instead of them, small ones: what is kept for the first is of no use to the second. */
+/* Large blocks, and then, instead of them, small ones: what is kept for the first is of no use to
+   the second. */
 void phase_change(Play &play)
 {
     for (int round = 0; round < 2; round++) {
@@ -229,9 +235,10 @@ const struct {
 const struct {
     const char *name;
     uint64_t keep;
-} settings[] = {{"auto", UINT64_MAX},         {"0", 0},           {"1m", kMiB},         {"4m", 4 * kMiB},
-                {"16m", 16 * kMiB},           {"64m", 64 * kMiB}, {"128m", 128 * kMiB}, {"256m", 256 * kMiB},
-                {"1g", uint64_t(1024) * kMiB}};
+} settings[] = {
+    {"auto", UINT64_MAX},         {"0", 0},           {"1m", kMiB},         {"4m", 4 * kMiB},
+    {"16m", 16 * kMiB},           {"64m", 64 * kMiB}, {"128m", 128 * kMiB}, {"256m", 256 * kMiB},
+    {"1g", uint64_t(1024) * kMiB}};
 
 int table()
 {
@@ -239,7 +246,8 @@ int table()
         for (const auto &setting : settings) {
             Play play(setting.keep, false);
             pattern.run(play);
-            printf("%s %s %.0f %zu %.0f\n", pattern.name, setting.name, play.total_us(), play.peak, play.mean());
+            printf("%s %s %.0f %zu %.0f\n", pattern.name, setting.name, play.total_us(), play.peak,
+                   play.mean());
         }
     }
     return 0;

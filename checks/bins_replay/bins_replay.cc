@@ -1,9 +1,11 @@
-/* bins_replay: many threads that worked for a moment and sleep, and one that works on, under fixed and adaptive limits of bins.
+/* bins_replay: many threads that worked for a moment and sleep, and one that works on, under fixed
+   and adaptive limits of bins.
 
    usage: bins_replay
 
-   Prints one line `idle_threads SETTING TIME_US PEAK_BYTES MEAN_BYTES` for each value of HAKMEM_BIN_BYTES without adapting, and for
-   `auto`. The threads run one after the other, and time is counted by the constants below: the figures are always the same. */
+   Prints one line `idle_threads SETTING TIME_US PEAK_BYTES MEAN_BYTES` for each value of
+   HAKMEM_BIN_BYTES without adapting, and for `auto`. The threads run one after the other, and time
+   is counted by the constants below: the figures are always the same. */
 #include <condition_variable>
 #include <cstdio>
 #include <mutex>
@@ -21,8 +23,9 @@ namespace
 {
 
 const double kCallUs = 0.01; /* a call that ends in its bin */
-const double kSlowUs = 0.15; /* a bin filled from slabs, or given back to them, under a lock: some 400 instructions */
-const double kWorkUs = 0.1;  /* what the program does with a block */
+const double kSlowUs =
+    0.15; /* a bin filled from slabs, or given back to them, under a lock: some 400 instructions */
+const double kWorkUs = 0.1; /* what the program does with a block */
 const int kThreads = 100;
 
 size_t committed()
@@ -97,7 +100,8 @@ void play(const char *name, uint64_t bin_bytes)
         }
     }
     double slow = static_cast<double>(hak_stat_get(refills) + hak_stat_get(flushes));
-    printf("idle_threads %s %.0f %zu %zu\n", name, calls * (kCallUs + kWorkUs) + slow * kSlowUs, peak, committed());
+    printf("idle_threads %s %.0f %zu %zu\n", name, calls * (kCallUs + kWorkUs) + slow * kSlowUs,
+           peak, committed());
     fflush(stdout);
     for (void *p : blocks) {
         hak_free(p);
@@ -123,7 +127,8 @@ int main(int argc, char **)
     const struct {
         const char *name;
         uint64_t bin_bytes;
-    } settings[] = {{"auto", 0}, {"2k", 2048}, {"8k", 8192}, {"32k", 32768}, {"128k", 131072}, {"512k", 524288}};
+    } settings[] = {{"auto", 0},    {"2k", 2048},     {"8k", 8192},
+                    {"32k", 32768}, {"128k", 131072}, {"512k", 524288}};
     /* Each in a process of its own, so that none finds what another has left. */
     for (const auto &setting : settings) {
         fflush(stdout);

@@ -586,8 +586,8 @@ static void check_nothing_left(void)
     }
     (void)hak_purge();
     verify("at the end");
-    if (hak_stat_get(heap_used_bytes) || hak_stat_get(large_bytes) || hak_stat_get(large_cached_bytes) ||
-        hak_stat_get(bin_budget)) {
+    if (hak_stat_get(heap_used_bytes) || hak_stat_get(large_bytes) ||
+        hak_stat_get(large_cached_bytes) || hak_stat_get(bin_budget)) {
         hak_print_stats(2);
         fail("all blocks are freed, but heap_used_bytes=%lld large_bytes=%lld "
              "large_cached_bytes=%lld bin_budget=%lld",

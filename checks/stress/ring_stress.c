@@ -293,7 +293,8 @@ static void check_nothing_left(void)
             end_parcel(&places[i], &parcel);
         }
     }
-    /* Detached threads may still be on their way out: their heaps become orphans within moments, all but this thread's. */
+    /* Detached threads may still be on their way out: their heaps become orphans within moments,
+       all but this thread's. */
     for (int i = 0; i < 1000 && hak_stat_get(heaps) - hak_stat_get(orphans) > 1; i++) {
         usleep(10000);
     }

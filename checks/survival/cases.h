@@ -98,7 +98,8 @@ static inline void use_malloc(uint64_t seed, int rounds)
     }
 }
 
-/* What must hold at the end of every case, and in every child. A program with a malloc of its own defines SURVIVAL_OWN_MALLOC. */
+/* What must hold at the end of every case, and in every child. A program with a malloc of its own
+   defines SURVIVAL_OWN_MALLOC. */
 static inline void check_heap(void)
 {
     CHECK(hak_owns && hak_verify);

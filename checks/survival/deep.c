@@ -1,5 +1,5 @@
-/* A library that is opened with RTLD_DEEPBIND: its malloc and free are libc's, whatever is preloaded, while what the C library gives it
-   (strdup) comes from the preloaded malloc. */
+/* A library that is opened with RTLD_DEEPBIND: its malloc and free are libc's, whatever is
+   preloaded, while what the C library gives it (strdup) comes from the preloaded malloc. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* deepbind LIBRARY CASE: blocks that cross between the program and LIBRARY (deep.c), which is opened with RTLD_DEEPBIND. Prints "survived"
-   if the process does. */
+/* deepbind LIBRARY CASE: blocks that cross between the program and LIBRARY (deep.c), which is
+   opened with RTLD_DEEPBIND. Prints "survived" if the process does. */
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -51,7 +51,8 @@ int main(int argc, char **argv)
 {
     int is_wrong = 0;
     void *library = argc == 3 ? dlopen(argv[1], RTLD_NOW | RTLD_DEEPBIND) : NULL;
-    if (!library || !(FIND(make, "deep_make") && FIND(resize, "deep_resize") && FIND(copy, "deep_copy") && FIND(release, "deep_free"))) {
+    if (!library || !(FIND(make, "deep_make") && FIND(resize, "deep_resize") &&
+                      FIND(copy, "deep_copy") && FIND(release, "deep_free"))) {
         return 2;
     }
     int (*run)(size_t) = argv[2][0] == 'o' ? out : argv[2][0] == 'i' ? in : string;

@@ -1,5 +1,6 @@
-/* Errors that hakmem finds, in a program whose handler of SIGABRT allocates, frees, forks, and waits for a thread that allocates. Each
-   case runs in a child, which must get through its handler. */
+/* Errors that hakmem finds, in a program whose handler of SIGABRT allocates, frees, forks, and
+   waits for a thread that allocates. Each case runs in a child, which must get through its handler.
+   */
 #include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -151,11 +152,11 @@ static void not_allocated(void)
     free(outside);
 }
 
-#define CASE(name)                                                                                                     \
-    static void case_##name(long n)                                                                                    \
-    {                                                                                                                  \
-        (void)n;                                                                                                       \
-        dies_in(name);                                                                                                 \
+#define CASE(name)                                                                                 \
+    static void case_##name(long n)                                                                \
+    {                                                                                              \
+        (void)n;                                                                                   \
+        dies_in(name);                                                                             \
     }
 CASE(inside_a_range)
 CASE(inside_a_span)
@@ -167,9 +168,9 @@ CASE(small_twice_with_others_between)
 CASE(inside_a_small_one)
 CASE(not_allocated)
 
-#define ROW(name)                                                                                                      \
-    {                                                                                                                  \
-        #name, case_##name, 1, 1                                                                                       \
+#define ROW(name)                                                                                  \
+    {                                                                                              \
+#name, case_##name, 1, 1                                                                   \
     }
 static const struct test_case cases[] = {ROW(inside_a_range),
                                          ROW(inside_a_span),

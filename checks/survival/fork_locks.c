@@ -1,5 +1,6 @@
-/* Fork where something else waits: handlers of pthread_atfork that were registered before hakmem's, stdio's locks, threads that start
-   and end meanwhile, forks at the same time, and fork in signal handlers. A cycle of waiting ends by SIGALRM. */
+/* Fork where something else waits: handlers of pthread_atfork that were registered before hakmem's,
+   stdio's locks, threads that start and end meanwhile, forks at the same time, and fork in signal
+   handlers. A cycle of waiting ends by SIGALRM. */
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
@@ -127,7 +128,8 @@ static void *flush_all(void *unused)
     return unused;
 }
 
-/* Holds the stream, for which fflush(NULL) waits with the list of streams locked, for which fork waits. */
+/* Holds the stream, for which fflush(NULL) waits with the list of streams locked, for which fork
+   waits. */
 static void *allocate_with_stream(void *seed_)
 {
     uint64_t seed = (uintptr_t)seed_;
@@ -163,8 +165,8 @@ static void stdio(long n)
     fclose(stream);
 }
 
-/* No fork waits for another one's end, which may be waiting for the list of streams. (With a stream locked it is the program that
-   waits in a circle, whatever serves malloc.) */
+/* No fork waits for another one's end, which may be waiting for the list of streams. (With a stream
+   locked it is the program that waits in a circle, whatever serves malloc.) */
 static long forks_each;
 
 static void *fork_often(void *unused)
@@ -252,8 +254,9 @@ static volatile int after;
 static volatile long n_handled, n_wanted;
 static __thread volatile int is_child;
 
-/* Where several threads are interrupted inside the allocator at once, what the child goes on with may need a lock that a thread holds
-   which it does not have: then it ends with a line (docs/fork.md). That is rare, and it never waits. */
+/* Where several threads are interrupted inside the allocator at once, what the child goes on with
+   may need a lock that a thread holds which it does not have: then it ends with a line
+   (docs/fork.md). That is rare, and it never waits. */
 static long n_ended;
 
 static void wait_for_interrupted(pid_t child)
@@ -296,8 +299,8 @@ static void *allocate_and_be_interrupted(void *seed_)
     int left = 300;
     while ((is_child || n_handled < n_wanted) && left) {
         use_malloc(next_random(&seed), 200);
-        free(
-            __atomic_exchange_n(&shared_cells[next_random(&seed) % 256], filled(random_size(&seed)), __ATOMIC_ACQ_REL));
+        free(__atomic_exchange_n(&shared_cells[next_random(&seed) % 256],
+                                 filled(random_size(&seed)), __ATOMIC_ACQ_REL));
         left -= is_child;
         if (is_child && left < 290) {
             _exit(0);
@@ -317,7 +320,8 @@ static void interrupt_every(long us)
     action.sa_handler = fork_in_handler;
     action.sa_flags = SA_RESTART;
     CHECK(sigaction(SIGPROF, &action, NULL) == 0);
-    CHECK(setitimer(ITIMER_PROF, &often, NULL) == 0); /* of processor time: what is interrupted gets on */
+    CHECK(setitimer(ITIMER_PROF, &often, NULL) ==
+          0); /* of processor time: what is interrupted gets on */
 }
 
 static void in_handler(long n, int n_threads, enum after what)

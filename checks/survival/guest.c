@@ -1,5 +1,6 @@
-/* A guest in the process: no call of the allocator may surprise it. Pending cancellations, sandboxes that kill at unexpected
-   system calls, the background thread, and the moment at which the program has one thread again. */
+/* A guest in the process: no call of the allocator may surprise it. Pending cancellations,
+   sandboxes that kill at unexpected system calls, the background thread, and the moment at which
+   the program has one thread again. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -167,9 +168,12 @@ static volatile int went_on;
 static void *cancelled(void *type)
 {
     int old, is_asynchronous = type != NULL;
-    /* Asynchronous cancellation is for code that calls nothing: malloc may be called only while it is switched off. */
-    CHECK(pthread_setcancelstate(is_asynchronous ? PTHREAD_CANCEL_DISABLE : PTHREAD_CANCEL_ENABLE, NULL) == 0);
-    CHECK(pthread_setcanceltype(is_asynchronous ? PTHREAD_CANCEL_ASYNCHRONOUS : PTHREAD_CANCEL_DEFERRED, NULL) == 0);
+    /* Asynchronous cancellation is for code that calls nothing: malloc may be called only while it
+       is switched off. */
+    CHECK(pthread_setcancelstate(is_asynchronous ? PTHREAD_CANCEL_DISABLE : PTHREAD_CANCEL_ENABLE,
+                                 NULL) == 0);
+    CHECK(pthread_setcanceltype(
+              is_asynchronous ? PTHREAD_CANCEL_ASYNCHRONOUS : PTHREAD_CANCEL_DEFERRED, NULL) == 0);
     CHECK(pthread_cancel(pthread_self()) == 0);
     everything();
     went_on = 1;
@@ -186,7 +190,8 @@ static void cancel(void *type)
     went_on = 0;
     CHECK(pthread_create(&thread, NULL, cancelled, type) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
-    CHECK(went_on == 1); /* it ended where cancellation was let in, or at its own pthread_testcancel */
+    CHECK(went_on ==
+          1); /* it ended where cancellation was let in, or at its own pthread_testcancel */
     use_malloc(3, 2000); /* no lock was left behind */
 }
 
@@ -369,7 +374,8 @@ static void sandbox_then_threads(void)
     ENTER(of_threads, 1);
     may_go = 1;
     for (uintptr_t i = 0; i < 10; i++) {
-        pthread_t thread = make(allocates_when_told, i), other = make(i % 2 ? nothing : allocates_when_told, i + 100);
+        pthread_t thread = make(allocates_when_told, i),
+                  other = make(i % 2 ? nothing : allocates_when_told, i + 100);
         use_malloc(i, 20000);
         CHECK(pthread_join(thread, NULL) == 0 && pthread_join(other, NULL) == 0);
     }
@@ -449,7 +455,8 @@ static void join_all(void *(*run)(void *), int n)
     for (int i = 0; i < n; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
     }
-    /* The system takes a thread out of its list a moment after pthread_join has returned, with every malloc. */
+    /* The system takes a thread out of its list a moment after pthread_join has returned, with
+       every malloc. */
     int left = count_threads();
     for (int i = 0; left != 1 && i < 400; i++) {
         sched_yield();
@@ -478,7 +485,8 @@ static void alone_after_join(long n)
 
 /* --- the background thread --- */
 
-/* glibc alone tells of a thread that is being made, and of its end only if it is a library of its own. */
+/* glibc alone tells of a thread that is being made, and of its end only if it is a library of its
+   own. */
 #if defined(__GLIBC__) && !NO_DLOPEN
 #define HAS_BACKGROUND 1
 static volatile int stage;
@@ -551,7 +559,8 @@ static void background_is_apart(long n)
     pid_t ours = find_ours();
     CHECK(ours);
     CHECK(sched_getscheduler(ours) == SCHED_OTHER);
-    CHECK(sched_getaffinity(0, sizeof mine, &mine) == 0 && sched_getaffinity(ours, sizeof its, &its) == 0);
+    CHECK(sched_getaffinity(0, sizeof mine, &mine) == 0 &&
+          sched_getaffinity(ours, sizeof its, &its) == 0);
     CHECK(CPU_EQUAL(&mine, &its));
     static const int signals[] = {SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGALRM, SIGPROF, SIGSYS};
     unsigned long long blocked = 0;

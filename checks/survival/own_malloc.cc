@@ -1,6 +1,7 @@
-/* A program with an allocator of its own under malloc, free, calloc and realloc: what it does not define must end there too, C++'s
-   operators included. With OWN_ALIGNED it has malloc, free, malloc_usable_size and memalign instead, of which the last is made of
-   posix_memalign, which it does not have. */
+/* A program with an allocator of its own under malloc, free, calloc and realloc: what it does not
+   define must end there too, C++'s operators included. With OWN_ALIGNED it has malloc, free,
+   malloc_usable_size and memalign instead, of which the last is made of posix_memalign, which it
+   does not have. */
 #define SURVIVAL_OWN_MALLOC 1
 #include <malloc.h>
 #include <memory>
@@ -129,11 +130,13 @@ void other_frees(long)
     CHECK(n_live == live);
 }
 
-/* Blocks that the program's malloc cannot make come from hakmem; they are aligned and can be written. */
+/* Blocks that the program's malloc cannot make come from hakmem; they are aligned and can be
+   written. */
 void aligned(long)
 {
     void *p = nullptr;
-    CHECK(posix_memalign(&p, 4096, 10000) == 0 && reinterpret_cast<uintptr_t>(p) % 4096 == 0 && hak_owns(p));
+    CHECK(posix_memalign(&p, 4096, 10000) == 0 && reinterpret_cast<uintptr_t>(p) % 4096 == 0 &&
+          hak_owns(p));
     memset(p, 1, 10000);
     p = aligned_alloc(256, 512);
     CHECK(reinterpret_cast<uintptr_t>(p) % 256 == 0 && hak_owns(p));
@@ -151,7 +154,8 @@ void operators(long n)
     for (long i = 0; i < n; i++) {
         std::unique_ptr<std::string> one(new std::string(1000, 'x'));
         std::unique_ptr<int[]> some(new int[100]), quiet(new (std::nothrow) int[100]);
-        CHECK(is_own(one.get()) && is_own(one->data()) && is_own(some.get()) && is_own(quiet.get()));
+        CHECK(is_own(one.get()) && is_own(one->data()) && is_own(some.get()) &&
+              is_own(quiet.get()));
         std::vector<std::string> many(20, std::string(100, 'y'));
         CHECK(is_own(many.data()));
         operator delete(operator new(10, std::nothrow), std::nothrow);
@@ -176,9 +180,10 @@ void no_memory(long)
     operator delete(p);
 }
 
-const struct test_case cases[] = {{"c_forms", c_forms, 1, 1},     {"other_frees", other_frees, 1, 1},
-                                  {"aligned", aligned, 1, 1},     {"operators", operators, 100, 10},
-                                  {"no_memory", no_memory, 1, 1}, {nullptr, nullptr, 0, 0}};
+const struct test_case cases[] = {
+    {"c_forms", c_forms, 1, 1},     {"other_frees", other_frees, 1, 1},
+    {"aligned", aligned, 1, 1},     {"operators", operators, 100, 10},
+    {"no_memory", no_memory, 1, 1}, {nullptr, nullptr, 0, 0}};
 
 } // namespace
 

@@ -1,5 +1,5 @@
-/* A program that replaces only the plain operator new and delete: every other form must end in them, as C++ says. Its blocks have a
-   header, so that one that takes another way is found. */
+/* A program that replaces only the plain operator new and delete: every other form must end in
+   them, as C++ says. Its blocks have a header, so that one that takes another way is found. */
 #include <memory>
 #include <new>
 #include <string>
@@ -128,9 +128,12 @@ void library_code(long n)
     CHECK(n_live == live);
 }
 
-const struct test_case cases[] = {
-    {"new_forms", new_forms, 1, 1},         {"delete_forms", delete_forms, 1, 1},    {"refused", refused, 1, 1},
-    {"aligned_forms", aligned_forms, 1, 1}, {"library_code", library_code, 100, 10}, {nullptr, nullptr, 0, 0}};
+const struct test_case cases[] = {{"new_forms", new_forms, 1, 1},
+                                  {"delete_forms", delete_forms, 1, 1},
+                                  {"refused", refused, 1, 1},
+                                  {"aligned_forms", aligned_forms, 1, 1},
+                                  {"library_code", library_code, 100, 10},
+                                  {nullptr, nullptr, 0, 0}};
 
 } // namespace
 

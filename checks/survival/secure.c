@@ -1,5 +1,6 @@
-/* A program with more privileges than its caller: set-user-ID or with file capabilities. Prints whether the kernel says so, and uses
-   malloc in two threads, requests that fail included. Run by secure_test.py. */
+/* A program with more privileges than its caller: set-user-ID or with file capabilities. Prints
+   whether the kernel says so, and uses malloc in two threads, requests that fail included. Run by
+   secure_test.py. */
 #include <pthread.h>
 #include <sys/auxv.h>
 

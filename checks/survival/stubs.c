@@ -1,5 +1,6 @@
-/* Linked so that it is not position-independent, and takes the addresses of malloc's family: then they are, for every library, those of stubs in this program.
-   Nobody has replaced anything all the same. */
+/* Linked so that it is not position-independent, and takes the addresses of malloc's family: then
+   they are, for every library, those of stubs in this program. Nobody has replaced anything all the
+   same. */
 #include <malloc.h>
 
 #include "checks/survival/cases.h"
@@ -13,7 +14,8 @@ static struct {
     size_t (*malloc_usable_size)(void *);
 } volatile with;
 
-/* As code that is not position-independent does; the rest of the program asks the loader, as hak_* may be missing. */
+/* As code that is not position-independent does; the rest of the program asks the loader, as hak_*
+   may be missing. */
 #ifdef __x86_64__
 #define TAKE(name) __asm__("movq $" #name ", %0" : "=r"(*(void **)(intptr_t)&with.name))
 #else
@@ -56,7 +58,8 @@ static void all_functions(long n)
 {
     for (long i = 0; i < n; i++) {
         void *p = NULL;
-        CHECK(with.posix_memalign(&p, 256, 1000) == 0 && hak_owns(p) && with.malloc_usable_size(p) >= 1000);
+        CHECK(with.posix_memalign(&p, 256, 1000) == 0 && hak_owns(p) &&
+              with.malloc_usable_size(p) >= 1000);
         free(p);
         p = reallocarray(with.malloc(100), 10, 100);
         CHECK(hak_owns(p));
