@@ -28,7 +28,7 @@ import gen_docs  # noqa: E402
 
 PAGES = ["README.md"] + ["docs/" + os.path.basename(p) for p in glob.glob(ROOT + "/docs/*.md")]
 # Folders that are no part of the allocator.
-OTHERS = ("bench", "examples", "preload", "survival", "testing")
+OTHERS = ("bench", "checks", "examples", "preload", "testing")
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 UNITS.update({"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3})

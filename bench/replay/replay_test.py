@@ -14,7 +14,7 @@ import tempfile
 import unittest
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(FOLDER, "..", "..", "preload", "record"))
+sys.path.insert(0, os.path.join(FOLDER, "..", "..", "trace"))
 
 import trace_file
 
