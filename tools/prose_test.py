@@ -73,13 +73,6 @@ class FilesTest(unittest.TestCase):
         for name in ("docs/results.md", "docs/stats.md", "x.svg", "base/size_classes.def"):
             self.assertFalse(prose.is_checked(name), name)
 
-    def test_folders_left_out_for_now(self):
-        for folder in prose.NOT_YET:
-            self.assertFalse(prose.is_checked(folder + "/x.c"), folder)
-        self.assertTrue(prose.is_checked("preload/x.c"))
-        self.assertFalse(prose.is_checked("trace/x.c"))
-        self.assertTrue(prose.is_checked("preload/recorded/x.c"))
-
 
 if __name__ == "__main__":
     unittest.main()
