@@ -57,10 +57,11 @@ static void *traffic(void *seed)
     return NULL;
 }
 
-/* With other threads allocating, and without. */
-static void dies_in(void (*misuse)(void))
+/* With other threads allocating, and without; without alone where a thread may have got the block
+   between two frees: then it is its block that is freed. */
+static void dies_in(void (*misuse)(void), int most_threads)
 {
-    for (int n_threads = 0; n_threads <= 2; n_threads += 2) {
+    for (int n_threads = 0; n_threads <= most_threads; n_threads += 2) {
         int status = -1;
         pid_t child = fork();
         if (child == 0) {
@@ -152,21 +153,21 @@ static void not_allocated(void)
     free(outside);
 }
 
-#define CASE(name)                                                                                 \
+#define CASE(name, most_threads)                                                                   \
     static void case_##name(long n)                                                                \
     {                                                                                              \
         (void)n;                                                                                   \
-        dies_in(name);                                                                             \
+        dies_in(name, most_threads);                                                               \
     }
-CASE(inside_a_range)
-CASE(inside_a_span)
-CASE(inside_100_kb)
-CASE(range_twice)
-CASE(span_twice)
-CASE(small_twice_in_a_row)
-CASE(small_twice_with_others_between)
-CASE(inside_a_small_one)
-CASE(not_allocated)
+CASE(inside_a_range, 2)
+CASE(inside_a_span, 2)
+CASE(inside_100_kb, 2)
+CASE(range_twice, 0)
+CASE(span_twice, 0)
+CASE(small_twice_in_a_row, 2)
+CASE(small_twice_with_others_between, 0)
+CASE(inside_a_small_one, 2)
+CASE(not_allocated, 2)
 
 #define ROW(name)                                                                                  \
     {                                                                                              \
