@@ -679,8 +679,8 @@ static size_t statm(int number)
 {
     unsigned long pages = 0;
     FILE *file = fopen("/proc/self/statm", "r");
-    for (int i = 0; file && i <= number; i++) {
-        if (fscanf(file, "%lu", &pages) != 1) {
+    for (int i = 0; i <= number; i++) {
+        if (!file || fscanf(file, "%lu", &pages) != 1) {
             fail("/proc/self/statm cannot be read");
         }
     }
@@ -688,10 +688,14 @@ static size_t statm(int number)
     return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static void set_limit(int what, size_t has, size_t more_mib)
+/* At what it has now, field `number` of statm, and `more_mib`; 0: no limit, and nothing is read. */
+static void set_limit(int what, int number, size_t more_mib)
 {
-    struct rlimit limit = {has + (more_mib << 20), RLIM_INFINITY};
-    if (more_mib && setrlimit((__typeof__(RLIMIT_AS))what, &limit) != 0) {
+    if (!more_mib) {
+        return;
+    }
+    struct rlimit limit = {statm(number) + (more_mib << 20), RLIM_INFINITY};
+    if (setrlimit((__typeof__(RLIMIT_AS))what, &limit) != 0) {
         fail("no limit: errno %d", errno);
     }
 }
@@ -738,8 +742,8 @@ int main(int argc, char **argv)
         slots[i].number = i;
         slots[i].rng = mix(config.seed * MAX_SLOTS + i);
     }
-    set_limit(RLIMIT_AS, statm(0), config.address_space);
-    set_limit(RLIMIT_DATA, statm(5), config.data);
+    set_limit(RLIMIT_AS, 0, config.address_space);
+    set_limit(RLIMIT_DATA, 5, config.data);
     double start = now();
     uint64_t done = 0, n_rounds = 0;
     do {
