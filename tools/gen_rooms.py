@@ -37,7 +37,7 @@ def first_sentence(path):
 def prefixes(room):
     """Of the functions and variables that cross files, from the room's BUILD.bazel."""
     path = os.path.join(room, "BUILD.bazel")
-    if not os.path.exists(os.path.join(rooms.TOP, path)):
+    if not os.path.exists(rooms.at(path)):
         return []
     match = re.search(r"prefixes = \[(.*?)\]", rooms.read(path), re.S)
     return re.findall(r'"(\w+)"', match.group(1)) if match else []
@@ -46,7 +46,7 @@ def prefixes(room):
 def units(room, table):
     """[(names, path of the file that says what it is)]: a header and its source are one unit."""
     files = {os.path.basename(p) for p in rooms.source_files({room: None}) if rooms.room_of(p, table) == room}
-    files = {name for name in files if os.path.exists(os.path.join(rooms.TOP, room, name))}
+    files = {name for name in files if os.path.exists(rooms.at(os.path.join(room, name)))}
     found, tests = {}, []
     for name in sorted(files):
         stem, ending = os.path.splitext(name)
@@ -98,7 +98,7 @@ def main():
     table = rooms.table()
     stale = 0
     for room in filter(prefixes, table):
-        path = os.path.join(rooms.TOP, room, "README.md")
+        path = rooms.at(os.path.join(room, "README.md"))
         text = rooms.read(os.path.join(room, "README.md"))
         new = renewed(room, text, table)
         if new != text and "--check" in sys.argv:

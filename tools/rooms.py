@@ -24,8 +24,17 @@ def room_of(path, rooms):
     return folder or None
 
 
+def at(path):
+    """Where a path of the repository lies. Bazel puts the files of a workspace within it beside it."""
+    within = "examples/workspace"
+    beside = os.path.join(TOP, os.pardir, "example_workspace")
+    if (path + "/").startswith(within + "/") and not os.path.exists(os.path.join(TOP, within)):
+        return beside + path[len(within) :]
+    return os.path.join(TOP, path)
+
+
 def read(path):
-    with open(os.path.join(TOP, path), encoding="utf-8", errors="replace") as stream:
+    with open(at(path), encoding="utf-8", errors="replace") as stream:
         return stream.read()
 
 
@@ -33,10 +42,10 @@ def source_files(rooms):
     """All files of all rooms, relative to the top."""
     found = []
     for room in rooms:
-        for folder, folders, files in os.walk(os.path.join(TOP, room), followlinks=True):
+        for folder, folders, files in os.walk(at(room), followlinks=True):
             folders[:] = [name for name in folders if not name.startswith(".") and not name.startswith("bazel-")]
             for name in files:
-                path = os.path.relpath(os.path.join(folder, name), TOP)
+                path = os.path.join(room, os.path.relpath(os.path.join(folder, name), at(room)))
                 if room_of(path, rooms) == room:
                     found.append(path)
     return sorted(found)

@@ -31,7 +31,7 @@ class RoomsTest(unittest.TestCase):
         for room in sorted(packages):
             self.assertIn(room, self.table, "tools/rooms.bzl has no row for it")
         for room in self.table:
-            self.assertTrue(os.path.exists(os.path.join(rooms.TOP, room, "README.md")), room + " has no README.md")
+            self.assertTrue(os.path.exists(rooms.at(os.path.join(room, "README.md"))), room + " has no README.md")
 
     def test_no_arrow_but_those_of_the_table(self):
         for (room, target), place in sorted(self.arrows.items()):
