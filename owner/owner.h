@@ -12,7 +12,7 @@
                    hak_owner_unregister. A thread's heap stays so for ever
      lost           registered, in a forked child: a thread held its lock that the child does not
                    have. `kind` has OWNER_LOST, no thread takes the lock any more, and the bank
-                   stays as it is. Its blocks can be used; what is freed of them stays unused
+                   stays as it is. Its blocks can be used, and never return to their slabs
    The id is set aside (a bit in the table's set) for a moment before and after, and for as long as
    its maker likes by hak_owner_reserve.
    Always: an id in the table is set aside; hak_owner_table.at[id]->id = bank.owner = id; every slab
