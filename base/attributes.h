@@ -24,7 +24,8 @@
 #define HAK_HIDDEN        __attribute__((visibility("hidden")))
 #define HAK_CACHE_ALIGNED __attribute__((aligned(64)))
 #define HAK_MUST_CHECK    __attribute__((warn_unused_result))
-/* The pointer map's fast fields and `hak_self` must be reached without a call: initial-exec TLS. */
+/* Thread-local variables are reached without a call, `hak_self` (heap/theap.h) on each fast path:
+   initial-exec TLS. */
 #define HAK_TLS __thread __attribute__((tls_model("initial-exec")))
 
 #define HAK_KIB ((size_t)1024)

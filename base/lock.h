@@ -1,9 +1,9 @@
 /* Ranked locks: a small futex mutex that never allocates, and the one list of all of them.
 
    A thread waits only for a lock whose rank is above the ranks of all locks that it holds, so that
-   no two threads wait for each other. It may *try* one of equal rank too, since it does not wait
-   for it: a heap that takes a slab over from another live heap tries that heap's lock while it
-   holds its own. Debug builds check both.
+   no two threads wait for each other. A lock of rank HEAP it may *try* while it holds another of
+   that rank, since it does not wait for it: a heap that takes a slab over from another live heap
+   tries that heap's lock while it holds its own. Debug builds check both.
 
    A lock's word names the thread that holds it. So a fork in a signal handler, and an error found
    with locks held, tell by a walk of the list (hak_lock_for_each) which locks are this thread's,
@@ -70,7 +70,7 @@ int hak_lock_try_slow(struct lock *lock);
 void hak_lock_wake(struct lock *lock);
 
 /* Between the two, the calling thread takes and releases locks by doing nothing. For reading what
-   nobody can write (gate.h). */
+   no thread can write (heap/gate.h). */
 void hak_lock_pass_begin(void);
 void hak_lock_pass_end(void);
 static inline int hak_lock_passes(void)
@@ -87,7 +87,7 @@ static inline int hak_lock_is_mine(const struct lock *lock)
 /* Releases every listed lock that the calling thread holds; returns how many. What they guard may
    be half changed. */
 uint32_t hak_lock_release_mine(void);
-/* In a forked child, for a lock that a thread held which the child does not have: nobody gets it
+/* In a forked child, for a lock that a thread held which the child does not have: no thread gets it
    any more. hak_lock_try fails, and who waits for it dies with a line. */
 static inline void hak_lock_mark_lost(struct lock *lock)
 {

@@ -16,7 +16,7 @@ HAK_EXTERN_C_BEGIN
 #define HAK_NOTES 0
 #endif
 
-/* 1 if somebody listens. */
+/* 1 if memcheck or AddressSanitizer listens. */
 int hak_note_has_listener(void);
 /* The block at p is handed out: of its `usable` bytes the program may use `size`, which are zero or
    undefined. */

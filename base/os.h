@@ -1,6 +1,8 @@
-/* The OS layer: every system call that the allocator makes, behind one table that tests replace.
-   All sizes are bytes. Functions may be called by any thread and take no lock, except
-   hak_os_meta_alloc (rank META).
+/* The OS layer: the allocator's system calls, behind one table that tests replace.
+
+   Outside of the table are getpid (heap/background.c) and sched_getaffinity
+   (hak_os_note_processors). All sizes are bytes. Functions may be called by any thread and take no
+   lock, except hak_os_meta_alloc (rank META).
 
    No function here is a cancellation point, and none acts on a pending cancellation: what libc
    makes one of (open, read, write, close) is called as a raw system call.
@@ -62,11 +64,11 @@ size_t hak_os_page_size(void);
    page); the memory reads as zero. `hint` (or NULL) is tried first, for neighbours. NULL when the
    system refuses. */
 void *hak_os_map_aligned(void *hint, size_t size, size_t align);
-/* Gives address space back. Returns 0 or an errno value (the kernel may refuse to split a mapping:
+/* Unmaps address space. Returns 0 or an errno value (the kernel may refuse to split a mapping:
    ENOMEM). */
 HAK_MUST_CHECK int hak_os_unmap(void *addr, size_t size);
-/* Gives back address space that nobody has touched. If the kernel refuses, it stays mapped, which
-   costs no memory. */
+/* Unmaps address space of which no page was ever touched. If the kernel refuses, it stays mapped,
+   which costs no memory. */
 void hak_os_unmap_untouched(void *addr, size_t size);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
 HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
@@ -85,7 +87,7 @@ void hak_os_forget_thread(void);
 /* RLIMIT_AS; UINT64_MAX for none. */
 uint64_t hak_os_address_limit(void);
 
-/* Memory for metadata, aligned to 64 bytes, zeroed, never given back. NULL when the system refuses.
+/* Memory for metadata, aligned to 64 bytes, zeroed, never unmapped. NULL when the system refuses.
  */
 void *hak_os_meta_alloc(size_t size);
 /* Bytes that hak_os_meta_alloc has mapped, and in how many mappings. */

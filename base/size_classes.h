@@ -1,5 +1,5 @@
-/* Size classes up to 32 KiB: the one table of slab geometry (size_classes.def); nobody else
-   computes an offset in a slab. Constants only. */
+/* Size classes up to 32 KiB: the one table of slab geometry (size_classes.def), from which alone
+   offsets in slabs are computed. Constants only. */
 #ifndef HAKMEM_BASE_SIZE_CLASSES_H
 #define HAKMEM_BASE_SIZE_CLASSES_H
 

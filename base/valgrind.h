@@ -21,7 +21,7 @@ enum valgrind_request {
     MEMCHECK_FIRST_NO_ACCESS /* the first address in the range that may not be used, or 0 */
 };
 
-/* Returns 0 where nobody listens. */
+/* Returns 0 where no Valgrind listens. */
 static inline uintptr_t hak_valgrind_ask(uintptr_t hak_request, uintptr_t a, uintptr_t b,
                                          uintptr_t c, uintptr_t d)
 {

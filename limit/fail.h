@@ -32,7 +32,7 @@ enum fail_reason {
     FAIL_THRESHOLD,
     FAIL_EXHAUSTION,
     FAIL_MAP,
-    FAIL_RECLAIM, /* no failure: everything kept was given back, and the steps are taken again */
+    FAIL_RECLAIM, /* no failure: everything kept was trimmed, and the steps are taken again */
     FAIL_REQUEST,
     FAIL_FALLBACK,
     FAIL_N_REASONS
@@ -50,7 +50,7 @@ void hak_fail_threshold(size_t size, size_t class_bytes, uint64_t wmax);
 void hak_fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit);
 /* The system refused `size` bytes with errno value `error`. */
 void hak_fail_map(size_t size, int error);
-/* Everything was given back; what fails now fails for good. */
+/* Everything kept was trimmed; what fails now fails for good. */
 void hak_fail_reclaim(void);
 /* libc served `size` bytes. */
 void hak_fail_fallback(size_t size, const char *reason);

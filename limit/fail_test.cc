@@ -203,7 +203,7 @@ void tell(size_t size, size_t align, const struct fail_path *path, int failed, v
     told.push_back(one);
     ++*static_cast<int *>(context);
     errno = 99;
-    /* A request of its own that fails is not told. */
+    /* A request of its own that fails is not reported. */
     hak_fail_begin();
     hak_fail_map(1, ENOMEM);
     hak_fail_end(1, 1, nullptr);

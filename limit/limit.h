@@ -1,8 +1,8 @@
 /* The memory limit of the process's heap. It counts committed bytes: what its users hold, in use or
    kept for reuse, and the metadata. Who maps memory or lets pages become resident says so here;
    nothing of this part knows what they are for. Above the soft limit everything that is kept for
-   reuse goes back, then the request goes on; what would pass the hard limit is refused, but for a
-   chunk of metadata (1 MiB).
+   reuse is trimmed, then the request goes on; what would pass the hard limit is refused, except for
+   a chunk of metadata (1 MiB).
 
    State: relaxed atomics; any thread. Two threads at once may pass a limit by what both are just
    taking. */
@@ -34,7 +34,7 @@ uint64_t hak_limit_hard(void);
 /* Bytes committed now, and bytes of address space, metadata included in both. */
 uint64_t hak_limit_committed(void);
 uint64_t hak_limit_mapped(void);
-/* Address space was taken from the system, or given back to it. */
+/* Address space was mapped, or unmapped. */
 static inline void hak_limit_map(size_t bytes)
 {
     hak_stat_add(mapped_bytes, bytes);
@@ -49,7 +49,7 @@ static inline void hak_limit_count_mappings(int change)
 {
     hak_stat_add(mappings, change);
 }
-/* Pages of it may become resident; they have been given back to the system. */
+/* Pages of it may become resident; they have been purged, or unmapped. */
 static inline void hak_limit_commit(size_t bytes)
 {
     hak_stat_add(committed_bytes, bytes);
@@ -61,9 +61,8 @@ static inline void hak_limit_uncommit(size_t bytes)
 /* Whether `more` bytes may be committed. If not, the failed step is reported for a request of
    `size` bytes that was rounded to `class_bytes`. */
 int hak_limit_admit(size_t more, size_t size, size_t class_bytes);
-/* 1 once after the soft limit was passed: the caller gives everything back that is kept, and
-   then calls hak_limit_purged, so that the next purge comes only after a further sixteenth of the
-   limit. */
+/* 1 once after the soft limit was passed: the caller trims everything that is kept, and then calls
+   hak_limit_purged, so that the next trim comes only after a further sixteenth of the limit. */
 int hak_limit_wants_purge(void);
 void hak_limit_purged(void);
 

@@ -36,7 +36,7 @@ struct bank {
     uint32_t n_slabs;
     uint8_t keeps_empty, has_strays_sent;
     void *strays;   /* blocks linked through their first words */
-    int took_clean; /* what hak_bank_take gave last reads as zero, but for the first words */
+    int took_clean; /* what hak_bank_take gave last reads as zero behind the first words */
     struct slab *partial[SC_N_CLASSES];
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
 };
@@ -46,15 +46,15 @@ void hak_bank_init(struct bank *bank, uint32_t owner);
    refuses memory (0). */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                        const struct owner_policy *policy);
-/* Gives one block back. Aborts on a block that is not this bank's, no block, or free. */
+/* Returns one block to its slab. Aborts on a block that is not this bank's, no block, or free. */
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
-/* Gives a list back; returns the count, strays included. */
+/* Collects a list of blocks; returns the count, strays included. */
 uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
 /* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is
    near the list's start), or every partial slab. Both owners' locks are held. */
 void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
 void hak_bank_move_all(struct bank *from, struct bank *to);
-/* Gives all empty slabs back to the pool. */
+/* Returns all empty slabs to the shared pool. */
 void hak_bank_release_empty(struct bank *bank);
 /* 0 if every equation of the bank and of its slabs holds. */
 int hak_bank_verify(const struct bank *bank);

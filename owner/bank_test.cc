@@ -281,7 +281,7 @@ TEST_F(BankDeathTest, BadPointersAbort)
             hak_bank_put(&bank, block, &policy);
         },
         testing::KilledBySignal(SIGABRT), "^hakmem: block freed twice: 0x");
-    /* A list with a block of somebody else in it. */
+    /* A list with another bank's block in it. */
     hak_link_set(block, foreign);
     hak_link_set(foreign, nullptr);
     EXPECT_EXIT(hak_bank_put_list(&bank, block, &policy), testing::KilledBySignal(SIGABRT),

@@ -9,7 +9,7 @@
 #include "base/verify.h"
 #include "superslab/pool.h"
 
-/* How many slabs are given back at a time when an owner ends: each time all superslabs are looked
+/* How many slabs are returned at a time when an owner ends: each time all superslabs are looked
    through. */
 #define END_SLABS HAK_TINY_OR(2u, 256u)
 

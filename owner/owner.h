@@ -2,17 +2,17 @@
    three kinds of one thing: a lock, an id, and a bank of slabs behind the lock. One table finds all
    of them by the id that their slabs' tags carry.
 
-   struct owner lies in what is made of it: struct theap and struct hak_heap (hakmem) embed one,
-   struct mid_pool and struct tiny_pool point to one. Its memory is metadata and is never given
-   back; it is used again for the same kind alone. States:
+   struct owner lies in what is made of it: struct theap (heap) and struct hak_heap (hakmem) embed
+   one, struct mid_pool and struct tiny_pool point to one. Its memory is metadata and is never
+   unmapped; it is used again for the same kind alone. States:
      unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for
                    reuse, or it was made while the gate was closed and is registered when it first
                    needs a slab
      registered     hak_owner_table.at[id] is this owner; from hak_owner_register to
                    hak_owner_unregister. A thread's heap stays so for ever
      lost           registered, in a forked child: a thread held its lock that the child does not
-                   have. `kind` has OWNER_LOST, nobody takes the lock any more, and the bank stays
-                   as it is. Its blocks can be used, and not be given back
+                   have. `kind` has OWNER_LOST, no thread takes the lock any more, and the bank
+                   stays as it is. Its blocks can be used, and never return to their slabs
    The id is set aside (a bit in the table's set) for a moment before and after, and for as long as
    its maker likes by hak_owner_reserve.
    Always: an id in the table is set aside; hak_owner_table.at[id]->id = bank.owner = id; every slab
@@ -32,9 +32,9 @@
      class would pass.
    - Outbox slots (remote.c): one with a limit above 0 gathers blocks of a thread's heap, whose id
      is never used again. One with limit 0 (first-class heap, or a heap without a thread) holds no
-     block, and asks for the owner's kind at each free: if a thread's heap has got the id meanwhile,
-     the block is kept in the own bin, which any heap's block may be, and the slot is asked anew
-     when outboxes are sent.
+     block, and asks for the owner's kind at each free: if a thread's heap has got the id since, the
+     block is kept in the own bin, which any heap's block may be, and the slot is asked again when
+     outboxes are sent.
    - A free in flight: its block is allocated, so that its owner has a slab, and cannot be
      unregistered in a program that does not use what it destroys. One that does ends by an error
      line, or frees what the id's next owner has: its own fault.
@@ -45,7 +45,7 @@
      finds all of them free and every owner whole. Only a fork in a signal handler may find others
      inside: then hak_owner_lose gives up the registered owners whose locks they hold, and frees the
      locks of unregistered ones, behind which there is nothing.
-   The set of ids and the list of unused pools are under one lock, rank HEAPS; the table is read
+   The set of ids and the list of unused pools are under one lock, rank OWNERS; the table is read
    without it. */
 #ifndef HAKMEM_OWNER_OWNER_H
 #define HAKMEM_OWNER_OWNER_H
@@ -116,16 +116,17 @@ static inline int hak_owner_is_lost(const struct owner *owner)
    id. The memory was zeroed when it was new. */
 HAK_MUST_CHECK int hak_owner_register(struct owner *owner, enum owner_kind kind,
                                       enum lock_rank rank);
-/* The same in two steps: an id (0 if there is none) that nobody else gets, and an owner for it. */
+/* The same in two steps: an id (0 if there is none) that no other owner gets, and an owner for it.
+ */
 HAK_MUST_CHECK uint32_t hak_owner_reserve(void);
 void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kind,
                            enum lock_rank rank);
-/* Gives all slabs of an owner back, whatever lies in them, and its id, which the next one gets. Not
-   of a thread's heap. */
+/* Returns all slabs of an owner, whatever lies in them, and its id, which the next one gets. Not of
+   a thread's heap. */
 void hak_owner_unregister(struct owner *owner);
 
-/* The owner of that id with its lock held, or NULL if the id is nobody's (any more), or a lost
-   owner's. Release with hak_owner_release. */
+/* The owner of that id with its lock held, or NULL if no owner has the id (any more), or a lost one
+   has it. Release with hak_owner_release. */
 struct owner *hak_owner_hold(uint32_t id);
 /* Ends a use of what is behind the lock, by owners of all kinds but thread heaps
    (hak_theap_unlock). */
@@ -136,7 +137,7 @@ static inline void hak_owner_release(struct owner *owner)
 }
 
 /* The registered owner with the lowest id above *id, which becomes its id; NULL behind the last.
-   Owners that come and go meanwhile are seen or not. No lock is taken. */
+   Owners that come or go during a walk are seen or not. No lock is taken. */
 struct owner *hak_owner_next(uint32_t *id);
 /* Calls visit with each owner of all kinds, its lock held, until one call returns something else
    than 0, which is returned. */
@@ -168,7 +169,7 @@ struct hak_owner_gate {
     void (*defer_end)(struct owner *owner); /* hak_owner_end_pool then */
     void (*catch_up)(void);                 /* what was deferred is done now; inside */
 };
-/* NULL: nobody closes a gate, and nobody looks after pools when the process forks. */
+/* NULL: there is no gate to be closed, and pools are not looked after when the process forks. */
 extern const struct hak_owner_gate *hak_owner_gate HAK_HIDDEN;
 
 /* An owner for a pool used alone, in *out: 0, EAGAIN if there is no id, ENOMEM if there is no
@@ -184,7 +185,8 @@ void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
                                             void **head));
 void hak_owner_pool_free(struct owner *owner, void *block,
                          void (*put)(struct owner *owner, void *block));
-/* Gives empty slabs back; 0 if all equations hold. While the gate is closed they do nothing. */
+/* Returns empty slabs to the shared pool; 0 if all equations hold. While the gate is closed they do
+   nothing. */
 void hak_owner_trim(struct owner *owner);
 int hak_owner_check(struct owner *owner);
 

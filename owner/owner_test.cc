@@ -121,7 +121,7 @@ TEST_F(Owner, IdsComeBackLowestFirst)
     }
 }
 
-/* Set aside, an id is nobody's and nobody gets it. */
+/* Set aside, an id has no owner and no owner gets it. */
 TEST_F(Owner, AReservedIdIsKept)
 {
     static struct owner kept, other;
@@ -324,7 +324,7 @@ TEST_F(Owner, VerifySeesEachBrokenEquation)
 
 /* --- stale numbers --- */
 
-/* Who waits for the lock of an owner that ends meanwhile gets nothing, also when the id has a new
+/* Who waits for the lock of an owner while that owner ends gets nothing, also when the id has a new
    owner by then. */
 TEST_F(Owner, AStaleNumberLeadsToNobody)
 {

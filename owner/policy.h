@@ -14,7 +14,7 @@ HAK_EXTERN_C_BEGIN
    most so many blocks. */
 #define OWNER_FIRST_BYTES  HAK_TINY_OR(64u, 2048u)
 #define OWNER_FIRST_BLOCKS 16u
-/* About a page: blocks that nobody has had yet are touched so much ahead of need. */
+/* About a page: blocks that were never handed out are touched so much ahead of need. */
 #define OWNER_FRESH_BYTES 4096u
 
 struct owner_policy {
@@ -22,7 +22,7 @@ struct owner_policy {
     uint32_t full_size;      /* a list of larger blocks may hold half of HAKMEM_BIN_BYTES */
     uint32_t keep_empty_max; /* the largest blocks of which a bank keeps an empty slab */
     uint32_t
-        fresh_bytes; /* blocks that nobody has had yet are taken about so many bytes at a time */
+        fresh_bytes; /* blocks that were never handed out are taken about so many bytes at a time */
 };
 
 /* How many blocks of the class a list may hold if it may hold `bytes`. */

@@ -6,19 +6,19 @@
 #include "base/os.h"
 #include "base/stats.h"
 
-/* A huge page that takes longer than this to appear is dearer than the 512 small ones in its place
-   (measured: 0.18 ms for it, 0.8 to 1 ms for them). */
+/* A huge page that takes longer than this to appear is too slow: it costs more than the 512 small
+   ones in its place (measured: 0.18 ms for it, 0.8 to 1 ms for them). */
 #define DEAR_NS 1000000u
-/* After a dear one, so many regions go without; four times as many after each further one, up to
-   SKIP_MAX. A dear one was seen to cost 5 to 10 ms, as much as some fifteen cheap ones save: so it
+/* After a slow one, so many regions go without; four times as many after each further one, up to
+   SKIP_MAX. A slow one was seen to cost 5 to 10 ms, as much as some fifteen cheap ones save: so it
    takes GOOD_RUN cheap ones in a row to forget one. */
 #define SKIP_FIRST 64u
 #define SKIP_MAX   4096u
 #define GOOD_RUN   16u
 
 static uint32_t skip_now;  /* regions that still go without */
-static uint32_t skip_next; /* how many go without after the next dear one */
-static uint32_t good_run;  /* cheap ones since the last dear one, modulo GOOD_RUN */
+static uint32_t skip_next; /* how many go without after the next slow one */
+static uint32_t good_run;  /* cheap ones since the last slow one, modulo GOOD_RUN */
 
 static uint64_t time_first_touch(char *base)
 {

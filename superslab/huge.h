@@ -1,7 +1,7 @@
 /* Whether to ask for huge pages. They make the first touch of memory several times cheaper where
-   the system has some at hand, and dearer where it has to find or compact them: so each marked
-   region is touched once and that fault is timed; as long as it costs more than the small pages
-   that it stands for, none are asked for, but for one try now and then. */
+   the system has some at hand, and more expensive where it has to find or compact them: so each
+   marked region is touched once and that fault is timed. After one that costs more than the small
+   pages that it stands for, a number of regions go without; then one is tried again. */
 #ifndef HAKMEM_SUPERSLAB_HUGE_H
 #define HAKMEM_SUPERSLAB_HUGE_H
 

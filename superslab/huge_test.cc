@@ -1,4 +1,4 @@
-/* Tests of the decision on huge pages, with a clock that makes each first touch cheap or dear. */
+/* Tests of the decision on huge pages, with a clock that makes each first touch cheap or slow. */
 #include "superslab/huge.h"
 
 #include <gtest/gtest.h>
@@ -74,7 +74,7 @@ TEST_F(Huge, MarkAsksAndTouches)
     EXPECT_EQ(region[0], 0) << "still zero";
 }
 
-/* Each dear one makes the pause four times as long; runs of cheap ones shorten it again. */
+/* Each slow one makes the pause four times as long; runs of cheap ones shorten it again. */
 TEST_F(Huge, DearOnesStopTheMarking)
 {
     int64_t dear = hak_stat_get(huge_dear);

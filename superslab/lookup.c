@@ -77,9 +77,9 @@ static struct map_entry look(const void *p)
     return (uintptr_t)p >> 48 ? (struct map_entry){0, 0} : hak_map_find(p);
 }
 
-/* The map says the same at the end as at the beginning, and no slab was made meanwhile: a unit
-   that became nobody's, and then a slab of the same owner and class again, would look the same,
-   with a description that was neither's. */
+/* The map says the same at the end as at the beginning, and no slab was made in between: a unit
+   that became free, and then a slab of the same owner and class again, would look the same, with a
+   description that was neither's. */
 struct ss_lookup hak_super_lookup(const void *p)
 {
     struct map_entry entry = look(p), now;

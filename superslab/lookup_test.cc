@@ -154,7 +154,7 @@ TEST_F(Lookup, Spans)
 }
 
 /* One thread allocates and frees slabs, blocks and spans; another asks about all their addresses.
-   What it is told about the one block that stays is always exact. */
+   The answer about the one block that stays is always exact. */
 TEST_F(Lookup, WhileAnotherThreadAllocates)
 {
     void *kept;

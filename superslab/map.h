@@ -61,8 +61,8 @@ struct map_entry {
 HAK_MUST_CHECK int hak_map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
-/* The entry of any address; {0, 0} if it is not ours. Where the unit changes hands meanwhile, the
-   tag may be an older one than the number. */
+/* The entry of any address; {0, 0} if it is not ours. If the unit changes hands during the call,
+   the tag may be an older one than the number. */
 struct map_entry hak_map_get(const void *p);
 
 /* The unit number of p in the window; not less than MAP_LEAF_UNITS if p is outside. */

@@ -390,8 +390,8 @@ static int unmap_superslab(struct superslab *ss)
     return 1;
 }
 
-/* Gives dirty granules back, and the superslab itself if it is wholly free. Returns the bytes that
-   went. Pool lock held. */
+/* Unmaps the superslab if it is wholly free; else, or if the system refuses, purges its dirty
+   granules. Returns how many bytes of them went. Pool lock held. */
 static size_t purge_superslab(struct superslab *ss)
 {
     size_t bytes = hak_granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;

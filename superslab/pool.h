@@ -1,8 +1,9 @@
 /* The shared pool of superslabs: hands out units (slabs) and spans to every heap.
 
    struct superslab describes one region of 2 MiB and lives apart from it, for ever; a region that
-   was given back leaves its description for the next one. All fields but `slabs` are written with
-   the pool lock held; slabs[i] belongs to the heap that holds unit i while it is a slab. `base` and
+   was unmapped leaves its description for the next one. All fields are written with the pool lock
+   held, except for the mark of a span in span_granules, which the span's owner sets without it.
+   slabs[i] and far_bits[i] belong to the owner of unit i while it is a slab. `base` and
    span_granules are written atomically (relaxed), since hak_super_lookup reads them without a lock.
    A granule is used (by a slab or a span) or free; a free granule is dirty (its pages may be
    resident) or clean (reads as 0). Always: dirty is a subset of free; largest_run = length of the
@@ -30,8 +31,8 @@ extern struct lock hak_pool_lock HAK_HIDDEN;
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
 
-/* What describes the slabs of a superslab: whole pages, dropped while the region is given back
-   (they read as 0 then). */
+/* What describes the slabs of a superslab: whole pages, purged when the region is unmapped (they
+   read as 0 then). */
 struct superslab_slabs {
     struct slab slabs[SS_UNITS];
     uint64_t far_bits[SS_UNITS][SLAB_MAX_WORDS];
@@ -40,7 +41,7 @@ struct superslab_slabs {
 struct superslab {
     struct slab *slabs;
     uint64_t (*far_bits)[SLAB_MAX_WORDS];
-    char *base; /* NULL while the region is given back */
+    char *base; /* NULL while there is no region */
     struct granules free, dirty;
     uint32_t number;
     uint32_t slab_mask; /* units that are slabs */
@@ -78,7 +79,8 @@ struct superslab *hak_pool_superslab_around(uint32_t number, const void *p);
 /* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
    system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
-/* Gives back a slab whose blocks are all free; the caller has it in no list. */
+/* Returns a slab to the pool: its blocks are all free, and the caller has it in no list; or its
+   owner ends, blocks and lists included. */
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
 struct slab *hak_pool_slab_of(uint32_t ref, const void *p);
@@ -89,8 +91,8 @@ int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab,
 
 /* Descriptions made so far: numbers are below it. */
 uint32_t hak_pool_n_superslabs(void);
-/* Which units of that superslab are slabs now, and where it begins; 0 if its region is given back.
-   A hint: the owners may give slabs back at any time. */
+/* Which units of that superslab are slabs now, and where it begins; 0 if it has no region. A hint:
+   the owners may return slabs at any time. */
 uint32_t hak_pool_slab_mask(uint32_t number, char **base);
 
 /* The policy in force; never NULL. */

@@ -114,7 +114,7 @@ class Oracle
     Rng rng;
 
   private:
-    /* Nobody else has these units, and they lie in one superslab. */
+    /* No other piece has these granules, and they lie in one superslab. */
     void add(char *p, uint32_t n, struct slab *slab)
     {
         auto next = pieces.lower_bound(p);
@@ -389,7 +389,7 @@ TEST_F(Pool, PurgeWaitsForTheDelay)
     hak_ss_span_free(kept);
 }
 
-/* Nobody calls hak_ss_purge: later frees do it on their way. */
+/* Without a call of hak_ss_purge: later frees purge on their way. */
 TEST_F(Pool, OldDirtyUnitsArePurgedOnTheWay)
 {
     FakeClock clock;
@@ -431,7 +431,7 @@ TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
         n_huge += advice == MADV_HUGEPAGE;
         return hak_os_real_ops.madvise(addr, length, advice);
     };
-    hak_os_ops.precise_ns = [] { return uint64_t(0); }; /* no first touch is dear */
+    hak_os_ops.precise_ns = [] { return uint64_t(0); }; /* no first touch is slow */
     hak_options.huge_page_bytes = 3 * SS_BYTES;
     std::vector<void *> all;
     for (int i = 0; i < 5; i++) {
@@ -524,7 +524,7 @@ TEST_F(Pool, NoAddressSpaceLeaks)
         if (round == 0) {
             after_first = os.mapped_bytes();
         }
-        /* But for a new leaf of the pointer map, where the system chose other addresses. */
+        /* Except for a new leaf of the pointer map, where the system chose other addresses. */
         int64_t more = os.mapped_bytes() - after_first, leaf = sizeof(struct map_leaf);
         EXPECT_EQ(more % leaf, 0);
         EXPECT_LE(more, leaf < 65536 ? 16 * leaf : leaf);

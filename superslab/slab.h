@@ -36,10 +36,10 @@ struct slab {
     uint16_t fresh;
     uint8_t in_list, is_used;
     uint8_t is_clean;   /* fresh blocks read as zero */
-    uint8_t took_clean; /* what hak_slab_take gave last does, but for the links */
+    uint8_t took_clean; /* what hak_slab_take gave last does, except for the links */
     uint8_t spare[2];
     /* For hak_slab_purge_cold: n_free when it last looked, when that changed, and which pages it
-       has given back since then. */
+       has purged since then. */
     uint16_t seen_n_free, seen_tick, purged_pages, spare2;
 };
 
@@ -51,17 +51,17 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
                    uint64_t *far_bits, int is_clean);
 /* Takes up to `want` free blocks, lowest addresses first, linked through their first words and
    ended by NULL. Returns the count; *head is the first (NULL if none). Fresh blocks are taken only
-   if there are no others, and about `fresh_bytes` of them at a time: what nobody needs is not
+   if there are no others, and about `fresh_bytes` of them at a time: what is not needed is not
    touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
-/* Gives pages that hold free blocks only back to the system, if n_free has not changed since an
-   earlier tick. Returns the bytes. Free blocks' contents do not matter, so nobody needs to know; a
-   page is given back once until blocks are taken. */
+/* Purges pages that hold free blocks only, if n_free has not changed since an earlier tick. Returns
+   the bytes. Free blocks' contents do not matter, so no other part needs to know; a page is purged
+   once until blocks are taken. */
 size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick);
 /* 0 if the equations above hold. */
 int hak_slab_verify(const struct slab *slab);
 
-/* Gives back the blocks of a list (linked through their first words, ended by NULL) up to the first
+/* Collects the blocks of a list (linked through their first words, ended by NULL) up to the first
    that lies elsewhere, which is returned (or NULL); the list's head lies in this slab. Aborts,
    naming the pointer, on one that is no block of this slab or is free already. */
 static HAK_ALWAYS_INLINE void *hak_slab_put_run(struct slab *slab, void *head, uint32_t *count)
@@ -93,7 +93,7 @@ static HAK_ALWAYS_INLINE void *hak_slab_put_run(struct slab *slab, void *head, u
     return head;
 }
 
-/* Gives one block back, likewise. Its first word is overwritten. */
+/* Collects one block, likewise. Its first word is overwritten. */
 static inline void hak_slab_put(struct slab *slab, void *block)
 {
     uint32_t n = 0, offset = (uint32_t)((uintptr_t)block - (uintptr_t)slab->base);
@@ -106,7 +106,7 @@ static inline void hak_slab_put(struct slab *slab, void *block)
 }
 
 /* 1 if the slab's bitmap says that the block of that index is free. Any thread, no lock: a block
-   that is in use stays so meanwhile. */
+   that is in use stays so during the call. */
 static inline int hak_slab_shows_free(const struct slab *slab, uint32_t index)
 {
     const uint64_t *bits = atomic_load_relaxed(&slab->bits);

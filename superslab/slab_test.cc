@@ -1,4 +1,4 @@
-/* Tests of slabs: taking and giving back blocks of every class, against an oracle; bad pointers
+/* Tests of slabs: taking and collecting blocks of every class, against an oracle; bad pointers
    abort. */
 #include "superslab/slab.h"
 
@@ -88,7 +88,8 @@ TEST(Slab, HandsOutEachBlockOnceInAscendingOrder)
     }
 }
 
-/* Fresh blocks that nobody asked for are not touched; about a page of them is served at a time. */
+/* Fresh blocks are not touched before they are asked for; about a page of them is served at a time.
+ */
 TEST(Slab, TouchesNoMoreThanAPageAhead)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {

@@ -1,5 +1,5 @@
-/* Spans: granules in a row within a superslab. The pool's lock guards them. Called by ACE and by
-   hak_super_lookup. */
+/* Spans: granules in a row within a superslab. The pool's lock guards them, except that a span's
+   owner reads its size, and reads and sets its mark, without the lock. Called by ACE. */
 #include "base/error.h"
 #include "base/lock.h"
 #include "base/os.h"

@@ -21,10 +21,10 @@ HAK_EXTERN_C_BEGIN
 /* What a pointer belongs to. */
 enum ss_kind {
     SS_NOT_OURS,  /* never handed out by hakmem, NULL, the stack, wild */
-    SS_FREE_UNIT, /* inside a superslab, in a unit that holds nothing */
+    SS_FREE_UNIT, /* inside a superslab, in a unit or a granule that holds nothing */
     SS_SLAB,      /* in a slab: a block of a size class, or its tail */
     SS_SPAN,      /* in a span of granules */
-    SS_RANGE,     /* in a mapping of its own (above 1 MiB) */
+    SS_RANGE,     /* in another mapping of hakmem's: a range, or limbo */
 };
 
 struct ss_lookup {
@@ -68,20 +68,20 @@ int hak_ss_span_mark(const void *p);
 void hak_ss_span_free(void *p);
 /* Bytes of the span that starts at p, or 0 if none starts there. */
 size_t hak_ss_span_size(const void *p);
-/* Tries to make the span at p `size` bytes long in place, growing into free granules or giving back
+/* Tries to make the span at p `size` bytes long in place, growing into free granules or freeing
    the tail. Returns 1 on success; otherwise nothing has changed. */
 int hak_ss_span_resize(void *p, size_t size);
 
-/* What the superslabs' user decides, and is told. Functions that are called with the pool's lock
-   held say so. */
+/* What the superslabs' user decides, and what is reported to it. Functions that are called with the
+   pool's lock held say so. */
 struct ss_policy {
-    /* Memory was taken, `fresh` bytes of it from the system; given back to the pool; given back to
-       the system. Pool lock. */
+    /* Memory was taken, `fresh` bytes of it from the system; returned to the pool; purged, or
+       unmapped. Pool lock. */
     void (*taken)(size_t fresh);
     void (*given)(void);
     void (*purged)(size_t bytes);
     /* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is
-       more, or older, goes back as memory is freed. Pool lock. */
+       more, or older, is purged as memory is freed. Pool lock. */
     size_t (*keep_bytes)(void);
     uint64_t (*delay_ms)(void);
     /* Describes what the pointer map holds besides superslabs, from the map's number at p. No lock:
@@ -89,11 +89,11 @@ struct ss_policy {
        p (any more). */
     struct ss_lookup (*range_lookup)(const void *p, uint32_t number);
 };
-/* Replaces the default: nobody is told, all is kept for HAKMEM_PURGE_DELAY_MS, and there are no
+/* Replaces the default: nothing is reported, all is kept for HAKMEM_PURGE_DELAY_MS, there are no
    ranges. Called once, at the start of the process; *policy is never freed. */
 void hak_ss_set_policy(const struct ss_policy *policy);
-/* Gives the pages of free memory back to the system: all at once, or those that nobody used for
-   `delay_ms`. Returns bytes. */
+/* Purges the free memory of superslabs where none was freed for `delay_ms` (0: of all), and of the
+   longest unused ones while more than the policy's keep_bytes are resident. Returns bytes. */
 size_t hak_ss_purge(uint64_t delay_ms);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells
    which failed. */

@@ -161,7 +161,7 @@ template <typename T> void pool_four_threads(typename T::Pool *pool)
 }
 
 /* The n-th call of mmap fails, for every n; requests that fail say ENOMEM, all others are served,
-   nothing is lost. `purge` gives all free memory back. Returns the first n that is more than there
+   nothing is lost. `purge` purges all free memory. Returns the first n that is more than there
    were calls. */
 template <typename T>
 uint64_t pool_every_mapping_refused(typename T::Pool *pool, int n_blocks, void (*purge)())
