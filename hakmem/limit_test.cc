@@ -173,7 +173,7 @@ TEST_F(Limit, TheCallbackIsTold)
     EXPECT_EQ(seen.n, 1);
 }
 
-/* A refusal that cannot be helped is told at once, however often it comes: no trimming of all heaps
+/* A refusal that cannot be helped is reported at once, however often it comes: no trimming of all heaps
    each time. */
 TEST_F(Limit, RefusalsInARowAreCheap)
 {

@@ -12,12 +12,18 @@ import sys
 import unittest
 
 TWICE = r"block freed twice"
-TWICE_LARGE = TWICE + r"(, or invalid pointer freed \(in free memory\))?|invalid pointer freed \(not allocated by hakmem\)"
+TWICE_LARGE = (
+    TWICE
+    + r"(, or invalid pointer freed \(in free memory\))?|invalid pointer freed \(not allocated by hakmem\)"
+)
 NO_START = r"invalid pointer freed \(not the start of a block\)"
 NOT_OURS = r"invalid pointer freed \(not allocated by hakmem\)"
 WRITTEN = r"freed block written to \(its link to the next free block is broken\)"
 REALLOC, REALLOC_FREED = r"invalid pointer given to realloc", r"freed block given to realloc"
-SIZE, SIZE_FREED = r"invalid pointer given to malloc_usable_size", r"freed block given to malloc_usable_size"
+SIZE, SIZE_FREED = (
+    r"invalid pointer given to malloc_usable_size",
+    r"freed block given to malloc_usable_size",
+)
 
 # What the line says. Two: the second where two owners of one block have written to it before.
 REASONS = {
@@ -99,14 +105,23 @@ The other allocators are Debian 12's, run on the same programs by `LD_PRELOAD`.
 
 def outcome(program, kind, library):
     """(what happened, the line)"""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_") and k != "LD_PRELOAD"}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_") and k != "LD_PRELOAD"
+    }
     if library:
         environment["LD_PRELOAD"] = library
     done = subprocess.run(
-        [program, kind], env=environment, capture_output=True, text=True, errors="replace", timeout=60
+        [program, kind],
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
     )
     if done.returncode == 0:
-        return {"passed": "passes", "harmed": "**two owners**", "none": ""}[done.stdout.split()[-1]], done.stderr
+        return {"passed": "passes", "harmed": "**two owners**", "none": ""}[
+            done.stdout.split()[-1]
+        ], done.stderr
     if done.returncode == -signal.SIGABRT and done.stderr:
         return "line", done.stderr
     return "**dies**", done.stderr
@@ -119,23 +134,37 @@ def kinds_of(program):
 
 def rows_of(page):
     """{text: (release, validating)}"""
-    rows = [[cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in page if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.strip("|\n ").split(" | ")]
+        for line in page
+        if line.startswith("| ")
+    ]
     return {row[0]: (row[1], row[2]) for row in rows[1:]}
 
 
 def update(program, release, debug, page):
     libraries = {"release": release, "validating": debug, **PEERS}
     kinds = kinds_of(program)
-    columns = {name: {kind: outcome(program, kind, library)[0] for kind in kinds} for name, library in libraries.items()}
+    columns = {
+        name: {kind: outcome(program, kind, library)[0] for kind in kinds}
+        for name, library in libraries.items()
+    }
     with open(page, "w", encoding="utf-8") as file:
         file.write(BEGIN)
         file.write("| | %s |\n|%s\n" % (" | ".join(columns), "---|" * (len(columns) + 1)))
         for kind, text in kinds.items():
-            file.write("| %s | %s |\n" % (text, " | ".join(column[kind] for column in columns.values())))
+            file.write(
+                "| %s | %s |\n" % (text, " | ".join(column[kind] for column in columns.values()))
+            )
         counted = ("line", "passes", "**two owners**", "**dies**")
-        file.write("\n| Of %d | %s |\n|%s\n" % (len(kinds), " | ".join(columns), "---|" * (len(columns) + 1)))
+        file.write(
+            "\n| Of %d | %s |\n|%s\n"
+            % (len(kinds), " | ".join(columns), "---|" * (len(columns) + 1))
+        )
         for what in counted:
-            cells = [str(sum(cell == what for cell in column.values())) for column in columns.values()]
+            cells = [
+                str(sum(cell == what for cell in column.values())) for column in columns.values()
+            ]
             file.write("| %s | %s |\n" % (what, " | ".join(cells)))
 
 
@@ -150,7 +179,9 @@ class Misuse(unittest.TestCase):
                 passes = REASONS[kind] is None or (VARIANT == "release" and kind in PASS_IN_RELEASE)
                 found, line = outcome(PROGRAM, kind, LIBRARY)
                 self.assertEqual(found, "passes" if passes else "line", line)
-                self.assertRegex(line, r"\A\Z" if passes else r"\Ahakmem: (%s): 0x[0-9a-f]+\n\Z" % REASONS[kind])
+                self.assertRegex(
+                    line, r"\A\Z" if passes else r"\Ahakmem: (%s): 0x[0-9a-f]+\n\Z" % REASONS[kind]
+                )
                 self.assertEqual(rows[text][VARIANT != "release"], found, "docs/misuse.md")
 
     def test_few_pass(self):

@@ -70,7 +70,9 @@ def read(path):
 
 def write(path, body, n_calls, n_blocks, n_threads=1, **changed):
     """Writes a trace with this body, whatever it is."""
-    header = Header(b"HAKTRACE", 1, 0, n_calls, n_blocks, n_threads, 0, 0, len(body), 0, 0, b"made")._replace(**changed)
+    header = Header(
+        b"HAKTRACE", 1, 0, n_calls, n_blocks, n_threads, 0, 0, len(body), 0, 0, b"made"
+    )._replace(**changed)
     header = header._replace(checksum=checksum(header, body))
     with open(path, "wb") as file:
         file.write(HEADER.pack(*header) + body)
