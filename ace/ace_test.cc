@@ -660,8 +660,8 @@ TEST_F(Ace, GrowsIntoACachedNeighbour)
     hak_ace_free(whole);
 }
 
-/* Where something is in the way the pages move: contents stay, and nothing is copied (the
-   source's pages are gone). */
+/* Where something is in the way the pages move: contents stay, and nothing is copied (the source's
+   pages are gone). */
 TEST_F(Ace, MovesPagesWhereItCannotGrow)
 {
     /* Something right behind it, so that it cannot grow in place. */

@@ -29,8 +29,7 @@ HAK_EXTERN_C_BEGIN
 #define CONTROL_LONGEST     8u /* the longest horizon, in shortest ones */
 #define CONTROL_EPOCH_OPS   1048576u
 #define CONTROL_SLACK_PARTS 32u
-/* By pool: spans and slabs are cut from whatever is free; cached ranges serve what they fit.
- */
+/* By pool: spans and slabs are cut from whatever is free; cached ranges serve what they fit. */
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
 #define CONTROL_MIN_SLACK_RANGES     6u
 #define CONTROL_MAX_SLACK            13u

@@ -172,7 +172,7 @@ void trap(int, siginfo_t *, void *context)
 {
     ++step;
     if (is_stepping_change) {
-        /* On the way there the unit is free, or has no owner, or is a range that is being taken apart. */
+        /* On the way there the unit is free, or has no owner, or is a range being taken apart. */
         struct ss_lookup got = hak_super_lookup(probe);
         bool is_end = same(got, before) || same(got, after);
         bool is_between = got.kind != SS_SLAB || got.owner == kOwner;

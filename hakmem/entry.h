@@ -14,9 +14,10 @@
 
    Order: of two layers the one with the higher place is above, whichever was added first. A layer
    is added and removed by any thread at any time. While that happens a call of another thread
-   finds the old table or the new one; a call that has begun ends in the layers in which it began, so that
-   a layer's functions may still run after hak_entry_remove has returned: a layer is static, and its
-   functions do their work below when they have nothing to do. docs/design.md shows how one is made.
+   finds the old table or the new one; a call that has begun ends in the layers in which it began,
+   so that a layer's functions may still run after hak_entry_remove has returned: a layer is static,
+   and its functions do their work below when they have nothing to do. docs/design.md shows how one
+   is made.
 
    Locks: one of rank HEAPS while a table is switched (hak_theap_switch); none is held while a
    layer's functions run. */

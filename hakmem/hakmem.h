@@ -113,9 +113,9 @@ typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
    visited or not, everything else once. */
 HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
 /* The same for the whole process, all heaps included. First the calling thread's cache is flushed,
-   and what was sent to any heap is collected. What other live threads keep in their
-   caches at that moment (bounded, see heap/theap.h) is visited as if it were allocated; with no other
-   thread the walk is exact. */
+   and what was sent to any heap is collected. What other live threads keep in their caches at
+   that moment (bounded, see heap/theap.h) is visited as if it were allocated; with no other thread
+   the walk is exact. */
 HAK_API int hak_walk(hak_walk_callback visit, void *context);
 
 /* --- hooks --- */
@@ -130,8 +130,8 @@ struct hak_hook_call {
 };
 /* `before` is called before the call does anything, `after` when it is done, both by the calling
    thread with no lock of hakmem held; either may be NULL. They may allocate and free: that is not
-   reported, nor is what a call does inside (a realloc that moves is one REALLOC). They must return (no
-   longjmp, no exception); errno is kept. */
+   reported, nor is what a call does inside (a realloc that moves is one REALLOC). They must return
+   (no longjmp, no exception); errno is kept. */
 struct hak_hooks {
     void (*before)(const struct hak_hook_call *call, void *context);
     void (*after)(const struct hak_hook_call *call, void *context);
@@ -140,17 +140,17 @@ struct hak_hooks {
 /* Hooks every call of every thread from now on that allocates or frees: hak_*, the malloc family,
    operators new and delete. free(NULL), and blocks that end with hak_heap_destroy, are not
    reported. Replaces the hooks before; NULL for none. A call that has called `before` calls `after`
-   of the same hooks. The struct is not copied: it must stay as it is until the process ends, since other
-   threads may be in a callback. While no hooks are set, they cost malloc and free no instruction;
-   while they are, every call takes a slow path. */
+   of the same hooks. The struct is not copied: it must stay as it is until the process ends, since
+   other threads may be in a callback. While no hooks are set, they cost malloc and free no
+   instruction; while they are, every call takes a slow path. */
 HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
 
 /* --- the library --- */
 
 /* 1 if the address lies in memory that hakmem manages. Never faults. */
 HAK_API int hak_owns(const void *p);
-/* Purges what is kept for reuse: this thread's cache, every heap's empty slabs,
-   free units, cached ranges. Returns the bytes purged. */
+/* Purges what is kept for reuse: this thread's cache, every heap's empty slabs, free
+   units, cached ranges. Returns the bytes purged. */
 HAK_API size_t hak_purge(void);
 /* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does
    not (docs/verify.md). Other threads may allocate during the check. */
@@ -199,8 +199,8 @@ struct hak_fail {
 };
 typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
 /* Sets the function that is called at the end of each such request, by its thread, with no lock of
-   hakmem held; NULL for none. It may allocate; requests of its own are not reported to it. It may leave
-   by longjmp (a block that a later step served is lost then), but not by an exception. */
+   hakmem held; NULL for none. It may allocate; requests of its own are not reported to it. It may
+   leave by longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
 /* The variant that this is: "release", "release_validated", "debug" or "tiny". */

@@ -35,8 +35,8 @@ void hak_mid_pool_free(struct mid_pool *pool, void *block);
 size_t hak_mid_usable_size(const void *block);
 /* Returns empty slabs to the shared superslabs. */
 void hak_mid_pool_trim(struct mid_pool *pool);
-/* Returns all slabs to them, with the blocks in use; the pool may be initialised again. No other call is
-   under way. */
+/* Returns all slabs to them, with the blocks in use; the pool may be initialised again. No other
+   call is under way. */
 void hak_mid_pool_destroy(struct mid_pool *pool);
 /* 0 if all equations of the pool hold. */
 int hak_mid_pool_verify(struct mid_pool *pool);

@@ -37,8 +37,8 @@ void hak_tiny_pool_free(struct tiny_pool *pool, void *block);
 size_t hak_tiny_usable_size(const void *block);
 /* Returns empty slabs to the shared superslabs. */
 void hak_tiny_pool_trim(struct tiny_pool *pool);
-/* Returns all slabs to them, with the blocks in use; the pool may be initialised again. No other call is
-   under way. */
+/* Returns all slabs to them, with the blocks in use; the pool may be initialised again. No other
+   call is under way. */
 void hak_tiny_pool_destroy(struct tiny_pool *pool);
 /* 0 if all equations of the pool hold. */
 int hak_tiny_pool_verify(struct tiny_pool *pool);

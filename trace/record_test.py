@@ -1,4 +1,5 @@
-"""hakmem record: what a program is known to call is in the trace, in its order, whatever way the program ends.
+"""hakmem record: what a program is known to call is in the trace, in its order, whatever
+way the program ends.
 
 record_test.py HAKMEM_COMMAND CALLS_PROGRAM
 """
@@ -18,12 +19,14 @@ import trace_file
 
 COMMAND, CALLS = (os.path.abspath(a) for a in sys.argv[1:3])
 
-# The calls of mode `known`, of which calls.c is the other copy: operation, size, alignment, and a name for the block.
+# The calls of mode `known`, of which calls.c is the other copy: operation, size, alignment, and a
+# name for the block.
 KNOWN = [
-    ("malloc", 100001, 1, "a"), ("calloc", 120003, 1, "b"), ("aligned", 100005, 64, "d"), ("aligned", 100003, 4096, "c"),
-    ("realloc", 300007, 1, "a"), ("free", None, 1, "b"), ("malloc", 100007, 1, "e"), ("aligned", 128128, 128, "f"),
-    ("malloc", 110077, 1, "g"), ("free", None, 1, "d"), ("free", None, 1, "a"), ("realloc", 50021, 1, "e"), ("free", None, 1, "f"),
-    ("free", None, 1, "g"),
+    ("malloc", 100001, 1, "a"), ("calloc", 120003, 1, "b"), ("aligned", 100005, 64, "d"),
+    ("aligned", 100003, 4096, "c"), ("realloc", 300007, 1, "a"), ("free", None, 1, "b"),
+    ("malloc", 100007, 1, "e"), ("aligned", 128128, 128, "f"), ("malloc", 110077, 1, "g"),
+    ("free", None, 1, "d"), ("free", None, 1, "a"), ("realloc", 50021, 1, "e"),
+    ("free", None, 1, "f"), ("free", None, 1, "g"),
 ]  # fmt: skip
 SHORT_THREADS, THREADS, ROUNDS = 300, 4, 20000
 
@@ -215,7 +218,8 @@ class RecordTest(unittest.TestCase):
             self.assertEqual(self.command("trace-info", trace).returncode, 0)
 
     def test_nothing_is_followed(self):
-        """A link at any name that is written to: what is behind it stays, and nothing is recorded through it."""
+        """A link at any name that is written to: what is behind it stays, and nothing is recorded
+        through it."""
         victim = os.path.join(self.folder, "victim")
         for at in ("", ".raw", ".new"):
             with open(victim, "w", encoding="ascii") as file:
@@ -235,8 +239,8 @@ class RecordTest(unittest.TestCase):
             self.no_leftovers(self.trace)
 
     def test_link_in_a_sticky_folder(self):
-        """Another user has put links where recordings would lie, in a folder in which they cannot be
-        removed."""
+        """Another user has put links where recordings would lie, in a folder in which they cannot
+        be removed."""
         if os.geteuid() != 0:
             self.skipTest("needs two users")
         shared = tempfile.mkdtemp(dir="/tmp")
@@ -253,8 +257,16 @@ class RecordTest(unittest.TestCase):
         trace = os.path.join(shared, "t.trace")
         os.symlink(victim, trace + ".raw")
         os.chown(trace + ".raw", 1, 1, follow_symlinks=False)
-        done = subprocess.run([COMMAND, "record", "-o", trace, CALLS, "known"], user=65534, group=65534, extra_groups=[], cwd="/",
-                              env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [COMMAND, "record", "-o", trace, CALLS, "known"],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
         if (
             "Permission denied" in done.stderr
             and "libhakmem_record" in done.stderr

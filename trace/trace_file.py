@@ -4,7 +4,10 @@ import collections
 import struct
 
 HEADER = struct.Struct("<8sII8Q48s")
-FIELDS = "magic version flags n_calls n_blocks n_threads peak_bytes peak_blocks body_bytes checksum reserved program"
+FIELDS = (
+    "magic version flags n_calls n_blocks n_threads peak_bytes peak_blocks body_bytes checksum"
+    " reserved program"
+)
 Header = collections.namedtuple("Header", FIELDS)
 Call = collections.namedtuple("Call", "op thread block size align")
 OPS = ("malloc", "calloc", "aligned", "realloc", "free")
