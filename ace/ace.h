@@ -30,12 +30,12 @@ size_t hak_ace_usable_size(const void *p);
    or should be, since the copy takes less address space and there is little (nothing has changed
    then). */
 void *hak_ace_resize(void *p, size_t size);
-/* Gives cached ranges back to the system: all of them, and the address space ahead of growing
-   blocks, or those unused for `delay_ms`. Returns bytes, without that address space. */
+/* Purges cached ranges: all of them, and the address space ahead of growing blocks, or those unused
+   for `delay_ms`. Returns bytes, without that address space. */
 size_t hak_ace_purge(uint64_t delay_ms);
-/* The address space ahead of growing blocks that could be given back. */
+/* The address space ahead of growing blocks that a purge could return to the system. */
 size_t hak_ace_room(void);
-/* Gives back what the controller does not want to keep any longer, as one pool has grown at the
+/* Purges what the controller does not want to keep any longer, as one pool has grown at the
    other's cost. Cheap if there is nothing. Returns bytes. */
 size_t hak_ace_purge_excess(void);
 /* How long freed memory is worth keeping (ms): the controller's horizon. */

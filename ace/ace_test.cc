@@ -44,7 +44,7 @@ void expect_sound()
 {
     ASSERT_EQ(hak_ace_verify(), 0);
     ASSERT_EQ(hak_ss_verify(), 0);
-    /* What limit.h is told. */
+    /* What is reported to limit.h. */
     ASSERT_EQ(hak_stat_get(committed_bytes),
               hak_stat_get(heap_used_bytes) + hak_stat_get(heap_dirty_bytes) +
                   hak_stat_get(large_bytes) + hak_stat_get(large_cached_bytes));
@@ -557,8 +557,7 @@ TEST_F(Ace, GrowingBlocksAreRangesWithinALimit)
     hak_ace_free(p);
 }
 
-/* calloc of a block that was used: cleared, or given back where little of such blocks is touched.
- */
+/* calloc of a block that was used: cleared, or purged where little of such blocks is touched. */
 TEST_F(Ace, ZeroedBlocksLearnWhatIsTouched)
 {
     FailingOs os;
@@ -661,7 +660,7 @@ TEST_F(Ace, GrowsIntoACachedNeighbour)
     hak_ace_free(whole);
 }
 
-/* Where something is in the way the pages move: contents stay, and nobody copies (the source's
+/* Where something is in the way the pages move: contents stay, and nothing is copied (the source's
    pages are gone). */
 TEST_F(Ace, MovesPagesWhereItCannotGrow)
 {
@@ -716,8 +715,8 @@ TEST_F(Ace, ARangeOfSeveralMappingsIsNotMoved)
     hak_ace_free(wall);
 }
 
-/* The address space that a moved or unmapped range leaves may be somebody else's at once: the
-   pointer map must have let go of it before. */
+/* The address space that a moved or unmapped range leaves may belong to another mapping at once:
+   the pointer map must have let go of it before. */
 const char *watched;
 int n_still_ours;
 
@@ -960,7 +959,7 @@ TEST_F(Ace, NoAddressSpaceLeaks)
         if (round == 0) {
             after_first = os.mapped_bytes();
         }
-        /* But for a new leaf of the pointer map, where the system chose other addresses. */
+        /* Except for a new leaf of the pointer map, where the system chose other addresses. */
         int64_t more = os.mapped_bytes() - after_first, leaf = sizeof(struct map_leaf);
         EXPECT_EQ(more % leaf, 0);
         EXPECT_LE(more, leaf < 65536 ? 16 * leaf : leaf);

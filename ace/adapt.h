@@ -13,8 +13,7 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Memory of a pool was taken, `fresh` bytes of it from the system; given back to the pool; given
-   back to the system. */
+/* Memory of a pool was taken, `fresh` bytes of it from the system; returned to the pool; purged. */
 void hak_adapt_taken(enum control_pool pool, size_t fresh);
 void hak_adapt_given(void);
 void hak_adapt_purged(enum control_pool pool, size_t bytes);
@@ -39,7 +38,7 @@ struct adapt_summary {
 };
 void hak_adapt_state(struct adapt_summary *out);
 void hak_adapt_class_state(size_t class_bytes, struct control_class *out);
-/* Starts anew with an empty history. For tests and replays. */
+/* Starts again with an empty history. For tests and replays. */
 void hak_adapt_forget(void);
 int hak_adapt_verify(void);
 

@@ -8,14 +8,14 @@
 #include "base/verify.h"
 
 #define EPOCH_MASK (CONTROL_EPOCHS - 1)
-/* The horizon grows when more than this part of what was given back within it is fetched again, */
+/* The horizon grows when more than this part of what was purged within it is fetched again, */
 #define REGRET_SHIFT 2
 /* and shrinks when the bytes kept over all of it without use are more than this part of what is
    live or kept. */
 #define IDLE_SHIFT 3
 #define AGE_SHIFT  3
 #define SLACK_STEP 2u
-/* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it gave back
+/* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it purged
    than this many bytes a microsecond spends more than 1/32 of the time on it. */
 #define DEAR_BYTES_A_US (4096u * 2 / (3 * 32))
 /* Less than this is not worth a decision. */
@@ -63,8 +63,8 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
 
-/* Whether the pool has fetched much of what it had given back. (What one pool fetches after the
-   other gave it back is a change of phase, and no mistake.) */
+/* Whether the pool has fetched much of what it had purged. (What one pool fetches after the
+   other purged it is a change of phase, and no mistake.) */
 static int regrets(const struct control *control, enum control_pool pool)
 {
     return control->regret[pool] > GRAIN &&

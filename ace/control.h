@@ -7,8 +7,8 @@
      keep = min(highest live bytes within the horizon - live bytes now, budget)
    for each pool, each class, and the total, where a pool's highest is taken a little higher
    (`slack`), since not every freed byte fits the next request. Both adapt: memory that is fetched
-   again soon after it was given back makes the horizon twice as long and, if that costs much of the
-   time, the pool's slack larger; kept memory that nobody wanted for a whole horizon makes them
+   again soon after it was purged makes the horizon twice as long and, if that costs much of the
+   time, the pool's slack larger; kept memory that no request wanted for a whole horizon makes them
    shorter.
 
    Decisions only: no system call, no memory; the time is passed in, so that the same operations at
@@ -29,8 +29,7 @@ HAK_EXTERN_C_BEGIN
 #define CONTROL_LONGEST     8u /* the longest horizon, in shortest ones */
 #define CONTROL_EPOCH_OPS   1048576u
 #define CONTROL_SLACK_PARTS 32u
-/* By pool: spans and slabs are cut anew from whatever is free, cached ranges serve what they fit.
- */
+/* By pool: spans and slabs are cut from whatever is free; cached ranges serve what they fit. */
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
 #define CONTROL_MIN_SLACK_RANGES     6u
 #define CONTROL_MAX_SLACK            13u
@@ -57,13 +56,13 @@ struct control {
     uint32_t slack[CONTROL_TOTAL];     /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
     uint32_t n_slacker[CONTROL_TOTAL]; /* how often it grew in this epoch */
     uint64_t purged[CONTROL_TOTAL]
-                   [CONTROL_EPOCHS]; /* bytes given back, by pool and epoch: wanted again soon? */
+                   [CONTROL_EPOCHS]; /* bytes purged, by pool and epoch: wanted again soon? */
     uint64_t regret[CONTROL_TOTAL];  /* bytes that the pool has fetched again in this epoch */
     uint64_t n_longer, n_shorter, n_epochs;
     uint64_t now_ns;
 };
 
-/* An empty history, but for what is live; the horizon is between base_ms (the option's delay, at
+/* An empty history, except for what is live; the horizon is between base_ms (the option's delay, at
    least CONTROL_MIN_MS) and CONTROL_LONGEST times that. Zeroed memory is a control before its
    start. */
 void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
@@ -78,7 +77,7 @@ void hak_control_hit(struct control *control, unsigned class_index, uint64_t age
 void hak_control_miss(struct control *control, unsigned class_index);
 /* The pool took `bytes` from the system. */
 void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes);
-/* The pool gave kept memory back to the system. */
+/* The pool purged kept memory. */
 void hak_control_purged(struct control *control, enum control_pool pool, uint64_t bytes);
 /* Bytes worth keeping, within the budget. */
 uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget);

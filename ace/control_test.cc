@@ -82,7 +82,7 @@ TEST_F(Control, ForgetsThePeakAfterTheHorizon)
     EXPECT_EQ(keep(CONTROL_RANGES), with_slack(10 * kMiB, CONTROL_MIN_SLACK_RANGES) - 10 * kMiB);
 }
 
-/* However long nobody calls. */
+/* However long no call comes. */
 TEST_F(Control, ALongSilenceForgetsAll)
 {
     note(200 * kMiB, 0, 1);
@@ -117,7 +117,7 @@ TEST_F(Control, RegretMakesTheHorizonLonger)
     EXPECT_GT(c.n_longer, 0u);
 }
 
-/* Fetching again what was given back, at once, for more than 1/32 of the time: more slack for that
+/* Fetching again what was purged, at once, for more than 1/32 of the time: more slack for that
    pool, before the epoch ends. */
 TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
 {
@@ -133,7 +133,7 @@ TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
     EXPECT_EQ(keep(CONTROL_RANGES), with_slack(100 * kMiB, CONTROL_MAX_SLACK) - 100 * kMiB);
 }
 
-/* The same bytes over a long time cost nobody anything. */
+/* The same bytes over a long time cost little. */
 TEST_F(Control, CheapRegretGivesNoSlack)
 {
     for (int i = 0; i < 200; i++) {

@@ -26,7 +26,7 @@ const size_t kProbes[] = {0, 100, 20000, kFar, 65535};
 
 const size_t kReserved = 16 * SS_BYTES;
 
-char *reserved; /* address space that nobody else gets */
+char *reserved; /* address space that no other mapping gets */
 char *
     target; /* 2 MiB-aligned, in the middle of it; nothing lies there but what a state puts there */
 char *next_place; /* where the next mapping of 2 MiB or more goes, or NULL */
@@ -172,7 +172,7 @@ void trap(int, siginfo_t *, void *context)
 {
     ++step;
     if (is_stepping_change) {
-        /* On the way there the unit is free, or nobody's, or a range that is being taken apart. */
+        /* On the way there the unit is free, or has no owner, or is a range being taken apart. */
         struct ss_lookup got = hak_super_lookup(probe);
         bool is_end = same(got, before) || same(got, after);
         bool is_between = got.kind != SS_SLAB || got.owner == kOwner;

@@ -244,7 +244,7 @@ static void count_unmapped(size_t bytes)
     hak_limit_unmap(bytes);
 }
 
-/* Gives a cached range back to the system. Returns bytes; 0 if it refused (the range stays). */
+/* Purges a cached range. Returns bytes; 0 if it refused (the range stays). */
 static size_t give_back(struct range *range)
 {
     size_t bytes = range->bytes;
@@ -272,7 +272,7 @@ static size_t purge_older(uint64_t now_ns, uint64_t delay_ns)
     return bytes;
 }
 
-/* Gives back what is more than the limit: first of classes that keep more than they want, oldest
+/* Purges what is more than the limit: first of classes that keep more than they want, oldest
    first, then of any. */
 static size_t keep_within(size_t limit)
 {
@@ -327,7 +327,7 @@ static size_t give_back_room(size_t wanted)
     return bytes;
 }
 
-/* After a refusal: gives back whatever is kept. Returns 1 if it is worth to ask again. */
+/* After a refusal: purges whatever is kept. Returns 1 if it is worth to ask again. */
 static int make_way(size_t bytes)
 {
     note_refusal(bytes);

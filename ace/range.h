@@ -2,7 +2,7 @@
    and smaller ones that grow by realloc.
 
    struct range describes one; descriptions live for ever and are reused by number. All fields are
-   written with the ACE lock held, but for is_fresh, which the thread that allocates the block
+   written with the ACE lock held, except for is_fresh, which the thread that allocates the block
    writes before anybody else knows it; `base` and `usable` of a used range change only in calls
    about that very block; its `bytes` may shrink to what holds `usable` when the system refuses
    memory. `version` is odd while `base` changes. These and `state` are written atomically
@@ -37,7 +37,7 @@ struct range {
     char *base;
     size_t bytes;   /* mapped, a multiple of 64 KiB */
     size_t usable;  /* used: what the block may be filled to; the rest of `bytes` is room to grow */
-    size_t touched; /* used: what was asked for since the end was last given back, at most; beyond
+    size_t touched; /* used: what was asked for since the end was last purged, at most; beyond
                        it hardly a page is resident */
     uint64_t origin;
     uint32_t number, version;
@@ -60,11 +60,11 @@ void hak_range_free(void *p);
 size_t hak_range_size(const void *p);
 void *hak_range_resize(void *p, size_t size);
 size_t hak_range_purge(uint64_t delay_ms);
-/* Gives back what is more than the controller wants to keep. Returns bytes. */
+/* Purges what is more than the controller wants to keep. Returns bytes. */
 size_t hak_range_purge_excess(void);
 /* See struct ss_policy. */
 struct ss_lookup hak_range_describe(const void *p, uint32_t number);
-/* Gives back the address space that is kept ahead of growing ranges. Returns bytes, of which hardly
+/* Purges the address space that is kept ahead of growing ranges. Returns bytes, of which hardly
    any were memory. */
 size_t hak_range_purge_room(void);
 /* How much of that there is to be had. */

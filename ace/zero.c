@@ -1,4 +1,4 @@
-/* Clearing and giving back. State: a table of averages, relaxed atomics; a lost update is harmless.
+/* Clearing and purging. State: a table of averages, relaxed atomics; a lost update is harmless.
    Called by ace.c. */
 #include "ace/zero.h"
 
@@ -12,11 +12,11 @@
 /* Clears if more than this part (in 256ths) of such blocks is touched. Above the break-even of one
    in thirty, since chance moves the average by a few. */
 #define TOUCHED_FEW 24u
-/* Of blocks that would be cleared, one in so many is given back all the same: otherwise nothing
+/* Of blocks that would be cleared, one in so many is purged all the same: otherwise nothing
    more would be learnt. */
 #define EXPLORE_EVERY 512u
-/* While such blocks are given back, one in so many is looked at (16 looks may cost as many page
-   faults); while they are cleared, each that was given back all the same. */
+/* While such blocks are purged, one in so many is looked at (16 looks may cost as many page
+   faults); while they are cleared, each that was purged all the same. */
 #define LEARN_EVERY 32u
 /* An average moves by this part of the distance to what is seen: slowly, since what a few pages
    show differs by chance (with one page in 24 touched, the average of such looks is between 4 and
@@ -63,7 +63,7 @@ int hak_zero_clear(void *start, size_t size)
     return 1;
 }
 
-/* Only zeros? The block is being freed: nobody writes to it. */
+/* Only zeros? The block is being freed: no thread writes to it. */
 static int is_zero(const char *page, size_t size)
 {
     const uint64_t *word = (const uint64_t *)(const void *)page;

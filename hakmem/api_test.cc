@@ -302,7 +302,7 @@ TEST_F(Api, FreeKeepsErrno)
     EXPECT_EQ(errno, EDOM);
 }
 
-/* What the system has just zeroed is not cleared again: but for the first page nothing becomes
+/* What the system has just zeroed is not cleared again: except for the first page nothing becomes
    resident. */
 TEST_F(Api, CallocOfFreshMemoryTouchesNothing)
 {

@@ -117,8 +117,7 @@ static uint32_t state;
 static HAK_TLS int is_starting;
 
 /* Returns the table that serves the call. Another thread waits until the first has asked who wants
-   to observe: else a block of its would be one that they do not know. The first waits for nobody.
-   */
+   to observe: else a block of its would be one that they do not know. The first waits for none. */
 static const struct entry_table *start(void)
 {
     uint32_t expected = NOT_STARTED;

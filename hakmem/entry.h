@@ -13,10 +13,11 @@
    tag, and comes here.
 
    Order: of two layers the one with the higher place is above, whichever was added first. A layer
-   is added and removed by any thread at any time. What a call of another thread finds meanwhile is
-   the old table or the new one; a call that has begun ends in the layers in which it began, so that
-   a layer's functions may still run after hak_entry_remove has returned: a layer is static, and its
-   functions do their work below when they have nothing to do. docs/design.md shows how one is made.
+   is added and removed by any thread at any time. While that happens a call of another thread
+   finds the old table or the new one; a call that has begun ends in the layers in which it began,
+   so that a layer's functions may still run after hak_entry_remove has returned: a layer is static,
+   and its functions do their work below when they have nothing to do. docs/design.md shows how one
+   is made.
 
    Locks: one of rank HEAPS while a table is switched (hak_theap_switch); none is held while a
    layer's functions run. */
@@ -63,7 +64,7 @@ struct entry_layer {
     /* Written by hak_entry_add and hak_entry_remove. */
     const struct entry_table *below;
     struct entry_layer *next; /* the layer below, NULL for none; hak_theap_switch's lock */
-    int is_added;             /* likewise; in the list, but for a moment while that changes */
+    int is_added;             /* likewise; in the list, except for a moment while that changes */
 };
 
 extern const struct entry_table hak_entry_plain HAK_HIDDEN;

@@ -73,7 +73,7 @@ entry_layer Recorder<Place>::layer = {
 using Low = Recorder<10>;
 using High = Recorder<20>;
 
-/* What stands at rest: nothing, but for the debug variant's notes if AddressSanitizer runs the
+/* What stands at rest: nothing, except for the debug variant's notes if AddressSanitizer runs the
    test. */
 const entry_table *resting;
 /* Freed blocks wait in the queue of the debug variant's notes. */
@@ -233,7 +233,7 @@ TEST_F(Entry, PlacesGiveTheOrder)
     }
 }
 
-/* A callback's own requests are not told, but the layers below know of them. */
+/* A callback's own requests are not reported, but the layers below know of them. */
 TEST_F(Entry, OnlyTheHooksKnowThatTheyAreBusy)
 {
     static int n_told;
@@ -409,7 +409,7 @@ const hak_hooks PAIRED = {[](const hak_hook_call *call, void *) {
                           },
                           nullptr};
 
-/* One call at a time: it is told as one pair or not at all. */
+/* One call at a time: it is reported as one pair or not at all. */
 template <typename Call> void check_pair(Call call)
 {
     size_t before = oracle.n_before, after = oracle.n_after;
@@ -506,7 +506,7 @@ TEST_F(Entry, LayersComeAndGoWhileOthersRun)
     hak_heap_destroy(heap);
 }
 
-/* When the switch is over, every thread's next call is told, and after the next switch none is:
+/* When the switch is over, every thread's next call is reported, and after the next switch none is:
    with and without a heap, in any state of its bins. */
 TEST_F(Entry, ASwitchHoldsForEveryThreadAtOnce)
 {

@@ -28,7 +28,7 @@ void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refuse
 size_t hak_fallback_size(const void *p);
 /* The same of recorded blocks alone, whatever p is. */
 size_t hak_fallback_holds(const void *p);
-/* Gives a block back to libc; 0 if p is none. */
+/* Frees a block that libc serves; 0 if p is none. */
 int hak_fallback_free(void *p);
 
 HAK_EXTERN_C_END

@@ -142,7 +142,7 @@ TEST_F(Fallback, Everything)
     other.join();
 }
 
-/* Whatever the alignment and the size (but for the class that SetUp has blocks of), and through
+/* Whatever the alignment and the size (except for the class that SetUp has blocks of), and through
    each function that takes one. */
 void expect_aligned(int (*owned)(const void *))
 {

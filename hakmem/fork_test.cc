@@ -1,5 +1,5 @@
 /* Tests of fork: the child gets every structure whole, whatever other threads were doing, and
-   adopts their heaps; meanwhile nobody waits for the thread that forks, and nothing is lost. */
+   adopts their heaps; no other thread waits for the one that forks, and nothing is lost. */
 #include <algorithm>
 #include <atomic>
 #include <csignal>
@@ -385,7 +385,7 @@ void check_filled(const char *p, size_t size, char with)
 const size_t sizes[] = {1,     16,     100,     1000,          5000,   32768,
                         32769, 100000, 1 << 20, (1 << 20) + 1, 5 << 20};
 
-/* Every kind of request, by threads that have heaps and by new ones; nobody waits, and afterwards
+/* Every kind of request, by threads that have heaps and by new ones; none waits, and afterwards
    nothing is lost. */
 void use_everything()
 {
@@ -508,7 +508,7 @@ int count_blocks(void *, size_t, void *context)
     return 0;
 }
 
-/* Made, used, walked and destroyed meanwhile; or one of it before, or after. */
+/* Made, used, walked and destroyed during the fork; or one of it before, or after. */
 TEST(ForkUnderWay, FirstClassHeaps)
 {
     struct hak_heap *before = hak_heap_create(), *both = hak_heap_create();
@@ -561,7 +561,7 @@ TEST(ForkUnderWay, FirstClassHeaps)
     EXPECT_EQ(hak_stat_get(large_bytes), 0);
 }
 
-/* Walks and verifiers look at what nobody can change. */
+/* Walks and verifiers look at what no thread can change. */
 TEST(ForkUnderWay, WhoReadsGoesOn)
 {
     std::vector<char *> blocks = some_blocks();

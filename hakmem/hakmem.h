@@ -61,7 +61,7 @@ HAK_API void hak_free_aligned_sized(void *p, size_t alignment, size_t size);
 
 /* hak_malloc, and how many bytes the block may hold: at least `size`, and all of them may be used.
    {NULL, 0} and ENOMEM if it cannot be. Freed by hak_free, or by hak_free_sized with any size from
-   the one asked for to the one told. */
+   the one asked for to the one returned. */
 struct hak_sized_block {
     void *block;
     size_t size;
@@ -82,7 +82,7 @@ HAK_API size_t hak_malloc_batch(size_t size, size_t n, void **out);
 /* Frees n blocks, of any sizes and origin; NULLs are passed by. */
 HAK_API void hak_free_batch(void **blocks, size_t n);
 
-/* --- heaps of one's own --- */
+/* --- first-class heaps --- */
 
 /* A heap from which any threads may allocate at any time, and whose blocks can all be freed at
    once. Its blocks are aligned and rounded as those of hak_malloc; hak_free, free and
@@ -93,7 +93,7 @@ struct hak_heap;
 /* NULL and ENOMEM if it cannot be; a process may have about 65,000 heaps and threads together. */
 HAK_API struct hak_heap *hak_heap_create(void);
 /* Frees every block of the heap, and the heap; NULL does nothing. No thread may use it or its
-   blocks meanwhile or later. */
+   blocks during the call or later. */
 HAK_API void hak_heap_destroy(struct hak_heap *heap);
 /* As hak_malloc, hak_calloc and hak_aligned_alloc. */
 HAK_API void *hak_heap_malloc(struct hak_heap *heap, size_t size);
@@ -104,18 +104,18 @@ HAK_API void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size);
 
 /* --- looking at all blocks --- */
 
-/* Told of a block: its start and its usable size. Returns 0 to go on, anything else to end the
+/* Called with a block: its start and its usable size. Returns 0 to go on, anything else to end the
    walk. No lock of hakmem is held: it may allocate and free, this block included, and take its
    time. */
 typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
-/* Tells of each block of the heap that is allocated, in no order. Returns what the last callback
-   returned, 0 for none. Other threads may go on: what they allocate or free meanwhile is told or
-   not, everything else once. */
+/* Visits each block of the heap that is allocated, in no order. Returns what the last callback
+   returned, 0 for none. Other threads may go on: what they allocate or free during the walk is
+   visited or not, everything else once. */
 HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
-/* The same for the whole process, all heaps included. First the calling thread's cache goes back to
-   the slabs, and what was sent to any heap is taken in. What other live threads keep in their
-   caches at that moment (bounded, see heap/theap.h) is told as if it were allocated; with no other
-   thread the walk is exact. */
+/* The same for the whole process, all heaps included. First the calling thread's cache is flushed,
+   and what was sent to any heap is collected. What other live threads keep in their caches at
+   that moment (bounded, see heap/theap.h) is visited as if it were allocated; with no other thread
+   the walk is exact. */
 HAK_API int hak_walk(hak_walk_callback visit, void *context);
 
 /* --- hooks --- */
@@ -130,30 +130,30 @@ struct hak_hook_call {
 };
 /* `before` is called before the call does anything, `after` when it is done, both by the calling
    thread with no lock of hakmem held; either may be NULL. They may allocate and free: that is not
-   told, nor is what a call does inside (a realloc that moves is one REALLOC). They must return (no
-   longjmp, no exception); errno is kept. */
+   reported, nor is what a call does inside (a realloc that moves is one REALLOC). They must return
+   (no longjmp, no exception); errno is kept. */
 struct hak_hooks {
     void (*before)(const struct hak_hook_call *call, void *context);
     void (*after)(const struct hak_hook_call *call, void *context);
     void *context;
 };
 /* Hooks every call of every thread from now on that allocates or frees: hak_*, the malloc family,
-   operators new and delete. free(NULL), and blocks that end with hak_heap_destroy, are not told.
-   Replaces the hooks before; NULL for none. A call that has told `before` tells `after` of the same
-   hooks. The struct is not copied: it must stay as it is until the process ends, since other
-   threads may be in a callback. While no hooks are set, they cost malloc and free no instruction;
-   while they are, every call takes a slow path. */
+   operators new and delete. free(NULL), and blocks that end with hak_heap_destroy, are not
+   reported. Replaces the hooks before; NULL for none. A call that has called `before` calls `after`
+   of the same hooks. The struct is not copied: it must stay as it is until the process ends, since
+   other threads may be in a callback. While no hooks are set, they cost malloc and free no
+   instruction; while they are, every call takes a slow path. */
 HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
 
 /* --- the library --- */
 
 /* 1 if the address lies in memory that hakmem manages. Never faults. */
 HAK_API int hak_owns(const void *p);
-/* Gives back to the system what is kept for reuse: this thread's cache, every heap's empty slabs,
-   free units, cached ranges. Returns the bytes given back. */
+/* Purges what is kept for reuse: this thread's cache, every heap's empty slabs, free
+   units, cached ranges. Returns the bytes purged. */
 HAK_API size_t hak_purge(void);
 /* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does
-   not (docs/verify.md). Other threads may allocate meanwhile. */
+   not (docs/verify.md). Other threads may allocate during the check. */
 HAK_API int hak_verify(void);
 
 /* The memory limit of the heap, in bytes committed: blocks, what is kept for reuse, and metadata.
@@ -191,14 +191,16 @@ HAK_API void hak_ace_print(int fd);
 struct hak_fail {
     size_t size, align; /* of the request; small sizes rounded up to their class */
     int failed;         /* 1: it ended in NULL; 0: a later step served it */
-    int n_steps; /* what it met, in order: "Threshold", "Exhaustion", "MapFail", or "Reclaim" for */
-    const char
-        *steps[HAK_FAIL_STEPS]; /* "all that was kept went back, and the steps were taken again" */
+    int n_steps;
+    /* What it met, in order: "Threshold", "Exhaustion" or "MapFail" for a step that failed, and the
+       name of FAIL_RECLAIM (limit/fail.c) where all that was kept was purged, and the steps were
+       taken again. */
+    const char *steps[HAK_FAIL_STEPS];
 };
 typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
 /* Sets the function that is called at the end of each such request, by its thread, with no lock of
-   hakmem held; NULL for none. It may allocate; requests of its own are not told to it. It may leave
-   by longjmp (a block that a later step served is lost then), but not by an exception. */
+   hakmem held; NULL for none. It may allocate; requests of its own are not reported to it. It may
+   leave by longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
 /* The variant that this is: "release", "release_validated", "debug" or "tiny". */

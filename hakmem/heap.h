@@ -1,7 +1,7 @@
 /* First-class heaps: what hak_heap_* of hakmem.h makes. Internal to //hakmem.
 
    struct hak_heap is an owner (owner.h) of the kind OWNER_HEAP. It is never freed: a destroyed one
-   gives its id back and waits in `unused`. One that was made while the gate was closed (gate.h) is
+   frees its id and waits in `unused`. One that was made while the gate was closed (gate.h) is
    registered with its first block that is not of limbo; one that is lost in a forked child goes on
    in limbo. It owns
    - a bank of slabs, under the owner's lock. No thread cache and no outbox holds a block of it:

@@ -39,7 +39,7 @@ int hak_verify(void)
 {
     enum gate_reader how = hak_gate_enter_to_read();
     if (how == GATE_REFUSED) {
-        return 0; /* an error has been found, and the program lives on: nobody may look at it */
+        return 0; /* an error has been found, and the program lives on: no call may look at it */
     }
     int result = hak_theap_verify_all();
     result = result ? result : hak_heap_verify();

@@ -173,8 +173,8 @@ TEST_F(Limit, TheCallbackIsTold)
     EXPECT_EQ(seen.n, 1);
 }
 
-/* A refusal that cannot be helped is told at once, however often it comes: no trimming of all heaps
-   each time. */
+/* A refusal that cannot be helped is reported at once, however often it comes: no trimming of all
+   heaps each time. */
 TEST_F(Limit, RefusalsInARowAreCheap)
 {
     static int n_unmapped;

@@ -188,7 +188,7 @@ TEST_P(OsFailure, EachCallFailsOnce)
             ASSERT_EQ(seen.wrong, nullptr)
                 << seen.wrong << ": " << os_call_name(GetParam()) << " " << n;
             expect_well(n);
-            /* One refusal is never the end: what is kept for reuse is given back, and the system
+            /* One refusal is never the end: what is kept for reuse is purged, and the system
                asked again. */
             EXPECT_LE(seen.n_failed, 1u);
             if (!fired) {

@@ -103,7 +103,7 @@ TEST_F(Owners, WalksSeeTheBlocksOfAll)
     }
 }
 
-/* As the background thread does: who is not used for two ticks gives its empty slab back. */
+/* As the background thread does: an owner that is not used for two ticks returns its empty slab. */
 TEST_F(Owners, AllRest)
 {
     std::vector<void *> stay = take();

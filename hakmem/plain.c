@@ -22,7 +22,7 @@
 #include "limit/limit.h"
 #include "superslab/pool.h"
 
-/* A process that is refused everything tries to give back what is kept at most so often. */
+/* A process that is refused everything tries to purge what is kept at most so often. */
 #define RECLAIM_PAUSE_NS 10000000u
 /* How many of the blocks that were freed last are compared with one that realloc gets; often it is
    called for blocks that were written to, which cannot be free, and then for none. */
@@ -35,7 +35,7 @@ void *hak_request_refuse(void)
     return NULL;
 }
 
-/* The end of a request on a slow path: what failed is told. */
+/* The end of a request on a slow path: what failed is reported. */
 static void *finish(void *p, size_t size, size_t align)
 {
     if (HAK_UNLIKELY(!p || hak_fail_any())) {
@@ -153,7 +153,7 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
 }
 
 /* A block of the size class. *is_clean: it reads as zero behind its first word. `align`: what the
-   class's blocks are aligned to anyway; libc has to be told. */
+   class's blocks are aligned to anyway; libc has to be asked for it. */
 static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, int *is_clean)
 {
     *is_clean = 0;

@@ -27,7 +27,7 @@ size_t hak_plain_walked(const void *p, size_t usable);
 void *hak_plain_aligned(size_t alignment, size_t size);
 /* realloc.c */
 void *hak_plain_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed);
-/* user_heap.c */
+/* heap.c */
 void *hak_plain_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
 void hak_plain_heap_destroy(struct hak_heap *heap);
 

@@ -13,7 +13,7 @@
 #include "hakmem/request.h"
 #include "heap/gate.h"
 
-/* From this size on, zeroing looks before it writes: pages that nobody has touched stay so. */
+/* From this size on, zeroing looks before it writes: pages that were never touched stay so. */
 #define LOOK_FIRST 65536u
 #define LOOK_PIECE 4096u
 
@@ -117,7 +117,7 @@ static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size
 }
 
 /* malloc by the thread's own bin. What it calls is plain too: a layer that is added in the middle
-   of a realloc is told of the whole call or of nothing. */
+   of a realloc is called for the whole of it or not at all. */
 static HAK_ALWAYS_INLINE void *own_take(struct hak_heap *heap, size_t size, int is_growing,
                                         int is_zeroed)
 {

@@ -45,8 +45,8 @@ static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_
     if (!holder) {
         return 0;
     }
-    /* It may have been given back or have moved. With the owner's lock held, what the map says
-       stays. */
+    /* It may have been returned to the pool or have moved. With the owner's lock held, what the map
+       says stays. */
     struct map_entry now = hak_map_get(start);
     int is_same = now.tag == entry.tag && now.ref == number;
     if (is_same) {

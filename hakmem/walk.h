@@ -8,7 +8,7 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* What there is now. Blocks in thread caches count as used, but for the calling thread's. */
+/* What there is now. Blocks in thread caches count as used, except for the calling thread's. */
 struct walk_counts {
     size_t n_used[SC_N_CLASSES], n_free[SC_N_CLASSES]; /* blocks of slabs */
     size_t n_own_cached, own_cached_bytes; /* of the free ones: in the calling thread's cache */

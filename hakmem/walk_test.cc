@@ -117,7 +117,7 @@ TEST(Walk, ACallbackMayFreeAndAllocate)
     EXPECT_EQ(hak_verify(), 0);
 }
 
-/* What stays allocated all the while is told exactly once, whatever others do. */
+/* What stays allocated all the while is visited exactly once, whatever others do. */
 TEST(Walk, WhileOthersAllocate)
 {
     Rng rng(3);

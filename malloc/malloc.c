@@ -1,7 +1,7 @@
 /* The malloc family of C, POSIX and glibc over hak_*. Linked by `malloc = "//hakmem:malloc"` and
    into libhakmem.so. No state, no locks. Every allocation function of glibc 2.36 is here, so that
-   no block is ever served by somebody else; where the program has some of them itself, the others
-   follow its own (malloc_names.h). */
+   no block is ever served by another allocator; where the program has some of them itself, the
+   others follow its own (malloc_names.h). */
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>

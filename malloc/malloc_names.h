@@ -6,9 +6,9 @@
    Preloaded, this library's names give way to the program's by the order of loading; linked in,
    because they are weak. Each name has a hidden second name here, hak_own_*. A form compares the
    two, or jumps through the name at once: no state, no start, no locks. Two addresses may differ
-   although nobody replaced the function (the program's own stub stands for it, in a program that is
-   not position-independent and takes its address), so whoever finds them different calls through
-   the name, which is right either way. */
+   although no program replaced the function (the program's own stub stands for it, in a program
+   that is not position-independent and takes its address), so whoever finds them different calls
+   through the name, which is right either way. */
 #ifndef HAKMEM_MALLOC_MALLOC_NAMES_H
 #define HAKMEM_MALLOC_MALLOC_NAMES_H
 
@@ -41,8 +41,9 @@ int hak_own_posix_memalign(void **out, size_t alignment, size_t size) HAK_HIDDEN
     extern __typeof__(name) hak_own_##name __attribute__((alias(#name), visibility("hidden")))
 #endif
 
-/* malloc, or free, may be somebody else's. Whose free it is decides whose the blocks are. Macros:
-   an inline function here would use the names before malloc.c says that they are weak. */
+/* malloc, or free, may be another's: the program's, or a library's. Whose free it is decides whose
+   the blocks are. Macros: an inline function here would use the names before malloc.c says that
+   they are weak. */
 #define NAMES_MALLOC_DIFFERS HAK_UNLIKELY(malloc != hak_own_malloc)
 #define NAMES_FREE_DIFFERS   HAK_UNLIKELY(free != hak_own_free)
 

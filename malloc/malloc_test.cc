@@ -81,7 +81,7 @@ TEST(Malloc, EveryFunctionIsHakmems)
     EXPECT_EQ(hak_verify(), 0);
 }
 
-/* Whether a block was given back shows in that the next request of its size gets it. */
+/* Whether a block was freed shows in that the next request of its size gets it. */
 template <typename F> void expect_freed_by(const char *name, F f)
 {
     void *p = used(malloc(1000));

@@ -10,8 +10,8 @@
    What belongs to C++ (the new-handler, std::bad_alloc, catching) comes through weak references to
    libstdc++, which a C++ program has. Where a C program loads a C++ library later (Python and its
    modules), they are empty, and libhakmem.so finds them by name in the libstdc++ that is loaded by
-   then (late_symbol.c). Without any a failing new ends the process, as an exception that nobody
-   catches would. */
+   then (late_symbol.c). Without any a failing new ends the process, as an exception that is
+   never caught would. */
 #include <stdint.h>
 
 #include "base/error.h"

@@ -1,6 +1,6 @@
 /* Mid-MT: the pool for sizes above 1 KiB and up to 32 KiB. It is what serves these sizes wherever
    hakmem does: whoever has an owner (a thread's heap, a first-class heap, a pool used alone) takes
-   and gives back their blocks through hak_mid_take and hak_mid_put_list with the owner's lock held,
+   and returns their blocks through hak_mid_take and hak_mid_put_list with the owner's lock held,
    and asks hak_mid_policy how much a list in front of that lock may hold. Few blocks a list, one at
    least; no empty slab is kept of blocks above MID_KEEP_EMPTY_MAX.
 
@@ -33,10 +33,10 @@ void *hak_mid_pool_alloc(struct mid_pool *pool, size_t size);
 void hak_mid_pool_free(struct mid_pool *pool, void *block);
 /* Bytes of the block at p. */
 size_t hak_mid_usable_size(const void *block);
-/* Gives empty slabs back to the shared superslabs. */
+/* Returns empty slabs to the shared superslabs. */
 void hak_mid_pool_trim(struct mid_pool *pool);
-/* Gives everything back, all blocks included; the pool may be initialised again. No other call is
-   under way. */
+/* Returns all slabs to them, with the blocks in use; the pool may be initialised again. No other
+   call is under way. */
 void hak_mid_pool_destroy(struct mid_pool *pool);
 /* 0 if all equations of the pool hold. */
 int hak_mid_pool_verify(struct mid_pool *pool);

@@ -9,13 +9,13 @@
 #include "hakmem/hakmem.h"
 
 static const struct hak_hooks *hooks_set;
-/* What is called within a hooked call, the callback's own requests included, is not told. */
+/* What is called within a hooked call, the callback's own requests included, is not reported. */
 static HAK_TLS int hooks_busy;
 
 void hak_hooks_set(const struct hak_hooks *hooks)
 {
     atomic_store_release(&hooks_set, hooks);
-    /* Again if somebody else has set others meanwhile: what is in force at the end belongs to the
+    /* Again if another thread has set others in between: what is in force at the end belongs to the
        last. */
     do {
         hooks = atomic_load_acquire(&hooks_set);

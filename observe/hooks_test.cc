@@ -27,7 +27,7 @@ void note_before(const hak_hook_call *call, void *context)
 {
     EXPECT_EQ(context, &befores);
     befores.push_back(*call);
-    hak_free(hak_malloc(call->size)); /* which is not told */
+    hak_free(hak_malloc(call->size)); /* which is not reported */
     errno = ERANGE;
 }
 
@@ -59,7 +59,7 @@ class Hooks : public testing::Test
     }
 };
 
-/* What one call was told as: it, and nothing besides. */
+/* What was reported of one call: it, and nothing besides. */
 void expect_told(hak_hook_kind kind, void *block, size_t size, size_t alignment, void *result)
 {
     ASSERT_EQ(befores.size(), 1u);

@@ -1,8 +1,8 @@
 /* The debug variant under memcheck or AddressSanitizer: every block has NOTED_RED_ZONE bytes more
    than was asked for, which the program may not touch, and what is freed waits in a queue,
    untouchable, until NOTED_QUEUE others have been freed. First-class heaps' blocks do not wait,
-   since their heap may be destroyed meanwhile. A layer (entry.h), added at the start if one of them
-   listens. In other variants there is nothing of it. Internal to //hakmem. */
+   since their heap may be destroyed before that. A layer (entry.h), added at the start if one of
+   them listens. In other variants there is nothing of it. Internal to //hakmem. */
 #ifndef HAKMEM_OBSERVE_NOTED_H
 #define HAKMEM_OBSERVE_NOTED_H
 

@@ -250,7 +250,7 @@ TEST(Noted, TooMuchIsRefused)
     hak_free(p);
 }
 
-/* Hooks lie above: they are told what the program asks for, and what their callbacks allocate is
+/* Hooks lie above: they see what the program asks for, and what their callbacks allocate is
    announced too. */
 TEST(Noted, HooksLieAbove)
 {

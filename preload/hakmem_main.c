@@ -3,7 +3,7 @@
                                           it cannot be run
      hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]
                                           writes a trace of its calls of malloc and free
-                                          (record/record.h)
+                                          (trace/record.h)
      hakmem trace-info FILE               prints what is in a trace
      hakmem path                          prints where the library is
      hakmem version | --version, help | --help

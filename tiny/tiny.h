@@ -1,5 +1,5 @@
 /* Tiny: the pool for sizes up to 1 KiB. It is what serves these sizes wherever hakmem does: whoever
-   has an owner (a thread's heap, a first-class heap, a pool used alone) takes and gives back their
+   has an owner (a thread's heap, a first-class heap, a pool used alone) takes and returns their
    blocks through hak_tiny_take and hak_tiny_put_list with the owner's lock held, and asks
    hak_tiny_policy how much a list in front of that lock may hold. Many blocks a list, two at least.
    Lists of blocks above TINY_FULL_SIZE may hold half of the bytes: what stays in them lies on many
@@ -35,10 +35,10 @@ void *hak_tiny_pool_alloc(struct tiny_pool *pool, size_t size);
 void hak_tiny_pool_free(struct tiny_pool *pool, void *block);
 /* Bytes of the block at p. */
 size_t hak_tiny_usable_size(const void *block);
-/* Gives empty slabs back to the shared superslabs. */
+/* Returns empty slabs to the shared superslabs. */
 void hak_tiny_pool_trim(struct tiny_pool *pool);
-/* Gives everything back, all blocks included; the pool may be initialised again. No other call is
-   under way. */
+/* Returns all slabs to them, with the blocks in use; the pool may be initialised again. No other
+   call is under way. */
 void hak_tiny_pool_destroy(struct tiny_pool *pool);
 /* 0 if all equations of the pool hold. */
 int hak_tiny_pool_verify(struct tiny_pool *pool);

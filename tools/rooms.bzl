@@ -23,7 +23,7 @@ ROOMS = {
     "ace": ("blocks above 32 KiB, and how much freed memory is worth keeping", _SLABS),
     "heap": ("heaps of threads: the thread cache, remote free, and the background thread", _SLABS + ["owner", "tiny", "mid_mt", "ace"]),
     "hakmem": ("the public interface: fast paths, the table of entry points, the plain functions behind it", _SLABS + ["owner", "ace", "heap"]),
-    "observe": ("layers that are told of calls: hooks, and notes to memcheck and AddressSanitizer", ["base", "superslab", "heap", "hakmem"]),
+    "observe": ("layers that observe calls: hooks, and notes to memcheck and AddressSanitizer", ["base", "superslab", "heap", "hakmem"]),
     "malloc": ("the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*", ["base", "superslab", "heap", "hakmem"]),
     "command": ("what the subcommands of the `hakmem` command share", []),
     "trace": ("the recorder of a program's calls, and its format", ["base", "hakmem", "command"]),

@@ -15,7 +15,7 @@ struct merge_result {
    NULL, or what went wrong; then nothing was written. One thread; uses malloc. */
 const char *merge_trace(const char *raw, const char *trace, struct merge_result *result);
 
-/* Why `trace` cannot be written, as far as that can be told without doing it; NULL if nothing is
+/* Why `trace` cannot be written, as far as that can be seen without doing it; NULL if nothing is
    known against it. */
 const char *merge_obstacle(const char *trace);
 

@@ -1,4 +1,5 @@
-"""hakmem record: what a program is known to call is in the trace, in its order, whatever way the program ends.
+"""hakmem record: what a program is known to call is in the trace, in its order, whatever
+way the program ends.
 
 record_test.py HAKMEM_COMMAND CALLS_PROGRAM
 """
@@ -18,12 +19,14 @@ import trace_file
 
 COMMAND, CALLS = (os.path.abspath(a) for a in sys.argv[1:3])
 
-# The calls of mode `known`, of which calls.c is the other copy: operation, size, alignment, and a name for the block.
+# The calls of mode `known`, of which calls.c is the other copy: operation, size, alignment, and a
+# name for the block.
 KNOWN = [
-    ("malloc", 100001, 1, "a"), ("calloc", 120003, 1, "b"), ("aligned", 100005, 64, "d"), ("aligned", 100003, 4096, "c"),
-    ("realloc", 300007, 1, "a"), ("free", None, 1, "b"), ("malloc", 100007, 1, "e"), ("aligned", 128128, 128, "f"),
-    ("malloc", 110077, 1, "g"), ("free", None, 1, "d"), ("free", None, 1, "a"), ("realloc", 50021, 1, "e"), ("free", None, 1, "f"),
-    ("free", None, 1, "g"),
+    ("malloc", 100001, 1, "a"), ("calloc", 120003, 1, "b"), ("aligned", 100005, 64, "d"),
+    ("aligned", 100003, 4096, "c"), ("realloc", 300007, 1, "a"), ("free", None, 1, "b"),
+    ("malloc", 100007, 1, "e"), ("aligned", 128128, 128, "f"), ("malloc", 110077, 1, "g"),
+    ("free", None, 1, "d"), ("free", None, 1, "a"), ("realloc", 50021, 1, "e"),
+    ("free", None, 1, "f"), ("free", None, 1, "g"),
 ]  # fmt: skip
 SHORT_THREADS, THREADS, ROUNDS = 300, 4, 20000
 
@@ -37,7 +40,9 @@ class RecordTest(unittest.TestCase):
     def command(self, *arguments, **more):
         env = {**os.environ, **more}
         env.pop("BUILD_WORKING_DIRECTORY", None)
-        return subprocess.run([COMMAND, *arguments], env=env, capture_output=True, text=True, cwd=self.folder)
+        return subprocess.run(
+            [COMMAND, *arguments], env=env, capture_output=True, text=True, cwd=self.folder
+        )
 
     def record(self, mode, *options, status=0):
         done = self.command("record", "-o", self.trace, *options, CALLS, mode)
@@ -72,7 +77,9 @@ class RecordTest(unittest.TestCase):
 
     def test_known_calls(self):
         header, calls = self.record("known")
-        self.assertEqual((header.program.rstrip(b"\0"), header.flags, header.n_threads), (b"calls", 0, 1))
+        self.assertEqual(
+            (header.program.rstrip(b"\0"), header.flags, header.n_threads), (b"calls", 0, 1)
+        )
         self.assert_known(calls)
         self.consistent(header, calls)
 
@@ -83,14 +90,22 @@ class RecordTest(unittest.TestCase):
     def threads(self, mode):
         header, calls = self.record(mode)
         self.consistent(header, calls)
-        counts = collections.Counter((call.thread, call.size) for call in calls if call.op == "malloc" and call.size >= 200000)
+        counts = collections.Counter(
+            (call.thread, call.size)
+            for call in calls
+            if call.op == "malloc" and call.size >= 200000
+        )
         self.assertEqual(sorted(counts.values()), [ROUNDS] * THREADS)
         self.assertEqual({size for _, size in counts}, {200000 + 16 * k for k in range(THREADS)})
-        made = {call.block: call.thread for call in calls if call.op == "malloc" and call.size >= 200000}
+        made = {
+            call.block: call.thread for call in calls if call.op == "malloc" and call.size >= 200000
+        }
         frees = [call for call in calls if call.op == "free" and call.block in made]
         self.assertTrue(THREADS * ROUNDS - 64 <= len(frees) < THREADS * ROUNDS)
         self.assertGreater(sum(made[call.block] != call.thread for call in frees), 100)
-        self.assertEqual({call.size for call in calls if call.op == "realloc" and call.block in made}, {210000})
+        self.assertEqual(
+            {call.size for call in calls if call.op == "realloc" and call.block in made}, {210000}
+        )
 
     def test_threads_that_free_for_each_other(self):
         for _ in range(3):
@@ -105,7 +120,10 @@ class RecordTest(unittest.TestCase):
         self.assertEqual(header.n_threads, SHORT_THREADS + 1)
         by_size = collections.Counter(call.size for call in calls if call.op == "malloc")
         self.assertEqual((by_size[300001], by_size[300017]), (SHORT_THREADS, SHORT_THREADS))
-        self.assertEqual(sum(call.op == "malloc" and call.size == 300001 and call.thread > 0 for call in calls), SHORT_THREADS)
+        self.assertEqual(
+            sum(call.op == "malloc" and call.size == 300001 and call.thread > 0 for call in calls),
+            SHORT_THREADS,
+        )
 
     def sizes(self, path):
         return [call.size for call in trace_file.read(path)[1] if call.size and call.size > 100000]
@@ -122,7 +140,9 @@ class RecordTest(unittest.TestCase):
         self.assertEqual(self.sizes(child), [100013, 100015])
 
     def test_programs_started_by_the_program(self):
-        done = self.command("record", "-o", self.trace, "--children", "sh", "-c", f"{CALLS} known; true")
+        done = self.command(
+            "record", "-o", self.trace, "--children", "sh", "-c", f"{CALLS} known; true"
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         (child,) = glob.glob(self.trace + ".[0-9]*")
         self.assert_known(trace_file.read(child)[1])
@@ -151,13 +171,20 @@ class RecordTest(unittest.TestCase):
         counts = collections.Counter(call.op for call in calls)
         for op in trace_file.OPS:
             self.assertRegex(info.stdout, rf"\n  {op} +{counts[op]}\n")
-        self.assertRegex(info.stdout, rf"alive at most +{header.peak_bytes} bytes, {header.peak_blocks} blocks\n")
+        self.assertRegex(
+            info.stdout, rf"alive at most +{header.peak_bytes} bytes, {header.peak_blocks} blocks\n"
+        )
 
     def test_info_of_what_is_no_trace(self):
         self.record("known")
         with open(self.trace, "rb") as file:
             good = file.read()
-        for name, bad in (("empty", b""), ("short", good[:60]), ("cut", good[:-1]), ("flipped", good[:140] + bytes([good[140] ^ 1]) + good[141:])):
+        for name, bad in (
+            ("empty", b""),
+            ("short", good[:60]),
+            ("cut", good[:-1]),
+            ("flipped", good[:140] + bytes([good[140] ^ 1]) + good[141:]),
+        ):
             path = os.path.join(self.folder, name)
             with open(path, "wb") as file:
                 file.write(bad)
@@ -166,7 +193,14 @@ class RecordTest(unittest.TestCase):
             self.assertIn(f"hakmem: {path}: ", done.stderr)
 
     def no_leftovers(self, path):
-        self.assertEqual([name for name in os.listdir(os.path.dirname(path)) if name.startswith(os.path.basename(path) + ".")], [])
+        self.assertEqual(
+            [
+                name
+                for name in os.listdir(os.path.dirname(path))
+                if name.startswith(os.path.basename(path) + ".")
+            ],
+            [],
+        )
 
     def test_names_of_all_kinds(self):
         for name in ("a b  c", "[0-9]*?", "x.raw", "{a,b}~", "new\nline", "$(id)"):
@@ -184,7 +218,8 @@ class RecordTest(unittest.TestCase):
             self.assertEqual(self.command("trace-info", trace).returncode, 0)
 
     def test_nothing_is_followed(self):
-        """A link at any name that is written to: what is behind it stays, and nothing is recorded through it."""
+        """A link at any name that is written to: what is behind it stays, and nothing is recorded
+        through it."""
         victim = os.path.join(self.folder, "victim")
         for at in ("", ".raw", ".new"):
             with open(victim, "w", encoding="ascii") as file:
@@ -204,7 +239,8 @@ class RecordTest(unittest.TestCase):
             self.no_leftovers(self.trace)
 
     def test_link_in_a_sticky_folder(self):
-        """Somebody else has put links where recordings would lie, in a folder in which they cannot be removed."""
+        """Another user has put links where recordings would lie, in a folder in which they cannot
+        be removed."""
         if os.geteuid() != 0:
             self.skipTest("needs two users")
         shared = tempfile.mkdtemp(dir="/tmp")
@@ -221,18 +257,34 @@ class RecordTest(unittest.TestCase):
         trace = os.path.join(shared, "t.trace")
         os.symlink(victim, trace + ".raw")
         os.chown(trace + ".raw", 1, 1, follow_symlinks=False)
-        done = subprocess.run([COMMAND, "record", "-o", trace, CALLS, "known"], user=65534, group=65534, extra_groups=[], cwd="/",
-                              env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)  # fmt: skip
-        if "Permission denied" in done.stderr and "libhakmem_record" in done.stderr or done.returncode == 126:
+        done = subprocess.run(
+            [COMMAND, "record", "-o", trace, CALLS, "known"],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+        if (
+            "Permission denied" in done.stderr
+            and "libhakmem_record" in done.stderr
+            or done.returncode == 126
+        ):
             self.skipTest("another user cannot reach the programs")
-        self.assertEqual((done.returncode, done.stderr), (125, f"hakmem: record: {trace}: File exists\n"))
+        self.assertEqual(
+            (done.returncode, done.stderr), (125, f"hakmem: record: {trace}: File exists\n")
+        )
         with open(victim, encoding="ascii") as file:
             self.assertEqual(file.read(), "precious")
 
     def test_what_cannot_be_removed(self):
         os.mkdir(self.trace + ".raw")
         done = self.command("record", "-o", self.trace, CALLS, "known")
-        self.assertEqual((done.returncode, done.stderr), (125, f"hakmem: record: {self.trace}: File exists\n"))
+        self.assertEqual(
+            (done.returncode, done.stderr), (125, f"hakmem: record: {self.trace}: File exists\n")
+        )
 
     def test_what_was_there(self):
         with open(self.trace, "w", encoding="ascii") as file:
@@ -246,7 +298,10 @@ class RecordTest(unittest.TestCase):
             if path != self.folder:
                 os.mkfifo(path)
             done = self.command("record", "-o", path, CALLS, "known")
-            self.assertEqual((done.returncode, done.stderr), (125, f"hakmem: record: {path}: is not a regular file\n"))
+            self.assertEqual(
+                (done.returncode, done.stderr),
+                (125, f"hakmem: record: {path}: is not a regular file\n"),
+            )
             self.no_leftovers(path)
 
     def failure(self, status, text, *arguments, **environment):
@@ -268,12 +323,21 @@ class RecordTest(unittest.TestCase):
         self.failure(127, "not found in PATH", *record, "no-such-program")
         self.failure(127, "No such file or directory", *record, "./no-such-program")
         self.failure(126, "Permission denied", *record, self.folder)
-        self.failure(125, "HAK_RECORD_LIBRARY names no file", *record, "true", HAK_RECORD_LIBRARY="/no/such")
-        self.failure(125, "No such file or directory", "record", "-o", "/no/such/folder/t", CALLS, "known")
+        self.failure(
+            125, "HAK_RECORD_LIBRARY names no file", *record, "true", HAK_RECORD_LIBRARY="/no/such"
+        )
+        self.failure(
+            125, "No such file or directory", "record", "-o", "/no/such/folder/t", CALLS, "known"
+        )
         if os.path.exists("/sbin/ldconfig"):  # which is linked statically
             done = self.command(*record, "/sbin/ldconfig", "--version")
             self.assertEqual(done.returncode, 125, done.stderr)
-            self.assertTrue(done.stderr.endswith("nothing was recorded: the program did not load libhakmem_record.so\n"), done.stderr)
+            self.assertTrue(
+                done.stderr.endswith(
+                    "nothing was recorded: the program did not load libhakmem_record.so\n"
+                ),
+                done.stderr,
+            )
             self.assertFalse(os.path.exists(self.trace))
 
     def test_full_disk(self):
@@ -281,37 +345,67 @@ class RecordTest(unittest.TestCase):
         disk = os.path.join(self.folder, "disk")
         os.mkdir(disk)
         mount = f"mount -t tmpfs -o size=%dk none '{disk}' && "
-        if subprocess.run(["unshare", "-rm", "sh", "-c", mount % 64 + "true"], capture_output=True).returncode:
+        if subprocess.run(
+            ["unshare", "-rm", "sh", "-c", mount % 64 + "true"], capture_output=True
+        ).returncode:
             self.skipTest("no mounts here")
-        command = f"'{COMMAND}' record -o '{disk}/t' '{CALLS}' threads; s=$?; ls '{disk}' >&2; exit $s"
+        command = (
+            f"'{COMMAND}' record -o '{disk}/t' '{CALLS}' threads; s=$?; ls '{disk}' >&2; exit $s"
+        )
 
         def run(kib):
-            env = {key: value for key, value in os.environ.items() if key != "BUILD_WORKING_DIRECTORY"}
-            done = subprocess.run(["unshare", "-rm", "sh", "-c", mount % kib + command], env=env, capture_output=True, text=True)
+            env = {
+                key: value for key, value in os.environ.items() if key != "BUILD_WORKING_DIRECTORY"
+            }
+            done = subprocess.run(
+                ["unshare", "-rm", "sh", "-c", mount % kib + command],
+                env=env,
+                capture_output=True,
+                text=True,
+            )
             return done.returncode, done.stderr
 
         status, text = run(32)
-        self.assertEqual((status, text), (125, f"hakmem: record: {disk}/t: No space left on device\n"))
+        self.assertEqual(
+            (status, text), (125, f"hakmem: record: {disk}/t: No space left on device\n")
+        )
         status, text = run(256)
-        self.assertIn(f"hakmem: record: {disk}/t.raw: No space left on device, recording ends\n", text)
+        self.assertIn(
+            f"hakmem: record: {disk}/t.raw: No space left on device, recording ends\n", text
+        )
         # What there is room for is made of it, or it is said why not.
         lines = text.splitlines()
         if status == 0:
             self.assertIn(", the first ones", lines[-2])
             self.assertEqual(lines[-1], "t")
         else:
-            self.assertEqual((status, lines[-1]), (125, f"hakmem: record: {disk}/t: No space left on device"))
+            self.assertEqual(
+                (status, lines[-1]), (125, f"hakmem: record: {disk}/t: No space left on device")
+            )
 
     def test_usage_and_failures(self):
-        for arguments in ((), ("-o",), ("--calls", "x", "true"), ("--calls", "0", "true"), ("--walk", "true"), ("--",)):
+        for arguments in (
+            (),
+            ("-o",),
+            ("--calls", "x", "true"),
+            ("--calls", "0", "true"),
+            ("--walk", "true"),
+            ("--",),
+        ):
             done = self.command("record", *arguments)
             self.assertEqual(done.returncode, 2, arguments)
             self.assertIn("usage: hakmem run", done.stderr)
         self.assertEqual(self.command("record", "no-such-program").returncode, 127)
-        self.assertEqual(self.command("record", "true", HAK_RECORD_LIBRARY="/no/such").returncode, 125)
-        self.assertEqual(self.command("record", "-o", "/no/such/folder/t", CALLS, "known").returncode, 125)
+        self.assertEqual(
+            self.command("record", "true", HAK_RECORD_LIBRARY="/no/such").returncode, 125
+        )
+        self.assertEqual(
+            self.command("record", "-o", "/no/such/folder/t", CALLS, "known").returncode, 125
+        )
         self.assertEqual(self.command("trace-info", "/no/such").returncode, 2)
-        self.assertEqual(self.command("record", "-o", self.trace, "sh", "-c", "exit 127").returncode, 127)
+        self.assertEqual(
+            self.command("record", "-o", self.trace, "sh", "-c", "exit 127").returncode, 127
+        )
         self.assertTrue(os.path.exists(self.trace))
 
 

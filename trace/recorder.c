@@ -4,7 +4,7 @@
    Preloaded by `hakmem record`, which tells it by HAK_RECORD_* variables where to write. A thread
    writes into a chunk of its own; shared are only two counters, atomic: the sequence of all calls,
    and the chunks given out. The number of a call that frees is drawn before the block can be
-   somebody else's, that of one that allocates after it is the caller's; so an address's calls are
+   another caller's, that of one that allocates after it is the caller's; so an address's calls are
    in true order. No locks. A child after fork writes nothing into its parent's file: the switch
    lies in a page that the kernel wipes there. Nothing here allocates. */
 #include <errno.h>
@@ -68,7 +68,7 @@ static void say(const char *what)
                             {(void *)(uintptr_t)what, strlen(what)},
                             {(void *)", recording ends\n", 17}};
     if (writev(2, parts, 5) < 0) {
-        return; /* nobody to tell */
+        return; /* no place to report it */
     }
 }
 
@@ -97,7 +97,7 @@ static void *map_chunk(int fd, uint64_t n)
 {
     off_t at = (off_t)(n * RAW_CHUNK);
     int error =
-        posix_fallocate(fd, at, RAW_CHUNK); /* a full disk is told now, not by a signal later */
+        posix_fallocate(fd, at, RAW_CHUNK); /* a full disk is found now, not by a signal later */
     void *chunk =
         error ? MAP_FAILED : mmap(NULL, RAW_CHUNK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
     errno = error ? error : errno;
@@ -131,7 +131,7 @@ static void append_number(char *text, unsigned long number)
     *text = '\0';
 }
 
-/* The first chunk of this process's file. A child makes its file anew, in place of one that an
+/* The first chunk of this process's file. A child makes a new file, in place of one that an
    earlier process of its number left, or that it wrote before it became another program. What is in
    the way is said by `hakmem record`, or for a child here. */
 static void *map_first(int child)
@@ -177,8 +177,7 @@ static int begin_file(int child)
     return 0;
 }
 
-/* A thread that ends gives its chunk's address space back. Blocks that it frees later get a chunk
-   anew. */
+/* A thread that ends unmaps its chunk. Blocks that it frees later get a new one. */
 static void end_thread(void *unused)
 {
     (void)unused;

@@ -4,7 +4,10 @@ import collections
 import struct
 
 HEADER = struct.Struct("<8sII8Q48s")
-FIELDS = "magic version flags n_calls n_blocks n_threads peak_bytes peak_blocks body_bytes checksum reserved program"
+FIELDS = (
+    "magic version flags n_calls n_blocks n_threads peak_bytes peak_blocks body_bytes checksum"
+    " reserved program"
+)
 Header = collections.namedtuple("Header", FIELDS)
 Call = collections.namedtuple("Call", "op thread block size align")
 OPS = ("malloc", "calloc", "aligned", "realloc", "free")
@@ -70,7 +73,9 @@ def read(path):
 
 def write(path, body, n_calls, n_blocks, n_threads=1, **changed):
     """Writes a trace with this body, whatever it is."""
-    header = Header(b"HAKTRACE", 1, 0, n_calls, n_blocks, n_threads, 0, 0, len(body), 0, 0, b"made")._replace(**changed)
+    header = Header(
+        b"HAKTRACE", 1, 0, n_calls, n_blocks, n_threads, 0, 0, len(body), 0, 0, b"made"
+    )._replace(**changed)
     header = header._replace(checksum=checksum(header, body))
     with open(path, "wb") as file:
         file.write(HEADER.pack(*header) + body)
