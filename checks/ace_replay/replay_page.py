@@ -47,7 +47,8 @@ def relative(settings, setting):
 
 def page_table(table):
     out = [
-        "| Pattern | Best fixed setting | Its time (s), peak and mean (MiB) | Adaptive | Time, peak over the best fixed |\n",
+        "| Pattern | Best fixed setting | Its time (s), peak and mean (MiB) "
+        "| Adaptive | Time, peak over the best fixed |\n",
         "|---|---:|---:|---:|---:|\n",
     ]
     for pattern, settings in table.items():
@@ -82,11 +83,13 @@ def svg(pattern):
     ):
         lines.append((name, color, [(p[0], p[2]) for p in curve]))
     out = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" '
+        'font-family="sans-serif" font-size="12">\n'
         % (width, height)
     ]
     out.append(
-        '<rect width="100%%" height="100%%" fill="#ffffff"/>\n<text x="%d" y="16">%s: committed MiB over seconds</text>\n'
+        '<rect width="100%%" height="100%%" fill="#ffffff"/>\n'
+        '<text x="%d" y="16">%s: committed MiB over seconds</text>\n'
         % (left, pattern.replace("_", " "))
     )
 
@@ -144,7 +147,8 @@ def check(docs):
         abs(a - b) > 0.06 * max(a, b) + 0.02 for a, b in zip(*numbers)
     ):
         failures.append(
-            "docs/ace_control.md is not what the replays give; run ./bazelw run //checks/ace_replay:update"
+            "docs/ace_control.md is not what the replays give; "
+            "run ./bazelw run //checks/ace_replay:update"
         )
     for pattern in PATTERNS:
         if not os.path.exists(os.path.join(docs, "ace_%s.svg" % pattern)):

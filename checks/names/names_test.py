@@ -2,8 +2,9 @@
 
 usage: names_test.py ARCHIVE...
 
-Reads the symbol table of each archive (and of the intermediate code, under LTO). A name of ours is public, that is declared
-in a public header, or hak_PREFIX_... with a prefix that the room's BUILD.bazel states; so are inline functions in headers.
+Reads the symbol table of each archive (and of the intermediate code, under LTO). A name of ours is
+public, that is declared in a public header, or hak_PREFIX_... with a prefix that the room's
+BUILD.bazel states; so are inline functions in headers.
 """
 
 import os
@@ -24,8 +25,9 @@ PUBLIC_HEADERS = [
     "tiny/tiny.h",
     "ace/ace.h",
 ]
-MALLOC_FAMILY = """malloc calloc realloc free cfree reallocarray aligned_alloc memalign posix_memalign valloc pvalloc
-    malloc_usable_size malloc_trim malloc_stats malloc_info mallinfo mallinfo2 mallopt free_sized free_aligned_sized""".split()
+MALLOC_FAMILY = """malloc calloc realloc free cfree reallocarray aligned_alloc memalign
+    posix_memalign valloc pvalloc malloc_usable_size malloc_trim malloc_stats malloc_info mallinfo
+    mallinfo2 mallopt free_sized free_aligned_sized""".split()
 # C++'s operators new, new[], delete and delete[].
 OPERATOR = re.compile(r"_Z(n[wa]|d[la])[A-Z]?\w*$")
 # glibc's second names of the malloc family, for static programs.

@@ -1,5 +1,5 @@
-"""What docs/preloading.md says of RTLD_DEEPBIND: a process with such a library dies under a preloaded malloc as soon as a block crosses,
-and does not with HAKMEM_LD_SAFE=2.
+"""What docs/preloading.md says of RTLD_DEEPBIND: a process with such a library dies under a
+preloaded malloc as soon as a block crosses, and does not with HAKMEM_LD_SAFE=2.
 
 deepbind_test.py PROGRAM DEEP_LIBRARY LIBRARY...
 """

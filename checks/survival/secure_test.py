@@ -1,5 +1,6 @@
-"""Programs that have more privileges than their caller read no HAKMEM_* variable and write nothing: a set-user-ID program, and
-one with file capabilities, each run by another user. Needs root, and a file system that lets them be; else it says so.
+"""Programs that have more privileges than their caller read no HAKMEM_* variable and write nothing:
+a set-user-ID program, and one with file capabilities, each run by another user. Needs root, and a
+file system that lets them be; else it says so.
 
 secure_test.py PROGRAM
 """
