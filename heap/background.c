@@ -1,5 +1,6 @@
 /* The background thread. No lock of its own; what it calls takes the locks of heaps, pool and ACE,
-   one at a time. Started by plain.c and malloc.c, told by heap.c how many heaps live. */
+   one at a time. Started by plain.c and malloc.c; theap.c and fork.c call it when the number of
+   live heaps changes. */
 #include "heap/background.h"
 
 #include <dlfcn.h>
@@ -201,7 +202,7 @@ static void give_back(size_t (*purge)(uint64_t delay_ms))
     }
 }
 
-/* Gives back what is due. Returns 1 if more may become due by time alone. */
+/* Purges what is due. Returns 1 if more may become due by time alone. */
 static int tick(void)
 {
     static int64_t seen;
@@ -217,7 +218,7 @@ static int tick(void)
            hak_stat_get(large_cached_bytes) > 0;
 }
 
-/* Until somebody wakes it, or the time has come. */
+/* Until another thread wakes it, or the time has come. */
 static void wait_for(uint32_t seen, uint64_t ms)
 {
     (void)hak_os_ops.futex_wait_ms(&wakes, seen, ms);
@@ -291,8 +292,8 @@ static int start(uint32_t state, int apart)
     return 0;
 }
 
-/* It has been made. If the program's other threads have ended meanwhile, nobody else will end it.
- */
+/* It has been made. If the program's other threads have ended while it was, no other thread will
+   end it. */
 static void set_running(void)
 {
     atomic_store_seq(&hak_background_state, (uint32_t)BACKGROUND_RUNNING);

@@ -1,8 +1,8 @@
-/* The background thread: gives memory back while the program sleeps. Internal to //hakmem.
+/* The background thread: purges while the program sleeps. Internal to //hakmem.
 
    It exists only while the program has two threads or more, at most one a process:
      IDLE      there is none
-     STARTING  somebody is making it
+     STARTING  a thread is making it
      RUNNING   it lives
      ENDING    the program has one thread again: whoever saw that waits until this one is gone
      LOST      it did not end in time; there is none any more (a child made by clone or _Fork, in
@@ -16,7 +16,7 @@
    from the program's threads: between the moment that a thread was made and its first allocation a
    filter may have been installed, by itself or for all threads. One moment is safe: while the
    program itself makes a thread. If clone is forbidden then, the program ends with or without us.
-   The allocator is told of that moment: glibc's pthread_create takes the new thread's vector of
+   The allocator can see that moment: glibc's pthread_create takes the new thread's vector of
    thread-local storage from calloc, before clone, with no lock held. So:
    - HAKMEM_BACKGROUND=1 (default): the thread is made in the calloc that the dynamic loader's code
      calls within the program's pthread_create, and nowhere else. It is made with exactly the system
@@ -35,10 +35,10 @@
    checkpointed: as soon as its last other thread was joined, ours is gone.
    - A thread that has a heap ends: its destructor (a destructor of thread-specific data runs before
      the thread is joined) stops the background thread, and waits until it is gone.
-   - A thread that never allocated ends: glibc gives back what strerror and strsignal may have left:
-     its own code calls free(NULL) in a thread without a heap. As long as no second thread has a
-     heap, free(NULL) takes a longer way for that (hak_background_null_end).
-   - The main thread ends, and nobody else allocates.
+   - A thread that never allocated ends: glibc frees what strerror and strsignal may have left: its
+     own code calls free(NULL) in a thread without a heap. As long as no second thread has a heap,
+     free(NULL) takes a longer way for that (hak_background_null_end).
+   - The main thread ends, and no other thread allocates.
    The wait is short: a tick stops between heaps and superslabs; it goes by futex alone, is no
    cancellation point, and is given up after LONGEST_WAIT_MS.
 

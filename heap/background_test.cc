@@ -1,4 +1,4 @@
-/* Tests of the background thread: when it is there, when it ends, what it gives back, and what it
+/* Tests of the background thread: when it is there, when it ends, what it purges, and what it
    leaves alone. */
 #include "heap/background.h"
 

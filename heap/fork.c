@@ -1,7 +1,7 @@
-/* Fork handlers, what is put off meanwhile, and the last steps before an error's abort. One lock
-   (rank DEFERRED), held while what was put off is done, so that two threads who must find nothing
-   waiting do not pass each other. Called by the C library's fork, by slow paths that find the gate
-   closed, and by hak_fatal. */
+/* Fork handlers, what is put off during a fork, and the last steps before an error's abort. One
+   lock (rank DEFERRED), held while what was put off is done, so that two threads who must find
+   nothing waiting do not pass each other. Called by the C library's fork, by slow paths that find
+   the gate closed, and by hak_fatal. */
 #include "heap/fork.h"
 
 #include <pthread.h>
@@ -21,7 +21,7 @@ static struct owner *destroyed; /* by next_unused */
 static struct theap *left;      /* by next_orphan */
 static uint32_t is_uncollected; /* an orphan has an inbox */
 static uint32_t
-    n_ended; /* threads whose heaps were left; told to hak_background_count when it is 0 again */
+    n_ended; /* threads whose heaps were left; hak_background_count is called when it is 0 again */
 
 static void catch_up_if_open(void)
 {
@@ -76,8 +76,8 @@ static void free_block(void *p)
     hak_owner_release(owner);
 }
 
-/* A block that was freed twice meanwhile is in the list twice, and the list may go round: each is
-   looked at before it is touched. */
+/* A block that was freed twice while the gate was closed is in the list twice, and the list may go
+   round: each is looked at before it is touched. */
 static void free_blocks(void *p)
 {
     while (p) {
@@ -179,8 +179,8 @@ static void lose(struct lock *lock, void *context)
     }
 }
 
-/* Nobody was inside, so that all locks are free and every structure whole: the child has nothing to
-   mend but what lies outside of the gate, all at once by a new epoch (heap.h). If others were
+/* No thread was inside, so that all locks are free and every structure whole: the child has nothing
+   to mend but what lies outside of the gate, all at once by a new epoch (theap.h). If others were
    inside, what they hold is lost. */
 static void in_child(void)
 {

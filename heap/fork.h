@@ -41,7 +41,7 @@ void hak_fork_defer_thread(struct theap *heap);
    sends it has his outbox in hand: if the gate is open by now, he empties it himself. */
 void hak_fork_defer_collect(void);
 /* Does all that waits, if the gate is open. No lock held. May wait for the background thread's end,
-   if a thread has ended meanwhile. */
+   if a thread has ended while the gate was closed. */
 void hak_fork_catch_up(void);
 /* The same inside the gate, where nothing that was put off before may wait any longer; but it does
    not wait. */

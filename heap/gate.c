@@ -12,7 +12,7 @@
 #define COUNTERS 16u
 #define SPINS    200
 #define WAIT_MS  5u
-/* Waits in which nobody leaves: 30 ms; and a second, where going on would lose a lock. */
+/* Waits in which no thread leaves: 30 ms; and a second, where going on would lose a lock. */
 #define PATIENCE           6
 #define PATIENCE_FOR_LOCKS 200
 #define order_here()       __atomic_signal_fence(__ATOMIC_SEQ_CST)
@@ -21,7 +21,7 @@ struct counter {
     HAK_CACHE_ALIGNED uint32_t n_inside;
 };
 static struct counter counters[COUNTERS];
-static uint32_t n_left; /* futex: changes when somebody leaves a closed gate */
+static uint32_t n_left; /* futex: changes when a thread leaves a closed gate */
 uint32_t hak_gate_closed;
 HAK_TLS struct hak_gate_thread hak_gate_thread;
 
@@ -108,7 +108,7 @@ static int is_unsure(void)
     return hak_gate_thread.kept_depth && !hak_gate_thread.inside && !hak_gate_thread.is_counted;
 }
 
-/* 1 if nobody but the caller is inside by the counter. */
+/* 1 if no thread but the caller is inside by the counter. */
 static int is_counter_empty(const void *counter)
 {
     const uint32_t *n_inside = &((const struct counter *)counter)->n_inside;
@@ -142,7 +142,7 @@ static void count_held(struct lock *lock, void *context)
 
 /* How many waits in vain are enough for a thread that a signal handler interrupted inside. If
    others wait for a lock that it holds, they wait for ever, and if they hold none, as when they
-   fork in handlers too, nothing is lost by going on. Else it is somebody else's turn to give up. */
+   fork in handlers too, nothing is lost by going on. Else it is the turn of another one. */
 static int patience_now(void)
 {
     struct held held = {0, 0};
@@ -176,8 +176,8 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
     }
 }
 
-/* Once each place has been seen empty, nobody is inside: who came later saw the gate closed. The
-   counters come first: who makes a heap is in one of them meanwhile, so that the table has it
+/* Once each place has been seen empty, no thread is inside: who came later saw the gate closed. The
+   counters come first: who makes a heap is in one of them while it does, so that the table has it
    afterwards. Returns 0 if it gave up. */
 static int wait_for_others(void)
 {

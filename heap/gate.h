@@ -1,15 +1,15 @@
-/* The gate: what every slow path that takes a lock passes, so that a fork finds nobody behind it.
-   Internal to //hakmem.
+/* The gate: what every slow path that takes a lock passes, so that a fork finds no thread behind
+   it. Internal to //hakmem.
 
    A thread is inside from the outermost hak_gate_enter to its hak_gate_leave. Who closes the gate
-   waits until nobody else is inside; then no lock is held, and nobody changes what locks guard
-   until it opens the gate again. Other threads are refused meanwhile, and never wait for the
+   waits until no other thread is inside; then no lock is held, and no thread changes what locks
+   guard until it opens the gate again. Until then other threads are refused, and never wait for the
    closer: it may be waiting for them (docs/fork.md). They serve requests by limbo.h, put off what
    can wait (fork.h), and go on in their bins.
 
    Several threads may close the gate at once, and a thread several times; none waits for another to
    open it. A thread that has closed it alone may still enter. Closed for ever: an error has been
-   found, or a forked child lacks the holder of a lock that all need; nobody enters any more, and
+   found, or a forked child lacks the holder of a lock that all need; no thread enters any more, and
    the process lives on limbo.
 
    State: a word of each heap that says whether its thread is inside, so that slow paths share no
@@ -19,7 +19,7 @@
    consistent order, so that at least one of them sees the other.
 
    Signal handlers may fork: hak_gate_close sets aside how deep the interrupted code is inside, and
-   hak_gate_open gives it back. Whether a heap's thread is inside is one store, so that no
+   hak_gate_open restores it. Whether a heap's thread is inside is one store, so that no
    instruction between two leaves it unknown; of a thread that shares a counter it is unknown for
    two instructions, and then hak_gate_close waits in vain for a while. */
 #ifndef HAKMEM_HEAP_GATE_H
@@ -32,7 +32,7 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define GATE_FOR_EVER 0x80000000u /* in hak_gate_closed: nobody opens it again */
+#define GATE_FOR_EVER 0x80000000u /* in hak_gate_closed: no thread opens it again */
 #define GATE_UNSURE                                                                                \
     0x40000000u /* in a forked child: its thread's counter is put right when it goes on */
 
@@ -91,7 +91,7 @@ static inline int hak_gate_is_mine(void)
            hak_gate_thread.n_closings != 0;
 }
 
-/* Returns when nobody else is inside. If a signal handler calls it that interrupted the thread
+/* Returns when no other thread is inside. If a signal handler calls it that interrupted the thread
    inside, the others may need what the thread holds: then it waits only as long as they get on, and
    hak_gate_saw_others tells. */
 void hak_gate_close(void);
@@ -105,7 +105,7 @@ void hak_gate_close_for_ever(void);
 void hak_gate_forget(void);
 
 /* For who only reads what locks guard. Inside the gate, or, while it is closed, by closing it too:
-   nobody writes then, and the locks are passed through, not taken. Refused when it is closed for
+   no thread writes then, and the locks are passed through, not taken. Refused when it is closed for
    ever: what is behind it may be half changed. */
 enum gate_reader { GATE_REFUSED, GATE_INSIDE, GATE_ALONE };
 enum gate_reader hak_gate_enter_to_read(void);

@@ -310,7 +310,7 @@ static struct record *find(const void *p, struct slot **slot)
     return record_of(p);
 }
 
-/* Frees the block if nobody else has. The slot is pinned. */
+/* Frees the block if no other thread has. The slot is pinned. */
 static int end(struct slot *slot, const void *p)
 {
     uint64_t bit, *word = start_word(slot, p, &bit);

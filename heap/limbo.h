@@ -5,14 +5,14 @@
    slot: where it lies, and one word with the offset of the next block and the number of references.
    A reference is a live block, being the current chunk, or a look at it. Whoever drops the last one
    unmaps it. To claim a block is one compare-and-swap on the word, from at least one reference: so
-   the slot cannot lose its chunk meanwhile, and it does not matter if it has got another one since
-   it was looked up.
+   the slot cannot lose its chunk while that is done, and it does not matter if it has got another
+   one since it was looked up.
 
    A record stands before each block: its size, and the first-class heap or the pool that it belongs
    to; a bit in the chunk says that it is live. The pointer map says TAG_LIMBO and the slot's
-   number, so that free, realloc and lookups know its blocks as fast as any, and nobody pays for it
-   who has none. Blocks read as zero. What other threads were doing in limbo at a fork is lost in
-   the child, and chunks from before it stay mapped there. */
+   number, so that free, realloc and lookups know its blocks as fast as any, and a program that has
+   none does not pay for it. Blocks read as zero. What other threads were doing in limbo at a fork
+   is lost in the child, and chunks from before it stay mapped there. */
 #ifndef HAKMEM_HEAP_LIMBO_H
 #define HAKMEM_HEAP_LIMBO_H
 
@@ -43,8 +43,8 @@ int hak_limbo_walk(const struct owner *owner, int (*visit)(void *block, size_t s
 void hak_limbo_free_of(struct owner *owner);
 /* In a forked child. */
 void hak_limbo_fork_child(void);
-/* 0 if every live block lies within its chunk, and slots, map and statistics agree; nobody else
-   uses limbo meanwhile. */
+/* 0 if every live block lies within its chunk, and slots, map and statistics agree; no other
+   thread uses limbo during the call. */
 int hak_limbo_verify(void);
 
 HAK_EXTERN_C_END

@@ -176,9 +176,9 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
                       : (uint16_t)chain_limit(TAG_CLASS(tag));
 }
 
-/* A block whose owner has no thread goes into the own bin: nobody else would use it soon, and
-   sending it takes the owner's lock. It comes back to its slab when the bin is emptied, as a stray
-   (heap.h). */
+/* A block whose owner has no thread goes into the own bin: no other thread would use it soon,
+   and sending it takes the owner's lock. It comes back to its slab when the bin is emptied, as a
+   stray (theap.h). */
 static void keep(struct theap *heap, void *block, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
@@ -227,7 +227,7 @@ void hak_remote_send_all(struct theap *heap)
         if (slot->count) {
             send_slot(slot);
         } else if (slot->limit == 0) {
-            slot->tag = 0; /* the owner may have a thread again: asked anew */
+            slot->tag = 0; /* the owner may have a thread again: asked again */
         }
     }
 }

@@ -1,5 +1,5 @@
 /* Tests of remote free: blocks that other threads free find their way back, in chains, within the
-   bounds of heap.h. */
+   bounds of theap.h. */
 #include "heap/theap.h"
 
 #include <algorithm>
@@ -25,8 +25,7 @@ namespace
 
 using hak_testing::Rng;
 
-/* A thread that lives as long as this object, and does what it is told. Between orders it sleeps.
- */
+/* A thread that lives as long as this object, and obeys its orders. Between them it sleeps. */
 class Worker
 {
   public:

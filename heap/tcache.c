@@ -11,7 +11,7 @@
 #include "heap/small.h"
 #include "heap/tcache.h"
 
-/* One slow path in so many sends what waits in the outbox, so that a thread that seldom frees
+/* One slow path in so many sends what waits in the outbox, so that a thread that rarely frees
    remotely holds nothing long. */
 #define SEND_EVERY 64u
 HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
@@ -99,8 +99,8 @@ static void shrink_limit(struct theap *heap, uint32_t size_class)
     set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
 }
 
-/* Gives a list back and forgets it under the lock, so that no block is in a bin and, once the lock
-   is free, in another thread's hands. `empty`: what *head is then. A free may end here, and the
+/* Flushes a list and forgets it under the lock, so that no block is in a bin and, once the lock is
+   free, in another thread's hands. `empty`: what *head is then. A free may end here, and the
    system fail: errno stays. */
 static void put_list(struct theap *heap, uint32_t size_class, void **head, const void *empty)
 {

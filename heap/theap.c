@@ -29,7 +29,7 @@ HAK_TLS struct theap *hak_theap_own = &hak_theap_none;
 
 /* Set when the thread's destructor has run: it gets no heap any more. */
 static HAK_TLS int is_ending;
-/* The heap that the thread's destructor is giving up, for a signal handler that forks meanwhile. */
+/* The heap that the thread's destructor is giving up, for a signal handler that forks then. */
 static HAK_TLS struct theap *leaving;
 
 static void thread_ends(void *heap);
@@ -40,8 +40,8 @@ static void thread_ends(void *heap);
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
 /* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the
-   gate, since its holders must not be refused: for a few stores, within which nobody waits for
-   anything. */
+   gate, since its holders must not be refused: for a few stores, within which no thread waits
+   for anything. */
 static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct theap *orphans;
 /* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left,
@@ -130,7 +130,7 @@ static void start_threads(void)
     }
 }
 
-/* In a program of one thread nobody waits for the key. */
+/* In a program of one thread no other thread waits for the key. */
 __attribute__((constructor)) static void start_early(void)
 {
     (void)hak_theap_acquire();
@@ -252,7 +252,7 @@ static void adopt_from_live(struct theap *heap, uint32_t size_class)
     }
 }
 
-/* Before fresh memory is taken: a slab with free blocks that somebody else does not use. Heap lock
+/* Before fresh memory is taken: a slab with free blocks that another heap does not use. Heap lock
    held. */
 static void adopt_slab(struct theap *heap, uint32_t size_class)
 {
@@ -456,7 +456,7 @@ static void thread_ends(void *arg)
         hak_background_count();
     } else {
         hak_fork_defer_thread(
-            heap); /* nobody may wait for the gate: whoever opens it ends the heap */
+            heap); /* no thread may wait for the gate: whoever opens it ends the heap */
         leaving = NULL;
     }
 }
@@ -533,7 +533,7 @@ void hak_theap_collect_orphans(void)
     }
 }
 
-/* Gives back what an owner keeps while nobody uses it. Owner's lock held. */
+/* Collects what an owner keeps while no thread uses it. Owner's lock held. */
 static void rest(struct owner *owner)
 {
     if (owner->n_uses != owner->seen_uses) {
@@ -564,7 +564,7 @@ static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
     if (!owner) {
         return;
     }
-    /* It may have been given back or have moved. With the owner's lock held, what the map says
+    /* It may have been freed or have moved. With the owner's lock held, what the map says
        stays. */
     struct map_entry now = hak_map_get(start);
     if (now.tag == entry.tag && now.ref == number) {
@@ -573,7 +573,7 @@ static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
     hak_lock_release(&owner->lock);
 }
 
-/* Of the slabs of one superslab, those that nobody used since the last tick. The gate is left
+/* Of the slabs of one superslab, those that no thread used since the last tick. The gate is left
    between two: a fork does not wait long. */
 static void purge_cold_slabs(uint32_t number, uint16_t tick)
 {

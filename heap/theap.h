@@ -16,26 +16,26 @@
    outboxes, inboxes and returned chains count as allocated in their slabs.
 
    Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an
-   orphan that nobody adopts), full ones stay with the orphan and follow when a block of theirs
+   orphan that no thread adopts), full ones stay with the orphan and follow when a block of theirs
    comes back; likewise those of a heap whose inbox only senders empty. A heap that would else take
    fresh memory first takes such a slab over, or one from a live heap that has several of the class.
-   Both heaps' locks are held meanwhile (the shared heap's is taken last; of two live heaps' one is
+   Both heaps' locks are held for it (the shared heap's is taken last; of two live heaps' one is
    only tried), and the slab's tag changes. A free that read the old tag is a stray: whoever empties
    that inbox or bin finds, with the lock held, that the slab is not this heap's, and sends the
-   block on. A block on its way counts as allocated, so that its slab can neither be given back nor
+   block on. A block on its way counts as allocated, so that its slab can neither be freed nor
    change its class; bins may hold blocks of other heaps' slabs for the same reason.
 
-   What may be held back (bytes, also tested in heap_test):
+   What may be held back (bytes, also tested in theap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
      (OWNER_FIRST_BYTES) plus the process's budget HAKMEM_CACHE_BYTES;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one
      block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
-     somebody holds the lock, who is then collecting or refilling, INBOX_WAIT_BYTES, then the sender
-     waits for the lock; an orphan's inbox: nothing, the sender collects at once;
+     a thread holds the lock, which is then collecting or refilling, INBOX_WAIT_BYTES, then the
+     sender waits for the lock; an orphan's inbox: nothing, the sender collects at once;
    - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (tiny.h, mid_mt.h).
 
-   heap_verify checks all of it. */
+   hak_theap_verify_all checks all of it. */
 #ifndef HAKMEM_HEAP_THEAP_H
 #define HAKMEM_HEAP_THEAP_H
 
@@ -176,12 +176,12 @@ void hak_theap_tidy(struct theap *heap);
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the
    system refuses. */
 void *hak_theap_alloc_uncached(uint32_t size_class);
-/* Gives empty slabs of every owner and returned chains of every heap back, and this thread's cache.
- */
+/* Frees the empty slabs of every owner, collects the returned chains of every heap, and flushes
+   this thread's cache. */
 void hak_theap_trim_all(void);
-/* For the background thread. Collects for owners that no thread has used since the last call, gives
-   their empty slabs back, and for all owners the pages of slabs that nobody has taken from or freed
-   to since then. Stops early when that thread must end. */
+/* For the background thread. Collects for owners that no thread has used since the last call, and
+   frees their empty slabs; for all owners, purges the pages of slabs that no thread has taken from
+   or freed to since then. Stops early when that thread must end. */
 void hak_theap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t hak_theap_n_live(void);

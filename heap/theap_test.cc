@@ -1,4 +1,4 @@
-/* Tests of heaps and thread caches: what they may hold back (the bounds of heap.h), adoption,
+/* Tests of heaps and thread caches: what they may hold back (the bounds of theap.h), adoption,
    threads that come and go, ids that are used up, allocation when a thread or the process is
    ending. */
 #include "heap/theap.h"
@@ -56,7 +56,7 @@ class Heap : public testing::Test
     struct options saved_;
 };
 
-/* --- the bounds of heap.h, from constants --- */
+/* --- the bounds of theap.h, from constants --- */
 
 size_t size_of(uint32_t c)
 {
@@ -167,8 +167,8 @@ TEST_F(Heap, ACacheIsBounded)
     EXPECT_EQ(hak_stat_get(bin_budget), 0) << "an ended thread uses no budget";
 }
 
-/* A bin that nobody used while others took many slow paths gives its blocks and its budget back,
-   half and half again. */
+/* A bin that is not used while others take many slow paths returns its blocks and its budget, half
+   and half again. */
 TEST_F(Heap, ABinThatSleepsShrinks)
 {
     in_thread([] {
@@ -463,11 +463,11 @@ TEST_F(Heap, AThreadWhoseFirstCallIsFreeAdoptsTheOwner)
     });
 }
 
-/* Nobody else would use it soon: it is kept at hand, and comes back to its slab when the bin is
+/* No other thread would use it soon: it is kept at hand, and comes back to its slab when the bin is
    emptied. */
 TEST_F(Heap, ABlockFreedToAnOrphanIsKept)
 {
-    hak_free(hak_malloc(1)); /* this thread has a heap of its own */
+    hak_free(hak_malloc(1)); /* this thread gets a heap */
     (void)hak_purge();
     void *blocks[2];
     in_thread([&] {

@@ -16,7 +16,7 @@ OTHER_FLOOR = 16.0
 NOT_MARKED = ("malloc_trim", "malloc_trim median")
 NOT_MARKED_UNITS = ("pages",)
 LONGEST = "longest"
-# Proportional to what they give back or look at, or no call of the allocator's: not part of the
+# Proportional to what they return or look at, or no call of the allocator's: not part of the
 # longest call.
 NOT_LONGEST = ("stall", "pause", "malloc_trim", "hak_heap_walk", "fork")
 CALLS = re.compile(r"calls (\S+) (\d+) (\d+) (\d+)")

@@ -49,7 +49,7 @@ class Panel:
 
 
 def is_main(one):
-    """Whether a series is drawn even if nobody's is marked."""
+    """Whether a series is drawn even if no allocator's is marked."""
     return one["unit"] not in TIMES or one["measure"] in (growth.LONGEST, "stall")
 
 

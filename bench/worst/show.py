@@ -15,10 +15,11 @@ Times are those of single calls: the longest of a run, and of the repeats the le
 that is real repeats. "longest" is the longest of all functions but malloc_trim and the walk, with
 its name; "stall" the longest pair of malloc and free of a second thread; "median" that of one
 function's calls; "+1" beside a second thread. growth: the slope of log value over log size, of all
-or of the last {growth.LAST_POINTS} sizes; values below the floor count as the floor. GROWS: above {growth.EXPONENT},
-and the last value above the floor, for times at least {growth.FLOORS['ns'] / 1e3:.0f} us and {growth.PAUSE_MARGIN} of the machine's own
-pauses (control), for medians {growth.FLOORS['median_ns'] / 1e3:.0f} us. WRONG: above a limit that holds at any size. >: the work
-was not done in {rows.RUN_S} s. xN: fewer repeats."""
+or of the last {growth.LAST_POINTS} sizes; values below the floor count as the floor.
+GROWS: above {growth.EXPONENT}, and the last value above the floor, for times at least
+{growth.FLOORS['ns'] / 1e3:.0f} us and {growth.PAUSE_MARGIN} of the machine's own pauses (control),
+for medians {growth.FLOORS['median_ns'] / 1e3:.0f} us. WRONG: above a limit that holds at any size.
+>: the work was not done in {rows.RUN_S} s. xN: fewer repeats."""
 
 
 def number(value, unit):

@@ -112,7 +112,7 @@ static inline int worst_is_late(uint64_t done, uint64_t all)
     return 1;
 }
 
-// --- the other thread, which allocates meanwhile ---
+// --- the other thread, which allocates beside the timed one ---
 
 static struct {
     pthread_t thread;

@@ -1,7 +1,7 @@
 // worst_creep CYCLES BLOCKS OTHERS SECONDS: makes BLOCKS blocks of 1 MiB, frees them, trims, and
 // again, CYCLES times.
 //
-// Told are how far apart the addresses lie that were seen, beyond those of the first cycle, and
+// Reported are how far apart the addresses lie that were seen, beyond those of the first cycle, and
 // what stayed resident.
 #include "bench/worst/worst.h"
 

@@ -1,5 +1,5 @@
-// worst_huge HEAPS OTHERS SECONDS: requests of 1 EiB, which no reclaim can serve, with many heaps
-// and something dirty.
+// worst_huge HEAPS OTHERS SECONDS: requests of 1 EiB, which no purge can serve, with many heaps and
+// something dirty.
 //
 // The heaps are first-class ones where the allocator has them; others are measured with the dirty
 // memory alone.

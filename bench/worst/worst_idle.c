@@ -1,7 +1,7 @@
 // worst_idle BYTES THREADS PAUSE_MS SECONDS: BYTES are freed, and then the program does nothing.
 //
-// THREADS 2: a second thread lives meanwhile and does not allocate. Told is what stays resident of
-// the BYTES at the end of the pause: blocks of 128 KiB and of 512 bytes by turns.
+// THREADS 2: a second thread lives all the time and does not allocate. Reported is what stays
+// resident of the BYTES at the end of the pause: blocks of 128 KiB and of 512 bytes by turns.
 #include "bench/worst/worst.h"
 
 static void *sleeper(void *unused)
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n; i++)
         worst_free(blocks[i]);
     worst_sleep_ms(args[2].value);
-    // A quarter may stay with one thread, a tenth with two; a small heap is nobody's loss.
+    // A quarter may stay with one thread, a tenth with two; what a small heap keeps does no harm.
     double limit = full / (args[1].value == 2 ? 10 : 4), least = 8192;
     worst_limited("left", worst_resident_kib() - before, "KiB", limit > least ? limit : least);
     return worst_finish();

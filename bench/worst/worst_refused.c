@@ -1,7 +1,7 @@
 // worst_refused BYTES HOW OTHERS PAUSE_MS SECONDS: freed pages that the system does not take.
 //
 // Blocks of 512 KiB of which one page each is written. HOW 0: that page is locked in memory
-// (mlock), as far as RLIMIT_MEMLOCK allows; 1: a filter fails every madvise that gives pages back
+// (mlock), as far as RLIMIT_MEMLOCK allows; 1: a filter fails every madvise that purges pages
 // with EINVAL. Then every other block is freed, and after a pause in which all of it falls due each
 // later call should cost the same, however much was refused.
 #include "bench/worst/worst.h"

@@ -1,7 +1,7 @@
 // worst_slots REPLACEMENTS OTHERS SECONDS: 300 slots of random blocks of 1 to 4 MB, of each of
 // which a fiftieth is written.
 //
-// Told is the resident memory at the end: reused ranges bring along what earlier owners have
+// Reported is the resident memory at the end: reused ranges bring along what earlier owners have
 // written.
 #include "bench/worst/worst.h"
 

@@ -1,8 +1,8 @@
 // worst_trim BYTES OTHERS SECONDS: malloc_trim where of 63 blocks one is in use, and what a second
 // phase needs then.
 //
-// Told are the resident bytes after malloc_trim beyond one page for each block that stays, and the
-// resident bytes in all after blocks of another size, three quarters of BYTES, were added.
+// Reported are the resident bytes after malloc_trim beyond one page for each block that stays, and
+// the resident bytes in all after blocks of another size, three quarters of BYTES, were added.
 #include "bench/worst/worst.h"
 
 enum { FIRST = 1024, SECOND = 1500, KEEP_ONE_OF = 63 };

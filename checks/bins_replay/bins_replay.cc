@@ -24,7 +24,7 @@ namespace
 
 const double kCallUs = 0.01; /* a call that ends in its bin */
 const double kSlowUs =
-    0.15; /* a bin filled from slabs, or given back to them, under a lock: some 400 instructions */
+    0.15; /* a bin filled from slabs, or flushed to them, under a lock: some 400 instructions */
 const double kWorkUs = 0.1; /* what the program does with a block */
 const int kThreads = 100;
 

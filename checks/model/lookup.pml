@@ -1,12 +1,12 @@
 /* hak_super_lookup while units change hands (superslab/lookup.c, hak_range_describe in ace/range.c, hak_map_set in superslab/map.c).
 
    One unit and its map entry, two words: a tag and a number. An owner makes it, step by step as C does, part of a superslab (free,
-   then a slab of one of two classes, or a span), or of a range, and gives it back; descriptions are used again. Its region's
+   then a slab of one of two classes, or a span), or of a range, and frees it; descriptions are used again. Its region's
    description may describe another region (base 2) in between, as may the range's. Readers ask at any time. Checked:
    - no number is used with a table that never gave it (a fault in C), and no index is beyond the bitmap that was found;
    - a description that is believed holds the pointer;
    - a reader's answer was so at one moment of its call, or says that the memory is free or on its way to another owner;
-   - a reader goes round again only if somebody else has got on: it never waits.
+   - a reader goes round again only if another process has got on: it never waits.
 
    BREAK_...: what the model must find. */
 #ifndef N_CHANGES
@@ -188,7 +188,7 @@ inline hak_range_describe()
         if
         :: range_version[r] % 2 == 1 -> found = 0; break
         :: range_version[r] % 2 == 0 && range_version[r] == version -> found = (base == HERE); break
-        :: else -> skip /* somebody has got on */
+        :: else -> skip /* another process has got on */
         fi
     od;
 #ifdef BREAK_BELIEVES_RANGE
@@ -235,13 +235,13 @@ proctype reader(byte me)
             fi
 #endif
         fi;
-        /* Round again: only since somebody has got on meanwhile. */
+        /* Round again: only since another process has got on since the last round. */
         d_step { assert(writes != before); before = writes }
 #endif
     od;
-    /* Was so at a moment of the call; or free, or nobody's, which a change goes through. A slab of the other class is neither. */
+    /* Was so at a moment of the call; or free, or without an owner, which a change goes through. A slab of the other class is neither. */
     assert((seen[me] & BIT(answer)) || answer == FREE || answer == NONE);
-    /* What stays the same all the time is told as it is. */
+    /* What stays the same all the time is reported as it is. */
     assert(seen[me] != BIT(SLAB) || answer == SLAB || answer == FREE)
 }
 

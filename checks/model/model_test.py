@@ -114,7 +114,10 @@ def is_right(name, defines, must_fail):
 def main():
     configurations = dict(SMALL, **LARGE, **LOOKUPS)
     mutations = dict(SMALL_MUTATIONS, **LARGE_MUTATIONS, **LOOKUP_MUTATIONS)
-    for model, of_model in ((REMOTE_FREE, set(mutations) - set(LOOKUP_MUTATIONS)), (LOOKUP, set(LOOKUP_MUTATIONS))):
+    for model, of_model in (
+        (REMOTE_FREE, set(mutations) - set(LOOKUP_MUTATIONS)),
+        (LOOKUP, set(LOOKUP_MUTATIONS)),
+    ):
         with open(model) as file:
             named = set(re.findall(r"BREAK_([A-Z_]+[A-Z])", file.read()))
         if named != of_model:

@@ -2,8 +2,9 @@
 
 usage: names_test.py ARCHIVE...
 
-Reads the symbol table of each archive (and of the intermediate code, under LTO). A name of ours is public, that is declared
-in a public header, or hak_PREFIX_... with a prefix that the room's BUILD.bazel states; so are inline functions in headers.
+Reads the symbol table of each archive (and of the intermediate code, under LTO). A name of ours is
+public, that is declared in a public header, or hak_PREFIX_... with a prefix that the room's
+BUILD.bazel states; so are inline functions in headers.
 """
 
 import os
@@ -17,9 +18,16 @@ sys.path.insert(0, os.path.join(TOP, "tools"))
 import gen_rooms
 import rooms
 
-PUBLIC_HEADERS = ["hakmem/hakmem.h", "superslab/superslab.h", "mid_mt/mid_mt.h", "tiny/tiny.h", "ace/ace.h"]
-MALLOC_FAMILY = """malloc calloc realloc free cfree reallocarray aligned_alloc memalign posix_memalign valloc pvalloc
-    malloc_usable_size malloc_trim malloc_stats malloc_info mallinfo mallinfo2 mallopt free_sized free_aligned_sized""".split()
+PUBLIC_HEADERS = [
+    "hakmem/hakmem.h",
+    "superslab/superslab.h",
+    "mid_mt/mid_mt.h",
+    "tiny/tiny.h",
+    "ace/ace.h",
+]
+MALLOC_FAMILY = """malloc calloc realloc free cfree reallocarray aligned_alloc memalign
+    posix_memalign valloc pvalloc malloc_usable_size malloc_trim malloc_stats malloc_info mallinfo
+    mallinfo2 mallopt free_sized free_aligned_sized""".split()
 # C++'s operators new, new[], delete and delete[].
 OPERATOR = re.compile(r"_Z(n[wa]|d[la])[A-Z]?\w*$")
 # glibc's second names of the malloc family, for static programs.
@@ -39,19 +47,30 @@ def public_names():
 def symbols(archive):
     """Names that the archive defines and other objects can see."""
     command = ["gcc-nm", "--defined-only", "--extern-only", archive]
-    text = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout
-    return {line.split()[-1] for line in text.splitlines() if len(line.split()) >= 2 and not line.endswith(":")}
+    text = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ).stdout
+    return {
+        line.split()[-1]
+        for line in text.splitlines()
+        if len(line.split()) >= 2 and not line.endswith(":")
+    }
 
 
 def complaint(name, room, public):
     """What is wrong with a name that a room defines; empty if nothing is."""
     if name in COMPILERS or name in public:
         return ""
-    if room == "malloc" and (name in MALLOC_FAMILY or OPERATOR.match(name) or LIBC_NAME.match(name)):
+    if room == "malloc" and (
+        name in MALLOC_FAMILY or OPERATOR.match(name) or LIBC_NAME.match(name)
+    ):
         return ""
     if not name.startswith("hak_"):
         return "may collide with a program's own name"
-    if not any(name.startswith("hak_" + prefix) or name == "hak_" + prefix.rstrip("_") for prefix in gen_rooms.prefixes(room)):
+    if not any(
+        name.startswith("hak_" + prefix) or name == "hak_" + prefix.rstrip("_")
+        for prefix in gen_rooms.prefixes(room)
+    ):
         return "has no prefix that %s/BUILD.bazel states" % room
     return ""
 
@@ -76,7 +95,9 @@ class NamesTest(unittest.TestCase):
                 continue
             for path in rooms.source_files({room: None}):
                 if path.endswith(".h"):
-                    for name in re.findall(r"^static (?:inline|HAK_\w+)\b[\w \*]*?[ \*](\w+)\(", rooms.read(path), re.M):
+                    for name in re.findall(
+                        r"^static (?:inline|HAK_\w+)\b[\w \*]*?[ \*](\w+)\(", rooms.read(path), re.M
+                    ):
                         n += 1
                         if complaint(name, room, set()):
                             wrong.append("%s: %s %s" % (path, name, complaint(name, room, set())))

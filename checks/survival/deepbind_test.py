@@ -1,5 +1,5 @@
-"""What docs/preloading.md says of RTLD_DEEPBIND: a process with such a library dies under a preloaded malloc as soon as a block crosses,
-and does not with HAKMEM_LD_SAFE=2.
+"""What docs/preloading.md says of RTLD_DEEPBIND: a process with such a library dies under a
+preloaded malloc as soon as a block crosses, and does not with HAKMEM_LD_SAFE=2.
 
 deepbind_test.py PROGRAM DEEP_LIBRARY LIBRARY...
 """
@@ -13,8 +13,15 @@ PROGRAM, DEEP, *LIBRARIES = [os.path.abspath(path) for path in sys.argv[1:]]
 
 
 def run(case, library, **environment):
-    return subprocess.run([PROGRAM, DEEP, case], env={"PATH": "/usr/bin:/bin", "LD_PRELOAD": library, **environment},
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    return subprocess.run(
+        [PROGRAM, DEEP, case],
+        env={"PATH": "/usr/bin:/bin", "LD_PRELOAD": library, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
 
 
 class Deepbind(unittest.TestCase):
@@ -27,7 +34,11 @@ class Deepbind(unittest.TestCase):
 
     def test_without_it(self):
         for library in LIBRARIES:
-            for case, text in (("out", "hakmem: invalid pointer "), ("in", "realloc(): invalid pointer"), ("string", "invalid pointer")):
+            for case, text in (
+                ("out", "hakmem: invalid pointer "),
+                ("in", "realloc(): invalid pointer"),
+                ("string", "invalid pointer"),
+            ):
                 with self.subTest(library=library, case=case):
                     done = run(case, library)
                     self.assertEqual((done.returncode, done.stdout), (-signal.SIGABRT, ""), done)

@@ -1,6 +1,6 @@
 /* Fork where something else waits: handlers of pthread_atfork that were registered before hakmem's,
-   stdio's locks, threads that start and end meanwhile, forks at the same time, and fork in signal
-   handlers. A cycle of waiting ends by SIGALRM. */
+   stdio's locks, threads that start and end, forks at the same time, and fork in signal handlers.
+   A cycle of waiting ends by SIGALRM. */
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>

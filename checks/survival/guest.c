@@ -382,7 +382,6 @@ static void sandbox_then_threads(void)
     everything();
 }
 
-/* Long enough for the background thread to give memory back, in the sandbox. */
 static void *waits_for_main(void *unused)
 {
     free(malloc(1000));
@@ -391,6 +390,7 @@ static void *waits_for_main(void *unused)
     return unused;
 }
 
+/* Long enough for the background thread to purge, in the sandbox. */
 static void sandbox_and_time(void)
 {
     CHECK(pthread_barrier_init(&both, NULL, 2) == 0);

@@ -43,7 +43,7 @@ void operator delete(void *block) noexcept
 namespace
 {
 
-/* What `make` makes has come from the program's operator, and `end` gives it back there. */
+/* What `make` makes has come from the program's operator, and `end` returns it there. */
 template <typename Make, typename End> void pair(Make make, End end)
 {
     long before = n_made, live = n_live;

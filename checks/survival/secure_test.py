@@ -1,5 +1,6 @@
-"""Programs that have more privileges than their caller read no HAKMEM_* variable and write nothing: a set-user-ID program, and
-one with file capabilities, each run by another user. Needs root, and a file system that lets them be; else it says so.
+"""Programs that have more privileges than their caller read no HAKMEM_* variable and write nothing:
+a set-user-ID program, and one with file capabilities, each run by another user. Needs root, and a
+file system that lets them be; else it says so.
 
 secure_test.py PROGRAM
 """
@@ -14,8 +15,15 @@ import unittest
 
 PROGRAM = os.path.abspath(sys.argv[1])
 NOBODY = 65534
-VARIABLES = {"HAKMEM_VERBOSE": "1", "HAKMEM_SHOW_STATS": "1", "HAKMEM_ACE_TRACE": "1", "HAKMEM_LIMIT_HARD": "1m", "HAKMEM_NO_SUCH": "1",
-             "HAKMEM_BIN_BYTES": "junk", "PATH": "/usr/bin:/bin"}
+VARIABLES = {
+    "HAKMEM_VERBOSE": "1",
+    "HAKMEM_SHOW_STATS": "1",
+    "HAKMEM_ACE_TRACE": "1",
+    "HAKMEM_LIMIT_HARD": "1m",
+    "HAKMEM_NO_SUCH": "1",
+    "HAKMEM_BIN_BYTES": "junk",
+    "PATH": "/usr/bin:/bin",
+}
 
 
 def run(program, as_other=True):
@@ -24,8 +32,16 @@ def run(program, as_other=True):
         os.setgid(NOBODY)
         os.setuid(NOBODY)
 
-    return subprocess.run([program], env=VARIABLES, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=become_nobody if as_other and os.geteuid() == 0 else None, timeout=60)
+    return subprocess.run(
+        [program],
+        env=VARIABLES,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=become_nobody if as_other and os.geteuid() == 0 else None,
+        timeout=60,
+    )
 
 
 class Secure(unittest.TestCase):
@@ -61,7 +77,11 @@ class Secure(unittest.TestCase):
     def test_file_capabilities(self):
         net_bind_service, version_2_effective = 1 << 10, 0x02000001
         try:
-            os.setxattr(self.copy, "security.capability", struct.pack("<5I", version_2_effective, net_bind_service, 0, 0, 0))
+            os.setxattr(
+                self.copy,
+                "security.capability",
+                struct.pack("<5I", version_2_effective, net_bind_service, 0, 0, 0),
+            )
         except OSError as error:
             self.skipTest("file capabilities: cannot be set here: %s" % error)
         self.is_silent("file capabilities")

@@ -1,6 +1,6 @@
 /* Linked so that it is not position-independent, and takes the addresses of malloc's family: then
-   they are, for every library, those of stubs in this program. Nobody has replaced anything all the
-   same. */
+   they are, for every library, those of stubs in this program. All the same, nothing has been
+   replaced. */
 #include <malloc.h>
 
 #include "checks/survival/cases.h"
