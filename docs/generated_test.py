@@ -12,8 +12,7 @@ import tempfile
 import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe",
-         "malloc"]
+PARTS = "base limit superslab owner tiny mid_mt ace heap hakmem observe malloc".split()
 
 
 def read(*path):
