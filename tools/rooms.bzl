@@ -20,60 +20,70 @@ ROOMS = {
     "base": ("what knows nothing of allocating", []),
     "limit": ("the memory limit, and why a request failed", _BASE),
     "superslab": (
-        "regions of 2 MiB, what is cut from them, and the pointer map", ["base",
-        "limit"],
+        "regions of 2 MiB, what is cut from them, and the pointer map",
+        ["base", "limit"],
     ),
     "owner": ("whoever slabs belong to, and the slabs of each", ["base", "superslab"]),
     "tiny": ("the pool for blocks of up to 1 KiB", _POOL),
     "mid_mt": ("the pool for blocks of more than 1 KiB and up to 32 KiB", _POOL),
     "ace": ("blocks above 32 KiB, and how much freed memory is worth keeping", _SLABS),
     "heap": (
-        "heaps of threads: the thread cache, remote free, and the background thread", _SLABS + ["owner", "tiny", "mid_mt",
-        "ace"],
+        "heaps of threads: the thread cache, remote free, and the background thread",
+        _SLABS + ["owner", "tiny", "mid_mt", "ace"],
     ),
     "hakmem": (
-        "the public interface: fast paths, the table of entry points, the plain functions behind it", _SLABS + ["owner", "ace",
-        "heap"],
+        "the public interface: fast paths, a table of entry points, the plain functions behind it",
+        _SLABS + ["owner", "ace", "heap"],
     ),
     "observe": (
-        "layers that are told of calls: hooks, and notes to memcheck and AddressSanitizer", ["base", "superslab", "heap",
-        "hakmem"],
+        "layers that observe calls: hooks, and notes to memcheck and AddressSanitizer",
+        ["base", "superslab", "heap", "hakmem"],
     ),
     "malloc": (
-        "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*", ["base", "superslab", "heap",
-        "hakmem"],
+        "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*",
+        ["base", "superslab", "heap", "hakmem"],
     ),
     "command": ("what the subcommands of the `hakmem` command share", []),
     "trace": ("the recorder of a program's calls, and its format", ["base", "hakmem", "command"]),
     "preload": (
-        "`libhakmem.so`, and the `hakmem` command", ["docs", "hakmem", "malloc", "command",
-        "trace"],
+        "`libhakmem.so`, and the `hakmem` command",
+        ["docs", "hakmem", "malloc", "command", "trace"],
     ),
     "checks": ("everything that attacks the library from outside of its parts", []),
     "checks/bins_replay": ("thread caches of threads that sleep", ["base", "hakmem"]),
     "checks/ace_replay": (
-        "the controller's choices, pattern by pattern, held against fixed ones", ["base", "superslab", "ace", "docs",
-        "checks/bins_replay"],
+        "the controller's choices, pattern by pattern, held against fixed ones",
+        ["base", "superslab", "ace", "docs", "checks/bins_replay"],
     ),
     "checks/fuzz": ("the public interface, driven by bytes", ["base", "hakmem"]),
     "checks/model": ("the protocols between threads, for Spin", []),
     "checks/names": ("nothing of ours in other people's namespace", ["hakmem"]),
     "checks/stress": ("threads against an oracle", ["base", "superslab", "hakmem"]),
     "checks/surface": (
-        "the edges of the malloc surface, as one table", ["hakmem", "preload",
-        "docs"],
+        "the edges of the malloc surface, as one table",
+        ["hakmem", "preload", "docs"],
     ),
     "checks/survival": (
-        "programs that use malloc where allocators break", _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "malloc",
-        "preload"],
+        "programs that use malloc where allocators break",
+        _SLABS + [
+            "owner",
+            "tiny",
+            "mid_mt",
+            "ace",
+            "heap",
+            "hakmem",
+            "observe",
+            "malloc",
+            "preload",
+        ],
     ),
     "bench/experiment": ("how an experiment looks at code, calls and time, in that order", []),
     "bench/comparison": ("how the comparison runs, counts and judges", []),
     "bench/report": ("the comparison's page", []),
     "bench/null": ("an allocator that does nothing: the limit of what can be had", []),
     "bench/common": (
-        "what all benchmarks link, and what measures them", ["hakmem", "preload",
-        "bench/null"],
+        "what all benchmarks link, and what measures them",
+        ["hakmem", "preload", "bench/null"],
     ),
     "bench/golden": ("the instructions of the fast paths, named and pinned", ["bench/common"]),
     "bench/real": ("real programs under each allocator", ["preload", "bench/common"]),
@@ -92,16 +102,16 @@ ROOMS = {
         ],
     ),
     "bench/worst": (
-        "the longest calls and stalls, and what grows with the heap", ["preload", "bench/common",
-        "bench"],
+        "the longest calls and stalls, and what grows with the heap",
+        ["preload", "bench/common", "bench"],
     ),
     "examples": (
         "workspaces that import hakmem as a user would",
         _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "malloc"],
     ),
     "examples/workspace": (
-        "a workspace that links hakmem, and its parts alone", ["superslab", "tiny", "mid_mt", "ace",
-        "hakmem"],
+        "a workspace that links hakmem, and its parts alone",
+        ["superslab", "tiny", "mid_mt", "ace", "hakmem"],
     ),
 }
 
@@ -114,4 +124,5 @@ def seen_by(room):
     Returns:
       A list for `visibility`.
     """
-    return ["//:__pkg__"] + ["//%s:__pkg__" % other for other, row in ROOMS.items() if room in row[1]]
+    others = [other for other, row in ROOMS.items() if room in row[1]]
+    return ["//:__pkg__"] + ["//%s:__pkg__" % other for other in others]

@@ -7,8 +7,8 @@ import os
 import re
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Every room may use these: macros and generators of the build, helpers of tests, and what comes from
-# Debian's packages.
+# Every room may use these: macros and generators of the build, helpers of tests, and what comes
+# from Debian's packages.
 FOR_ALL = {"tools", "tools/config", "testing", "third_party"}
 
 
