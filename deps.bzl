@@ -13,8 +13,7 @@ def hakmem_deps(dev = False):
 
     Args:
       dev: also what hakmem's own tests and comparisons need: GoogleTest, jemalloc, mimalloc and
-      tcmalloc. A workspace that
-        only links hakmem leaves it False.
+        tcmalloc. A workspace that only links hakmem leaves it False.
     """
     _maybe(debian_rules_cc, name = "rules_cc")
     _maybe(system_local, name = "rules_java", path = "/usr/share/bazel/rules/java")

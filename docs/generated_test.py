@@ -12,8 +12,7 @@ import tempfile
 import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-PARTS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe",
-         "malloc"]
+PARTS = "base limit superslab owner tiny mid_mt ace heap hakmem observe malloc".split()
 
 
 def read(*path):
@@ -144,7 +143,7 @@ class VerifierCodesTest(unittest.TestCase):
     def test_each_is_returned_once_and_planted(self):
         sources = dict(self.texts(".c"))
         tests = dict(self.texts("_test.cc"))
-        for part in ("slab.c", "pool.c", "bank.c", "range.c", "control.c", "user_heap.c"):
+        for part in ("slab.c", "pool.c", "bank.c", "range.c", "control.c", "heap.c"):
             self.assertTrue([path for path in sources if path.endswith("/" + part)], part)
         for name in re.findall(r"^VERIFY\((\w+),", read("base", "verify.def"), flags=re.M):
             used = re.compile(r"\bVERIFY_%s\b" % name)

@@ -44,7 +44,8 @@ echo "== public headers can be included, internal ones cannot"
 public="hakmem/hakmem.h superslab/superslab.h mid_mt/mid_mt.h ace/ace.h base/attributes.h"
 refused='this header is internal to hakmem; include hakmem/hakmem.h'
 for header in $public; do
-    run_bazel build "//:includes_${header//\//_}" || fail "$header is public, and cannot be included"
+    run_bazel build "//:includes_${header//\//_}" ||
+        fail "$header is public, and cannot be included"
 done
 for header in heap/theap.h superslab/pool.h base/lock.h; do
     if run_bazel build "//:includes_${header//\//_}" >"$TEST_TMPDIR/out" 2>&1; then

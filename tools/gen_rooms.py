@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes what is generated in the READMEs of the library's rooms: first line, arrows, prefixes, and the list of files.
+"""Writes what is generated in the READMEs of the library's rooms: first line, arrows, prefixes, and
+the list of files.
 
 usage: gen_rooms.py [--check]
 
-A room of the library has `prefixes` in its BUILD.bazel. Its README is `# ROOM: sentence`, then the part between the two
-marks, which this script writes, then prose that people write. The sentence and the arrows come from tools/rooms.bzl, a
-file's line from the first sentence of the comment at its top. --check names the READMEs that are not up to date, and exits
-with 1.
+A room of the library has `prefixes` in its BUILD.bazel. Its README is `# ROOM: sentence`, then the
+part between the two marks, which this script writes, then prose that people write. The sentence and
+the arrows come from tools/rooms.bzl, a file's line from the first sentence of the comment at its
+top. --check names the READMEs that are not up to date, and exits with 1.
 """
 
 import os
@@ -25,7 +26,9 @@ WIDTH = 100
 def first_sentence(path):
     """Of the comment at the file's top, as one line; empty without one."""
     text = rooms.read(path)
-    match = re.match(r"(?:#![^\n]*\n)?\s*(?:/\*(.*?)\*/|\"\"\"(.*?)\"\"\"|((?:#[^\n]*\n)+))", text, re.S)
+    match = re.match(
+        r"(?:#![^\n]*\n)?\s*(?:/\*(.*?)\*/|\"\"\"(.*?)\"\"\"|((?:#[^\n]*\n)+))", text, re.S
+    )
     if not match:
         return ""
     comment = match.group(1) or match.group(2) or re.sub(r"(?m)^#", "", match.group(3))
@@ -45,7 +48,11 @@ def prefixes(room):
 
 def units(room, table):
     """[(names, path of the file that says what it is)]: a header and its source are one unit."""
-    files = {os.path.basename(p) for p in rooms.source_files({room: None}) if rooms.room_of(p, table) == room}
+    files = {
+        os.path.basename(p)
+        for p in rooms.source_files({room: None})
+        if rooms.room_of(p, table) == room
+    }
     files = {name for name in files if os.path.exists(rooms.at(os.path.join(room, name)))}
     found, tests = {}, []
     for name in sorted(files):
@@ -64,7 +71,9 @@ def units(room, table):
 
 
 def item(text):
-    return textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.fill(
+        text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
+    )
 
 
 def generated(room, table):
@@ -74,13 +83,21 @@ def generated(room, table):
     if targets:
         about.append("Names %s." % ", ".join("`%s`" % target for target in targets))
     if prefixes(room):
-        about.append("What crosses files is called %s." % ", ".join("`hak_%s`" % name for name in prefixes(room)))
+        about.append(
+            "What crosses files is called %s."
+            % ", ".join("`hak_%s`" % name for name in prefixes(room))
+        )
     if about:
         lines += [textwrap.fill(" ".join(about), WIDTH), ""]
     listed, tests = units(room, table)
     for names, path in listed:
         said = first_sentence(path)
-        lines.append(item("%s%s" % (", ".join("`%s`" % name for name in names), ": " + said + "." if said else "")))
+        lines.append(
+            item(
+                "%s%s"
+                % (", ".join("`%s`" % name for name in names), ": " + said + "." if said else "")
+            )
+        )
     if tests:
         lines.append(item("Tests: %s." % ", ".join("`%s`" % name for name in tests)))
     if listed or tests:

@@ -1,4 +1,5 @@
-"""consumer_archives: what a program links that depends on a target, for the test that reads its symbols."""
+"""consumer_archives: what a program links that depends on a target, for the test that reads its
+symbols."""
 
 load(":variant_table.bzl", "VARIANTS")
 
@@ -41,7 +42,10 @@ def _archives_impl(ctx):
 
 consumer_archives = rule(
     implementation = _archives_impl,
-    attrs = dict(_ATTRS, dep = attr.label(cfg = _transition, mandatory = True, providers = [CcInfo])),
+    attrs = dict(
+        _ATTRS,
+        dep = attr.label(cfg = _transition, mandatory = True, providers = [CcInfo]),
+    ),
     doc = "The archives that a program links which depends on `dep`, in a variant.",
 )
 

@@ -1,10 +1,14 @@
-"""The table of tools/rooms.bzl for Python, and what the sources really name: used by rooms_test.py and gen_rooms.py."""
+"""The table of tools/rooms.bzl for Python, and what the sources really name.
+
+Used by rooms_test.py and gen_rooms.py.
+"""
 
 import os
 import re
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Every room may use these: macros and generators of the build, helpers of tests, and what Debian packages.
+# Every room may use these: macros and generators of the build, helpers of tests, and what comes
+# from Debian's packages.
 FOR_ALL = {"tools", "tools/config", "testing", "third_party"}
 
 
@@ -43,7 +47,11 @@ def source_files(rooms):
     found = []
     for room in rooms:
         for folder, folders, files in os.walk(at(room), followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".") and not name.startswith("bazel-")]
+            folders[:] = [
+                name
+                for name in folders
+                if not name.startswith(".") and not name.startswith("bazel-")
+            ]
             for name in files:
                 path = os.path.join(room, os.path.relpath(os.path.join(folder, name), at(room)))
                 if room_of(path, rooms) == room:
@@ -60,12 +68,14 @@ def names_in(path):
     else:
         return
     text = read(path)
+    is_build = path.endswith(("BUILD.bazel", ".bzl"))
     if path.endswith("BUILD.bazel"):
         # What tests need is no arrow of the room.
-        for block in re.findall(r"test_deps = \[.*?\]|^(?:hak_variant_cc_tests?|python_test)\(\n.*?^\)", text, re.S | re.M):
+        pattern_of_tests = r"test_deps = \[.*?\]|^(?:hak_variant_cc_tests?|python_test)\(\n.*?^\)"
+        for block in re.findall(pattern_of_tests, text, re.S | re.M):
             text = text.replace(block, "\n" * block.count("\n"))
     for number, line in enumerate(text.splitlines(), 1):
-        if path.endswith(("BUILD.bazel", ".bzl")) and (line.lstrip().startswith("#") or "no arrow" in line):
+        if is_build and (line.lstrip().startswith("#") or "no arrow" in line):
             continue
         for match in pattern.finditer(line):
             yield number, match.group(1)

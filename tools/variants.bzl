@@ -105,21 +105,32 @@ _component_record = rule(
         "prefixes": attr.string_list(doc = "what names begin with that other files may use"),
         "public_hdrs": attr.string_list(doc = "what a consumer may include"),
     },
-    doc = "What tests read of a component: a line each, `component NAME`, `prefix PREFIX`, `public HEADER`.",
+    doc = "Lines that tests read: `component NAME`, `prefix PREFIX`, `public HEADER`.",
 )
 
-def hak_component(name, prefixes, deps = [], public_hdrs = [], visibility = [], test_deps = [], test_exclude = [], test_kwargs = {}, **kwargs):
+def hak_component(
+        name,
+        prefixes,
+        deps = [],
+        public_hdrs = [],
+        visibility = [],
+        test_deps = [],
+        test_exclude = [],
+        test_kwargs = {},
+        **kwargs):
     """A part of hakmem, from the files of its folder.
 
-    Makes NAME (the library), a test of each *_test.cc in each variant, `sources`, and `component` (a file that names the
-    part's prefixes and public headers).
+    Makes NAME (the library), a test of each *_test.cc in each variant, `sources`, and `component`
+    (a file that names the part's prefixes and public headers).
 
-    Every header may be included by the parts that depend on this one. A consumer may include `public_hdrs` alone: the others
-    begin with base/internal.h, which stops a compiler that hakmem's own macros did not call.
+    Every header may be included by the parts that depend on this one. A consumer may include
+    `public_hdrs` alone: the others begin with base/internal.h, which stops a compiler that hakmem's
+    own macros did not call.
 
     Args:
       name: of the library.
-      prefixes: functions and variables that cross files are called hak_PREFIX...; //checks/names proves it.
+      prefixes: functions and variables that cross files are called hak_PREFIX...; //checks/names
+        proves it.
       deps: the parts below.
       public_hdrs: headers that a consumer may include.
       visibility: of the library.

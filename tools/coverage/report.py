@@ -15,7 +15,7 @@ import os
 import re
 import sys
 
-FOLDERS = ["base", "limit", "superslab", "owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe"]
+FOLDERS = "base limit superslab owner tiny mid_mt ace heap hakmem observe".split()
 LEAST_LINES, LEAST_BRANCHES = 95.0, 85.0
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
