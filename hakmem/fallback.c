@@ -22,6 +22,8 @@ extern void __libc_free(void *p) __attribute__((weak));
 extern int mallctl(const char *name, void *old, size_t *old_size, void *new_value, size_t new_size)
     __attribute__((weak));
 
+const char hak_names_of_libc __attribute__((weak)) = 0;
+
 struct node {
     struct address_node by_address; /* first */
     size_t size;
@@ -37,7 +39,7 @@ static int is_jemalloc_blocked(void)
 
 static int libc_has_malloc(void)
 {
-    return &__libc_malloc != NULL && &hak_fallback_is_ours == NULL;
+    return &__libc_malloc != NULL && !hak_names_of_libc;
 }
 
 int hak_fallback_all(void)

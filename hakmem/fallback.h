@@ -16,9 +16,9 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* There if libc_names.c is linked: then libc has no malloc of its own. Not declared hidden: the
-   address of a hidden symbol that is missing is not NULL in a position-independent program. */
-extern const char hak_fallback_is_ours __attribute__((weak));
+/* 1 if libc_names.c is linked, whose definition is stronger: then libc has no malloc of its own. A
+   weak definition and not a weak reference, which gold loses in links with LTO. */
+extern const char hak_names_of_libc HAK_HIDDEN;
 /* 1 if every request is left to libc. */
 int hak_fallback_all(void);
 /* A block of libc at a multiple of `align` (a power of two), zeroed if asked; NULL if it is not

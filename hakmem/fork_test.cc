@@ -684,6 +684,24 @@ TEST(ForkUnderWay, WhatIsSentToAnOrphan)
     EXPECT_NE(id, 0u);
 }
 
+/* An inner closing that is opened takes no inbox, and the outer one still knows. */
+TEST(ForkUnderWay, WhatIsSentToAnOrphanOfTwoClosings)
+{
+    void *p = nullptr;
+    std::thread([&] { p = hak_malloc(3000); }).join();
+    uint32_t owner = hak_super_lookup(p).owner;
+    {
+        Closed outer;
+        {
+            Closed inner;
+            std::thread([&] { hak_free(p); }).join();
+        }
+        EXPECT_NE(hak_owner_by_id(owner)->inbox, nullptr);
+    }
+    EXPECT_EQ(hak_owner_by_id(owner)->inbox, nullptr);
+    EXPECT_EQ(hak_super_lookup(p).is_allocated, 0);
+}
+
 /* Freed twice while it waits: found when it is done, at the latest. */
 void free_twice_meanwhile(size_t size)
 {

@@ -15,7 +15,9 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
+#include "heap/gate.h"
 #include "heap/theap.h"
+#include "mid_mt/mid_mt.h"
 #include "owner/owner.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -513,6 +515,48 @@ TEST(UserHeapIds, AreUsedUpWithoutHarm)
     for (struct hak_heap *heap : heaps) {
         hak_heap_destroy(heap);
     }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* A heap and a pool that were made while the gate was closed serve even if no id is left for them.
+ */
+TEST(UserHeapIds, AreUsedUpBeforeWhatWasMadeAsideHasOne)
+{
+    if (OWNER_MAX > 1000) {
+        GTEST_SKIP() << "in the tiny variant";
+    }
+    hak_free(hak_malloc(1));
+    hak_gate_close();
+    struct hak_heap *aside = nullptr;
+    struct mid_pool pool;
+    int error = -1;
+    std::thread([&] {
+        aside = hak_heap_create();
+        error = hak_mid_pool_init(&pool);
+    }).join();
+    hak_gate_open();
+    ASSERT_NE(aside, nullptr);
+    ASSERT_EQ(error, 0);
+    std::vector<struct hak_heap *> heaps;
+    for (struct hak_heap *heap; (heap = hak_heap_create()) != nullptr;) {
+        heaps.push_back(heap);
+    }
+    ASSERT_EQ(aside->owner.id, 0u);
+    ASSERT_EQ(pool.owner->id, 0u);
+    void *p = hak_heap_malloc(aside, 100), *q = hak_mid_pool_alloc(&pool, 2000);
+    EXPECT_NE(p, nullptr);
+    EXPECT_NE(q, nullptr);
+    hak_free(p);
+    hak_mid_pool_free(&pool, q);
+    EXPECT_NE(hak_mid_pool_alloc(&pool, 2000), nullptr);
+    EXPECT_NE(hak_heap_malloc(aside, 100), nullptr);
+    for (struct hak_heap *heap : heaps) {
+        hak_heap_destroy(heap);
+    }
+    EXPECT_NE(hak_heap_malloc(aside, 100), nullptr);
+    EXPECT_NE(aside->owner.id, 0u);
+    hak_mid_pool_destroy(&pool);
+    hak_heap_destroy(aside);
     EXPECT_EQ(hak_verify(), 0);
 }
 

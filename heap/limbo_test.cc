@@ -7,6 +7,7 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
+#include <set>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <thread>
@@ -15,6 +16,7 @@
 
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "heap/gate.h"
@@ -73,6 +75,75 @@ TEST(Limbo, MemoryGoesBack)
     }
     EXPECT_LE(hak_stat_get(limbo_bytes), static_cast<int64_t>(HAK_MIB));
     EXPECT_EQ(hak_limbo_verify(), 0);
+}
+
+/* The bit that says that a block starts at p, in the first words of p's chunk. */
+void mark_start(const char *p, bool is_start)
+{
+    struct map_entry entry = hak_map_get(p);
+    auto *base =
+        reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(p) / SS_UNIT_BYTES * SS_UNIT_BYTES);
+    for (struct map_entry below;
+         (below = hak_map_get(base - SS_UNIT_BYTES)).tag == entry.tag && below.ref == entry.ref;) {
+        base -= SS_UNIT_BYTES;
+    }
+    size_t place = static_cast<size_t>(p - base) / 16;
+    auto *words = reinterpret_cast<uint64_t *>(base);
+    uint64_t bit = static_cast<uint64_t>(1) << (place % 64);
+    ASSERT_NE((words[place / 64] & bit) != 0, is_start);
+    words[place / 64] ^= bit;
+}
+
+TEST(Limbo, TheVerifierFindsWhatIsWrong)
+{
+    char *large = static_cast<char *>(hak_limbo_alloc(1000000, 16, nullptr));
+    char *unit = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(large) / SS_UNIT_BYTES *
+                                          SS_UNIT_BYTES);
+    struct map_entry entry = hak_map_get(large);
+    hak_map_set(unit, 1, entry.tag, entry.ref + 1);
+    EXPECT_EQ(hak_limbo_verify(), VERIFY_LIMBO_MAP);
+    hak_map_set(unit, 1, entry.tag, entry.ref);
+    EXPECT_EQ(hak_limbo_verify(), 0);
+
+    auto *record = reinterpret_cast<size_t *>(large - 32); /* the size comes first */
+    size_t size = *record;
+    ASSERT_EQ(size, hak_limbo_size(large));
+    *record = size + SS_UNIT_BYTES;
+    EXPECT_EQ(hak_limbo_verify(), VERIFY_LIMBO_BLOCK);
+    *record = size;
+    EXPECT_EQ(hak_limbo_verify(), 0);
+
+    char *blocks[4];
+    std::set<void *> all;
+    do {
+        for (char *&p : blocks) {
+            p = static_cast<char *>(hak_limbo_alloc(100, 16, nullptr));
+            ASSERT_NE(p, nullptr);
+            all.insert(p);
+        }
+    } while (hak_map_get(blocks[0]).ref != hak_map_get(blocks[3]).ref);
+    hak_limbo_free(blocks[1]);
+    hak_limbo_free(blocks[2]);
+    all.erase(blocks[1]);
+    all.erase(blocks[2]);
+    mark_start(blocks[1], true);
+    mark_start(blocks[2], true); /* four, and references for two and the current chunk's */
+    EXPECT_EQ(hak_limbo_verify(), VERIFY_LIMBO_COUNT);
+    mark_start(blocks[1], false);
+    mark_start(blocks[2], false);
+    EXPECT_EQ(hak_limbo_verify(), 0);
+    mark_start(blocks[0] + 48, true); /* within the first block */
+    EXPECT_EQ(hak_limbo_verify(), VERIFY_LIMBO_BLOCK);
+    mark_start(blocks[0] + 48, false);
+
+    hak_stat_add(limbo_bytes, 16);
+    EXPECT_EQ(hak_limbo_verify(), VERIFY_LIMBO_BYTES);
+    hak_stat_sub(limbo_bytes, 16);
+    EXPECT_EQ(hak_limbo_verify(), 0);
+    for (void *p : all) {
+        hak_limbo_free(p);
+    }
+    hak_limbo_free(large);
 }
 
 TEST(Limbo, LookupsKnowItsBlocks)

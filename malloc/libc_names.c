@@ -10,7 +10,7 @@
 #include "base/attributes.h"
 #include "hakmem/fallback.h"
 
-const char hak_fallback_is_ours = 1;
+const char hak_names_of_libc = 1;
 
 #define NAME(name) HAK_EXPORT __typeof__(name) __libc_##name
 NAME(malloc);

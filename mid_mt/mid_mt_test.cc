@@ -6,6 +6,7 @@
 #include <cstring>
 #include <gtest/gtest.h>
 
+#include "base/link.h"
 #include "base/options.h"
 #include "base/stats.h"
 #include "testing/pool_test.h"
@@ -110,7 +111,7 @@ TEST_F(MidMt, TakesFreshBlocksByThePage)
         EXPECT_EQ(hak_mid_take(pool.owner, c, 1000, &head),
                   std::min(std::max(by_page, 1u), hak_sc_table[c].capacity));
         for (; head; head = next) {
-            next = *static_cast<void **>(head);
+            next = hak_link_next(head);
             hak_mid_put(pool.owner, head);
         }
         EXPECT_EQ(pool.owner->bank.n_partial[c],

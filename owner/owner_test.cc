@@ -15,6 +15,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -72,6 +73,28 @@ char *take(struct owner *owner, uint32_t size_class)
     (void)hak_bank_take(&owner->bank, size_class, 1, &block, &policy);
     hak_owner_release(owner);
     return static_cast<char *>(block);
+}
+
+TEST_F(Owner, TheVerifierFindsWhatIsWrong)
+{
+    static struct owner one;
+    ASSERT_EQ(start(&one), 0);
+    ASSERT_EQ(hak_owner_verify(&one), 0);
+    one.bank.owner ^= 1;
+    EXPECT_EQ(hak_owner_verify(&one), VERIFY_OWNER_ID);
+    EXPECT_EQ(hak_owner_verify_all(), VERIFY_OWNER_ID);
+    one.bank.owner ^= 1;
+    one.bank.has_strays_sent = !one.bank.has_strays_sent;
+    EXPECT_EQ(hak_owner_verify(&one), VERIFY_OWNER_KIND);
+    one.bank.has_strays_sent = !one.bank.has_strays_sent;
+    uint64_t *word = &hak_owner_table.ids[OWNER_ID_WORDS - 1 - one.id / 64];
+    uint64_t bit = static_cast<uint64_t>(1) << (one.id % 64);
+    ASSERT_TRUE(*word & bit);
+    *word &= ~bit;
+    EXPECT_EQ(hak_owner_verify_all(), VERIFY_OWNER_SET);
+    *word |= bit;
+    EXPECT_EQ(hak_owner_verify_all(), 0);
+    hak_owner_unregister(&one);
 }
 
 TEST_F(Owner, IsFoundByItsIdUntilItEnds)

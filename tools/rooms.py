@@ -29,7 +29,7 @@ def room_of(path, rooms):
 
 
 def at(path):
-    """Where a path of the repository lies. Bazel puts the files of a workspace within it beside it."""
+    """Where a path of the repository lies. Bazel puts a workspace within it beside it."""
     within = "examples/workspace"
     beside = os.path.join(TOP, os.pardir, "example_workspace")
     if (path + "/").startswith(within + "/") and not os.path.exists(os.path.join(TOP, within)):
