@@ -12,8 +12,8 @@
    shorter.
 
    Decisions only: no system call, no memory; the time is passed in, so that the same operations at
-   the same times give the same state. Internal to ACE; every function may be called by any thread
-   with any lock held up to POOL (it takes CONTROL's). */
+   the same times give the same state. Takes no lock: in the allocator adapt.c calls every function
+   with its lock (rank CONTROL) held. */
 #ifndef HAKMEM_ACE_CONTROL_H
 #define HAKMEM_ACE_CONTROL_H
 

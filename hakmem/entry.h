@@ -1,5 +1,4 @@
-/* Entry points: the one table between the public functions and the plain ones. Internal to //hakmem
-   and to its observers.
+/* Entry points: the one table between the public functions and the plain ones.
 
    hak_*, the malloc family and C++'s operators end, behind their fast paths, in the table that
    hak_entry_now() names. Without an observer that is hak_entry_plain: functions which serve

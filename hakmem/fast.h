@@ -1,7 +1,7 @@
 /* The fast paths: malloc's and free's first lines, inlined into hak_* and into the malloc family.
    No call, no atomic read-modify-write, no lock: bench/golden counts their instructions. Rare
    states (no heap yet, ended, another owner's block, not ours at all, an observer of calls) all
-   look like an empty bin or a foreign tag, and go to one slow function by a tail call. */
+   look like an empty bin or a foreign tag, and go to one of four slow functions by a tail call. */
 #ifndef HAKMEM_HAKMEM_FAST_H
 #define HAKMEM_HAKMEM_FAST_H
 

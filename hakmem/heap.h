@@ -1,4 +1,4 @@
-/* First-class heaps: what hak_heap_* of hakmem.h makes. Internal to //hakmem.
+/* First-class heaps: what hak_heap_* of hakmem.h makes.
 
    struct hak_heap is an owner (owner.h) of the kind OWNER_HEAP. It is never freed: a destroyed one
    frees its id and waits in `unused`. One that was made while the gate was closed (gate.h) is

@@ -1,6 +1,5 @@
 /* The plain functions: what serves, below every layer (entry.h). They never ask whether anybody
-   watches, and call each other, not the public names. Any thread; no lock held. Internal to
-   //hakmem. */
+   watches, and call each other, not the public names. Any thread; no lock held. */
 #ifndef HAKMEM_HAKMEM_PLAIN_H
 #define HAKMEM_HAKMEM_PLAIN_H
 

@@ -1,6 +1,5 @@
 /* realloc, written once: every function that makes a block larger or smaller goes through
-   hak_realloc_by. What differs between them is in struct realloc_way. Internal to //hakmem and to
-   its observers. */
+   hak_realloc_by. What differs between them is in struct realloc_way. */
 #ifndef HAKMEM_HAKMEM_REALLOC_H
 #define HAKMEM_HAKMEM_REALLOC_H
 

@@ -1,4 +1,4 @@
-/* Looking at every block of the process. Internal to //hakmem. */
+/* Looking at every block of the process. */
 #ifndef HAKMEM_HAKMEM_WALK_H
 #define HAKMEM_HAKMEM_WALK_H
 

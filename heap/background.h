@@ -1,4 +1,4 @@
-/* The background thread: purges while the program sleeps. Internal to //hakmem.
+/* The background thread: purges while the program sleeps.
 
    It exists only while the program has two threads or more, at most one a process:
      IDLE      there is none

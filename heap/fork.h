@@ -1,5 +1,4 @@
 /* Fork, errors found inside, and what is put off while the gate is closed (gate.h; docs/fork.md).
-   Internal to //hakmem.
 
    What is put off waits in lock-free lists, which the thread that opens the gate empties, or the
    one that put something in just after. Who must find nothing waiting (a walk, a purge, the end of

@@ -1,5 +1,5 @@
 /* The gate: what every slow path that takes a lock passes, so that a fork finds no thread behind
-   it. Internal to //hakmem.
+   it.
 
    A thread is inside from the outermost hak_gate_enter to its hak_gate_leave. Who closes the gate
    waits until no other thread is inside; then no lock is held, and no thread changes what locks

@@ -1,4 +1,4 @@
-/* Limbo: where requests are served that find the gate closed (gate.h). Internal to //hakmem.
+/* Limbo: where requests are served that find the gate closed (gate.h).
 
    A bump allocator without a lock: a fork may copy it, and a signal or an error stop it, at any
    instruction. Small blocks lie in chunks, large ones in mappings of their own. Each of both has a

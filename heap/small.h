@@ -1,6 +1,6 @@
 /* Small blocks come from two pools: classes up to 1 KiB from tiny, the others from mid_mt.
    Everything in this folder that takes blocks from slabs, returns them, or asks how long a list may
-   be, does so here. The owner's lock is held. Internal to //hakmem. */
+   be, does so here. The owner's lock is held. */
 #ifndef HAKMEM_HEAP_SMALL_H
 #define HAKMEM_HEAP_SMALL_H
 

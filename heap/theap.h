@@ -1,4 +1,4 @@
-/* Heaps: what one thread allocates from. Internal to //hakmem.
+/* Heaps: what one thread allocates from.
 
    struct theap is an owner (owner.h) of the kind OWNER_THREAD. One thread has it at a time
    (`hak_self` points to it); it outlives the thread as an orphan, and is adopted whole by a later

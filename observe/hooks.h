@@ -1,5 +1,4 @@
-/* Allocation hooks: what hak_hooks_set of hakmem.h sets. A layer over the others (entry.h).
-   Internal to //hakmem. */
+/* Allocation hooks: what hak_hooks_set of hakmem.h sets. A layer over the others (entry.h). */
 #ifndef HAKMEM_OBSERVE_HOOKS_H
 #define HAKMEM_OBSERVE_HOOKS_H
 

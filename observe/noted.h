@@ -2,7 +2,7 @@
    than was asked for, which the program may not touch, and what is freed waits in a queue,
    untouchable, until NOTED_QUEUE others have been freed. First-class heaps' blocks do not wait,
    since their heap may be destroyed before that. A layer (entry.h), added at the start if one of
-   them listens. In other variants there is nothing of it. Internal to //hakmem. */
+   them listens. In other variants there is nothing of it. */
 #ifndef HAKMEM_OBSERVE_NOTED_H
 #define HAKMEM_OBSERVE_NOTED_H
 
