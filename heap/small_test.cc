@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/link.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "heap/theap.h"
@@ -49,7 +50,7 @@ void note_taken(Pool pool, uint32_t n, void *head)
     std::lock_guard<std::mutex> lock(mutex);
     n_lists[pool]++;
     n_taken[pool] += n;
-    for (; head; head = *static_cast<void **>(head)) {
+    for (; head; head = hak_link_next(head)) {
         came_from[head] = pool;
     }
 }
@@ -58,7 +59,7 @@ void note_taken(Pool pool, uint32_t n, void *head)
 int64_t length(const void *head)
 {
     int64_t n = 0;
-    for (; head; head = *static_cast<const void *const *>(head)) {
+    for (; head; head = hak_link_next(head)) {
         n++;
     }
     return n;
@@ -73,53 +74,54 @@ void note_put(Pool pool, int64_t n)
 } // namespace
 
 extern "C" {
-uint32_t __real_bank_take(struct bank *, uint32_t, uint32_t, void **, const struct owner_policy *);
-void __real_bank_put(struct bank *, void *, const struct owner_policy *);
-uint32_t __real_bank_put_list(struct bank *, void *, const struct owner_policy *);
+uint32_t __real_hak_bank_take(struct bank *, uint32_t, uint32_t, void **,
+                              const struct owner_policy *);
+void __real_hak_bank_put(struct bank *, void *, const struct owner_policy *);
+uint32_t __real_hak_bank_put_list(struct bank *, void *, const struct owner_policy *);
 
-uint32_t __wrap_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
-                          const struct owner_policy *policy)
+uint32_t __wrap_hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
+                              const struct owner_policy *policy)
 {
     check_is_within();
-    return __real_bank_take(bank, size_class, want, head, policy);
+    return __real_hak_bank_take(bank, size_class, want, head, policy);
 }
 
-void __wrap_bank_put(struct bank *bank, void *block, const struct owner_policy *policy)
+void __wrap_hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy)
 {
     check_is_within();
-    __real_bank_put(bank, block, policy);
+    __real_hak_bank_put(bank, block, policy);
 }
 
-uint32_t __wrap_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
+uint32_t __wrap_hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
 {
     check_is_within();
-    return __real_bank_put_list(bank, head, policy);
+    return __real_hak_bank_put_list(bank, head, policy);
 }
 
 #define WRAP(name, pool)                                                                           \
-    uint32_t __real_##name##_take(struct owner *, uint32_t, uint32_t, void **);                    \
-    uint32_t __real_##name##_put_list(struct owner *, void *);                                     \
-    void __real_##name##_put(struct owner *, void *);                                              \
-    uint32_t __wrap_##name##_take(struct owner *owner, uint32_t size_class, uint32_t want,         \
-                                  void **head)                                                     \
+    uint32_t __real_hak_##name##_take(struct owner *, uint32_t, uint32_t, void **);                \
+    uint32_t __real_hak_##name##_put_list(struct owner *, void *);                                 \
+    void __real_hak_##name##_put(struct owner *, void *);                                          \
+    uint32_t __wrap_hak_##name##_take(struct owner *owner, uint32_t size_class, uint32_t want,     \
+                                      void **head)                                                 \
     {                                                                                              \
         Within here(pool);                                                                         \
-        uint32_t n = __real_##name##_take(owner, size_class, want, head);                          \
+        uint32_t n = __real_hak_##name##_take(owner, size_class, want, head);                      \
         note_taken(pool, n, *head);                                                                \
         return n;                                                                                  \
     }                                                                                              \
-    uint32_t __wrap_##name##_put_list(struct owner *owner, void *head)                             \
+    uint32_t __wrap_hak_##name##_put_list(struct owner *owner, void *head)                         \
     {                                                                                              \
         Within here(pool);                                                                         \
         int64_t strays = length(owner->bank.strays);                                               \
-        uint32_t n = __real_##name##_put_list(owner, head);                                        \
+        uint32_t n = __real_hak_##name##_put_list(owner, head);                                    \
         note_put(pool, n - (length(owner->bank.strays) - strays));                                 \
         return n;                                                                                  \
     }                                                                                              \
-    void __wrap_##name##_put(struct owner *owner, void *block)                                     \
+    void __wrap_hak_##name##_put(struct owner *owner, void *block)                                 \
     {                                                                                              \
         Within here(pool);                                                                         \
-        __real_##name##_put(owner, block);                                                         \
+        __real_hak_##name##_put(owner, block);                                                     \
         note_put(pool, 1);                                                                         \
     }
 WRAP(tiny, TINY)
