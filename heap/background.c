@@ -3,7 +3,6 @@
    live heaps changes. */
 #include "heap/background.h"
 
-#include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <link.h>
@@ -53,7 +52,8 @@ static uint32_t is_ahead;
 extern char __libc_single_threaded __attribute__((weak, visibility("default")));
 static int was_single;           /* when the process started */
 static const void *thread_maker; /* where pthread_create's code calls calloc */
-static const char *libc_base;    /* NULL: not found, or linked statically */
+/* libc's mapping; NULL: not found, or linked statically */
+static const char *libc_start, *libc_end;
 
 static int is_single(void)
 {
@@ -73,11 +73,37 @@ static int is_in_object(const char *base, const void *at)
     return (const char *)at >= base && (const char *)at < base + end_offset;
 }
 
+static int is_in_libc(const void *at)
+{
+    return (const char *)at >= libc_start && (const char *)at < libc_end;
+}
+
+/* For dl_iterate_phdr, which costs a hundredth of dladdr: that looks for the symbol as well. */
+static int note_libc(struct dl_phdr_info *object, size_t bytes, void *unused)
+{
+    uintptr_t start = UINTPTR_MAX, end = 0;
+    (void)bytes;
+    (void)unused;
+    for (unsigned i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &object->dlpi_phdr[i];
+        uintptr_t at = object->dlpi_addr + part->p_vaddr;
+        if (part->p_type == PT_LOAD) {
+            start = at < start ? at : start;
+            end = at + part->p_memsz > end ? at + part->p_memsz : end;
+        }
+    }
+    if ((uintptr_t)pthread_key_create < start || (uintptr_t)pthread_key_create >= end) {
+        return 0;
+    }
+    libc_start = (const char *)start;
+    libc_end = (const char *)end;
+    return 1;
+}
+
 void hak_background_load(void)
 {
-    Dl_info libc;
-    if (getauxval(AT_BASE) && dladdr((const void *)(uintptr_t)pthread_key_create, &libc)) {
-        libc_base = (const char *)libc.dli_fbase;
+    if (getauxval(AT_BASE)) {
+        (void)dl_iterate_phdr(note_libc, NULL);
     }
 }
 
@@ -177,8 +203,8 @@ void hak_background_count(void)
 
 void hak_background_see_free_null(const void *caller)
 {
-    if (!libc_base || !is_in_object(libc_base, caller) || hak_theap_own != &hak_theap_none ||
-        hak_theap_is_ending() || !atomic_load_seq(&is_ahead)) {
+    if (!is_in_libc(caller) || hak_theap_own != &hak_theap_none || hak_theap_is_ending() ||
+        !atomic_load_seq(&is_ahead)) {
         return;
     }
     if (hak_theap_n_live() < 2) {
@@ -326,7 +352,7 @@ void hak_background_start(void)
 static int is_thread_maker(const void *caller)
 {
     const void *known = atomic_load_relaxed(&thread_maker);
-    if (!known && was_single && libc_base &&
+    if (!known && was_single && libc_start &&
         is_in_object((const char *)getauxval(AT_BASE), caller)) {
         atomic_store_relaxed(&thread_maker, caller);
         known = caller;
