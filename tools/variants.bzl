@@ -153,18 +153,24 @@ def hak_component(
         deps = [":" + name, str(Label("//testing"))] + test_deps,
         **test_kwargs
     )
-    hak_component_record(name, prefixes, public_hdrs)
+    hak_component_record(
+        name = "component",
+        component = name,
+        prefixes = prefixes,
+        public_hdrs = public_hdrs,
+    )
 
-def hak_component_record(component, prefixes, public_hdrs = []):
-    """`component` and `sources` of a folder, as hak_component makes them.
+def hak_component_record(name, component, prefixes, public_hdrs = []):
+    """NAME and `sources` of a folder, as hak_component makes them.
 
     Args:
+      name: `component`, for whoever reads it.
       component: the part's name.
       prefixes: as for hak_component.
       public_hdrs: as for hak_component.
     """
     _component_record(
-        name = "component",
+        name = name,
         component = component,
         prefixes = prefixes,
         public_hdrs = public_hdrs,
