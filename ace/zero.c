@@ -27,7 +27,7 @@
 /* So many pages of it are looked at: one in each of so many even parts, or fewer where pages are
    large. */
 #define SAMPLES      16u
-#define SAMPLE_BYTES (SAMPLES * 4096u)
+#define SAMPLE_BYTES ((size_t)SAMPLES * 4096)
 #define SAMPLES_MIN  4u
 
 /* By what was asked for and log2 of the size: the average in 256ths, plus one; 0 as long as nothing
@@ -88,7 +88,8 @@ static uint32_t sample(const char *start, size_t n, size_t page, uint32_t seed)
         uint64_t at = ((uint64_t)i << 16) + (seed >> 16); /* in 2^16ths of a part */
         found += !is_zero(start + (size_t)((at * n / wanted) >> 16) * page, page);
     }
-    return (uint32_t)(found * 256u / wanted);
+    /* NOLINTNEXTLINE(clang-analyzer-core.DivideZero): there is a page */
+    return (uint32_t)((size_t)found * 256 / wanted);
 }
 
 /* One step from the average towards what was found; at least by one. */

@@ -7,7 +7,7 @@
 #include "base/attributes.h"
 
 #define NS_A_MS 1000000u
-#define NS_A_S  (1000u * NS_A_MS)
+#define NS_A_S  1000000000u
 
 static inline uint64_t hak_time_ns_of_ms(uint64_t ms)
 {

@@ -31,7 +31,7 @@ class AbTest(unittest.TestCase):
 
     def test_validation(self):
         out = os.path.join(self.folder, "page.md")
-        names = ["--function", "validate_free", "--function", "no_such_function"]
+        names = ["--function", "hak_validate_free", "--function", "no_such_function"]
         status, text, err = run(
             *TWO, "--bench", "random_mixed", "--expect=-99%..+900%", *names, *SHORT, "--out", out
         )
@@ -39,11 +39,11 @@ class AbTest(unittest.TestCase):
         with open(out, encoding="utf-8") as file:
             self.assertEqual(file.read() + "\n", text)
         self.assertIn("## random_mixed_256", text)
-        self.assertRegex(text, r"only in `release_validated` \([^)]*`validate_free`")
+        self.assertRegex(text, r"only in `release_validated` \([^)]*`hak_validate_free`")
         self.assertRegex(text, r"`tiny_free` \d+ against \d{2,}")
         self.assertRegex(
             text,
-            r"`validate_free`: under `release` there is no such function .* it is called [\d,]+ "
+            r"`hak_validate_free`: under `release` there is no such function .* it is called [\d,]+ "
             r"times",
         )
         self.assertIn("`no_such_function` is a function of neither library", text)

@@ -107,7 +107,7 @@ class MeasureTest(unittest.TestCase):
     def measure(self, *command):
         """Exit status and report of measure."""
         read_end, write_end = os.pipe()
-        program = os.path.join(BIN_DIR, "measure")
+        program = os.path.join(BIN_DIR, "common", "measure")
         script = ["/bin/sh", "-c", f'exec "$@" 3>&{write_end}', "sh", program, *command]
         done = subprocess.run(script, capture_output=True, pass_fds=[write_end])
         os.close(write_end)

@@ -171,6 +171,7 @@ static void each_child(const char *raw, const char *trace)
     name[1] = '\0';
     part_prefix = prefix;
     int n = scandir(folder, &found, is_part, alphasort);
+    part_prefix = NULL;
     for (int i = 0; i < n; i++) {
         snprintf(part, sizeof part, "%s%s", folder, found[i]->d_name);
         if (trace) {
