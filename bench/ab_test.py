@@ -43,8 +43,8 @@ class AbTest(unittest.TestCase):
         self.assertRegex(text, r"`tiny_free` \d+ against \d{2,}")
         self.assertRegex(
             text,
-            r"`hak_validate_free`: under `release` there is no such function .* it is called [\d,]+ "
-            r"times",
+            r"`hak_validate_free`: under `release` there is no such function .* "
+            r"it is called [\d,]+ times",
         )
         self.assertIn("`no_such_function` is a function of neither library", text)
         self.assertRegex(
