@@ -127,6 +127,7 @@ static const struct entry_table *start(void)
     if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
         is_starting = 1;
         (void)hak_theap_acquire();
+        /* cppcheck-suppress comparePointers ; the two ends of one section */
         for (const entry_starter *starter = __start_hak_entry_start;
              starter < __stop_hak_entry_start; starter++) {
             (*starter)();

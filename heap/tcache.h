@@ -32,6 +32,7 @@ static HAK_ALWAYS_INLINE void hak_tc_unmark_free(void *p)
 
 static HAK_ALWAYS_INLINE int hak_tc_is_marked_free(const struct theap *heap, const void *p)
 {
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): NULL is in no slab */
     return HAK_VALIDATE && ((void *const *)p)[1] == (const void *)heap;
 }
 

@@ -12,7 +12,7 @@ static void *other(void *unused)
 {
     do {
         for (int i = 0; i < 3; i++)
-            WORST_TIME(&worst_stall.calls, );
+            WORST_TIME(&worst_stall.calls, (void)0);
         usleep(WORST_STALL_PAUSE_US);
     } while (bench_now_ns() < end_ns);
     return unused;
