@@ -128,9 +128,8 @@ static const struct entry_table *start(void)
         is_starting = 1;
         (void)hak_theap_acquire();
         /* cppcheck-suppress comparePointers ; the two ends of one section */
-        for (const entry_starter *starter = __start_hak_entry_start;
-             starter < __stop_hak_entry_start; starter++) {
-            (*starter)();
+        for (const entry_starter *at = __start_hak_entry_start; at < __stop_hak_entry_start; at++) {
+            (*at)();
         }
         hak_theap_switch(end_start, NULL);
         is_starting = 0;
