@@ -16,6 +16,7 @@
 #include "heap/gate.h"
 #include "heap/limbo.h"
 #include "heap/theap.h"
+#include "mid_mt/mid_mt.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
@@ -700,6 +701,27 @@ TEST(ForkUnderWay, WhatIsSentToAnOrphanOfTwoClosings)
     }
     EXPECT_EQ(hak_owner_by_id(owner)->inbox, nullptr);
     EXPECT_EQ(hak_super_lookup(p).is_allocated, 0);
+}
+
+/* Blocks of limbo have owners too: a pool frees its own ones alone. */
+TEST(ForkUnderWay, APoolTakesItsOwnBlocksAlone)
+{
+    struct mid_pool pool, other;
+    ASSERT_EQ(hak_mid_pool_init(&pool), 0);
+    ASSERT_EQ(hak_mid_pool_init(&other), 0);
+    auto frees = [&](void *(*make)(struct mid_pool *), struct mid_pool *from) {
+        hak_gate_close();
+        std::thread([&] { hak_mid_pool_free(&pool, make(from)); }).join();
+        hak_gate_open();
+        exit(0);
+    };
+    auto of_pool = [](struct mid_pool *from) { return hak_mid_pool_alloc(from, 3000); };
+    auto of_malloc = [](struct mid_pool *) { return hak_malloc(3000); };
+    EXPECT_EXIT(frees(of_pool, &pool), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(frees(of_pool, &other), testing::KilledBySignal(SIGABRT), "invalid pointer freed");
+    EXPECT_EXIT(frees(of_malloc, &pool), testing::KilledBySignal(SIGABRT), "invalid pointer freed");
+    hak_mid_pool_destroy(&pool);
+    hak_mid_pool_destroy(&other);
 }
 
 /* Freed twice while it waits: found when it is done, at the latest. */

@@ -225,10 +225,17 @@ static void *alloc_for_pool(size_t size, size_t align, struct owner *owner)
     return hak_limbo_alloc(size, align, owner ? owner : LIMBO_INTERNAL);
 }
 
+static void free_for_pool(void *block, const struct owner *owner)
+{
+    HAK_CHECK(hak_limbo_owner(block) == owner,
+              "block freed twice, or invalid pointer freed (not the start of a block)", block);
+    hak_limbo_free(block);
+}
+
 void hak_fork_start(void)
 {
     static const struct hak_owner_gate for_pools = {
-        enter_for_pool,    leave_for_pool,       alloc_for_pool,     hak_limbo_free,
+        enter_for_pool,    leave_for_pool,       alloc_for_pool,     free_for_pool,
         hak_limbo_free_of, hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up_inside};
     atomic_store_release(&hak_owner_gate, &for_pools);
     hak_fatal_before_abort = before_abort;

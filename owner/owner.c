@@ -418,7 +418,7 @@ void hak_owner_pool_free(struct owner *owner, void *block,
     const struct hak_owner_gate *gate;
     int is_inside = enter(&gate);
     if (gate && hak_map_find(block).tag == TAG_LIMBO) {
-        gate->free(block);
+        gate->free(block, owner);
     } else if (!is_inside) {
         check_block(owner, block);
         gate->defer_block(block);

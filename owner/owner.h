@@ -163,7 +163,8 @@ struct hak_owner_gate {
     /* `owner`: whose block it is; NULL: memory of ours, for good. NULL and ENOMEM if there is none.
      */
     void *(*alloc)(size_t size, size_t align, struct owner *owner);
-    void (*free)(void *block); /* one of alloc; the map says TAG_LIMBO */
+    /* The map says TAG_LIMBO; aborts if it is no block of the owner's. */
+    void (*free)(void *block, const struct owner *owner);
     void (*free_of)(struct owner *owner);
     void (*defer_block)(void *block);       /* a slab's: it is freed when the gate opens */
     void (*defer_end)(struct owner *owner); /* hak_owner_end_pool then */
