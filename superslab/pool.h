@@ -5,13 +5,18 @@
    held, except for the mark of a span in span_granules, which the span's owner sets without it.
    slabs[i] and far_bits[i] belong to the owner of unit i while it is a slab. `base` and
    span_granules are written atomically (relaxed), since hak_super_lookup reads them without a lock.
-   A granule is used (by a slab or a span) or free; a free granule is dirty (its pages may be
-   resident) or clean (reads as 0). Always: dirty is a subset of free; largest_run = length of the
-   longest run in free; n_whole = units that are wholly free; the superslab is in the list of its
-   largest_run and in that of its n_whole, and in the list of dirty ones exactly if `dirty` is not
-   empty, which is ordered by dirty_since_ns; span_granules[i] > 0 exactly for the first granule i
-   of a span, and all its granules are used; in the pointer map each wholly free unit has
-   TAG_FREE_UNIT, each unit that is no slab and not wholly free TAG_SPAN. hak_ss_verify checks. */
+   A granule is used (by a slab or a span), free, or leaving: on its way to the system, by a thread
+   that holds no lock while it waits for it (purge.c). A free granule is dirty (its pages may be
+   resident) or clean (reads as 0); a dirty one may be refused: the system would not take it when it
+   was asked, and is not asked again before the granule was used, or a trim asks for everything. A
+   superslab that leaves as a whole has no base meanwhile, and is in no list.
+   Always: dirty is a subset of free, and refused of dirty; largest_run = length of the longest run
+   in free; n_whole = units that are wholly free; the superslab is in the list of its largest_run
+   and in that of its n_whole; in the list of aged ones, which is ordered by dirty_since_ns, exactly
+   if it has a dirty granule that was not refused; in the list of refused ones exactly if it has
+   dirty ones, and all were refused; span_granules[i] > 0 exactly for the first granule i of a span,
+   and all its granules are used; in the pointer map each unit that is wholly free or leaving has
+   TAG_FREE_UNIT, each other one that is no slab TAG_SPAN. hak_ss_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_POOL_H
 #define HAKMEM_SUPERSLAB_POOL_H
 
@@ -30,6 +35,8 @@ extern struct lock hak_pool_lock HAK_HIDDEN;
 
 /* The lists that a superslab may be in. */
 enum ss_list_kind { SS_BY_RUN, SS_BY_UNITS, SS_BY_AGE, SS_N_LISTS };
+/* Which list SS_BY_AGE stands for. */
+enum ss_age_list { SS_NOT_DIRTY, SS_AGED, SS_REFUSED };
 
 /* What describes the slabs of a superslab: whole pages, purged when the region is unmapped (they
    read as 0 then). */
@@ -42,13 +49,15 @@ struct superslab {
     struct slab *slabs;
     uint64_t (*far_bits)[SLAB_MAX_WORDS];
     char *base; /* NULL while there is no region */
-    struct granules free, dirty;
+    char *last_base;
+    struct granules free, dirty, refused, leaving;
     uint32_t number;
     uint32_t slab_mask; /* units that are slabs */
     uint32_t
         slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
     uint16_t largest_run, n_whole;
-    uint8_t is_huge; /* marked for huge pages */
+    uint8_t is_huge;  /* marked for huge pages */
+    uint8_t age_list; /* enum ss_age_list */
     struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];
     uint64_t dirty_since_ns; /* when a granule last became dirty */
     uint16_t span_granules[SS_GRANULES];
@@ -62,14 +71,15 @@ static inline uint32_t hak_pool_span_granules(const struct superslab *ss, uint32
 }
 
 /* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old
-   data; NULL when the system refuses memory. Writes no map entry. Pool lock held. */
+   data; NULL when the system refuses memory. Writes no map entry. Pool lock held, and released
+   while the system is asked for a new region. */
 struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first,
                                 struct granules *dirty);
 /* Takes granules `first` to `first + n - 1` if all are free; returns whether it did. Pool lock
    held. */
 int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
-/* Granules become free and dirty, and units that are wholly free are marked so in the map. Now and
-   then something is purged, perhaps `ss` itself. Pool lock held. */
+/* Granules become free and dirty, and units that are wholly free are marked so in the map. Pool
+   lock held; hak_ss_purge_due follows when it, and every other lock, is released. */
 void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n);
 /* The superslab of that number, which was given out. */
 struct superslab *hak_pool_superslab(uint32_t number);
@@ -80,7 +90,8 @@ struct superslab *hak_pool_superslab_around(uint32_t number, const void *p);
    system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
 /* Returns a slab to the pool: its blocks are all free, and the caller has it in no list; or its
-   owner ends, blocks and lists included. */
+   owner ends, blocks and lists included. Makes no system call, since the owner's lock is held:
+   hak_ss_purge_due follows when it is released. */
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
 struct slab *hak_pool_slab_of(uint32_t ref, const void *p);

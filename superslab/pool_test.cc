@@ -216,6 +216,7 @@ class Oracle
         auto it = any();
         if (it->second.slab) {
             hak_pool_slab_free(it->second.slab);
+            hak_ss_purge_due();
         } else {
             hak_ss_span_free(it->first);
         }

@@ -106,6 +106,7 @@ void hak_ss_span_free(void *p)
     atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
     hak_pool_give(ss, first, n);
     hak_lock_release(&hak_pool_lock);
+    hak_ss_purge_due();
 }
 
 int hak_ss_span_resize(void *p, size_t size)
@@ -128,5 +129,6 @@ int hak_ss_span_resize(void *p, size_t size)
         done = 1;
     }
     hak_lock_release(&hak_pool_lock);
+    hak_ss_purge_due();
     return done;
 }

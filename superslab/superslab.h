@@ -81,7 +81,7 @@ struct ss_policy {
     void (*given)(void);
     void (*purged)(size_t bytes);
     /* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is
-       more, or older, is purged as memory is freed. Pool lock. */
+       more, or older, is due (hak_ss_purge_due). Pool lock. */
     size_t (*keep_bytes)(void);
     uint64_t (*delay_ms)(void);
     /* Describes what the pointer map holds besides superslabs, from the map's number at p. No lock:
@@ -92,9 +92,16 @@ struct ss_policy {
 /* Replaces the default: nothing is reported, all is kept for HAKMEM_PURGE_DELAY_MS, there are no
    ranges. Called once, at the start of the process; *policy is never freed. */
 void hak_ss_set_policy(const struct ss_policy *policy);
-/* Purges the free memory of superslabs where none was freed for `delay_ms` (0: of all), and of the
-   longest unused ones while more than the policy's keep_bytes are resident. Returns bytes. */
+/* Purges the free memory of superslabs where none was freed for `delay_ms`, and of the longest
+   unused ones while more than the policy's keep_bytes are resident. With a delay of 0 purges all,
+   asks also for what the system has refused before, and unmaps what is wholly free. Returns bytes.
+ */
 size_t hak_ss_purge(uint64_t delay_ms);
+/* The same for one superslab at most; *is_last: there was none that is due. */
+size_t hak_ss_purge_step(uint64_t delay_ms, int *is_last);
+/* Purges a bounded part of what the policy does not want kept any longer, if there is something.
+   Called after memory was freed, with no lock held; spans do so by themselves. */
+void hak_ss_purge_due(void);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells
    which failed. */
 int hak_ss_verify(void);

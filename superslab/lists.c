@@ -1,0 +1,156 @@
+/* The lists that superslabs are in. Called by pool.c, region.c and purge.c, with the pool's lock
+   held; every function takes a bounded number of steps. */
+#include "superslab/lists.h"
+
+#include "base/list.h"
+#include "base/stats.h"
+#include "limit/limit.h"
+
+struct pool_lists hak_pool_lists;
+
+static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
+{
+    LIST_REMOVE(&list->first, &list->last, ss, next[kind], prev[kind]);
+}
+
+static void list_append(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
+{
+    LIST_APPEND(&list->first, &list->last, ss, next[kind], prev[kind]);
+}
+
+static void list_by_run(struct superslab *ss, uint32_t run)
+{
+    ss->largest_run = (uint16_t)run;
+    list_append(&hak_pool_lists.by_run[run], ss, SS_BY_RUN);
+    hak_bits_set(hak_pool_lists.runs_present, run);
+}
+
+static void unlist_by_run(struct superslab *ss)
+{
+    uint32_t run = ss->largest_run;
+    list_remove(&hak_pool_lists.by_run[run], ss, SS_BY_RUN);
+    if (!hak_pool_lists.by_run[run].first) {
+        hak_bits_clear(hak_pool_lists.runs_present, run);
+    }
+}
+
+static void list_by_units(struct superslab *ss, uint32_t n_whole)
+{
+    ss->n_whole = (uint16_t)n_whole;
+    list_append(&hak_pool_lists.by_units[n_whole], ss, SS_BY_UNITS);
+    hak_pool_lists.n_empty += n_whole == SS_UNITS;
+}
+
+static void unlist_by_units(struct superslab *ss)
+{
+    list_remove(&hak_pool_lists.by_units[ss->n_whole], ss, SS_BY_UNITS);
+    hak_pool_lists.n_empty -= ss->n_whole == SS_UNITS;
+}
+
+static uint32_t whole_units(const struct superslab *ss)
+{
+    return (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+}
+
+void hak_pool_enter(struct superslab *ss)
+{
+    ss->age_list = SS_NOT_DIRTY;
+    list_by_run(ss, hak_granules_longest_run(&ss->free));
+    list_by_units(ss, whole_units(ss));
+    hak_pool_refile(ss);
+}
+
+void hak_pool_relist(struct superslab *ss)
+{
+    uint32_t run = hak_granules_longest_run(&ss->free), n_whole = whole_units(ss);
+    if (run != ss->largest_run) {
+        unlist_by_run(ss);
+        list_by_run(ss, run);
+    }
+    if (n_whole != ss->n_whole) {
+        unlist_by_units(ss);
+        list_by_units(ss, n_whole);
+    }
+}
+
+/* All that was dirty has been refused. */
+static int is_all_refused(const struct superslab *ss)
+{
+    uint64_t other = 0;
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        other |= ss->dirty.word[i] & ~ss->refused.word[i];
+    }
+    return !other;
+}
+
+static void file_under(struct superslab *ss, enum ss_age_list list)
+{
+    if (ss->age_list == SS_AGED) {
+        list_remove(&hak_pool_lists.aged, ss, SS_BY_AGE);
+        hak_pool_lists.n_aged--;
+    } else if (ss->age_list == SS_REFUSED) {
+        list_remove(&hak_pool_lists.refused, ss, SS_BY_AGE);
+        hak_pool_lists.n_refused--;
+    }
+    if (list == SS_AGED) {
+        list_append(&hak_pool_lists.aged, ss, SS_BY_AGE);
+        hak_pool_lists.n_aged++;
+    } else if (list == SS_REFUSED) {
+        list_append(&hak_pool_lists.refused, ss, SS_BY_AGE);
+        hak_pool_lists.n_refused++;
+    }
+    ss->age_list = (uint8_t)list;
+}
+
+void hak_pool_refile(struct superslab *ss)
+{
+    enum ss_age_list list = hak_granules_is_empty(&ss->dirty) ? SS_NOT_DIRTY
+                            : is_all_refused(ss)              ? SS_REFUSED
+                                                              : SS_AGED;
+    if (list != (enum ss_age_list)ss->age_list) {
+        file_under(ss, list);
+    }
+}
+
+void hak_pool_unfile(struct superslab *ss)
+{
+    file_under(ss, SS_NOT_DIRTY);
+}
+
+void hak_pool_leave(struct superslab *ss)
+{
+    unlist_by_run(ss);
+    unlist_by_units(ss);
+    hak_pool_unfile(ss);
+}
+
+void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
+{
+    size_t bytes = hak_granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES;
+    hak_stat_sub(heap_dirty_bytes, bytes);
+    hak_limit_uncommit(bytes);
+    hak_granules_clear(&ss->dirty, first, n);
+    hak_pool_lists.refused_bytes -= hak_granules_count(&ss->refused, first, n) * SS_GRANULE_BYTES;
+    hak_granules_clear(&ss->refused, first, n);
+    hak_pool_refile(ss);
+}
+
+void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
+{
+    struct granules free = ss->free;
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        free.word[i] |= ss->leaving.word[i];
+    }
+    uint32_t whole = hak_granules_whole_units(&free);
+    for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT;
+         unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
+        if (whole >> unit & 1) {
+            hak_map_set(ss->base + unit * SS_UNIT_BYTES, 1, TAG_FREE_UNIT, ss->number);
+        }
+    }
+}
+
+size_t hak_pool_purgeable_bytes(void)
+{
+    return (size_t)hak_stat_get(heap_dirty_bytes) - hak_pool_lists.refused_bytes;
+}

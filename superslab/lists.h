@@ -1,0 +1,61 @@
+/* What the files of the pool share: the lists that superslabs are in, and what changes them. Pool
+   lock held, where nothing else is said. */
+#ifndef HAKMEM_SUPERSLAB_LISTS_H
+#define HAKMEM_SUPERSLAB_LISTS_H
+
+#include "base/internal.h"
+
+#include "base/bits.h"
+#include "superslab/pool.h"
+
+HAK_EXTERN_C_BEGIN
+
+/* A bit for each length of a run, 0 to SS_GRANULES. */
+#define RUN_BITS (SS_GRANULES + 64)
+
+struct ss_list {
+    struct superslab *first, *last;
+};
+
+struct pool_lists {
+    struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
+    uint64_t runs_present[RUN_BITS / 64];
+    struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
+    struct ss_list aged;                   /* with something to purge, oldest first */
+    struct ss_list refused;                /* whose dirty granules were all refused */
+    uint32_t n_aged, n_refused, n_empty;   /* lengths of the two, and of the last by_units */
+    size_t refused_bytes;                  /* in both */
+};
+
+extern struct pool_lists hak_pool_lists HAK_HIDDEN;
+
+/* Enters a superslab into the lists that its sets say, or takes it out of all. */
+void hak_pool_enter(struct superslab *ss);
+void hak_pool_leave(struct superslab *ss);
+/* After `free` changed: into the lists where it belongs. */
+void hak_pool_relist(struct superslab *ss);
+/* After `dirty` or `refused` changed: into aged, refused, or neither. What gets into aged was freed
+   just now. */
+void hak_pool_refile(struct superslab *ss);
+/* Takes it out of both, until the next hak_pool_refile. */
+void hak_pool_unfile(struct superslab *ss);
+/* Granules are not dirty any more. */
+void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n);
+/* Units that are wholly free, or about to be, are marked so in the map, among those of granules
+   `first` to `first + n - 1`. */
+void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n);
+
+/* Bytes that a purge could give back, what was refused left out. */
+size_t hak_pool_purgeable_bytes(void);
+
+/* region.c: a superslab with a new region, all free and clean, entered into the lists; NULL when
+   the system refuses memory. Called with no lock of the pool held, and returns with it held. */
+struct superslab *hak_pool_map_region(void);
+/* Its description, whose region has gone, for the next one. Pool lock held. */
+void hak_pool_drop_description(struct superslab *ss);
+/* purge.c: notes whether something is due for hak_ss_purge_due, after granules were freed. */
+void hak_pool_note_freed(size_t bytes, uint64_t now_ns);
+
+HAK_EXTERN_C_END
+
+#endif

@@ -1,0 +1,182 @@
+/* The regions of superslabs and their descriptions: mapped and unmapped with no lock held. Called
+   by pool.c and purge.c. */
+#include <errno.h>
+
+#include "base/numbered.h"
+#include "base/os.h"
+#include "base/stats.h"
+#include "limit/fail.h"
+#include "limit/limit.h"
+#include "superslab/huge.h"
+#include "superslab/lists.h"
+
+/* Memory for descriptions is taken for so many at a time. */
+#define DESCRIPTIONS HAK_TINY_OR(2u, 16u)
+
+/* Descriptions that were never used: memory for n_left of them, and more such memory behind it. */
+struct room {
+    struct superslab *next;
+    struct superslab_slabs *next_slabs;
+    uint32_t n_left;
+};
+
+static struct numbered superslabs;   /* descriptions made so far */
+static struct superslab *regionless; /* those without a region, the last one first */
+static struct room room, spare_room;
+static char *last_region;
+
+struct superslab *hak_pool_superslab(uint32_t number)
+{
+    return (struct superslab *)hak_numbered_get(&superslabs, number);
+}
+
+struct superslab *hak_pool_superslab_around(uint32_t number, const void *p)
+{
+    struct superslab *ss = (struct superslab *)hak_numbered_find(&superslabs, number);
+    uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
+    return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
+}
+
+uint32_t hak_pool_n_superslabs(void)
+{
+    return hak_numbered_count(&superslabs);
+}
+
+void hak_pool_drop_description(struct superslab *ss)
+{
+    ss->next[SS_BY_RUN] = regionless;
+    regionless = ss;
+}
+
+/* Memory for DESCRIPTIONS of them: together, so that what stays of each is small. Returns whether
+   there is some. No lock held. */
+static int make_room(struct room *fresh)
+{
+    size_t page = hak_os_page_size();
+    char *memory = (char *)hak_os_meta_alloc(
+        DESCRIPTIONS * (sizeof(struct superslab) + sizeof(struct superslab_slabs)) + page);
+    if (!memory) {
+        return 0;
+    }
+    fresh->next = (struct superslab *)(void *)memory;
+    fresh->next_slabs =
+        (struct superslab_slabs *)(((uintptr_t)(fresh->next + DESCRIPTIONS) + page - 1) &
+                                   ~(uintptr_t)(page - 1));
+    fresh->n_left = DESCRIPTIONS;
+    return 1;
+}
+
+/* Another thread may have made some meanwhile: then this waits behind it. What two threads too many
+   have made at the same moment stays untouched. Pool lock held. */
+static void keep_room(const struct room *fresh)
+{
+    *(room.n_left ? &spare_room : &room) = *fresh;
+}
+
+/* One that never had a region; those behind it are not touched. Pool lock held. */
+static struct superslab *first_use(void)
+{
+    uint32_t number = superslabs.n;
+    struct superslab *ss = room.next++;
+    ss->slabs = room.next_slabs->slabs;
+    ss->far_bits = room.next_slabs->far_bits;
+    ss->number = number;
+    room.next_slabs++;
+    if (--room.n_left == 0) {
+        room = spare_room;
+        spare_room.n_left = 0;
+    }
+    hak_numbered_add(&superslabs, ss);
+    return ss;
+}
+
+/* Its place is where it was, so that a program whose need swings stays within the same addresses,
+   which the map knows already; else below the last one, where the kernel merges neighbours into one
+   mapping. */
+static char *best_place(const struct superslab *ss)
+{
+    return ss->last_base ? ss->last_base : last_region ? last_region - SS_BYTES : NULL;
+}
+
+/* NULL if there is none; then *needs_room says whether memory for more would help. */
+static struct superslab *try_description(char **hint, int *needs_room)
+{
+    hak_lock_acquire(&hak_pool_lock);
+    struct superslab *ss = regionless;
+    if (ss) {
+        regionless = ss->next[SS_BY_RUN];
+    } else if (room.n_left && hak_numbered_has_place(&superslabs)) {
+        ss = first_use();
+    }
+    *needs_room = !room.n_left;
+    *hint = ss ? best_place(ss) : NULL;
+    hak_lock_release(&hak_pool_lock);
+    return ss;
+}
+
+static struct superslab *take_description(char **hint)
+{
+    for (;;) {
+        int needs_room, has_place = hak_numbered_reserve(&superslabs);
+        struct superslab *ss = try_description(hint, &needs_room);
+        struct room fresh;
+        if (ss || !has_place || (needs_room && !make_room(&fresh))) {
+            return ss;
+        }
+        if (needs_room) {
+            hak_lock_acquire(&hak_pool_lock);
+            keep_room(&fresh);
+            hak_lock_release(&hak_pool_lock);
+        }
+    }
+}
+
+static char *map_region(char *hint)
+{
+    char *base = (char *)hak_os_map_aligned(hint, SS_BYTES, SS_BYTES);
+    if (base && hak_map_ensure(base, SS_BYTES)) {
+        hak_os_unmap_untouched(base, SS_BYTES);
+        base = NULL;
+    }
+    return base;
+}
+
+/* Into the lists. Pool lock held. */
+static void enter(struct superslab *ss, char *base)
+{
+    ss->slab_mask = 0;
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        ss->free.word[i] = ~(uint64_t)0;
+        ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
+    }
+    atomic_store_relaxed(&ss->base, base);
+    ss->last_base = last_region = base;
+    hak_stat_add(superslabs, 1);
+    hak_pool_enter(ss);
+}
+
+struct superslab *hak_pool_map_region(void)
+{
+    char *hint;
+    struct superslab *ss = take_description(&hint);
+    char *base = ss ? map_region(hint) : NULL;
+    if (base) {
+        ss->is_huge = (uint8_t)hak_huge_is_wanted((uint64_t)hak_stat_get(heap_used_bytes));
+        if (ss->is_huge) {
+            hak_huge_mark(base, SS_BYTES);
+        }
+        hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
+        hak_limit_count_mappings(1);
+        hak_limit_map(SS_BYTES);
+    } else {
+        hak_fail_map(SS_BYTES, ENOMEM);
+    }
+    hak_lock_acquire(&hak_pool_lock);
+    if (base) {
+        enter(ss, base);
+    } else if (ss) {
+        hak_pool_drop_description(ss);
+        ss = NULL;
+    }
+    return ss;
+}
