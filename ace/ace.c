@@ -169,6 +169,11 @@ size_t hak_ace_purge_excess(void)
     return hak_adapt_superslabs_exceed() ? bytes + hak_ss_purge(hak_adapt_delay_ms()) : bytes;
 }
 
+void hak_ace_set_helped(int is_helped)
+{
+    hak_adapt_set_helped(is_helped);
+}
+
 uint64_t hak_ace_delay_ms(void)
 {
     return hak_adapt_delay_ms();

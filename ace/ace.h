@@ -38,6 +38,9 @@ size_t hak_ace_room(void);
 /* Purges what the controller does not want to keep any longer, as one pool has grown at the
    other's cost. Cheap if there is nothing. Returns bytes. */
 size_t hak_ace_purge_excess(void);
+/* Whether another thread purges what falls due while the program sleeps. If none does, which is so
+   at first, less is kept. */
+void hak_ace_set_helped(int is_helped);
 /* How long freed memory is worth keeping (ms): the controller's horizon. */
 uint64_t hak_ace_delay_ms(void);
 /* Gives superslabs the controller's policy; the first hak_ace_alloc does the same. */

@@ -62,6 +62,7 @@ class Ace : public testing::Test
         hak_options.large_cache_bytes = size_t(1) << 40;
         hak_options.huge_page_bytes = 0;
         hak_zero_forget();
+        hak_ace_set_helped(1);
         hak_adapt_forget();
         hak_ace_purge(0);
         hak_ss_purge(0);

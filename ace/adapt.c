@@ -17,6 +17,7 @@
 static LOCK_DEFINE(lock, LOCK_RANK_CONTROL);
 static struct control control;
 static size_t superslab_keep = SIZE_MAX, range_keep = SIZE_MAX;
+static uint32_t is_helped;             /* for the next note */
 static uint64_t delay_ms = UINT64_MAX; /* until something was noted: what the option says */
 
 static int is_pinned(void)
@@ -55,6 +56,7 @@ static void note(void)
     if (control.base_ms != base_ms) {
         hak_control_start(&control, now_ns, base_ms);
     }
+    hak_control_set_helped(&control, (int)atomic_load_relaxed(&is_helped));
     hak_control_note(&control, (uint64_t)hak_stat_get(heap_used_bytes),
                      (uint64_t)hak_stat_get(large_bytes), now_ns);
     if (hak_options.ace_horizon_ms) {
@@ -84,6 +86,11 @@ void hak_adapt_given(void)
     hak_lock_acquire(&lock);
     note();
     hak_lock_release(&lock);
+}
+
+void hak_adapt_set_helped(int helped)
+{
+    atomic_store_relaxed(&is_helped, (uint32_t)helped);
 }
 
 void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns)

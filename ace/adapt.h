@@ -17,6 +17,8 @@ HAK_EXTERN_C_BEGIN
 void hak_adapt_taken(enum control_pool pool, size_t fresh);
 void hak_adapt_given(void);
 void hak_adapt_purged(enum control_pool pool, size_t bytes);
+/* Another thread purges what falls due from now on, or none does any more. Takes no lock. */
+void hak_adapt_set_helped(int helped);
 /* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became
    another size. */
 void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);

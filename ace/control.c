@@ -18,6 +18,18 @@
 /* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it purged
    than this many bytes a microsecond spends more than 1/32 of the time on it. */
 #define DEAR_BYTES_A_US (4096u * 2 / (3 * 32))
+/* The same in nanoseconds a byte, as a fraction. */
+#define FETCH_NS_NUMERATOR   3u
+#define FETCH_NS_DENOMINATOR 8u
+/* Without help, fetching again what nobody would have purged in time may cost this part of the time
+   for good, */
+#define LONE_SHARE_SHIFT 6
+/* and, in quarters, so many times the fetching of the highest live bytes in advance: two swings of
+   the whole heap may be chance, the third one is a habit. Below the other value it is paid. */
+#define LONE_LIFT_QUARTERS  9u
+#define LONE_LOWER_QUARTERS 1u
+/* What ranges of a class were purged is forgotten by this part each epoch. */
+#define FORGET_SHIFT 3
 /* Less than this is not worth a decision. */
 #define GRAIN ((uint64_t)2 * HAK_MIB)
 
@@ -45,7 +57,7 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
 {
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];
-        if (class->hits | class->misses |
+        if (class->hits | class->misses | class->purged |
             highest(class->peaks)) { /* else it is fresh, and its page perhaps untouched */
             *class = (struct control_class){.live = class->live, .peaks = {class->live}};
         }
@@ -60,7 +72,44 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
     control->slack[CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS;
     control->slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
     memset(control->n_slacker, 0, sizeof control->n_slacker);
+    memset(control->owed, 0, sizeof control->owed);
+    control->debt_ns = control->lone_peak = 0;
+    control->is_lifted = 0;
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
+}
+
+void hak_control_set_helped(struct control *control, int is_helped)
+{
+    control->is_helped = is_helped;
+}
+
+static uint64_t fetch_ns(uint64_t bytes)
+{
+    return bytes / FETCH_NS_DENOMINATOR * FETCH_NS_NUMERATOR;
+}
+
+/* Time goes by, and pays. */
+static void pay(struct control *control, uint64_t elapsed_ns)
+{
+    uint64_t paid = elapsed_ns >> LONE_SHARE_SHIFT, live = control->live[CONTROL_TOTAL];
+    control->debt_ns -= paid < control->debt_ns ? paid : control->debt_ns;
+    if (!control->debt_ns || live > control->lone_peak) {
+        control->lone_peak = live > control->lone_peak ? live : control->most[CONTROL_TOTAL];
+    }
+    if (control->debt_ns < fetch_ns(control->lone_peak) / 4 * LONE_LOWER_QUARTERS) {
+        control->is_lifted = 0;
+    }
+}
+
+/* Of what was purged, `bytes` have been fetched again. */
+static void owe(struct control *control, enum control_pool pool, uint64_t bytes)
+{
+    uint64_t again = bytes < control->owed[pool] ? bytes : control->owed[pool];
+    control->owed[pool] -= again;
+    control->debt_ns += fetch_ns(again);
+    if (control->debt_ns > fetch_ns(control->lone_peak) / 4 * LONE_LIFT_QUARTERS) {
+        control->is_lifted = 1;
+    }
 }
 
 /* Whether the pool has fetched much of what it had purged. (What one pool fetches after the
@@ -129,8 +178,12 @@ static void next_epoch(struct control *control)
         control->most[pool] = highest(control->peaks[pool]);
     }
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
-        if (control->classes[i].peaks[next] != control->classes[i].live) {
-            control->classes[i].peaks[next] = control->classes[i].live;
+        struct control_class *class = &control->classes[i];
+        if (class->peaks[next] != class->live) {
+            class->peaks[next] = class->live;
+        }
+        if (class->purged) {
+            class->purged -= (class->purged >> FORGET_SHIFT) + 1;
         }
     }
     adapt_horizon(control, forgotten);
@@ -162,6 +215,7 @@ static void end_epochs(struct control *control, uint64_t now_ns)
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns)
 {
+    uint64_t before_ns = control->now_ns;
     end_epochs(control, now_ns);
     control->live[CONTROL_SUPERSLABS] = superslab_live;
     control->live[CONTROL_RANGES] = range_live;
@@ -171,6 +225,7 @@ void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t
         *peak = control->live[pool] > *peak ? control->live[pool] : *peak;
         control->most[pool] = *peak > control->most[pool] ? *peak : control->most[pool];
     }
+    pay(control, control->now_ns - before_ns);
 }
 
 void hak_control_class_note(struct control *control, unsigned class_index, int64_t bytes)
@@ -195,22 +250,57 @@ void hak_control_miss(struct control *control, unsigned class_index)
     control->classes[class_index].misses++;
 }
 
+/* How much of a fresh range of `bytes` a range that was purged lately would have served: all, if it
+   was large enough. What did not fit is no loss, however much of it there was. */
+static uint64_t take_fitting(struct control *control, uint64_t bytes)
+{
+    for (unsigned i = hak_ace_class_index(bytes | 4); i < ACE_CLASSES; i++) {
+        struct control_class *class = &control->classes[i];
+        if (class->purged >= bytes && class->purged_most >= bytes) {
+            class->purged -= bytes;
+            class->purged_most = class->purged ? class->purged_most : 0;
+            return bytes;
+        }
+    }
+    return 0;
+}
+
 void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
 {
+    uint64_t again = pool == CONTROL_RANGES && bytes ? take_fitting(control, bytes) : bytes;
     uint64_t gone = sum(control->purged[pool]);
     uint64_t most = gone > control->regret[pool] ? gone - control->regret[pool] : 0;
-    control->regret[pool] += bytes < most ? bytes : most;
+    control->regret[pool] += again < most ? again : most;
     adapt_slack(control, pool);
+    owe(control, pool, again);
 }
 
 void hak_control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
 {
     control->purged[pool][control->epoch] += bytes;
+    control->owed[pool] += bytes;
+    if (pool == CONTROL_RANGES) {
+        unsigned i = hak_ace_class_index(bytes);
+        struct control_class *class = &control->classes[i < ACE_CLASSES ? i : ACE_CLASSES - 1];
+        class->purged_most =
+            class->purged && class->purged_most > bytes ? class->purged_most : bytes;
+        class->purged += bytes;
+    }
 }
 
 static uint64_t slack_bytes(const struct control *control, enum control_pool pool)
 {
     return control->most[pool] / CONTROL_SLACK_PARTS * control->slack[pool];
+}
+
+/* What may be kept though no later call may come to purge it. */
+static uint64_t lone_bytes(const struct control *control)
+{
+    uint64_t part = control->most[CONTROL_TOTAL] / CONTROL_LONE_PARTS;
+    if (control->is_helped || control->is_lifted) {
+        return UINT64_MAX;
+    }
+    return part > CONTROL_LONE_LEAST ? part : CONTROL_LONE_LEAST;
 }
 
 uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
@@ -221,6 +311,8 @@ uint64_t hak_control_keep(const struct control *control, enum control_pool pool,
         uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS),
                  ranges = slack_bytes(control, CONTROL_RANGES);
         most += superslabs > ranges ? superslabs : ranges;
+        uint64_t lone = lone_bytes(control);
+        budget = lone < budget ? lone : budget;
     } else {
         most += slack_bytes(control, pool);
     }

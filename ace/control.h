@@ -38,8 +38,13 @@ HAK_EXTERN_C_BEGIN
 
 enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_POOLS };
 
+/* Where no other thread purges: at most so much is kept, or this part of the highest live bytes. */
+#define CONTROL_LONE_LEAST ((uint64_t)8 * HAK_MIB)
+#define CONTROL_LONE_PARTS 5u
+
 struct control_class {
     uint64_t live, peaks[CONTROL_EPOCHS]; /* bytes now, and the highest of each epoch */
+    uint64_t purged, purged_most;         /* ranges purged lately: bytes, and the largest */
     uint64_t hits, misses; /* requests served from kept memory, and by fresh memory */
     uint64_t age_ns;       /* average age of kept memory when it is used again (moves by 1/8) */
 };
@@ -60,12 +65,20 @@ struct control {
     uint64_t regret[CONTROL_TOTAL];  /* bytes that the pool has fetched again in this epoch */
     uint64_t n_longer, n_shorter, n_epochs;
     uint64_t now_ns;
+    /* Whether another thread purges what falls due while the program sleeps. If not, see
+       docs/ace_control.md: what was purged and not fetched again; what fetching has cost beyond its
+       share of the time; the highest live bytes since that was last paid; whether it is so much
+       that more is kept. */
+    int is_helped, is_lifted;
+    uint64_t owed[CONTROL_TOTAL], debt_ns, lone_peak;
 };
 
 /* An empty history, except for what is live; the horizon is between base_ms (the option's delay, at
    least CONTROL_MIN_MS) and CONTROL_LONGEST times that. Zeroed memory is a control before its
    start. */
 void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
+/* Whether another thread purges. At first none does. */
+void hak_control_set_helped(struct control *control, int is_helped);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns);

@@ -21,6 +21,7 @@ class Control : public testing::Test
     {
         memset(&c, 0, sizeof c);
         hak_control_start(&c, now, 500);
+        hak_control_set_helped(&c, 1);
     }
     void TearDown() override
     {
@@ -234,6 +235,98 @@ TEST_F(Control, IsDeterministic)
         result = c;
     }
     EXPECT_EQ(memcmp(&results[0], &results[1], sizeof results[0]), 0);
+}
+
+/* Nobody purges while the program sleeps: at the last free no more than a quarter stays. */
+TEST_F(Control, ALoneThreadKeepsAQuarter)
+{
+    hak_control_set_helped(&c, 0);
+    for (uint64_t mib : {100, 400, 4000}) {
+        for (int round = 0; round < 3; round++) {
+            note(mib * kMiB, 0, 300);
+            note(0, 0, 300);
+            EXPECT_LE(keep(CONTROL_TOTAL), mib * kMiB / 4) << round;
+            EXPECT_GE(keep(CONTROL_TOTAL), 8 * kMiB);
+            /* What is more has gone, and is fetched again in the next round. */
+            uint64_t gone = mib * kMiB - keep(CONTROL_TOTAL);
+            hak_control_purged(&c, CONTROL_SUPERSLABS, gone);
+            hak_control_fresh(&c, CONTROL_SUPERSLABS, gone);
+        }
+        hak_control_start(&c, now, 500);
+    }
+    hak_control_set_helped(&c, 1);
+    note(400 * kMiB, 0, 300);
+    note(0, 0, 1);
+    EXPECT_GE(keep(CONTROL_TOTAL), 400 * kMiB);
+}
+
+/* Plays a heap that swings between nothing and `mib` without help. Returns the part of the time
+   that fetching costs, if a page costs 1.5 us. */
+double sawtooth_cost(struct control *c, uint64_t now, uint64_t mib, int n, uint64_t period_ms)
+{
+    const uint64_t parts = 64;
+    uint64_t kept = 0, fetched = 0, size = mib * kMiB;
+    for (int tooth = 0; tooth < n; tooth++) {
+        for (uint64_t i = 1; i <= 2 * parts; i++) {
+            uint64_t live = size / parts * (i <= parts ? i : 2 * parts - i), part = size / parts;
+            now += period_ms * kMs / (2 * parts);
+            hak_control_note(c, live, 0, now);
+            if (i <= parts) {
+                uint64_t fresh = part > kept ? part - kept : 0;
+                kept -= part - fresh;
+                fetched += tooth ? fresh : 0;
+                hak_control_fresh(c, CONTROL_SUPERSLABS, fresh);
+            } else {
+                uint64_t most = hak_control_keep(c, CONTROL_TOTAL, UINT64_MAX);
+                kept += part;
+                if (kept > most) {
+                    hak_control_purged(c, CONTROL_SUPERSLABS, kept - most);
+                    kept = most;
+                }
+            }
+        }
+    }
+    return static_cast<double>(fetched) / 4096 * 1500 /
+           (static_cast<double>(period_ms) * static_cast<double>(kMs) * n);
+}
+
+/* A heap that swings all the time gets to keep it; in the long run it pays a part of the time,
+   however long a swing takes. (Fetching all of 400 MiB each time would cost 0.15 s.) */
+TEST_F(Control, ASawtoothWithoutHelpPaysLittle)
+{
+    for (uint64_t period_ms : {200, 400, 1000, 3000}) {
+        hak_control_start(&c, now, 500);
+        hak_control_set_helped(&c, 0);
+        double all = 0.15 / (static_cast<double>(period_ms) / 1000);
+        double cost = sawtooth_cost(&c, now, 400, 100, period_ms);
+        now = c.now_ns;
+        EXPECT_LT(cost, 0.05) << period_ms << " ms, of " << all;
+        EXPECT_GT(cost, 0) << "nobody knows at once that it is one";
+    }
+}
+
+/* A range that was purged and would not have served what is mapped next is no loss. */
+TEST_F(Control, WhatWouldNotHaveFitIsNoLoss)
+{
+    hak_control_set_helped(&c, 0);
+    uint64_t bytes = 16 * kMiB;
+    for (int i = 0; i < 200; i++, bytes += kMiB / 4) {
+        note(0, 2 * bytes, 10);
+        hak_control_fresh(&c, CONTROL_RANGES, bytes + kMiB / 4);
+        note(0, bytes, 10);
+        hak_control_purged(&c, CONTROL_RANGES, bytes);
+    }
+    EXPECT_FALSE(c.is_lifted);
+    note(0, 0, 1);
+    EXPECT_LE(keep(CONTROL_TOTAL), bytes / 2);
+    /* The same sizes again and again: it would. */
+    for (int i = 0; i < 200; i++) {
+        note(0, 2 * bytes, 10);
+        hak_control_fresh(&c, CONTROL_RANGES, bytes);
+        note(0, bytes, 10);
+        hak_control_purged(&c, CONTROL_RANGES, bytes);
+    }
+    EXPECT_TRUE(c.is_lifted);
 }
 
 } // namespace

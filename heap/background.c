@@ -121,6 +121,7 @@ void hak_background_init(void)
     atomic_store_relaxed(&hak_background_null_end, (uintptr_t)1);
     atomic_store_relaxed(&is_ahead, 0u);
     atomic_store_relaxed(&hak_background_is_asleep, 0u);
+    hak_ace_set_helped(0);
     atomic_store_seq(&hak_background_state, (uint32_t)BACKGROUND_IDLE);
 }
 
@@ -160,6 +161,13 @@ static void set_ahead(int ahead)
     }
 }
 
+/* What the state means for how much is kept. */
+static void set_state(enum hak_background_state state)
+{
+    hak_ace_set_helped(state == BACKGROUND_RUNNING);
+    atomic_store_seq(&hak_background_state, (uint32_t)state);
+}
+
 static void end(void)
 {
     uint32_t state = BACKGROUND_RUNNING;
@@ -172,9 +180,9 @@ static void end(void)
     hak_background_wake();
     if (wait_for_end()) {
         atomic_store_seq(&must_end, 0u);
-        atomic_store_seq(&hak_background_state, (uint32_t)BACKGROUND_IDLE);
+        set_state(BACKGROUND_IDLE);
     } else {
-        atomic_store_seq(&hak_background_state, (uint32_t)BACKGROUND_LOST);
+        set_state(BACKGROUND_LOST);
     }
     errno = saved;
 }
@@ -220,10 +228,20 @@ static int64_t activity(void)
 }
 
 /* One thing at a time, and nothing while the gate is closed: a fork does not wait long. */
-static void give_back(size_t (*purge)(uint64_t delay_ms))
+static void purge_ranges(void)
 {
     if (!hak_background_must_end() && hak_gate_enter()) {
-        (void)purge(hak_ace_delay_ms());
+        (void)hak_ace_purge(hak_ace_delay_ms());
+        hak_gate_leave();
+    }
+}
+
+static void purge_superslabs(void)
+{
+    int is_last = 0;
+    for (int64_t n = hak_stat_get(superslabs);
+         n > 0 && !is_last && !hak_background_must_end() && hak_gate_enter(); n--) {
+        (void)hak_ss_purge_step(hak_ace_delay_ms(), &is_last);
         hak_gate_leave();
     }
 }
@@ -235,8 +253,8 @@ static int tick(void)
     static uint32_t n_quiet;
     hak_stat_add(background_ticks, 1);
     hak_theap_rest_all();
-    give_back(hak_ace_purge);
-    give_back(hak_ss_purge);
+    purge_ranges();
+    purge_superslabs();
     int64_t now = activity();
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;
@@ -322,7 +340,7 @@ static int start(uint32_t state, int apart)
    end it. */
 static void set_running(void)
 {
-    atomic_store_seq(&hak_background_state, (uint32_t)BACKGROUND_RUNNING);
+    set_state(BACKGROUND_RUNNING);
     if (hak_theap_n_live() < 2) {
         hak_background_count();
     }

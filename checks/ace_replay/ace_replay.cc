@@ -68,6 +68,7 @@ class Play
         hak_options.purge_delay_ms = keep == UINT64_MAX ? 500 : 3600000;
         hak_ace_purge(0);
         hak_ss_purge(0);
+        hak_ace_set_helped(1);
         hak_adapt_forget();
         start_us_ = last_us_ = now_us;
         n_system_calls = 0;
