@@ -20,6 +20,10 @@
 /* A block in a range that shrinks below this is copied out of it. */
 #define RANGE_LEAST ((size_t)32 * HAK_KIB)
 
+/* How many superslabs one call purges at most that are more than what is worth keeping: ahead of a
+   program that takes one large block after another, and not long. */
+#define EXCESS_STEPS 4
+
 static void superslabs_taken(size_t fresh)
 {
     hak_adapt_taken(CONTROL_SUPERSLABS, fresh);
@@ -166,7 +170,11 @@ size_t hak_ace_room(void)
 size_t hak_ace_purge_excess(void)
 {
     size_t bytes = hak_adapt_ranges_exceed() ? hak_range_purge_excess() : 0;
-    return hak_adapt_superslabs_exceed() ? bytes + hak_ss_purge(hak_adapt_delay_ms()) : bytes;
+    for (int i = 0, is_last = 0; i < EXCESS_STEPS && !is_last && hak_adapt_superslabs_exceed();
+         i++) {
+        bytes += hak_ss_purge_step(hak_adapt_delay_ms(), &is_last);
+    }
+    return bytes;
 }
 
 void hak_ace_set_helped(int is_helped)

@@ -35,8 +35,8 @@ void *hak_ace_resize(void *p, size_t size);
 size_t hak_ace_purge(uint64_t delay_ms);
 /* The address space ahead of growing blocks that a purge could return to the system. */
 size_t hak_ace_room(void);
-/* Purges what the controller does not want to keep any longer, as one pool has grown at the
-   other's cost. Cheap if there is nothing. Returns bytes. */
+/* Purges a bounded part of what the controller does not want to keep any longer, as one pool has
+   grown at the other's cost. Cheap if there is nothing. Returns bytes. */
 size_t hak_ace_purge_excess(void);
 /* Whether another thread purges what falls due while the program sleeps. If none does, which is so
    at first, less is kept. */

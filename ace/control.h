@@ -40,7 +40,7 @@ enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_P
 
 /* Where no other thread purges: at most so much is kept, or this part of the highest live bytes. */
 #define CONTROL_LONE_LEAST ((uint64_t)8 * HAK_MIB)
-#define CONTROL_LONE_PARTS 5u
+#define CONTROL_LONE_PARTS 8u
 
 struct control_class {
     uint64_t live, peaks[CONTROL_EPOCHS]; /* bytes now, and the highest of each epoch */
