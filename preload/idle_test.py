@@ -1,14 +1,14 @@
 """Memory is purged while a program sleeps and when threads come and go; and the background thread
 does not disturb the program.
 
-idle_test.py LIBRARY IDLE_MEMORY_PROGRAM CHURN_PROGRAM LAST_THREAD_PROGRAM [CASES]
+idle_test.py LIBRARY IDLE_MEMORY_PROGRAM IDLE_LONE_PROGRAM CHURN_PROGRAM LAST_THREAD_PROGRAM [CASES]
 """
 import os
 import subprocess
 import sys
 import unittest
 
-LIBRARY, IDLE_MEMORY, CHURN, LAST_THREAD = (os.path.abspath(a) for a in sys.argv[1:5])
+LIBRARY, IDLE_MEMORY, IDLE_LONE, CHURN, LAST_THREAD = (os.path.abspath(a) for a in sys.argv[1:6])
 
 
 def run(*command, **environment):
@@ -58,11 +58,32 @@ class Idle(unittest.TestCase):
         before, after = self.falls_back(540, "random", "self")
         self.assertLess(after, before * 1.1 + 3 * 2048)
 
-    def test_not_without_the_background_thread(self):
+    def test_without_the_background_thread_a_quarter_stays(self):
         before, after = self.falls_back(
-            100, "order", "self", HAKMEM_BACKGROUND="0", HAKMEM_PURGE_DELAY_MS="60000"
+            200, "order", "self", HAKMEM_BACKGROUND="0", HAKMEM_PURGE_DELAY_MS="60000"
         )
-        self.assertGreater(after, before + 50 * 1024, "nobody called the allocator")
+        self.assertGreater(after, before + 8 * 1024, "nobody called the allocator")
+        self.assertLess(after, before + 50 * 1024)
+
+
+class Lone(unittest.TestCase):
+    """A program of one thread makes no call after its last free, and gets no thread either."""
+
+    def keeps(self, kind, rounds):
+        most, end = (int(word) for word in run(IDLE_LONE, kind, rounds, HAKMEM_HUGE_PAGE_BYTES="0"))
+        print("%s, %d rounds: %d -> %d KiB" % (kind, rounds, most, end), file=sys.stderr)
+        self.assertGreater(most, 60 * 1024, "the load was there")
+        return end / most
+
+    def test_no_more_than_a_quarter_stays(self):
+        for rounds in [1, 3]:
+            for kind in ["small", "kept", "mixed", "mid"]:
+                with self.subTest(kind=kind, rounds=rounds):
+                    self.assertLess(self.keeps(kind, rounds), 0.25)
+        self.assertLess(self.keeps("growing", 1), 0.25)
+
+    def test_a_heap_that_swings_keeps_its_memory(self):
+        self.assertGreater(self.keeps("mid", 12), 0.5)
 
 
 class Churn(unittest.TestCase):
@@ -88,4 +109,4 @@ class LastThread(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0]] + sys.argv[5:], verbosity=2)
+    unittest.main(argv=[sys.argv[0]] + sys.argv[6:], verbosity=2)
