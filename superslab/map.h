@@ -29,17 +29,18 @@
              tag, else 0
    Both may write at once. If the writer's fence is the first, the filler reads the new leaf, and
    takes back what it wrote; if the filler's is, the writer sees the array and its tag, and writes
-   over it. A stale tag may stand in between: of a slab that changes its heap, which whoever frees
-   may see anyway (theap.h), or, if the filler's block was not valid, of a unit into which there is
-   no valid pointer yet. checks/model/map.pml searches all orders, those of a store buffer too.
+   over it. In between, a valid pointer may find the tag that its slab had before it changed its
+   heap, which a free may see anyway (theap.h); only if other pointers are freed twice at that very
+   time, what the unit was before. checks/model/map.pml searches all orders, those of a store buffer
+   too.
 
    Writable is what belongs to leaves that such a free has met. All else is mapped for reading, so
    that any pointer may be looked up, and the array counts as committed nowhere: strict overcommit
-   and RLIMIT_DATA let it be, and mlockall(MCL_CURRENT) fills it with the page of zeros alone (16
-   MiB of page tables). It is not made where future mappings are locked (mlockall(MCL_FUTURE)), nor
-   where less than eight times its size of address space is left (RLIMIT_AS). Then, or if the system
-   refuses, views stay windows, and frees beyond them take the slow path. It is asked once: for the
-   array, and for each leaf. */
+   and RLIMIT_DATA let it be, and mlockall(MCL_CURRENT) fills it with the page of zeros alone (at
+   most 16 MiB of page tables). It is not made where future mappings are locked
+   (mlockall(MCL_FUTURE)), nor where less than eight times its size of address space is left
+   (RLIMIT_AS). Then, or if the system refuses, views stay windows, and frees beyond them take the
+   slow path. It is asked once: for the array, and for each leaf. */
 #ifndef HAKMEM_SUPERSLAB_MAP_H
 #define HAKMEM_SUPERSLAB_MAP_H
 
