@@ -140,6 +140,9 @@ void use_all(Rng &rng)
 
 TEST(Beyond, FreesAreAsFast)
 {
+#ifdef __SANITIZE_ADDRESS__
+    GTEST_SKIP() << "freed blocks wait in a queue first";
+#endif
     in_child([] {
         Rng rng(1);
         std::vector<void *> before = make(rng, kBytes);
@@ -160,6 +163,9 @@ TEST(Beyond, FreesAreAsFast)
 
 TEST(Beyond, SlabsThatWereThereBefore)
 {
+#ifdef __SANITIZE_ADDRESS__
+    GTEST_SKIP() << "freed blocks wait in a queue first";
+#endif
     in_child([] {
         Rng rng(2);
         std::vector<void *> before = make(rng, kBytes);
@@ -216,6 +222,9 @@ TEST(Beyond, AChildGoesOn)
 
 TEST(Beyond, AllIsExactWithoutTheArray)
 {
+#ifdef __SANITIZE_ADDRESS__
+    GTEST_SKIP() << "freed blocks wait in a queue first";
+#endif
     for (hak_testing::OsCall call : {hak_testing::OS_MMAP, hak_testing::OS_MPROTECT}) {
         in_child([=] {
             Rng rng(5);

@@ -228,8 +228,8 @@ void hak_validate_free(const void *p)
 }
 #endif
 
-/* A block of a slab: ours but outside the window, another heap's, or one that the fast path found
-   wrong. */
+/* A block of a slab: ours but beyond the view of the map, another heap's, or one that the fast path
+   found wrong. */
 static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
