@@ -46,6 +46,11 @@ static int real_madvise(void *addr, size_t length, int advice)
     return madvise(addr, length, advice);
 }
 
+static int real_mprotect(void *addr, size_t length, int prot)
+{
+    return mprotect(addr, length, prot);
+}
+
 /* The functions of that name are cancellation points, syscall() is none. */
 static ssize_t real_write(int fd, const void *data, size_t size)
 {
@@ -256,9 +261,9 @@ static size_t real_page_size(void)
 /* In the table's order. */
 #define REAL_OPS                                                                                   \
     {                                                                                              \
-        real_mmap, real_munmap, real_mremap, real_madvise, real_write, real_open, real_read,       \
-            real_close, real_address_limit, real_clock_ns, real_precise_ns, real_environ,          \
-            real_futex_wait, real_futex_wake, real_futex_wait_ms, real_start_thread,               \
+        real_mmap, real_munmap, real_mremap, real_madvise, real_mprotect, real_write, real_open,   \
+            real_read, real_close, real_address_limit, real_clock_ns, real_precise_ns,             \
+            real_environ, real_futex_wait, real_futex_wake, real_futex_wait_ms, real_start_thread, \
             real_wait_thread, real_page_size, real_is_secure                                       \
     }
 
@@ -275,6 +280,24 @@ static void *map_anonymous(void *hint, size_t size)
     void *p =
         hak_os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
+}
+
+void *hak_os_reserve(size_t size)
+{
+    int saved = errno;
+    void *p =
+        hak_os_ops.mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    errno = saved;
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int hak_os_protect(void *addr, size_t size, enum os_access access)
+{
+    int saved = errno;
+    int prot = access == OS_WRITABLE ? PROT_READ | PROT_WRITE : PROT_READ;
+    int error = hak_os_ops.mprotect(addr, size, prot) ? errno : 0;
+    errno = saved;
+    return error;
 }
 
 int hak_os_unmap(void *addr, size_t size)

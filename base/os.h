@@ -9,7 +9,8 @@
 
    Which ones may be called when. A sandbox (seccomp) often ends a process at a system call that it
    does not expect, so that a call cannot be tried; it expects what libc's own malloc makes:
-   - at any time: mmap, munmap, mremap, madvise, futex; the clocks, which the vDSO answers;
+   - at any time: mmap, munmap, mremap, madvise, mprotect, futex; the clocks, which the vDSO
+   answers;
    - only while the process starts (constructors, the first allocation): open, read, close,
      address_limit, is_secure, environ_;
    - write: when the process is about to abort, or when the user asked for a line;
@@ -30,6 +31,7 @@ struct hak_os_ops {
     int (*munmap)(void *addr, size_t length);
     void *(*mremap)(void *old_addr, size_t old_size, size_t new_size, int flags, void *new_addr);
     int (*madvise)(void *addr, size_t length, int advice);
+    int (*mprotect)(void *addr, size_t length, int prot);
     ssize_t (*write)(int fd, const void *data, size_t size);
     int (*open)(const char *path); /* for reading */
     ssize_t (*read)(int fd, void *data, size_t size);
@@ -70,6 +72,12 @@ HAK_MUST_CHECK int hak_os_unmap(void *addr, size_t size);
 /* Unmaps address space of which no page was ever touched. If the kernel refuses, it stays mapped,
    which costs no memory. */
 void hak_os_unmap_untouched(void *addr, size_t size);
+/* Reserves address space that may be neither read nor written to, at any page, and that the system
+   does not count as memory. NULL when it refuses. */
+void *hak_os_reserve(size_t size);
+/* Whole pages may be read, or read and written to. Returns 0 or an errno value. */
+enum os_access { OS_READABLE, OS_WRITABLE };
+HAK_MUST_CHECK int hak_os_protect(void *addr, size_t size, enum os_access access);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
 HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */

@@ -435,6 +435,7 @@ void *call_everything(void *went_on)
     void *p = os.mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     (void)os.madvise(p, page, MADV_DONTNEED);
     (void)os.mremap(p, page, page, 0, nullptr);
+    (void)os.mprotect(p, page, PROT_READ);
     (void)os.munmap(p, page);
     int fd = os.open("/proc/self/maps");
     EXPECT_GE(fd, 0);

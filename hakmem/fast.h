@@ -127,11 +127,11 @@ static HAK_ALWAYS_INLINE void hak_fast_push_own(struct theap *heap, size_t offse
    it was written to; so has what was handed out and not written to yet. */
 static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
 {
-    size_t unit = hak_map_window_unit(p);
-    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
+    size_t unit = hak_map_view_unit(&heap->view, p);
+    if (HAK_UNLIKELY(unit >= heap->view.n_units)) {
         return NULL;
     }
-    size_t offset = atomic_load_relaxed(&hak_map_window->tag[unit]) ^ heap->owner_tag;
+    size_t offset = atomic_load_relaxed(&heap->view.tags[unit]) ^ heap->owner_tag;
     if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
         return NULL;
     }
@@ -150,12 +150,12 @@ static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p,
                                                void (*otherwise)(void *p))
 {
     FORGET_HEAP(heap);
-    size_t unit = hak_map_window_unit(p);
-    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
+    size_t unit = hak_map_view_unit(&heap->view, p);
+    if (HAK_UNLIKELY(unit >= heap->view.n_units)) {
         otherwise(p);
         return;
     }
-    size_t offset = atomic_load_relaxed(&hak_map_window->tag[unit]) ^ heap->owner_tag;
+    size_t offset = atomic_load_relaxed(&heap->view.tags[unit]) ^ heap->owner_tag;
     if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
         otherwise(p);
         return;

@@ -228,8 +228,8 @@ void hak_validate_free(const void *p)
 }
 #endif
 
-/* A block of a slab: ours but outside the window, another heap's, or one that the fast path found
-   wrong. */
+/* A block of a slab: ours but beyond the view of the map, another heap's, or one that the fast path
+   found wrong. */
 static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
@@ -278,7 +278,7 @@ static void free_large(void *p)
     hak_background_poke();
 }
 
-/* What lies beyond the window, is large, free or no block at all. */
+/* What the thread's view of the map does not show, is large, free or no block at all. */
 static HAK_NOINLINE void free_elsewhere(void *p)
 {
     struct map_entry entry = hak_map_find(p);
@@ -293,6 +293,10 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     } else if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
         free_large(p);
     } else {
+        struct theap *heap = hak_theap_own;
+        if (HAK_UNLIKELY(!heap->view.is_final)) {
+            hak_map_view_extend(&heap->view, p);
+        }
         free_in_slab(p, entry.tag);
     }
 }
@@ -301,9 +305,7 @@ void hak_plain_free(void *p)
 {
     int saved = errno; /* a free may need memory of its own, as for its thread's heap */
     /* First what is frequent: a small block of another heap. */
-    size_t unit = hak_map_window_unit(p);
-    uint32_t tag =
-        HAK_LIKELY(unit < MAP_LEAF_UNITS) ? atomic_load_relaxed(&hak_map_window->tag[unit]) : 0;
+    uint32_t tag = hak_map_view_tag(&hak_theap_own->view, p);
     if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
         free_in_slab(p, tag);
     } else {

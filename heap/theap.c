@@ -20,10 +20,11 @@
 #include "limit/limit.h"
 #include "superslab/pool.h"
 
-/* An owner that neither a heap nor a special tag has. */
+/* An owner that neither a heap nor a special tag has, and a view that shows nothing. */
 struct theap hak_theap_none = {
     .bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
-    .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT};
+    .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT,
+    .view = {.is_final = 1}};
 HAK_TLS struct theap *hak_self = &hak_theap_none;
 HAK_TLS struct theap *hak_theap_own = &hak_theap_none;
 
@@ -385,6 +386,7 @@ static struct theap *take_heap(void)
         if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
             set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
         }
+        hak_map_view_begin(&heap->view);
         show_to_fast_paths(heap);
         (void)atomic_add_relaxed(&n_live, 1u);
     }

@@ -45,6 +45,7 @@
 #include "base/lock.h"
 #include "base/size_classes.h"
 #include "owner/owner.h"
+#include "superslab/map.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -107,6 +108,7 @@ struct theap {
     struct bin bins[SC_N_CLASSES]; /* first, so that an offset into it is an offset into the heap */
     uint32_t owner_tag; /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is
                            ours */
+    struct map_view view;             /* what its thread's frees see of the map */
     uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
 
     struct spare spares[SC_N_CLASSES];

@@ -196,7 +196,7 @@ static int verify_one(const struct slab *slab, void *context)
     if (!error && entry.tag != TAG_SLAB(slab->owner, slab->size_class)) {
         error = VERIFY_BANK_TAG;
     }
-    return error;
+    return error ? error : hak_map_verify(slab->base, 1);
 }
 
 int hak_bank_verify(const struct bank *bank)

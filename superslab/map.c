@@ -1,10 +1,11 @@
-/* The pointer map. No locks: leaves are added by a compare-and-swap and stay. Called by the pool,
-   by ACE for ranges, by limbo, and by every free. */
+/* The pointer map. No locks: leaves and the flat array are added by a compare-and-swap and stay.
+   Called by the pool, by ACE for ranges, by limbo, and by every free. */
 #include "superslab/map.h"
 
 #include <errno.h>
 
 #include "base/os.h"
+#include "base/verify.h"
 
 /* Before the first hak_map_ensure every user address minus this base is beyond the window. */
 #define NO_BASE     ((uintptr_t)1 << 63)
@@ -13,6 +14,13 @@ uintptr_t hak_map_base = NO_BASE;
 struct map_leaf *hak_map_window;
 
 static struct map_leaf *directory[MAP_DIRECTORY_ENTRIES];
+
+/* The flat array; NULL before it is needed, and if it was refused. */
+static uint32_t *flat;
+static uint8_t is_flat_refused;
+/* Whether a leaf's part of it can be written to. Each changes once. */
+enum { PART_UNUSED, PART_WRITABLE, PART_REFUSED };
+static uint8_t parts[MAP_DIRECTORY_ENTRIES];
 
 /* Unit number modulo 2^32; addresses have at most 48 bits here. */
 static uint32_t unit_of(const void *p)
@@ -79,6 +87,179 @@ int hak_map_ensure(const void *start, size_t bytes)
     }
 }
 
+/* --- the flat array --- */
+
+static int is_writable(uint32_t unit)
+{
+    return atomic_load_acquire(&parts[unit >> MAP_LEAF_SHIFT]) == PART_WRITABLE;
+}
+
+/* The flat array's tag of a unit of that address; NULL if it has none that can be written to. */
+static uint32_t *flat_tag(uint32_t *tags, uintptr_t address)
+{
+    uintptr_t at = address >> MAP_UNIT_SHIFT;
+    return at < MAP_FLAT_UNITS && is_writable(unit_of((const void *)address)) ? &tags[at] : NULL;
+}
+
+/* The writer's half, behind its fence. */
+static HAK_COLD void write_flat(uint32_t *tags, const void *start, size_t n_units, uint32_t tag)
+{
+    uint32_t shown = TAG_IS_SLAB(tag) ? tag : 0;
+    for (size_t i = 0; i < n_units; i++) {
+        uint32_t *at = flat_tag(tags, (uintptr_t)start + (i << MAP_UNIT_SHIFT));
+        if (at && atomic_load_relaxed(at) != shown) {
+            atomic_store_release(at, shown);
+        }
+    }
+}
+
+/* The filler's half. */
+static void fill(uint32_t *tags, const void *p)
+{
+    uint32_t unit = unit_of(p);
+    uint32_t *at = flat_tag(tags, (uintptr_t)p), none = 0;
+    struct map_leaf *leaf = leaf_of(unit);
+    if (!at || !leaf) {
+        return;
+    }
+    uint32_t tag = atomic_load_acquire(&leaf->tag[unit & (MAP_LEAF_UNITS - 1)]);
+    if (!TAG_IS_SLAB(tag) || !atomic_cas_strong(at, &none, tag)) {
+        return;
+    }
+    atomic_fence_seq();
+    if (HAK_UNLIKELY(atomic_load_relaxed(&leaf->tag[unit & (MAP_LEAF_UNITS - 1)]) != tag)) {
+        (void)atomic_cas_strong(at, &tag, 0u);
+    }
+}
+
+/* Makes what the flat array has for units [first, end) writable, as far as it reaches. */
+static int allow(uint32_t *tags, uint64_t first, uint64_t end)
+{
+    uintptr_t page = hak_os_page_size();
+    end = end < MAP_FLAT_UNITS ? end : MAP_FLAT_UNITS;
+    if (first >= end) {
+        return 0;
+    }
+    uintptr_t from = (uintptr_t)&tags[first] & ~(page - 1);
+    uintptr_t to = ((uintptr_t)&tags[end] + page - 1) & ~(page - 1);
+    hak_os_small_pages((void *)from, to - from);
+    return hak_os_protect((void *)from, to - from, OS_WRITABLE);
+}
+
+/* Makes a leaf's part writable, once. Two threads may do so at once, and no thread waits. */
+static HAK_COLD void allow_part(uint32_t *tags, uint32_t index)
+{
+    const uint64_t n_units = (uint64_t)1 << 32;
+    uint64_t first = ((atomic_load_relaxed(&hak_map_base) >> MAP_UNIT_SHIFT) +
+                      ((uint64_t)index << MAP_LEAF_SHIFT)) %
+                     n_units;
+    uint64_t end = first + MAP_LEAF_UNITS;
+    int error = allow(tags, first, end);
+    if (!error && end > n_units) { /* the highest addresses, and the lowest ones */
+        error = allow(tags, 0, end - n_units);
+    }
+    uint8_t unused = PART_UNUSED;
+    (void)atomic_cas_strong(&parts[index], &unused,
+                            (uint8_t)(error ? PART_REFUSED : PART_WRITABLE));
+}
+
+/* Address space for the flat array, mapped for reading; NULL if it is refused, or if mappings are
+   locked, so that all of its pages would be made. */
+static uint32_t *reserve(void)
+{
+    const size_t others = 7 * MAP_FLAT_BYTES;
+    char *base = (char *)hak_os_reserve(others + MAP_FLAT_BYTES);
+    if (!base) {
+        return NULL;
+    }
+    hak_os_unmap_untouched(base, others);
+    base += others;
+    hak_os_huge_pages(base, MAP_FLAT_BYTES);      /* of zeros, for mlockall */
+    if (hak_os_purge(base, hak_os_page_size()) || /* locked pages cannot be dropped */
+        hak_os_protect(base, MAP_FLAT_BYTES, OS_READABLE)) {
+        hak_os_unmap_untouched(base, MAP_FLAT_BYTES);
+        return NULL;
+    }
+    return (uint32_t *)(void *)base;
+}
+
+/* The flat array, made if there is none. Whoever comes second throws his away. */
+static HAK_COLD uint32_t *ensure_flat(void)
+{
+    uint32_t *tags = atomic_load_acquire(&flat);
+    if (tags || atomic_load_relaxed(&is_flat_refused)) {
+        return tags;
+    }
+    uint32_t *fresh = reserve();
+    if (!fresh) {
+        atomic_store_relaxed(&is_flat_refused, 1);
+    } else if (!atomic_cas_strong(&flat, &tags, fresh)) {
+        hak_os_unmap_untouched(fresh, MAP_FLAT_BYTES);
+        fresh = tags;
+    }
+    return fresh;
+}
+
+/* A signal handler that frees in between finds every pointer beyond the view. */
+static void set_view(struct map_view *view, uintptr_t base, size_t n_units, const uint32_t *tags)
+{
+    view->n_units = 0;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    view->base = base;
+    view->tags = tags;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    view->n_units = n_units;
+}
+
+void hak_map_view_begin(struct map_view *view)
+{
+    uintptr_t base = atomic_load_acquire(&hak_map_base);
+    const uint32_t *tags = atomic_load_acquire(&flat);
+    if (tags) {
+        set_view(view, (uintptr_t)1 << MAP_UNIT_SHIFT, MAP_FLAT_UNITS - 1, tags + 1);
+    } else if (base != NO_BASE) {
+        set_view(view, base, MAP_LEAF_UNITS, hak_map_window->tag);
+    } else {
+        set_view(view, 0, 0, NULL);
+    }
+}
+
+void hak_map_view_extend(struct map_view *view, const void *p)
+{
+    uint32_t *tags = atomic_load_acquire(&flat);
+    if (!tags && hak_map_window_unit(p) >= MAP_LEAF_UNITS) {
+        tags = ensure_flat();
+        view->is_final = tags == NULL;
+    }
+    if (view->n_units == 0 || (tags && view->tags != tags + 1)) {
+        hak_map_view_begin(view);
+    }
+    if (!tags) {
+        return;
+    }
+    uint32_t index = unit_of(p) >> MAP_LEAF_SHIFT;
+    if (atomic_load_relaxed(&parts[index]) == PART_UNUSED) {
+        allow_part(tags, index);
+    }
+    fill(tags, p);
+}
+
+int hak_map_verify(const void *start, size_t n_units)
+{
+    const uint32_t *tags = atomic_load_acquire(&flat);
+    for (size_t i = 0; tags && i < n_units; i++) {
+        const char *p = (const char *)start + (i << MAP_UNIT_SHIFT);
+        uintptr_t at = (uintptr_t)p >> MAP_UNIT_SHIFT;
+        uint32_t shown = at < MAP_FLAT_UNITS ? atomic_load_relaxed(&tags[at]) : 0;
+        if (shown && shown != hak_map_get(p).tag) {
+            return VERIFY_MAP_FLAT;
+        }
+    }
+    return 0;
+}
+
+/* --- entries --- */
+
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 {
     uint32_t unit = unit_of(start);
@@ -86,6 +267,11 @@ void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
         struct map_leaf *leaf = leaf_of(unit);
         atomic_store_relaxed(&leaf->ref[unit & (MAP_LEAF_UNITS - 1)], ref);
         atomic_store_release(&leaf->tag[unit & (MAP_LEAF_UNITS - 1)], tag);
+    }
+    atomic_fence_seq();
+    uint32_t *tags = atomic_load_acquire(&flat);
+    if (HAK_UNLIKELY(tags != NULL)) {
+        write_flat(tags, start, n_units, tag);
     }
 }
 

@@ -23,6 +23,7 @@ enum OsCall {
     OS_MUNMAP,
     OS_MREMAP,
     OS_MADVISE,
+    OS_MPROTECT,
     OS_WRITE,
     OS_OPEN,
     OS_READ,
@@ -43,9 +44,9 @@ static_assert(sizeof(struct hak_os_ops) / sizeof(void *) == OS_N_CALLS + 3,
 inline const char *os_call_name(OsCall call)
 {
     static const char *const names[] = {
-        "mmap",          "munmap",     "mremap",        "madvise",     "write",         "open",
-        "read",          "close",      "start_thread",  "wait_thread", "address_limit", "clock",
-        "precise_clock", "futex_wait", "futex_wait_ms", "futex_wake"};
+        "mmap",  "munmap",        "mremap",     "madvise",       "mprotect",    "write",
+        "open",  "read",          "close",      "start_thread",  "wait_thread", "address_limit",
+        "clock", "precise_clock", "futex_wait", "futex_wait_ms", "futex_wake"};
     return names[call];
 }
 
@@ -61,6 +62,7 @@ class FailingOs
         hak_os_ops.munmap = munmap_hook;
         hak_os_ops.mremap = mremap_hook;
         hak_os_ops.madvise = madvise_hook;
+        hak_os_ops.mprotect = mprotect_hook;
         hak_os_ops.write = write_hook;
         hak_os_ops.open = open_hook;
         hak_os_ops.read = read_hook;
@@ -185,6 +187,10 @@ class FailingOs
     static int madvise_hook(void *addr, size_t length, int advice)
     {
         return must_fail(OS_MADVISE) ? -1 : hak_os_real_ops.madvise(addr, length, advice);
+    }
+    static int mprotect_hook(void *addr, size_t length, int prot)
+    {
+        return must_fail(OS_MPROTECT) ? -1 : hak_os_real_ops.mprotect(addr, length, prot);
     }
     static ssize_t write_hook(int fd, const void *data, size_t size)
     {

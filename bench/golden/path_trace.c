@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 enum { MAX_STEPS = 4096, WARM_UP = 200, BLOCKS = 8, UNTRACED = 4, TRACES = 4 };
@@ -108,6 +109,28 @@ static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t 
     }
 }
 
+// The same beyond the window that the fast paths see at first: the program maps 100 GiB itself, and
+// takes blocks until they lie behind it.
+static void trace_beyond(uintptr_t malloc_at, uintptr_t free_at, uintptr_t base)
+{
+    const size_t gib = (size_t)1 << 30, size = 512;
+    uintptr_t first = ((uintptr_t(*)(size_t))malloc_at)(size), block = first, distance = 0;
+    if (mmap(NULL, 100 * gib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) ==
+        MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    for (size_t taken = 0; distance < 64 * gib && taken < gib / 4; taken += size) {
+        block = ((uintptr_t(*)(size_t))malloc_at)(size);
+        distance = block < first ? first - block : block - first;
+    }
+    if (distance < 64 * gib) {
+        fprintf(stderr, "no block lies beyond what the program mapped\n");
+        exit(1);
+    }
+    trace("beyond", size, malloc_at, free_at, base);
+}
+
 // free(NULL), which programs call often: it leaves by the slow path's first instructions.
 static void trace_null(uintptr_t free_at, uintptr_t base)
 {
@@ -137,5 +160,6 @@ int main(void)
     trace("mid", 4096, malloc_at, free_at, base);
     trace("mid_odd", 7777, malloc_at, free_at, base);
     trace_null(free_at, base);
+    trace_beyond(malloc_at, free_at, base);
     return 0;
 }

@@ -1,4 +1,4 @@
-"""model_test.py small|large|NAME...: checks remote_free.pml and lookup.pml by Spin, each
+"""model_test.py small|large|NAME...: checks the models (*.pml) by Spin, each
 configuration exhaustively, and that each model finds every broken protocol (BREAK_...). `small` is
 in the suite, `large` by hand; NAMEs are of one configuration or mutation each.
 
@@ -15,6 +15,7 @@ import tempfile
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 REMOTE_FREE = os.path.join(FOLDER, "remote_free.pml")
 LOOKUP = os.path.join(FOLDER, "lookup.pml")
+MAP = os.path.join(FOLDER, "map.pml")
 
 # A sequence on data that only a lock's holder may touch is one step (FINE=0). `fine` shows for the
 # smallest configurations that this hides nothing, and each such step asserts that its thread holds
@@ -40,7 +41,8 @@ LARGE = {
 }
 
 LOOKUPS = {"lookup": "-DN_CHANGES=2"}
-LONG = set(LARGE) | {"three_threads", "lookup"}
+MAPS = {"map": "", "map_misuse": "-DMISUSE"}
+LONG = set(LARGE) | {"three_threads", "lookup", "map", "map_misuse"}
 
 # The mutations, and the configuration in which Spin must find each.
 SMALL_MUTATIONS = {
@@ -73,7 +75,21 @@ LOOKUP_MUTATIONS = {
     "FORGETS_VERSION": "",
 }
 
+MAP_MUTATIONS = {
+    "ARRAY_BEFORE_LEAF": "",
+    "SETS_WITHOUT_FENCE": "",
+    "FILLS_BY_STORE": "-DMISUSE",
+    "FILLS_WITHOUT_LOOKING": "-DMISUSE",
+}
+
 GCC = ["gcc", "-w", "-DSAFETY", "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=8000"]
+
+
+def model_of(name):
+    for model, names in ((LOOKUP, {**LOOKUPS, **LOOKUP_MUTATIONS}), (MAP, {**MAPS, **MAP_MUTATIONS})):
+        if name in names:
+            return model
+    return REMOTE_FREE
 
 
 def search(model, defines, folder, optimise):
@@ -102,7 +118,7 @@ def is_right(name, defines, must_fail):
         if must_fail:
             defines += " -DBREAK_" + name
         # Compiling Spin's program with -O2 takes longer than the small searches.
-        model = LOOKUP if name in LOOKUPS or name in LOOKUP_MUTATIONS else REMOTE_FREE
+        model = model_of(name)
         states, errors, message = search(model, defines, folder, "-O2" if name in LONG else "-O0")
     right = errors is not None and (errors > 0) == must_fail
     verdict = "as it should" if right else "NOT AS IT SHOULD"
@@ -112,11 +128,12 @@ def is_right(name, defines, must_fail):
 
 
 def main():
-    configurations = dict(SMALL, **LARGE, **LOOKUPS)
-    mutations = dict(SMALL_MUTATIONS, **LARGE_MUTATIONS, **LOOKUP_MUTATIONS)
+    configurations = dict(SMALL, **LARGE, **LOOKUPS, **MAPS)
+    mutations = dict(SMALL_MUTATIONS, **LARGE_MUTATIONS, **LOOKUP_MUTATIONS, **MAP_MUTATIONS)
     for model, of_model in (
-        (REMOTE_FREE, set(mutations) - set(LOOKUP_MUTATIONS)),
+        (REMOTE_FREE, set(SMALL_MUTATIONS) | set(LARGE_MUTATIONS)),
         (LOOKUP, set(LOOKUP_MUTATIONS)),
+        (MAP, set(MAP_MUTATIONS)),
     ):
         with open(model) as file:
             named = set(re.findall(r"BREAK_([A-Z_]+[A-Z])", file.read()))
@@ -125,8 +142,8 @@ def main():
     what = sys.argv[1:]
     is_small = what == ["small"]
     if is_small or what == ["large"]:
-        what = list(dict(SMALL, **LOOKUPS) if is_small else configurations) + list(
-            dict(SMALL_MUTATIONS, **LOOKUP_MUTATIONS) if is_small else mutations
+        what = list(dict(SMALL, **LOOKUPS, **MAPS) if is_small else configurations) + list(
+            dict(SMALL_MUTATIONS, **LOOKUP_MUTATIONS, **MAP_MUTATIONS) if is_small else mutations
         )
     unknown = set(what) - set(configurations) - set(mutations)
     if not what or unknown:
