@@ -1,17 +1,19 @@
-/* Tables of numbered things: chunks of pointers in metadata, never moved. The caller's lock.
-   Called by pool.c and range.c. */
+/* Tables of numbered things: chunks of pointers in metadata, never moved. Called by region.c and
+   range.c. */
 #include "base/numbered.h"
 
 #include "base/os.h"
 
 int hak_numbered_reserve(struct numbered *all)
 {
-    uint32_t index = all->n / NUMBERED_CHUNK;
-    if (index < NUMBERED_CHUNKS && !all->chunks[index]) {
+    uint32_t index = hak_numbered_count(all) / NUMBERED_CHUNK;
+    void **none = NULL;
+    if (index < NUMBERED_CHUNKS && !atomic_load_acquire(&all->chunks[index])) {
         void **chunk = (void **)hak_os_meta_alloc(NUMBERED_CHUNK * sizeof *chunk);
-        atomic_store_release(&all->chunks[index], chunk);
+        /* Of two threads' chunks the first stays; the other one is never touched. */
+        (void)(chunk && atomic_cas_strong(&all->chunks[index], &none, chunk));
     }
-    return index < NUMBERED_CHUNKS && all->chunks[index];
+    return index < NUMBERED_CHUNKS && atomic_load_acquire(&all->chunks[index]);
 }
 
 void hak_numbered_add(struct numbered *all, void *item)

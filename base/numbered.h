@@ -18,14 +18,22 @@ struct numbered {
     uint32_t n; /* numbers are below it */
 };
 
-/* Makes room for one more. Returns whether there is. */
+/* Makes a place for one more, from metadata. Returns whether there is one. No lock needed: so it is
+   called before the owner's lock is taken, and then, since another thread may have been first,
+   hak_numbered_has_place. */
 int hak_numbered_reserve(struct numbered *all);
-/* Gives `item` the next number, for which there is room. */
+/* Gives `item` the next number, for which there is a place. */
 void hak_numbered_add(struct numbered *all, void *item);
 
 static inline uint32_t hak_numbered_count(const struct numbered *all)
 {
     return atomic_load_acquire(&all->n);
+}
+
+static inline int hak_numbered_has_place(const struct numbered *all)
+{
+    uint32_t index = hak_numbered_count(all) / NUMBERED_CHUNK;
+    return index < NUMBERED_CHUNKS && atomic_load_acquire(&all->chunks[index]);
 }
 
 /* The one of that number, which was given. */
