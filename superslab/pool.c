@@ -558,6 +558,10 @@ size_t hak_ss_purge(uint64_t delay_ms)
     return bytes;
 }
 
+void hak_ss_purge_due(void)
+{
+}
+
 static int is_listed(const struct ss_list *list, const struct superslab *ss, enum ss_list_kind kind)
 {
     const struct superslab *other = list->first;

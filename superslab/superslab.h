@@ -95,6 +95,9 @@ void hak_ss_set_policy(const struct ss_policy *policy);
 /* Purges the free memory of superslabs where none was freed for `delay_ms` (0: of all), and of the
    longest unused ones while more than the policy's keep_bytes are resident. Returns bytes. */
 size_t hak_ss_purge(uint64_t delay_ms);
+/* Purges a bounded part of what the policy does not want kept any longer, if there is something.
+   Called after memory was freed, with no lock held; spans do so by themselves. */
+void hak_ss_purge_due(void);
 /* Walks all superslabs and checks every equation of pool.h. 0 if all hold, else a number that tells
    which failed. */
 int hak_ss_verify(void);
