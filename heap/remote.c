@@ -36,19 +36,6 @@ static uint32_t chain_limit(uint32_t size_class)
     return by_bytes == 0 ? 1 : by_bytes < OUTBOX_MAX_BLOCKS ? by_bytes : OUTBOX_MAX_BLOCKS;
 }
 
-/* Inside the gate. */
-static void collect_inside(struct theap *heap, int must)
-{
-    if (must) {
-        hak_lock_acquire(&heap->owner.lock);
-    } else if (!hak_lock_try(&heap->owner.lock)) {
-        return;
-    }
-    hak_theap_tidy(heap);
-    (void)hak_theap_unlock(heap);
-    hak_stat_add(chains_drained_by_sender, 1);
-}
-
 /* A heap whose thread a forked child does not have: its inbox is not to be added to as it is. */
 static HAK_COLD void mend(struct theap *heap)
 {
@@ -77,7 +64,9 @@ static void collect_for(struct theap *heap, int64_t pending)
             return; /* whoever opens it collects */
         }
     }
-    collect_inside(heap, is_orphan || pending >= INBOX_WAIT_BYTES);
+    if (hak_theap_tidy(heap, is_orphan || pending >= INBOX_WAIT_BYTES)) {
+        hak_stat_add(chains_drained_by_sender, 1);
+    }
     hak_gate_leave();
 }
 
@@ -132,6 +121,7 @@ static void put_home(void *block, uint32_t tag)
     hak_lock_acquire(&owner->lock);
     hak_small_put(owner, TAG_CLASS(tag), block);
     hak_owner_release(owner);
+    hak_ss_purge_due();
     hak_gate_leave();
     hak_background_poke();
 }
