@@ -14,6 +14,7 @@
    pushes and then reads the state; both in sequentially consistent order, so that at least one of
    them sees the other's step and collects. Locks: the owner's heap lock for receive and collect. */
 #include "base/error.h"
+#include "base/lock_holds.h"
 #include "base/stats.h"
 #include "base/verify.h"
 #include "heap/background.h"
@@ -244,6 +245,7 @@ void hak_remote_receive_chains(struct theap *heap)
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         uintptr_t word = *second_word(head);
+        hak_lock_step(1);
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
         uint32_t size_class = TAG_CLASS(hak_map_find(head).tag);
@@ -277,11 +279,13 @@ void hak_remote_collect(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
         void *head;
         while ((head = hak_remote_take_returned(heap, c, &count)) != NULL) {
+            hak_lock_step(1);
             hak_small_put_list(&heap->owner, c, head);
         }
     }
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
+        hak_lock_step(1);
         next = (void *)(*second_word(head) & LINK_MASK);
         hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
     }
