@@ -56,7 +56,9 @@ class GeneratedTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as out:
             run("gen_docs.py", "--root", ROOT, "--out", out)
             names = sorted(os.listdir(out))
-            self.assertEqual(names, ["locks.md", "options.md", "size_classes.md", "stats.md", "verify.md"])
+            self.assertEqual(
+                names, ["locks.md", "options.md", "size_classes.md", "stats.md", "verify.md"]
+            )
             for name in names:
                 with open(os.path.join(out, name)) as f:
                     self.assertEqual(f.read(), read("docs", name), "run tools/gen_docs.py")

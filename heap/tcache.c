@@ -175,7 +175,7 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     }
 }
 
-/* From a slab that nobody had. */
+/* From a slab that had no owner. */
 static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, uint32_t want,
                                      uint32_t *count)
 {

@@ -415,7 +415,7 @@ static int show_some(uint32_t *id)
 }
 
 /* The lock is let go between: threads that start or end wait for it. What has been changed counts
-   from then on; another change in between is told to the rest here too. */
+   from then on; the rest sees another change that comes in between. */
 void hak_theap_switch(int (*change)(void *context), void *context)
 {
     uint32_t id = 0;

@@ -7,7 +7,7 @@
    bank holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The policy
    comes with the call, from the pool that the class belongs to (tiny, mid_mt).
 
-   A slab is made before it is anybody's: its tag says TAG_FREE_UNIT, so that no walk takes it for
+   A slab is made before it has an owner: its tag says TAG_FREE_UNIT, so that no walk takes it for
    one, until hak_bank_add with the owner's lock held.
 
    Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards
@@ -54,7 +54,7 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Collects a list of blocks; returns the count, strays included. */
 uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
-/* A fresh slab of the class, nobody's yet; NULL if the system refuses memory. No lock held. */
+/* A fresh slab of the class, no owner's yet; NULL if the system refuses memory. No lock held. */
 struct slab *hak_bank_make(uint32_t size_class);
 /* It becomes the bank's, first in its list; blocks are taken from it under the same lock. */
 void hak_bank_add(struct bank *bank, struct slab *slab);

@@ -72,7 +72,7 @@ the system calls ([lock_holds.h](../base/lock_holds.h)), keeps the worst hold of
 prints it with the statistics (`HAKMEM_SHOW_STATS=1`): `hakmem: lock HEAP: longest hold 64 steps in
 hak_remote_collect`. `hakmem/holds_test.cc` brings the library into the states of
 [bench/worst](../bench/worst/README.md) at two sizes, ten times apart, and asserts the columns
-*waited for* and *steps*.
+*waited for* (by a malloc or free: then no system call is made) and *steps* (at most, at any size).
 
 The verifiers (`hak_verify`) look at everything with the locks held that guard it; they are for
 tests, and count no steps. A walk copies one slab or one superslab at a time, and calls the program
@@ -80,12 +80,12 @@ with no lock held.
 
 What is done without a lock, where others hold one:
 - Memory is mapped before the lock is taken for good: a chunk of metadata, a heap's description, a
-  slab for a heap that has no free block (it is nobody's until the owner's lock is held again).
+  slab for a heap that has no free block (it has no owner until that lock is held again).
 - What is due for the system is purged when the owner's lock has been released (`hak_ss_purge_due`).
 - A step that fails is written to standard error when the request ends (`hak_fail_tell`).
 - Long work is done in portions, and the lock is let go between two.
 
-| Rank | Guards | Waited for by malloc or free | Steps, at most | Who takes it, and what the steps are |
+| Rank | Guards | Waited for | Steps | Who takes it, and what the steps are |
 |---|---|---|---:|---|
 """
 
