@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/atomic.h"
+#include "base/lock_holds.h"
 #include "base/os.h"
 
 void (*hak_fatal_before_abort)(void);
@@ -57,6 +58,7 @@ void hak_line_write(struct hak_line *line, int fd)
     int saved = errno;
     line->text[line->length++] = '\n';
     size_t done = 0;
+    hak_lock_count_system_call("write");
     while (done < line->length) {
         ssize_t n = hak_os_ops.write(fd, line->text + done, line->length - done);
         if (n <= 0) {
@@ -75,6 +77,7 @@ void hak_fatal(const char *reason, const void *ptr)
     hak_line_text(&line, reason);
     hak_line_text(&line, ": ");
     hak_line_hex(&line, (uint64_t)(uintptr_t)ptr);
+    (void)hak_lock_refuse_system_calls(0);
     hak_line_write(&line, 2);
     if (is_dying) {
         (void)signal(SIGABRT, SIG_DFL);

@@ -1,5 +1,5 @@
-/* The slow half of ranked locks: names of threads, spinning, waiting, the list, and the debug check
-   of ranks. Called through lock.h. */
+/* The slow half of ranked locks: names of threads, spinning, waiting, and the list. Called through
+   lock.h. */
 #include "base/lock.h"
 
 #include <errno.h>
@@ -111,49 +111,6 @@ void hak_lock_wake(struct lock *lock)
     errno = saved;
 }
 
-#if HAK_DEBUG
-enum { MAX_HELD = 16 };
-static HAK_TLS uint8_t held[MAX_HELD]; /* ranks: static thread-local storage is scarce */
-static HAK_TLS uint32_t n_held;
-
-void hak_lock_rank_push(const struct lock *lock, int is_try)
-{
-    if (hak_lock_passes()) {
-        return;
-    }
-    HAK_CHECK(n_held < MAX_HELD, "too many locks held", lock);
-    uint32_t highest = n_held ? held[n_held - 1] : 0;
-    if (highest > lock->rank ||
-        (highest == lock->rank && !(is_try && lock->rank == LOCK_RANK_HEAP))) {
-        hak_fatal("lock taken against its rank", lock);
-    }
-    held[n_held++] = (uint8_t)lock->rank;
-}
-
-void hak_lock_rank_pop(const struct lock *lock)
-{
-    if (n_held == 0) {
-        hak_fatal("lock released that is not held", lock);
-    }
-    n_held--;
-    /* Mostly the last one taken; else close the gap, so that the rest stays in order of rank. */
-    for (uint32_t i = n_held; i-- > 0 && held[n_held] != lock->rank;) {
-        uint8_t rank = held[i];
-        held[i] = held[n_held];
-        held[n_held] = rank;
-    }
-}
-
-static void forget_ranks(void)
-{
-    n_held = 0;
-}
-#else
-static void forget_ranks(void)
-{
-}
-#endif
-
 static void release_if_mine(struct lock *lock, void *context)
 {
     if (hak_lock_is_mine(lock)) {
@@ -169,6 +126,6 @@ uint32_t hak_lock_release_mine(void)
     uint32_t n = 0;
     hak_lock_pass_end();
     hak_lock_for_each(release_if_mine, &n);
-    forget_ranks();
+    hak_lock_rank_forget();
     return n;
 }

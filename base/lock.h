@@ -3,7 +3,8 @@
    A thread waits only for a lock whose rank is above the ranks of all locks that it holds, so that
    no two threads wait for each other. A lock of rank HEAP it may *try* while it holds another of
    that rank, since it does not wait for it: a heap that takes a slab over from another live heap
-   tries that heap's lock while it holds its own. Debug builds check both.
+   tries that heap's lock while it holds its own. Debug builds check both, and count what is done
+   under each lock (lock_holds.h). docs/locks.md says who takes which lock, and for how long.
 
    A lock's word names the thread that holds it. So a fork in a signal handler, and an error found
    with locks held, tell by a walk of the list (hak_lock_for_each) which locks are this thread's,
@@ -23,17 +24,11 @@ HAK_EXTERN_C_BEGIN
 
 /* In the order in which they may be taken. */
 enum lock_rank {
-    LOCK_RANK_DEFERRED = 1, /* what waited for a fork's end, while it is done */
-    LOCK_RANK_HEAPS,        /* orphans; unused first-class heaps; what fast paths see */
-    LOCK_RANK_OWNERS,       /* the table of owners */
-    LOCK_RANK_HEAP,         /* one heap's slabs */
-    LOCK_RANK_SHARED,       /* the slabs of heaps whose thread has ended */
-    LOCK_RANK_OWNED,        /* large blocks of first-class heaps */
-    LOCK_RANK_ACE,          /* cached large ranges */
-    LOCK_RANK_POOL,         /* the shared superslabs */
-    LOCK_RANK_CONTROL,      /* the controller's arithmetic */
-    LOCK_RANK_FALLBACK,     /* blocks that libc serves */
-    LOCK_RANK_META,         /* metadata memory */
+    LOCK_RANK_NONE, /* no lock's */
+#define LOCK_RANK(name, waits, most, guards, holds) LOCK_RANK_##name,
+#include "base/lock_ranks.def"
+#undef LOCK_RANK
+    LOCK_N_RANKS
 };
 
 struct lock {
@@ -94,9 +89,11 @@ static inline void hak_lock_mark_lost(struct lock *lock)
     atomic_store_relaxed(&lock->word, LOCK_LOST);
 }
 
+/* lock_holds.c. The last: after hak_lock_release_mine, which asks no rank. */
 #if HAK_DEBUG
 void hak_lock_rank_push(const struct lock *lock, int is_try);
 void hak_lock_rank_pop(const struct lock *lock);
+void hak_lock_rank_forget(void);
 #else
 static inline void hak_lock_rank_push(const struct lock *lock, int is_try)
 {
@@ -106,6 +103,9 @@ static inline void hak_lock_rank_push(const struct lock *lock, int is_try)
 static inline void hak_lock_rank_pop(const struct lock *lock)
 {
     (void)lock;
+}
+static inline void hak_lock_rank_forget(void)
+{
 }
 #endif
 

@@ -15,6 +15,7 @@
 
 #include "base/atomic.h"
 #include "base/lock.h"
+#include "base/lock_holds.h"
 
 #ifdef __GLIBC_PREREQ
 #if __GLIBC_PREREQ(2, 32)
@@ -38,6 +39,7 @@ static int real_munmap(void *addr, size_t length)
 static void *real_mremap(void *old_addr, size_t old_size, size_t new_size, int flags,
                          void *new_addr)
 {
+    hak_lock_count_system_call("mremap");
     return mremap(old_addr, old_size, new_size, flags, new_addr);
 }
 
@@ -277,6 +279,7 @@ size_t hak_os_page_size(void)
 
 static void *map_anonymous(void *hint, size_t size)
 {
+    hak_lock_count_system_call("mmap");
     void *p =
         hak_os_ops.mmap(hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
@@ -303,6 +306,7 @@ int hak_os_protect(void *addr, size_t size, enum os_access access)
 int hak_os_unmap(void *addr, size_t size)
 {
     int saved = errno;
+    hak_lock_count_system_call("munmap");
     int error = hak_os_ops.munmap(addr, size) ? errno : 0;
     errno = saved;
     return error;
@@ -311,6 +315,7 @@ int hak_os_unmap(void *addr, size_t size)
 void hak_os_unmap_untouched(void *addr, size_t size)
 {
     int saved = errno;
+    hak_lock_count_system_call("munmap");
     (void)hak_os_ops.munmap(addr, size);
     errno = saved;
 }
@@ -346,6 +351,7 @@ void *hak_os_map_aligned(void *hint, size_t size, size_t align)
 int hak_os_purge(void *addr, size_t size)
 {
     int saved = errno;
+    hak_lock_count_system_call("madvise");
     int error = hak_os_ops.madvise(addr, size, MADV_DONTNEED) ? errno : 0;
     errno = saved;
     return error;
@@ -354,6 +360,7 @@ int hak_os_purge(void *addr, size_t size)
 static void advise(void *addr, size_t size, int advice)
 {
     int saved = errno;
+    hak_lock_count_system_call("madvise");
     (void)hak_os_ops.madvise(addr, size, advice);
     errno = saved;
 }
@@ -398,32 +405,59 @@ static size_t meta_left;
 static size_t meta_mapped;
 static size_t meta_n_mapped;
 
-void *hak_os_meta_alloc(size_t size)
+/* From the chunk in use; NULL if it has no room. Lock META held. */
+static void *take_meta(size_t size)
 {
-    const size_t chunk = HAK_TINY_OR(64 * HAK_KIB, 1 * HAK_MIB);
-    size = (size + 63) & ~(size_t)63;
-    hak_lock_acquire(&meta_lock);
     if (size > meta_left) {
-        size_t want =
-            size > chunk ? (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1) : chunk;
-        char *fresh = (char *)map_anonymous(NULL, want);
-        if (!fresh && want > size) {
-            want = (size + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1);
-            fresh = (char *)map_anonymous(NULL, want);
-        }
-        if (!fresh) {
-            hak_lock_release(&meta_lock);
-            return NULL;
-        }
-        meta_mapped += want;
-        meta_n_mapped++;
-        meta_next = fresh;
-        meta_left = want;
+        return NULL;
     }
     void *p = meta_next;
     meta_next += size;
     meta_left -= size;
+    return p;
+}
+
+/* A chunk, or, if the system has none, what `size` alone needs. */
+static char *map_meta(size_t size, size_t *bytes)
+{
+    const size_t chunk = HAK_TINY_OR(64 * HAK_KIB, 1 * HAK_MIB), page = hak_os_page_size();
+    size_t least = (size + page - 1) & ~(page - 1);
+    *bytes = least > chunk ? least : chunk;
+    char *fresh = (char *)map_anonymous(NULL, *bytes);
+    if (!fresh && *bytes > least) {
+        *bytes = least;
+        fresh = (char *)map_anonymous(NULL, least);
+    }
+    return fresh;
+}
+
+/* Once there is no room, each thread maps a chunk without the lock; the first one's is used, and
+   the others go back unless they are needed by then. */
+void *hak_os_meta_alloc(size_t size)
+{
+    size_t bytes = 0;
+    size = (size + 63) & ~(size_t)63;
+    hak_lock_acquire(&meta_lock);
+    void *p = take_meta(size);
     hak_lock_release(&meta_lock);
+    char *fresh = p ? NULL : map_meta(size, &bytes);
+    if (!fresh) {
+        return p;
+    }
+    hak_lock_acquire(&meta_lock);
+    p = take_meta(size);
+    int is_needed = !p;
+    if (is_needed) {
+        atomic_store_relaxed(&meta_mapped, meta_mapped + bytes);
+        atomic_store_relaxed(&meta_n_mapped, meta_n_mapped + 1);
+        meta_next = fresh;
+        meta_left = bytes;
+        p = take_meta(size);
+    }
+    hak_lock_release(&meta_lock);
+    if (!is_needed) {
+        hak_os_unmap_untouched(fresh, bytes);
+    }
     return p;
 }
 

@@ -56,13 +56,16 @@ class GeneratedTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as out:
             run("gen_docs.py", "--root", ROOT, "--out", out)
             names = sorted(os.listdir(out))
-            self.assertEqual(names, ["options.md", "size_classes.md", "stats.md", "verify.md"])
+            self.assertEqual(
+                names, ["locks.md", "options.md", "size_classes.md", "stats.md", "verify.md"]
+            )
             for name in names:
                 with open(os.path.join(out, name)) as f:
                     self.assertEqual(f.read(), read("docs", name), "run tools/gen_docs.py")
 
     def test_no_row_is_lost(self):
         for page, table, macro in (
+            ("locks.md", "lock_ranks.def", "LOCK_RANK"),
             ("options.md", "options.def", "OPTION"),
             ("stats.md", "stats.def", "STAT"),
             ("size_classes.md", "size_classes.def", "SIZE_CLASS"),

@@ -66,13 +66,13 @@ static int record(const void *p, size_t size)
     if (!hak_gate_enter()) {
         return 0;
     }
-    hak_lock_acquire(&lock);
-    struct node *node = (struct node *)hak_address_new(&blocks, sizeof *node);
+    struct node *node = (struct node *)hak_address_new(&blocks, &lock, sizeof *node);
     if (node) {
         node->size = size;
+        hak_lock_acquire(&lock);
         hak_address_add(&blocks, &node->by_address, p);
+        hak_lock_release(&lock);
     }
-    hak_lock_release(&lock);
     hak_gate_leave();
     return node != NULL;
 }

@@ -43,11 +43,6 @@ static struct large_node *find_large(const void *p)
     return (struct large_node *)(void *)*hak_address_find(&hak_heap_large, p);
 }
 
-static struct large_node *new_node(void)
-{
-    return (struct large_node *)hak_address_new(&hak_heap_large, sizeof(struct large_node));
-}
-
 static void link_large(struct large_node *node, struct hak_heap *heap, const void *p)
 {
     hak_address_add(&hak_heap_large, &node->by_address, p);
@@ -73,12 +68,13 @@ static void drop_large(struct large_node *node)
 
 static int record_large(struct hak_heap *heap, const void *p)
 {
-    hak_lock_acquire(&large_lock);
-    struct large_node *node = new_node();
+    struct large_node *node =
+        (struct large_node *)hak_address_new(&hak_heap_large, &large_lock, sizeof *node);
     if (node) {
+        hak_lock_acquire(&large_lock);
         link_large(node, heap, p);
+        hak_lock_release(&large_lock);
     }
-    hak_lock_release(&large_lock);
     return node != NULL;
 }
 
@@ -141,17 +137,14 @@ static void *take_aside(void *context)
 static void *take_small(struct want *want, uint32_t size_class)
 {
     struct owner *owner = &want->heap->owner;
-    void *block;
+    int is_clean;
     if (hak_owner_is_lost(owner)) {
         return take_aside(want);
     }
     if (HAK_UNLIKELY(!atomic_load_acquire(&owner->id)) && !has_id(want->heap)) {
         return take_aside(want); /* no id is left: it was made, so it serves */
     }
-    hak_lock_acquire(&owner->lock);
-    (void)hak_small_take(owner, size_class, 1, &block);
-    int is_clean = owner->bank.took_clean;
-    hak_owner_release(owner);
+    void *block = hak_owner_take_one(owner, size_class, hak_small_take, &is_clean);
     if (block && want->is_zeroed) {
         memset(block, 0, is_clean ? sizeof(void *) : hak_sc_table[size_class].size);
     }
@@ -226,28 +219,33 @@ void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size)
 
 /* --- heaps --- */
 
-/* Registry lock held. */
-static struct owner *make_heap(void)
+static void push_unused(struct owner *owner)
 {
-    struct owner *owner =
-        unused ? unused : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
-    if (!owner) {
-        return NULL;
+    hak_lock_acquire(&registry_lock);
+    owner->next_unused = unused;
+    unused = owner;
+    hak_lock_release(&registry_lock);
+}
+
+/* Memory for a heap: one that was destroyed, or fresh; NULL if there is none. */
+static struct owner *take_unused(void)
+{
+    hak_lock_acquire(&registry_lock);
+    struct owner *owner = unused;
+    if (owner) {
+        unused = owner->next_unused;
     }
-    unused = owner->next_unused;
-    if (hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
-        owner->next_unused = unused;
-        unused = owner;
-        return NULL;
-    }
-    return owner;
+    hak_lock_release(&registry_lock);
+    return owner ? owner : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
 }
 
 static struct owner *create_inside(void)
 {
-    hak_lock_acquire(&registry_lock);
-    struct owner *owner = make_heap();
-    hak_lock_release(&registry_lock);
+    struct owner *owner = take_unused();
+    if (owner && hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
+        push_unused(owner);
+        return NULL;
+    }
     return owner;
 }
 
@@ -304,10 +302,7 @@ void hak_heap_end(struct hak_heap *heap)
     if (heap->owner.id) {
         hak_owner_unregister(&heap->owner);
     }
-    hak_lock_acquire(&registry_lock);
-    heap->owner.next_unused = unused;
-    unused = &heap->owner;
-    hak_lock_release(&registry_lock);
+    push_unused(&heap->owner);
 }
 
 void hak_plain_heap_destroy(struct hak_heap *heap)

@@ -6,6 +6,7 @@
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "base/error.h"
+#include "base/lock_holds.h"
 #include "base/stats.h"
 #include "base/time.h"
 #include "hakmem/hakmem.h"
@@ -179,4 +180,5 @@ void hak_limit_get(size_t *soft, size_t *hard, size_t *committed)
 void hak_print_stats(int fd)
 {
     hak_stat_print(fd);
+    hak_lock_print_worst(fd);
 }

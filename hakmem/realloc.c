@@ -12,6 +12,7 @@
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
 #include "heap/gate.h"
+#include "limit/fail.h"
 
 /* From this size on, zeroing looks before it writes: pages that were never touched stay so. */
 #define LOOK_FIRST 65536u
@@ -113,6 +114,7 @@ static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size
         hak_request_mind_limits();
     }
     hak_gate_leave();
+    hak_fail_tell();
     return resized;
 }
 

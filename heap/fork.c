@@ -1,7 +1,7 @@
 /* Fork handlers, what is put off during a fork, and the last steps before an error's abort. One
    lock (rank DEFERRED), held while what was put off is done, so that two threads who must find
-   nothing waiting do not pass each other. Called by the C library's fork, by slow paths that find
-   the gate closed, and by hak_fatal. */
+   nothing waiting do not pass each other; who adds to it only tries. Called by the C library's
+   fork, by slow paths that find the gate closed, and by hak_fatal. */
 #include "heap/fork.h"
 
 #include <pthread.h>
@@ -23,12 +23,7 @@ static uint32_t is_uncollected; /* an orphan has an inbox */
 static uint32_t
     n_ended; /* threads whose heaps were left; hak_background_count is called when it is 0 again */
 
-static void catch_up_if_open(void)
-{
-    if (!hak_gate_is_closed()) {
-        hak_fork_catch_up(); /* if it is closed by now, whoever has closed it does this */
-    }
-}
+static void catch_up_if_open(void);
 
 void hak_fork_defer_block(void *p)
 {
@@ -74,6 +69,7 @@ static void free_block(void *p)
     hak_lock_acquire(&owner->lock);
     hak_small_put(owner, TAG_CLASS(tag), p);
     hak_owner_release(owner);
+    hak_ss_purge_due();
 }
 
 /* A block that was freed twice while the gate was closed is in the list twice, and the list may go
@@ -133,30 +129,61 @@ static int is_any(void)
            must_collect();
 }
 
+/* Another thread may still be about what this one must find done. */
+static int is_any_or_busy(void)
+{
+    return is_any() || atomic_load_seq(&deferred_lock.word);
+}
+
+/* Whoever has done something looks again after it has released the lock: so a thread that has added
+   something, and then finds the lock held, may go. */
+static void do_all_and_release(void)
+{
+    do_all();
+    hak_lock_release(&deferred_lock);
+    atomic_fence_seq();
+}
+
 void hak_fork_catch_up_inside(void)
 {
-    while (is_any()) {
+    while (is_any_or_busy()) {
         hak_lock_acquire(&deferred_lock);
-        do_all();
-        hak_lock_release(&deferred_lock);
+        do_all_and_release();
     }
-    /* Another thread may still be about what this one must find done. */
-    if (atomic_load_seq(&deferred_lock.word)) {
-        hak_lock_acquire(&deferred_lock);
-        hak_lock_release(&deferred_lock);
+}
+
+static void count_ended(void)
+{
+    if (HAK_UNLIKELY(atomic_load_relaxed(&n_ended) != 0) && !hak_gate_is_inside() &&
+        atomic_exchange_seq(&n_ended, 0u)) {
+        hak_background_count(); /* outside of the gate: it may wait */
     }
 }
 
 void hak_fork_catch_up(void)
 {
-    if ((is_any() || atomic_load_seq(&deferred_lock.word)) && hak_gate_enter()) {
+    if (is_any_or_busy() && hak_gate_enter()) {
         hak_fork_catch_up_inside();
         hak_gate_leave();
     }
-    if (HAK_UNLIKELY(atomic_load_relaxed(&n_ended) != 0) && !hak_gate_is_inside() &&
-        atomic_exchange_seq(&n_ended, 0u)) {
-        hak_background_count(); /* outside of the gate: it may wait */
+    count_ended();
+}
+
+/* For a free, which waits for no thread that is about it. If the gate is closed by now, whoever has
+   closed it does this. */
+static void catch_up_if_open(void)
+{
+    if (!hak_gate_is_closed() && hak_gate_enter()) {
+        while (is_any()) {
+            atomic_fence_seq();
+            if (!hak_lock_try(&deferred_lock)) {
+                break;
+            }
+            do_all_and_release();
+        }
+        hak_gate_leave();
     }
+    count_ended();
 }
 
 static void prepare(void)

@@ -14,6 +14,7 @@
    pushes and then reads the state; both in sequentially consistent order, so that at least one of
    them sees the other's step and collects. Locks: the owner's heap lock for receive and collect. */
 #include "base/error.h"
+#include "base/lock_holds.h"
 #include "base/stats.h"
 #include "base/verify.h"
 #include "heap/background.h"
@@ -34,19 +35,6 @@ static uint32_t chain_limit(uint32_t size_class)
 {
     uint32_t by_bytes = OUTBOX_MAX_BYTES / hak_sc_table[size_class].size;
     return by_bytes == 0 ? 1 : by_bytes < OUTBOX_MAX_BLOCKS ? by_bytes : OUTBOX_MAX_BLOCKS;
-}
-
-/* Inside the gate. */
-static void collect_inside(struct theap *heap, int must)
-{
-    if (must) {
-        hak_lock_acquire(&heap->owner.lock);
-    } else if (!hak_lock_try(&heap->owner.lock)) {
-        return;
-    }
-    hak_theap_tidy(heap);
-    (void)hak_theap_unlock(heap);
-    hak_stat_add(chains_drained_by_sender, 1);
 }
 
 /* A heap whose thread a forked child does not have: its inbox is not to be added to as it is. */
@@ -77,7 +65,9 @@ static void collect_for(struct theap *heap, int64_t pending)
             return; /* whoever opens it collects */
         }
     }
-    collect_inside(heap, is_orphan || pending >= INBOX_WAIT_BYTES);
+    if (hak_theap_tidy(heap, is_orphan || pending >= INBOX_WAIT_BYTES)) {
+        hak_stat_add(chains_drained_by_sender, 1);
+    }
     hak_gate_leave();
 }
 
@@ -132,6 +122,7 @@ static void put_home(void *block, uint32_t tag)
     hak_lock_acquire(&owner->lock);
     hak_small_put(owner, TAG_CLASS(tag), block);
     hak_owner_release(owner);
+    hak_ss_purge_due();
     hak_gate_leave();
     hak_background_poke();
 }
@@ -254,6 +245,7 @@ void hak_remote_receive_chains(struct theap *heap)
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         uintptr_t word = *second_word(head);
+        hak_lock_step(1);
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
         uint32_t size_class = TAG_CLASS(hak_map_find(head).tag);
@@ -287,11 +279,13 @@ void hak_remote_collect(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
         void *head;
         while ((head = hak_remote_take_returned(heap, c, &count)) != NULL) {
+            hak_lock_step(1);
             hak_small_put_list(&heap->owner, c, head);
         }
     }
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
+        hak_lock_step(1);
         next = (void *)(*second_word(head) & LINK_MASK);
         hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
     }

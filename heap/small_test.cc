@@ -48,7 +48,7 @@ void check_is_within()
 void note_taken(Pool pool, uint32_t n, void *head)
 {
     std::lock_guard<std::mutex> lock(mutex);
-    n_lists[pool]++;
+    n_lists[pool] += n != 0; /* else a fresh slab comes, and the call again */
     n_taken[pool] += n;
     for (; head; head = hak_link_next(head)) {
         came_from[head] = pool;

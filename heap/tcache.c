@@ -175,6 +175,23 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     }
 }
 
+/* From a slab that had no owner. */
+static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, uint32_t want,
+                                     uint32_t *count)
+{
+    void *head;
+    struct slab *slab = hak_bank_make(size_class);
+    if (!slab) {
+        return NULL;
+    }
+    hak_lock_acquire(&heap->owner.lock);
+    hak_bank_add(&heap->owner.bank, slab);
+    *count = hak_small_take(&heap->owner, size_class, want, &head);
+    heap->refill_is_clean = heap->owner.bank.took_clean;
+    hak_theap_unlock(heap);
+    return head;
+}
+
 /* A list from behind the lock: what came back from other threads, else from the slabs. */
 static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
@@ -189,6 +206,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
         heap->refill_is_clean = head && heap->owner.bank.took_clean;
     }
     hak_theap_unlock(heap);
+    head = HAK_LIKELY(head != NULL) ? head : take_fresh(heap, size_class, want, count);
     hak_stat_add(refills, 1);
     return head;
 }

@@ -9,6 +9,7 @@
 #include "ace/ace.h"
 #include "ace/adapt.h"
 #include "base/error.h"
+#include "base/lock_holds.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -38,6 +39,12 @@ static void thread_ends(void *heap);
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
+/* How many slabs go to the shared heap at a time: every thread may want its lock. */
+#define MOVE_SLABS HAK_TINY_OR(2u, 16u)
+/* How many owners are looked at for a stale heap before a new one is made, and how many heaps are
+   shown to the fast paths, or hidden, at a time. */
+#define STALE_SEARCH 64u
+#define SHOW_HEAPS   HAK_TINY_OR(2u, 64u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
 /* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the
@@ -49,9 +56,9 @@ static struct theap *orphans;
    until a heap that needs one of their class takes it, and serves threads without a heap. Its lock
    is taken after any other heap's. */
 static struct theap *shared;
-static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
-static uint32_t next_id;   /* an id whose heap could not be made for lack of memory, or 0 */
-static uint32_t n_live;    /* heaps that have a thread */
+static uint32_t shared_id;   /* reserved at the start: when it is needed, there may be none left */
+static struct theap *unused; /* memory of heaps that were not made, by next_orphan */
+static uint32_t n_live;      /* heaps that have a thread */
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
 static uint32_t has_stale, stale_id;
@@ -66,6 +73,7 @@ __attribute__((destructor)) static void print_at_end(void)
 {
     if (hak_options.show_stats) {
         hak_stat_print(2);
+        hak_lock_print_worst(2);
     }
 }
 
@@ -144,24 +152,78 @@ __attribute__((constructor)) static void start_early(void)
     hak_background_load();
 }
 
-/* A heap of the id that waits in *reserved, or of a new one; NULL if there is no id or no memory.
-   HEAPS lock held. */
-static struct theap *new_heap(uint32_t *reserved, enum lock_rank rank)
+/* Memory for a heap; NULL if there is none. No lock held. */
+static struct theap *take_memory(void)
 {
-    uint32_t id = *reserved ? *reserved : hak_owner_reserve();
-    struct theap *heap = id ? (struct theap *)hak_os_meta_alloc(sizeof *heap) : NULL;
-    if (!heap) {
-        *reserved = id;
-        return NULL;
+    hak_lock_acquire(&heaps_lock);
+    struct theap *memory = unused;
+    if (memory) {
+        unused = memory->next_orphan;
     }
-    *reserved = 0;
+    hak_lock_release(&heaps_lock);
+    return memory ? memory : (struct theap *)hak_os_meta_alloc(sizeof *memory);
+}
+
+/* It is not needed, after all. HEAPS lock held. */
+static void keep_memory(struct theap *memory)
+{
+    memory->next_orphan = unused;
+    unused = memory;
+}
+
+static void make_heap(struct theap *heap, uint32_t id, enum lock_rank rank)
+{
     heap->owner_tag = id << TAG_OWNER_SHIFT;
+    heap->next_orphan = NULL;
     hak_tc_init(heap);
     heap->owner.state = HEAP_ORPHAN;
     heap->owner.epoch = hak_theap_epoch;
     hak_owner_register_as(&heap->owner, id, OWNER_THREAD, rank);
-    hak_stat_add(heaps, 1);
+}
+
+/* A thread's heap; NULL if there is no id or no memory. No lock held. */
+static struct theap *new_heap(void)
+{
+    struct theap *heap = take_memory();
+    uint32_t id = heap ? hak_owner_reserve() : 0;
+    if (id) {
+        make_heap(heap, id, LOCK_RANK_HEAP);
+        hak_stat_add(heaps, 1);
+        return heap;
+    }
+    if (heap) {
+        hak_lock_acquire(&heaps_lock);
+        keep_memory(heap);
+        hak_lock_release(&heaps_lock);
+    }
+    return NULL;
+}
+
+static struct theap *take_orphan(void)
+{
+    struct theap *heap = orphans;
+    if (heap) {
+        orphans = heap->next_orphan;
+        hak_stat_sub(orphans, 1);
+    }
     return heap;
+}
+
+/* From the memory, or, if it is NULL, from an orphan. Returns 1 if the memory was used. HEAPS lock
+   held. */
+static int make_shared(struct theap *memory)
+{
+    struct theap *heap = memory;
+    if (memory) {
+        make_heap(memory, shared_id, LOCK_RANK_SHARED);
+    } else if ((heap = take_orphan()) != NULL) {
+        hak_stat_sub(heaps, 1);
+        hak_lock_acquire(&heap->owner.lock);
+        heap->owner.lock.rank = LOCK_RANK_SHARED;
+        hak_lock_release(&heap->owner.lock);
+    }
+    atomic_store_release(&shared, heap);
+    return memory != NULL;
 }
 
 /* The shared heap, made at need: when the first thread ends, or finds no heap. NULL if there is no
@@ -172,24 +234,14 @@ static struct theap *get_shared(void)
     if (HAK_LIKELY(heap != NULL)) {
         return heap;
     }
+    struct theap *memory = take_memory();
     hak_lock_acquire(&heaps_lock);
     if (!is_ready) {
         start();
     }
-    if (!shared) {
-        heap = new_heap(&shared_id, LOCK_RANK_SHARED);
-        if (!heap && orphans) {
-            heap = orphans;
-            orphans = heap->next_orphan;
-            hak_stat_sub(orphans, 1);
-            hak_lock_acquire(&heap->owner.lock);
-            heap->owner.lock.rank = LOCK_RANK_SHARED;
-            hak_lock_release(&heap->owner.lock);
-        }
-        if (heap) {
-            hak_stat_sub(heaps, 1);
-            atomic_store_release(&shared, heap);
-        }
+    int is_used = !shared && make_shared(memory);
+    if (memory && !is_used) {
+        keep_memory(memory);
     }
     heap = shared;
     hak_lock_release(&heaps_lock);
@@ -205,6 +257,7 @@ int hak_theap_unlock(struct theap *heap)
     if (HAK_UNLIKELY(strays != NULL)) {
         hak_remote_send_list(strays);
     }
+    hak_ss_purge_due();
     return strays != NULL;
 }
 
@@ -237,6 +290,7 @@ static void adopt_from_live(struct theap *heap, uint32_t size_class)
         return;
     }
     for (uint32_t n = ADOPT_SEARCH; n; n--) {
+        hak_lock_step(1);
         struct owner *from = hak_owner_next(&id);
         if (!from) {
             id = 0; /* behind the last comes the first */
@@ -279,18 +333,36 @@ uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, 
     return hak_small_take(&heap->owner, size_class, want, head);
 }
 
-void hak_theap_tidy(struct theap *heap)
+/* Heap lock held. Returns 1 while there is more. */
+static int tidy_some(struct theap *heap)
 {
     struct theap *to = atomic_load_acquire(&shared);
+    int is_more = 0;
     hak_remote_collect(heap);
     if (heap != to) {
         hak_bank_release_empty(&heap->owner.bank);
         if (to) {
             hak_lock_acquire(&to->owner.lock);
-            hak_bank_move_all(&heap->owner.bank, &to->owner.bank);
+            is_more = hak_bank_move_some(&heap->owner.bank, &to->owner.bank, MOVE_SLABS);
             hak_lock_release(&to->owner.lock);
         }
     }
+    return is_more;
+}
+
+int hak_theap_tidy(struct theap *heap, int must)
+{
+    if (must) {
+        hak_lock_acquire(&heap->owner.lock);
+    } else if (!hak_lock_try(&heap->owner.lock)) {
+        return 0;
+    }
+    while (tidy_some(heap)) {
+        (void)hak_theap_unlock(heap);
+        hak_lock_acquire(&heap->owner.lock);
+    }
+    (void)hak_theap_unlock(heap);
+    return 1;
 }
 
 static void set_live(struct theap *heap, int is_live)
@@ -330,16 +402,29 @@ static void hide_from_fast_paths(struct theap *heap)
 }
 
 /* A stale heap's thread is not there, nor its hak_self. */
-void hak_theap_switch(int (*change)(void *context), void *context)
+static int show_some(uint32_t *id)
 {
-    hak_lock_acquire(&shown_lock);
-    are_hidden = change(context);
-    struct owner *owner;
-    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
+    struct owner *owner = NULL;
+    for (uint32_t n = SHOW_HEAPS; n && (owner = hak_owner_next(id)) != NULL; n--) {
         struct theap *heap = hak_theap_of_owner(owner);
+        hak_lock_step(1);
         if (heap && heap->self_at && hak_theap_is_live(heap)) {
             atomic_store_relaxed(heap->self_at, are_hidden ? &hak_theap_none : heap);
         }
+    }
+    return owner != NULL;
+}
+
+/* The lock is let go between: threads that start or end wait for it. What has been changed counts
+   from then on; the rest sees another change that comes in between. */
+void hak_theap_switch(int (*change)(void *context), void *context)
+{
+    uint32_t id = 0;
+    hak_lock_acquire(&shown_lock);
+    are_hidden = change(context);
+    while (show_some(&id)) {
+        hak_lock_release(&shown_lock);
+        hak_lock_acquire(&shown_lock);
     }
     hak_lock_release(&shown_lock);
 }
@@ -348,7 +433,8 @@ void hak_theap_switch(int (*change)(void *context), void *context)
    forgotten. HEAPS lock held. */
 static struct theap *adopt_stale(void)
 {
-    while (has_stale) {
+    for (uint32_t n = STALE_SEARCH; has_stale && n; n--) {
+        hak_lock_step(1);
         struct owner *owner = hak_owner_next(&stale_id);
         struct theap *heap = hak_theap_of_owner(owner);
         has_stale = owner != NULL;
@@ -364,22 +450,24 @@ static struct theap *adopt_stale(void)
     return NULL;
 }
 
-/* Inside the gate. */
-static struct theap *take_heap(void)
+/* One that has no thread; NULL if there is none. */
+static struct theap *adopt_heap(void)
 {
     hak_lock_acquire(&heaps_lock);
     if (!is_ready) {
         start();
     }
-    struct theap *heap = orphans;
-    if (heap) {
-        orphans = heap->next_orphan;
-        hak_stat_sub(orphans, 1);
-    } else {
-        heap = adopt_stale();
-        heap = heap ? heap : new_heap(&next_id, LOCK_RANK_HEAP);
-    }
+    struct theap *heap = take_orphan();
+    heap = heap ? heap : adopt_stale();
     hak_lock_release(&heaps_lock);
+    return heap;
+}
+
+/* Inside the gate. */
+static struct theap *take_heap(void)
+{
+    struct theap *heap = adopt_heap();
+    heap = heap ? heap : new_heap();
     if (heap) {
         set_live(heap, 1);
         hak_theap_own = heap;
@@ -423,9 +511,7 @@ static void make_orphan(struct theap *heap)
 {
     (void)get_shared();
     set_live(heap, 0);
-    hak_lock_acquire(&heap->owner.lock);
-    hak_theap_tidy(heap);
-    (void)hak_theap_unlock(heap);
+    (void)hak_theap_tidy(heap, 1);
     hak_lock_acquire(&heaps_lock);
     heap->next_orphan = orphans;
     orphans = heap;
@@ -465,14 +551,9 @@ static void thread_ends(void *arg)
 
 void *hak_theap_alloc_uncached(uint32_t size_class)
 {
-    void *block = NULL;
     struct theap *heap = get_shared();
-    if (heap) {
-        hak_lock_acquire(&heap->owner.lock);
-        (void)hak_small_take(&heap->owner, size_class, 1, &block);
-        hak_lock_release(&heap->owner.lock);
-    }
-    return block;
+    int is_clean;
+    return heap ? hak_owner_take_one(&heap->owner, size_class, hak_small_take, &is_clean) : NULL;
 }
 
 /* What came back from other threads goes to its slabs. Owner's lock held. */
@@ -492,6 +573,7 @@ static int unlock(struct owner *owner)
         return hak_theap_unlock(heap);
     }
     hak_owner_release(owner);
+    hak_ss_purge_due();
     return 0;
 }
 
@@ -528,9 +610,7 @@ void hak_theap_collect_orphans(void)
     for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
         struct theap *heap = hak_theap_of_owner(owner);
         if (heap && !hak_theap_is_live(heap) && atomic_load_seq(&owner->inbox)) {
-            hak_lock_acquire(&owner->lock);
-            hak_theap_tidy(heap);
-            (void)hak_theap_unlock(heap);
+            (void)hak_theap_tidy(heap, 1);
         }
     }
 }
@@ -650,12 +730,22 @@ void hak_theap_receive_own(void)
     }
 }
 
-/* Whatever the holder of shown_lock was changing is done, once more or at all. */
+/* Whatever the holder of shown_lock was changing is done, once more or at all; or it had let go of
+   the lock for a moment, and had not come to this thread's heap. */
 static void mend_shown(void)
 {
-    if (shown_lock.word && !hak_lock_is_mine(&shown_lock)) {
+    struct theap *own = hak_theap_own;
+    if (hak_lock_is_mine(&shown_lock)) {
+        return;
+    }
+    if (shown_lock.word) {
         atomic_store_relaxed(&shown_lock.word, 0u);
         hak_entry_fork_parts.mend();
+    } else if (own != &hak_theap_none && own->self_at) {
+        struct theap *seen = are_hidden ? &hak_theap_none : own;
+        if (*own->self_at != seen) {
+            *own->self_at = seen;
+        }
     }
 }
 

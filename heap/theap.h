@@ -166,15 +166,17 @@ static inline struct theap *hak_theap_of_owner(struct owner *owner)
    thread is ending, or the gate is closed). Inside the gate none is made: what comes with it takes
    locks of the C library. */
 struct theap *hak_theap_acquire(void);
-/* Releases the heap's lock, and sends on what hak_bank_put_list found to be another heap's by now.
-   Returns 1 if there was any. */
+/* Releases the heap's lock, sends on what hak_bank_put_list found to be another heap's by now, and
+   purges what is due. Returns 1 if something was sent on. The thread holds no other lock that
+   malloc or free may wait for. */
 int hak_theap_unlock(struct theap *heap);
-/* hak_small_take from the heap's own slabs, or from one that an ended thread left. Heap lock held.
- */
+/* hak_small_take from the heap's own slabs, or from one that an ended thread left; 0 if a fresh
+   slab is needed (hak_bank_make). Heap lock held. */
 uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, void **head);
 /* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with
-   free blocks go to the shared heap. Heap lock held. */
-void hak_theap_tidy(struct theap *heap);
+   free blocks go to the shared heap, some at a time. The heap's lock is taken, or, unless it must
+   be, only tried. Returns whether that was done. */
+int hak_theap_tidy(struct theap *heap, int must);
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the
    system refuses. */
 void *hak_theap_alloc_uncached(uint32_t size_class);

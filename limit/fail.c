@@ -22,6 +22,9 @@ static const struct {
 static const char *const reason_names[FAIL_N_REASONS] = {
     "None", "Threshold", "Exhaustion", "MapFail", "Reclaim", "Request", "Fallback"};
 
+/* Lines of steps that failed with a lock held; what does not fit is counted as held back. */
+#define WAITING_LINES 16u
+
 static HAK_TLS struct fail_path path;
 /* Where the stack was when the callback was called; NULL outside of it. */
 static HAK_TLS const char *in_callback;
@@ -98,6 +101,7 @@ void hak_fail_threshold(size_t size, size_t class_bytes, uint64_t wmax)
     hak_stat_add(fail_threshold, 1);
     if (may_write(FAIL_THRESHOLD)) {
         struct hak_line line;
+        hak_fail_tell();
         start_line(&line, FAIL_THRESHOLD);
         field(&line, " size=", size);
         field(&line, " class=", class_bytes);
@@ -107,18 +111,64 @@ void hak_fail_threshold(size_t size, size_t class_bytes, uint64_t wmax)
     }
 }
 
+/* --- lines that wait --- */
+
+/* What is known when the step fails, for the line. */
+struct failed_step {
+    enum fail_reason reason;
+    size_t size;
+    uint64_t detail;             /* Exhaustion: the class's bytes; MapFail: the errno value */
+    uint64_t pool_bytes, limit;  /* Exhaustion */
+    uint64_t mapped, n_mappings; /* MapFail */
+};
+
+/* Slots of all threads: static thread-local storage is scarce. A slot is filled and emptied by
+   whoever has changed its state to BUSY. */
+enum { SLOT_FREE, SLOT_BUSY, SLOT_FULL };
+static struct {
+    uint32_t state;
+    struct failed_step step;
+} slots[WAITING_LINES];
+static uint32_t n_waiting;
+
+static void put_off(const struct failed_step *step)
+{
+    for (uint32_t i = 0; i < WAITING_LINES; i++) {
+        uint32_t expected = SLOT_FREE;
+        if (atomic_cas_strong(&slots[i].state, &expected, (uint32_t)SLOT_BUSY)) {
+            slots[i].step = *step;
+            (void)atomic_add_relaxed(&n_waiting, 1u);
+            atomic_store_release(&slots[i].state, (uint32_t)SLOT_FULL);
+            return;
+        }
+    }
+    (void)atomic_add_relaxed(&lines_held[step->reason], 1u);
+    hak_stat_add(fail_lines_held, 1);
+}
+
 void hak_fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit)
 {
     remember(FAIL_EXHAUSTION);
     hak_stat_add(fail_exhaustion, 1);
     if (may_write(FAIL_EXHAUSTION)) {
-        struct hak_line line;
-        start_line(&line, FAIL_EXHAUSTION);
-        field(&line, " size=", size);
-        field(&line, " class=", class_bytes);
-        field(&line, " pool_bytes=", pool_bytes);
-        field(&line, " limit=", limit);
-        end_line(&line, FAIL_EXHAUSTION);
+        struct failed_step step = {FAIL_EXHAUSTION, size, class_bytes, pool_bytes, limit, 0, 0};
+        put_off(&step);
+    }
+}
+
+void hak_fail_map(size_t size, int error)
+{
+    remember(FAIL_MAP);
+    hak_stat_add(fail_map, 1);
+    if (may_write(FAIL_MAP)) {
+        struct failed_step step = {FAIL_MAP,
+                                   size,
+                                   (uint64_t)error,
+                                   0,
+                                   0,
+                                   hak_limit_mapped(),
+                                   (uint64_t)hak_stat_get(mappings) + hak_os_meta_mappings()};
+        put_off(&step);
     }
 }
 
@@ -132,29 +182,52 @@ static const char *errno_name(int error)
     return "?";
 }
 
-void hak_fail_map(size_t size, int error)
+static void exhaustion_fields(struct hak_line *line, const struct failed_step *step)
 {
-    remember(FAIL_MAP);
-    hak_stat_add(fail_map, 1);
-    if (may_write(FAIL_MAP)) {
-        int saved = errno;
-        struct hak_line line;
-        uint64_t limit = address_limit;
-        start_line(&line, FAIL_MAP);
-        field(&line, " size=", size);
-        field(&line, " errno=", (uint64_t)error);
-        hak_line_text(&line, " (");
-        hak_line_text(&line, errno_name(error));
-        field(&line, ") mapped=", hak_limit_mapped());
-        field(&line, " vma=", (uint64_t)hak_stat_get(mappings) + hak_os_meta_mappings());
-        hak_line_text(&line, " rlimit_as=");
-        if (limit == UINT64_MAX) {
-            hak_line_text(&line, "unlimited");
-        } else {
-            hak_line_unsigned(&line, limit);
+    field(line, " class=", step->detail);
+    field(line, " pool_bytes=", step->pool_bytes);
+    field(line, " limit=", step->limit);
+}
+
+static void map_fields(struct hak_line *line, const struct failed_step *step)
+{
+    field(line, " errno=", step->detail);
+    hak_line_text(line, " (");
+    hak_line_text(line, errno_name((int)step->detail));
+    field(line, ") mapped=", step->mapped);
+    field(line, " vma=", step->n_mappings);
+    hak_line_text(line, " rlimit_as=");
+    if (address_limit == UINT64_MAX) {
+        hak_line_text(line, "unlimited");
+    } else {
+        hak_line_unsigned(line, address_limit);
+    }
+}
+
+static void tell(const struct failed_step *step)
+{
+    struct hak_line line;
+    start_line(&line, step->reason);
+    field(&line, " size=", step->size);
+    if (step->reason == FAIL_MAP) {
+        map_fields(&line, step);
+    } else {
+        exhaustion_fields(&line, step);
+    }
+    end_line(&line, step->reason);
+}
+
+void hak_fail_tell(void)
+{
+    for (uint32_t i = 0; HAK_UNLIKELY(atomic_load_relaxed(&n_waiting) != 0) && i < WAITING_LINES;
+         i++) {
+        uint32_t expected = SLOT_FULL;
+        if (atomic_cas_strong(&slots[i].state, &expected, (uint32_t)SLOT_BUSY)) {
+            struct failed_step step = slots[i].step;
+            (void)atomic_sub_relaxed(&n_waiting, 1u);
+            atomic_store_release(&slots[i].state, (uint32_t)SLOT_FREE);
+            tell(&step);
         }
-        end_line(&line, FAIL_MAP);
-        errno = saved;
     }
 }
 
@@ -173,6 +246,7 @@ void hak_fail_fallback(size_t size, const char *reason)
     hak_stat_add(libc_fallbacks, 1);
     if (may_write(FAIL_FALLBACK)) {
         struct hak_line line;
+        hak_fail_tell();
         start_line(&line, FAIL_FALLBACK);
         field(&line, " size=", size);
         hak_line_text(&line, " reason=");
@@ -183,6 +257,7 @@ void hak_fail_fallback(size_t size, const char *reason)
 
 void hak_fail_begin(void)
 {
+    hak_fail_tell();
     memset(&path, 0, sizeof path);
 }
 
@@ -221,6 +296,7 @@ static int is_in_callback(const char *here)
 void hak_fail_end(size_t size, size_t align, const void *p)
 {
     const char *here = (const char *)__builtin_frame_address(0);
+    hak_fail_tell();
     if (!p) {
         report_request(size, align);
     }

@@ -46,10 +46,13 @@ void hak_fail_start(void);
 
 /* A class of `class_bytes` is more than wmax (in thousandths) times the request. */
 void hak_fail_threshold(size_t size, size_t class_bytes, uint64_t wmax);
-/* The limit does not admit `size` more bytes. */
+/* These two may be called with a lock held: their lines wait for hak_fail_tell.
+   The limit does not admit `size` more bytes. */
 void hak_fail_exhaustion(size_t size, size_t class_bytes, uint64_t pool_bytes, uint64_t limit);
 /* The system refused `size` bytes with errno value `error`. */
 void hak_fail_map(size_t size, int error);
+/* Writes the lines that wait, of any thread. No lock held. The functions below do so too. */
+void hak_fail_tell(void);
 /* Everything kept was trimmed; what fails now fails for good. */
 void hak_fail_reclaim(void);
 /* libc served `size` bytes. */

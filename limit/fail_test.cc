@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/lock.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -54,6 +55,7 @@ TEST_F(Fail, Exhaustion)
     int64_t before = hak_stat_get(fail_exhaustion);
     CapturedWrites writes;
     hak_fail_exhaustion(1000, 1024, 777, 888);
+    hak_fail_tell();
     EXPECT_EQ(writes.text(),
               "[ACE-FAIL] Exhaustion size=1000 class=1024 pool_bytes=777 limit=888\n");
     EXPECT_EQ(hak_stat_get(fail_exhaustion), before + 1);
@@ -80,6 +82,7 @@ TEST_F(Fail, MapFail)
     hak_limit_count_mappings(540);
     errno = 3;
     hak_fail_map(5000, ENOMEM);
+    hak_fail_tell();
     hak_limit_count_mappings(-540);
     std::string text = writes.text();
     EXPECT_EQ(text.rfind("[ACE-FAIL] MapFail    size=5000 errno=12 (ENOMEM) mapped=", 0), 0u)
@@ -94,6 +97,7 @@ TEST_F(Fail, MapFail)
     hak_os_ops.address_limit = [] { return UINT64_MAX; };
     hak_fail_start();
     hak_fail_map(6000, 999);
+    hak_fail_tell();
     EXPECT_NE(writes.text().find("errno=999 (?)"), std::string::npos) << writes.text();
     EXPECT_NE(writes.text().find(" rlimit_as=unlimited\n"), std::string::npos) << writes.text();
     hak_os_ops = hak_os_real_ops;
@@ -122,12 +126,14 @@ TEST_F(Fail, ARequestTellsItsWholePath)
     EXPECT_EQ(writes.text(), "") << "nothing failed";
     hak_fail_threshold(1, 2, 1000);
     hak_fail_map(1, ENOMEM);
+    hak_fail_tell();
     EXPECT_EQ(hak_fail_any(), 1);
     size_t length = writes.text().size();
     hak_fail_end(10, 16, &writes);
     EXPECT_EQ(writes.text().size(), length) << "failed steps are no failed request";
     hak_fail_reclaim();
     hak_fail_map(1, ENOMEM);
+    hak_fail_tell();
     length = writes.text().size();
     hak_fail_end(10, 64, nullptr);
     EXPECT_EQ(writes.text().substr(length),
@@ -159,6 +165,7 @@ TEST_F(Fail, RepeatsAreCountedNotPrinted)
     EXPECT_EQ(hak_stat_get(fail_threshold), counted + 1000);
     EXPECT_EQ(hak_stat_get(fail_lines_held), held + 1000 - FAIL_LINES);
     hak_fail_exhaustion(1, 1, 1, 1);
+    hak_fail_tell();
     EXPECT_EQ(writes.calls(), static_cast<int>(FAIL_LINES) + 1) << "each reason has its own";
     clock.advance_ms(1000);
     size_t length = writes.text().size();
@@ -178,6 +185,7 @@ TEST_F(Fail, WithoutTheTraceItOnlyCounts)
     CapturedWrites writes;
     int64_t map = hak_stat_get(fail_map), fallbacks = hak_stat_get(libc_fallbacks);
     hak_fail_map(1, ENOMEM);
+    hak_fail_tell();
     hak_fail_fallback(1, "x");
     hak_fail_end(1, 1, nullptr);
     EXPECT_EQ(writes.text(), "");
@@ -206,6 +214,7 @@ void tell(size_t size, size_t align, const struct fail_path *path, int failed, v
     /* A request of its own that fails is not reported. */
     hak_fail_begin();
     hak_fail_map(1, ENOMEM);
+    hak_fail_tell();
     hak_fail_end(1, 1, nullptr);
 }
 
@@ -235,6 +244,39 @@ TEST_F(Fail, TheCallbackIsToldOncePerRequest)
     hak_fail_set_callback(nullptr, nullptr);
     hak_fail_end(7, 32, nullptr);
     EXPECT_EQ(n, 2);
+}
+
+/* A step may fail with a lock held: its line waits, in its place, until the request ends or the
+   next one begins. What has no room to wait is counted as held back. */
+TEST_F(Fail, LinesOfStepsWaitUntilNoLockIsHeld)
+{
+    CapturedWrites writes;
+    static struct lock lock = LOCK_INIT(LOCK_RANK_POOL);
+    hak_lock_acquire(&lock);
+    hak_fail_exhaustion(1, 2, 3, 4);
+    hak_fail_map(5, ENOMEM);
+    EXPECT_EQ(writes.calls(), 0);
+    hak_lock_release(&lock);
+    hak_fail_threshold(6, 7, 1500);
+    EXPECT_EQ(writes.calls(), 3);
+    std::string text = writes.text();
+    size_t exhaustion = text.find("Exhaustion size=1 class=2 pool_bytes=3 limit=4\n"),
+           map = text.find("MapFail    size=5 errno=12"), threshold = text.find("Threshold");
+    EXPECT_LT(exhaustion, map);
+    EXPECT_LT(map, threshold);
+    EXPECT_NE(threshold, std::string::npos);
+    hak_fail_map(8, ENOMEM);
+    hak_fail_begin();
+    EXPECT_EQ(writes.calls(), 4);
+    int64_t held = hak_stat_get(fail_lines_held);
+    for (uint32_t i = 0; i < FAIL_LINES; i++) {
+        hak_fail_exhaustion(i, 0, 0, 0);
+        hak_fail_map(i, ENOMEM);
+    }
+    EXPECT_EQ(writes.calls(), 4);
+    hak_fail_tell();
+    EXPECT_GT(hak_stat_get(fail_lines_held), held);
+    EXPECT_EQ(writes.calls() - 4 + hak_stat_get(fail_lines_held) - held, 2 * FAIL_LINES);
 }
 
 TEST_F(Fail, NeverAllocates)

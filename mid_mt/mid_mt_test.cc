@@ -107,7 +107,10 @@ TEST_F(MidMt, TakesFreshBlocksByThePage)
     for (uint32_t c = SC_N_TINY; c < SC_N_CLASSES; c++) {
         uint32_t by_page = OWNER_FRESH_BYTES / hak_sc_table[c].size;
         void *head, *next;
+        struct slab *slab = hak_bank_make(c);
         hak_lock_acquire(&pool.owner->lock);
+        EXPECT_EQ(hak_mid_take(pool.owner, c, 1, &head), 0u) << "memory comes from outside";
+        hak_bank_add(&pool.owner->bank, slab);
         EXPECT_EQ(hak_mid_take(pool.owner, c, 1000, &head),
                   std::min(std::max(by_page, 1u), hak_sc_table[c].capacity));
         for (; head; head = next) {

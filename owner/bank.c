@@ -1,5 +1,6 @@
-/* Banks of slabs. The caller holds the owner's lock; takes the pool lock for new and empty slabs.
-   Blocks are taken and put by tiny and mid_mt alone; heaps move slabs and release empty ones. */
+/* Banks of slabs. The caller holds the owner's lock, except to make a slab; takes the pool lock for
+   new and empty slabs. Blocks are taken and put by tiny and mid_mt alone; heaps move slabs and
+   release empty ones. */
 #include "owner/bank.h"
 
 #include "base/error.h"
@@ -47,13 +48,8 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
 {
     struct slab *slab = bank->partial[size_class];
     if (!slab) {
-        slab = hak_pool_slab_alloc(TAG_SLAB(bank->owner, size_class), size_class);
-        if (!slab) {
-            *head = NULL;
-            return 0;
-        }
-        bank->n_slabs++;
-        list_push(bank, slab);
+        *head = NULL;
+        return 0;
     }
     uint32_t taken = hak_slab_take(slab, want, policy->fresh_bytes, head);
     bank->took_clean = slab->took_clean;
@@ -61,6 +57,20 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
         list_remove(bank, slab);
     }
     return taken;
+}
+
+struct slab *hak_bank_make(uint32_t size_class)
+{
+    return hak_pool_slab_alloc(TAG_FREE_UNIT, size_class);
+}
+
+void hak_bank_add(struct bank *bank, struct slab *slab)
+{
+    uint32_t ref = hak_map_get(slab->base).ref;
+    atomic_store_relaxed(&slab->owner, bank->owner);
+    hak_map_set(slab->base, 1, TAG_SLAB(bank->owner, slab->size_class), ref);
+    bank->n_slabs++;
+    list_push(bank, slab);
 }
 
 static void release(struct bank *bank, struct slab *slab)
@@ -166,13 +176,17 @@ void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
     }
 }
 
-void hak_bank_move_all(struct bank *from, struct bank *to)
+int hak_bank_move_some(struct bank *from, struct bank *to, uint32_t most)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         while (from->partial[c]) {
+            if (!most--) {
+                return 1;
+            }
             move(from, to, from->partial[c]);
         }
     }
+    return 0;
 }
 
 void hak_bank_release_empty(struct bank *bank)

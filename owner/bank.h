@@ -7,6 +7,9 @@
    bank holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The policy
    comes with the call, from the pool that the class belongs to (tiny, mid_mt).
 
+   A slab is made before it has an owner: its tag says TAG_FREE_UNIT, so that no walk takes it for
+   one, until hak_bank_add with the owner's lock held.
+
    Slabs may move from bank to bank with both locks held (bank_move). A block that was freed towards
    the old owner then arrives at the wrong bank: a stray. If has_strays_sent is set,
    hak_bank_put_list gathers strays, and the caller sends them on once it has released the lock;
@@ -42,18 +45,24 @@ struct bank {
 };
 
 void hak_bank_init(struct bank *bank, uint32_t owner);
-/* Takes up to `want` blocks of the class as a list ended by NULL; at least one unless the system
-   refuses memory (0). */
+/* Takes up to `want` blocks of the class as a list ended by NULL; none (0) if no slab of the class
+   has a free block. Then the caller releases the lock, makes a slab, adds it, and takes again: the
+   system is not asked for memory while others wait for the owner. */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                        const struct owner_policy *policy);
 /* Returns one block to its slab. Aborts on a block that is not this bank's, no block, or free. */
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Collects a list of blocks; returns the count, strays included. */
 uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
+/* A fresh slab of the class, no owner's yet; NULL if the system refuses memory. No lock held. */
+struct slab *hak_bank_make(uint32_t size_class);
+/* It becomes the bank's, first in its list; blocks are taken from it under the same lock. */
+void hak_bank_add(struct bank *bank, struct slab *slab);
 /* Moves one partial slab of the class from one bank to another (one with many free blocks, if it is
-   near the list's start), or every partial slab. Both owners' locks are held. */
+   near the list's start), or up to `most` partial slabs of any class; the latter returns 1 while
+   there are more. Both owners' locks are held. */
 void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
-void hak_bank_move_all(struct bank *from, struct bank *to);
+int hak_bank_move_some(struct bank *from, struct bank *to, uint32_t most);
 /* Returns all empty slabs to the shared pool. */
 void hak_bank_release_empty(struct bank *bank);
 /* 0 if every equation of the bank and of its slabs holds. */

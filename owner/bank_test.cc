@@ -47,6 +47,12 @@ std::vector<char *> take(struct bank *bank, uint32_t size_class, uint32_t want)
 {
     void *head;
     uint32_t n = hak_bank_take(bank, size_class, want, &head, &policy);
+    struct slab *slab = n ? nullptr : hak_bank_make(size_class);
+    if (slab) {
+        EXPECT_EQ(hak_super_lookup(slab->base).kind, SS_FREE_UNIT) << "nobody's yet";
+        hak_bank_add(bank, slab);
+        n = hak_bank_take(bank, size_class, want, &head, &policy);
+    }
     std::vector<char *> blocks;
     for (; head; head = hak_link_next(head)) {
         blocks.push_back(static_cast<char *>(head));
@@ -170,6 +176,8 @@ TEST_F(Bank, RefusedMemory)
     void *head = &head;
     EXPECT_EQ(hak_bank_take(&bank, 0, 10, &head, &policy), 0u);
     EXPECT_EQ(head, nullptr);
+    EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 0u) << "not with the owner's lock held";
+    EXPECT_EQ(hak_bank_make(0), nullptr);
     EXPECT_EQ(bank.n_slabs, 0u);
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     os.reset();
@@ -233,7 +241,9 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
     EXPECT_EQ(hak_map_get(other.partial[c]->base).tag, TAG_SLAB(other.owner, c));
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     EXPECT_EQ(hak_bank_verify(&other), 0);
-    hak_bank_move_all(&bank, &other);
+    EXPECT_EQ(hak_bank_move_some(&bank, &other, 2), 1);
+    EXPECT_EQ(bank.n_slabs, 1u);
+    EXPECT_EQ(hak_bank_move_some(&bank, &other, 2), 0);
     EXPECT_EQ(bank.n_slabs, 0u);
     EXPECT_EQ(other.n_slabs, 4u);
     EXPECT_EQ(hak_bank_verify(&other), 0);

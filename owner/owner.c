@@ -4,7 +4,9 @@
 
 #include <errno.h>
 
+#include "base/bits.h"
 #include "base/error.h"
+#include "base/lock_holds.h"
 #include "base/os.h"
 #include "base/verify.h"
 #include "superslab/pool.h"
@@ -29,31 +31,41 @@ static int is_set_aside(uint32_t id)
     return atomic_load_relaxed(ids_word(id / 64)) >> (id % 64) & 1;
 }
 
-/* Table lock held. */
+static uint64_t free_ids(uint32_t w)
+{
+    return ~*ids_word(w) & (w ? ~(uint64_t)0 : ~(uint64_t)1); /* 0 is no id */
+}
+
+static void set_bit(uint64_t *words, uint32_t i, int is_set)
+{
+    uint64_t bit = (uint64_t)1 << (i % 64);
+    atomic_store_relaxed(&words[i / 64], is_set ? words[i / 64] | bit : words[i / 64] & ~bit);
+}
+
+/* Table lock held. The summaries follow. */
 static void set_aside(uint32_t id, int is_set)
 {
-    uint64_t *word = ids_word(id / 64), bit = (uint64_t)1 << (id % 64);
+    uint32_t w = id / 64;
+    uint64_t *word = ids_word(w), bit = (uint64_t)1 << (id % 64);
     atomic_store_relaxed(word, is_set ? *word | bit : *word & ~bit);
+    set_bit(hak_owner_table.words_used, w, *word != 0);
+    set_bit(hak_owner_table.words_full, w, free_ids(w) == 0);
 }
 
 /* The lowest free id, or 0. Table lock held. */
 static uint32_t reserve(void)
 {
-    for (uint32_t w = 0; w < OWNER_ID_WORDS; w++) {
-        uint64_t free = ~*ids_word(w) & (w ? ~(uint64_t)0 : ~(uint64_t)1); /* 0 is no id */
-        if (free) {
-            uint32_t id = w * 64 + (uint32_t)__builtin_ctzll(free);
-            if (id > OWNER_MAX) {
-                return 0;
-            }
-            set_aside(id, 1);
-            if (w >= hak_owner_table.n_id_words) {
-                atomic_store_release(&hak_owner_table.n_id_words, w + 1);
-            }
-            return id;
-        }
+    uint32_t w = hak_bits_next(hak_owner_table.words_full, OWNER_SUMMARY_BITS, 0, 0);
+    uint32_t id = w < OWNER_ID_WORDS ? w * 64 + (uint32_t)__builtin_ctzll(free_ids(w)) : 0;
+    hak_lock_step(w / 64);
+    if (id == 0 || id > OWNER_MAX) {
+        return 0;
     }
-    return 0;
+    set_aside(id, 1);
+    if (w >= hak_owner_table.n_id_words) {
+        atomic_store_release(&hak_owner_table.n_id_words, w + 1);
+    }
+    return id;
 }
 
 uint32_t hak_owner_reserve(void)
@@ -168,6 +180,7 @@ void hak_owner_unregister(struct owner *owner)
     HAK_DEBUG_ASSERT(owner->kind != OWNER_THREAD);
     give_slabs_back(owner);
     withdraw(owner, NULL);
+    hak_ss_purge_due();
 }
 
 struct owner *hak_owner_hold(uint32_t id)
@@ -184,12 +197,25 @@ struct owner *hak_owner_hold(uint32_t id)
     return owner;
 }
 
+/* The first word from `w` on that has an id; OWNER_SUMMARY_BITS if there is none. */
+static uint32_t next_used(uint32_t w)
+{
+    for (uint32_t i = w / 64; i < OWNER_SUMMARY_WORDS; i++, w = i * 64) {
+        uint64_t left = atomic_load_relaxed(&hak_owner_table.words_used[i]) & ~(uint64_t)0
+                                                                                  << (w % 64);
+        if (left) {
+            return i * 64 + (uint32_t)__builtin_ctzll(left);
+        }
+    }
+    return OWNER_SUMMARY_BITS;
+}
+
 struct owner *hak_owner_next(uint32_t *id)
 {
-    uint32_t next = *id + 1;
-    for (uint32_t w = next / 64, n = atomic_load_acquire(&hak_owner_table.n_id_words); w < n;
-         w++, next = w * 64) {
+    uint32_t next = *id + 1, n = atomic_load_acquire(&hak_owner_table.n_id_words);
+    for (uint32_t w = next / 64; w < n; next = w * 64) {
         uint64_t left = atomic_load_relaxed(ids_word(w)) & ~(uint64_t)0 << (next % 64);
+        hak_lock_step(1);
         for (; left; left &= left - 1) {
             *id = w * 64 + (uint32_t)__builtin_ctzll(left);
             struct owner *owner = hak_owner_by_id(*id);
@@ -197,6 +223,7 @@ struct owner *hak_owner_next(uint32_t *id)
                 return owner;
             }
         }
+        w = next_used(w + 1);
     }
     return NULL;
 }
@@ -233,15 +260,28 @@ static int verify_one(struct owner *owner, void *unused)
     return hak_owner_verify(owner);
 }
 
+/* The summaries say of each word what it is. */
+static int verify_summaries(void)
+{
+    for (uint32_t w = 0; w < OWNER_ID_WORDS; w++) {
+        if (hak_bits_has(hak_owner_table.words_used, w) != (*ids_word(w) != 0) ||
+            hak_bits_has(hak_owner_table.words_full, w) != (free_ids(w) == 0)) {
+            return VERIFY_OWNER_SUMMARY;
+        }
+    }
+    return 0;
+}
+
 /* Owners whose ids are not set aside would be in no walk. */
 static int verify_table(void)
 {
-    int result = 0;
     hak_lock_acquire(&table_lock);
+    int result = 0;
     for (uint32_t id = 0; id < hak_owner_table.n_id_words * 64 && id <= OWNER_MAX && !result;
          id++) {
         result = hak_owner_by_id(id) && !is_set_aside(id) ? VERIFY_OWNER_SET : 0;
     }
+    result = result ? result : verify_summaries();
     hak_lock_release(&table_lock);
     return result;
 }
@@ -288,22 +328,28 @@ static void leave(const struct hak_owner_gate *gate)
     }
 }
 
-/* Table lock held. */
+static void push_pool(struct owner *owner)
+{
+    hak_lock_acquire(&table_lock);
+    owner->next_unused = hak_owner_table.unused_pools;
+    hak_owner_table.unused_pools = owner;
+    hak_lock_release(&table_lock);
+}
+
 static int make_pool(struct owner **out)
 {
-    struct owner *owner = hak_owner_table.unused_pools
-                              ? hak_owner_table.unused_pools
-                              : (struct owner *)hak_os_meta_alloc(sizeof *owner);
-    int error = ENOMEM;
+    hak_lock_acquire(&table_lock);
+    struct owner *owner = hak_owner_table.unused_pools;
     if (owner) {
         hak_owner_table.unused_pools = owner->next_unused;
-        error = register_any(owner, OWNER_POOL, LOCK_RANK_HEAP);
-        if (error) {
-            owner->next_unused = hak_owner_table.unused_pools;
-            hak_owner_table.unused_pools = owner;
-        }
     }
-    *out = error ? NULL : owner;
+    hak_lock_release(&table_lock);
+    *out = owner ? owner : (struct owner *)hak_os_meta_alloc(sizeof *owner);
+    int error = *out ? hak_owner_register(*out, OWNER_POOL, LOCK_RANK_HEAP) : ENOMEM;
+    if (*out && error) {
+        push_pool(*out);
+        *out = NULL;
+    }
     return error;
 }
 
@@ -323,9 +369,7 @@ int hak_owner_make_pool(struct owner **out)
     const struct hak_owner_gate *gate;
     int error;
     if (enter(&gate)) {
-        hak_lock_acquire(&table_lock);
         error = make_pool(out);
-        hak_lock_release(&table_lock);
         leave(gate);
     } else {
         error = make_pool_aside(gate, out);
@@ -344,12 +388,10 @@ void hak_owner_end_pool(struct owner *owner)
     if (owner->id) {
         give_slabs_back(owner);
         withdraw(owner, &hak_owner_table.unused_pools);
-        return;
+        hak_ss_purge_due();
+    } else {
+        push_pool(owner);
     }
-    hak_lock_acquire(&table_lock);
-    owner->next_unused = hak_owner_table.unused_pools;
-    hak_owner_table.unused_pools = owner;
-    hak_lock_release(&table_lock);
 }
 
 void hak_owner_unmake_pool(struct owner *owner)
@@ -383,17 +425,31 @@ static int has_id(struct owner *owner)
     return 1;
 }
 
-void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
-                           uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want,
-                                            void **head))
+void *hak_owner_take_one(struct owner *owner, uint32_t size_class, hak_owner_take_function take,
+                         int *is_clean)
+{
+    struct slab *fresh = NULL;
+    void *block;
+    do {
+        hak_lock_acquire(&owner->lock);
+        if (fresh) {
+            hak_bank_add(&owner->bank, fresh);
+        }
+        (void)take(owner, size_class, 1, &block);
+        *is_clean = owner->bank.took_clean;
+        hak_owner_release(owner);
+    } while (!block && (fresh = hak_bank_make(size_class)) != NULL);
+    return block;
+}
+
+void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class, hak_owner_take_function take)
 {
     const struct hak_owner_gate *gate;
+    int is_clean;
     void *block = NULL;
     int is_inside = enter(&gate);
     if (is_inside && !hak_owner_is_lost(owner) && has_id(owner)) {
-        hak_lock_acquire(&owner->lock);
-        (void)take(owner, size_class, 1, &block);
-        hak_owner_release(owner);
+        block = hak_owner_take_one(owner, size_class, take, &is_clean);
     } else { /* also where no id is left: it was made, so it serves */
         block = gate->alloc(hak_sc_table[size_class].size, SC_MIN_ALIGN, owner);
     }
@@ -428,6 +484,7 @@ void hak_owner_pool_free(struct owner *owner, void *block,
         hak_lock_acquire(&owner->lock);
         put(owner, block);
         hak_owner_release(owner);
+        hak_ss_purge_due();
     }
     if (is_inside) {
         leave(gate);
@@ -442,6 +499,7 @@ void hak_owner_trim(struct owner *owner)
             hak_lock_acquire(&owner->lock);
             hak_bank_release_empty(&owner->bank);
             hak_owner_release(owner);
+            hak_ss_purge_due();
         }
         leave(gate);
     }

@@ -45,8 +45,8 @@
      finds all of them free and every owner whole. Only a fork in a signal handler may find others
      inside: then hak_owner_lose gives up the registered owners whose locks they hold, and frees the
      locks of unregistered ones, behind which there is nothing.
-   The set of ids and the list of unused pools are under one lock, rank OWNERS; the table is read
-   without it. */
+   The set of ids, its summaries and the list of unused pools are under one lock, rank OWNERS; the
+   table is read without it. */
 #ifndef HAKMEM_OWNER_OWNER_H
 #define HAKMEM_OWNER_OWNER_H
 
@@ -87,7 +87,9 @@ struct owner {
 #define OWNER_MAX HAK_TINY_OR(64u, 65535u)
 HAK_STATIC_ASSERT(OWNER_MAX < TAG_SPECIAL_OWNER, "no owner has the id that marks what is no slab");
 
-#define OWNER_ID_WORDS ((OWNER_MAX + 1 + 63) / 64)
+#define OWNER_ID_WORDS      ((OWNER_MAX + 1 + 63) / 64)
+#define OWNER_SUMMARY_WORDS ((OWNER_ID_WORDS + 63) / 64)
+#define OWNER_SUMMARY_BITS  (OWNER_SUMMARY_WORDS * 64)
 
 /* Everything but `at` is owner.c's. The words with the set of ids come backwards, so that a small
    process touches the two ends of the table alone, which share pages with what lies about it. */
@@ -96,6 +98,9 @@ struct hak_owner_table {
     /* A bit for each id that is set aside; walks read them without the lock. */
     uint64_t ids[OWNER_ID_WORDS];
     uint32_t n_id_words; /* those that have ever had a bit */
+    /* A bit for each word that has an id, and for each that has no free one: no look at the set is
+       longer than the summaries. */
+    uint64_t words_used[OWNER_SUMMARY_WORDS], words_full[OWNER_SUMMARY_WORDS];
     struct owner *unused_pools;
 };
 extern struct hak_owner_table hak_owner_table HAK_HIDDEN;
@@ -129,7 +134,7 @@ void hak_owner_unregister(struct owner *owner);
    has it. Release with hak_owner_release. */
 struct owner *hak_owner_hold(uint32_t id);
 /* Ends a use of what is behind the lock, by owners of all kinds but thread heaps
-   (hak_theap_unlock). */
+   (hak_theap_unlock). Who has freed calls hak_ss_purge_due then, when it holds no lock. */
 static inline void hak_owner_release(struct owner *owner)
 {
     owner->n_uses++;
@@ -180,10 +185,15 @@ HAK_MUST_CHECK int hak_owner_make_pool(struct owner **out);
 void hak_owner_unmake_pool(struct owner *owner);
 /* The latter half of it. Inside the gate. */
 void hak_owner_end_pool(struct owner *owner);
+/* A block of the class, by `take`, with a fresh slab if the owner has no free block; NULL if there
+   is no memory. *is_clean as bank.h's took_clean. The owner is registered, and not lost; inside the
+   gate. Not of a thread's heap. */
+typedef uint32_t (*hak_owner_take_function)(struct owner *owner, uint32_t size_class, uint32_t want,
+                                            void **head);
+void *hak_owner_take_one(struct owner *owner, uint32_t size_class, hak_owner_take_function take,
+                         int *is_clean);
 /* A block of the class, by the pool's `take` (NULL if there is no memory); and back. */
-void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class,
-                           uint32_t (*take)(struct owner *owner, uint32_t size_class, uint32_t want,
-                                            void **head));
+void *hak_owner_pool_alloc(struct owner *owner, uint32_t size_class, hak_owner_take_function take);
 void hak_owner_pool_free(struct owner *owner, void *block,
                          void (*put)(struct owner *owner, void *block));
 /* Returns empty slabs to the shared pool; 0 if all equations hold. While the gate is closed they do

@@ -66,13 +66,15 @@ int start(struct owner *owner)
     return hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP);
 }
 
+uint32_t take_from_bank(struct owner *owner, uint32_t size_class, uint32_t want, void **head)
+{
+    return hak_bank_take(&owner->bank, size_class, want, head, &policy);
+}
+
 char *take(struct owner *owner, uint32_t size_class)
 {
-    void *block;
-    hak_lock_acquire(&owner->lock);
-    (void)hak_bank_take(&owner->bank, size_class, 1, &block, &policy);
-    hak_owner_release(owner);
-    return static_cast<char *>(block);
+    int is_clean;
+    return static_cast<char *>(hak_owner_take_one(owner, size_class, take_from_bank, &is_clean));
 }
 
 TEST_F(Owner, TheVerifierFindsWhatIsWrong)
@@ -92,6 +94,14 @@ TEST_F(Owner, TheVerifierFindsWhatIsWrong)
     ASSERT_TRUE(*word & bit);
     *word &= ~bit;
     EXPECT_EQ(hak_owner_verify_all(), VERIFY_OWNER_SET);
+    *word |= bit;
+    for (uint64_t *summary : {hak_owner_table.words_used, hak_owner_table.words_full}) {
+        summary[0] ^= 1;
+        EXPECT_EQ(hak_owner_verify_all(), VERIFY_OWNER_SUMMARY);
+        summary[0] ^= 1;
+    }
+    EXPECT_EQ(hak_owner_verify_all(), 0);
+    *word &= ~bit;
     *word |= bit;
     EXPECT_EQ(hak_owner_verify_all(), 0);
     hak_owner_unregister(&one);
@@ -566,7 +576,9 @@ TEST_F(Owner, WhoeverHoldsATagsOwnerIsAloneWithTheSlab)
                 }
                 for (uint64_t i = rng.between(1, 4); i > 0; i--) {
                     void *block;
+                    struct slab *slab = hak_bank_make(SC_N_TINY);
                     hak_lock_acquire(&owner->lock);
+                    hak_bank_add(&owner->bank, slab);
                     (void)hak_bank_take(&owner->bank, SC_N_TINY, 1, &block, &policy);
                     char *unit = reinterpret_cast<char *>(reinterpret_cast<uintptr_t>(block) &
                                                           ~(SS_UNIT_BYTES - 1));

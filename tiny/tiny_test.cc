@@ -101,7 +101,10 @@ TEST_F(Tiny, TakesFreshBlocksByThePageAndKeepsAnEmptySlab)
 {
     for (uint32_t c = 0; c < SC_N_TINY; c++) {
         void *head;
+        struct slab *slab = hak_bank_make(c);
         hak_lock_acquire(&pool.owner->lock);
+        EXPECT_EQ(hak_tiny_take(pool.owner, c, 1, &head), 0u) << "memory comes from outside";
+        hak_bank_add(&pool.owner->bank, slab);
         EXPECT_EQ(hak_tiny_take(pool.owner, c, 1000, &head),
                   OWNER_FRESH_BYTES / hak_sc_table[c].size);
         EXPECT_EQ(hak_tiny_put_list(pool.owner, head), OWNER_FRESH_BYTES / hak_sc_table[c].size);

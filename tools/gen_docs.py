@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the generated pages of docs/ from the tables of base/: options.md, stats.md,
-size_classes.md, verify.md.
+"""Writes the generated pages of docs/ from the tables of base/: locks.md, options.md,
+size_classes.md, stats.md, verify.md.
 
 usage: gen_docs.py [--root FOLDER] [--out FOLDER]
 
@@ -32,6 +32,7 @@ STATS = """# Statistics
 
 Of the whole process. With `HAKMEM_SHOW_STATS=1` the program prints them to standard error when it
 exits, one a line: `hakmem: NAME = VALUE UNIT`. A counter only grows; a level is what is so now.
+The debug variant adds a line for each kind of lock, with its longest hold ([locks.md](locks.md)).
 
 %s
 | Name | Kind | Unit | Meaning |
@@ -59,6 +60,33 @@ first equation that does not hold. Each code is returned at exactly one place of
 
 | Code | Part | Name | What must hold |
 |---:|---|---|---|
+"""
+LOCKS = """# Locks
+
+No lock that a thread's malloc or free may wait for is held over a system call, or over a loop whose
+length grows with the heap. A lock has a rank, and a thread waits only for one whose rank is above
+all that it holds ([lock.h](../base/lock.h)); the rows are in that order. Fast paths take none.
+
+The debug variant counts, for each lock that a thread holds, the steps of loops that might grow and
+the system calls ([lock_holds.h](../base/lock_holds.h)), keeps the worst hold of each rank, and
+prints it with the statistics (`HAKMEM_SHOW_STATS=1`): `hakmem: lock HEAP: longest hold 64 steps in
+hak_remote_collect`. `hakmem/holds_test.cc` brings the library into the states of
+[bench/worst](../bench/worst/README.md) at two sizes, ten times apart, and asserts the columns
+*waited for* (by a malloc or free: then no system call is made) and *steps* (at most, at any size).
+
+The verifiers (`hak_verify`) look at everything with the locks held that guard it; they are for
+tests, and count no steps. A walk copies one slab or one superslab at a time, and calls the program
+with no lock held.
+
+What is done without a lock, where others hold one:
+- Memory is mapped before the lock is taken for good: a chunk of metadata, a heap's description, a
+  slab for a heap that has no free block (it has no owner until that lock is held again).
+- What is due for the system is purged when the owner's lock has been released (`hak_ss_purge_due`).
+- A step that fails is written to standard error when the request ends (`hak_fail_tell`).
+- Long work is done in portions, and the lock is let go between two.
+
+| Rank | Guards | Waited for | Steps | Who takes it, and what the steps are |
+|---|---|---|---:|---|
 """
 
 
@@ -168,7 +196,17 @@ def verify_page(base):
     return out
 
 
+def locks_page(base):
+    out = NOTE % "lock_ranks.def" + LOCKS
+    for name, waits, most, guards, holds in rows(os.path.join(base, "lock_ranks.def"), "LOCK_RANK"):
+        waited = "yes" if int(waits) else "no"
+        steps = most if int(waits) else ""
+        out += "| %s | %s | %s | %s | %s |\n" % (name, guards, waited, steps, holds)
+    return out
+
+
 PAGES = {
+    "locks.md": locks_page,
     "options.md": options_page,
     "stats.md": stats_page,
     "size_classes.md": size_classes_page,

@@ -21,6 +21,7 @@ GENERATED = {
     "docs/coverage.md",
     "docs/experiments/superslab_validation.md",
     "docs/malloc_surface.md",
+    "docs/locks.md",
     "docs/options.md",
     "docs/results.md",
     "docs/size_classes.md",
