@@ -18,8 +18,10 @@ struct numbered {
     uint32_t n; /* numbers are below it */
 };
 
-/* Makes room for one more. Returns whether there is. */
+/* Makes room for one more, which may take memory from the system: no lock needed. Returns whether
+   there is; others may have taken it when the lock is held, as hak_numbered_has_room tells then. */
 int hak_numbered_reserve(struct numbered *all);
+int hak_numbered_has_room(const struct numbered *all);
 /* Gives `item` the next number, for which there is room. */
 void hak_numbered_add(struct numbered *all, void *item);
 
