@@ -80,9 +80,9 @@ int hak_range_may_grow(void);
 void hak_range_free(void *p);
 size_t hak_range_size(const void *p);
 void *hak_range_resize(void *p, size_t size);
-/* Purges cached ranges that were unused for so long. 0: all of them, those again that the system
-   has refused, and address space that holds nothing. Returns bytes of memory. The lock is held for
-   a range at a time. */
+/* Purges some of the cached ranges that were unused for so long; there may be more if it returns
+   bytes. 0: all of them, those again that the system has refused, and address space that holds
+   nothing. Returns bytes of memory. The lock is held for a range at a time. */
 size_t hak_range_purge(uint64_t delay_ms);
 /* Purges some of what is more than the controller wants to keep. Returns bytes. */
 size_t hak_range_purge_excess(void);

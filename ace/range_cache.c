@@ -199,61 +199,75 @@ static struct range *before_of(const struct range *range)
                : NULL;
 }
 
-/* Joins up to three busy ranges side by side into the one that has most of the map already. Lets go
-   of the lock while it writes the rest of the map. */
-static struct range *join(struct range *const parts[3])
+/* The larger one of its neighbours of that kind, or NULL. */
+static struct range *neighbour_of(const struct range *range, enum range_kind kind)
 {
-    struct range *all = parts[1];
-    char *base = parts[0] ? parts[0]->base : parts[1]->base;
-    size_t bytes = 0, dirt = 0;
-    uint64_t refused_in = 0;
-    for (int i = 0; i < 3; i++) {
-        if (parts[i]) {
-            bytes += parts[i]->bytes;
-            dirt += parts[i]->dirt;
-            refused_in = parts[i]->refused_in > refused_in ? parts[i]->refused_in : refused_in;
-            all = parts[i]->bytes > all->bytes ? parts[i] : all;
-        }
-    }
-    hak_range_set_extent(all, base, bytes);
-    all->dirt = dirt;
-    all->refused_in = refused_in;
-    hak_lock_release(&hak_range_lock);
-    for (int i = 0; i < 3; i++) {
-        if (parts[i] && parts[i] != all) {
-            hak_map_set(parts[i]->base, parts[i]->bytes / SS_UNIT_BYTES, TAG_RANGE, all->number);
-        }
-    }
-    hak_lock_acquire(&hak_range_lock);
-    for (int i = 0; i < 3; i++) {
-        if (parts[i] && parts[i] != all) {
-            hak_range_drop(parts[i]);
-        }
-    }
-    return all;
+    struct range *before = before_of(range), *after = hak_range_after(range);
+    before = before && before->kind == kind ? before : NULL;
+    after = after && after->kind == kind ? after : NULL;
+    return before && (!after || after->bytes < before->bytes) ? before : after;
 }
 
-/* The neighbour, taken, if it is of that kind. */
-static struct range *take_if(struct range *neighbour, enum range_kind kind)
+/* `range` becomes longer by a busy one that touches it, of which the map is written already. */
+static void take_in(struct range *range, struct range *part)
 {
-    if (!neighbour || neighbour->kind != kind) {
-        return NULL;
+    size_t bytes = range->bytes + part->bytes;
+    if (part->base < range->base) {
+        hak_range_set_extent(range, part->base, bytes);
+    } else {
+        hak_range_set_bytes(range, bytes);
     }
-    hak_range_take(neighbour);
-    return neighbour;
+    range->dirt += part->dirt;
+    range->refused_in = part->refused_in > range->refused_in ? part->refused_in : range->refused_in;
+    hak_range_drop(part);
+}
+
+/* The map says of the units of `part`, which is busy, that they are the range's of that number.
+   Lets go of the lock. */
+static void write_map_for(const struct range *part, uint32_t number)
+{
+    hak_lock_release(&hak_range_lock);
+    hak_map_set(part->base, part->bytes / SS_UNIT_BYTES, TAG_RANGE, number);
+    hak_lock_acquire(&hak_range_lock);
+}
+
+/* A busy range becomes part of a larger cached one, which keeps its place by age. If that has
+   become another range in the meantime nothing changes. Returns 1 if it did. */
+static int join(struct range *range, struct range *larger)
+{
+    enum range_kind kind = larger->kind;
+    write_map_for(range, larger->number);
+    if (larger->state != RANGE_CACHED || larger->kind != kind ||
+        (larger != before_of(range) && larger != hak_range_after(range))) {
+        write_map_for(range, range->number);
+        return 0;
+    }
+    class_remove(larger);
+    take_in(larger, range);
+    class_push(larger);
+    return 1;
 }
 
 void hak_range_push(struct range *range, enum range_kind kind, uint64_t now_ns)
 {
-    for (;;) {
-        struct range *parts[3] = {take_if(before_of(range), kind), range,
-                                  take_if(hak_range_after(range), kind)};
-        if (!parts[0] && !parts[2]) {
-            append(range, kind, now_ns);
-            return;
+    struct range *other;
+    while ((other = neighbour_of(range, kind))) {
+        if (other->bytes <= range->bytes) {
+            hak_range_take(other);
+            write_map_for(other, range->number);
+            take_in(range, other);
+        } else if (join(range, other)) {
+            /* If what is joined touches another one now, the smaller of the two is next. */
+            range = neighbour_of(other, kind);
+            if (!range) {
+                return;
+            }
+            range = other->bytes < range->bytes ? other : range;
+            now_ns = range->cached_at_ns;
+            hak_range_take(range);
         }
-        range = join(parts); /* others may have been cached beside it in the meantime */
     }
+    append(range, kind, now_ns);
 }
 
 /* `bytes` of a range with so much dirt have how much, if it is spread evenly? */

@@ -1,8 +1,9 @@
 /* The records of ranges: descriptions, and the lists of cached ranges. For range*.c alone; every
    function is called with the ACE lock held, and those that let go of it in between say so.
 
-   A cached range is in the list of its kind, in the order of its age (what is cut from one keeps
-   its place, all else goes to the newest end, so that no list is ever walked), and in the class
+   A cached range is in the list of its kind, in the order of its age (what is cut from one or
+   merged into it leaves it its place, all else goes to the newest end, so that no list is ever
+   walked), and in the class
    list of the largest class that it can serve: one for ranges with pages (dirty, stuck), one for
    clean ones. */
 #ifndef HAKMEM_ACE_RANGE_CACHE_H
@@ -63,8 +64,8 @@ struct range *hak_range_best(size_t bytes, size_t align);
 struct range *hak_range_after(const struct range *range);
 /* The cached range that holds the unit at p, or NULL. */
 struct range *hak_range_cached_at(const char *p);
-/* A busy range becomes cached, at the newest end, merged with neighbours of its kind: lets go of
-   the lock if there are any. */
+/* A busy range becomes cached, at the newest end, or merged with neighbours of its kind: then it
+   is as old as the largest part, and the lock is let go in between. */
 void hak_range_push(struct range *range, enum range_kind kind, uint64_t now_ns);
 /* A cached range becomes busy. */
 void hak_range_take(struct range *range);

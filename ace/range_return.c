@@ -23,8 +23,9 @@
    than it grows, and no call is long. */
 #define SOME_TIMES  2
 #define SOME_RANGES 4
-/* A call that frees nothing gives back so much. */
-#define SOME_LEAST (2 * PIECE)
+/* A call that frees nothing gives back so much; one of the background thread more. */
+#define SOME_LEAST  (2 * PIECE)
+#define SOME_UNSEEN (16 * PIECE)
 /* So many of the oldest are looked at for one of a class that keeps more than it wants. */
 #define CLASS_SEARCH 8
 
@@ -207,13 +208,15 @@ static size_t give_back_stuck(struct giving how, size_t bytes, size_t *space)
     return memory;
 }
 
-/* Clean address space, each range once a round. */
+/* Clean address space, each range once a round. Unless it is wanted badly, one refusal is taken for
+   all. */
 static void give_back_clean(struct giving how, size_t bytes, size_t *space)
 {
     struct range *range;
     while (*space < bytes && (range = records.oldest[RANGE_CLEAN]) &&
            range->refused_in != how.round &&
-           (how.for_space || (size_t)hak_stat_get(mappings) < hak_range_most_mappings)) {
+           (how.for_space ||
+            (!crowded_at && (size_t)hak_stat_get(mappings) < hak_range_most_mappings))) {
         hak_range_take(range);
         (void)give_back(range, how, space);
     }
@@ -222,13 +225,15 @@ static void give_back_clean(struct giving how, size_t bytes, size_t *space)
 size_t hak_range_purge(uint64_t delay_ms)
 {
     struct due due = {hak_os_ops.clock_ns(), hak_time_ns_of_ms(delay_ms), SIZE_MAX};
-    size_t space = 0;
+    size_t space = 0, bytes;
     hak_lock_acquire(&hak_range_lock);
-    /* What others free meanwhile is not waited for. */
-    size_t bytes = give_back_due(&due, (size_t)hak_stat_get(large_cached_bytes), UINT32_MAX);
-    if (delay_ms == 0) {
+    if (delay_ms) {
+        bytes = give_back_due(&due, SOME_UNSEEN, UINT32_MAX);
+    } else {
         const struct giving how = {hak_range_round_begin(), 0};
         crowded_at = 0;
+        /* What others free meanwhile is not waited for. */
+        bytes = give_back_due(&due, (size_t)hak_stat_get(large_cached_bytes), UINT32_MAX);
         bytes += give_back_stuck(how, SIZE_MAX, &space);
         give_back_clean(how, SIZE_MAX, &space);
     }

@@ -219,11 +219,12 @@ static int64_t activity(void)
     return hak_stat_get(refills) + hak_stat_get(flushes) + hak_stat_get(chains_sent);
 }
 
-/* One thing at a time, and nothing while the gate is closed: a fork does not wait long. */
+/* A little at a time, and nothing while the gate is closed: a fork does not wait long. */
 static void give_back(size_t (*purge)(uint64_t delay_ms))
 {
-    if (!hak_background_must_end() && hak_gate_enter()) {
-        (void)purge(hak_ace_delay_ms());
+    size_t bytes = 1;
+    while (bytes && !hak_background_must_end() && hak_gate_enter()) {
+        bytes = purge(hak_ace_delay_ms());
         hak_gate_leave();
     }
 }
