@@ -313,7 +313,7 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
 }
 
 /* Bytes that a busy range for a block has to fetch from the system; a range that was purged for
-   the block's sake is no fetch, nor was the purge told to the controller. */
+   the block's sake is no fetch, and the controller does not hear of the purge. */
 static size_t fresh_bytes(const struct range *range, int is_mapped)
 {
     return is_mapped || range->kind == RANGE_CLEAN ? range->bytes : 0;
@@ -466,6 +466,8 @@ static int grow_into_cached(struct range *range, size_t bytes)
     }
     if (is_clean) {
         hak_limit_commit(more);
+    } else {
+        range->dirt += more;
     }
     extend(range, bytes, is_clean ? more : 0);
     return 1;

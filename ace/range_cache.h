@@ -97,7 +97,7 @@ void hak_range_set_usable(struct range *range, size_t usable);
 #define RANGE_MOST_MAPPINGS 32765u
 extern size_t hak_range_most_mappings HAK_HIDDEN;
 
-/* The system, or the limit, has refused `bytes`: gives so much back, if there is as much. Returns
+/* The system, or the limit, has refused `bytes`: purges as much, if there is as much. Returns
    bytes; 0 if it is of no use to ask again. Lets go of the lock. `round` is of
    hak_range_round_begin and the same for all tries of a request. */
 size_t hak_range_make_way(size_t bytes, uint64_t round);

@@ -19,12 +19,12 @@
 /* A larger range goes back in pieces: other threads' calls of the system wait for each (4 MiB take
    0.2 to 0.5 ms), and so does who frees. */
 #define PIECE HAK_TINY_OR((size_t)256 * HAK_KIB, 4 * HAK_MIB)
-/* A free gives back at most twice what it freed, of so many ranges: what is kept shrinks faster
+/* A free purges at most twice what it freed, of so many ranges: what is kept shrinks faster
    than it grows, and no call is long. */
 #define SOME_TIMES  2
 #define SOME_RANGES 4
-/* A call that frees nothing gives back so much; one of the background thread more. */
-#define SOME_LEAST  (2 * PIECE)
+/* A call that frees nothing purges so much; one of the background thread more. */
+#define SOME_LEAST  (4 * PIECE)
 #define SOME_UNSEEN (16 * PIECE)
 /* So many of the oldest are looked at for one of a class that keeps more than it wants. */
 #define CLASS_SEARCH 8
@@ -98,7 +98,7 @@ static size_t give_back(struct range *range, struct giving how, size_t *space)
     return is_refused ? 0 : memory;
 }
 
-/* The same of cached memory: the controller is told. */
+/* The same of cached memory, of which the controller hears. */
 static size_t give_back_cached(struct range *range, struct giving how, size_t *space)
 {
     size_t bytes = give_back(range, how, space);
@@ -150,19 +150,33 @@ static struct range *next_due(const struct due *due)
     return oldest;
 }
 
-/* Gives back what is due until it was about `bytes`, from at most so many ranges. Returns bytes of
-   memory. */
+/* The rest of a range of which the end has gone back, or NULL if others took it. */
+static struct range *rest_of(struct range *range, const char *base)
+{
+    return range && range->state == RANGE_CACHED && range->kind == RANGE_DIRTY &&
+                   range->base == base
+               ? range
+               : NULL;
+}
+
+/* Purges what is due until it was about `bytes`, from at most so many ranges, and each that was
+   begun as a whole: what remained of one would be of little use. Returns bytes of memory. */
 static size_t give_back_due(const struct due *due, size_t bytes, uint32_t n_ranges)
 {
     const struct giving how = {0, 0};
     size_t memory = 0, tried = 0, space = 0;
+    struct range *begun = NULL;
+    const char *base = NULL;
     for (uint32_t n = 0; tried < bytes && n < n_ranges;) {
         hak_range_ready(1);
-        struct range *range = next_due(due);
+        struct range *range = rest_of(begun, base);
+        range = range ? range : next_due(due);
         if (!range) {
             break;
         }
+        base = range->base;
         struct range *piece = take_piece(range);
+        begun = piece == range ? NULL : range;
         n += piece == range;
         tried += piece->bytes;
         memory += give_back_cached(piece, how, &space);
@@ -232,7 +246,7 @@ size_t hak_range_purge(uint64_t delay_ms)
     } else {
         const struct giving how = {hak_range_round_begin(), 0};
         crowded_at = 0;
-        /* What others free meanwhile is not waited for. */
+        /* What other threads free in the meantime stays. */
         bytes = give_back_due(&due, (size_t)hak_stat_get(large_cached_bytes), UINT32_MAX);
         bytes += give_back_stuck(how, SIZE_MAX, &space);
         give_back_clean(how, SIZE_MAX, &space);

@@ -442,7 +442,7 @@ TEST_F(Range, CleanRangesAreCommittedWhenTheyAreUsed)
     hak_ace_free(blocks[2]);
 }
 
-/* Much falls due at once: each free gives back in proportion, in pieces, and in the end all is
+/* Much falls due at once: each free purges in proportion, in pieces, and in the end all is
    gone. */
 size_t longest_unmap, all_unmapped;
 
