@@ -30,8 +30,8 @@ size_t hak_ace_usable_size(const void *p);
    or should be, since the copy takes less address space and there is little (nothing has changed
    then). */
 void *hak_ace_resize(void *p, size_t size);
-/* Purges cached ranges: all of them, and the address space ahead of growing blocks, or those unused
-   for `delay_ms`. Returns bytes, without that address space. */
+/* Purges cached ranges: all of them, and address space that holds nothing, or some of those unused
+   for `delay_ms`: call again while it returns bytes. Returns bytes of memory. */
 size_t hak_ace_purge(uint64_t delay_ms);
 /* The address space ahead of growing blocks that a purge could return to the system. */
 size_t hak_ace_room(void);

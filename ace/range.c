@@ -1,24 +1,17 @@
-/* Ranges. One lock (rank ACE), also held while the system maps or unmaps: such calls are rare and
-   long, and the caller touches far more memory than they cost. Called by ace.c. */
+/* Ranges in use. One lock (rank ACE), for the records alone: while the system is asked, or the map
+   written, the range is busy, or pinned if its block is in use. Called by ace.c. */
 #include "ace/range.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 
-#include "ace/ace.h"
-#include "ace/ace_class.h"
 #include "ace/adapt.h"
+#include "ace/range_cache.h"
 #include "ace/zero.h"
-#include "base/bits.h"
 #include "base/error.h"
-#include "base/list.h"
-#include "base/lock.h"
-#include "base/numbered.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
-#include "base/time.h"
-#include "base/verify.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/huge.h"
@@ -45,100 +38,29 @@
    (in 256ths). */
 #define HUGE_MIN     (32 * HAK_MIB)
 #define HUGE_TOUCHED 250u
-/* How many cached ranges of a class are looked at for the smallest that fits. */
-#define BEST_SEARCH 32
+/* Where less than 1/4 of the blocks of a size gets touched, a range is purged before it is used
+   again if earlier owners have left more pages than half of the block, or DIRT_TIMES what is
+   expected of this one, and more than DIRT_LEAST: once in several uses, and no block has much more
+   resident than that. (Each use is a page fault for each page that it touches after a purge.) */
+#define SPARSE_SHIFT 2
+#define DIRT_TIMES   32
+#define DIRT_LEAST   ((size_t)64 * HAK_KIB)
 
-static LOCK_DEFINE(ace_lock, LOCK_RANK_ACE);
-static struct numbered ranges;
-static uint64_t n_origins;
-static struct range *idle;
-static struct range *oldest, *newest;
-static struct range *classes[ACE_CLASSES];
-static uint64_t classes_present[ACE_CLASSES / 64];
-static size_t class_cached[ACE_CLASSES]; /* bytes */
-static size_t room;                      /* ahead of used ranges, in bytes */
-static size_t stuck_room;                /* as much of it as the system would not take back */
-static uint32_t room_at;                 /* the number of the range that was looked at last */
+/* Address bits of a process: a request for more is refused whatever goes back. */
+#define ADDRESS_BITS 47
+
+#define records hak_range_records
+
 static size_t scarce_level; /* bytes mapped when the system refused more; 0: it has not */
 
-static size_t round_units(size_t size)
+static void lock(void)
 {
-    return (size + SS_UNIT_BYTES - 1) & ~(SS_UNIT_BYTES - 1);
+    hak_lock_acquire(&hak_range_lock);
 }
 
-struct range *hak_range_at(uint32_t number)
+static void unlock(void)
 {
-    return (struct range *)hak_numbered_get(&ranges, number);
-}
-
-/* Its end changes. */
-static void set_bytes(struct range *range, size_t bytes)
-{
-    atomic_store_relaxed(&range->bytes, bytes);
-}
-
-/* Where it lies changes. */
-static void set_extent(struct range *range, char *base, size_t bytes)
-{
-    atomic_store_relaxed(&range->version, range->version + 1);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    atomic_store_relaxed(&range->base, base);
-    atomic_store_relaxed(&range->bytes, bytes);
-    atomic_store_release(&range->version, range->version + 1);
-}
-
-static struct range *new_range(void)
-{
-    struct range *range = idle;
-    if (range) {
-        idle = range->next;
-        hak_stat_add(large_ranges, 1);
-        hak_limit_count_mappings(1);
-        return range;
-    }
-    range = hak_numbered_reserve(&ranges) ? (struct range *)hak_os_meta_alloc(sizeof *range) : NULL;
-    if (range) {
-        range->number = ranges.n;
-        hak_numbered_add(&ranges, range);
-        hak_stat_add(large_ranges, 1);
-        hak_limit_count_mappings(1);
-    }
-    return range;
-}
-
-static void drop_range(struct range *range)
-{
-    atomic_store_relaxed(&range->state, RANGE_IDLE);
-    set_extent(range, NULL, 0);
-    range->next = idle;
-    idle = range;
-    hak_stat_sub(large_ranges, 1);
-    hak_limit_count_mappings(-1);
-}
-
-static void map_range(const struct range *range)
-{
-    hak_map_set(range->base, range->bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
-}
-
-/* Of a used range: address space behind the units that its block may be filled to. */
-static size_t room_of(const struct range *range)
-{
-    return range->bytes - round_units(range->usable);
-}
-
-/* The end of a used range changes, and with it how much room there is. */
-static void set_used_bytes(struct range *range, size_t bytes)
-{
-    atomic_store_relaxed(&room, room - range->bytes + bytes);
-    set_bytes(range, bytes);
-    range->touched = range->touched < bytes ? range->touched : bytes;
-}
-
-static void set_usable(struct range *range, size_t usable)
-{
-    atomic_store_relaxed(&room, room + round_units(range->usable) - round_units(usable));
-    atomic_store_relaxed(&range->usable, usable);
+    hak_lock_release(&hak_range_lock);
 }
 
 /* What a block of `size` bytes may be filled to in a range with room. */
@@ -151,7 +73,7 @@ static size_t usable_with_room(const struct range *range, size_t size)
 static size_t mapped_bytes(void)
 {
     return (size_t)hak_stat_get(large_bytes) + (size_t)hak_stat_get(large_cached_bytes) +
-           (size_t)hak_stat_get(superslabs) * SS_BYTES;
+           (size_t)hak_stat_get(large_clean_bytes) + (size_t)hak_stat_get(superslabs) * SS_BYTES;
 }
 
 /* The system, or the limit, has refused `bytes`; a request for more than all that is mapped says
@@ -178,277 +100,28 @@ int hak_range_is_scarce(void)
     return 0;
 }
 
-/* The class list of a cached range: the largest class that it can serve. */
-static unsigned class_of(size_t bytes)
-{
-    return hak_ace_class_index(bytes);
-}
+/* What a request that is refused has tried. */
+struct tries {
+    uint64_t round;
+    int n;
+};
 
-static void class_remove(struct range *range)
-{
-    unsigned i = class_of(range->bytes);
-    class_cached[i] -= range->bytes;
-    LIST_TAKE_OUT(&classes[i], range, class_next, class_prev);
-    if (!classes[i]) {
-        hak_bits_clear(classes_present, i);
-    }
-}
-
-static void class_push(struct range *range)
-{
-    unsigned i = class_of(range->bytes);
-    class_cached[i] += range->bytes;
-    LIST_PUSH(&classes[i], range, class_next, class_prev);
-    hak_bits_set(classes_present, i);
-}
-
-static void cache_remove(struct range *range)
-{
-    LIST_REMOVE(&oldest, &newest, range, next, prev);
-    class_remove(range);
-    hak_stat_sub(large_cached_bytes, range->bytes);
-}
-
-/* Into the list by age, after the last one that is not younger. */
-static void cache_push(struct range *range, uint64_t cached_at_ns)
-{
-    struct range *after = newest;
-    while (after && after->cached_at_ns > cached_at_ns) {
-        after = after->prev;
-    }
-    atomic_store_relaxed(&range->state, RANGE_CACHED);
-    range->cached_at_ns = cached_at_ns;
-    LIST_INSERT(&oldest, &newest, after, range, next, prev);
-    class_push(range);
-    hak_stat_add(large_cached_bytes, range->bytes);
-}
-
-/* The cached range that holds the unit at p, or NULL. */
-static struct range *cached_at(const char *p)
-{
-    struct map_entry entry = hak_map_get(p);
-    struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
-    return range && range->state == RANGE_CACHED ? range : NULL;
-}
-
-/* Of ranges all that is mapped counts as committed. */
-static void count_mapped(size_t bytes)
-{
-    hak_limit_map(bytes);
-    hak_limit_commit(bytes);
-}
-
-static void count_unmapped(size_t bytes)
-{
-    hak_limit_uncommit(bytes);
-    hak_limit_unmap(bytes);
-}
-
-/* Purges a cached range. Returns bytes; 0 if it refused (the range stays). */
-static size_t give_back(struct range *range)
-{
-    size_t bytes = range->bytes;
-    hak_map_set(range->base, bytes / SS_UNIT_BYTES, 0, 0);
-    if (hak_os_unmap(range->base, bytes)) {
-        map_range(range);
-        return 0;
-    }
-    cache_remove(range);
-    drop_range(range);
-    count_unmapped(bytes);
-    hak_adapt_purged(CONTROL_RANGES, bytes);
-    return bytes;
-}
-
-static size_t purge_older(uint64_t now_ns, uint64_t delay_ns)
-{
-    size_t bytes = 0;
-    struct range *next;
-    for (struct range *range = oldest; range && now_ns - range->cached_at_ns >= delay_ns;
-         range = next) {
-        next = range->next;
-        bytes += give_back(range);
-    }
-    return bytes;
-}
-
-/* Purges what is more than the limit: first of classes that keep more than they want, oldest
-   first, then of any. */
-static size_t keep_within(size_t limit)
-{
-    size_t bytes = 0;
-    for (int any = 0; any < 2; any++) {
-        struct range *next;
-        for (struct range *range = oldest;
-             range && (size_t)hak_stat_get(large_cached_bytes) > limit; range = next) {
-            next = range->next;
-            if (any || class_cached[class_of(range->bytes)] > hak_adapt_class_keep(range->bytes)) {
-                bytes += give_back(range);
-            }
-        }
-    }
-    return bytes;
-}
-
-/* Unmaps the room of a used range. Returns bytes; 0 if the system refused. */
-static size_t cut_room(struct range *range)
-{
-    size_t was = range->bytes, more = range->state == RANGE_USED ? room_of(range) : 0;
-    if (!more) {
-        return 0;
-    }
-    char *end = range->base + was - more;
-    hak_map_set(end, more / SS_UNIT_BYTES, 0, 0);
-    if (hak_os_unmap(end, more)) {
-        map_range(range);
-        return 0;
-    }
-    set_used_bytes(range, was - more);
-    count_unmapped(more);
-    hak_stat_sub(large_bytes, more);
-    hak_adapt_block_resized(was, range->bytes);
-    hak_adapt_given();
-    return more;
-}
-
-/* Cuts the room of used ranges until `wanted` bytes went back, in turn, so that a call for little
-   does not look at all ranges each time. */
-static size_t give_back_room(size_t wanted)
-{
-    size_t bytes = 0;
-    if (room <= stuck_room) {
-        return 0;
-    }
-    for (uint32_t n = ranges.n; n && room && bytes < wanted; n--) {
-        room_at = room_at + 1 < ranges.n ? room_at + 1 : 0;
-        bytes += cut_room(hak_range_at(room_at));
-    }
-    atomic_store_relaxed(&stuck_room, bytes ? (size_t)0 : room);
-    return bytes;
-}
-
-/* After a refusal: purges whatever is kept. Returns 1 if it is worth to ask again. */
-static int make_way(size_t bytes)
+/* After a refusal: what is kept goes back, at first so much of it as was asked for, then all.
+   Returns 1 if it is worth to ask again. Lets go of the lock. */
+static int make_way(size_t bytes, struct tries *tries)
 {
     note_refusal(bytes);
-    size_t purged = purge_older(hak_os_ops.clock_ns(), 0);
-    return give_back_room(bytes) != 0 || purged != 0;
-}
-
-/* The cached range of the same origin that begins where `range` ends, or NULL. */
-static struct range *cached_after(const struct range *range)
-{
-    struct range *after = cached_at(range->base + range->bytes);
-    return after && after->base == range->base + range->bytes && after->origin == range->origin
-               ? after
-               : NULL;
-}
-
-/* Takes in the cached neighbour behind it, if there is one of its origin. */
-static void absorb_after(struct range *range)
-{
-    struct range *after = cached_after(range);
-    if (after) {
-        cache_remove(after);
-        set_bytes(range, range->bytes + after->bytes);
-        drop_range(after);
+    if (bytes >> ADDRESS_BITS || tries->n == 2) {
+        return 0;
     }
-}
-
-/* Cuts `range` after `bytes`; the rest becomes a cached range. If there is no description for it,
-   nothing is cut. */
-static void split(struct range *range, size_t bytes, uint64_t now_ns)
-{
-    struct range *rest = new_range();
-    if (!rest) {
-        return;
-    }
-    set_extent(rest, range->base + bytes, range->bytes - bytes);
-    rest->origin = range->origin;
-    rest->is_huge = range->is_huge;
-    rest->is_moved = range->is_moved;
-    set_bytes(range, bytes);
-    absorb_after(rest);
-    map_range(rest);
-    cache_push(rest, now_ns);
-}
-
-static int is_aligned(const void *p, size_t align)
-{
-    return ((uintptr_t)p & (align - 1)) == 0;
-}
-
-/* The first class from `i` up that has a cached range; ACE_CLASSES if none. */
-static unsigned next_class(unsigned i)
-{
-    return hak_bits_next(classes_present, ACE_CLASSES, i, 1);
-}
-
-/* The smallest cached range that fits, among the first ones of the lowest class that has one. */
-static struct range *best_cached(size_t bytes, size_t align)
-{
-    struct range *best = NULL;
-    for (unsigned i = next_class(class_of(bytes)); i < ACE_CLASSES && !best;
-         i = next_class(i + 1)) {
-        int looked = 0;
-        for (struct range *range = classes[i]; range && looked < BEST_SEARCH;
-             range = range->class_next, looked++) {
-            if (range->bytes >= bytes && (!best || range->bytes < best->bytes) &&
-                is_aligned(range->base, align)) {
-                best = range;
-            }
-        }
-    }
-    return best;
-}
-
-/* The range of the unit at p, if a fresh mapping beside it becomes one with it: the system extends
-   a neighbour that has the same advice and was never moved. */
-static const struct range *neighbour_at(const char *p, int is_huge)
-{
-    struct map_entry entry = hak_map_get(p);
-    const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
-    return range && !range->is_moved && range->is_huge == is_huge ? range : NULL;
-}
-
-static uint64_t origin_for(const struct range *range)
-{
-    const struct range *before = neighbour_at(range->base - 1, range->is_huge);
-    const struct range *after = neighbour_at(range->base + range->bytes, range->is_huge);
-    return before ? before->origin : after ? after->origin : ++n_origins;
-}
-
-static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
-{
-    struct range *range = hak_limit_admit(bytes, bytes, bytes) ? new_range() : NULL;
-    if (!range) {
-        return NULL;
-    }
-    char *base = (char *)hak_os_map_aligned(NULL, bytes, align);
-    if (base && hak_map_ensure(base, bytes)) {
-        hak_os_unmap_untouched(base, bytes);
-        base = NULL;
-    }
-    if (!base) {
-        hak_fail_map(bytes, ENOMEM);
-        drop_range(range);
-        return NULL;
-    }
-    if (is_huge) {
-        hak_huge_mark(base, bytes);
-    }
-    count_mapped(bytes);
-    set_extent(range, base, bytes);
-    range->is_huge = (uint8_t)is_huge;
-    range->is_moved = 0;
-    range->origin = origin_for(range);
-    return range;
+    tries->round = tries->round ? tries->round : hak_range_round_begin();
+    return hak_range_make_way(tries->n++ ? SIZE_MAX : bytes, tries->round) != 0;
 }
 
 struct ss_lookup hak_range_describe(const void *p, uint32_t number)
 {
     static const struct ss_lookup nothing = {SS_RANGE, 0, 0, NULL, 0, 0};
-    const struct range *range = (const struct range *)hak_numbered_find(&ranges, number);
+    const struct range *range = (const struct range *)hak_numbered_find(&records.all, number);
     if (!range) {
         return nothing;
     }
@@ -471,29 +144,81 @@ struct ss_lookup hak_range_describe(const void *p, uint32_t number)
     }
 }
 
-/* From the cache. ACE lock held. */
-static struct range *take_cached(size_t bytes, size_t align, enum range_use use)
+/* --- a range for a block: busy until its use starts. All of these let go of the lock. --- */
+
+/* Of all that is mapped for a block every page may be touched. */
+static void count_mapped(size_t bytes)
 {
-    struct range *range = best_cached(bytes, align);
-    if (range) {
-        cache_remove(range);
-        uint64_t wmax = use == RANGE_GROWING && hak_options.wmax_large < GROWING_WMAX
-                            ? GROWING_WMAX
-                            : hak_options.wmax_large;
-        if (range->bytes >
-            bytes + (uint64_t)(bytes / SS_UNIT_BYTES * (wmax - 1000) / 1000) * SS_UNIT_BYTES) {
-            split(range, bytes, range->cached_at_ns);
-        }
+    hak_limit_map(bytes);
+    hak_limit_commit(bytes);
+}
+
+/* The range of the unit at p, if a fresh mapping beside it becomes one with it: the system extends
+   a neighbour that has the same advice and was never moved. */
+static const struct range *neighbour_at(const char *p, int is_huge)
+{
+    struct map_entry entry = hak_map_get(p);
+    const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
+    int is_whole = range && (range->state == RANGE_USED || range->state == RANGE_CACHED);
+    return is_whole && !range->is_moved && range->is_huge == is_huge ? range : NULL;
+}
+
+static uint64_t origin_for(const struct range *range)
+{
+    const struct range *before = neighbour_at(range->base - 1, range->is_huge);
+    const struct range *after = neighbour_at(range->base + range->bytes, range->is_huge);
+    return before ? before->origin : after ? after->origin : ++records.n_origins;
+}
+
+/* Address space of which the map has leaves; NULL if it cannot be had. No lock. */
+static char *map_space(size_t bytes, size_t align)
+{
+    char *base = (char *)hak_os_map_aligned(NULL, bytes, align);
+    if (base && hak_map_ensure(base, bytes)) {
+        hak_os_unmap_untouched(base, bytes);
+        base = NULL;
     }
+    if (!base) {
+        hak_fail_map(bytes, ENOMEM);
+    }
+    return base;
+}
+
+static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
+{
+    hak_range_ready(1);
+    struct range *range = hak_range_new();
+    if (!range) {
+        return NULL;
+    }
+    unlock();
+    char *base = hak_limit_admit(bytes, bytes, bytes) ? map_space(bytes, align) : NULL;
+    if (base) {
+        if (is_huge) {
+            hak_huge_mark(base, bytes);
+        }
+        hak_range_set_extent(range, base, bytes);
+        hak_range_write_map(range);
+    }
+    lock();
+    if (!base) {
+        hak_range_drop(range);
+        return NULL;
+    }
+    count_mapped(bytes);
+    range->is_huge = (uint8_t)is_huge;
+    range->is_moved = 0;
+    range->origin = origin_for(range);
     return range;
 }
 
 static struct range *take_fresh(size_t bytes, size_t align, enum range_use use)
 {
     if (use == RANGE_GROWING) {
-        struct range *range = hak_range_is_scarce()
-                                  ? NULL
-                                  : map_fresh(bytes + round_units(bytes >> GROW_SHIFT), align, 0);
+        struct range *range =
+            hak_range_is_scarce()
+                ? NULL
+                : map_fresh(bytes + hak_range_round(bytes >> GROW_SHIFT), align, 0);
         return range ? range : map_fresh(bytes, align, 0);
     }
     int is_huge = bytes >= HUGE_MIN && align <= HUGE_BYTES &&
@@ -503,50 +228,126 @@ static struct range *take_fresh(size_t bytes, size_t align, enum range_use use)
     return map_fresh(bytes, is_huge ? HUGE_BYTES : align, is_huge);
 }
 
+/* Whether the range may be so large for a block that asks for `bytes`. */
+static int is_near(const struct range *range, size_t bytes, enum range_use use)
+{
+    uint64_t wmax = use == RANGE_GROWING && hak_options.wmax_large < GROWING_WMAX
+                        ? GROWING_WMAX
+                        : hak_options.wmax_large;
+    return range->bytes <=
+           bytes + (uint64_t)(bytes / SS_UNIT_BYTES * (wmax - 1000) / 1000) * SS_UNIT_BYTES;
+}
+
+/* Whether a range with pages of earlier owners is to be purged before a block of that size. */
+static int is_too_dirty(const struct range *range, size_t size, enum range_use use)
+{
+    size_t expected = hak_zero_expected(size);
+    size_t most = expected < size / (2 * DIRT_TIMES) ? expected * DIRT_TIMES : size / 2;
+    return use == RANGE_FIXED && expected <= size >> SPARSE_SHIFT && range->dirt > DIRT_LEAST &&
+           range->dirt > most;
+}
+
+/* From the cache; the range's kind stays what it was. */
+static struct range *take_cached(size_t size, size_t align, enum range_use use)
+{
+    size_t bytes = hak_range_round(size);
+    hak_range_ready(1);
+    struct range *from = hak_range_best(bytes, align), *range = NULL;
+    if (!from) {
+        return NULL;
+    }
+    if (!is_near(from, bytes, use)) {
+        range = hak_range_take_front(from, bytes);
+    }
+    int is_part = range != NULL;
+    if (!range) {
+        hak_range_take(from);
+        range = from;
+    }
+    int is_clean = range->kind == RANGE_CLEAN, purge = is_too_dirty(range, size, use),
+        is_admitted = 1;
+    if (is_part || is_clean || purge) {
+        unlock();
+        if (is_part) {
+            hak_range_write_map(range);
+        }
+        if (purge && hak_os_purge(range->base, range->bytes) == 0) {
+            is_clean = 1; /* as it was committed, it stays so */
+        } else if (is_clean) {
+            is_admitted = hak_limit_admit(range->bytes, size, bytes);
+        }
+        lock();
+    }
+    if (!is_admitted) {
+        hak_range_push(range, RANGE_CLEAN, range->cached_at_ns);
+        return NULL;
+    }
+    if (range->kind == RANGE_CLEAN) {
+        hak_limit_commit(range->bytes);
+    }
+    range->dirt = is_clean || purge ? 0 : range->dirt; /* refused: as if it were gone */
+    range->is_fresh = (uint8_t)is_clean;
+    return range;
+}
+
 int hak_range_may_grow(void)
 {
     return hak_stat_get(large_growing) < GROWING_MAX;
 }
 
-static void start_use(struct range *range, size_t size, enum range_use use, int is_fresh)
+static void start_use(struct range *range, size_t size, enum range_use use, size_t fresh)
 {
     range->touched = size;
     atomic_store_relaxed(&range->usable,
                          use == RANGE_GROWING ? usable_with_room(range, size) : range->bytes);
-    atomic_store_relaxed(&room, room + room_of(range));
+    atomic_store_relaxed(&records.room, records.room + hak_range_room_of(range));
     range->use = (uint8_t)use;
-    range->is_fresh = (uint8_t)is_fresh;
-    atomic_store_relaxed(&range->state, RANGE_USED);
-    map_range(range);
+    range->is_pinned = range->is_roomy = 0;
+    hak_range_set_state(range, RANGE_USED);
+    hak_range_note_room(range);
     hak_stat_add(large_bytes, range->bytes);
     hak_stat_add(large_growing, use == RANGE_GROWING);
-    hak_adapt_taken(CONTROL_RANGES, is_fresh ? range->bytes : 0);
-    hak_adapt_block_taken(range->bytes, !is_fresh,
-                          is_fresh ? 0 : hak_os_ops.clock_ns() - range->cached_at_ns);
+    hak_adapt_taken(CONTROL_RANGES, fresh);
+    hak_adapt_block_taken(range->bytes, !fresh,
+                          fresh ? 0 : hak_os_ops.clock_ns() - range->cached_at_ns);
+}
+
+/* Bytes that a busy range for a block has to fetch from the system; a range that was purged for
+   the block's sake is no fetch, and the controller does not hear of the purge. */
+static size_t fresh_bytes(const struct range *range, int is_mapped)
+{
+    return is_mapped || range->kind == RANGE_CLEAN ? range->bytes : 0;
 }
 
 void *hak_range_alloc(size_t size, size_t align, enum range_use use)
 {
-    size_t bytes = round_units(size);
-    hak_lock_acquire(&ace_lock);
-    struct range *range = take_cached(bytes, align, use);
-    int is_fresh = !range;
+    size_t bytes = hak_range_round(size);
+    lock();
+    struct range *range = take_cached(size, align, use);
+    int is_mapped = !range;
     if (!range) {
-        range = take_fresh(bytes, align, use);
-        if (!range && make_way(bytes)) {
+        struct tries tries = {0, 0};
+        do {
             range = take_fresh(bytes, align, use);
+        } while (!range && make_way(bytes, &tries));
+        if (range) {
+            range->is_fresh = 1;
         }
     }
     void *p = range ? range->base : NULL;
     if (range) {
-        start_use(range, size, use, is_fresh);
+        start_use(range, size, use, fresh_bytes(range, is_mapped));
     }
-    hak_lock_release(&ace_lock);
-    if (p && use == RANGE_ZEROED && !is_fresh) {
+    int is_dirty = range && !range->is_fresh;
+    unlock();
+    if (is_dirty && use == RANGE_ZEROED) {
         range->is_fresh = (uint8_t)hak_zero_clear(p, range->bytes);
+        range->dirt = range->is_fresh ? 0 : range->bytes;
     }
     return p;
 }
+
+/* --- the end of a use --- */
 
 /* The used range that starts at p, or NULL. */
 static struct range *used_at(const void *p)
@@ -556,52 +357,53 @@ static struct range *used_at(const void *p)
     return range && range->state == RANGE_USED && range->base == p ? range : NULL;
 }
 
-static struct range *cached_before(const struct range *range)
+static void refuse_to_free(const void *p)
 {
-    struct range *before = cached_at(range->base - 1);
-    return before && before->base + before->bytes == range->base && before->origin == range->origin
-               ? before
-               : NULL;
+    struct map_entry entry = hak_map_get(p);
+    const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
+    int is_free = range && range->base == p && range->state != RANGE_USED;
+    hak_fatal(is_free ? "block freed twice" : "invalid pointer freed (not the start of a block)",
+              p);
 }
 
-/* Merges a range that is about to be cached with cached neighbours. */
-static struct range *merge(struct range *range)
+/* What its block has touched, by what is known. */
+static size_t dirt_of_block(const struct range *range)
 {
-    absorb_after(range);
-    struct range *before = cached_before(range);
-    if (before) {
-        cache_remove(before);
-        set_bytes(before, before->bytes + range->bytes);
-        drop_range(range);
-        range = before;
-    }
-    map_range(range);
-    return range;
+    size_t expected = range->use == RANGE_FIXED ? hak_zero_expected(range->touched) : SIZE_MAX;
+    return expected < range->touched ? expected : range->touched;
+}
+
+static void end_use(struct range *range)
+{
+    size_t dirt = range->dirt + dirt_of_block(range);
+    hak_stat_sub(large_bytes, range->bytes);
+    hak_stat_sub(large_growing, range->use == RANGE_GROWING);
+    atomic_store_relaxed(&records.room, records.room - hak_range_room_of(range));
+    hak_range_set_state(range, RANGE_BUSY);
+    hak_range_note_room(range);
+    range->dirt = dirt < range->bytes ? dirt : range->bytes;
+    range->refused_in = 0;
 }
 
 void hak_range_free(void *p)
 {
-    hak_lock_acquire(&ace_lock);
+    lock();
     struct range *range = used_at(p);
-    if (!range) {
-        struct range *cached = cached_at((const char *)p);
-        hak_fatal(cached && cached->base == p ? "block freed twice"
-                                              : "invalid pointer freed (not the start of a block)",
-                  p);
+    if (!range || range->is_pinned) {
+        refuse_to_free(p);
     }
+    end_use(range);
     if (range->is_fresh) {
+        unlock();
         hak_zero_learn(range->base, range->touched, range->use == RANGE_ZEROED);
+        lock();
     }
-    hak_stat_sub(large_bytes, range->bytes);
-    hak_stat_sub(large_growing, range->use == RANGE_GROWING);
-    atomic_store_relaxed(&room, room - room_of(range));
-    uint64_t now_ns = hak_os_ops.clock_ns();
-    hak_adapt_block_given(range->bytes);
-    cache_push(merge(range), now_ns);
+    size_t bytes = range->bytes;
+    hak_adapt_block_given(bytes);
+    hak_range_push(range, RANGE_DIRTY, hak_os_ops.clock_ns());
     hak_adapt_given();
-    (void)purge_older(now_ns, hak_time_ns_of_ms(hak_adapt_delay_ms()));
-    (void)keep_within(hak_adapt_range_keep());
-    hak_lock_release(&ace_lock);
+    hak_range_purge_some(bytes);
+    unlock();
 }
 
 size_t hak_range_size(const void *p)
@@ -610,261 +412,257 @@ size_t hak_range_size(const void *p)
     return range ? range->usable : 0;
 }
 
-/* Like split, of a used range. */
-static void split_used(struct range *range, size_t bytes, uint64_t now_ns)
+/* --- another size: the range is pinned; all of these let go of the lock --- */
+
+/* Its end, with more units that are written in the map, is the block's. */
+static void extend(struct range *range, size_t bytes, size_t fresh)
 {
     size_t was = range->bytes;
-    split(range, bytes, now_ns);
-    atomic_store_relaxed(&room, room - was + range->bytes);
+    hak_range_set_used_bytes(range, bytes);
+    hak_adapt_block_resized(was, bytes);
+    hak_stat_add(large_bytes, bytes - was);
+    hak_adapt_taken(CONTROL_RANGES, fresh);
 }
 
-/* Makes the range `bytes` long where it lies. Returns 1 on success. ACE lock held. */
-static int grow_in_place(struct range *range, size_t bytes)
+/* The cached neighbour behind it that makes it `bytes` long, or NULL. */
+static struct range *enough_after(const struct range *range, size_t bytes)
 {
+    struct range *after = hak_range_after(range);
+    return after && range->bytes + after->bytes >= bytes ? after : NULL;
+}
+
+static int may_commit(struct range *range, size_t bytes)
+{
+    unlock();
+    int may = hak_limit_admit(bytes - range->bytes, bytes, bytes);
+    lock();
+    return may;
+}
+
+/* Into a cached neighbour. */
+static int grow_into_cached(struct range *range, size_t bytes)
+{
+    struct range *after = enough_after(range, bytes);
+    if (after && after->kind == RANGE_CLEAN) {
+        int may = may_commit(range, bytes);
+        after = may ? enough_after(range, bytes) : NULL;
+    }
+    if (!after) {
+        return 0;
+    }
     char *end = range->base + range->bytes;
-    struct range *after = cached_after(range);
-    if (after && range->bytes + after->bytes >= bytes) {
-        cache_remove(after);
-        size_t was = range->bytes;
-        uint64_t cached_at_ns = after->cached_at_ns;
-        set_used_bytes(range, was + after->bytes);
-        drop_range(after);
-        if (range->bytes - bytes >= SS_UNIT_BYTES) {
-            split_used(range, bytes, cached_at_ns);
-        }
-        hak_adapt_block_resized(was, range->bytes);
-        hak_stat_add(large_bytes, range->bytes - was);
-        hak_adapt_taken(CONTROL_RANGES, 0);
-        map_range(range);
-        return 1;
-    }
     size_t more = bytes - range->bytes;
-    if (!hak_limit_admit(more, bytes, bytes)) {
-        return 0;
+    int is_clean = after->kind == RANGE_CLEAN, is_whole = after->bytes == more;
+    if (is_whole) {
+        hak_range_take(after);
+    } else {
+        hak_range_cut_front(after, more);
     }
-    /* First the system: it refuses what is too much, for which the map must not grow. */
-    if (hak_os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
-        return 0;
+    unlock();
+    hak_map_set(end, more / SS_UNIT_BYTES, TAG_RANGE, range->number);
+    lock();
+    if (is_whole) {
+        hak_range_drop(after);
     }
-    if (hak_map_ensure(end, more)) {
-        hak_os_unmap_untouched(end, more);
-        return 0;
+    if (is_clean) {
+        hak_limit_commit(more);
+    } else {
+        range->dirt += more;
     }
-    hak_adapt_block_resized(range->bytes, bytes);
-    set_used_bytes(range, bytes);
-    hak_stat_add(large_bytes, more);
-    count_mapped(more);
-    hak_adapt_taken(CONTROL_RANGES, more);
-    map_range(range);
+    extend(range, bytes, is_clean ? more : 0);
     return 1;
 }
 
-/* Moves the range's pages to a new place of `bytes`. Returns 1 on success. ACE lock held. */
-static int move_pages(struct range *range, size_t bytes)
+/* By the system, where it lies. Returns 0 or an errno value. No lock. */
+static int map_behind(const struct range *range, size_t bytes)
 {
-    if (!hak_limit_admit(bytes - range->bytes, bytes, bytes)) {
+    char *end = range->base + range->bytes;
+    size_t more = bytes - range->bytes;
+    if (!hak_limit_admit(more, bytes, bytes)) {
+        return ENOMEM;
+    }
+    /* First the system: it refuses what is too much, for which the map must not grow. */
+    if (hak_os_ops.mremap(range->base, range->bytes, bytes, 0, NULL) == MAP_FAILED) {
+        return errno;
+    }
+    if (hak_map_ensure(end, more)) {
+        hak_os_unmap_untouched(end, more);
+        return ENOMEM;
+    }
+    hak_map_set(end, more / SS_UNIT_BYTES, TAG_RANGE, range->number);
+    return 0;
+}
+
+/* Makes the range `bytes` long where it lies. Returns 0 or an errno value. */
+static int grow_in_place(struct range *range, size_t bytes)
+{
+    if (grow_into_cached(range, bytes)) {
         return 0;
     }
-    char *place = (char *)hak_os_map_aligned(NULL, bytes, SS_UNIT_BYTES);
+    unlock();
+    int error = map_behind(range, bytes);
+    lock();
+    if (!error) {
+        count_mapped(bytes - range->bytes);
+        extend(range, bytes, bytes - range->bytes);
+    }
+    return error;
+}
+
+/* Moves the pages to a new place of `bytes`, which is in the map then. NULL if it cannot be. No
+   lock. */
+static char *move_to_new_place(const struct range *range, size_t bytes)
+{
+    char *place = hak_limit_admit(bytes - range->bytes, bytes, bytes)
+                      ? map_space(bytes, SS_UNIT_BYTES)
+                      : NULL;
     if (!place) {
-        hak_fail_map(bytes, ENOMEM);
-        return 0;
-    }
-    if (hak_map_ensure(place, bytes)) {
-        hak_os_unmap_untouched(place, bytes);
-        return 0;
+        return NULL;
     }
     /* First the map: once the pages have moved, the old addresses may be anybody's. */
-    hak_map_set(range->base, range->bytes / SS_UNIT_BYTES, 0, 0);
+    hak_range_clear_map(range);
     if (hak_os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) ==
         MAP_FAILED) {
         /* The kernel may have unmapped `place` before it failed, and another thread may live there
            by now: the address space is left alone. */
         hak_fail_map(bytes, errno);
-        map_range(range);
-        return 0;
+        hak_range_write_map(range);
+        return NULL;
     }
-    hak_stat_add(large_bytes, bytes - range->bytes);
-    count_mapped(bytes - range->bytes);
-    hak_adapt_taken(CONTROL_RANGES, bytes - range->bytes);
-    hak_adapt_block_resized(range->bytes, bytes);
-    atomic_store_relaxed(&room, room - range->bytes + bytes);
-    set_extent(range, place, bytes);
-    range->origin = ++n_origins;
-    range->is_moved = 1;
-    map_range(range);
-    return 1;
+    hak_map_set(place, bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
+    return place;
 }
 
-/* The block becomes `size` bytes where it lies. ACE lock held. */
-static void shrink(struct range *range, size_t size)
+/* Returns 0 or an errno value. */
+static int move_pages(struct range *range, size_t bytes)
 {
-    size_t bytes = round_units(size);
-    if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
-        size_t was = range->bytes;
-        split_used(range, bytes, hak_os_ops.clock_ns());
-        range->touched = range->touched < range->bytes ? range->touched : range->bytes;
-        hak_adapt_block_resized(was, range->bytes);
-        hak_stat_sub(large_bytes, was - range->bytes);
-        hak_adapt_given();
+    unlock();
+    char *place = move_to_new_place(range, bytes);
+    lock();
+    if (!place) {
+        return ENOMEM;
     }
-    set_usable(range, usable_with_room(range, size));
-    size_t page = hak_os_page_size();
-    size_t keep = (size + page - 1) & ~(page - 1);
-    if (range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT &&
-        hak_os_purge(range->base + keep, range->bytes - keep) == 0) {
-        range->touched = keep;
-    }
+    size_t more = bytes - range->bytes;
+    hak_range_set_extent(range, place, range->bytes);
+    count_mapped(more);
+    extend(range, bytes, more);
+    range->origin = ++records.n_origins;
+    range->is_moved = 1;
+    return 0;
 }
 
-/* Makes the range at least `bytes` long, here or elsewhere. Returns 1 on success. ACE lock held. */
+/* Makes the range at least `bytes` long, here or elsewhere. Returns 0 or an errno value. */
 static int grow(struct range *range, size_t bytes)
 {
-    size_t ahead = bytes + (hak_range_is_scarce() ? 0 : round_units(bytes >> GROW_SHIFT));
-    errno = 0;
-    if (grow_in_place(range, ahead) || (ahead > bytes && grow_in_place(range, bytes))) {
-        return 1;
-    }
+    size_t ahead = bytes + (hak_range_is_scarce() ? 0 : hak_range_round(bytes >> GROW_SHIFT));
+    int error = grow_in_place(range, ahead);
+    error = error && ahead > bytes ? grow_in_place(range, bytes) : error;
     /* EFAULT: not one mapping after all; a try to move it would leave its target mapped. */
-    return errno != EFAULT &&
-           (move_pages(range, ahead) || (ahead > bytes && move_pages(range, bytes)));
+    if (error && error != EFAULT) {
+        error = move_pages(range, ahead);
+        error = error && ahead > bytes ? move_pages(range, bytes) : error;
+    }
+    return error;
+}
+
+/* The units behind `bytes` are no longer the block's, and are cached. Nothing is cut if there is no
+   description. */
+static void cut_tail(struct range *range, size_t bytes)
+{
+    size_t was = range->bytes;
+    struct range *rest = hak_range_new();
+    if (!rest) {
+        return;
+    }
+    rest->origin = range->origin;
+    rest->is_huge = range->is_huge;
+    rest->is_moved = range->is_moved;
+    rest->dirt = was - bytes;
+    hak_range_set_extent(rest, range->base + bytes, was - bytes);
+    hak_range_set_used_bytes(range, bytes);
+    hak_adapt_block_resized(was, bytes);
+    hak_stat_sub(large_bytes, was - bytes);
+    unlock();
+    hak_range_write_map(rest);
+    lock();
+    hak_range_push(rest, RANGE_DIRTY, hak_os_ops.clock_ns());
+    hak_adapt_given();
+}
+
+/* The block becomes `size` bytes where it lies. */
+static void shrink(struct range *range, size_t size)
+{
+    size_t bytes = hak_range_round(size);
+    if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
+        hak_range_set_usable(range, range->usable < bytes ? range->usable : bytes);
+        cut_tail(range, bytes);
+    }
+    hak_range_set_usable(range, usable_with_room(range, size));
+    size_t page = hak_os_page_size();
+    size_t keep = (size + page - 1) & ~(page - 1);
+    if (range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT) {
+        unlock();
+        int is_refused = hak_os_purge(range->base + keep, range->bytes - keep) != 0;
+        lock();
+        range->touched = is_refused ? range->touched : keep;
+        range->dirt = is_refused || range->dirt < keep ? range->dirt : keep;
+    }
+}
+
+static int grow_or_make_way(struct range *range, size_t bytes)
+{
+    struct tries tries = {0, 0};
+    int error;
+    do {
+        error = grow(range, bytes);
+    } while (error && error != EFAULT && make_way(bytes, &tries));
+    return error == 0;
 }
 
 void *hak_range_resize(void *p, size_t size)
 {
-    size_t bytes = round_units(size);
+    size_t bytes = hak_range_round(size);
     void *result = NULL;
     int saved = errno;
-    hak_lock_acquire(&ace_lock);
+    lock();
+    hak_range_ready(1);
     struct range *range = used_at(p);
-    if (range && bytes <= range->bytes) {
+    if (!range || range->is_pinned) {
+        unlock();
+        return NULL;
+    }
+    range->is_pinned = 1;
+    hak_range_note_room(range);
+    if (bytes <= range->bytes) {
         shrink(range, size);
         result = p;
-    } else if (range &&
-               (grow(range, bytes) || (errno != EFAULT && make_way(bytes) && grow(range, bytes)))) {
-        set_usable(range, usable_with_room(range, size));
+    } else if (grow_or_make_way(range, bytes)) {
+        hak_range_set_usable(range, usable_with_room(range, size));
         result = range->base;
     }
     if (result && size > range->touched) {
         range->touched = size;
     }
-    hak_lock_release(&ace_lock);
+    range->is_pinned = 0;
+    hak_range_note_room(range);
+    unlock();
     errno = saved;
     return result;
 }
 
-size_t hak_range_purge_excess(void)
-{
-    hak_lock_acquire(&ace_lock);
-    size_t bytes = keep_within(hak_adapt_range_keep());
-    hak_lock_release(&ace_lock);
-    return bytes;
-}
-
-size_t hak_range_purge(uint64_t delay_ms)
-{
-    hak_lock_acquire(&ace_lock);
-    size_t bytes = purge_older(hak_os_ops.clock_ns(), hak_time_ns_of_ms(delay_ms));
-    hak_lock_release(&ace_lock);
-    return bytes;
-}
-
-size_t hak_range_purge_room(void)
-{
-    hak_lock_acquire(&ace_lock);
-    size_t bytes = give_back_room(SIZE_MAX);
-    hak_lock_release(&ace_lock);
-    return bytes;
-}
-
-size_t hak_range_room(void)
-{
-    size_t all = atomic_load_relaxed(&room), stuck = atomic_load_relaxed(&stuck_room);
-    return all > stuck ? all - stuck : 0;
-}
+/* --- for walks --- */
 
 uint32_t hak_ace_n_ranges(void)
 {
-    hak_lock_acquire(&ace_lock);
-    uint32_t n = ranges.n;
-    hak_lock_release(&ace_lock);
-    return n;
+    return hak_numbered_count(&records.all);
 }
 
 size_t hak_ace_range(uint32_t number, void **start)
 {
-    hak_lock_acquire(&ace_lock);
+    lock();
     const struct range *range = hak_range_at(number);
     size_t bytes = range->state == RANGE_USED ? range->usable : 0;
-    *start = range->base;
-    hak_lock_release(&ace_lock);
+    *start = bytes ? range->base : NULL;
+    unlock();
     return bytes;
-}
-
-static int verify_range(const struct range *range)
-{
-    for (size_t at = 0; at < range->bytes; at += SS_UNIT_BYTES) {
-        struct map_entry entry = hak_map_get(range->base + at);
-        if (entry.tag != TAG_RANGE || entry.ref != range->number) {
-            return VERIFY_RANGE_MAP;
-        }
-    }
-    if (range->state == RANGE_CACHED && cached_after(range)) {
-        return VERIFY_RANGE_MERGED;
-    }
-    if (range->state == RANGE_USED && (!range->usable || range->usable > range->bytes)) {
-        return VERIFY_RANGE_USABLE;
-    }
-    return range->bytes % SS_UNIT_BYTES ? VERIFY_RANGE_UNITS : 0;
-}
-
-/* The lists by age and by class hold the same. Returns their bytes, or SIZE_MAX if they are wrong.
- */
-static size_t verify_lists(void)
-{
-    size_t by_age = 0, by_class = 0;
-    for (const struct range *range = oldest; range; range = range->next) {
-        by_age += range->bytes;
-        if (range->state != RANGE_CACHED ||
-            (range->next && range->next->cached_at_ns < range->cached_at_ns)) {
-            return SIZE_MAX;
-        }
-    }
-    for (unsigned i = 0; i < ACE_CLASSES; i++) {
-        if (!classes[i] != !hak_bits_has(classes_present, i)) {
-            return SIZE_MAX;
-        }
-        for (const struct range *range = classes[i]; range; range = range->class_next) {
-            by_class += class_of(range->bytes) == i ? range->bytes : SIZE_MAX / 2;
-        }
-    }
-    return by_age == by_class ? by_age : SIZE_MAX;
-}
-
-int hak_range_verify(void)
-{
-    int result = 0;
-    size_t used = 0, cached = 0, growing = 0, ahead = 0, n = 0;
-    hak_lock_acquire(&ace_lock);
-    for (uint32_t i = 0; i < ranges.n && !result; i++) {
-        const struct range *range = hak_range_at(i);
-        if (range->state != RANGE_IDLE) {
-            n++;
-            result = verify_range(range);
-            *(range->state == RANGE_USED ? &used : &cached) += range->bytes;
-            growing += range->state == RANGE_USED && range->use == RANGE_GROWING;
-            ahead += range->state == RANGE_USED ? room_of(range) : 0;
-        }
-    }
-    if (!result && cached != verify_lists()) {
-        result = VERIFY_RANGE_LISTS;
-    }
-    if (!result && (used != (size_t)hak_stat_get(large_bytes) || ahead != room ||
-                    growing != (size_t)hak_stat_get(large_growing) ||
-                    n != (size_t)hak_stat_get(large_ranges) ||
-                    cached != (size_t)hak_stat_get(large_cached_bytes))) {
-        result = VERIFY_RANGE_TOTALS;
-    }
-    hak_lock_release(&ace_lock);
-    return result;
 }

@@ -7,6 +7,8 @@
 #include "base/atomic.h"
 #include "base/os.h"
 
+/* A block is expected to have at least this part (in 256ths) touched: a few looks may miss it. */
+#define TOUCHED_LEAST 4u
 /* Below this, clearing costs less than a system call. */
 #define GIVE_BACK_MIN ((size_t)64 * HAK_KIB)
 /* Clears if more than this part (in 256ths) of such blocks is touched. Above the break-even of one
@@ -44,6 +46,13 @@ unsigned hak_zero_touched(size_t size, int is_zeroed)
 {
     uint32_t average = atomic_load_relaxed(average_of(size, is_zeroed));
     return average ? average - 1 : 0;
+}
+
+size_t hak_zero_expected(size_t size)
+{
+    uint32_t average = atomic_load_relaxed(average_of(size, 0));
+    size_t part = average ? average - 1 + TOUCHED_LEAST : 256;
+    return part < 256 ? size / 256 * part : size;
 }
 
 void hak_zero_forget(void)

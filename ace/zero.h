@@ -30,6 +30,8 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed);
 /* The learnt part of blocks of about `size` bytes that gets touched, in 256ths; of those that were
    asked to be zero, or of the others. */
 unsigned hak_zero_touched(size_t size, int is_zeroed);
+/* So many bytes of a block of `size` are expected to be touched; all, if nothing was learnt. */
+size_t hak_zero_expected(size_t size);
 /* Forgets all that was learnt. For tests and replays. */
 void hak_zero_forget(void);
 

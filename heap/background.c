@@ -227,11 +227,12 @@ static int64_t activity(void)
     return hak_stat_get(refills) + hak_stat_get(flushes) + hak_stat_get(chains_sent);
 }
 
-/* One thing at a time, and nothing while the gate is closed: a fork does not wait long. */
+/* A little at a time, and nothing while the gate is closed: a fork does not wait long. */
 static void purge_ranges(void)
 {
-    if (!hak_background_must_end() && hak_gate_enter()) {
-        (void)hak_ace_purge(hak_ace_delay_ms());
+    size_t bytes = 1;
+    while (bytes && !hak_background_must_end() && hak_gate_enter()) {
+        bytes = hak_ace_purge(hak_ace_delay_ms());
         hak_gate_leave();
     }
 }

@@ -12,6 +12,7 @@
 #define AUTO_SOFT_EIGHTHS 7u
 #define PURGE_AGAIN_SHIFT 4
 
+int64_t hak_limit_most_mappings = LIMIT_MAPPINGS;
 static uint64_t soft, hard; /* LIMIT_AUTO: `cgroup` stands for it */
 static uint64_t cgroup;     /* the cgroup's limit, 0 for none; none until it was read */
 static uint32_t was_read;

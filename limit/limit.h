@@ -50,13 +50,15 @@ static inline void hak_limit_count_mappings(int change)
     hak_stat_add(mappings, change);
 }
 /* Linux allows a process 65,530 mappings by default (vm.max_map_count). Half of them are left to
-   the program. */
-#define LIMIT_MAPPINGS HAK_TINY_OR(64, 32765)
+   the program: from so many superslabs and ranges on, holes are made no more. A variable for tests.
+ */
+#define LIMIT_MAPPINGS 32765
+extern int64_t hak_limit_most_mappings HAK_HIDDEN;
 /* Whether what lies in the middle of other memory may be unmapped: each such hole may cost the
    system a mapping more. */
 static inline int hak_limit_may_split(void)
 {
-    return hak_stat_get(mappings) < LIMIT_MAPPINGS;
+    return hak_stat_get(mappings) < hak_limit_most_mappings;
 }
 /* Pages of it may become resident; they have been purged, or unmapped. */
 static inline void hak_limit_commit(size_t bytes)

@@ -1,4 +1,5 @@
-/* hak_super_lookup while units change hands (superslab/lookup.c, hak_range_describe in ace/range.c, hak_map_set in superslab/map.c).
+/* hak_super_lookup while units change hands (superslab/lookup.c, hak_range_describe in ace/range.c,
+   the records of ranges in ace/range_cache.c, hak_map_set in superslab/map.c).
 
    One unit and its map entry, two words: a tag and a number. An owner makes it, step by step as C does, part of a superslab (free,
    then a slab of one of two classes, or a span), or of a range, and frees it; descriptions are used again. Its region's
@@ -119,8 +120,13 @@ inline range_cycle()
     range_used[number] = 0;
     if
     :: /* merged: its units become the other description's */
+        hak_map_set(RANGE, 1 - number);
         set_extent(1 - number, HERE);
         set_extent(number, 0);
+        number = 1 - number
+    :: /* cut: its first units become another description's, and it begins behind them */
+        set_extent(1 - number, HERE);
+        set_extent(number, THERE);
         hak_map_set(RANGE, 1 - number);
         number = 1 - number
     :: skip
