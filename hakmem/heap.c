@@ -27,6 +27,7 @@ struct large_node {
     struct address_node by_address; /* first */
     struct hak_heap *heap;
     struct large_node *next, *prev; /* of the heap */
+    uint64_t serial;                /* when it came into the list: no two have the same */
 };
 
 static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
@@ -34,6 +35,7 @@ static struct owner *unused; /* heaps, by next_unused */
 
 static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
 struct address_table hak_heap_large;
+static uint64_t last_serial; /* OWNED */
 
 /* --- the table of large blocks --- */
 
@@ -52,6 +54,7 @@ static void link_large(struct large_node *node, struct hak_heap *heap, const voi
 {
     hak_address_add(&hak_heap_large, &node->by_address, p);
     node->heap = heap;
+    node->serial = ++last_serial;
     LIST_PUSH(&heap->large, node, next, prev);
     heap->n_large++;
 }
@@ -63,6 +66,7 @@ static void unlink_large(struct large_node *node)
                                hak_address_find(&hak_heap_large, node->by_address.address));
     LIST_TAKE_OUT(&node->heap->large, node, next, prev);
     node->heap->n_large--;
+    node->heap = NULL; /* for who comes back to it */
 }
 
 static void drop_large(struct large_node *node)
@@ -90,6 +94,49 @@ void hak_heap_forget_large(const void *p)
         drop_large(node);
     }
     hak_lock_release(&large_lock);
+}
+
+/* The first node that a walk has not told yet. Lock OWNED held. */
+static struct large_node *go_on(const struct hak_heap *heap, const struct heap_large_walk *place)
+{
+    for (uint32_t i = place->n_nodes; i-- > 0;) {
+        struct large_node *node = place->nodes[i];
+        if (node->heap == heap && node->serial == place->serials[i]) {
+            return i == place->n ? node : node->next;
+        }
+    }
+    struct large_node *node = heap->large;
+    while (node && place->n && node->serial >= place->serials[place->n - 1]) {
+        node = node->next;
+    }
+    return node;
+}
+
+uint32_t hak_heap_next_large(struct hak_heap *heap, struct heap_large_walk *place)
+{
+    hak_lock_acquire(&large_lock);
+    struct large_node *node = go_on(heap, place);
+    uint32_t n = 0;
+    for (; node && n <= LARGE_AT_ONCE; n++, node = node->next) {
+        place->nodes[n] = node;
+        place->serials[n] = node->serial;
+        if (n < LARGE_AT_ONCE) {
+            place->blocks[n] = (void *)(uintptr_t)node->by_address.address;
+        }
+    }
+    place->n_nodes = n;
+    place->n = n < LARGE_AT_ONCE ? n : LARGE_AT_ONCE;
+    hak_lock_release(&large_lock);
+    return place->n;
+}
+
+size_t hak_heap_large_size(struct hak_heap *heap, const void *p)
+{
+    hak_lock_acquire(&large_lock);
+    const struct large_node *node = find_large(p);
+    size_t size = node && node->heap == heap ? hak_ace_usable_size(p) : 0;
+    hak_lock_release(&large_lock);
+    return size;
 }
 
 /* --- blocks --- */

@@ -37,6 +37,8 @@ static void thread_ends(void *heap);
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
+/* How many slabs go to the shared heap at a time: every thread may want its lock. */
+#define MOVE_SLABS HAK_TINY_OR(2u, 16u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
 /* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the
@@ -284,9 +286,9 @@ void hak_theap_tidy(struct theap *heap)
     hak_remote_collect(heap);
     if (heap != to) {
         hak_bank_release_empty(&heap->owner.bank);
-        if (to) {
+        for (int is_more = to != NULL; is_more;) {
             hak_lock_acquire(&to->owner.lock);
-            hak_bank_move_all(&heap->owner.bank, &to->owner.bank);
+            is_more = hak_bank_move_some(&heap->owner.bank, &to->owner.bank, MOVE_SLABS);
             hak_lock_release(&to->owner.lock);
         }
     }

@@ -9,9 +9,8 @@
 #include "base/verify.h"
 #include "superslab/pool.h"
 
-/* How many slabs are returned at a time when an owner ends: each time all superslabs are looked
-   through. */
-#define END_SLABS HAK_TINY_OR(2u, 256u)
+/* How many slabs are returned at a time when an owner ends. */
+#define END_SLABS HAK_TINY_OR(2u, 16u)
 
 struct hak_owner_table hak_owner_table;
 
@@ -111,34 +110,16 @@ int hak_owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank
     return error;
 }
 
-struct slabs {
-    struct slab *slab[END_SLABS];
-    uint32_t n;
-};
-
-static int gather(const struct slab *slab, void *context)
-{
-    struct slabs *slabs = (struct slabs *)context;
-    slabs->slab[slabs->n++] = (struct slab *)(uintptr_t)slab;
-    return slabs->n == END_SLABS;
-}
-
+/* The lock is let go between: a walk or a purge may wait for it. */
 static void give_slabs_back(struct owner *owner)
 {
-    struct slabs slabs;
+    int is_more;
     HAK_CHECK(atomic_load_relaxed(&owner->id), "heap destroyed twice", owner);
-    hak_lock_acquire(&owner->lock);
     do {
-        slabs.n = 0;
-        hak_lock_acquire(&hak_pool_lock);
-        (void)hak_pool_for_each_slab(owner->id, gather, &slabs);
-        hak_lock_release(&hak_pool_lock);
-        for (uint32_t i = 0; i < slabs.n; i++) {
-            hak_pool_slab_free(slabs.slab[i]);
-        }
-    } while (slabs.n);
-    hak_bank_init(&owner->bank, owner->id);
-    hak_lock_release(&owner->lock);
+        hak_lock_acquire(&owner->lock);
+        is_more = hak_bank_drop(&owner->bank, END_SLABS);
+        hak_lock_release(&owner->lock);
+    } while (is_more);
 }
 
 /* Takes an owner out of the table; `pools` is the list that it then waits in, or NULL. */

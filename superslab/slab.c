@@ -27,7 +27,7 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
     atomic_store_relaxed(&slab->size_class, (uint16_t)size_class);
-    slab->in_list = 0;
+    slab->list = SLAB_FULL;
     slab->is_used = 1;
     slab->is_clean = (uint8_t)is_clean;
     slab->took_clean = 0;
@@ -168,5 +168,7 @@ int hak_slab_verify(const struct slab *slab)
     if (slab->size != hak_sc_table[slab->size_class].size || !slab->is_used) {
         return VERIFY_SLAB_GEOMETRY;
     }
-    return slab->in_list == (slab->n_free != 0) ? 0 : VERIFY_SLAB_LISTED;
+    return (slab->list == SLAB_FULL) == (slab->n_free == 0) && slab->list <= SLAB_AWAY
+               ? 0
+               : VERIFY_SLAB_LISTED;
 }

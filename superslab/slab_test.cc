@@ -36,7 +36,7 @@ class Slab
     /* As its bank would: in the list while it has free blocks. */
     int verify()
     {
-        slab.in_list = slab.n_free != 0;
+        slab.list = slab.n_free ? SLAB_PARTIAL : SLAB_FULL;
         return hak_slab_verify(&slab);
     }
     /* All blocks that are free. */
@@ -165,7 +165,7 @@ TEST(Slab, VerifySeesEachBrokenEquation)
         };
         s.slab.n_free++;
         EXPECT_NE(broken(), 0);
-        s.slab.in_list = 0;
+        s.slab.list = SLAB_FULL;
         EXPECT_NE(broken(), 0);
         s.slab.is_used = 0;
         EXPECT_NE(broken(), 0);
@@ -203,7 +203,7 @@ TEST(Slab, VerifyNamesTheBrokenEquation)
     while (s.slab.fresh < 2) {
         s.take(1);
     }
-    s.slab.in_list = 1;
+    s.slab.list = SLAB_PARTIAL;
     uint64_t *last = &s.slab.bits[s.slab.capacity / 64];
     *last |= uint64_t(1) << 63;
     EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_CAPACITY);
@@ -218,9 +218,9 @@ TEST(Slab, VerifyNamesTheBrokenEquation)
     s.slab.is_used = 0;
     EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_GEOMETRY);
     s.slab.is_used = 1;
-    s.slab.in_list = 0;
+    s.slab.list = SLAB_FULL;
     EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_LISTED);
-    s.slab.in_list = 1;
+    s.slab.list = SLAB_PARTIAL;
     EXPECT_EQ(hak_slab_verify(&s.slab), 0);
 }
 
