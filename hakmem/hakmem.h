@@ -150,7 +150,9 @@ HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
 /* 1 if the address lies in memory that hakmem manages. Never faults. */
 HAK_API int hak_owns(const void *p);
 /* Purges what is kept for reuse: this thread's cache, every heap's empty slabs, free
-   units, cached ranges. Returns the bytes purged. */
+   units, cached ranges, and of slabs in use the pages that hold free blocks only. What other
+   threads keep in their caches stays there (bounded, see heap/theap.h); it comes back as they go on
+   or end. Returns the bytes purged. */
 HAK_API size_t hak_purge(void);
 /* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does
    not (docs/verify.md). Other threads may allocate during the check. */

@@ -75,6 +75,7 @@ void hak_request_mind_limits(void)
     if (HAK_UNLIKELY(hak_limit_wants_purge())) {
         hak_stat_add(soft_purges, 1);
         (void)hak_request_reclaim();
+        (void)hak_theap_purge_all();
         hak_limit_purged();
     }
 }

@@ -21,7 +21,8 @@ void *hak_request_small(uint32_t size_class, size_t align);
 void *hak_request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
 void *hak_request_refuse(void);
-/* Everything that is kept for reuse goes back. Returns bytes. Inside the gate. */
+/* Everything that is kept for reuse goes back, but pages of slabs in use (hak_theap_purge_all):
+   they are no address space, which a request may lack. Returns bytes. Inside the gate. */
 size_t hak_request_reclaim(void);
 /* After memory was taken: what the controller does not want any longer goes back, and above the
    soft limit all that is kept. Inside the gate. */

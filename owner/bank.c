@@ -24,46 +24,55 @@ void hak_bank_init(struct bank *bank, uint32_t owner)
     }
 }
 
-static struct slab **list_of(struct bank *bank, const struct slab *slab)
+static struct slab **list_of(struct bank *bank, enum slab_list list, uint32_t size_class)
 {
-    return slab->list == SLAB_PARTIAL ? &bank->partial[slab->size_class]
-           : slab->list == SLAB_FULL  ? &bank->full
-                                      : &bank->away;
+    return list == SLAB_PARTIAL ? &bank->partial[size_class]
+           : list == SLAB_FULL  ? &bank->full
+                                : &bank->away;
 }
 
-static void count_partial(struct bank *bank, const struct slab *slab, uint32_t change)
+static HAK_ALWAYS_INLINE void count_partial(struct bank *bank, const struct slab *slab,
+                                            uint32_t change)
 {
-    if (slab->list == SLAB_PARTIAL) {
-        uint32_t *n = &bank->n_partial[slab->size_class];
-        atomic_store_relaxed(n, *n + change);
+    uint32_t *n = &bank->n_partial[slab->size_class];
+    atomic_store_relaxed(n, *n + change);
+}
+
+static HAK_ALWAYS_INLINE void enter(struct bank *bank, struct slab *slab, enum slab_list list)
+{
+    struct slab **first = list_of(bank, list, slab->size_class);
+    slab->list = (uint8_t)list;
+    LIST_PUSH(first, slab, next, prev);
+    if (list == SLAB_PARTIAL) {
+        count_partial(bank, slab, 1);
     }
 }
 
-static HAK_NOINLINE void enter(struct bank *bank, struct slab *slab, enum slab_list list)
+static HAK_ALWAYS_INLINE void leave(struct bank *bank, struct slab *slab, enum slab_list list)
 {
-    slab->list = (uint8_t)list;
-    struct slab **first = list_of(bank, slab);
-    LIST_PUSH(first, slab, next, prev);
-    count_partial(bank, slab, 1);
-}
-
-static HAK_NOINLINE void leave(struct bank *bank, struct slab *slab)
-{
-    struct slab **first = list_of(bank, slab);
+    struct slab **first = list_of(bank, list, slab->size_class);
     LIST_TAKE_OUT(first, slab, next, prev);
-    count_partial(bank, slab, (uint32_t)-1);
+    if (list == SLAB_PARTIAL) {
+        count_partial(bank, slab, (uint32_t)-1);
+    }
 }
 
-static void leave_for(struct bank *bank, struct slab *slab, enum slab_list list)
+static HAK_NOINLINE void become_full(struct bank *bank, struct slab *slab)
 {
-    leave(bank, slab);
-    enter(bank, slab, list);
+    leave(bank, slab, SLAB_PARTIAL);
+    enter(bank, slab, SLAB_FULL);
+}
+
+static HAK_NOINLINE void become_partial(struct bank *bank, struct slab *slab)
+{
+    leave(bank, slab, SLAB_FULL);
+    enter(bank, slab, SLAB_PARTIAL);
 }
 
 /* The slab will be another's. */
 static void part_with(struct bank *bank, struct slab *slab)
 {
-    leave(bank, slab);
+    leave(bank, slab, (enum slab_list)slab->list);
     bank->n_slabs--;
     if (bank->empty[slab->size_class] == slab) {
         bank->empty[slab->size_class] = NULL;
@@ -86,7 +95,7 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
     uint32_t taken = hak_slab_take(slab, want, policy->fresh_bytes, head);
     bank->took_clean = slab->took_clean;
     if (slab->n_free == 0) {
-        leave_for(bank, slab, SLAB_FULL);
+        become_full(bank, slab);
     }
     return taken;
 }
@@ -141,7 +150,7 @@ static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy 
         if (slab->list == SLAB_AWAY) {
             return; /* hak_bank_take_back files it */
         }
-        leave_for(bank, slab, SLAB_PARTIAL);
+        become_partial(bank, slab);
     }
     if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {
         keep_or_release(bank, policy, slab);
@@ -241,13 +250,15 @@ void hak_bank_release_empty(struct bank *bank)
 void hak_bank_send_away(struct bank *bank, struct slab *slab)
 {
     HAK_DEBUG_ASSERT(slab->list == SLAB_PARTIAL);
-    leave_for(bank, slab, SLAB_AWAY);
+    leave(bank, slab, SLAB_PARTIAL);
+    enter(bank, slab, SLAB_AWAY);
 }
 
 void hak_bank_take_back(struct bank *bank, struct slab *slab)
 {
     HAK_DEBUG_ASSERT(slab->list == SLAB_AWAY && slab->owner == bank->owner);
-    leave_for(bank, slab, SLAB_PARTIAL);
+    leave(bank, slab, SLAB_AWAY);
+    enter(bank, slab, SLAB_PARTIAL);
     if (hak_slab_is_empty(slab)) {
         release(bank, slab);
     }

@@ -44,9 +44,9 @@ struct slab {
     uint8_t is_clean;   /* fresh blocks read as zero */
     uint8_t took_clean; /* what hak_slab_take gave last does, except for the links */
     uint8_t spare[2];
-    /* For hak_slab_purge_cold: n_free when it last looked, when that changed, and which pages it
-       has purged since then. */
-    uint16_t seen_n_free, seen_tick, purged_pages, spare2;
+    /* For hak_slab_ask_for_pages: n_free when it last looked, when that changed, and which pages it
+       has told of since blocks were taken last. */
+    uint16_t seen_n_free, seen_tick, asked_pages, spare2;
 };
 
 HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
@@ -60,10 +60,13 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
    if there are no others, and about `fresh_bytes` of them at a time: what is not needed is not
    touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
-/* Purges pages that hold free blocks only, if n_free has not changed since an earlier tick. Returns
-   the bytes. Free blocks' contents do not matter, so no other part needs to know; a page is purged
-   once until blocks are taken. */
-size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick);
+/* The pages that may be purged, a bit each: those that hold free blocks only, may be resident, and
+   have not been told of since blocks were taken last. `tick`: none unless n_free is as it was at an
+   earlier tick; 0: at once. */
+uint32_t hak_slab_ask_for_pages(struct slab *slab, uint16_t tick);
+/* Purges those pages of the unit at `base`; returns bytes. Free blocks' contents do not matter, so
+   no other part needs to know; but none of the blocks may be taken meanwhile. */
+size_t hak_slab_purge_pages(char *base, uint32_t pages);
 /* 0 if the equations above hold. */
 int hak_slab_verify(const struct slab *slab);
 
