@@ -44,11 +44,28 @@ static int trim_owners(void)
     return n_sent_on != 0;
 }
 
-void hak_theap_trim_all(void)
+static void flush_own(void)
 {
     if (hak_theap_own != &hak_theap_none) {
         hak_tc_flush(hak_theap_own);
     }
+}
+
+void hak_theap_trim_own(void)
+{
+    struct theap *heap = hak_theap_own;
+    flush_own();
+    if (heap != &hak_theap_none) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_remote_collect(heap);
+        hak_bank_release_empty(&heap->owner.bank);
+        (void)hak_theap_unlock(heap);
+    }
+}
+
+void hak_theap_trim_all(void)
+{
+    flush_own();
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
     if (trim_owners()) {
         (void)trim_owners();

@@ -10,6 +10,28 @@
 /* How many slabs of a list hak_bank_move_one looks at. */
 #define MOVE_SEARCH 8u
 
+static uint64_t n_empty; /* places in `empty` of all banks that are not NULL */
+
+uint64_t hak_bank_n_empty(void)
+{
+    return atomic_load_relaxed(&n_empty);
+}
+
+static void know_empty(struct bank *bank, struct slab *slab)
+{
+    struct slab **known = &bank->empty[slab->size_class];
+    if (!*known) {
+        (void)atomic_add_relaxed(&n_empty, (uint64_t)1);
+    }
+    *known = slab;
+}
+
+static void forget_empty(struct bank *bank, uint32_t size_class)
+{
+    bank->empty[size_class] = NULL;
+    (void)atomic_sub_relaxed(&n_empty, (uint64_t)1);
+}
+
 void hak_bank_init(struct bank *bank, uint32_t owner)
 {
     bank->owner = owner;
@@ -75,7 +97,7 @@ static void part_with(struct bank *bank, struct slab *slab)
     leave(bank, slab, (enum slab_list)slab->list);
     bank->n_slabs--;
     if (bank->empty[slab->size_class] == slab) {
-        bank->empty[slab->size_class] = NULL;
+        forget_empty(bank, slab->size_class);
     }
 }
 
@@ -138,7 +160,7 @@ static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_p
     if (!is_only || !bank->keeps_empty || slab->size > policy->keep_empty_max) {
         release(bank, slab);
     } else {
-        bank->empty[slab->size_class] = slab;
+        know_empty(bank, slab);
     }
 }
 
@@ -196,7 +218,7 @@ static void settle_empty(struct bank *bank, struct slab *slab)
     if (has_empty(bank, slab->size_class)) {
         release(bank, slab);
     } else {
-        bank->empty[slab->size_class] = slab;
+        know_empty(bank, slab);
     }
 }
 
@@ -243,6 +265,8 @@ void hak_bank_release_empty(struct bank *bank)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         if (has_empty(bank, c)) {
             release(bank, bank->empty[c]);
+        } else if (bank->empty[c]) {
+            forget_empty(bank, c); /* it is in use */
         }
     }
 }

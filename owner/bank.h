@@ -67,6 +67,8 @@ void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
 int hak_bank_move_some(struct bank *from, struct bank *to, uint32_t most);
 /* Returns all empty slabs to the shared pool. Some steps a class, however many slabs there are. */
 void hak_bank_release_empty(struct bank *bank);
+/* How many slabs all banks may keep empty: those in `empty`, empty or not. Any thread, no lock. */
+uint64_t hak_bank_n_empty(void);
 /* Returns up to `most` slabs to the pool, whatever lies in them, or leaves them behind if they are
    away. Returns 1 while there are more. */
 int hak_bank_drop(struct bank *bank, uint32_t most);
