@@ -150,6 +150,9 @@ uint32_t hak_slab_ask_for_pages(struct slab *slab, uint16_t tick)
 size_t hak_slab_purge_pages(char *base, uint32_t pages)
 {
     size_t page_size = hak_os_page_size(), bytes = 0;
+    if (!atomic_load_relaxed(&hak_link_are_zeroed)) {
+        atomic_store_relaxed(&hak_link_are_zeroed, 1u);
+    }
     while (pages) {
         uint32_t first = (uint32_t)__builtin_ctz(pages);
         uint32_t n = (uint32_t)__builtin_ctz(~(pages >> first));
