@@ -31,7 +31,6 @@ struct large_node {
 };
 
 static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
-static struct owner *unused; /* heaps, by next_unused */
 
 static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
 struct address_table hak_heap_large;
@@ -273,41 +272,25 @@ void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size)
 
 /* --- heaps --- */
 
-/* Registry lock held. */
-static struct owner *make_heap(void)
-{
-    struct owner *owner =
-        unused ? unused : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
-    if (!owner) {
-        return NULL;
-    }
-    unused = owner->next_unused;
-    if (hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
-        owner->next_unused = unused;
-        unused = owner;
-        return NULL;
-    }
-    return owner;
-}
-
 static struct owner *create_inside(void)
 {
-    hak_lock_acquire(&registry_lock);
-    struct owner *owner = make_heap();
-    hak_lock_release(&registry_lock);
+    struct owner *owner = hak_owner_take_spare(OWNER_HEAP, 1);
+    owner = owner ? owner : hak_owner_new(hak_os_meta_alloc(sizeof(struct hak_heap)), OWNER_HEAP);
+    if (owner && hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
+        (void)hak_owner_keep_spare(owner, 1);
+        owner = NULL;
+    }
     return owner;
 }
 
-/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like
-   any. */
+/* Its id comes with the first block that is not of limbo. */
 static struct owner *create_aside(void)
 {
-    struct owner *owner = (struct owner *)hak_limbo_alloc(
-        sizeof(struct hak_heap), _Alignof(struct hak_heap), LIMBO_INTERNAL);
-    if (owner) {
-        owner->kind = OWNER_HEAP;
-    }
-    return owner;
+    struct owner *owner = hak_owner_take_spare(OWNER_HEAP, 0);
+    return owner ? owner
+                 : hak_owner_new(hak_limbo_alloc(sizeof(struct hak_heap), _Alignof(struct hak_heap),
+                                                 LIMBO_INTERNAL),
+                                 OWNER_HEAP);
 }
 
 struct hak_heap *hak_heap_create(void)
@@ -351,10 +334,7 @@ void hak_heap_end(struct hak_heap *heap)
     if (heap->owner.id) {
         hak_owner_unregister(&heap->owner);
     }
-    hak_lock_acquire(&registry_lock);
-    heap->owner.next_unused = unused;
-    unused = &heap->owner;
-    hak_lock_release(&registry_lock);
+    (void)hak_owner_keep_spare(&heap->owner, 1);
 }
 
 void hak_plain_heap_destroy(struct hak_heap *heap)
@@ -366,8 +346,8 @@ void hak_plain_heap_destroy(struct hak_heap *heap)
         hak_fork_catch_up_inside(); /* blocks of it that were freed while the gate was closed */
         hak_heap_end(heap);
         hak_gate_leave();
-    } else {
-        hak_fork_defer_end(&heap->owner);
+    } else if (heap->owner.id || heap->n_large || !hak_owner_keep_spare(&heap->owner, 0)) {
+        hak_fork_defer_end(&heap->owner); /* it has more than blocks of limbo */
     }
     hak_background_poke();
     errno = saved;

@@ -1,7 +1,7 @@
 /* First-class heaps: what hak_heap_* of hakmem.h makes.
 
    struct hak_heap is an owner (owner.h) of the kind OWNER_HEAP. It is never freed: a destroyed one
-   frees its id and waits in `unused`. One that was made while the gate was closed (gate.h) is
+   frees its id and waits among the spares. One that was made while the gate was closed (gate.h) is
    registered with its first block that is not of limbo; one that is lost in a forked child goes on
    in limbo. It owns
    - a bank of slabs, under the owner's lock. No thread cache and no outbox holds a block of it:
@@ -10,8 +10,8 @@
    - large blocks (spans and ranges, which carry no owner): nodes in one hash table of the process
      and in a list of each heap, the newest first, under the lock OWNED. Always: n_large = nodes in
      the list; each node's address is an allocated block of ACE; serials fall along the list.
-   hak_heap_verify checks the large blocks, hak_owner_verify_all the rest. Locks: HEAPS for the
-   registry, HEAP for each, OWNED. */
+   hak_heap_verify checks the large blocks, hak_owner_verify_all the rest. Locks: HEAPS while one
+   gets its id, HEAP for each, OWNED. */
 #ifndef HAKMEM_HAKMEM_HEAP_H
 #define HAKMEM_HAKMEM_HEAP_H
 

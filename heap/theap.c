@@ -41,9 +41,8 @@ static void thread_ends(void *heap);
 #define MOVE_SLABS HAK_TINY_OR(2u, 16u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
-/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the
-   gate, since its holders must not be refused: for a few stores, within which no thread waits
-   for anything. */
+/* are_hidden, self_at of all heaps, and entry.c's layers. Taken outside of the gate, since its
+   holders must not be refused: for a few stores, within which no thread waits for anything. */
 static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct theap *orphans;
 /* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left,
@@ -546,6 +545,7 @@ void hak_theap_fork_child(void)
     /* These handlers are registered behind the key: another thread had made it. */
     atomic_store_release(&threads_state, (uint32_t)STARTED);
     mend_shown();
+    hak_owner_fork_child();
     hak_entry_fork_parts.in_child();
 }
 
