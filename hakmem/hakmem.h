@@ -106,11 +106,12 @@ HAK_API void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size);
 
 /* Called with a block: its start and its usable size. Returns 0 to go on, anything else to end the
    walk. No lock of hakmem is held: it may allocate and free, this block included, and take its
-   time. */
+   time. It must return (no longjmp, no exception). */
 typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
 /* Visits each block of the heap that is allocated, in no order. Returns what the last callback
-   returned, 0 for none. Other threads may go on: what they allocate or free during the walk is
-   visited or not, everything else once. */
+   returned, 0 for none. The callback and other threads may go on: what they allocate or free during
+   the walk (a block that realloc makes larger or smaller included) is visited or not, everything
+   else once. Takes time in proportion to the heap, whatever else the process holds. */
 HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
 /* The same for the whole process, all heaps included. First the calling thread's cache is flushed,
    and what was sent to any heap is collected. What other live threads keep in their caches at
