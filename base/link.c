@@ -8,6 +8,8 @@ int64_t hak_link_key = LINK_KEY_LEAST;
 const uint64_t hak_link_end[2] = {0, 0};
 
 /* The kernel's 16 random bytes; the C library uses them too, so that no word of them is shown. */
+uint32_t hak_link_are_zeroed;
+
 void hak_link_start(void)
 {
     const void *random = (const void *)(uintptr_t)getauxval(AT_RANDOM);

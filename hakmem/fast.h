@@ -123,8 +123,9 @@ static HAK_ALWAYS_INLINE void hak_fast_push_own(struct theap *heap, size_t offse
 }
 
 /* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
-   or no block: then the slow path looks well. What was freed has a link in its first word, unless
-   it was written to; so has what was handed out and not written to yet. */
+   or no block: then the slow path looks well. What was freed has a link in its first word, or 0 if
+   its page was purged, unless it was written to; so has what was handed out and not written to yet.
+   */
 static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
 {
     size_t unit = hak_map_view_unit(&heap->view, p);
@@ -140,7 +141,8 @@ static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, con
     if (HAK_UNLIKELY(!hak_sc_is_block(within, bin->magic, bin->limit))) {
         return NULL;
     }
-    return HAK_UNLIKELY(hak_link_may_be(p) || bin->head == p || hak_tc_is_marked_free(heap, p))
+    return HAK_UNLIKELY(hak_link_may_be_or_was(p) || bin->head == p ||
+                        hak_tc_is_marked_free(heap, p))
                ? NULL
                : bin;
 }

@@ -106,11 +106,12 @@ HAK_API void *hak_heap_realloc(struct hak_heap *heap, void *p, size_t size);
 
 /* Called with a block: its start and its usable size. Returns 0 to go on, anything else to end the
    walk. No lock of hakmem is held: it may allocate and free, this block included, and take its
-   time. */
+   time. It must return (no longjmp, no exception). */
 typedef int (*hak_walk_callback)(void *block, size_t size, void *context);
 /* Visits each block of the heap that is allocated, in no order. Returns what the last callback
-   returned, 0 for none. Other threads may go on: what they allocate or free during the walk is
-   visited or not, everything else once. */
+   returned, 0 for none. The callback and other threads may go on: what they allocate or free during
+   the walk (a block that realloc makes larger or smaller included) is visited or not, everything
+   else once. Takes time in proportion to the heap, whatever else the process holds. */
 HAK_API int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context);
 /* The same for the whole process, all heaps included. First the calling thread's cache is flushed,
    and what was sent to any heap is collected. What other live threads keep in their caches at
@@ -150,7 +151,9 @@ HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
 /* 1 if the address lies in memory that hakmem manages. Never faults. */
 HAK_API int hak_owns(const void *p);
 /* Purges what is kept for reuse: this thread's cache, every heap's empty slabs, free
-   units, cached ranges. Returns the bytes purged. */
+   units, cached ranges, and of slabs in use the pages that hold free blocks only. What other
+   threads keep in their caches stays there (bounded, see heap/theap.h); it comes back as they go on
+   or end. Returns the bytes purged. */
 HAK_API size_t hak_purge(void);
 /* Walks all of hakmem's structures; 0 if every equation holds, else the number of the one that does
    not (docs/verify.md). Other threads may allocate during the check. */

@@ -27,13 +27,14 @@ struct large_node {
     struct address_node by_address; /* first */
     struct hak_heap *heap;
     struct large_node *next, *prev; /* of the heap */
+    uint64_t serial;                /* when it came into the list: no two have the same */
 };
 
 static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
-static struct owner *unused; /* heaps, by next_unused */
 
 static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
 struct address_table hak_heap_large;
+static uint64_t last_serial; /* OWNED */
 
 /* --- the table of large blocks --- */
 
@@ -47,6 +48,7 @@ static void link_large(struct large_node *node, struct hak_heap *heap, const voi
 {
     hak_address_add(&hak_heap_large, &node->by_address, p);
     node->heap = heap;
+    node->serial = ++last_serial;
     LIST_PUSH(&heap->large, node, next, prev);
     heap->n_large++;
 }
@@ -58,6 +60,7 @@ static void unlink_large(struct large_node *node)
                                hak_address_find(&hak_heap_large, node->by_address.address));
     LIST_TAKE_OUT(&node->heap->large, node, next, prev);
     node->heap->n_large--;
+    node->heap = NULL; /* for who comes back to it */
 }
 
 static void drop_large(struct large_node *node)
@@ -86,6 +89,49 @@ void hak_heap_forget_large(const void *p)
         drop_large(node);
     }
     hak_lock_release(&large_lock);
+}
+
+/* The first node that a walk has not told yet. Lock OWNED held. */
+static struct large_node *go_on(const struct hak_heap *heap, const struct heap_large_walk *place)
+{
+    for (uint32_t i = place->n_nodes; i-- > 0;) {
+        struct large_node *node = place->nodes[i];
+        if (node->heap == heap && node->serial == place->serials[i]) {
+            return i == place->n ? node : node->next;
+        }
+    }
+    struct large_node *node = heap->large;
+    while (node && place->n && node->serial >= place->serials[place->n - 1]) {
+        node = node->next;
+    }
+    return node;
+}
+
+uint32_t hak_heap_next_large(struct hak_heap *heap, struct heap_large_walk *place)
+{
+    hak_lock_acquire(&large_lock);
+    struct large_node *node = go_on(heap, place);
+    uint32_t n = 0;
+    for (; node && n <= LARGE_AT_ONCE; n++, node = node->next) {
+        place->nodes[n] = node;
+        place->serials[n] = node->serial;
+        if (n < LARGE_AT_ONCE) {
+            place->blocks[n] = (void *)(uintptr_t)node->by_address.address;
+        }
+    }
+    place->n_nodes = n;
+    place->n = n < LARGE_AT_ONCE ? n : LARGE_AT_ONCE;
+    hak_lock_release(&large_lock);
+    return place->n;
+}
+
+size_t hak_heap_large_size(struct hak_heap *heap, const void *p)
+{
+    hak_lock_acquire(&large_lock);
+    const struct large_node *node = find_large(p);
+    size_t size = node && node->heap == heap ? hak_ace_usable_size(p) : 0;
+    hak_lock_release(&large_lock);
+    return size;
 }
 
 /* --- blocks --- */
@@ -219,46 +265,25 @@ void *hak_heap_resize(struct hak_heap *heap, void *p, size_t size)
 
 /* --- heaps --- */
 
-static void push_unused(struct owner *owner)
-{
-    hak_lock_acquire(&registry_lock);
-    owner->next_unused = unused;
-    unused = owner;
-    hak_lock_release(&registry_lock);
-}
-
-/* Memory for a heap: one that was destroyed, or fresh; NULL if there is none. */
-static struct owner *take_unused(void)
-{
-    hak_lock_acquire(&registry_lock);
-    struct owner *owner = unused;
-    if (owner) {
-        unused = owner->next_unused;
-    }
-    hak_lock_release(&registry_lock);
-    return owner ? owner : (struct owner *)hak_os_meta_alloc(sizeof(struct hak_heap));
-}
-
 static struct owner *create_inside(void)
 {
-    struct owner *owner = take_unused();
+    struct owner *owner = hak_owner_take_spare(OWNER_HEAP, 1);
+    owner = owner ? owner : hak_owner_new(hak_os_meta_alloc(sizeof(struct hak_heap)), OWNER_HEAP);
     if (owner && hak_owner_register(owner, OWNER_HEAP, LOCK_RANK_HEAP)) {
-        push_unused(owner);
-        return NULL;
+        (void)hak_owner_keep_spare(owner, 1);
+        owner = NULL;
     }
     return owner;
 }
 
-/* Its id comes with the first block that is not of limbo; its memory waits in `unused` later, like
-   any. */
+/* Its id comes with the first block that is not of limbo. */
 static struct owner *create_aside(void)
 {
-    struct owner *owner = (struct owner *)hak_limbo_alloc(
-        sizeof(struct hak_heap), _Alignof(struct hak_heap), LIMBO_INTERNAL);
-    if (owner) {
-        owner->kind = OWNER_HEAP;
-    }
-    return owner;
+    struct owner *owner = hak_owner_take_spare(OWNER_HEAP, 0);
+    return owner ? owner
+                 : hak_owner_new(hak_limbo_alloc(sizeof(struct hak_heap), _Alignof(struct hak_heap),
+                                                 LIMBO_INTERNAL),
+                                 OWNER_HEAP);
 }
 
 struct hak_heap *hak_heap_create(void)
@@ -302,7 +327,7 @@ void hak_heap_end(struct hak_heap *heap)
     if (heap->owner.id) {
         hak_owner_unregister(&heap->owner);
     }
-    push_unused(&heap->owner);
+    (void)hak_owner_keep_spare(&heap->owner, 1);
 }
 
 void hak_plain_heap_destroy(struct hak_heap *heap)
@@ -314,8 +339,8 @@ void hak_plain_heap_destroy(struct hak_heap *heap)
         hak_fork_catch_up_inside(); /* blocks of it that were freed while the gate was closed */
         hak_heap_end(heap);
         hak_gate_leave();
-    } else {
-        hak_fork_defer_end(&heap->owner);
+    } else if (heap->owner.id || heap->n_large || !hak_owner_keep_spare(&heap->owner, 0)) {
+        hak_fork_defer_end(&heap->owner); /* it has more than blocks of limbo */
     }
     hak_background_poke();
     errno = saved;

@@ -19,6 +19,7 @@
 #include "heap/theap.h"
 #include "mid_mt/mid_mt.h"
 #include "owner/owner.h"
+#include "superslab/pool.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -91,6 +92,93 @@ TEST_F(UserHeap, BlocksAreLikeMallocs)
             hak_free(a);
         }
     }
+}
+
+/* More slabs than there is room for on the stack; the same if there is no memory for a table. */
+TEST_F(UserHeap, AWalkTellsOfEachBlockOnceHoweverManySlabsThereAre)
+{
+    Blocks live;
+    for (int i = 0; i < 700; i++) { /* two a slab, so that some slabs are full and some are not */
+        void *p = hak_heap_malloc(heap_, i % 7 ? 30000 : 20000);
+        live.emplace(p, hak_usable_size(p));
+    }
+    for (int i = 0; i < 70; i++) {
+        void *p = hak_heap_malloc(heap_, 50000);
+        live.emplace(p, hak_usable_size(p));
+    }
+    EXPECT_EQ(walk(heap_), live);
+    hak_testing::FailingOs os;
+    os.fail_always(hak_testing::OS_MMAP);
+    EXPECT_EQ(walk(heap_), live);
+    EXPECT_TRUE(os.fired());
+}
+
+/* The callback frees what it is told of, or others, and allocates; what stays is told once. */
+TEST_F(UserHeap, AWalkGoesOnWhateverIsFreedMeanwhile)
+{
+    struct Context {
+        struct hak_heap *heap;
+        Blocks kept, seen;
+        std::map<void *, size_t> doomed;
+        int how;
+    };
+    for (int how = 0; how < 4; how++) {
+        Context context = {heap_, {}, {}, {}, how};
+        for (size_t i = 0; i < 400; i++) {
+            void *p = hak_heap_malloc(heap_, i % 3 ? 1000 + i * 50 : 40000 + i * 5000);
+            (i % 4 ? context.doomed : context.kept).emplace(p, hak_usable_size(p));
+        }
+        auto visit = [](void *block, size_t size, void *context_) {
+            Context &c = *static_cast<Context *>(context_);
+            if (c.kept.count(block)) {
+                EXPECT_TRUE(c.seen.emplace(block, size).second) << "told twice";
+            }
+            void *p = c.how == 0   ? block
+                      : c.how == 1 ? (c.doomed.empty() ? nullptr : c.doomed.begin()->first)
+                      : c.how == 2 ? (c.doomed.empty() ? nullptr : c.doomed.rbegin()->first)
+                                   : nullptr;
+            if (c.doomed.erase(p)) {
+                hak_free(p);
+            }
+            if (c.how == 3 && c.doomed.erase(block)) {
+                hak_free(hak_heap_realloc(c.heap, block, size * 2)); /* away, and back */
+            }
+            hak_free(hak_heap_malloc(c.heap, 60000));
+            return 0;
+        };
+        EXPECT_EQ(hak_heap_walk(heap_, visit, &context), 0);
+        EXPECT_EQ(context.seen, context.kept) << how;
+        for (auto &rest : {context.kept, context.doomed}) {
+            for (auto &block : rest) {
+                hak_free(block.first);
+            }
+        }
+        EXPECT_TRUE(walk(heap_).empty());
+        EXPECT_EQ(hak_verify(), 0);
+    }
+}
+
+/* While a thread holds the pool's lock for good, a heap of a block can be walked, and what has no
+   slab be made and destroyed: neither looks at what others have. */
+TEST_F(UserHeap, AWalkDoesNotWaitForThePool)
+{
+    void *p = hak_heap_malloc(heap_, 100);
+    std::atomic<int> step{0};
+    std::thread holder([&step] {
+        hak_lock_acquire(&hak_pool_lock);
+        step = 1;
+        while (step == 1) {
+            std::this_thread::yield();
+        }
+        hak_lock_release(&hak_pool_lock);
+    });
+    while (step == 0) {
+        std::this_thread::yield();
+    }
+    EXPECT_EQ(walk(heap_).count(p), 1u);
+    hak_heap_destroy(hak_heap_create());
+    step = 2;
+    holder.join();
 }
 
 TEST_F(UserHeap, CallocIsZero)

@@ -33,7 +33,7 @@ size_t hak_purge(void)
     }
     size_t bytes = hak_request_reclaim();
     hak_gate_leave();
-    return bytes;
+    return bytes + hak_theap_purge_all();
 }
 
 int hak_verify(void)

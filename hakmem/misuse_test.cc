@@ -297,6 +297,7 @@ TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
         void *kept = hak_malloc(size), *p = hak_malloc(size), *q = hak_malloc(size),
              *remote = nullptr;
         std::thread([&] { remote = hak_malloc(size); }).join();
+        memset(p, 1, size); /* pages that a purge takes */
         for (size_t to : {size_t(1), size, 3 * size}) {
             EXPECT_ABORT((hak_free(p), (void)hak_realloc(p, to)), kReallocFreed, p);
             EXPECT_ABORT((hak_free(p), hak_free(q), (void)hak_realloc(p, to)), kReallocFreedOrGone,

@@ -22,8 +22,6 @@
 #include "limit/limit.h"
 #include "superslab/pool.h"
 
-/* A process that is refused everything tries to purge what is kept at most so often. */
-#define RECLAIM_PAUSE_NS 10000000u
 /* How many of the blocks that were freed last are compared with one that realloc gets; often it is
    called for blocks that were written to, which cannot be free, and then for none. */
 #define LOOK_AT_BLOCKS 16u
@@ -44,41 +42,6 @@ static void *finish(void *p, size_t size, size_t align)
     return p ? p : hak_request_refuse();
 }
 
-size_t hak_request_reclaim(void)
-{
-    hak_theap_trim_all();
-    return hak_ace_purge(0) + hak_ss_purge(0);
-}
-
-/* Before a request is refused; a refusal that cannot be helped may come a million times in a row,
-   and this is long, so it is done again only when RECLAIM_PAUSE_NS have passed. Returns 1 if it is
-   worth to ask again. */
-static int reclaim_for_request(void)
-{
-    static uint64_t last_ns;
-    uint64_t now_ns = hak_os_ops.clock_ns();
-    if (atomic_load_relaxed(&last_ns) &&
-        now_ns - atomic_load_relaxed(&last_ns) < RECLAIM_PAUSE_NS &&
-        hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes) == 0 &&
-        hak_ace_room() == 0) {
-        return 0;
-    }
-    atomic_store_relaxed(&last_ns, now_ns);
-    hak_fail_reclaim();
-    (void)hak_request_reclaim();
-    return 1;
-}
-
-void hak_request_mind_limits(void)
-{
-    (void)hak_ace_purge_excess();
-    if (HAK_UNLIKELY(hak_limit_wants_purge())) {
-        hak_stat_add(soft_purges, 1);
-        (void)hak_request_reclaim();
-        hak_limit_purged();
-    }
-}
-
 void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), void *context,
                   size_t size, size_t align)
 {
@@ -88,8 +51,8 @@ void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), vo
         return finish(size <= PTRDIFF_MAX ? aside(context) : NULL, size, align);
     }
     void *p = size <= PTRDIFF_MAX ? ask(context) : NULL;
-    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
-        p = ask(context);
+    if (HAK_UNLIKELY(!p)) {
+        p = hak_request_again(ask, context, size, align);
     }
     hak_request_mind_limits();
     hak_gate_leave();
@@ -101,6 +64,17 @@ static void *ask_ace(size_t size, size_t align, enum large_kind kind)
     return kind == LARGE_PLAIN    ? hak_ace_alloc(size, align)
            : kind == LARGE_ZEROED ? hak_ace_alloc_zeroed(size, align)
                                   : hak_ace_alloc_growing(size);
+}
+
+struct want_large {
+    size_t size, align;
+    enum large_kind kind;
+};
+
+static void *ask_ace_again(void *context)
+{
+    const struct want_large *want = (const struct want_large *)context;
+    return ask_ace(want->size, want->align, want->kind);
 }
 
 void *hak_request_large(size_t size, size_t align, enum large_kind kind)
@@ -115,8 +89,9 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
         return finish(hak_limbo_alloc(size, align, NULL), size, align);
     }
     void *p = ask_ace(size, align, kind);
-    if (HAK_UNLIKELY(!p) && size <= PTRDIFF_MAX && reclaim_for_request()) {
-        p = ask_ace(size, align, kind);
+    if (HAK_UNLIKELY(!p)) {
+        struct want_large want = {size, align, kind};
+        p = hak_request_again(ask_ace_again, &want, size, align);
     }
     hak_request_mind_limits();
     hak_gate_leave();
@@ -152,6 +127,17 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     return block;
 }
 
+struct want_small {
+    uint32_t size_class;
+    int *is_clean;
+};
+
+static void *ask_heap_again(void *context)
+{
+    const struct want_small *want = (const struct want_small *)context;
+    return ask_heap(want->size_class, want->is_clean);
+}
+
 /* A block of the size class. *is_clean: it reads as zero behind its first word. `align`: what the
    class's blocks are aligned to anyway; libc has to be asked for it. */
 static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, int *is_clean)
@@ -170,9 +156,8 @@ static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, in
     void *block = ask_heap(size_class, is_clean);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
-        if (reclaim_for_request()) {
-            block = ask_heap(size_class, is_clean);
-        }
+        struct want_small want = {size_class, is_clean};
+        block = hak_request_again(ask_heap_again, &want, size, align);
         errno = saved;
     }
     hak_request_mind_limits();

@@ -1,6 +1,6 @@
 /* Requests: what every allocation of the slow paths has in common. Memory limits are kept, what is
    kept for reuse goes back before a request is refused, failures are traced, NULL comes with
-   ENOMEM. Any thread; no lock held. In plain.c. */
+   ENOMEM. Any thread; no lock held. In plain.c and reclaim.c. */
 #ifndef HAKMEM_HAKMEM_REQUEST_H
 #define HAKMEM_HAKMEM_REQUEST_H
 
@@ -21,7 +21,11 @@ void *hak_request_small(uint32_t size_class, size_t align);
 void *hak_request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
 void *hak_request_refuse(void);
-/* Everything that is kept for reuse goes back. Returns bytes. Inside the gate. */
+/* After `ask` has returned NULL: all that is kept goes back, and `ask` is called again, unless it
+   is known to be in vain. Inside the gate. */
+void *hak_request_again(void *(*ask)(void *context), void *context, size_t size, size_t align);
+/* Everything that is kept for reuse goes back, but pages of slabs in use (hak_theap_purge_all):
+   they are no address space, which a request may lack. Returns bytes. Inside the gate. */
 size_t hak_request_reclaim(void);
 /* After memory was taken: what the controller does not want any longer goes back, and above the
    soft limit all that is kept. Inside the gate. */

@@ -1,11 +1,16 @@
-/* Walks over blocks: slabs by their bitmaps, each copied with its owner's lock held; spans by what
-   the pool says of a superslab; ranges by number. No lock is held while a callback runs. Called by
-   programs, by mallinfo and malloc_info. */
+/* Walks over blocks. No lock is held while a callback runs, so slabs and blocks come and go in
+   between. A slab's bitmap is copied with its owner's lock held, and its blocks are visited from
+   the copy. Of the process: superslab by superslab, their slabs and spans, then ranges by number.
+   Of a heap, in proportion to what it has: the addresses of its slabs, gathered with its lock held,
+   and its large blocks from its own records. A slab of a first-class heap stays where it is, and
+   none is gathered twice: so each block that stays is visited once. Called by programs, by mallinfo
+   and malloc_info. */
 #include "hakmem/walk.h"
 
 #include <string.h>
 
 #include "ace/ace.h"
+#include "base/os.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
@@ -23,7 +28,6 @@ struct snapshot {
 };
 
 struct walk {
-    const struct hak_heap *heap; /* of this one alone, if it is not NULL */
     hak_walk_callback visit;
     void *context;
     size_t (*walked)(const void *p, size_t usable);
@@ -35,7 +39,7 @@ struct walk {
 };
 
 /* Inside the gate, or alone. */
-static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
+static int copy_slab(struct snapshot *out, char *start, uint32_t owner)
 {
     struct map_entry entry = hak_map_get(start);
     if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
@@ -48,9 +52,9 @@ static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_
     /* It may have been returned to the pool or have moved. With the owner's lock held, what the map
        says stays. */
     struct map_entry now = hak_map_get(start);
-    int is_same = now.tag == entry.tag && now.ref == number;
+    int is_same = now.tag == entry.tag;
     if (is_same) {
-        const struct slab *slab = hak_pool_slab_of(number, start);
+        const struct slab *slab = hak_pool_slab_of(now.ref, start);
         out->base = start;
         out->size_class = TAG_CLASS(entry.tag);
         memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
@@ -60,10 +64,10 @@ static int copy_slab(struct snapshot *out, char *start, uint32_t number, uint32_
 }
 
 /* Returns 0 if it is no slab (any more), or not one of `owner` (0: of anybody). */
-static int take_snapshot(struct snapshot *out, char *start, uint32_t number, uint32_t owner)
+static int take_snapshot(struct snapshot *out, char *start, uint32_t owner)
 {
     enum gate_reader how = hak_gate_enter_to_read();
-    int result = how != GATE_REFUSED && copy_slab(out, start, number, owner);
+    int result = how != GATE_REFUSED && copy_slab(out, start, owner);
     hak_gate_leave_reader(how);
     return result;
 }
@@ -85,14 +89,6 @@ static int visit_slab(const struct walk *walk)
         }
     }
     return result;
-}
-
-static int visit_large(const struct walk *walk, void *p, size_t size)
-{
-    if (walk->heap && hak_heap_of(p) != walk->heap) {
-        return 0;
-    }
-    return visit(walk, p, size);
 }
 
 static void copy_spans(struct superslab_spans *out, uint32_t number)
@@ -138,9 +134,9 @@ static size_t range_bytes(uint32_t number, void **start)
 
 /* What callbacks have allocated and freed waits in the thread's cache, where it would look
    allocated. */
-static void flush_own_cache(const struct walk *walk)
+static void flush_own_cache(void)
 {
-    if (!walk->heap && hak_theap_own != &hak_theap_none && hak_gate_enter()) {
+    if (hak_theap_own != &hak_theap_none && hak_gate_enter()) {
         hak_tc_flush(hak_theap_own);
         hak_gate_leave();
     }
@@ -150,20 +146,17 @@ static int walk_superslab(struct walk *walk, uint32_t number)
 {
     char *base;
     int result = 0;
-    int has_slabs = !walk->heap || walk->heap->owner.id;
-    for (uint32_t mask = has_slabs ? slab_mask(number, &base) : 0; mask && !result;
-         mask &= mask - 1) {
-        flush_own_cache(walk);
-        if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, number,
-                          walk->heap ? walk->heap->owner.id : 0)) {
+    for (uint32_t mask = slab_mask(number, &base); mask && !result; mask &= mask - 1) {
+        flush_own_cache();
+        if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, 0)) {
             result = visit_slab(walk);
         }
     }
     copy_spans(&walk->spans, number);
     for (uint32_t i = 0; walk->spans.base && i < SS_GRANULES && !result; i++) {
         if (walk->spans.granules[i]) {
-            result = visit_large(walk, walk->spans.base + i * SS_GRANULE_BYTES,
-                                 walk->spans.granules[i] * SS_GRANULE_BYTES);
+            result = visit(walk, walk->spans.base + i * SS_GRANULE_BYTES,
+                           walk->spans.granules[i] * SS_GRANULE_BYTES);
         }
     }
     return result;
@@ -183,10 +176,138 @@ static int walk_all(struct walk *walk)
     for (uint32_t i = 0, n = count_ranges(); i < n && !result; i++) {
         void *start;
         size_t bytes = range_bytes(i, &start);
-        result = bytes ? visit_large(walk, start, bytes) : 0;
+        result = bytes ? visit(walk, start, bytes) : 0;
     }
-    return result ? result
-                  : hak_limbo_walk(walk->heap ? &walk->heap->owner : NULL, visit_limbo, walk);
+    return result ? result : hak_limbo_walk(NULL, visit_limbo, walk);
+}
+
+/* --- of one heap --- */
+
+/* The slabs with the lowest addresses above `after`, as many as there is room for: a binary heap
+   with the highest first. */
+struct lowest {
+    char **at;
+    uint32_t n, room;
+    const char *after;
+};
+
+static void sift_up(char **at, uint32_t i)
+{
+    for (; i && at[(i - 1) / 2] < at[i]; i = (i - 1) / 2) {
+        char *above = at[(i - 1) / 2];
+        at[(i - 1) / 2] = at[i];
+        at[i] = above;
+    }
+}
+
+static void sift_down(char **at, uint32_t n)
+{
+    for (uint32_t i = 0, child; (child = 2 * i + 1) < n; i = child) {
+        child += child + 1 < n && at[child + 1] > at[child];
+        if (at[i] >= at[child]) {
+            return;
+        }
+        char *above = at[i];
+        at[i] = at[child];
+        at[child] = above;
+    }
+}
+
+static void gather_slab(const struct slab *slab, void *lowest_)
+{
+    struct lowest *lowest = (struct lowest *)lowest_;
+    if (slab->base <= lowest->after) {
+        return;
+    }
+    if (lowest->n < lowest->room) {
+        lowest->at[lowest->n] = slab->base;
+        sift_up(lowest->at, lowest->n++);
+    } else if (slab->base < lowest->at[0]) {
+        lowest->at[0] = slab->base;
+        sift_down(lowest->at, lowest->n);
+    }
+}
+
+/* Returns how many slabs the heap has. */
+static uint32_t gather_slabs(const struct hak_heap *heap, struct lowest *lowest)
+{
+    enum gate_reader how = hak_gate_enter_to_read();
+    struct owner *owner = how != GATE_REFUSED ? hak_owner_hold(heap->owner.id) : NULL;
+    uint32_t n = 0;
+    lowest->n = 0;
+    if (owner) {
+        n = owner->bank.n_slabs;
+        hak_bank_for_each(&owner->bank, gather_slab, lowest);
+        hak_lock_release(&owner->lock);
+    }
+    hak_gate_leave_reader(how);
+    return n;
+}
+
+/* In one round if there is room for all. */
+static int walk_slabs_in(struct walk *walk, const struct hak_heap *heap, struct lowest *lowest)
+{
+    int result = 0;
+    for (lowest->after = NULL; !result && gather_slabs(heap, lowest) && lowest->n;) {
+        lowest->after = lowest->at[0];
+        for (uint32_t i = 0; i < lowest->n && !result; i++) {
+            if (take_snapshot(&walk->slab, lowest->at[i], heap->owner.id)) {
+                result = visit_slab(walk);
+            }
+        }
+    }
+    return result;
+}
+
+/* Room for a small heap's slabs is on the stack; for more it is mapped, and if the system refuses,
+   the walk goes in rounds, in each of which all slabs are looked at. */
+#define WALK_SLABS HAK_TINY_OR(3u, 256u)
+
+static int walk_slabs(struct walk *walk, const struct hak_heap *heap)
+{
+    char *few[WALK_SLABS];
+    struct lowest lowest = {few, 0, 0, NULL};
+    uint32_t n = gather_slabs(heap, &lowest);
+    size_t page = hak_os_page_size(),
+           bytes = (((size_t)n + n / 8) * sizeof(char *) + page - 1) & ~(page - 1);
+    char **mapped = n > WALK_SLABS ? (char **)hak_os_map_aligned(NULL, bytes, page) : NULL;
+    lowest.at = mapped ? mapped : few;
+    lowest.room = mapped ? (uint32_t)(bytes / sizeof(char *)) : WALK_SLABS;
+    int result = walk_slabs_in(walk, heap, &lowest);
+    if (mapped) {
+        (void)!hak_os_unmap(mapped, bytes);
+    }
+    return result;
+}
+
+static size_t large_size(struct hak_heap *heap, const void *p)
+{
+    enum gate_reader how = hak_gate_enter_to_read();
+    size_t size = how == GATE_REFUSED ? 0 : hak_heap_large_size(heap, p);
+    hak_gate_leave_reader(how);
+    return size;
+}
+
+static uint32_t next_large(struct hak_heap *heap, struct heap_large_walk *place)
+{
+    enum gate_reader how = hak_gate_enter_to_read();
+    uint32_t n = how == GATE_REFUSED ? 0 : hak_heap_next_large(heap, place);
+    hak_gate_leave_reader(how);
+    return n;
+}
+
+static int walk_large(const struct walk *walk, struct hak_heap *heap)
+{
+    struct heap_large_walk place;
+    int result = 0;
+    place.n = place.n_nodes = 0;
+    while (!result && next_large(heap, &place)) {
+        for (uint32_t i = 0; i < place.n && !result; i++) {
+            size_t size = large_size(heap, place.blocks[i]); /* 0: freed since */
+            result = size ? visit(walk, place.blocks[i], size) : 0;
+        }
+    }
+    return result;
 }
 
 int hak_walk(hak_walk_callback visit, void *context)
@@ -203,9 +324,11 @@ int hak_walk(hak_walk_callback visit, void *context)
 int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
                   hak_walk_callback visit, void *context)
 {
-    struct walk walk = {.heap = heap, .visit = visit, .context = context, .walked = walked};
+    struct walk walk = {.visit = visit, .context = context, .walked = walked};
     hak_fork_catch_up();
-    return walk_all(&walk);
+    int result = walk_slabs(&walk, heap);
+    result = result ? result : walk_large(&walk, heap);
+    return result ? result : hak_limbo_walk(&heap->owner, visit_limbo, &walk);
 }
 
 int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context)
@@ -253,8 +376,7 @@ void hak_walk_count(struct walk_counts *counts)
     for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n; number++) {
         char *base;
         for (uint32_t mask = slab_mask(number, &base); mask; mask &= mask - 1) {
-            if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES,
-                              number, 0)) {
+            if (take_snapshot(&walk.slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, 0)) {
                 count_slab(counts, &walk.slab);
             }
         }

@@ -9,6 +9,7 @@
 #include "base/verify.h"
 #include "heap/gate.h"
 #include "limit/limit.h"
+#include "owner/owner.h"
 #include "superslab/map.h"
 #include "superslab/pool.h"
 
@@ -219,6 +220,15 @@ static uint32_t map_slot(size_t bytes, size_t align)
     return number;
 }
 
+/* By how much the blocks of an owner become more. It is counted before it is live, and until it is
+   not live any more: at 0 there is none. */
+static void count(struct owner *owner, uint64_t change)
+{
+    if (owner && owner != LIMBO_INTERNAL) {
+        (void)atomic_add_relaxed(&owner->n_in_limbo, change);
+    }
+}
+
 /* The record is complete when the block is live. */
 static void *fill(const struct slot *slot, char *block, size_t size, struct owner *owner)
 {
@@ -226,6 +236,7 @@ static void *fill(const struct slot *slot, char *block, size_t size, struct owne
     struct record *record = record_of(block);
     record->size = size;
     record->owner = owner;
+    count(owner, 1);
     (void)__atomic_fetch_or(word, bit, __ATOMIC_RELEASE);
     return block;
 }
@@ -314,9 +325,11 @@ static struct record *find(const void *p, struct slot **slot)
 static int end(struct slot *slot, const void *p)
 {
     uint64_t bit, *word = start_word(slot, p, &bit);
+    struct owner *owner = record_of(p)->owner;
     if (!(__atomic_fetch_and(word, ~bit, __ATOMIC_ACQ_REL) & bit)) {
         return 0;
     }
+    count(owner, (uint64_t)-1);
     drop(slot, 1);
     return 1;
 }
@@ -389,7 +402,9 @@ int hak_limbo_walk(const struct owner *owner, int (*visit)(void *block, size_t s
                    void *context)
 {
     int result = 0;
-    for (uint32_t i = 0, n = atomic_load_acquire(&n_slots); i < n && !result; i++) {
+    uint32_t n =
+        owner && !atomic_load_relaxed(&owner->n_in_limbo) ? 0 : atomic_load_acquire(&n_slots);
+    for (uint32_t i = 0; i < n && !result; i++) {
         struct slot *slot = slot_at(i);
         if (slot && pin(slot)) {
             result = walk_slot(slot, owner, visit, context);
@@ -409,9 +424,7 @@ static int free_one(void *block, size_t size, void *context)
 
 void hak_limbo_free_of(struct owner *owner)
 {
-    if (hak_stat_get(limbo_bytes)) {
-        (void)hak_limbo_walk(owner, free_one, NULL);
-    }
+    (void)hak_limbo_walk(owner, free_one, NULL);
 }
 
 /* The last live block that starts at p or below it, or NULL. */

@@ -36,7 +36,8 @@ size_t hak_limbo_size(const void *p);
 /* NULL if it belongs to no first-class heap or pool. */
 struct owner *hak_limbo_owner(const void *p);
 /* Visits the program's live blocks, of that owner alone if it is not NULL, until the first result
-   that is not 0, which it returns. */
+   that is not 0, which it returns. An owner counts its blocks (n_in_limbo; in a forked child
+   perhaps some more than there are): if it has none, nothing is looked through. */
 int hak_limbo_walk(const struct owner *owner, int (*visit)(void *block, size_t size, void *context),
                    void *context);
 /* Frees all blocks of a first-class heap or a pool. */

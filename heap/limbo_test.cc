@@ -180,6 +180,12 @@ TEST(Limbo, WalksToldByOwner)
     EXPECT_EQ(seen.size(), 2u);
     EXPECT_EQ(seen[blocks[0]], hak_limbo_size(blocks[0]));
     EXPECT_EQ(hak_limbo_owner(blocks[1]), owner);
+    EXPECT_EQ(owner->n_in_limbo, 2u);
+    owner->n_in_limbo = 0;
+    seen.clear();
+    EXPECT_EQ(hak_limbo_walk(owner, note, &seen), 0);
+    EXPECT_TRUE(seen.empty()) << "by its count it has none, and nothing is looked through";
+    owner->n_in_limbo = 2;
     seen.clear();
     EXPECT_EQ(hak_limbo_walk(nullptr, note, &seen), 0);
     EXPECT_EQ(seen.size(), 3u) << "what is no block of the program's is not told";
@@ -187,6 +193,7 @@ TEST(Limbo, WalksToldByOwner)
                   nullptr, [](void *, size_t, void *) { return 8; }, nullptr),
               8);
     hak_limbo_free_of(owner);
+    EXPECT_EQ(owner->n_in_limbo, 0u);
     seen.clear();
     EXPECT_EQ(hak_limbo_walk(nullptr, note, &seen), 0);
     EXPECT_EQ(seen.count(blocks[2]), 1u);

@@ -47,9 +47,8 @@ static void thread_ends(void *heap);
 #define SHOW_HEAPS   HAK_TINY_OR(2u, 64u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
-/* are_hidden, self_at of all heaps, and entry.c's layers. The one lock that is taken outside of the
-   gate, since its holders must not be refused: for a few stores, within which no thread waits
-   for anything. */
+/* are_hidden, self_at of all heaps, and entry.c's layers. Taken outside of the gate, since its
+   holders must not be refused: for a few stores, within which no thread waits for anything. */
 static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct theap *orphans;
 /* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left,
@@ -341,7 +340,7 @@ static int tidy_some(struct theap *heap)
     hak_remote_collect(heap);
     if (heap != to) {
         hak_bank_release_empty(&heap->owner.bank);
-        if (to) {
+        for (int is_more = to != NULL; is_more;) {
             hak_lock_acquire(&to->owner.lock);
             is_more = hak_bank_move_some(&heap->owner.bank, &to->owner.bank, MOVE_SLABS);
             hak_lock_release(&to->owner.lock);
@@ -556,139 +555,6 @@ void *hak_theap_alloc_uncached(uint32_t size_class)
     return heap ? hak_owner_take_one(&heap->owner, size_class, hak_small_take, &is_clean) : NULL;
 }
 
-/* What came back from other threads goes to its slabs. Owner's lock held. */
-static void collect(struct owner *owner)
-{
-    struct theap *heap = hak_theap_of_owner(owner);
-    if (heap) {
-        hak_remote_collect(heap);
-    }
-}
-
-/* Releases the lock of an owner of any kind. Returns 1 if blocks were sent on. */
-static int unlock(struct owner *owner)
-{
-    struct theap *heap = hak_theap_of_owner(owner);
-    if (heap) {
-        return hak_theap_unlock(heap);
-    }
-    hak_owner_release(owner);
-    hak_ss_purge_due();
-    return 0;
-}
-
-/* Returns 1 if blocks were sent on. */
-static int trim_owners(void)
-{
-    int n_sent_on = 0;
-    for (uint32_t id = 0; hak_owner_next(&id);) {
-        struct owner *owner = hak_owner_hold(id);
-        if (owner) {
-            collect(owner);
-            hak_bank_release_empty(&owner->bank);
-            n_sent_on += unlock(owner);
-        }
-    }
-    return n_sent_on != 0;
-}
-
-void hak_theap_trim_all(void)
-{
-    if (hak_theap_own != &hak_theap_none) {
-        hak_tc_flush(hak_theap_own);
-    }
-    /* Once more if blocks were sent on: perhaps to a heap that had been done. */
-    if (trim_owners()) {
-        (void)trim_owners();
-    }
-}
-
-/* Those of lost owners stay as they are, as all that is theirs. */
-void hak_theap_collect_orphans(void)
-{
-    struct owner *owner;
-    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
-        struct theap *heap = hak_theap_of_owner(owner);
-        if (heap && !hak_theap_is_live(heap) && atomic_load_seq(&owner->inbox)) {
-            (void)hak_theap_tidy(heap, 1);
-        }
-    }
-}
-
-/* Collects what an owner keeps while no thread uses it. Owner's lock held. */
-static void rest(struct owner *owner)
-{
-    if (owner->n_uses != owner->seen_uses) {
-        owner->has_rested = 0;
-    } else if (!owner->has_rested || atomic_load_relaxed(&owner->inbox)) {
-        collect(owner);
-        hak_bank_release_empty(&owner->bank);
-        owner->has_rested = 1;
-    }
-    owner->seen_uses = owner->n_uses + 1; /* unlock will count the caller too */
-}
-
-/* Inside the gate. */
-static void rest_one(uint32_t id)
-{
-    struct owner *owner = hak_owner_hold(id);
-    if (owner) {
-        rest(owner);
-        (void)unlock(owner);
-    }
-}
-
-/* Inside the gate. */
-static void purge_cold_slab(uint32_t number, const char *start, uint16_t tick)
-{
-    struct map_entry entry = hak_map_get(start);
-    struct owner *owner = TAG_IS_SLAB(entry.tag) ? hak_owner_hold(TAG_OWNER(entry.tag)) : NULL;
-    if (!owner) {
-        return;
-    }
-    /* It may have been freed or have moved. With the owner's lock held, what the map says
-       stays. */
-    struct map_entry now = hak_map_get(start);
-    if (now.tag == entry.tag && now.ref == number) {
-        hak_stat_add(cold_bytes_purged, hak_slab_purge_cold(hak_pool_slab_of(number, start), tick));
-    }
-    hak_lock_release(&owner->lock);
-}
-
-/* Of the slabs of one superslab, those that no thread used since the last tick. The gate is left
-   between two: a fork does not wait long. */
-static void purge_cold_slabs(uint32_t number, uint16_t tick)
-{
-    char *base;
-    if (!hak_gate_enter()) {
-        return;
-    }
-    uint32_t mask = hak_pool_slab_mask(number, &base);
-    hak_gate_leave();
-    for (; mask; mask &= mask - 1) {
-        if (hak_gate_enter()) {
-            purge_cold_slab(number, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, tick);
-            hak_gate_leave();
-        }
-    }
-}
-
-void hak_theap_rest_all(void)
-{
-    static uint16_t tick;
-    tick++;
-    for (uint32_t id = 0; !hak_background_must_end() && hak_owner_next(&id);) {
-        if (hak_gate_enter()) {
-            rest_one(id);
-            hak_gate_leave();
-        }
-    }
-    for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n && !hak_background_must_end();
-         number++) {
-        purge_cold_slabs(number, tick);
-    }
-}
-
 uint32_t hak_theap_n_live(void)
 {
     return atomic_load_seq(&n_live);
@@ -770,6 +636,7 @@ void hak_theap_fork_child(void)
     /* These handlers are registered behind the key: another thread had made it. */
     atomic_store_release(&threads_state, (uint32_t)STARTED);
     mend_shown();
+    hak_owner_fork_child();
     hak_entry_fork_parts.in_child();
 }
 

@@ -183,6 +183,11 @@ void *hak_theap_alloc_uncached(uint32_t size_class);
 /* Frees the empty slabs of every owner, collects the returned chains of every heap, and flushes
    this thread's cache. */
 void hak_theap_trim_all(void);
+/* What of it concerns this thread's heap alone. */
+void hak_theap_trim_own(void);
+/* Purges the pages of all slabs of every owner that hold free blocks only. Returns bytes. The gate
+   is entered for each slab. */
+size_t hak_theap_purge_all(void);
 /* For the background thread. Collects for owners that no thread has used since the last call, and
    frees their empty slabs; for all owners, purges the pages of slabs that no thread has taken from
    or freed to since then. Stops early when that thread must end. */

@@ -1,6 +1,6 @@
 /* Banks of slabs. The caller holds the owner's lock, except to make a slab; takes the pool lock for
-   new and empty slabs. Blocks are taken and put by tiny and mid_mt alone; heaps move slabs and
-   release empty ones. */
+   new and empty slabs. Blocks are taken and put by tiny and mid_mt alone; heaps move slabs, release
+   empty ones, and have their pages purged. */
 #include "owner/bank.h"
 
 #include "base/error.h"
@@ -10,6 +10,28 @@
 /* How many slabs of a list hak_bank_move_one looks at. */
 #define MOVE_SEARCH 8u
 
+static uint64_t n_empty; /* places in `empty` of all banks that are not NULL */
+
+uint64_t hak_bank_n_empty(void)
+{
+    return atomic_load_relaxed(&n_empty);
+}
+
+static void know_empty(struct bank *bank, struct slab *slab)
+{
+    struct slab **known = &bank->empty[slab->size_class];
+    if (!*known) {
+        (void)atomic_add_relaxed(&n_empty, (uint64_t)1);
+    }
+    *known = slab;
+}
+
+static void forget_empty(struct bank *bank, uint32_t size_class)
+{
+    bank->empty[size_class] = NULL;
+    (void)atomic_sub_relaxed(&n_empty, (uint64_t)1);
+}
+
 void hak_bank_init(struct bank *bank, uint32_t owner)
 {
     bank->owner = owner;
@@ -17,30 +39,66 @@ void hak_bank_init(struct bank *bank, uint32_t owner)
     bank->keeps_empty = 1;
     bank->has_strays_sent = 0;
     bank->strays = NULL;
+    bank->full = bank->away = NULL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        bank->partial[c] = NULL;
+        bank->partial[c] = bank->empty[c] = NULL;
         bank->n_partial[c] = 0;
     }
 }
 
-static void count_partial(struct bank *bank, uint32_t size_class, uint32_t change)
+static struct slab **list_of(struct bank *bank, enum slab_list list, uint32_t size_class)
 {
-    atomic_store_relaxed(&bank->n_partial[size_class], bank->n_partial[size_class] + change);
+    return list == SLAB_PARTIAL ? &bank->partial[size_class]
+           : list == SLAB_FULL  ? &bank->full
+                                : &bank->away;
 }
 
-static HAK_NOINLINE void list_push(struct bank *bank, struct slab *slab)
+static HAK_ALWAYS_INLINE void count_partial(struct bank *bank, const struct slab *slab,
+                                            uint32_t change)
 {
-    struct slab **list = &bank->partial[slab->size_class];
-    LIST_PUSH(list, slab, next, prev);
-    slab->in_list = 1;
-    count_partial(bank, slab->size_class, 1);
+    uint32_t *n = &bank->n_partial[slab->size_class];
+    atomic_store_relaxed(n, *n + change);
 }
 
-static void list_remove(struct bank *bank, struct slab *slab)
+static HAK_ALWAYS_INLINE void enter(struct bank *bank, struct slab *slab, enum slab_list list)
 {
-    LIST_TAKE_OUT(&bank->partial[slab->size_class], slab, next, prev);
-    slab->in_list = 0;
-    count_partial(bank, slab->size_class, (uint32_t)-1);
+    struct slab **first = list_of(bank, list, slab->size_class);
+    slab->list = (uint8_t)list;
+    LIST_PUSH(first, slab, next, prev);
+    if (list == SLAB_PARTIAL) {
+        count_partial(bank, slab, 1);
+    }
+}
+
+static HAK_ALWAYS_INLINE void leave(struct bank *bank, struct slab *slab, enum slab_list list)
+{
+    struct slab **first = list_of(bank, list, slab->size_class);
+    LIST_TAKE_OUT(first, slab, next, prev);
+    if (list == SLAB_PARTIAL) {
+        count_partial(bank, slab, (uint32_t)-1);
+    }
+}
+
+static HAK_NOINLINE void become_full(struct bank *bank, struct slab *slab)
+{
+    leave(bank, slab, SLAB_PARTIAL);
+    enter(bank, slab, SLAB_FULL);
+}
+
+static HAK_NOINLINE void become_partial(struct bank *bank, struct slab *slab)
+{
+    leave(bank, slab, SLAB_FULL);
+    enter(bank, slab, SLAB_PARTIAL);
+}
+
+/* The slab will be another's. */
+static void part_with(struct bank *bank, struct slab *slab)
+{
+    leave(bank, slab, (enum slab_list)slab->list);
+    bank->n_slabs--;
+    if (bank->empty[slab->size_class] == slab) {
+        forget_empty(bank, slab->size_class);
+    }
 }
 
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
@@ -54,7 +112,7 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
     uint32_t taken = hak_slab_take(slab, want, policy->fresh_bytes, head);
     bank->took_clean = slab->took_clean;
     if (slab->n_free == 0) {
-        list_remove(bank, slab);
+        become_full(bank, slab);
     }
     return taken;
 }
@@ -70,13 +128,12 @@ void hak_bank_add(struct bank *bank, struct slab *slab)
     atomic_store_relaxed(&slab->owner, bank->owner);
     hak_map_set(slab->base, 1, TAG_SLAB(bank->owner, slab->size_class), ref);
     bank->n_slabs++;
-    list_push(bank, slab);
+    enter(bank, slab, SLAB_PARTIAL);
 }
 
 static void release(struct bank *bank, struct slab *slab)
 {
-    list_remove(bank, slab);
-    bank->n_slabs--;
+    part_with(bank, slab);
     hak_pool_slab_free(slab);
 }
 
@@ -111,6 +168,8 @@ static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_p
     int is_only = bank->partial[slab->size_class] == slab && !slab->next;
     if (!is_only || !bank->keeps_empty || slab->size > policy->keep_empty_max) {
         release(bank, slab);
+    } else {
+        know_empty(bank, slab);
     }
 }
 
@@ -118,8 +177,11 @@ static HAK_NOINLINE void keep_or_release(struct bank *bank, const struct owner_p
 static HAK_ALWAYS_INLINE void file(struct bank *bank, const struct owner_policy *policy,
                                    struct slab *slab)
 {
-    if (HAK_UNLIKELY(!slab->in_list)) {
-        list_push(bank, slab);
+    if (HAK_UNLIKELY(slab->list != SLAB_PARTIAL)) {
+        if (slab->list == SLAB_AWAY) {
+            return; /* hak_bank_take_back files it */
+        }
+        become_partial(bank, slab);
     }
     if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {
         keep_or_release(bank, policy, slab);
@@ -153,15 +215,33 @@ uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_pol
     return n;
 }
 
+static int has_empty(const struct bank *bank, uint32_t size_class)
+{
+    const struct slab *slab = bank->empty[size_class];
+    return slab && slab->list == SLAB_PARTIAL && hak_slab_is_empty(slab);
+}
+
+/* An empty slab has come from elsewhere: one stays. */
+static void settle_empty(struct bank *bank, struct slab *slab)
+{
+    if (has_empty(bank, slab->size_class)) {
+        release(bank, slab);
+    } else {
+        know_empty(bank, slab);
+    }
+}
+
 static void move(struct bank *from, struct bank *to, struct slab *slab)
 {
     struct map_entry entry = hak_map_get(slab->base);
-    list_remove(from, slab);
-    from->n_slabs--;
+    part_with(from, slab);
     atomic_store_relaxed(&slab->owner, to->owner);
     hak_map_set(slab->base, 1, TAG_SLAB(to->owner, slab->size_class), entry.ref);
     to->n_slabs++;
-    list_push(to, slab);
+    enter(to, slab, SLAB_PARTIAL);
+    if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {
+        settle_empty(to, slab);
+    }
 }
 
 void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
@@ -192,46 +272,126 @@ int hak_bank_move_some(struct bank *from, struct bank *to, uint32_t most)
 void hak_bank_release_empty(struct bank *bank)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        struct slab *next;
-        for (struct slab *slab = bank->partial[c]; slab; slab = next) {
-            next = slab->next;
-            if (hak_slab_is_empty(slab)) {
-                release(bank, slab);
-            }
+        if (has_empty(bank, c)) {
+            release(bank, bank->empty[c]);
+        } else if (bank->empty[c]) {
+            forget_empty(bank, c); /* it is in use */
         }
     }
 }
 
-static int verify_one(const struct slab *slab, void *context)
+void hak_bank_send_away(struct bank *bank, struct slab *slab)
 {
-    (*(uint32_t *)context)++;
+    HAK_DEBUG_ASSERT(slab->list == SLAB_PARTIAL);
+    leave(bank, slab, SLAB_PARTIAL);
+    enter(bank, slab, SLAB_AWAY);
+}
+
+void hak_bank_take_back(struct bank *bank, struct slab *slab)
+{
+    HAK_DEBUG_ASSERT(slab->list == SLAB_AWAY && slab->owner == bank->owner);
+    leave(bank, slab, SLAB_AWAY);
+    enter(bank, slab, SLAB_PARTIAL);
+    if (hak_slab_is_empty(slab)) {
+        release(bank, slab);
+    }
+}
+
+/* The map's number stays, for hak_pool_slab_free. */
+static void leave_behind(struct bank *bank, struct slab *slab)
+{
+    part_with(bank, slab);
+    hak_map_set(slab->base, 1, TAG_FREE_UNIT, hak_map_get(slab->base).ref);
+    atomic_store_relaxed(&slab->owner, 0u);
+}
+
+/* Any slab of the bank; NULL if there is none. */
+static struct slab *any_slab(const struct bank *bank)
+{
+    struct slab *slab = bank->away ? bank->away : bank->full;
+    for (uint32_t c = 0; !slab && c < SC_N_CLASSES; c++) {
+        slab = bank->partial[c];
+    }
+    return slab;
+}
+
+int hak_bank_drop(struct bank *bank, uint32_t most)
+{
+    struct slab *slab;
+    while ((slab = any_slab(bank)) != NULL) {
+        if (!most--) {
+            return 1;
+        }
+        if (slab->list == SLAB_AWAY) {
+            leave_behind(bank, slab);
+        } else {
+            release(bank, slab);
+        }
+    }
+    return 0;
+}
+
+static void visit_list(const struct slab *slab,
+                       void (*visit)(const struct slab *slab, void *context), void *context)
+{
+    for (; slab; slab = slab->next) {
+        visit(slab, context);
+    }
+}
+
+void hak_bank_for_each(const struct bank *bank,
+                       void (*visit)(const struct slab *slab, void *context), void *context)
+{
+    visit_list(bank->full, visit, context);
+    visit_list(bank->away, visit, context);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        visit_list(bank->partial[c], visit, context);
+    }
+}
+
+static int verify_slab(const struct bank *bank, const struct slab *slab)
+{
     int error = hak_slab_verify(slab);
-    struct map_entry entry = hak_map_get(slab->base);
-    if (!error && entry.tag != TAG_SLAB(slab->owner, slab->size_class)) {
+    if (!error && hak_map_get(slab->base).tag != TAG_SLAB(slab->owner, slab->size_class)) {
         error = VERIFY_BANK_TAG;
     }
+    if (!error && slab->list == SLAB_PARTIAL && hak_slab_is_empty(slab) &&
+        bank->empty[slab->size_class] != slab) {
+        error = VERIFY_BANK_EMPTY;
+    }
     return error ? error : hak_map_verify(slab->base, 1);
+}
+
+/* `size_class`: of a partial list. Adds the list's length to *n. */
+static int verify_list(const struct bank *bank, enum slab_list list, uint32_t size_class,
+                       uint32_t *n)
+{
+    const struct slab *first = list == SLAB_PARTIAL ? bank->partial[size_class]
+                               : list == SLAB_FULL  ? bank->full
+                                                    : bank->away;
+    const struct slab *prev = NULL;
+    int error = 0;
+    for (const struct slab *slab = first; slab && !error; prev = slab, slab = slab->next, ++*n) {
+        if (slab->prev != prev || slab->owner != bank->owner || slab->list != list ||
+            (list == SLAB_PARTIAL && slab->size_class != size_class)) {
+            return VERIFY_BANK_LIST;
+        }
+        error = verify_slab(bank, slab);
+    }
+    return error;
 }
 
 int hak_bank_verify(const struct bank *bank)
 {
     uint32_t n_slabs = 0;
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        const struct slab *prev = NULL;
-        uint32_t n = 0;
-        for (const struct slab *slab = bank->partial[c]; slab;
-             prev = slab, slab = slab->next, n++) {
-            if (slab->prev != prev || slab->size_class != c || slab->owner != bank->owner ||
-                !slab->in_list) {
-                return VERIFY_BANK_LIST;
-            }
-        }
-        if (n != bank->n_partial[c]) {
-            return VERIFY_BANK_LENGTH;
+    int error = verify_list(bank, SLAB_FULL, 0, &n_slabs);
+    error = error ? error : verify_list(bank, SLAB_AWAY, 0, &n_slabs);
+    for (uint32_t c = 0; c < SC_N_CLASSES && !error; c++) {
+        uint32_t before = n_slabs;
+        error = verify_list(bank, SLAB_PARTIAL, c, &n_slabs);
+        if (!error && n_slabs - before != bank->n_partial[c]) {
+            error = VERIFY_BANK_LENGTH;
         }
     }
-    hak_lock_acquire(&hak_pool_lock);
-    int result = hak_pool_for_each_slab(bank->owner, verify_one, &n_slabs);
-    hak_lock_release(&hak_pool_lock);
-    return result || n_slabs == bank->n_slabs ? result : VERIFY_BANK_COUNT;
+    return error || n_slabs == bank->n_slabs ? error : VERIFY_BANK_COUNT;
 }

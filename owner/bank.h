@@ -1,11 +1,19 @@
 /* A bank: all slabs of one owner, by size class. What an owner keeps behind its lock.
 
-   Owned by whoever embeds it; every function needs that owner's lock held. Slabs with free blocks
-   are in the class's list; full ones are found only through the pointer map. Always: n_slabs =
-   slabs whose owner is this bank (hak_bank_verify counts them in the pool). If keeps_empty is set,
-   one empty slab a class stays where the class's policy says so (keep_empty_max), so that an idle
-   bank holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The policy
-   comes with the call, from the pool that the class belongs to (tiny, mid_mt).
+   Owned by whoever embeds it; every function needs that owner's lock held. Each slab of the owner
+   is in one list: that of its class if it is partial, else that of the full ones or of those that
+   are away (slab.h). So all that an owner has is found without looking at what others have. Always:
+   n_slabs = slabs in these lists; no other slab has this owner; a slab that is empty and partial is
+   empty[class], which else is NULL or a slab of the class that was empty before. If keeps_empty is
+   set, one empty slab a class stays where the class's policy says so (keep_empty_max), so that an
+   idle bank holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The
+   policy comes with the call, from the pool that the class belongs to (tiny, mid_mt).
+
+   Away. Who wants to purge a slab's pages takes it out of the class's list, calls the system
+   without the owner's lock, and puts it back. Meanwhile nobody takes blocks from it, moves or
+   returns it, so that pages of free blocks stay pages of free blocks; an owner without another slab
+   of the class gets one as if it had none. If the owner ends, it leaves the slab behind (its tag
+   says TAG_FREE_UNIT, its owner is 0), and who has it away returns it to the pool.
 
    A slab is made before it has an owner: its tag says TAG_FREE_UNIT, so that no walk takes it for
    one, until hak_bank_add with the owner's lock held.
@@ -42,6 +50,8 @@ struct bank {
     int took_clean; /* what hak_bank_take gave last reads as zero behind the first words */
     struct slab *partial[SC_N_CLASSES];
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
+    struct slab *empty[SC_N_CLASSES];
+    struct slab *full, *away; /* of all classes */
 };
 
 void hak_bank_init(struct bank *bank, uint32_t owner);
@@ -63,8 +73,24 @@ void hak_bank_add(struct bank *bank, struct slab *slab);
    there are more. Both owners' locks are held. */
 void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class);
 int hak_bank_move_some(struct bank *from, struct bank *to, uint32_t most);
-/* Returns all empty slabs to the shared pool. */
+/* Returns all empty slabs to the shared pool. Some steps a class, however many slabs there are. */
 void hak_bank_release_empty(struct bank *bank);
+/* How many slabs all banks may keep empty: those in `empty`, empty or not. Any thread, no lock. */
+uint64_t hak_bank_n_empty(void);
+/* Returns up to `most` slabs to the pool, whatever lies in them, or leaves them behind if they are
+   away. Returns 1 while there are more. */
+int hak_bank_drop(struct bank *bank, uint32_t most);
+/* A partial slab goes away, and comes back: to its list, or to the pool if it is empty by then. If
+   its owner has ended in between (hak_bank_has_left), hak_pool_slab_free ends it instead. */
+void hak_bank_send_away(struct bank *bank, struct slab *slab);
+void hak_bank_take_back(struct bank *bank, struct slab *slab);
+static inline int hak_bank_has_left(const struct slab *slab)
+{
+    return slab->owner == 0;
+}
+/* Calls visit for each slab of the bank, in no order. */
+void hak_bank_for_each(const struct bank *bank,
+                       void (*visit)(const struct slab *slab, void *context), void *context);
 /* 0 if every equation of the bank and of its slabs holds. */
 int hak_bank_verify(const struct bank *bank);
 

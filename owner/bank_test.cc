@@ -211,12 +211,108 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
     bank.n_partial[slab->size_class]++;
     EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LENGTH);
     bank.n_partial[slab->size_class]--;
+    slab->list = SLAB_AWAY;
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LIST);
+    slab->list = SLAB_PARTIAL;
     struct map_entry entry = hak_map_get(block);
     hak_map_set(slab->base, 1, TAG_SLAB(5, 8), entry.ref);
     EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_TAG);
     hak_map_set(slab->base, 1, entry.tag, entry.ref);
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     hak_bank_put(&bank, block, &policy);
+    bank.empty[7] = nullptr;
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_EMPTY);
+    bank.empty[7] = slab;
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+}
+
+/* All slabs are in the bank's lists, whatever state they are in. */
+std::map<const struct slab *, int> slabs_of(const struct bank *bank)
+{
+    std::map<const struct slab *, int> seen;
+    auto visit = [](const struct slab *slab, void *context) {
+        (*static_cast<std::map<const struct slab *, int> *>(context))[slab]++;
+    };
+    hak_bank_for_each(bank, visit, &seen);
+    return seen;
+}
+
+TEST_F(Bank, EachSlabIsInOneList)
+{
+    const uint32_t c = hak_sc_of(20000); /* three a slab */
+    std::vector<char *> blocks;
+    while (bank.n_slabs < 5) {
+        blocks.push_back(take(&bank, c, 1)[0]);
+    }
+    blocks.push_back(take(&bank, hak_sc_of(64), 1)[0]);
+    EXPECT_EQ(slabs_of(&bank).size(), 6u);
+    EXPECT_EQ(hak_bank_n_partial(&bank, c), 1u) << "the others are full";
+    hak_bank_put(&bank, blocks[0], &policy);
+    EXPECT_EQ(hak_bank_n_partial(&bank, c), 2u);
+    hak_bank_send_away(&bank, bank.partial[c]);
+    EXPECT_EQ(hak_bank_n_partial(&bank, c), 1u);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    std::map<const struct slab *, int> seen = slabs_of(&bank);
+    EXPECT_EQ(seen.size(), 6u);
+    for (auto &slab : seen) {
+        EXPECT_EQ(slab.second, 1);
+    }
+    hak_bank_take_back(&bank, bank.away);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    for (size_t i = 1; i < blocks.size(); i++) {
+        hak_bank_put(&bank, blocks[i], &policy);
+    }
+}
+
+/* A slab that is away gets blocks back, and gives none. */
+TEST_F(Bank, ASlabThatIsAwayStaysWhatItIs)
+{
+    const uint32_t c = hak_sc_of(20000);
+    other.keeps_empty = 0;
+    std::vector<char *> blocks = {take(&bank, c, 1)[0], take(&bank, c, 1)[0]};
+    struct slab *slab = bank.partial[c];
+    hak_bank_send_away(&bank, slab);
+    EXPECT_EQ(hak_bank_n_partial(&bank, c), 0u);
+    hak_bank_move_one(&bank, &other, c);
+    EXPECT_EQ(hak_bank_move_some(&bank, &other, 9), 0);
+    EXPECT_EQ(other.n_slabs, 0u);
+    char *elsewhere = take(&bank, c, 1)[0];
+    EXPECT_NE(hak_super_lookup(elsewhere).start, nullptr);
+    EXPECT_EQ(bank.n_slabs, 2u) << "a fresh one";
+    hak_bank_put(&bank, blocks[0], &policy);
+    EXPECT_EQ(hak_super_lookup(blocks[0]).is_allocated, 0);
+    EXPECT_EQ(hak_super_lookup(blocks[1]).is_allocated, 1);
+    hak_bank_put(&bank, blocks[1], &policy);
+    hak_bank_release_empty(&bank);
+    EXPECT_EQ(bank.n_slabs, 2u) << "not returned while it is away, though it is empty";
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    hak_bank_take_back(&bank, slab);
+    EXPECT_EQ(bank.n_slabs, 1u);
+    hak_bank_put(&bank, elsewhere, &policy);
+}
+
+/* The owner ends: all slabs go, and one that is away is left behind for who has it. */
+TEST_F(Bank, DropLeavesBehindWhatIsAway)
+{
+    const uint32_t c = hak_sc_of(20000);
+    std::vector<char *> blocks;
+    while (bank.n_slabs < 6) {
+        blocks.push_back(take(&bank, c, 1)[0]);
+    }
+    struct slab *slab = bank.partial[c];
+    hak_bank_send_away(&bank, slab);
+    int n_rounds = 1;
+    while (hak_bank_drop(&bank, 2)) {
+        n_rounds++;
+    }
+    EXPECT_EQ(n_rounds, 3);
+    EXPECT_EQ(bank.n_slabs, 0u);
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    EXPECT_TRUE(hak_bank_has_left(slab));
+    EXPECT_EQ(hak_super_lookup(blocks.back()).kind, SS_FREE_UNIT);
+    EXPECT_EQ(hak_ss_verify(), 0);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), int64_t(SS_UNIT_BYTES)) << "nobody else gets it yet";
+    hak_pool_slab_free(slab);
 }
 
 /* Slabs change their bank; blocks that arrive at the old one are gathered. */
@@ -242,7 +338,7 @@ TEST_F(Bank, SlabsMoveAndStraysAreGathered)
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     EXPECT_EQ(hak_bank_verify(&other), 0);
     EXPECT_EQ(hak_bank_move_some(&bank, &other, 2), 1);
-    EXPECT_EQ(bank.n_slabs, 1u);
+    EXPECT_EQ(other.n_slabs, 3u);
     EXPECT_EQ(hak_bank_move_some(&bank, &other, 2), 0);
     EXPECT_EQ(bank.n_slabs, 0u);
     EXPECT_EQ(other.n_slabs, 4u);

@@ -1,8 +1,9 @@
-/* The table of owners. Locks: the table's (rank OWNERS) for the set of ids and unused pools, then
+/* The table of owners. Locks: the spares', the table's (rank OWNERS) for the set of ids, then
    owners'. Called by the heaps of hakmem and by pools used alone. */
 #include "owner/owner.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/bits.h"
 #include "base/error.h"
@@ -11,15 +12,70 @@
 #include "base/verify.h"
 #include "superslab/pool.h"
 
-/* How many slabs are returned at a time when an owner ends: each time all superslabs are looked
-   through. */
-#define END_SLABS HAK_TINY_OR(2u, 256u)
+/* How many slabs are returned at a time when an owner ends. */
+#define END_SLABS HAK_TINY_OR(2u, 16u)
+/* How often who must not wait looks for the spares' lock. */
+#define SPARE_TRIES 1000
 
 struct hak_owner_table hak_owner_table;
 
 const struct hak_owner_gate *hak_owner_gate;
 
 static LOCK_DEFINE(table_lock, LOCK_RANK_OWNERS);
+static LOCK_DEFINE(spares_lock, LOCK_RANK_HEAPS);
+static struct owner *spares[OWNER_POOL + 1]; /* by kind, linked by next_unused */
+
+/* Returns 0 if its holder does not get on, and the caller must not wait for him, or if a signal
+   handler has interrupted this thread that holds it. */
+static int lock_spares(int may_wait)
+{
+    if (hak_lock_is_mine(&spares_lock)) {
+        return 0;
+    }
+    if (may_wait) {
+        hak_lock_acquire(&spares_lock);
+        return 1;
+    }
+    for (int i = 0; i < SPARE_TRIES; i++) {
+        if (hak_lock_try(&spares_lock)) {
+            return 1;
+        }
+        hak_atomic_pause();
+    }
+    return 0;
+}
+
+struct owner *hak_owner_take_spare(enum owner_kind kind, int may_wait)
+{
+    struct owner *owner = NULL;
+    if (lock_spares(may_wait)) {
+        owner = spares[kind];
+        if (owner) {
+            spares[kind] = owner->next_unused;
+        }
+        hak_lock_release(&spares_lock);
+    }
+    return owner;
+}
+
+int hak_owner_keep_spare(struct owner *owner, int may_wait)
+{
+    if (!lock_spares(may_wait)) {
+        return 0;
+    }
+    owner->next_unused = spares[owner->kind];
+    spares[owner->kind] = owner;
+    hak_lock_release(&spares_lock);
+    return 1;
+}
+
+void hak_owner_fork_child(void)
+{
+    if (spares_lock.word && !hak_lock_is_mine(&spares_lock)) {
+        memset(spares, 0, sizeof spares); /* half changed, perhaps */
+        atomic_store_relaxed(&spares_lock.word, 0u);
+    }
+}
 
 static uint64_t *ids_word(uint32_t w)
 {
@@ -123,38 +179,20 @@ int hak_owner_register(struct owner *owner, enum owner_kind kind, enum lock_rank
     return error;
 }
 
-struct slabs {
-    struct slab *slab[END_SLABS];
-    uint32_t n;
-};
-
-static int gather(const struct slab *slab, void *context)
-{
-    struct slabs *slabs = (struct slabs *)context;
-    slabs->slab[slabs->n++] = (struct slab *)(uintptr_t)slab;
-    return slabs->n == END_SLABS;
-}
-
+/* The lock is let go between: a walk or a purge may wait for it. */
 static void give_slabs_back(struct owner *owner)
 {
-    struct slabs slabs;
+    int is_more;
     HAK_CHECK(atomic_load_relaxed(&owner->id), "heap destroyed twice", owner);
-    hak_lock_acquire(&owner->lock);
     do {
-        slabs.n = 0;
-        hak_lock_acquire(&hak_pool_lock);
-        (void)hak_pool_for_each_slab(owner->id, gather, &slabs);
-        hak_lock_release(&hak_pool_lock);
-        for (uint32_t i = 0; i < slabs.n; i++) {
-            hak_pool_slab_free(slabs.slab[i]);
-        }
-    } while (slabs.n);
-    hak_bank_init(&owner->bank, owner->id);
-    hak_lock_release(&owner->lock);
+        hak_lock_acquire(&owner->lock);
+        is_more = hak_bank_drop(&owner->bank, END_SLABS);
+        hak_lock_release(&owner->lock);
+    } while (is_more);
 }
 
-/* Takes an owner out of the table; `pools` is the list that it then waits in, or NULL. */
-static void withdraw(struct owner *owner, struct owner **pools)
+/* Takes an owner out of the table. */
+static void withdraw(struct owner *owner)
 {
     hak_lock_acquire(&table_lock);
     hak_lock_acquire(&owner->lock);
@@ -167,10 +205,6 @@ static void withdraw(struct owner *owner, struct owner **pools)
         set_aside(id, 0);
     }
     hak_lock_release(&owner->lock);
-    if (is_empty && pools) {
-        owner->next_unused = *pools;
-        *pools = owner;
-    }
     hak_lock_release(&table_lock);
     HAK_CHECK(is_empty, "heap used while it is destroyed", owner);
 }
@@ -179,7 +213,7 @@ void hak_owner_unregister(struct owner *owner)
 {
     HAK_DEBUG_ASSERT(owner->kind != OWNER_THREAD);
     give_slabs_back(owner);
-    withdraw(owner, NULL);
+    withdraw(owner);
     hak_ss_purge_due();
 }
 
@@ -295,6 +329,9 @@ int hak_owner_verify_all(void)
 int hak_owner_lose(struct lock *lock, const struct owner *own)
 {
     struct owner *owner;
+    if (lock == &spares_lock) {
+        return 1; /* hak_owner_fork_child frees it */
+    }
     if (lock->rank != LOCK_RANK_HEAP) {
         return 0;
     }
@@ -328,39 +365,33 @@ static void leave(const struct hak_owner_gate *gate)
     }
 }
 
-static void push_pool(struct owner *owner)
-{
-    hak_lock_acquire(&table_lock);
-    owner->next_unused = hak_owner_table.unused_pools;
-    hak_owner_table.unused_pools = owner;
-    hak_lock_release(&table_lock);
-}
-
 static int make_pool(struct owner **out)
 {
-    hak_lock_acquire(&table_lock);
-    struct owner *owner = hak_owner_table.unused_pools;
-    if (owner) {
-        hak_owner_table.unused_pools = owner->next_unused;
+    struct owner *owner = hak_owner_take_spare(OWNER_POOL, 1);
+    owner = owner ? owner : hak_owner_new(hak_os_meta_alloc(sizeof *owner), OWNER_POOL);
+    if (!owner) {
+        return ENOMEM;
     }
-    hak_lock_release(&table_lock);
-    *out = owner ? owner : (struct owner *)hak_os_meta_alloc(sizeof *owner);
-    int error = *out ? hak_owner_register(*out, OWNER_POOL, LOCK_RANK_HEAP) : ENOMEM;
-    if (*out && error) {
-        push_pool(*out);
-        *out = NULL;
+    int error = hak_owner_register(owner, OWNER_POOL, LOCK_RANK_HEAP);
+    if (error) {
+        (void)hak_owner_keep_spare(owner, 1);
+        return error;
     }
-    return error;
+    *out = owner;
+    return 0;
 }
 
 /* Its id comes with its first slab. */
 static int make_pool_aside(const struct hak_owner_gate *gate, struct owner **out)
 {
-    *out = (struct owner *)gate->alloc(sizeof **out, _Alignof(struct owner), NULL);
-    if (!*out) {
+    struct owner *owner = hak_owner_take_spare(OWNER_POOL, 0);
+    owner =
+        owner ? owner
+              : hak_owner_new(gate->alloc(sizeof *owner, _Alignof(struct owner), NULL), OWNER_POOL);
+    if (!owner) {
         return ENOMEM;
     }
-    (*out)->kind = OWNER_POOL;
+    *out = owner;
     return 0;
 }
 
@@ -368,6 +399,7 @@ int hak_owner_make_pool(struct owner **out)
 {
     const struct hak_owner_gate *gate;
     int error;
+    *out = NULL;
     if (enter(&gate)) {
         error = make_pool(out);
         leave(gate);
@@ -387,11 +419,10 @@ void hak_owner_end_pool(struct owner *owner)
     }
     if (owner->id) {
         give_slabs_back(owner);
-        withdraw(owner, &hak_owner_table.unused_pools);
+        withdraw(owner);
         hak_ss_purge_due();
-    } else {
-        push_pool(owner);
     }
+    (void)hak_owner_keep_spare(owner, 1);
 }
 
 void hak_owner_unmake_pool(struct owner *owner)
@@ -408,7 +439,7 @@ void hak_owner_unmake_pool(struct owner *owner)
     if (is_inside) {
         hak_owner_end_pool(owner);
         leave(gate);
-    } else {
+    } else if (owner->id || !hak_owner_keep_spare(owner, 0)) {
         gate->defer_end(owner);
     }
 }

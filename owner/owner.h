@@ -5,9 +5,8 @@
    struct owner lies in what is made of it: struct theap (heap) and struct hak_heap (hakmem) embed
    one, struct mid_pool and struct tiny_pool point to one. Its memory is metadata and is never
    unmapped; it is used again for the same kind alone. States:
-     unregistered   id = 0, in no slot of the table, the bank empty; whoever made it keeps it for
-                   reuse, or it was made while the gate was closed and is registered when it first
-                   needs a slab
+     unregistered   id = 0, in no slot of the table, the bank empty; it is among the spares, or it
+                   was made while the gate was closed and is registered when it first needs a slab
      registered     hak_owner_table.at[id] is this owner; from hak_owner_register to
                    hak_owner_unregister. A thread's heap stays so for ever
      lost           registered, in a forked child: a thread held its lock that the child does not
@@ -45,8 +44,12 @@
      finds all of them free and every owner whole. Only a fork in a signal handler may find others
      inside: then hak_owner_lose gives up the registered owners whose locks they hold, and frees the
      locks of unregistered ones, behind which there is nothing.
-   The set of ids, its summaries and the list of unused pools are under one lock, rank OWNERS; the
-   table is read without it. */
+   The set of ids and its summaries are under one lock, rank OWNERS; the table is read without it.
+
+   Spares. An owner that has ended waits for the next of its kind, whoever makes that, inside the
+   gate or not. So the spares' lock (rank HEAPS) is one of the two that are taken outside of the
+   gate: for a few stores, and who is outside does not wait for it but goes without. A forked child
+   may find it held; it has no spares then. */
 #ifndef HAKMEM_OWNER_OWNER_H
 #define HAKMEM_OWNER_OWNER_H
 
@@ -81,7 +84,8 @@ struct owner {
     uint32_t has_rested;
     uint32_t is_live; /* a first-class heap or a pool that was made, and not destroyed; atomic */
     struct bank bank;
-    struct owner *next_unused; /* of pools, the table's lock; of heaps, the registry's */
+    uint64_t n_in_limbo;       /* blocks of it that limbo serves (heap/limbo.h); atomic */
+    struct owner *next_unused; /* of spares, their lock; of what waits in heap/fork.c */
 };
 
 #define OWNER_MAX HAK_TINY_OR(64u, 65535u)
@@ -101,7 +105,6 @@ struct hak_owner_table {
     /* A bit for each word that has an id, and for each that has no free one: no look at the set is
        longer than the summaries. */
     uint64_t words_used[OWNER_SUMMARY_WORDS], words_full[OWNER_SUMMARY_WORDS];
-    struct owner *unused_pools;
 };
 extern struct hak_owner_table hak_owner_table HAK_HIDDEN;
 
@@ -130,6 +133,22 @@ void hak_owner_register_as(struct owner *owner, uint32_t id, enum owner_kind kin
    a thread's heap. */
 void hak_owner_unregister(struct owner *owner);
 
+/* A spare of that kind, or NULL: its memory, unregistered. `may_wait`: the caller is inside the
+   gate, or there is none. */
+struct owner *hak_owner_take_spare(enum owner_kind kind, int may_wait);
+/* New memory, or NULL, becomes an owner of that kind, unregistered. */
+static inline struct owner *hak_owner_new(void *memory, enum owner_kind kind)
+{
+    struct owner *owner = (struct owner *)memory;
+    if (owner) {
+        owner->kind = (uint32_t)kind;
+    }
+    return owner;
+}
+/* Unregistered, with nothing in it. Returns 0 if it could not be kept. */
+int hak_owner_keep_spare(struct owner *owner, int may_wait);
+void hak_owner_fork_child(void);
+
 /* The owner of that id with its lock held, or NULL if no owner has the id (any more), or a lost one
    has it. Release with hak_owner_release. */
 struct owner *hak_owner_hold(uint32_t id);
@@ -154,8 +173,8 @@ int hak_owner_verify(const struct owner *owner);
 int hak_owner_verify_all(void);
 
 /* In a forked child, for a lock that a thread holds which the child does not have. Returns 1 if it
-   is an owner's of rank HEAP other than `own`, which may be NULL: that owner is lost, or, if it is
-   unregistered, its lock is free now. */
+   is the spares', or an owner's of rank HEAP other than `own`, which may be NULL: that owner is
+   lost, or, if it is unregistered, its lock is free now. */
 int hak_owner_lose(struct lock *lock, const struct owner *own);
 
 /* --- pools used alone --- */

@@ -255,22 +255,6 @@ struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
     return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
 }
 
-int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context),
-                           void *context)
-{
-    int result = 0;
-    for (uint32_t i = 0; i < hak_pool_n_superslabs() && !result; i++) {
-        struct superslab *ss = hak_pool_superslab(i);
-        for (uint32_t mask = ss->base ? ss->slab_mask : 0; mask && !result; mask &= mask - 1) {
-            struct slab *slab = &ss->slabs[__builtin_ctz(mask)];
-            if (!owner || atomic_load_relaxed(&slab->owner) == owner) {
-                result = visit(slab, context);
-            }
-        }
-    }
-    return result;
-}
-
 uint32_t hak_pool_slab_mask(uint32_t number, char **base)
 {
     struct superslab *ss = hak_pool_superslab(number);

@@ -95,10 +95,6 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
 struct slab *hak_pool_slab_of(uint32_t ref, const void *p);
-/* Calls visit for each slab of that owner (any owner if 0); the pool lock is held. Stops at the
-   first non-zero result. */
-int hak_pool_for_each_slab(uint32_t owner, int (*visit)(const struct slab *slab, void *context),
-                           void *context);
 
 /* Descriptions made so far: numbers are below it. */
 uint32_t hak_pool_n_superslabs(void);

@@ -533,43 +533,6 @@ TEST_F(Pool, NoAddressSpaceLeaks)
     EXPECT_EQ(hak_stat_get(superslabs), 0);
 }
 
-int count_slab(const struct slab *slab, void *context)
-{
-    (*static_cast<std::map<const struct slab *, int> *>(context))[slab]++;
-    return 0;
-}
-
-TEST_F(Pool, ForEachSlabVisitsTheOwnersSlabs)
-{
-    std::vector<struct slab *> slabs;
-    for (uint32_t i = 0; i < 70; i++) {
-        slabs.push_back(make_slab(1 + i % 2, i % SC_N_CLASSES));
-    }
-    void *span = units(3);
-    for (uint32_t owner = 0; owner <= 3; owner++) {
-        std::map<const struct slab *, int> seen;
-        hak_lock_acquire(&hak_pool_lock);
-        EXPECT_EQ(hak_pool_for_each_slab(owner, count_slab, &seen), 0);
-        hak_lock_release(&hak_pool_lock);
-        EXPECT_EQ(seen.size(), owner == 0 ? 70u : owner == 3 ? 0u : 35u);
-        for (struct slab *slab : slabs) {
-            EXPECT_EQ(seen.count(slab), owner == 0 || owner == slab->owner);
-        }
-    }
-    int n = 0;
-    hak_lock_acquire(&hak_pool_lock);
-    auto stop_at_third = [](const struct slab *, void *context) {
-        return ++*static_cast<int *>(context) == 3 ? 55 : 0;
-    };
-    EXPECT_EQ(hak_pool_for_each_slab(0, stop_at_third, &n), 55);
-    hak_lock_release(&hak_pool_lock);
-    EXPECT_EQ(n, 3);
-    for (struct slab *slab : slabs) {
-        hak_pool_slab_free(slab);
-    }
-    hak_ss_span_free(span);
-}
-
 TEST_F(Pool, VerifySeesEachBrokenEquation)
 {
     char *p = units(3);
@@ -672,15 +635,8 @@ TEST_F(Pool, ThreadsShareSuperslabs)
                 if (t == 0 && i % 50 == 0) {
                     hak_ss_purge(0);
                 }
-                /* Slabs of an owner are all his, at any moment. */
-                if (i % 50 == 25) {
-                    std::map<const struct slab *, int> seen;
-                    hak_lock_acquire(&hak_pool_lock);
-                    (void)hak_pool_for_each_slab(static_cast<uint32_t>(t + 1), count_slab, &seen);
-                    hak_lock_release(&hak_pool_lock);
-                    if (seen.size() != slabs.size() || hak_ss_verify()) {
-                        __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
-                    }
+                if (i % 50 == 25 && hak_ss_verify()) {
+                    __atomic_add_fetch(&n_bad, 1, __ATOMIC_RELAXED);
                 }
             }
             for (char *p : spans) {

@@ -27,11 +27,11 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
     atomic_store_relaxed(&slab->size_class, (uint16_t)size_class);
-    slab->in_list = 0;
+    slab->list = SLAB_FULL;
     slab->is_used = 1;
     slab->is_clean = (uint8_t)is_clean;
     slab->took_clean = 0;
-    slab->seen_n_free = slab->purged_pages = 0;
+    slab->seen_n_free = slab->asked_pages = 0;
     for (uint32_t i = 0; i < n_words; i++) {
         atomic_store_relaxed(&slab->bits[i], ~(uint64_t)0);
     }
@@ -85,7 +85,7 @@ uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, v
     } else {
         *head = NULL;
     }
-    slab->seen_n_free = slab->purged_pages = 0;
+    slab->seen_n_free = slab->asked_pages = 0;
     slab->n_free = (uint16_t)(slab->n_free - taken);
     slab->hint = (uint16_t)w;
     return taken;
@@ -117,29 +117,49 @@ static uint32_t free_pages(const struct slab *slab, uint32_t page_size)
     return mask;
 }
 
-size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick)
+/* Whether n_free has not changed since an earlier tick. */
+static int is_cold(struct slab *slab, uint16_t tick)
 {
-    uint32_t page_size = (uint32_t)hak_os_page_size();
-    size_t bytes = 0;
     if (slab->seen_n_free != slab->n_free) {
         slab->seen_n_free = slab->n_free;
         slab->seen_tick = tick;
+    }
+    return slab->seen_tick != tick;
+}
+
+/* Pages behind what was ever handed out of a unit that read as zero. */
+static uint32_t untouched_pages(const struct slab *slab, uint32_t page_size)
+{
+    size_t touched = (size_t)slab->fresh * slab->size;
+    return slab->is_clean ? ~(uint32_t)0 << (touched + page_size - 1) / page_size : 0;
+}
+
+uint32_t hak_slab_ask_for_pages(struct slab *slab, uint16_t tick)
+{
+    uint32_t page_size = (uint32_t)hak_os_page_size();
+    if (slab->n_free == 0 || page_size > SC_SLAB_BYTES || SC_SLAB_BYTES / page_size > 16 ||
+        (tick && !is_cold(slab, tick))) {
         return 0;
     }
-    if (slab->n_free == 0 || slab->seen_tick == tick || page_size > SC_SLAB_BYTES ||
-        SC_SLAB_BYTES / page_size > 16) {
-        return 0;
+    uint32_t pages = free_pages(slab, page_size) & ~untouched_pages(slab, page_size) &
+                     ~(uint32_t)slab->asked_pages;
+    slab->asked_pages = (uint16_t)(slab->asked_pages | pages);
+    return pages;
+}
+
+size_t hak_slab_purge_pages(char *base, uint32_t pages)
+{
+    size_t page_size = hak_os_page_size(), bytes = 0;
+    if (!atomic_load_relaxed(&hak_link_are_zeroed)) {
+        atomic_store_relaxed(&hak_link_are_zeroed, 1u);
     }
-    uint32_t pages = free_pages(slab, page_size) & ~(uint32_t)slab->purged_pages;
     while (pages) {
         uint32_t first = (uint32_t)__builtin_ctz(pages);
         uint32_t n = (uint32_t)__builtin_ctz(~(pages >> first));
-        uint32_t run = ((1u << n) - 1) << first;
-        if (hak_os_purge(slab->base + (size_t)first * page_size, (size_t)n * page_size) == 0) {
-            slab->purged_pages = (uint16_t)(slab->purged_pages | run);
-            bytes += (size_t)n * page_size;
+        if (hak_os_purge(base + first * page_size, n * page_size) == 0) {
+            bytes += n * page_size;
         }
-        pages &= ~run;
+        pages &= ~(((1u << n) - 1) << first);
     }
     return bytes;
 }
@@ -168,5 +188,7 @@ int hak_slab_verify(const struct slab *slab)
     if (slab->size != hak_sc_table[slab->size_class].size || !slab->is_used) {
         return VERIFY_SLAB_GEOMETRY;
     }
-    return slab->in_list == (slab->n_free != 0) ? 0 : VERIFY_SLAB_LISTED;
+    return (slab->list == SLAB_FULL) == (slab->n_free == 0) && slab->list <= SLAB_AWAY
+               ? 0
+               : VERIFY_SLAB_LISTED;
 }

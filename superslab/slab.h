@@ -7,8 +7,10 @@
    reads them without a lock. A block is free (its bit is 1) or allocated (0). Blocks in a thread's
    cache count as allocated. Always: n_free = number of 1 bits; no bit at or above capacity is 1; no
    bit in a word below `hint` is 1; blocks from index `fresh` up were never handed out (their bits
-   are 1), so that their pages may be untouched. States: full (n_free = 0, in no list); partial (0 <
-   n_free, in its bank's list of the class). hak_slab_verify checks. */
+   are 1), so that their pages may be untouched. States, each with a list of its bank's: full
+   (n_free = 0); partial (0 < n_free); away (0 < n_free): a thread purges pages of it without the
+   owner's lock. Of a slab that is away no block is taken, and it stays what and whose it is; blocks
+   come back into it as ever. hak_slab_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_SLAB_H
 #define HAKMEM_SUPERSLAB_SLAB_H
 
@@ -24,23 +26,27 @@ HAK_EXTERN_C_BEGIN
 #define SLAB_INLINE_WORDS 8
 #define SLAB_MAX_WORDS    64 /* 4,096 blocks of 16 bytes */
 
+/* The state, and the list of the bank that the slab is in. */
+enum slab_list { SLAB_FULL, SLAB_PARTIAL, SLAB_AWAY };
+
 struct slab {
     uint64_t inline_bits[SLAB_INLINE_WORDS]; /* the bitmap, where 512 bits are enough (blocks of 128
                                                 bytes and more) */
     uint64_t *bits;
     char *base;
-    struct slab *next, *prev; /* in the bank's partial list */
+    struct slab *next, *prev; /* in its list */
     uint32_t owner;
     uint32_t size;
     uint16_t capacity, n_free, hint, size_class;
     uint16_t fresh;
-    uint8_t in_list, is_used;
+    uint8_t list; /* enum slab_list */
+    uint8_t is_used;
     uint8_t is_clean;   /* fresh blocks read as zero */
     uint8_t took_clean; /* what hak_slab_take gave last does, except for the links */
     uint8_t spare[2];
-    /* For hak_slab_purge_cold: n_free when it last looked, when that changed, and which pages it
-       has purged since then. */
-    uint16_t seen_n_free, seen_tick, purged_pages, spare2;
+    /* For hak_slab_ask_for_pages: n_free when it last looked, when that changed, and which pages it
+       has told of since blocks were taken last. */
+    uint16_t seen_n_free, seen_tick, asked_pages, spare2;
 };
 
 HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
@@ -54,10 +60,13 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
    if there are no others, and about `fresh_bytes` of them at a time: what is not needed is not
    touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
-/* Purges pages that hold free blocks only, if n_free has not changed since an earlier tick. Returns
-   the bytes. Free blocks' contents do not matter, so no other part needs to know; a page is purged
-   once until blocks are taken. */
-size_t hak_slab_purge_cold(struct slab *slab, uint16_t tick);
+/* The pages that may be purged, a bit each: those that hold free blocks only, may be resident, and
+   have not been told of since blocks were taken last. `tick`: none unless n_free is as it was at an
+   earlier tick; 0: at once. */
+uint32_t hak_slab_ask_for_pages(struct slab *slab, uint16_t tick);
+/* Purges those pages of the unit at `base`; returns bytes. Free blocks' contents do not matter, so
+   no other part needs to know; but none of the blocks may be taken meanwhile. */
+size_t hak_slab_purge_pages(char *base, uint32_t pages);
 /* 0 if the equations above hold. */
 int hak_slab_verify(const struct slab *slab);
 

@@ -11,6 +11,7 @@
 
 #include "base/os.h"
 #include "base/verify.h"
+#include "testing/failing_os.h"
 #include "testing/rng.h"
 
 namespace
@@ -36,7 +37,7 @@ class Slab
     /* As its bank would: in the list while it has free blocks. */
     int verify()
     {
-        slab.in_list = slab.n_free != 0;
+        slab.list = slab.n_free ? SLAB_PARTIAL : SLAB_FULL;
         return hak_slab_verify(&slab);
     }
     /* All blocks that are free. */
@@ -165,7 +166,7 @@ TEST(Slab, VerifySeesEachBrokenEquation)
         };
         s.slab.n_free++;
         EXPECT_NE(broken(), 0);
-        s.slab.in_list = 0;
+        s.slab.list = SLAB_FULL;
         EXPECT_NE(broken(), 0);
         s.slab.is_used = 0;
         EXPECT_NE(broken(), 0);
@@ -203,7 +204,7 @@ TEST(Slab, VerifyNamesTheBrokenEquation)
     while (s.slab.fresh < 2) {
         s.take(1);
     }
-    s.slab.in_list = 1;
+    s.slab.list = SLAB_PARTIAL;
     uint64_t *last = &s.slab.bits[s.slab.capacity / 64];
     *last |= uint64_t(1) << 63;
     EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_CAPACITY);
@@ -218,9 +219,9 @@ TEST(Slab, VerifyNamesTheBrokenEquation)
     s.slab.is_used = 0;
     EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_GEOMETRY);
     s.slab.is_used = 1;
-    s.slab.in_list = 0;
+    s.slab.list = SLAB_FULL;
     EXPECT_EQ(hak_slab_verify(&s.slab), VERIFY_SLAB_LISTED);
-    s.slab.in_list = 1;
+    s.slab.list = SLAB_PARTIAL;
     EXPECT_EQ(hak_slab_verify(&s.slab), 0);
 }
 
@@ -260,6 +261,11 @@ TEST(SlabDeathTest, NoStartOfABlockAborts)
     }
 }
 
+size_t purge(struct slab *slab, uint16_t tick)
+{
+    return hak_slab_purge_pages(slab->base, hak_slab_ask_for_pages(slab, tick));
+}
+
 /* Pages of free blocks go back once the slab is cold, and only those. */
 TEST(Slab, ColdPagesGoBack)
 {
@@ -271,7 +277,7 @@ TEST(Slab, ColdPagesGoBack)
         for (char *p : blocks) {
             memset(p, 9, size);
         }
-        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 1), 0u) << "full";
+        EXPECT_EQ(purge(&s.slab, 1), 0u) << "full";
         /* All but three blocks, far from each other. */
         std::set<size_t> kept = {0, blocks.size() / 2, blocks.size() - 1};
         std::set<size_t> pages_in_use;
@@ -285,11 +291,11 @@ TEST(Slab, ColdPagesGoBack)
                 hak_slab_put(&s.slab, blocks[i]);
             }
         }
-        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 2), 0u) << "seen for the first time";
-        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 2), 0u) << "no time has passed";
+        EXPECT_EQ(purge(&s.slab, 2), 0u) << "seen for the first time";
+        EXPECT_EQ(purge(&s.slab, 2), 0u) << "no time has passed";
         size_t expected = s.slab.n_free ? SC_SLAB_BYTES - pages_in_use.size() * page : 0;
-        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 3), expected) << size;
-        EXPECT_EQ(hak_slab_purge_cold(&s.slab, 4), 0u) << "once is enough";
+        EXPECT_EQ(purge(&s.slab, 3), expected) << size;
+        EXPECT_EQ(purge(&s.slab, 4), 0u) << "once is enough";
         for (size_t i : kept) {
             for (size_t k = 0; k < size; k++) {
                 ASSERT_EQ(blocks[i][k], 9) << size;
@@ -305,11 +311,44 @@ TEST(Slab, ColdPagesGoBack)
         /* A slab that is used again is not cold. */
         std::vector<char *> again = s.take(1);
         if (!again.empty()) {
-            EXPECT_EQ(hak_slab_purge_cold(&s.slab, 5), 0u);
+            EXPECT_EQ(purge(&s.slab, 5), 0u);
             hak_slab_put(&s.slab, again[0]);
-            EXPECT_EQ(hak_slab_purge_cold(&s.slab, 6), 0u);
+            EXPECT_EQ(purge(&s.slab, 6), 0u);
         }
     }
+}
+
+/* With tick 0 at once; what the system refused, or has given back, is not asked for again until
+   blocks were taken; what was never touched is not asked for at all. */
+TEST(Slab, PagesGoBackAtOnceAndAreAskedForOnce)
+{
+    const uint32_t page = static_cast<uint32_t>(hak_os_page_size()), n_pages = SC_SLAB_BYTES / page;
+    const uint32_t c = hak_sc_of(1024);
+    Slab s(c);
+    std::vector<char *> blocks = s.take_all();
+    EXPECT_EQ(purge(&s.slab, 0), 0u) << "full";
+    for (size_t i = 1; i < blocks.size(); i++) {
+        hak_slab_put(&s.slab, blocks[i]);
+    }
+    {
+        hak_testing::FailingOs os;
+        os.fail_always(hak_testing::OS_MADVISE);
+        EXPECT_EQ(purge(&s.slab, 0), 0u);
+        EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 1u);
+        EXPECT_EQ(purge(&s.slab, 0), 0u);
+        EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 1u) << "asked for again";
+    }
+    hak_slab_put(&s.slab, s.take(1)[0]);
+    EXPECT_EQ(purge(&s.slab, 0), size_t(n_pages - 1) * page);
+    EXPECT_EQ(purge(&s.slab, 0), 0u);
+    hak_slab_put(&s.slab, blocks[0]);
+    EXPECT_EQ(purge(&s.slab, 0), page) << "one more is free";
+
+    Slab clean(c, 1);
+    char *first = clean.take(1)[0];
+    EXPECT_EQ(purge(&clean.slab, 0), 0u) << "nothing was ever touched but the first page";
+    hak_slab_put(&clean.slab, first);
+    EXPECT_EQ(purge(&clean.slab, 0), page);
 }
 
 /* Blocks that were never handed out read as zero if the unit did; no other ones do. */
