@@ -17,6 +17,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "limit/limit.h"
 #include "superslab/pool.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
