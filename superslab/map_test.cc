@@ -62,7 +62,7 @@ TEST(Map, BeforeInitNothingIsOurs)
 {
     for (uintptr_t address : wild_addresses()) {
         EXPECT_EQ(hak_map_get(at(address)).tag, 0u) << std::hex << address;
-        /* The fast path's test says `outside`, too, for every address that a program may have. */
+        /* So says the window's test, too, of every address that a program may have. */
         if (address < uintptr_t(1) << 47) {
             EXPECT_GE(hak_map_window_unit(at(address)), MAP_LEAF_UNITS) << std::hex << address;
         }
@@ -87,7 +87,6 @@ TEST(Map, EntriesInTheWindow)
     }
     expect_entry(kFirst + 3 * kUnit - 1, 77, 5);
     expect_entry(kFirst + 3 * kUnit, 0, 0);
-    /* What the fast path reads. */
     EXPECT_EQ(hak_map_window->tag[hak_map_window_unit(at(kFirst + kUnit))], 77u);
     for (uintptr_t address : wild_addresses()) {
         expect_entry(address, 0, 0);
