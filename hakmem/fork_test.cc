@@ -823,7 +823,8 @@ TEST(ForkUnderWay, APoolTakesItsOwnBlocksAlone)
     hak_mid_pool_destroy(&other);
 }
 
-/* Pools of before and of meanwhile: what can wait waits, and all is back afterwards. */
+/* Pools that were made before and while it is closed: what can wait waits, and all is back
+ * afterwards. */
 TEST(ForkUnderWay, PoolsUsedAlone)
 {
     (void)hak_purge();

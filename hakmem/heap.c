@@ -91,7 +91,7 @@ void hak_heap_forget_large(const void *p)
     hak_lock_release(&large_lock);
 }
 
-/* The first node that a walk has not told yet. Lock OWNED held. */
+/* The first node that a walk has not visited yet. Lock OWNED held. */
 static struct large_node *go_on(const struct hak_heap *heap, const struct heap_large_walk *place)
 {
     for (uint32_t i = place->n_nodes; i-- > 0;) {

@@ -57,10 +57,10 @@ void hak_heap_end(struct hak_heap *heap);
 
 /* The next large blocks of a heap for a walk, from the newest to the oldest, some at a time, since
    the lock is every heap's. Begins with n = n_nodes = 0. Returns place->n; 0 at the end. Blocks
-   that come during the walk, or move within realloc, are newer than all that is left: none is told
-   twice. How to go on: behind the node that is farthest in the list and still there, of those that
-   were told last and the one after them; only if all of them were freed the list is looked through.
-   The gate is passed for reading. */
+   that come during the walk, or move within realloc, are newer than all that is left: none is
+   visited twice. How to go on: behind the node that is farthest in the list and still there, of
+   those that were visited last and the one after them; only if all of them were freed the list is
+   looked through. The gate is passed for reading. */
 #define LARGE_AT_ONCE HAK_TINY_OR(2u, 32u)
 struct heap_large_walk {
     uint32_t n, n_nodes; /* n_nodes = n + 1 if there is a next one */

@@ -113,7 +113,8 @@ TEST_F(UserHeap, AWalkTellsOfEachBlockOnceHoweverManySlabsThereAre)
     EXPECT_TRUE(os.fired());
 }
 
-/* The callback frees what it is told of, or others, and allocates; what stays is told once. */
+/* The callback frees what it is called with, or others, and allocates; what stays is visited once.
+ */
 TEST_F(UserHeap, AWalkGoesOnWhateverIsFreedMeanwhile)
 {
     struct Context {

@@ -1,7 +1,7 @@
-/* Reclaims: all that is kept for reuse goes back before a request is refused, and above the soft
-   limit. No lock is held over more than one owner's share of it. One lock of its own, for what a
-   reclaim in vain is remembered by; whoever finds it taken does without. Called by every request of
-   the slow paths, and by hak_purge. */
+/* Trims of all that is kept for reuse: before a request is refused, and above the soft limit. No
+   lock is held over more than one owner's share of it. One lock of its own, for what a trim in vain
+   is remembered by; whoever finds it taken does without. Called by every request of the slow paths,
+   and by hak_purge. */
 #include "ace/ace.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -18,16 +18,16 @@
 #else
 #define ADDRESS_SPACE ((size_t)1 << 48)
 #endif
-/* How long a reclaim in vain is remembered. */
+/* How long a trim in vain is remembered. */
 #define VAIN_MS 100u
 
 /* Of what is kept, so small a part of a request's size makes no difference to it. */
 #define VAIN_SHARE 8
 
-/* The last reclaim that did not help, and what there was right after it. A request of at least that
-   size is refused without another reclaim, which would end like the last, unless
-   - less is really in use now (slabs, spans, ranges). What the calling thread's own heap has to
-   give back goes back first, which takes no look at other heaps; or
+/* The last trim that did not help, and what there was right after it. A request of at least that
+   size is refused without another trim, which would end like the last, unless
+   - less is really in use now (slabs, spans, ranges). The calling thread's own heap is trimmed
+   first, which takes no look at other heaps; or
    - more is kept for reuse, by a part of the request's size that counts: dirty and cached memory,
      address space ahead of blocks that may grow, and slabs that became empty and stay with their
      owners. (Where as much is in use, it lies elsewhere now: more may be in one piece.)

@@ -1,4 +1,4 @@
-/* Tests of the reclaim before a request is refused: when it is done again, and when it is known to
+/* Tests of the trim before a request is refused: when it is done again, and when it is known to
    be in vain. */
 #include <cerrno>
 #include <cstdint>
@@ -45,7 +45,7 @@ class Reclaim : public testing::Test
         hak_limit_set(0, 0);
         EXPECT_EQ(hak_verify(), 0);
     }
-    /* How many reclaims a request makes that is refused. */
+    /* How many trims a request makes that is refused. */
     int refused(size_t size)
     {
         n_reclaims = 0;

@@ -1,6 +1,6 @@
 /* Requests: what every allocation of the slow paths has in common. Memory limits are kept, what is
    kept for reuse goes back before a request is refused, failures are traced, NULL comes with
-   ENOMEM. Any thread; no lock held. In plain.c and reclaim.c. */
+   ENOMEM. Any thread; no lock held. In plain.c; the trims have a file of their own. */
 #ifndef HAKMEM_HAKMEM_REQUEST_H
 #define HAKMEM_HAKMEM_REQUEST_H
 

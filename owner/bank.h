@@ -10,7 +10,7 @@
    policy comes with the call, from the pool that the class belongs to (tiny, mid_mt).
 
    Away. Who wants to purge a slab's pages takes it out of the class's list, calls the system
-   without the owner's lock, and puts it back. Meanwhile nobody takes blocks from it, moves or
+   without the owner's lock, and puts it back. Until then no thread takes blocks from it, moves or
    returns it, so that pages of free blocks stay pages of free blocks; an owner without another slab
    of the class gets one as if it had none. If the owner ends, it leaves the slab behind (its tag
    says TAG_FREE_UNIT, its owner is 0), and who has it away returns it to the pool.

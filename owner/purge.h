@@ -1,10 +1,10 @@
 /* Purging pages of slabs in use: those that hold free blocks only.
 
-   The system is asked without any lock: the slab is away from its owner meanwhile (bank.h), and
+   The system is asked without any lock: the slab is away from its owner (bank.h), and
    comes back when the pages have gone. One slab is away for each thread that purges. Its free
    blocks are missing to its owner for so long; lookups, walks and frees see no difference. A page
-   is asked for once until blocks are taken from its slab, whether the system gave it back or
-   refused (as it does for memory that is locked): so what is refused costs no call again and again.
+   is asked for once until blocks are taken from its slab, whether the system purged it or refused
+   (as it does for memory that is locked): so what is refused costs no call again and again.
  */
 #ifndef HAKMEM_OWNER_PURGE_H
 #define HAKMEM_OWNER_PURGE_H

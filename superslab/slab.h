@@ -45,7 +45,7 @@ struct slab {
     uint8_t took_clean; /* what hak_slab_take gave last does, except for the links */
     uint8_t spare[2];
     /* For hak_slab_ask_for_pages: n_free when it last looked, when that changed, and which pages it
-       has told of since blocks were taken last. */
+       has named since blocks were taken last. */
     uint16_t seen_n_free, seen_tick, asked_pages, spare2;
 };
 
@@ -61,11 +61,11 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
    touched. slab->took_clean tells whether all of them read as zero behind their first words. */
 uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
 /* The pages that may be purged, a bit each: those that hold free blocks only, may be resident, and
-   have not been told of since blocks were taken last. `tick`: none unless n_free is as it was at an
+   have not been named since blocks were taken last. `tick`: none unless n_free is as it was at an
    earlier tick; 0: at once. */
 uint32_t hak_slab_ask_for_pages(struct slab *slab, uint16_t tick);
 /* Purges those pages of the unit at `base`; returns bytes. Free blocks' contents do not matter, so
-   no other part needs to know; but none of the blocks may be taken meanwhile. */
+   no other part needs to know; but none of the blocks may be taken until it returns. */
 size_t hak_slab_purge_pages(char *base, uint32_t pages);
 /* 0 if the equations above hold. */
 int hak_slab_verify(const struct slab *slab);

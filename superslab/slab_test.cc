@@ -318,7 +318,7 @@ TEST(Slab, ColdPagesGoBack)
     }
 }
 
-/* With tick 0 at once; what the system refused, or has given back, is not asked for again until
+/* With tick 0 at once; what the system refused, or has purged, is not asked for again until
    blocks were taken; what was never touched is not asked for at all. */
 TEST(Slab, PagesGoBackAtOnceAndAreAskedForOnce)
 {
