@@ -1,6 +1,6 @@
-"""model_test.py small|large|NAME...: checks the models (*.pml) by Spin, each
-configuration exhaustively, and that each model finds every broken protocol (BREAK_...). `small` is
-in the suite, `large` by hand; NAMEs are of one configuration or mutation each.
+"""model_test.py small|large|NAME...: checks the models (*.pml) by Spin, each configuration
+exhaustively, and that each model finds every broken protocol (BREAK_...). `small` is in the suite,
+`large` by hand; NAMEs are of one configuration or mutation each.
 
 Prints the number of states; fails if a search does not end, finds an error, or finds none in a
 broken protocol.
@@ -86,7 +86,10 @@ GCC = ["gcc", "-w", "-DSAFETY", "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=8000"
 
 
 def model_of(name):
-    for model, names in ((LOOKUP, {**LOOKUPS, **LOOKUP_MUTATIONS}), (MAP, {**MAPS, **MAP_MUTATIONS})):
+    for model, names in (
+        (LOOKUP, {**LOOKUPS, **LOOKUP_MUTATIONS}),
+        (MAP, {**MAPS, **MAP_MUTATIONS}),
+    ):
         if name in names:
             return model
     return REMOTE_FREE
