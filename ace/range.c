@@ -159,8 +159,9 @@ static const struct range *neighbour_at(const char *p, int is_huge)
 {
     struct map_entry entry = hak_map_get(p);
     const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
-    int is_whole = range && (range->state == RANGE_USED || range->state == RANGE_CACHED);
-    return is_whole && !range->is_moved && range->is_huge == is_huge ? range : NULL;
+    int is_there = range && (range->state == RANGE_USED || range->state == RANGE_CACHED) &&
+                   (size_t)(p - range->base) < range->bytes;
+    return is_there && !range->is_moved && range->is_huge == is_huge ? range : NULL;
 }
 
 static uint64_t origin_for(const struct range *range)

@@ -180,7 +180,9 @@ struct range *hak_range_cached_at(const char *p)
 {
     struct map_entry entry = hak_map_get(p);
     struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
-    return range && range->state == RANGE_CACHED ? range : NULL;
+    int is_there =
+        range && range->state == RANGE_CACHED && (size_t)(p - range->base) < range->bytes;
+    return is_there ? range : NULL;
 }
 
 struct range *hak_range_after(const struct range *range)
