@@ -5,6 +5,7 @@
 #include "ace/adapt.h"
 #include "base/bits.h"
 #include "base/list.h"
+#include "base/lock_holds.h"
 #include "base/os.h"
 #include "base/stats.h"
 #include "limit/limit.h"
@@ -347,6 +348,7 @@ static struct range *best_of(int clean, size_t bytes, size_t align)
         int looked = 0;
         for (struct range *range = records.classes[clean][i]; range && looked < BEST_SEARCH;
              range = range->class_next, looked++) {
+            hak_lock_step(1);
             if (range->bytes >= bytes && (!best || range->bytes < best->bytes) &&
                 is_aligned(range->base, align)) {
                 best = range;

@@ -9,6 +9,7 @@
    the newest end, so that a round has ended when the oldest has its mark. */
 #include "ace/adapt.h"
 #include "ace/range_cache.h"
+#include "base/lock_holds.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -142,6 +143,7 @@ static struct range *next_due(const struct due *due)
     }
     struct range *range = oldest;
     for (int looked = 0; range && looked < CLASS_SEARCH; range = range->next, looked++) {
+        hak_lock_step(1);
         if (hak_range_class_cached(range->bytes) > hak_adapt_class_keep(range->bytes)) {
             return range;
         }

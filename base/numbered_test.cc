@@ -25,7 +25,7 @@ TEST(Numbered, RoomIsMadeWithoutTheLock)
                     int has_room = hak_numbered_reserve(&all);
                     std::lock_guard<std::mutex> lock(mutex);
                     n_bad += !has_room;
-                    is_added = hak_numbered_has_room(&all) || !has_room;
+                    is_added = hak_numbered_has_place(&all) || !has_room;
                     if (is_added) {
                         items[t * n_each + i] = all.n;
                         hak_numbered_add(&all, &items[t * n_each + i]);

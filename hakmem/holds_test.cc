@@ -128,33 +128,6 @@ void end_of_row()
     call_each_function();
 }
 
-/* What is not so yet: in that row, locks of that rank are held over system calls, or for longer in
-   a larger heap. To be emptied. */
-enum Flaw { CALLS, STEPS };
-struct NotYet {
-    const char *row; /* NULL: in every row */
-    enum lock_rank rank;
-    enum Flaw flaw;
-};
-const std::vector<NotYet> not_yet = {
-    {nullptr, LOCK_RANK_ACE, CALLS},
-    {nullptr, LOCK_RANK_POOL, CALLS},
-    {"backlog_slabs", LOCK_RANK_HEAP, CALLS},
-    {"backlog_spans", LOCK_RANK_HEAP, CALLS},
-    {"refused_madvise", LOCK_RANK_HEAP, CALLS},
-    {"cold_slabs", LOCK_RANK_HEAP, CALLS},
-    {"many_threads", LOCK_RANK_HEAP, CALLS},
-};
-
-const char *row_now;
-
-bool is_not_yet(enum lock_rank rank, enum Flaw flaw)
-{
-    return std::any_of(not_yet.begin(), not_yet.end(), [&](const NotYet &one) {
-        return one.rank == rank && one.flaw == flaw && (!one.row || strcmp(one.row, row_now) == 0);
-    });
-}
-
 struct Worst {
     struct lock_worst of[LOCK_N_RANKS];
 };
@@ -524,19 +497,6 @@ Worst run(const Row &row, size_t n)
     return worst_with_child();
 }
 
-/* A flaw that is known must be there: else its line is to go. */
-void check(bool is_good, enum lock_rank rank, enum Flaw flaw, const std::string &text)
-{
-    static const char *const names[] = {"CALLS", "STEPS"};
-    std::string line = std::string("{\"") + row_now + "\", LOCK_RANK_" +
-                       hak_lock_rank_rows[rank].name + ", " + names[flaw] + "},";
-    if (is_not_yet(rank, flaw)) {
-        EXPECT_FALSE(is_good) << "it holds by now: take out " << line;
-    } else {
-        EXPECT_TRUE(is_good) << line << " " << text;
-    }
-}
-
 std::string text_of(const struct lock_worst &worst)
 {
     return std::to_string(worst.steps) + " steps in " +
@@ -548,28 +508,17 @@ std::string text_of(const struct lock_worst &worst)
 TEST_P(Holds, NoSystemCallAndNoMoreStepsInALargerHeap)
 {
     const Row &row = GetParam();
-    row_now = row.name;
     Worst small = run(row, row.small), large = run(row, 10 * row.small);
     for (uint32_t i = 1; i < LOCK_N_RANKS; i++) {
-        enum lock_rank rank = static_cast<enum lock_rank>(i);
         const struct lock_worst &a = small.of[i], &b = large.of[i];
-        std::string text = text_of(a) + "; ten times as large: " + text_of(b);
+        std::string text = ": " + text_of(a) + "; ten times as large: " + text_of(b);
         if (hak_lock_rank_rows[i].malloc_waits) {
-            check(a.system_calls + b.system_calls == 0, rank, CALLS, text);
-            check(b.steps <= hak_lock_rank_rows[i].most_steps &&
-                      b.steps <= a.steps + std::max(a.steps / 2, 16u),
-                  rank, STEPS, text);
+            EXPECT_EQ(a.system_calls + b.system_calls, 0u) << hak_lock_rank_rows[i].name << text;
+            EXPECT_LE(b.steps, hak_lock_rank_rows[i].most_steps)
+                << hak_lock_rank_rows[i].name << text;
+            EXPECT_LE(b.steps, a.steps + std::max(a.steps / 2, 16u))
+                << hak_lock_rank_rows[i].name << text;
         }
-    }
-}
-
-/* Names in the list are names of rows. */
-TEST(HoldsList, NamesRows)
-{
-    for (const NotYet &one : not_yet) {
-        EXPECT_TRUE(!one.row || std::any_of(std::begin(rows), std::end(rows), [&](const Row &row) {
-            return strcmp(row.name, one.row) == 0;
-        })) << one.row;
     }
 }
 

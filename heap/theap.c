@@ -340,7 +340,7 @@ static int tidy_some(struct theap *heap)
     hak_remote_collect(heap);
     if (heap != to) {
         hak_bank_release_empty(&heap->owner.bank);
-        for (int is_more = to != NULL; is_more;) {
+        if (to) {
             hak_lock_acquire(&to->owner.lock);
             is_more = hak_bank_move_some(&heap->owner.bank, &to->owner.bank, MOVE_SLABS);
             hak_lock_release(&to->owner.lock);

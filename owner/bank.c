@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "base/lock_holds.h"
 #include "base/verify.h"
 
 /* How many slabs of a list hak_bank_move_one looks at. */
@@ -201,6 +202,7 @@ uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_pol
     uint32_t n = 0;
     while (head) {
         struct slab *slab = slab_of(bank, head);
+        hak_lock_step(1);
         if (HAK_LIKELY(slab)) {
             head = hak_slab_put_run(slab, head, &n);
             file(bank, policy, slab);
@@ -249,6 +251,7 @@ void hak_bank_move_one(struct bank *from, struct bank *to, uint32_t size_class)
     struct slab *best = from->partial[size_class];
     uint32_t n = 0;
     for (struct slab *slab = best; slab && n < MOVE_SEARCH; slab = slab->next, n++) {
+        hak_lock_step(1);
         best = slab->n_free > best->n_free ? slab : best;
     }
     if (best) {
@@ -263,6 +266,7 @@ int hak_bank_move_some(struct bank *from, struct bank *to, uint32_t most)
             if (!most--) {
                 return 1;
             }
+            hak_lock_step(1);
             move(from, to, from->partial[c]);
         }
     }
@@ -322,6 +326,7 @@ int hak_bank_drop(struct bank *bank, uint32_t most)
         if (!most--) {
             return 1;
         }
+        hak_lock_step(1);
         if (slab->list == SLAB_AWAY) {
             leave_behind(bank, slab);
         } else {
@@ -335,6 +340,7 @@ static void visit_list(const struct slab *slab,
                        void (*visit)(const struct slab *slab, void *context), void *context)
 {
     for (; slab; slab = slab->next) {
+        hak_lock_step(1);
         visit(slab, context);
     }
 }

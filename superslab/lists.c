@@ -144,8 +144,9 @@ void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32
     uint32_t whole = hak_granules_whole_units(&free);
     for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT;
          unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
-        if (whole >> unit & 1) {
-            hak_map_set(ss->base + unit * SS_UNIT_BYTES, 1, TAG_FREE_UNIT, ss->number);
+        char *start = ss->base + unit * SS_UNIT_BYTES;
+        if (whole >> unit & 1 && hak_map_find(start).tag != TAG_FREE_UNIT) {
+            hak_map_set(start, 1, TAG_FREE_UNIT, ss->number);
         }
     }
 }

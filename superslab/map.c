@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "base/lock_holds.h"
 #include "base/os.h"
 #include "base/verify.h"
 
@@ -263,6 +264,7 @@ int hak_map_verify(const void *start, size_t n_units)
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 {
     uint32_t unit = unit_of(start);
+    hak_lock_step(n_units);
     for (size_t i = 0; i < n_units; i++, unit++) {
         struct map_leaf *leaf = leaf_of(unit);
         atomic_store_relaxed(&leaf->ref[unit & (MAP_LEAF_UNITS - 1)], ref);

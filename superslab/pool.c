@@ -6,6 +6,7 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "base/lock.h"
+#include "base/lock_holds.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -106,6 +107,7 @@ static struct superslab *choose(uint32_t n, uint32_t align)
     for (uint32_t run = next_run(n); run <= SS_GRANULES; run = next_run(run + 1)) {
         for (struct superslab *ss = hak_pool_lists.by_run[run].first; ss;
              ss = ss->next[SS_BY_RUN]) {
+            hak_lock_step(1);
             if (!hak_granules_is_empty(&ss->dirty) &&
                 hak_granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
                 return ss;
@@ -169,6 +171,7 @@ static struct superslab *choose_unit(uint32_t *unit)
     for (uint32_t n = 1; n <= SS_UNITS && looked < DIRTY_SEARCH; n++) {
         for (struct superslab *ss = hak_pool_lists.by_units[n].first; ss && looked < DIRTY_SEARCH;
              ss = ss->next[SS_BY_UNITS]) {
+            hak_lock_step(1);
             uint32_t whole = hak_granules_whole_units(&ss->free);
             uint32_t resident = whole & hak_granules_touched_units(&ss->dirty);
             if (resident) {
