@@ -167,14 +167,20 @@ size_t hak_ace_room(void)
     return hak_range_room();
 }
 
-size_t hak_ace_purge_excess(void)
+static HAK_NOINLINE size_t purge_superslabs_excess(void)
 {
-    size_t bytes = hak_adapt_ranges_exceed() ? hak_range_purge_excess() : 0;
-    for (int i = 0, is_last = 0; i < EXCESS_STEPS && !is_last && hak_adapt_superslabs_exceed();
-         i++) {
+    size_t bytes = 0;
+    int is_last = 0;
+    for (int i = 0; i < EXCESS_STEPS && !is_last && hak_adapt_superslabs_exceed(); i++) {
         bytes += hak_ss_purge_step(hak_adapt_delay_ms(), &is_last);
     }
     return bytes;
+}
+
+size_t hak_ace_purge_excess(void)
+{
+    size_t bytes = hak_adapt_ranges_exceed() ? hak_range_purge_excess() : 0;
+    return hak_adapt_superslabs_exceed() ? bytes + purge_superslabs_excess() : bytes;
 }
 
 void hak_ace_set_helped(int is_helped)

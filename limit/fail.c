@@ -257,7 +257,9 @@ void hak_fail_fallback(size_t size, const char *reason)
 
 void hak_fail_begin(void)
 {
-    hak_fail_tell();
+    if (HAK_UNLIKELY(atomic_load_relaxed(&n_waiting) != 0)) {
+        hak_fail_tell();
+    }
     memset(&path, 0, sizeof path);
 }
 

@@ -130,24 +130,33 @@ void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
     hak_stat_sub(heap_dirty_bytes, bytes);
     hak_limit_uncommit(bytes);
     hak_granules_clear(&ss->dirty, first, n);
-    hak_pool_lists.refused_bytes -= hak_granules_count(&ss->refused, first, n) * SS_GRANULE_BYTES;
-    hak_granules_clear(&ss->refused, first, n);
+    if (HAK_UNLIKELY(hak_pool_lists.refused_bytes)) {
+        hak_pool_lists.refused_bytes -=
+            hak_granules_count(&ss->refused, first, n) * SS_GRANULE_BYTES;
+        hak_granules_clear(&ss->refused, first, n);
+    }
     hak_pool_refile(ss);
+}
+
+static int is_unused(const struct superslab *ss, uint32_t unit)
+{
+    return (hak_granules_of_unit(&ss->free, unit) | hak_granules_of_unit(&ss->leaving, unit)) ==
+           0xFF;
 }
 
 void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
 {
-    struct granules free = ss->free;
-    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
-        free.word[i] |= ss->leaving.word[i];
-    }
-    uint32_t whole = hak_granules_whole_units(&free);
-    for (uint32_t unit = first / SS_GRANULES_OF_A_UNIT;
-         unit <= (first + n - 1) / SS_GRANULES_OF_A_UNIT; unit++) {
-        char *start = ss->base + unit * SS_UNIT_BYTES;
-        if (whole >> unit & 1 && hak_map_find(start).tag != TAG_FREE_UNIT) {
-            hak_map_set(start, 1, TAG_FREE_UNIT, ss->number);
+    uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
+             end = (first + n - 1) / SS_GRANULES_OF_A_UNIT + 1;
+    while (unit < end) {
+        uint32_t start = unit;
+        while (unit < end && is_unused(ss, unit)) {
+            unit++;
         }
+        if (unit > start) {
+            hak_map_set(ss->base + start * SS_UNIT_BYTES, unit - start, TAG_FREE_UNIT, ss->number);
+        }
+        unit++; /* this one is in use */
     }
 }
 

@@ -253,11 +253,6 @@ void hak_pool_slab_free(struct slab *slab)
     hak_lock_release(&hak_pool_lock);
 }
 
-struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
-{
-    return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
-}
-
 uint32_t hak_pool_slab_mask(uint32_t number, char **base)
 {
     struct superslab *ss = hak_pool_superslab(number);
