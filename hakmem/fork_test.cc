@@ -20,6 +20,7 @@
 #include "heap/theap.h"
 #include "mid_mt/mid_mt.h"
 #include "superslab/superslab.h"
+#include "testing/failing_os.h"
 #include "testing/rng.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -330,6 +331,51 @@ TEST(Fork, WhileOthersComeAndGo)
 }
 
 /* More heaps than the debug check of lock ranks keeps. */
+/* Freed memory that is kept for reuse goes first, or each of its pages would make fork longer;
+   little of it stays. Nor does a handler purge that has interrupted a slow path. */
+TEST(Fork, MuchFreedMemoryGoesFirst)
+{
+    if (HAK_TINY_OR(1, 0)) {
+        GTEST_SKIP() << "keeps nothing";
+    }
+    hak_testing::FakeClock clock;
+    auto kept = [] { return hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes); };
+    auto free_spans = [&clock](int n) {
+        std::vector<void *> blocks;
+        for (int i = 0; i < n; i++) {
+            blocks.push_back(hak_malloc(100000));
+        }
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        clock.advance_ms(10);
+    };
+    auto fork_once = [] {
+        pid_t child = fork();
+        if (child == 0) {
+            _exit(0);
+        }
+        int status = -1;
+        waitpid(child, &status, 0);
+        EXPECT_EQ(status, 0);
+    };
+    hak_purge();
+    free_spans(10);
+    int64_t little = kept();
+    ASSERT_GT(little, 0);
+    fork_once();
+    EXPECT_EQ(kept(), little);
+    free_spans(200);
+    ASSERT_GT(kept(), 10 << 20);
+    ASSERT_TRUE(hak_gate_enter());
+    fork_once();
+    EXPECT_GT(kept(), 10 << 20);
+    hak_gate_leave();
+    fork_once();
+    EXPECT_LT(kept(), 4 << 20);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST(Fork, WithManyHeaps)
 {
     std::vector<std::thread> threads;

@@ -6,14 +6,20 @@
 
 #include <pthread.h>
 
+#include "ace/ace.h"
 #include "base/error.h"
 #include "base/lock.h"
+#include "base/stats.h"
 #include "heap/background.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
 #include "heap/small.h"
 #include "heap/theap.h"
 #include "superslab/superslab.h"
+
+/* Less is not worth the calls; and what was freed just now is likely to be used. */
+#define FORK_PURGE_BYTES ((int64_t)HAK_TINY_OR(64 * HAK_KIB, 4 * HAK_MIB))
+#define FORK_PURGE_MS    1u
 
 static LOCK_DEFINE(deferred_lock, LOCK_RANK_DEFERRED);
 static void *blocks;            /* linked through their first words */
@@ -186,8 +192,22 @@ static void catch_up_if_open(void)
     count_ended();
 }
 
+/* Freed memory that stays resident makes fork longer by each of its pages, and each costs a fault
+   when it is used next, kept or not. So it goes first, where there is much of it. Not in a signal
+   handler that has interrupted a slow path, which may hold any lock. */
+static void purge_for_fork(void)
+{
+    if (hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes) >= FORK_PURGE_BYTES &&
+        hak_gate_thread.depth == 0 && hak_gate_enter()) {
+        (void)hak_ace_purge(FORK_PURGE_MS);
+        (void)hak_ss_purge(FORK_PURGE_MS);
+        hak_gate_leave();
+    }
+}
+
 static void prepare(void)
 {
+    purge_for_fork();
     hak_theap_receive_own();
     hak_gate_close();
 }
