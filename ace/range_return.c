@@ -19,7 +19,7 @@
 
 /* A larger range goes back in pieces: other threads' calls of the system wait for each (4 MiB take
    0.2 to 0.5 ms), and so does who frees. */
-#define PIECE HAK_TINY_OR((size_t)256 * HAK_KIB, 4 * HAK_MIB)
+#define PIECE HAK_TINY_OR(1 * HAK_MIB, 4 * HAK_MIB)
 /* A free purges at most twice what it freed, of so many ranges: what is kept shrinks faster
    than it grows, and no call is long. */
 #define SOME_TIMES  2

@@ -33,7 +33,7 @@ using hak_testing::Rng;
 const size_t kUnit = SS_UNIT_BYTES;
 const size_t kMiB = HAK_MIB;
 const int kMany = HAK_TINY_OR(40, 200);
-const uint64_t kPieces = HAK_TINY_OR(8, 1); /* in which 2 MiB go back */
+const uint64_t kPieces = HAK_TINY_OR(2, 1); /* in which 2 MiB go back */
 
 class Range : public testing::Test
 {
