@@ -25,17 +25,19 @@ uint32_t hak_lock_ranks_waited_for(void)
 /* Two of rank HEAP, one of each other. */
 enum { MAX_HELD = LOCK_N_RANKS };
 
-/* `steps` and `system_calls` are what the thread's counts were when it took the lock. Small: static
-   thread-local storage is scarce. */
+/* `steps` and `system_calls` are what the thread's counts were when it took the lock, modulo powers
+   of two far above what any hold may do. Small: static thread-local storage is scarce. */
+#define STEP_BITS 20
+#define CALL_BITS 8
 struct held {
-    uint8_t rank;
-    uint16_t system_calls;
-    uint32_t steps;
+    uint32_t steps : STEP_BITS, system_calls : CALL_BITS, rank : 4;
 };
+HAK_STATIC_ASSERT(LOCK_N_RANKS <= 16, "a rank has four bits");
 static HAK_TLS struct held held[MAX_HELD];
-static HAK_TLS uint32_t n_held;
-static HAK_TLS uint32_t n_steps;
-static HAK_TLS uint16_t n_system_calls;
+static HAK_TLS struct {
+    uint32_t steps : STEP_BITS, system_calls : CALL_BITS, held : 4;
+} now;
+HAK_STATIC_ASSERT(MAX_HELD <= 15, "their number has four bits");
 
 static struct lock_worst worst[LOCK_N_RANKS];
 static uint32_t refused; /* bits of ranks */
@@ -45,32 +47,32 @@ void hak_lock_rank_push(const struct lock *lock, int is_try)
     if (hak_lock_passes()) {
         return;
     }
-    HAK_CHECK(n_held < MAX_HELD, "too many locks held", lock);
-    uint32_t highest = n_held ? held[n_held - 1].rank : 0;
+    HAK_CHECK(now.held < MAX_HELD, "too many locks held", lock);
+    uint32_t highest = now.held ? held[now.held - 1].rank : 0;
     if (highest > lock->rank ||
         (highest == lock->rank && !(is_try && lock->rank == LOCK_RANK_HEAP))) {
         hak_fatal("lock taken against its rank", lock);
     }
-    held[n_held++] = (struct held){(uint8_t)lock->rank, n_system_calls, n_steps};
+    held[now.held++] = (struct held){now.steps, now.system_calls, lock->rank & 15};
 }
 
 void hak_lock_rank_pop(const struct lock *lock)
 {
-    if (n_held == 0) {
+    if (now.held == 0) {
         hak_fatal("lock released that is not held", lock);
     }
-    n_held--;
+    now.held--;
     /* Mostly the last one taken; else close the gap, so that the rest stays in order of rank. */
-    for (uint32_t i = n_held; i-- > 0 && held[n_held].rank != lock->rank;) {
+    for (uint32_t i = now.held; i-- > 0 && held[now.held].rank != lock->rank;) {
         struct held other = held[i];
-        held[i] = held[n_held];
-        held[n_held] = other;
+        held[i] = held[now.held];
+        held[now.held] = other;
     }
 }
 
 void hak_lock_rank_forget(void)
 {
-    n_held = 0;
+    now.held = 0;
 }
 
 /* If it is the most so far. Two threads at once may leave the name of the lesser one. */
@@ -87,10 +89,11 @@ static void note(uint32_t *most, const char **where, uint32_t n, const char *her
 
 void hak_lock_count_steps(uint32_t n, const char *function)
 {
-    n_steps += n;
-    for (uint32_t i = 0; i < n_held; i++) {
+    now.steps += n & ((1u << STEP_BITS) - 1);
+    for (uint32_t i = 0; i < now.held; i++) {
         struct lock_worst *of = &worst[held[i].rank];
-        note(&of->steps, &of->steps_in, n_steps - held[i].steps, function);
+        note(&of->steps, &of->steps_in, (now.steps - held[i].steps) & ((1u << STEP_BITS) - 1),
+             function);
     }
 }
 
@@ -108,11 +111,11 @@ static void refuse(uint32_t rank)
 
 void hak_lock_count_system_call(const char *name)
 {
-    n_system_calls++;
-    for (uint32_t i = 0; i < n_held; i++) {
+    now.system_calls++;
+    for (uint32_t i = 0; i < now.held; i++) {
         struct lock_worst *of = &worst[held[i].rank];
-        note(&of->system_calls, &of->system_call, (uint16_t)(n_system_calls - held[i].system_calls),
-             name);
+        note(&of->system_calls, &of->system_call,
+             (now.system_calls - held[i].system_calls) & ((1u << CALL_BITS) - 1), name);
         if (atomic_load_relaxed(&refused) >> held[i].rank & 1) {
             refuse(held[i].rank);
         }

@@ -222,7 +222,7 @@ static void gather_slab(const struct slab *slab, void *lowest_)
     if (lowest->n < lowest->room) {
         lowest->at[lowest->n] = slab->base;
         sift_up(lowest->at, lowest->n++);
-    } else if (slab->base < lowest->at[0]) {
+    } else if (lowest->n && slab->base < lowest->at[0]) {
         lowest->at[0] = slab->base;
         sift_down(lowest->at, lowest->n);
     }

@@ -197,10 +197,10 @@ TEST(Malloc, TrimGivesBack)
 TEST(Malloc, Mallinfo)
 {
     struct mallinfo2 before = mallinfo2();
-    void *large = used(malloc(10 << 20));
+    void *large = used(malloc(4 << 20));
     void *small = used(malloc(5000));
     struct mallinfo2 now = mallinfo2();
-    EXPECT_GE(now.hblkhd, before.hblkhd + (10 << 20));
+    EXPECT_GE(now.hblkhd, before.hblkhd + (4 << 20));
     EXPECT_EQ(now.hblks, before.hblks + 1);
     EXPECT_EQ(now.uordblks, before.uordblks + malloc_usable_size(small)) << "ranges are told apart";
     EXPECT_EQ(now.arena, now.uordblks + now.fordblks);
@@ -212,7 +212,7 @@ TEST(Malloc, Mallinfo)
     EXPECT_EQ(now.hblks, before.hblks);
     EXPECT_EQ(now.uordblks, before.uordblks);
     if (std::string(hak_variant()) != "tiny") { /* which keeps nothing */
-        EXPECT_GE(now.keepcost, size_t(10 << 20)) << "what malloc_trim would give back";
+        EXPECT_GE(now.keepcost, size_t(4 << 20)) << "what malloc_trim would give back";
     }
     (void)malloc_trim(0);
     EXPECT_EQ(mallinfo2().keepcost, 0u);

@@ -196,7 +196,9 @@ static size_t put_back(const struct batch *batch)
         hak_pool_lists.refused_bytes += kept;
         hak_stat_add(heap_dirty_bytes, kept);
         hak_limit_commit(kept);
-        hak_pool_mark_free_units(ss, 0, SS_GRANULES);
+        if (!batch->is_whole) {
+            hak_pool_mark_free_units(ss, 0, SS_GRANULES);
+        }
         hak_pool_relist(ss);
         hak_pool_refile(ss);
     }
