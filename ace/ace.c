@@ -57,7 +57,7 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
         hak_adapt_block_taken(hak_ss_span_size(p), dirty != 0,
                               dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
     }
-    if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_clear)) {
+    if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(hak_ss_span_size(p)))) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */
     }
     return p;

@@ -26,7 +26,7 @@
 #define LONE_SHARE_SHIFT 6
 /* and, in quarters, so many times the fetching of the highest live bytes in advance: two swings of
    the whole heap may be chance, the third one is a habit. Below the other value it is paid. */
-#define LONE_LIFT_QUARTERS  9u
+#define LONE_LIFT_QUARTERS  8u
 #define LONE_LOWER_QUARTERS 1u
 /* What ranges of a class were purged is forgotten by this part each epoch. */
 #define FORGET_SHIFT 3
@@ -267,12 +267,11 @@ static uint64_t take_fitting(struct control *control, uint64_t bytes)
 
 void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
 {
-    uint64_t again = pool == CONTROL_RANGES && bytes ? take_fitting(control, bytes) : bytes;
     uint64_t gone = sum(control->purged[pool]);
     uint64_t most = gone > control->regret[pool] ? gone - control->regret[pool] : 0;
-    control->regret[pool] += again < most ? again : most;
+    control->regret[pool] += bytes < most ? bytes : most;
     adapt_slack(control, pool);
-    owe(control, pool, again);
+    owe(control, pool, pool == CONTROL_RANGES && bytes ? take_fitting(control, bytes) : bytes);
 }
 
 void hak_control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
@@ -297,9 +296,11 @@ static uint64_t slack_bytes(const struct control *control, enum control_pool poo
 static uint64_t lone_bytes(const struct control *control)
 {
     uint64_t part = control->most[CONTROL_TOTAL] / CONTROL_LONE_PARTS;
+    uint64_t of_live = 2 * control->live[CONTROL_TOTAL]; /* the heap is in use: calls will come */
     if (control->is_helped || control->is_lifted) {
         return UINT64_MAX;
     }
+    part = part > of_live ? part : of_live;
     return part > CONTROL_LONE_LEAST ? part : CONTROL_LONE_LEAST;
 }
 

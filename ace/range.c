@@ -342,7 +342,7 @@ void *hak_range_alloc(size_t size, size_t align, enum range_use use)
     int is_dirty = range && !range->is_fresh;
     unlock();
     if (is_dirty && use == RANGE_ZEROED) {
-        range->is_fresh = (uint8_t)hak_zero_clear(p, range->bytes);
+        range->is_fresh = (uint8_t)hak_zero_choose(size)(p, range->bytes);
         range->dirt = range->is_fresh ? 0 : range->bytes;
     }
     return p;

@@ -61,15 +61,23 @@ void hak_zero_forget(void)
     turn = 0;
 }
 
-int hak_zero_clear(void *start, size_t size)
+static int clear(void *start, size_t size)
+{
+    memset(start, 0, size);
+    return 0;
+}
+
+static int purge(void *start, size_t size)
+{
+    return size < GIVE_BACK_MIN || hak_os_purge(start, size) ? clear(start, size) : 1;
+}
+
+/* By the block's size, and not by that of a part or of its range: that is what is learnt. */
+hak_zero_way hak_zero_choose(size_t size)
 {
     int few = hak_zero_touched(size, 1) <= TOUCHED_FEW ||
               atomic_add_relaxed(&turn, 1u) % EXPLORE_EVERY == 0;
-    if (size < GIVE_BACK_MIN || !few || hak_os_purge(start, size)) {
-        memset(start, 0, size);
-        return 0;
-    }
-    return 1;
+    return few ? purge : clear;
 }
 
 /* Only zeros? The block is being freed: no thread writes to it. */

@@ -23,9 +23,11 @@ HAK_EXTERN_C_BEGIN
 
 /* Makes the bytes read as zero. Whole pages. Any thread, no lock. Returns 1 if it left no page
    resident. */
-int hak_zero_clear(void *start, size_t size);
-/* A block that was handed out without resident pages (`is_zeroed`: by calloc) is freed: learns
-   which part of it was touched. */
+typedef int (*hak_zero_way)(void *start, size_t size);
+/* The way for parts of a block of `size` bytes, by what was learnt of blocks of that size. */
+hak_zero_way hak_zero_choose(size_t size);
+/* A block of `size` bytes that was handed out without resident pages (`is_zeroed`: by calloc) is
+   freed: learns which part of it was touched. */
 void hak_zero_learn(const void *start, size_t size, int is_zeroed);
 /* The learnt part of blocks of about `size` bytes that gets touched, in 256ths; of those that were
    asked to be zero, or of the others. */

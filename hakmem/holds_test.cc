@@ -516,7 +516,8 @@ TEST_P(Holds, NoSystemCallAndNoMoreStepsInALargerHeap)
             EXPECT_EQ(a.system_calls + b.system_calls, 0u) << hak_lock_rank_rows[i].name << text;
             EXPECT_LE(b.steps, hak_lock_rank_rows[i].most_steps)
                 << hak_lock_rank_rows[i].name << text;
-            EXPECT_LE(b.steps, a.steps + std::max(a.steps / 2, 16u))
+            /* The units of one superslab may come on top of those of another. */
+            EXPECT_LE(b.steps, a.steps + std::max(a.steps / 2, 32u))
                 << hak_lock_rank_rows[i].name << text;
         }
     }

@@ -599,7 +599,9 @@ TEST_F(Heap, MoreThreadsThanIds)
     set_phase(1);
     wait_until_ready(2 * n_threads);
     EXPECT_EQ(n_failed, 0);
-    EXPECT_LE(hak_os_meta_bytes(), meta + 2 * HAK_MIB)
+    /* Some are what describes superslabs; 20 threads that took memory for a heap each time would
+       have taken 40 MiB. */
+    EXPECT_LE(hak_os_meta_bytes(), meta + 8 * HAK_MIB)
         << "a thread that gets no heap costs no memory a call";
     EXPECT_EQ(hak_verify(), 0);
     set_phase(2);

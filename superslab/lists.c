@@ -52,6 +52,12 @@ static uint32_t whole_units(const struct superslab *ss)
     return (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
 }
 
+void hak_pool_put_last(struct superslab *ss)
+{
+    unlist_by_units(ss);
+    list_by_units(ss, ss->n_whole);
+}
+
 void hak_pool_enter(struct superslab *ss)
 {
     ss->age_list = SS_NOT_DIRTY;
@@ -158,6 +164,12 @@ void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32
         }
         unit++; /* this one is in use */
     }
+}
+
+uint64_t hak_pool_not_before_last(uint64_t now_ns)
+{
+    const struct superslab *last = hak_pool_lists.aged.last;
+    return last && last->dirty_since_ns > now_ns ? last->dirty_since_ns : now_ns;
 }
 
 size_t hak_pool_purgeable_bytes(void)

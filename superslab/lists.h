@@ -37,6 +37,8 @@ void hak_pool_relist(struct superslab *ss);
 /* After `dirty` or `refused` changed: into aged, refused, or neither. What gets into aged was freed
    just now. */
 void hak_pool_refile(struct superslab *ss);
+/* Behind all others that have as many whole units. */
+void hak_pool_put_last(struct superslab *ss);
 /* Takes it out of both, until the next hak_pool_refile. */
 void hak_pool_unfile(struct superslab *ss);
 /* Granules are not dirty any more. */
@@ -45,6 +47,8 @@ void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n);
    `first` to `first + n - 1`. */
 void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n);
 
+/* The time, or that of the last one that was filed as aged, if it is later: clocks may go back. */
+uint64_t hak_pool_not_before_last(uint64_t now_ns);
 /* Bytes that a purge could give back, what was refused left out. */
 size_t hak_pool_purgeable_bytes(void);
 

@@ -190,7 +190,7 @@ static struct superslab *choose_unit(uint32_t *unit)
 
 void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint64_t now_ns = hak_os_ops.clock_ns();
+    uint64_t now_ns = hak_pool_not_before_last(hak_os_ops.clock_ns());
     if (!hak_granules_is_empty(&ss->dirty)) {
         hak_pool_unfile(ss); /* it is the youngest now */
     }

@@ -39,7 +39,11 @@ static size_t freed; /* bytes, since hak_ss_purge_due was last busy with them */
 static int oldest_is_due(uint64_t now_ns, uint64_t delay_ns, size_t keep)
 {
     const struct superslab *ss = hak_pool_lists.aged.first;
-    return ss && (now_ns - ss->dirty_since_ns >= delay_ns || hak_pool_purgeable_bytes() > keep);
+    if (!ss) {
+        return 0;
+    }
+    uint64_t age_ns = now_ns > ss->dirty_since_ns ? now_ns - ss->dirty_since_ns : 0;
+    return age_ns >= delay_ns || hak_pool_purgeable_bytes() > keep;
 }
 
 static int is_due_by_policy(uint64_t now_ns)
@@ -224,7 +228,7 @@ static size_t purge_one(struct superslab *ss, int is_retry, uint32_t *n_calls)
 /* Pool lock held. */
 static size_t purge_some(uint64_t now_ns)
 {
-    size_t bytes = 0, wanted = 2 * freed;
+    size_t bytes = 0, wanted = 3 * freed;
     uint32_t n_calls = 0;
     wanted = wanted > DUE_LEAST ? wanted : DUE_LEAST;
     wanted = wanted < DUE_MOST ? wanted : DUE_MOST;
@@ -285,8 +289,7 @@ static size_t unmap_empty(void)
     if (ss && may_unmap(ss)) {
         bytes = purge_one(ss, 1, &n_calls);
     } else if (ss) {
-        hak_pool_leave(ss);
-        hak_pool_enter(ss);
+        hak_pool_put_last(ss);
     }
     hak_lock_release(&hak_pool_lock);
     return bytes;

@@ -133,6 +133,7 @@ static void reports(void)
 static void refused(void)
 {
     size_t soft, hard, committed;
+    (void)hak_purge(); /* what is kept could make way */
     hak_limit_get(&soft, &hard, &committed);
     hak_limit_set(soft, committed + 4 * MIB);
     CHECK(malloc(100 * MIB) == NULL);
