@@ -22,7 +22,7 @@
 
 /* How many superslabs one call purges at most that are more than what is worth keeping: ahead of a
    program that takes one large block after another, and not long. */
-#define EXCESS_STEPS 4
+#define EXCESS_STEPS 2
 
 static void superslabs_taken(size_t fresh)
 {

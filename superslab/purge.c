@@ -18,7 +18,7 @@
 #define DUE_LEAST SS_BYTES
 #define DUE_MOST  ((size_t)4 * HAK_MIB)
 /* And no more system calls than that, but for the superslab that it has begun with. */
-#define DUE_CALLS 64u
+#define DUE_CALLS 24u
 
 /* Granules of one superslab on their way. */
 struct batch {
