@@ -28,8 +28,8 @@
    the whole heap may be chance, the third one is a habit. Below the other value it is paid. */
 #define LONE_LIFT_QUARTERS  8u
 #define LONE_LOWER_QUARTERS 1u
-/* What ranges of a class were purged is forgotten by this part each epoch. */
-#define FORGET_SHIFT 3
+/* The heap is in a valley below this part of its highest live bytes. */
+#define VALLEY_PARTS 4u
 /* Less than this is not worth a decision. */
 #define GRAIN ((uint64_t)2 * HAK_MIB)
 
@@ -57,7 +57,7 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
 {
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];
-        if (class->hits | class->misses | class->purged |
+        if (class->hits | class->misses |
             highest(class->peaks)) { /* else it is fresh, and its page perhaps untouched */
             *class = (struct control_class){.live = class->live, .peaks = {class->live}};
         }
@@ -88,6 +88,13 @@ static uint64_t fetch_ns(uint64_t bytes)
     return bytes / FETCH_NS_DENOMINATOR * FETCH_NS_NUMERATOR;
 }
 
+/* Nobody helps, and little is live of what was lately: these may be the last calls. */
+static int is_in_valley(const struct control *control)
+{
+    return !control->is_helped && !control->is_lifted &&
+           control->live[CONTROL_TOTAL] < control->most[CONTROL_TOTAL] / VALLEY_PARTS;
+}
+
 /* Time goes by, and pays. */
 static void pay(struct control *control, uint64_t elapsed_ns)
 {
@@ -101,7 +108,7 @@ static void pay(struct control *control, uint64_t elapsed_ns)
     }
 }
 
-/* Of what was purged, `bytes` have been fetched again. */
+/* `bytes` have been fetched, perhaps again. */
 static void owe(struct control *control, enum control_pool pool, uint64_t bytes)
 {
     uint64_t again = bytes < control->owed[pool] ? bytes : control->owed[pool];
@@ -182,9 +189,6 @@ static void next_epoch(struct control *control)
         if (class->peaks[next] != class->live) {
             class->peaks[next] = class->live;
         }
-        if (class->purged) {
-            class->purged -= (class->purged >> FORGET_SHIFT) + 1;
-        }
     }
     adapt_horizon(control, forgotten);
     control->purged[CONTROL_SUPERSLABS][next] = control->purged[CONTROL_RANGES][next] = 0;
@@ -250,40 +254,20 @@ void hak_control_miss(struct control *control, unsigned class_index)
     control->classes[class_index].misses++;
 }
 
-/* How much of a fresh range of `bytes` a range that was purged lately would have served: all, if it
-   was large enough. What did not fit is no loss, however much of it there was. */
-static uint64_t take_fitting(struct control *control, uint64_t bytes)
-{
-    for (unsigned i = hak_ace_class_index(bytes | 4); i < ACE_CLASSES; i++) {
-        struct control_class *class = &control->classes[i];
-        if (class->purged >= bytes && class->purged_most >= bytes) {
-            class->purged -= bytes;
-            class->purged_most = class->purged ? class->purged_most : 0;
-            return bytes;
-        }
-    }
-    return 0;
-}
-
 void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
 {
     uint64_t gone = sum(control->purged[pool]);
     uint64_t most = gone > control->regret[pool] ? gone - control->regret[pool] : 0;
     control->regret[pool] += bytes < most ? bytes : most;
     adapt_slack(control, pool);
-    owe(control, pool, pool == CONTROL_RANGES && bytes ? take_fitting(control, bytes) : bytes);
+    owe(control, pool, bytes);
 }
 
 void hak_control_purged(struct control *control, enum control_pool pool, uint64_t bytes)
 {
     control->purged[pool][control->epoch] += bytes;
-    control->owed[pool] += bytes;
-    if (pool == CONTROL_RANGES) {
-        unsigned i = hak_ace_class_index(bytes);
-        struct control_class *class = &control->classes[i < ACE_CLASSES ? i : ACE_CLASSES - 1];
-        class->purged_most =
-            class->purged && class->purged_most > bytes ? class->purged_most : bytes;
-        class->purged += bytes;
+    if (is_in_valley(control)) {
+        control->owed[pool] += bytes;
     }
 }
 
@@ -297,7 +281,7 @@ static uint64_t lone_bytes(const struct control *control)
 {
     uint64_t part = control->most[CONTROL_TOTAL] / CONTROL_LONE_PARTS;
     uint64_t of_live = 2 * control->live[CONTROL_TOTAL]; /* the heap is in use: calls will come */
-    if (control->is_helped || control->is_lifted) {
+    if (!is_in_valley(control)) {
         return UINT64_MAX;
     }
     part = part > of_live ? part : of_live;

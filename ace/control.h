@@ -44,7 +44,6 @@ enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_P
 
 struct control_class {
     uint64_t live, peaks[CONTROL_EPOCHS]; /* bytes now, and the highest of each epoch */
-    uint64_t purged, purged_most;         /* ranges purged lately: bytes, and the largest */
     uint64_t hits, misses; /* requests served from kept memory, and by fresh memory */
     uint64_t age_ns;       /* average age of kept memory when it is used again (moves by 1/8) */
 };
@@ -66,9 +65,9 @@ struct control {
     uint64_t n_longer, n_shorter, n_epochs;
     uint64_t now_ns;
     /* Whether another thread purges what falls due while the program sleeps. If not, see
-       docs/ace_control.md: what was purged and not fetched again; what fetching has cost beyond its
-       share of the time; the highest live bytes since that was last paid; whether it is so much
-       that more is kept. */
+       docs/ace_control.md: what was purged in valleys and not fetched again; what fetching has cost
+       beyond its share of the time; the highest live bytes since that was last paid; whether it is
+       so much that more is kept. */
     int is_helped, is_lifted;
     uint64_t owed[CONTROL_TOTAL], debt_ns, lone_peak;
 };

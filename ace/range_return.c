@@ -20,9 +20,9 @@
 /* A larger range goes back in pieces: other threads' calls of the system wait for each (4 MiB take
    0.2 to 0.5 ms), and so does who frees. */
 #define PIECE HAK_TINY_OR(1 * HAK_MIB, 4 * HAK_MIB)
-/* A free purges at most twice what it freed, of so many ranges: what is kept shrinks faster
+/* A free purges at most four times what it freed, of so many ranges: what is kept shrinks faster
    than it grows, and no call is long. */
-#define SOME_TIMES  3
+#define SOME_TIMES  4
 #define SOME_RANGES 4
 /* A call that frees nothing purges so much; one of the background thread more. */
 #define SOME_LEAST  (4 * PIECE)

@@ -12,9 +12,9 @@
 /* A superslab that is marked for huge pages loses the mark when it is purged with less than this
    part of it in use: each small block there would bring 2 MiB back. */
 #define HUGE_SPARSE 2u
-/* What one call of hak_ss_purge_due does at least, as far as it is due: so much, or twice what was
-   freed since the last one, so that it is ahead of the program; and at most: a purge of 4 MiB takes
-   0.1 to 0.2 ms. */
+/* What one call of hak_ss_purge_due does at least, as far as it is due: so much, or four times what
+   was freed since the last one, so that it is ahead of the program; and at most: a purge of 4 MiB
+   takes 0.1 to 0.2 ms. */
 #define DUE_LEAST SS_BYTES
 #define DUE_MOST  ((size_t)4 * HAK_MIB)
 /* And no more system calls than that, but for the superslab that it has begun with. */
@@ -228,7 +228,7 @@ static size_t purge_one(struct superslab *ss, int is_retry, uint32_t *n_calls)
 /* Pool lock held. */
 static size_t purge_some(uint64_t now_ns)
 {
-    size_t bytes = 0, wanted = 3 * freed;
+    size_t bytes = 0, wanted = 4 * freed;
     uint32_t n_calls = 0;
     wanted = wanted > DUE_LEAST ? wanted : DUE_LEAST;
     wanted = wanted < DUE_MOST ? wanted : DUE_MOST;
