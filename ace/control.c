@@ -21,8 +21,8 @@
 /* The same in nanoseconds a byte, as a fraction. */
 #define FETCH_NS_NUMERATOR   3u
 #define FETCH_NS_DENOMINATOR 8u
-/* Without help, fetching again what nobody would have purged in time may cost this part of the time
-   for good, */
+/* Without help, fetching again what no thread would have purged in time may cost this part of the
+   time for good, */
 #define LONE_SHARE_SHIFT 6
 /* and, in quarters, so many times the fetching of the highest live bytes in advance: two swings of
    the whole heap may be chance, the third one is a habit. Below the other value it is paid. */
@@ -88,7 +88,7 @@ static uint64_t fetch_ns(uint64_t bytes)
     return bytes / FETCH_NS_DENOMINATOR * FETCH_NS_NUMERATOR;
 }
 
-/* Nobody helps, and little is live of what was lately: these may be the last calls. */
+/* No thread helps, and little is live of what was lately: these may be the last calls. */
 static int is_in_valley(const struct control *control)
 {
     return !control->is_helped && !control->is_lifted &&

@@ -237,7 +237,7 @@ TEST_F(Control, IsDeterministic)
     EXPECT_EQ(memcmp(&results[0], &results[1], sizeof results[0]), 0);
 }
 
-/* Nobody purges while the program sleeps: at the last free no more than a quarter stays. */
+/* No thread purges while the program sleeps: at the last free no more than a quarter stays. */
 TEST_F(Control, ALoneThreadKeepsAQuarter)
 {
     hak_control_set_helped(&c, 0);
@@ -301,7 +301,7 @@ TEST_F(Control, ASawtoothWithoutHelpPaysLittle)
         double cost = sawtooth_cost(&c, now, 400, 100, period_ms);
         now = c.now_ns;
         EXPECT_LT(cost, 0.05) << period_ms << " ms, of " << all;
-        EXPECT_GT(cost, 0) << "nobody knows at once that it is one";
+        EXPECT_GT(cost, 0) << "no one tooth tells that it is one";
     }
 }
 

@@ -49,7 +49,7 @@ void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32
 
 /* The time, or that of the last one that was filed as aged, if it is later: clocks may go back. */
 uint64_t hak_pool_not_before_last(uint64_t now_ns);
-/* Bytes that a purge could give back, what was refused left out. */
+/* Bytes that could be purged, what was refused left out. */
 size_t hak_pool_purgeable_bytes(void);
 
 /* region.c: a superslab with a new region, all free and clean, entered into the lists; NULL when

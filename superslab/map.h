@@ -113,7 +113,7 @@ struct map_entry hak_map_get(const void *p);
 /* The best view that there is now. */
 void hak_map_view_begin(struct map_view *view);
 /* At a free of a slab's block whose tag the view does not show: from now on it does, if the system
-   lets it. By the view's thread, before the block is given back; no lock held. */
+   lets it. By the view's thread, before the block is freed; no lock held. */
 void hak_map_view_extend(struct map_view *view, const void *p);
 /* 0 if the flat array has 0 or the map's tag for each unit. The units' owner does not write. */
 int hak_map_verify(const void *start, size_t n_units);

@@ -361,7 +361,7 @@ TEST(MapView, TheVerifierFindsAStaleTag)
 }
 
 /* Owners write their units while other threads, whose blocks are not even valid, fill them in; the
-   array is made meanwhile. What stays is 0 or the map's. */
+   array is made at that time. What stays is 0 or the map's. */
 TEST(MapView, OwnersAndFillersAtOnce)
 {
     for (uint64_t round = 0; round < 20; round++) {

@@ -9,7 +9,7 @@
    that holds no lock while it waits for it (purge.c). A free granule is dirty (its pages may be
    resident) or clean (reads as 0); a dirty one may be refused: the system would not take it when it
    was asked, and is not asked again before the granule was used, or a trim asks for everything. A
-   superslab that leaves as a whole has no base meanwhile, and is in no list.
+   superslab that leaves as a whole has no base while it does, and is in no list.
    Always: dirty is a subset of free, and refused of dirty; largest_run = length of the longest run
    in free; n_whole = units that are wholly free; the superslab is in the list of its largest_run
    and in that of its n_whole; in the list of aged ones, which is ordered by dirty_since_ns, exactly

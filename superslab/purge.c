@@ -1,5 +1,5 @@
 /* Purging superslabs. What goes is taken out of the lists with the pool's lock held (`leaving`),
-   goes without it, and comes back clean, or, where the system refused, as it was. So nobody waits
+   goes without it, and comes back clean, or, where the system refused, as it was. So no one waits
    for the system but who purges; and a call purges a bounded part of what is due. Called by span.c,
    by who has released an owner's lock, by trims and the background thread. */
 #include "superslab/lists.h"
@@ -17,7 +17,7 @@
    takes 0.1 to 0.2 ms. */
 #define DUE_LEAST SS_BYTES
 #define DUE_MOST  ((size_t)4 * HAK_MIB)
-/* And no more system calls than that, but for the superslab that it has begun with. */
+/* And no more system calls than that, except for the superslab that it has begun with. */
 #define DUE_CALLS 24u
 
 /* Granules of one superslab on their way. */
@@ -117,7 +117,7 @@ static void take_out(struct batch *batch, struct superslab *ss, int is_retry)
     }
     size_t bytes = hak_granules_count(&batch->set, 0, SS_GRANULES) * SS_GRANULE_BYTES;
     hak_stat_sub(heap_dirty_bytes, bytes);
-    hak_limit_uncommit(bytes); /* at once: who is refused meanwhile would not ask again */
+    hak_limit_uncommit(bytes); /* at once: who is refused at this moment would not ask again */
 }
 
 /* What described its slabs is not needed any more, and reads as 0 then. */
@@ -129,7 +129,7 @@ static void drop_slabs(const struct superslab *ss)
     }
 }
 
-/* No lock held, and nobody else knows of what leaves. */
+/* No lock held, and no other thread knows of what leaves. */
 static void purge_batch(struct batch *batch)
 {
     uint32_t end;
@@ -302,7 +302,7 @@ size_t hak_ss_purge(uint64_t delay_ms)
     hak_lock_acquire(&hak_pool_lock);
     uint32_t n_aged = hak_pool_lists.n_aged, n_refused = delay_ms ? 0 : hak_pool_lists.n_refused;
     hak_lock_release(&hak_pool_lock);
-    /* Each once, whatever other threads free meanwhile. */
+    /* Each once, whatever other threads free while this goes on. */
     for (; n_aged && !is_last; n_aged--) {
         bytes += hak_ss_purge_step(delay_ms, &is_last);
     }

@@ -139,7 +139,7 @@ class Purge : public testing::Test
 };
 
 /* While the system works, another thread may take and free spans and slabs, and everything holds;
-   nobody gets what is leaving. */
+   what is leaving is handed to none of them. */
 TEST_F(Purge, OthersGoOnWhileTheSystemWorks)
 {
     static int n_met;

@@ -71,7 +71,7 @@ static int make_room(struct room *fresh)
     return 1;
 }
 
-/* Another thread may have made some meanwhile: then this waits behind it. What two threads too many
+/* Another thread may have made some before: then this waits behind it. What two threads too many
    have made at the same moment stays untouched. Pool lock held. */
 static void keep_room(const struct room *fresh)
 {
