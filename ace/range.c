@@ -43,7 +43,7 @@
    expected of this one, and more than DIRT_LEAST: once in several uses, and no block has much more
    resident than that. (Each use is a page fault for each page that it touches after a purge.) */
 #define SPARSE_SHIFT 2
-#define DIRT_TIMES   32
+#define DIRT_TIMES   32u
 #define DIRT_LEAST   ((size_t)64 * HAK_KIB)
 
 /* Address bits of a process: a request for more is refused whatever goes back. */
@@ -243,7 +243,8 @@ static int is_near(const struct range *range, size_t bytes, enum range_use use)
 static int is_too_dirty(const struct range *range, size_t size, enum range_use use)
 {
     size_t expected = hak_zero_expected(size);
-    size_t most = expected < size / (2 * DIRT_TIMES) ? expected * DIRT_TIMES : size / 2;
+    const size_t times = DIRT_TIMES;
+    size_t most = expected < size / (2 * times) ? expected * times : size / 2;
     return use == RANGE_FIXED && expected <= size >> SPARSE_SHIFT && range->dirt > DIRT_LEAST &&
            range->dirt > most;
 }
@@ -358,7 +359,7 @@ static struct range *used_at(const void *p)
     return range && range->state == RANGE_USED && range->base == p ? range : NULL;
 }
 
-static void refuse_to_free(const void *p)
+__attribute__((noreturn)) static void refuse_to_free(const void *p)
 {
     struct map_entry entry = hak_map_get(p);
     const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;

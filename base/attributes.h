@@ -24,6 +24,12 @@
 #define HAK_HIDDEN        __attribute__((visibility("hidden")))
 #define HAK_CACHE_ALIGNED __attribute__((aligned(64)))
 #define HAK_MUST_CHECK    __attribute__((warn_unused_result))
+/* A function that may be called with a stack that is not aligned as the ABI says. */
+#ifdef __x86_64__
+#define HAK_ANY_STACK __attribute__((force_align_arg_pointer))
+#else
+#define HAK_ANY_STACK
+#endif
 /* Thread-local variables are reached without a call, `hak_self` (heap/theap.h) on each fast path:
    initial-exec TLS. */
 #define HAK_TLS __thread __attribute__((tls_model("initial-exec")))

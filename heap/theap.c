@@ -437,7 +437,7 @@ static struct theap *adopt_stale(void)
         struct owner *owner = hak_owner_next(&stale_id);
         struct theap *heap = hak_theap_of_owner(owner);
         has_stale = owner != NULL;
-        if (heap && owner->state != HEAP_ORPHAN && !hak_theap_is_live(heap)) {
+        if (heap && heap->owner.state != HEAP_ORPHAN && !hak_theap_is_live(heap)) {
             heap->budget = 0;
             heap->is_inside = 0;
             heap->self_at = NULL;
@@ -525,7 +525,9 @@ void hak_theap_end_thread(struct theap *heap)
     (void)atomic_sub_relaxed(&n_live, 1u);
 }
 
-static void thread_ends(void *arg)
+/* musl runs a cancelled thread's destructors on the stack as it was where the thread was
+   interrupted. */
+HAK_ANY_STACK static void thread_ends(void *arg)
 {
     struct theap *heap = (struct theap *)arg;
     if (hak_theap_own != heap) {

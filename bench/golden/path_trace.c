@@ -114,7 +114,7 @@ static void trace(const char *name, size_t size, uintptr_t malloc_at, uintptr_t 
 static void trace_beyond(uintptr_t malloc_at, uintptr_t free_at, uintptr_t base)
 {
     const size_t gib = (size_t)1 << 30, size = 512;
-    uintptr_t first = ((uintptr_t(*)(size_t))malloc_at)(size), block = first, distance = 0;
+    uintptr_t first = ((uintptr_t(*)(size_t))malloc_at)(size), block, distance = 0;
     if (mmap(NULL, 100 * gib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) ==
         MAP_FAILED) {
         perror("mmap");
