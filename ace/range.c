@@ -25,10 +25,14 @@
 /* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again
    within that. Programs account by malloc_usable_size, so that all the room would be too much. */
 #define GROW_USABLE_SHIFT 4
-/* A range that shrinks gives up its end if the pages there are more than 1/4 of what it keeps, and
-   worth the step. */
-#define TAIL_SHIFT 2
-#define TAIL_MIN   ((size_t)64 * HAK_KIB)
+/* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps,
+   and worth the call; but not if it writes most of them, and has grown again so often before. They
+   are room then, which a trim takes. */
+#define TAIL_SHIFT   2
+#define TAIL_MIN     ((size_t)64 * HAK_KIB)
+#define REGROWN_MOST 2u
+#define DENSE        128u /* pages in 256ths that are written, for that */
+enum { REGROWN_STAYS = REGROWN_MOST + 1, REGROWN_SPARSE };
 /* And its address space above this, if more than half of it is unused. */
 #define KEEP_WHOLE_BYTES (4 * HAK_MIB)
 /* Ranges that may lie beside each other without being one mapping. The system allows 65,530
@@ -304,7 +308,7 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
                          use == RANGE_GROWING ? usable_with_room(range, size) : range->bytes);
     atomic_store_relaxed(&records.room, records.room + hak_range_room_of(range));
     range->use = (uint8_t)use;
-    range->is_pinned = range->is_roomy = 0;
+    range->is_pinned = range->is_roomy = range->is_cut = range->n_regrown = 0;
     hak_range_set_state(range, RANGE_USED);
     hak_range_note_room(range);
     hak_stat_add(large_bytes, range->bytes);
@@ -567,22 +571,19 @@ static int grow(struct range *range, size_t bytes)
     return error;
 }
 
-/* The units behind `bytes` are no longer the block's, and are cached: what grows again soon finds
-   its pages there, and the controller decides when they go. Returns 0 if there is no description
-   for them; then nothing has changed. */
-static int cut_tail(struct range *range, size_t bytes)
+/* The units behind `bytes` are no longer the block's, and are cached. Nothing is cut if there is no
+   description. */
+static void cut_tail(struct range *range, size_t bytes)
 {
-    size_t was = range->bytes, used = range->touched > range->dirt ? range->touched : range->dirt;
-    used = used < was ? used : was;
+    size_t was = range->bytes;
     struct range *rest = hak_range_new();
     if (!rest) {
-        return 0;
+        return;
     }
     rest->origin = range->origin;
     rest->is_huge = range->is_huge;
     rest->is_moved = range->is_moved;
-    rest->dirt = used > bytes ? used - bytes : 0;
-    range->dirt = range->dirt < bytes ? range->dirt : bytes;
+    rest->dirt = was - bytes;
     hak_range_set_extent(rest, range->base + bytes, was - bytes);
     hak_range_set_used_bytes(range, bytes);
     hak_adapt_block_resized(was, bytes);
@@ -592,35 +593,31 @@ static int cut_tail(struct range *range, size_t bytes)
     lock();
     hak_range_push(rest, RANGE_DIRTY, hak_os_ops.clock_ns());
     hak_adapt_given();
-    hak_range_purge_some(was - bytes);
-    return 1;
-}
-
-static void purge_tail(struct range *range, size_t keep)
-{
-    unlock();
-    int is_refused = hak_os_purge(range->base + keep, range->bytes - keep) != 0;
-    lock();
-    range->touched = is_refused ? range->touched : keep;
-    range->dirt = is_refused || range->dirt < keep ? range->dirt : keep;
 }
 
 /* The block becomes `size` bytes where it lies. */
 static void shrink(struct range *range, size_t size)
 {
-    size_t bytes = hak_range_round(size), page = hak_os_page_size();
-    size_t keep = (size + page - 1) & ~(page - 1);
-    int is_unused = range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2;
-    int is_resident =
-        range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT;
-    int is_cut = 0;
-    if ((is_unused || is_resident) && bytes < range->bytes) {
+    size_t bytes = hak_range_round(size);
+    if (range->bytes > KEEP_WHOLE_BYTES && bytes < range->bytes / 2) {
         hak_range_set_usable(range, range->usable < bytes ? range->usable : bytes);
-        is_cut = cut_tail(range, bytes);
+        cut_tail(range, bytes);
     }
     hak_range_set_usable(range, usable_with_room(range, size));
-    if (is_resident && !is_cut) {
-        purge_tail(range, keep);
+    size_t page = hak_os_page_size();
+    size_t keep = (size + page - 1) & ~(page - 1);
+    if (range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT) {
+        unlock();
+        if (range->n_regrown == REGROWN_MOST) { /* once: a look at an untouched page is a fault */
+            unsigned seen = hak_zero_seen(range->base + keep, range->touched - keep);
+            range->n_regrown = seen >= DENSE ? REGROWN_STAYS : REGROWN_SPARSE;
+        }
+        int stays = range->n_regrown == REGROWN_STAYS;
+        int is_purged = !stays && hak_os_purge(range->base + keep, range->bytes - keep) == 0;
+        lock();
+        range->is_cut = (uint8_t)is_purged;
+        range->touched = is_purged ? keep : range->touched;
+        range->dirt = is_purged && range->dirt > keep ? keep : range->dirt;
     }
 }
 
@@ -656,6 +653,8 @@ void *hak_range_resize(void *p, size_t size)
         result = range->base;
     }
     if (result && size > range->touched) {
+        range->n_regrown += range->is_cut && range->n_regrown < REGROWN_MOST;
+        range->is_cut = 0;
         range->touched = size;
     }
     range->is_pinned = 0;

@@ -60,8 +60,10 @@ struct range {
     uint64_t origin;
     uint32_t number, version;
     enum range_state state;
-    uint8_t kind;              /* cached: enum range_kind */
-    uint8_t use;               /* used: enum range_use */
+    uint8_t kind; /* cached: enum range_kind */
+    uint8_t use;  /* used: enum range_use */
+    uint8_t is_cut,
+        n_regrown; /* used: pages of its end were purged; how often they were missed (range.c) */
     uint8_t is_pinned;         /* used: in a call of its block's owner */
     uint8_t is_fresh;          /* used: handed out without resident pages */
     uint8_t is_roomy;          /* used: in the list of those with room */

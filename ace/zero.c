@@ -109,6 +109,14 @@ static uint32_t sample(const char *start, size_t n, size_t page, uint32_t seed)
     return (uint32_t)((size_t)found * 256 / wanted);
 }
 
+unsigned hak_zero_seen(const void *start, size_t size)
+{
+    size_t page = hak_os_page_size();
+    return size < page
+               ? 0
+               : sample((const char *)start, size / page, page, atomic_add_relaxed(&turn, 1u));
+}
+
 /* One step from the average towards what was found; at least by one. */
 static int32_t moved(int32_t average, int32_t found)
 {

@@ -34,6 +34,9 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed);
 unsigned hak_zero_touched(size_t size, int is_zeroed);
 /* So many bytes of a block of `size` are expected to be touched; all, if nothing was learnt. */
 size_t hak_zero_expected(size_t size);
+/* The part of these pages, in 256ths, that holds a byte other than zero, by a look at some of them.
+   No thread writes to them. */
+unsigned hak_zero_seen(const void *start, size_t size);
 /* Forgets all that was learnt. For tests and replays. */
 void hak_zero_forget(void);
 
