@@ -18,30 +18,18 @@
 #include "heap/theap.h"
 #include "superslab/map.h"
 #include "testing/failing_os.h"
+#include "testing/in_child.h"
 #include "testing/rng.h"
 
 namespace
 {
 
 using hak_testing::FailingOs;
+using hak_testing::in_child;
 using hak_testing::Rng;
 
 const size_t kGiB = size_t(1) << 30;
 const size_t kBytes = 16 << 20; /* of each round: beyond what superslabs have free before */
-
-void in_child(const std::function<void()> &body)
-{
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        body();
-        fflush(stdout);
-        _exit(testing::Test::HasFailure());
-    }
-    int status = -1;
-    EXPECT_EQ(waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
-}
 
 /* Whether the thread's fast path finds the block to be its own. */
 bool is_seen(const void *p)

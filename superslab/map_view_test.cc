@@ -17,12 +17,14 @@
 #include "base/os.h"
 #include "base/verify.h"
 #include "testing/failing_os.h"
+#include "testing/in_child.h"
 #include "testing/rng.h"
 
 namespace
 {
 
 using hak_testing::FailingOs;
+using hak_testing::in_child;
 using hak_testing::Rng;
 
 const uintptr_t kUnit = uintptr_t(1) << MAP_UNIT_SHIFT;
@@ -40,21 +42,6 @@ void set(uintptr_t address, size_t n_units, uint32_t tag)
 {
     ASSERT_EQ(hak_map_ensure(at(address), n_units * kUnit), 0);
     hak_map_set(at(address), n_units, tag, 9);
-}
-
-/* The test's body in a child, which has no flat array yet; the child's failures are printed. */
-void in_child(const std::function<void()> &body)
-{
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        body();
-        fflush(stdout);
-        _exit(testing::Test::HasFailure());
-    }
-    int status = -1;
-    EXPECT_EQ(waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
 }
 
 size_t resident_kib()
