@@ -42,11 +42,12 @@
    The wait is short: a tick stops between heaps and superslabs; it goes by futex alone, is no
    cancellation point, and is given up after LONGEST_WAIT_MS.
 
-   Every HAKMEM_PURGE_DELAY_MS it does one tick (hak_theap_rest_all, hak_ace_purge, hak_ss_purge_step);
-   when there is nothing to do any more, it sleeps until a slow path wakes it. It makes no system
-   call but futex, madvise and munmap, and blocks all signals; what the C library does in a new
-   thread is done when pthread_create goes on, and what it does in an ending one, another thread of
-   the program is about to do as well. A forked child has none, until it makes threads. */
+   Every HAKMEM_PURGE_DELAY_MS it does one tick (hak_theap_rest_all, hak_ace_purge,
+   hak_ss_purge_step); when there is nothing to do any more, it sleeps until a slow path wakes it.
+   It makes no system call but futex, madvise and munmap, and blocks all signals; what the C library
+   does in a new thread is done when pthread_create goes on, and what it does in an ending one,
+   another thread of the program is about to do as well. A forked child has none, until it makes
+   threads. */
 #ifndef HAKMEM_HEAP_BACKGROUND_H
 #define HAKMEM_HEAP_BACKGROUND_H
 
