@@ -836,8 +836,9 @@ struct Budget {
             errno = ENOMEM;
             return MAP_FAILED;
         }
-        left -= static_cast<int64_t>(length);
-        return before.mmap(addr, length, prot, flags, fd, offset);
+        void *result = before.mmap(addr, length, prot, flags, fd, offset);
+        left -= result == MAP_FAILED ? 0 : static_cast<int64_t>(length);
+        return result;
     }
     static int unmap(void *addr, size_t length)
     {

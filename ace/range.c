@@ -535,6 +535,7 @@ static char *move_to_new_place(const struct range *range, size_t bytes)
         hak_range_write_map(range);
         return NULL;
     }
+    hak_map_purge(range->base, range->bytes);
     hak_map_set(place, bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
     return place;
 }

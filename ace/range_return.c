@@ -78,7 +78,9 @@ static size_t give_back(struct range *range, struct giving how, size_t *space)
         hak_range_clear_map(range); /* first: the address space may be another's at once */
         is_unmapped = hak_os_unmap(range->base, bytes) == 0;
     }
-    if (!is_unmapped) {
+    if (is_unmapped) {
+        hak_map_purge(range->base, bytes);
+    } else {
         hak_range_write_map(range);
         is_refused = memory && hak_os_purge(range->base, bytes) != 0;
     }

@@ -23,6 +23,10 @@
 #endif
 #endif
 
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
 /* From <linux/futex.h>, which other C libraries' compilers do not find. */
 enum { FUTEX_WAIT_OF_PROCESS = 0 | 128, FUTEX_WAKE_OF_PROCESS = 1 | 128 };
 
@@ -285,13 +289,28 @@ static void *map_anonymous(void *hint, size_t size)
     return p == MAP_FAILED ? NULL : p;
 }
 
-void *hak_os_reserve(size_t size)
+static void *reserve(void *addr, size_t size, int flags)
 {
     int saved = errno;
-    void *p =
-        hak_os_ops.mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    hak_lock_count_system_call("mmap");
+    void *p = hak_os_ops.mmap(addr, size, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
     errno = saved;
     return p == MAP_FAILED ? NULL : p;
+}
+
+void *hak_os_reserve(size_t size)
+{
+    return reserve(NULL, size, 0);
+}
+
+int hak_os_claim(void *addr, size_t size)
+{
+    void *p = addr ? reserve(addr, size, MAP_FIXED_NOREPLACE) : NULL;
+    if (p && p != addr) { /* a kernel before Linux 4.17, to which the address is a hint */
+        hak_os_unmap_untouched(p, size);
+    }
+    return p && p == addr;
 }
 
 int hak_os_protect(void *addr, size_t size, enum os_access access)

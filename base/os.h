@@ -75,6 +75,9 @@ void hak_os_unmap_untouched(void *addr, size_t size);
 /* Reserves address space that may be neither read nor written to, at any page, and that the system
    does not count as memory. NULL when it refuses. */
 void *hak_os_reserve(size_t size);
+/* The same for whole pages at that very address, if nothing is mapped there, by whomever. Returns
+   1, or 0 with nothing changed. */
+int hak_os_claim(void *addr, size_t size);
 /* Whole pages may be read, or read and written to. Returns 0 or an errno value. */
 enum os_access { OS_READABLE, OS_WRITABLE };
 HAK_MUST_CHECK int hak_os_protect(void *addr, size_t size, enum os_access access);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include "hakmem/hakmem.h"
 #include "heap/theap.h"
 #include "owner/owner.h"
+#include "superslab/map.h"
 #include "superslab/superslab.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -407,6 +409,47 @@ TEST_F(Trim, NoBlockLosesWhatItHolds)
         purger.join();
     }
     EXPECT_EQ(n_bad, 0);
+}
+
+/* Resident pages of the window's tags. */
+size_t resident_map_pages()
+{
+    size_t page = hak_os_page_size(), n = sizeof hak_map_window->tag / page;
+    std::vector<unsigned char> resident(n);
+    EXPECT_EQ(mincore(hak_map_window->tag, n * page, resident.data()), 0);
+    return static_cast<size_t>(
+        std::count_if(resident.begin(), resident.end(), [](unsigned char r) { return r & 1; }));
+}
+
+/* Blocks all over the address space, small and large, leave no map behind. */
+TEST(Purge, TheMapGoesBack)
+{
+    if (HAK_TINY_OR(true, false)) {
+        GTEST_SKIP() << "a window of four pages, each with metadata";
+    }
+    const size_t n = 400, bytes = size_t(8) << 20;
+    (void)hak_purge();
+    size_t before = resident_map_pages();
+    std::vector<void *> large, small;
+    for (size_t i = 0; i < n; i++) {
+        large.push_back(hak_malloc(bytes)); /* hardly touched */
+        for (int k = 0; k < 64; k++) {
+            small.push_back(hak_malloc(30000));
+        }
+    }
+    size_t most = resident_map_pages();
+    for (void *p : small) {
+        hak_free(p);
+    }
+    for (void *p : large) {
+        hak_free(p);
+    }
+    (void)hak_purge();
+    if (hak_os_page_size() == 4096) {
+        EXPECT_GE(most, before + 40);
+    }
+    /* A page stays where anything else is mapped, such as metadata. */
+    EXPECT_LE(resident_map_pages(), before + 2 + (most - before) / 8);
 }
 
 } // namespace

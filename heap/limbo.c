@@ -119,6 +119,7 @@ static void unmap(struct slot *slot)
                             slot->bytes); /* address space is left over, and the slot with it */
         return;
     }
+    hak_map_purge(base, slot->bytes);
     atomic_store_release(&slot->base, (char *)NULL);
 }
 

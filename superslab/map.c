@@ -1,5 +1,5 @@
-/* The pointer map. No locks: leaves and the flat array are added by a compare-and-swap and stay.
-   Called by the pool, by ACE for ranges, by limbo, and by every free. */
+/* The pointer map. No locks: leaves and the flat array are added by a compare-and-swap and stay;
+   their pages go back. Called by the pool, by ACE for ranges, by limbo, and by every free. */
 #include "superslab/map.h"
 
 #include <errno.h>
@@ -257,6 +257,72 @@ int hak_map_verify(const void *start, size_t n_units)
         }
     }
     return 0;
+}
+
+/* --- pages that go back --- */
+
+static int is_blank(const uint32_t *tags, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (atomic_load_relaxed(&tags[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Drops a page of tags, and that of numbers if there is one, which cover `n_units` units from
+   `span`, unless one of them is mapped. The look at the tags is a hint that saves system calls. */
+static void purge_page(uintptr_t span, size_t n_units, uint32_t *tags, uint32_t *refs)
+{
+    const size_t page = n_units * sizeof(uint32_t), bytes = n_units << MAP_UNIT_SHIFT;
+    if (!is_blank(tags, n_units) || !hak_os_claim((void *)span, bytes)) {
+        return;
+    }
+    int refused = hak_os_purge(tags, page); /* locked pages: they stay, as they are */
+    refused = refs ? hak_os_purge(refs, page) : refused;
+    (void)refused;
+    hak_os_unmap_untouched((void *)span, bytes);
+}
+
+/* The page of leaf entries that has those of `address`. Returns where its address space ends. */
+static uintptr_t purge_leaf_page(uintptr_t address, size_t n_units)
+{
+    uint32_t unit = unit_of((const void *)address), first = unit & (MAP_LEAF_UNITS - 1);
+    struct map_leaf *leaf = leaf_of(unit);
+    uintptr_t before = (uintptr_t)(first % n_units) << MAP_UNIT_SHIFT;
+    uintptr_t unit_start = address >> MAP_UNIT_SHIFT << MAP_UNIT_SHIFT;
+    first -= (uint32_t)(first % n_units);
+    if (leaf && unit_start >= before) {
+        purge_page(unit_start - before, n_units, &leaf->tag[first], &leaf->ref[first]);
+    }
+    return unit_start - before + ((uintptr_t)n_units << MAP_UNIT_SHIFT);
+}
+
+/* The same of the flat array. */
+static uintptr_t purge_flat_page(uint32_t *tags, uintptr_t address, size_t n_units)
+{
+    uintptr_t span = address & ~(((uintptr_t)n_units << MAP_UNIT_SHIFT) - 1);
+    if (flat_tag(tags, address)) {
+        purge_page(span, n_units, &tags[span >> MAP_UNIT_SHIFT], NULL);
+    }
+    return span + ((uintptr_t)n_units << MAP_UNIT_SHIFT);
+}
+
+void hak_map_purge(const void *start, size_t bytes)
+{
+    const size_t n_units = hak_os_page_size() / sizeof(uint32_t);
+    const uintptr_t end = (uintptr_t)start + bytes;
+    uint32_t *tags = atomic_load_acquire(&flat);
+    if (n_units > MAP_LEAF_UNITS) { /* the tiny variant, where pages are large */
+        return;
+    }
+    for (uintptr_t at = (uintptr_t)start; at < end;) {
+        at = purge_leaf_page(at, n_units);
+    }
+    for (uintptr_t at = (uintptr_t)start; tags && at < end;) {
+        at = purge_flat_page(tags, at, n_units);
+    }
 }
 
 /* --- entries --- */

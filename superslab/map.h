@@ -4,13 +4,21 @@
    Two levels over units counted from `hak_map_base`, modulo 2^32 units (48 address bits): the
    directory is indexed by the upper 12 bits of the unit number, a leaf by its lower 20 bits, so
    that a leaf covers 64 GiB. `hak_map_base` is chosen below the first superslab, so that leaf 0
-   (the window) covers all superslabs of nearly every process. Leaves are mapped on demand and never
-   freed; untouched pages of a leaf cost nothing. A leaf's page of tags covers 64 MiB.
+   (the window) covers all superslabs of nearly every process. Leaves are mapped on demand and stay
+   mapped; untouched pages of a leaf cost nothing. A leaf's page of tags covers 64 MiB.
 
    Writers: whoever owns the unit (pool lock or range's owner) writes its entry before anybody gets
    a pointer into it, and clears it after the last; entries are single words, read with relaxed
    loads: a reader that holds a valid pointer into the unit has got it after the entry was written
-   (it was handed over with at least release/acquire by the program).
+   (it was handed over with at least release/acquire by the program). Who owns a unit has it mapped,
+   and clears its entries before it unmaps it.
+
+   Pages go back. When the last that was mapped in the address space of a page of tags is unmapped,
+   hak_map_purge drops the page, and that of numbers. Writers take no lock, so it keeps them out by
+   what they need: it maps that address space itself, without access, only where nothing is mapped.
+   For that time nobody owns a unit there, nor gets one from the system, and so nobody writes.
+   Readers find 0 before and after. (For some microseconds 64 MiB more of address space are taken,
+   as when glibc makes an arena.)
 
    Views. The fast path of free looks at one array of tags, through its heap's view: where the array
    begins, how far it reaches, where it is. A view is written by its heap's thread alone, so that
@@ -106,6 +114,9 @@ struct map_view {
 HAK_MUST_CHECK int hak_map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
+/* [start, start + bytes) was unmapped, with its entries cleared before: drops pages of the map that
+   have no entries any more. A hint; if the system refuses, they stay. No lock held. Keeps errno. */
+void hak_map_purge(const void *start, size_t bytes);
 /* The entry of any address; {0, 0} if it is not ours. If the unit changes hands during the call,
    the tag may be an older one than the number. */
 struct map_entry hak_map_get(const void *p);

@@ -139,6 +139,7 @@ static void purge_batch(struct batch *batch)
         drop_slabs(batch->ss);
     }
     if (batch->is_unmapped) {
+        hak_map_purge(batch->base, SS_BYTES);
         return;
     }
     if (batch->is_sparse) {
