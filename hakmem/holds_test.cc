@@ -264,6 +264,8 @@ void large_heap(size_t n)
         ok(hak_heap_malloc(heap, i % 4 ? 16 * kKib : 64 * kKib));
     }
     call_each_function();
+    (void)hak_heap_walk(
+        heap, [](void *, size_t, void *) { return 0; }, nullptr);
     hak_heap_destroy(heap);
 }
 

@@ -1,10 +1,10 @@
 /* Walks over blocks. No lock is held while a callback runs, so slabs and blocks come and go in
    between. A slab's bitmap is copied with its owner's lock held, and its blocks are visited from
    the copy. Of the process: superslab by superslab, their slabs and spans, then ranges by number.
-   Of a heap, in proportion to what it has: the addresses of its slabs, gathered with its lock held,
-   and its large blocks from its own records. A slab of a first-class heap stays where it is, and
-   none is gathered twice: so each block that stays is visited once. Called by programs, by mallinfo
-   and malloc_info. */
+   Of a heap, in proportion to what it has: the addresses of its slabs, gathered some at a time with
+   its lock held, and its large blocks from its own records. A slab of a first-class heap stays
+   where it is, and none is gathered twice: so each block that stays is visited once. Called by
+   programs, by mallinfo and malloc_info. */
 #include "hakmem/walk.h"
 
 #include <string.h>
@@ -228,17 +228,34 @@ static void gather_slab(const struct slab *slab, void *lowest_)
     }
 }
 
+/* So many slabs are looked at before the heap's lock is released for others. */
+#define GATHER_SOME HAK_TINY_OR(2u, 64u)
+
+/* With the owner's lock held; not when it returns. */
+static void gather_from(struct owner *owner, struct lowest *lowest)
+{
+    const uint32_t id = owner->id;
+    struct bank_walk walk;
+    hak_bank_walk_begin(&owner->bank, &walk);
+    while (owner && hak_bank_walk_some(&owner->bank, &walk, GATHER_SOME, gather_slab, lowest)) {
+        hak_lock_release(&owner->lock);
+        owner = hak_owner_hold(id);
+    }
+    if (owner) {
+        hak_bank_walk_end(&owner->bank, &walk);
+        hak_lock_release(&owner->lock);
+    }
+}
+
 /* Returns how many slabs the heap has. */
 static uint32_t gather_slabs(const struct hak_heap *heap, struct lowest *lowest)
 {
     enum gate_reader how = hak_gate_enter_to_read();
     struct owner *owner = how != GATE_REFUSED ? hak_owner_hold(heap->owner.id) : NULL;
-    uint32_t n = 0;
+    uint32_t n = owner ? owner->bank.n_slabs : 0;
     lowest->n = 0;
     if (owner) {
-        n = owner->bank.n_slabs;
-        hak_bank_for_each(&owner->bank, gather_slab, lowest);
-        hak_lock_release(&owner->lock);
+        gather_from(owner, lowest);
     }
     hak_gate_leave_reader(how);
     return n;

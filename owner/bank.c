@@ -41,6 +41,8 @@ void hak_bank_init(struct bank *bank, uint32_t owner)
     bank->has_strays_sent = 0;
     bank->strays = NULL;
     bank->full = bank->away = NULL;
+    bank->newest = 0;
+    bank->walks = NULL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         bank->partial[c] = bank->empty[c] = NULL;
         bank->n_partial[c] = 0;
@@ -92,10 +94,43 @@ static HAK_NOINLINE void become_partial(struct bank *bank, struct slab *slab)
     enter(bank, slab, SLAB_PARTIAL);
 }
 
+/* The slab becomes the bank's, with that number of its superslab in the map. */
+static void receive(struct bank *bank, struct slab *slab, uint32_t ref)
+{
+    uint32_t number = hak_slab_number(ref, slab->base);
+    atomic_store_relaxed(&slab->owner, bank->owner);
+    hak_map_set(slab->base, 1, TAG_SLAB(bank->owner, slab->size_class), ref);
+    bank->n_slabs++;
+    slab->newer = 0;
+    slab->older = bank->newest;
+    if (slab->older) {
+        hak_pool_slab_numbered(slab->older)->newer = number;
+    }
+    bank->newest = number;
+    enter(bank, slab, SLAB_PARTIAL);
+}
+
+/* A walk that would have come to the slab next goes on behind it. */
+static HAK_COLD void pass_over(const struct bank *bank, const struct slab *slab)
+{
+    for (struct bank_walk *walk = bank->walks; walk; walk = walk->next) {
+        if (walk->at && hak_pool_slab_numbered(walk->at) == slab) {
+            walk->at = slab->older;
+        }
+    }
+}
+
 /* The slab will be another's. */
 static void part_with(struct bank *bank, struct slab *slab)
 {
     leave(bank, slab, (enum slab_list)slab->list);
+    if (HAK_UNLIKELY(bank->walks != NULL)) {
+        pass_over(bank, slab);
+    }
+    *(slab->newer ? &hak_pool_slab_numbered(slab->newer)->older : &bank->newest) = slab->older;
+    if (slab->older) {
+        hak_pool_slab_numbered(slab->older)->newer = slab->newer;
+    }
     bank->n_slabs--;
     if (bank->empty[slab->size_class] == slab) {
         forget_empty(bank, slab->size_class);
@@ -125,11 +160,7 @@ struct slab *hak_bank_make(uint32_t size_class)
 
 void hak_bank_add(struct bank *bank, struct slab *slab)
 {
-    uint32_t ref = hak_map_get(slab->base).ref;
-    atomic_store_relaxed(&slab->owner, bank->owner);
-    hak_map_set(slab->base, 1, TAG_SLAB(bank->owner, slab->size_class), ref);
-    bank->n_slabs++;
-    enter(bank, slab, SLAB_PARTIAL);
+    receive(bank, slab, hak_map_get(slab->base).ref);
 }
 
 static void release(struct bank *bank, struct slab *slab)
@@ -235,12 +266,8 @@ static void settle_empty(struct bank *bank, struct slab *slab)
 
 static void move(struct bank *from, struct bank *to, struct slab *slab)
 {
-    struct map_entry entry = hak_map_get(slab->base);
     part_with(from, slab);
-    atomic_store_relaxed(&slab->owner, to->owner);
-    hak_map_set(slab->base, 1, TAG_SLAB(to->owner, slab->size_class), entry.ref);
-    to->n_slabs++;
-    enter(to, slab, SLAB_PARTIAL);
+    receive(to, slab, hak_map_get(slab->base).ref);
     if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {
         settle_empty(to, slab);
     }
@@ -309,20 +336,10 @@ static void leave_behind(struct bank *bank, struct slab *slab)
     atomic_store_relaxed(&slab->owner, 0u);
 }
 
-/* Any slab of the bank; NULL if there is none. */
-static struct slab *any_slab(const struct bank *bank)
-{
-    struct slab *slab = bank->away ? bank->away : bank->full;
-    for (uint32_t c = 0; !slab && c < SC_N_CLASSES; c++) {
-        slab = bank->partial[c];
-    }
-    return slab;
-}
-
 int hak_bank_drop(struct bank *bank, uint32_t most)
 {
-    struct slab *slab;
-    while ((slab = any_slab(bank)) != NULL) {
+    while (bank->newest) {
+        struct slab *slab = hak_pool_slab_numbered(bank->newest);
         if (!most--) {
             return 1;
         }
@@ -336,23 +353,41 @@ int hak_bank_drop(struct bank *bank, uint32_t most)
     return 0;
 }
 
-static void visit_list(const struct slab *slab,
-                       void (*visit)(const struct slab *slab, void *context), void *context)
+void hak_bank_walk_begin(struct bank *bank, struct bank_walk *walk)
 {
-    for (; slab; slab = slab->next) {
-        hak_lock_step(1);
-        visit(slab, context);
-    }
+    walk->at = bank->newest;
+    walk->next = bank->walks;
+    bank->walks = walk;
 }
 
-void hak_bank_for_each(const struct bank *bank,
+/* Where the bank knows the walk from; holds NULL if it does not: then it is another owner's, who
+   has come in the place of the one that has ended. */
+static struct bank_walk **place_of(struct bank *bank, const struct bank_walk *walk)
+{
+    struct bank_walk **place = &bank->walks;
+    while (*place && *place != walk) {
+        place = &(*place)->next;
+    }
+    return place;
+}
+
+int hak_bank_walk_some(struct bank *bank, struct bank_walk *walk, uint32_t most,
                        void (*visit)(const struct slab *slab, void *context), void *context)
 {
-    visit_list(bank->full, visit, context);
-    visit_list(bank->away, visit, context);
-    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        visit_list(bank->partial[c], visit, context);
+    walk->at = *place_of(bank, walk) ? walk->at : 0;
+    for (; walk->at && most; most--) {
+        const struct slab *slab = hak_pool_slab_numbered(walk->at);
+        hak_lock_step(1);
+        visit(slab, context);
+        walk->at = slab->older;
     }
+    return walk->at != 0;
+}
+
+void hak_bank_walk_end(struct bank *bank, struct bank_walk *walk)
+{
+    struct bank_walk **place = place_of(bank, walk);
+    *place = *place ? walk->next : NULL;
 }
 
 static int verify_slab(const struct bank *bank, const struct slab *slab)
@@ -387,6 +422,20 @@ static int verify_list(const struct bank *bank, enum slab_list list, uint32_t si
     return error;
 }
 
+static int verify_by_age(const struct bank *bank)
+{
+    uint32_t n = 0, newer = 0;
+    for (uint32_t at = bank->newest; at && n <= bank->n_slabs; n++) {
+        const struct slab *slab = hak_pool_slab_numbered(at);
+        if (slab->newer != newer || slab->owner != bank->owner) {
+            return VERIFY_BANK_BY_AGE;
+        }
+        newer = at;
+        at = slab->older;
+    }
+    return n == bank->n_slabs ? 0 : VERIFY_BANK_BY_AGE;
+}
+
 int hak_bank_verify(const struct bank *bank)
 {
     uint32_t n_slabs = 0;
@@ -399,5 +448,8 @@ int hak_bank_verify(const struct bank *bank)
             error = VERIFY_BANK_LENGTH;
         }
     }
-    return error || n_slabs == bank->n_slabs ? error : VERIFY_BANK_COUNT;
+    if (!error && n_slabs != bank->n_slabs) {
+        error = VERIFY_BANK_COUNT;
+    }
+    return error ? error : verify_by_age(bank);
 }

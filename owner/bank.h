@@ -2,12 +2,15 @@
 
    Owned by whoever embeds it; every function needs that owner's lock held. Each slab of the owner
    is in one list: that of its class if it is partial, else that of the full ones or of those that
-   are away (slab.h). So all that an owner has is found without looking at what others have. Always:
-   n_slabs = slabs in these lists; no other slab has this owner; a slab that is empty and partial is
-   empty[class], which else is NULL or a slab of the class that was empty before. If keeps_empty is
-   set, one empty slab a class stays where the class's policy says so (keep_empty_max), so that an
-   idle bank holds back at most SC_N_CLASSES x 64 KiB until hak_bank_release_empty; else none. The
-   policy comes with the call, from the pool that the class belongs to (tiny, mid_mt).
+   are away (slab.h). So all that an owner has is found without looking at what others have. All of
+   them are in one list by age too, from `newest` on, which no change of state reorders: who walks
+   the slabs stops and goes on, and lets go of the lock in between. Always: n_slabs = slabs in the
+   lists of states = slabs in that by age; no other slab has this owner; a slab that is empty and
+   partial is empty[class], which else is NULL or a slab of the class that was empty before. If
+   keeps_empty is set, one empty slab a class stays where the class's policy says so
+   (keep_empty_max), so that an idle bank holds back at most SC_N_CLASSES x 64 KiB until
+   hak_bank_release_empty; else none. The policy comes with the call, from the pool that the class
+   belongs to (tiny, mid_mt).
 
    Away. Who wants to purge a slab's pages takes it out of the class's list, calls the system
    without the owner's lock, and puts it back. Until then no thread takes blocks from it, moves or
@@ -52,6 +55,14 @@ struct bank {
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
     struct slab *empty[SC_N_CLASSES];
     struct slab *full, *away; /* of all classes */
+    uint32_t newest;          /* a number (hak_slab_number), or 0 */
+    struct bank_walk *walks;  /* those that are under way */
+};
+
+/* A walk over a bank's slabs; the caller's. */
+struct bank_walk {
+    struct bank_walk *next;
+    uint32_t at; /* the next slab's number, or 0 */
 };
 
 void hak_bank_init(struct bank *bank, uint32_t owner);
@@ -88,9 +99,13 @@ static inline int hak_bank_has_left(const struct slab *slab)
 {
     return slab->owner == 0;
 }
-/* Calls visit for each slab of the bank, in no order. */
-void hak_bank_for_each(const struct bank *bank,
+/* Each slab that stays the bank's from begin to end is visited once, others once or not at all. The
+   lock may be released between the calls, inside the gate; if the owner ends then, the walk is
+   over, and needs no end. `some` visits up to `most` and returns 1 while there are more. */
+void hak_bank_walk_begin(struct bank *bank, struct bank_walk *walk);
+int hak_bank_walk_some(struct bank *bank, struct bank_walk *walk, uint32_t most,
                        void (*visit)(const struct slab *slab, void *context), void *context);
+void hak_bank_walk_end(struct bank *bank, struct bank_walk *walk);
 /* 0 if every equation of the bank and of its slabs holds. */
 int hak_bank_verify(const struct bank *bank);
 

@@ -211,6 +211,9 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
     bank.n_partial[slab->size_class]++;
     EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LENGTH);
     bank.n_partial[slab->size_class]--;
+    slab->newer = 1;
+    EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_BY_AGE);
+    slab->newer = 0;
     slab->list = SLAB_AWAY;
     EXPECT_EQ(hak_bank_verify(&bank), VERIFY_BANK_LIST);
     slab->list = SLAB_PARTIAL;
@@ -227,14 +230,91 @@ TEST_F(Bank, VerifySeesEachBrokenEquation)
 }
 
 /* All slabs are in the bank's lists, whatever state they are in. */
-std::map<const struct slab *, int> slabs_of(const struct bank *bank)
+std::map<const struct slab *, int> slabs_of(struct bank *bank)
 {
     std::map<const struct slab *, int> seen;
     auto visit = [](const struct slab *slab, void *context) {
         (*static_cast<std::map<const struct slab *, int> *>(context))[slab]++;
     };
-    hak_bank_for_each(bank, visit, &seen);
+    struct bank_walk walk, *others = bank->walks;
+    hak_bank_walk_begin(bank, &walk);
+    while (hak_bank_walk_some(bank, &walk, 2, visit, &seen)) {
+    }
+    hak_bank_walk_end(bank, &walk);
+    EXPECT_EQ(bank->walks, others);
     return seen;
+}
+
+/* What is the bank's all the time is visited once, whatever comes, goes and changes its state
+   between the steps of several walks. */
+TEST_F(Bank, WalksGoOnWhileSlabsComeAndGo)
+{
+    const uint32_t c = hak_sc_of(20000), n_walks = 3;
+    Rng rng(7);
+    for (int round = 0; round < 40; round++) {
+        std::vector<char *> blocks;
+        while (bank.n_slabs < 30) {
+            blocks.push_back(take(&bank, c, 1)[0]);
+        }
+        std::map<const struct slab *, int> before = slabs_of(&bank), seen[n_walks], gone;
+        struct bank_walk walks[n_walks];
+        bool more[n_walks] = {};
+        auto visit = [](const struct slab *slab, void *context) {
+            (*static_cast<std::map<const struct slab *, int> *>(context))[slab]++;
+        };
+        for (uint32_t w = 0; w < n_walks; w++) {
+            hak_bank_walk_begin(&bank, &walks[w]);
+            more[w] = true;
+        }
+        while (more[0] || more[1] || more[2]) {
+            uint32_t w = static_cast<uint32_t>(rng.below(n_walks));
+            more[w] = more[w] &&
+                      hak_bank_walk_some(&bank, &walks[w], static_cast<uint32_t>(rng.between(1, 3)),
+                                         visit, &seen[w]);
+            if (rng.one_in(2) && !blocks.empty()) {
+                size_t i = rng.below(blocks.size());
+                hak_bank_put(&bank, blocks[i], &policy);
+                blocks.erase(blocks.begin() + static_cast<std::ptrdiff_t>(i));
+            } else {
+                blocks.push_back(take(&bank, c, 1)[0]);
+            }
+            std::map<const struct slab *, int> now = slabs_of(&bank);
+            for (auto &slab : before) {
+                gone[slab.first] += !now.count(slab.first);
+            }
+            ASSERT_EQ(hak_bank_verify(&bank), 0);
+        }
+        for (uint32_t w = n_walks; w-- > 0;) {
+            hak_bank_walk_end(&bank, &walks[round % 2 ? w : n_walks - 1 - w]);
+            for (auto &slab : before) {
+                EXPECT_EQ(gone[slab.first] ? 1 : seen[w][slab.first], 1);
+                EXPECT_LE(seen[w][slab.first], 1);
+            }
+        }
+        EXPECT_EQ(bank.walks, nullptr);
+        for (char *p : blocks) {
+            hak_bank_put(&bank, p, &policy);
+        }
+    }
+}
+
+/* An owner with the same id has come: the walk is over, and touches nothing. */
+TEST_F(Bank, AWalkOfAnOwnerThatHasEndedIsOver)
+{
+    char *p = take(&bank, 7, 1)[0];
+    struct bank_walk walk, others;
+    hak_bank_walk_begin(&bank, &walk);
+    bank.walks = nullptr; /* as hak_bank_init leaves it */
+    hak_bank_walk_begin(&bank, &others);
+    int n = 0;
+    auto visit = [](const struct slab *, void *context) { ++*static_cast<int *>(context); };
+    EXPECT_EQ(hak_bank_walk_some(&bank, &walk, 9, visit, &n), 0);
+    EXPECT_EQ(n, 0);
+    hak_bank_walk_end(&bank, &walk);
+    EXPECT_EQ(bank.walks, &others);
+    hak_bank_walk_end(&bank, &others);
+    EXPECT_EQ(bank.walks, nullptr);
+    hak_bank_put(&bank, p, &policy);
 }
 
 TEST_F(Bank, EachSlabIsInOneList)

@@ -95,6 +95,12 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
 struct slab *hak_pool_slab_of(uint32_t ref, const void *p);
+/* A slab by a number: never 0, and its own as long as it is in use. */
+static inline uint32_t hak_slab_number(uint32_t ref, const void *p)
+{
+    return ref * SS_UNITS + (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES) + 1;
+}
+struct slab *hak_pool_slab_numbered(uint32_t number);
 
 /* Descriptions made so far: numbers are below it. */
 uint32_t hak_pool_n_superslabs(void);

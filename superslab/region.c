@@ -35,6 +35,11 @@ struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
     return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
 }
 
+struct slab *hak_pool_slab_numbered(uint32_t number)
+{
+    return &hak_pool_superslab((number - 1) / SS_UNITS)->slabs[(number - 1) % SS_UNITS];
+}
+
 struct superslab *hak_pool_superslab_around(uint32_t number, const void *p)
 {
     struct superslab *ss = (struct superslab *)hak_numbered_find(&superslabs, number);

@@ -23,13 +23,14 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
     slab->base = base;
     slab->next = slab->prev = NULL;
     atomic_store_relaxed(&slab->owner, owner);
-    slab->size = hak_sc_table[size_class].size;
+    slab->older = slab->newer = 0;
+    slab->size = (uint16_t)hak_sc_table[size_class].size;
     slab->capacity = slab->n_free = (uint16_t)capacity;
     slab->hint = slab->fresh = 0;
     atomic_store_relaxed(&slab->size_class, (uint16_t)size_class);
     slab->list = SLAB_FULL;
     slab->is_used = 1;
-    slab->is_clean = (uint8_t)is_clean;
+    slab->is_clean = is_clean != 0;
     slab->took_clean = 0;
     slab->seen_n_free = slab->asked_pages = 0;
     for (uint32_t i = 0; i < n_words; i++) {

@@ -36,17 +36,16 @@ struct slab {
     char *base;
     struct slab *next, *prev; /* in its list */
     uint32_t owner;
-    uint32_t size;
-    uint16_t capacity, n_free, hint, size_class;
+    uint32_t older, newer; /* among its bank's slabs: their numbers (hak_slab_number); 0: none */
+    uint16_t size, capacity, n_free, hint, size_class;
     uint16_t fresh;
     uint8_t list; /* enum slab_list */
-    uint8_t is_used;
-    uint8_t is_clean;   /* fresh blocks read as zero */
-    uint8_t took_clean; /* what hak_slab_take gave last does, except for the links */
-    uint8_t spare[2];
+    uint8_t is_used : 1;
+    uint8_t is_clean : 1;   /* fresh blocks read as zero */
+    uint8_t took_clean : 1; /* what hak_slab_take gave last does, except for the links */
     /* For hak_slab_ask_for_pages: n_free when it last looked, when that changed, and which pages it
        has named since blocks were taken last. */
-    uint16_t seen_n_free, seen_tick, asked_pages, spare2;
+    uint16_t seen_n_free, seen_tick, asked_pages;
 };
 
 HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
