@@ -424,16 +424,17 @@ static int verify_list(const struct bank *bank, enum slab_list list, uint32_t si
 
 static int verify_by_age(const struct bank *bank)
 {
-    uint32_t n = 0, newer = 0;
-    for (uint32_t at = bank->newest; at && n <= bank->n_slabs; n++) {
+    uint32_t n = 0, newer = 0, at = bank->newest;
+    while (at && n < bank->n_slabs) {
         const struct slab *slab = hak_pool_slab_numbered(at);
         if (slab->newer != newer || slab->owner != bank->owner) {
-            return VERIFY_BANK_BY_AGE;
+            break;
         }
         newer = at;
         at = slab->older;
+        n++;
     }
-    return n == bank->n_slabs ? 0 : VERIFY_BANK_BY_AGE;
+    return !at && n == bank->n_slabs ? 0 : VERIFY_BANK_BY_AGE;
 }
 
 int hak_bank_verify(const struct bank *bank)
