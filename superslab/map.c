@@ -46,7 +46,10 @@ static struct map_leaf *ensure_leaf(uint32_t index)
         (struct map_leaf *)hak_os_map_aligned(NULL, sizeof *fresh, hak_os_page_size());
     if (fresh && !atomic_cas_strong(&directory[index], &leaf, fresh)) {
         hak_os_unmap_untouched(fresh, sizeof *fresh);
-        fresh = leaf;
+        return leaf;
+    }
+    if (fresh) {
+        hak_os_small_pages(fresh, sizeof *fresh); /* most of them are never touched */
     }
     return fresh;
 }

@@ -4,8 +4,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
+#include <sstream>
+#include <string>
 #include <sys/mman.h>
 #include <thread>
 #include <vector>
@@ -446,6 +449,39 @@ TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
     for (void *p : all) {
         hak_ss_span_free(p);
     }
+}
+
+/* What the system says of the mapping that holds p, in the letters of /proc/PID/smaps. */
+std::string flags_of(const void *p)
+{
+    std::ifstream smaps("/proc/self/smaps");
+    std::string line;
+    bool is_it = false;
+    while (std::getline(smaps, line)) {
+        uintptr_t start, end;
+        char dash;
+        std::istringstream head(line);
+        if (head >> std::hex >> start >> dash >> end && dash == '-') {
+            is_it = start <= reinterpret_cast<uintptr_t>(p) && reinterpret_cast<uintptr_t>(p) < end;
+        } else if (is_it && line.compare(0, 8, "VmFlags:") == 0) {
+            return line + " ";
+        }
+    }
+    return "";
+}
+
+/* Also where the system gives huge pages to whoever does not ask. */
+TEST_F(Pool, ASmallHeapHasSmallPages)
+{
+    void *p = hak_ss_span_alloc(1000, SS_GRANULE_BYTES, nullptr);
+    ASSERT_NE(p, nullptr);
+    std::string flags = flags_of(p), map = flags_of(&hak_map_window->tag[hak_map_window_unit(p)]);
+    hak_ss_span_free(p);
+    if (flags.empty()) {
+        GTEST_SKIP() << "no /proc/self/smaps here";
+    }
+    EXPECT_NE(flags.find(" nh "), std::string::npos) << flags;
+    EXPECT_NE(map.find(" nh "), std::string::npos) << map;
 }
 
 /* The same calls each time; the n-th call of one function fails, for every n until none is left to

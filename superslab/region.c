@@ -174,6 +174,8 @@ struct superslab *hak_pool_map_region(void)
         ss->is_huge = (uint8_t)hak_huge_is_wanted((uint64_t)hak_stat_get(heap_used_bytes));
         if (ss->is_huge) {
             hak_huge_mark(base, SS_BYTES);
+        } else {
+            hak_os_small_pages(base, SS_BYTES);
         }
         hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
         hak_limit_count_mappings(1);
