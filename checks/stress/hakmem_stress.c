@@ -581,7 +581,7 @@ static void free_all(void)
 static void check_nothing_left(void)
 {
     /* Detached threads may still be on their way out: their heaps become orphans within moments. */
-    for (int i = 0; i < 1000 && hak_stat_get(heaps) - hak_stat_get(orphans) > 2; i++) {
+    for (int i = 0; i < 1000 && hak_stat_get(heaps) - hak_stat_get(orphans) > 1; i++) {
         usleep(10000);
     }
     (void)hak_purge();
