@@ -212,12 +212,14 @@ void hak_entry_add(struct entry_layer *layer)
 {
     (void)start();
     hak_theap_switch(add, layer);
+    hak_fork_catch_up(); /* a fork in a signal handler may have left it to this thread */
 }
 
 void hak_entry_remove(struct entry_layer *layer)
 {
     (void)start();
     hak_theap_switch(remove_, layer);
+    hak_fork_catch_up(); /* a fork in a signal handler may have left it to this thread */
 }
 
 static int is_libcs(const void *p)

@@ -1030,6 +1030,57 @@ TEST(ForkInAHandler, WhatOthersHold)
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
 }
 
+LOCK_DEFINE(lower_lock, LOCK_RANK_ACE);
+LOCK_DEFINE(higher_lock, LOCK_RANK_POOL);
+
+/* What a signal handler interrupted that forks: it holds `mine`, and then needs `next`. */
+int fork_holding(struct lock *mine, struct lock *next, std::atomic<int> *n_held)
+{
+    if (!hak_gate_enter()) {
+        return -1;
+    }
+    hak_lock_acquire(mine);
+    ++*n_held;
+    while (*n_held != 2) {
+        usleep(1000);
+    }
+    usleep(next ? 0 : 100000); /* who should go first comes last */
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(60);
+        if (next) {
+            hak_lock_acquire(next);
+            hak_lock_release(next);
+        }
+    }
+    hak_lock_release(mine);
+    hak_gate_leave();
+    if (pid == 0) {
+        void *p = hak_malloc(3000), *q = hak_malloc(3 << 20);
+        leave(p && q ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    return status;
+}
+
+/* Two threads that fork in handlers wait for each other. If both gave up at the same time, each
+   child would lack a lock, and one of them goes on to need it. Who holds the higher one needs
+   nothing that the other holds: it goes first. */
+TEST(ForkInAHandler, TwoThatHoldLocks)
+{
+    std::atomic<int> n_held{0};
+    int lower = -1, higher = -1;
+    std::thread one([&] { lower = fork_holding(&lower_lock, &higher_lock, &n_held); });
+    std::thread two([&] { higher = fork_holding(&higher_lock, nullptr, &n_held); });
+    one.join();
+    two.join();
+    EXPECT_EQ(lower, 0);
+    EXPECT_EQ(higher, 0);
+    EXPECT_EQ(hak_gate_is_closed(), 0);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 /* Freed twice while it waits: found when it is done, at the latest. */
 void free_twice_meanwhile(size_t size)
 {

@@ -295,6 +295,7 @@ struct hak_heap *hak_heap_create(void)
         hak_gate_leave();
     } else {
         owner = create_aside();
+        hak_fork_catch_up(); /* a fork in a signal handler may have left it to this thread */
     }
     if (!owner) {
         errno = ENOMEM;

@@ -194,11 +194,12 @@ static void catch_up_if_open(void)
 
 /* Freed memory that stays resident makes fork longer by each of its pages, and each costs a fault
    when it is used next, kept or not. So it goes first, where there is much of it. Not in a signal
-   handler that has interrupted a slow path, which may hold any lock. */
+   handler that has interrupted who holds a lock, or may, or who reads with the gate closed. */
 static void purge_for_fork(void)
 {
     if (hak_stat_get(heap_dirty_bytes) + hak_stat_get(large_cached_bytes) >= FORK_PURGE_BYTES &&
-        hak_gate_thread.depth == 0 && hak_gate_enter()) {
+        hak_gate_thread.depth == 0 && !hak_gate_is_mine() && !hak_theap_holds_outside() &&
+        hak_gate_enter()) {
         (void)hak_ace_purge(FORK_PURGE_MS);
         (void)hak_ss_purge(FORK_PURGE_MS);
         hak_gate_leave();

@@ -12,9 +12,11 @@
 #define COUNTERS 16u
 #define SPINS    200
 #define WAIT_MS  5u
-/* Waits in which no thread leaves: 30 ms; and a second, where going on would lose a lock. */
+/* Waits in which no thread leaves: 30 ms; and a second, where going on would lose a lock, for each
+   turn. */
 #define PATIENCE           6
 #define PATIENCE_FOR_LOCKS 200
+#define MOST_TURNS         4
 #define order_here()       __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 struct counter {
@@ -22,7 +24,7 @@ struct counter {
 };
 static struct counter counters[COUNTERS];
 static uint32_t n_left; /* futex: changes when a thread leaves a closed gate */
-uint32_t hak_gate_closed;
+uint64_t hak_gate_closed;
 HAK_TLS struct hak_gate_thread hak_gate_thread;
 
 static void add_to_counter(struct hak_gate_thread *self)
@@ -59,7 +61,7 @@ int hak_gate_enter_first(void)
 {
     struct hak_gate_thread *self = &hak_gate_thread;
     struct theap *heap = hak_theap_own;
-    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != self->n_closings ||
+    if (HAK_UNLIKELY((uint32_t)atomic_load_relaxed(&hak_gate_closed) != self->n_closings ||
                      self->kept_depth)) {
         return 0;
     }
@@ -72,9 +74,9 @@ int hak_gate_enter_first(void)
     } else {
         add_to_counter(self);
     }
-    if (HAK_UNLIKELY(atomic_load_seq(&hak_gate_closed) != self->n_closings)) {
+    if (HAK_UNLIKELY((uint32_t)atomic_load_seq(&hak_gate_closed) != self->n_closings)) {
         make_sure(1);
-        if (atomic_load_seq(&hak_gate_closed) != self->n_closings) {
+        if ((uint32_t)atomic_load_seq(&hak_gate_closed) != self->n_closings) {
             hak_gate_leave_last();
             return 0;
         }
@@ -126,28 +128,49 @@ static int is_heap_empty(const void *at)
 }
 
 struct held {
-    uint32_t by_others, wanted_of_mine;
+    uint32_t highest_mine, highest_wanted; /* ranks of the own locks, and of those that others wait
+                                              for */
+    uint32_t n_above;                      /* others' locks of higher rank than all own ones */
+    uint32_t n_others;                     /* others' locks whose holders wait for none of mine */
 };
 
-static void count_held(struct lock *lock, void *context)
+static void see_mine(struct lock *lock, void *context)
 {
     struct held *held = (struct held *)context;
-    uint32_t word = atomic_load_relaxed(&lock->word);
     if (hak_lock_is_mine(lock)) {
-        held->wanted_of_mine += word & LOCK_HAS_WAITERS;
-    } else {
-        held->by_others += word != 0 && word != LOCK_LOST;
+        uint32_t word = atomic_load_relaxed(&lock->word), rank = lock->rank;
+        held->highest_mine = rank > held->highest_mine ? rank : held->highest_mine;
+        held->highest_wanted =
+            word & LOCK_HAS_WAITERS && rank > held->highest_wanted ? rank : held->highest_wanted;
     }
 }
 
-/* How many waits in vain are enough for a thread that a signal handler interrupted inside. If
-   others wait for a lock that it holds, they wait for ever, and if they hold none, as when they
-   fork in handlers too, nothing is lost by going on. Else it is the turn of another one. */
+/* Who waits for a lock holds those of lower ranks only. */
+static void see_others(struct lock *lock, void *context)
+{
+    struct held *held = (struct held *)context;
+    uint32_t word = atomic_load_relaxed(&lock->word);
+    if (word != 0 && word != LOCK_LOST && !hak_lock_is_mine(lock)) {
+        held->n_others += lock->rank >= held->highest_wanted;
+        held->n_above += lock->rank > held->highest_mine;
+    }
+}
+
+/* How many waits in vain are enough for a thread that a signal handler interrupted inside, or with
+   a lock held. Others
+   that wait for a lock that it holds wait for ever, and if the rest hold none, as when they fork in
+   handlers too, nothing is lost by going on. Else it is the turn of another one, which may fork in
+   a handler as well. Who holds the highest lock goes first: the child goes on with what was
+   interrupted, and that waits for higher locks than it holds. */
 static int patience_now(void)
 {
-    struct held held = {0, 0};
-    hak_lock_for_each(count_held, &held);
-    return held.wanted_of_mine || !held.by_others ? PATIENCE : PATIENCE_FOR_LOCKS;
+    struct held held = {0, 0, 0, 0};
+    hak_lock_for_each(see_mine, &held);
+    hak_lock_for_each(see_others, &held);
+    if (!held.n_others) {
+        return PATIENCE;
+    }
+    return PATIENCE_FOR_LOCKS * (held.n_above < MOST_TURNS ? (int)held.n_above + 1 : MOST_TURNS);
 }
 
 struct waits {
@@ -169,7 +192,8 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
         }
         (void)hak_os_ops.futex_wait_ms(&n_left, seen, WAIT_MS);
         waits->in_vain = atomic_load_seq(&n_left) == seen ? waits->in_vain + 1 : 0;
-        if (hak_gate_thread.kept_depth && waits->in_vain >= PATIENCE &&
+        if (waits->in_vain >= PATIENCE &&
+            (hak_gate_thread.kept_depth || hak_theap_holds_outside()) &&
             waits->in_vain >= patience_now()) {
             return 0;
         }
@@ -197,34 +221,69 @@ static int wait_for_others(void)
     return 1;
 }
 
+static uint32_t generation(uint64_t closed)
+{
+    return (uint32_t)(closed >> 32);
+}
+
+/* A signal handler may fork anywhere in here, and in its child hak_gate_closed becomes what
+   n_closings is at that instant: then the step is in it, or it is not. */
+static void count_closing(int step)
+{
+    struct hak_gate_thread *self = &hak_gate_thread;
+    uint32_t begun = generation(atomic_load_seq(&hak_gate_closed));
+    order_here();
+    self->n_closings += (uint32_t)step;
+    order_here();
+    uint64_t closed = atomic_load_seq(&hak_gate_closed);
+    do {
+        if (HAK_UNLIKELY(generation(closed) != begun)) {
+            if (self->n_at_fork == self->n_closings) {
+                return;
+            }
+            begun = generation(closed);
+        }
+    } while (!atomic_cas_weak_seq(&hak_gate_closed, &closed, closed + (uint64_t)(int64_t)step));
+}
+
+/* In this order: an inner close and open, in a signal handler, leave the depth set aside once the
+   outer one is counted. */
 void hak_gate_close(void)
 {
     struct hak_gate_thread *self = &hak_gate_thread;
     int saved = errno;
-    if (self->depth) {
-        self->kept_depth = self->depth;
+    count_closing(1);
+    order_here();
+    uint32_t depth = self->depth;
+    if (depth) {
+        self->kept_depth = depth;
+        order_here();
         self->depth = 0;
+        order_here();
     }
-    self->n_closings++;
-    (void)__atomic_add_fetch(&hak_gate_closed, 1u, __ATOMIC_SEQ_CST);
     self->saw_others = (uint8_t)!wait_for_others();
     errno = saved;
 }
 
+/* What an inner one has given back is not taken again. */
 static void give_depth_back(void)
 {
-    if (hak_gate_thread.n_closings == 0) {
-        hak_gate_thread.depth = hak_gate_thread.kept_depth;
-        hak_gate_thread.kept_depth = 0;
+    struct hak_gate_thread *self = &hak_gate_thread;
+    uint32_t depth = self->kept_depth;
+    if (depth && self->n_closings == 0) {
+        self->depth = depth;
+        order_here();
+        self->kept_depth = 0;
+        order_here();
     }
 }
 
 void hak_gate_open(void)
 {
-    hak_gate_thread.n_closings--;
+    count_closing(-1);
+    order_here();
     give_depth_back();
-    (void)__atomic_sub_fetch(&hak_gate_closed, 1u, __ATOMIC_SEQ_CST);
-    if (!hak_gate_thread.depth) {
+    if (!hak_gate_thread.depth && !hak_gate_thread.kept_depth && !hak_theap_holds_outside()) {
         hak_fork_catch_up();
     }
 }
@@ -245,11 +304,15 @@ void hak_gate_open_in_child(void)
     if (self->kept_depth && self->is_counted) {
         *self->shared = 1;
     }
-    uint32_t flags = (hak_gate_closed & GATE_FOR_EVER) | (is_unsure() ? GATE_UNSURE : 0);
+    uint64_t flags = (hak_gate_closed & GATE_FOR_EVER) | (is_unsure() ? GATE_UNSURE : 0);
     self->n_closings--;
     self->saw_others = 0;
+    self->n_at_fork = self->n_closings;
+    order_here();
+    atomic_store_seq(&hak_gate_closed,
+                     (uint64_t)(generation(hak_gate_closed) + 1) << 32 | flags | self->n_closings);
+    order_here();
     give_depth_back();
-    atomic_store_seq(&hak_gate_closed, flags | self->n_closings);
 }
 
 void hak_gate_close_for_ever(void)

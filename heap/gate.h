@@ -14,14 +14,18 @@
 
    State: a word of each heap that says whether its thread is inside, so that slow paths share no
    cache line; 16 counters for threads that have no heap (they start, end, or are ours); the number
-   of closings; and for each thread how deep it is inside. Enter writes its word and then looks at
+   of closings, with a generation that each forked child changes; and for each thread how deep it is
+   inside, and how often it has closed. Enter writes its word and then looks at
    the closings; close adds to the closings and then looks at the words; all in sequentially
    consistent order, so that at least one of them sees the other.
 
-   Signal handlers may fork: hak_gate_close sets aside how deep the interrupted code is inside, and
-   hak_gate_open restores it. Whether a heap's thread is inside is one store, so that no
-   instruction between two leaves it unknown; of a thread that shares a counter it is unknown for
-   two instructions, and then hak_gate_close waits in vain for a while. */
+   Signal handlers may fork, wherever the thread is, in enter, leave, close and open too; then both
+   parent and child go on there. hak_gate_close sets aside how deep the interrupted code is inside,
+   and hak_gate_open restores it. In the child the number of closings becomes what the thread's own
+   word says, and the generation tells the interrupted close or open whether that includes it.
+   Whether a heap's thread is inside is one store, so that no instruction between two leaves it
+   unknown; of a thread that shares a counter it is unknown for two instructions, and then
+   hak_gate_close waits in vain for a while. fork_steps_test forks after each instruction. */
 #ifndef HAKMEM_HEAP_GATE_H
 #define HAKMEM_HEAP_GATE_H
 
@@ -32,15 +36,18 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define GATE_FOR_EVER 0x80000000u /* in hak_gate_closed: no thread opens it again */
-#define GATE_UNSURE                                                                                \
-    0x40000000u /* in a forked child: its thread's counter is put right when it goes on */
+/* In the lower half of hak_gate_closed: no thread opens it again; and, in a forked child, its
+   thread's counter is put right when it goes on. */
+#define GATE_FOR_EVER UINT64_C(0x80000000)
+#define GATE_UNSURE   UINT64_C(0x40000000)
 
 struct hak_gate_thread {
     uint32_t depth; /* of hak_gate_enter */
     uint32_t
         kept_depth; /* of the code that a signal handler interrupted which has closed the gate */
     uint32_t n_closings; /* by this thread */
+    uint32_t
+        n_at_fork; /* n_closings when the process was made by a fork: hak_gate_closed had it then */
     uint8_t is_counted; /* in a shared counter; not so for two instructions of hak_gate_enter and of
                            hak_gate_leave */
     uint8_t saw_others; /* it gave up waiting for others to leave: they wait for what it holds */
@@ -48,7 +55,8 @@ struct hak_gate_thread {
     uint32_t *shared;   /* the counter; NULL before it needed one */
 };
 
-extern uint32_t hak_gate_closed HAK_HIDDEN; /* closings, and the bits above */
+/* The generation, and in the lower half the closings, and the bits above. */
+extern uint64_t hak_gate_closed HAK_HIDDEN;
 extern HAK_TLS struct hak_gate_thread hak_gate_thread HAK_HIDDEN;
 
 int hak_gate_enter_first(void);
@@ -81,18 +89,18 @@ static inline void hak_gate_leave(void)
 
 static inline int hak_gate_is_closed(void)
 {
-    return atomic_load_seq(&hak_gate_closed) != 0;
+    return (uint32_t)atomic_load_seq(&hak_gate_closed) != 0;
 }
 
 /* 1 while the calling thread has closed it. */
 static inline int hak_gate_is_mine(void)
 {
-    return HAK_UNLIKELY(atomic_load_relaxed(&hak_gate_closed) != 0) &&
+    return HAK_UNLIKELY((uint32_t)atomic_load_relaxed(&hak_gate_closed) != 0) &&
            hak_gate_thread.n_closings != 0;
 }
 
 /* Returns when no other thread is inside. If a signal handler calls it that interrupted the thread
-   inside, the others may need what the thread holds: then it waits only as long as they get on, and
+   inside, or with a lock held, the others may need what the thread holds: then it waits only as long as they get on, and
    hak_gate_saw_others tells. */
 void hak_gate_close(void);
 void hak_gate_open(void);

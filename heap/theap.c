@@ -485,8 +485,7 @@ struct theap *hak_theap_acquire(void)
     if (hak_theap_own != &hak_theap_none) {
         return hak_theap_own;
     }
-    /* A signal handler may have interrupted this thread with shown_lock held. */
-    if (is_ending || hak_gate_thread.depth || hak_lock_is_mine(&shown_lock) || !hak_gate_enter()) {
+    if (is_ending || hak_gate_thread.depth || hak_theap_holds_outside() || !hak_gate_enter()) {
         return NULL;
     }
     /* Again: a signal handler may have forked in between, and a handler of that fork allocated. */
@@ -585,12 +584,18 @@ int hak_theap_verify_all(void)
 
 /* --- fork --- */
 
+int hak_theap_holds_outside(void)
+{
+    return hak_lock_is_mine(&shown_lock) || hak_owner_holds_spares();
+}
+
 /* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a
-   handler that interrupted the slow path. */
+   handler that interrupted a slow path, or who reads with the gate closed. */
 void hak_theap_receive_own(void)
 {
     struct theap *heap = hak_theap_own;
-    if (heap != &hak_theap_none && hak_gate_thread.depth == 0 && hak_gate_enter()) {
+    if (heap != &hak_theap_none && hak_gate_thread.depth == 0 && !hak_gate_is_mine() &&
+        !hak_theap_holds_outside() && hak_gate_enter()) {
         hak_lock_acquire(&heap->owner.lock);
         hak_remote_receive(heap);
         (void)hak_theap_unlock(heap);

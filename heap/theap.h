@@ -208,6 +208,10 @@ void hak_theap_end_thread(struct theap *heap);
 void hak_theap_collect_orphans(void);
 /* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have:
    1 if the child can do without what it guards. */
+/* 1 if a signal handler has interrupted the calling thread while it holds one of the two locks that
+   are taken outside of the gate too: what fast paths see, and the spares. Threads inside may wait
+   for it. */
+int hak_theap_holds_outside(void);
 void hak_theap_receive_own(void);
 void hak_theap_fork_child(void);
 int hak_theap_lose(struct lock *lock);

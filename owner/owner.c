@@ -69,6 +69,11 @@ int hak_owner_keep_spare(struct owner *owner, int may_wait)
     return 1;
 }
 
+int hak_owner_holds_spares(void)
+{
+    return hak_lock_is_mine(&spares_lock);
+}
+
 void hak_owner_fork_child(void)
 {
     if (spares_lock.word && !hak_lock_is_mine(&spares_lock)) {

@@ -148,6 +148,9 @@ static inline struct owner *hak_owner_new(void *memory, enum owner_kind kind)
 /* Unregistered, with nothing in it. Returns 0 if it could not be kept. */
 int hak_owner_keep_spare(struct owner *owner, int may_wait);
 void hak_owner_fork_child(void);
+/* 1 if a signal handler has interrupted the calling thread while it holds the spares' lock, which
+   is taken outside of the gate too. */
+int hak_owner_holds_spares(void);
 
 /* The owner of that id with its lock held, or NULL if no owner has the id (any more), or a lost one
    has it. Release with hak_owner_release. */
