@@ -109,12 +109,25 @@ static uint32_t sample(const char *start, size_t n, size_t page, uint32_t seed)
     return (uint32_t)((size_t)found * 256 / wanted);
 }
 
-unsigned hak_zero_seen(const void *start, size_t size)
+/* The whole pages of [start, start + size) that may be looked at: their number, and the first in
+   *first. The program may have left some without the right to read them: the block is the heap's
+   again, so they get it back. 0 if the system refuses that. */
+static size_t readable_pages(const void *start, size_t size, const char **first)
 {
     size_t page = hak_os_page_size();
-    return size < page
-               ? 0
-               : sample((const char *)start, size / page, page, atomic_add_relaxed(&turn, 1u));
+    uintptr_t begin = ((uintptr_t)start + page - 1) & ~(uintptr_t)(page - 1);
+    uintptr_t end = ((uintptr_t)start + size) & ~(uintptr_t)(page - 1);
+    *first = (const char *)begin;
+    return end > begin && hak_os_protect((void *)begin, end - begin, OS_WRITABLE) == 0
+               ? (end - begin) / page
+               : 0;
+}
+
+unsigned hak_zero_seen(const void *start, size_t size)
+{
+    const char *first;
+    size_t n = readable_pages(start, size, &first);
+    return n ? sample(first, n, hak_os_page_size(), atomic_add_relaxed(&turn, 1u)) : 0;
 }
 
 /* One step from the average towards what was found; at least by one. */
@@ -131,12 +144,13 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed)
     uint32_t *average = average_of(size, is_zeroed);
     uint32_t now = atomic_load_relaxed(average);
     uint32_t seed = atomic_add_relaxed(&turn, 1u);
-    size_t page = hak_os_page_size();
     int is_enough = now && now <= TOUCHED_FEW + 1 && seed % LEARN_EVERY;
-    if (size < GIVE_BACK_MIN || size < page || is_enough) {
+    const char *first;
+    size_t n = size < GIVE_BACK_MIN || is_enough ? 0 : readable_pages(start, size, &first);
+    if (n == 0) {
         return;
     }
-    int32_t found = (int32_t)sample((const char *)start, size / page, page, seed) + 1;
+    int32_t found = (int32_t)sample(first, n, hak_os_page_size(), seed) + 1;
     int is_first_and_sure = !now && found >= LEARN_FAR; /* else it begins with none touched */
     atomic_store_relaxed(
         average, (uint32_t)(is_first_and_sure ? found : moved(now ? (int32_t)now : 1, found)));

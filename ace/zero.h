@@ -11,7 +11,10 @@
    touched. No system call tells more without risk (mincore is one that sandboxes forbid), and
    looking at an untouched page makes nothing resident: the kernel shows its one page of zeros (0.5
    us). A page in which the program left only zeros counts as untouched: never wrong, but such a
-   block pays its page faults again. */
+   block pays its page faults again. A program may free a block of which it has made pages
+   unreadable (mprotect): one mprotect before the looks gives back the right to read and write.
+   Blocks that are not looked at are handed out as they were left, as by other allocators
+   (docs/misuse.md). */
 #ifndef HAKMEM_ACE_ZERO_H
 #define HAKMEM_ACE_ZERO_H
 
@@ -35,7 +38,7 @@ unsigned hak_zero_touched(size_t size, int is_zeroed);
 /* So many bytes of a block of `size` are expected to be touched; all, if nothing was learnt. */
 size_t hak_zero_expected(size_t size);
 /* The part of these pages, in 256ths, that holds a byte other than zero, by a look at some of them.
-   No thread writes to them. */
+   No thread writes to them, and they become writable. */
 unsigned hak_zero_seen(const void *start, size_t size);
 /* Forgets all that was learnt. For tests and replays. */
 void hak_zero_forget(void);

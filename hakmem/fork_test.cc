@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -708,6 +709,25 @@ TEST(Fork, WhileHeapsComeAndGo)
     }
     EXPECT_EQ(hak_verify(), 0);
     EXPECT_LE(hak_stat_get(limbo_bytes), 16 << 20) << "a few spares, in a chunk each at most";
+}
+
+/* It waits in a list through its first word, which the program has protected. */
+TEST(ForkUnderWay, ABlockThatCannotBeWrittenTo)
+{
+    (void)hak_purge();
+    for (int prot : {PROT_NONE, PROT_READ}) {
+        for (size_t size : {200000, 3 << 20}) {
+            void *p = hak_malloc(size);
+            ASSERT_EQ(mprotect(p, 65536, prot), 0);
+            {
+                Closed closed;
+                std::thread([&] { hak_free(p); }).join();
+            }
+            EXPECT_EQ(hak_super_lookup(p).is_allocated, 0);
+            EXPECT_EQ(mprotect(p, 65536, PROT_READ | PROT_WRITE), 0);
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 /* Walks and verifiers look at what no thread can change. */

@@ -9,6 +9,7 @@
 #include "ace/ace.h"
 #include "base/error.h"
 #include "base/lock.h"
+#include "base/os.h"
 #include "base/stats.h"
 #include "heap/background.h"
 #include "heap/gate.h"
@@ -31,8 +32,19 @@ static uint32_t
 
 static void catch_up_if_open(void);
 
+/* A large block's first page, which the program may have left without the right to write to it. */
+static void make_writable(void *p)
+{
+    size_t page = hak_os_page_size();
+    uint32_t tag = hak_map_find(p).tag;
+    if (tag && !TAG_IS_SLAB(tag) && (uintptr_t)p % page == 0 && hak_ace_usable_size(p) >= page) {
+        (void)!hak_os_protect(p, page, OS_WRITABLE);
+    }
+}
+
 void hak_fork_defer_block(void *p)
 {
+    make_writable(p);
     void *first = atomic_load_relaxed(&blocks);
     do {
         *(void **)p = first;
