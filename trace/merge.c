@@ -47,6 +47,7 @@ struct cursor {
 struct merge {
     const uint8_t *raw;
     size_t raw_bytes;
+    int fd; /* of raw; -1: none */
     struct chunk_place *chunks;
     size_t n_chunks;
     struct cursor *cursors;
@@ -331,6 +332,15 @@ static void sift_down(struct merge *m, size_t i)
     m->heap[i] = moved;
 }
 
+/* Whether the recorder got room for the chunk, and its thread began it. Read, not looked at in the
+   mapping: where the disk was full the chunk is a hole, and tmpfs allocates a page for a look at
+   one that is mapped, or sends SIGBUS. */
+static int is_begun(const struct merge *m, size_t i, struct raw_chunk *chunk)
+{
+    return pread(m->fd, chunk, sizeof *chunk, (off_t)(i * RAW_CHUNK)) == (ssize_t)sizeof *chunk &&
+           chunk->thread != 0;
+}
+
 /* Finds the chunks, and gives each thread a cursor. 0, or -1 without memory. */
 static int find_threads(struct merge *m)
 {
@@ -343,8 +353,7 @@ static int find_threads(struct merge *m)
     }
     for (size_t i = 1; i < n; i++) {
         struct chunk_place place = {.bytes = m->raw + i * RAW_CHUNK};
-        memcpy(&place.chunk, place.bytes, sizeof place.chunk);
-        if (place.chunk.thread != 0) { /* or the process ended before it was begun */
+        if (is_begun(m, i, &place.chunk)) {
             m->chunks[m->n_chunks++] = place;
         }
     }
@@ -446,17 +455,15 @@ static const char *write_trace(struct merge *m, const char *path)
 static const char *map_raw(struct merge *m, const char *path)
 {
     struct stat status;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) {
+    m->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (m->fd < 0) {
         return strerror(errno);
     }
-    if (fstat(fd, &status) != 0 || status.st_size == 0) {
-        close(fd);
+    if (fstat(m->fd, &status) != 0 || status.st_size == 0) {
         return "nothing was recorded";
     }
     m->raw_bytes = (size_t)status.st_size;
-    void *raw = mmap(NULL, m->raw_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
+    void *raw = mmap(NULL, m->raw_bytes, PROT_READ, MAP_PRIVATE, m->fd, 0);
     if (raw == MAP_FAILED) {
         return strerror(errno);
     }
@@ -471,7 +478,7 @@ static const char *map_raw(struct merge *m, const char *path)
 
 const char *merge_trace(const char *raw, const char *trace, struct merge_result *result)
 {
-    struct merge m = {.header = {.magic = TRACE_MAGIC, .version = TRACE_VERSION}};
+    struct merge m = {.fd = -1, .header = {.magic = TRACE_MAGIC, .version = TRACE_VERSION}};
     const char *wrong = map_raw(&m, raw);
     if (!wrong && m.raw) {
         const struct raw_header *header = (const struct raw_header *)m.raw;
@@ -483,6 +490,9 @@ const char *merge_trace(const char *raw, const char *trace, struct merge_result 
     }
     if (m.raw) {
         munmap((void *)(uintptr_t)m.raw, m.raw_bytes);
+    }
+    if (m.fd >= 0) {
+        close(m.fd);
     }
     free(m.chunks);
     free(m.cursors);

@@ -29,6 +29,7 @@ KNOWN = [
     ("free", None, 1, "f"), ("free", None, 1, "g"),
 ]  # fmt: skip
 SHORT_THREADS, THREADS, ROUNDS = 300, 4, 20000
+RAW_MAGIC, RAW_CHUNK = 0x315741524B4148, 65536  # raw.h's
 
 
 class RecordTest(unittest.TestCase):
@@ -382,6 +383,46 @@ class RecordTest(unittest.TestCase):
             self.assertEqual(
                 (status, lines[-1]), (125, f"hakmem: record: {disk}/t: No space left on device")
             )
+
+    def test_hole_on_a_full_disk(self):
+        """A chunk for which there was no room, before one for which there was: tmpfs would allocate
+        a page for a look at it in a mapping, and has none. The program writes such a recording."""
+        disk = os.path.join(self.folder, "disk")
+        os.mkdir(disk)
+        script = os.path.join(self.folder, "script")
+        with open(script, "w", encoding="ascii") as file:
+            file.write(
+                "import os, struct, sys\n"
+                "path, fill = sys.argv[1:]\n"
+                "with open(path, 'r+b') as raw:\n"
+                "    raw.truncate(0)\n"
+                f"    raw.write(struct.pack('<Q', {RAW_MAGIC}).ljust({RAW_CHUNK}, b'\\0'))\n"
+                f"    raw.seek(2 * {RAW_CHUNK})\n"
+                f"    raw.write(struct.pack('<II', 1, 0).ljust({RAW_CHUNK}, b'\\0'))\n"
+                "fd = os.open(fill, os.O_CREAT | os.O_WRONLY)\n"
+                "try:\n"
+                "    while True:\n"
+                "        os.write(fd, bytes(4096))\n"
+                "except OSError:\n"
+                "    pass\n"
+            )
+        shell = (
+            f"mount -t tmpfs -o size=256k none '{disk}' && "
+            f"'{COMMAND}' record -o '{disk}/t' /bin/sh -c "
+            f"'LD_PRELOAD= exec {sys.executable} {script} {disk}/t.raw {disk}/fill'"
+        )
+        env = {key: value for key, value in os.environ.items() if key != "BUILD_WORKING_DIRECTORY"}
+        if subprocess.run(
+            ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs none '{disk}'"], capture_output=True
+        ).returncode:
+            self.skipTest("no mounts here")
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", shell], env=env, capture_output=True, text=True
+        )
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (125, f"hakmem: record: {disk}/t: No space left on device\n"),
+        )
 
     def test_usage_and_failures(self):
         for arguments in (
