@@ -126,11 +126,13 @@ static int real_futex_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
 
 static cpu_set_t processors;
 static int has_processors;
+static int first_nice;
 
 void hak_os_note_processors(void)
 {
     int saved = errno;
     has_processors = sched_getaffinity(0, sizeof processors, &processors) == 0;
+    first_nice = getpriority(PRIO_PROCESS, 0);
     errno = saved;
 }
 
@@ -193,6 +195,9 @@ static int create_blocked(pthread_attr_t *attributes)
 static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_apart)
 {
     pthread_attr_t attributes;
+    if (is_apart && getpriority(PRIO_PROCESS, 0) != first_nice) {
+        return EAGAIN; /* a new thread takes it over, and may not be allowed to change it */
+    }
     int error = pthread_attr_init(&attributes);
     if (error) {
         return error;

@@ -1,8 +1,8 @@
 /* The OS layer: the allocator's system calls, behind one table that tests replace.
 
-   Outside of the table are getpid (heap/background.c) and sched_getaffinity
-   (hak_os_note_processors). All sizes are bytes. Functions may be called by any thread and take no
-   lock, except hak_os_meta_alloc (rank META).
+   Outside of the table are getpid (heap/background.c), and sched_getaffinity and getpriority
+   (hak_os_note_processors; getpriority also where a thread is made apart). All sizes are bytes.
+   Functions may be called by any thread and take no lock, except hak_os_meta_alloc (rank META).
 
    No function here is a cancellation point, and none acts on a pending cancellation: what libc
    makes one of (open, read, write, close) is called as a raw system call.
@@ -45,8 +45,9 @@ struct hak_os_ops {
     int (*futex_wait_ms)(uint32_t *word, uint32_t expected, uint64_t ms); /* at most that long */
     /* Starts the allocator's thread, detached and with all signals blocked; one at a time. With
        `is_apart` it has normal policy and the processors that hak_os_note_processors saw, and not
-       those of the calling thread, which takes system calls that making a thread does not need.
-       Returns 0 or an errno value. Allocates. */
+       those of the calling thread, which takes system calls that making a thread does not need; a
+       thread of another nice value than was seen then makes none (EAGAIN). Returns 0 or an errno
+       value. Allocates. */
     int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart);
     /* `run` is about to return: waits until the system has let go of the thread, at most that long.
        No cancellation point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
@@ -91,7 +92,7 @@ void hak_os_small_pages(void *addr, size_t size);
 /* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read.
    Keeps errno. */
 size_t hak_os_read_file(const char *path, char *text, size_t size);
-/* Remembers the processors that the calling thread may run on. Keeps errno. */
+/* Remembers the processors that the calling thread may run on, and its nice value. Keeps errno. */
 void hak_os_note_processors(void);
 /* In a forked child: there is no thread of start_thread's. */
 void hak_os_forget_thread(void);

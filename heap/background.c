@@ -40,6 +40,7 @@ static pid_t process; /* mode EAGER alone asks */
 static int is_apart;  /* how it was made */
 static uint32_t must_end;
 static HAK_TLS int is_self;  /* the background thread's */
+static HAK_TLS int is_first; /* the process's first thread, or that of a forked child */
 static uint32_t has_begun;   /* futex */
 static uint32_t has_ended;   /* futex: its last instruction but a few */
 static uint32_t wakes;       /* futex: changes with each wake */
@@ -110,6 +111,7 @@ void hak_background_load(void)
 void hak_background_init(void)
 {
     was_single = was_single || is_single();
+    is_first = 1;
     if (hak_options.background == BACKGROUND_EAGER) {
         if (!process) {
             hak_os_note_processors();
@@ -391,7 +393,7 @@ void hak_background_see_calloc(const void *caller)
         set_ahead(1);
         return;
     }
-    if ((state != BACKGROUND_IDLE && state < BACKGROUND_WANTED) ||
+    if (!is_first || (state != BACKGROUND_IDLE && state < BACKGROUND_WANTED) ||
         hak_os_ops.clock_ns() < atomic_load_relaxed(&next_try_ns)) {
         return;
     }

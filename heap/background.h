@@ -21,15 +21,15 @@
    - HAKMEM_BACKGROUND=1 (default): the thread is made in the calloc that the dynamic loader's code
      calls within the program's pthread_create, and nowhere else. It is made with exactly the system
      calls that pthread_create makes for the program, which has to be allowed them: it therefore has
-     no name of its own, and the policy and processors of the thread that makes the program's first
-     other thread, commonly the main one, and never of one that merely allocates. pthread_create
-     takes a stack that an ended thread left with its vector, without calloc: after the program was
-     back to one thread, the next ones may go without background thread. The same holds for programs
-     that use hak_* beside another malloc, and for other C libraries.
+     no name of its own. The program's first thread alone makes it, so that policy, nice value and
+     processors are the process's, and never those of a thread that the program has set apart.
+     pthread_create takes a stack that an ended thread left with its vector, without calloc: after
+   the program was back to one thread, the next ones may go without background thread. The same
+   holds for programs that use hak_* beside another malloc, and for other C libraries.
    - HAKMEM_BACKGROUND=2: also from malloc's slow paths, once two threads have heaps. For programs
-     that forbid nothing. Made there, it is named, has normal policy, and the processors that the
-     process started with. Never from a slow path of free: the C library frees with locks held that
-     pthread_create takes.
+     that forbid nothing. Made there, it is named, has normal policy, and the processors and the
+   nice value that the process started with. Never from a slow path of free: the C library frees
+   with locks held that pthread_create takes.
 
    When it ends. A program with one thread may call unshare(CLONE_NEWUSER), setns or setuid, or be
    checkpointed: as soon as its last other thread was joined, ours is gone.

@@ -576,6 +576,102 @@ static void background_is_apart(long n)
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
+/* --- what a thread is that has been given other processors, another policy and priority --- */
+
+static volatile int second_stage;
+
+static void *waits_in_background(void *unused)
+{
+    use_malloc(3, 100);
+    second_stage = 1;
+    while (second_stage == 1) {
+        usleep(1000);
+    }
+    return unused;
+}
+
+/* The thread that it makes needs a stack, and so a vector from calloc. */
+static void *makes_one_apart(void *first)
+{
+    pthread_t thread;
+    pthread_attr_t large;
+    struct sched_param idle = {0};
+    cpu_set_t one;
+    int n = 0;
+    CHECK(sched_getaffinity(0, sizeof one, &one) == 0);
+    for (int i = 0; i < CPU_SETSIZE; i++) {
+        n += CPU_ISSET(i, &one) != 0;
+        if (n > 1) {
+            CPU_CLR(i, &one);
+        }
+    }
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    CHECK(pthread_setschedparam(pthread_self(), SCHED_IDLE, &idle) == 0);
+    CHECK(setpriority(PRIO_PROCESS, (id_t)gettid(), 10) == 0);
+    CHECK(pthread_attr_init(&large) == 0 && pthread_attr_setstacksize(&large, 32 << 20) == 0);
+    CHECK(pthread_create(&thread, &large, waits_in_background, NULL) == 0);
+    CHECK(pthread_attr_destroy(&large) == 0);
+    while (second_stage != 1) {
+        usleep(1000);
+    }
+    use_malloc(4, 3000);
+    /* There is none, or it is as the process was at first. */
+    DIR *folder = opendir("/proc/self/task");
+    CHECK(folder);
+    int n_as_first = 0, n_as_mine = 0;
+    for (const struct dirent *entry; (entry = readdir(folder));) {
+        pid_t id = (pid_t)atoi(entry->d_name);
+        cpu_set_t its;
+        if (id && sched_getaffinity(id, sizeof its, &its) == 0) {
+            int is_first = sched_getscheduler(id) == SCHED_OTHER &&
+                           CPU_EQUAL(&its, (const cpu_set_t *)first) &&
+                           getpriority(PRIO_PROCESS, (id_t)id) == 0;
+            n_as_first += is_first;
+            n_as_mine += !is_first;
+        }
+    }
+    closedir(folder);
+    CHECK(n_as_first >= 1 && n_as_mine == 2); /* the first thread, and ours; this one and its own */
+    second_stage = 2;
+    CHECK(pthread_join(thread, NULL) == 0);
+    return NULL;
+}
+
+/* The background thread is made by the first thread alone, before one that is apart could, and
+   after all others have ended, and a thread has got an ended one's stack. */
+static void first_thread_in_each_mode(void)
+{
+    static const char *const modes[] = {"0", "1", "2"};
+    for (size_t i = 0; i < 3; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            (void)setenv("HAKMEM_BACKGROUND", modes[i], 1);
+            (void)setenv("SURVIVAL_MODE", modes[i], 1);
+            (void)execl("/proc/self/exe", "guest", "background_of_first_thread", "1", NULL);
+            _exit(1);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+}
+
+static void background_of_first_thread(long n)
+{
+    pthread_t thread;
+    cpu_set_t first;
+    (void)n;
+    if (!getenv("SURVIVAL_MODE")) {
+        first_thread_in_each_mode();
+        return;
+    }
+    CHECK(sched_getaffinity(0, sizeof first, &first) == 0);
+    for (int i = 0; i < 3; i++) {
+        second_stage = 0;
+        CHECK(pthread_create(&thread, NULL, makes_one_apart, &first) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+    }
+}
+
 /* A process that may have two threads of its own, and no third. */
 static void no_thread_for_us(long n)
 {
@@ -608,6 +704,7 @@ int main(int argc, char **argv)
         {"alone_after_join", alone_after_join, 2000, 100},
 #if HAS_BACKGROUND
         {"background_is_apart", background_is_apart, 1, 1},
+        {"background_of_first_thread", background_of_first_thread, 1, 1},
         {"no_thread_for_us", no_thread_for_us, 1, 1},
 #endif
         {NULL, NULL, 0, 0},
