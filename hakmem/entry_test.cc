@@ -9,12 +9,15 @@
 #include <functional>
 #include <gtest/gtest.h>
 #include <string>
+#include <sys/wait.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "base/size_classes.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/gate.h"
 #include "heap/theap.h"
 #include "observe/hooks.h"
 #include "observe/noted.h"
@@ -548,6 +551,146 @@ TEST_F(Entry, ASwitchHoldsForEveryThreadAtOnce)
         other.join();
     }
     EXPECT_EQ(n_wrong, 0u);
+}
+
+/* --- while threads fork --- */
+
+/* What holds whenever no thread switches: returns what does not, 0 if all does. */
+int look_at_layers()
+{
+    const entry_table *top = hak_entry_now();
+    bool has_low = Low::layer.is_added, has_high = High::layer.is_added;
+    const entry_table *expected = has_high  ? &High::layer.table
+                                  : has_low ? &Low::layer.table
+                                            : resting;
+    if (top != expected) {
+        return 1;
+    }
+    if (hak_self != (top == &hak_entry_plain ? hak_theap_own : &hak_theap_none)) {
+        return 2;
+    }
+    Low::take();
+    High::take();
+    void *small = hak_malloc(100), *large = hak_malloc(200000);
+    hak_free(small);
+    hak_free(large);
+    if (!small || !large) {
+        return 3;
+    }
+    const std::string all = "malloc malloc free free";
+    return Low::take() != (has_low ? all : "") || High::take() != (has_high ? all : "") ? 4 : 0;
+}
+
+/* In whatever state the fork found the layers, they can be switched. */
+int look_and_switch()
+{
+    int result = look_at_layers();
+    for (int i = 0; !result && i < 4; i++) {
+        i % 2 ? hak_entry_remove(&High::layer) : hak_entry_add(&High::layer);
+        i / 2 ? hak_entry_remove(&Low::layer) : hak_entry_add(&Low::layer);
+        result = look_at_layers() ? 10 + look_at_layers() : 0;
+    }
+    hak_entry_remove(&High::layer);
+    hak_entry_remove(&Low::layer);
+    result = result ? result : look_at_layers();
+    return result ? result : hak_verify() ? 20 : 0;
+}
+
+/* Deterministic: the gate is closed, and nobody waits for it. */
+TEST_F(Entry, SwitchedWhileTheGateIsClosed)
+{
+    hak_gate_close();
+    std::thread([] {
+        alarm(60);
+        EXPECT_EQ(look_and_switch(), 0);
+        hak_free(hak_malloc(1));
+        EXPECT_EQ(look_and_switch(), 0) << "still without a heap";
+        hak_entry_add(&Low::layer);
+        alarm(0);
+    }).join();
+    EXPECT_EQ(hak_self, &hak_theap_none) << "this thread's fast paths are hidden, too";
+    EXPECT_EQ(look_and_switch(), 0) << "by the thread that has closed it";
+    hak_gate_open();
+    EXPECT_EQ(look_and_switch(), 0);
+}
+
+/* Two threads fork, others allocate, one switches, each of whose switches counts at once. */
+TEST_F(Entry, SwitchedWhileThreadsFork)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "the sanitizers do not hold their own locks over fork";
+#endif
+    std::atomic<bool> stop{false};
+    std::atomic<int> n_switched{0}, n_forked{0}, n_idle{0};
+    std::vector<std::thread> idle;
+    for (int i = 0; i < 100; i++) { /* a switch comes to theirs first */
+        idle.emplace_back([&] {
+            hak_free(hak_malloc(1));
+            n_idle++;
+            while (!stop) {
+                usleep(20000);
+            }
+        });
+    }
+    while (n_idle < 100) {
+        usleep(1000);
+    }
+    std::thread switches([&] {
+        Rng rng(5);
+        while (!stop) {
+            rng.one_in(2) ? hak_entry_add(&High::layer) : hak_entry_remove(&High::layer);
+            rng.one_in(2) ? hak_entry_add(&Low::layer) : hak_entry_remove(&Low::layer);
+            ASSERT_EQ(look_at_layers(), 0) << n_switched;
+            n_switched++;
+        }
+    });
+    std::vector<std::thread> others;
+    for (int i = 0; i < 2; i++) {
+        others.emplace_back([&, i] {
+            Rng rng(static_cast<size_t>(i));
+            while (!stop) {
+                size_t size = rng.below(rng.one_in(20) ? 300000 : 3000);
+                char *p = static_cast<char *>(hak_malloc(size + 1));
+                ASSERT_NE(p, nullptr);
+                p[0] = p[size] = 1;
+                hak_free(p);
+                Low::take();
+                High::take();
+                if (rng.one_in(500)) { /* threads take and leave their heaps */
+                    std::thread([] { hak_free(hak_malloc(50)); }).join();
+                }
+            }
+        });
+        others.emplace_back([&] {
+            while (!stop) {
+                pid_t pid = fork();
+                if (pid == 0) {
+                    alarm(60);
+                    _exit(look_and_switch());
+                }
+                int status = -1;
+                waitpid(pid, &status, 0);
+                ASSERT_EQ(status, 0) << n_forked;
+                n_forked++;
+            }
+        });
+    }
+    for (int i = 0; i < 6000 && (n_forked < 500 || n_switched < 500) && !HasFailure(); i++) {
+        usleep(10000);
+    }
+    stop = true;
+    switches.join();
+    for (std::thread &thread : others) {
+        thread.join();
+    }
+    for (std::thread &thread : idle) {
+        thread.join();
+    }
+    EXPECT_GE(n_forked, 500);
+    EXPECT_GE(n_switched, 500);
+    hak_entry_remove(&High::layer);
+    hak_entry_remove(&Low::layer);
+    EXPECT_EQ(look_at_layers(), 0);
 }
 
 } // namespace
