@@ -185,8 +185,8 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
     /* In a row: its slab may have got another owner between the two, and the block another slot. */
     HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
     /* Owners and classes are small numbers: mix both into the slot. */
-    struct outbox_slot *slot =
-        &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
+    uint32_t number = ((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS;
+    struct outbox_slot *slot = &heap->outbox[number];
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
     }
@@ -200,7 +200,7 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
         return;
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);
-    heap->last_slot = (uint32_t)(slot - heap->outbox);
+    heap->last_slot = number;
     /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice
        in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {

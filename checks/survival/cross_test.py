@@ -151,7 +151,7 @@ class Cross(unittest.TestCase):
     def test_tiny(self):
         self.all_cases("tiny", "shared")
 
-    def test_stress(self):
+    def stress(self, threads, steps, *machine):
         with tempfile.TemporaryDirectory() as folder:
             built = Built(folder, "tiny")
             program = os.path.join(folder, "stress")
@@ -167,8 +167,16 @@ class Cross(unittest.TestCase):
                 *[name for name in built.objects if not name.endswith(NOT_IN_STRESS)]
             )
             self.assertIn(
-                "hakmem_stress: ok", run(*MACHINE, program, "--threads", "4", "--steps", "5000")
+                "hakmem_stress: ok",
+                run(*machine, program, "--threads", threads, "--steps", steps),
             )
+
+    def test_stress(self):
+        self.stress("4", "5000", *MACHINE)
+
+    @unittest.skipUnless(MACHINE, "the machine's own pages are what they are")
+    def test_stress_64_kib_pages(self):
+        self.stress("2", "2000", *MACHINE, "-p", "65536")
 
 
 if __name__ == "__main__":
