@@ -238,6 +238,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     struct slab *slab = &ss->slabs[unit];
     hak_map_set(slab->base, 1, tag, ss->number);
     hak_stat_add(slabs_made, 1);
+    hak_stat_add(heap_untouched_bytes, hak_slab_untouched_bytes(slab));
     return slab;
 }
 
@@ -246,6 +247,7 @@ void hak_pool_slab_free(struct slab *slab)
     uint32_t unit = (uint32_t)(((uintptr_t)slab->base & (SS_BYTES - 1)) / SS_UNIT_BYTES);
     struct superslab *ss = hak_pool_superslab(hak_map_find(slab->base).ref);
     hak_stat_add(slabs_returned, 1);
+    hak_stat_sub(heap_untouched_bytes, hak_slab_untouched_bytes(slab));
     hak_lock_acquire(&hak_pool_lock);
     slab->is_used = 0;
     ss->slab_mask &= ~(1u << unit);

@@ -427,6 +427,46 @@ TEST_F(Pool, PurgeReportsWhatWasPurged)
     hak_ss_span_free(kept);
 }
 
+/* A huge page would be resident as a whole. */
+TEST_F(Pool, NoHugePagesWhereSlabsAreHardlyTouched)
+{
+    static int n_huge;
+    n_huge = 0;
+    hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
+        n_huge += advice == MADV_HUGEPAGE;
+        return hak_os_real_ops.madvise(addr, length, advice);
+    };
+    hak_os_ops.precise_ns = [] { return uint64_t(0); };
+    hak_options.huge_page_bytes = 1;
+    int64_t before = hak_stat_get(heap_untouched_bytes);
+    std::vector<struct slab *> slabs;
+    auto fill = [&](size_t n) { /* a superslab more, of which that many units are handed out */
+                                for (size_t i = 0; i < SS_UNITS; i++) {
+                                    slabs.push_back(hak_pool_slab_alloc(TAG_FREE_UNIT, 0));
+                                    void *head;
+                                    if (i < n) {
+                                        (void)hak_slab_take(slabs.back(), SC_SLAB_BYTES,
+                                                            SC_SLAB_BYTES, &head);
+                                    }
+                                }
+    };
+    fill(SS_UNITS * 5 / 8);
+    EXPECT_EQ(hak_stat_get(heap_untouched_bytes) - before, 3 * SS_BYTES / 8);
+    int first = n_huge;
+    fill(SS_UNITS); /* mapped while three eighths were untouched */
+    EXPECT_EQ(n_huge, first);
+    fill(0); /* three sixteenths */
+    EXPECT_EQ(n_huge, first + 1);
+    fill(0); /* eleven of twenty-four */
+    EXPECT_EQ(n_huge, first + 1);
+    hak_options.huge_page_bytes = 0;
+    hak_os_ops = hak_os_real_ops;
+    for (struct slab *slab : slabs) {
+        hak_pool_slab_free(slab);
+    }
+    EXPECT_EQ(hak_stat_get(heap_untouched_bytes), before);
+}
+
 TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
 {
     static int n_huge;

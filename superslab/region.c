@@ -12,6 +12,9 @@
 
 /* Memory for descriptions is taken for so many at a time. */
 #define DESCRIPTIONS HAK_TINY_OR(2u, 16u)
+/* Regions ask for huge pages while at most one byte in so many of what slabs and spans take was
+   never handed out. */
+#define UNTOUCHED_PART 4u
 
 /* Descriptions that were never used: memory for n_left of them, and more such memory behind it. */
 struct room {
@@ -165,13 +168,22 @@ static void enter(struct superslab *ss, char *base)
     hak_pool_enter(ss);
 }
 
+/* A huge page is resident as a whole: not where much of what slabs take was never handed out, as
+   when many threads use a little of many classes. */
+static int is_huge_wanted(void)
+{
+    uint64_t used = (uint64_t)hak_stat_get(heap_used_bytes);
+    int64_t untouched = hak_stat_get(heap_untouched_bytes);
+    return untouched <= (int64_t)(used / UNTOUCHED_PART) && hak_huge_is_wanted(used);
+}
+
 struct superslab *hak_pool_map_region(void)
 {
     char *hint;
     struct superslab *ss = take_description(&hint);
     char *base = ss ? map_region(hint) : NULL;
     if (base) {
-        ss->is_huge = (uint8_t)hak_huge_is_wanted((uint64_t)hak_stat_get(heap_used_bytes));
+        ss->is_huge = (uint8_t)is_huge_wanted();
         if (ss->is_huge) {
             hak_huge_mark(base, SS_BYTES);
         } else {

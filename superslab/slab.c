@@ -4,6 +4,7 @@
 
 #include "base/atomic.h"
 #include "base/os.h"
+#include "base/stats.h"
 #include "base/verify.h"
 
 static uint32_t word_count(uint32_t capacity)
@@ -55,6 +56,7 @@ static uint32_t portion(struct slab *slab, uint32_t want, uint32_t fresh_bytes)
     most = most < n_fresh ? most : n_fresh;
     most = want < most ? want : most;
     slab->fresh = (uint16_t)(slab->fresh + most);
+    hak_stat_sub(heap_untouched_bytes, most * slab->size);
     return most;
 }
 

@@ -125,6 +125,12 @@ static inline int hak_slab_shows_free(const struct slab *slab, uint32_t index)
     return (int)(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
 }
 
+/* Bytes of its blocks that were never handed out. */
+static inline uint32_t hak_slab_untouched_bytes(const struct slab *slab)
+{
+    return (uint32_t)(slab->capacity - slab->fresh) * slab->size;
+}
+
 static inline int hak_slab_is_empty(const struct slab *slab)
 {
     return slab->n_free == slab->capacity;
