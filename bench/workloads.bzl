@@ -20,6 +20,7 @@ WORKLOADS = {
     "larson_8k": "//bench/workloads:wl_larson",
     "latency": "//bench:bench_latency",
     "logic": "//bench/workloads:wl_logic",
+    "many_threads": "//bench/workloads:wl_many_threads",
     "mid_mt_gap": "//bench:bench_mid_mt_gap",
     "mid_mt_gap_1": "//bench:bench_mid_mt_gap",
     "mid_mt_gap_4": "//bench:bench_mid_mt_gap",

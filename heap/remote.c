@@ -18,6 +18,7 @@
 #include "base/stats.h"
 #include "base/verify.h"
 #include "heap/background.h"
+#include "heap/common.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/small.h"
@@ -170,7 +171,7 @@ static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
 /* A block whose owner has no thread goes into the own bin: no other thread would use it soon,
    and sending it takes the owner's lock. It comes back to its slab when the bin is emptied, as a
    stray (theap.h). */
-static void keep(struct theap *heap, void *block, uint32_t size_class)
+void hak_remote_keep(struct theap *heap, void *block, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
     HAK_CHECK(bin->head != block, "block freed twice", block);
@@ -184,6 +185,10 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
 {
     /* In a row: its slab may have got another owner between the two, and the block another slot. */
     HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
+    if (HAK_UNLIKELY(hak_theap_which_common(tag) < N_COMMON_HEAPS)) {
+        hak_common_free(heap, block, tag);
+        return;
+    }
     /* Owners and classes are small numbers: mix both into the slot. */
     uint32_t number = ((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS;
     struct outbox_slot *slot = &heap->outbox[number];
@@ -195,7 +200,7 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
             put_home(block,
                      tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
-            keep(heap, block, TAG_CLASS(tag));
+            hak_remote_keep(heap, block, TAG_CLASS(tag));
         }
         return;
     }

@@ -7,6 +7,7 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "heap/common.h"
 #include "heap/gate.h"
 #include "heap/small.h"
 #include "heap/tcache.h"
@@ -44,9 +45,12 @@ void hak_tc_init(struct theap *heap)
         heap->n_overflows[c] =
             SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
         heap->limits[c] = (uint16_t)first_limit(c);
-        heap->bins[c] = (struct bin){
-            (void *)(uintptr_t)hak_link_end, (int32_t)heap->limits[c], hak_sc_table[c].magic,
-            hak_sc_table[c].limit,           hak_sc_table[c].size,     0};
+        struct bin *bin = &heap->bins[c]; /* what the thread has used of common heaps stays */
+        hak_tc_bin_set(bin, NULL);
+        bin->room = (int32_t)heap->limits[c];
+        bin->magic = hak_sc_table[c].magic;
+        bin->limit = hak_sc_table[c].limit;
+        bin->size = hak_sc_table[c].size;
         heap->spares[c] = (struct spare){NULL, 0};
     }
     for (uint32_t i = 0; i < TINY_GRANULES; i++) {
@@ -192,22 +196,33 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     return head;
 }
 
-/* A list from behind the lock: what came back from other threads, else from the slabs. */
+/* A list from behind the lock: what came back from other threads, else from the slabs, those of
+   the common heap if the thread uses little of the class; then its limit stays. */
 static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
     uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
     void *head;
+    int shares = 0;
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
     head = hak_remote_take_returned(heap, size_class, count);
     heap->refill_is_clean = 0;
     if (!head) {
-        *count = hak_theap_take(heap, size_class, want, &head);
+        shares = hak_common_serves(heap, size_class);
+        *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
         heap->refill_is_clean = head && heap->owner.bank.took_clean;
     }
     hak_theap_unlock(heap);
+    if (HAK_UNLIKELY(shares) && (head = hak_common_take(heap, size_class, count)) != NULL) {
+        hak_stat_add(refills, 1);
+        return head;
+    }
     head = HAK_LIKELY(head != NULL) ? head : take_fresh(heap, size_class, want, count);
     hak_stat_add(refills, 1);
+    hak_common_note(heap, size_class, *count);
+    if (head) {
+        grow_limit(heap, size_class);
+    }
     return head;
 }
 
@@ -235,7 +250,6 @@ void *hak_tc_refill(struct theap *heap, uint32_t size_class)
         if (!block) {
             return NULL;
         }
-        grow_limit(heap, size_class);
     }
     /* A chain may hold more than the limit: the next push then overflows, as it should. */
     hak_tc_bin_set(bin, hak_link_next(block));

@@ -14,6 +14,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "heap/background.h"
+#include "heap/common.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/small.h"
@@ -55,7 +56,9 @@ static struct theap *orphans;
    until a heap that needs one of their class takes it, and serves threads without a heap. Its lock
    is taken after any other heap's. */
 static struct theap *shared;
-static uint32_t shared_id;   /* reserved at the start: when it is needed, there may be none left */
+static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
+static struct theap *commons[N_COMMON_HEAPS]; /* written with the HEAPS lock held */
+uint32_t hak_theap_common_tag = (OWNER_MAX + 1) << TAG_OWNER_SHIFT; /* no owner has that id */
 static struct theap *unused; /* memory of heaps that were not made, by next_orphan */
 static uint32_t n_live;      /* heaps that have a thread */
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
@@ -105,6 +108,19 @@ static void read_options(void)
     }
 }
 
+/* Ids in a row: pools used alone may have taken some before. Where there are none, there are no
+   common heaps. */
+static void reserve_common(void)
+{
+    uint32_t first = hak_owner_reserve(), last = first;
+    for (uint32_t i = 1; i < N_COMMON_HEAPS && last == first + i - 1; i++) {
+        last = hak_owner_reserve();
+    }
+    if (first && last == first + N_COMMON_HEAPS - 1) {
+        hak_theap_common_tag = first << TAG_OWNER_SHIFT;
+    }
+}
+
 /* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this
    point; if one did, it would find this thread without a heap and be served uncached. */
 static void start(void)
@@ -114,6 +130,7 @@ static void start(void)
     hak_ace_start();
     hak_background_init();
     shared_id = hak_owner_reserve();
+    reserve_common();
     atomic_store_release(&is_ready, 1u);
 }
 
@@ -247,6 +264,36 @@ static struct theap *get_shared(void)
     return heap;
 }
 
+/* HEAPS lock held. Returns 1 if the memory was used. */
+static int make_common(struct theap *memory, uint32_t i)
+{
+    if (!memory || commons[i] || TAG_OWNER(hak_theap_common_tag) > OWNER_MAX) {
+        return 0;
+    }
+    make_heap(memory, (hak_theap_common_tag >> TAG_OWNER_SHIFT) + i, LOCK_RANK_HEAP);
+    atomic_store_release(&commons[i], memory);
+    return 1;
+}
+
+static HAK_NOINLINE void try_make_common(uint32_t i)
+{
+    struct theap *memory = take_memory();
+    hak_lock_acquire(&heaps_lock);
+    if (!make_common(memory, i) && memory) {
+        keep_memory(memory);
+    }
+    hak_lock_release(&heaps_lock);
+}
+
+struct theap *hak_theap_common(uint32_t i)
+{
+    if (HAK_UNLIKELY(!atomic_load_acquire(&commons[i]))) {
+        try_make_common(i);
+    }
+    struct theap *common = atomic_load_acquire(&commons[i]);
+    return common ? hak_theap_of_owner(&common->owner) : NULL;
+}
+
 int hak_theap_unlock(struct theap *heap)
 {
     void *strays = heap->owner.bank.strays;
@@ -275,9 +322,9 @@ static uint32_t first_asked(const struct theap *heap)
 static int has_spare_slab(struct owner *owner, uint32_t size_class)
 {
     const struct theap *heap = hak_theap_of_owner(owner);
+    int keeps_some = heap && (hak_theap_is_live(heap) || hak_theap_is_common(heap));
     return heap && owner->lock.rank == LOCK_RANK_HEAP &&
-           hak_bank_n_partial(&owner->bank, size_class) >
-               (hak_theap_is_live(heap) ? ADOPT_SPARES : 0);
+           hak_bank_n_partial(&owner->bank, size_class) > (keeps_some ? ADOPT_SPARES : 0);
 }
 
 /* Takes a slab over from a live heap that has more of the class than it can use soon, or from a
@@ -338,7 +385,7 @@ static int tidy_some(struct theap *heap)
     struct theap *to = atomic_load_acquire(&shared);
     int is_more = 0;
     hak_remote_collect(heap);
-    if (heap != to) {
+    if (heap != to && !hak_theap_is_common(heap)) {
         hak_bank_release_empty(&heap->owner.bank);
         if (to) {
             hak_lock_acquire(&to->owner.lock);
@@ -517,11 +564,28 @@ static void make_orphan(struct theap *heap)
     hak_lock_release(&heaps_lock);
 }
 
+/* They serve no more: what they keep empty goes back. */
+static void rest_commons(void)
+{
+    for (uint32_t i = 0; i < N_COMMON_HEAPS && atomic_load_acquire(&commons[i]); i++) {
+        struct theap *common = hak_theap_common(i);
+        if (common) {
+            hak_lock_acquire(&common->owner.lock);
+            common->owner.bank.keeps_empty = 0;
+            hak_bank_release_empty(&common->owner.bank);
+            (void)hak_theap_unlock(common);
+        }
+    }
+}
+
 void hak_theap_end_thread(struct theap *heap)
 {
+    hak_common_end_thread(heap);
     hak_tc_flush(heap);
     make_orphan(heap);
-    (void)atomic_sub_relaxed(&n_live, 1u);
+    if (atomic_sub_relaxed(&n_live, 1u) == COMMON_THREADS) {
+        rest_commons();
+    }
 }
 
 /* musl runs a cancelled thread's destructors on the stack as it was where the thread was

@@ -15,6 +15,9 @@
    A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares,
    outboxes, inboxes and returned chains count as allocated in their slabs.
 
+   In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
+   common heap (common.h).
+
    Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an
    orphan that no thread adopts), full ones stay with the orphan and follow when a block of theirs
    comes back; likewise those of a heap whose inbox only senders empty. A heap that would else take
@@ -65,7 +68,10 @@ struct bin {
     uint32_t magic,
         limit; /* of the class, for the check that a freed pointer is the start of a block */
     uint32_t size;
-    uint64_t unused;
+    /* common.h: */
+    uint16_t common_uses;
+    uint16_t common_blocks;
+    uint32_t common_tick;
 };
 HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
@@ -174,9 +180,24 @@ int hak_theap_unlock(struct theap *heap);
    slab is needed (hak_bank_make). Heap lock held. */
 uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, void **head);
 /* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with
-   free blocks go to the shared heap, some at a time. The heap's lock is taken, or, unless it must
-   be, only tried. Returns whether that was done. */
+   free blocks go to the shared heap, some at a time; the common heap's stay. The heap's lock is
+   taken, or, unless it must be, only tried. Returns whether that was done. */
 int hak_theap_tidy(struct theap *heap, int must);
+/* The common heaps (common.h). Their ids are in a row and set aside at the start; each heap is made
+   by the first call for it. NULL if there is no memory or no id, or if it is lost in a forked
+   child. No lock held. */
+#define N_COMMON_HEAPS HAK_TINY_OR(2u, 4u)
+struct theap *hak_theap_common(uint32_t i);
+extern uint32_t hak_theap_common_tag HAK_HIDDEN; /* owner_tag of the first */
+/* The number of the common heap whose slab has that tag; not less than N_COMMON_HEAPS if none. */
+static inline uint32_t hak_theap_which_common(uint32_t tag)
+{
+    return (tag - hak_theap_common_tag) >> TAG_OWNER_SHIFT;
+}
+static inline int hak_theap_is_common(const struct theap *heap)
+{
+    return hak_theap_which_common(heap->owner_tag) < N_COMMON_HEAPS;
+}
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the
    system refuses. */
 void *hak_theap_alloc_uncached(uint32_t size_class);
@@ -234,6 +255,8 @@ int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, u
 
 /* Remote free (remote.c). */
 void hak_remote_free(struct theap *heap, void *block, uint32_t tag);
+/* Puts a block of a heap without a thread into the own bin. */
+void hak_remote_keep(struct theap *heap, void *block, uint32_t size_class);
 /* Sends one block without an outbox. */
 void hak_remote_free_now(void *block, uint32_t tag);
 /* Sends a list of blocks, linked through their first words, each to whom its tag names now. No lock

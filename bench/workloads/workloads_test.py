@@ -34,6 +34,7 @@ TINY = {
     "wl_large": ["1 20 5 5242880 8388608 0 {seed}", "2 100 5 65536 1048576 1 {seed}"],
     "wl_larson": ["2 100 500 8 8 1000 {seed}"],
     "wl_logic": ["2 6 70 {seed}"],
+    "wl_many_threads": ["20 60 3 1 {seed}", "3 60 3 0 {seed}"],
     "wl_mix": ["1 3000 100 16 256 {seed}", "2 3000 90 16 1024 {seed}"],
     "wl_mstress": ["3 2000 3 100 {seed}"],
     "wl_nbody": ["100 3 {seed}"],

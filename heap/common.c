@@ -1,0 +1,151 @@
+/* The common heaps: when they serve, and how their blocks come and go. Locks: a common heap's,
+   tried but for a fresh slab. Called by the thread cache's slow half and by remote.c. */
+#include "heap/common.h"
+
+#include "base/error.h"
+#include "base/os.h"
+#include "heap/gate.h"
+#include "heap/small.h"
+
+#define LINE_BYTES 64u
+#define RUN_MOST   8u
+/* Tries for a lock: about as long as another thread, if it runs, has it. */
+#define TRIES     HAK_TINY_OR(2u, 64u)
+#define PUT_TRIES HAK_TINY_OR(1u, 16u)
+
+static int are_in_use(void)
+{
+    return HAK_UNLIKELY(hak_theap_n_live() >= COMMON_THREADS);
+}
+
+int hak_common_may_serve(const struct theap *heap, uint32_t size_class)
+{
+    return are_in_use() && heap->bins[size_class].common_uses < COMMON_USES &&
+           hak_sc_table[size_class].size >= COMMON_MIN_SIZE;
+}
+
+/* `n` blocks were taken, or one was freed. */
+static void count_use(struct bin *bin, uint32_t n)
+{
+    uint32_t tick = (uint32_t)(hak_os_ops.clock_ns() >> COMMON_TICK_SHIFT);
+    uint32_t before = bin->common_blocks, blocks = n ? before + n : before - (before != 0);
+    if (bin->common_uses >= COMMON_USES) {
+        return;
+    }
+    if (bin->common_tick != tick) {
+        bin->common_tick = tick;
+        bin->common_uses = 0;
+    }
+    bin->common_uses = blocks > COMMON_BLOCKS ? COMMON_USES : (uint16_t)(bin->common_uses + 1);
+    bin->common_blocks = (uint16_t)blocks;
+}
+
+/* An empty slab stays as long as the common heaps serve. */
+static int try_lock(struct theap *common)
+{
+    int is_locked =
+        !atomic_load_relaxed(&common->owner.lock.word) && hak_lock_try(&common->owner.lock);
+    if (is_locked) {
+        common->owner.bank.keeps_empty = (uint8_t)are_in_use();
+    }
+    return is_locked;
+}
+
+/* The first one whose lock becomes free soon, with the lock held: so there are as many as are
+   needed. NULL if there is none. */
+static struct theap *lock_any(void)
+{
+    for (uint32_t n = 0; n < TRIES; n++) {
+        struct theap *common = hak_theap_common(n / (TRIES / N_COMMON_HEAPS));
+        if (common && try_lock(common)) {
+            return common;
+        }
+        hak_atomic_pause();
+    }
+    return NULL;
+}
+
+/* Four blocks of any size are whole lines. */
+static uint32_t run_blocks(uint32_t size)
+{
+    uint32_t n = COMMON_RUN_BYTES / size;
+    n = n > RUN_MOST ? RUN_MOST : n > 1 ? n : 1;
+    return size % LINE_BYTES && size <= COMMON_RUN_BYTES ? (n + 3) & ~3u : n;
+}
+
+/* Common heap's lock held; released. */
+static void *take_and_unlock(struct theap *heap, struct theap *common, uint32_t size_class,
+                             uint32_t *count)
+{
+    void *head;
+    *count = hak_theap_take(common, size_class, run_blocks(hak_sc_table[size_class].size), &head);
+    heap->refill_is_clean = head && common->owner.bank.took_clean;
+    (void)hak_theap_unlock(common);
+    return head;
+}
+
+void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count)
+{
+    struct theap *common = lock_any();
+    if (!common) {
+        return NULL;
+    }
+    void *head = take_and_unlock(heap, common, size_class, count);
+    struct slab *fresh = head ? NULL : hak_bank_make(size_class);
+    if (fresh) {
+        hak_lock_acquire(&common->owner.lock);
+        hak_bank_add(&common->owner.bank, fresh);
+        head = take_and_unlock(heap, common, size_class, count);
+    }
+    if (head) {
+        count_use(&heap->bins[size_class], *count);
+    }
+    return head;
+}
+
+/* Returns 0 if another thread has the lock. Inside the gate. */
+static int put(struct theap *common, void *block, uint32_t size_class, uint32_t n_tries)
+{
+    for (; n_tries; n_tries--) {
+        if (try_lock(common)) {
+            hak_link_set(block, NULL);
+            hak_small_put_list(&common->owner, size_class, block); /* its slab may have moved */
+            (void)hak_theap_unlock(common);
+            return 1;
+        }
+        hak_atomic_pause();
+    }
+    return 0;
+}
+
+void hak_common_free(struct theap *heap, void *block, uint32_t tag)
+{
+    uint32_t size_class = TAG_CLASS(tag);
+    struct theap *common = hak_theap_common(hak_theap_which_common(tag));
+    struct bin *bin = &heap->bins[size_class];
+    int is_put = 0;
+    HAK_CHECK(bin->head != block, "block freed twice", block);
+    if (HAK_UNLIKELY(!common)) {
+        return; /* lost, and its blocks with it */
+    }
+    count_use(bin, 0);
+    if (HAK_LIKELY(hak_gate_enter())) {
+        /* Who has slabs of the class needs no other thread's free memory. */
+        is_put = put(common, block, size_class, bin->common_uses < COMMON_USES ? PUT_TRIES : 1);
+        hak_gate_leave();
+    }
+    if (!is_put) {
+        hak_remote_keep(heap, block, size_class);
+    }
+}
+
+void hak_common_end_thread(struct theap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        struct bin *bin = &heap->bins[c];
+        if (bin->common_blocks <= COMMON_BLOCKS) {
+            bin->common_uses /= 2;
+        }
+        bin->common_blocks = 0;
+    }
+}

@@ -1,0 +1,411 @@
+/* Tests of the common heaps: when they serve, that a thread which uses much of a class gets slabs
+   of its own, that blocks go back wherever they are freed, and what many threads cost. */
+#include "heap/common.h"
+
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <thread>
+#include <vector>
+
+#include "base/os.h"
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "superslab/superslab.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using hak_testing::Rng;
+
+uint64_t now_ns;
+
+uint64_t fake_clock()
+{
+    return now_ns;
+}
+
+class Barrier
+{
+  public:
+    explicit Barrier(size_t n)
+    {
+        pthread_barrier_init(&barrier_, nullptr, static_cast<unsigned>(n));
+    }
+    ~Barrier()
+    {
+        pthread_barrier_destroy(&barrier_);
+    }
+    void wait()
+    {
+        pthread_barrier_wait(&barrier_);
+    }
+
+  private:
+    pthread_barrier_t barrier_;
+};
+
+/* Threads that have heaps, and wait. */
+class Crowd
+{
+  public:
+    explicit Crowd(size_t n) : barrier_(n + 1)
+    {
+        for (size_t i = 0; i < n; i++) {
+            threads_.emplace_back([this] {
+                hak_free(hak_malloc(16));
+                barrier_.wait();
+                barrier_.wait();
+            });
+        }
+        barrier_.wait();
+    }
+    ~Crowd()
+    {
+        barrier_.wait();
+        for (std::thread &thread : threads_) {
+            thread.join();
+        }
+    }
+
+  private:
+    Barrier barrier_;
+    std::vector<std::thread> threads_;
+};
+
+bool is_common(const void *p)
+{
+    return hak_theap_which_common(hak_map_find(p).tag) < N_COMMON_HEAPS;
+}
+
+bool is_own(const void *p)
+{
+    return TAG_OWNER(hak_map_find(p).tag) == hak_theap_own->owner.id;
+}
+
+class Common : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        saved_ = hak_os_ops;
+        now_ns = 1000000000u;
+        hak_os_ops.clock_ns = fake_clock;
+        (void)hak_purge();
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
+    }
+    void TearDown() override
+    {
+        hak_os_ops = saved_;
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "a test left blocks behind";
+        EXPECT_EQ(hak_stat_get(heap_untouched_bytes), 0);
+    }
+    /* In a new thread, in a process of that many others that have heaps. */
+    static void in_crowd(size_t n, const std::function<void()> &f)
+    {
+        Crowd crowd(n);
+        std::thread([&] {
+            hak_free(hak_malloc(16));
+            for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+                hak_theap_own->bins[c].common_uses = 0; /* of an earlier thread */
+            }
+            f();
+        }).join();
+    }
+
+  private:
+    struct hak_os_ops saved_;
+};
+
+TEST_F(Common, FewThreadsHaveTheirOwnSlabs)
+{
+    in_crowd(COMMON_THREADS - 3, [] { /* the two that make them are the others */
+                                      void *p = hak_malloc(1000);
+                                      EXPECT_TRUE(is_own(p));
+                                      hak_free(p);
+    });
+}
+
+TEST_F(Common, ManyThreadsShareSlabs)
+{
+    in_crowd(COMMON_THREADS, [] {
+        for (size_t size : {64, 80, 100, 512, 1000, 2000, 20000, 32768}) {
+            char *p = static_cast<char *>(hak_malloc(size));
+            ASSERT_NE(p, nullptr);
+            EXPECT_TRUE(is_common(p)) << size;
+            memset(p, 1, size);
+            hak_free(p);
+            EXPECT_FALSE(hak_super_lookup(p).is_allocated) << "it is back in its slab: " << size;
+        }
+        void *small = hak_malloc(48);
+        EXPECT_TRUE(is_own(small)) << "several blocks lie in a cache line";
+        hak_free(small);
+    });
+}
+
+/* Two threads' fresh runs have no line in common. */
+TEST_F(Common, RunsAreWholeLines)
+{
+    in_crowd(COMMON_THREADS, [] {
+        for (uint32_t c = 0; c < SC_N_TINY; c++) {
+            size_t size = hak_sc_table[c].size;
+            void *mine = hak_malloc(size), *theirs = nullptr;
+            std::thread([&] { theirs = hak_malloc(size); }).join();
+            auto line = [](const void *p) { return reinterpret_cast<uintptr_t>(p) / 64; };
+            auto last = [&](const void *p) {
+                return line(static_cast<const char *>(p) + size - 1);
+            };
+            EXPECT_TRUE(last(mine) < line(theirs) || last(theirs) < line(mine)) << size;
+            hak_free(mine);
+            hak_free(theirs);
+        }
+    });
+}
+
+/* The blocks of one size until one is the thread's own; they are freed. */
+size_t taken_until_own(size_t size)
+{
+    std::vector<void *> blocks;
+    do {
+        blocks.push_back(hak_malloc(size));
+    } while (!is_own(blocks.back()) && blocks.size() < 1000);
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+    return blocks.size() - 1;
+}
+
+TEST_F(Common, WhoHoldsManyBlocksGetsASlab)
+{
+    in_crowd(COMMON_THREADS, [] {
+        for (size_t size : {64, 1000, 20000}) {
+            size_t n = taken_until_own(size);
+            EXPECT_GT(n, COMMON_BLOCKS) << size;
+            EXPECT_LE(n, COMMON_BLOCKS + 8) << size;
+            EXPECT_EQ(hak_theap_own->bins[hak_sc_of(size)].common_uses, COMMON_USES);
+        }
+    });
+}
+
+TEST_F(Common, WhoComesOftenGetsASlab)
+{
+    in_crowd(COMMON_THREADS, [] {
+        uint32_t n = 0;
+        for (; n <= COMMON_USES; n++) {
+            void *p = hak_malloc(2000);
+            int ends = is_own(p);
+            hak_free(p);
+            if (ends) {
+                break;
+            }
+        }
+        EXPECT_EQ(n, COMMON_USES / 2) << "each block is a use when it comes, and one when it goes";
+    });
+}
+
+TEST_F(Common, WhoComesSlowlyNeverDoes)
+{
+    in_crowd(COMMON_THREADS, [] {
+        for (uint32_t n = 0; n < 4 * COMMON_USES; n++) {
+            void *p = hak_malloc(2000);
+            EXPECT_TRUE(is_common(p));
+            hak_free(p);
+            now_ns += (uint64_t)1 << COMMON_TICK_SHIFT;
+        }
+    });
+}
+
+TEST_F(Common, ABusyLockIsNotWaitedFor)
+{
+    in_crowd(COMMON_THREADS, [] {
+        void *first = hak_malloc(2000);
+        ASSERT_TRUE(is_common(first));
+        Barrier barrier(2);
+        std::thread holder([&] {
+            for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
+                ASSERT_NE(hak_theap_common(i), nullptr);
+            }
+            for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
+                struct theap *common = hak_theap_common(i);
+                if (i == 0) {
+                    hak_lock_acquire(&common->owner.lock);
+                } else {
+                    ASSERT_TRUE(hak_lock_try(&common->owner.lock));
+                }
+            }
+            barrier.wait();
+            barrier.wait();
+            for (uint32_t i = N_COMMON_HEAPS; i--;) {
+                hak_lock_release(&hak_theap_common(i)->owner.lock);
+            }
+        });
+        barrier.wait();
+        void *second = hak_malloc(3000);
+        EXPECT_TRUE(is_own(second)) << "it gets a slab of its own";
+        hak_free(first);
+        EXPECT_TRUE(hak_super_lookup(first).is_allocated) << "it waits in the bin";
+        barrier.wait();
+        holder.join();
+        hak_free(second);
+        EXPECT_EQ(hak_malloc(2000), first);
+        hak_free(first);
+    });
+}
+
+TEST_F(Common, TheNextCommonHeapServesIfTheFirstIsBusy)
+{
+    in_crowd(COMMON_THREADS, [] {
+        struct theap *first = hak_theap_common(0);
+        void *p = nullptr;
+        Barrier barrier(2);
+        std::thread holder([&] {
+            hak_lock_acquire(&first->owner.lock);
+            barrier.wait();
+            barrier.wait();
+            hak_lock_release(&first->owner.lock);
+        });
+        barrier.wait();
+        p = hak_malloc(2000);
+        EXPECT_EQ(hak_theap_which_common(hak_map_find(p).tag), 1u);
+        hak_free(p);
+        barrier.wait();
+        holder.join();
+    });
+}
+
+/* What the thread of a heap did counts for the next one. */
+TEST_F(Common, AHeapKeepsWhatItLearnt)
+{
+    Crowd crowd(COMMON_THREADS);
+    struct theap *heap = nullptr;
+    auto next = [&](size_t n, uint32_t uses) {
+        std::thread([&] {
+            std::vector<void *> blocks;
+            hak_free(hak_malloc(16));
+            heap = heap ? heap : hak_theap_own;
+            EXPECT_EQ(hak_theap_own, heap);
+            struct bin *bin = &heap->bins[hak_sc_of(2000)];
+            EXPECT_EQ(bin->common_uses, uses);
+            for (size_t i = 0; i < n; i++) {
+                blocks.push_back(hak_malloc(2000));
+            }
+            for (void *p : blocks) {
+                hak_free(p);
+            }
+        }).join();
+    };
+    std::thread([&] { /* a heap that knows nothing comes first */
+                      hak_free(hak_malloc(16));
+                      hak_theap_own->bins[hak_sc_of(2000)].common_uses = 0;
+    })
+        .join();
+    next(1, 0);
+    next(0, 1);
+    next(4 * COMMON_BLOCKS, 0);
+    next(4 * COMMON_BLOCKS, COMMON_USES);
+    next(0, COMMON_USES);
+    next(0, COMMON_USES / 2);
+}
+
+TEST_F(Common, BlocksGoBackWhoeverFreesThem)
+{
+    std::vector<void *> blocks;
+    in_crowd(COMMON_THREADS, [&] {
+        for (size_t size = 64; size <= SC_SMALL_MAX; size *= 2) {
+            blocks.push_back(hak_malloc(size));
+            EXPECT_TRUE(is_common(blocks.back()));
+        }
+        std::thread([&] { /* one with a heap, one without */
+                          hak_free(blocks.back());
+                          blocks.pop_back();
+        })
+            .join();
+    });
+    for (void *p : blocks) { /* with few threads, too */
+        hak_free(p);
+        EXPECT_FALSE(hak_super_lookup(p).is_allocated);
+    }
+}
+
+TEST_F(Common, NothingStaysWhenTheThreadsHaveEnded)
+{
+    {
+        Crowd crowd(COMMON_THREADS);
+        std::thread([] { hak_free(hak_malloc(1000)); }).join();
+    }
+    (void)hak_theap_trim_own();
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+}
+
+TEST_F(Common, ADoubleFreeIsFound)
+{
+    in_crowd(COMMON_THREADS, [] {
+        void *p = hak_malloc(1000), *q = hak_malloc(1000);
+        ASSERT_TRUE(is_common(p));
+        hak_free(p);
+        EXPECT_DEATH(hak_free(p), "block freed twice");
+        hak_free(q);
+        EXPECT_DEATH(hak_free(p), "block freed twice") << "with another between";
+        void *inside = hak_malloc(1000);
+        EXPECT_DEATH(hak_free(static_cast<char *>(inside) + 16), "not the start of a block");
+        hak_free(inside);
+    });
+}
+
+/* Many threads, each with a few blocks of every class, of which half are freed: one's freed blocks
+   serve the others. */
+TEST_F(Common, ManyThreadsTakeNotMuchMoreThanTheyAskFor)
+{
+    const size_t n_threads = HAK_TINY_OR(8, 100), n_blocks = HAK_TINY_OR(40, 300);
+    std::atomic<int64_t> bytes{0};
+    std::vector<std::thread> threads;
+    Barrier barrier(n_threads + 1);
+    for (size_t i = 0; i < n_threads; i++) {
+        threads.emplace_back([&, i] {
+            std::vector<std::pair<void *, size_t>> blocks;
+            Rng rng(i);
+            for (size_t k = 0; k < n_blocks; k++) {
+                size_t size = size_t(16) << rng.below(9);
+                size += rng.below(size);
+                void *p = hak_malloc(size);
+                ASSERT_NE(p, nullptr);
+                memset(p, static_cast<int>(i), size);
+                blocks.emplace_back(p, size);
+            }
+            for (size_t k = 0; k < n_blocks; k += 2) {
+                hak_free(blocks[k].first);
+            }
+            for (size_t k = 1; k < n_blocks; k += 2) {
+                bytes += static_cast<int64_t>(blocks[k].second);
+            }
+            barrier.wait();
+            barrier.wait();
+            for (size_t k = 1; k < n_blocks; k += 2) {
+                const char *p = static_cast<const char *>(blocks[k].first);
+                for (size_t at = 0; at < blocks[k].second; at++) {
+                    ASSERT_EQ(p[at], static_cast<char>(i));
+                }
+                hak_free(blocks[k].first);
+            }
+        });
+    }
+    barrier.wait();
+    int64_t touched = hak_stat_get(heap_used_bytes) - hak_stat_get(heap_untouched_bytes);
+    EXPECT_EQ(hak_verify(), 0);
+    if (!HAK_TINY_OR(1, 0)) {
+        /* 550 KiB a thread with slabs of their own, for 200; the first threads have them, as do
+           those that find all locks taken. */
+        EXPECT_LE(touched, 2 * bytes + static_cast<int64_t>(COMMON_THREADS * 512 * 1024));
+    }
+    barrier.wait();
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+}
+
+} // namespace
