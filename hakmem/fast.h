@@ -122,11 +122,8 @@ static HAK_ALWAYS_INLINE void hak_fast_push_own(struct theap *heap, size_t offse
     hak_fast_push_before(heap, offset, p, hak_tc_bin_at(heap, offset)->head);
 }
 
-/* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
-   or no block: then the slow path looks well. What was freed has a link in its first word, or 0 if
-   its page was purged, unless it was written to; so has what was handed out and not written to yet.
-   */
-static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
+/* The bin of the class of p, where a block of one of this heap's slabs starts; else NULL. */
+static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_in_own_slab(struct theap *heap, const void *p)
 {
     size_t unit = hak_map_view_unit(&heap->view, p);
     if (HAK_UNLIKELY(unit >= heap->view.n_units)) {
@@ -138,13 +135,25 @@ static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, con
     }
     struct bin *bin = hak_tc_bin_at(heap, offset);
     uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    if (HAK_UNLIKELY(!hak_sc_is_block(within, bin->magic, bin->limit))) {
-        return NULL;
-    }
-    return HAK_UNLIKELY(hak_link_may_be_or_was(p) || bin->head == p ||
-                        hak_tc_is_marked_free(heap, p))
-               ? NULL
-               : bin;
+    return HAK_UNLIKELY(!hak_sc_is_block(within, bin->magic, bin->limit)) ? NULL : bin;
+}
+
+/* 0 if the block of that bin's class may be free. What was freed has a link in its first word, or 0
+   if its page was purged, unless it was written to; so has what was handed out and not written to
+   yet. */
+static HAK_ALWAYS_INLINE int hak_fast_is_in_use(const struct theap *heap, const struct bin *bin,
+                                                const void *p)
+{
+    return HAK_LIKELY(!hak_link_may_be_or_was(p) && bin->head != p &&
+                      !hak_tc_is_marked_free(heap, p));
+}
+
+/* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
+   or no block: then the slow path looks well. */
+static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
+{
+    struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
+    return HAK_LIKELY(bin && hak_fast_is_in_use(heap, bin, p)) ? bin : NULL;
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */

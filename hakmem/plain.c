@@ -316,6 +316,33 @@ static int has_freed(const struct theap *heap, uint32_t size_class, const void *
             hak_tc_holds(heap, size_class, p, most));
 }
 
+/* 1 if the block's first word leads to a block of the class, or to the end: as in every list. */
+static int is_link_of(const struct theap *heap, uint32_t size_class, const void *p)
+{
+    int64_t word = atomic_load_relaxed((const int64_t *)p);
+    if (hak_link_decode(&word)) {
+        return 0; /* 0, where the page of a free block may have been purged */
+    }
+    const void *next = (const void *)(uintptr_t)word;
+    if ((uintptr_t)word % SC_MIN_ALIGN || next == (const void *)hak_link_end) {
+        return next == (const void *)hak_link_end;
+    }
+    uint32_t tag = hak_map_view_tag(&heap->view, next);
+    return !TAG_IS_SLAB(tag) || TAG_CLASS(tag) == size_class; /* beyond the view: perhaps */
+}
+
+int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p)
+{
+    uint32_t size_class = (uint32_t)(bin - heap->bins);
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    if (HAK_VALIDATE || bin->head == p || heap->outbox[heap->last_slot].head == p ||
+        is_link_of(heap, size_class, p)) {
+        return 0;
+    }
+    return !hak_slab_shows_free(hak_pool_slab_of(hak_map_find(p).ref, p),
+                                hak_sc_index_of(size_class, offset));
+}
+
 static HAK_NOINLINE size_t size_in_slab(const void *p, uint32_t tag, uint32_t ref,
                                         enum plain_asker asker)
 {

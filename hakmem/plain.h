@@ -21,6 +21,13 @@ size_t hak_plain_usable_size(const void *p);
    thread keeps for reuse. */
 enum plain_asker { PLAIN_USABLE_SIZE, PLAIN_REALLOC };
 size_t hak_plain_size_for(const void *p, enum plain_asker asker);
+/* 1 if the block of that bin's class, which starts at p in a slab of the thread's heap, is in use
+   although its first word may be a link, as in a block that was not written to there: its slab's
+   bitmap does not show it, and what the word names as the next block is none of that class. 0: it
+   is not known, and hak_plain_size_for looks. */
+struct theap;
+struct bin;
+int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p);
 size_t hak_plain_walked(const void *p, size_t usable);
 /* aligned.c */
 void *hak_plain_aligned(size_t alignment, size_t size);

@@ -216,17 +216,34 @@ static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
     return move(&way, NULL, p, hak_tc_bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
 }
 
+static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, const struct bin *bin, void *p,
+                                           size_t size)
+{
+    size_t offset = (size_t)((const char *)bin - (const char *)heap);
+    return hak_realloc_fits(bin->size, size) ? p
+                                             : move_own((struct own_block){heap, offset}, p, size);
+}
+
+/* The block's first word may be a link: the program may not have written to it. */
+static HAK_NOINLINE void *realloc_unwritten(struct theap *heap, const struct bin *bin, void *p,
+                                            size_t size)
+{
+    return hak_plain_is_in_use(heap, bin, p) ? realloc_own(heap, bin, p, size)
+                                             : slow_realloc(p, size);
+}
+
 void *hak_realloc(void *p, size_t size)
 {
     struct theap *heap = atomic_load_relaxed(&hak_self);
     const struct bin *bin =
-        HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? hak_fast_bin_of_own(heap, p) : NULL;
+        HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? hak_fast_bin_in_own_slab(heap, p) : NULL;
     if (HAK_UNLIKELY(!bin)) {
         return slow_realloc(p, size);
     }
-    size_t offset = (size_t)((const char *)bin - (const char *)heap);
-    return hak_realloc_fits(bin->size, size) ? p
-                                             : move_own((struct own_block){heap, offset}, p, size);
+    if (HAK_UNLIKELY(!hak_fast_is_in_use(heap, bin, p))) {
+        return realloc_unwritten(heap, bin, p, size);
+    }
+    return realloc_own(heap, bin, p, size);
 }
 
 /* --- the public kin --- */

@@ -1,0 +1,124 @@
+/* Tests of realloc of small blocks whose first word may be a link of a list of free blocks, since
+   the program has not written to it: they are as good as any, and freed ones are found. */
+#include "hakmem/realloc.h"
+
+#include <cstring>
+#include <gtest/gtest.h>
+#include <vector>
+
+#include "base/stats.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/plain.h"
+#include "heap/theap.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using hak_testing::Rng;
+
+class Realloc : public testing::Test
+{
+  protected:
+    void TearDown() override
+    {
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "a test left blocks behind";
+    }
+    static int is_in_use(const void *p)
+    {
+        struct theap *heap = hak_theap_own;
+        uint32_t size_class = TAG_CLASS(hak_map_find(p).tag);
+        return hak_plain_is_in_use(heap, &heap->bins[size_class], p);
+    }
+};
+
+/* Fewer bytes than a word are written, at any place in it, or none. */
+TEST_F(Realloc, OfBlocksThatWereHardlyWritten)
+{
+    Rng rng(1);
+    for (size_t written = 0; written <= 9; written++) {
+        struct {
+            unsigned char *p;
+            size_t size;
+        } blocks[64] = {};
+        for (int i = 0; i < 20000; i++) {
+            auto &block = blocks[rng.below(64)];
+            size_t size = rng.between(16, rng.one_in(8) ? 8192 : 1024);
+            size_t n = block.size < size ? block.size : size;
+            n = n < written ? n : written;
+            block.p = static_cast<unsigned char *>(hak_realloc(block.p, size));
+            ASSERT_NE(block.p, nullptr);
+            for (size_t k = 0; k < n; k++) {
+                ASSERT_EQ(block.p[k], static_cast<unsigned char>(k + 1)) << i;
+            }
+            for (size_t k = 0; k < written && k < size; k++) {
+                block.p[k] = static_cast<unsigned char>(k + 1);
+            }
+            block.size = size;
+        }
+        for (auto &block : blocks) {
+            hak_free(block.p);
+        }
+    }
+}
+
+TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
+{
+    char *p = static_cast<char *>(hak_malloc(100)), *other = static_cast<char *>(hak_malloc(500)),
+         *same = static_cast<char *>(hak_malloc(100));
+    alignas(16) int is_release = !HAK_VALIDATE;
+    hak_link_write(p, other);
+    EXPECT_EQ(is_in_use(p), is_release) << "of another class";
+    hak_link_write(p, same + 1);
+    EXPECT_EQ(is_in_use(p), is_release) << "not the start of a block";
+    hak_link_write(p, &is_release);
+    EXPECT_EQ(is_in_use(p), 0) << "of what the map does not show: it may be beyond the view";
+    hak_link_write(p, same);
+    EXPECT_EQ(is_in_use(p), 0);
+    hak_link_set(p, nullptr);
+    EXPECT_EQ(is_in_use(p), 0) << "the end of a list";
+    memset(p, 0, 8);
+    EXPECT_EQ(is_in_use(p), is_release) << "a purged page; its slab shows it as allocated";
+    /* All are blocks that may be resized. */
+    for (const char *next : {other, same + 1, same}) {
+        hak_link_write(p, next);
+        char *q = static_cast<char *>(hak_realloc(p, 300));
+        EXPECT_NE(q, p);
+        p = static_cast<char *>(hak_realloc(q, 100));
+    }
+    hak_free(p);
+    hak_free(other);
+    hak_free(same);
+}
+
+TEST_F(Realloc, AFreedBlockIsFound)
+{
+    const size_t n = 2000;
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < n; i++) {
+        blocks.push_back(hak_malloc(1000));
+    }
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+    hak_theap_trim_own(); /* back in their slabs, which go back to the pool but for one */
+    void *kept = hak_malloc(1000), *freed = hak_malloc(1000), *last = hak_malloc(1000);
+    hak_free(freed);
+    EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
+    hak_free(last);
+    EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
+    hak_tc_flush(hak_theap_own);
+    EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
+    /* Whatever its link leads to by now. */
+    char *other = static_cast<char *>(hak_malloc(64));
+    hak_link_write(freed, other);
+    EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
+    hak_link_write(freed, other + 1);
+    EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
+    hak_free(other);
+    hak_free(kept);
+}
+
+} // namespace
