@@ -6,7 +6,7 @@ usage: gen_size_classes.py [--tiny-per-doubling 4|8] [--mid-per-doubling 4|8] [-
 
 Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny) and to 4 KiB (mid), and one just
 above 1 KiB and 2 KiB; then sizes that divide a slab of 64 KiB into n equal blocks and leave nearly
-no tail (28,672, see below, leaves 12.5 %). Sizes are multiples of 16. A class's `magic` is
+no tail (20,480 and 28,672, see below, leave 6.2 and 12.5 %). Sizes are multiples of 16. A class's `magic` is
 ceil(2^32 / size): for an offset n < 2^16 in a slab, n is a multiple of size exactly if (n * magic)
 mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019); the generator
 tries every n.
@@ -21,9 +21,13 @@ SLAB = 65536
 # would waste a fifth.
 ABOVE_POWERS = (SLAB // 63, SLAB // 31 // 16 * 16)
 
-# Blocks a slab above 4 KiB; 28672 (2 blocks and a tail) keeps the step from 21840 to 32768 below a
-# quarter.
+# Blocks a slab above 4 KiB.
 BLOCKS_A_SLAB = (15, 13, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)
+
+# With a tail: whole pages, so that neither the tail nor what is behind a request's last page is
+# ever resident. 28672 keeps the step from 21840 to 32768 below a quarter; 20480 serves 20,000 bytes
+# and a header by 5 pages instead of 5 and a third.
+WHOLE_PAGES = [20480, 28672]
 
 
 def sizes(tiny, mid):
@@ -34,7 +38,7 @@ def sizes(tiny, mid):
         out += range(low + step, 2 * low + 1, step)
         low *= 2
     out += ABOVE_POWERS
-    out += [SLAB // n // 16 * 16 for n in BLOCKS_A_SLAB] + [28672]
+    out += [SLAB // n // 16 * 16 for n in BLOCKS_A_SLAB] + WHOLE_PAGES
     return sorted(set(out))
 
 
