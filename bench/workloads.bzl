@@ -52,6 +52,7 @@ WORKLOADS = {
     "real_sqlite": "//bench/real:real",
     "realloc_16_1024": "//bench/workloads:wl_realloc",
     "realloc_1k_1m": "//bench/workloads:wl_realloc",
+    "realloc_byte": "//bench/workloads:wl_realloc",
     "red_black": "//bench/workloads:wl_red_black",
     "replay_gcc": "//bench/replay:replay",
     "replay_lua": "//bench/replay:replay",

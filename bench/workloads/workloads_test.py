@@ -41,7 +41,11 @@ TINY = {
     "wl_order": ["2 3 500 16 512 0 {seed}", "1 3 500 16 512 1 {seed}", "1 3 500 16 512 2 {seed}"],
     "wl_pareto": ["2 5000 256 16 {seed}"],
     "wl_persistent": ["2 500 256 16 {seed}"],
-    "wl_realloc": ["2 3000 50 16 1024 {seed}", "1 500 10 1024 1048576 {seed}"],
+    "wl_realloc": [
+        "2 3000 50 16 1024 {seed} 1",
+        "2 3000 50 16 1024 {seed}",
+        "1 500 10 1024 1048576 {seed}",
+    ],
     "wl_red_black": ["5000 500 {seed}"],
     "wl_simple": ["100 25 128 {seed}"],
     "wl_store": ["2 5000 500 32 {seed}"],
