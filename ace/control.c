@@ -14,7 +14,6 @@
    live or kept. */
 #define IDLE_SHIFT 3
 #define AGE_SHIFT  3
-#define SLACK_STEP 2u
 /* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it purged
    than this many bytes a microsecond spends more than 1/32 of the time on it. */
 #define DEAR_BYTES_A_US (4096u * 2 / (3 * 32))
@@ -34,6 +33,11 @@
 #define GRAIN ((uint64_t)2 * HAK_MIB)
 
 HAK_STATIC_ASSERT((CONTROL_EPOCHS & EPOCH_MASK) == 0, "epochs are counted modulo a power of two");
+
+static const uint32_t least_slack[CONTROL_TOTAL] = {
+    [CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS,
+    [CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES,
+};
 
 static uint64_t highest(const uint64_t *peaks)
 {
@@ -69,9 +73,8 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
     memset(control->regret, 0, sizeof control->regret);
     control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;
-    control->slack[CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS;
-    control->slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
-    memset(control->n_slacker, 0, sizeof control->n_slacker);
+    memcpy(control->slack, least_slack, sizeof control->slack);
+    memset(control->repented, 0, sizeof control->repented);
     memset(control->owed, 0, sizeof control->owed);
     control->debt_ns = control->lone_peak = 0;
     control->is_lifted = 0;
@@ -128,25 +131,39 @@ static int regrets(const struct control *control, enum control_pool pool)
 }
 
 /* What the pool has fetched again since the epoch began costs more than its share of the time: it
-   gets more slack, at once. */
+   gets as much more slack as would have spared the rest, at once. */
 static void adapt_slack(struct control *control, enum control_pool pool)
 {
     uint64_t elapsed_ns = control->now_ns - control->epoch_started_ns;
     uint64_t least_ns = hak_time_ns_of_ms(control->base_ms) / CONTROL_EPOCHS;
     uint64_t dear = (elapsed_ns > least_ns ? elapsed_ns : least_ns) / 1000 * DEAR_BYTES_A_US;
-    uint64_t step = dear > GRAIN ? dear : GRAIN;
-    if (control->regret[pool] > step * (control->n_slacker[pool] + 1)) {
-        uint32_t slack = control->slack[pool] + SLACK_STEP;
-        control->slack[pool] = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
-        control->n_slacker[pool]++;
+    uint64_t free = (dear > GRAIN ? dear : GRAIN) + control->repented[pool];
+    uint64_t part = control->most[pool] / CONTROL_SLACK_PARTS;
+    if (part && control->regret[pool] >= free + part && control->slack[pool] < CONTROL_MAX_SLACK) {
+        uint64_t parts = (control->regret[pool] - free) / part;
+        uint32_t room = CONTROL_MAX_SLACK - control->slack[pool];
+        parts = parts < room ? parts : room;
+        control->slack[pool] += (uint32_t)parts;
+        control->repented[pool] += parts * part;
     }
 }
 
+/* What was kept beyond the least was kept in vain: a quarter of it less. */
 static void less_slack(struct control *control)
 {
-    control->slack[CONTROL_SUPERSLABS] -=
-        control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
-    control->slack[CONTROL_RANGES] -= control->slack[CONTROL_RANGES] > CONTROL_MIN_SLACK_RANGES;
+    for (int pool = 0; pool < CONTROL_TOTAL; pool++) {
+        control->slack[pool] -= (control->slack[pool] - least_slack[pool] + 3) / 4;
+    }
+}
+
+/* Once a horizon: a pool that regrets nothing tries with one part less. */
+static void try_less_slack(struct control *control)
+{
+    for (int pool = 0; pool < CONTROL_TOTAL; pool++) {
+        if (control->slack[pool] > least_slack[pool] && control->regret[pool] <= GRAIN) {
+            control->slack[pool]--;
+        }
+    }
 }
 
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
@@ -169,8 +186,11 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
         }
         less_slack(control);
     }
+    if (control->epoch == 0) {
+        try_less_slack(control);
+    }
     memset(control->regret, 0, sizeof control->regret);
-    memset(control->n_slacker, 0, sizeof control->n_slacker);
+    memset(control->repented, 0, sizeof control->repented);
 }
 
 static void next_epoch(struct control *control)

@@ -32,7 +32,7 @@ HAK_EXTERN_C_BEGIN
 /* By pool: spans and slabs are cut from whatever is free; cached ranges serve what they fit. */
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
 #define CONTROL_MIN_SLACK_RANGES     6u
-#define CONTROL_MAX_SLACK            13u
+#define CONTROL_MAX_SLACK            32u
 /* Kept beyond the slack, bytes: what a small heap swings by. */
 #define CONTROL_LEAST ((uint64_t)256 * HAK_KIB)
 
@@ -58,7 +58,7 @@ struct control {
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
     uint32_t slack[CONTROL_TOTAL];     /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
-    uint32_t n_slacker[CONTROL_TOTAL]; /* how often it grew in this epoch */
+    uint64_t repented[CONTROL_TOTAL]; /* of this epoch's regret: what made slack larger */
     uint64_t purged[CONTROL_TOTAL]
                    [CONTROL_EPOCHS]; /* bytes purged, by pool and epoch: wanted again soon? */
     uint64_t regret[CONTROL_TOTAL];  /* bytes that the pool has fetched again in this epoch */
