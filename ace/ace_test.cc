@@ -1165,6 +1165,39 @@ TEST_F(Ace, RangesThatAreWrittenEverywhereAskForHugePages)
     hak_ace_free(other);
 }
 
+/* What superslabs kept for a phase that is over goes first, as soon as ranges need it. */
+TEST_F(Ace, RestingSuperslabsKeepWhatRangesLeave)
+{
+    FakeClock clock;
+    hak_options.purge_delay_ms = 500;
+    hak_adapt_forget();
+    std::vector<char *> small, large;
+    for (int i = 0; i < 200; i++) {
+        small.push_back(alloc(kMiB / 2));
+    }
+    for (char *p : small) {
+        hak_ace_free(p);
+    }
+    ASSERT_GE(hak_stat_get(heap_dirty_bytes), 90 * static_cast<int64_t>(kMiB));
+    /* 100 MiB of ranges, half of them freed: they are in use, and the spans' memory is old. */
+    clock.advance_ms(150);
+    for (int i = 0; i < 50; i++) {
+        large.push_back(alloc(2 * kMiB));
+        hak_ace_purge_excess();
+    }
+    for (int i = 0; i < 25; i++) {
+        hak_ace_free(large.back());
+        large.pop_back();
+        hak_ace_purge_excess();
+    }
+    EXPECT_EQ(hak_stat_get(large_cached_bytes), 50 * static_cast<int64_t>(kMiB));
+    EXPECT_LE(hak_stat_get(heap_dirty_bytes), 25 * static_cast<int64_t>(kMiB));
+    for (char *p : large) {
+        hak_ace_free(p);
+    }
+    expect_sound();
+}
+
 /* HAKMEM_ACE_KEEP and HAKMEM_ACE_HORIZON_MS take the controller's choice away. */
 TEST_F(Ace, PinnedTargetsStay)
 {
