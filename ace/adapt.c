@@ -260,14 +260,14 @@ uint64_t hak_adapt_delay_ms(void)
 
 int hak_adapt_ranges_exceed(void)
 {
-    size_t cached = (size_t)hak_stat_get(large_cached_bytes), keep = hak_adapt_range_keep();
-    return cached > EXCESS && cached - EXCESS > keep;
+    size_t cached = (size_t)hak_stat_get(large_cached_bytes);
+    return cached > EXCESS && cached - EXCESS > hak_adapt_range_keep();
 }
 
 int hak_adapt_superslabs_exceed(void)
 {
-    size_t dirty = (size_t)hak_stat_get(heap_dirty_bytes), keep = hak_adapt_superslab_keep();
-    return dirty > EXCESS && dirty - EXCESS > keep;
+    size_t dirty = (size_t)hak_stat_get(heap_dirty_bytes);
+    return dirty > EXCESS && dirty - EXCESS > hak_adapt_superslab_keep();
 }
 
 void hak_adapt_state(struct adapt_summary *out)
