@@ -3,10 +3,10 @@
 //
 // Each thread has SLOTS places. A step frees the block of a random place and allocates another one
 // of MIN_SIZE to MAX_SIZE bytes there: by malloc (HOW 0), calloc (1), aligned_alloc to 4 KiB (3);
-// or it gives the place's block that size by realloc (2). Then it touches nothing (TOUCH 0; not even
-// the first byte), writes one byte of each page (1), or all bytes (2). Where something is touched,
-// the block's word and last byte are read back when its turn comes again; calloc's bytes at the
-// pages' starts have to be zero. An operation is one step.
+// or it gives the place's block that size by realloc (2). Then it touches nothing (TOUCH 0; not
+// even the first byte), writes one byte of each page (1), or all bytes (2). Where something is
+// touched, the block's word and last byte are read back when its turn comes again; calloc's bytes
+// at the pages' starts have to be zero. An operation is one step.
 //
 // Stresses: what a large block costs by itself, and what its pages cost: whether memory that comes
 // back is kept for the next block. The idea is calloc-large of public suites, with the ways of
