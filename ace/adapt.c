@@ -48,11 +48,12 @@ static uint64_t base_ms_now(void)
     return ms > CONTROL_MIN_MS ? ms : CONTROL_MIN_MS;
 }
 
-/* Live bytes of a pool, or of both. */
+/* Live bytes of a pool, or of both. What growing blocks have ahead was never touched. */
 static uint64_t live(enum control_pool pool)
 {
+    int64_t bytes = hak_stat_get(large_bytes) - hak_stat_get(large_room_bytes);
     uint64_t superslabs = (uint64_t)hak_stat_get(heap_used_bytes),
-             ranges = (uint64_t)hak_stat_get(large_bytes);
+             ranges = bytes > 0 ? (uint64_t)bytes : 0; /* another thread may be between the two */
     return pool == CONTROL_SUPERSLABS ? superslabs
            : pool == CONTROL_RANGES   ? ranges
                                       : superslabs + ranges;
