@@ -81,8 +81,8 @@ void hak_control_set_helped(struct control *control, int is_helped);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns);
-/* So many operations were not noted, since the functions below would have told the same; live bytes
-   were these after the last of them. A note follows. */
+/* So many operations were not noted, since no note would have changed anything; live bytes were
+   these after the last of them. A note follows. */
 void hak_control_skip(struct control *control, uint32_t n, uint64_t superslab_live,
                       uint64_t range_live);
 /* A class's live bytes change. This and the next two may be called by several threads at once, and

@@ -15,8 +15,8 @@
    in thirty, since chance moves the average by a few. */
 #define TOUCHED_FEW 24u
 /* Of blocks that would be cleared, one in so many is purged all the same: otherwise nothing
-   more would be learnt. Of those of which more than half is touched, fewer: such a purge is the
-   dearer, and one that finds less makes the next come sooner. */
+   more would be learnt. Of those of which more than half is touched, fewer: such a purge costs
+   more page faults, and one that finds less makes the next come sooner. */
 #define EXPLORE_EVERY       512u
 #define EXPLORE_EVERY_DENSE 2048u
 #define TOUCHED_DENSE       128u

@@ -25,8 +25,8 @@ static inline uint32_t hak_granules_next(const struct granules *set, uint32_t fr
     return hak_bits_next(set->word, SS_GRANULES, from, value);
 }
 
-/* For each word that some of granules `first` to `first + n - 1` lie in; and its bits that belong to
-   them. */
+/* For each word that some of granules `first` to `first + n - 1` lie in; and its bits that belong
+   to them. */
 #define GRANULE_WORDS(i, first, n) for (uint32_t i = (first) / 64; i * 64 < (first) + (n); i++)
 
 static inline uint64_t hak_granules_part(uint32_t i, uint32_t first, uint32_t n)
