@@ -82,7 +82,8 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
     memset(control->peaks, 0, sizeof control->peaks);
     memset(control->most, 0, sizeof control->most);
     memset(control->purged, 0, sizeof control->purged);
-    control->epoch = control->ops = 0;
+    atomic_store_relaxed(&control->epoch, 0u);
+    control->ops = 0;
     memset(control->regret, 0, sizeof control->regret);
     control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;

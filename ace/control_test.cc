@@ -58,6 +58,14 @@ TEST_F(Control, VerifyNamesTheBrokenEquation)
     c.horizon_ms++;
     EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_HORIZON);
     c.horizon_ms--;
+    c.slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES - 1;
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_SLACK);
+    c.slack[CONTROL_RANGES] = CONTROL_MAX_SLACK + 1;
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_SLACK);
+    c.slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
+    c.classes[3].live = static_cast<uint64_t>(-kMiB);
+    EXPECT_EQ(hak_control_verify_classes(&c), VERIFY_CONTROL_CLASS);
+    c.classes[3].live = 0;
 }
 
 TEST_F(Control, KeepsUpToTheRecentPeak)
