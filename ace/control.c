@@ -401,23 +401,27 @@ int hak_control_verify_pools(const struct control *control)
     return is_power && ratio <= CONTROL_LONGEST ? 0 : VERIFY_CONTROL_HORIZON;
 }
 
-int hak_control_verify_classes(const struct control *control)
+/* Without the peaks where other threads count in the classes. */
+static int verify_classes(const struct control *control, int with_peaks)
 {
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
-        if (atomic_load_relaxed(&control->classes[i].live) > (uint64_t)PTRDIFF_MAX) {
+        const struct control_class *class = &control->classes[i];
+        uint64_t live = atomic_load_relaxed(&class->live);
+        uint64_t most = with_peaks ? class->peaks[control->epoch] : (uint64_t)PTRDIFF_MAX;
+        if (live > most || live > (uint64_t)PTRDIFF_MAX) {
             return VERIFY_CONTROL_CLASS;
         }
     }
     return 0;
 }
 
+int hak_control_verify_classes(const struct control *control)
+{
+    return verify_classes(control, 0);
+}
+
 int hak_control_verify(const struct control *control)
 {
-    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
-        if (control->classes[i].peaks[control->epoch] < control->classes[i].live) {
-            return VERIFY_CONTROL_CLASS;
-        }
-    }
-    int result = hak_control_verify_classes(control);
+    int result = verify_classes(control, 1);
     return result ? result : hak_control_verify_pools(control);
 }
