@@ -54,10 +54,10 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
         hak_ss_span_alloc(size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
     if (p) {
         uint64_t dirty = dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3];
-        hak_adapt_block_taken(hak_ss_span_size(p), dirty != 0,
+        hak_adapt_block_taken(dirt.size, dirty != 0,
                               dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
     }
-    if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(hak_ss_span_size(p)))) {
+    if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(dirt.size))) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */
     }
     return p;
@@ -115,8 +115,9 @@ void hak_ace_free(void *p)
     if (entry.tag == TAG_RANGE) {
         hak_range_free(p);
     } else {
-        size_t size = hak_ss_span_size(p);
-        if (hak_ss_span_mark(p)) {
+        int is_fresh;
+        size_t size = hak_ss_span_look(p, &is_fresh);
+        if (is_fresh) {
             hak_zero_learn(p, size, 1);
         }
         hak_ss_span_free(p);

@@ -1165,6 +1165,43 @@ TEST_F(Ace, RangesThatAreWrittenEverywhereAskForHugePages)
     hak_ace_free(other);
 }
 
+/* What superslabs kept for a phase that is over goes first, as soon as ranges need it. */
+TEST_F(Ace, RestingSuperslabsKeepWhatRangesLeave)
+{
+    FakeClock clock;
+    hak_options.purge_delay_ms = 500;
+    hak_adapt_forget();
+    std::vector<char *> small, large;
+    for (int i = 0; i < 200; i++) {
+        small.push_back(alloc(kMiB / 2));
+    }
+    for (char *p : small) {
+        hak_ace_free(p);
+    }
+    ASSERT_GE(hak_stat_get(heap_dirty_bytes), 90 * static_cast<int64_t>(kMiB));
+    /* 80 MiB of ranges; half of them are freed, and larger ones do not fit there. */
+    clock.advance_ms(150);
+    for (int i = 0; i < 40; i++) {
+        large.push_back(alloc(2 * kMiB));
+    }
+    for (size_t i = 0; i < large.size(); i++) {
+        hak_ace_free(large[i]);
+        large.erase(large.begin() + static_cast<ptrdiff_t>(i));
+    }
+    for (int i = 0; i < 10; i++) {
+        large.push_back(alloc(4 * kMiB));
+    }
+    for (int i = 0; i < 100; i++) {
+        hak_ace_purge_excess();
+    }
+    EXPECT_GE(hak_stat_get(large_cached_bytes), 14 * static_cast<int64_t>(kMiB)) << "their slack";
+    EXPECT_LE(hak_stat_get(heap_dirty_bytes), 26 * static_cast<int64_t>(kMiB)) << "what is left";
+    for (char *p : large) {
+        hak_ace_free(p);
+    }
+    expect_sound();
+}
+
 /* HAKMEM_ACE_KEEP and HAKMEM_ACE_HORIZON_MS take the controller's choice away. */
 TEST_F(Ace, PinnedTargetsStay)
 {

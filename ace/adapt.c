@@ -1,5 +1,7 @@
 /* The process's controller. Called by range.c, ace.c and, through the policy of ace.c, by the pool.
- */
+
+   The law is noted with the lock held where a note changes it; as long as none does (`seen`), calls
+   take no lock. */
 #include "ace/adapt.h"
 
 #include <string.h>
@@ -9,6 +11,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/time.h"
 #include "superslab/superslab.h"
 
 /* Less is not worth a purge out of turn. */
@@ -16,32 +19,58 @@
 
 static LOCK_DEFINE(lock, LOCK_RANK_CONTROL);
 static struct control control;
-static size_t superslab_keep = SIZE_MAX, range_keep = SIZE_MAX;
-static uint32_t is_helped;             /* for the next note */
-static uint64_t delay_ms = UINT64_MAX; /* until something was noted: what the option says */
+static uint32_t is_helped; /* for the next note */
+
+/* What the last note left; written with the lock held, read by any thread, relaxed. At first all is
+   0, and the first call is noted. */
+static struct {
+    uint64_t most[CONTROL_POOLS];  /* what each may have, live and kept */
+    uint64_t peaks[CONTROL_POOLS]; /* of this epoch: more live bytes are to be noted */
+    uint64_t lone, valley;         /* control.h */
+    uint64_t ends_ns;              /* the epoch */
+    uint64_t base_ms, horizon_ms;  /* the option's, when noted; how long memory is kept */
+    /* Since the last note: calls, of which some are missed that come at the same time; live bytes
+       after the last one. */
+    uint32_t n_calls;
+    uint64_t live[CONTROL_TOTAL];
+    uint64_t taken_ns[CONTROL_TOTAL]; /* when the pool last served a request */
+} seen;
 
 static int is_pinned(void)
 {
     return hak_options.ace_keep != UINT64_MAX;
 }
 
-/* The targets that follow from the state. Lock held. */
-static void set_targets(void)
+static uint64_t base_ms_now(void)
 {
-    if (is_pinned()) {
-        atomic_store_relaxed(&superslab_keep, (size_t)hak_options.ace_keep);
-        atomic_store_relaxed(&range_keep, (size_t)hak_options.ace_keep);
-        atomic_store_relaxed(&delay_ms, hak_options.purge_delay_ms);
-    } else {
-        uint64_t total = hak_control_keep(&control, CONTROL_TOTAL, SIZE_MAX);
-        uint64_t superslabs = hak_control_keep(&control, CONTROL_SUPERSLABS, total);
-        uint64_t dirty = (uint64_t)hak_stat_get(heap_dirty_bytes);
-        dirty = dirty < superslabs ? dirty : superslabs;
-        atomic_store_relaxed(&superslab_keep, (size_t)superslabs);
-        atomic_store_relaxed(&range_keep,
-                             (size_t)hak_control_keep(&control, CONTROL_RANGES, total - dirty));
-        atomic_store_relaxed(&delay_ms, hak_options.purge_delay_ms ? control.horizon_ms : 0);
+    uint64_t ms =
+        hak_options.ace_horizon_ms ? hak_options.ace_horizon_ms : hak_options.purge_delay_ms;
+    return ms > CONTROL_MIN_MS ? ms : CONTROL_MIN_MS;
+}
+
+/* Live bytes of a pool, or of both. What growing blocks have ahead was never touched. */
+static uint64_t live(enum control_pool pool)
+{
+    int64_t bytes = hak_stat_get(large_bytes) - hak_stat_get(large_room_bytes);
+    uint64_t superslabs = (uint64_t)hak_stat_get(heap_used_bytes),
+             ranges = bytes > 0 ? (uint64_t)bytes : 0; /* another thread may be between the two */
+    return pool == CONTROL_SUPERSLABS ? superslabs
+           : pool == CONTROL_RANGES   ? ranges
+                                      : superslabs + ranges;
+}
+
+static void set_seen(void)
+{
+    for (int pool = 0; pool < CONTROL_POOLS; pool++) {
+        atomic_store_relaxed(&seen.most[pool], hak_control_most(&control, (enum control_pool)pool));
+        atomic_store_relaxed(&seen.peaks[pool], control.peaks[pool][control.epoch]);
     }
+    atomic_store_relaxed(&seen.lone, hak_control_lone(&control));
+    atomic_store_relaxed(&seen.valley, hak_control_valley(&control));
+    atomic_store_relaxed(&seen.ends_ns, hak_control_ends_ns(&control));
+    atomic_store_relaxed(&seen.horizon_ms, control.horizon_ms);
+    atomic_store_relaxed(&seen.base_ms, control.base_ms);
+    atomic_store_relaxed(&seen.n_calls, 0u);
 }
 
 static void note(void)
@@ -49,20 +78,39 @@ static void note(void)
     if (HAK_UNLIKELY(hak_lock_passes())) {
         return; /* this thread only looks */
     }
-    uint64_t now_ns = hak_os_ops.clock_ns();
-    uint64_t base_ms =
-        hak_options.ace_horizon_ms ? hak_options.ace_horizon_ms : hak_options.purge_delay_ms;
-    base_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
+    uint64_t now_ns = hak_os_ops.clock_ns(), base_ms = base_ms_now();
     if (control.base_ms != base_ms) {
         hak_control_start(&control, now_ns, base_ms);
     }
     hak_control_set_helped(&control, (int)atomic_load_relaxed(&is_helped));
-    hak_control_note(&control, (uint64_t)hak_stat_get(heap_used_bytes),
-                     (uint64_t)hak_stat_get(large_bytes), now_ns);
+    hak_control_skip(&control, atomic_load_relaxed(&seen.n_calls),
+                     atomic_load_relaxed(&seen.live[CONTROL_SUPERSLABS]),
+                     atomic_load_relaxed(&seen.live[CONTROL_RANGES]));
+    hak_control_note(&control, live(CONTROL_SUPERSLABS), live(CONTROL_RANGES), now_ns);
     if (hak_options.ace_horizon_ms) {
         control.horizon_ms = base_ms;
     }
-    set_targets();
+    set_seen();
+}
+
+/* Whether a note would change nothing; then the call is counted. */
+static int is_quiet(uint64_t now_ns)
+{
+    uint64_t superslabs = live(CONTROL_SUPERSLABS), ranges = live(CONTROL_RANGES),
+             total = superslabs + ranges;
+    uint32_t n_calls = atomic_load_relaxed(&seen.n_calls) + 1;
+    if (superslabs > atomic_load_relaxed(&seen.peaks[CONTROL_SUPERSLABS]) ||
+        ranges > atomic_load_relaxed(&seen.peaks[CONTROL_RANGES]) ||
+        total > atomic_load_relaxed(&seen.peaks[CONTROL_TOTAL]) ||
+        total < atomic_load_relaxed(&seen.valley) || n_calls >= CONTROL_EPOCH_OPS ||
+        base_ms_now() != atomic_load_relaxed(&seen.base_ms) ||
+        now_ns >= atomic_load_relaxed(&seen.ends_ns)) {
+        return 0;
+    }
+    atomic_store_relaxed(&seen.n_calls, n_calls);
+    atomic_store_relaxed(&seen.live[CONTROL_SUPERSLABS], superslabs);
+    atomic_store_relaxed(&seen.live[CONTROL_RANGES], ranges);
+    return 1;
 }
 
 /* A class may hold ranges that an option lets be larger than any real one. */
@@ -74,15 +122,26 @@ static unsigned class_of(size_t bytes)
 
 void hak_adapt_taken(enum control_pool pool, size_t fresh)
 {
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    atomic_store_relaxed(&seen.taken_ns[pool], now_ns);
+    if (!fresh && is_quiet(now_ns)) {
+        return;
+    }
     hak_stat_add(fresh_bytes, fresh);
     hak_lock_acquire(&lock);
     note();
-    hak_control_fresh(&control, pool, fresh);
+    if (fresh) {
+        hak_control_fresh(&control, pool, fresh);
+        set_seen();
+    }
     hak_lock_release(&lock);
 }
 
 void hak_adapt_given(void)
 {
+    if (is_quiet(hak_os_ops.clock_ns())) {
+        return;
+    }
     hak_lock_acquire(&lock);
     note();
     hak_lock_release(&lock);
@@ -91,79 +150,125 @@ void hak_adapt_given(void)
 void hak_adapt_set_helped(int helped)
 {
     atomic_store_relaxed(&is_helped, (uint32_t)helped);
+    atomic_store_relaxed(&seen.ends_ns, (uint64_t)0); /* the next call is noted */
 }
 
 void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns)
 {
-    hak_lock_acquire(&lock);
     hak_control_class_note(&control, class_of(class_bytes), (int64_t)class_bytes);
     if (is_hit) {
         hak_control_hit(&control, class_of(class_bytes), age_ns);
     } else {
         hak_control_miss(&control, class_of(class_bytes));
     }
-    hak_lock_release(&lock);
 }
 
 void hak_adapt_block_given(size_t class_bytes)
 {
-    hak_lock_acquire(&lock);
     hak_control_class_note(&control, class_of(class_bytes), -(int64_t)class_bytes);
-    hak_lock_release(&lock);
 }
 
 void hak_adapt_block_resized(size_t before, size_t after)
 {
-    hak_lock_acquire(&lock);
     hak_control_class_note(&control, class_of(before), -(int64_t)before);
     hak_control_class_note(&control, class_of(after), (int64_t)after);
-    hak_lock_release(&lock);
 }
 
 void hak_adapt_purged(enum control_pool pool, size_t bytes)
 {
     hak_stat_add(returned_bytes, bytes);
     hak_lock_acquire(&lock);
+    note(); /* of a valley it matters where the heap is now */
     hak_control_purged(&control, pool, bytes);
     hak_lock_release(&lock);
 }
 
+/* --- what may be kept --- */
+
+static uint64_t above(uint64_t most, uint64_t bytes)
+{
+    return most > bytes ? most - bytes : 0;
+}
+
+static uint64_t keep_of(enum control_pool pool, uint64_t budget)
+{
+    uint64_t keep = above(atomic_load_relaxed(&seen.most[pool]), live(pool));
+    return keep < budget ? keep : budget;
+}
+
+/* Before the first note nothing was freed yet. */
+static uint64_t total_keep(void)
+{
+    return atomic_load_relaxed(&seen.base_ms)
+               ? keep_of(CONTROL_TOTAL, atomic_load_relaxed(&seen.lone))
+               : UINT64_MAX;
+}
+
+/* Superslabs have served nothing since the epoch before the last request of ranges. */
+static int superslabs_rest(void)
+{
+    uint64_t ranges_ns = atomic_load_relaxed(&seen.taken_ns[CONTROL_RANGES]),
+             superslabs_ns = atomic_load_relaxed(&seen.taken_ns[CONTROL_SUPERSLABS]);
+    return ranges_ns > superslabs_ns &&
+           ranges_ns - superslabs_ns >
+               hak_time_ns_of_ms(atomic_load_relaxed(&seen.base_ms)) / CONTROL_EPOCHS;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Of the total. Superslabs have the first claim, unless they rest: then what they keep is the
+   older memory. */
+static uint64_t keep_now(enum control_pool pool)
+{
+    uint64_t total = total_keep();
+    if (total == UINT64_MAX) {
+        return total;
+    }
+    enum control_pool first = superslabs_rest() ? CONTROL_RANGES : CONTROL_SUPERSLABS;
+    uint64_t claim = keep_of(first, total);
+    if (pool == first) {
+        return claim;
+    }
+    uint64_t used = (uint64_t)(first == CONTROL_SUPERSLABS ? hak_stat_get(heap_dirty_bytes)
+                                                           : hak_stat_get(large_cached_bytes));
+    return keep_of(pool, total - least(used, claim));
+}
+
 size_t hak_adapt_superslab_keep(void)
 {
-    return atomic_load_relaxed(&superslab_keep);
+    return (size_t)(is_pinned() ? hak_options.ace_keep : keep_now(CONTROL_SUPERSLABS));
 }
 
 size_t hak_adapt_range_keep(void)
 {
-    size_t keep = atomic_load_relaxed(&range_keep);
-    return keep < hak_options.large_cache_bytes ? keep : (size_t)hak_options.large_cache_bytes;
+    return (size_t)least(is_pinned() ? hak_options.ace_keep : keep_now(CONTROL_RANGES),
+                         hak_options.large_cache_bytes);
 }
 
 size_t hak_adapt_class_keep(size_t class_bytes)
 {
-    hak_lock_acquire(&lock);
-    size_t keep =
-        is_pinned() ? SIZE_MAX : (size_t)hak_control_class_keep(&control, class_of(class_bytes));
-    hak_lock_release(&lock);
-    return keep;
+    return is_pinned() ? SIZE_MAX : (size_t)hak_control_class_keep(&control, class_of(class_bytes));
 }
 
 uint64_t hak_adapt_delay_ms(void)
 {
-    uint64_t ms = atomic_load_relaxed(&delay_ms);
-    return ms == UINT64_MAX ? hak_options.purge_delay_ms : ms;
+    uint64_t ms = atomic_load_relaxed(&seen.horizon_ms);
+    return is_pinned() || !hak_options.purge_delay_ms || !ms ? hak_options.purge_delay_ms : ms;
 }
 
 int hak_adapt_ranges_exceed(void)
 {
-    size_t cached = (size_t)hak_stat_get(large_cached_bytes), keep = hak_adapt_range_keep();
-    return cached > EXCESS && cached - EXCESS > keep;
+    size_t cached = (size_t)hak_stat_get(large_cached_bytes);
+    return cached > EXCESS && cached - EXCESS > hak_adapt_range_keep();
 }
 
 int hak_adapt_superslabs_exceed(void)
 {
-    size_t dirty = (size_t)hak_stat_get(heap_dirty_bytes), keep = hak_adapt_superslab_keep();
-    return dirty > EXCESS && dirty - EXCESS > keep;
+    size_t dirty = (size_t)hak_stat_get(heap_dirty_bytes);
+    return dirty > EXCESS && dirty - EXCESS > hak_adapt_superslab_keep();
 }
 
 void hak_adapt_state(struct adapt_summary *out)
@@ -180,9 +285,11 @@ void hak_adapt_state(struct adapt_summary *out)
 
 void hak_adapt_class_state(size_t class_bytes, struct control_class *out)
 {
-    hak_lock_acquire(&lock);
-    *out = control.classes[class_of(class_bytes)];
-    hak_lock_release(&lock);
+    const struct control_class *class = &control.classes[class_of(class_bytes)];
+    *out = (struct control_class){.live = atomic_load_relaxed(&class->live),
+                                  .hits = atomic_load_relaxed(&class->hits),
+                                  .misses = atomic_load_relaxed(&class->misses),
+                                  .age_ns = atomic_load_relaxed(&class->age_ns)};
 }
 
 void hak_adapt_forget(void)
@@ -197,7 +304,7 @@ int hak_adapt_verify(void)
 {
     hak_lock_acquire(&lock);
     note();
-    int result = hak_control_verify(&control);
+    int result = hak_control_verify_pools(&control);
     hak_lock_release(&lock);
-    return result;
+    return result ? result : hak_control_verify_classes(&control);
 }

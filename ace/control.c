@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/atomic.h"
 #include "base/time.h"
 #include "base/verify.h"
 
@@ -14,7 +15,6 @@
    live or kept. */
 #define IDLE_SHIFT 3
 #define AGE_SHIFT  3
-#define SLACK_STEP 2u
 /* A page costs 1.5 us to fetch (docs/ace_control.md): a pool that fetches more of what it purged
    than this many bytes a microsecond spends more than 1/32 of the time on it. */
 #define DEAR_BYTES_A_US (4096u * 2 / (3 * 32))
@@ -35,11 +35,17 @@
 
 HAK_STATIC_ASSERT((CONTROL_EPOCHS & EPOCH_MASK) == 0, "epochs are counted modulo a power of two");
 
+static const uint32_t least_slack[CONTROL_TOTAL] = {
+    [CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS,
+    [CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES,
+};
+
 static uint64_t highest(const uint64_t *peaks)
 {
     uint64_t most = 0;
     for (uint32_t i = 0; i < CONTROL_EPOCHS; i++) {
-        most = peaks[i] > most ? peaks[i] : most;
+        uint64_t peak = atomic_load_relaxed(&peaks[i]);
+        most = peak > most ? peak : most;
     }
     return most;
 }
@@ -53,25 +59,36 @@ static uint64_t sum(const uint64_t *values)
     return total;
 }
 
+/* Other threads may be counting in it: `live` is never written. */
+static void start_class(struct control_class *class)
+{
+    atomic_store_relaxed(&class->hits, (uint64_t)0);
+    atomic_store_relaxed(&class->misses, (uint64_t)0);
+    atomic_store_relaxed(&class->age_ns, (uint64_t)0);
+    for (uint32_t i = 0; i < CONTROL_EPOCHS; i++) {
+        atomic_store_relaxed(&class->peaks[i], i ? 0 : atomic_load_relaxed(&class->live));
+    }
+}
+
 void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
 {
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];
         if (class->hits | class->misses |
             highest(class->peaks)) { /* else it is fresh, and its page perhaps untouched */
-            *class = (struct control_class){.live = class->live, .peaks = {class->live}};
+            start_class(class);
         }
     }
     memset(control->peaks, 0, sizeof control->peaks);
     memset(control->most, 0, sizeof control->most);
     memset(control->purged, 0, sizeof control->purged);
-    control->epoch = control->ops = 0;
+    atomic_store_relaxed(&control->epoch, 0u);
+    control->ops = 0;
     memset(control->regret, 0, sizeof control->regret);
     control->n_longer = control->n_shorter = control->n_epochs = 0;
     control->epoch_started_ns = control->now_ns = now_ns;
-    control->slack[CONTROL_SUPERSLABS] = CONTROL_MIN_SLACK_SUPERSLABS;
-    control->slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
-    memset(control->n_slacker, 0, sizeof control->n_slacker);
+    memcpy(control->slack, least_slack, sizeof control->slack);
+    memset(control->repented, 0, sizeof control->repented);
     memset(control->owed, 0, sizeof control->owed);
     control->debt_ns = control->lone_peak = 0;
     control->is_lifted = 0;
@@ -128,25 +145,39 @@ static int regrets(const struct control *control, enum control_pool pool)
 }
 
 /* What the pool has fetched again since the epoch began costs more than its share of the time: it
-   gets more slack, at once. */
+   gets as much more slack as would have spared the rest, at once. */
 static void adapt_slack(struct control *control, enum control_pool pool)
 {
     uint64_t elapsed_ns = control->now_ns - control->epoch_started_ns;
     uint64_t least_ns = hak_time_ns_of_ms(control->base_ms) / CONTROL_EPOCHS;
     uint64_t dear = (elapsed_ns > least_ns ? elapsed_ns : least_ns) / 1000 * DEAR_BYTES_A_US;
-    uint64_t step = dear > GRAIN ? dear : GRAIN;
-    if (control->regret[pool] > step * (control->n_slacker[pool] + 1)) {
-        uint32_t slack = control->slack[pool] + SLACK_STEP;
-        control->slack[pool] = slack < CONTROL_MAX_SLACK ? slack : CONTROL_MAX_SLACK;
-        control->n_slacker[pool]++;
+    uint64_t free = (dear > GRAIN ? dear : GRAIN) + control->repented[pool];
+    uint64_t part = control->most[pool] / CONTROL_SLACK_PARTS;
+    if (part && control->regret[pool] >= free + part && control->slack[pool] < CONTROL_MAX_SLACK) {
+        uint64_t parts = (control->regret[pool] - free) / part;
+        uint32_t room = CONTROL_MAX_SLACK - control->slack[pool];
+        parts = parts < room ? parts : room;
+        control->slack[pool] += (uint32_t)parts;
+        control->repented[pool] += parts * part;
     }
 }
 
+/* What was kept beyond the least was kept in vain: a quarter of it less. */
 static void less_slack(struct control *control)
 {
-    control->slack[CONTROL_SUPERSLABS] -=
-        control->slack[CONTROL_SUPERSLABS] > CONTROL_MIN_SLACK_SUPERSLABS;
-    control->slack[CONTROL_RANGES] -= control->slack[CONTROL_RANGES] > CONTROL_MIN_SLACK_RANGES;
+    for (int pool = 0; pool < CONTROL_TOTAL; pool++) {
+        control->slack[pool] -= (control->slack[pool] - least_slack[pool] + 3) / 4;
+    }
+}
+
+/* Once a horizon: a pool that regrets nothing tries with one part less. */
+static void try_less_slack(struct control *control)
+{
+    for (int pool = 0; pool < CONTROL_TOTAL; pool++) {
+        if (control->slack[pool] > least_slack[pool] && control->regret[pool] <= GRAIN) {
+            control->slack[pool]--;
+        }
+    }
 }
 
 /* Of a horizon that ends: was what went back wanted again, was what was kept of use? */
@@ -169,15 +200,18 @@ static void adapt_horizon(struct control *control, uint64_t forgotten)
         }
         less_slack(control);
     }
+    if (control->epoch == 0) {
+        try_less_slack(control);
+    }
     memset(control->regret, 0, sizeof control->regret);
-    memset(control->n_slacker, 0, sizeof control->n_slacker);
+    memset(control->repented, 0, sizeof control->repented);
 }
 
 static void next_epoch(struct control *control)
 {
     uint32_t next = (control->epoch + 1) & EPOCH_MASK;
     uint64_t forgotten = control->peaks[CONTROL_TOTAL][next];
-    control->epoch = next;
+    atomic_store_relaxed(&control->epoch, next);
     control->ops = 0;
     control->n_epochs++;
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
@@ -186,8 +220,9 @@ static void next_epoch(struct control *control)
     }
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];
-        if (class->peaks[next] != class->live) {
-            class->peaks[next] = class->live;
+        uint64_t live = atomic_load_relaxed(&class->live);
+        if (atomic_load_relaxed(&class->peaks[next]) != live) {
+            atomic_store_relaxed(&class->peaks[next], live);
         }
     }
     adapt_horizon(control, forgotten);
@@ -216,14 +251,19 @@ static void end_epochs(struct control *control, uint64_t now_ns)
     }
 }
 
+static void set_live(struct control *control, uint64_t superslabs, uint64_t ranges)
+{
+    control->live[CONTROL_SUPERSLABS] = superslabs;
+    control->live[CONTROL_RANGES] = ranges;
+    control->live[CONTROL_TOTAL] = superslabs + ranges;
+}
+
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns)
 {
     uint64_t before_ns = control->now_ns;
     end_epochs(control, now_ns);
-    control->live[CONTROL_SUPERSLABS] = superslab_live;
-    control->live[CONTROL_RANGES] = range_live;
-    control->live[CONTROL_TOTAL] = superslab_live + range_live;
+    set_live(control, superslab_live, range_live);
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         uint64_t *peak = &control->peaks[pool][control->epoch];
         *peak = control->live[pool] > *peak ? control->live[pool] : *peak;
@@ -232,26 +272,37 @@ void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t
     pay(control, control->now_ns - before_ns);
 }
 
+void hak_control_skip(struct control *control, uint32_t n, uint64_t superslab_live,
+                      uint64_t range_live)
+{
+    if (n) {
+        control->ops += n < CONTROL_EPOCH_OPS ? n : CONTROL_EPOCH_OPS;
+        set_live(control, superslab_live, range_live);
+    }
+}
+
 void hak_control_class_note(struct control *control, unsigned class_index, int64_t bytes)
 {
     struct control_class *class = &control->classes[class_index];
-    class->live += (uint64_t)bytes;
-    if (class->live > class->peaks[control->epoch]) {
-        class->peaks[control->epoch] = class->live;
+    uint64_t live = atomic_add_relaxed(&class->live, (uint64_t)bytes) + (uint64_t)bytes;
+    uint64_t *peak = &class->peaks[atomic_load_relaxed(&control->epoch)];
+    if (bytes > 0 && live > atomic_load_relaxed(peak)) {
+        atomic_store_relaxed(peak, live);
     }
 }
 
 void hak_control_hit(struct control *control, unsigned class_index, uint64_t age_ns)
 {
     struct control_class *class = &control->classes[class_index];
-    class->age_ns =
-        class->hits ? class->age_ns - (class->age_ns >> AGE_SHIFT) + (age_ns >> AGE_SHIFT) : age_ns;
-    class->hits++;
+    uint64_t age = atomic_load_relaxed(&class->age_ns);
+    age = atomic_add_relaxed(&class->hits, 1u) ? age - (age >> AGE_SHIFT) + (age_ns >> AGE_SHIFT)
+                                               : age_ns;
+    atomic_store_relaxed(&class->age_ns, age);
 }
 
 void hak_control_miss(struct control *control, unsigned class_index)
 {
-    control->classes[class_index].misses++;
+    (void)atomic_add_relaxed(&control->classes[class_index].misses, 1u);
 }
 
 void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)
@@ -276,8 +327,7 @@ static uint64_t slack_bytes(const struct control *control, enum control_pool poo
     return control->most[pool] / CONTROL_SLACK_PARTS * control->slack[pool];
 }
 
-/* What may be kept though no later call may come to purge it. */
-static uint64_t lone_bytes(const struct control *control)
+uint64_t hak_control_lone(const struct control *control)
 {
     uint64_t part = control->most[CONTROL_TOTAL] / CONTROL_LONE_PARTS;
     uint64_t of_live = 2 * control->live[CONTROL_TOTAL]; /* the heap is in use: calls will come */
@@ -288,31 +338,51 @@ static uint64_t lone_bytes(const struct control *control)
     return part > CONTROL_LONE_LEAST ? part : CONTROL_LONE_LEAST;
 }
 
-uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
+uint64_t hak_control_most(const struct control *control, enum control_pool pool)
 {
-    uint64_t most = control->most[pool] + CONTROL_LEAST, live = control->live[pool];
+    uint64_t slack;
     if (pool == CONTROL_TOTAL) {
         /* Not the sum: the two pools' highest need not be at the same time. */
         uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS),
                  ranges = slack_bytes(control, CONTROL_RANGES);
-        most += superslabs > ranges ? superslabs : ranges;
-        uint64_t lone = lone_bytes(control);
-        budget = lone < budget ? lone : budget;
+        slack = superslabs > ranges ? superslabs : ranges;
     } else {
-        most += slack_bytes(control, pool);
+        slack = slack_bytes(control, pool);
+    }
+    return control->most[pool] + CONTROL_LEAST + slack;
+}
+
+uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget)
+{
+    uint64_t most = hak_control_most(control, pool), live = control->live[pool];
+    if (pool == CONTROL_TOTAL) {
+        uint64_t lone = hak_control_lone(control);
+        budget = lone < budget ? lone : budget;
     }
     uint64_t keep = most > live ? most - live : 0;
     return keep < budget ? keep : budget;
 }
 
+uint64_t hak_control_ends_ns(const struct control *control)
+{
+    return control->epoch_started_ns + hak_time_ns_of_ms(control->horizon_ms) / CONTROL_EPOCHS;
+}
+
+uint64_t hak_control_valley(const struct control *control)
+{
+    return is_in_valley(control)                      ? UINT64_MAX
+           : control->is_helped || control->is_lifted ? 0
+                                                      : control->most[CONTROL_TOTAL] / VALLEY_PARTS;
+}
+
 uint64_t hak_control_class_keep(const struct control *control, unsigned class_index)
 {
     const struct control_class *class = &control->classes[class_index];
-    uint64_t most = highest(class->peaks);
-    return most > class->live ? most - class->live : 0;
+    uint64_t most = highest(class->peaks), live = atomic_load_relaxed(&class->live);
+    return most > live ? most - live : 0;
 }
 
-int hak_control_verify(const struct control *control)
+int hak_control_verify_pools(const struct control *control)
 {
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         if (control->peaks[pool][control->epoch] < control->live[pool] ||
@@ -320,14 +390,38 @@ int hak_control_verify(const struct control *control)
             return VERIFY_CONTROL_PEAKS;
         }
     }
-    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
-        if (control->classes[i].peaks[control->epoch] < control->classes[i].live ||
-            control->classes[i].live > (uint64_t)PTRDIFF_MAX) {
-            return VERIFY_CONTROL_CLASS;
+    for (int pool = 0; pool < CONTROL_TOTAL; pool++) {
+        if (control->slack[pool] < least_slack[pool] || control->slack[pool] > CONTROL_MAX_SLACK) {
+            return VERIFY_CONTROL_SLACK;
         }
     }
     uint64_t ratio = control->horizon_ms / control->base_ms;
     int is_power =
         ratio && (ratio & (ratio - 1)) == 0 && ratio * control->base_ms == control->horizon_ms;
     return is_power && ratio <= CONTROL_LONGEST ? 0 : VERIFY_CONTROL_HORIZON;
+}
+
+/* Without the peaks where other threads count in the classes. */
+static int verify_classes(const struct control *control, int with_peaks)
+{
+    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
+        const struct control_class *class = &control->classes[i];
+        uint64_t live = atomic_load_relaxed(&class->live);
+        uint64_t most = with_peaks ? class->peaks[control->epoch] : (uint64_t)PTRDIFF_MAX;
+        if (live > most || live > (uint64_t)PTRDIFF_MAX) {
+            return VERIFY_CONTROL_CLASS;
+        }
+    }
+    return 0;
+}
+
+int hak_control_verify_classes(const struct control *control)
+{
+    return verify_classes(control, 0);
+}
+
+int hak_control_verify(const struct control *control)
+{
+    int result = verify_classes(control, 1);
+    return result ? result : hak_control_verify_pools(control);
 }

@@ -12,8 +12,8 @@
    shorter.
 
    Decisions only: no system call, no memory; the time is passed in, so that the same operations at
-   the same times give the same state. Takes no lock: in the allocator adapt.c calls every function
-   with its lock (rank CONTROL) held. */
+   the same times give the same state. Takes no lock: in the allocator adapt.c calls every function,
+   but those that count a class, with its lock (rank CONTROL) held. */
 #ifndef HAKMEM_ACE_CONTROL_H
 #define HAKMEM_ACE_CONTROL_H
 
@@ -32,7 +32,7 @@ HAK_EXTERN_C_BEGIN
 /* By pool: spans and slabs are cut from whatever is free; cached ranges serve what they fit. */
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
 #define CONTROL_MIN_SLACK_RANGES     6u
-#define CONTROL_MAX_SLACK            13u
+#define CONTROL_MAX_SLACK            24u
 /* Kept beyond the slack, bytes: what a small heap swings by. */
 #define CONTROL_LEAST ((uint64_t)256 * HAK_KIB)
 
@@ -57,8 +57,8 @@ struct control {
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
-    uint32_t slack[CONTROL_TOTAL];     /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
-    uint32_t n_slacker[CONTROL_TOTAL]; /* how often it grew in this epoch */
+    uint32_t slack[CONTROL_TOTAL];    /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
+    uint64_t repented[CONTROL_TOTAL]; /* of this epoch's regret: what made slack larger */
     uint64_t purged[CONTROL_TOTAL]
                    [CONTROL_EPOCHS]; /* bytes purged, by pool and epoch: wanted again soon? */
     uint64_t regret[CONTROL_TOTAL];  /* bytes that the pool has fetched again in this epoch */
@@ -81,7 +81,12 @@ void hak_control_set_helped(struct control *control, int is_helped);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns);
-/* A class's live bytes change. */
+/* So many operations were not noted, since no note would have changed anything; live bytes were
+   these after the last of them. A note follows. */
+void hak_control_skip(struct control *control, uint32_t n, uint64_t superslab_live,
+                      uint64_t range_live);
+/* A class's live bytes change. This and the next two may be called by several threads at once, and
+   while another function runs: they count atomically, and a peak may miss what raced. */
 void hak_control_class_note(struct control *control, unsigned class_index, int64_t bytes);
 /* A request of the class was served from kept memory of that age. */
 void hak_control_hit(struct control *control, unsigned class_index, uint64_t age_ns);
@@ -94,8 +99,20 @@ void hak_control_purged(struct control *control, enum control_pool pool, uint64_
 /* Bytes worth keeping, within the budget. */
 uint64_t hak_control_keep(const struct control *control, enum control_pool pool, uint64_t budget);
 uint64_t hak_control_class_keep(const struct control *control, unsigned class_index);
-/* 0 if its equations hold. */
+/* What hak_control_keep is computed from, and what stays so until the pool's live bytes exceed the
+   peak of this epoch, the epoch ends, bytes are fetched or purged, or the valley is entered or
+   left: what the pool may have, live and kept together; what the total may keep at most
+   (UINT64_MAX: no bound); below so many live bytes the heap is in a valley (UINT64_MAX: it is in
+   one now); when the epoch ends by the clock. */
+uint64_t hak_control_most(const struct control *control, enum control_pool pool);
+uint64_t hak_control_lone(const struct control *control);
+uint64_t hak_control_valley(const struct control *control);
+uint64_t hak_control_ends_ns(const struct control *control);
+/* 0 if its equations hold, of the pools and of each class. */
 int hak_control_verify(const struct control *control);
+/* The parts of it that hold while other threads call the functions of classes. */
+int hak_control_verify_pools(const struct control *control);
+int hak_control_verify_classes(const struct control *control);
 
 HAK_EXTERN_C_END
 

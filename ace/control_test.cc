@@ -58,6 +58,14 @@ TEST_F(Control, VerifyNamesTheBrokenEquation)
     c.horizon_ms++;
     EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_HORIZON);
     c.horizon_ms--;
+    c.slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES - 1;
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_SLACK);
+    c.slack[CONTROL_RANGES] = CONTROL_MAX_SLACK + 1;
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_SLACK);
+    c.slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
+    c.classes[3].live = static_cast<uint64_t>(-kMiB);
+    EXPECT_EQ(hak_control_verify_classes(&c), VERIFY_CONTROL_CLASS);
+    c.classes[3].live = 0;
 }
 
 TEST_F(Control, KeepsUpToTheRecentPeak)
@@ -132,6 +140,53 @@ TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
     EXPECT_EQ(c.slack[CONTROL_SUPERSLABS], CONTROL_MIN_SLACK_SUPERSLABS)
         << "the other pool regrets nothing";
     EXPECT_EQ(keep(CONTROL_RANGES), with_slack(100 * kMiB, CONTROL_MAX_SLACK) - 100 * kMiB);
+}
+
+/* As much as would have spared what was fetched beyond 1/32 of the time, and no more. */
+TEST_F(Control, SlackGrowsByWhatWasRegretted)
+{
+    const uint64_t part = 320 * kMiB / CONTROL_SLACK_PARTS;
+    note(0, 320 * kMiB, 0);
+    hak_control_purged(&c, CONTROL_RANGES, 100 * kMiB);
+    hak_control_fresh(&c, CONTROL_RANGES, 5 * kMiB);
+    EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MIN_SLACK_RANGES) << "2 ms in 62 are no matter";
+    hak_control_fresh(&c, CONTROL_RANGES, 3 * part + kMiB);
+    EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MIN_SLACK_RANGES + 3);
+    hak_control_fresh(&c, CONTROL_RANGES, part);
+    EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MIN_SLACK_RANGES + 4) << "each byte counts once";
+    hak_control_fresh(&c, CONTROL_RANGES, 1000 * kMiB);
+    EXPECT_LE(c.slack[CONTROL_RANGES], CONTROL_MIN_SLACK_RANGES + 9) << "no more than was purged";
+}
+
+/* What suffices is not regretted: with time the pool tries with less. */
+TEST_F(Control, HorizonsWithoutRegretTakeSlackBack)
+{
+    note(0, 100 * kMiB, 0);
+    hak_control_purged(&c, CONTROL_RANGES, 200 * kMiB);
+    hak_control_fresh(&c, CONTROL_RANGES, 200 * kMiB);
+    ASSERT_EQ(c.slack[CONTROL_RANGES], CONTROL_MAX_SLACK);
+    for (uint32_t slack = CONTROL_MAX_SLACK; slack > CONTROL_MIN_SLACK_RANGES; slack--) {
+        for (uint32_t i = 0; i < CONTROL_EPOCHS; i++) {
+            note(0, 100 * kMiB, c.horizon_ms / CONTROL_EPOCHS + 1);
+        }
+        ASSERT_EQ(c.slack[CONTROL_RANGES], slack - 1);
+    }
+    note(0, 100 * kMiB, 10000);
+    EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MIN_SLACK_RANGES);
+}
+
+/* A quarter of it goes with a peak that was kept for in vain. */
+TEST_F(Control, PeaksInVainTakeSlackBack)
+{
+    note(0, 100 * kMiB, 0);
+    hak_control_purged(&c, CONTROL_RANGES, 200 * kMiB);
+    hak_control_fresh(&c, CONTROL_RANGES, 200 * kMiB);
+    note(0, 10 * kMiB, 1);
+    uint32_t slack = c.slack[CONTROL_RANGES], n_shorter = c.n_shorter;
+    for (int i = 0; i < 400 && c.n_shorter == n_shorter; i++) {
+        note(0, 10 * kMiB, 10);
+    }
+    EXPECT_LE(c.slack[CONTROL_RANGES], slack - (slack - CONTROL_MIN_SLACK_RANGES) / 4);
 }
 
 /* The same bytes over a long time cost little. */
@@ -235,6 +290,55 @@ TEST_F(Control, IsDeterministic)
         result = c;
     }
     EXPECT_EQ(memcmp(&results[0], &results[1], sizeof results[0]), 0);
+}
+
+/* adapt.c notes an operation only if it has to: what may be kept is the same as if all were noted,
+   at each moment. */
+TEST_F(Control, SkippedOperationsChangeNothing)
+{
+    hak_testing::Rng rng(11);
+    struct control each = c;
+    uint32_t n_skipped = 0, n_all_skipped = 0, steps = 200000;
+    uint64_t live[CONTROL_TOTAL] = {0, 0}, was[CONTROL_TOTAL] = {0, 0};
+    for (uint32_t i = 0; i < steps; i++) {
+        now += rng.one_in(50) ? rng.below(20 * kMs) : rng.below(kMs / 10);
+        now += rng.one_in(5000) ? rng.below(3000 * kMs) : 0;
+        uint64_t most = (rng.one_in(1000) ? 300 : 100) * kMiB;
+        live[rng.below(2)] = rng.below(most);
+        hak_control_note(&each, live[0], live[1], now);
+        bool is_quiet = live[0] <= c.peaks[0][c.epoch] && live[1] <= c.peaks[1][c.epoch] &&
+                        live[0] + live[1] <= c.peaks[CONTROL_TOTAL][c.epoch] &&
+                        live[0] + live[1] >= hak_control_valley(&c) &&
+                        now < hak_control_ends_ns(&c);
+        if (is_quiet) {
+            n_skipped++;
+            n_all_skipped++;
+            was[0] = live[0];
+            was[1] = live[1];
+        } else {
+            hak_control_skip(&c, n_skipped, was[0], was[1]);
+            hak_control_note(&c, live[0], live[1], now);
+            n_skipped = 0;
+        }
+        if (!is_quiet && rng.one_in(3)) {
+            enum control_pool pool = rng.one_in(2) ? CONTROL_RANGES : CONTROL_SUPERSLABS;
+            uint64_t bytes = rng.below(5 * kMiB);
+            for (struct control *control : {&each, &c}) {
+                hak_control_purged(control, pool, bytes);
+                hak_control_fresh(control, pool, bytes / 2);
+            }
+        }
+        for (int pool = 0; pool < CONTROL_POOLS; pool++) {
+            ASSERT_EQ(hak_control_most(&c, static_cast<enum control_pool>(pool)),
+                      hak_control_most(&each, static_cast<enum control_pool>(pool)))
+                << i << " pool " << pool;
+        }
+        ASSERT_EQ(hak_control_lone(&c), hak_control_lone(&each)) << i;
+        ASSERT_EQ(c.horizon_ms, each.horizon_ms) << i;
+        ASSERT_EQ(hak_control_verify(&c), 0);
+    }
+    EXPECT_GT(n_all_skipped, steps / 2);
+    EXPECT_GT(c.n_longer + c.n_shorter, 0u);
 }
 
 /* No thread purges while the program sleeps: at the last free no more than a quarter stays. */

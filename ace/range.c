@@ -306,7 +306,7 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
     range->touched = size;
     atomic_store_relaxed(&range->usable,
                          use == RANGE_GROWING ? usable_with_room(range, size) : range->bytes);
-    atomic_store_relaxed(&records.room, records.room + hak_range_room_of(range));
+    hak_stat_add(large_room_bytes, hak_range_room_of(range));
     range->use = (uint8_t)use;
     range->is_pinned = range->is_roomy = range->is_cut = range->n_regrown = 0;
     hak_range_set_state(range, RANGE_USED);
@@ -384,7 +384,7 @@ static void end_use(struct range *range)
     size_t dirt = range->dirt + dirt_of_block(range);
     hak_stat_sub(large_bytes, range->bytes);
     hak_stat_sub(large_growing, range->use == RANGE_GROWING);
-    atomic_store_relaxed(&records.room, records.room - hak_range_room_of(range));
+    hak_stat_sub(large_room_bytes, hak_range_room_of(range));
     hak_range_set_state(range, RANGE_BUSY);
     hak_range_note_room(range);
     range->dirt = dirt < range->bytes ? dirt : range->bytes;

@@ -21,9 +21,9 @@
    Always, when the lock is free: every unit of a range that is cached, or used and not pinned, has
    {TAG_RANGE, number} in the pointer map (units of a busy range may have any number: who finds a
    range by the map looks whether it holds the unit); two neighbouring cached ranges of one origin
-   and one kind are merged; stats.large_bytes, large_cached_bytes, large_clean_bytes and
-   large_growing are the sums over used and cached ranges, and so is the room of used ranges; busy
-   ones are counted apart. hak_range_verify checks. */
+   and one kind are merged; stats.large_bytes, large_room_bytes, large_cached_bytes,
+   large_clean_bytes and large_growing are the sums over used and cached ranges; busy ones are
+   counted apart. hak_range_verify checks. */
 #ifndef HAKMEM_ACE_RANGE_H
 #define HAKMEM_ACE_RANGE_H
 

@@ -379,7 +379,7 @@ void hak_range_note_room(struct range *range)
 
 void hak_range_set_used_bytes(struct range *range, size_t bytes)
 {
-    atomic_store_relaxed(&records.room, records.room - range->bytes + bytes);
+    hak_stat_add(large_room_bytes, bytes - range->bytes);
     hak_range_set_bytes(range, bytes);
     range->touched = range->touched < bytes ? range->touched : bytes;
     hak_range_note_room(range);
@@ -387,8 +387,7 @@ void hak_range_set_used_bytes(struct range *range, size_t bytes)
 
 void hak_range_set_usable(struct range *range, size_t usable)
 {
-    atomic_store_relaxed(&records.room,
-                         records.room + hak_range_round(range->usable) - hak_range_round(usable));
+    hak_stat_add(large_room_bytes, hak_range_round(range->usable) - hak_range_round(usable));
     atomic_store_relaxed(&range->usable, usable);
     hak_range_note_room(range);
 }

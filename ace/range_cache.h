@@ -31,7 +31,6 @@ struct range_records {
     uint64_t present[2][ACE_CLASSES / 64];
     size_t class_cached[ACE_CLASSES]; /* bytes with pages */
     struct range *roomy, *last_roomy; /* used ranges with room, not pinned */
-    size_t room;                      /* ahead of used ranges, in bytes */
 };
 extern struct range_records hak_range_records HAK_HIDDEN;
 

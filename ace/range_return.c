@@ -306,7 +306,7 @@ size_t hak_range_purge_room(void)
 
 size_t hak_range_room(void)
 {
-    return atomic_load_relaxed(&records.room);
+    return (size_t)hak_stat_get(large_room_bytes);
 }
 
 /* First what holds no memory, then what is kept, oldest first. */

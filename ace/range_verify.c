@@ -116,7 +116,8 @@ static int verify_lists(const struct sums *sums)
 
 static int verify_totals(const struct sums *sums)
 {
-    return sums->used == (size_t)hak_stat_get(large_bytes) && sums->room == records.room &&
+    return sums->used == (size_t)hak_stat_get(large_bytes) &&
+                   sums->room == (size_t)hak_stat_get(large_room_bytes) &&
                    sums->growing == (size_t)hak_stat_get(large_growing) &&
                    sums->n == (size_t)hak_stat_get(large_ranges) &&
                    sums->n_busy == records.n_busy &&

@@ -15,8 +15,11 @@
    in thirty, since chance moves the average by a few. */
 #define TOUCHED_FEW 24u
 /* Of blocks that would be cleared, one in so many is purged all the same: otherwise nothing
-   more would be learnt. */
-#define EXPLORE_EVERY 512u
+   more would be learnt. Of those of which more than half is touched, fewer: such a purge costs
+   more page faults, and one that finds less makes the next come sooner. */
+#define EXPLORE_EVERY       512u
+#define EXPLORE_EVERY_DENSE 2048u
+#define TOUCHED_DENSE       128u
 /* While such blocks are purged, one in so many is looked at (16 looks may cost as many page
    faults); while they are cleared, each that was purged all the same. */
 #define LEARN_EVERY 32u
@@ -75,8 +78,9 @@ static int purge(void *start, size_t size)
 /* By the block's size, and not by that of a part or of its range: that is what is learnt. */
 hak_zero_way hak_zero_choose(size_t size)
 {
-    int few = hak_zero_touched(size, 1) <= TOUCHED_FEW ||
-              atomic_add_relaxed(&turn, 1u) % EXPLORE_EVERY == 0;
+    unsigned part = hak_zero_touched(size, 1);
+    uint32_t every = part > TOUCHED_DENSE ? EXPLORE_EVERY_DENSE : EXPLORE_EVERY;
+    int few = part <= TOUCHED_FEW || atomic_add_relaxed(&turn, 1u) % every == 0;
     return few ? purge : clear;
 }
 

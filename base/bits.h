@@ -21,6 +21,16 @@ static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uin
     return n_bits;
 }
 
+/* How many bits are set. Without the processor's instruction, which not all have, the compiler's
+   builtin is a call. */
+static inline uint32_t hak_bits_count(uint64_t word)
+{
+    word -= word >> 1 & UINT64_C(0x5555555555555555);
+    word = (word & UINT64_C(0x3333333333333333)) + (word >> 2 & UINT64_C(0x3333333333333333));
+    word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return (uint32_t)(word * UINT64_C(0x0101010101010101) >> 56);
+}
+
 static inline void hak_bits_set(uint64_t *words, uint32_t bit)
 {
     words[bit / 64] |= (uint64_t)1 << (bit % 64);

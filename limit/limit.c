@@ -142,9 +142,15 @@ uint64_t hak_limit_hard(void)
     return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) : value;
 }
 
+int hak_limit_is_set(void)
+{
+    return (atomic_load_relaxed(&soft) | atomic_load_relaxed(&hard)) != 0 &&
+           (hak_limit_soft() | hak_limit_hard()) != 0;
+}
+
 int hak_limit_admit(size_t more, size_t size, size_t class_bytes)
 {
-    if (!(atomic_load_relaxed(&soft) | atomic_load_relaxed(&hard))) {
+    if (!hak_limit_is_set()) {
         return 1;
     }
     uint64_t after = hak_limit_committed() + more;

@@ -27,20 +27,22 @@ uint32_t hak_granules_longest_run(const struct granules *set)
     return longest;
 }
 
+/* Of one word: a bit for each byte of all ones. */
+static uint32_t whole_bytes(uint64_t word)
+{
+    /* A byte of all ones becomes its lowest bit. */
+    word &= word >> 4;
+    word &= word >> 2;
+    word &= word >> 1;
+    word &= 0x0101010101010101u;
+    /* Gathers the eight bits in the top byte. */
+    return (uint32_t)(word * 0x0102040810204080u >> 56);
+}
+
 uint32_t hak_granules_whole_units(const struct granules *set)
 {
-    uint32_t units = 0;
-    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
-        /* A byte of all ones becomes its lowest bit. */
-        uint64_t word = set->word[i];
-        word &= word >> 4;
-        word &= word >> 2;
-        word &= word >> 1;
-        word &= 0x0101010101010101u;
-        /* Gathers the eight bits in the top byte. */
-        units |= (uint32_t)(word * 0x0102040810204080u >> 56) << (i * 8);
-    }
-    return units;
+    return whole_bytes(set->word[0]) | whole_bytes(set->word[1]) << 8 |
+           whole_bytes(set->word[2]) << 16 | whole_bytes(set->word[3]) << 24;
 }
 
 uint32_t hak_granules_touched_units(const struct granules *set)

@@ -25,29 +25,31 @@ static inline uint32_t hak_granules_next(const struct granules *set, uint32_t fr
     return hak_bits_next(set->word, SS_GRANULES, from, value);
 }
 
-/* The bits of word i that belong to granules `first` to `first + n - 1`. */
-static inline uint64_t hak_granules_mask(uint32_t i, uint32_t first, uint32_t n)
+/* For each word that some of granules `first` to `first + n - 1` lie in; and its bits that belong
+   to them. */
+#define GRANULE_WORDS(i, first, n) for (uint32_t i = (first) / 64; i * 64 < (first) + (n); i++)
+
+static inline uint64_t hak_granules_part(uint32_t i, uint32_t first, uint32_t n)
 {
-    uint32_t low = first > i * 64 ? first - i * 64 : 0;
-    uint32_t end = first + n > i * 64 ? first + n - i * 64 : 0;
-    if (low >= 64 || end <= low) {
-        return 0;
-    }
-    uint64_t below_end = end >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << end) - 1;
-    return below_end & ~(uint64_t)0 << low;
+    uint32_t last = first + n - 1;
+    uint64_t from = i == first / 64 ? ~(uint64_t)0 << (first % 64) : ~(uint64_t)0;
+    uint64_t to = i == last / 64 ? ~(uint64_t)0 >> (63 - last % 64) : ~(uint64_t)0;
+    return from & to;
 }
 
 static inline void hak_granules_set(struct granules *set, uint32_t first, uint32_t n)
 {
-    for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
-        set->word[i] |= hak_granules_mask(i, first, n);
+    GRANULE_WORDS(i, first, n)
+    {
+        set->word[i] |= hak_granules_part(i, first, n);
     }
 }
 
 static inline void hak_granules_clear(struct granules *set, uint32_t first, uint32_t n)
 {
-    for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
-        set->word[i] &= ~hak_granules_mask(i, first, n);
+    GRANULE_WORDS(i, first, n)
+    {
+        set->word[i] &= ~hak_granules_part(i, first, n);
     }
 }
 
@@ -55,8 +57,9 @@ static inline void hak_granules_clear(struct granules *set, uint32_t first, uint
 static inline uint32_t hak_granules_count(const struct granules *set, uint32_t first, uint32_t n)
 {
     uint32_t count = 0;
-    for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
-        count += (uint32_t)__builtin_popcountll(set->word[i] & hak_granules_mask(i, first, n));
+    GRANULE_WORDS(i, first, n)
+    {
+        count += hak_bits_count(set->word[i] & hak_granules_part(i, first, n));
     }
     return count;
 }

@@ -49,7 +49,7 @@ static void unlist_by_units(struct superslab *ss)
 
 static uint32_t whole_units(const struct superslab *ss)
 {
-    return (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+    return hak_bits_count(hak_granules_whole_units(&ss->free));
 }
 
 void hak_pool_put_last(struct superslab *ss)
@@ -130,11 +130,13 @@ void hak_pool_leave(struct superslab *ss)
     hak_pool_unfile(ss);
 }
 
-void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
+uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    size_t bytes = hak_granules_count(&ss->dirty, first, n) * SS_GRANULE_BYTES;
-    hak_stat_sub(heap_dirty_bytes, bytes);
-    hak_limit_uncommit(bytes);
+    uint32_t count = hak_granules_count(&ss->dirty, first, n);
+    if (!count) {
+        return 0;
+    }
+    hak_stat_sub(heap_dirty_bytes, count * SS_GRANULE_BYTES);
     hak_granules_clear(&ss->dirty, first, n);
     if (HAK_UNLIKELY(hak_pool_lists.refused_bytes)) {
         hak_pool_lists.refused_bytes -=
@@ -142,6 +144,7 @@ void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
         hak_granules_clear(&ss->refused, first, n);
     }
     hak_pool_refile(ss);
+    return count;
 }
 
 static int is_unused(const struct superslab *ss, uint32_t unit)

@@ -41,8 +41,9 @@ void hak_pool_refile(struct superslab *ss);
 void hak_pool_put_last(struct superslab *ss);
 /* Takes it out of both, until the next hak_pool_refile. */
 void hak_pool_unfile(struct superslab *ss);
-/* Granules are not dirty any more. */
-void hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n);
+/* Granules that are to be used are not dirty any more; they stay committed. Returns how many were.
+ */
+uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n);
 /* Units that are wholly free, or about to be, are marked so in the map, among those of granules
    `first` to `first + n - 1`. */
 void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n);

@@ -334,10 +334,16 @@ void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 {
     uint32_t unit = unit_of(start);
     hak_lock_step(n_units);
-    for (size_t i = 0; i < n_units; i++, unit++) {
+    for (size_t left = n_units; left;) {
         struct map_leaf *leaf = leaf_of(unit);
-        atomic_store_relaxed(&leaf->ref[unit & (MAP_LEAF_UNITS - 1)], ref);
-        atomic_store_release(&leaf->tag[unit & (MAP_LEAF_UNITS - 1)], tag);
+        uint32_t at = unit & (MAP_LEAF_UNITS - 1);
+        size_t n = left < MAP_LEAF_UNITS - at ? left : MAP_LEAF_UNITS - at;
+        left -= n;
+        unit += (uint32_t)n;
+        for (; n; n--, at++) {
+            atomic_store_relaxed(&leaf->ref[at], ref);
+            atomic_store_release(&leaf->tag[at], tag);
+        }
     }
     atomic_fence_seq();
     uint32_t *tags = atomic_load_acquire(&flat);

@@ -65,14 +65,13 @@ void hak_ss_set_policy(const struct ss_policy *policy)
 
 static void take(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t n_dirty = hak_granules_count(&ss->dirty, first, n);
-    if (n_dirty) {
-        hak_pool_clean(ss, first, n);
-    }
+    uint32_t n_dirty = hak_pool_clean(ss, first, n);
     hak_granules_clear(&ss->free, first, n);
     hak_pool_relist(ss);
     hak_stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
-    hak_limit_commit(n * SS_GRANULE_BYTES);
+    if (n_dirty < n) {
+        hak_limit_commit((n - n_dirty) * SS_GRANULE_BYTES);
+    }
     hak_pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
 }
 
@@ -98,18 +97,19 @@ static struct superslab *choose_surely(uint32_t n, uint32_t align)
     return run <= SS_GRANULES ? hak_pool_lists.by_run[run].first : NULL;
 }
 
-/* The superslab with the shortest run that fits, one with resident granules if it is near. NULL if
-   none of those that are near fits. */
-static struct superslab *choose(uint32_t n, uint32_t align)
+/* The superslab with the shortest run that fits, one with resident granules if it is near; then
+ *place is where they fit, else SS_GRANULES. NULL if none of those that are near fits. */
+static struct superslab *choose(uint32_t n, uint32_t align, uint32_t *place)
 {
     struct superslab *fallback = NULL;
     int looked = 0;
+    *place = SS_GRANULES;
     for (uint32_t run = next_run(n); run <= SS_GRANULES; run = next_run(run + 1)) {
         for (struct superslab *ss = hak_pool_lists.by_run[run].first; ss;
              ss = ss->next[SS_BY_RUN]) {
             hak_lock_step(1);
             if (!hak_granules_is_empty(&ss->dirty) &&
-                hak_granules_best_fit(&ss->dirty, n, align) < SS_GRANULES) {
+                (*place = hak_granules_best_fit(&ss->dirty, n, align)) < SS_GRANULES) {
                 return ss;
             }
             if (!fallback &&
@@ -127,6 +127,9 @@ static struct superslab *choose(uint32_t n, uint32_t align)
 /* Whether the memory limit admits n granules of which some may be committed already. */
 static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
 {
+    if (HAK_LIKELY(!hak_limit_is_set())) {
+        return 1;
+    }
     size_t bytes = n * SS_GRANULE_BYTES;
     return hak_limit_admit((n - hak_granules_count(&ss->dirty, first, n)) * SS_GRANULE_BYTES, bytes,
                            bytes);
@@ -134,7 +137,7 @@ static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
 
 struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
 {
-    struct superslab *ss = choose(n, align);
+    struct superslab *ss = choose(n, align, first);
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
         ss = hak_pool_map_region();
@@ -142,7 +145,7 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
     if (!ss) {
         return NULL;
     }
-    *first = place_in(ss, n, align);
+    *first = *first < SS_GRANULES ? *first : place_in(ss, n, align);
     HAK_CHECK(*first < SS_GRANULES, "superslab lists are corrupt", ss);
     if (!admit(ss, *first, n)) {
         return NULL;

@@ -9,8 +9,8 @@
 static uint32_t granules_for(size_t size)
 {
     size_t page = hak_os_page_size();
-    size_t grain = page > SS_GRANULE_BYTES ? page : SS_GRANULE_BYTES;
-    return size <= SS_BYTES ? (uint32_t)((size + grain - 1) / grain * (grain / SS_GRANULE_BYTES))
+    size_t grain = page > SS_GRANULE_BYTES ? page : SS_GRANULE_BYTES; /* a power of two */
+    return size <= SS_BYTES ? (uint32_t)(((size + grain - 1) & ~(grain - 1)) / SS_GRANULE_BYTES)
                             : 0;
 }
 
@@ -34,11 +34,12 @@ void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
         hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
     }
     hak_lock_release(&hak_pool_lock);
-    for (uint32_t i = 0; dirt && i < SS_GRANULE_WORDS; i++) {
-        dirt->word[i] = dirty.word[i] & hak_granules_mask(i, first, n);
-    }
-    if (dirt) {
-        dirt->since_ns = since_ns;
+    if (dirt && start) {
+        *dirt = (struct ss_dirt){.since_ns = since_ns, .size = n * SS_GRANULE_BYTES};
+        GRANULE_WORDS(i, first, n)
+        {
+            dirt->word[i] = dirty.word[i] & hak_granules_part(i, first, n);
+        }
     }
     return start;
 }
@@ -89,11 +90,13 @@ void hak_ss_span_set_mark(void *p)
     }
 }
 
-int hak_ss_span_mark(const void *p)
+size_t hak_ss_span_look(const void *p, int *is_marked)
 {
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
-    return ss && (atomic_load_relaxed(&ss->span_granules[first]) & SPAN_MARK);
+    uint32_t granules = ss ? atomic_load_relaxed(&ss->span_granules[first]) : 0;
+    *is_marked = (granules & SPAN_MARK) != 0;
+    return (granules & ~SPAN_MARK) * SS_GRANULE_BYTES;
 }
 
 void hak_ss_span_free(void *p)

@@ -52,18 +52,20 @@ HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 struct ss_dirt {
     uint64_t word[SS_GRANULES / 64];
     uint64_t since_ns; /* when its superslab last got such a granule */
+    size_t size;       /* bytes of the span */
 };
 
 /* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to
    `align` (a power of two, at most 2 MiB). *dirt (or NULL) tells what has to be cleared, see
-   hak_ss_clear_dirt. NULL when the system refuses memory. */
+   hak_ss_clear_dirt. NULL when the system refuses memory; then *dirt stays as it is. */
 void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
 /* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0
    if one of the calls did. */
 int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
 /* A mark that the span's owner may set and read until the span is freed; 0 at first. */
 void hak_ss_span_set_mark(void *p);
-int hak_ss_span_mark(const void *p);
+/* hak_ss_span_size, and whether the span has the mark. */
+size_t hak_ss_span_look(const void *p, int *is_marked);
 /* Frees a span by its start. A pointer that is none aborts. */
 void hak_ss_span_free(void *p);
 /* Bytes of the span that starts at p, or 0 if none starts there. */

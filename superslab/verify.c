@@ -65,7 +65,7 @@ static int verify_superslab(const struct superslab *ss)
     if (result) {
         return result;
     }
-    uint32_t n_whole = (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+    uint32_t n_whole = hak_bits_count(hak_granules_whole_units(&ss->free));
     if (ss->largest_run != hak_granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
         return VERIFY_POOL_RUNS;
     }

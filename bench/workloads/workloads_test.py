@@ -52,6 +52,12 @@ TINY = {
     "wl_strings": ["2 500 {seed}"],
     "wl_thread_exit": ["50 4 50 1000 {seed}"],
     "wl_threads": ["3 5000 100 {seed}"],
+    "wl_touch": [
+        "2 100 5 65536 1048576 0 0 {seed}",
+        "1 50 5 65536 1048576 1 1 {seed}",
+        "1 50 5 65536 1048576 2 2 {seed}",
+        "1 50 5 65536 1048576 3 1 {seed}",
+    ],
     "wl_working_set": ["5000 1000 16 128 {seed}"],
     "wl_xmalloc": ["2 100 20 256 {seed}"],
 }
@@ -143,6 +149,7 @@ class WorkloadsTest(unittest.TestCase):
             ("wl_mix", "1 3000 100 256 16 1"),
             ("wl_order", "1 3 500 512 16 0 1"),
             ("wl_realloc", "1 500 10 1024 16 1"),
+            ("wl_touch", "1 20 5 1048576 65536 0 0 1"),
             ("wl_working_set", "5000 1000 128 16 1"),
             ("wl_grow", "1 8193 0"),
         ):
