@@ -50,6 +50,7 @@ ROOMS = {
         ["docs", "hakmem", "malloc", "command", "trace"],
     ),
     "checks": ("everything that attacks the library from outside of its parts", []),
+    "checks/abi": ("the binary interface and the version, against what is stated", []),
     "checks/bins_replay": ("thread caches of threads that sleep", ["base", "hakmem"]),
     "checks/ace_replay": (
         "the controller's choices, pattern by pattern, held against fixed ones",
