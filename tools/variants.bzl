@@ -143,7 +143,10 @@ def hak_component(
     hak_cc_library(
         name = name,
         srcs = native.glob(["*.c"]),
-        hdrs = native.glob(["*.h"]),
+        hdrs = native.glob([
+            "*.h",
+            "*.hpp",
+        ]),
         textual_hdrs = native.glob(["*.def"]),
         visibility = visibility,
         deps = deps,
