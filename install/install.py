@@ -28,7 +28,6 @@ def parsed(arguments):
     parser.add_argument("--libdir", default="lib", help="libraries, below the prefix: %(default)s")
     parser.add_argument("--destdir", default="", help="put in front of every path, for packages")
     parser.add_argument("--uninstall", action="store_true", help="remove what was installed there")
-    parser.add_argument("--built", action="append", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for name in ("prefix", "libdir"):
         if not getattr(options, name):
@@ -161,7 +160,7 @@ def main():
         if options.uninstall:
             uninstall(options)
         else:
-            install(options, layout.built_from(options.built))
+            install(options, layout.built())
     except (Failed, OSError) as error:
         print("install: %s" % error, file=sys.stderr)
         return 1

@@ -115,6 +115,14 @@ def entries(built, prefix, libdir):
     return found
 
 
-def built_from(arguments):
-    """{name: path} of arguments NAME=PATH."""
-    return dict(argument.split("=", 1) for argument in arguments)
+def built(path=os.path.join(ROOT, "install", "built.txt")):
+    """{name: path} of what Bazel has made, from the list that it has written. In run files all lies
+    below the root; in an action, beside the list, or in the sources."""
+    with open(path, encoding="utf-8") as stream:
+        rows = [line.split("=", 1) for line in stream.read().splitlines()]
+    made = os.path.join(os.path.dirname(path), "..")
+    found = {}
+    for name, relative in rows:
+        places = [os.path.join(top, relative) for top in (made, ROOT)]
+        found[name] = next(place for place in places if os.path.exists(place))
+    return found

@@ -49,6 +49,10 @@ ROOMS = {
         "`libhakmem.so`, and the `hakmem` command",
         ["docs", "hakmem", "malloc", "command", "trace"],
     ),
+    "install": (
+        "what an installation consists of, how it is put in place, and Debian packages of it",
+        ["base", "hakmem", "trace", "preload"],
+    ),
     "checks": ("everything that attacks the library from outside of its parts", []),
     "checks/abi": ("the binary interface and the version, against what is stated", []),
     "checks/bins_replay": ("thread caches of threads that sleep", ["base", "hakmem"]),
