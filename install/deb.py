@@ -184,10 +184,11 @@ def control_files(package, folder, version):
     control += "Architecture: %s\nMaintainer: %s\n" % (architecture, MAINTAINER)
     control += "Installed-Size: %d\nPriority: optional\n" % size
     control += CONTROL[package].format(version=version, libc=newest_libc(folder))
-    sums = "".join(
-        "%s  %s\n" % (hashlib.md5(open(path, "rb").read()).hexdigest(), os.path.relpath(path, folder))
-        for path in files_of(folder)
-    )
+    sums = ""
+    for path in files_of(folder):
+        with open(path, "rb") as stream:
+            digest = hashlib.md5(stream.read()).hexdigest()
+        sums += "%s  %s\n" % (digest, os.path.relpath(path, folder))
     found = {"control": control, "md5sums": sums}
     if package == "lib":
         found["triggers"] = "activate-noawait ldconfig\n"

@@ -47,8 +47,8 @@ class Root:
         # Files belong to root, which only root can say, or who fakes it.
         as_root = [] if os.geteuid() == 0 else ["fakeroot"]
         return output(
-            *as_root, "dpkg", "--root=" + self.top, "--force-depends", "--force-not-root", "--log=/dev/null",
-            *arguments, env={"PATH": path, "LANG": "C.UTF-8"}
+            *as_root, "dpkg", "--root=" + self.top, "--force-depends", "--force-not-root",
+            "--log=/dev/null", *arguments, env={"PATH": path, "LANG": "C.UTF-8"}
         )
 
     def files(self):

@@ -50,8 +50,8 @@ def asking_program(text):
     lines = ["#include <stddef.h>", "#include <stdio.h>", '#include "hakmem/hakmem.h"']
     lines.append("int main(void)\n{")
     for name, fields in public_header.structs(text).items():
-        lines.append('printf("struct %s size %%zu align %%zu\\n", sizeof(struct %s),' % (name, name))
-        lines.append("       _Alignof(struct %s));" % name)
+        lines.append('printf("struct %s size %%zu align %%zu\\n",' % name)
+        lines.append("       sizeof(struct %s), _Alignof(struct %s));" % (name, name))
         for field in fields:
             what = (name, field)
             lines.append('printf("field %s.%s at %%zu size %%zu\\n",' % what)

@@ -45,7 +45,8 @@ class VersionTest(unittest.TestCase):
             self.assertIn("Library soname: [%s]" % name, said)
 
     def test_module(self):
-        self.assertEqual([VERSION], re.findall(r'(?m)^    version = "(.*)",$', read("MODULE.bazel")))
+        said = re.findall(r'(?m)^    version = "(.*)",$', read("MODULE.bazel"))
+        self.assertEqual([VERSION], said)
 
     def test_changelog(self):
         """The first entry is this version's."""
