@@ -98,7 +98,8 @@ class InternalHeadersTest(unittest.TestCase):
         for folder in PARTS:
             path = os.path.join(ROOT, folder)
             names = os.listdir(path) if os.path.isdir(path) else []
-            for path in sorted("%s/%s" % (folder, name) for name in names if name.endswith((".h", ".hpp"))):
+            names = [name for name in names if name.endswith((".h", ".hpp"))]
+            for path in sorted("%s/%s" % (folder, name) for name in names):
                 if path == "base/internal.h":
                     continue
                 included = re.findall(r'^#include "(.*)"', read(path), flags=re.M)

@@ -111,8 +111,18 @@ ROOMS = {
         ["preload", "bench/common", "bench"],
     ),
     "examples": (
-        "workspaces that import hakmem as a user would",
-        _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "malloc"],
+        "programs, projects and workspaces that use hakmem as a user would",
+        _SLABS + [
+            "owner",
+            "tiny",
+            "mid_mt",
+            "ace",
+            "heap",
+            "hakmem",
+            "observe",
+            "malloc",
+            "install",
+        ],
     ),
     "examples/workspace": (
         "a workspace that links hakmem, and its parts alone",
