@@ -1,6 +1,9 @@
 """python_test, python_binary: scripts run by the system's python3 (Bazel 4.2's own rules start
 `python`, which Debian lacks)."""
 
+load("@rules_shell//shell:sh_binary.bzl", "sh_binary")
+load("@rules_shell//shell:sh_test.bzl", "sh_test")
+
 def _python(rule, name, main, srcs, data, args, needs, **kwargs):
     needed = []
     for program, package in needs.items():
@@ -26,8 +29,8 @@ def python_test(name, main, srcs = [], data = [], args = [], needs = {}, **kwarg
         --test_env=NO_SKIP=1 it fails. tools/packages.txt has a row for it, too.
       **kwargs: for the test.
     """
-    _python(native.sh_test, name, main, srcs, data, args, needs, **kwargs)
+    _python(sh_test, name, main, srcs, data, args, needs, **kwargs)
 
 def python_binary(name, main, srcs = [], data = [], args = [], **kwargs):
     """A Python script for `bazel run`, as python_test."""
-    _python(native.sh_binary, name, main, srcs, data, args, {}, **kwargs)
+    _python(sh_binary, name, main, srcs, data, args, {}, **kwargs)

@@ -18,6 +18,7 @@ Over targets of any kind:
 """
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library")
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 load(":variant_table.bzl", "DEFAULT_VARIANT", "VARIANTS")
 
 # Labels in transitions and selects are strings that are read in whichever repository the build runs
