@@ -102,7 +102,7 @@ class PageTest(unittest.TestCase):
     def test_well_formed(self):
         _, reader = read(made_up.report())
         self.assertEqual((reader.open, reader.problems), ([], []))
-        self.assertEqual(sorted(reader.ids), ["data", "main", "theme"])
+        self.assertEqual(sorted(reader.ids), ["data", "main", "theme", "verdict"])
 
     def test_loads_nothing(self):
         text, reader = read(made_up.report())
