@@ -4,6 +4,7 @@ load(
     "//third_party:repositories.bzl",
     "coverage_tools",
     "debian_rules_cc",
+    "native_rules_shell",
     "system_files",
     "system_local",
 )
@@ -16,6 +17,7 @@ def hakmem_deps(dev = False):
         tcmalloc. A workspace that only links hakmem leaves it False.
     """
     _maybe(debian_rules_cc, name = "rules_cc")
+    _maybe(native_rules_shell, name = "rules_shell")
     _maybe(system_local, name = "rules_java", path = "/usr/share/bazel/rules/java")
     _maybe(system_local, name = "bazel_skylib", path = "/usr/share/bazel/tools/skylib")
     _maybe(coverage_tools, name = "remote_coverage_tools")

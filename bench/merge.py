@@ -14,7 +14,7 @@ import re
 import sys
 import zipfile
 
-from comparison import analysis, machine, output
+from comparison import analysis, machine, output, verdict
 from report import html
 
 WRITERS = {
@@ -76,6 +76,7 @@ def join(found):
             report["command"] = f"joined from {len(report['results'])} results"
             noises = [one["noise"] for one in report["results"] if one["noise"]]
             report["noise"] = max(noises, key=lambda noise: noise["spread"]) if noises else None
+        report["verdict"] = verdict.of(report)
     return joined, notes
 
 

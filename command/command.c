@@ -31,6 +31,31 @@ static int try_in(char *out, const char *folder, const char *name)
     return join(path, folder, name) && is_file(path) && realpath(path, out);
 }
 
+/* Where libraries lie, seen from the folder of the program; Debian has one folder more, named after
+   the architecture. */
+#if defined(__x86_64__)
+#define MULTIARCH "../lib/x86_64-linux-gnu"
+#elif defined(__aarch64__)
+#define MULTIARCH "../lib/aarch64-linux-gnu"
+#else
+#define MULTIARCH "../lib"
+#endif
+static const char *const places[] = {".", "../lib", "../lib/hakmem", MULTIARCH,
+                                     MULTIARCH "/hakmem"};
+
+/* An installed library has its soname; what a build has made, its plain name. */
+static int try_places(char *out, const char *self, const struct command_library *library)
+{
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char folder[PATH_MAX];
+        if (join(folder, self, places[i]) &&
+            (try_in(out, folder, library->soname) || try_in(out, folder, library->name))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int command_find_library(const struct command_library *library, char *out)
 {
     const char *named = getenv(library->variable);
@@ -53,8 +78,7 @@ int command_find_library(const struct command_library *library, char *out)
         return 1;
     }
     *strrchr(self, '/') = '\0';
-    return try_in(out, self, library->name) ||
-           (join(folder, self, "../lib") && try_in(out, folder, library->name));
+    return try_places(out, self, library);
 }
 
 void command_say_no_library(const struct command_library *library)

@@ -7,10 +7,11 @@
 
 enum { BAD_USAGE = 2, NO_LIBRARY = 125, CANNOT_RUN = 126, NOT_FOUND = 127 };
 
-/* A library to preload: looked for beside this program, in ../lib and in runfiles, unless the
-   variable names it. */
+/* A library to preload, unless the variable names it: `in_runfiles` below Bazel's runfiles, else
+   `soname` or `name` beside this program, in ../lib, in Debian's folder of the architecture, or in
+   the folder `hakmem` of either. */
 struct command_library {
-    const char *name, *in_runfiles, *variable;
+    const char *name, *soname, *in_runfiles, *variable;
 };
 
 /* A program to run, and what to preload into it. `path` is NULL or points into `found` or to the

@@ -35,7 +35,7 @@ UNITS.update({"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3})
 MARK = re.compile(r"<!-- fact: ([^>]*?) -->")
 FIGURE = re.compile(r"(\d[\d,]*(?:\.\d+)?)(?:\s?([KMG]iB)\b|([kmg])\b)?|([a-z]+)\b")
 # Named on a page, but no option: a pattern for all of them, and a constant of the build.
-NO_OPTIONS = {"HAKMEM_", "HAKMEM_VARIANT"}
+NO_OPTIONS = {"HAKMEM_", "HAKMEM_VARIANT", "HAKMEM_VERSION"}
 
 
 def read(*path):
@@ -151,6 +151,14 @@ class FactsTest(unittest.TestCase):
             for name in sorted(set(re.findall(r"\bHAKMEM_[A-Z_]*", read(page)))):
                 with self.subTest(page=page):
                     self.assertIn(name, known)
+
+
+class IndexTest(unittest.TestCase):
+    def test_each_page_is_in_the_index(self):
+        index = read("docs", "README.md")
+        for page in PAGES:
+            if page.startswith("docs/") and page != "docs/README.md":
+                self.assertIn("](%s)" % os.path.basename(page), index)
 
 
 class OwnTest(unittest.TestCase):

@@ -90,6 +90,7 @@ class InternalHeadersTest(unittest.TestCase):
         "mid_mt/mid_mt.h",
         "tiny/tiny.h",
         "hakmem/hakmem.h",
+        "hakmem/hakmem.hpp",
     }
 
     def test_headers(self):
@@ -97,7 +98,8 @@ class InternalHeadersTest(unittest.TestCase):
         for folder in PARTS:
             path = os.path.join(ROOT, folder)
             names = os.listdir(path) if os.path.isdir(path) else []
-            for path in sorted("%s/%s" % (folder, name) for name in names if name.endswith(".h")):
+            names = [name for name in names if name.endswith((".h", ".hpp"))]
+            for path in sorted("%s/%s" % (folder, name) for name in names):
                 if path == "base/internal.h":
                     continue
                 included = re.findall(r'^#include "(.*)"', read(path), flags=re.M)
@@ -115,7 +117,7 @@ class InternalHeadersTest(unittest.TestCase):
 
     def test_the_parts_say_the_same(self):
         """public_hdrs of the BUILD files."""
-        said = {"hakmem/hakmem.h"}
+        said = set()
         for folder in PARTS:
             path = os.path.join(ROOT, folder, "BUILD.bazel")
             text = read(path) if os.path.exists(path) else ""

@@ -25,7 +25,17 @@ extern "C" {
 #define HAK_API
 #endif
 
-#define HAKMEM_VERSION "0.1.0"
+/* The version is stated here and nowhere else: the library, the command, the packages and the
+   installed files take it from these lines. The first number is the one in libhakmem.so.N, and
+   grows when a program built before would not run on the library any more (docs/abi.md). */
+#define HAKMEM_VERSION_MAJOR        0
+#define HAKMEM_VERSION_MINOR        2
+#define HAKMEM_VERSION_PATCH        0
+#define HAKMEM_TEXT_OF(number)      HAKMEM_TEXT_OF_VALUE(number)
+#define HAKMEM_TEXT_OF_VALUE(value) #value
+#define HAKMEM_VERSION                                                                             \
+    HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR)                                                           \
+    "." HAKMEM_TEXT_OF(HAKMEM_VERSION_MINOR) "." HAKMEM_TEXT_OF(HAKMEM_VERSION_PATCH)
 
 /* A block of at least `size` bytes, 1 for size 0. NULL and errno ENOMEM if it cannot be. */
 HAK_API void *hak_malloc(size_t size);
@@ -206,7 +216,7 @@ typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
    leave by longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
-/* The variant that this is: "release", "release_validated", "debug" or "tiny". */
+/* The variant that this is, as README.md lists them: "release", "debug" and so on. */
 HAK_API const char *hak_variant(void);
 /* HAKMEM_VERSION of the library that runs. */
 HAK_API const char *hak_version(void);

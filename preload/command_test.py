@@ -120,7 +120,8 @@ class Run(unittest.TestCase):
 class Rest(unittest.TestCase):
     def test_version_and_help(self):
         self.assertRegex(run("version").stdout, r"^hakmem \d+\.\d+\.\d+\n$")
-        self.assertEqual(run("--version").stdout, run("version").stdout)
+        for option in ("--version", "-V"):
+            self.assertEqual(run(option).stdout, run("version").stdout)
         self.assertIn("HAKMEM_LIBRARY", run("--help").stdout)
         self.assertEqual(run("path").stdout, os.path.realpath(LIBRARY) + "\n")
 

@@ -6,7 +6,7 @@
                                           (trace/record.h)
      hakmem trace-info FILE               prints what is in a trace
      hakmem path                          prints where the library is
-     hakmem version | --version, help | --help
+     hakmem version | --version | -V, help | --help | -h
    Bad usage exits 2. No threads; `run` sets LD_PRELOAD and becomes the program. */
 #include <limits.h>
 #include <stdio.h>
@@ -45,8 +45,9 @@ static const char help[] =
     "Other HAKMEM_* variables are options of the library; HAKMEM_SHOW_STATS=1 prints statistics at "
     "exit.\n";
 
-static const struct command_library library = {"libhakmem.so", "hakmem/preload/libhakmem.so",
-                                               "HAKMEM_LIBRARY"};
+static const struct command_library library = {"libhakmem.so",
+                                               "libhakmem.so." HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR),
+                                               "hakmem/preload/libhakmem.so", "HAKMEM_LIBRARY"};
 
 static int run(char **arguments)
 {
@@ -97,7 +98,7 @@ int main(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "path") == 0) {
         return print_path();
     }
-    if (argc == 2 && is_word(argv[1], "version")) {
+    if (argc == 2 && (is_word(argv[1], "version") || strcmp(argv[1], "-V") == 0)) {
         puts("hakmem " HAKMEM_VERSION);
         return 0;
     }

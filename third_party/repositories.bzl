@@ -40,10 +40,29 @@ def _debian_rules_cc_impl(ctx):
         text = text.replace("use_cpp_toolchain()", _CPP_TOOLCHAIN)
         ctx.file(rules_impl + name, text, executable = False)
 
+    # Where newer ones have it.
+    ctx.file("cc/common/BUILD.bazel", "", executable = False)
+    ctx.file("cc/common/native.bzl", "NativeCcInfo = CcInfo\n", executable = False)
+    loading = "load(\":native.bzl\", \"NativeCcInfo\")\n\nCcInfo = NativeCcInfo\n"
+    ctx.file("cc/common/cc_info.bzl", loading, executable = False)
+
 debian_rules_cc = repository_rule(
     implementation = _debian_rules_cc_impl,
     doc = "Debian's rules_cc loads `use_cpp_toolchain`, which Debian's Bazel does not have yet; " +
           "this one does not load it.",
+    local = True,
+)
+
+def _native_rules_shell_impl(ctx):
+    ctx.file("BUILD.bazel", "", executable = False)
+    ctx.file("shell/BUILD.bazel", "", executable = False)
+    for rule in ["sh_binary", "sh_library", "sh_test"]:
+        text = "def %s(**kwargs):\n    native.%s(**kwargs)\n" % (rule, rule)
+        ctx.file("shell/%s.bzl" % rule, text, executable = False)
+
+native_rules_shell = repository_rule(
+    implementation = _native_rules_shell_impl,
+    doc = "rules_shell for a Bazel that has these rules built in.",
     local = True,
 )
 

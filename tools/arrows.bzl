@@ -1,5 +1,7 @@
 """arrows_test: proves from Bazel's own graph which parts depend on which."""
 
+load("@rules_shell//shell:sh_test.bzl", "sh_test")
+
 def _query(name, source, target):
     native.genquery(
         name = name,
@@ -31,7 +33,7 @@ def arrows_test(name, arrows):
             _query(query, source, target)
             data.append(query)
             args += [kind, source, target, "$(rootpath %s)" % query]
-    native.sh_test(
+    sh_test(
         name = name,
         size = "small",
         srcs = ["//tools:arrows_test.sh"],

@@ -61,7 +61,7 @@ def units(room, table):
             tests.append(name)
         elif ending in (".h", ".c", ".cc"):
             found.setdefault(stem, []).append(name)
-        elif ending in (".def", ".py", ".sh", ".bzl", ".pml", ".map", ".js"):
+        elif ending in (".hpp", ".def", ".py", ".sh", ".bzl", ".pml", ".map", ".js"):
             found.setdefault(name, []).append(name)
     listed = []
     for stem in sorted(found):

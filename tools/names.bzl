@@ -1,6 +1,7 @@
 """consumer_archives: what a program links that depends on a target, for the test that reads its
 symbols."""
 
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 load(":variant_table.bzl", "VARIANTS")
 
 _FLAG = str(Label("//tools/config:variant"))

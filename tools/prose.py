@@ -31,7 +31,7 @@ GENERATED = {
 }
 # Scripts and styles of pages, and the model: comments as in C, lines of any length.
 ANY_LENGTH = (".js", ".css", ".pml")
-C_NAMES = (".c", ".h", ".cc", ".js", ".css", ".pml")
+C_NAMES = (".c", ".h", ".hpp", ".cc", ".js", ".css", ".pml")
 SCRIPTS = {"bazelw", "tools/packages", ".bazelrc", ".clang-format", ".gitignore"}
 PYTHON_NAMES = (".py", ".bzl", ".bazel", ".BUILD")
 

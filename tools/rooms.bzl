@@ -49,7 +49,12 @@ ROOMS = {
         "`libhakmem.so`, and the `hakmem` command",
         ["docs", "hakmem", "malloc", "command", "trace"],
     ),
+    "install": (
+        "what an installation consists of, how it is put in place, and Debian packages of it",
+        ["base", "hakmem", "trace", "preload"],
+    ),
     "checks": ("everything that attacks the library from outside of its parts", []),
+    "checks/abi": ("the binary interface and the version, against what is stated", []),
     "checks/bins_replay": ("thread caches of threads that sleep", ["base", "hakmem"]),
     "checks/ace_replay": (
         "the controller's choices, pattern by pattern, held against fixed ones",
@@ -106,8 +111,18 @@ ROOMS = {
         ["preload", "bench/common", "bench"],
     ),
     "examples": (
-        "workspaces that import hakmem as a user would",
-        _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "malloc"],
+        "programs, projects and workspaces that use hakmem as a user would",
+        _SLABS + [
+            "owner",
+            "tiny",
+            "mid_mt",
+            "ace",
+            "heap",
+            "hakmem",
+            "observe",
+            "malloc",
+            "install",
+        ],
     ),
     "examples/workspace": (
         "a workspace that links hakmem, and its parts alone",

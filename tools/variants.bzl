@@ -14,9 +14,11 @@ Over targets of any kind:
   variant_binary(name, src, variant)                  an executable in a variant
   variant_test(name, src, variant)                    a test that runs an executable in a variant
   variant_file(name, src, out, variant)               a file in a variant, under a name of its own
+  renamed_file(name, src, out)                        a file under another name
 """
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library")
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 load(":variant_table.bzl", "DEFAULT_VARIANT", "VARIANTS")
 
 # Labels in transitions and selects are strings that are read in whichever repository the build runs
@@ -142,7 +144,10 @@ def hak_component(
     hak_cc_library(
         name = name,
         srcs = native.glob(["*.c"]),
-        hdrs = native.glob(["*.h"]),
+        hdrs = native.glob([
+            "*.h",
+            "*.hpp",
+        ]),
         textual_hdrs = native.glob(["*.def"]),
         visibility = visibility,
         deps = deps,
@@ -353,6 +358,20 @@ variant_file = rule(
         out = attr.string(doc = "the file's name in this package, the target's name by default"),
     ),
     doc = "The one file that a target makes, in a variant.",
+)
+
+def _renamed_file_impl(ctx):
+    out = ctx.actions.declare_file(ctx.attr.out)
+    ctx.actions.symlink(output = out, target_file = ctx.file.src)
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
+
+renamed_file = rule(
+    implementation = _renamed_file_impl,
+    attrs = {
+        "out": attr.string(mandatory = True),
+        "src": attr.label(mandatory = True, allow_single_file = True),
+    },
+    doc = "A file under another name, in the variant of the build.",
 )
 
 def _variant_executable_impl(ctx):

@@ -13,11 +13,13 @@
 #include <unistd.h>
 
 #include "command/command.h"
+#include "hakmem/hakmem.h"
 #include "trace/merge.h"
 #include "trace/raw.h"
 
 static const struct command_library library = {
-    "libhakmem_record.so", "hakmem/trace/libhakmem_record.so", "HAK_RECORD_LIBRARY"};
+    "libhakmem_record.so", "libhakmem_record.so." HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR),
+    "hakmem/trace/libhakmem_record.so", "HAK_RECORD_LIBRARY"};
 
 struct options {
     const char *file, *calls;

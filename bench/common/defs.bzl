@@ -1,5 +1,7 @@
 """bench_binaries: one workload linked with every allocator."""
 
+load("@rules_cc//cc:defs.bzl", "cc_binary")
+
 # Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc
 # serves. All are shared objects, hakmem too, so that none has the advantage of direct calls.
 ALLOCATORS = {
@@ -46,12 +48,12 @@ def bench_binaries(name, srcs, deps = []):
         "tags": TAGS,
     }
     for allocator, library in ALLOCATORS.items():
-        native.cc_binary(
+        cc_binary(
             name = name + "_" + allocator,
             deps = deps + ["//bench/common:bench_common"] + ([library] if library else []),
             **common
         )
-    native.cc_binary(
+    cc_binary(
         name = name + "_hakmem_static",
         malloc = "//hakmem:malloc",
         deps = deps + ["//bench/common:bench_common"],

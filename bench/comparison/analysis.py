@@ -1,6 +1,6 @@
 """From the runs to everything that is printed: plain data, the content of the JSON file."""
 
-from comparison import stats, table
+from comparison import stats, table, verdict
 
 FORMAT = 2
 # Name in a row -> name in a run; of all of these less is better. Absent where no run has it.
@@ -35,7 +35,8 @@ def row_of(allocator, runs, all_runs, ours):
             row[name] = stats.summary(values, least=True)
     if latency(runs):
         row["latency_ns"] = latency(runs)
-    if ours is not None and allocator != table.OURS:
+    # The limit is no competitor.
+    if ours is not None and allocator not in (table.OURS, table.LIMIT):
         row["ours_against_it"] = stats.against(
             [run["ops_per_s"] for run in ours], [run["ops_per_s"] for run in runs]
         )
@@ -63,15 +64,17 @@ def part_of(workload, runs_of, min_runs):
     kept = {allocator: runs[left_out:] for allocator, runs in runs_of.items()}
     rows = [row_of(name, kept[name], runs_of[name], kept.get(table.OURS)) for name in runs_of]
     real = [row["throughput"]["median"] for row in rows if row["allocator"] != table.LIMIT]
-    best = max(real or [row["throughput"]["median"] for row in rows])
+    best = max(real, default=None)
     limit = next(
         (row["throughput"]["median"] for row in rows if row["allocator"] == table.LIMIT), None
     )
     for row in rows:
-        row["to_best"] = best / row["throughput"]["median"]
-        if limit:
-            row["to_limit"] = limit / row["throughput"]["median"]
-    rows.sort(key=lambda row: row["to_best"])
+        if row["allocator"] != table.LIMIT:
+            row["to_best"] = best / row["throughput"]["median"]
+            if limit:
+                row["to_limit"] = limit / row["throughput"]["median"]
+    # The limit comes last, with no place among the others.
+    rows.sort(key=lambda row: row.get("to_best", float("inf")))
     mode = next(iter(runs_of.values()))[0]["mode"]
     return {
         "workload": workload.name,
@@ -125,10 +128,11 @@ def analyse(workloads, results, min_runs, **about):
         runs_of = {name: runs for (one, name), runs in results.items() if one == workload.name}
         if runs_of:
             parts.append(part_of(workload, runs_of, min_runs))
-    return {
+    report = {
         "format": FORMAT,
         "confidence": stats.CONFIDENCE,
         **about,
         "overall": overall(parts),
         "workloads": parts,
     }
+    return {"verdict": verdict.of(report), **report}

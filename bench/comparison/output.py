@@ -12,7 +12,8 @@ peak, settled: resident memory at its most, and when the program ended (median o
 faults: minor page faults. resident/live: peak over the bytes alive at the end of the work, if the
 workload prints them. M instr.: millions of instructions of a run with the quick arguments, by
 callgrind; the start of the process and waiting in a loop count too.
-{table.LIMIT}: a null allocator, which returns no memory: what the workload itself costs."""
+{table.LIMIT}: an allocator that does nothing, which is the limit and no competitor: what the
+workload itself costs."""
 
 PAIRS_EXPLANATION = f"""\
 {table.OURS} against it: its throughput over the other's in the same round, median of the rounds;
@@ -101,7 +102,7 @@ def cells(row, rows):
         row["allocator"],
         f"{speed['median'] / unit:.2f}",
         f"{speed['low'] / unit:.2f}-{speed['high'] / unit:.2f}",
-        f"{row['to_best']:.3f}",
+        f"{row['to_best']:.3f}" if "to_best" in row else "limit",
         mib(row, "peak_kib"),
         mib(row, "settled_kib"),
         f"{row['cpu_s']['median']:.2f}" if "cpu_s" in row else "-",
@@ -151,7 +152,7 @@ GLANCE_TITLE = (
 
 def glance_rows(report):
     """One row a workload: where hakmem stands."""
-    peers = [name for name in table.ALLOCATORS if name in report["overall"] and name != table.LIMIT]
+    peers = [name for name in table.ALLOCATORS if name in report["overall"]]
     yield ["workload", *peers, "best", "to best", "peak to lowest"]
     for part in report["workloads"]:
         rows = {row["allocator"]: row for row in part["allocators"]}
@@ -174,7 +175,7 @@ OVERALL_TITLE = f"geometric means over {table.OURS}'s (above 1: {table.OURS} is 
 
 
 def text(report):
-    lines = machine_lines(report) + [""]
+    lines = [report["verdict"]["text"], "", *machine_lines(report), ""]
     for part in report["workloads"]:
         rows = part["allocators"]
         lines.append(heading(part))
@@ -216,7 +217,7 @@ def markdown_table(rows):
 def write_markdown(report, file):
     date = [f"date: {report['machine'].get('date')}"]
     lines = (
-        ["# Comparison of allocators", ""]
+        ["# Comparison of allocators", "", report["verdict"]["text"], ""]
         + [f"- {line}" for line in machine_lines(report) + date]
         + [""]
     )
@@ -274,7 +275,7 @@ def write_csv(report, file):
                 part["left_out"],
             ]
             values += [row["throughput"][name] for name in SPEED] + [
-                row["to_best"], row.get("to_limit"),
+                row.get("to_best"), row.get("to_limit"),
             ]
             values += [row.get(name, {}).get("median") for name in USED] + [row.get("instructions")]
             values += [latency.get(name) for name in PERCENTILES] + [

@@ -32,7 +32,7 @@ class Allocator:
 
 
 ALLOCATORS = {
-    "hakmem": Allocator(r"/libhakmem\.so$", "preload/libhakmem.so"),
+    "hakmem": Allocator(r"/libhakmem\.so(\.0)?$", "preload/libhakmem.so"),
     "hakmem_static": Allocator(r"^static hakmem "),
     "jemalloc": Allocator(r"/libjemalloc\.so[.0-9]*$", "libjemalloc.so.2"),
     "mimalloc": Allocator(r"/libmimalloc\.so[.0-9]*$", "libmimalloc.so.2"),

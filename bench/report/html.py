@@ -41,6 +41,7 @@ def page(report):
 </head>
 <body>
 <header><h1>{html.escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
+<p id="verdict">{html.escape(report["verdict"]["text"])}</p>
 <main id="main"><noscript>This page draws its pictures with its own script.</noscript></main>
 <script type="application/json" id="data">{data(report)}</script>
 <script>

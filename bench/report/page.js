@@ -8,6 +8,8 @@
     hakmem: "#d9480f", hakmem_static: "#f08c00", jemalloc: "#1c7ed6", mimalloc: "#2f9e44", tcmalloc: "#9c36b5",
     tbbmalloc: "#0c8599", glibc: "#868e96", null: "#adb5bd",
   };
+  // Not an allocator that one could use: what the workload itself costs, drawn as a dashed line.
+  const LIMIT = "null";
   const colour = (name) => COLOURS[name] || "#868e96";
 
   function element(name, attributes, ...children) {
@@ -99,7 +101,8 @@
     const made = frame(label, xs, range(1, options.logY), options);
     for (const one of series) {
       drawn(made.svg, "polyline", { points: one.points.map((p) => `${made.x(p[0])},${made.y(p[1])}`).join(" "),
-        fill: "none", stroke: colour(one.name), "stroke-width": one.name === "hakmem" ? 3 : 1.6 });
+        fill: "none", stroke: colour(one.name), "stroke-width": one.name === "hakmem" ? 3 : 1.6,
+        "stroke-dasharray": one.name === LIMIT ? "5 4" : "none" });
       if (one.points.length <= 12)
         for (const p of one.points)
           hint(drawn(made.svg, "circle", { cx: made.x(p[0]), cy: made.y(p[1]), r: 3.5, fill: colour(one.name) }),
@@ -146,13 +149,13 @@
   // workloads that all share.
   function overview() {
     const add = section("Overview", "Time and peak memory over the best real allocator's at each workload: fast and small is the corner at the lower left.");
-    const shared = report.workloads.filter((part) => allocators.every((name) => name === "null" || row(part, name)));
+    const shared = report.workloads.filter((part) => allocators.every((name) => name === LIMIT || row(part, name)));
     const parts = shared.length ? shared : report.workloads;
     const points = [];
     for (const name of allocators) {
       const mine = parts.filter((part) => row(part, name));
-      if (!mine.length || name === "null") continue;
-      const least = (part) => Math.min(...part.allocators.filter((r) => r.allocator !== "null").map((r) => r.peak_kib.median));
+      if (!mine.length || name === LIMIT) continue;
+      const least = (part) => Math.min(...part.allocators.filter((r) => r.allocator !== LIMIT).map((r) => r.peak_kib.median));
       points.push({ name, x: geomean(mine.map((part) => row(part, name).to_best)),
         y: geomean(mine.map((part) => row(part, name).peak_kib.median / least(part))) });
     }
@@ -180,9 +183,13 @@
   function bars() {
     const add = section("Workloads", "Throughput: the median, its interval as a whisker, and each run as a dot.");
     for (const part of report.workloads) {
-      const rows = part.allocators, step = 27, width = 560, left = 100, right = 66, height = rows.length * step + 6;
+      const rows = part.allocators.filter((r) => r.allocator !== LIMIT), limit = row(part, LIMIT);
+      if (!rows.length) continue;
+      const step = 27, width = 560, left = 100, right = 66, height = rows.length * step + 6;
       const svg = canvas(width, height, part.workload);
-      const most = Math.max(...rows.map((r) => Math.max(r.throughput.high, ...r.values)));
+      const fastest = Math.max(...rows.map((r) => Math.max(r.throughput.high, ...r.values)));
+      const bound = limit && limit.throughput.median, isNear = bound && bound < fastest * 1.5;
+      const most = isNear ? Math.max(fastest, bound) : fastest;
       const x = (value) => left + (value / most) * (width - left - right);
       rows.forEach((r, i) => {
         const y = i * step + 4, middle = y + 10, speed = r.throughput;
@@ -195,8 +202,11 @@
         for (const value of r.values) drawn(svg, "circle", { cx: x(value), cy: middle, r: 1.6, fill: "currentColor", opacity: 0.45 });
         drawn(svg, "text", { x: width - right + 8, y: middle + 4, class: "dim" }, short(speed.median));
       });
+      if (isNear) hint(drawn(svg, "line", { x1: x(bound), x2: x(bound), y1: 0, y2: height, class: "limit", stroke: "currentColor", "stroke-dasharray": "5 4" }),
+        `the limit: ${short(bound)} ${part.unit}/s`);
       const warm = part.left_out ? `, the first ${part.left_out} left out as warm-up` : "";
-      add(part.workload, `${part.text}; ${part.rounds} runs${warm}`, svg);
+      const ceiling = bound ? `; limit, what the work itself costs: ${short(bound)} ${part.unit}/s${isNear ? " (dashed)" : ""}` : "";
+      add(part.workload, `${part.text}; ${part.rounds} runs${warm}${ceiling}`, svg);
     }
   }
 
@@ -243,7 +253,7 @@
     const columns = [
       ["workload", (p) => p.workload], ["allocator", (p, r) => r.allocator], ["M/s", (p, r) => r.throughput.median / 1e6],
       ["low", (p, r) => r.throughput.low / 1e6], ["high", (p, r) => r.throughput.high / 1e6], ["to best", (p, r) => r.to_best],
-      ["to null", (p, r) => r.to_limit], ["peak MiB", (p, r) => r.peak_kib.median / 1024],
+      ["to limit", (p, r) => r.to_limit], ["peak MiB", (p, r) => r.peak_kib.median / 1024],
       ["settled MiB", (p, r) => r.settled_kib && r.settled_kib.median / 1024], ["CPU s", (p, r) => r.cpu_s && r.cpu_s.median],
       ["faults", (p, r) => r.minor_faults && r.minor_faults.median], ["resident/live", (p, r) => r.fragmentation && r.fragmentation.median],
       ["instructions", (p, r) => r.instructions],

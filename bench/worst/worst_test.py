@@ -188,7 +188,7 @@ class PlantedTest(unittest.TestCase):
             out, r"\n  hakmem +longest \(free\) +1 ms +10 ms +100 ms +1 s +1\.00  GROWS\n"
         )
         self.assertRegex(out, r"\n  glibc +longest \(free\) +1 ms +1 ms +1 ms +1 ms +0\.00\n")
-        if plot.is_there():
+        if plot.is_there() or "NO_SKIP" in os.environ:
             self.assertRegex(out, r"(?m)^ +backlog_spans: stall *$")
 
     def test_pictures(self):
@@ -310,7 +310,7 @@ class SmokeTest(unittest.TestCase):
     def test_every_row(self):
         with tempfile.TemporaryDirectory() as folder:
             path, picture = os.path.join(folder, "worst.json"), os.path.join(folder, "worst.svg")
-            drawn = ["--svg", picture] if plot.is_there() else []
+            drawn = ["--svg", picture] if plot.is_there() or "NO_SKIP" in os.environ else []
             status, out, err = run(
                 *QUICK,
                 *drawn,

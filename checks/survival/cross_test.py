@@ -184,6 +184,6 @@ if __name__ == "__main__":
         tool for tool in [COMPILER, *MACHINE[:1]] if not shutil.which(tool, path="/usr/bin:/bin")
     ]
     if missing:
-        print("cross_test: nothing tested: there is no %s here" % " and no ".join(missing))
-        sys.exit(0)
+        print("SKIPPED: there is no %s here" % " and no ".join(missing))
+        sys.exit("NO_SKIP" in os.environ)
     unittest.main(argv=sys.argv[:1] + sys.argv[2:], verbosity=2)
