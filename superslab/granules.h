@@ -39,14 +39,14 @@ static inline uint64_t hak_granules_mask(uint32_t i, uint32_t first, uint32_t n)
 
 static inline void hak_granules_set(struct granules *set, uint32_t first, uint32_t n)
 {
-    for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
+    for (uint32_t i = first / 64; i * 64 < first + n; i++) {
         set->word[i] |= hak_granules_mask(i, first, n);
     }
 }
 
 static inline void hak_granules_clear(struct granules *set, uint32_t first, uint32_t n)
 {
-    for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
+    for (uint32_t i = first / 64; i * 64 < first + n; i++) {
         set->word[i] &= ~hak_granules_mask(i, first, n);
     }
 }
@@ -55,7 +55,7 @@ static inline void hak_granules_clear(struct granules *set, uint32_t first, uint
 static inline uint32_t hak_granules_count(const struct granules *set, uint32_t first, uint32_t n)
 {
     uint32_t count = 0;
-    for (uint32_t i = first / 64; i < SS_GRANULE_WORDS; i++) {
+    for (uint32_t i = first / 64; i * 64 < first + n; i++) {
         count += (uint32_t)__builtin_popcountll(set->word[i] & hak_granules_mask(i, first, n));
     }
     return count;
