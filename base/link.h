@@ -88,15 +88,26 @@ static inline void *hak_link_look(const void *block, int *is_broken)
                                                                     : (void *)(uintptr_t)word;
 }
 
-/* The same; aborts if it is not known. */
-static inline void *hak_link_next(const void *block)
+/* The block after this one, hak_link_end if it is the last; aborts if it is not known. */
+static HAK_ALWAYS_INLINE void *hak_link_follow(const void *block)
 {
-    int is_broken;
-    void *next = hak_link_look(block, &is_broken);
-    if (HAK_UNLIKELY(is_broken)) {
+    int64_t word = *(const int64_t *)block;
+    if (HAK_UNLIKELY(hak_link_decode(&word))) {
         hak_link_broken(block);
     }
-    return next;
+    return (void *)(uintptr_t)word;
+}
+
+/* What hak_link_follow gave: NULL for hak_link_end. */
+static HAK_ALWAYS_INLINE void *hak_link_block(void *block)
+{
+    return block == (const void *)hak_link_end ? NULL : block;
+}
+
+/* The block after this one, NULL if it is the last; aborts if it is not known. */
+static inline void *hak_link_next(const void *block)
+{
+    return hak_link_block(hak_link_follow(block));
 }
 
 HAK_EXTERN_C_END

@@ -8,6 +8,10 @@ WORKLOADS = {
     "cache_scratch": "//bench/workloads:wl_false_sharing",
     "cache_thrash": "//bench/workloads:wl_false_sharing",
     "calloc_64k_4m": "//bench/workloads:wl_large",
+    "exchange": "//bench/workloads:wl_exchange",
+    "exchange_1": "//bench/workloads:wl_exchange",
+    "exchange_all": "//bench/workloads:wl_exchange",
+    "exchange_pages": "//bench/workloads:wl_exchange",
     "factor": "//bench/workloads:wl_factor",
     "forward": "//bench/workloads:wl_order",
     "grow_by_64k": "//bench/workloads:wl_grow",
@@ -87,6 +91,7 @@ WORKLOADS = {
     "ws_64k": "//bench/workloads:wl_working_set",
     "xmalloc": "//bench/workloads:wl_xmalloc",
     "xmalloc_4": "//bench/workloads:wl_xmalloc",
+    "xmalloc_64": "//bench/workloads:wl_xmalloc",
 }
 
 # Further data of a program.

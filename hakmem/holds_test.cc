@@ -349,6 +349,30 @@ void cold_slabs(size_t n)
     free_all(kept);
 }
 
+/* Mid blocks freed in no order, some by another thread: lists of them wait behind the lock, and go
+   when the heap rests or is trimmed, and when a class needs a slab. */
+void lists_of_mid_blocks(size_t n)
+{
+    for (int way = 0; way < 3; way++) {
+        std::vector<void *> blocks = blocks_of(n, 1100), others = blocks_of(n / 8, 9000), kept;
+        std::thread([&] { free_shuffled(every_other(&others)); }).join();
+        free_shuffled(blocks);
+        free_shuffled(others);
+        EXPECT_GT(hak_theap_own->depot_bytes[1], 0u);
+        if (way == 0) {
+            kept = blocks_of(n / 8, 5000);
+        } else if (way == 1) {
+            (void)hak_purge();
+        } else {
+            for (int i = 0; i < 3; i++) {
+                hak_theap_rest_all();
+            }
+        }
+        EXPECT_EQ(hak_theap_own->depot_bytes[1], way == 0 ? hak_theap_own->depot_bytes[1] : 0u);
+        free_all(kept);
+    }
+}
+
 void pool_alone(size_t n)
 {
     struct tiny_pool pool;
@@ -462,6 +486,7 @@ const Row rows[] = {
     {"creep", creep, 100},
     {"trim_partial", trim_partial, 6300},
     {"cold_slabs", cold_slabs, 3000},
+    {"lists_of_mid_blocks", lists_of_mid_blocks, 8000},
     {"pool_alone", pool_alone, 3000},
     {"libcs_blocks", libcs_blocks, 3000},
     {"many_threads", many_threads, 12},

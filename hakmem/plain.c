@@ -173,13 +173,28 @@ static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, in
 
 /* --- malloc and free --- */
 
+/* The class's spare list becomes the bin, which is empty; NULL if there is none. As on the fast
+   paths, no lock is taken, and nothing can fail. */
+static void *take_spare(uint32_t size_class)
+{
+    struct theap *heap = hak_theap_own;
+    if (!heap->spares[size_class].head || hak_tc_bin_first(&heap->bins[size_class])) {
+        return NULL;
+    }
+    void *block = hak_tc_refill(heap, size_class);
+    hak_tc_unmark_free(block);
+    return block;
+}
+
 void *hak_plain_malloc(size_t size)
 {
     int is_clean;
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
         return hak_request_large(size, 1, LARGE_PLAIN);
     }
-    return small_alloc(hak_sc_of(size), SC_MIN_ALIGN, &is_clean);
+    uint32_t size_class = hak_sc_of(size);
+    void *block = take_spare(size_class);
+    return block ? block : small_alloc(size_class, SC_MIN_ALIGN, &is_clean);
 }
 
 void *hak_request_small(uint32_t size_class, size_t align)
@@ -286,17 +301,27 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     }
 }
 
-void hak_plain_free(void *p)
+/* `tag`: what the thread's view shows of it. */
+static HAK_NOINLINE void free_by_tag(void *p, uint32_t tag)
 {
     int saved = errno; /* a free may need memory of its own, as for its thread's heap */
-    /* First what is frequent: a small block of another heap. */
-    uint32_t tag = hak_map_view_tag(&hak_theap_own->view, p);
     if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
         free_in_slab(p, tag);
     } else {
         free_elsewhere(p);
     }
     errno = saved;
+}
+
+void hak_plain_free(void *p)
+{
+    struct theap *heap = hak_theap_own;
+    uint32_t tag = hak_map_view_tag(&heap->view, p);
+    /* First what is frequent: a small block of another heap. (Variants that validate look at it
+       before.) */
+    if (HAK_VALIDATE || HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
+        free_by_tag(p, tag);
+    }
 }
 
 static const char *const what_is_wrong[][2] = {
@@ -311,7 +336,7 @@ static int has_freed(const struct theap *heap, uint32_t size_class, const void *
                      enum plain_asker asker)
 {
     uint32_t most = HAK_VALIDATE ? UINT32_MAX : asker == PLAIN_REALLOC ? LOOK_AT_BLOCKS : 0;
-    return heap->bins[size_class].head == p || heap->outbox[heap->last_slot].head == p ||
+    return heap->bins[size_class].head == p || heap->last_slot->head == p ||
            (most && (hak_link_may_be(p) || hak_tc_is_marked_free(heap, p)) &&
             hak_tc_holds(heap, size_class, p, most));
 }
@@ -335,7 +360,7 @@ int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const v
 {
     uint32_t size_class = (uint32_t)(bin - heap->bins);
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    if (HAK_VALIDATE || bin->head == p || heap->outbox[heap->last_slot].head == p ||
+    if (HAK_VALIDATE || bin->head == p || heap->last_slot->head == p ||
         is_link_of(heap, size_class, p)) {
         return 0;
     }

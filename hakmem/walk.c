@@ -58,6 +58,7 @@ static int copy_slab(struct snapshot *out, char *start, uint32_t owner)
         out->base = start;
         out->size_class = TAG_CLASS(entry.tag);
         memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
+        out->free[0] |= hak_slab_held(slab);
     }
     hak_lock_release(&holder->lock);
     return is_same;

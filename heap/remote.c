@@ -5,7 +5,7 @@
    all chains.
 
    A chain lies in its own blocks: the first word of each is the next block; while the chain waits
-   in an inbox or a returned list, the second word of its head is the next chain (lower 48 bits) and
+   in an inbox, the second word of its head is the next chain (lower 48 bits) and
    the number of blocks (upper 16). Blocks have at least two words. (Carrying six pointers in every
    seventh block, so that the receiver fetches lines in parallel, was tried and was slower by a
    quarter on two cores.)
@@ -19,6 +19,7 @@
 #include "base/verify.h"
 #include "heap/background.h"
 #include "heap/common.h"
+#include "heap/depot.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/small.h"
@@ -98,7 +99,7 @@ static void send_slot(struct outbox_slot *slot)
 {
     void *head = slot->head;
     uint32_t count = slot->count;
-    slot->head = NULL;
+    slot->head = (void *)(uintptr_t)hak_link_end;
     slot->count = 0;
     send_chain(head, slot->tag, count);
 }
@@ -184,14 +185,12 @@ void hak_remote_keep(struct theap *heap, void *block, uint32_t size_class)
 void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
 {
     /* In a row: its slab may have got another owner between the two, and the block another slot. */
-    HAK_CHECK(heap->outbox[heap->last_slot].head != block, "block freed twice", block);
+    HAK_CHECK(heap->last_slot->head != block, "block freed twice", block);
     if (HAK_UNLIKELY(hak_theap_which_common(tag) < N_COMMON_HEAPS)) {
         hak_common_free(heap, block, tag);
         return;
     }
-    /* Owners and classes are small numbers: mix both into the slot. */
-    uint32_t number = ((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS;
-    struct outbox_slot *slot = &heap->outbox[number];
+    struct outbox_slot *slot = hak_remote_slot(heap, tag);
     if (HAK_UNLIKELY(slot->tag != tag)) {
         retarget(slot, tag);
     }
@@ -205,15 +204,12 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
         return;
     }
     HAK_CHECK(slot->head != block, "block freed twice", block);
-    heap->last_slot = number;
     /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice
        in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
         send_slot(slot);
     }
-    hak_link_set(block, slot->head);
-    slot->head = block;
-    slot->count++;
+    hak_remote_push(heap, slot, block);
 }
 
 void hak_remote_send_all(struct theap *heap)
@@ -254,46 +250,22 @@ void hak_remote_receive_chains(struct theap *heap)
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
         uint32_t size_class = TAG_CLASS(hak_map_find(head).tag);
-        uint64_t bytes = (uint64_t)count * hak_sc_table[size_class].size;
-        if (heap->returned_bytes + bytes > RETURNED_MAX_BYTES) {
+        if (!hak_depot_put(heap, size_class, head, count)) {
             hak_small_put_list(&heap->owner, size_class, head);
-            continue;
         }
-        *second_word(head) = (uintptr_t)heap->returned[size_class] | (uintptr_t)count
-                                                                         << COUNT_SHIFT;
-        heap->returned[size_class] = head;
-        heap->returned_bytes += bytes;
     }
 }
 
-void *hak_remote_take_returned(struct theap *heap, uint32_t size_class, uint32_t *count)
+int hak_remote_collect(struct theap *heap)
 {
-    void *head = heap->returned[size_class];
-    if (head) {
-        uintptr_t word = *second_word(head);
-        heap->returned[size_class] = (void *)(word & LINK_MASK);
-        *count = (uint32_t)(word >> COUNT_SHIFT);
-        heap->returned_bytes -= (uint64_t)*count * hak_sc_table[size_class].size;
-    }
-    return head;
-}
-
-void hak_remote_collect(struct theap *heap)
-{
-    uint32_t count;
-    for (uint32_t c = 0; c < SC_N_CLASSES && heap->returned_bytes; c++) {
-        void *head;
-        while ((head = hak_remote_take_returned(heap, c, &count)) != NULL) {
-            hak_lock_step(1);
-            hak_small_put_list(&heap->owner, c, head);
-        }
-    }
+    int is_more = hak_depot_give_back(heap, DEPOT_LEAST_BYTES);
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         hak_lock_step(1);
         next = (void *)(*second_word(head) & LINK_MASK);
         hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
     }
+    return is_more;
 }
 
 int hak_remote_verify(const struct theap *heap)
@@ -302,7 +274,7 @@ int hak_remote_verify(const struct theap *heap)
         const struct outbox_slot *slot = &heap->outbox[i];
         uint32_t n = 0;
         int is_broken = 0;
-        for (const void *at = slot->head; at && n <= slot->count;
+        for (const void *at = hak_link_block(slot->head); at && n <= slot->count;
              at = hak_link_look(at, &is_broken)) {
             n++;
         }

@@ -308,11 +308,11 @@ TEST_F(Remote, ReturnedChainsAreBounded)
         hak_remote_send_all(hak_self);
     });
     void *p = hak_malloc(5000); /* a refill receives what is left of it */
-    EXPECT_GT(hak_self->returned_bytes, 0u);
-    EXPECT_LE(hak_self->returned_bytes, RETURNED_MAX_BYTES);
+    EXPECT_GT(hak_self->depot_bytes[0], 0u);
+    EXPECT_LE(hak_self->depot_bytes[0], DEPOT_LEAST_BYTES);
     size_t counted = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        for (void *chain = hak_self->returned[c]; chain;
+        for (void *chain = hak_self->depot[c]; chain;
              chain =
                  reinterpret_cast<void *>(static_cast<uintptr_t *>(chain)[1] & 0xFFFFFFFFFFFFu)) {
             for (void *block = chain; block; block = hak_link_next(block)) {
@@ -320,11 +320,33 @@ TEST_F(Remote, ReturnedChainsAreBounded)
             }
         }
     }
-    EXPECT_EQ(counted, hak_self->returned_bytes);
+    EXPECT_EQ(counted, hak_self->depot_bytes[0]);
     hak_free(p);
     for (; n_freed < blocks.size(); n_freed++) {
         hak_free(blocks[n_freed]);
     }
+}
+
+/* While a chain of its class is gathered, where the start of a block is looked for by another way.
+ */
+TEST_F(Remote, InteriorPointersOfAnothersBlocksAbort)
+{
+    Worker owner;
+    std::vector<void *> blocks;
+    owner.run([&] { blocks = allocate(8, 100); });
+    hak_free(blocks[0]);
+    hak_free(blocks[1]);
+    for (size_t offset : {8u, 16u, 100u}) {
+        EXPECT_EXIT(hak_free(static_cast<char *>(blocks[2]) + offset),
+                    testing::KilledBySignal(SIGABRT), "not the start of a block");
+    }
+    EXPECT_EXIT(hak_free(blocks[1]), testing::KilledBySignal(SIGABRT), "block freed twice");
+    for (size_t i = 2; i < blocks.size(); i++) {
+        hak_free(blocks[i]);
+    }
+    hak_remote_send_all(hak_self);
+    EXPECT_EQ(hak_verify(), 0);
+    EXPECT_EQ(outbox_bytes(hak_self), 0u);
 }
 
 /* One allocates, another frees, for long: memory stays bounded. */

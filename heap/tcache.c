@@ -8,6 +8,7 @@
 #include "base/stats.h"
 #include "base/verify.h"
 #include "heap/common.h"
+#include "heap/depot.h"
 #include "heap/gate.h"
 #include "heap/small.h"
 #include "heap/tcache.h"
@@ -39,7 +40,7 @@ static uint32_t first_limit(uint32_t size_class)
 
 void hak_tc_init(struct theap *heap)
 {
-    heap->awake = 0;
+    heap->awake = heap->is_largest = 0;
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =
@@ -57,8 +58,9 @@ void hak_tc_init(struct theap *heap)
         heap->tiny_bin[i] = (uint16_t)(hak_sc_of_granules[i] << TAG_BIN_SHIFT);
     }
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        heap->outbox[i] = (struct outbox_slot){NULL, 0, 0, 0};
+        heap->outbox[i] = (struct outbox_slot){(void *)(uintptr_t)hak_link_end, 0, 0, 0};
     }
+    heap->last_slot = &heap->outbox[0];
 }
 
 /* A bin that was missed earns a larger limit, within the class's largest and the process's budget.
@@ -66,8 +68,12 @@ void hak_tc_init(struct theap *heap)
 static void grow_limit(struct theap *heap, uint32_t size_class)
 {
     uint32_t limit = heap->limits[size_class];
+    if (heap->is_largest >> size_class & 1) {
+        return;
+    }
     uint32_t most = largest_limit(size_class);
     if (limit >= most) {
+        heap->is_largest |= (uint64_t)1 << size_class;
         return;
     }
     uint32_t grown = limit * 2 < most ? limit * 2 : most;
@@ -79,11 +85,13 @@ static void grow_limit(struct theap *heap, uint32_t size_class)
     heap->budget += (uint64_t)bytes;
     heap->bins[size_class].room += (int32_t)(grown - limit);
     heap->limits[size_class] = (uint16_t)grown;
+    heap->is_largest |= (uint64_t)(grown == most) << size_class;
 }
 
 static void set_smaller_limit(struct theap *heap, uint32_t size_class, uint32_t smaller)
 {
     uint32_t less = heap->limits[size_class] - smaller;
+    heap->is_largest &= ~((uint64_t)1 << size_class);
     uint64_t bytes = (uint64_t)less * 2 * hak_sc_table[size_class].size;
     hak_stat_sub(bin_budget, bytes);
     heap->budget -= bytes;
@@ -116,6 +124,23 @@ static void put_list(struct theap *heap, uint32_t size_class, void **head, const
     hak_theap_unlock(heap);
     errno = saved;
     hak_stat_add(flushes, 1);
+}
+
+/* A list that a bin overflowed with goes to the depot, if it is of mid blocks and there is room,
+   which is returned, or to its slabs. A free may end here, and the system fail: errno stays. */
+static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint32_t count)
+{
+    int saved = errno;
+    hak_lock_acquire(&heap->owner.lock);
+    hak_remote_receive(heap);
+    int is_kept = hak_mid_is_class(size_class) && hak_depot_put(heap, size_class, head, count);
+    if (!is_kept) {
+        hak_small_put_list(&heap->owner, size_class, head);
+    }
+    hak_theap_unlock(heap);
+    errno = saved;
+    hak_stat_add(flushes, 1);
+    return is_kept;
 }
 
 /* A bin that took no slow path for a whole window sleeps: what it holds goes back, and half of its
@@ -156,6 +181,7 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
     void *old = spare->head;
+    uint32_t old_count = spare->count;
     if (old && HAK_UNLIKELY(!hak_gate_enter())) {
         return; /* the bin holds more than its limit until the gate is open */
     }
@@ -168,11 +194,11 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     bin->head = newest;
     bin->room = heap->limits[size_class] - 1;
     if (old) {
-        put_list(heap, size_class, &old, NULL);
+        int is_kept = retire_list(heap, size_class, old, old_count);
         if (heap->n_overflows[size_class] < SHRINK_AFTER) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
-        } else {
+        } else if (!is_kept) {
             shrink_limit(heap, size_class);
         }
         hak_gate_leave();
@@ -205,12 +231,15 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     int shares = 0;
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
-    head = hak_remote_take_returned(heap, size_class, count);
+    head = hak_depot_take(heap, size_class, count);
     heap->refill_is_clean = 0;
     if (!head) {
         shares = hak_common_serves(heap, size_class);
         *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
         heap->refill_is_clean = head && heap->owner.bank.took_clean;
+        if (!head && heap->depot_bytes[1]) {
+            (void)hak_depot_give_back(heap, SC_SLAB_BYTES); /* instead of what is made now */
+        }
     }
     hak_theap_unlock(heap);
     if (HAK_UNLIKELY(shares) && (head = hak_common_take(heap, size_class, count)) != NULL) {

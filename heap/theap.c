@@ -15,6 +15,7 @@
 #include "base/stats.h"
 #include "heap/background.h"
 #include "heap/common.h"
+#include "heap/depot.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/small.h"
@@ -26,7 +27,8 @@
 struct theap hak_theap_none = {
     .bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
     .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT,
-    .view = {.is_final = 1}};
+    .view = {.is_final = 1},
+    .last_slot = &hak_theap_none.outbox[0]};
 HAK_TLS struct theap *hak_self = &hak_theap_none;
 HAK_TLS struct theap *hak_theap_own = &hak_theap_none;
 
@@ -383,9 +385,8 @@ uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, 
 static int tidy_some(struct theap *heap)
 {
     struct theap *to = atomic_load_acquire(&shared);
-    int is_more = 0;
-    hak_remote_collect(heap);
-    if (heap != to && !hak_theap_is_common(heap)) {
+    int is_more = hak_remote_collect(heap);
+    if (heap != to && !is_more && !hak_theap_is_common(heap)) {
         hak_bank_release_empty(&heap->owner.bank);
         if (to) {
             hak_lock_acquire(&to->owner.lock);
@@ -527,11 +528,8 @@ static struct theap *take_heap(void)
     return heap;
 }
 
-struct theap *hak_theap_acquire(void)
+struct theap *hak_theap_acquire_first(void)
 {
-    if (hak_theap_own != &hak_theap_none) {
-        return hak_theap_own;
-    }
     if (is_ending || hak_gate_thread.depth || hak_theap_holds_outside() || !hak_gate_enter()) {
         return NULL;
     }
@@ -640,9 +638,17 @@ int hak_theap_is_ending(void)
     return is_ending;
 }
 
+static int verify_depot(struct owner *owner, void *context)
+{
+    const struct theap *heap = hak_theap_of_owner(owner);
+    (void)context;
+    return heap ? hak_depot_verify(heap) : 0;
+}
+
 int hak_theap_verify_all(void)
 {
     int result = hak_theap_own != &hak_theap_none ? hak_tc_verify(hak_theap_own) : 0;
+    result = result ? result : hak_owner_for_each(verify_depot, NULL);
     return result ? result : hak_owner_verify_all();
 }
 

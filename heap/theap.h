@@ -4,7 +4,7 @@
    (`hak_self` points to it); it outlives the thread as an orphan, and is adopted whole by a later
    thread; it is never freed, and keeps its id. Three parts:
    - the thread cache (bins, spares, outbox): touched by the owning thread alone, without a lock;
-   - what lies behind the owner's lock (bank, returned chains): the thread's slow paths, and anybody
+   - what lies behind the owner's lock (bank, depot): the thread's slow paths, and anybody
      who collects;
    - the owner's inbox: one word that every thread may push to.
 
@@ -13,7 +13,7 @@
      blocks in the bin = limit - room     (room < 0 for a moment: the push that makes it so calls
      hak_tc_overflow)
    A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares,
-   outboxes, inboxes and returned chains count as allocated in their slabs.
+   outboxes, inboxes and the depot count as allocated in their slabs.
 
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
@@ -36,7 +36,7 @@
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
      a thread holds the lock, which is then collecting or refilling, INBOX_WAIT_BYTES, then the
      sender waits for the lock; an orphan's inbox: nothing, the sender collects at once;
-   - returned chains: RETURNED_MAX_BYTES; empty slabs: one a class (tiny.h, mid_mt.h).
+   - the depot: see depot.h; empty slabs: one a class (tiny.h, mid_mt.h).
 
    hak_theap_verify_all checks all of it. */
 #ifndef HAKMEM_HEAP_THEAP_H
@@ -53,14 +53,14 @@
 HAK_EXTERN_C_BEGIN
 
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
-#define TC_SLEEP_WINDOW    HAK_TINY_OR(16u, 1024u)
-#define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
-#define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
-#define OUTBOX_MAX_BYTES   4096u
-#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 262144)
-#define INBOX_WAIT_BYTES   ((int64_t)4 * INBOX_MAX_BYTES)
-#define RETURNED_MAX_BYTES HAK_TINY_OR(1024u, 262144u)
-#define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
+#define TC_SLEEP_WINDOW   HAK_TINY_OR(16u, 1024u)
+#define OUTBOX_SLOTS      HAK_TINY_OR(2u, 128u)
+#define OUTBOX_MAX_BLOCKS HAK_TINY_OR(3u, 32u)
+#define OUTBOX_MAX_BYTES  4096u
+#define INBOX_MAX_BYTES   HAK_TINY_OR(4096, 262144)
+#define INBOX_WAIT_BYTES  ((int64_t)4 * INBOX_MAX_BYTES)
+#define DEPOT_LEAST_BYTES HAK_TINY_OR(1024u, 262144u)
+#define TINY_GRANULES     ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
 
 struct bin {
     void *head; /* hak_link_end if the bin is empty (link.h) */
@@ -102,7 +102,7 @@ struct spare {
 /* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`;
    see remote.c. A limit of 0: the owner has no thread, and its blocks are kept in the own bins. */
 struct outbox_slot {
-    void *head;
+    void *head; /* hak_link_end while there are none */
     uint32_t tag;
     uint16_t count, limit;
 };
@@ -121,20 +121,20 @@ struct theap {
     uint16_t limits[SC_N_CLASSES];
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
     struct outbox_slot outbox[OUTBOX_SLOTS];
-    uint32_t last_slot; /* of the outbox, in use */
+    struct outbox_slot *last_slot; /* of the outbox, in use */
     uint32_t slow_count;
     uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
     uint64_t awake;       /* a bit for each class that took one in it */
+    uint64_t is_largest;  /* a bit for each class whose limit is the largest */
     int refill_is_clean;  /* the block that hak_tc_refill gave last reads as zero behind its first
                              word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint32_t is_inside;   /* its thread is, see gate.h */
 
-    void *returned[SC_N_CLASSES]; /* chains that came back, linked through the head blocks' second
-                                     words; owner's lock */
-    uint64_t returned_bytes;      /* owner's lock */
-    struct theap *next_orphan;    /* HEAPS lock */
-    struct theap **self_at;       /* its thread's hak_self; the lock of hak_theap_switch */
+    void *depot[SC_N_CLASSES]; /* lists of free blocks, see depot.h; owner's lock */
+    uint64_t depot_bytes[2];   /* of tiny and of mid classes; owner's lock */
+    struct theap *next_orphan; /* HEAPS lock */
+    struct theap **self_at;    /* its thread's hak_self; the lock of hak_theap_switch */
 
     struct owner owner; /* begins with a line of its own, which every thread pushes to */
 };
@@ -171,7 +171,11 @@ static inline struct theap *hak_theap_of_owner(struct owner *owner)
 /* This thread's heap, made or adopted at need; NULL if there can be none (no memory, too many, the
    thread is ending, or the gate is closed). Inside the gate none is made: what comes with it takes
    locks of the C library. */
-struct theap *hak_theap_acquire(void);
+struct theap *hak_theap_acquire_first(void);
+static inline struct theap *hak_theap_acquire(void)
+{
+    return HAK_LIKELY(hak_theap_own != &hak_theap_none) ? hak_theap_own : hak_theap_acquire_first();
+}
 /* Releases the heap's lock, sends on what hak_bank_put_list found to be another heap's by now, and
    purges what is due. Returns 1 if something was sent on. The thread holds no other lock that
    malloc or free may wait for. */
@@ -201,7 +205,7 @@ static inline int hak_theap_is_common(const struct theap *heap)
 /* Allocates one block without a thread cache, for threads that can have no heap. NULL when the
    system refuses. */
 void *hak_theap_alloc_uncached(uint32_t size_class);
-/* Frees the empty slabs of every owner, collects the returned chains of every heap, and flushes
+/* Frees the empty slabs of every owner, empties the depot of every heap, and flushes
    this thread's cache. */
 void hak_theap_trim_all(void);
 /* What of it concerns this thread's heap alone. */
@@ -254,6 +258,40 @@ int hak_tc_verify(const struct theap *heap);
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most);
 
 /* Remote free (remote.c). */
+/* The outbox slot of blocks with that tag. Owners and classes are small numbers: both are mixed. */
+static inline struct outbox_slot *hak_remote_slot(struct theap *heap, uint32_t tag)
+{
+    return &heap->outbox[((tag >> TAG_BIN_SHIFT) ^ (tag >> (TAG_OWNER_SHIFT - 2))) % OUTBOX_SLOTS];
+}
+
+static HAK_ALWAYS_INLINE void hak_remote_push(struct theap *heap, struct outbox_slot *slot,
+                                              void *block)
+{
+    heap->last_slot = slot;
+    hak_link_write(block, slot->head);
+    slot->head = block;
+    slot->count++;
+}
+
+/* What is frequent of hak_remote_free, for any pointer and its tag: a chain of the block's owner
+   and class is being gathered, has room, and the block may be in use. Returns 1 if it is in the
+   chain now, 0 if nothing was done: there is more to do, or to say. */
+static HAK_ALWAYS_INLINE int hak_remote_free_to_chain(struct theap *heap, void *block, uint32_t tag)
+{
+    struct outbox_slot *slot = hak_remote_slot(heap, tag);
+    if (HAK_UNLIKELY(slot->tag != tag || slot->count >= slot->limit)) {
+        return 0; /* a limit of 0 is that of slots without an owner too */
+    }
+    const struct bin *bin = &heap->bins[(tag & TAG_LOW_MASK) >> TAG_BIN_SHIFT];
+    uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
+    if (HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit) || slot->head == block ||
+                     heap->last_slot->head == block)) {
+        return 0;
+    }
+    hak_remote_push(heap, slot, block);
+    return 1;
+}
+
 void hak_remote_free(struct theap *heap, void *block, uint32_t tag);
 /* Puts a block of a heap without a thread into the own bin. */
 void hak_remote_keep(struct theap *heap, void *block, uint32_t size_class);
@@ -263,8 +301,7 @@ void hak_remote_free_now(void *block, uint32_t tag);
    held. */
 void hak_remote_send_list(void *head);
 void hak_remote_send_all(struct theap *heap);
-/* Takes the inbox: chains become `returned`, beyond RETURNED_MAX_BYTES go to their slabs. Heap lock
-   held. */
+/* Takes the inbox: chains go to the depot, or to their slabs if it has no room. Heap lock held. */
 void hak_remote_receive_chains(struct theap *heap);
 /* On every slow path, mostly in vain. */
 static inline void hak_remote_receive(struct theap *heap)
@@ -274,11 +311,9 @@ static inline void hak_remote_receive(struct theap *heap)
     }
 }
 
-/* Gives inbox and returned chains to their slabs. Heap lock held. */
-void hak_remote_collect(struct theap *heap);
-/* Takes a returned chain of the class as a list linked through first words: its head, or NULL;
- *count its blocks. Heap lock held. */
-void *hak_remote_take_returned(struct theap *heap, uint32_t size_class, uint32_t *count);
+/* Gives what is in the inbox and a part of what is in the depot to their slabs. Returns 1 if there
+   is more in the depot: the caller lets go of the lock in between. Heap lock held. */
+HAK_MUST_CHECK int hak_remote_collect(struct theap *heap);
 /* 0 if the calling thread's outbox is sound. */
 int hak_remote_verify(const struct theap *heap);
 

@@ -9,13 +9,12 @@
 #include "owner/purge.h"
 #include "superslab/pool.h"
 
-/* What came back from other threads goes to its slabs. Owner's lock held. */
-static void collect(struct owner *owner)
+/* What a thread's heap keeps in lists behind the lock goes to its slabs. Returns 1 if there is
+   more: the lock is let go first. Owner's lock held. */
+static int collect(struct owner *owner)
 {
     struct theap *heap = hak_theap_of_owner(owner);
-    if (heap) {
-        hak_remote_collect(heap);
-    }
+    return heap && hak_remote_collect(heap);
 }
 
 /* Releases the lock of an owner of any kind. Returns 1 if blocks were sent on. */
@@ -36,8 +35,11 @@ static int trim_owners(void)
     int n_sent_on = 0;
     for (uint32_t id = 0; hak_owner_next(&id);) {
         struct owner *owner = hak_owner_hold(id);
+        while (owner && collect(owner)) {
+            n_sent_on += unlock(owner);
+            owner = hak_owner_hold(id);
+        }
         if (owner) {
-            collect(owner);
             hak_bank_release_empty(&owner->bank);
             n_sent_on += unlock(owner);
         }
@@ -58,7 +60,10 @@ void hak_theap_trim_own(void)
     flush_own();
     if (heap != &hak_theap_none) {
         hak_lock_acquire(&heap->owner.lock);
-        hak_remote_collect(heap);
+        while (hak_remote_collect(heap)) {
+            (void)hak_theap_unlock(heap);
+            hak_lock_acquire(&heap->owner.lock);
+        }
         hak_bank_release_empty(&heap->owner.bank);
         (void)hak_theap_unlock(heap);
     }
@@ -85,25 +90,31 @@ void hak_theap_collect_orphans(void)
     }
 }
 
-/* Collects what an owner keeps while no thread uses it. Owner's lock held. */
-static void rest(struct owner *owner)
+/* Collects what an owner keeps while no thread uses it; returns 1 if there is more. Owner's lock
+   held. */
+static int rest(struct owner *owner)
 {
+    int is_more = 0;
     if (owner->n_uses != owner->seen_uses) {
         owner->has_rested = 0;
     } else if (!owner->has_rested || atomic_load_relaxed(&owner->inbox)) {
-        collect(owner);
-        hak_bank_release_empty(&owner->bank);
-        owner->has_rested = 1;
+        is_more = collect(owner);
+        if (!is_more) {
+            hak_bank_release_empty(&owner->bank);
+        }
+        owner->has_rested = !is_more;
     }
     owner->seen_uses = owner->n_uses + 1; /* unlock will count the caller too */
+    return is_more;
 }
 
 /* Inside the gate. */
 static void rest_one(uint32_t id)
 {
-    struct owner *owner = hak_owner_hold(id);
-    if (owner) {
-        rest(owner);
+    struct owner *owner;
+    int is_more = 1;
+    while (is_more && (owner = hak_owner_hold(id)) != NULL) {
+        is_more = rest(owner);
         (void)unlock(owner);
     }
 }

@@ -228,24 +228,113 @@ void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *pol
     file(bank, policy, slab);
 }
 
+/* A block whose slab is another bank's by now is gathered. Returns what follows it in its list. */
+static HAK_NOINLINE char *put_stray(struct bank *bank, uint32_t tag, char *block)
+{
+    check_stray(bank, tag, block);
+    char *next = (char *)hak_link_follow(block);
+    hak_link_set(block, bank->strays);
+    bank->strays = block;
+    return next;
+}
+
 uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy)
 {
-    uint32_t n = 0;
-    while (head) {
-        struct slab *slab = slab_of(bank, head);
+    const char *end = (const char *)hak_link_end;
+    uint32_t n = 0, tag = 0; /* of the class that `row` is, in this bank; at first no block's */
+    const struct size_class *row = hak_sc_table;
+    for (char *block = head ? (char *)head : (char *)(uintptr_t)end; block != end;) {
+        struct map_entry entry = hak_map_find(block);
         hak_lock_step(1);
-        if (HAK_LIKELY(slab)) {
-            head = hak_slab_put_run(slab, head, &n);
-            file(bank, policy, slab);
-        } else {
-            void *next = hak_link_next(head);
-            hak_link_set(head, bank->strays);
-            bank->strays = head;
-            head = next;
-            n++;
+        if (HAK_UNLIKELY(entry.tag != tag)) {
+            if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
+                block = put_stray(bank, entry.tag, block);
+                n++;
+                continue;
+            }
+            tag = entry.tag;
+            row = &hak_sc_table[TAG_CLASS(tag)];
         }
+        struct slab *slab = hak_pool_slab_of(entry.ref, block);
+        const char *from = block;
+        do {
+            block = hak_slab_put_next(slab, row, block, &n);
+        } while (hak_slab_is_same(block, from));
+        file(bank, policy, slab);
     }
     return n;
+}
+
+/* The bit of a block of that class, whose blocks may be held, in its slab. */
+static HAK_ALWAYS_INLINE uint64_t bit_of(const struct size_class *row, const void *block)
+{
+    uint64_t at = (uint64_t)((uintptr_t)block & (SC_SLAB_BYTES - 1)) * row->magic;
+    HAK_CHECK((uint32_t)at < row->limit && row->capacity <= SLAB_HOLD_MOST,
+              "invalid pointer freed (not the start of a block)", block);
+    return (uint64_t)1 << (at >> 32);
+}
+
+/* One that is let go is not held if the slab was another bank's in between. */
+static HAK_ALWAYS_INLINE void change(struct slab *slab, const struct size_class *row,
+                                     const void *block, int is_held)
+{
+    uint64_t *held = &slab->inline_bits[SLAB_HELD_WORD];
+    uint64_t bit = bit_of(row, block), before = *held;
+    HAK_CHECK(!is_held || !((before | slab->inline_bits[0]) & bit), "block freed twice", block);
+    atomic_store_relaxed(held, is_held ? before | bit : before & ~bit);
+}
+
+/* Blocks of other banks leave the list. */
+static HAK_ALWAYS_INLINE void *change_list(struct bank *bank, void *head, int is_held, void **last,
+                                           uint32_t *count)
+{
+    void *first = NULL, *before = NULL;
+    int is_cut = 0; /* what comes is not linked to `before` */
+    uint32_t n = 0;
+    for (void *next; head; head = next) {
+        struct map_entry entry = hak_map_find(head);
+        if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
+            next = hak_link_block(put_stray(bank, entry.tag, (char *)head));
+            is_cut = 1;
+            continue;
+        }
+        change(hak_pool_slab_of(entry.ref, head), &hak_sc_table[TAG_CLASS(entry.tag)], head,
+               is_held);
+        next = hak_link_next(head);
+        if (!before) {
+            first = head;
+        } else if (HAK_UNLIKELY(is_cut)) {
+            hak_link_set(before, head);
+        }
+        is_cut = 0;
+        before = head;
+        n++;
+    }
+    if (before && is_cut) {
+        hak_link_set(before, NULL);
+    }
+    *last = before;
+    *count = n;
+    return first;
+}
+
+void *hak_bank_hold_list(struct bank *bank, void *head, void **last, uint32_t *count)
+{
+    return change_list(bank, head, 1, last, count);
+}
+
+void *hak_bank_let_go_list(struct bank *bank, void *head, uint32_t *count)
+{
+    void *last;
+    return change_list(bank, head, 0, &last, count);
+}
+
+int hak_bank_holds(const struct bank *bank, const void *block)
+{
+    struct map_entry entry = hak_map_find(block);
+    const struct size_class *row = &hak_sc_table[TAG_CLASS(entry.tag)];
+    return TAG_OWNER(entry.tag) != bank->owner ||
+           (hak_slab_held(hak_pool_slab_of(entry.ref, block)) & bit_of(row, block)) != 0;
 }
 
 static int has_empty(const struct bank *bank, uint32_t size_class)
@@ -267,6 +356,9 @@ static void settle_empty(struct bank *bank, struct slab *slab)
 static void move(struct bank *from, struct bank *to, struct slab *slab)
 {
     part_with(from, slab);
+    if (hak_slab_may_hold(slab)) {
+        hak_slab_set_held(slab, 0); /* what is in the old owner's depot are strays from now on */
+    }
     receive(to, slab, hak_map_get(slab->base).ref);
     if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {
         settle_empty(to, slab);

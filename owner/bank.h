@@ -75,6 +75,14 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Collects a list of blocks; returns the count, strays included. */
 uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
+/* The blocks of a list of one mid class, which are allocated, are held from now on (slab.h), or are
+   not any more; strays are gathered and leave the list. Returns its head then, NULL if it is empty;
+   *count: its blocks; *last: the last of them. Aborts on what is no block, or is free or held when
+   it should not be. */
+void *hak_bank_hold_list(struct bank *bank, void *head, void **last, uint32_t *count);
+void *hak_bank_let_go_list(struct bank *bank, void *head, uint32_t *count);
+/* 1 if the block is held, or its slab has become another bank's. */
+int hak_bank_holds(const struct bank *bank, const void *block);
 /* A fresh slab of the class, no owner's yet; NULL if the system refuses memory. No lock held. */
 struct slab *hak_bank_make(uint32_t size_class);
 /* It becomes the bank's, first in its list; blocks are taken from it under the same lock. */

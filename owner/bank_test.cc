@@ -2,9 +2,11 @@
    pointers, refused memory. */
 #include "owner/bank.h"
 
+#include <algorithm>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "base/options.h"
@@ -117,6 +119,104 @@ TEST_F(Bank, RandomCallsAgreeWithAnOracle)
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     EXPECT_LE(bank.n_slabs, static_cast<uint32_t>(SC_N_CLASSES)) << "one empty slab a class";
     EXPECT_EQ(hak_bank_put_list(&bank, nullptr, &policy), 0u);
+}
+
+/* A row that goes on into the next slab, upwards and downwards, of a class that divides the slab.
+ */
+TEST_F(Bank, RowsAcrossSlabsComeBack)
+{
+    uint32_t c = hak_sc_of(1024);
+    for (bool is_down : {false, true}) {
+        std::vector<char *> blocks;
+        while (bank.n_slabs < 5 || hak_bank_n_partial(&bank, c)) {
+            std::vector<char *> some = take(&bank, c, UINT32_MAX);
+            blocks.insert(blocks.end(), some.begin(), some.end());
+        }
+        std::sort(blocks.begin(), blocks.end());
+        if (is_down) {
+            std::reverse(blocks.begin(), blocks.end());
+        }
+        for (size_t i = 0; i < blocks.size(); i++) {
+            hak_link_set(blocks[i], i + 1 < blocks.size() ? blocks[i + 1] : nullptr);
+        }
+        EXPECT_EQ(hak_bank_put_list(&bank, blocks[0], &policy), blocks.size());
+        EXPECT_EQ(hak_bank_verify(&bank), 0);
+        EXPECT_EQ(bank.n_slabs, 1u);
+    }
+}
+
+void *link_all(const std::vector<char *> &blocks)
+{
+    void *head = nullptr;
+    for (size_t i = blocks.size(); i > 0; i--) {
+        hak_link_set(blocks[i - 1], head);
+        head = blocks[i - 1];
+    }
+    return head;
+}
+
+/* Held blocks are neither free nor in use; those of another bank's slabs leave the list. */
+TEST_F(Bank, HoldsAndLetsGo)
+{
+    uint32_t c = hak_sc_of(5000), count;
+    void *last;
+    bank.has_strays_sent = 1;
+    std::vector<char *> blocks;
+    while (blocks.size() < 60 || hak_bank_n_partial(&bank, c)) {
+        std::vector<char *> some = take(&bank, c, UINT32_MAX);
+        blocks.insert(blocks.end(), some.begin(), some.end());
+    }
+    void *head = hak_bank_hold_list(&bank, link_all(blocks), &last, &count);
+    EXPECT_EQ(head, blocks[0]);
+    EXPECT_EQ(last, blocks.back());
+    EXPECT_EQ(count, blocks.size());
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    for (char *block : blocks) {
+        EXPECT_TRUE(hak_bank_holds(&bank, block));
+        EXPECT_FALSE(hak_super_lookup(block).is_allocated);
+    }
+    EXPECT_EXIT(hak_bank_hold_list(&bank, link_all({blocks[7]}), &last, &count),
+                testing::KilledBySignal(SIGABRT), "block freed twice");
+    EXPECT_EXIT(hak_bank_put(&bank, blocks[7], &policy), testing::KilledBySignal(SIGABRT),
+                "block freed twice");
+    head = hak_bank_let_go_list(&bank, link_all(blocks), &count);
+    EXPECT_EQ(count, blocks.size());
+    for (char *block : blocks) {
+        EXPECT_FALSE(hak_bank_holds(&bank, block));
+        EXPECT_TRUE(hak_super_lookup(block).is_allocated);
+    }
+    /* A slab in the middle of the list goes to another bank, and one at its end. */
+    (void)hak_bank_hold_list(&bank, link_all(blocks), &last, &count);
+    std::set<struct slab *> moved;
+    for (char *block : {blocks[20], blocks.back()}) {
+        struct slab *slab = hak_pool_slab_of(hak_map_get(block).ref, block);
+        if (!moved.insert(slab).second) {
+            continue;
+        }
+        (void)hak_bank_let_go_list(&bank, link_all({block}), &count);
+        hak_bank_put(&bank, block, &policy); /* so that it is partial */
+        ASSERT_EQ(bank.partial[c], slab);
+        hak_bank_move_one(&bank, &other, c);
+        EXPECT_EQ(hak_slab_held(slab), 0u);
+        blocks.erase(std::find(blocks.begin(), blocks.end(), block));
+    }
+    head = hak_bank_let_go_list(&bank, link_all(blocks), &count);
+    uint32_t n_strays = 0, n = 0;
+    for (void *p = bank.strays; p; p = hak_link_next(p)) {
+        n_strays++;
+    }
+    for (void *p = head; p; p = hak_link_next(p)) {
+        EXPECT_EQ(hak_pool_slab_of(hak_map_get(p).ref, p)->owner, bank.owner);
+        n++;
+    }
+    EXPECT_EQ(n, count);
+    EXPECT_EQ(n + n_strays, blocks.size());
+    EXPECT_GT(n_strays, 0u);
+    EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), n);
+    EXPECT_EQ(hak_bank_put_list(&other, bank.strays, &policy), n_strays);
+    bank.strays = nullptr;
+    EXPECT_EQ(hak_bank_verify(&bank), 0);
+    EXPECT_EQ(hak_bank_verify(&other), 0);
 }
 
 TEST_F(Bank, KeepsNoEmptySlabOfLargeBlocks)

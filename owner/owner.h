@@ -37,7 +37,7 @@
    - A free in flight: its block is allocated, so that its owner has a slab, and cannot be
      unregistered in a program that does not use what it destroys. One that does ends by an error
      line, or frees what the id's next owner has: its own fault.
-   - Inboxes, returned chains, strays, orphans, adoption, bins: they hold blocks of thread heaps
+   - Inboxes, depots, strays, orphans, adoption, bins: they hold blocks of thread heaps
      only.
    - Fork: none. An owner's lock is made once, when it is first registered, and is in the list of
      locks (lock.h) for ever. Whoever takes one is inside the gate (heap/gate.h), so that a child

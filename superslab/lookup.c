@@ -12,7 +12,7 @@ struct ss_lookup (*hak_ss_limbo_lookup)(const void *p, uint32_t ref);
 static const struct ss_lookup not_ours = {SS_NOT_OURS, 0, 0, NULL, 0, 0};
 static const struct ss_lookup free_unit = {SS_FREE_UNIT, 0, 0, NULL, 0, 0};
 
-/* The bit of a block: 1 if it is allocated. */
+/* 1 if the block is allocated: neither free nor held. */
 static int is_allocated(const struct slab *slab, uint32_t index)
 {
     const uint64_t *bits = atomic_load_relaxed(&slab->bits);
@@ -21,7 +21,8 @@ static int is_allocated(const struct slab *slab, uint32_t index)
     if (!bits || (bits == slab->inline_bits && index / 64 >= SLAB_INLINE_WORDS)) {
         return 0;
     }
-    return !(atomic_load_relaxed(&bits[index / 64]) >> (index % 64) & 1);
+    uint64_t word = atomic_load_relaxed(&bits[index / 64]) | hak_slab_held(slab);
+    return !(word >> (index % 64) & 1);
 }
 
 static struct ss_lookup lookup_slab(const struct superslab *ss, const void *p, uint32_t tag)

@@ -155,8 +155,9 @@ static inline struct map_entry hak_map_find(const void *p)
 {
     size_t unit = hak_map_window_unit(p);
     if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
-        struct map_entry entry = {atomic_load_acquire(&hak_map_window->tag[unit]),
-                                  atomic_load_relaxed(&hak_map_window->ref[unit])};
+        const struct map_leaf *window = hak_map_window;
+        struct map_entry entry = {atomic_load_acquire(&window->tag[unit]),
+                                  atomic_load_relaxed(&window->ref[unit])};
         return entry;
     }
     return hak_map_get(p);

@@ -23,6 +23,7 @@
 #include "base/internal.h"
 
 #include "base/lock.h"
+#include "base/numbered.h"
 #include "superslab/granules.h"
 #include "superslab/map.h"
 #include "superslab/slab.h"
@@ -81,8 +82,12 @@ int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
 /* Granules become free and dirty, and units that are wholly free are marked so in the map. Pool
    lock held; hak_ss_purge_due follows when it, and every other lock, is released. */
 void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n);
+extern struct numbered hak_pool_superslabs HAK_HIDDEN;
 /* The superslab of that number, which was given out. */
-struct superslab *hak_pool_superslab(uint32_t number);
+static inline struct superslab *hak_pool_superslab(uint32_t number)
+{
+    return (struct superslab *)hak_numbered_get(&hak_pool_superslabs, number);
+}
 /* The superslab of that number if its region holds p now, else NULL. Any number, no lock: for who
    reads the map while units may change hands. */
 struct superslab *hak_pool_superslab_around(uint32_t number, const void *p);
@@ -94,7 +99,10 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
    hak_ss_purge_due follows when it is released. */
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
-struct slab *hak_pool_slab_of(uint32_t ref, const void *p);
+static inline struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
+{
+    return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
+}
 /* A slab by a number: never 0, and its own as long as it is in use. */
 static inline uint32_t hak_slab_number(uint32_t ref, const void *p)
 {

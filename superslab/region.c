@@ -23,20 +23,10 @@ struct room {
     uint32_t n_left;
 };
 
-static struct numbered superslabs;   /* descriptions made so far */
+struct numbered hak_pool_superslabs; /* descriptions made so far */
 static struct superslab *regionless; /* those without a region, the last one first */
 static struct room room, spare_room;
 static char *last_region;
-
-struct superslab *hak_pool_superslab(uint32_t number)
-{
-    return (struct superslab *)hak_numbered_get(&superslabs, number);
-}
-
-struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
-{
-    return &hak_pool_superslab(ref)->slabs[((uintptr_t)p & (SS_BYTES - 1)) / SS_UNIT_BYTES];
-}
 
 struct slab *hak_pool_slab_numbered(uint32_t number)
 {
@@ -45,14 +35,14 @@ struct slab *hak_pool_slab_numbered(uint32_t number)
 
 struct superslab *hak_pool_superslab_around(uint32_t number, const void *p)
 {
-    struct superslab *ss = (struct superslab *)hak_numbered_find(&superslabs, number);
+    struct superslab *ss = (struct superslab *)hak_numbered_find(&hak_pool_superslabs, number);
     uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
     return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
 }
 
 uint32_t hak_pool_n_superslabs(void)
 {
-    return hak_numbered_count(&superslabs);
+    return hak_numbered_count(&hak_pool_superslabs);
 }
 
 void hak_pool_drop_description(struct superslab *ss)
@@ -89,7 +79,7 @@ static void keep_room(const struct room *fresh)
 /* One that never had a region; those behind it are not touched. Pool lock held. */
 static struct superslab *first_use(void)
 {
-    uint32_t number = superslabs.n;
+    uint32_t number = hak_pool_superslabs.n;
     struct superslab *ss = room.next++;
     ss->slabs = room.next_slabs->slabs;
     ss->far_bits = room.next_slabs->far_bits;
@@ -99,7 +89,7 @@ static struct superslab *first_use(void)
         room = spare_room;
         spare_room.n_left = 0;
     }
-    hak_numbered_add(&superslabs, ss);
+    hak_numbered_add(&hak_pool_superslabs, ss);
     return ss;
 }
 
@@ -118,7 +108,7 @@ static struct superslab *try_description(char **hint, int *needs_room)
     struct superslab *ss = regionless;
     if (ss) {
         regionless = ss->next[SS_BY_RUN];
-    } else if (room.n_left && hak_numbered_has_place(&superslabs)) {
+    } else if (room.n_left && hak_numbered_has_place(&hak_pool_superslabs)) {
         ss = first_use();
     }
     *needs_room = !room.n_left;
@@ -130,7 +120,7 @@ static struct superslab *try_description(char **hint, int *needs_room)
 static struct superslab *take_description(char **hint)
 {
     for (;;) {
-        int needs_room, has_place = hak_numbered_reserve(&superslabs);
+        int needs_room, has_place = hak_numbered_reserve(&hak_pool_superslabs);
         struct superslab *ss = try_description(hint, &needs_room);
         struct room fresh;
         if (ss || !has_place || (needs_room && !make_room(&fresh))) {

@@ -7,6 +7,10 @@
 #include "base/stats.h"
 #include "base/verify.h"
 
+/* Where blocks of an earlier slab were, a call takes so many times what it takes of untouched
+   memory: as much as stays in the processor's first cache until it is used. */
+#define AGAIN_MOST 4u
+
 static uint32_t word_count(uint32_t capacity)
 {
     return (capacity + 63) / 64;
@@ -34,8 +38,12 @@ void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_
     slab->is_clean = is_clean != 0;
     slab->took_clean = 0;
     slab->seen_n_free = slab->asked_pages = 0;
+    slab->n_touched = is_clean ? 0 : slab->n_touched;
     for (uint32_t i = 0; i < n_words; i++) {
         atomic_store_relaxed(&slab->bits[i], ~(uint64_t)0);
+    }
+    if (hak_slab_may_hold(slab)) {
+        hak_slab_set_held(slab, 0);
     }
     if (capacity % 64) {
         atomic_store_relaxed(&slab->bits[n_words - 1], ((uint64_t)1 << (capacity % 64)) - 1);
@@ -51,47 +59,109 @@ static uint32_t portion(struct slab *slab, uint32_t want, uint32_t fresh_bytes)
     if (used_before) {
         return want < used_before ? want : used_before;
     }
-    uint32_t most = fresh_bytes / slab->size;
+    uint32_t touched = slab->n_touched * SLAB_TOUCHED_BYTES,
+             from = (uint32_t)slab->fresh * slab->size;
+    uint32_t bytes = touched > from + fresh_bytes ? touched - from : fresh_bytes;
+    bytes = bytes < AGAIN_MOST * fresh_bytes ? bytes : AGAIN_MOST * fresh_bytes;
+    uint32_t most = bytes / slab->size;
     most = most > 1 ? most : 1;
     most = most < n_fresh ? most : n_fresh;
     most = want < most ? want : most;
     slab->fresh = (uint16_t)(slab->fresh + most);
     hak_stat_sub(heap_untouched_bytes, most * slab->size);
+    uint32_t n = (from + most * slab->size + SLAB_TOUCHED_BYTES - 1) / SLAB_TOUCHED_BYTES;
+    slab->n_touched = n > slab->n_touched ? (uint8_t)(n & 31) : slab->n_touched;
     return most;
+}
+
+/* Links n blocks side by side, the first of which is at `block`; returns the last. */
+static HAK_ALWAYS_INLINE char *link_row(char *block, uint32_t size, uint32_t n)
+{
+    for (; n > 2; n -= 2, block += 2 * (size_t)size) {
+        hak_link_write(block, block + size);
+        hak_link_write(block + size, block + 2 * (size_t)size);
+    }
+    if (n == 2) {
+        hak_link_write(block, block + size);
+        block += size;
+    }
+    return block;
 }
 
 uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head)
 {
     uint32_t left = portion(slab, want, fresh_bytes);
-    uint32_t taken = left;
+    uint32_t taken = left, size = slab->size;
     uint32_t w = slab->hint;
-    void *last = NULL;
+    char *last = NULL;
+    *head = NULL;
     while (left) {
         uint64_t word = slab->bits[w];
-        char *first = slab->base + (size_t)w * 64 * slab->size;
+        char *first = slab->base + (size_t)w * 64 * size;
         while (word && left) {
-            char *block = first + (size_t)__builtin_ctzll(word) * slab->size;
-            word &= word - 1;
-            left--;
+            /* Bits in a row are blocks side by side. */
+            uint32_t at = (uint32_t)__builtin_ctzll(word);
+            uint64_t others = ~(word >> at);
+            uint32_t n = others ? (uint32_t)__builtin_ctzll(others) : 64;
+            n = n < left ? n : left;
+            left -= n;
+            uint64_t row = ~(uint64_t)0 >> (64 - n); /* NOLINT: n is not 0 */
+            word &= ~(row << at);
+            char *block = first + (size_t)at * size;
             if (last) {
                 hak_link_write(last, block);
             } else {
                 *head = block;
             }
-            last = block;
+            last = link_row(block, size, n);
         }
         atomic_store_relaxed(&slab->bits[w], word);
         w += word == 0;
     }
     if (last) {
         hak_link_write(last, hak_link_end);
-    } else {
-        *head = NULL;
     }
     slab->seen_n_free = slab->asked_pages = 0;
     slab->n_free = (uint16_t)(slab->n_free - taken);
     slab->hint = (uint16_t)w;
     return taken;
+}
+
+/* The bits of blocks first .. first + n - 1, none of which is free. */
+static void put_bits(struct slab *slab, uint32_t first, uint32_t n)
+{
+    if (first / 64 < slab->hint) {
+        slab->hint = (uint16_t)(first / 64);
+    }
+    slab->n_free = (uint16_t)(slab->n_free + n);
+    while (n) {
+        uint32_t w = first / 64, at = first % 64;
+        uint32_t some = n < 64 - at ? n : 64 - at;
+        uint64_t word = slab->bits[w], row = ~(uint64_t)0 >> (64 - some) << at;
+        uint64_t twice = (word | hak_slab_held(slab)) & row;
+        HAK_CHECK(!twice, "block freed twice",
+                  slab->base + ((size_t)w * 64 + (size_t)__builtin_ctzll(twice)) * slab->size);
+        atomic_store_relaxed(&slab->bits[w], word | row);
+        first += some;
+        n -= some;
+    }
+}
+
+char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *block, char *next,
+                       uint32_t *count)
+{
+    int64_t step = next - block;
+    uint32_t index =
+        (uint32_t)(((uintptr_t)block & (SC_SLAB_BYTES - 1)) * (uint64_t)row->magic >> 32);
+    /* The slab has so many blocks beyond: what is behind its edge is another's. */
+    uint32_t most = step > 0 ? row->capacity - 1 - index : index, left = most;
+    for (char *expected = next; left && next == expected; expected += step, left--) {
+        next = (char *)hak_link_follow(expected);
+    }
+    uint32_t n = most - left;
+    put_bits(slab, step > 0 ? index : index - n, n + 1);
+    *count += n + 1;
+    return next;
 }
 
 /* 1 if blocks first .. last are all free. */
@@ -188,8 +258,15 @@ int hak_slab_verify(const struct slab *slab)
     if (ones != slab->n_free) {
         return VERIFY_SLAB_COUNT;
     }
+    if (hak_slab_held(slab) & slab->bits[0]) {
+        return VERIFY_SLAB_HELD;
+    }
     if (slab->size != hak_sc_table[slab->size_class].size || !slab->is_used) {
         return VERIFY_SLAB_GEOMETRY;
+    }
+    if (slab->n_touched > SC_SLAB_BYTES / SLAB_TOUCHED_BYTES ||
+        slab->n_touched * SLAB_TOUCHED_BYTES < (uint32_t)slab->fresh * slab->size) {
+        return VERIFY_SLAB_TOUCHED;
     }
     return (slab->list == SLAB_FULL) == (slab->n_free == 0) && slab->list <= SLAB_AWAY
                ? 0

@@ -3,6 +3,7 @@
 #include "superslab/slab.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -26,6 +27,7 @@ class Slab
     explicit Slab(uint32_t size_class, int is_clean = 0)
     {
         memset(&slab, 0xEE, sizeof slab);
+        slab.n_touched = 0; /* of no slab before */
         memset(far_bits, 0xEE, sizeof far_bits);
         memory = static_cast<char *>(aligned_alloc(SC_SLAB_BYTES, SC_SLAB_BYTES));
         hak_slab_init(&slab, memory, 7, size_class, far_bits, is_clean);
@@ -150,6 +152,78 @@ TEST(Slab, RandomTakesAndPutsAgreeWithAnOracle)
     }
 }
 
+/* Collects a list, which ends in the slab. */
+uint32_t put_list(struct slab *slab, const std::vector<char *> &blocks)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < blocks.size(); i++) {
+        hak_link_set(blocks[i], i + 1 < blocks.size() ? blocks[i + 1] : nullptr);
+    }
+    for (char *block = blocks.empty() ? nullptr : blocks[0]; hak_slab_is_same(block, slab->base);) {
+        block = hak_slab_put_next(slab, &hak_sc_table[slab->size_class], block, &n);
+    }
+    return n;
+}
+
+/* Rows up, rows down, rows of every length that bend, end at either edge or lie across words, and
+   blocks in no order: each comes back once. */
+TEST(Slab, ListsInAnyOrderComeBack)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        Rng rng(c);
+        Slab s(c);
+        std::vector<char *> all = s.take_all();
+        for (int step = 0; step < 60; step++) {
+            std::vector<char *> list;
+            std::vector<bool> is_in(all.size());
+            for (size_t n = rng.between(1, 8); n > 0; n--) {
+                size_t at = rng.below(all.size()), length = rng.between(1, all.size());
+                bool is_down = rng.one_in(2);
+                size_t stride = rng.one_in(4) ? 2 : 1;
+                for (; at < all.size() && length > 0 && !is_in[at]; length--) {
+                    is_in[at] = true;
+                    list.push_back(all[at]);
+                    at += is_down ? 0 - stride : stride; /* below 0 is beyond the end */
+                }
+            }
+            ASSERT_EQ(put_list(&s.slab, list), list.size());
+            ASSERT_EQ(s.slab.n_free, list.size());
+            ASSERT_EQ(s.verify(), 0) << "class " << c << " step " << step;
+            for (size_t i = 0; i < all.size(); i++) {
+                ASSERT_EQ(hak_slab_shows_free(&s.slab, static_cast<uint32_t>(i)), is_in[i]);
+            }
+            std::sort(list.begin(), list.end());
+            ASSERT_EQ(s.take(UINT32_MAX), list);
+        }
+    }
+}
+
+/* What blocks of an earlier slab have touched is taken more at a time; not so if the unit has been
+   purged since. */
+TEST(Slab, TakesMoreWhereAnEarlierSlabWas)
+{
+    for (uint32_t c : {hak_sc_of(16), hak_sc_of(208), hak_sc_of(1024), hak_sc_of(3000)}) {
+        Slab s(c);
+        const uint32_t size = s.slab.size;
+        for (char *block : s.take_all()) {
+            hak_slab_put(&s.slab, block);
+        }
+        hak_slab_init(&s.slab, s.memory, 7, c, s.far_bits, 0);
+        EXPECT_EQ(s.take(UINT32_MAX).size(), 4 * 4096 / size);
+        EXPECT_EQ(s.verify(), 0);
+        hak_slab_init(&s.slab, s.memory, 7, c, s.far_bits, 1);
+        EXPECT_EQ(s.take(UINT32_MAX).size(), 4096 / size);
+        hak_slab_init(&s.slab, s.memory, 7, c, s.far_bits, 0);
+        memset(s.memory, 0x77, SC_SLAB_BYTES);
+        s.take(UINT32_MAX);
+        s.take(UINT32_MAX);
+        EXPECT_EQ(s.verify(), 0);
+        for (size_t i = s.slab.fresh * size; i < SC_SLAB_BYTES; i++) {
+            ASSERT_EQ(s.memory[i], 0x77);
+        }
+    }
+}
+
 TEST(Slab, VerifySeesEachBrokenEquation)
 {
     for (uint32_t c :
@@ -174,6 +248,8 @@ TEST(Slab, VerifySeesEachBrokenEquation)
         EXPECT_NE(broken(), 0);
         s.slab.fresh = 0;
         EXPECT_NE(broken(), 0);
+        s.slab.n_touched = 0;
+        EXPECT_EQ(broken(), VERIFY_SLAB_TOUCHED);
         uint64_t word = s.slab.bits[0];
         s.slab.bits[0] ^= 1;
         EXPECT_NE(hak_slab_verify(&s.slab), 0);
@@ -241,6 +317,47 @@ TEST(SlabDeathTest, BlockFreedTwiceAborts)
                         "block freed twice");
         }
     }
+}
+
+/* In a row, which looks at no block by itself. */
+TEST(SlabDeathTest, ABlockOfARowFreedTwiceAborts)
+{
+    for (uint32_t c : {hak_sc_of(16), hak_sc_of(48), hak_sc_of(1000), hak_sc_of(5000)}) {
+        Slab s(c);
+        std::vector<char *> all = s.take_all();
+        char *twice = all[all.size() - 3];
+        hak_slab_put(&s.slab, twice);
+        char name[64];
+        snprintf(name, sizeof name, "block freed twice: %p", static_cast<void *>(twice));
+        EXPECT_EXIT(put_list(&s.slab, all), testing::KilledBySignal(SIGABRT), name);
+        std::reverse(all.begin(), all.end());
+        EXPECT_EXIT(put_list(&s.slab, all), testing::KilledBySignal(SIGABRT), name);
+        if (hak_slab_may_hold(&s.slab)) {
+            Slab other(c);
+            all = other.take_all();
+            hak_slab_set_held(&other.slab, 2);
+            EXPECT_EXIT(put_list(&other.slab, all), testing::KilledBySignal(SIGABRT),
+                        "block freed twice");
+            EXPECT_EXIT(put_list(&other.slab, {all[1]}), testing::KilledBySignal(SIGABRT),
+                        "block freed twice");
+        }
+    }
+}
+
+/* The first link that is broken ends the process, in a row too. */
+TEST(SlabDeathTest, ABrokenLinkInARowAborts)
+{
+    Slab s(hak_sc_of(64));
+    std::vector<char *> all = s.take_all();
+    auto put = [&] {
+        for (size_t i = 0; i + 1 < all.size(); i++) {
+            hak_link_set(all[i], all[i + 1]);
+        }
+        memset(all[20], 0x41, 8);
+        uint32_t n = 0;
+        hak_slab_put_next(&s.slab, &hak_sc_table[s.slab.size_class], all[0], &n);
+    };
+    EXPECT_EXIT(put(), testing::KilledBySignal(SIGABRT), "^hakmem: ");
 }
 
 TEST(SlabDeathTest, NoStartOfABlockAborts)

@@ -1,16 +1,16 @@
-// wl_xmalloc [PAIRS [BATCHES [BATCH [MAX_SIZE [SEED]]]]]: PAIRS threads allocate, as many free what
-// those have allocated.
+// wl_xmalloc [PAIRS [BATCHES [BATCH [MIN_SIZE [MAX_SIZE [SEED]]]]]]: PAIRS threads allocate, as
+// many free what those have allocated.
 //
-// The producers put batches of BATCH blocks of 16 to MAX_SIZE bytes into one common queue of at
-// most QUEUE batches; any consumer takes the next one and frees it. A batch is itself a block. An
-// operation is one malloc or one free.
+// The producers put batches of BATCH blocks of MIN_SIZE to MAX_SIZE bytes into one common queue
+// of at most QUEUE batches; any consumer takes the next one and frees it. A batch is itself a
+// block. An operation is one malloc or one free.
 //
 // Stresses: every block is freed by a thread that never allocates, so that memory is reused only if
 // blocks return to the threads that allocated them. The idea is Lever's and Boreham's malloc-test,
 // in the form called xmalloc. One mutex guards the queue, taken once a batch at each end.
 #include "bench/workloads/workload.h"
 
-enum { QUEUE = 32, MIN_SIZE = 16 };
+enum { QUEUE = 32 };
 
 struct batch {
     struct batch *next;
@@ -26,7 +26,7 @@ static struct {
            .not_full = PTHREAD_COND_INITIALIZER,
            .not_empty = PTHREAD_COND_INITIALIZER};
 
-static uint64_t n_pairs, n_batches, batch_size, max_size;
+static uint64_t n_pairs, n_batches, batch_size, min_size, max_size;
 
 static void put(struct batch *batch)
 {
@@ -65,7 +65,7 @@ static void produce(struct wl_thread *thread)
         struct batch *batch = wl_malloc(sizeof(struct batch) + batch_size * sizeof(void *));
         for (uint64_t j = 0; j < batch_size; j++) {
             random = bench_next(random);
-            batch->blocks[j] = wl_new(wl_size(random, MIN_SIZE, max_size), random << 32);
+            batch->blocks[j] = wl_new(wl_size(random, min_size, max_size), random << 32);
         }
         put(batch);
     }
@@ -95,18 +95,23 @@ static void *work(void *argument)
 int main(int argc, char **argv)
 {
     struct bench_arg args[] = {
-        {"PAIRS", 1, WL_MAX_THREADS / 2, 1, 0}, {"BATCHES", 1, UINT64_C(1) << 32, 20000, 0},
-        {"BATCH", 1, 1 << 16, 120, 0},          {"MAX_SIZE", MIN_SIZE, 1 << 24, 256, 0},
+        {"PAIRS", 1, WL_MAX_THREADS / 2, 1, 0},
+        {"BATCHES", 1, UINT64_C(1) << 32, 20000, 0},
+        {"BATCH", 1, 1 << 16, 120, 0},
+        {"MIN_SIZE", WL_MIN_SIZE, 1 << 24, 16, 0},
+        {"MAX_SIZE", WL_MIN_SIZE, 1 << 24, 256, 0},
         {"SEED", 0, UINT64_MAX, 42, 0},
     };
-    bench_args(argc, argv, args, 5);
+    bench_args(argc, argv, args, 6);
+    wl_range(argv, args, 6, 3);
     n_pairs = args[0].value;
     n_batches = args[1].value;
     batch_size = args[2].value;
-    max_size = args[3].value;
+    min_size = args[3].value;
+    max_size = args[4].value;
     queue.left = n_pairs * n_batches;
     uint64_t start = bench_now_ns();
-    uint64_t sum = wl_run((unsigned)n_pairs * 2, work, args[4].value);
+    uint64_t sum = wl_run((unsigned)n_pairs * 2, work, args[5].value);
     wl_finish(2 * n_pairs * n_batches * (batch_size + 1), n_batches, batch_size, start, sum);
     return 0;
 }

@@ -28,6 +28,11 @@ LINE = re.compile(
 TINY = {
     "wl_batches": ["1 300 20 1000 0 {seed}", "2 300 20 1000 1 {seed}"],
     "wl_binary_trees": ["2 6 1"],
+    "wl_exchange": [
+        "2 20 50 8 16000 50 0 {seed}",
+        "2 20 50 8 16000 100 1 {seed}",
+        "1 20 50 8 16000 0 2 {seed}",
+    ],
     "wl_factor": ["1 18 {seed}"],
     "wl_false_sharing": ["2 500 10 8 0 {seed}", "2 500 10 64 1 {seed}"],
     "wl_grow": ["1 8192 0", "2 2048 64"],
@@ -59,7 +64,7 @@ TINY = {
         "1 50 5 65536 1048576 3 1 {seed}",
     ],
     "wl_working_set": ["5000 1000 16 128 {seed}"],
-    "wl_xmalloc": ["2 100 20 256 {seed}"],
+    "wl_xmalloc": ["2 100 20 16 256 {seed}", "2 20 200 64 64 {seed}"],
 }
 
 

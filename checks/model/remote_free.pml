@@ -1,5 +1,5 @@
-/* Remote free, slabs that change owner, orphans and fork, as heap/remote.c, heap.c and tcache.c
-   do it, for Spin. docs/remote_free.md says what is covered; inline definitions bear the names of
+/* Remote free, slabs that change owner, orphans and fork, as heap/remote.c, depot.c, theap.c and
+   tcache.c do it, for Spin. docs/remote_free.md says what is covered; inline definitions bear the names of
    the functions that they model.
 
    A step is one access to what another thread may touch: a lock, an inbox, a state, a slab's tag, a
@@ -351,8 +351,8 @@ inline exchange_inbox(h)
 #endif
 }
 
-/* `list` is a returned chain or NIL. */
-inline hak_remote_take_returned(h)
+/* `list` is a list of the depot, which `returned` is, or NIL. */
+inline hak_depot_take(h)
 {
     LOCKED {
         assert_holder(h);
@@ -379,7 +379,7 @@ inline hak_remote_collect(h)
     LOCKED {
         do
         :: true ->
-            hak_remote_take_returned(h);
+            hak_depot_take(h);
             if
             :: list == NIL -> break
             :: else -> hak_bank_put_list(h, HELD)
@@ -404,7 +404,19 @@ inline hak_remote_collect(h)
     fi
 }
 
-/* Whether RETURNED_MAX_BYTES is reached is left open: either way. */
+/* `list` goes to the depot. */
+inline hak_depot_put(h)
+{
+    d_step {
+        assert_holder(h);
+        next_chain[list] = returned[h];
+        moved_chain(list, HELD, RETURNED);
+        returned[h] = list;
+        list = NIL
+    }
+}
+
+/* Whether the depot has room is left open: either way. */
 inline hak_remote_receive(h)
 {
     if
@@ -417,13 +429,7 @@ inline hak_remote_receive(h)
             :: else ->
                 d_step { list = chain; chain = next_chain[chain] }
                 if
-                :: d_step {
-                       assert_holder(h);
-                       next_chain[list] = returned[h];
-                       moved_chain(list, HELD, RETURNED);
-                       returned[h] = list;
-                       list = NIL
-                   }
+                :: hak_depot_put(h)
                 :: hak_bank_put_list(h, HELD)
                 fi
             od
@@ -596,7 +602,7 @@ inline adopt_slab()
 
 /* --- tcache.c --- */
 
-/* One block into the bin, or a returned chain whole. */
+/* One block into the bin, or a list of the depot whole. */
 inline hak_tc_refill()
 {
     send_slot(); /* in C: one time in SEND_EVERY */
@@ -604,7 +610,7 @@ inline hak_tc_refill()
     hak_lock_acquire(lock[self]);
 #endif
     hak_remote_receive(self);
-    hak_remote_take_returned(self);
+    hak_depot_take(self);
     if
     :: list == NIL ->
         if
@@ -621,12 +627,16 @@ inline hak_tc_refill()
     d_step { moved_chain(list, HELD, BIN); bin[self] = list; list = NIL }
 }
 
+/* And an overflow, whose list may go to the depot (depot.c) instead of to the slabs: either way. */
 inline hak_tc_flush()
 {
     send_slot();
     hak_lock_acquire(lock[self]);
     d_step { list = bin[self]; moved_chain(list, BIN, HELD); bin[self] = NIL }
-    hak_bank_put_list(self, HELD);
+    if
+    :: list != NIL -> hak_depot_put(self)
+    :: hak_bank_put_list(self, HELD)
+    fi;
     hak_theap_unlock(self);
     send_chain()
 }

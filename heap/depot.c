@@ -1,0 +1,146 @@
+/* Lists of free blocks between bins and slabs. Locks: the heap's, held by the caller. Called by the
+   thread cache's slow half, by remote free and by trims. */
+#include "heap/depot.h"
+
+#include "base/lock_holds.h"
+#include "base/options.h"
+#include "base/verify.h"
+#include "heap/small.h"
+#include "heap/tcache.h"
+
+#define COUNT_SHIFT 48
+#define LIST_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
+/* Mid blocks in the depot are at most this part of what the heap's slabs are. */
+#define DEPOT_SHARE 8u
+
+static uintptr_t *second_word(void *block)
+{
+    return (uintptr_t *)block + 1;
+}
+
+static uint64_t list_bytes(uint32_t size_class, uint32_t count)
+{
+    return (uint64_t)count * hak_sc_table[size_class].size;
+}
+
+static uint64_t *bytes_of(struct theap *heap, uint32_t size_class)
+{
+    return &heap->depot_bytes[hak_mid_is_class(size_class)];
+}
+
+static uint64_t most_bytes(const struct theap *heap, uint32_t size_class)
+{
+    uint64_t share = (uint64_t)heap->owner.bank.n_slabs * (SC_SLAB_BYTES / DEPOT_SHARE);
+    share = share < hak_options.cache_bytes ? share : hak_options.cache_bytes;
+    return hak_mid_is_class(size_class) && share > DEPOT_LEAST_BYTES ? share : DEPOT_LEAST_BYTES;
+}
+
+/* The list of the class that came last becomes a part of this one if one bin can take both: what
+   comes from other threads is single blocks, if they are large. Returns the list after it. */
+static void *join(struct theap *heap, uint32_t size_class, void *last, uint32_t *count)
+{
+    void *top = heap->depot[size_class];
+    uint32_t n = top ? (uint32_t)(*second_word(top) >> COUNT_SHIFT) : 0;
+    if (!top || n + *count > heap->limits[size_class]) {
+        return top;
+    }
+    void *next = (void *)(*second_word(top) & LIST_MASK);
+    hak_link_set(last, top);
+    *count += n;
+    return next;
+}
+
+int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t count)
+{
+    uint64_t *bytes = bytes_of(heap, size_class);
+    void *next = heap->depot[size_class];
+    if (*bytes + list_bytes(size_class, count) > most_bytes(heap, size_class)) {
+        return 0;
+    }
+    if (hak_mid_is_class(size_class)) {
+        void *last;
+        hak_lock_step(count);
+        head = hak_bank_hold_list(&heap->owner.bank, head, &last, &count);
+        if (!head) {
+            return 1; /* all of them are strays */
+        }
+        *bytes += list_bytes(size_class, count);
+        next = join(heap, size_class, last, &count);
+    } else {
+        *bytes += list_bytes(size_class, count);
+    }
+    *second_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
+    heap->depot[size_class] = head;
+    return 1;
+}
+
+void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
+{
+    void *head;
+    while ((head = heap->depot[size_class]) != NULL) {
+        uintptr_t word = *second_word(head);
+        heap->depot[size_class] = (void *)(word & LIST_MASK);
+        *count = (uint32_t)(word >> COUNT_SHIFT);
+        *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
+        hak_tc_mark_free(heap, head); /* as it was */
+        if (!hak_mid_is_class(size_class)) {
+            break;
+        }
+        hak_lock_step(*count);
+        head = hak_bank_let_go_list(&heap->owner.bank, head, count);
+        if (head) {
+            break;
+        }
+    }
+    return head;
+}
+
+int hak_depot_give_back(struct theap *heap, uint64_t bytes)
+{
+    for (uint32_t c = SC_N_CLASSES; c-- > 0 && (heap->depot_bytes[0] || heap->depot_bytes[1]);) {
+        uint32_t count;
+        void *head;
+        while ((head = hak_depot_take(heap, c, &count)) != NULL) {
+            hak_lock_step(1);
+            hak_small_put_list(&heap->owner, c, head);
+            uint64_t done = list_bytes(c, count);
+            if (done >= bytes) {
+                return heap->depot_bytes[0] || heap->depot_bytes[1];
+            }
+            bytes -= done;
+        }
+    }
+    return 0;
+}
+
+/* Adds the bytes of a list to *bytes. */
+static int verify_list(const struct theap *heap, uint32_t size_class, const void *head,
+                       uint32_t count, uint64_t *bytes)
+{
+    int is_broken = 0;
+    uint32_t n = 0;
+    for (; head && n <= count; head = hak_link_look(head, &is_broken), n++) {
+        if (hak_mid_is_class(size_class) && !hak_bank_holds(&heap->owner.bank, head)) {
+            return VERIFY_DEPOT_HELD;
+        }
+    }
+    *bytes += list_bytes(size_class, n);
+    return is_broken || n != count ? VERIFY_DEPOT_LIST : 0;
+}
+
+int hak_depot_verify(const struct theap *heap)
+{
+    uint64_t bytes[2] = {0, 0};
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        for (void *head = heap->depot[c]; head; head = (void *)(*second_word(head) & LIST_MASK)) {
+            uint32_t count = (uint32_t)(*second_word(head) >> COUNT_SHIFT);
+            int error = verify_list(heap, c, head, count, &bytes[hak_mid_is_class(c)]);
+            if (error) {
+                return error;
+            }
+        }
+    }
+    return bytes[0] == heap->depot_bytes[0] && bytes[1] == heap->depot_bytes[1]
+               ? 0
+               : VERIFY_DEPOT_BYTES;
+}

@@ -1,0 +1,363 @@
+/* Tests of the depot: what a bin overflows with comes back as it was, within bounds; a block that
+   is freed twice is found on the way in; what empties a heap empties its depot. */
+#include "heap/depot.h"
+
+#include <algorithm>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/options.h"
+#include "base/stats.h"
+#include "base/verify.h"
+#include "hakmem/hakmem.h"
+#include "superslab/pool.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using hak_testing::Rng;
+
+const size_t kSizes[] = {1040, 3000, 4096, 9000, 16384, 32768};
+
+class Depot : public testing::Test
+{
+  protected:
+    void SetUp() override
+    {
+        saved_ = hak_options;
+        hak_options.purge_delay_ms = 3600000;
+        hak_free(hak_malloc(1));
+        (void)hak_purge();
+        ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
+    }
+    void TearDown() override
+    {
+        hak_options = saved_;
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "a test left blocks behind";
+    }
+
+  private:
+    struct options saved_;
+};
+
+std::vector<void *> allocate(size_t n, size_t size)
+{
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < n; i++) {
+        blocks.push_back(hak_malloc(size));
+    }
+    return blocks;
+}
+
+void free_all(const std::vector<void *> &blocks)
+{
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+}
+
+uint64_t mid_bytes(const struct theap *heap)
+{
+    return heap->depot_bytes[1];
+}
+
+/* The class's blocks in the depot. */
+std::set<void *> in_depot(const struct theap *heap, uint32_t size_class)
+{
+    std::set<void *> blocks;
+    for (void *head = heap->depot[size_class]; head;
+         head = reinterpret_cast<void *>(static_cast<uintptr_t *>(head)[1] & 0xFFFFFFFFFFFFu)) {
+        for (void *block = head; block; block = hak_link_next(block)) {
+            EXPECT_TRUE(blocks.insert(block).second);
+        }
+    }
+    return blocks;
+}
+
+/* Frees blocks of that size until some are in the depot. */
+std::vector<void *> fill(size_t size)
+{
+    std::vector<void *> blocks = allocate(HAK_TINY_OR(40u, 1000u), size), freed;
+    while (!blocks.empty() && !hak_self->depot[hak_sc_of(size)]) {
+        hak_free(blocks.back());
+        freed.push_back(blocks.back());
+        blocks.pop_back();
+    }
+    EXPECT_NE(hak_self->depot[hak_sc_of(size)], nullptr) << size;
+    return blocks;
+}
+
+TEST_F(Depot, WhatOverflowsComesBackLastFirst)
+{
+    for (size_t size : kSizes) {
+        uint32_t c = hak_sc_of(size);
+        std::vector<void *> rest = fill(size);
+        std::set<void *> held = in_depot(hak_self, c);
+        EXPECT_EQ(mid_bytes(hak_self), held.size() * hak_sc_table[c].size);
+        EXPECT_EQ(hak_verify(), 0);
+        std::vector<void *> again;
+        while (hak_self->depot[c]) {
+            again.push_back(hak_malloc(size));
+            held.erase(again.back());
+        }
+        EXPECT_EQ(mid_bytes(hak_self), 0u);
+        size_t in_bin = held.size(); /* the list is in the bin now */
+        for (size_t i = 0; i < in_bin; i++) {
+            again.push_back(hak_malloc(size));
+            EXPECT_EQ(held.erase(again.back()), 1u) << "another block came before " << size;
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        free_all(again);
+        free_all(rest);
+        (void)hak_purge();
+    }
+}
+
+TEST_F(Depot, SmallBlocksThatOverflowGoToTheirSlabs)
+{
+    free_all(allocate(20000, 64));
+    EXPECT_EQ(hak_self->depot_bytes[0] + hak_self->depot_bytes[1], 0u);
+}
+
+TEST_F(Depot, HoldsAPartOfTheHeapAtMost)
+{
+    Rng rng(1);
+    std::vector<void *> blocks;
+    for (int i = 0; i < HAK_TINY_OR(500, 8000); i++) {
+        blocks.push_back(hak_malloc(rng.between(1025, 16384)));
+    }
+    uint64_t most = 0;
+    for (size_t left = blocks.size(); left > 0; left--) {
+        std::swap(blocks[rng.below(left)], blocks[left - 1]);
+        hak_free(blocks[left - 1]);
+        uint64_t slabs = uint64_t{hak_self->owner.bank.n_slabs} * SC_SLAB_BYTES;
+        /* The share is looked at when a list comes; then slabs go. */
+        if (mid_bytes(hak_self) > most) {
+            EXPECT_LE(mid_bytes(hak_self), std::max<uint64_t>(slabs / 8, DEPOT_LEAST_BYTES));
+        }
+        most = mid_bytes(hak_self);
+    }
+    EXPECT_LE(mid_bytes(hak_self), uint64_t{hak_self->owner.bank.n_slabs} * SC_SLAB_BYTES);
+    hak_options.cache_bytes = 0;
+    (void)hak_purge();
+    free_all(allocate(HAK_TINY_OR(50, 3000), 5000));
+    EXPECT_LE(mid_bytes(hak_self), DEPOT_LEAST_BYTES) << "the option bounds it";
+}
+
+/* Before a fresh slab is made, a slab's worth goes back. */
+TEST_F(Depot, AHeapDoesNotGrowByIt)
+{
+    std::vector<void *> rest = fill(2000);
+    uint64_t before = mid_bytes(hak_self);
+    ASSERT_GT(before, 0u);
+    std::vector<void *> others = allocate(1, 12000); /* of a class that has no slab */
+    EXPECT_LT(mid_bytes(hak_self), before);
+    EXPECT_EQ(mid_bytes(hak_self), before > SC_SLAB_BYTES ? mid_bytes(hak_self) : 0u);
+    free_all(rest);
+    free_all(others);
+}
+
+TEST_F(Depot, BlocksInItAreFree)
+{
+    for (size_t size : kSizes) {
+        std::vector<void *> rest = fill(size);
+        std::set<void *> held = in_depot(hak_self, hak_sc_of(size));
+        for (void *p : held) {
+            struct ss_lookup found = hak_super_lookup(p);
+            EXPECT_EQ(found.start, p);
+            EXPECT_FALSE(found.is_allocated);
+        }
+        std::set<void *> walked;
+        hak_walk(
+            [](void *p, size_t, void *context) {
+                static_cast<std::set<void *> *>(context)->insert(p);
+                return 0;
+            },
+            &walked);
+        for (void *p : held) {
+            EXPECT_EQ(walked.count(p), 0u);
+        }
+        free_all(rest);
+    }
+}
+
+TEST_F(Depot, WhatEmptiesAHeapEmptiesIt)
+{
+    std::vector<void *> rest = fill(5000);
+    free_all(rest);
+    hak_theap_trim_own();
+    EXPECT_EQ(mid_bytes(hak_self), 0u);
+    free_all(fill(5000));
+    EXPECT_GT(mid_bytes(hak_self), 0u);
+    hak_theap_trim_all();
+    EXPECT_EQ(mid_bytes(hak_self), 0u);
+    free_all(fill(5000));
+    struct theap *heap = hak_self;
+    std::thread([heap] {
+        for (int i = 0; i < 3 && mid_bytes(heap); i++) {
+            hak_theap_rest_all(); /* as the background thread does when the heap is idle */
+        }
+    }).join();
+    EXPECT_EQ(mid_bytes(heap), 0u);
+}
+
+TEST_F(Depot, AThreadThatEndsLeavesNothingInIt)
+{
+    std::thread([] {
+        free_all(fill(3000));
+        EXPECT_GT(mid_bytes(hak_self), 0u);
+    }).join();
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+}
+
+/* A slab with blocks in the depot goes to another heap: they follow it, as strays. */
+TEST_F(Depot, BlocksFollowASlabThatChangesItsHeap)
+{
+    const size_t size = 5000;
+    const uint32_t c = hak_sc_of(size);
+    std::vector<void *> rest = fill(size);
+    std::set<void *> held = in_depot(hak_self, c);
+    struct theap *heap = hak_self;
+    std::vector<void *> theirs;
+    std::thread([&] {
+        hak_free(hak_malloc(1));
+        free_all({hak_malloc(size)});
+        struct theap *other = hak_self;
+        hak_lock_acquire(&heap->owner.lock);
+        ASSERT_EQ(hak_lock_try(&other->owner.lock), 1);
+        while (hak_bank_n_partial(&heap->owner.bank, c)) {
+            hak_bank_move_one(&heap->owner.bank, &other->owner.bank, c);
+        }
+        hak_lock_release(&other->owner.lock);
+        hak_lock_release(&heap->owner.lock);
+        EXPECT_EQ(hak_verify(), 0);
+    }).join();
+    EXPECT_EQ(hak_verify(), 0);
+    theirs =
+        allocate(held.size(), size); /* takes the lists: what is not ours any more is sent on */
+    EXPECT_EQ(hak_verify(), 0);
+    std::set<void *> distinct(theirs.begin(), theirs.end());
+    EXPECT_EQ(distinct.size(), theirs.size());
+    for (void *p : theirs) {
+        EXPECT_EQ(std::count(rest.begin(), rest.end(), p), 0) << "was in use";
+    }
+    free_all(theirs);
+    free_all(rest);
+}
+
+TEST_F(Depot, VerifySeesEachBrokenEquation)
+{
+    std::vector<void *> rest = fill(5000);
+    uint32_t c = hak_sc_of(5000);
+    void *head = hak_self->depot[c];
+    ASSERT_EQ(hak_verify(), 0);
+    hak_self->depot_bytes[1]++;
+    EXPECT_EQ(hak_verify(), VERIFY_DEPOT_BYTES);
+    hak_self->depot_bytes[1]--;
+    static_cast<uintptr_t *>(head)[1] += uintptr_t{1} << 48;
+    EXPECT_EQ(hak_verify(), VERIFY_DEPOT_LIST);
+    static_cast<uintptr_t *>(head)[1] -= uintptr_t{1} << 48;
+    struct slab *slab = hak_pool_slab_of(hak_map_get(head).ref, head);
+    uint64_t held = hak_slab_held(slab);
+    hak_slab_set_held(slab, 0);
+    EXPECT_EQ(hak_verify(), VERIFY_DEPOT_HELD);
+    uint32_t index =
+        hak_sc_index_of(c, static_cast<uint32_t>(static_cast<char *>(head) - slab->base));
+    hak_slab_set_held(slab, held);
+    slab->bits[0] |= uint64_t{1} << index;
+    slab->n_free++;
+    uint16_t hint = slab->hint;
+    slab->hint = 0;
+    EXPECT_EQ(hak_slab_verify(slab), VERIFY_SLAB_HELD);
+    slab->hint = hint;
+    slab->bits[0] &= ~(uint64_t{1} << index);
+    slab->n_free--;
+    EXPECT_EQ(hak_verify(), 0);
+    free_all(rest);
+}
+
+/* Random calls of several sizes against an oracle, with trims in between. */
+TEST_F(Depot, RandomCallsAgreeWithAnOracle)
+{
+    Rng rng(3);
+    struct Block {
+        size_t size;
+        unsigned char pattern;
+    };
+    std::vector<std::pair<unsigned char *, Block>> live;
+    for (int step = 0; step < HAK_TINY_OR(300, 1500); step++) {
+        size_t size = kSizes[rng.below(6)] - rng.below(16);
+        bool grows = live.size() < 100 || (live.size() < 2000 && rng.one_in(2));
+        for (size_t n = rng.between(1, HAK_TINY_OR(20, 120)); n > 0 && (grows || !live.empty());
+             n--) {
+            if (grows) {
+                Block block = {size, static_cast<unsigned char>(rng.next())};
+                auto *p = static_cast<unsigned char *>(hak_malloc(size));
+                ASSERT_NE(p, nullptr);
+                p[0] = p[8] = p[size / 2] = p[size - 1] = block.pattern;
+                live.emplace_back(p, block);
+            } else {
+                size_t i = rng.below(live.size());
+                const Block &block = live[i].second;
+                unsigned char *p = live[i].first;
+                ASSERT_TRUE(p[0] == block.pattern && p[8] == block.pattern &&
+                            p[block.size / 2] == block.pattern &&
+                            p[block.size - 1] == block.pattern);
+                hak_free(p);
+                live[i] = live.back();
+                live.pop_back();
+            }
+        }
+        if (rng.one_in(40)) {
+            (void)hak_purge();
+            EXPECT_EQ(mid_bytes(hak_self), 0u);
+        }
+        ASSERT_EQ(hak_verify(), 0) << step;
+    }
+    for (const auto &block : live) {
+        hak_free(block.first);
+    }
+}
+
+using DepotDeathTest = Depot;
+
+/* With so many others freed in between that neither bin nor spare holds the block any more. */
+TEST_F(DepotDeathTest, ABlockFreedTwiceIsFoundOnTheWayIn)
+{
+    for (size_t size : kSizes) {
+        auto free_twice = [size] {
+            std::vector<void *> blocks = allocate(HAK_TINY_OR(40u, 1000u), size);
+            void *twice = blocks[0];
+            hak_free(twice);
+            size_t i = 1;
+            while (!in_depot(hak_self, hak_sc_of(size)).count(twice)) {
+                hak_free(blocks.at(i++));
+            }
+            hak_free(twice);
+            for (; i < blocks.size(); i++) {
+                hak_free(blocks[i]);
+            }
+            (void)hak_purge();
+        };
+        EXPECT_EXIT(free_twice(), testing::KilledBySignal(SIGABRT), "hakmem: block freed twice")
+            << size;
+    }
+}
+
+TEST_F(DepotDeathTest, ABlockInItIsFreeToReallocAndUsableSize)
+{
+    std::vector<void *> rest = fill(5000);
+    void *p = *in_depot(hak_self, hak_sc_of(5000)).begin();
+    EXPECT_EXIT(hak_free(hak_realloc(p, 6000)), testing::KilledBySignal(SIGABRT), "freed block");
+    EXPECT_EXIT((void)hak_usable_size(p), testing::KilledBySignal(SIGABRT), "freed block");
+    free_all(rest);
+}
+
+} // namespace
