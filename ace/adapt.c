@@ -17,7 +17,8 @@
 /* Less is not worth a purge out of turn. */
 #define EXCESS ((size_t)128 * HAK_KIB)
 
-static LOCK_DEFINE(lock, LOCK_RANK_CONTROL);
+static void start_again(void);
+static LOCK_DEFINE_MENDED(lock, LOCK_RANK_CONTROL, start_again);
 static struct control control;
 static uint32_t is_helped; /* for the next note */
 
@@ -73,11 +74,8 @@ static void set_seen(void)
     atomic_store_relaxed(&seen.n_calls, 0u);
 }
 
-static void note(void)
+static void note_now(void)
 {
-    if (HAK_UNLIKELY(hak_lock_passes())) {
-        return; /* this thread only looks */
-    }
     uint64_t now_ns = hak_os_ops.clock_ns(), base_ms = base_ms_now();
     if (control.base_ms != base_ms) {
         hak_control_start(&control, now_ns, base_ms);
@@ -91,6 +89,22 @@ static void note(void)
         control.horizon_ms = base_ms;
     }
     set_seen();
+}
+
+static void note(void)
+{
+    if (HAK_LIKELY(!hak_lock_passes())) { /* else this thread only looks */
+        note_now();
+    }
+}
+
+/* With an empty history. What is live is counted elsewhere: the pools' bytes by statistics, the
+   classes' by atomic additions that the lock does not guard. */
+static void start_again(void)
+{
+    control.base_ms = 0;
+    atomic_store_relaxed(&seen.n_calls, 0u);
+    note_now();
 }
 
 /* Whether a note would change nothing; then the call is counted. */
@@ -295,8 +309,7 @@ void hak_adapt_class_state(size_t class_bytes, struct control_class *out)
 void hak_adapt_forget(void)
 {
     hak_lock_acquire(&lock);
-    control.base_ms = 0;
-    note();
+    start_again();
     hak_lock_release(&lock);
 }
 

@@ -384,6 +384,9 @@ uint64_t hak_control_class_keep(const struct control *control, unsigned class_in
 
 int hak_control_verify_pools(const struct control *control)
 {
+    if (!control->base_ms) {
+        return 0; /* not started yet */
+    }
     for (int pool = 0; pool < CONTROL_POOLS; pool++) {
         if (control->peaks[pool][control->epoch] < control->live[pool] ||
             control->most[pool] != highest(control->peaks[pool])) {

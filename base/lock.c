@@ -43,7 +43,7 @@ void hak_lock_init(struct lock *lock, enum lock_rank rank)
     *lock = (struct lock)LOCK_INIT(rank);
     struct lock *first = atomic_load_relaxed(&made);
     do {
-        lock->next = first;
+        lock->u.next = first;
     } while (!atomic_cas_weak_seq(&made, &first, lock));
 }
 
@@ -52,9 +52,19 @@ void hak_lock_for_each(void (*visit)(struct lock *lock, void *context), void *co
     for (struct lock *lock = __start_hak_locks; lock < __stop_hak_locks; lock++) {
         visit(lock, context);
     }
-    for (struct lock *lock = atomic_load_acquire(&made); lock; lock = lock->next) {
+    for (struct lock *lock = atomic_load_acquire(&made); lock; lock = lock->u.next) {
         visit(lock, context);
     }
+}
+
+int hak_lock_mend(struct lock *lock)
+{
+    if (lock < __start_hak_locks || lock >= __stop_hak_locks || !lock->u.mend) {
+        return 0;
+    }
+    lock->u.mend();
+    atomic_store_relaxed(&lock->word, 0u);
+    return 1;
 }
 
 /* Takes the lock if it is free. `mark` is added to the word: a thread that has waited does not know

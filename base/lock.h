@@ -11,7 +11,11 @@
    and nothing has to be kept by the way.
 
    Every lock is in the list: static ones by LOCK_DEFINE, which places them in a section of their
-   own; those of structures that are made at run time, and never freed, by hak_lock_init. */
+   own; those of structures that are made at run time, and never freed, by hak_lock_init.
+
+   In the child of a fork in a signal handler another thread's lock has no holder, and what it
+   guards may be half changed. Where that can be made anew from nothing, LOCK_DEFINE_MENDED says
+   how. */
 #ifndef HAKMEM_BASE_LOCK_H
 #define HAKMEM_BASE_LOCK_H
 
@@ -34,7 +38,10 @@ enum lock_rank {
 struct lock {
     uint32_t word; /* 0 free; else the holder's name, plus LOCK_HAS_WAITERS if a thread waits */
     uint32_t rank;
-    struct lock *next; /* of the list of those made at run time */
+    union {
+        struct lock *next;  /* of the list of those made at run time */
+        void (*mend)(void); /* of a static one; NULL: what it guards cannot be made anew */
+    } u;
 };
 
 #define LOCK_HAS_WAITERS 1u
@@ -42,7 +49,10 @@ struct lock {
 /* For LOCK_DEFINE, hak_lock_init and tests; such a lock is in no list by itself. */
 #define LOCK_INIT(r)                                                                               \
     {                                                                                              \
-        0, (r), NULL                                                                               \
+        0, (r),                                                                                    \
+        {                                                                                          \
+            NULL                                                                                   \
+        }                                                                                          \
     }
 /* Defines a lock that is in the list; `static` may stand before it. The linker gathers the section,
    in whatever a program links of the library, and hidden start and end symbols keep two copies in
@@ -50,6 +60,13 @@ struct lock {
 #define LOCK_DEFINE(name, r)                                                                       \
     struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) =   \
         LOCK_INIT(r)
+/* The same, and `mend` brings what the lock guards into a sound state, whatever it was in. It runs
+   in a fork's child (hak_lock_mend), so that no other thread does; it takes no lock and makes no
+   system call but for the clock. The child's thread may have been interrupted while it waited for
+   the lock, or where it reads without it. */
+#define LOCK_DEFINE_MENDED(name, r, how)                                                           \
+    struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) = { \
+        0, (r), {.mend = (how)}}
 
 /* A lock in memory that is never freed: into the list, for good. */
 void hak_lock_init(struct lock *lock, enum lock_rank rank);
@@ -82,8 +99,11 @@ static inline int hak_lock_is_mine(const struct lock *lock)
 /* Releases every listed lock that the calling thread holds; returns how many. What they guard may
    be half changed. */
 uint32_t hak_lock_release_mine(void);
-/* In a forked child, for a lock that a thread held which the child does not have: no thread gets it
-   any more. hak_lock_try fails, and who waits for it dies with a line. */
+/* In a forked child, for a lock that a thread held which the child does not have. Returns 1 if what
+   it guards is made anew, and the lock is free; else it is held as before. */
+int hak_lock_mend(struct lock *lock);
+/* The same, if it cannot be mended: no thread gets it any more. hak_lock_try fails, and who waits
+   for it dies with a line. */
 static inline void hak_lock_mark_lost(struct lock *lock)
 {
     atomic_store_relaxed(&lock->word, LOCK_LOST);

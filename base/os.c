@@ -423,11 +423,19 @@ uint64_t hak_os_address_limit(void)
     return limit;
 }
 
-static LOCK_DEFINE(meta_lock, LOCK_RANK_META);
+static void forget_meta(void);
+static LOCK_DEFINE_MENDED(meta_lock, LOCK_RANK_META, forget_meta);
 static char *meta_next;
 static size_t meta_left;
 static size_t meta_mapped;
 static size_t meta_n_mapped;
+
+/* The rest of the chunk stays unused. */
+static void forget_meta(void)
+{
+    meta_next = NULL;
+    meta_left = 0;
+}
 
 /* From the chunk in use; NULL if it has no room. Lock META held. */
 static void *take_meta(size_t size)

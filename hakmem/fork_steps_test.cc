@@ -1,6 +1,7 @@
 /* A fork in a signal handler after each instruction of what is done inside the allocator, of its
    door, and of a fork that is under way. The processor's trap flag makes it certain. The child goes
    on with what was interrupted: all must be whole then, and nothing held or lost. */
+#include <atomic>
 #include <climits>
 #include <csignal>
 #include <cstdio>
@@ -13,7 +14,9 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "ace/adapt.h"
 #include "base/lock.h"
+#include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
@@ -256,6 +259,106 @@ TEST_F(ForkSteps, InSlowPaths)
             hak_heap_destroy(heap);
         }
     });
+}
+
+/* --- another thread is at a step, for good --- */
+
+int stop_at; /* the instruction */
+std::atomic<bool> is_there, may_go_on;
+std::atomic<uint64_t> later_ns; /* added to the clock */
+
+void wait_here(int, siginfo_t *, void *context)
+{
+    if (++step == stop_at) {
+        static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
+        is_there = true;
+        while (!may_go_on) {
+            usleep(100);
+        }
+    }
+}
+
+uint64_t clock_later()
+{
+    return hak_os_real_ops.clock_ns() + later_ns;
+}
+
+/* So that who waits for others in vain knows at once. */
+int no_wait(uint32_t *, uint32_t, uint64_t)
+{
+    return 0;
+}
+
+/* The law, at the end of an epoch. */
+void decide()
+{
+    hak_adapt_purged(CONTROL_RANGES, 8 << 20);
+    hak_adapt_taken(CONTROL_RANGES, 8 << 20);
+}
+
+void decide_stepping()
+{
+    struct adapt_summary state;
+    if (hak_gate_enter()) {
+        hak_adapt_forget();
+        hak_adapt_state(&state);
+        later_ns += state.horizon_ms * 1000000 / CONTROL_EPOCHS;
+        with_flag(decide);
+        hak_gate_leave();
+    }
+    is_there = true; /* where it took fewer instructions than when they were counted */
+}
+
+/* In the child of a thread that was interrupted inside. */
+[[noreturn]] void go_on_with_what_needs_it()
+{
+    alarm(20);
+    hak_adapt_given();
+    int result = hak_adapt_verify() ? 100 : 0;
+    hak_gate_leave();
+    _exit(result ? result : look());
+}
+
+/* The other thread is in the controller's arithmetic, at every instruction: its lock has no holder
+   in the child, and what it guards is half changed. The child starts it again. */
+TEST_F(ForkSteps, WhileAnotherThreadDecides)
+{
+    struct sigaction action = {}, old;
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = wait_here;
+    sigaction(SIGTRAP, &action, &old);
+    hak_os_ops.clock_ns = clock_later;
+    hak_os_ops.futex_wait_ms = no_wait;
+    step = 0;
+    stop_at = INT_MAX;
+    std::thread(decide_stepping).join();
+    int n_steps = step, n_forked = 0;
+    EXPECT_GT(n_steps, 500);
+    for (stop_at = 1; stop_at <= n_steps && !HasFailure(); stop_at += n_steps / 40 + 1) {
+        step = 0;
+        is_there = may_go_on = false;
+        std::thread other(decide_stepping);
+        while (!is_there) {
+            usleep(10);
+        }
+        ASSERT_EQ(hak_gate_enter(), 1);
+        pid_t pid = fork();
+        if (pid == 0) {
+            go_on_with_what_needs_it();
+        }
+        hak_gate_leave();
+        int status = -1;
+        EXPECT_EQ(waitpid(pid, &status, 0), pid);
+        EXPECT_EQ(status, 0) << "after instruction " << stop_at;
+        n_forked++;
+        may_go_on = true;
+        other.join();
+    }
+    EXPECT_GE(n_forked, 20);
+    hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
+    hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
+    sigaction(SIGTRAP, &old, nullptr);
+    EXPECT_EQ(look(), 0);
 }
 
 #else

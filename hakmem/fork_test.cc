@@ -1101,6 +1101,87 @@ TEST(ForkInAHandler, TwoThatHoldLocks)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+/* What is gathered of the static locks of a rank. */
+struct of_rank {
+    uint32_t rank;
+    std::vector<struct lock *> locks;
+};
+
+void gather(struct lock *lock, void *context)
+{
+    struct of_rank *of = static_cast<struct of_rank *>(context);
+    if (lock->rank == of->rank && lock->word == 0) {
+        of->locks.push_back(lock);
+    }
+}
+
+/* In the child of a thread that was interrupted inside, and that needs the lock now. Returns what
+   is wrong, 0 if nothing. */
+int go_on_with(struct lock *lock)
+{
+    alarm(20);
+    if (lock->word || hak_gate_is_closed()) {
+        return 1;
+    }
+    hak_lock_acquire(lock);
+    hak_lock_release(lock);
+    hak_gate_leave();
+    int64_t in_limbo = hak_stat_get(limbo_bytes);
+    for (size_t size : sizes) {
+        void *p = hak_malloc(size);
+        if (!p) {
+            return 2;
+        }
+        hak_free(p);
+    }
+    hak_heap_destroy(hak_heap_create());
+    (void)hak_purge();
+    return hak_stat_get(limbo_bytes) != in_limbo ? 3 : hak_verify() ? 4 : 0;
+}
+
+/* Locks whose holder the child does not have, and which guard what can be made anew: it goes on as
+   if they had been free. */
+TEST(ForkInAHandler, LocksThatAreMended)
+{
+    hak_free(hak_malloc(1));
+    int n = 0;
+    for (uint32_t rank : {LOCK_RANK_DEFERRED, LOCK_RANK_CONTROL, LOCK_RANK_META}) {
+        struct of_rank of = {rank, {}};
+        hak_lock_for_each(gather, &of);
+        for (struct lock *lock : of.locks) {
+            std::atomic<int> phase{0};
+            std::thread other([&] {
+                if (hak_gate_enter()) {
+                    hak_lock_acquire(lock);
+                    phase = 1;
+                    while (phase == 1) {
+                        usleep(1000);
+                    }
+                    hak_lock_release(lock);
+                    hak_gate_leave();
+                }
+            });
+            while (phase == 0) {
+                usleep(100);
+            }
+            ASSERT_EQ(hak_gate_enter(), 1);
+            pid_t pid = fork();
+            if (pid == 0) {
+                leave(go_on_with(lock));
+            }
+            hak_gate_leave();
+            int status = -1;
+            EXPECT_EQ(waitpid(pid, &status, 0), pid);
+            EXPECT_EQ(status, 0) << "rank " << rank;
+            phase = 2;
+            other.join();
+            n++;
+        }
+    }
+    EXPECT_EQ(n, 4);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 /* Freed twice while it waits: found when it is done, at the latest. */
 void free_twice_meanwhile(size_t size)
 {

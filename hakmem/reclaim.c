@@ -39,7 +39,13 @@ struct vain {
     int64_t in_use, kept;
 };
 static struct vain vain;
-static LOCK_DEFINE(vain_lock, LOCK_RANK_META);
+static void forget_vain(void);
+static LOCK_DEFINE_MENDED(vain_lock, LOCK_RANK_META, forget_vain);
+
+static void forget_vain(void)
+{
+    vain = (struct vain){0, 0, 0, 0};
+}
 
 size_t hak_request_reclaim(void)
 {

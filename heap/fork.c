@@ -22,7 +22,8 @@
 #define FORK_PURGE_BYTES ((int64_t)HAK_TINY_OR(64 * HAK_KIB, 4 * HAK_MIB))
 #define FORK_PURGE_MS    1u
 
-static LOCK_DEFINE(deferred_lock, LOCK_RANK_DEFERRED);
+static void forget_deferred(void);
+static LOCK_DEFINE_MENDED(deferred_lock, LOCK_RANK_DEFERRED, forget_deferred);
 static void *blocks;            /* linked through their first words */
 static struct owner *destroyed; /* by next_unused */
 static struct theap *left;      /* by next_orphan */
@@ -31,6 +32,16 @@ static uint32_t
     n_ended; /* threads whose heaps were left; hak_background_count is called when it is 0 again */
 
 static void catch_up_if_open(void);
+
+/* In a forked child. */
+static void forget_deferred(void)
+{
+    blocks = NULL;
+    destroyed = NULL;
+    left = NULL;
+    n_ended = 0;
+    is_uncollected = 0;
+}
 
 /* A large block's first page, which the program may have left without the right to write to it. */
 static void make_writable(void *p)
@@ -233,7 +244,7 @@ static void in_parent(void)
 static void lose(struct lock *lock, void *context)
 {
     (void)context;
-    if (lock->word && !hak_lock_is_mine(lock) && !hak_theap_lose(lock)) {
+    if (lock->word && !hak_lock_is_mine(lock) && !hak_theap_lose(lock) && !hak_lock_mend(lock)) {
         hak_lock_mark_lost(lock);
         hak_gate_close_for_ever();
     }
@@ -247,11 +258,7 @@ static void in_child(void)
     if (hak_gate_saw_others()) {
         hak_lock_for_each(lose, NULL);
     }
-    blocks = NULL;
-    destroyed = NULL;
-    left = NULL;
-    n_ended = 0;
-    is_uncollected = 0;
+    forget_deferred();
     hak_limbo_fork_child();
     hak_theap_fork_child();
     hak_background_init();

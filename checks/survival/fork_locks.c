@@ -261,7 +261,7 @@ static __thread volatile int is_child;
 
 /* Where several threads are interrupted inside the allocator at once, what the child goes on with
    may need a lock that a thread holds which it does not have: then it ends with a line
-   (docs/fork.md). That is rare, and it never waits. */
+   (docs/fork.md). That is rare, since locks held for long can be mended, and it never waits. */
 static long n_ended;
 
 static void wait_for_interrupted(pid_t child)
