@@ -77,7 +77,13 @@ static struct {
     size_t live_bytes;          /* of a slot */
     size_t address_space, data; /* MiB more than the process has to begin with; 0: no limit */
     int is_sandboxed;
-} config = {4, 3, 0, 1, PROFILE_ALL, 20000, 0, 0, 0, 0};
+    int is_limited; /* from outside, as by HAKMEM_LIMIT_HARD */
+} config = {4, 3, 0, 1, PROFILE_ALL, 20000, 0, 0, 0, 0, 0};
+
+static int is_limited(void)
+{
+    return config.address_space || config.data || config.is_limited;
+}
 
 static uint64_t n_refused;
 
@@ -103,7 +109,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *for
 /* A call has returned NULL: fine under a limit, if errno says so. */
 static void refused(const char *how, size_t size)
 {
-    if (errno != ENOMEM || !(config.address_space || config.data)) {
+    if (errno != ENOMEM || !is_limited()) {
         fail("%s: no %zu bytes: errno %d", how, size, errno);
     }
     __atomic_add_fetch(&n_refused, 1, __ATOMIC_RELAXED);
@@ -604,7 +610,7 @@ static void usage(int code)
             "usage: hakmem_stress [--threads N] [--seconds S | --steps N] [--seed X] [--profile "
             "tiny|mid|large|all] "
             "[--round N]\n"
-            "                     [--address-space M] [--data M] [--sandbox 1]\n"
+            "                     [--address-space M] [--data M] [--limited 1] [--sandbox 1]\n"
             "  --threads N   threads at a time, 1 to %d (4)\n"
             "  --seconds S   stops after the round in which S seconds are over (3)\n"
             "  --steps N     steps of each thread instead\n"
@@ -615,6 +621,7 @@ static void usage(int code)
             "  --address-space M, --data M\n"
             "                no more than M MiB besides what the program has to begin with "
             "(RLIMIT_AS, RLIMIT_DATA)\n"
+            "  --limited 1   a limit from outside, as HAKMEM_LIMIT_HARD, refuses something\n"
             "  --sandbox 1   the kernel kills it at any system call that libc's malloc does not "
             "make\n",
             MAX_SLOTS);
@@ -657,6 +664,8 @@ static void read_arguments(int argc, char **argv)
             config.address_space = (size_t)number(value, 1, 1e6);
         } else if (strcmp(name, "--data") == 0) {
             config.data = (size_t)number(value, 1, 1e6);
+        } else if (strcmp(name, "--limited") == 0) {
+            config.is_limited = (int)number(value, 0, 1);
         } else if (strcmp(name, "--sandbox") == 0) {
             config.is_sandboxed = (int)number(value, 0, 1);
         } else if (strcmp(name, "--profile") == 0) {
@@ -762,7 +771,7 @@ int main(int argc, char **argv)
     }
     free_all();
     check_nothing_left();
-    if ((config.address_space || config.data) && !n_refused) {
+    if (is_limited() && !n_refused) {
         fail("the limit has refused nothing");
     }
     printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu "
