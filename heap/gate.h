@@ -100,8 +100,8 @@ static inline int hak_gate_is_mine(void)
 }
 
 /* Returns when no other thread is inside. If a signal handler calls it that interrupted the thread
-   inside, or with a lock held, the others may need what the thread holds: then it waits only as long
-   as they get on, and hak_gate_saw_others tells. */
+   inside, or with a lock held, the others may need what the thread holds: then it waits only as
+   long as they get on, and hak_gate_saw_others tells. */
 void hak_gate_close(void);
 void hak_gate_open(void);
 int hak_gate_saw_others(void);
