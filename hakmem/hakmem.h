@@ -37,7 +37,8 @@ extern "C" {
     HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR)                                                           \
     "." HAKMEM_TEXT_OF(HAKMEM_VERSION_MINOR) "." HAKMEM_TEXT_OF(HAKMEM_VERSION_PATCH)
 
-/* A block of at least `size` bytes, 1 for size 0. NULL and errno ENOMEM if it cannot be. */
+/* A block of at least `size` bytes, 1 for size 0 (0 in the secure variant). NULL and errno ENOMEM
+   if it cannot be. */
 HAK_API void *hak_malloc(size_t size);
 /* A zeroed block of n * size bytes. NULL and ENOMEM also if the product overflows. */
 HAK_API void *hak_calloc(size_t n, size_t size);
@@ -58,7 +59,7 @@ HAK_API void *hak_memalign(size_t alignment, size_t size);
 HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 
 /* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used.
-   Ends the process if p is no block. */
+   Ends the process if p is no block. In the secure variant it is what was asked for. */
 HAK_API size_t hak_usable_size(const void *p);
 
 /* --- sizes --- */
@@ -215,6 +216,13 @@ typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
    hakmem held; NULL for none. It may allocate; requests of its own are not reported to it. It may
    leave by longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
+
+/* Sets the function that is called when an error has been found (docs/misuse.md), behind the line
+   that tells of it, with its reason and the address; NULL for none. By the thread that found it,
+   with no lock of hakmem held; requests are served until the process ends, which it does when the
+   function returns. It may leave by _exit, or by longjmp at the program's own risk. */
+typedef void (*hak_corruption_callback)(const char *reason, const void *address, void *context);
+HAK_API void hak_on_corruption(hak_corruption_callback callback, void *context);
 
 /* The variant that this is, as README.md lists them: "release", "debug" and so on. */
 HAK_API const char *hak_variant(void);

@@ -18,6 +18,16 @@ static uintptr_t *second_word(void *block)
     return (uintptr_t *)block + 1;
 }
 
+/* Read for the last time. Free blocks of the secure variant are zero behind their links. */
+static uintptr_t take_second_word(void *block)
+{
+    uintptr_t word = *second_word(block);
+    if (HAK_SECURE) {
+        *second_word(block) = 0;
+    }
+    return word;
+}
+
 static uint64_t list_bytes(uint32_t size_class, uint32_t count)
 {
     return (uint64_t)count * hak_sc_table[size_class].size;
@@ -78,7 +88,7 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
     void *head;
     while ((head = heap->depot[size_class]) != NULL) {
-        uintptr_t word = *second_word(head);
+        uintptr_t word = take_second_word(head);
         heap->depot[size_class] = (void *)(word & LIST_MASK);
         *count = (uint32_t)(word >> COUNT_SHIFT);
         *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
