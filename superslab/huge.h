@@ -3,7 +3,8 @@
    marked region is touched once and that fault is timed. After one that costs more than the small
    pages that it stands for, a number of regions go without; then one is tried again. A region that
    goes without asks for small pages: where the system gives huge ones to whoever does not ask
-   (transparent_hugepage/enabled is "always"), a small program would have 2 MiB resident for each. */
+   (transparent_hugepage/enabled is "always"), a small program would have 2 MiB resident for each.
+ */
 #ifndef HAKMEM_SUPERSLAB_HUGE_H
 #define HAKMEM_SUPERSLAB_HUGE_H
 
