@@ -50,6 +50,13 @@
 #define HAK_VALIDATE 0
 #endif
 
+/* The secure variant (secure/secure.h). */
+#ifdef HAKMEM_SECURE
+#define HAK_SECURE 1
+#else
+#define HAK_SECURE 0
+#endif
+
 #ifdef HAKMEM_DEBUG
 #define HAK_DEBUG 1
 #else

@@ -10,6 +10,7 @@
 #include "base/os.h"
 
 void (*hak_fatal_before_abort)(void);
+void (*hak_fatal_tell)(const char *reason, const void *ptr);
 static HAK_TLS int is_dying;
 
 void hak_line_text(struct hak_line *line, const char *text)
@@ -70,23 +71,36 @@ void hak_line_write(struct hak_line *line, int fd)
     errno = saved;
 }
 
-void hak_fatal(const char *reason, const void *ptr)
+void hak_fatal_about(const char *reason, const void *ptr,
+                     void (*describe)(struct hak_line *line, const void *ptr))
 {
     struct hak_line line = {0, {0}};
     hak_line_text(&line, "hakmem: ");
     hak_line_text(&line, reason);
     hak_line_text(&line, ": ");
     hak_line_hex(&line, (uint64_t)(uintptr_t)ptr);
+    if (describe && !is_dying) {
+        describe(&line, ptr);
+    }
     (void)hak_lock_refuse_system_calls(0);
     hak_line_write(&line, 2);
     if (is_dying) {
         (void)signal(SIGABRT, SIG_DFL);
     } else {
         void (*call)(void) = atomic_load_acquire(&hak_fatal_before_abort);
+        void (*tell)(const char *, const void *) = atomic_load_acquire(&hak_fatal_tell);
         is_dying = 1;
         if (call) {
             call();
         }
+        if (tell) {
+            tell(reason, ptr);
+        }
     }
     abort();
+}
+
+void hak_fatal(const char *reason, const void *ptr)
+{
+    hak_fatal_about(reason, ptr, NULL);
 }

@@ -9,19 +9,28 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Writes `hakmem: REASON: 0xPTR` to standard error and aborts. The program's handler of SIGABRT may
-   allocate, fork, or wait for another thread that allocates: hak_fatal_before_abort releases what
-   they would need. An error within an error takes the default action. */
-HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void *ptr);
-
-/* Called between the line and abort(), if it is set. */
-extern void (*hak_fatal_before_abort)(void);
-
 /* A line under construction: text and numbers are appended, and what does not fit is cut. */
 struct hak_line {
     size_t length;
     char text[1000];
 };
+
+/* Writes `hakmem: REASON: 0xPTR` to standard error and aborts. The program's handler of SIGABRT may
+   allocate, fork, or wait for another thread that allocates: hak_fatal_before_abort releases what
+   they would need. An error within an error takes the default action. */
+HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void *ptr);
+
+/* The same; `describe` appends to the line what is known of the block. */
+HAK_COLD __attribute__((noreturn)) void
+hak_fatal_about(const char *reason, const void *ptr,
+                void (*describe)(struct hak_line *line, const void *ptr));
+
+/* Called with the reason and the address behind the line, if it is set: hak_on_corruption. */
+extern void (*hak_fatal_tell)(const char *reason, const void *ptr) HAK_HIDDEN;
+/* Called between the line and abort(), if it is set. */
+extern void (*hak_fatal_before_abort)(void);
+
+/* Appends. */
 void hak_line_text(struct hak_line *line, const char *text);
 void hak_line_unsigned(struct hak_line *line, uint64_t value);
 /* A number of thousandths as a decimal: 1010 is 1.01, 2000 is 2.0. */

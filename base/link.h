@@ -31,6 +31,10 @@ extern const uint64_t hak_link_end[2] HAK_HIDDEN;
 /* Makes the key. Once, before there is a list. */
 void hak_link_start(void);
 
+/* A number that no program can guess, for who needs one of its own; the same at each call. After
+   hak_link_start. */
+uint64_t hak_link_secret(void);
+
 /* Names the block and aborts. */
 HAK_COLD __attribute__((noreturn)) void hak_link_broken(const void *block);
 

@@ -22,7 +22,7 @@ const struct opt_row hak_opt_rows[] = {
 const size_t hak_opt_n_rows = sizeof hak_opt_rows / sizeof hak_opt_rows[0];
 
 /* Variables that other parts of the project read: not options of the library, and not mistakes. */
-static const char *const foreign[] = {"HAKMEM_LIBRARY"};
+static const char *const foreign[] = {"HAKMEM_LIBRARY", "HAKMEM_SECURE_LIBRARY"};
 
 static uint64_t *slot_of(struct options *out, const struct opt_row *row)
 {

@@ -321,7 +321,9 @@ int hak_os_claim(void *addr, size_t size)
 int hak_os_protect(void *addr, size_t size, enum os_access access)
 {
     int saved = errno;
-    int prot = access == OS_WRITABLE ? PROT_READ | PROT_WRITE : PROT_READ;
+    int prot = access == OS_WRITABLE   ? PROT_READ | PROT_WRITE
+               : access == OS_READABLE ? PROT_READ
+                                       : PROT_NONE;
     int error = hak_os_ops.mprotect(addr, size, prot) ? errno : 0;
     errno = saved;
     return error;

@@ -79,8 +79,8 @@ void *hak_os_reserve(size_t size);
 /* The same for whole pages at that very address, if nothing is mapped there, by whomever. Returns
    1, or 0 with nothing changed. */
 int hak_os_claim(void *addr, size_t size);
-/* Whole pages may be read, or read and written to. Returns 0 or an errno value. */
-enum os_access { OS_READABLE, OS_WRITABLE };
+/* Whole pages may be read, or read and written to, or neither. Returns 0 or an errno value. */
+enum os_access { OS_READABLE, OS_WRITABLE, OS_UNTOUCHABLE };
 HAK_MUST_CHECK int hak_os_protect(void *addr, size_t size, enum os_access access);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
 HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/attributes.h"
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
@@ -151,6 +152,9 @@ TEST(Beyond, FreesAreAsFast)
 
 TEST(Beyond, SlabsThatWereThereBefore)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "freed blocks wait in a quarantine first";
+    }
 #ifdef __SANITIZE_ADDRESS__
     GTEST_SKIP() << "freed blocks wait in a queue first";
 #endif
@@ -210,6 +214,9 @@ TEST(Beyond, AChildGoesOn)
 
 TEST(Beyond, AllIsExactWithoutTheArray)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "freed blocks wait in a quarantine first";
+    }
 #ifdef __SANITIZE_ADDRESS__
     GTEST_SKIP() << "freed blocks wait in a queue first";
 #endif

@@ -18,9 +18,13 @@ const struct entry_table hak_entry_plain = {
     .heap_alloc = hak_plain_heap_alloc,
     .heap_destroy = hak_plain_heap_destroy,
     .walked = hak_plain_walked,
+    .name = hak_plain_name,
+    .claim = hak_plain_claim,
 };
 
 static const struct entry_table first_table;
+int (*hak_entry_verify)(void);
+int (*hak_entry_reclaim)(void);
 static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock */
 
 /* --- adding and removing --- */
@@ -189,9 +193,19 @@ static void first_heap_destroy(struct hak_heap *heap)
     start()->heap_destroy(heap);
 }
 
-static size_t first_walked(const void *p, size_t usable)
+static size_t first_walked(void **p, size_t usable)
 {
     return start()->walked(p, usable);
+}
+
+static void first_name(void *p, enum entry_family family)
+{
+    start()->name(p, family);
+}
+
+static void first_claim(void *p, const struct entry_claim *claim)
+{
+    start()->claim(p, claim);
 }
 
 static const struct entry_table first_table = {
@@ -204,6 +218,8 @@ static const struct entry_table first_table = {
     .heap_alloc = first_heap_alloc,
     .heap_destroy = first_heap_destroy,
     .walked = first_walked,
+    .name = first_name,
+    .claim = first_claim,
 };
 
 const struct entry_table *hak_entry_top = &first_table;

@@ -32,6 +32,17 @@ HAK_EXTERN_C_BEGIN
 
 struct hak_heap;
 
+/* Whose functions allocate a block, and free it. */
+enum entry_family { ENTRY_MALLOC = 1, ENTRY_NEW, ENTRY_NEW_ARRAY };
+
+/* What a caller that is about to free a block says of it. A form of delete that calls another form,
+   or free, makes the block that one's: `family` becomes `next`. */
+struct entry_claim {
+    enum entry_family family, next;
+    size_t size;      /* that was asked for; SIZE_MAX if it does not say */
+    size_t alignment; /* likewise; 0 if it does not say */
+};
+
 /* Each as the public function of its name; what all of them would check has been checked. */
 struct entry_table {
     void *(*malloc)(size_t size);
@@ -48,9 +59,13 @@ struct entry_table {
     void *(*heap_alloc)(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
     /* `heap` is not NULL. */
     void (*heap_destroy)(struct hak_heap *heap);
-    /* A walk has come to a block of `usable` bytes: how many the program may use; 0: it is none of
-       the program's. */
-    size_t (*walked)(const void *p, size_t usable);
+    /* A walk has come to a block of `usable` bytes: how many the program may use, and *p, where they
+       begin for the program; 0: it is none of the program's. */
+    size_t (*walked)(void **p, size_t usable);
+    /* The secure variant alone calls these two (fast.h). A block of malloc's, just allocated, is
+       another family's; a block, not NULL, is about to be freed, by a pointer that may be wrong. */
+    void (*name)(void *p, enum entry_family family);
+    void (*claim)(void *p, const struct entry_claim *claim);
 };
 
 /* Places. Below: what changes blocks (red zones, guards); above: what looks at the program's calls.
@@ -80,6 +95,12 @@ static inline const struct entry_table *hak_entry_below(const struct entry_layer
 {
     return atomic_load_acquire(&layer->below);
 }
+
+/* Set by a layer at its start: what hak_verify checks besides; a number of base/verify.def. */
+extern int (*hak_entry_verify)(void) HAK_HIDDEN;
+/* Likewise: gives back what the layer keeps of the process's. Returns 1 if it gave
+   some, and there is more, which can be had once that has gone to the system. Inside the gate. */
+extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 
 /* Puts a layer in force, or takes it out; nothing if it is so already. */
 void hak_entry_add(struct entry_layer *layer);

@@ -7,6 +7,7 @@
 
 #include "base/internal.h"
 
+#include "hakmem/entry.h"
 #include "heap/tcache.h"
 #include "superslab/map.h"
 
@@ -38,6 +39,24 @@ static inline void hak_validate_alignment(const void *p, size_t alignment)
     (void)alignment;
 }
 #endif
+
+/* What the secure variant is told of a block besides: that a form of operator new has allocated it,
+   and what whoever is about to free it says of it (entry.h). */
+static inline void hak_fast_name(void *p, enum entry_family family)
+{
+    if (HAK_SECURE && p) {
+        hak_entry_now()->name(p, family);
+    }
+}
+
+static inline void hak_fast_claim(void *p, enum entry_family family, enum entry_family next,
+                                  size_t size, size_t alignment)
+{
+    if (HAK_SECURE && p) {
+        struct entry_claim claim = {family, next, size, alignment};
+        hak_entry_now()->claim(p, &claim);
+    }
+}
 
 /* What the compiler does not do by itself. FORGET makes it forget what it knows of a register, so
    that it folds heap + offset into each access's address instead of computing it in an instruction

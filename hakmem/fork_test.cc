@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/attributes.h"
 #include "ace/ace.h"
 #include "base/os.h"
 #include "base/stats.h"
@@ -336,6 +337,9 @@ TEST(Fork, WhileOthersComeAndGo)
    little of it stays. Nor does a handler purge that has interrupted a slow path. */
 TEST(Fork, MuchFreedMemoryGoesFirst)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "large blocks lose their pages when they are freed";
+    }
     if (HAK_TINY_OR(1, 0)) {
         GTEST_SKIP() << "keeps nothing";
     }
@@ -578,7 +582,7 @@ TEST(ForkUnderWay, FirstClassHeaps)
             EXPECT_TRUE(hak_heap_malloc(before, 200) && hak_heap_malloc(before, 200000));
             int n = 0;
             EXPECT_EQ(hak_heap_walk(before, count_blocks, &n), 0);
-            EXPECT_EQ(n, 5) << "two of them wait to be freed";
+            EXPECT_EQ(n, HAK_SECURE ? 3 : 5) << "two of them wait to be freed";
             hak_heap_destroy(before);
             struct hak_heap *meanwhile = hak_heap_create();
             ASSERT_NE(meanwhile, nullptr);

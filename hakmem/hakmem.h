@@ -27,7 +27,8 @@ extern "C" {
 
 #define HAKMEM_VERSION "0.1.0"
 
-/* A block of at least `size` bytes, 1 for size 0. NULL and errno ENOMEM if it cannot be. */
+/* A block of at least `size` bytes, 1 for size 0 (0 in the secure variant). NULL and errno ENOMEM
+   if it cannot be. */
 HAK_API void *hak_malloc(size_t size);
 /* A zeroed block of n * size bytes. NULL and ENOMEM also if the product overflows. */
 HAK_API void *hak_calloc(size_t n, size_t size);
@@ -48,7 +49,7 @@ HAK_API void *hak_memalign(size_t alignment, size_t size);
 HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 
 /* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used.
-   Ends the process if p is no block. */
+   Ends the process if p is no block. In the secure variant it is what was asked for. */
 HAK_API size_t hak_usable_size(const void *p);
 
 /* --- sizes --- */
@@ -206,7 +207,14 @@ typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
    leave by longjmp (a block that a later step served is lost then), but not by an exception. */
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
-/* The variant that this is: "release", "release_validated", "debug" or "tiny". */
+/* Sets the function that is called when an error has been found (docs/misuse.md), behind the line
+   that tells of it, with its reason and the address; NULL for none. By the thread that found it, with
+   no lock of hakmem held; requests are served until the process ends, which it does when the
+   function returns. It may leave by _exit, or by longjmp at the program's own risk. */
+typedef void (*hak_corruption_callback)(const char *reason, const void *address, void *context);
+HAK_API void hak_on_corruption(hak_corruption_callback callback, void *context);
+
+/* The variant that this is: "release", "release_validated", "secure", "debug" or "tiny". */
 HAK_API const char *hak_variant(void);
 /* HAKMEM_VERSION of the library that runs. */
 HAK_API const char *hak_version(void);

@@ -77,10 +77,14 @@ TEST_F(UserHeap, BlocksAreLikeMallocs)
         void *p = hak_heap_malloc(heap_, size), *q = hak_malloc(size);
         ASSERT_NE(p, nullptr);
         EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
-        EXPECT_EQ(hak_usable_size(p), hak_usable_size(q)) << size;
+        if (!HAK_SECURE || size) { /* of a block of 0 bytes nothing may be used */
+            EXPECT_EQ(hak_usable_size(p), hak_usable_size(q)) << size;
+        }
         EXPECT_TRUE(hak_owns(p));
         memset(p, 1, hak_usable_size(p));
-        EXPECT_EQ(walk(heap_), (Blocks{{p, hak_usable_size(p)}}));
+        if (hak_usable_size(p)) {
+            EXPECT_EQ(walk(heap_), (Blocks{{p, hak_usable_size(p)}}));
+        }
         hak_free(q);
         hak_free(p);
         EXPECT_TRUE(walk(heap_).empty());
@@ -188,7 +192,7 @@ TEST_F(UserHeap, CallocIsZero)
         for (size_t size : SIZES) {
             auto *p = static_cast<unsigned char *>(hak_heap_calloc(heap_, 1, size));
             size_t usable = hak_usable_size(p);
-            ASSERT_TRUE(p[0] == 0 && memcmp(p, p + 1, usable - 1) == 0) << size;
+            ASSERT_TRUE(usable == 0 || (p[0] == 0 && memcmp(p, p + 1, usable - 1) == 0)) << size;
             memset(p, 0xFF, usable);
             hak_free(p);
         }

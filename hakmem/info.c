@@ -9,6 +9,7 @@
 #include "base/lock_holds.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/request.h"
@@ -47,7 +48,8 @@ int hak_verify(void)
     result = result ? result : hak_ace_verify();
     result = result ? result : hak_ss_verify();
     hak_gate_leave_reader(how);
-    return result;
+    int (*verify)(void) = atomic_load_acquire(&hak_entry_verify);
+    return result || !verify ? result : verify();
 }
 
 const char *hak_variant(void)
@@ -83,6 +85,25 @@ void hak_ace_on_fail(hak_fail_callback callback, void *context)
     hak_fail_set_callback(NULL, NULL);
     atomic_store_release(&user_callback, callback);
     hak_fail_set_callback(callback ? tell_user : NULL, context);
+}
+
+static hak_corruption_callback corruption_callback;
+static void *corruption_context;
+
+static void tell_corruption(const char *reason, const void *address)
+{
+    hak_corruption_callback call = atomic_load_acquire(&corruption_callback);
+    if (call) {
+        call(reason, address, corruption_context);
+    }
+}
+
+void hak_on_corruption(hak_corruption_callback callback, void *context)
+{
+    atomic_store_release(&corruption_callback, (hak_corruption_callback)NULL);
+    corruption_context = context;
+    atomic_store_release(&corruption_callback, callback);
+    atomic_store_release(&hak_fatal_tell, tell_corruption);
 }
 
 void hak_ace_state(struct hak_ace_state *out)

@@ -375,8 +375,20 @@ size_t hak_plain_usable_size(const void *p)
     return hak_plain_size_for(p, PLAIN_USABLE_SIZE);
 }
 
-size_t hak_plain_walked(const void *p, size_t usable)
+size_t hak_plain_walked(void **p, size_t usable)
 {
     (void)p;
     return usable;
+}
+
+void hak_plain_name(void *p, enum entry_family family)
+{
+    (void)p;
+    (void)family;
+}
+
+void hak_plain_claim(void *p, const struct entry_claim *claim)
+{
+    (void)p;
+    (void)claim;
 }

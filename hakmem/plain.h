@@ -6,10 +6,9 @@
 #include "base/internal.h"
 
 #include "base/attributes.h"
+#include "hakmem/entry.h"
 
 HAK_EXTERN_C_BEGIN
-
-struct hak_heap;
 
 /* plain.c */
 void *hak_plain_malloc(size_t size);
@@ -28,7 +27,10 @@ size_t hak_plain_size_for(const void *p, enum plain_asker asker);
 struct theap;
 struct bin;
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p);
-size_t hak_plain_walked(const void *p, size_t usable);
+size_t hak_plain_walked(void **p, size_t usable);
+/* Blocks know nothing of these. */
+void hak_plain_name(void *p, enum entry_family family);
+void hak_plain_claim(void *p, const struct entry_claim *claim);
 /* aligned.c */
 void *hak_plain_aligned(size_t alignment, size_t size);
 /* realloc.c */

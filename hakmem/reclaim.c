@@ -6,6 +6,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "hakmem/entry.h"
 #include "hakmem/request.h"
 #include "heap/theap.h"
 #include "limit/fail.h"
@@ -43,8 +44,16 @@ static LOCK_DEFINE(vain_lock, LOCK_RANK_META);
 
 size_t hak_request_reclaim(void)
 {
+    int (*reclaim)(void) = atomic_load_acquire(&hak_entry_reclaim);
+    if (reclaim) {
+        (void)reclaim();
+    }
     hak_theap_trim_all();
-    return hak_ace_purge(0) + hak_ss_purge(0);
+    size_t bytes = hak_ace_purge(0) + hak_ss_purge(0);
+    while (reclaim && reclaim()) {
+        bytes += hak_ace_purge(0) + hak_ss_purge(0);
+    }
+    return bytes;
 }
 
 static struct vain now(size_t size)

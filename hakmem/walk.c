@@ -30,7 +30,8 @@ struct snapshot {
 struct walk {
     hak_walk_callback visit;
     void *context;
-    size_t (*walked)(const void *p, size_t usable);
+    size_t (*walked)(void **p, size_t usable);
+    int leaves_caches;
     struct snapshot slab;
     struct superslab_spans {
         char *base;
@@ -74,7 +75,7 @@ static int take_snapshot(struct snapshot *out, char *start, uint32_t owner)
 
 static int visit(const struct walk *walk, void *p, size_t size)
 {
-    size = walk->walked(p, size);
+    size = walk->walked(&p, size);
     return size ? walk->visit(p, size, walk->context) : 0;
 }
 
@@ -147,7 +148,9 @@ static int walk_superslab(struct walk *walk, uint32_t number)
     char *base;
     int result = 0;
     for (uint32_t mask = slab_mask(number, &base); mask && !result; mask &= mask - 1) {
-        flush_own_cache();
+        if (!walk->leaves_caches) {
+            flush_own_cache();
+        }
         if (take_snapshot(&walk->slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, 0)) {
             result = visit_slab(walk);
         }
@@ -327,6 +330,14 @@ static int walk_large(const struct walk *walk, struct hak_heap *heap)
     return result;
 }
 
+int hak_walk_as_it_is(size_t (*walked)(void **p, size_t usable), hak_walk_callback visit,
+                      void *context)
+{
+    struct walk walk = {
+        .visit = visit, .context = context, .walked = walked, .leaves_caches = 1};
+    return walk_all(&walk);
+}
+
 int hak_walk(hak_walk_callback visit, void *context)
 {
     struct walk walk = {.visit = visit, .context = context, .walked = hak_entry_now()->walked};
@@ -338,7 +349,7 @@ int hak_walk(hak_walk_callback visit, void *context)
     return walk_all(&walk);
 }
 
-int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
+int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(void **p, size_t usable),
                   hak_walk_callback visit, void *context)
 {
     struct walk walk = {.visit = visit, .context = context, .walked = walked};

@@ -18,9 +18,12 @@ struct walk_counts {
 /* Any thread; no lock held. */
 void hak_walk_count(struct walk_counts *counts);
 
+/* hak_walk likewise, but that no cache is flushed: what lies in them is visited too. */
+int hak_walk_as_it_is(size_t (*walked)(void **p, size_t usable),
+                      int (*visit)(void *block, size_t size, void *context), void *context);
 /* hak_heap_walk as if `walked` were that of the table of entry points. */
 struct hak_heap;
-int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(const void *p, size_t usable),
+int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(void **p, size_t usable),
                   int (*visit)(void *block, size_t size, void *context), void *context);
 
 HAK_EXTERN_C_END

@@ -166,6 +166,9 @@ TEST(Walk, WhileOthersAllocate)
 
 TEST(Walk, CountsAgreeWithTheWalk)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "counts are of containers and of what is kept, too";
+    }
     std::vector<void *> blocks;
     for (size_t size = 1; size < (3u << 20); size += size / 5 + 1) {
         blocks.push_back(hak_malloc(size));

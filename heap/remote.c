@@ -32,6 +32,16 @@ static uintptr_t *second_word(void *block)
     return (uintptr_t *)block + 1;
 }
 
+/* Read for the last time. Free blocks of the secure variant are zero behind their links. */
+static uintptr_t take_second_word(void *block)
+{
+    uintptr_t word = *second_word(block);
+    if (HAK_SECURE) {
+        *second_word(block) = 0;
+    }
+    return word;
+}
+
 static uint32_t chain_limit(uint32_t size_class)
 {
     uint32_t by_bytes = OUTBOX_MAX_BYTES / hak_sc_table[size_class].size;
@@ -249,7 +259,7 @@ void hak_remote_receive_chains(struct theap *heap)
 {
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
-        uintptr_t word = *second_word(head);
+        uintptr_t word = take_second_word(head);
         hak_lock_step(1);
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
@@ -270,7 +280,7 @@ void *hak_remote_take_returned(struct theap *heap, uint32_t size_class, uint32_t
 {
     void *head = heap->returned[size_class];
     if (head) {
-        uintptr_t word = *second_word(head);
+        uintptr_t word = take_second_word(head);
         heap->returned[size_class] = (void *)(word & LINK_MASK);
         *count = (uint32_t)(word >> COUNT_SHIFT);
         heap->returned_bytes -= (uint64_t)*count * hak_sc_table[size_class].size;
@@ -291,7 +301,7 @@ void hak_remote_collect(struct theap *heap)
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         hak_lock_step(1);
-        next = (void *)(*second_word(head) & LINK_MASK);
+        next = (void *)(take_second_word(head) & LINK_MASK);
         hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
     }
 }

@@ -257,8 +257,13 @@ void *hak_tc_refill(struct theap *heap, uint32_t size_class)
     return block;
 }
 
+void (*hak_tc_flush_kept)(struct theap *heap);
+
 void hak_tc_flush(struct theap *heap)
 {
+    if (HAK_SECURE && heap->kept) {
+        hak_tc_flush_kept(heap);
+    }
     hak_remote_send_all(heap);
     hak_lock_acquire(&heap->owner.lock);
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {

@@ -520,6 +520,7 @@ static struct theap *take_heap(void)
         if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
             set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
         }
+        heap->kept = NULL; /* a thread that a forked child does not have may have left some */
         hak_map_view_begin(&heap->view);
         show_to_fast_paths(heap);
         (void)atomic_add_relaxed(&n_live, 1u);

@@ -135,6 +135,9 @@ struct theap {
     uint64_t returned_bytes;      /* owner's lock */
     struct theap *next_orphan;    /* HEAPS lock */
     struct theap **self_at;       /* its thread's hak_self; the lock of hak_theap_switch */
+    void *kept;      /* what a layer keeps of the thread's (secure/cache.h); NULL when it has a new
+                        thread; its thread's, as bins are */
+    void *kept_room; /* memory for that, for ever */
 
     struct owner owner; /* begins with a line of its own, which every thread pushes to */
 };
@@ -246,6 +249,9 @@ int hak_theap_verify_all(void);
 void hak_tc_init(struct theap *heap);
 void *hak_tc_refill(struct theap *heap, uint32_t size_class);
 void hak_tc_overflow(struct theap *heap, uint32_t size_class);
+/* Set once, before there is a heap that keeps something: puts what `kept` holds into the bins, which
+   may hold more than their limits then, and clears `kept`. By who flushes. */
+extern void (*hak_tc_flush_kept)(struct theap *heap) HAK_HIDDEN;
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void hak_tc_flush(struct theap *heap);
 int hak_tc_verify(const struct theap *heap);

@@ -170,11 +170,48 @@ static HAK_COLD void *named_aligned_nothrow_new(void *(*throwing)(size_t, size_t
                   : hak_new_call_aligned(throwing, size, alignment);
 }
 
+/* --- what the secure variant is told: whose functions a block has come from, and goes to --- */
+
+void *hak_own__Znwm(size_t size) HAK_HIDDEN;
+void *hak_own__Znam(size_t size) HAK_HIDDEN;
+void hak_own__ZdlPv(void *p) HAK_HIDDEN;
+void hak_own__ZdaPv(void *p) HAK_HIDDEN;
+HAK_REPLACEABLE void *_Znwm(size_t size);
+HAK_REPLACEABLE void *_Znam(size_t size);
+HAK_REPLACEABLE void _ZdlPv(void *p);
+HAK_REPLACEABLE void _ZdaPv(void *p);
+
+/* Only if all of them are ours: a program that has some of its own may well mix them. */
+#define FAMILIES_ARE_TOLD                                                                          \
+    (HAK_SECURE && !NAMES_MALLOC_DIFFERS && !NAMES_FREE_DIFFERS && _Znwm == hak_own__Znwm &&       \
+     _Znam == hak_own__Znam && _ZdlPv == hak_own__ZdlPv && _ZdaPv == hak_own__ZdaPv)
+
+static inline void *named(void *p, enum entry_family family)
+{
+    if (FAMILIES_ARE_TOLD) {
+        hak_fast_name(p, family);
+    }
+    return p;
+}
+
+/* `next`: whose the block is for the form that is called then. */
+static inline void claim(void *p, enum entry_family family, enum entry_family next, size_t size,
+                         size_t alignment)
+{
+    if (FAMILIES_ARE_TOLD) {
+        hak_fast_claim(p, family, next, size, alignment);
+    }
+}
+#define NO_SIZE SIZE_MAX
+
 /* new */
 HAK_REPLACEABLE void *_Znwm(size_t size)
 {
     if (NAMES_MALLOC_DIFFERS) {
         return named_new(size);
+    }
+    if (HAK_SECURE) {
+        return named(hak_fast_malloc_or(size, large_new, refill_new), ENTRY_NEW);
     }
     return hak_fast_malloc_or(size, large_new, refill_new);
 }
@@ -182,6 +219,9 @@ OWN_NAME(_Znwm);
 
 HAK_REPLACEABLE void *_Znam(size_t size)
 {
+    if (HAK_SECURE) {
+        return named(_Znwm(size), ENTRY_NEW_ARRAY);
+    }
     return _Znwm(size);
 }
 OWN_NAME(_Znam);
@@ -191,8 +231,10 @@ HAK_REPLACEABLE void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
     if (HAK_UNLIKELY(_Znwm != hak_own__Znwm)) {
         return named_nothrow_new(_Znwm, size, nothrow);
     }
-    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
-                   nothrow);
+    return named(
+        or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
+                nothrow),
+        ENTRY_NEW);
 }
 
 HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
@@ -200,8 +242,10 @@ HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
     if (HAK_UNLIKELY(_Znam != hak_own__Znam || _Znwm != hak_own__Znwm)) {
         return named_nothrow_new(_Znam, size, nothrow);
     }
-    return or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
-                   nothrow);
+    return named(
+        or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
+                nothrow),
+        ENTRY_NEW_ARRAY);
 }
 
 /* An alignment that is none fails at once, as libstdc++'s forms do. */
@@ -211,12 +255,15 @@ HAK_REPLACEABLE void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
         throw_bad_alloc(size);
     }
     void *p = try_again(size, alignment);
-    return HAK_LIKELY(p != NULL) ? p : throwing_new(size, alignment);
+    return named(HAK_LIKELY(p != NULL) ? p : throwing_new(size, alignment), ENTRY_NEW);
 }
 OWN_NAME(_ZnwmSt11align_val_t);
 
 HAK_REPLACEABLE void *_ZnamSt11align_val_t(size_t size, size_t alignment)
 {
+    if (HAK_SECURE) {
+        return named(_ZnwmSt11align_val_t(size, alignment), ENTRY_NEW_ARRAY);
+    }
     return _ZnwmSt11align_val_t(size, alignment);
 }
 OWN_NAME(_ZnamSt11align_val_t);
@@ -240,7 +287,7 @@ HAK_REPLACEABLE void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
     if (HAK_UNLIKELY(_ZnwmSt11align_val_t != hak_own__ZnwmSt11align_val_t)) {
         return named_aligned_nothrow_new(_ZnwmSt11align_val_t, size, alignment, nothrow);
     }
-    return aligned_or_null(size, alignment, nothrow);
+    return named(aligned_or_null(size, alignment, nothrow), ENTRY_NEW);
 }
 
 HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment,
@@ -250,34 +297,47 @@ HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
                      _ZnwmSt11align_val_t != hak_own__ZnwmSt11align_val_t)) {
         return named_aligned_nothrow_new(_ZnamSt11align_val_t, size, alignment, nothrow);
     }
-    return aligned_or_null(size, alignment, nothrow);
+    return named(aligned_or_null(size, alignment, nothrow), ENTRY_NEW_ARRAY);
 }
 
-/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed. A form calls
-   `next`, by its name. */
-#define DEFINE_DELETE(name, next)                                                                  \
-    HAK_REPLACEABLE void name(void *p)                                                             \
+/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed, but for claims. A
+   form calls `next`, by its name. */
+HAK_REPLACEABLE void _ZdlPv(void *p)
+{
+    claim(p, ENTRY_NEW, ENTRY_MALLOC, NO_SIZE, 0);
+    free(p);
+}
+OWN_NAME(_ZdlPv);
+
+HAK_REPLACEABLE void _ZdaPv(void *p)
+{
+    claim(p, ENTRY_NEW_ARRAY, ENTRY_NEW, NO_SIZE, 0);
+    _ZdlPv(p);
+}
+OWN_NAME(_ZdaPv);
+
+#define DEFINE_SIZED_DELETE(name, family, next)                                                    \
+    HAK_REPLACEABLE void name(void *p, size_t size)                                                \
     {                                                                                              \
+        claim(p, family, family, size, 0);                                                         \
         next(p);                                                                                   \
     }
-#define DEFINE_DELETE_1(name, type, next)                                                          \
-    HAK_REPLACEABLE void name(void *p, type a)                                                     \
+#define DEFINE_NOTHROW_DELETE(name, next)                                                          \
+    HAK_REPLACEABLE void name(void *p, const void *nothrow)                                        \
     {                                                                                              \
-        (void)a;                                                                                   \
+        (void)nothrow;                                                                             \
         next(p);                                                                                   \
     }
 
-DEFINE_DELETE(_ZdlPv, free)
-DEFINE_DELETE(_ZdaPv, _ZdlPv)
-DEFINE_DELETE_1(_ZdlPvm, size_t, _ZdlPv)
-DEFINE_DELETE_1(_ZdaPvm, size_t, _ZdaPv)
-DEFINE_DELETE_1(_ZdlPvRKSt9nothrow_t, const void *, _ZdlPv)
-DEFINE_DELETE_1(_ZdaPvRKSt9nothrow_t, const void *, _ZdaPv)
+DEFINE_SIZED_DELETE(_ZdlPvm, ENTRY_NEW, _ZdlPv)
+DEFINE_SIZED_DELETE(_ZdaPvm, ENTRY_NEW_ARRAY, _ZdaPv)
+DEFINE_NOTHROW_DELETE(_ZdlPvRKSt9nothrow_t, _ZdlPv)
+DEFINE_NOTHROW_DELETE(_ZdaPvRKSt9nothrow_t, _ZdaPv)
 
-#define DEFINE_ALIGNED_DELETE(name, next)                                                          \
+#define DEFINE_ALIGNED_DELETE(name, family, next)                                                  \
     HAK_REPLACEABLE void name(void *p, size_t size, size_t alignment)                              \
     {                                                                                              \
-        (void)size;                                                                                \
+        claim(p, family, family, size, 0);                                                         \
         next(p, alignment);                                                                        \
     }
 #define DEFINE_ALIGNED_NOTHROW_DELETE(name, next)                                                  \
@@ -289,7 +349,7 @@ DEFINE_DELETE_1(_ZdaPvRKSt9nothrow_t, const void *, _ZdaPv)
 
 HAK_REPLACEABLE void _ZdlPvSt11align_val_t(void *p, size_t alignment)
 {
-    (void)alignment;
+    claim(p, ENTRY_NEW, ENTRY_MALLOC, NO_SIZE, alignment);
     if (NAMES_FREE_DIFFERS) {
         hak_names_free_aligned(p);
         return;
@@ -298,9 +358,10 @@ HAK_REPLACEABLE void _ZdlPvSt11align_val_t(void *p, size_t alignment)
 }
 HAK_REPLACEABLE void _ZdaPvSt11align_val_t(void *p, size_t alignment)
 {
+    claim(p, ENTRY_NEW_ARRAY, ENTRY_NEW, NO_SIZE, alignment);
     _ZdlPvSt11align_val_t(p, alignment);
 }
-DEFINE_ALIGNED_DELETE(_ZdlPvmSt11align_val_t, _ZdlPvSt11align_val_t)
-DEFINE_ALIGNED_DELETE(_ZdaPvmSt11align_val_t, _ZdaPvSt11align_val_t)
+DEFINE_ALIGNED_DELETE(_ZdlPvmSt11align_val_t, ENTRY_NEW, _ZdlPvSt11align_val_t)
+DEFINE_ALIGNED_DELETE(_ZdaPvmSt11align_val_t, ENTRY_NEW_ARRAY, _ZdaPvSt11align_val_t)
 DEFINE_ALIGNED_NOTHROW_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, _ZdlPvSt11align_val_t)
 DEFINE_ALIGNED_NOTHROW_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, _ZdaPvSt11align_val_t)

@@ -141,9 +141,19 @@ static void unhooked_heap_destroy(struct hak_heap *heap)
     below()->heap_destroy(heap);
 }
 
-static size_t unhooked_walked(const void *p, size_t usable)
+static size_t unhooked_walked(void **p, size_t usable)
 {
     return below()->walked(p, usable);
+}
+
+static void unhooked_name(void *p, enum entry_family family)
+{
+    below()->name(p, family);
+}
+
+static void unhooked_claim(void *p, const struct entry_claim *claim)
+{
+    below()->claim(p, claim);
 }
 
 struct entry_layer hak_hooks_layer = {
@@ -160,5 +170,7 @@ struct entry_layer hak_hooks_layer = {
             .heap_alloc = hooked_heap_alloc,
             .heap_destroy = unhooked_heap_destroy,
             .walked = unhooked_walked,
+            .name = unhooked_name,
+            .claim = unhooked_claim,
         },
 };

@@ -158,9 +158,20 @@ static void noted_heap_destroy(struct hak_heap *heap)
     below()->heap_destroy(heap);
 }
 
-static size_t noted_walked(const void *p, size_t usable)
+static size_t noted_walked(void **p, size_t usable)
 {
-    return hak_note_size(p, below()->walked(p, usable));
+    size_t size = below()->walked(p, usable);
+    return hak_note_size(*p, size);
+}
+
+static void noted_name(void *p, enum entry_family family)
+{
+    below()->name(p, family);
+}
+
+static void noted_claim(void *p, const struct entry_claim *claim)
+{
+    below()->claim(p, claim);
 }
 
 struct entry_layer hak_noted_layer = {
@@ -177,6 +188,8 @@ struct entry_layer hak_noted_layer = {
             .heap_alloc = noted_heap_alloc,
             .heap_destroy = noted_heap_destroy,
             .walked = noted_walked,
+            .name = noted_name,
+            .claim = noted_claim,
         },
 };
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import unittest
 
-COMMAND, LIBRARY = (os.path.abspath(a) for a in sys.argv[1:3])
+COMMAND, LIBRARY, SECURE = (os.path.abspath(a) for a in sys.argv[1:4])
 
 
 def run(*arguments, **options):
@@ -35,6 +35,14 @@ class Run(unittest.TestCase):
     def test_library_is_found_without_help(self):
         done = run("run", "--", "sh", "-c", "echo $LD_PRELOAD")
         self.assertEqual((done.returncode, done.stdout.strip()), (0, os.path.realpath(LIBRARY)))
+
+    def test_secure(self):
+        done = run("run", "--secure", "--", "sh", "-c", "echo $LD_PRELOAD")
+        self.assertEqual((done.returncode, done.stdout.strip()), (0, os.path.realpath(SECURE)))
+        done = run("run", "--secure", "sh", "-c", "echo $LD_PRELOAD", HAKMEM_SECURE_LIBRARY=LIBRARY)
+        self.assertEqual((done.returncode, done.stdout.strip()), (0, os.path.realpath(LIBRARY)))
+        done = run("run", "--secure")
+        self.assertEqual(done.returncode, 2)
 
     def test_earlier_preloads_stay(self):
         done = run("run", "env", LD_PRELOAD="libm.so.6")
@@ -132,4 +140,4 @@ class Rest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0]] + sys.argv[3:], verbosity=2)
+    unittest.main(argv=[sys.argv[0]] + sys.argv[4:], verbosity=2)

@@ -1,5 +1,6 @@
 /* The `hakmem` command: runs any program under libhakmem.so.
-     hakmem run [--] PROGRAM [ARGS...]    exit status of the program; 127 if it is not found, 126 if
+     hakmem run [--secure] [--] PROGRAM [ARGS...]
+                                          exit status of the program; 127 if it is not found, 126 if
                                           it cannot be run
      hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]
                                           writes a trace of its calls of malloc and free
@@ -17,7 +18,7 @@
 #include "trace/record.h"
 
 static const char usage[] =
-    "usage: hakmem run [--] PROGRAM [ARGS...]\n"
+    "usage: hakmem run [--secure] [--] PROGRAM [ARGS...]\n"
     "       hakmem record [-o FILE] [--calls N] [--children] [--] PROGRAM [ARGS...]\n"
     "       hakmem trace-info FILE\n"
     "       hakmem path\n"
@@ -30,6 +31,8 @@ static const char help[] =
     "children inherit that.\n"
     "         Exit status: the program's; 127 if it is not found, 126 if it cannot be run, 125 "
     "without the library.\n"
+    "         --secure: with libhakmem_secure.so, which ends the program at misuse of its blocks "
+    "(docs/secure.md).\n"
     "record   runs PROGRAM and writes every call of malloc and free to FILE (PROGRAM.trace), which "
     "bench/replay plays\n"
     "         under any allocator; --calls N: the first N; --children: forked children too, each "
@@ -42,15 +45,24 @@ static const char help[] =
     "program, in ../lib, and "
     "in\n"
     "                     this program's Bazel runfiles.\n"
+    "HAKMEM_SECURE_LIBRARY=FILE  the same for --secure and libhakmem_secure.so.\n"
     "Other HAKMEM_* variables are options of the library; HAKMEM_SHOW_STATS=1 prints statistics at "
     "exit.\n";
 
 static const struct command_library library = {"libhakmem.so", "hakmem/preload/libhakmem.so",
                                                "HAKMEM_LIBRARY"};
 
+static const struct command_library secure_library = {
+    "libhakmem_secure.so", "hakmem/preload/libhakmem_secure.so", "HAKMEM_SECURE_LIBRARY"};
+
 static int run(char **arguments)
 {
     struct command_program program;
+    const struct command_library *which = &library;
+    if (arguments[0] && strcmp(arguments[0], "--secure") == 0) {
+        which = &secure_library;
+        arguments++;
+    }
     if (arguments[0] && strcmp(arguments[0], "--") == 0) {
         arguments++;
     }
@@ -58,7 +70,7 @@ static int run(char **arguments)
         fprintf(stderr, "hakmem: run needs a program\n%s", usage);
         return BAD_USAGE;
     }
-    int status = command_prepare(&program, &library, arguments);
+    int status = command_prepare(&program, which, arguments);
     return status ? status : command_become(&program, arguments);
 }
 

@@ -5,11 +5,13 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* C++'s sized delete, whoever has it; hakmem's heaps, if it is there. */
 extern void _ZdlPvm(void *p, size_t size) __attribute__((weak));
@@ -481,12 +483,398 @@ static const struct kind {
     {"heap_block_realloc", "`hak_heap_realloc` of another heap's block", heap_block_realloc, 2},
 };
 
+/* --- kinds that are tried at several sizes --- */
+
+extern void *_Znwm(size_t size) __attribute__((weak));
+extern void *_Znam(size_t size) __attribute__((weak));
+extern void _ZdlPv(void *p) __attribute__((weak));
+extern void _ZdaPv(void *p) __attribute__((weak));
+extern void _ZdlPvSt11align_val_t(void *p, size_t alignment) __attribute__((weak));
+static void (*free_sized_)(void *p, size_t size);
+
+#define MIB ((size_t)1 << 20)
+
+/* 1 while the program touches what it must not: a fault there is one that was meant. */
+static volatile sig_atomic_t is_touching;
+
+static void on_fault(int signal_)
+{
+    if (is_touching) {
+        _exit(42);
+    }
+    signal(signal_, SIG_DFL);
+    raise(signal_);
+}
+
+static void touch(char *at, int value, size_t n)
+{
+    is_touching = 1;
+    memset(at, value, n);
+    is_touching = 0;
+}
+
+/* What is read where nothing of the program's should be. */
+static volatile char seen;
+static int holds(const char *at, char value, size_t n)
+{
+    is_touching = 1;
+    for (size_t i = 0; i < n; i++) {
+        seen = at[i];
+        if (seen == value) {
+            is_touching = 0;
+            return 1;
+        }
+    }
+    is_touching = 0;
+    return 0;
+}
+
+/* A block between two others of its size. */
+static char *between(size_t size)
+{
+    char *volatile before = malloc(size), *volatile p = malloc(size), *volatile after = malloc(size);
+    (void)before;
+    (void)after;
+    memset(p, 'p', size);
+    return p;
+}
+static void over(size_t size, size_t n, int value)
+{
+    char *volatile p = between(size);
+    touch(p + size, value, n);
+    free(p);
+    go_on(size);
+}
+static void under(size_t size, size_t n)
+{
+    char *volatile p = between(size);
+    touch(p - n, 'A', n);
+    free(p);
+    go_on(size);
+}
+static void over_1(size_t size)
+{
+    over(size, 1, 'A');
+}
+static void over_nul(size_t size)
+{
+    over(size, 1, 0);
+}
+static void over_8(size_t size)
+{
+    over(size, 8, 'A');
+}
+static void over_32(size_t size)
+{
+    over(size, 32, 'A');
+}
+static void over_1m(size_t size)
+{
+    over(size, MIB, 'A');
+}
+static void under_1(size_t size)
+{
+    under(size, 1);
+}
+static void under_32(size_t size)
+{
+    under(size, 32);
+}
+static void under_1m(size_t size)
+{
+    under(size, MIB);
+}
+static char *freed_between(size_t size)
+{
+    char *volatile p = between(size);
+    free(p);
+    return p;
+}
+static void read_freed(size_t size)
+{
+    is_harmed = holds(freed_between(size), 'p', size);
+}
+static void write_freed(size_t size, size_t at, size_t n)
+{
+    char *volatile p = freed_between(size);
+    touch(p + at, 'A', n);
+    go_on(size);
+}
+static void write_freed_start(size_t size)
+{
+    write_freed(size, 0, 8);
+}
+static void write_freed_middle(size_t size)
+{
+    write_freed(size, size / 2, 1);
+}
+static void write_freed_end(size_t size)
+{
+    write_freed(size, size - 1, 1);
+}
+/* As many are allocated as bring the block round again. */
+static void write_freed_reuse(size_t size)
+{
+    char *volatile p = freed_between(size);
+    touch(p + size / 2, 'A', 1);
+    for (int i = 0; i < 300; i++) {
+        void *volatile q = malloc(size);
+        free(q);
+    }
+}
+static void write_moved(size_t size)
+{
+    char *volatile p = between(size);
+    char *volatile q = realloc(p, 3 * size);
+    if (q != p) {
+        touch(p + size / 2, 'A', 1);
+    }
+    go_on(size);
+}
+static void read_moved(size_t size)
+{
+    char *volatile p = between(size);
+    char *volatile q = realloc(p, 3 * size);
+    is_harmed = q != p && holds(p, 'p', size);
+}
+static void read_fresh(size_t size)
+{
+    char *volatile p[200];
+    int n = size > 100000 ? 4 : 200;
+    for (int i = 0; i < n; i++) {
+        p[i] = malloc(size);
+        memset(p[i], 'p', size);
+    }
+    for (int i = 0; i < n; i++) {
+        free(p[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        is_harmed |= holds(malloc(size), 'p', size);
+    }
+}
+static void two(size_t size)
+{
+    char *volatile p = between(size);
+    free(p);
+    free(p);
+    go_on(size);
+}
+static void two_delayed(size_t size)
+{
+    char *volatile p = between(size), *volatile q[100];
+    for (int i = 0; i < 100; i++) {
+        q[i] = malloc(size);
+    }
+    free(p);
+    for (int i = 0; i < 100; i++) {
+        free(q[i]);
+    }
+    free(p);
+    go_on(size);
+}
+static void two_interleaved(size_t size)
+{
+    char *volatile p = malloc(size), *volatile q = malloc(size);
+    free(p);
+    free(q);
+    free(p);
+    go_on(size);
+}
+static void two_threads(size_t size)
+{
+    char *volatile p = between(size);
+    in_thread(free_it, p);
+    free(p);
+    go_on(size);
+}
+static void inside(size_t size)
+{
+    char *volatile p = between(size);
+    free(p + (size / 2 + 15 & ~(size_t)15));
+    go_on(size);
+}
+static void unaligned(size_t size)
+{
+    char *volatile p = between(size);
+    free(p + 1);
+    go_on(size);
+}
+static void before(size_t size)
+{
+    char *volatile p = between(size);
+    free(p - 16);
+    go_on(size);
+}
+static void realloc_freed_of(size_t size)
+{
+    char *volatile p = freed_between(size);
+    bad_realloc(p, size - 1);
+}
+static void size_freed_of(size_t size)
+{
+    seen_size = malloc_usable_size(freed_between(size));
+}
+static void usable_is_more(size_t size)
+{
+    char *volatile p = malloc(size);
+    seen_size = malloc_usable_size(p);
+    is_harmed = seen_size > size;
+}
+static void wrong_sized(size_t size)
+{
+    _ZdlPvm(_Znwm(size), size - 1);
+    go_on(size);
+}
+static void wrong_free_sized(size_t size)
+{
+    free_sized_(malloc(size), size - 1);
+    go_on(size);
+}
+static void wrong_alignment(size_t size)
+{
+    char *volatile p = _Znwm(size), *volatile q = _Znwm(size);
+    _ZdlPvSt11align_val_t((uintptr_t)p % 65536 ? p : q, 65536);
+    go_on(size);
+}
+static void delete_of_malloc(size_t size)
+{
+    _ZdlPv(malloc(size));
+    go_on(size);
+}
+static void free_of_new(size_t size)
+{
+    free(_Znwm(size));
+    go_on(size);
+}
+static void delete_of_array(size_t size)
+{
+    _ZdlPv(_Znam(size));
+    go_on(size);
+}
+static void array_delete_of_new(size_t size)
+{
+    _ZdaPv(_Znwm(size));
+    go_on(size);
+}
+static void realloc_of_new(size_t size)
+{
+    char *volatile p = realloc(_Znwm(size), 2 * size);
+    free(p);
+}
+
+/* Of 0 bytes; `size` is not used. */
+static void empty_read(size_t size)
+{
+    (void)size;
+    char *volatile p = malloc(0);
+    is_touching = 1;
+    seen = *p;
+    is_touching = 0;
+}
+static void empty_write(size_t size)
+{
+    (void)size;
+    char *volatile p = malloc(0);
+    touch(p, 'A', 1);
+    free(p);
+}
+static void empty_twice(size_t size)
+{
+    (void)size;
+    char *volatile p = malloc(0);
+    free(p);
+    free(p);
+}
+
+static const struct sized_kind {
+    const char *name, *text;
+    void (*run)(size_t size);
+    int needs; /* as below; 3: free_sized; 4: size 0 alone */
+} sized_kinds[] = {
+    {"over_1", "1 byte written behind", over_1, 0},
+    {"over_nul", "a 0 written behind", over_nul, 0},
+    {"over_8", "8 bytes written behind", over_8, 0},
+    {"over_32", "32 bytes written behind", over_32, 0},
+    {"over_1m", "1 MiB written behind", over_1m, 0},
+    {"under_1", "1 byte written before", under_1, 0},
+    {"under_32", "32 bytes written before", under_32, 0},
+    {"under_1m", "1 MiB written before", under_1m, 0},
+    {"read_freed", "read after free", read_freed, 0},
+    {"read_moved", "read after realloc moved it", read_moved, 0},
+    {"read_fresh", "read before it is written, after others had it", read_fresh, 0},
+    {"write_freed_start", "the start written after free", write_freed_start, 0},
+    {"write_freed_middle", "a byte in the middle written after free", write_freed_middle, 0},
+    {"write_freed_end", "the last byte written after free", write_freed_end, 0},
+    {"write_freed_reuse", "written after free, many allocated since", write_freed_reuse, 0},
+    {"write_moved", "written after realloc moved it", write_moved, 0},
+    {"two", "freed twice in a row", two, 0},
+    {"two_delayed", "freed twice, 100 others in between", two_delayed, 0},
+    {"two_interleaved", "freed twice, another one in between", two_interleaved, 0},
+    {"two_threads", "freed by two threads", two_threads, 0},
+    {"inside", "`free` of its middle", inside, 0},
+    {"unaligned", "`free` 1 byte into it", unaligned, 0},
+    {"before", "`free` of 16 bytes before it", before, 0},
+    {"realloc_freed", "`realloc` after free", realloc_freed_of, 0},
+    {"size_freed", "`malloc_usable_size` after free", size_freed_of, 0},
+    {"usable", "`malloc_usable_size` allows more than was asked for", usable_is_more, 0},
+    {"wrong_sized", "`operator delete` with a size less by 1", wrong_sized, 1},
+    {"wrong_free_sized", "`free_sized` with a size less by 1", wrong_free_sized, 3},
+    {"wrong_alignment", "`operator delete` with an alignment that it has not", wrong_alignment, 1},
+    {"delete_of_malloc", "`malloc`, then `delete`", delete_of_malloc, 1},
+    {"free_of_new", "`new`, then `free`", free_of_new, 1},
+    {"delete_of_array", "`new[]`, then `delete`", delete_of_array, 1},
+    {"array_delete_of_new", "`new`, then `delete[]`", array_delete_of_new, 1},
+    {"realloc_of_new", "`new`, then `realloc`", realloc_of_new, 1},
+    {"empty_read", "a block of 0 bytes read", empty_read, 4},
+    {"empty_write", "a block of 0 bytes written", empty_write, 4},
+    {"empty_twice", "a block of 0 bytes freed twice", empty_twice, 4},
+};
+static const size_t kind_sizes[] = {24, 200, 5000, 20000, 196608, 5242880};
+#define N_SIZES (sizeof kind_sizes / sizeof kind_sizes[0])
+
+/* Runs it if it is the one that is named, or prints it if none is. Returns whether it did run. */
+static int sized(const struct sized_kind *kind, size_t size, const char *wanted)
+{
+    char name[64];
+    snprintf(name, sizeof name, kind->needs == 4 ? "%s" : "%s_%zu", kind->name, size);
+    if (!wanted) {
+        printf(kind->needs == 4 ? "%s\t%s\n" : "%s\t%s: %zu\n", name, kind->text, size);
+        return 0;
+    }
+    if (strcmp(name, wanted) != 0) {
+        return 0;
+    }
+    if ((kind->needs == 1 && !_ZdlPvm) || (kind->needs == 3 && !free_sized_)) {
+        puts("none");
+        return 1;
+    }
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
+    kind->run(size);
+    puts(is_harmed ? "harmed" : "passed");
+    return 1;
+}
+
+static int all_sized(const char *wanted)
+{
+    for (size_t i = 0; i < sizeof sized_kinds / sizeof sized_kinds[0]; i++) {
+        size_t n = sized_kinds[i].needs == 4 ? 1 : N_SIZES;
+        for (size_t k = 0; k < n; k++) {
+            if (sized(&sized_kinds[i], kind_sizes[k], wanted)) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 static void find_heaps(void)
 {
     *(void **)&heap_create = dlsym(RTLD_DEFAULT, "hak_heap_create");
     *(void **)&heap_destroy = dlsym(RTLD_DEFAULT, "hak_heap_destroy");
     *(void **)&heap_malloc = dlsym(RTLD_DEFAULT, "hak_heap_malloc");
     *(void **)&heap_realloc = dlsym(RTLD_DEFAULT, "hak_heap_realloc");
+    *(void **)&free_sized_ = dlsym(RTLD_DEFAULT, "free_sized");
 }
 
 int main(int argc, char **argv)
@@ -508,5 +896,5 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    return argc < 2 ? 0 : 2;
+    return all_sized(argc < 2 ? NULL : argv[1]) || argc < 2 ? 0 : 2;
 }

@@ -2,11 +2,12 @@
 still passes; and docs/misuse.md, which shows it beside other allocators.
 
 misuse_kinds_test.py VARIANT PROGRAM LIBRARY PAGE [unittest's arguments]
-misuse_kinds_test.py --update PROGRAM RELEASE DEBUG PAGE
-    writes the page, with what glibc, jemalloc and mimalloc do here
+misuse_kinds_test.py --update PROGRAM RELEASE DEBUG SECURE PAGE
+    writes the page, with what glibc, jemalloc, mimalloc and tcmalloc do here
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,92 @@ REASONS = {
 # What release lets pass besides: later than this program looks, a block freed twice comes up in its
 # slab.
 PASS_IN_RELEASE = {"twice_after_many"}
-PEERS = {"glibc": "", "jemalloc": "libjemalloc.so.2", "mimalloc": "libmimalloc.so.2.0"}
+PEERS = {
+    "glibc": "",
+    "jemalloc": "libjemalloc.so.2",
+    "mimalloc": "libmimalloc.so.2.0",
+    "tcmalloc": "libtcmalloc_minimal.so.4",
+}
+COLUMNS = {"release": 0, "secure": 2}  # the others validate
+
+# --- the secure variant ---
+
+OVER, UNDER = r"block written to behind its end", r"block written to before its start"
+AFTER_FREE = (
+    r"freed block written to( \(its first word\)| \(its link to the next free block is broken\))?"
+)
+WRONG_SIZE = r"freed with a size that is not the block's"
+NO_DELETE = r"block of malloc given to operator delete"
+# Kinds of one size: what is said, where it is not what the others say; None: it passes.
+SECURE = {
+    "twice_reused": TWICE,
+    "free_never_allocated": NO_START + "|" + TWICE + ", or never handed out",
+    "realloc_freed_span": REALLOC_FREED,
+    "delete_wrong_size": NO_DELETE,
+    "overflow_by_one": OVER,
+    "overflow_into_free": AFTER_FREE + "|" + OVER,
+    "underflow": UNDER,
+    "write_first_word": AFTER_FREE,
+    "write_second_word": AFTER_FREE,
+    "write_all": AFTER_FREE,
+    "write_zeros": None,  # which is what is there
+    "write_ones": AFTER_FREE,
+    "write_address": AFTER_FREE,
+    "write_after_other_thread": AFTER_FREE,
+    "write_freed_mid": AFTER_FREE,
+    "write_freed_span": "fault",
+}
+# Kinds of several sizes: what is said of small ones, and of those above 32 KiB. `fault` is a fault
+# where it is touched, None nothing: then what is read is not what was there.
+FAULT_OR = r"fault|"
+SECURE_SIZED = {
+    "over_1": (OVER, "fault"),
+    "over_nul": (OVER, "fault"),
+    "over_8": (OVER, "fault"),
+    "over_32": (FAULT_OR + OVER, "fault"),
+    "over_1m": ("fault", "fault"),
+    "under_1": (FAULT_OR + UNDER, "fault"),
+    "under_32": (FAULT_OR + UNDER, "fault"),
+    "under_1m": ("fault", "fault"),
+    "read_freed": (None, "fault"),
+    "read_moved": (None, "fault"),
+    "read_fresh": (None, None),
+    "write_freed_start": (AFTER_FREE, "fault"),
+    "write_freed_middle": (AFTER_FREE, "fault"),
+    "write_freed_end": (AFTER_FREE, "fault"),
+    "write_freed_reuse": (AFTER_FREE, "fault"),
+    "write_moved": (AFTER_FREE, "fault"),
+    "two": (TWICE, TWICE),
+    "two_delayed": (TWICE, TWICE),
+    "two_interleaved": (TWICE, TWICE),
+    "two_threads": (TWICE, TWICE),
+    "inside": (NO_START, NO_START),
+    "unaligned": (NO_START, NO_START),
+    "before": (NO_START + "|" + TWICE_LARGE, NO_START),
+    "realloc_freed": (REALLOC_FREED, REALLOC_FREED),
+    "size_freed": (SIZE_FREED, SIZE_FREED),
+    "usable": (None, None),
+    "wrong_sized": (WRONG_SIZE,) * 2,
+    "wrong_free_sized": (WRONG_SIZE,) * 2,
+    "wrong_alignment": (r"freed with an alignment that is not the block's",) * 2,
+    "delete_of_malloc": (NO_DELETE,) * 2,
+    "free_of_new": (r"block of operator new given to free or realloc",) * 2,
+    "delete_of_array": (r"block of operator new\[\] given to operator delete",) * 2,
+    "array_delete_of_new": (r"block of operator new given to operator delete\[\]",) * 2,
+    "realloc_of_new": (r"block of operator new given to free or realloc",) * 2,
+    "empty_read": ("fault", None),
+    "empty_write": ("fault", None),
+    "empty_twice": (TWICE, None),
+}
+
+
+def secure_reason(kind):
+    """What the secure variant says, `fault`, or None."""
+    if kind in REASONS:
+        return SECURE.get(kind, REASONS[kind])
+    name = re.sub(r"_\d+$", "", kind)
+    return SECURE_SIZED[name][kind != name and int(kind.split("_")[-1]) > 32768]
+
 
 BEGIN = """# Misuse: what is found, and what passes
 
@@ -101,9 +187,13 @@ allocators are Debian 12's, run on the same programs by `LD_PRELOAD`.
 - *passes*: nothing is seen.
 - **two owners**: nothing is seen, and `malloc` then gives one block to two owners, or memory that
   is not the heap's.
-- **dies**: a signal without a word.
+- *fault*: the process ends with a fault where it touches what it must not.
+- **dies**, **hangs**: a signal without a word, later; no end.
+- Two of them: it depends on where the block happens to lie.
 
-'Validating' are release_validated, debug and tiny.
+'Validating' are release_validated, debug and tiny. A number is the size of the block. 'Two owners'
+of a read: the bytes of whoever had the block before were read; of `malloc_usable_size`: it counts
+bytes that were not asked for.
 
 What the checks cost in release. Against the same code without the checks that came after those of
 the fast path (links not encoded, freed blocks not recognised by `realloc`, `malloc_usable_size` and
@@ -123,6 +213,17 @@ none. A program that gives the right back before it frees may do what it wants w
 """
 
 
+TOUCHED = 42  # misuse_kinds.c: a fault while it touched what it must not
+RUNS = 4  # of each kind and variant for the page: what depends on chance
+
+
+def outcomes(program, kind, library):
+    """All that happens, as the page says it."""
+    runs = 1 if library in PEERS.values() else RUNS
+    seen = {outcome(program, kind, library)[0] for _ in range(runs)}
+    return " / ".join(sorted(seen))
+
+
 def outcome(program, kind, library):
     """(what happened, the line)"""
     environment = {
@@ -130,20 +231,25 @@ def outcome(program, kind, library):
     }
     if library:
         environment["LD_PRELOAD"] = library
-    done = subprocess.run(
-        [program, kind],
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=60,
-    )
+    try:
+        done = subprocess.run(
+            [program, kind],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired:
+        return "**hangs**", ""
     if done.returncode == 0:
         return {"passed": "passes", "harmed": "**two owners**", "none": ""}[
             done.stdout.split()[-1]
         ], done.stderr
     if done.returncode == -signal.SIGABRT and done.stderr:
         return "line", done.stderr
+    if done.returncode == TOUCHED:
+        return "fault", done.stderr
     return "**dies**", done.stderr
 
 
@@ -153,20 +259,20 @@ def kinds_of(program):
 
 
 def rows_of(page):
-    """{text: (release, validating)}"""
+    """{text: (release, validating, secure)}"""
     rows = [
         [cell.strip() for cell in line.strip("|\n ").split(" | ")]
         for line in page
         if line.startswith("| ")
     ]
-    return {row[0]: (row[1], row[2]) for row in rows[1:]}
+    return {row[0]: (row[1], row[2], row[3]) for row in rows[1:] if len(row) > 3}
 
 
-def update(program, release, debug, page):
-    libraries = {"release": release, "validating": debug, **PEERS}
+def update(program, release, debug, secure, page):
+    libraries = {"release": release, "validating": debug, "secure": secure, **PEERS}
     kinds = kinds_of(program)
     columns = {
-        name: {kind: outcome(program, kind, library)[0] for kind in kinds}
+        name: {kind: outcomes(program, kind, library) for kind in kinds}
         for name, library in libraries.items()
     }
     with open(page, "w", encoding="utf-8") as file:
@@ -176,14 +282,15 @@ def update(program, release, debug, page):
             file.write(
                 "| %s | %s |\n" % (text, " | ".join(column[kind] for column in columns.values()))
             )
-        counted = ("line", "passes", "**two owners**", "**dies**")
+        counted = ("line", "fault", "passes", "**two owners**", "**dies**", "**hangs**")
         file.write(
             "\n| Of %d | %s |\n|%s\n"
             % (len(kinds), " | ".join(columns), "---|" * (len(columns) + 1))
         )
         for what in counted:
             cells = [
-                str(sum(cell == what for cell in column.values())) for column in columns.values()
+                str(sum(cell.split(" / ")[0] == what for cell in column.values()))
+                for column in columns.values()
             ]
             file.write("| %s | %s |\n" % (what, " | ".join(cells)))
 
@@ -191,11 +298,14 @@ def update(program, release, debug, page):
 class Misuse(unittest.TestCase):
     def test_every_kind(self):
         kinds = kinds_of(PROGRAM)
-        self.assertEqual(set(kinds), set(REASONS))
+        self.assertLessEqual(set(REASONS), set(kinds))
         with open(PAGE, encoding="utf-8") as file:
             rows = rows_of(file)
         for kind, text in kinds.items():
             with self.subTest(kind):
+                if VARIANT == "secure" or kind not in REASONS:
+                    self.check(kind, rows[text])
+                    continue
                 passes = REASONS[kind] is None or (VARIANT == "release" and kind in PASS_IN_RELEASE)
                 found, line = outcome(PROGRAM, kind, LIBRARY)
                 self.assertEqual(found, "passes" if passes else "line", line)
@@ -204,6 +314,24 @@ class Misuse(unittest.TestCase):
                 )
                 self.assertEqual(rows[text][VARIANT != "release"], found, "docs/misuse.md")
 
+    def check(self, kind, row):
+        """Of the secure variant, by the line; of the others, by the page."""
+        found, line = outcome(PROGRAM, kind, LIBRARY)
+        cell = row[COLUMNS.get(VARIANT, 1)].split(" / ")
+        if VARIANT != "secure":
+            self.assertIn(found, cell, line)
+            return
+        reason = secure_reason(kind)
+        expected = ["passes"] if reason is None else ["fault" if reason == "fault" else "line"]
+        if reason and reason.startswith(FAULT_OR):
+            expected = ["fault", "line"]
+        self.assertIn(found, expected + (["**dies**"] if kind == "write_freed_span" else []), line)
+        self.assertTrue(set(cell) <= set(expected + ["**dies**"]), "docs/misuse.md: %s" % cell)
+        if found == "line":
+            self.assertRegex(
+                line, r"\Ahakmem: (%s): 0x[0-9a-f]+( \([^\n]*\))?\n\Z" % reason.replace(FAULT_OR, "")
+            )
+
     def test_few_pass(self):
         n_pass = sum(reason is None for reason in REASONS.values()) + len(PASS_IN_RELEASE)
         self.assertLessEqual(n_pass, 6)
@@ -211,7 +339,7 @@ class Misuse(unittest.TestCase):
 
 if __name__ == "__main__":
     if sys.argv[1] == "--update":
-        update(*sys.argv[2:6])
+        update(*sys.argv[2:7])
         sys.exit()
     VARIANT = sys.argv[1]
     PROGRAM, LIBRARY, PAGE = (os.path.abspath(a) for a in sys.argv[2:5])

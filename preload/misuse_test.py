@@ -29,7 +29,7 @@ class Aborts(unittest.TestCase):
         done = run(case)
         self.assertEqual(done.returncode, -signal.SIGABRT, done)
         pointer = done.stdout.split()[-1]
-        self.assertRegex(done.stderr, r"\Ahakmem: %s: %s\n\Z" % (reason, pointer))
+        self.assertRegex(done.stderr, r"\Ahakmem: %s: %s( \([^\n]*\))?\n\Z" % (reason, pointer))
 
     def test_not_ours(self):
         for case in ("stack", "static", "wild", "not_canonical", "high"):

@@ -47,9 +47,11 @@ static void unlist_by_units(struct superslab *ss)
     hak_pool_lists.n_empty -= ss->n_whole == SS_UNITS;
 }
 
-static uint32_t whole_units(const struct superslab *ss)
+uint32_t hak_pool_whole_units(const struct superslab *ss)
 {
-    return (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+    uint32_t n = (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+    uint32_t n_guards = (uint32_t)__builtin_popcount(hak_pool_guards(ss));
+    return n + n_guards == SS_UNITS ? SS_UNITS : n;
 }
 
 void hak_pool_put_last(struct superslab *ss)
@@ -62,13 +64,13 @@ void hak_pool_enter(struct superslab *ss)
 {
     ss->age_list = SS_NOT_DIRTY;
     list_by_run(ss, hak_granules_longest_run(&ss->free));
-    list_by_units(ss, whole_units(ss));
+    list_by_units(ss, hak_pool_whole_units(ss));
     hak_pool_refile(ss);
 }
 
 void hak_pool_relist(struct superslab *ss)
 {
-    uint32_t run = hak_granules_longest_run(&ss->free), n_whole = whole_units(ss);
+    uint32_t run = hak_granules_longest_run(&ss->free), n_whole = hak_pool_whole_units(ss);
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);

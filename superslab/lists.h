@@ -34,6 +34,8 @@ void hak_pool_enter(struct superslab *ss);
 void hak_pool_leave(struct superslab *ss);
 /* After `free` changed: into the lists where it belongs. */
 void hak_pool_relist(struct superslab *ss);
+/* What n_whole is to be. */
+uint32_t hak_pool_whole_units(const struct superslab *ss);
 /* After `dirty` or `refused` changed: into aged, refused, or neither. What gets into aged was freed
    just now. */
 void hak_pool_refile(struct superslab *ss);
@@ -54,7 +56,9 @@ size_t hak_pool_purgeable_bytes(void);
 
 /* region.c: a superslab with a new region, all free and clean, entered into the lists; NULL when
    the system refuses memory. Called with no lock of the pool held, and returns with it held. */
-struct superslab *hak_pool_map_region(void);
+struct superslab *hak_pool_map_region(int is_for_slabs);
+/* Whether superslabs for slabs have guards. */
+int hak_pool_is_guarded(void);
 /* Its description, whose region has gone, for the next one. Pool lock held. */
 void hak_pool_drop_description(struct superslab *ss);
 /* purge.c: notes whether something is due for hak_ss_purge_due, after granules were freed. */

@@ -3,6 +3,8 @@
    and span.c. */
 #include "superslab/pool.h"
 
+#include <string.h>
+
 #include "base/bits.h"
 #include "base/error.h"
 #include "base/lock.h"
@@ -137,7 +139,7 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
     struct superslab *ss = choose(n, align);
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
-        ss = hak_pool_map_region();
+        ss = hak_pool_map_region(0);
     }
     if (!ss) {
         return NULL;
@@ -163,8 +165,8 @@ int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
 }
 
 /* A wholly free unit: of a superslab that has few of them, a resident one if it is near. NULL if
-   there is none. */
-static struct superslab *choose_unit(uint32_t *unit)
+   there is none. `guarded`: of one that has guards. */
+static struct superslab *choose_unit(uint32_t *unit, int guarded)
 {
     struct superslab *best = NULL;
     int looked = 0;
@@ -172,6 +174,10 @@ static struct superslab *choose_unit(uint32_t *unit)
         for (struct superslab *ss = hak_pool_lists.by_units[n].first; ss && looked < DIRTY_SEARCH;
              ss = ss->next[SS_BY_UNITS]) {
             hak_lock_step(1);
+            looked++;
+            if (HAK_SECURE && guarded && !hak_pool_guards(ss)) {
+                continue;
+            }
             uint32_t whole = hak_granules_whole_units(&ss->free);
             uint32_t resident = whole & hak_granules_touched_units(&ss->dirty);
             if (resident) {
@@ -182,7 +188,6 @@ static struct superslab *choose_unit(uint32_t *unit)
                 best = ss;
                 *unit = (uint32_t)__builtin_ctz(whole);
             }
-            looked++;
         }
     }
     return best;
@@ -206,27 +211,40 @@ void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
     hak_pool_note_freed(n * SS_GRANULE_BYTES, now_ns);
 }
 
+/* In the secure variant a slab's blocks that were never handed out are zero. No lock held. */
+static void scrub(char *base, uint32_t dirty)
+{
+    for (uint32_t i = 0; HAK_SECURE && i < SS_GRANULES_OF_A_UNIT; i++) {
+        if (dirty >> i & 1) {
+            memset(base + i * SS_GRANULE_BYTES, 0, SS_GRANULE_BYTES);
+        }
+    }
+}
+
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
 {
     uint32_t unit = 0;
     hak_lock_acquire(&hak_pool_lock);
-    struct superslab *ss = choose_unit(&unit);
+    struct superslab *ss = choose_unit(&unit, hak_pool_is_guarded());
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
-        ss = hak_pool_map_region();
-        unit = 0;
+        ss = hak_pool_map_region(1);
+        unit = HAK_SECURE && ss ? (uint32_t)__builtin_ctz(~hak_pool_guards(ss)) : 0;
+    }
+    if (HAK_SECURE && !ss) {
+        ss = choose_unit(&unit, 0);
     }
     if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
         ss = NULL;
     }
-    int is_clean = 0;
+    uint32_t dirty = 0;
     if (ss) {
-        is_clean = !hak_granules_of_unit(&ss->dirty, unit);
+        dirty = hak_granules_of_unit(&ss->dirty, unit);
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
         hak_slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class,
-                      ss->far_bits[unit], is_clean);
+                      ss->far_bits[unit], !dirty);
         /* Between what describes it and its tag: who has read an older description, and then the
            tag, sees another version. */
         atomic_store_release(&ss->slab_version, ss->slab_version + 1);
@@ -236,6 +254,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
         return NULL;
     }
     struct slab *slab = &ss->slabs[unit];
+    scrub(slab->base, dirty);
     hak_map_set(slab->base, 1, tag, ss->number);
     hak_stat_add(slabs_made, 1);
     hak_stat_add(heap_untouched_bytes, hak_slab_untouched_bytes(slab));

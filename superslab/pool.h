@@ -10,8 +10,9 @@
    resident) or clean (reads as 0); a dirty one may be refused: the system would not take it when it
    was asked, and is not asked again before the granule was used, or a trim asks for everything. A
    superslab that leaves as a whole has no base while it does, and is in no list.
+   A guard (the secure variant's) is neither used nor free.
    Always: dirty is a subset of free, and refused of dirty; largest_run = length of the longest run
-   in free; n_whole = units that are wholly free; the superslab is in the list of its largest_run
+   in free; n_whole = units that are wholly free (SS_UNITS if all but guards are); the superslab is in the list of its largest_run
    and in that of its n_whole; in the list of aged ones, which is ordered by dirty_since_ns, exactly
    if it has a dirty granule that was not refused; in the list of refused ones exactly if it has
    dirty ones, and all were refused; span_granules[i] > 0 exactly for the first granule i of a span,
@@ -53,6 +54,7 @@ struct superslab {
     struct granules free, dirty, refused, leaving;
     uint32_t number;
     uint32_t slab_mask; /* units that are slabs */
+    uint32_t guards; /* units that may not be touched: neither used nor free, while it has a region */
     uint32_t
         slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
     uint16_t largest_run, n_whole;
@@ -64,6 +66,29 @@ struct superslab {
 };
 
 #define SPAN_MARK 0x8000u /* in span_granules: the owner's mark */
+
+/* The secure variant guards slabs: of superslabs that are mapped for them every second unit may not
+   be touched, as far as the process may have so many mappings. Once, at the start. */
+void hak_pool_set_guarded(void);
+/* Units of the superslab that are guards; none in the other variants. */
+static inline uint32_t hak_pool_guards(const struct superslab *ss)
+{
+    return HAK_SECURE ? ss->guards : 0;
+}
+static inline uint32_t hak_pool_guard_granules(const struct superslab *ss)
+{
+    return (uint32_t)__builtin_popcount(hak_pool_guards(ss)) * SS_GRANULES_OF_A_UNIT;
+}
+/* All granules but those of guards. */
+static inline struct granules hak_pool_all_granules(const struct superslab *ss)
+{
+    struct granules all = {{~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0}};
+    for (uint32_t guards = hak_pool_guards(ss); guards; guards &= guards - 1) {
+        hak_granules_clear(&all, (uint32_t)__builtin_ctz(guards) * SS_GRANULES_OF_A_UNIT,
+                           SS_GRANULES_OF_A_UNIT);
+    }
+    return all;
+}
 
 static inline uint32_t hak_pool_span_granules(const struct superslab *ss, uint32_t first)
 {

@@ -110,7 +110,7 @@ static void take_out(struct batch *batch, struct superslab *ss, int is_retry)
     uint32_t n_free = hak_granules_count(&ss->free, 0, SS_GRANULES);
     *batch = (struct batch){.ss = ss, .base = ss->base};
     batch->is_sparse = ss->is_huge && n_free > SS_GRANULES - SS_GRANULES / HUGE_SPARSE;
-    if (n_free == SS_GRANULES) {
+    if (n_free + hak_pool_guard_granules(ss) == SS_GRANULES) {
         take_out_whole(batch);
     } else {
         take_out_part(batch, is_retry);
@@ -160,8 +160,8 @@ static void purge_batch(struct batch *batch)
 /* The region has gone. Pool lock held. */
 static void forget_region(const struct batch *batch)
 {
+    hak_limit_count_mappings(hak_pool_guards(batch->ss) ? -(int)SS_UNITS : -1);
     hak_pool_drop_description(batch->ss);
-    hak_limit_count_mappings(-1);
     hak_limit_unmap(SS_BYTES);
 }
 
@@ -169,8 +169,8 @@ static void forget_region(const struct batch *batch)
 static void restore_region(const struct batch *batch)
 {
     struct superslab *ss = batch->ss;
+    ss->free = hak_pool_all_granules(ss);
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
-        ss->free.word[i] = ~(uint64_t)0;
         ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
     }
     atomic_store_relaxed(&ss->base, batch->base);

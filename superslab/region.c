@@ -158,8 +158,8 @@ static char *map_region(char *hint)
 static void enter(struct superslab *ss, char *base)
 {
     ss->slab_mask = 0;
+    ss->free = hak_pool_all_granules(ss);
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
-        ss->free.word[i] = ~(uint64_t)0;
         ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
     }
     atomic_store_relaxed(&ss->base, base);
@@ -177,7 +177,39 @@ static int is_huge_wanted(void)
     return untouched <= (int64_t)(used / UNTOUCHED_PART) && hak_huge_is_wanted(used);
 }
 
-struct superslab *hak_pool_map_region(void)
+/* Every second unit, and both ends. */
+#define GUARD_UNITS 0xD5555555u
+/* Guards are made until a half of the mappings that superslabs and ranges may have are used. */
+#define GUARD_SHARE 2
+static int is_guarded;
+
+void hak_pool_set_guarded(void)
+{
+    is_guarded = 1;
+}
+
+int hak_pool_is_guarded(void)
+{
+    return HAK_SECURE && is_guarded;
+}
+
+/* The fresh region's guards. What the system refuses stays a hole that may be touched. */
+static uint32_t make_guards(char *base)
+{
+    if (!hak_pool_is_guarded() ||
+        hak_stat_get(mappings) >= hak_limit_most_mappings / GUARD_SHARE) {
+        return 0;
+    }
+    for (uint32_t unit = 0; unit < SS_UNITS; unit++) {
+        if (GUARD_UNITS >> unit & 1 &&
+            hak_os_protect(base + unit * SS_UNIT_BYTES, SS_UNIT_BYTES, OS_UNTOUCHABLE)) {
+            break;
+        }
+    }
+    return GUARD_UNITS;
+}
+
+struct superslab *hak_pool_map_region(int is_for_slabs)
 {
     char *hint;
     struct superslab *ss = take_description(&hint);
@@ -190,7 +222,8 @@ struct superslab *hak_pool_map_region(void)
             hak_os_small_pages(base, SS_BYTES);
         }
         hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
-        hak_limit_count_mappings(1);
+        ss->guards = is_for_slabs ? make_guards(base) : 0;
+        hak_limit_count_mappings(ss->guards ? (int)SS_UNITS : 1);
         hak_limit_map(SS_BYTES);
     } else {
         hak_fail_map(SS_BYTES, ENOMEM);

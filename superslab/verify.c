@@ -34,7 +34,9 @@ static int verify_used(const struct superslab *ss)
         }
         hak_granules_set(&used, i, n);
     }
+    struct granules all = hak_pool_all_granules(ss);
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        used.word[i] |= ~all.word[i];
         uint64_t free = ss->free.word[i], leaving = ss->leaving.word[i], dirty = ss->dirty.word[i];
         wrong |= (used.word[i] ^ ~(free | leaving)) | (free & leaving) | (dirty & ~free) |
                  (ss->refused.word[i] & ~dirty);
@@ -65,7 +67,7 @@ static int verify_superslab(const struct superslab *ss)
     if (result) {
         return result;
     }
-    uint32_t n_whole = (uint32_t)__builtin_popcount(hak_granules_whole_units(&ss->free));
+    uint32_t n_whole = hak_pool_whole_units(ss);
     if (ss->largest_run != hak_granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
         return VERIFY_POOL_RUNS;
     }
@@ -103,7 +105,7 @@ static void count(struct totals *all, const struct superslab *ss)
 {
     all->regions++;
     all->used += SS_GRANULES - hak_granules_count(&ss->free, 0, SS_GRANULES) -
-                 hak_granules_count(&ss->leaving, 0, SS_GRANULES);
+                 hak_granules_count(&ss->leaving, 0, SS_GRANULES) - hak_pool_guard_granules(ss);
     all->dirty += hak_granules_count(&ss->dirty, 0, SS_GRANULES);
     all->refused += hak_granules_count(&ss->refused, 0, SS_GRANULES);
     all->aged += ss->age_list == SS_AGED;

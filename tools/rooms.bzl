@@ -39,6 +39,10 @@ ROOMS = {
         "layers that observe calls: hooks, and notes to memcheck and AddressSanitizer",
         ["base", "superslab", "heap", "hakmem"],
     ),
+    "secure": (
+        "the secure variant: a layer that checks blocks and guards them",
+        ["base", "superslab", "heap", "hakmem"],
+    ),
     "malloc": (
         "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*",
         ["base", "superslab", "heap", "hakmem"],

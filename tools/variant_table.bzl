@@ -17,6 +17,11 @@ VARIANTS = {
         defines = ["HAKMEM_BUILD_RELEASE=1", "HAKMEM_VALIDATE=1"],
         copts = ["-O2", "-fomit-frame-pointer"],
     ),
+    "secure": struct(
+        compilation_mode = "opt",
+        defines = ["HAKMEM_BUILD_RELEASE=1", "HAKMEM_SECURE=1"],
+        copts = ["-O2", "-DNDEBUG", "-fomit-frame-pointer"],
+    ),
     "debug": struct(
         compilation_mode = "dbg",
         defines = ["HAKMEM_DEBUG=1", "HAKMEM_VALIDATE=1"],

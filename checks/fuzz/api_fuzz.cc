@@ -128,7 +128,7 @@ template <class F> void for_words(size_t size, F f)
         f(at);
     }
     if (size >= EDGE_BYTES + 8) {
-        f(size - 8);
+        f((size - 8) & ~size_t(7)); /* usable sizes of the secure variant are any */
     }
 }
 
@@ -199,7 +199,7 @@ void remember(World &world, Block &slot, void *p, size_t size, size_t align,
     size_t usable = hak_usable_size(p);
     check(usable >= size, "usable size is less than was asked for", p, size);
     check(start % 16 == 0 && start % align == 0, "misaligned", p, align);
-    check(hak_owns(p) && hak_owns(static_cast<char *>(p) + usable - 1),
+    check(hak_owns(p) && hak_owns(static_cast<char *>(p) + (usable ? usable - 1 : 0)),
           "a block that hakmem does not own", p, size);
     auto after = world.intervals.lower_bound(start);
     check(after == world.intervals.end() || start + usable <= after->first,
@@ -648,7 +648,8 @@ void check_walk(const World &world, const Walk &walk, const struct hak_heap *hea
 {
     size_t n_live = 0;
     for (const Block &slot : world.slots) {
-        if (slot.p && (!heap || slot.heap == heap)) {
+        /* Of a block where nothing is (size 0, in the secure variant) no walk tells. */
+        if (slot.p && slot.usable && (!heap || slot.heap == heap)) {
             auto found = walk.told.find(reinterpret_cast<uintptr_t>(slot.p));
             check(found != walk.told.end(), "a walk did not tell of a block", slot.p, slot.usable);
             check(found->second == slot.usable, "a walk told another size", slot.p, found->second);

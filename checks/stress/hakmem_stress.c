@@ -253,11 +253,11 @@ static void check_new(const struct block *b, size_t align, const char *how)
     if ((uintptr_t)b->p & (align - 1)) {
         fail("%s: block %p (%zu bytes) is not aligned to %zu", how, (void *)b->p, b->size, align);
     }
-    if (b->usable < b->size || b->usable == 0) {
+    if (b->usable < b->size || (b->usable == 0 && !HAK_SECURE)) {
         fail("%s: block %p has %zu bytes, %zu were asked for", how, (void *)b->p, b->usable,
              b->size);
     }
-    if (!hak_owns(b->p) || !hak_owns(b->p + b->usable - 1)) {
+    if (!hak_owns(b->p) || !hak_owns(b->p + (b->usable ? b->usable - 1 : 0))) {
         fail("%s: hakmem does not own block %p (%zu bytes)", how, (void *)b->p, b->usable);
     }
 }
@@ -398,8 +398,15 @@ static void read_mail(struct slot *s)
 static void look_up(struct slot *s)
 {
     const struct block *b = &s->live[below(s, s->n_live)];
+    if (!b->usable) {
+        return; /* of size 0, in the secure variant: nothing is there */
+    }
     struct ss_lookup found = hak_super_lookup(b->p + below(s, b->usable));
-    if (found.start != b->p || found.size != b->usable || !found.is_allocated) {
+    /* In the secure variant blocks lie in larger ones. */
+    int is_right = HAK_SECURE ? (char *)found.start <= (char *)b->p &&
+                                    (char *)b->p + b->usable <= (char *)found.start + found.size
+                              : found.start == b->p && found.size == b->usable;
+    if (!is_right || !found.is_allocated) {
         fail("hak_super_lookup: %p (%zu bytes) found as %p, %zu bytes, allocated %d", (void *)b->p,
              b->usable, found.start, found.size, found.is_allocated);
     }

@@ -1,0 +1,388 @@
+/* The secure layer's table of entry points. No locks of its own. */
+#include "secure/secure.h"
+
+#include <errno.h>
+
+#include "base/error.h"
+#include "base/link.h"
+#include "base/options.h"
+#include "base/os.h"
+#include "hakmem/fallback.h"
+#include "hakmem/heap.h"
+#include "hakmem/realloc.h"
+#include "hakmem/request.h"
+#include "hakmem/walk.h"
+#include "secure/blame.h"
+#include "secure/cache.h"
+#include "secure/empty.h"
+#include "secure/large.h"
+#include "secure/small.h"
+#include "secure/tail.h"
+#include "superslab/pool.h"
+
+#if HAK_SECURE
+
+struct tail_secrets hak_secure_secrets;
+
+static const struct entry_table *below(void)
+{
+    return hak_entry_below(&hak_secure_layer);
+}
+
+/* --- what a pointer is --- */
+
+/* The map's tag; 0 for what is no address. */
+static HAK_ALWAYS_INLINE uint32_t tag_of(const void *p)
+{
+    return HAK_LIKELY(!((uintptr_t)p >> 48)) ? hak_map_find(p).tag : 0;
+}
+
+static int is_large(uint32_t tag)
+{
+    return tag == TAG_SPAN || tag == TAG_RANGE;
+}
+
+/* --- allocating --- */
+
+static void *secure_malloc(size_t size)
+{
+    if (HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)) {
+        return hak_secure_small_alloc(hak_sc_of(tail_room(size)), size);
+    }
+    if (size) {
+        return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
+    }
+    void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc();
+    return p ? p : hak_secure_small_alloc(hak_sc_of(tail_room(0)), 0);
+}
+
+/* Blocks are zero, whoever asks. */
+static void *secure_calloc(size_t bytes)
+{
+    return secure_malloc(bytes);
+}
+
+static void *secure_aligned(size_t alignment, size_t size)
+{
+    uint32_t size_class = size <= SECURE_SMALL_MAX
+                              ? hak_request_class(tail_room(size), alignment)
+                              : SC_N_CLASSES;
+    if (size_class == SC_N_CLASSES) {
+        return hak_secure_large_alloc(NULL, alignment, size ? size : 1);
+    }
+    void *p = hak_secure_small_alloc(size_class, size);
+    if (HAK_UNLIKELY((uintptr_t)p & (alignment - 1))) { /* limbo's, or libc's */
+        below()->free(p);
+        p = below()->aligned(alignment, size);
+    }
+    return p;
+}
+
+static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
+{
+    (void)is_zeroed;
+    size = size ? size : 1; /* a walk of the heap comes to every block */
+    uint32_t size_class = size <= SECURE_SMALL_MAX
+                              ? hak_request_class(tail_room(size), alignment)
+                              : SC_N_CLASSES;
+    if (size_class == SC_N_CLASSES) {
+        return hak_secure_large_alloc(heap, alignment, size);
+    }
+    void *p = hak_secure_small_alloc_of(heap, size_class, size);
+    if (HAK_UNLIKELY((uintptr_t)p & (alignment - 1))) {
+        below()->free(p);
+        p = below()->heap_alloc(heap, size, alignment, 1);
+    }
+    return p;
+}
+
+/* --- freeing --- */
+
+static HAK_NOINLINE void free_other(void *p, uint32_t tag)
+{
+    int saved = errno;
+    if (is_large(tag)) {
+        hak_secure_large_free(p);
+    } else if (hak_secure_is_empty(p)) {
+        hak_secure_empty_free(p);
+    } else {
+        below()->free(p); /* limbo's, libc's, or wrong */
+    }
+    errno = saved;
+}
+
+static void secure_free(void *p)
+{
+    uint32_t tag = tag_of(p);
+    if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
+        hak_secure_small_free(p, tag);
+    } else {
+        free_other(p, tag);
+    }
+}
+
+/* --- sizes --- */
+
+static size_t size_for(const void *p, enum secure_asker asker)
+{
+    uint32_t tag = tag_of(p);
+    if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
+        return hak_secure_small_size(p, tag, asker);
+    }
+    if (is_large(tag)) {
+        struct large_block block = hak_secure_large_find(p);
+        static const char *const reasons[SECURE_N_ASKERS][2] = {
+            {"invalid pointer freed (not the start of a block)", "block freed twice"},
+            {"invalid pointer given to malloc_usable_size",
+             "freed block given to malloc_usable_size"},
+            {"invalid pointer given to realloc", "freed block given to realloc"},
+        };
+        if (!block.size || block.start != p || block.state != LARGE_USED) {
+            hak_secure_blame(reasons[asker][block.size && block.start == p], p);
+        }
+        return block.size;
+    }
+    if (hak_secure_is_empty(p)) {
+        hak_secure_empty_check(p, asker);
+        return 0;
+    }
+    return below()->usable_size(p);
+}
+
+static size_t secure_usable_size(const void *p)
+{
+    return size_for(p, SECURE_USABLE_SIZE);
+}
+
+/* --- realloc --- */
+
+static size_t size_to_keep(const void *p)
+{
+    return size_for(p, SECURE_REALLOC);
+}
+
+static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable)
+{
+    (void)usable;
+    if (hak_secure_is_empty(p)) {
+        return heap;
+    }
+    struct hak_heap *its =
+        hak_heap_of(is_large(tag_of(p)) ? hak_secure_large_find(p).container : p);
+    HAK_CHECK(!heap || its == heap, "block of another heap given to hak_heap_realloc", p);
+    return its;
+}
+
+static int resize_here(void *p, size_t size, int must_stay)
+{
+    uint32_t tag = tag_of(p);
+    return TAG_IS_SLAB(tag) ? hak_secure_small_resize(p, tag, size, must_stay)
+                            : is_large(tag) && (size > SECURE_SMALL_MAX || must_stay) &&
+                                  hak_secure_large_resize(p, size, must_stay);
+}
+
+static void *resize(struct hak_heap *heap, void *p, size_t usable, size_t size)
+{
+    (void)heap;
+    (void)usable;
+    return resize_here(p, size, 0) ? p : NULL;
+}
+
+static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
+{
+    if (is_growing && !heap && size > SECURE_SMALL_MAX) {
+        return hak_secure_large_alloc_growing(size);
+    }
+    return heap ? secure_heap_alloc(heap, size, SC_MIN_ALIGN, is_zeroed) : secure_malloc(size);
+}
+
+static void give(void *p, const void *known)
+{
+    (void)known;
+    secure_free(p);
+}
+
+static int is_known(const void *p)
+{
+    uint32_t tag = tag_of(p);
+    return TAG_IS_SLAB(tag) || is_large(tag) || tag == TAG_LIMBO || hak_secure_is_empty(p) ||
+           (!tag && hak_fallback_holds(p));
+}
+
+static void *secure_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
+{
+    static const struct realloc_way way = {
+        .usable_size = size_to_keep, .home = home, .resize = resize, .take = take, .give = give};
+    if (p && !is_known(p)) {
+        return below()->realloc(p, size, heap, is_zeroed); /* which says what is wrong */
+    }
+    void *q = hak_realloc_by(&way, heap, p, size, is_zeroed);
+    if (HAK_UNLIKELY(q && q == p && size_for(q, SECURE_REALLOC) != size)) {
+        (void)resize_here(q, size, 1); /* it could not be moved, and is what was asked for now */
+    }
+    return q;
+}
+
+/* --- heaps and walks --- */
+
+static size_t secure_walked(void **p, size_t usable)
+{
+    uint32_t tag = tag_of(*p);
+    if (TAG_IS_SLAB(tag)) {
+        return hak_secure_small_walked(*p, tag, 0);
+    }
+    if (is_large(tag)) {
+        struct large_block block = hak_secure_large_find(*p);
+        *p = block.start ? block.start : *p;
+        return block.state == LARGE_USED ? block.size : 0;
+    }
+    return tag == TAG_LIMBO ? below()->walked(p, usable) : 0; /* or it is free by now */
+}
+
+static int end_block(void *block, size_t size, void *context)
+{
+    uint32_t tag = tag_of(block);
+    (void)size;
+    (void)context;
+    if (TAG_IS_SLAB(tag)) {
+        (void)hak_secure_small_walked(block, tag, 1);
+    } else if (is_large(tag)) {
+        hak_secure_large_forget(block);
+    }
+    return 0;
+}
+
+static void secure_heap_destroy(struct hak_heap *heap)
+{
+    int saved = errno;
+    (void)hak_walk_heap(heap, below()->walked, end_block, NULL);
+    errno = saved;
+    below()->heap_destroy(heap);
+}
+
+/* --- what callers say --- */
+
+static void secure_name(void *p, enum entry_family family)
+{
+    uint32_t tag = tag_of(p);
+    if (TAG_IS_SLAB(tag)) {
+        hak_secure_small_name(p, tag, family);
+    } else if (is_large(tag)) {
+        hak_secure_large_name(p, family);
+    } else if (hak_secure_is_empty(p)) {
+        hak_secure_empty_name(p, family);
+    }
+}
+
+static void claim_large(void *p, const struct entry_claim *claim)
+{
+    struct large_block block = hak_secure_large_find(p);
+    if (!block.size || block.start != p) {
+        hak_secure_blame("invalid pointer freed (not the start of a block)", p);
+    }
+    if (block.state != LARGE_USED) {
+        hak_secure_blame("block freed twice", p);
+    }
+    hak_secure_check_claim(p, block.family, block.size, claim);
+    hak_secure_large_name(p, claim->next);
+}
+
+static void secure_claim(void *p, const struct entry_claim *claim)
+{
+    uint32_t tag = tag_of(p);
+    if (TAG_IS_SLAB(tag)) {
+        hak_secure_small_claim(p, tag, claim);
+    } else if (is_large(tag)) {
+        claim_large(p, claim);
+    } else if (hak_secure_is_empty(p)) {
+        hak_secure_empty_claim(p, claim);
+    }
+}
+
+struct entry_layer hak_secure_layer = {
+    .place = ENTRY_PLACE_BLOCKS,
+    .below = &hak_entry_plain,
+    .table =
+        {
+            .malloc = secure_malloc,
+            .calloc = secure_calloc,
+            .aligned = secure_aligned,
+            .realloc = secure_realloc,
+            .free = secure_free,
+            .usable_size = secure_usable_size,
+            .heap_alloc = secure_heap_alloc,
+            .heap_destroy = secure_heap_destroy,
+            .walked = secure_walked,
+            .name = secure_name,
+            .claim = secure_claim,
+        },
+};
+
+/* --- checks on demand --- */
+
+static int check_block(void *block, size_t size, void *context)
+{
+    uint32_t tag = tag_of(block);
+    (void)size;
+    (void)context;
+    if (TAG_IS_SLAB(tag)) {
+        hak_secure_small_check(block, tag);
+    } else if (is_large(tag)) {
+        hak_secure_large_check(block);
+    }
+    return 0;
+}
+
+static void check_all(void)
+{
+    (void)hak_walk_as_it_is(below()->walked, check_block, NULL);
+}
+
+static int verify(void)
+{
+    hak_secure_cache_for_each(hak_secure_small_check_freed);
+    check_all();
+    return hak_secure_large_verify();
+}
+
+static int reclaim(void)
+{
+    return hak_secure_large_flush() && hak_secure_large_is_stuck();
+}
+
+__attribute__((destructor)) static void check_at_exit(void)
+{
+    if (hak_options.secure_exit) {
+        hak_secure_cache_for_each(hak_secure_small_check_freed);
+    }
+    if (hak_options.secure_exit > 1) {
+        check_all();
+    }
+}
+
+/* --- the start --- */
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static void start(void)
+{
+    uint64_t seed = hak_link_secret();
+    hak_secure_secrets.mask = mix(seed);
+    hak_secure_secrets.factor = mix(seed + 1) | 1;
+    hak_secure_secrets.fill = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
+    hak_secure_cache_start();
+    if (hak_options.secure_guards) {
+        hak_pool_set_guarded();
+    }
+    atomic_store_release(&hak_entry_verify, verify);
+    atomic_store_release(&hak_entry_reclaim, reclaim);
+    hak_entry_add(&hak_secure_layer);
+}
+ENTRY_AT_START(start);
+
+#endif

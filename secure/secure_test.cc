@@ -1,0 +1,378 @@
+/* Tests of the secure variant through the public functions: sizes, zeroed memory, what is found and
+   where, the quarantine, failures of the system, forks. preload/misuse_kinds_test.py tries every kind
+   of misuse from outside. */
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <map>
+#include <set>
+#include <string>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "base/options.h"
+#include "hakmem/entry.h"
+#include "hakmem/hakmem.h"
+#include "secure/cache.h"
+#include "secure/large.h"
+#include "secure/tail.h"
+#include "testing/failing_os.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using hak_testing::Rng;
+
+const size_t SIZES[] = {1,     8,     9,      24,     25,      100,     1000,   4088,   4096,
+                        32760, 32761, 100000, 131072, 1048576, 1048577, 5000000};
+
+bool is_zero(const unsigned char *p, size_t n)
+{
+    return n == 0 || (p[0] == 0 && memcmp(p, p + 1, n - 1) == 0);
+}
+
+unsigned char *take(size_t size)
+{
+    auto *p = static_cast<unsigned char *>(hak_malloc(size));
+    EXPECT_NE(p, nullptr);
+    return p;
+}
+
+TEST(Secure, TheUsableSizeIsWhatWasAskedForAndAllIsZero)
+{
+    for (int round = 0; round < 3; round++) {
+        for (size_t size = 0; size < 33000; size += size < 2000 ? 1 : 97) {
+            unsigned char *p = take(size);
+            ASSERT_EQ(hak_usable_size(p), size);
+            ASSERT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
+            ASSERT_TRUE(size == 0 || is_zero(p, size)) << size;
+            if (size) {
+                memset(p, 0xA5, size);
+            }
+            hak_free(p);
+        }
+    }
+    for (size_t size : SIZES) {
+        unsigned char *p = take(size);
+        ASSERT_EQ(hak_usable_size(p), size);
+        ASSERT_TRUE(is_zero(p, size)) << size;
+        memset(p, 0xA5, size);
+        hak_free_sized(p, size);
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+TEST(Secure, AlignedBlocksToo)
+{
+    for (size_t align = 16; align <= (1 << 20); align *= 4) {
+        for (size_t size : SIZES) {
+            auto *p = static_cast<unsigned char *>(hak_aligned_alloc(align, size));
+            ASSERT_NE(p, nullptr);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
+            EXPECT_EQ(hak_usable_size(p), size);
+            EXPECT_TRUE(is_zero(p, size));
+            memset(p, 1, size);
+            hak_free_aligned_sized(p, align, size);
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* The first byte behind, and each of the next ones, whatever is written. */
+TEST(SecureDeathTest, EachByteBehindASmallBlock)
+{
+    for (size_t size : {1u, 24u, 25u, 30u, 100u, 1000u, 5000u}) {
+        for (size_t at : {0u, 1u, 7u, 8u, 15u}) {
+            size_t room = hak_sc_table[hak_sc_of(tail_room(size))].size - size;
+            for (int value : {0x00, 0x01, 0x41, 0xFF}) {
+                if (at >= room) {
+                    continue; /* another block's */
+                }
+                EXPECT_DEATH(
+                    {
+                        unsigned char *p = take(size);
+                        p[size + at] = static_cast<unsigned char>(value);
+                        hak_free(p);
+                    },
+                    "^hakmem: block written to behind its end: 0x[0-9a-f]+ \\(.*size class")
+                    << size << " " << at << " " << value;
+            }
+        }
+    }
+}
+
+TEST(SecureDeathTest, IsFoundByReallocUsableSizeAndVerifyToo)
+{
+    const char *behind = "block written to behind its end";
+    for (size_t size : {25u, 5000u}) {
+        EXPECT_DEATH({ unsigned char *p = take(size); p[size] ^= 1; hak_realloc(p, size + 1); },
+                     behind);
+        EXPECT_DEATH({ unsigned char *p = take(size); p[size] ^= 1; hak_usable_size(p); }, behind);
+        EXPECT_DEATH({ unsigned char *p = take(size); p[size] ^= 1; hak_verify(); }, behind);
+        EXPECT_DEATH({ unsigned char *p = take(size); hak_free(p); p[0] = 1; hak_verify(); },
+                     "freed block written to");
+    }
+}
+
+TEST(SecureDeathTest, LargeBlocksLieBetweenPagesThatMayNotBeTouched)
+{
+    for (size_t size : {size_t(65536), size_t(200000), size_t(5) << 20}) {
+        auto faults = testing::KilledBySignal(SIGSEGV);
+        EXPECT_EXIT({ unsigned char *p = take(size); p[(size + 15) & ~size_t(15)] = 1; }, faults, "");
+        EXPECT_EXIT({ unsigned char *p = take(size); p[-4096] = 1; }, faults, "");
+        EXPECT_EXIT({ unsigned char *p = take(size); hak_free(p); p[0] = 1; }, faults, "");
+        EXPECT_EXIT(
+            {
+                unsigned char *p = take(size);
+                hak_free(p);
+                volatile unsigned char c = p[size / 2];
+                (void)c;
+            },
+            faults, "");
+    }
+    EXPECT_DEATH({ unsigned char *p = take(100001); p[100001] = 1; hak_free(p); },
+                 "block written to behind its end");
+    EXPECT_DEATH({ unsigned char *p = take(100001); p[-1] = 1; hak_free(p); },
+                 "block written to before its start");
+}
+
+TEST(SecureDeathTest, NothingIsInABlockOfSize0)
+{
+    void *p = hak_malloc(0), *q = hak_malloc(0);
+    EXPECT_NE(p, q);
+    EXPECT_EQ(hak_usable_size(p), 0u);
+    EXPECT_EQ(hak_owns(p), 1);
+    EXPECT_EXIT(*static_cast<volatile char *>(p) = 1, testing::KilledBySignal(SIGSEGV), "");
+    EXPECT_EXIT((void)*static_cast<volatile char *>(p), testing::KilledBySignal(SIGSEGV), "");
+    EXPECT_DEATH((hak_free(p), hak_free(p)), "block freed twice");
+    EXPECT_DEATH(hak_free(static_cast<char *>(p) + 1), "not the start of a block");
+    EXPECT_DEATH(hak_free(static_cast<char *>(p) + 160000), "block freed twice");
+    EXPECT_EQ(hak_realloc(p, 0), nullptr);
+    q = hak_realloc(q, 100);
+    EXPECT_TRUE(is_zero(static_cast<unsigned char *>(q), 100));
+    hak_free(q);
+}
+
+TEST(Secure, ABlockIsNotReusedAtOnceNorInOrder)
+{
+    for (size_t size : {24u, 100u, 1000u}) {
+        std::map<void *, size_t> freed_at;
+        std::vector<size_t> ages;
+        for (size_t i = 0; i < 4000; i++) {
+            void *p = hak_malloc(size);
+            auto found = freed_at.find(p);
+            if (found != freed_at.end()) {
+                ages.push_back(i - found->second);
+            }
+            freed_at[p] = i;
+            hak_free(p);
+        }
+        ASSERT_GT(ages.size(), 100u);
+        size_t queue = std::min<size_t>(QUEUE_MOST, hak_options.secure_quarantine / size / 4);
+        EXPECT_GE(*std::min_element(ages.begin(), ages.end()), queue) << size;
+        EXPECT_GT(std::set<size_t>(ages.begin(), ages.end()).size(), 10u) << "drawn at random";
+    }
+}
+
+TEST(Secure, TheQuarantineIsBounded)
+{
+    uint64_t all = hak_options.secure_quarantine_all;
+    hak_options.secure_quarantine_all = 100000;
+    (void)hak_purge();
+    std::thread([] {
+        for (size_t size = 16; size <= 32760; size += size / 8 + 8) {
+            std::vector<void *> all(200);
+            for (void *&p : all) {
+                p = hak_malloc(size);
+            }
+            for (void *p : all) {
+                hak_free(p);
+            }
+        }
+        size_t bytes = 0;
+        auto *cache = static_cast<secure_cache *>(hak_theap_own->kept);
+        ASSERT_NE(cache, nullptr);
+        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+            const secure_bin &bin = cache->bins[c];
+            ASSERT_LE(bin.n_drawn, bin.drawn_most);
+            ASSERT_LE(bin.n_queued, bin.queue_most);
+            bytes += (bin.n_drawn + bin.n_queued) * size_t(hak_sc_table[c].size);
+        }
+        EXPECT_LE(bytes, 100000u);
+        EXPECT_GT(bytes, 10000u);
+    }).join();
+    hak_options.secure_quarantine_all = all;
+    (void)hak_purge();
+}
+
+TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
+{
+    unsigned char *p = take(100000);
+    memset(p, 7, 100000);
+    p = static_cast<unsigned char *>(hak_realloc(p, 200000)); /* with room ahead from now on */
+    unsigned char *first = p;
+    for (size_t size : {210000u, 230000u, 299000u, 250000u, 200001u, 290000u}) {
+        size_t before = hak_usable_size(p);
+        p = static_cast<unsigned char *>(hak_realloc(p, size));
+        EXPECT_EQ(p, first) << size;
+        ASSERT_EQ(hak_usable_size(p), size);
+        EXPECT_TRUE(is_zero(p + std::min(before, size), size - std::min(before, size)));
+        for (size_t i = 0; i < 100000; i += 1000) {
+            ASSERT_EQ(p[i], 7);
+        }
+        EXPECT_EQ(hak_verify(), 0);
+    }
+    hak_free(p);
+    EXPECT_EQ(hak_secure_large_verify(), 0);
+}
+
+TEST(SecureDeathTest, FamiliesAndClaims)
+{
+    const entry_claim to_delete = {ENTRY_NEW, ENTRY_MALLOC, SIZE_MAX, 0};
+    for (size_t size : {0u, 24u, 5000u, 100000u}) {
+        void *p = hak_malloc(size);
+        EXPECT_DEATH(hak_entry_now()->claim(p, &to_delete),
+                     "block of malloc given to operator delete: 0x");
+        EXPECT_DEATH(hak_free_sized(p, size + 1), "freed with a size that is not the block's: 0x");
+        hak_entry_now()->name(p, ENTRY_NEW);
+        EXPECT_DEATH(hak_free(p), "block of operator new given to free or realloc: 0x");
+        hak_entry_now()->claim(p, &to_delete);
+        hak_free(p);
+        EXPECT_DEATH(hak_entry_now()->claim(p, &to_delete), "block freed twice");
+    }
+}
+
+TEST(SecureDeathTest, TwoThreadsThatFreeOneBlockAtOnce)
+{
+    auto free_at_once = [] {
+        for (int i = 0; i < 1000; i++) {
+            void *p = hak_malloc(40);
+            std::thread one(hak_free, p);
+            std::thread two(hak_free, p);
+            one.join();
+            two.join();
+        }
+    };
+    EXPECT_DEATH(free_at_once(), "block freed twice");
+}
+
+TEST(SecureDeathTest, AHookIsTold)
+{
+    EXPECT_EXIT(
+        {
+            hak_on_corruption(
+                [](const char *reason, const void *, void *context) {
+                    char *p = static_cast<char *>(hak_malloc(100)); /* may allocate */
+                    strcpy(p, reason);
+                    _exit(strcmp(p, static_cast<char *>(context)) == 0 ? 3 : 4);
+                },
+                const_cast<char *>("block freed twice"));
+            void *p = hak_malloc(10);
+            hak_free(p);
+            hak_free(p);
+        },
+        testing::ExitedWithCode(3), "block freed twice");
+}
+
+/* Sizes and contents against an oracle. */
+struct Block {
+    unsigned char *p;
+    size_t size;
+    unsigned char value;
+};
+
+void step(std::vector<Block> &live, Rng &rng)
+{
+    Block &b = live[rng.below(live.size())];
+    size_t size = rng.one_in(20) ? rng.below(300000) : rng.one_in(4) ? rng.below(40000)
+                                                                     : rng.below(400);
+    if (!b.p) {
+        b = {static_cast<unsigned char *>(hak_malloc(size)), size,
+             static_cast<unsigned char>(rng.between(1, 255))};
+        ASSERT_TRUE(!b.p || is_zero(b.p, size));
+    } else if (rng.one_in(3) && size) {
+        auto *q = static_cast<unsigned char *>(hak_realloc(b.p, size));
+        if (q) {
+            size_t kept = std::min(size, b.size);
+            ASSERT_TRUE(kept == 0 || (q[0] == b.value && memcmp(q, q + 1, kept - 1) == 0));
+            ASSERT_TRUE(is_zero(q + kept, size - kept));
+            b = {q, size, b.value};
+        }
+    } else {
+        ASSERT_TRUE(b.size == 0 || (b.p[0] == b.value && memcmp(b.p, b.p + 1, b.size - 1) == 0));
+        hak_free_sized(b.p, b.size);
+        b = {};
+        return;
+    }
+    if (b.p && b.size) {
+        memset(b.p, b.value, b.size);
+    }
+}
+
+void work(uint64_t seed, int n_steps)
+{
+    Rng rng(seed);
+    std::vector<Block> live(200);
+    for (int i = 0; i < n_steps && !testing::Test::HasFatalFailure(); i++) {
+        step(live, rng);
+        if (rng.one_in(3000)) {
+            ASSERT_EQ(hak_verify(), 0);
+        }
+    }
+    for (Block &b : live) {
+        hak_free(b.p);
+    }
+}
+
+TEST(Secure, AgainstAnOracle)
+{
+    work(1, 300000);
+    std::thread one([] { work(2, 100000); }), two([] { work(3, 100000); });
+    one.join();
+    two.join();
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+TEST(Secure, WhatTheSystemRefuses)
+{
+    for (int call : {hak_testing::OS_MMAP, hak_testing::OS_MADVISE, hak_testing::OS_MPROTECT}) {
+        for (int nth = 1; nth < 40; nth++) {
+            hak_testing::FailingOs os;
+            os.fail(static_cast<hak_testing::OsCall>(call), nth);
+            work(static_cast<uint64_t>(nth), 400);
+        }
+        {
+            hak_testing::FailingOs os;
+            os.fail_always(static_cast<hak_testing::OsCall>(call));
+            work(7, 2000);
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        work(8, 2000);
+    }
+    (void)hak_purge();
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+TEST(Secure, AForkedChildGoesOn)
+{
+    std::thread other([] { work(4, 60000); });
+    for (int i = 0; i < 30; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(20);
+            work(5, 2000);
+            _exit(hak_verify() || testing::Test::HasFailure() ? 1 : 0);
+        }
+        int status = -1;
+        ASSERT_EQ(waitpid(child, &status, 0), child);
+        ASSERT_EQ(status, 0) << i;
+    }
+    other.join();
+}
+
+} // namespace

@@ -1,0 +1,429 @@
+/* Small blocks. No locks. Called by layer.c. */
+#include "secure/small.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "hakmem/fast.h"
+#include "hakmem/heap.h"
+#include "heap/gate.h"
+#include "secure/blame.h"
+#include "secure/cache.h"
+#include "secure/large.h"
+#include "secure/tail.h"
+
+#if HAK_SECURE
+
+/* From this size on, zeroing looks before it writes: pages that were never touched stay so. */
+#define LOOK_FIRST ((size_t)4096)
+/* How often a block of another thread must look wrong. */
+#define LOOKS 100
+
+static const struct entry_table *below(void)
+{
+    return hak_entry_below(&hak_secure_layer);
+}
+
+/* --- zero --- */
+
+/* Blocks are aligned to 16 bytes, and their sizes are multiples of that. */
+typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+
+/* All before the tail. */
+static HAK_ALWAYS_INLINE int is_zero_before(const void *p, const uint64_t *tail)
+{
+    const pair *at = (const pair *)p, *last = (const pair *)(const void *)(tail - 1);
+    pair any = {0, 0};
+    for (; last - at >= 4; at += 4) {
+        any |= at[0] | at[1] | at[2] | at[3];
+    }
+    for (; at < last; at++) {
+        any |= *at;
+    }
+    return !(any[0] | any[1] | tail[-1]);
+}
+
+static int is_zero(const char *p, size_t n)
+{
+    const uint64_t *at = (const uint64_t *)(const void *)p;
+    uint64_t any = 0;
+    for (size_t i = 0; i < n / sizeof *at; i++) {
+        any |= at[i];
+    }
+    return !any;
+}
+
+/* Whole words. Looks before it writes: pages that were never touched stay so. */
+static HAK_NOINLINE void zero_by_pages(char *from, char *end)
+{
+    while (from < end) {
+        size_t n = LOOK_FIRST - (uintptr_t)from % LOOK_FIRST, left = (size_t)(end - from);
+        n = n < left ? n : left;
+        if (!is_zero(from, n)) {
+            memset(from, 0, n);
+        }
+        from += n;
+    }
+}
+
+/* The first `n` bytes at least, and nothing of the tail. */
+static HAK_ALWAYS_INLINE void zero_before(void *p, size_t n, uint64_t *tail)
+{
+    const pair zero = {0, 0};
+    pair *at = (pair *)p, *last = (pair *)(void *)(tail - 1);
+    size_t all = (size_t)((char *)tail - (char *)p);
+    n = n < all ? n : all;
+    if (HAK_UNLIKELY(n > 256)) {
+        if (n >= LOOK_FIRST) {
+            zero_by_pages((char *)p, (char *)p + ((n + 7) & ~(size_t)7));
+        } else {
+            memset(p, 0, n);
+        }
+        return;
+    }
+    pair *end = (pair *)(void *)((char *)p + ((n + 15) & ~(size_t)15));
+    end = end < last ? end : last;
+    for (; at < end; at++) {
+        *at = zero;
+        __asm__("" : "+r"(at)); /* or gcc calls memset */
+    }
+    tail[-1] = 0;
+}
+
+/* --- handing out --- */
+
+static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
+{
+    uint64_t *tail = tail_of(p, class_bytes), key = tail_key(tail), word = *tail;
+    /* 0: never handed out since its page was. */
+    if (HAK_UNLIKELY(word && word != key) || HAK_UNLIKELY(!is_zero_before(p, tail))) {
+        hak_secure_written_after_free(p);
+    }
+    /* The tail last: who looks at blocks of other threads, or of those that a forked child does not
+       have, finds either a freed block or a whole one. */
+    tail_fill(p, size, tail);
+    atomic_store_release(tail, key ^ tail_info(ENTRY_MALLOC, size));
+    return p;
+}
+
+/* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
+static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
+{
+    size_t class_bytes = hak_sc_table[size_class].size;
+    void *p = below()->malloc(class_bytes);
+    if (HAK_UNLIKELY(!p) && hak_secure_large_flush()) {
+        p = below()->malloc(class_bytes);
+    }
+    if (HAK_UNLIKELY(!p) || HAK_UNLIKELY(!TAG_IS_SLAB(hak_map_find(p).tag))) {
+        return p ? memset(p, 0, class_bytes) : NULL; /* limbo's, or libc's */
+    }
+    *(uint64_t *)p = 0;
+    struct secure_cache *cache = secure_cache_now();
+    p = cache ? hak_secure_cache_fill(cache, size_class, p) : p;
+    return dress(p, size, class_bytes);
+}
+
+void *hak_secure_small_alloc(uint32_t size_class, size_t size)
+{
+    struct secure_cache *cache = secure_cache_now();
+    void *p = HAK_LIKELY(cache != NULL) ? secure_cache_take(cache, size_class) : NULL;
+    return HAK_LIKELY(p != NULL) ? dress(p, size, hak_sc_table[size_class].size)
+                                 : slow_alloc(size_class, size);
+}
+
+void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size_t size)
+{
+    size_t class_bytes = hak_sc_table[size_class].size;
+    void *p = below()->heap_alloc(heap, class_bytes, SC_MIN_ALIGN, 0);
+    if (!p || !TAG_IS_SLAB(hak_map_find(p).tag)) {
+        return p;
+    }
+    *(uint64_t *)p = 0;
+    return dress(p, size, class_bytes);
+}
+
+/* --- looking --- */
+
+static const char *const reasons[SECURE_N_ASKERS][3] = {
+    [SECURE_FREE] = {"invalid pointer freed (not the start of a block)", "block freed twice",
+                     "block freed twice, or never handed out"},
+    [SECURE_USABLE_SIZE] = {"invalid pointer given to malloc_usable_size",
+                            "freed block given to malloc_usable_size",
+                            "freed block given to malloc_usable_size"},
+    [SECURE_REALLOC] = {"invalid pointer given to realloc", "freed block given to realloc",
+                        "freed block given to realloc"},
+};
+
+/* Blocks of a pool that is used alone have no tails. */
+static int is_of_pool(uint32_t tag)
+{
+    const struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
+    return owner && (owner->kind & ~(uint32_t)OWNER_LOST) == OWNER_POOL;
+}
+
+/* The tail of p is not that of a block in use. */
+HAK_COLD __attribute__((noreturn)) static void wrong(const void *p, struct tail says,
+                                                     enum secure_asker asker)
+{
+    struct ss_lookup found = hak_super_lookup(p);
+    if (asker == SECURE_FREE && is_of_pool(hak_map_find(p).tag)) {
+        below()->free((void *)(uintptr_t)p); /* which says so */
+    }
+    if (says.is_right && !says.family) {
+        hak_secure_blame(reasons[asker][1], p);
+    }
+    if (!found.is_allocated || *tail_of(p, found.size) == 0) {
+        hak_secure_blame(reasons[asker][2], p);
+    }
+    hak_secure_overflowed(p);
+}
+
+/* The tail of the block in use at p. */
+static HAK_ALWAYS_INLINE uint64_t *used_tail(const void *p, uint32_t tag, enum secure_asker asker,
+                                             struct tail *says, uint64_t *key)
+{
+    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    if (HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit))) {
+        hak_secure_blame(reasons[asker][0], p);
+    }
+    uint64_t *tail = tail_of(p, row->size);
+    *key = tail_key(tail);
+    *says = tail_decode(atomic_load_relaxed(tail), *key);
+    if (HAK_UNLIKELY(!says->is_right || !says->family || says->size > row->size - TAIL_BYTES)) {
+        wrong(p, *says, asker);
+    }
+    return tail;
+}
+
+static HAK_ALWAYS_INLINE void check_filling(const void *p, size_t size, const uint64_t *tail)
+{
+    if (HAK_UNLIKELY(!tail_fill_is_right(p, size, tail))) {
+        hak_secure_overflowed(p);
+    }
+}
+
+size_t hak_secure_small_size(const void *p, uint32_t tag, enum secure_asker asker)
+{
+    struct tail says;
+    uint64_t key;
+    const uint64_t *tail = used_tail(p, tag, asker, &says, &key);
+    check_filling(p, says.size, tail);
+    return says.size;
+}
+
+int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay)
+{
+    struct tail says;
+    uint64_t key, *tail = used_tail(p, tag, SECURE_REALLOC, &says, &key);
+    check_filling(p, says.size, tail);
+    if (!size || size > SECURE_SMALL_MAX ||
+        (!must_stay && hak_sc_of(tail_room(size)) != TAG_CLASS(tag))) {
+        return 0;
+    }
+    if (says.family != ENTRY_MALLOC) {
+        hak_secure_family_differs(p, (enum entry_family)says.family, ENTRY_MALLOC);
+    }
+    atomic_store_relaxed(tail, key); /* as in dress() */
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    char *from = (char *)p + (size < says.size ? size : says.size);
+    size_t n = (size_t)((char *)tail - from);
+    memset(from, 0, n < TAIL_FILLED + says.size ? n : TAIL_FILLED + says.size);
+    tail_fill_behind(p, size, tail);
+    atomic_store_release(tail, key ^ tail_info(ENTRY_MALLOC, size));
+    return 1;
+}
+
+void hak_secure_small_name(void *p, uint32_t tag, enum entry_family family)
+{
+    struct tail says;
+    uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
+    atomic_store_relaxed(tail, key ^ tail_info((uint32_t)family, says.size));
+}
+
+void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *claim)
+{
+    struct tail says;
+    uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
+    hak_secure_check_claim(p, (enum entry_family)says.family, says.size, claim);
+    atomic_store_relaxed(tail, key ^ tail_info((uint32_t)claim->next, says.size));
+}
+
+/* While the owner is held, its slab stays. Another thread may have returned it, or may free the
+   block. */
+struct held {
+    enum gate_reader how;
+    struct owner *owner;
+};
+
+/* If the unit still has a slab of that class, and a block of it begins at p: who asks may have p
+   from an earlier slab's walk. */
+static struct held hold(const void *p, uint32_t size_class)
+{
+    const struct size_class *row = &hak_sc_table[size_class];
+    struct held held = {hak_gate_enter_to_read(), NULL};
+    uint32_t tag = held.how == GATE_REFUSED ? 0 : hak_map_find(p).tag;
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    if (TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class &&
+        hak_sc_is_block(offset, row->magic, row->limit)) {
+        held.owner = hak_owner_hold(TAG_OWNER(tag));
+        if (held.owner && hak_map_find(p).tag != tag) {
+            hak_lock_release(&held.owner->lock);
+            held.owner = NULL;
+        }
+    }
+    return held;
+}
+
+static void let_go(struct held held)
+{
+    if (held.owner) {
+        hak_lock_release(&held.owner->lock);
+    }
+    hak_gate_leave_reader(held.how);
+}
+
+static size_t walked(void *p, size_t class_bytes, int end)
+{
+    uint64_t *tail = tail_of(p, class_bytes), key = tail_key(tail);
+    struct tail says = tail_decode(atomic_load_relaxed(tail), key);
+    if (!says.is_right || !says.family) {
+        return 0;
+    }
+    if (end) {
+        check_filling(p, says.size, tail);
+        atomic_store_relaxed(tail, key); /* first, for who looks (looks_right) */
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+        zero_before(p, class_bytes, tail);
+    }
+    return says.size;
+}
+
+size_t hak_secure_small_walked(void *p, uint32_t tag, int end)
+{
+    size_t class_bytes = hak_sc_table[TAG_CLASS(tag)].size;
+    if (is_of_pool(tag)) {
+        return class_bytes;
+    }
+    struct held held = hold(p, TAG_CLASS(tag));
+    size_t size = held.owner ? walked(p, class_bytes, end) : 0;
+    let_go(held);
+    return size;
+}
+
+/* --- checks of what is not in hand --- */
+
+/* The tail of the block that lies before this one in the slab: the bytes just before p. */
+static HAK_ALWAYS_INLINE void check_before(const void *p)
+{
+    const uint64_t *tail = (const uint64_t *)p - 1;
+    if (HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1)))) {
+        return;
+    }
+    uint64_t word = atomic_load_relaxed(tail);
+    if (HAK_UNLIKELY(!tail_decode(word, tail_key(tail)).is_right) && word) {
+        hak_secure_underflowed(p);
+    }
+}
+
+void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_link)
+{
+    const uint64_t *tail = tail_of(p, hak_sc_table[size_class].size);
+    uint64_t word = atomic_load_relaxed(tail);
+    const char *from = (const char *)p + (has_link ? sizeof(uint64_t) : 0);
+    if ((word && word != tail_key(tail)) || !is_zero(from, (size_t)((const char *)tail - from))) {
+        hak_secure_written_after_free(p);
+    }
+}
+
+/* 1 if the block looks right, or another thread frees it. */
+static int looks_right(const void *p, size_t class_bytes)
+{
+    const uint64_t *tail = tail_of(p, class_bytes);
+    uint64_t word = atomic_load_acquire(tail);
+    struct tail says = tail_decode(word, tail_key(tail));
+    if (!says.is_right) {
+        return word == 0;
+    }
+    if (!says.family || says.size > class_bytes - TAIL_BYTES) {
+        return !says.family;
+    }
+    int is_right = tail_fill_is_right(p, says.size, tail);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return is_right || atomic_load_relaxed(tail) != word;
+}
+
+/* Looked at again where it looks wrong: between two reads another thread may have freed it, and a
+   third one got it with the same size. */
+static void check(const void *p, size_t class_bytes)
+{
+    for (int i = 0; !looks_right(p, class_bytes); i++) {
+        if (i == LOOKS) {
+            hak_secure_overflowed(p);
+        }
+    }
+}
+
+void hak_secure_small_check(const void *p, uint32_t tag)
+{
+    if (!is_of_pool(tag)) {
+        struct held held = hold(p, TAG_CLASS(tag));
+        if (held.owner) {
+            check(p, hak_sc_table[TAG_CLASS(tag)].size);
+        }
+        let_go(held);
+    }
+}
+
+/* --- freeing --- */
+
+static void to_below(void *p)
+{
+    below()->free(p);
+}
+
+/* A first-class heap's block does not wait: the heap may be destroyed before. */
+static int belongs_to_heap(uint32_t tag)
+{
+    return TAG_OWNER(tag) != hak_theap_own->owner.id &&
+           hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag))) != NULL;
+}
+
+/* The block is free from now on, for whoever looks. Two threads may free it at once. */
+static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail says, uint64_t key)
+{
+    uint64_t used = key ^ tail_info(says.family, says.size);
+    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
+        atomic_store_relaxed(tail, key);
+    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &used, key))) {
+        hak_secure_blame("block freed twice", p);
+    }
+}
+
+void hak_secure_small_free(void *p, uint32_t tag)
+{
+    struct tail says;
+    uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
+    check_filling(p, says.size, tail);
+    check_before(p);
+    if (HAK_UNLIKELY(says.family != ENTRY_MALLOC)) {
+        hak_secure_family_differs(p, (enum entry_family)says.family, ENTRY_MALLOC);
+    }
+    mark_free(p, tail, says, key);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    /* What lies behind the filling is zero, or is found not to be when the block is handed out. */
+    zero_before(p, says.size + TAIL_FILLED, tail);
+    struct secure_cache *cache = secure_cache_now();
+    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(belongs_to_heap(tag))) {
+        to_below(p);
+        return;
+    }
+    p = secure_cache_quarantine(cache, TAG_CLASS(tag), p);
+    if (HAK_LIKELY(p != NULL)) {
+        secure_cache_check_word(p);
+        hak_fast_free_to(hak_theap_own, p, to_below);
+    }
+}
+
+#endif

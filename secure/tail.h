@@ -1,0 +1,155 @@
+/* The tail of a small block: its last eight bytes, and the filling between what was asked for and
+   them.
+
+   A tail is the block's key, which follows from its address and two secrets, with 18 bits in its
+   middle exchanged: the family of functions that allocated the block (0: it is free) and the
+   size that was asked for; and its upper 18 bits with these times an odd number, so that no change
+   of them alone is taken for right. All 64 bits must fit, so that a tail is neither guessed nor
+   copied from another block. Its lowest byte, which a program that writes one byte too many hits
+   first, and the filling, are one byte, the same in the whole process: 0xF5 to 0xFC, which no text
+   and hardly a number begins with.
+
+   Always, when no thread is in a function of the layer: of a block that the program has, the tail
+   and the filling (its first TAIL_FILLED bytes) are right; of one that was freed and is not handed
+   out yet, the tail says free, and all before it is zero but a list's link in the first word; of
+   one that was never handed out, or whose page was purged, all is zero but the link (a slab's unit is
+   cleared where it was another slab's, superslab/pool.c). */
+#ifndef HAKMEM_SECURE_TAIL_H
+#define HAKMEM_SECURE_TAIL_H
+
+#include "base/internal.h"
+
+#include <string.h>
+
+#include "base/atomic.h"
+#include "base/size_classes.h"
+
+HAK_EXTERN_C_BEGIN
+
+#define TAIL_BYTES       sizeof(uint64_t)
+#define TAIL_FILLED      ((size_t)128) /* bytes of the filling at most */
+#define TAIL_INFO_SHIFT  24
+#define TAIL_INFO_BITS   18
+#define TAIL_CHECK       0x9E3Bu /* odd */
+#define TAIL_SIZE_BITS   15
+#define SECURE_SMALL_MAX (SC_SMALL_MAX - TAIL_BYTES)
+HAK_STATIC_ASSERT(SECURE_SMALL_MAX < 1u << TAIL_SIZE_BITS, "the tail has bits for every size");
+
+/* Bytes of a class for a request: never the smallest class, since a chain of remote frees keeps its
+   link in the second word of its first block (heap/remote.c). */
+static HAK_ALWAYS_INLINE size_t tail_room(size_t size)
+{
+    return (size > TAIL_BYTES ? size : TAIL_BYTES + 1) + TAIL_BYTES;
+}
+
+struct tail_secrets {
+    uint64_t mask, factor;
+    uint64_t fill; /* the byte, eight times */
+};
+extern struct tail_secrets hak_secure_secrets HAK_HIDDEN; /* written once, at the start */
+
+/* What a tail says. `is_right` 0: nothing. */
+struct tail {
+    uint32_t family, size;
+    int is_right;
+};
+
+static HAK_ALWAYS_INLINE uint64_t *tail_of(const void *p, size_t class_bytes)
+{
+    return (uint64_t *)(void *)((char *)(uintptr_t)p + class_bytes - TAIL_BYTES);
+}
+
+static HAK_ALWAYS_INLINE uint64_t tail_key(const uint64_t *tail)
+{
+    uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
+    x ^= x >> 32;
+    x *= hak_secure_secrets.factor;
+    return (x & ~(uint64_t)0xFF) | (hak_secure_secrets.fill & 0xFF);
+}
+
+/* What is exchanged of the key; 0 of a free block, whose tail is its key. */
+static HAK_ALWAYS_INLINE uint64_t tail_info_word(uint32_t info)
+{
+    return (uint64_t)info << TAIL_INFO_SHIFT |
+           (uint64_t)(info * TAIL_CHECK) << (64 - TAIL_INFO_BITS);
+}
+
+static HAK_ALWAYS_INLINE uint64_t tail_info(uint32_t family, size_t size)
+{
+    return tail_info_word(family << TAIL_SIZE_BITS | (uint32_t)size);
+}
+
+static HAK_ALWAYS_INLINE struct tail tail_decode(uint64_t word, uint64_t key)
+{
+    uint64_t x = word ^ key;
+    uint32_t info = (uint32_t)(x >> TAIL_INFO_SHIFT) & ((1u << TAIL_INFO_BITS) - 1);
+    return (struct tail){info >> TAIL_SIZE_BITS, info & ((1u << TAIL_SIZE_BITS) - 1),
+                         x == tail_info_word(info)};
+}
+
+/* The filling is the end of whole words, whose other bytes are the block's, and zero now. Most often
+   it is shorter than 16 bytes: the class is the next multiple of 16. */
+static HAK_ALWAYS_INLINE void tail_fill(void *p, size_t size, uint64_t *tail)
+{
+    char *at = (char *)p + size;
+    size_t n = (size_t)((const char *)tail - at);
+    uint64_t fill = hak_secure_secrets.fill;
+    if (HAK_UNLIKELY(n >= 16)) {
+        memset(at, (int)(fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
+        return;
+    }
+    if (n >= 8) {
+        tail[-1] = fill;
+        tail--;
+        n -= 8;
+    }
+    if (n) {
+        tail[-1] = fill << (64 - 8 * n);
+    }
+}
+
+/* The same where the block has contents. */
+static inline void tail_fill_behind(void *p, size_t size, const uint64_t *tail)
+{
+    char *at = (char *)p + size;
+    size_t n = (size_t)((const char *)tail - at);
+    memset(at, (int)(hak_secure_secrets.fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
+}
+
+static HAK_NOINLINE int tail_long_fill_is_right(const unsigned char *at, size_t n)
+{
+    unsigned char wrong = 0, fill = (unsigned char)hak_secure_secrets.fill;
+    for (; n >= 8; n -= 8, at += 8) {
+        uint64_t word;
+        memcpy(&word, at, sizeof word);
+        wrong |= word != hak_secure_secrets.fill;
+    }
+    for (; n; n--) {
+        wrong |= *at++ ^ fill;
+    }
+    return !wrong;
+}
+
+/* 1 if the filling is as it was. */
+static HAK_ALWAYS_INLINE int tail_fill_is_right(const void *p, size_t size, const uint64_t *tail)
+{
+    const unsigned char *at = (const unsigned char *)p + size;
+    size_t n = (size_t)((const unsigned char *)tail - at);
+    uint64_t fill = hak_secure_secrets.fill, wrong = 0;
+    if (HAK_UNLIKELY(n >= 16)) {
+        return tail_long_fill_is_right(at, n < TAIL_FILLED ? n : TAIL_FILLED);
+    }
+    if (n >= 8) {
+        wrong = tail[-1] ^ fill;
+        tail--;
+        n -= 8;
+    }
+    if (n) {
+        wrong |= (tail[-1] ^ fill) >> (64 - 8 * n);
+    }
+    return !wrong;
+}
+
+HAK_EXTERN_C_END
+
+#endif
