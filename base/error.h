@@ -21,9 +21,9 @@ struct hak_line {
 HAK_COLD __attribute__((noreturn)) void hak_fatal(const char *reason, const void *ptr);
 
 /* The same; `describe` appends to the line what is known of the block. */
-HAK_COLD __attribute__((noreturn)) void
-hak_fatal_about(const char *reason, const void *ptr,
-                void (*describe)(struct hak_line *line, const void *ptr));
+HAK_COLD __attribute__((noreturn)) void hak_fatal_about(const char *reason, const void *ptr,
+                                                        void (*describe)(struct hak_line *line,
+                                                                         const void *ptr));
 
 /* Called with the reason and the address behind the line, if it is set: hak_on_corruption. */
 extern void (*hak_fatal_tell)(const char *reason, const void *ptr) HAK_HIDDEN;

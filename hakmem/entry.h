@@ -59,8 +59,8 @@ struct entry_table {
     void *(*heap_alloc)(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed);
     /* `heap` is not NULL. */
     void (*heap_destroy)(struct hak_heap *heap);
-    /* A walk has come to a block of `usable` bytes: how many the program may use, and *p, where they
-       begin for the program; 0: it is none of the program's. */
+    /* A walk has come to a block of `usable` bytes: how many the program may use, and *p, where
+       they begin for the program; 0: it is none of the program's. */
     size_t (*walked)(void **p, size_t usable);
     /* The secure variant alone calls these two (fast.h). A block of malloc's, just allocated, is
        another family's; a block, not NULL, is about to be freed, by a pointer that may be wrong. */

@@ -11,8 +11,8 @@
 #include <unistd.h>
 #include <vector>
 
-#include "base/attributes.h"
 #include "ace/ace.h"
+#include "base/attributes.h"
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"

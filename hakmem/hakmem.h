@@ -208,8 +208,8 @@ typedef void (*hak_fail_callback)(const struct hak_fail *fail, void *context);
 HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 
 /* Sets the function that is called when an error has been found (docs/misuse.md), behind the line
-   that tells of it, with its reason and the address; NULL for none. By the thread that found it, with
-   no lock of hakmem held; requests are served until the process ends, which it does when the
+   that tells of it, with its reason and the address; NULL for none. By the thread that found it,
+   with no lock of hakmem held; requests are served until the process ends, which it does when the
    function returns. It may leave by _exit, or by longjmp at the program's own risk. */
 typedef void (*hak_corruption_callback)(const char *reason, const void *address, void *context);
 HAK_API void hak_on_corruption(hak_corruption_callback callback, void *context);

@@ -333,8 +333,7 @@ static int walk_large(const struct walk *walk, struct hak_heap *heap)
 int hak_walk_as_it_is(size_t (*walked)(void **p, size_t usable), hak_walk_callback visit,
                       void *context)
 {
-    struct walk walk = {
-        .visit = visit, .context = context, .walked = walked, .leaves_caches = 1};
+    struct walk walk = {.visit = visit, .context = context, .walked = walked, .leaves_caches = 1};
     return walk_all(&walk);
 }
 

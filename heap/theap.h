@@ -249,8 +249,8 @@ int hak_theap_verify_all(void);
 void hak_tc_init(struct theap *heap);
 void *hak_tc_refill(struct theap *heap, uint32_t size_class);
 void hak_tc_overflow(struct theap *heap, uint32_t size_class);
-/* Set once, before there is a heap that keeps something: puts what `kept` holds into the bins, which
-   may hold more than their limits then, and clears `kept`. By who flushes. */
+/* Set once, before there is a heap that keeps something: puts what `kept` holds into the bins,
+   which may hold more than their limits then, and clears `kept`. By who flushes. */
 extern void (*hak_tc_flush_kept)(struct theap *heap) HAK_HIDDEN;
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void hak_tc_flush(struct theap *heap);

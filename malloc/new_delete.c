@@ -231,10 +231,9 @@ HAK_REPLACEABLE void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
     if (HAK_UNLIKELY(_Znwm != hak_own__Znwm)) {
         return named_nothrow_new(_Znwm, size, nothrow);
     }
-    return named(
-        or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
-                nothrow),
-        ENTRY_NEW);
+    return named(or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size),
+                         size, nothrow),
+                 ENTRY_NEW);
 }
 
 HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
@@ -242,10 +241,9 @@ HAK_REPLACEABLE void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
     if (HAK_UNLIKELY(_Znam != hak_own__Znam || _Znwm != hak_own__Znwm)) {
         return named_nothrow_new(_Znam, size, nothrow);
     }
-    return named(
-        or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size), size,
-                nothrow),
-        ENTRY_NEW_ARRAY);
+    return named(or_null(NAMES_MALLOC_DIFFERS ? malloc(size ? size : 1) : hak_fast_malloc(size),
+                         size, nothrow),
+                 ENTRY_NEW_ARRAY);
 }
 
 /* An alignment that is none fails at once, as libstdc++'s forms do. */

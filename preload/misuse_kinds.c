@@ -532,7 +532,8 @@ static int holds(const char *at, char value, size_t n)
 /* A block between two others of its size. */
 static char *between(size_t size)
 {
-    char *volatile before = malloc(size), *volatile p = malloc(size), *volatile after = malloc(size);
+    char *volatile before = malloc(size), *volatile p = malloc(size),
+                   *volatile after = malloc(size);
     (void)before;
     (void)after;
     memset(p, 'p', size);

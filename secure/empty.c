@@ -93,8 +93,7 @@ void hak_secure_empty_check(const void *p, enum secure_asker asker)
 {
     static const char *const reasons[SECURE_N_ASKERS][2] = {
         {"invalid pointer freed (not the start of a block)", "block freed twice"},
-        {"invalid pointer given to malloc_usable_size",
-         "freed block given to malloc_usable_size"},
+        {"invalid pointer given to malloc_usable_size", "freed block given to malloc_usable_size"},
         {"invalid pointer given to realloc", "freed block given to realloc"},
     };
     (void)family_of(p, reasons[asker][0], reasons[asker][1]);

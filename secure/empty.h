@@ -2,9 +2,9 @@
 
    A reservation of EMPTY_BLOCKS addresses, 16 bytes apart, made with the first such block, and a
    byte for each that says what it is: 0 free, else the family whose functions allocated it. The
-   addresses are handed out in turn, so that each comes back as late as it can. Where all are in use,
-   or there is no room for them, size 0 is served as any small size. No lock: each byte changes by
-   compare-and-swap, in a forked child too. */
+   addresses are handed out in turn, so that each comes back as late as it can. Where all are in
+   use, or there is no room for them, size 0 is served as any small size. No lock: each byte changes
+   by compare-and-swap, in a forked child too. */
 #ifndef HAKMEM_SECURE_EMPTY_H
 #define HAKMEM_SECURE_EMPTY_H
 

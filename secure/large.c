@@ -47,8 +47,8 @@ static LOCK_DEFINE(lock, LOCK_RANK_OWNED);
 static struct address_table table;
 static struct large *drawn[DRAWN_LARGE], *queue[QUEUE_LARGE], *ready[READY_MOST];
 static uint32_t n_drawn, n_queued, first_queued, n_ready, draws;
-static size_t waiting_bytes; /* of containers in the quarantine */
-static struct large *stuck;  /* freed, in no other list */
+size_t hak_secure_large_waiting;
+static struct large *stuck; /* freed, in no other list */
 
 static const struct entry_table *below(void)
 {
@@ -184,13 +184,22 @@ static int try_give_back(struct large *large)
     return 1;
 }
 
+/* A first-class heap that ends must not free it by itself. Inside the gate. */
+static void get_stuck(struct large *large)
+{
+    hak_heap_forget(container_of(large));
+    hak_lock_acquire(&lock);
+    large->heap = NULL;
+    large->next_stuck = stuck;
+    atomic_store_relaxed(&stuck, large);
+    hak_lock_release(&lock);
+}
+
+/* Inside the gate. */
 static void give_back(struct large *large)
 {
     if (!try_give_back(large)) {
-        hak_lock_acquire(&lock);
-        large->next_stuck = stuck;
-        atomic_store_relaxed(&stuck, large);
-        hak_lock_release(&lock);
+        get_stuck(large);
     }
 }
 
@@ -219,7 +228,7 @@ static struct large *pop(void)
     struct large *large = queue[first_queued];
     first_queued = (first_queued + 1) % QUEUE_LARGE;
     n_queued--;
-    waiting_bytes -= large->bytes;
+    hak_secure_large_waiting -= large->bytes;
     return large;
 }
 
@@ -236,7 +245,7 @@ static struct large *wait_in_quarantine(struct large *large)
     if (large->bytes > hak_options.secure_large_quarantine || large->heap) {
         return large;
     }
-    waiting_bytes += large->bytes;
+    hak_secure_large_waiting += large->bytes;
     if (n_drawn < DRAWN_LARGE) {
         drawn[n_drawn++] = large;
         return NULL;
@@ -251,7 +260,8 @@ static struct large *wait_in_quarantine(struct large *large)
 /* One more that leaves because there are too many bytes; NULL if there are not. */
 static struct large *excess(void)
 {
-    return n_queued && waiting_bytes > hak_options.secure_large_quarantine ? pop() : NULL;
+    return n_queued && hak_secure_large_waiting > hak_options.secure_large_quarantine ? pop()
+                                                                                      : NULL;
 }
 
 /* Becomes ready if there is room for it and it is nobody's. Lock held. */
@@ -294,7 +304,7 @@ static struct large *take_any(void)
         atomic_store_relaxed(&n_ready, n_ready - 1);
     } else if (n_drawn) {
         large = drawn[--n_drawn];
-        waiting_bytes -= large->bytes;
+        hak_secure_large_waiting -= large->bytes;
     } else if (n_queued) {
         large = pop();
     }
@@ -343,8 +353,8 @@ static void *hand_through(void *container, struct hak_heap *heap, size_t alignme
         return container;
     }
     below()->free(container);
-    void *p = heap ? below()->heap_alloc(heap, size, alignment, 1)
-                   : below()->aligned(alignment, size);
+    void *p =
+        heap ? below()->heap_alloc(heap, size, alignment, 1) : below()->aligned(alignment, size);
     return p ? memset(p, 0, size) : NULL;
 }
 
@@ -448,8 +458,7 @@ void *hak_secure_large_alloc_growing(size_t size)
     if (size > PTRDIFF_MAX / 4) {
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
     }
-    size_t bytes =
-        container_bytes(size + (size >> GROW_SHIFT), SC_MIN_ALIGN, hak_os_page_size());
+    size_t bytes = container_bytes(size + (size >> GROW_SHIFT), SC_MIN_ALIGN, hak_os_page_size());
     void *p = reuse(SC_MIN_ALIGN, size, bytes, 1);
     p = p ? p : fresh(NULL, SC_MIN_ALIGN, size, bytes, 1);
     return p ? p : hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
@@ -510,8 +519,8 @@ int hak_secure_large_resize(void *p, size_t size, int must_stay)
     char *end = large->start + large->size;
     int is_done = body_bytes == large->body_bytes || set_body_bytes(large, body_bytes);
     if (is_done) {
-        char *body_end = large->body + (body_bytes < large->body_bytes ? body_bytes
-                                                                       : large->body_bytes);
+        char *body_end =
+            large->body + (body_bytes < large->body_bytes ? body_bytes : large->body_bytes);
         if (end < body_end) {
             memset(end, 0, (size_t)(body_end - end));
         }
@@ -637,7 +646,10 @@ void hak_secure_large_forget(void *container)
     if (atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) == LARGE_USED) {
         check_edges(large);
     } /* else a thread that a forked child does not have was freeing it */
-    protect((char *)container, (char *)container + large->bytes, OS_WRITABLE);
+    if (hak_os_protect(container, large->bytes, OS_WRITABLE) && hak_gate_enter()) {
+        get_stuck(large);
+        hak_gate_leave();
+    }
 }
 
 /* With the lock held, so that the block is not freed in between. */
@@ -664,7 +676,7 @@ static int verify_waiting(const struct large *large)
 int hak_secure_large_verify(void)
 {
     enum gate_reader how = hak_gate_enter_to_read();
-    int is_right = 1;
+    int is_right = !table.buckets[0] || table.n;
     size_t bytes = 0;
     if (how == GATE_REFUSED) {
         return 0;
@@ -681,7 +693,7 @@ int hak_secure_large_verify(void)
     for (uint32_t i = 0; i < n_ready; i++) {
         is_right &= verify_waiting(ready[i]);
     }
-    is_right &= bytes == waiting_bytes;
+    is_right &= bytes == hak_secure_large_waiting;
     hak_lock_release(&lock);
     hak_gate_leave_reader(how);
     return is_right ? 0 : VERIFY_SECURE_LARGE;

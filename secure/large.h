@@ -8,10 +8,10 @@
    then its container serves a request for as much, or goes back.
 
    struct large describes one, in a hash table by the container's start. States: used; changing: its
-   owner makes it another size; freed: in the quarantine, ready for the next, or on its way between. Written with the lock held (rank OWNED),
-   inside the gate; while the gate is closed `state` alone, atomically. Always, when the lock is
-   free: what is in the quarantine or ready is freed, and no page of it may be touched; every node's
-   container is a block of the plain functions. */
+   owner makes it another size; freed: in the quarantine, ready for the next, or on its way between.
+   Written with the lock held (rank OWNED), inside the gate; while the gate is closed `state` alone,
+   atomically. Always, when the lock is free: what is in the quarantine or ready is freed, and no
+   page of it may be touched; every node's container is a block of the plain functions. */
 #ifndef HAKMEM_SECURE_LARGE_H
 #define HAKMEM_SECURE_LARGE_H
 
@@ -23,6 +23,9 @@
 HAK_EXTERN_C_BEGIN
 
 struct hak_heap;
+
+/* Bytes of the containers in the quarantine; lock held. */
+extern size_t hak_secure_large_waiting HAK_HIDDEN;
 
 enum large_state { LARGE_USED, LARGE_FREED, LARGE_CHANGING };
 
@@ -38,10 +41,11 @@ struct large_block {
 /* A block of `size` bytes, all zero, at a multiple of `alignment` (a power of two), of the heap
    unless it is NULL. NULL and ENOMEM. Any thread; no lock held, as of all of these. */
 void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t size);
-/* The same for a block of no heap that has been made larger by realloc: with address space ahead. */
+/* The same for a block of no heap that has been made larger by realloc: with address space ahead.
+ */
 void *hak_secure_large_alloc_growing(size_t size);
-/* Makes the block that begins at p `size` bytes, at least 1, where it lies; 0 if its container has no
-   room, or too much, or the system refuses. `must_stay` as with small ones. */
+/* Makes the block that begins at p `size` bytes, at least 1, where it lies; 0 if its container has
+   no room, or too much, or the system refuses. `must_stay` as with small ones. */
 int hak_secure_large_resize(void *p, size_t size, int must_stay);
 /* `p` lies in a span or a range. Aborts if it is no block. errno may change. */
 void hak_secure_large_free(void *p);

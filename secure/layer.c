@@ -64,9 +64,8 @@ static void *secure_calloc(size_t bytes)
 
 static void *secure_aligned(size_t alignment, size_t size)
 {
-    uint32_t size_class = size <= SECURE_SMALL_MAX
-                              ? hak_request_class(tail_room(size), alignment)
-                              : SC_N_CLASSES;
+    uint32_t size_class =
+        size <= SECURE_SMALL_MAX ? hak_request_class(tail_room(size), alignment) : SC_N_CLASSES;
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(NULL, alignment, size ? size : 1);
     }
@@ -82,9 +81,8 @@ static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignm
 {
     (void)is_zeroed;
     size = size ? size : 1; /* a walk of the heap comes to every block */
-    uint32_t size_class = size <= SECURE_SMALL_MAX
-                              ? hak_request_class(tail_room(size), alignment)
-                              : SC_N_CLASSES;
+    uint32_t size_class =
+        size <= SECURE_SMALL_MAX ? hak_request_class(tail_room(size), alignment) : SC_N_CLASSES;
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(heap, alignment, size);
     }

@@ -31,9 +31,8 @@ extern struct entry_layer hak_secure_layer HAK_HIDDEN;
 enum secure_asker { SECURE_FREE, SECURE_USABLE_SIZE, SECURE_REALLOC, SECURE_N_ASKERS };
 
 /* Ends the process: a block of that family reaches a function of another one. */
-HAK_COLD __attribute__((noreturn)) void hak_secure_family_differs(const void *p,
-                                                                  enum entry_family is,
-                                                                  enum entry_family asked);
+HAK_COLD __attribute__((noreturn)) void
+hak_secure_family_differs(const void *p, enum entry_family is, enum entry_family asked);
 /* Checks a claim (entry.h) against what is known of the block; aborts if they differ. */
 void hak_secure_check_claim(const void *p, enum entry_family family, size_t size,
                             const struct entry_claim *claim);

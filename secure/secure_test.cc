@@ -1,6 +1,6 @@
 /* Tests of the secure variant through the public functions: sizes, zeroed memory, what is found and
-   where, the quarantine, failures of the system, forks. preload/misuse_kinds_test.py tries every kind
-   of misuse from outside. */
+   where, the quarantine, failures of the system, forks. preload/misuse_kinds_test.py tries every
+   kind of misuse from outside. */
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/options.h"
+#include "base/verify.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "secure/cache.h"
@@ -28,8 +29,8 @@ namespace
 
 using hak_testing::Rng;
 
-const size_t SIZES[] = {1,     8,     9,      24,     25,      100,     1000,   4088,   4096,
-                        32760, 32761, 100000, 131072, 1048576, 1048577, 5000000};
+const size_t SIZES[] = {1,    8,     9,     24,     25,     100,     1000,    4088,
+                        4096, 32760, 32761, 100000, 131072, 1048576, 1048577, 5000000};
 
 bool is_zero(const unsigned char *p, size_t n)
 {
@@ -110,12 +111,35 @@ TEST(SecureDeathTest, IsFoundByReallocUsableSizeAndVerifyToo)
 {
     const char *behind = "block written to behind its end";
     for (size_t size : {25u, 5000u}) {
-        EXPECT_DEATH({ unsigned char *p = take(size); p[size] ^= 1; hak_realloc(p, size + 1); },
-                     behind);
-        EXPECT_DEATH({ unsigned char *p = take(size); p[size] ^= 1; hak_usable_size(p); }, behind);
-        EXPECT_DEATH({ unsigned char *p = take(size); p[size] ^= 1; hak_verify(); }, behind);
-        EXPECT_DEATH({ unsigned char *p = take(size); hak_free(p); p[0] = 1; hak_verify(); },
-                     "freed block written to");
+        EXPECT_DEATH(
+            {
+                unsigned char *p = take(size);
+                p[size] ^= 1;
+                hak_realloc(p, size + 1);
+            },
+            behind);
+        EXPECT_DEATH(
+            {
+                unsigned char *p = take(size);
+                p[size] ^= 1;
+                hak_usable_size(p);
+            },
+            behind);
+        EXPECT_DEATH(
+            {
+                unsigned char *p = take(size);
+                p[size] ^= 1;
+                hak_verify();
+            },
+            behind);
+        EXPECT_DEATH(
+            {
+                unsigned char *p = take(size);
+                hak_free(p);
+                p[0] = 1;
+                hak_verify();
+            },
+            "freed block written to");
     }
 }
 
@@ -123,9 +147,25 @@ TEST(SecureDeathTest, LargeBlocksLieBetweenPagesThatMayNotBeTouched)
 {
     for (size_t size : {size_t(65536), size_t(200000), size_t(5) << 20}) {
         auto faults = testing::KilledBySignal(SIGSEGV);
-        EXPECT_EXIT({ unsigned char *p = take(size); p[(size + 15) & ~size_t(15)] = 1; }, faults, "");
-        EXPECT_EXIT({ unsigned char *p = take(size); p[-4096] = 1; }, faults, "");
-        EXPECT_EXIT({ unsigned char *p = take(size); hak_free(p); p[0] = 1; }, faults, "");
+        EXPECT_EXIT(
+            {
+                unsigned char *p = take(size);
+                p[(size + 15) & ~size_t(15)] = 1;
+            },
+            faults, "");
+        EXPECT_EXIT(
+            {
+                unsigned char *p = take(size);
+                p[-4096] = 1;
+            },
+            faults, "");
+        EXPECT_EXIT(
+            {
+                unsigned char *p = take(size);
+                hak_free(p);
+                p[0] = 1;
+            },
+            faults, "");
         EXPECT_EXIT(
             {
                 unsigned char *p = take(size);
@@ -135,10 +175,20 @@ TEST(SecureDeathTest, LargeBlocksLieBetweenPagesThatMayNotBeTouched)
             },
             faults, "");
     }
-    EXPECT_DEATH({ unsigned char *p = take(100001); p[100001] = 1; hak_free(p); },
-                 "block written to behind its end");
-    EXPECT_DEATH({ unsigned char *p = take(100001); p[-1] = 1; hak_free(p); },
-                 "block written to before its start");
+    EXPECT_DEATH(
+        {
+            unsigned char *p = take(100001);
+            p[100001] = 1;
+            hak_free(p);
+        },
+        "block written to behind its end");
+    EXPECT_DEATH(
+        {
+            unsigned char *p = take(100001);
+            p[-1] = 1;
+            hak_free(p);
+        },
+        "block written to before its start");
 }
 
 TEST(SecureDeathTest, NothingIsInABlockOfSize0)
@@ -231,6 +281,16 @@ TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
     EXPECT_EQ(hak_secure_large_verify(), 0);
 }
 
+TEST(Secure, TheVerifierSeesAWrongCount)
+{
+    hak_free(take(100000));
+    ASSERT_EQ(hak_verify(), 0);
+    hak_secure_large_waiting += 4096;
+    EXPECT_EQ(hak_verify(), VERIFY_SECURE_LARGE);
+    hak_secure_large_waiting -= 4096;
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST(SecureDeathTest, FamiliesAndClaims)
 {
     const entry_claim to_delete = {ENTRY_NEW, ENTRY_MALLOC, SIZE_MAX, 0};
@@ -289,8 +349,9 @@ struct Block {
 void step(std::vector<Block> &live, Rng &rng)
 {
     Block &b = live[rng.below(live.size())];
-    size_t size = rng.one_in(20) ? rng.below(300000) : rng.one_in(4) ? rng.below(40000)
-                                                                     : rng.below(400);
+    size_t size = rng.one_in(20)  ? rng.below(300000)
+                  : rng.one_in(4) ? rng.below(40000)
+                                  : rng.below(400);
     if (!b.p) {
         b = {static_cast<unsigned char *>(hak_malloc(size)), size,
              static_cast<unsigned char>(rng.between(1, 255))};

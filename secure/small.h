@@ -1,5 +1,5 @@
-/* Small blocks of the secure variant: dressed with a tail when they are handed out (tail.h), undressed
-   and zeroed when they are freed, then in the quarantine (cache.h). No lock held. */
+/* Small blocks of the secure variant: dressed with a tail when they are handed out (tail.h),
+   undressed and zeroed when they are freed, then in the quarantine (cache.h). No lock held. */
 #ifndef HAKMEM_SECURE_SMALL_H
 #define HAKMEM_SECURE_SMALL_H
 
@@ -20,8 +20,8 @@ void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size
 void hak_secure_small_free(void *p, uint32_t tag);
 /* What was asked for. */
 size_t hak_secure_small_size(const void *p, uint32_t tag, enum secure_asker asker);
-/* Makes it so many bytes where it lies; 0 if its class is not that of the size. `must_stay`: the size
-   is smaller, and there is no other block for it. */
+/* Makes it so many bytes where it lies; 0 if its class is not that of the size. `must_stay`: the
+   size is smaller, and there is no other block for it. */
 int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay);
 void hak_secure_small_name(void *p, uint32_t tag, enum entry_family family);
 void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *claim);
@@ -30,7 +30,8 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
 size_t hak_secure_small_walked(void *p, uint32_t tag, int end);
 
 /* Abort if the block was written to where it may not be: a free one that the calling thread keeps,
-   with or without a list's link in its first word; any block of a slab, which another thread may have. */
+   with or without a list's link in its first word; any block of a slab, which another thread may
+   have. */
 void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_link);
 void hak_secure_small_check(const void *p, uint32_t tag);
 

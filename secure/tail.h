@@ -12,8 +12,8 @@
    Always, when no thread is in a function of the layer: of a block that the program has, the tail
    and the filling (its first TAIL_FILLED bytes) are right; of one that was freed and is not handed
    out yet, the tail says free, and all before it is zero but a list's link in the first word; of
-   one that was never handed out, or whose page was purged, all is zero but the link (a slab's unit is
-   cleared where it was another slab's, superslab/pool.c). */
+   one that was never handed out, or whose page was purged, all is zero but the link (a slab's unit
+   is cleared where it was another slab's, superslab/pool.c). */
 #ifndef HAKMEM_SECURE_TAIL_H
 #define HAKMEM_SECURE_TAIL_H
 
@@ -70,8 +70,8 @@ static HAK_ALWAYS_INLINE uint64_t tail_key(const uint64_t *tail)
 /* What is exchanged of the key; 0 of a free block, whose tail is its key. */
 static HAK_ALWAYS_INLINE uint64_t tail_info_word(uint32_t info)
 {
-    return (uint64_t)info << TAIL_INFO_SHIFT |
-           (uint64_t)(info * TAIL_CHECK) << (64 - TAIL_INFO_BITS);
+    return (uint64_t)info << TAIL_INFO_SHIFT | (uint64_t)(info * TAIL_CHECK)
+                                                   << (64 - TAIL_INFO_BITS);
 }
 
 static HAK_ALWAYS_INLINE uint64_t tail_info(uint32_t family, size_t size)
@@ -87,8 +87,8 @@ static HAK_ALWAYS_INLINE struct tail tail_decode(uint64_t word, uint64_t key)
                          x == tail_info_word(info)};
 }
 
-/* The filling is the end of whole words, whose other bytes are the block's, and zero now. Most often
-   it is shorter than 16 bytes: the class is the next multiple of 16. */
+/* The filling is the end of whole words, whose other bytes are the block's, and zero now. Most
+   often it is shorter than 16 bytes: the class is the next multiple of 16. */
 static HAK_ALWAYS_INLINE void tail_fill(void *p, size_t size, uint64_t *tail)
 {
     char *at = (char *)p + size;

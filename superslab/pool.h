@@ -12,12 +12,13 @@
    superslab that leaves as a whole has no base while it does, and is in no list.
    A guard (the secure variant's) is neither used nor free.
    Always: dirty is a subset of free, and refused of dirty; largest_run = length of the longest run
-   in free; n_whole = units that are wholly free (SS_UNITS if all but guards are); the superslab is in the list of its largest_run
-   and in that of its n_whole; in the list of aged ones, which is ordered by dirty_since_ns, exactly
-   if it has a dirty granule that was not refused; in the list of refused ones exactly if it has
-   dirty ones, and all were refused; span_granules[i] > 0 exactly for the first granule i of a span,
-   and all its granules are used; in the pointer map each unit that is wholly free or leaving has
-   TAG_FREE_UNIT, each other one that is no slab TAG_SPAN. hak_ss_verify checks. */
+   in free; n_whole = units that are wholly free (SS_UNITS if all but guards are); the superslab is
+   in the list of its largest_run and in that of its n_whole; in the list of aged ones, which is
+   ordered by dirty_since_ns, exactly if it has a dirty granule that was not refused; in the list of
+   refused ones exactly if it has dirty ones, and all were refused; span_granules[i] > 0 exactly for
+   the first granule i of a span, and all its granules are used; in the pointer map each unit that
+   is wholly free or leaving has TAG_FREE_UNIT, each other one that is no slab TAG_SPAN.
+   hak_ss_verify checks. */
 #ifndef HAKMEM_SUPERSLAB_POOL_H
 #define HAKMEM_SUPERSLAB_POOL_H
 
@@ -54,7 +55,8 @@ struct superslab {
     struct granules free, dirty, refused, leaving;
     uint32_t number;
     uint32_t slab_mask; /* units that are slabs */
-    uint32_t guards; /* units that may not be touched: neither used nor free, while it has a region */
+    uint32_t
+        guards; /* units that may not be touched: neither used nor free, while it has a region */
     uint32_t
         slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
     uint16_t largest_run, n_whole;

@@ -196,8 +196,7 @@ int hak_pool_is_guarded(void)
 /* The fresh region's guards. What the system refuses stays a hole that may be touched. */
 static uint32_t make_guards(char *base)
 {
-    if (!hak_pool_is_guarded() ||
-        hak_stat_get(mappings) >= hak_limit_most_mappings / GUARD_SHARE) {
+    if (!hak_pool_is_guarded() || hak_stat_get(mappings) >= hak_limit_most_mappings / GUARD_SHARE) {
         return 0;
     }
     for (uint32_t unit = 0; unit < SS_UNITS; unit++) {
