@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/attributes.h"
 #include "hakmem/hakmem.h"
 
 extern "C" {
@@ -33,6 +34,18 @@ template <typename T> T *used(T *p)
 bool is_aligned(const void *p, size_t align)
 {
     return reinterpret_cast<uintptr_t>(p) % align == 0;
+}
+
+/* By `free`, but in the secure variant, which minds it, by the form that belongs to the name. */
+void free_as(const std::string &name, void *p)
+{
+    if (HAK_SECURE && name.find("new[]") != std::string::npos) {
+        operator delete[](p);
+    } else if (HAK_SECURE && name.find("new") != std::string::npos) {
+        operator delete(p);
+    } else {
+        free(p);
+    }
 }
 
 TEST(Malloc, EveryFunctionIsHakmems)
@@ -69,7 +82,7 @@ TEST(Malloc, EveryFunctionIsHakmems)
         EXPECT_TRUE(is_aligned(block.p, block.align)) << block.name;
         EXPECT_GE(malloc_usable_size(block.p), block.size) << block.name;
         EXPECT_EQ(malloc_usable_size(block.p), hak_usable_size(block.p)) << block.name;
-        free(block.p);
+        free_as(block.name, block.p);
     }
     void *p = nullptr;
     ASSERT_EQ(posix_memalign(&p, 1024, 10), 0);
@@ -81,9 +94,25 @@ TEST(Malloc, EveryFunctionIsHakmems)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+/* 1 for forms of delete, 2 for those of delete[]. */
+int free_family(const std::string &name)
+{
+    return name.find("delete") == std::string::npos ? 0
+           : name.find("[]") == std::string::npos   ? 1
+                                                    : 2;
+}
+
 /* Whether a block was freed shows in that the next request of its size gets it. */
 template <typename F> void expect_freed_by(const char *name, F f)
 {
+    if (HAK_SECURE) { /* where it waits: it is freed if it is not there any more */
+        void *p = used(free_family(name)
+                           ? free_family(name) == 2 ? operator new[](1000) : operator new(1000)
+                           : malloc(1000));
+        f(p);
+        EXPECT_DEATH(hak_usable_size(p), "freed block given to malloc_usable_size") << name;
+        return;
+    }
     void *p = used(malloc(1000));
     f(p);
     void *q = used(malloc(1000));
