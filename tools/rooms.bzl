@@ -77,6 +77,7 @@ ROOMS = {
             "heap",
             "hakmem",
             "observe",
+            "secure",
             "malloc",
             "preload",
         ],
@@ -111,7 +112,7 @@ ROOMS = {
     ),
     "examples": (
         "workspaces that import hakmem as a user would",
-        _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "malloc"],
+        _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "secure", "malloc"],
     ),
     "examples/workspace": (
         "a workspace that links hakmem, and its parts alone",
