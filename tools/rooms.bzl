@@ -112,7 +112,17 @@ ROOMS = {
     ),
     "examples": (
         "workspaces that import hakmem as a user would",
-        _SLABS + ["owner", "tiny", "mid_mt", "ace", "heap", "hakmem", "observe", "secure", "malloc"],
+        _SLABS + [
+            "owner",
+            "tiny",
+            "mid_mt",
+            "ace",
+            "heap",
+            "hakmem",
+            "observe",
+            "secure",
+            "malloc",
+        ],
     ),
     "examples/workspace": (
         "a workspace that links hakmem, and its parts alone",
