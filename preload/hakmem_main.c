@@ -56,6 +56,9 @@ static const struct command_library library = {"libhakmem.so",
 static const struct command_library secure_library = {
     "libhakmem_secure.so", "hakmem/preload/libhakmem_secure.so", "HAKMEM_SECURE_LIBRARY"};
 
+static const struct command_library secure_library = {
+    "libhakmem_secure.so", "hakmem/preload/libhakmem_secure.so", "HAKMEM_SECURE_LIBRARY"};
+
 static int run(char **arguments)
 {
     struct command_program program;

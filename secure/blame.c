@@ -18,8 +18,8 @@ static void say(struct hak_line *line, const char *text, uint64_t n)
 
 static void describe_small(struct hak_line *line, const struct ss_lookup *found)
 {
-    const uint64_t *tail = tail_of(found->start, found->size);
-    struct tail says = tail_decode(*tail, tail_key(tail));
+    const uint64_t *tail = hak_secure_tail_of(found->start, found->size);
+    struct tail says = hak_secure_tail_decode(*tail, hak_secure_tail_key(tail));
     if (says.is_right && says.family) {
         say(line, " (a block of ", says.size);
         say(line, " bytes, size class ", found->size);

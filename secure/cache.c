@@ -73,7 +73,7 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
         *(uint64_t *)more = 0; /* where the link was */
         bin->hand[bin->n_hand++] = more;
     }
-    uint32_t i = secure_draw(cache, bin->n_hand + 1u);
+    uint32_t i = hak_secure_draw(cache, bin->n_hand + 1u);
     if (i == bin->n_hand) {
         return block;
     }
@@ -107,7 +107,7 @@ static void put(struct theap *heap, uint32_t size_class, void **blocks, uint32_t
 {
     for (uint32_t i = 0; i < n; i++) {
         if (is_zero) {
-            secure_cache_check_word(blocks[i]);
+            hak_secure_cache_check_word(blocks[i]);
         }
         hak_tc_bin_push(&heap->bins[size_class], blocks[i]);
     }

@@ -40,28 +40,29 @@ struct secure_cache {
 
 /* The calling thread's; NULL if it has no heap, or there is no memory. */
 struct secure_cache *hak_secure_cache_attach(void);
-static HAK_ALWAYS_INLINE struct secure_cache *secure_cache_now(void)
+static HAK_ALWAYS_INLINE struct secure_cache *hak_secure_cache_now(void)
 {
     void *kept = hak_theap_own->kept;
     return HAK_LIKELY(kept != NULL) ? (struct secure_cache *)kept : hak_secure_cache_attach();
 }
 
 /* A number below n, n < 2^16; of the thread's own sequence. */
-static HAK_ALWAYS_INLINE uint32_t secure_draw(struct secure_cache *cache, uint32_t n)
+static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, uint32_t n)
 {
     cache->random = cache->random * 0x5851F42D4C957F2Du + 0x14057B7EF767814Fu;
     return (uint32_t)(((cache->random >> 32) * n) >> 32);
 }
 
 /* A block from the hand, NULL if it is empty. */
-static HAK_ALWAYS_INLINE void *secure_cache_take(struct secure_cache *cache, uint32_t size_class)
+static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
+                                                     uint32_t size_class)
 {
     struct secure_bin *bin = &cache->bins[size_class];
     uint32_t n = bin->n_hand;
     if (HAK_UNLIKELY(!n)) {
         return NULL;
     }
-    uint32_t i = secure_draw(cache, n);
+    uint32_t i = hak_secure_draw(cache, n);
     void *block = bin->hand[i];
     bin->hand[i] = bin->hand[n - 1];
     bin->n_hand = (uint8_t)(n - 1);
@@ -76,8 +77,8 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
 void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class);
 
 /* The block goes into the quarantine. Returns the one that leaves it, or NULL. */
-static HAK_ALWAYS_INLINE void *secure_cache_quarantine(struct secure_cache *cache,
-                                                       uint32_t size_class, void *block)
+static HAK_ALWAYS_INLINE void *hak_secure_cache_quarantine(struct secure_cache *cache,
+                                                           uint32_t size_class, void *block)
 {
     struct secure_bin *bin = &cache->bins[size_class];
     if (HAK_UNLIKELY(!bin->is_ready)) {
@@ -90,7 +91,7 @@ static HAK_ALWAYS_INLINE void *secure_cache_quarantine(struct secure_cache *cach
     if (HAK_UNLIKELY(!bin->drawn_most)) {
         return block;
     }
-    uint32_t i = secure_draw(cache, bin->drawn_most);
+    uint32_t i = hak_secure_draw(cache, bin->drawn_most);
     void *drawn = bin->drawn[i];
     bin->drawn[i] = block;
     if (HAK_UNLIKELY(bin->n_queued < bin->queue_most)) {
@@ -107,7 +108,7 @@ static HAK_ALWAYS_INLINE void *secure_cache_quarantine(struct secure_cache *cach
 }
 
 /* Ends the process if the first word of a block that leaves the quarantine was written to. */
-static HAK_ALWAYS_INLINE void secure_cache_check_word(const void *block)
+static HAK_ALWAYS_INLINE void hak_secure_cache_check_word(const void *block)
 {
     HAK_CHECK(atomic_load_relaxed((const uint64_t *)block) == 0,
               "freed block written to (its first word)", block);

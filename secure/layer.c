@@ -47,13 +47,13 @@ static int is_large(uint32_t tag)
 static void *secure_malloc(size_t size)
 {
     if (HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)) {
-        return hak_secure_small_alloc(hak_sc_of(tail_room(size)), size);
+        return hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(size)), size);
     }
     if (size) {
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
     }
     void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc();
-    return p ? p : hak_secure_small_alloc(hak_sc_of(tail_room(0)), 0);
+    return p ? p : hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(0)), 0);
 }
 
 /* Blocks are zero, whoever asks. */
@@ -64,8 +64,9 @@ static void *secure_calloc(size_t bytes)
 
 static void *secure_aligned(size_t alignment, size_t size)
 {
-    uint32_t size_class =
-        size <= SECURE_SMALL_MAX ? hak_request_class(tail_room(size), alignment) : SC_N_CLASSES;
+    uint32_t size_class = size <= SECURE_SMALL_MAX
+                              ? hak_request_class(hak_secure_tail_room(size), alignment)
+                              : SC_N_CLASSES;
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(NULL, alignment, size ? size : 1);
     }
@@ -81,8 +82,9 @@ static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignm
 {
     (void)is_zeroed;
     size = size ? size : 1; /* a walk of the heap comes to every block */
-    uint32_t size_class =
-        size <= SECURE_SMALL_MAX ? hak_request_class(tail_room(size), alignment) : SC_N_CLASSES;
+    uint32_t size_class = size <= SECURE_SMALL_MAX
+                              ? hak_request_class(hak_secure_tail_room(size), alignment)
+                              : SC_N_CLASSES;
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(heap, alignment, size);
     }

@@ -89,7 +89,7 @@ TEST(SecureDeathTest, EachByteBehindASmallBlock)
 {
     for (size_t size : {1u, 24u, 25u, 30u, 100u, 1000u, 5000u}) {
         for (size_t at : {0u, 1u, 7u, 8u, 15u}) {
-            size_t room = hak_sc_table[hak_sc_of(tail_room(size))].size - size;
+            size_t room = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size - size;
             for (int value : {0x00, 0x01, 0x41, 0xFF}) {
                 if (at >= room) {
                     continue; /* another block's */

@@ -95,15 +95,16 @@ static HAK_ALWAYS_INLINE void zero_before(void *p, size_t n, uint64_t *tail)
 
 static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
 {
-    uint64_t *tail = tail_of(p, class_bytes), key = tail_key(tail), word = *tail;
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
+             word = *tail;
     /* 0: never handed out since its page was. */
     if (HAK_UNLIKELY(word && word != key) || HAK_UNLIKELY(!is_zero_before(p, tail))) {
         hak_secure_written_after_free(p);
     }
     /* The tail last: who looks at blocks of other threads, or of those that a forked child does not
        have, finds either a freed block or a whole one. */
-    tail_fill(p, size, tail);
-    atomic_store_release(tail, key ^ tail_info(ENTRY_MALLOC, size));
+    hak_secure_tail_fill(p, size, tail);
+    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
     return p;
 }
 
@@ -119,15 +120,15 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
         return p ? memset(p, 0, class_bytes) : NULL; /* limbo's, or libc's */
     }
     *(uint64_t *)p = 0;
-    struct secure_cache *cache = secure_cache_now();
+    struct secure_cache *cache = hak_secure_cache_now();
     p = cache ? hak_secure_cache_fill(cache, size_class, p) : p;
     return dress(p, size, class_bytes);
 }
 
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
-    struct secure_cache *cache = secure_cache_now();
-    void *p = HAK_LIKELY(cache != NULL) ? secure_cache_take(cache, size_class) : NULL;
+    struct secure_cache *cache = hak_secure_cache_now();
+    void *p = HAK_LIKELY(cache != NULL) ? hak_secure_cache_take(cache, size_class) : NULL;
     return HAK_LIKELY(p != NULL) ? dress(p, size, hak_sc_table[size_class].size)
                                  : slow_alloc(size_class, size);
 }
@@ -173,7 +174,7 @@ HAK_COLD __attribute__((noreturn)) static void wrong(const void *p, struct tail 
     if (says.is_right && !says.family) {
         hak_secure_blame(reasons[asker][1], p);
     }
-    if (!found.is_allocated || *tail_of(p, found.size) == 0) {
+    if (!found.is_allocated || *hak_secure_tail_of(p, found.size) == 0) {
         hak_secure_blame(reasons[asker][2], p);
     }
     hak_secure_overflowed(p);
@@ -188,9 +189,9 @@ static HAK_ALWAYS_INLINE uint64_t *used_tail(const void *p, uint32_t tag, enum s
     if (HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit))) {
         hak_secure_blame(reasons[asker][0], p);
     }
-    uint64_t *tail = tail_of(p, row->size);
-    *key = tail_key(tail);
-    *says = tail_decode(atomic_load_relaxed(tail), *key);
+    uint64_t *tail = hak_secure_tail_of(p, row->size);
+    *key = hak_secure_tail_key(tail);
+    *says = hak_secure_tail_decode(atomic_load_relaxed(tail), *key);
     if (HAK_UNLIKELY(!says->is_right || !says->family || says->size > row->size - TAIL_BYTES)) {
         wrong(p, *says, asker);
     }
@@ -199,7 +200,7 @@ static HAK_ALWAYS_INLINE uint64_t *used_tail(const void *p, uint32_t tag, enum s
 
 static HAK_ALWAYS_INLINE void check_filling(const void *p, size_t size, const uint64_t *tail)
 {
-    if (HAK_UNLIKELY(!tail_fill_is_right(p, size, tail))) {
+    if (HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, size, tail))) {
         hak_secure_overflowed(p);
     }
 }
@@ -219,7 +220,7 @@ int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay)
     uint64_t key, *tail = used_tail(p, tag, SECURE_REALLOC, &says, &key);
     check_filling(p, says.size, tail);
     if (!size || size > SECURE_SMALL_MAX ||
-        (!must_stay && hak_sc_of(tail_room(size)) != TAG_CLASS(tag))) {
+        (!must_stay && hak_sc_of(hak_secure_tail_room(size)) != TAG_CLASS(tag))) {
         return 0;
     }
     if (says.family != ENTRY_MALLOC) {
@@ -230,8 +231,8 @@ int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay)
     char *from = (char *)p + (size < says.size ? size : says.size);
     size_t n = (size_t)((char *)tail - from);
     memset(from, 0, n < TAIL_FILLED + says.size ? n : TAIL_FILLED + says.size);
-    tail_fill_behind(p, size, tail);
-    atomic_store_release(tail, key ^ tail_info(ENTRY_MALLOC, size));
+    hak_secure_tail_fill_behind(p, size, tail);
+    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
     return 1;
 }
 
@@ -239,7 +240,7 @@ void hak_secure_small_name(void *p, uint32_t tag, enum entry_family family)
 {
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
-    atomic_store_relaxed(tail, key ^ tail_info((uint32_t)family, says.size));
+    atomic_store_relaxed(tail, key ^ hak_secure_tail_info((uint32_t)family, says.size));
 }
 
 void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *claim)
@@ -247,7 +248,7 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
     hak_secure_check_claim(p, (enum entry_family)says.family, says.size, claim);
-    atomic_store_relaxed(tail, key ^ tail_info((uint32_t)claim->next, says.size));
+    atomic_store_relaxed(tail, key ^ hak_secure_tail_info((uint32_t)claim->next, says.size));
 }
 
 /* While the owner is held, its slab stays. Another thread may have returned it, or may free the
@@ -286,8 +287,8 @@ static void let_go(struct held held)
 
 static size_t walked(void *p, size_t class_bytes, int end)
 {
-    uint64_t *tail = tail_of(p, class_bytes), key = tail_key(tail);
-    struct tail says = tail_decode(atomic_load_relaxed(tail), key);
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    struct tail says = hak_secure_tail_decode(atomic_load_relaxed(tail), key);
     if (!says.is_right || !says.family) {
         return 0;
     }
@@ -322,17 +323,18 @@ static HAK_ALWAYS_INLINE void check_before(const void *p)
         return;
     }
     uint64_t word = atomic_load_relaxed(tail);
-    if (HAK_UNLIKELY(!tail_decode(word, tail_key(tail)).is_right) && word) {
+    if (HAK_UNLIKELY(!hak_secure_tail_decode(word, hak_secure_tail_key(tail)).is_right) && word) {
         hak_secure_underflowed(p);
     }
 }
 
 void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_link)
 {
-    const uint64_t *tail = tail_of(p, hak_sc_table[size_class].size);
+    const uint64_t *tail = hak_secure_tail_of(p, hak_sc_table[size_class].size);
     uint64_t word = atomic_load_relaxed(tail);
     const char *from = (const char *)p + (has_link ? sizeof(uint64_t) : 0);
-    if ((word && word != tail_key(tail)) || !is_zero(from, (size_t)((const char *)tail - from))) {
+    if ((word && word != hak_secure_tail_key(tail)) ||
+        !is_zero(from, (size_t)((const char *)tail - from))) {
         hak_secure_written_after_free(p);
     }
 }
@@ -340,16 +342,16 @@ void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_li
 /* 1 if the block looks right, or another thread frees it. */
 static int looks_right(const void *p, size_t class_bytes)
 {
-    const uint64_t *tail = tail_of(p, class_bytes);
+    const uint64_t *tail = hak_secure_tail_of(p, class_bytes);
     uint64_t word = atomic_load_acquire(tail);
-    struct tail says = tail_decode(word, tail_key(tail));
+    struct tail says = hak_secure_tail_decode(word, hak_secure_tail_key(tail));
     if (!says.is_right) {
         return word == 0;
     }
     if (!says.family || says.size > class_bytes - TAIL_BYTES) {
         return !says.family;
     }
-    int is_right = tail_fill_is_right(p, says.size, tail);
+    int is_right = hak_secure_tail_fill_is_right(p, says.size, tail);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     return is_right || atomic_load_relaxed(tail) != word;
 }
@@ -393,7 +395,7 @@ static int belongs_to_heap(uint32_t tag)
 /* The block is free from now on, for whoever looks. Two threads may free it at once. */
 static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail says, uint64_t key)
 {
-    uint64_t used = key ^ tail_info(says.family, says.size);
+    uint64_t used = key ^ hak_secure_tail_info(says.family, says.size);
     if (HAK_LIKELY(hak_theap_n_live() < 2)) {
         atomic_store_relaxed(tail, key);
     } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &used, key))) {
@@ -414,14 +416,14 @@ void hak_secure_small_free(void *p, uint32_t tag)
     __atomic_thread_fence(__ATOMIC_RELEASE);
     /* What lies behind the filling is zero, or is found not to be when the block is handed out. */
     zero_before(p, says.size + TAIL_FILLED, tail);
-    struct secure_cache *cache = secure_cache_now();
+    struct secure_cache *cache = hak_secure_cache_now();
     if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(belongs_to_heap(tag))) {
         to_below(p);
         return;
     }
-    p = secure_cache_quarantine(cache, TAG_CLASS(tag), p);
+    p = hak_secure_cache_quarantine(cache, TAG_CLASS(tag), p);
     if (HAK_LIKELY(p != NULL)) {
-        secure_cache_check_word(p);
+        hak_secure_cache_check_word(p);
         hak_fast_free_to(hak_theap_own, p, to_below);
     }
 }

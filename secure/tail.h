@@ -37,7 +37,7 @@ HAK_STATIC_ASSERT(SECURE_SMALL_MAX < 1u << TAIL_SIZE_BITS, "the tail has bits fo
 
 /* Bytes of a class for a request: never the smallest class, since a chain of remote frees keeps its
    link in the second word of its first block (heap/remote.c). */
-static HAK_ALWAYS_INLINE size_t tail_room(size_t size)
+static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
 {
     return (size > TAIL_BYTES ? size : TAIL_BYTES + 1) + TAIL_BYTES;
 }
@@ -54,12 +54,12 @@ struct tail {
     int is_right;
 };
 
-static HAK_ALWAYS_INLINE uint64_t *tail_of(const void *p, size_t class_bytes)
+static HAK_ALWAYS_INLINE uint64_t *hak_secure_tail_of(const void *p, size_t class_bytes)
 {
     return (uint64_t *)(void *)((char *)(uintptr_t)p + class_bytes - TAIL_BYTES);
 }
 
-static HAK_ALWAYS_INLINE uint64_t tail_key(const uint64_t *tail)
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
     uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
     x ^= x >> 32;
@@ -68,28 +68,28 @@ static HAK_ALWAYS_INLINE uint64_t tail_key(const uint64_t *tail)
 }
 
 /* What is exchanged of the key; 0 of a free block, whose tail is its key. */
-static HAK_ALWAYS_INLINE uint64_t tail_info_word(uint32_t info)
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info_word(uint32_t info)
 {
     return (uint64_t)info << TAIL_INFO_SHIFT | (uint64_t)(info * TAIL_CHECK)
                                                    << (64 - TAIL_INFO_BITS);
 }
 
-static HAK_ALWAYS_INLINE uint64_t tail_info(uint32_t family, size_t size)
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info(uint32_t family, size_t size)
 {
-    return tail_info_word(family << TAIL_SIZE_BITS | (uint32_t)size);
+    return hak_secure_tail_info_word(family << TAIL_SIZE_BITS | (uint32_t)size);
 }
 
-static HAK_ALWAYS_INLINE struct tail tail_decode(uint64_t word, uint64_t key)
+static HAK_ALWAYS_INLINE struct tail hak_secure_tail_decode(uint64_t word, uint64_t key)
 {
     uint64_t x = word ^ key;
     uint32_t info = (uint32_t)(x >> TAIL_INFO_SHIFT) & ((1u << TAIL_INFO_BITS) - 1);
     return (struct tail){info >> TAIL_SIZE_BITS, info & ((1u << TAIL_SIZE_BITS) - 1),
-                         x == tail_info_word(info)};
+                         x == hak_secure_tail_info_word(info)};
 }
 
 /* The filling is the end of whole words, whose other bytes are the block's, and zero now. Most
    often it is shorter than 16 bytes: the class is the next multiple of 16. */
-static HAK_ALWAYS_INLINE void tail_fill(void *p, size_t size, uint64_t *tail)
+static HAK_ALWAYS_INLINE void hak_secure_tail_fill(void *p, size_t size, uint64_t *tail)
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
@@ -109,14 +109,14 @@ static HAK_ALWAYS_INLINE void tail_fill(void *p, size_t size, uint64_t *tail)
 }
 
 /* The same where the block has contents. */
-static inline void tail_fill_behind(void *p, size_t size, const uint64_t *tail)
+static inline void hak_secure_tail_fill_behind(void *p, size_t size, const uint64_t *tail)
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
     memset(at, (int)(hak_secure_secrets.fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
 }
 
-static HAK_NOINLINE int tail_long_fill_is_right(const unsigned char *at, size_t n)
+static HAK_NOINLINE int hak_secure_tail_long_fill_is_right(const unsigned char *at, size_t n)
 {
     unsigned char wrong = 0, fill = (unsigned char)hak_secure_secrets.fill;
     for (; n >= 8; n -= 8, at += 8) {
@@ -131,13 +131,14 @@ static HAK_NOINLINE int tail_long_fill_is_right(const unsigned char *at, size_t 
 }
 
 /* 1 if the filling is as it was. */
-static HAK_ALWAYS_INLINE int tail_fill_is_right(const void *p, size_t size, const uint64_t *tail)
+static HAK_ALWAYS_INLINE int hak_secure_tail_fill_is_right(const void *p, size_t size,
+                                                           const uint64_t *tail)
 {
     const unsigned char *at = (const unsigned char *)p + size;
     size_t n = (size_t)((const unsigned char *)tail - at);
     uint64_t fill = hak_secure_secrets.fill, wrong = 0;
     if (HAK_UNLIKELY(n >= 16)) {
-        return tail_long_fill_is_right(at, n < TAIL_FILLED ? n : TAIL_FILLED);
+        return hak_secure_tail_long_fill_is_right(at, n < TAIL_FILLED ? n : TAIL_FILLED);
     }
     if (n >= 8) {
         wrong = tail[-1] ^ fill;

@@ -124,6 +124,7 @@ ROOMS = {
             "heap",
             "hakmem",
             "observe",
+            "secure",
             "malloc",
             "install",
         ],
