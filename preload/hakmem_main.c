@@ -53,11 +53,10 @@ static const struct command_library library = {"libhakmem.so",
                                                "libhakmem.so." HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR),
                                                "hakmem/preload/libhakmem.so", "HAKMEM_LIBRARY"};
 
+/* An installation has the variants in folders of their own. */
 static const struct command_library secure_library = {
-    "libhakmem_secure.so", "hakmem/preload/libhakmem_secure.so", "HAKMEM_SECURE_LIBRARY"};
-
-static const struct command_library secure_library = {
-    "libhakmem_secure.so", "hakmem/preload/libhakmem_secure.so", "HAKMEM_SECURE_LIBRARY"};
+    "libhakmem_secure.so", "secure/libhakmem.so." HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR),
+    "hakmem/preload/libhakmem_secure.so", "HAKMEM_SECURE_LIBRARY"};
 
 static int run(char **arguments)
 {

@@ -82,6 +82,7 @@ ROOMS = {
             "heap",
             "hakmem",
             "observe",
+            "secure",
             "malloc",
             "preload",
         ],
