@@ -54,7 +54,8 @@ static void *join(struct theap *heap, uint32_t size_class, void *last, uint32_t 
     if (!top || n + *count > heap->limits[size_class]) {
         return top;
     }
-    void *next = (void *)(*second_word(top) & LIST_MASK);
+    void *next = (void *)(take_second_word(top) & LIST_MASK);
+    hak_tc_mark_free(heap, top); /* as it was */
     hak_link_set(last, top);
     *count += n;
     return next;

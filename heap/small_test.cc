@@ -172,6 +172,9 @@ TEST_F(Small, MallocOf2KiBComesOutOfMidMtAndOf100BytesOutOfTiny)
 
 TEST_F(Small, EverySizeComesOutOfItsPool)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "blocks end in a tail, those of 0 bytes are none";
+    }
     struct hak_heap *heap = hak_heap_create();
     for (size_t size = 0; size <= SC_SMALL_MAX; size += size < 1100 ? 1 : 97) {
         void *p = hak_malloc(size), *q = hak_heap_malloc(heap, size),
@@ -204,6 +207,9 @@ TEST_F(Small, AThreadWithoutAHeapIsServedByThemToo)
 /* What was taken from a pool goes back into it, whichever thread frees it. */
 TEST_F(Small, BlocksGoBackWhereTheyCameFrom)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "freed blocks wait in a quarantine first";
+    }
     (void)hak_purge();
     int64_t kept[N_POOLS] = {0, n_taken[TINY] - n_put[TINY], n_taken[MID] - n_put[MID]};
     Rng rng(3);

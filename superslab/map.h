@@ -16,7 +16,7 @@
    Pages go back. When the last that was mapped in the address space of a page of tags is unmapped,
    hak_map_purge drops the page, and that of numbers. Writers take no lock, so it keeps them out by
    what they need: it maps that address space itself, without access, only where nothing is mapped.
-   For that time nobody owns a unit there, nor gets one from the system, and so nobody writes.
+   For that time no thread owns a unit there, nor gets one from the system, and so none writes.
    Readers find 0 before and after. (For some microseconds 64 MiB more of address space are taken,
    as when glibc makes an arena.)
 

@@ -166,8 +166,8 @@ void what_the_system_refuses_stays_and_is_exact()
 
 std::atomic<uint64_t> n_purged;
 
-/* Owners come and go in a few spans, wherever nobody is, while pages go back: each finds its own
-   entries as it wrote them. */
+/* Owners come and go in a few spans, wherever there is room, while pages go back: each finds its
+   own entries as it wrote them. */
 void come_and_go(uintptr_t start, size_t n_spans, uint64_t seed, bool has_view)
 {
     const size_t n_threads = 3;

@@ -16,7 +16,7 @@ import works
 
 ALLOCATORS = {
     "glibc": r"/libc\.so\.6$",
-    "hakmem": r"/libhakmem\.so$",
+    "hakmem": r"/libhakmem\.so(\.0)?$",
     "jemalloc": r"/libjemalloc\.so",
     "mimalloc": r"/libmimalloc\.so",
     "tcmalloc": r"/libtcmalloc_minimal\.so",

@@ -12,7 +12,7 @@ NULL = os.path.join(FOLDER, "..", "null", "libnull.so")
 HAKMEM = os.path.join(FOLDER, "..", "..", "preload", "libhakmem.so")
 ALLOCATORS = {
     "glibc": r"/libc\.so\.6$",
-    "hakmem": r"/libhakmem\.so$",
+    "hakmem": r"/libhakmem\.so(\.0)?$",
     "hakmem_static": r"^static hakmem ",
     "jemalloc": r"/libjemalloc\.so[.0-9]*$",
     "mimalloc": r"/libmimalloc\.so[.0-9]*$",
