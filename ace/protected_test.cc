@@ -81,7 +81,7 @@ TEST(Protected, ShrunkAgainAndAgain)
     });
 }
 
-/* The program gives the right back before it frees: all is as if it had never been taken. */
+/* The program restores the right before it frees: all is as if it had never been taken. */
 TEST(Protected, GivenBackBeforeTheFree)
 {
     hak_testing::in_child([] {

@@ -12,7 +12,7 @@
    looking at an untouched page makes nothing resident: the kernel shows its one page of zeros (0.5
    us). A page in which the program left only zeros counts as untouched: never wrong, but such a
    block pays its page faults again. A program may free a block of which it has made pages
-   unreadable (mprotect): one mprotect before the looks gives back the right to read and write.
+   unreadable (mprotect): one mprotect before the looks restores the right to read and write.
    Blocks that are not looked at are handed out as they were left, as by other allocators
    (docs/misuse.md). */
 #ifndef HAKMEM_ACE_ZERO_H

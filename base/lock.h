@@ -14,7 +14,7 @@
    own; those of structures that are made at run time, and never freed, by hak_lock_init.
 
    In the child of a fork in a signal handler another thread's lock has no holder, and what it
-   guards may be half changed. Where that can be made anew from nothing, LOCK_DEFINE_MENDED says
+   guards may be half changed. Where that can be made again from nothing, LOCK_DEFINE_MENDED says
    how. */
 #ifndef HAKMEM_BASE_LOCK_H
 #define HAKMEM_BASE_LOCK_H
@@ -40,7 +40,7 @@ struct lock {
     uint32_t rank;
     union {
         struct lock *next;  /* of the list of those made at run time */
-        void (*mend)(void); /* of a static one; NULL: what it guards cannot be made anew */
+        void (*mend)(void); /* of a static one; NULL: what it guards cannot be made again */
     } u;
 };
 
@@ -62,8 +62,8 @@ struct lock {
         LOCK_INIT(r)
 /* The same, and `mend` brings what the lock guards into a sound state, whatever it was in. It runs
    in a fork's child (hak_lock_mend), so that no other thread does; it takes no lock and makes no
-   system call but for the clock. The child's thread may have been interrupted while it waited for
-   the lock, or where it reads without it. */
+   system call except for the clock. The child's thread may have been interrupted while it waited
+   for the lock, or where it reads without it. */
 #define LOCK_DEFINE_MENDED(name, r, how)                                                           \
     struct lock name __attribute__((section("hak_locks"), used, aligned(sizeof(struct lock)))) = { \
         0, (r), {.mend = (how)}}
@@ -100,7 +100,7 @@ static inline int hak_lock_is_mine(const struct lock *lock)
    be half changed. */
 uint32_t hak_lock_release_mine(void);
 /* In a forked child, for a lock that a thread held which the child does not have. Returns 1 if what
-   it guards is made anew, and the lock is free; else it is held as before. */
+   it guards is made again, and the lock is free; else it is held as before. */
 int hak_lock_mend(struct lock *lock);
 /* The same, if it cannot be mended: no thread gets it any more. hak_lock_try fails, and who waits
    for it dies with a line. */

@@ -98,7 +98,7 @@ static inline const struct entry_table *hak_entry_below(const struct entry_layer
 
 /* Set by a layer at its start: what hak_verify checks besides; a number of base/verify.def. */
 extern int (*hak_entry_verify)(void) HAK_HIDDEN;
-/* Likewise: gives back what the layer keeps of the process's. Returns 1 if it gave
+/* Likewise: returns what the layer keeps of the process's. Returns 1 if it gave
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 

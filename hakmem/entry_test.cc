@@ -597,7 +597,7 @@ int look_and_switch()
     return result ? result : hak_verify() ? 20 : 0;
 }
 
-/* Deterministic: the gate is closed, and nobody waits for it. */
+/* Deterministic: the gate is closed, and no thread waits for it. */
 TEST_F(Entry, SwitchedWhileTheGateIsClosed)
 {
     hak_gate_close();

@@ -40,7 +40,7 @@ static inline void hak_validate_alignment(const void *p, size_t alignment)
 }
 #endif
 
-/* What the secure variant is told of a block besides: that a form of operator new has allocated it,
+/* What the secure variant learns of a block besides: that a form of operator new has allocated it,
    and what whoever is about to free it says of it (entry.h). */
 static inline void hak_fast_name(void *p, enum entry_family family)
 {

@@ -1147,7 +1147,7 @@ int go_on_with(struct lock *lock)
     return hak_stat_get(limbo_bytes) != in_limbo ? 3 : hak_verify() ? 4 : 0;
 }
 
-/* Locks whose holder the child does not have, and which guard what can be made anew: it goes on as
+/* Locks whose holder the child does not have, and which guard what can be made again: it goes on as
    if they had been free. */
 TEST(ForkInAHandler, LocksThatAreMended)
 {

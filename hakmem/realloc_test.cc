@@ -103,7 +103,7 @@ TEST_F(Realloc, AFreedBlockIsFound)
     for (void *p : blocks) {
         hak_free(p);
     }
-    hak_theap_trim_own(); /* back in their slabs, which go back to the pool but for one */
+    hak_theap_trim_own(); /* back in their slabs, which go back to the pool except for one */
     void *kept = hak_malloc(1000), *freed = hak_malloc(1000), *last = hak_malloc(1000);
     hak_free(freed);
     EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");

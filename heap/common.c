@@ -1,5 +1,5 @@
 /* The common heaps: when they serve, and how their blocks come and go. Locks: a common heap's,
-   tried but for a fresh slab. Called by the thread cache's slow half and by remote.c. */
+   tried except for a fresh slab. Called by the thread cache's slow half and by remote.c. */
 #include "heap/common.h"
 
 #include "base/error.h"

@@ -265,7 +265,7 @@ void hak_gate_close(void)
     errno = saved;
 }
 
-/* What an inner one has given back is not taken again. */
+/* What an inner one has restored is not taken again. */
 static void give_depth_back(void)
 {
     struct hak_gate_thread *self = &hak_gate_thread;

@@ -170,7 +170,7 @@ static HAK_COLD void *named_aligned_nothrow_new(void *(*throwing)(size_t, size_t
                   : hak_new_call_aligned(throwing, size, alignment);
 }
 
-/* --- what the secure variant is told: whose functions a block has come from, and goes to --- */
+/* --- what the secure variant learns: whose functions a block has come from, and goes to --- */
 
 void *hak_own__Znwm(size_t size) HAK_HIDDEN;
 void *hak_own__Znam(size_t size) HAK_HIDDEN;
@@ -298,8 +298,8 @@ HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
     return named(aligned_or_null(size, alignment, nothrow), ENTRY_NEW_ARRAY);
 }
 
-/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed, but for claims. A
-   form calls `next`, by its name. */
+/* delete: what comes behind the pointer (size, alignment, nothrow) is not needed, except for
+   claims. A form calls `next`, by its name. */
 HAK_REPLACEABLE void _ZdlPv(void *p)
 {
     claim(p, ENTRY_NEW, ENTRY_MALLOC, NO_SIZE, 0);

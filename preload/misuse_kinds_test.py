@@ -200,15 +200,17 @@ the fast path (links not encoded, freed blocks not recognised by `realloc`, `mal
 a sender), instructions of the whole program by callgrind on 50 rows of `bench/workloads`: a median
 of 0.9 % more, random_mixed and mid_mt_gap 0.5 to 1.2 %. Above 2 %: prod_cons 8, larson 2 to 6,
 xmalloc 1 to 5, mstress 5 (nearly every free is another heap's there; the turns of the threads alone
-move such counts by 3 %), `realloc` of 16 to 1,024 bytes 5, strings 2. Against the same code without any check at all, 57 rows, 15 runs in turn on a busy machine: CPU
-time 1.025 in the geometric mean, 1.05 (1.04 to 1.05) for blocks that are freed as soon as they are
-allocated, 1.10 (1.05 to 1.14) for xmalloc.
+move such counts by 3 %), `realloc` of 16 to 1,024 bytes 5, strings 2. Against the same code
+without any check at all, 57 rows, 15 runs in turn on a busy machine: CPU time 1.025 in the
+geometric mean, 1.05 (1.04 to 1.05) for blocks that are freed as soon as they are allocated, 1.10
+(1.05 to 1.14) for xmalloc.
 
 Pages that the program has made unreadable (`mprotect`) and then frees are not made writable again,
-except where hakmem looks at them itself: their next owner faults, as under glibc below its threshold
-for mappings (which grows with the blocks that are freed, to 32 MiB), jemalloc, tcmalloc, and mimalloc
-below 32 MiB. One `mprotect` for each free of a large block would be a system call where there is
-none. A program that gives the right back before it frees may do what it wants with its blocks.
+except where hakmem looks at them itself: their next owner faults, as under glibc below its
+threshold for mappings (which grows with the blocks that are freed, to 32 MiB), jemalloc, tcmalloc,
+and mimalloc below 32 MiB. One `mprotect` for each free of a large block would be a system call
+where there is none. A program that gives the right back before it frees may do what it wants with
+its blocks.
 
 """
 

@@ -264,7 +264,7 @@ static struct large *excess(void)
                                                                                       : NULL;
 }
 
-/* Becomes ready if there is room for it and it is nobody's. Lock held. */
+/* Becomes ready if there is room for it and no program has it. Lock held. */
 static int keep_ready(struct large *large)
 {
     if (large->heap || n_ready == READY_MOST ||
@@ -497,7 +497,7 @@ static int set_body_bytes(struct large *large, size_t bytes)
 }
 
 /* A check of another thread (hak_secure_large_check) must not see the edges half done: the block is
-   not there for it meanwhile. */
+   not there for it until then. */
 int hak_secure_large_resize(void *p, size_t size, int must_stay)
 {
     size_t page = hak_os_page_size();

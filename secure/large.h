@@ -54,12 +54,12 @@ struct large_block hak_secure_large_find(const void *p);
 void hak_secure_large_name(const void *p, enum entry_family family);
 /* The heap is about to be destroyed: its block in that container ends. */
 void hak_secure_large_forget(void *container);
-/* Gives back what waits or is ready. Returns whether there was some. */
+/* Returns to the system what waits or is ready. Returns whether there was some. */
 int hak_secure_large_flush(void);
 /* Whether there is some that the system did not let go. */
 int hak_secure_large_is_stuck(void);
 /* Aborts if the edges of the used block in that container were written to. Other threads may free
-   it meanwhile. */
+   it at that time. */
 void hak_secure_large_check(const void *container);
 /* 0 if the equations above hold. */
 int hak_secure_large_verify(void);

@@ -6,10 +6,10 @@ usage: gen_size_classes.py [--tiny-per-doubling 4|8] [--mid-per-doubling 4|8] [-
 
 Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny) and to 4 KiB (mid), and one just
 above 1 KiB and 2 KiB; then sizes that divide a slab of 64 KiB into n equal blocks and leave nearly
-no tail (20,480 and 28,672, see below, leave 6.2 and 12.5 %). Sizes are multiples of 16. A class's `magic` is
-ceil(2^32 / size): for an offset n < 2^16 in a slab, n is a multiple of size exactly if (n * magic)
-mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019); the generator
-tries every n.
+no tail (20,480 and 28,672, see below, leave 6.2 and 12.5 %). Sizes are multiples of 16. A class's
+`magic` is ceil(2^32 / size): for an offset n < 2^16 in a slab, n is a multiple of size exactly if
+(n * magic) mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019);
+the generator tries every n.
 """
 import argparse
 import sys

@@ -298,7 +298,7 @@ static void fork_in_handler(int number)
     errno = saved;
 }
 
-/* Heaps of one's own come and go, too. */
+/* First-class heaps come and go, too. */
 static void use_heap(void)
 {
     if (hak_heap_create) {
