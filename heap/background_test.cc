@@ -338,6 +338,52 @@ TEST_F(Background, AForkedChildHasNone)
     EXPECT_EQ(state(), uint32_t(BACKGROUND_RUNNING)) << "the parent still has it";
 }
 
+std::atomic<int> n_making, n_forked;
+
+void fork_and_look()
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(60);
+        hak_os_ops.start_thread = hak_os_real_ops.start_thread;
+        _exit(in_child());
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    EXPECT_EQ(status, 0);
+}
+
+/* Another thread forks before it is made, and this one. */
+int make_when_forked(void *(*run)(void *), size_t stack_bytes, int is_apart)
+{
+    n_making++;
+    (void)becomes_true([] { return n_forked == n_making; });
+    fork_and_look();
+    return hak_os_real_ops.start_thread(run, stack_bytes, is_apart);
+}
+
+TEST_F(Background, AChildForkedWhileItIsMadeHasNone)
+{
+    n_making = n_forked = 0;
+    for (int i = 0; i < 10; i++) {
+        hak_os_ops.start_thread = make_when_forked;
+        std::thread forker([&] {
+            if (becomes_true([&] { return n_making == i + 1; })) {
+                fork_and_look();
+            }
+            n_forked++;
+        });
+        {
+            SecondThread second;
+            ASSERT_TRUE(becomes_true([] { return state() == BACKGROUND_RUNNING; })) << i;
+        }
+        forker.join();
+        EXPECT_EQ(n_making, i + 1);
+        hak_os_ops.start_thread = hak_os_real_ops.start_thread;
+        ASSERT_TRUE(becomes_true(is_idle)) << i;
+    }
+}
+
 TEST_F(Background, WithTrafficOfManyThreads)
 {
     for (int round = 0; round < 5; round++) {
