@@ -41,7 +41,7 @@ static int try_in(char *out, const char *folder, const char *name)
 #define MULTIARCH "../lib"
 #endif
 static const char *const places[] = {".", "../lib", "../lib/hakmem", MULTIARCH,
-                                     MULTIARCH "/hakmem"};
+                                     (MULTIARCH "/hakmem")};
 
 /* An installed library has its soname; what a build has made, its plain name. */
 static int try_places(char *out, const char *self, const struct command_library *library)

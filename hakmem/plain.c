@@ -358,12 +358,14 @@ static int is_link_of(const struct theap *heap, uint32_t size_class, const void 
 
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p)
 {
-    uint32_t size_class = (uint32_t)(bin - heap->bins);
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    if (HAK_VALIDATE || bin->head == p || heap->last_slot->head == p ||
-        is_link_of(heap, size_class, p)) {
+    if (HAK_VALIDATE || bin->head == p || heap->last_slot->head == p) {
         return 0;
     }
+    uint32_t size_class = (uint32_t)(bin - heap->bins);
+    if (is_link_of(heap, size_class, p)) {
+        return 0;
+    }
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     return !hak_slab_shows_free(hak_pool_slab_of(hak_map_find(p).ref, p),
                                 hak_sc_index_of(size_class, offset));
 }

@@ -47,7 +47,7 @@ uint32_t hak_granules_whole_units(const struct granules *set)
 
 uint32_t hak_granules_touched_units(const struct granules *set)
 {
-    struct granules others;
+    struct granules others = {{0}};
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         others.word[i] = ~set->word[i];
     }

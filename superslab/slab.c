@@ -137,7 +137,7 @@ static void put_bits(struct slab *slab, uint32_t first, uint32_t n)
     while (n) {
         uint32_t w = first / 64, at = first % 64;
         uint32_t some = n < 64 - at ? n : 64 - at;
-        uint64_t word = slab->bits[w], row = ~(uint64_t)0 >> (64 - some) << at;
+        uint64_t word = slab->bits[w], row = (((uint64_t)2 << (some - 1)) - 1) << at;
         uint64_t twice = (word | hak_slab_held(slab)) & row;
         HAK_CHECK(!twice, "block freed twice",
                   slab->base + ((size_t)w * 64 + (size_t)__builtin_ctzll(twice)) * slab->size);
