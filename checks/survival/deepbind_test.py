@@ -34,6 +34,8 @@ class Deepbind(unittest.TestCase):
 
     def test_without_it(self):
         for library in LIBRARIES:
+            if "/secure/" in library:
+                continue  # libc may look before a block, where nothing may be touched
             for case, text in (
                 ("out", "hakmem: invalid pointer "),
                 ("in", "realloc(): invalid "),  # pointer, or what lies before it as a size
