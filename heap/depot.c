@@ -13,21 +13,6 @@
 /* Mid blocks in the depot are at most this part of what the heap's slabs are. */
 #define DEPOT_SHARE 8u
 
-static uintptr_t *second_word(void *block)
-{
-    return (uintptr_t *)block + 1;
-}
-
-/* Read for the last time. Free blocks of the secure variant are zero behind their links. */
-static uintptr_t take_second_word(void *block)
-{
-    uintptr_t word = *second_word(block);
-    if (HAK_SECURE) {
-        *second_word(block) = 0;
-    }
-    return word;
-}
-
 static uint64_t list_bytes(uint32_t size_class, uint32_t count)
 {
     return (uint64_t)count * hak_sc_table[size_class].size;
@@ -50,11 +35,11 @@ static uint64_t most_bytes(const struct theap *heap, uint32_t size_class)
 static void *join(struct theap *heap, uint32_t size_class, void *last, uint32_t *count)
 {
     void *top = heap->depot[size_class];
-    uint32_t n = top ? (uint32_t)(*second_word(top) >> COUNT_SHIFT) : 0;
+    uint32_t n = top ? (uint32_t)(*hak_depot_word(top) >> COUNT_SHIFT) : 0;
     if (!top || n + *count > heap->limits[size_class]) {
         return top;
     }
-    void *next = (void *)(take_second_word(top) & LIST_MASK);
+    void *next = (void *)(hak_depot_take_word(top) & LIST_MASK);
     hak_tc_mark_free(heap, top); /* as it was */
     hak_link_set(last, top);
     *count += n;
@@ -80,7 +65,7 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
     } else {
         *bytes += list_bytes(size_class, count);
     }
-    *second_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
+    *hak_depot_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
     heap->depot[size_class] = head;
     return 1;
 }
@@ -89,7 +74,7 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
     void *head;
     while ((head = heap->depot[size_class]) != NULL) {
-        uintptr_t word = take_second_word(head);
+        uintptr_t word = hak_depot_take_word(head);
         heap->depot[size_class] = (void *)(word & LIST_MASK);
         *count = (uint32_t)(word >> COUNT_SHIFT);
         *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
@@ -143,8 +128,9 @@ int hak_depot_verify(const struct theap *heap)
 {
     uint64_t bytes[2] = {0, 0};
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        for (void *head = heap->depot[c]; head; head = (void *)(*second_word(head) & LIST_MASK)) {
-            uint32_t count = (uint32_t)(*second_word(head) >> COUNT_SHIFT);
+        for (void *head = heap->depot[c]; head;
+             head = (void *)(*hak_depot_word(head) & LIST_MASK)) {
+            uint32_t count = (uint32_t)(*hak_depot_word(head) >> COUNT_SHIFT);
             int error = verify_list(heap, c, head, count, &bytes[hak_mid_is_class(c)]);
             if (error) {
                 return error;

@@ -24,6 +24,22 @@
 
 HAK_EXTERN_C_BEGIN
 
+/* The second word of a list's first block: the next list, and the number of blocks. */
+static inline uintptr_t *hak_depot_word(void *block)
+{
+    return (uintptr_t *)block + 1;
+}
+
+/* Read for the last time. Free blocks of the secure variant are zero behind their links. */
+static inline uintptr_t hak_depot_take_word(void *block)
+{
+    uintptr_t word = *hak_depot_word(block);
+    if (HAK_SECURE) {
+        *hak_depot_word(block) = 0;
+    }
+    return word;
+}
+
 /* Puts a list of `count` blocks of the class, some of which may be other heaps' by now: those are
    gathered as strays (bank.h). Returns 0, and does nothing, if there is no room: the list goes to
    its slabs. */

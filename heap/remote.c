@@ -28,21 +28,6 @@
 #define COUNT_SHIFT 48
 #define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
 
-static uintptr_t *second_word(void *block)
-{
-    return (uintptr_t *)block + 1;
-}
-
-/* Read for the last time. Free blocks of the secure variant are zero behind their links. */
-static uintptr_t take_second_word(void *block)
-{
-    uintptr_t word = *second_word(block);
-    if (HAK_SECURE) {
-        *second_word(block) = 0;
-    }
-    return word;
-}
-
 static uint32_t chain_limit(uint32_t size_class)
 {
     uint32_t by_bytes = OUTBOX_MAX_BYTES / hak_sc_table[size_class].size;
@@ -99,7 +84,7 @@ static void send_chain(void *head, uint32_t tag, uint32_t count)
     int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
     void *link = atomic_load_relaxed(&owner->inbox);
     do {
-        *second_word(head) = (uintptr_t)link | (uintptr_t)count << COUNT_SHIFT;
+        *hak_depot_word(head) = (uintptr_t)link | (uintptr_t)count << COUNT_SHIFT;
     } while (!atomic_cas_weak_seq(&owner->inbox, &link, head));
     hak_stat_add(chains_sent, 1);
     collect_for(heap, pending);
@@ -255,7 +240,7 @@ void hak_remote_receive_chains(struct theap *heap)
 {
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
-        uintptr_t word = take_second_word(head);
+        uintptr_t word = hak_depot_take_word(head);
         hak_lock_step(1);
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
@@ -272,7 +257,7 @@ int hak_remote_collect(struct theap *heap)
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         hak_lock_step(1);
-        next = (void *)(take_second_word(head) & LINK_MASK);
+        next = (void *)(hak_depot_take_word(head) & LINK_MASK);
         hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
     }
     return is_more;
