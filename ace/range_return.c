@@ -24,9 +24,10 @@
    than it grows, and no call is long. */
 #define SOME_TIMES  4
 #define SOME_RANGES 4
-/* A call that frees nothing purges so much; one of the background thread more. */
+/* A call that frees nothing purges so much; a step of the background thread, which rests between
+   steps, less. */
 #define SOME_LEAST  (4 * PIECE)
-#define SOME_UNSEEN (16 * PIECE)
+#define SOME_UNSEEN ((size_t)4 * HAK_MIB)
 /* So many of the oldest are looked at for one of a class that keeps more than it wants. */
 #define CLASS_SEARCH 8
 

@@ -27,6 +27,10 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
+/* munmap empties pages with the lock of the whole address space held, for which other threads' page
+   faults and system calls wait; madvise holds less of it, and later kernels none. */
+#define MANY_PAGES_BYTES ((size_t)512 * HAK_KIB)
+
 /* From <linux/futex.h>, which other C libraries' compilers do not find. */
 enum { FUTEX_WAIT_OF_PROCESS = 0 | 128, FUTEX_WAKE_OF_PROCESS = 1 | 128 };
 
@@ -332,6 +336,10 @@ int hak_os_protect(void *addr, size_t size, enum os_access access)
 int hak_os_unmap(void *addr, size_t size)
 {
     int saved = errno;
+    if (size >= MANY_PAGES_BYTES) {
+        hak_lock_count_system_call("madvise");
+        (void)hak_os_ops.madvise(addr, size, MADV_DONTNEED); /* refused: they go with the rest */
+    }
     hak_lock_count_system_call("munmap");
     int error = hak_os_ops.munmap(addr, size) ? errno : 0;
     errno = saved;

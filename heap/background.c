@@ -28,6 +28,11 @@
 /* Ticks without any slow path until it sleeps: blocks that came back, then pages of slabs that have
    become cold. */
 #define QUIET_TICKS 3u
+/* It rests so long whenever it has purged for so long: one that makes a system call after the other
+   takes the lock of the address space again before a thread that waits for it has woken (a stall of
+   30 ms and more while 4 GiB go; the kernel sees to it after 4 ms a call only). */
+#define WORK_NS 400000u
+#define REST_MS 1u
 /* How long an ending thread waits for it at most: a tick may be long, and the machine busy. */
 #define LONGEST_WAIT_MS 2000u
 #define WAIT_SLICE_MS   50u
@@ -229,23 +234,35 @@ static int64_t activity(void)
     return hak_stat_get(refills) + hak_stat_get(flushes) + hak_stat_get(chains_sent);
 }
 
+static void rest_from(uint64_t *since_ns)
+{
+    if (hak_os_ops.precise_ns() - *since_ns >= WORK_NS) {
+        (void)hak_os_ops.futex_wait_ms(&must_end, 0, REST_MS);
+        *since_ns = hak_os_ops.precise_ns();
+    }
+}
+
 /* A little at a time, and nothing while the gate is closed: a fork does not wait long. */
 static void purge_ranges(void)
 {
+    uint64_t since_ns = hak_os_ops.precise_ns();
     size_t bytes = 1;
     while (bytes && !hak_background_must_end() && hak_gate_enter()) {
         bytes = hak_ace_purge(hak_ace_delay_ms());
         hak_gate_leave();
+        rest_from(&since_ns);
     }
 }
 
 static void purge_superslabs(void)
 {
+    uint64_t since_ns = hak_os_ops.precise_ns();
     int is_last = 0;
     for (int64_t n = hak_stat_get(superslabs);
          n > 0 && !is_last && !hak_background_must_end() && hak_gate_enter(); n--) {
         (void)hak_ss_purge_step(hak_ace_delay_ms(), &is_last);
         hak_gate_leave();
+        rest_from(&since_ns);
     }
 }
 

@@ -259,6 +259,69 @@ TEST_F(Background, GivesBackPagesOfColdSlabs)
     }
 }
 
+std::atomic<int> n_long, n_rests;
+
+bool is_background()
+{
+    char name[16] = "";
+    (void)pthread_getname_np(pthread_self(), name, sizeof name);
+    return std::string(name) == "hakmem";
+}
+
+int long_munmap(void *start, size_t size)
+{
+    if (is_background()) {
+        n_long++;
+        usleep(500);
+    }
+    return hak_os_real_ops.munmap(start, size);
+}
+
+int counted_wait_ms(uint32_t *word, uint32_t expected, uint64_t ms)
+{
+    n_rests += is_background() && ms == 1;
+    return hak_os_real_ops.futex_wait_ms(word, expected, ms);
+}
+
+/* It does not keep the others out of the system: between two system calls that take long it
+   rests. */
+TEST_F(Background, RestsBetweenLongSystemCalls)
+{
+    if (HAK_SECURE || HAK_TINY_OR(1, 0)) {
+        GTEST_SKIP() << "what is freed goes at once there";
+    }
+    hak_options.purge_delay_ms = 200;
+    std::atomic<int> phase(0);
+    std::thread other([&] {
+        hak_free(hak_malloc(100000));
+        while (phase != 1) {
+            usleep(1000);
+        }
+    });
+    std::vector<char *> blocks;
+    for (int i = 0; i < 40; i++) {
+        blocks.push_back(static_cast<char *>(hak_malloc(i % 2 ? 900 * HAK_KIB : 5 * HAK_MIB)));
+        blocks.back()[0] = 1;
+    }
+    EXPECT_TRUE(becomes_true([] { return state() == BACKGROUND_RUNNING; }));
+    n_long = n_rests = 0;
+    hak_os_ops.munmap = long_munmap;
+    hak_os_ops.futex_wait_ms = counted_wait_ms;
+    for (char *p : blocks) {
+        hak_free(p);
+    }
+    EXPECT_TRUE(becomes_true([] {
+        return hak_stat_get(heap_dirty_bytes) == 0 && hak_stat_get(large_cached_bytes) == 0;
+    }));
+    hak_os_ops.munmap = hak_os_real_ops.munmap;
+    hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
+    /* A step: a piece, and a page of the map with it. */
+    EXPECT_GE(n_long, 4);
+    EXPECT_GE(2 * n_rests + 4, n_long);
+    phase = 1;
+    other.join();
+}
+
 int n_tries;
 
 TEST_F(Background, AThreadThatCannotBeMadeIsTriedAgainLater)

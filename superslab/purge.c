@@ -19,6 +19,7 @@
 #define DUE_MOST  ((size_t)4 * HAK_MIB)
 /* And no more system calls than that, except for the superslab that it has begun with. */
 #define DUE_CALLS 24u
+#define BUSY_NS   10000000u
 
 /* Granules of one superslab on their way. */
 struct batch {
@@ -33,6 +34,9 @@ struct batch {
 };
 
 static uint32_t is_due;
+/* A thread is in a system call with what is due, at most until then: another one would only wait
+   for it. A moment and no flag, since a forked child may have lost the thread. */
+static uint64_t busy_until_ns;
 static size_t freed; /* bytes, since hak_ss_purge_due was last busy with them */
 
 /* Whether the oldest one is due. Pool lock held. */
@@ -219,9 +223,11 @@ static size_t purge_one(struct superslab *ss, int is_retry, uint32_t *n_calls)
 {
     struct batch batch;
     take_out(&batch, ss, is_retry);
+    atomic_store_relaxed(&busy_until_ns, hak_os_ops.clock_ns() + BUSY_NS);
     hak_lock_release(&hak_pool_lock);
     purge_batch(&batch);
     hak_lock_acquire(&hak_pool_lock);
+    atomic_store_relaxed(&busy_until_ns, (uint64_t)0);
     *n_calls += batch.n_calls;
     return put_back(&batch);
 }
@@ -246,6 +252,9 @@ void hak_ss_purge_due(void)
         return;
     }
     uint64_t now_ns = hak_os_ops.clock_ns();
+    if (atomic_load_relaxed(&busy_until_ns) > now_ns) {
+        return;
+    }
     hak_lock_acquire(&hak_pool_lock);
     (void)purge_some(now_ns);
     if (!is_due_by_policy(now_ns)) {

@@ -233,6 +233,38 @@ TEST_F(Purge, ABacklogGoesInParts)
     free_all(kept);
 }
 
+/* While one thread is in the system with what is due, another does not follow it there; but where
+   the first one is lost, as in a forked child, it does after a moment. */
+TEST_F(Purge, OneThreadAtATimeIsInTheSystem)
+{
+    static FakeClock *clock;
+    static int n_inside;
+    static uint64_t lost_ms;
+    FakeClock fake;
+    clock = &fake;
+    hak_options.purge_delay_ms = 500;
+    std::vector<char *> kept = half_used(40);
+    for (uint64_t ms : {0u, 11u}) {
+        lost_ms = ms;
+        n_inside = 0;
+        clock->advance_ms(7200000);
+        char *last = span(SS_UNIT_BYTES);
+        n_madvise = 0;
+        meanwhile = [](char *, size_t) {
+            int before = n_madvise;
+            clock->advance_ms(lost_ms);
+            hak_ss_span_free(span(SS_UNIT_BYTES));
+            n_inside += n_madvise - before;
+        };
+        hak_ss_span_free(last);
+        meanwhile = nullptr;
+        EXPECT_GE(n_madvise - n_inside, 2);
+        EXPECT_EQ(n_inside > 0, ms > 0) << n_inside;
+        EXPECT_GT(hak_stat_get(heap_dirty_bytes), static_cast<int64_t>(SS_BYTES));
+    }
+    free_all(kept);
+}
+
 /* Many small dirty runs: a call makes a bounded number of system calls all the same. */
 TEST_F(Purge, ManyHolesDoNotMakeACallLong)
 {
