@@ -80,6 +80,18 @@ class AbTest(unittest.TestCase):
         with self.assertRaisesRegex(variants.Refused, "is not there"):
             variants.Side("tiny", self.folder)
 
+    def test_another_allocator(self):
+        """On either side: refused in a sentence that says what to do instead."""
+        foreign = os.path.join(FOLDER, "null", "libnull.so")
+        for sides in ((foreign, "release"), ("release", foreign)):
+            status, text, err = run(
+                "--a", sides[0], "--b", sides[1], "--bench", "random_mixed", *SHORT
+            )
+            self.assertEqual((status, text), (1, ""))
+            self.assertIn("libnull.so is no libhakmem.so: ", err)
+            self.assertIn("//bench:compare -- --allocator hakmem --allocator NAME=", err)
+            self.assertEqual(len(err.splitlines()), 1)
+
     def test_bad_arguments(self):
         for arguments in (
             [],

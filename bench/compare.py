@@ -4,7 +4,7 @@ says who was faster.
 How it measures: in rounds, each with every workload under every allocator in random order, so that
 pairs of runs can be compared. Before anything is measured, each program has to prove which object
 serves its malloc and its free. Exit status: 0; 1 when something failed; 2 for a wrong command line;
-3 for a regression against --baseline.
+3 for a regression against --baseline; 4 when there is no verdict.
 """
 
 import argparse
@@ -14,18 +14,21 @@ import shlex
 import sys
 import time
 
-from comparison import analysis, baseline, machine, output, rounds, run, table
+from comparison import (
+    analysis, baseline, core, foreign, machine, output, rounds, run, table, verdict,
+)
 from report import html
 
 DEFAULT_RUNS = 31
 MIN_RUNS = 6  # fewer pairs cannot tell anything apart at this confidence
-QUICK_RUNS = 6
+QUICK_RUNS = 8  # so many that even one workload under six allocators has a verdict
 BUDGET_S = {
     "quick": 45.0,
     "default": 520.0,
     "full": None,
 }  # the measurement proper; checks before it take seconds
 REGRESSION = 3
+NO_VERDICT = 4
 WRITERS = {
     "json": ("everything, each run included", output.write_json),
     "csv": ("the table", output.write_csv),
@@ -76,12 +79,20 @@ def parser(workloads):
         help="only workloads with this tag (may be given more than once)",
     )
     made.add_argument(
-        "--allocator",
-        metavar="NAME",
-        action="append",
-        choices=list(table.ALLOCATORS),
-        help="only this allocator (may be given more than once); one of "
-        + ", ".join(table.ALLOCATORS),
+        "--allocator", metavar="NAME", action="append",
+        help="only this allocator (may be given more than once), one of "
+        + ", ".join(table.BUILT_IN)
+        + "; or NAME=/path/lib.so[,VARIABLE=VALUE...]: another one, preloaded, beside those that "
+        "are named, or beside all",
+    )
+    made.add_argument(
+        "--program", metavar="COMMAND", action="append",
+        help="a program of yours as a workload, into which every allocator is preloaded; {} in it "
+        "becomes the round's seed (may be given more than once)",
+    )
+    made.add_argument(
+        "--workloads", metavar="FILE",
+        help="a table of workloads instead of bench's own: rows with a binary, a command or a trace",
     )
     for name, (what, _) in WRITERS.items():
         made.add_argument("--" + name, metavar="FILE", help=f"write {what}, to FILE")
@@ -115,11 +126,55 @@ def parser(workloads):
     return made  # fmt: skip
 
 
+def brought_workloads(options, workloads):
+    """The workloads that there are: bench's, or those that the command line brings."""
+    base = os.environ.get("BUILD_WORKING_DIRECTORY", "")
+    found = {}
+    if options.workloads:
+        try:
+            found = foreign.workloads(working_path(options.workloads), workloads)
+        except foreign.Bad as error:
+            raise Usage(f"argument --workloads: {error}") from None
+    for text in options.program or []:
+        try:
+            one = foreign.program(text, base, {*workloads, *found})
+        except foreign.Bad as error:
+            raise Usage(f"argument --program: {error}") from None
+        found[one.name] = one
+    return found or workloads
+
+
+def chosen_allocators(options):
+    """(names in order, those asked for by name). Brings other people's into the table."""
+    named, brought = [], []
+    for text in options.allocator or []:
+        if "=" not in text and text not in table.ALLOCATORS:
+            raise Usage(
+                f"argument --allocator: no allocator {text}; there are "
+                f"{', '.join(table.BUILT_IN)}, or NAME=/path/lib.so"
+            )
+        if "=" not in text:
+            named.append(text)
+            continue
+        try:
+            name, one = foreign.allocator(text, os.environ.get("BUILD_WORKING_DIRECTORY", ""))
+        except foreign.Bad as error:
+            raise Usage(f"argument --allocator: {error}") from None
+        if name in brought:
+            raise Usage(f"argument --allocator: {name} is given twice")
+        table.ALLOCATORS[name] = one
+        brought.append(name)
+    chosen = {*(named or table.DEFAULT_ALLOCATORS), *brought}
+    return [name for name in table.ALLOCATORS if name in chosen], named + brought
+
+
 def chosen_workloads(options, workloads):
     for name in options.bench or []:
         if name not in workloads:
             raise Usage(f"argument --bench: no workload {name}; there are {', '.join(workloads)}")
-    tags = options.tag or ([table.QUICK_TAG] if options.quick and not options.bench else [])
+    is_ours = not (options.program or options.workloads)
+    quick = options.quick and is_ours and not options.bench
+    tags = options.tag or ([table.QUICK_TAG] if quick else [])
     everything = options.full or options.bench or options.tag
     found = [
         one
@@ -168,11 +223,15 @@ class Config:
         self.runs = options.runs or (QUICK_RUNS if options.quick else DEFAULT_RUNS)
         self.min_runs = MIN_RUNS
         self.budget_s = BUDGET_S[self.mode] if options.runs is None else None
-        self.workloads = chosen_workloads(options, workloads)
+        self.workloads = chosen_workloads(options, brought_workloads(options, workloads))
         self.list = options.list
-        chosen = options.allocator or table.DEFAULT_ALLOCATORS
-        self.asked_for = options.allocator or []
-        self.allocators = [name for name in table.ALLOCATORS if name in chosen]
+        self.allocators, self.asked_for = chosen_allocators(options)
+        # With a choice of workloads, or all the time that it takes, every workload is as good as
+        # the others.
+        chose = options.bench or options.tag or options.program or options.workloads
+        self.has_core = self.budget_s is not None and self.mode == "default" and not chose
+        self.core, self.breadth = self.workloads, []
+        self.divide()
         self.pairs = [
             (workload, allocator) for workload in self.workloads for allocator in self.allocators
         ]
@@ -185,9 +244,35 @@ class Config:
         self.tolerance = options.tolerance / 100
         self.baseline = baseline.load(working_path(options.baseline)) if options.baseline else None
         self.files = self.outputs(options)
+        self.is_test = options.test_outputs
         self.command = shlex.join(
             ["./bazelw", "run", "//bench:compare", *(["--", *arguments] if arguments else [])]
         )
+
+    def divide(self):
+        """The core workloads, and the others."""
+        core_set = [one for one in self.workloads if core.TAG in one.tags]
+        self.core = core_set if self.has_core and core_set else self.workloads
+        self.breadth = [one for one in self.workloads if one not in self.core]
+
+    def core_pairs(self):
+        return [pair for pair in self.pairs if pair[0] in self.core]
+
+    def intention(self, now):
+        """What will be done and how long it takes, in a sentence. now: time.time()."""
+        n = len(self.core)
+        names = [name for name in self.allocators if name != table.LIMIT]
+        what = f"{n} {'core ' if self.breadth else ''}workload{'' if n == 1 else 's'}, each under "
+        what += ", ".join(names)
+        what += f" and {table.LIMIT}, the limit" if table.LIMIT in self.allocators else ""
+        if self.budget_s is None:
+            return f"{what}: {self.runs} rounds, as long as they take"
+        end = time.strftime("%H:%M:%S", time.localtime(now + self.budget_s))
+        core_s = self.budget_s * (rounds.CORE_PART if self.breadth else 1)
+        what += f": as many rounds as fit into {core_s:.0f} s, {self.min_runs} to {self.runs}"
+        if self.breadth:
+            what += f"; then as many of {len(self.breadth)} other workloads as fit"
+        return f"{what}; ends by about {end} ({self.budget_s:.0f} s)"
 
     @staticmethod
     def outputs(options):
@@ -236,6 +321,7 @@ class Config:
         self.allocators = [
             name for name in self.allocators if any(allocator == name for _, allocator in kept)
         ]
+        self.divide()
         return self.told(left_out)
 
     def told(self, left_out):
@@ -301,27 +387,50 @@ def measured(config, progress, tools):
         sys.stderr.write(f"compare: skipped {why}\n")
     owners = prove_binding(config, tools)
     noise = tools.noise(config.place)
-    results = rounds.measure(config, progress, tools.run_once)
-    report = analysis.analyse(
-        config.workloads,
-        results,
-        config.min_runs,
-        machine=machine.describe(config.allocators),
-        noise=noise,
-        command=config.command,
-        seed=config.seed,
-        served_by=owners,
-        skipped=skipped,
-    )
+    about = {
+        "machine": machine.describe(config.allocators),
+        "noise": noise,
+        "command": config.command,
+        "seed": config.seed,
+        "served_by": owners,
+        "skipped": skipped,
+    }
+    if config.breadth:
+        about["core"] = [one.name for one in config.core]
+
+    def tell(results):
+        made = analysis.analyse(config.core, results, config.min_runs, **about)
+        sys.stderr.write(f"compare: the core set is measured: {made['verdict']['text']}\n")
+
+    sys.stderr.write(f"compare: {config.intention(time.time())}\n")
+    results = rounds.measure(config, progress, tools.run_once, told=tell)
+    report = analysis.analyse(config.workloads, results, config.min_runs, **about)
+    measured_names = {name for name, _ in results}
+    unmeasured = [one.name for one in config.breadth if one.name not in measured_names]
+    if unmeasured:
+        report["skipped"] = skipped + [
+            f"{len(unmeasured)} workloads for which there was no time (--full has it): "
+            + ", ".join(unmeasured)
+        ]
     if config.instructions:
         count_instructions(config, report, tools, progress)
     return report
 
 
-def judge(config, report):
-    """The exit status by the baseline, if there is one."""
-    if config.baseline is None:
+def judge_verdict(config, report):
+    """The exit status by the verdict; says loudly that there is none. A test's results are for
+    `merge`, which gives the verdict."""
+    names, _ = verdict.shared_parts(report)
+    if report["verdict"]["is_clear"] or (len(names) < 2 and len(config.allocators) < 2):
         return 0
+    sys.stderr.write(f"\ncompare: NO VERDICT. {report['verdict']['text']}\n")
+    return 0 if config.is_test else NO_VERDICT
+
+
+def judge(config, report):
+    """The exit status: by the baseline, if there is one."""
+    if config.baseline is None:
+        return judge_verdict(config, report)
     lines, regressions = baseline.compare(config.baseline, report, config.tolerance)
     print("\nagainst the baseline:\n  " + "\n  ".join(lines))
     print(

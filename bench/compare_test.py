@@ -18,9 +18,11 @@ import unittest
 
 import compare
 import comparison_testing as made_up
-from comparison import analysis, baseline, machine, output, rounds, run, table
+from comparison import analysis, baseline, core, machine, output, rounds, run, table
 
 WORKLOADS = table.load([os.path.join(made_up.FOLDER, "workloads.json")])
+for each in WORKLOADS.values():  # all are alike in most tests
+    each.tags = [tag for tag in each.tags if tag != core.TAG]
 LIMITLESS = [name for name in table.DEFAULT_ALLOCATORS if name not in ("null", "tbbmalloc")]
 
 
@@ -169,11 +171,11 @@ class CompareCase(unittest.TestCase):
         self.addCleanup(lambda: (os.environ.clear(), os.environ.update(environment)))
         os.environ["BUILD_WORKING_DIRECTORY"] = self.folder
 
-    def compare(self, *arguments, tools=Fakes):
+    def compare(self, *arguments, tools=Fakes, workloads=None):
         """Runs the whole of compare: exit status, standard output, standard error."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = compare.main(list(arguments), tools, WORKLOADS)
+            status = compare.main(list(arguments), tools, workloads or WORKLOADS)
         return status, out.getvalue(), err.getvalue()
 
     def read(self, name):
@@ -240,20 +242,20 @@ class CommandLineTest(CompareCase):
     def test_quick_measures_some(self):
         some = [one for one in WORKLOADS.values() if table.QUICK_TAG in one.tags]
         self.assertTrue(0 < len(some) < len(WORKLOADS))
-        self.assertEqual(self.compare("--quick")[1].count("; 6 runs each"), len(some))
+        self.assertEqual(self.compare("--quick")[1].count("; 8 runs each"), len(some))
         self.assertIn(
             "mid_mt_gap_4: ", self.compare("--quick", "--bench", "mid_mt_gap_4")[1]
         )  # by name any
 
     def test_runs(self):
-        for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "7"], 7):
+        for arguments, runs in ([], compare.DEFAULT_RUNS), (["--runs", "9"], 9):
             status, out, _ = self.compare(*arguments)
             self.assertEqual(status, 0)
             self.assertEqual(out.count(f"; {runs} runs each"), len(WORKLOADS))
 
     def test_choice(self):
         status, out, _ = self.compare(
-            "--tag", "remote", "--allocator", "glibc", "--allocator", "hakmem", "--runs", "6"
+            "--tag", "remote", "--allocator", "glibc", "--allocator", "hakmem", "--runs", "8"
         )
         self.assertEqual(status, 0)
         self.assertIn("prod_cons", out)
@@ -275,7 +277,7 @@ class CommandLineTest(CompareCase):
 
 class ReportTest(CompareCase):
     def test_text(self):
-        status, out, err = self.compare("--runs", "6", "--bench", "mid_mt_gap", "--instructions")
+        status, out, err = self.compare("--runs", "8", "--bench", "mid_mt_gap", "--instructions")
         self.assertEqual(status, 0)
         lines = out.splitlines()
         start = next(i for i, line in enumerate(lines) if line.startswith("mid_mt_gap: ")) + 2
@@ -289,12 +291,12 @@ class ReportTest(CompareCase):
         self.assertIn("geometric means", out)
         self.assertIn("warming up", err)
         self.assertNotIn(
-            "resident/live  M instr.", self.compare("--runs", "6", "--bench", "mid_mt_gap")[1]
+            "resident/live  M instr.", self.compare("--runs", "8", "--bench", "mid_mt_gap")[1]
         )
 
     def test_files(self):
         files = [word for name in compare.WRITERS for word in ("--" + name, "out." + name)]
-        self.assertEqual(self.compare("--runs", "6", *files)[0], 0)
+        self.assertEqual(self.compare("--runs", "8", *files)[0], 0)
         report = json.loads(self.read("out.json"))
         self.assertEqual([part["workload"] for part in report["workloads"]], list(WORKLOADS))
         found = list(csv.DictReader(io.StringIO(self.read("out.csv"))))
@@ -306,7 +308,7 @@ class ReportTest(CompareCase):
                 self.assertEqual(
                     (line["workload"], line["allocator"]), (part["workload"], row["allocator"])
                 )
-                self.assertEqual([one["seed"] for one in row["runs"]], list(range(42, 48)))
+                self.assertEqual([one["seed"] for one in row["runs"]], list(range(42, 50)))
                 self.assertEqual(float(line["ops_per_s_median"]), row["throughput"]["median"])
                 self.assertEqual(float(line["peak_kib"]), row["peak_kib"]["median"])
                 if row["allocator"] != "hakmem":
@@ -436,6 +438,99 @@ class RoundsTest(CompareCase):
         self.assertNotEqual(orders[0][a_round : 2 * a_round], orders[0][2 * a_round : 3 * a_round])
 
 
+class BreadthTest(CompareCase):
+    """Rounds before breadth: prod_cons and latency are the core here."""
+
+    def setUp(self):
+        super().setUp()
+        self.table = table.load([os.path.join(made_up.FOLDER, "workloads.json")])
+        self.core = {"prod_cons", "latency"}
+        for one in self.table.values():
+            one.tags = ["x", table.QUICK_TAG] + [core.TAG] * (one.name in self.core)
+
+    def measure(self, seconds, *arguments):
+        """{workload: (rounds, mode)}, seconds in all, [(workload, mode)] in order."""
+        config = compare.Config(list(arguments), self.table)
+        config.drop(Fakes.missing)
+        now, order, told = [0.0], [], []
+
+        def fake(bin_dir, workload, allocator, mode, seed):
+            order.append((workload.name, mode))
+            now[0] += seconds[mode]
+            return Fakes.run_once(bin_dir, workload, allocator, mode, seed)
+
+        results = rounds.measure(
+            config, rounds.Progress(io.StringIO()), fake, lambda: now[0],
+            lambda found: told.append(dict(found)),
+        )
+        found = {name: (len(runs), runs[0]["mode"]) for (name, _), runs in results.items()}
+        self.assertEqual(len(told), 1 if config.breadth else 0)
+        for core_results in told:
+            self.assertEqual({name for name, _ in core_results}, self.core)
+        return found, now[0], order
+
+    def test_all_fit(self):
+        found, _, order = self.measure({"quick": 0.01, "default": 0.05})
+        self.assertEqual(
+            found, {name: (compare.DEFAULT_RUNS, "default") for name in self.table}
+        )
+        first_other = next(i for i, one in enumerate(order) if one[0] not in self.core)
+        self.assertFalse([one for one in order[first_other:] if one[0] in self.core])
+
+    def test_the_core_has_its_rounds_first(self):
+        found, seconds, _ = self.measure({"quick": 2, "default": 5})
+        for name in self.core:
+            self.assertGreaterEqual(found[name][0], compare.MIN_RUNS)
+        others = [one for name, one in found.items() if name not in self.core]
+        self.assertTrue(0 < len(others) < len(self.table) - len(self.core), found)
+        self.assertTrue(all(n >= compare.MIN_RUNS for n, _ in others), found)
+        self.assertLessEqual(seconds, compare.BUDGET_S["default"] + 5)
+
+    def test_no_time_for_others(self):
+        found, seconds, _ = self.measure({"quick": 6.0, "default": 30.0})
+        self.assertEqual(set(found), self.core)
+        self.assertLess(seconds, compare.BUDGET_S["default"] + 31)
+
+    def test_others_get_less_work_where_it_helps(self):
+        found, _, _ = self.measure({"quick": 0.2, "default": 2.5})
+        self.assertEqual(set(found), set(self.table))
+        self.assertIn("quick", {mode for name, (_, mode) in found.items() if name not in self.core})
+
+    def test_a_choice_has_no_core(self):
+        for arguments in (["--quick"], ["--full"], ["--tag", "x"], ["--bench", "latency"]):
+            config = compare.Config(arguments, self.table)
+            self.assertEqual((config.core, config.breadth), (config.workloads, []), arguments)
+        # All rounds of all: no budget.
+        self.assertEqual(compare.Config(["--runs", "9"], self.table).breadth, [])
+
+    def test_says_what_it_will_do(self):
+        status, out, err = self.compare(workloads=self.table)
+        self.assertEqual(status, 0)
+        self.assertRegex(
+            err,
+            r"compare: 2 core workloads, each under hakmem, jemalloc, .*, glibc: as many "
+            r"rounds as fit into 286 s, 6 to 31; then as many of 5 other workloads as fit; ends by "
+            r"about \d\d:\d\d:\d\d \(520 s\)",
+        )
+        self.assertIn("compare: the core set is measured: hakmem is the fastest", err)
+        self.assertIn("(2 core workloads, 31 rounds, 95% confidence)", out.splitlines()[0])
+        err = self.compare("--bench", "latency", "--runs", "9", workloads=self.table)[2]
+        self.assertRegex(err, r"compare: 1 workload, each under .*: 9 rounds, as long as they take")
+
+    def test_no_verdict(self):
+        status, out, err = self.compare("--runs", "6", "--bench", "latency")
+        self.assertEqual(status, compare.NO_VERDICT)
+        self.assertTrue(out.startswith("No verdict on time: 6 rounds are too few"))
+        self.assertIn("\ncompare: NO VERDICT. No verdict on time: ", err)
+        # A test's result is for merge, which judges; one allocator alone is no comparison.
+        os.environ["TEST_UNDECLARED_OUTPUTS_DIR"] = self.folder
+        status, _, err = self.compare("--runs", "6", "--bench", "latency", "--test-outputs")
+        self.assertEqual(status, 0)
+        self.assertIn("NO VERDICT", err)
+        alone = ["--runs", "6", "--bench", "latency", "--allocator", "hakmem"]
+        self.assertEqual(self.compare(*alone)[0], 0)
+
+
 class BaselineTest(CompareCase):
     def test_same(self):
         report = made_up.report()
@@ -466,8 +561,8 @@ class BaselineTest(CompareCase):
             baseline.compare(made_up.report(names=["a"]), made_up.report(names=["b"]))
 
     def test_exit_status(self):
-        self.assertEqual(self.compare("--runs", "6", "--json", "base.json")[0], 0)
-        status, out, _ = self.compare("--runs", "6", "--baseline", "base.json")
+        self.assertEqual(self.compare("--runs", "8", "--json", "base.json")[0], 0)
+        status, out, _ = self.compare("--runs", "8", "--baseline", "base.json")
         self.assertEqual(status, 0)
         self.assertIn("0 regressions", out)
 
@@ -480,12 +575,12 @@ class BaselineTest(CompareCase):
                     "ops_per_s": result["ops_per_s"] * (0.8 if allocator == "hakmem" else 1),
                 }
 
-        status, out, _ = self.compare("--runs", "6", "--baseline", "base.json", tools=Slower)
+        status, out, _ = self.compare("--runs", "8", "--baseline", "base.json", tools=Slower)
         self.assertEqual(status, compare.REGRESSION)
         self.assertIn("REGRESSION", out)
         self.assertEqual(
             self.compare(
-                "--runs", "6", "--baseline", "base.json", "--tolerance", "30", tools=Slower
+                "--runs", "8", "--baseline", "base.json", "--tolerance", "30", tools=Slower
             )[0],
             0,
         )

@@ -88,6 +88,33 @@ class Sentence(unittest.TestCase):
             r"to 1\.0\d\d\)",
         )
 
+    def test_too_noisy(self):
+        """An interval that holds nearly everything is no answer."""
+        report = measured({"hakmem": 1e7, "glibc": 1.001e7}, 4, noise=0.9)
+        self.assertRegex(
+            report["verdict"]["text"],
+            r"^No verdict on time: (hakmem and glibc|glibc and hakmem) are within the noise \(0\.\d+ "
+            r"to [1-9]\.\d+\)",
+        )
+        self.assertFalse(report["verdict"]["is_clear"])
+
+    def test_the_core_set_gives_the_verdict(self):
+        report = measured(
+            {"hakmem": 3e7, "glibc": 1e7}, left_out={"core": ["w%d" % i for i in range(10)]}
+        )
+        self.assertIn("(10 core workloads, 6 rounds", report["verdict"]["text"])
+        self.assertEqual(sum(part["is_breadth"] for part in report["workloads"]), 2)
+        for part in report["workloads"][10:]:  # few rounds there do not matter
+            for row in part["allocators"]:
+                row["runs"] = row["runs"][:1]
+        self.assertEqual(verdict.of(report)["time"]["rounds"], 6)
+
+    def test_allocators_of_other_command_lines(self):
+        """A report is judged where its allocators are not in the table, as in merge."""
+        report = measured({"hakmem": 1e7, "theirs": 2e7})
+        self.assertIn("theirs is the fastest", report["verdict"]["text"])
+        self.assertIn("theirs", next(output.glance_rows(report)))
+
     def test_too_few_rounds(self):
         noise = {"spins": 40, "spread": 0.2, "worst": 0.9, "median_ns": 1e6}
         for rounds in (1, 2):

@@ -128,6 +128,9 @@ def analyse(workloads, results, min_runs, **about):
         runs_of = {name: runs for (one, name), runs in results.items() if one == workload.name}
         if runs_of:
             parts.append(part_of(workload, runs_of, min_runs))
+    core = about.get("core")
+    for part in parts:
+        part["is_breadth"] = core is not None and part["workload"] not in core
     report = {
         "format": FORMAT,
         "confidence": stats.CONFIDENCE,

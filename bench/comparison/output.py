@@ -152,7 +152,7 @@ GLANCE_TITLE = (
 
 def glance_rows(report):
     """One row a workload: where hakmem stands."""
-    peers = [name for name in table.ALLOCATORS if name in report["overall"]]
+    peers = table.ordered(report["overall"])
     yield ["workload", *peers, "best", "to best", "peak to lowest"]
     for part in report["workloads"]:
         rows = {row["allocator"]: row for row in part["allocators"]}

@@ -1,11 +1,17 @@
 """The rounds: in each, every workload runs once under every allocator, in an order drawn at random,
 so that other work of the machine affects all alike. A workload's runs in one round share a seed and
-lie close in time: they make the pairs."""
+lie close in time: they make the pairs.
+
+Rounds come before breadth: the core workloads have a part of the time to themselves, at least until
+there are as many rounds as a verdict needs. In the time that is left the others are measured one by
+one, each with all its rounds or not at all. How many rounds there are depends on the time alone,
+never on what was measured: a stop at a result that one likes would make intervals wrong."""
 
 import sys
 import time
 
 FIRST_SEED = 42
+CORE_PART = 0.55  # of the time; the rest is the others'
 
 
 class Progress:
@@ -49,10 +55,17 @@ class Plan:
         self.rounds = config.runs
         self.least_rounds = config.min_runs
         self.done_rounds = 0
+        self.pairs = config.core_pairs()
         self.left_of_round = 0.0
 
     def deadline(self):
         return None if self.config.budget_s is None else self.begin + self.config.budget_s
+
+    def core_end(self):
+        """When the core makes room for the others, if it has its rounds by then."""
+        if self.deadline() is None or not self.config.breadth:
+            return self.deadline()
+        return self.begin + self.config.budget_s * CORE_PART
 
     def run_s(self, workload, allocator):
         """How long a run will take: as long as the last one; before the first, an estimate from its
@@ -66,17 +79,17 @@ class Plan:
         )
 
     def round_s(self):
-        return sum(self.run_s(workload, allocator) for workload, allocator in self.config.pairs)
+        return sum(self.run_s(workload, allocator) for workload, allocator in self.pairs)
 
     def shorten(self, n_rounds):
-        """Where so many rounds would pass the deadline, the longest workloads get their quick
+        """Where so many rounds would pass the core's time, the longest workloads get their quick
         arguments."""
         if self.deadline() is None:
             return False
         changed = False
-        while self.round_s() * n_rounds > self.deadline() - self.clock():
+        while self.round_s() * n_rounds > self.core_end() - self.clock():
             costs = {}
-            for workload, allocator in self.config.pairs:
+            for workload, allocator in self.pairs:
                 if self.modes[workload.name] != "quick":
                     costs[workload.name] = costs.get(workload.name, 0.0) + self.run_s(
                         workload, allocator
@@ -89,13 +102,13 @@ class Plan:
 
     def enough(self):
         """Called before each round: whether there are enough rounds."""
-        left = self.rounds - self.done_rounds
+        left = self.config.runs - self.done_rounds
         if self.deadline() is not None and self.done_rounds > 0:
-            fit = max(int((self.deadline() - self.clock()) / max(self.round_s(), 1e-9)), 0)
+            fit = max(int((self.core_end() - self.clock()) / max(self.round_s(), 1e-9)), 0)
             # Too few rounds are no result: until there are enough, only the deadline itself ends
             # the measurement.
             left = min(left, max(fit, self.least_rounds - self.done_rounds))
-            self.rounds = self.done_rounds + max(left, 0)
+        self.rounds = self.done_rounds + max(left, 0)
         return left <= 0
 
     def text(self, workload, allocator):
@@ -103,7 +116,7 @@ class Plan:
             return f"warming up: {workload.name} under {allocator}"
         rest = max(self.rounds - self.done_rounds - 1, 0) * self.round_s() + self.left_of_round
         if self.deadline() is not None:
-            rest = min(rest, self.deadline() - self.clock())
+            rest = min(rest, self.core_end() - self.clock())
         return (
             f"round {self.done_rounds + 1} of {self.rounds}, about {max(rest, 0):.0f} s left: "
             f"{workload.name} under {allocator}"
@@ -115,7 +128,7 @@ def one_round(config, plan, seed, progress, run, warming=False):
     Raises OutOfTime."""
     results = {}
     plan.left_of_round = 0.0 if warming else plan.round_s()
-    for workload in config.rng.sample(config.workloads, len(config.workloads)):
+    for workload in config.rng.sample(config.core, len(config.core)):
         mode = "quick" if warming else plan.modes[workload.name]
         allocators = [allocator for one, allocator in config.pairs if one is workload]
         for allocator in config.rng.sample(allocators, len(allocators)):
@@ -135,9 +148,68 @@ def one_round(config, plan, seed, progress, run, warming=False):
     return results
 
 
-def measure(config, progress, run, clock=time.monotonic):
-    """All rounds: {(workload's name, allocator): [a run's result for every round]}."""
+def block(plan, workload, seeds, mode, progress, run, about):
+    """So many rounds of one workload: {allocator: results}; None when the deadline cut them off."""
+    config, found = plan.config, {}
+    for i, seed in enumerate(seeds):
+        allocators = [allocator for one, allocator in config.pairs if one is workload]
+        for allocator in config.rng.sample(allocators, len(allocators)):
+            if plan.deadline() is not None and plan.clock() > plan.deadline():
+                return None
+            progress.show(f"{about}: round {i + 1} of {len(seeds)} under {allocator}")
+            start = plan.clock()
+            result = run(config.place, workload, allocator, mode, seed)
+            plan.seconds[workload.name, allocator, mode] = plan.clock() - start
+            found.setdefault(allocator, []).append({**result, "mode": mode})
+    return found
+
+
+def measure_breadth(plan, progress, run):
+    """The workloads that are not of the core, while time is left, in an order drawn at random so
+    that none is always the last: results as of measure."""
+    config, results = plan.config, {}
+    todo = config.rng.sample(config.breadth, len(config.breadth))
+    for done, workload in enumerate(todo):
+        left = plan.deadline() - plan.clock()
+        about = f"{done + 1} of {len(todo)} other workloads, at most {max(left, 0):.0f} s left: "
+        about += workload.name
+        if block(plan, workload, [FIRST_SEED], "quick", progress, run, about) is None:
+            break  # the warm-up, which is thrown away
+        left = plan.deadline() - plan.clock()
+        pairs = [pair for pair in config.pairs if pair[0] is workload]
+        share = left / (len(todo) - done)
+        for mode in (config.mode, "quick"):
+            plan.modes[workload.name] = mode
+            round_s = max(sum(plan.run_s(*pair) for pair in pairs), 1e-9)
+            if config.min_runs * round_s <= share:
+                break
+        n_rounds = min(max(int(share / round_s), config.min_runs), config.runs)
+        if n_rounds * round_s > left:
+            continue  # a shorter one may still fit
+        seeds = range(FIRST_SEED, FIRST_SEED + n_rounds)
+        found = block(plan, workload, seeds, mode, progress, run, about)
+        if found is None:
+            break
+        results.update({(workload.name, name): runs for name, runs in found.items()})
+    return results
+
+
+def measure(config, progress, run, clock=time.monotonic, told=None):
+    """All rounds: {(workload's name, allocator): [a run's result for every round]}. told: called
+    with the results of the core before the others are begun."""
     plan = Plan(config, clock)
+    results = measure_core(plan, progress, run)
+    if config.breadth and plan.deadline() is not None:
+        if told:
+            progress.end()
+            told(results)
+        results.update(measure_breadth(plan, progress, run))
+    progress.end()
+    return results
+
+
+def measure_core(plan, progress, run):
+    config = plan.config
     one_round(config, plan, FIRST_SEED, progress, run, warming=True)
     plan.shorten(n_rounds=2)  # an estimate: more is only known after a round
     results = {}
@@ -158,5 +230,4 @@ def measure(config, progress, run, clock=time.monotonic):
             for key, runs in results.items():
                 if runs[0]["mode"] != plan.modes[key[0]]:
                     runs.clear()
-    progress.end()
     return {key: runs for key, runs in results.items() if runs}

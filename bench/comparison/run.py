@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 
-from comparison import stats, table
+from comparison import foreign, stats, table
 
 RUN_LIMIT_S = 300  # one run that takes longer than this is taken for hung
 SPINS = 40
@@ -72,7 +72,9 @@ def run_once(place, workload, allocator, mode, seed):
         start = time.monotonic()
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end]
+                command, capture_output=True, text=True, timeout=RUN_LIMIT_S, pass_fds=[write_end],
+                stdin=subprocess.DEVNULL, cwd=workload.folder_to_run_in, errors="replace",
+                env=environment(None, settings(allocator)),
             )
         except subprocess.TimeoutExpired:
             raise Failure(
@@ -83,6 +85,8 @@ def run_once(place, workload, allocator, mode, seed):
         wall_s = time.monotonic() - start
         used = report.read()
     told = parse_output(done.stdout)
+    if told is None and workload.is_program:
+        told = {"ops_per_s": 1 / wall_s}
     if done.returncode != 0 or told is None or not used:
         why = f"exit status {done.returncode}" if done.returncode else "no throughput line"
         raise Failure(
@@ -100,9 +104,15 @@ def run_once(place, workload, allocator, mode, seed):
     return result
 
 
-def environment(library):
-    """This process's, with the library preloaded, if there is one."""
-    return {**os.environ, "LD_PRELOAD": library} if library else None
+def settings(allocator):
+    """The variables with which an allocator is started; a side of ab has none."""
+    one = table.ALLOCATORS.get(allocator)
+    return one.environment if one else {}
+
+
+def environment(library, more):
+    """This process's, with more variables, and with the library preloaded, if there is one."""
+    return {**os.environ, **more, **({"LD_PRELOAD": library} if library else {})}
 
 
 def missing(place, workload, allocator):
@@ -111,6 +121,10 @@ def missing(place, workload, allocator):
         place.library(workload, allocator)
     except FileNotFoundError as error:
         return str(error)
+    if workload.is_program and allocator == table.LIMIT:
+        return "it frees nothing, so it serves only workloads that are made for it"
+    if workload.is_program and allocator != "glibc" and not place.is_preloaded(workload, allocator):
+        return "it is linked, and cannot be preloaded"
     path = place.binary(workload, allocator)
     if not os.path.exists(path):
         return f"{os.path.basename(path)} is not there"
@@ -132,6 +146,12 @@ def check_owner(place, workload, allocator):
     """The object that serves malloc in this workload's binary. Raises Failure when it is not that
     allocator's."""
     path = place.binary(workload, allocator)
+    if workload.is_program:
+        library = place.library(workload, allocator)
+        why = foreign.why_not_loaded(path, library) if library else None
+        if why:
+            raise Failure(f"{workload.name} under {allocator}: {why}: nothing was measured")
+        return library or "the C library, or the program itself"
     try:
         library = place.library(workload, allocator)
         done = subprocess.run(
@@ -139,7 +159,7 @@ def check_owner(place, workload, allocator):
             capture_output=True,
             text=True,
             timeout=RUN_LIMIT_S,
-            env=environment(library),
+            env=environment(library, settings(allocator)),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"{path}: {error}") from None
@@ -188,7 +208,7 @@ def instructions(place, workload, allocator, seed):
         command += command_of(place, workload, allocator, "quick", seed)
         done = subprocess.run(
             command, capture_output=True, text=True,
-            env=environment(place.library(workload, allocator)),
+            env=environment(place.library(workload, allocator), settings(allocator)),
         )
     found = re.search(r"Collected : (\d+)", done.stderr)
     return int(found.group(1)) if found and done.returncode == 0 else None

@@ -24,10 +24,12 @@ class Allocator:
     """How a program gets this allocator: linked into a binary with the allocator's name as suffix,
     or preloaded into the one that is linked with nothing but libc."""
 
-    def __init__(self, served_by, library=None, linked=True):
+    def __init__(self, served_by, library=None, linked=True, environment=None):
         self.served_by = served_by  # the object that serves malloc must match this
-        # to preload: a path in the workspace, or a file of the system's; None: there is none
+        # to preload: a path, absolute or in the workspace, or a file of the system's; None: there
+        # is none
         self.library = library
+        self.environment = environment or {}  # what programs under it are started with
         self.linked = linked  # whether there are binaries of it
 
 
@@ -43,7 +45,14 @@ ALLOCATORS = {
     "glibc": Allocator(r"/libc\.so\.6$"),
     LIMIT: Allocator(r"^static|/lib\w*null\w*\.so$", "bench/null/libnull.so"),
 }
+BUILT_IN = tuple(ALLOCATORS)  # the others come from the command line
 DEFAULT_ALLOCATORS = [name for name in ALLOCATORS if name != "hakmem_static"]
+
+
+def ordered(names):
+    """Allocators in the order of the table; those of other command lines come last."""
+    known = [name for name in ALLOCATORS if name in names]
+    return known + sorted(set(names) - set(known))
 
 
 class Workload:
@@ -60,6 +69,9 @@ class Workload:
         self.text = row.get("text", "")
         self.tags = row.get("tags", [])
         self.is_driver = REAL_TAG in self.tags
+        # A program that knows nothing of the comparison: every allocator is preloaded into it, and
+        # a run is one operation. It runs in the user's folder.
+        self.is_program, self.folder_to_run_in = False, None
 
     def arguments(self, mode, seed):
         return [
@@ -70,6 +82,8 @@ class Workload:
     def growth(self, mode):
         """How many times the work of a quick run."""
         work = self.row.get("work")
+        if self.is_program:
+            return 1.0  # the same in every mode
         return work[mode] / work["quick"] if work else UNKNOWN_GROWTH
 
     def with_work(self, amount):
@@ -128,12 +142,16 @@ class Place:
 
     def is_preloaded(self, workload, allocator):
         one = ALLOCATORS[allocator]
+        if workload.is_program:
+            return one.library is not None
         return not workload.is_driver and (
             not one.linked or (self.by_preload and one.library is not None)
         )
 
     def binary(self, workload, allocator):
         """The workload's program for this allocator."""
+        if workload.is_program:
+            return workload.binary
         suffix = "glibc" if self.is_preloaded(workload, allocator) else allocator
         return os.path.join(self.bin_dir, f"{workload.binary}_{suffix}")
 
@@ -145,7 +163,7 @@ class Place:
     def file(self, allocator):
         """An allocator's library."""
         name = ALLOCATORS[allocator].library
-        if "/" in name:
+        if "/" in name:  # an absolute path stays what it is
             paths = [os.path.join(os.path.dirname(os.path.abspath(self.bin_dir)), name)]
         else:
             paths = [folder + name for folder in LIBRARIES]

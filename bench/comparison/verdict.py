@@ -19,6 +19,9 @@ FEWEST_ROUNDS = 3  # with less, an interval says nothing
 # From so many workloads on, their mean is near enough to a normal distribution for Student's t.
 MANY_WORKLOADS = 10
 BUSY = 0.03  # spread between the quartiles of a fixed loop above which the machine is called busy
+# "Cannot be told apart" is an answer if the interval is this narrow (greatest over least ratio);
+# over a wider one the machine was too noisy to tell.
+NARROW = 1.3
 # What is compared -> (key of a run, whether small is good, adjective, what the others need more of)
 MEASURES = {
     "time": ("ops_per_s", False, "fastest", "time"),
@@ -52,12 +55,14 @@ def student_quantile(p, freedom):
 
 
 def shared_parts(report):
-    """(real allocators, the workloads that each of them was run at)."""
-    seen = {row["allocator"] for part in report["workloads"] for row in part["allocators"]}
-    names = [name for name in table.ALLOCATORS if name in seen and name != table.LIMIT]
+    """(real allocators, the workloads that each of them was run at). Where a core set has rounds of
+    its own, it alone gives the verdict."""
+    judged = [part for part in report["workloads"] if not part.get("is_breadth")]
+    seen = {row["allocator"] for part in judged for row in part["allocators"]}
+    names = [name for name in table.ordered(seen) if name != table.LIMIT]
     parts = [
         part
-        for part in report["workloads"]
+        for part in judged
         if set(names) <= {row["allocator"] for row in part["allocators"]}
     ]
     return names, parts
@@ -137,6 +142,8 @@ def clause(measure, one):
         other = others[near[0]]
         names = " and ".join([", ".join([one["best"], *near[:-1]]), near[-1]])
         span = f"{other['low']:.3f} to {other['high']:.3f}"
+        if other["high"] / other["low"] > NARROW:
+            return f"no verdict on {measure}: {names} are within the noise ({span})", False
         return f"{names} cannot be told apart in {measure} ({span})", True
     name, other = next(iter(others.items()))
     if other["ratio"] >= 2:
@@ -173,7 +180,9 @@ def of(report):
     words = "; ".join(text for text, _ in clauses)
     text = "No" + words[2:] if words.startswith("no verdict") else words  # else a name comes first
     rounds = found["time"]["rounds"]
-    over = f"{len(parts)} workload{'' if len(parts) == 1 else 's'}, "
+    core = "core " if any(part.get("is_breadth") is False for part in parts) else ""
+    core = core if any(part.get("is_breadth") for part in report["workloads"]) else ""
+    over = f"{len(parts)} {core}workload{'' if len(parts) == 1 else 's'}, "
     over += f"{rounds} round{'' if rounds == 1 else 's'}"
     text = f"{text} ({over}, {stats.CONFIDENCE:.0%} confidence)."
     if not is_clear:

@@ -48,6 +48,12 @@ def ask(library):
     done = subprocess.run(
         [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment
     )
+    if "undefined symbol: hak_variant" in done.stderr:
+        raise Refused(
+            f"{library} is no libhakmem.so: an experiment looks into two builds of hakmem, function "
+            f"by function; to measure against another allocator: ./bazelw run //bench:compare -- "
+            f"--allocator hakmem --allocator NAME={library}"
+        )
     if done.returncode != 0:
         raise Refused(f"{library} does not say which variant it is:\n{done.stderr}".rstrip())
     return done.stdout.strip()
