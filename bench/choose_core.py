@@ -62,9 +62,8 @@ def main(arguments):
     if set(now) <= set(whole.names) and now:
         print(about(whole, "tagged", now))
     scores = whole.random_scores(core.SIZE)
-    print(
-        f"of 1,000 sets drawn at random: best {scores[0]:.4f}, median {scores[len(scores) // 2]:.4f}"
-    )
+    middle = scores[len(scores) // 2]
+    print(f"of 1,000 sets drawn at random: best {scores[0]:.4f}, median {middle:.4f}")
     for allocator, off in held_out(results, whole):
         print(f"a set chosen without {allocator} is off by {off:.1%} for it")
     return 0

@@ -92,7 +92,8 @@ def parser(workloads):
     )
     made.add_argument(
         "--workloads", metavar="FILE",
-        help="a table of workloads instead of bench's own: rows with a binary, a command or a trace",
+        help="a table of workloads instead of bench's own, whose rows have a binary, a command or "
+        "a trace",
     )
     for name, (what, _) in WRITERS.items():
         made.add_argument("--" + name, metavar="FILE", help=f"write {what}, to FILE")
@@ -403,7 +404,7 @@ def measured(config, progress, tools):
         sys.stderr.write(f"compare: the core set is measured: {made['verdict']['text']}\n")
 
     sys.stderr.write(f"compare: {config.intention(time.time())}\n")
-    results = rounds.measure(config, progress, tools.run_once, told=tell)
+    results = rounds.measure(config, progress, tools.run_once, before_breadth=tell)
     report = analysis.analyse(config.workloads, results, config.min_runs, **about)
     measured_names = {name for name, _ in results}
     unmeasured = [one.name for one in config.breadth if one.name not in measured_names]

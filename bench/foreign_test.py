@@ -29,7 +29,7 @@ class ForeignCase(unittest.TestCase):
         self.addCleanup(lambda: (os.environ.clear(), os.environ.update(environment)))
         self.addCleanup(lambda: (table.ALLOCATORS.clear(), table.ALLOCATORS.update(allocators)))
         os.environ["BUILD_WORKING_DIRECTORY"] = self.folder
-        # An allocator that nobody knows: a copy of one that is here.
+        # An allocator that is not in the table: a copy of one that is here.
         shutil.copy(PLACE.file("jemalloc"), os.path.join(self.folder, "libmine.so"))
 
     def write(self, name, text, is_program=False):
@@ -111,7 +111,8 @@ class AllocatorTest(ForeignCase):
         self.assertEqual(run.run_once(PLACE, workload, "mine", "quick", 1)["ops_per_s"], 7)
 
     def test_a_library_without_malloc(self):
-        shutil.copy(glob.glob("/lib/*-linux-gnu/libm.so.6")[0], os.path.join(self.folder, "libm.so"))
+        library = glob.glob("/lib/*-linux-gnu/libm.so.6")[0]
+        shutil.copy(library, os.path.join(self.folder, "libm.so"))
         status, out, err = self.compare(
             "--allocator", "mine=libm.so", "--allocator", "hakmem", "--quick", "--bench", "latency"
         )
@@ -170,7 +171,9 @@ class ProgramTest(ForeignCase):
     def test_what_no_library_reaches(self):
         source = self.write("own.c", "void *malloc(unsigned long n) { return (void *)(16 * n); }\n"
                             "int main(void) { return 0; }\n")  # fmt: skip
-        for flags, words in (["-static"], "is a static program"), (["-rdynamic"], "malloc of its own"):
+        for flags, words in (
+            (["-static"], "is a static program"), (["-rdynamic"], "malloc of its own"),
+        ):  # fmt: skip
             path = os.path.join(self.folder, "own")
             built = subprocess.run(["gcc", "-w", *flags, "-o", path, source], capture_output=True)
             if built.returncode != 0:
@@ -199,7 +202,8 @@ class WorkloadsTest(ForeignCase):
             "two": [{**row, "command": "ls"}], "binary": [{**row, "binary": "no"}],
             "args": [{"name": "a", "binary": "bench_latency"}],
             "work": [{**row, "args": "{work}", "work": {"quick": 1}}],
-            "mode": [{**row, "work": {"slow": 1}}], "command": [{"name": "a", "command": "no-such"}],
+            "mode": [{**row, "work": {"slow": 1}}],
+            "command": [{"name": "a", "command": "no-such"}],
             "trace": [{"name": "a", "trace": "no.trace"}], "tag": [{**row, "tags": ["real"]}],
         }  # fmt: skip
         for name, text in rows.items():
@@ -235,7 +239,8 @@ class WorkloadsTest(ForeignCase):
             [
                 {"name": "mine", "trace": os.path.relpath(trace, self.folder)},
                 {"name": "fast", "binary": "workloads/wl_larson",
-                 "args": "1 100 100 {work} 8 100 {seed}", "work": {"quick": 2, "default": 3, "full": 3}},
+                 "args": "1 100 100 {work} 8 100 {seed}",
+                 "work": {"quick": 2, "default": 3, "full": 3}},
                 {"name": "listing", "command": "ls mine.json", "unit": "listings"},
             ],
         )  # fmt: skip

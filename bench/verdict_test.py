@@ -93,8 +93,8 @@ class Sentence(unittest.TestCase):
         report = measured({"hakmem": 1e7, "glibc": 1.001e7}, 4, noise=0.9)
         self.assertRegex(
             report["verdict"]["text"],
-            r"^No verdict on time: (hakmem and glibc|glibc and hakmem) are within the noise \(0\.\d+ "
-            r"to [1-9]\.\d+\)",
+            r"^No verdict on time: (hakmem and glibc|glibc and hakmem) are within the noise "
+            r"\(0\.\d+ to [1-9]\.\d+\)",
         )
         self.assertFalse(report["verdict"]["is_clear"])
 

@@ -194,15 +194,15 @@ def measure_breadth(plan, progress, run):
     return results
 
 
-def measure(config, progress, run, clock=time.monotonic, told=None):
-    """All rounds: {(workload's name, allocator): [a run's result for every round]}. told: called
-    with the results of the core before the others are begun."""
+def measure(config, progress, run, clock=time.monotonic, before_breadth=None):
+    """All rounds: {(workload's name, allocator): [a run's result for every round]}.
+    before_breadth gets those of the core, before the others are begun."""
     plan = Plan(config, clock)
     results = measure_core(plan, progress, run)
     if config.breadth and plan.deadline() is not None:
-        if told:
+        if before_breadth:
             progress.end()
-            told(results)
+            before_breadth(results)
         results.update(measure_breadth(plan, progress, run))
     progress.end()
     return results

@@ -50,9 +50,9 @@ def ask(library):
     )
     if "undefined symbol: hak_variant" in done.stderr:
         raise Refused(
-            f"{library} is no libhakmem.so: an experiment looks into two builds of hakmem, function "
-            f"by function; to measure against another allocator: ./bazelw run //bench:compare -- "
-            f"--allocator hakmem --allocator NAME={library}"
+            f"{library} is no libhakmem.so: an experiment looks into two builds of hakmem, "
+            f"function by function; to measure against another allocator: "
+            f"./bazelw run //bench:compare -- --allocator hakmem --allocator NAME={library}"
         )
     if done.returncode != 0:
         raise Refused(f"{library} does not say which variant it is:\n{done.stderr}".rstrip())
