@@ -1,69 +1,18 @@
-"""Tests of the HTML page: self-contained, well-formed, its data whole; and, with node, that its
-script draws everything."""
+"""Tests of the HTML page's text: self-contained, well-formed, its data whole, its libraries those
+that are described. screenshot_test opens it in a browser."""
 
+import hashlib
 import html.parser
 import io
 import json
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 import unittest
 
 import comparison_testing as made_up
 from report import html as page
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-# Enough of a document for page.js to run in: it keeps what is drawn, and counts it by name.
-DOCUMENT = """
-const counts = {}, texts = [];
-class Node {
-  constructor(name) {
-    this.name = name; this.children = []; this.attributes = {}; this.dataset = {};
-    this.listeners = {};
-    counts[name] = (counts[name] || 0) + 1;
-  }
-  setAttribute(key, value) {
-    if (/NaN|undefined|Infinity/.test(String(value)))
-      throw new Error(`${this.name} ${key}=${value}`);
-    this.attributes[key] = value;
-  }
-  getAttribute(key) { return this.attributes[key] === undefined ? null : this.attributes[key]; }
-  removeAttribute(key) { delete this.attributes[key]; }
-  append(...nodes) {
-    for (const node of nodes) {
-      if (typeof node === "string") texts.push(node);
-      this.children.push(node);
-    }
-  }
-  replaceChildren(...nodes) { this.children = nodes; }
-  addEventListener(kind, f) { this.listeners[kind] = f; }
-}
-const byId = { data: { textContent: require("fs").readFileSync(process.argv[2], "utf8") },
-  main: new Node("main"), theme: new Node("button") };
-const tables = [];
-global.document = { getElementById: (id) => byId[id], documentElement: new Node("html"),
-  createElement: (name) => {
-    const made = new Node(name);
-    if (name === "tbody") tables.push(made);
-    if (name === "th") (global.heads = global.heads || []).push(made);
-    return made;
-  },
-  createElementNS: (space, name) => new Node(name),
-  createDocumentFragment: () => new Node("fragment") };
-global.location = { hash: "" };
-require("vm").runInThisContext(require("fs").readFileSync(process.argv[3], "utf8"));
-const column = (i) => tables[0].children.map((row) => row.children[i].children[0]);
-const before = column(1);
-const head = heads.filter((one) => one.children[0] === "allocator").pop();
-head.listeners.click();
-const sorted = column(1);
-byId.theme.listeners.click();
-const state = document.documentElement.dataset;
-const { theme, drawn } = state;
-console.log(JSON.stringify({ counts, texts, before, sorted, theme, drawn }));
-"""
 
 
 class Reader(html.parser.HTMLParser):
@@ -109,10 +58,14 @@ class PageTest(unittest.TestCase):
         self.assertEqual(
             [one for one in reader.attributes if one[1] in ("src", "href", "srcset", "action")], []
         )
-        self.assertEqual(re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", text), [])
+        self.assertEqual(re.findall(r"@import|url\([^#]|fetch\(|XMLHttpRequest|import\(", text), [])
+        script = text.replace(page.read("vendor/charts.js"), "")
         self.assertEqual(
-            set(re.findall(r"https?://[^\s\"']+", text)), {"http://www.w3.org/2000/svg"}
+            set(re.findall(r"https?://[^\s\"']+", script)), {"http://www.w3.org/2000/svg"}
         )
+        bundle = page.read("vendor/charts.js").split("*/", 1)[1]  # after the licences
+        names = set(re.findall(r"https?://[^\s\"'`]+", bundle))
+        self.assertEqual({name for name in names if "//www.w3.org/" not in name}, set())
 
     def test_data(self):
         report = made_up.report()
@@ -129,43 +82,38 @@ class PageTest(unittest.TestCase):
         self.assertIn("prefers-color-scheme", page.read("page.js"))
 
 
-class ScriptTest(unittest.TestCase):
-    def run_script(self, report):
-        node = shutil.which("node")
-        if not node and "NO_SKIP" not in os.environ:
-            self.skipTest("SKIPPED: node is not installed (Debian: nodejs)")
-        self.assertTrue(node, "node is not installed (Debian: nodejs)")
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [os.path.join(folder, name) for name in ("document.js", "data.json")]
-            for path, text in zip(paths, (DOCUMENT, page.data(report))):
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(text)
-            script = os.path.join(page.FOLDER, "page.js")
-            done = subprocess.run([node, *paths, script], capture_output=True, text=True)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            return json.loads(done.stdout)
+class LibrariesTest(unittest.TestCase):
+    """The bundle of libraries is the one that vendor/charts.json describes, licences and all."""
 
-    def test_draws_everything(self):
-        found = self.run_script(made_up.report())
-        self.assertEqual(found["drawn"], "yes")
-        # Scatter, two bar charts, one family of scaling, memory of two, latency of two.
-        self.assertEqual(found["counts"]["svg"], 8)
-        for title in (
-            "Overview", "Workloads", "Scaling", "Memory over time", "Latency of single calls",
-            "Table",
-        ):
-            self.assertIn(title, found["texts"])
-        self.assertEqual(found["sorted"], sorted(found["before"]))
-        self.assertNotEqual(found["sorted"], found["before"])
-        self.assertEqual(found["theme"], "dark")
+    def setUp(self):
+        with open(os.path.join(page.FOLDER, "vendor", "charts.json"), encoding="utf-8") as file:
+            self.about = json.load(file)
+        self.bundle = page.read("vendor/charts.js")
 
-    def test_draws_little(self):
-        report = made_up.report({"glibc": 1e6}, rounds=1, names=["one"])
-        for row in report["workloads"][0]["allocators"]:
-            del row["latency_ns"], row["settled_kib"]
-            row["memory"]["kib"] = []
-        report["noise"] = None
-        self.assertEqual(self.run_script(report)["counts"]["svg"], 2)
+    def test_checksum(self):
+        raw = self.bundle.encode()
+        self.assertEqual(hashlib.sha256(raw).hexdigest(), self.about["sha256"])
+        self.assertEqual(len(raw), self.about["bytes"])
+
+    def test_licences(self):
+        head = self.bundle[: self.bundle.index("*/")]
+        for name, one in self.about["packages"].items():
+            self.assertIn(f"{name} {one['version']}", head)
+            self.assertIn(one["license"], ("BSD-3-Clause", "ISC", "MIT", "Unlicense"), name)
+        self.assertIn("Permission to use, copy, modify", head)
+
+    def test_versions_are_those_that_are_asked_for(self):
+        wanted = json.loads(page.read("vendor/package.json"))["dependencies"]
+        locked = json.loads(page.read("vendor/package-lock.json"))["packages"]
+        for name, version in wanted.items():
+            self.assertEqual(self.about["packages"][name]["version"], version)
+        for name, one in self.about["packages"].items():
+            self.assertEqual(locked["node_modules/" + name]["version"], one["version"])
+            self.assertRegex(locked["node_modules/" + name]["integrity"], "^sha512-")
+
+    def test_can_stand_in_a_page(self):
+        self.assertNotIn("</script", self.bundle.lower())
+        self.assertNotIn("<!--", self.bundle)
 
 
 if __name__ == "__main__":

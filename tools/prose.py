@@ -17,6 +17,7 @@ MOST_COLUMNS = 100
 GENERATED = {
     "base/size_class_of.def",
     "base/size_classes.def",
+    "bench/report/vendor/charts.js",
     "bench/workloads/README.md",
     "docs/coverage.md",
     "docs/experiments/superslab_validation.md",

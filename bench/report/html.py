@@ -1,4 +1,4 @@
-"""One HTML page that holds a report, its script and its style; it loads nothing."""
+"""One HTML page that holds a report, its scripts and its style; it loads nothing."""
 
 import html
 import json
@@ -42,8 +42,10 @@ def page(report):
 <body>
 <header><h1>{html.escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
 <p id="verdict">{html.escape(report["verdict"]["text"])}</p>
-<main id="main"><noscript>This page draws its pictures with its own script.</noscript></main>
+<main id="main"><noscript>This page draws its pictures with scripts of its own.</noscript></main>
 <script type="application/json" id="data">{data(report)}</script>
+<script>
+{read("vendor/charts.js")}</script>
 <script>
 {read("page.js")}</script>
 </body>

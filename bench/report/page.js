@@ -1,16 +1,30 @@
 "use strict";
-// Draws the report in #data: scatter, bars, scaling, memory over time, latencies, table. No
-// library, no network.
+// Draws the report in #data: overview, heat map, scaling, all numbers, and a workload when it is
+// clicked. Charts and sorting come from the libraries in vendor/charts.js, `charts` here.
 (function () {
   const report = JSON.parse(document.getElementById("data").textContent);
   const main = document.getElementById("main");
+  const root = document.documentElement;
+  // Not an allocator that one could use: what the workload itself costs, drawn as a dashed line.
+  const LIMIT = "null";
   const COLOURS = {
     hakmem: "#d9480f", hakmem_static: "#f08c00", jemalloc: "#1c7ed6", mimalloc: "#2f9e44", tcmalloc: "#9c36b5",
     tbbmalloc: "#0c8599", glibc: "#868e96", null: "#adb5bd",
   };
-  // Not an allocator that one could use: what the workload itself costs, drawn as a dashed line.
-  const LIMIT = "null";
-  const colour = (name) => COLOURS[name] || "#868e96";
+  const MORE_COLOURS = ["#e64980", "#5c940d", "#6741d9", "#a0522d", "#0b7285", "#c2a000"];
+  const allocators = [...new Set(report.workloads.flatMap((part) => part.allocators.map((row) => row.allocator)))].sort(
+    (a, b) => order(a) - order(b) || (a < b ? -1 : 1));
+  const real = allocators.filter((name) => name !== LIMIT);
+  const others = real.filter((name) => !(name in COLOURS));
+  // One colour an allocator, everywhere and in every order.
+  const colour = (name) => COLOURS[name] || MORE_COLOURS[others.indexOf(name) % MORE_COLOURS.length];
+  const row = (part, name) => part.allocators.find((one) => one.allocator === name);
+  const geomean = (values) => Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length);
+
+  function order(name) {
+    const place = Object.keys(COLOURS).indexOf(name);
+    return place < 0 ? 99 : place;
+  }
 
   function element(name, attributes, ...children) {
     const made = document.createElement(name);
@@ -19,104 +33,47 @@
     return made;
   }
 
-  function drawn(parent, name, attributes, text) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes || {})) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    parent.append(made);
-    return made;
-  }
-
-  function canvas(width, height, label) {
-    return drawn(document.createDocumentFragment(), "svg",
-      { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  }
-
-  const hint = (shape, text) => drawn(shape, "title", {}, text);
-
   function short(value) {
     if (value === undefined || value === null) return "-";
-    const size = Math.abs(value);
-    if (size >= 1e9) return (value / 1e9).toPrecision(3) + " G";
-    if (size >= 1e6) return (value / 1e6).toPrecision(3) + " M";
-    if (size >= 1e4) return (value / 1e3).toPrecision(3) + " k";
-    return size >= 100 || Number.isInteger(value) ? String(Math.round(value)) : value.toPrecision(3);
+    const size = Math.abs(value), three = (number) => String(Number(number.toPrecision(3)));
+    for (const [unit, name] of [[1e9, " G"], [1e6, " M"], [1e4, " k"]])
+      if (size >= unit) return three(value / (name === " k" ? 1e3 : unit)) + name;
+    return size >= 100 ? String(Math.round(value)) : three(value);
   }
 
-  // Round values between low and high, about `wanted` of them.
-  function ticks(low, high, wanted) {
-    const span = high - low || 1;
-    const power = Math.pow(10, Math.floor(Math.log10(span / wanted)));
-    const step = [1, 2, 5, 10].map((n) => n * power).find((s) => span / s <= wanted) || power * 10;
-    const found = [];
-    for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
-    return found;
+  function ratio(value) {
+    return value >= 9.95 ? value.toFixed(0) : value >= 1.995 ? value.toFixed(1) : value.toFixed(2);
   }
 
-  function logTicks(low, high) {
-    const found = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
-      for (const n of [1, 2, 5]) {
-        const value = n * Math.pow(10, power);
-        if (value >= low * 0.999 && value <= high * 1.001) found.push(value);
-      }
-    return found.length > 1 ? found : ticks(low, high, 5);
-  }
-
-  // A frame with axes: {svg, x, y} with x and y from values to places.
-  function frame(label, xs, ys, options) {
-    const width = 560, height = options.height || 300, left = 62, right = 18, top = 14, bottom = 44;
-    const svg = canvas(width, height, label);
-    const scale = (range, from, to, log) => {
-      const f = log ? Math.log : (v) => v;
-      const low = f(range[0]), span = f(range[1]) - low || 1;
-      return (value) => from + ((f(value) - low) / span) * (to - from);
-    };
-    const x = scale(xs, left, width - right, options.logX);
-    const y = scale(ys, height - bottom, top, options.logY);
-    for (const tick of options.xTicks || (options.logX ? logTicks(...xs) : ticks(...xs, 6))) {
-      drawn(svg, "line", { x1: x(tick), x2: x(tick), y1: top, y2: height - bottom, class: "grid" });
-      drawn(svg, "text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle", class: "dim" },
-        options.xText ? options.xText(tick) : short(tick));
-    }
-    for (const tick of options.logY ? logTicks(...ys) : ticks(...ys, 6)) {
-      drawn(svg, "line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "grid" });
-      drawn(svg, "text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "dim" }, short(tick));
-    }
-    drawn(svg, "text", { x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle", class: "dim" }, options.xName);
-    drawn(svg, "text", { x: 14, y: (top + height - bottom) / 2, "text-anchor": "middle", class: "dim",
-      transform: `rotate(-90 14 ${(top + height - bottom) / 2})` }, options.yName);
-    return { svg, x, y };
-  }
-
-  // Lines, one a series {name, points: [[x, y], ...]}, each named at its end.
-  function lines(label, series, options) {
-    const all = series.flatMap((one) => one.points);
-    const range = (place, log) => {
-      const values = all.map((point) => point[place]);
-      const low = Math.min(...values), high = Math.max(...values);
-      return log ? [low / 1.1, high * 1.1] : [0, high * 1.05 || 1];
-    };
-    const xs = options.xs || range(0, options.logX);
-    const made = frame(label, xs, range(1, options.logY), options);
-    for (const one of series) {
-      drawn(made.svg, "polyline", { points: one.points.map((p) => `${made.x(p[0])},${made.y(p[1])}`).join(" "),
-        fill: "none", stroke: colour(one.name), "stroke-width": one.name === "hakmem" ? 3 : 1.6,
-        "stroke-dasharray": one.name === LIMIT ? "5 4" : "none" });
-      if (one.points.length <= 12)
-        for (const p of one.points)
-          hint(drawn(made.svg, "circle", { cx: made.x(p[0]), cy: made.y(p[1]), r: 3.5, fill: colour(one.name) }),
-            `${one.name}: ${short(p[1])}`);
-    }
-    return made.svg;
-  }
+  const swatch = (name) => element("span", { class: "swatch", "data-of": name, style: `background:${colour(name)}` });
 
   function legend(names) {
-    const made = element("p");
-    for (const name of names) {
-      made.append(element("span", { style: `color:${colour(name)}` }, "\u25a0 "), name + "\u2003");
-    }
+    return element("p", { class: "legend" }, ...names.map((name) => element("span", {}, swatch(name), name === LIMIT ? "limit" : name)));
+  }
+
+  // Charts are as wide as the place that they get, so that their words are never made small.
+  const chartWidth = (most) => Math.max(260, Math.min(most, root.clientWidth - 62));
+
+  function chart(label, options) {
+    const made = charts.plot({ width: chartWidth(560), height: 280, marginLeft: 54, marginBottom: 38, marginRight: 14,
+      ariaLabel: label, style: { background: "transparent", fontSize: "12px", overflow: "visible" }, ...options });
+    made.setAttribute("role", "img");
     return made;
+  }
+
+  function lines(label, series, options) {
+    const points = series.flatMap((one) => one.points.map((p) => ({ name: one.name, x: p[0], y: p[1] })));
+    const few = points.filter((p) => series.find((one) => one.name === p.name).points.length <= 12);
+    return chart(label, {
+      x: { label: options.xName, ...options.x }, y: { label: options.yName, grid: true, nice: true, tickFormat: short, ...options.y },
+      marks: [
+        ...(options.y && options.y.type === "log" ? [] : [charts.ruleY([0], { strokeOpacity: 0.4 })]),
+        charts.line(points.filter((p) => p.name !== LIMIT), { x: "x", y: "y", z: "name", stroke: (p) => colour(p.name),
+          strokeWidth: (p) => (p.name === "hakmem" ? 3 : 1.7) }),
+        charts.line(points.filter((p) => p.name === LIMIT), { x: "x", y: "y", stroke: colour(LIMIT), strokeDasharray: "5 4" }),
+        charts.dot(few, { x: "x", y: "y", r: 3.5, fill: (p) => colour(p.name), title: (p) => `${p.name}: ${short(p.y)}` }),
+      ],
+    });
   }
 
   function section(title, text) {
@@ -126,9 +83,28 @@
       cards.append(element("div", { class: "card" }, element("h3", {}, name), element("p", {}, about), ...content));
   }
 
-  const allocators = [...new Set(report.workloads.flatMap((part) => part.allocators.map((row) => row.allocator)))];
-  const row = (part, name) => part.allocators.find((one) => one.allocator === name);
-  const geomean = (values) => Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length);
+  function cellsOf(kind, values) {
+    return values.map((value) => element(kind, kind === "th" ? { scope: "col" } : typeof value === "object" && value ? { "data-sort": value.sort } : {},
+      typeof value === "object" && value ? value.text : value === undefined || value === null ? "-" : String(value)));
+  }
+
+  // A table whose headings sort it; cells are texts, or {text, sort}.
+  function table(heads, rows, attributes) {
+    const body = element("tbody", {}, ...rows.map((values) => element("tr", {}, ...cellsOf("td", values))));
+    const made = element("table", { class: "sortable asc n-last", ...attributes }, element("thead", {}, element("tr", {}, ...cellsOf("th", heads))), body);
+    byKeyboard(made);
+    return made;
+  }
+
+  function byKeyboard(made) {
+    for (const head of made.querySelectorAll("th")) {
+      head.tabIndex = 0;
+      head.addEventListener("keydown", (event) => event.key === "Enter" && head.click());
+    }
+  }
+
+  const figure = (value, digits) => (value === undefined || value === null ? { text: "-", sort: "" } :
+    { text: digits === undefined ? short(value) : value.toFixed(digits), sort: value });
 
   function about() {
     const m = report.machine, list = element("dl");
@@ -142,72 +118,109 @@
     add("date", m.date);
     add("repeat", report.command);
     add("skipped", (report.skipped || []).join("; "));
-    main.append(list);
+    main.append(element("details", { open: "" }, element("summary", {}, "Machine and versions"), list));
+  }
+
+  const least = (part) => Math.min(...part.allocators.filter((r) => r.allocator !== LIMIT).map((r) => r.peak_kib.median));
+  const MEASURES = {
+    time: (part, r) => r.to_best,
+    memory: (part, r) => r.peak_kib.median / least(part),
+  };
+
+  const meets = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+
+  // Names of dots, each in the first place near its dot that is free of dots and of other names; a
+  // name that finds none goes further out, and a line leads to it.
+  function nameDots(svg, dots, width, height) {
+    const taken = dots.map((d) => ({ x: d.x - d.r - 1, y: d.y - d.r - 1, w: 2 * d.r + 2, h: 2 * d.r + 2 }));
+    const draw = (name, attributes, text) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+      if (text) made.textContent = text;
+      svg.append(made);
+      return made;
+    };
+    for (const d of dots) {
+      const w = 7.4 * d.name.length + 4, h = 17;
+      const places = [];
+      for (let out = d.r + 4; out < 150; out += 6)
+        for (const [right, down] of [[1, 0], [-1, 0], [0, -1], [0, 1], [0.8, -0.8], [0.8, 0.8], [-0.8, -0.8], [-0.8, 0.8]])
+          places.push({ out, w, h, x: d.x + right * out - (right > 0 ? 0 : right < 0 ? w : w / 2), y: d.y + down * (out + h / 2) - h / 2 });
+      const free = places.find((p) => p.x >= 46 && p.x + w <= width && p.y >= 0 && p.y + h <= height - 34 && !taken.some((t) => meets(p, t)));
+      const at = free || places[0];
+      taken.push(at);
+      if (at.out > d.r + 16) draw("line", { x1: d.x, y1: d.y, x2: at.x + (at.x > d.x ? 0 : w), y2: at.y + h / 2, stroke: "currentColor", "stroke-opacity": 0.4 });
+      draw("text", { x: at.x + 2, y: at.y + 13, class: "name", "text-anchor": "start", fill: "currentColor", "font-size": "13px" }, d.name);
+    }
   }
 
   // Time and peak memory, each over the best of the real allocators, geometric mean over the
   // workloads that all share.
   function overview() {
     const add = section("Overview", "Time and peak memory over the best real allocator's at each workload: fast and small is the corner at the lower left.");
-    const shared = report.workloads.filter((part) => allocators.every((name) => name === LIMIT || row(part, name)));
+    const shared = report.workloads.filter((part) => real.every((name) => row(part, name)));
     const parts = shared.length ? shared : report.workloads;
-    const points = [];
-    for (const name of allocators) {
-      const mine = parts.filter((part) => row(part, name));
-      if (!mine.length || name === LIMIT) continue;
-      const least = (part) => Math.min(...part.allocators.filter((r) => r.allocator !== LIMIT).map((r) => r.peak_kib.median));
-      points.push({ name, x: geomean(mine.map((part) => row(part, name).to_best)),
-        y: geomean(mine.map((part) => row(part, name).peak_kib.median / least(part))) });
-    }
-    const high = (key) => Math.max(1.1, ...points.map((p) => p[key])) * 1.08;
-    const made = frame("time against memory", [0.95, high("x")], [0.95, high("y")],
-      { xName: "time (1 is the best)", yName: "peak memory (1 is the best)", height: 340 });
-    for (const p of points) {
-      const dot = drawn(made.svg, "circle", { cx: made.x(p.x), cy: made.y(p.y), r: p.name === "hakmem" ? 8 : 6, fill: colour(p.name) });
-      hint(dot, `${p.name}: time ${p.x.toFixed(3)}, memory ${p.y.toFixed(3)}`);
-      const nearRight = made.x(p.x) > 470;
-      drawn(made.svg, "text", { x: made.x(p.x) + (nearRight ? -11 : 11), y: made.y(p.y) - 7,
-        "text-anchor": nearRight ? "end" : "start" }, p.name);
-    }
-    add("Time and memory", `geometric mean over ${parts.length} workloads`, made.svg);
-
-    const table = element("table", {}, element("tr", {}, ...["allocator", "hakmem is", "time", "CPU time", "peak memory"].map((t) => element("th", {}, t))));
-    for (const [name, one] of Object.entries(report.overall || {}))
-      table.append(element("tr", {}, element("td", {}, name),
-        element("td", {}, Object.entries(one.verdicts).map((v) => `${v[0]} ${v[1]}`).join(", ")),
-        element("td", {}, one.time_to_ours.toFixed(3)),
-        element("td", {}, one.cpu_to_ours ? one.cpu_to_ours.toFixed(3) : "-"), element("td", {}, one.peak_to_ours.toFixed(3))));
-    add("Over hakmem's", "geometric means over the shared workloads; above 1: hakmem is ahead", element("div", { class: "scroll" }, table));
+    const points = real.map((name) => ({ name, mine: parts.filter((part) => row(part, name)) })).filter((one) => one.mine.length)
+      .map(({ name, mine }) => ({ name, r: name === "hakmem" ? 8 : 6, x: geomean(mine.map((part) => MEASURES.time(part, row(part, name)))),
+        y: geomean(mine.map((part) => MEASURES.memory(part, row(part, name)))) }));
+    const high = (key) => Math.max(1.1, ...points.map((p) => p[key])) * 1.06;
+    const width = chartWidth(560), height = 340;
+    const svg = chart("time against memory", { width, height, x: { label: "time (1 is the best)", domain: [0.95, high("x")], grid: true },
+      y: { label: "peak memory (1 is the best)", domain: [0.95, high("y")], grid: true },
+      marks: [charts.dot(points, { x: "x", y: "y", r: "r", fill: (p) => colour(p.name),
+        title: (p) => `${p.name}: time ${p.x.toFixed(3)}, memory ${p.y.toFixed(3)}` })], r: { type: "identity" } });
+    const x = svg.scale("x"), y = svg.scale("y");
+    nameDots(svg, points.map((p) => ({ name: p.name, r: p.r, x: x.apply(p.x), y: y.apply(p.y) })), width, height);
+    add("Time and memory", `geometric mean over ${parts.length} workloads`, svg);
+    const rows = Object.entries(report.overall || {}).map(([name, one]) => [name,
+      figure(one.time_to_ours, 3), figure(one.cpu_to_ours, 3), figure(one.peak_to_ours, 3),
+      Object.entries(one.verdicts).map((v) => `${v[0]} ${v[1]}`).join(", ")]);
+    if (rows.length) add("Over hakmem's", "geometric means over the shared workloads; above 1: hakmem is ahead",
+      table(["allocator", "time", "CPU time", "peak memory", "hakmem is"], rows, { class: "sortable asc n-last narrow" }));
   }
 
-  function bars() {
-    const add = section("Workloads", "Throughput: the median, its interval as a whisker, and each run as a dot.");
+  // Workloads by allocators: a cell is the time (or peak memory) over the best one's of its row.
+  function heatMap() {
+    main.append(element("h2", {}, "Workloads"), element("p", {}, "Each cell is over the best of its row: 1.00 is the best, 2.0 needs twice as much. " +
+      "A heading sorts; a workload opens its runs, memory over time and latencies." + (report.core ? " The core set, which gives the verdict, is bold." : "")));
+    const choice = element("p", { class: "choice", role: "group", "aria-label": "what the cells show" });
+    const body = element("tbody"), cells = [];
     for (const part of report.workloads) {
-      const rows = part.allocators.filter((r) => r.allocator !== LIMIT), limit = row(part, LIMIT);
-      if (!rows.length) continue;
-      const step = 27, width = 560, left = 100, right = 66, height = rows.length * step + 6;
-      const svg = canvas(width, height, part.workload);
-      const fastest = Math.max(...rows.map((r) => Math.max(r.throughput.high, ...r.values)));
-      const bound = limit && limit.throughput.median, isNear = bound && bound < fastest * 1.5;
-      const most = isNear ? Math.max(fastest, bound) : fastest;
-      const x = (value) => left + (value / most) * (width - left - right);
-      rows.forEach((r, i) => {
-        const y = i * step + 4, middle = y + 10, speed = r.throughput;
-        drawn(svg, "text", { x: left - 8, y: middle + 4, "text-anchor": "end" }, r.allocator);
-        const bar = drawn(svg, "rect", { x: left, y, width: Math.max(x(speed.median) - left, 1), height: 20, rx: 3,
-          fill: colour(r.allocator), opacity: r.allocator === "hakmem" ? 0.9 : 0.6 });
-        hint(bar, `${r.allocator}: ${short(speed.median)} ${part.unit}/s (${short(speed.low)} to ${short(speed.high)})`);
-        drawn(svg, "path", { d: `M${x(speed.low)},${middle}H${x(speed.high)}M${x(speed.low)},${y + 4}v12M${x(speed.high)},${y + 4}v12`,
-          stroke: "currentColor", "stroke-width": 1.4, fill: "none" });
-        for (const value of r.values) drawn(svg, "circle", { cx: x(value), cy: middle, r: 1.6, fill: "currentColor", opacity: 0.45 });
-        drawn(svg, "text", { x: width - right + 8, y: middle + 4, class: "dim" }, short(speed.median));
-      });
-      if (isNear) hint(drawn(svg, "line", { x1: x(bound), x2: x(bound), y1: 0, y2: height, class: "limit", stroke: "currentColor", "stroke-dasharray": "5 4" }),
-        `the limit: ${short(bound)} ${part.unit}/s`);
-      const warm = part.left_out ? `, the first ${part.left_out} left out as warm-up` : "";
-      const ceiling = bound ? `; limit, what the work itself costs: ${short(bound)} ${part.unit}/s${isNear ? " (dashed)" : ""}` : "";
-      add(part.workload, `${part.text}; ${part.rounds} runs${warm}${ceiling}`, svg);
+      const open = element("button", { type: "button", class: "open" }, part.workload);
+      open.addEventListener("click", () => show(part.workload));
+      const line = element("tr", part.is_breadth === false && report.core ? { class: "core" } : {}, element("td", { "data-sort": part.workload }, open));
+      for (const name of real) {
+        const cell = element("td", { class: "heat" });
+        cells.push({ cell, part, name });
+        line.append(cell);
+      }
+      body.append(line);
     }
+    const head = element("tr", {}, element("th", { scope: "col" }, "workload"),
+      ...real.map((name) => element("th", { scope: "col", "data-allocator": name }, element("span", {}, swatch(name), name))));
+    const made = element("table", { class: "sortable asc n-last", id: "heat" }, element("thead", {}, head), body);
+    byKeyboard(made);
+    function fill(measure) {
+      for (const { cell, part, name } of cells) {
+        const mine = row(part, name), value = mine && MEASURES[measure](part, mine);
+        cell.textContent = value ? ratio(value) : "-";
+        cell.dataset.sort = value || "";
+        cell.classList.toggle("best", value < 1.0005);
+        cell.style.setProperty("--part", value ? `${Math.round(Math.min(Math.log2(value) / 2, 1) * 100)}%` : "0%");
+        cell.title = `${part.workload} under ${name}: ` + (!mine ? "not measured" : measure === "time" ?
+          `${short(mine.throughput.median)} ${part.unit}/s` : `${short(mine.peak_kib.median / 1024)} MiB`);
+      }
+      for (const button of choice.children) button.setAttribute("aria-pressed", String(button.dataset.measure === measure));
+      const sorted = made.querySelector("th[aria-sort]");
+      if (sorted) sorted.removeAttribute("aria-sort"); // the order stays; it is no longer that of the values
+    }
+    for (const measure of Object.keys(MEASURES)) {
+      const button = element("button", { type: "button", "data-measure": measure }, measure);
+      button.addEventListener("click", () => fill(measure));
+      choice.append(button);
+    }
+    fill("time");
+    main.append(choice, element("div", { class: "card" }, made));
   }
 
   function scaling() {
@@ -222,73 +235,97 @@
       const series = allocators.map((allocator) => ({ name: allocator,
         points: parts.filter((p) => row(p, allocator)).map((p) => [p.threads, row(p, allocator).throughput.median]) })).filter((s) => s.points.length);
       add(name, `${report.machine.cpus} CPUs`, lines(name, series, { xName: "threads", yName: parts[0].unit + "/s",
-        xTicks: threads, xs: [0, Math.max(...threads) * 1.05] }), legend(series.map((s) => s.name)));
+        x: { ticks: [...new Set(threads)], tickFormat: String, domain: [0, Math.max(...threads) * 1.05] } }), legend(series.map((s) => s.name)));
     }
   }
 
-  function memory() {
-    const add = section("Memory over time", "Resident memory of the run nearest to the median, sampled by another process.");
-    for (const part of report.workloads) {
-      const series = part.allocators.filter((r) => r.memory && r.memory.kib.length > 1).map((r) => ({ name: r.allocator,
-        points: r.memory.kib.map((kib, i) => [((i + 1) * r.memory.interval_ms) / 1000, kib / 1024]) }));
-      if (series.length) add(part.workload, part.text, lines(part.workload, series, { xName: "seconds", yName: "MiB" }), legend(series.map((s) => s.name)));
-    }
+  function runsOf(part) {
+    const rows = part.allocators.filter((r) => r.allocator !== LIMIT), limit = row(part, LIMIT);
+    const fastest = Math.max(...rows.map((r) => Math.max(r.throughput.high, ...r.values)));
+    const bound = limit && limit.throughput.median < fastest * 1.5 ? [limit.throughput.median] : [];
+    const runs = rows.flatMap((r) => r.values.map((value) => ({ name: r.allocator, value })));
+    return chart("runs", { height: rows.length * 30 + 46, marginLeft: 92, marginTop: 4,
+      x: { label: part.unit + "/s", domain: [0, Math.max(fastest, ...bound) * 1.02], grid: true, tickFormat: short, ticks: 5 },
+      y: { label: null, domain: rows.map((r) => r.allocator) },
+      marks: [
+        charts.ruleX(bound, { strokeDasharray: "5 4", stroke: "currentColor", title: () => `the limit: ${short(bound[0])} ${part.unit}/s` }),
+        charts.dot(runs, { x: "value", y: "name", r: 3, fill: (d) => colour(d.name), fillOpacity: 0.55 }),
+        charts.link(rows, { x1: (r) => r.throughput.low, x2: (r) => r.throughput.high, y1: "allocator", y2: "allocator",
+          stroke: (r) => colour(r.allocator), strokeWidth: 2 }),
+        charts.tickX(rows, { x: (r) => r.throughput.median, y: "allocator", stroke: (r) => colour(r.allocator), strokeWidth: 3,
+          title: (r) => `${r.allocator}: ${short(r.throughput.median)} ${part.unit}/s (${short(r.throughput.low)} to ${short(r.throughput.high)})` }),
+      ] });
   }
 
-  function latency() {
-    const parts = report.workloads.filter((part) => part.allocators.some((r) => r.latency_ns));
-    if (!parts.length) return;
-    const add = section("Latency of single calls", "Each call timed by itself, the clock's cost included; median of the runs.");
-    for (const part of parts) {
-      const names = ["p50", "p90", "p99", "p99.9", "p99.99"];
-      const series = part.allocators.filter((r) => r.latency_ns).map((r) => ({ name: r.allocator,
-        points: names.map((name, i) => [i, Math.max(r.latency_ns[name], 1)]) }));
-      add(part.workload, part.text, lines(part.workload, series, { xName: "share of the calls", yName: "nanoseconds", logY: true,
-        xs: [-0.2, 4.2], xTicks: [0, 1, 2, 3, 4], xText: (i) => names[i] }), legend(series.map((s) => s.name)));
-    }
+  function memoryOf(part) {
+    const series = part.allocators.filter((r) => r.memory && r.memory.kib.length > 1).map((r) => ({ name: r.allocator,
+      points: r.memory.kib.map((kib, i) => [((i + 1) * r.memory.interval_ms) / 1000, kib / 1024]) }));
+    return series.length ? lines("memory over time", series, { xName: "seconds", yName: "MiB" }) : null;
   }
 
-  function table() {
-    main.append(element("h2", {}, "Table"), element("p", {}, "A click on a heading sorts by it."));
-    const columns = [
-      ["workload", (p) => p.workload], ["allocator", (p, r) => r.allocator], ["M/s", (p, r) => r.throughput.median / 1e6],
-      ["low", (p, r) => r.throughput.low / 1e6], ["high", (p, r) => r.throughput.high / 1e6], ["to best", (p, r) => r.to_best],
-      ["to limit", (p, r) => r.to_limit], ["peak MiB", (p, r) => r.peak_kib.median / 1024],
-      ["settled MiB", (p, r) => r.settled_kib && r.settled_kib.median / 1024], ["CPU s", (p, r) => r.cpu_s && r.cpu_s.median],
-      ["faults", (p, r) => r.minor_faults && r.minor_faults.median], ["resident/live", (p, r) => r.fragmentation && r.fragmentation.median],
-      ["instructions", (p, r) => r.instructions],
-      ["hakmem against it", (p, r) => r.ours_against_it && r.ours_against_it.ratio], ["verdict", (p, r) => r.ours_against_it && r.ours_against_it.verdict],
-      ["would have seen %", (p, r) => r.ours_against_it && r.ours_against_it.smallest_effect && r.ours_against_it.smallest_effect * 100],
-    ];
-    const rows = report.workloads.flatMap((p) => p.allocators.map((r) => columns.map((c) => c[1](p, r))));
-    const used = columns.map((c, i) => i).filter((i) => rows.some((r) => r[i] !== undefined && r[i] !== null));
-    const body = element("tbody"), head = element("tr");
-    const fill = () => body.replaceChildren(...rows.map((values) => element("tr", {}, ...used.map((i) => {
-      const value = values[i];
-      return element("td", value === "faster" || value === "slower" ? { class: value } : {}, typeof value === "number" ? short(value) : value || "-");
-    }))));
-    for (const i of used) {
-      const cell = element("th", { scope: "col" }, columns[i][0]);
-      cell.addEventListener("click", () => {
-        const up = cell.getAttribute("aria-sort") !== "ascending";
-        for (const other of head.children) other.removeAttribute("aria-sort");
-        cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const missing = (v) => v === undefined || v === null;
-        rows.sort((a, b) => missing(a[i]) - missing(b[i]) || (a[i] < b[i] ? -1 : a[i] > b[i] ? 1 : 0) * (up ? 1 : -1));
-        fill();
-      });
-      head.append(cell);
-    }
-    fill();
-    main.append(element("div", { class: "card scroll" }, element("table", { id: "table" }, element("thead", {}, head), body)));
+  function latencyOf(part) {
+    const names = ["p50", "p90", "p99", "p99.9", "p99.99"];
+    const series = part.allocators.filter((r) => r.latency_ns).map((r) => ({ name: r.allocator,
+      points: names.map((name) => [name, Math.max(r.latency_ns[name], 1)]) }));
+    return series.length ? lines("latency", series, { xName: "share of the calls", yName: "nanoseconds", y: { type: "log", ticks: 4 },
+      x: { type: "point", domain: names, padding: 0.2 } }) : null;
   }
 
-  const root = document.documentElement;
-  const dark = typeof matchMedia === "function" && matchMedia("(prefers-color-scheme: dark)").matches;
+  const NUMBERS = [
+    ["median/s", (p, r) => figure(r.throughput.median)], ["low", (p, r) => figure(r.throughput.low)], ["high", (p, r) => figure(r.throughput.high)],
+    ["to best", (p, r) => figure(r.to_best, 2)], ["to limit", (p, r) => figure(r.to_limit, 2)], ["peak MiB", (p, r) => figure(r.peak_kib.median / 1024)],
+    ["settled MiB", (p, r) => figure(r.settled_kib && r.settled_kib.median / 1024)], ["CPU s", (p, r) => figure(r.cpu_s && r.cpu_s.median)],
+    ["faults", (p, r) => figure(r.minor_faults && r.minor_faults.median)], ["resident/live", (p, r) => figure(r.fragmentation && r.fragmentation.median)],
+    ["instructions", (p, r) => figure(r.instructions)], ["hakmem against it", (p, r) => figure(r.ours_against_it && r.ours_against_it.ratio)],
+    ["verdict", (p, r) => (r.ours_against_it || {}).verdict],
+    ["would have seen %", (p, r) => figure(r.ours_against_it && r.ours_against_it.smallest_effect && r.ours_against_it.smallest_effect * 100)],
+  ];
+
+  function numbers(parts, withWorkload, attributes) {
+    const pairs = parts.flatMap((part) => part.allocators.map((r) => [part, r]));
+    const isThere = (value) => value !== undefined && value !== null && value.text !== "-";
+    const used = NUMBERS.filter((column) => pairs.some(([p, r]) => isThere(column[1](p, r))));
+    return table([...(withWorkload ? ["workload"] : []), "allocator", ...used.map((column) => column[0])],
+      pairs.map(([p, r]) => [...(withWorkload ? [p.workload] : []), r.allocator, ...used.map((column) => column[1](p, r))]), attributes);
+  }
+
+  // A workload's own page, over the others.
+  const dialog = element("dialog", { id: "workload", "aria-labelledby": "workload-name" });
+  function show(name) {
+    const part = report.workloads.find((one) => one.workload === name);
+    if (!part) return;
+    const warm = part.left_out ? `; the first ${part.left_out} left out as warm-up` : "";
+    const close = element("button", { type: "button", class: "close" }, "close");
+    close.addEventListener("click", () => dialog.close());
+    const cards = element("div", { class: "cards" });
+    const add = (title, about, content) => content &&
+      cards.append(element("div", { class: "card" }, element("h3", {}, title), element("p", {}, about), content));
+    dialog.replaceChildren(element("header", {}, element("h2", { id: "workload-name" }, part.workload), close),
+      element("p", {}, `${part.text}; ${part.rounds} runs each${warm}; ${part.mode} arguments: ${part.arguments.join(" ")}`),
+      legend(part.allocators.map((r) => r.allocator)), cards);
+    if (!dialog.open) dialog.showModal();
+    add("Runs", "each run a dot, the median a tick, its interval a line; dashed: the limit", runsOf(part));
+    add("Memory over time", "resident memory of the run nearest to the median", memoryOf(part));
+    add("Latency of single calls", "each call timed by itself, the clock's cost included; median of the runs", latencyOf(part));
+    dialog.append(element("div", { class: "card scroll", tabindex: 0 }, numbers([part], false, {})));
+    dialog.scrollTop = 0;
+    history.replaceState(null, "", "#workload=" + encodeURIComponent(name));
+  }
+  dialog.addEventListener("close", () => history.replaceState(null, "", "#"));
+
+  function allNumbers() {
+    main.append(element("h2", {}, "All numbers"), element("p", {}, "A heading sorts by it."),
+      element("div", { class: "card scroll", tabindex: 0 }, numbers(report.workloads, true, { id: "table" })));
+  }
+
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = /theme=(dark|light)/.test(location.hash) ? RegExp.$1 : dark ? "dark" : "light";
   document.getElementById("theme").addEventListener("click", () => {
     root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
   });
-  about(); overview(); bars(); scaling(); memory(); latency(); table();
+  overview(); heatMap(); scaling(); allNumbers(); about();
+  document.body.append(dialog);
+  const asked = /workload=([^&]+)/.exec(location.hash);
+  if (asked) show(decodeURIComponent(asked[1]));
   root.dataset.drawn = "yes";
 })();
