@@ -4,7 +4,9 @@ machine.
 merge FOLDER-OR-FILE... --out FOLDER: every result.json (also inside a test's outputs.zip) is read.
 For each kind of machine one joined report is written, as JSON, Markdown, CSV and HTML; results of
 different machines are never mixed. Of a workload that was measured twice on like machines, the
-result with more rounds counts, and the other is named.
+result with more rounds counts, and the other is named. verdicts.md has a verdict a machine, and one
+over all: of each machine's workloads as if they were other workloads, each against the allocators
+that ran beside it.
 """
 
 import argparse
@@ -23,6 +25,7 @@ WRITERS = {
     "csv": output.write_csv,
     "html": html.write,
 }
+VERDICTS = "verdicts.md"
 
 
 def results_in(path):
@@ -80,6 +83,39 @@ def join(found):
     return joined, notes
 
 
+def over_all(joined):
+    """The verdict over all machines: a pair of runs is always one machine's."""
+    parts = [
+        {**part, "workload": f"{part['workload']} on {name}", "is_breadth": False}
+        for name, report in joined.items()
+        for part in report["workloads"]
+        if not part.get("is_breadth")
+    ]
+    noises = [report["noise"] for report in joined.values() if report.get("noise")]
+    noise = max(noises, key=lambda one: one["spread"]) if noises else None
+    return verdict.of({"workloads": parts, "noise": noise})
+
+
+def verdict_rows(joined):
+    """[(where, the sentence)]: each machine, then all."""
+    rows = [(name, report["verdict"]["text"]) for name, report in joined.items()]
+    return rows + [(f"all {len(rows)} machines", over_all(joined)["text"])] * (len(rows) > 1)
+
+
+def write(joined, out):
+    """All files of a merge."""
+    os.makedirs(out, exist_ok=True)
+    for name, report in joined.items():
+        for ending, write_one in WRITERS.items():
+            path = os.path.join(out, f"{file_name(name)}.{ending}")
+            with open(path, "w", encoding="utf-8") as file:
+                write_one(report, file)
+    with open(os.path.join(out, VERDICTS), "w", encoding="utf-8") as file:
+        file.write("# Verdicts\n")
+        for where, text in verdict_rows(joined):
+            file.write(f"\n## {where}\n\n{text}\n")
+
+
 def file_name(machine_name):
     return re.sub(r"[^a-z0-9]+", "-", machine_name.lower()).strip("-")
 
@@ -100,18 +136,15 @@ def main(arguments):
     try:
         found = [one for path in options.paths for one in results_in(os.path.join(base, path))]
         joined, notes = join(found)
-        out = os.path.join(base, options.out)
-        os.makedirs(out, exist_ok=True)
+        if joined:
+            write(joined, os.path.join(base, options.out))
         for name, report in joined.items():
-            for ending, write in WRITERS.items():
-                with open(
-                    os.path.join(out, f"{file_name(name)}.{ending}"), "w", encoding="utf-8"
-                ) as file:
-                    write(report, file)
             print(
                 f"{name}: {len(report['workloads'])} workloads from {len(report['results'])} "
                 f"results"
             )
+        for where, text in verdict_rows(joined) if joined else ():
+            print(f"verdict on {where}: {text}")
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.stderr.write(f"merge: {error}\n")
         return 1

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import tempfile
 import unittest
 import zipfile
@@ -51,7 +52,10 @@ class MergeTest(unittest.TestCase):
         self.assertEqual((status, err), (0, ""))
         small, large = "some-cpu-2-cpus-linux-6-1", "some-cpu-64-cpus-linux-6-1"
         self.assertEqual(
-            files, sorted(f"{name}.{ending}" for name in (small, large) for ending in merge.WRITERS)
+            files, sorted(
+                [f"{name}.{ending}" for name in (small, large) for ending in merge.WRITERS]
+                + [merge.VERDICTS]
+            ),
         )
         report = self.joined(small + ".json")
         self.assertEqual([part["workload"] for part in report["workloads"]], ["one", "two"])
@@ -59,6 +63,30 @@ class MergeTest(unittest.TestCase):
         self.assertAlmostEqual(report["overall"]["glibc"]["time_to_ours"], 6**0.5, 2)
         self.assertEqual(report["overall"]["jemalloc"]["workloads"], 1)
         self.assertEqual(len(self.joined(large + ".json")["workloads"]), 1)
+
+    def test_verdicts(self):
+        """One a machine, and one over all: slow machines do not weigh more."""
+        speeds = ({"hakmem": 3e7, "glibc": 1e7}, {"hakmem": 1.1e6, "glibc": 1e6})
+        for i, partition in enumerate(("first", "second")):
+            machine = {**made_up.ABOUT["machine"], "partition": partition}
+            self.put(f"{i}/result.json", made_up.report(speeds[i], machine=machine))
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            status = merge.main([self.folder, "--out", os.path.join(self.folder, "out")])
+        self.assertEqual(status, 0)
+        with open(os.path.join(self.folder, "out", merge.VERDICTS), encoding="utf-8") as file:
+            text = file.read()
+        headings = re.findall("(?m)^## (.*)$", text)
+        where = "Some CPU, 2 CPUs, Linux 6.1, partition "
+        self.assertEqual(headings, [where + "first", where + "second", "all 2 machines"])
+        sentences = re.findall("(?m)^hakmem is the fastest: glibc.*$", text)
+        self.assertEqual(len(sentences), 3)
+        self.assertIn("needs 3.00 times its time", sentences[0])
+        self.assertIn("needs 10.0 % more time", sentences[1])
+        self.assertIn("needs 81.7 % more time", sentences[2])  # sqrt(3 * 1.1)
+        self.assertIn("(4 workloads, 12 rounds", sentences[2])
+        for sentence in sentences:
+            self.assertIn(": " + sentence, out.getvalue())
 
     def test_twice(self):
         self.put("a/result.json", made_up.report(names=["one"], rounds=8))

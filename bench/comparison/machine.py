@@ -53,10 +53,14 @@ def describe(allocators):
         "overcommit": first_match("/proc/sys/vm/overcommit_memory", r"(\d)"),
         "versions": versions(allocators),
         "load_average": os.getloadavg()[0],
+        # Of a Slurm job: its administrators' name for nodes that are alike.
+        "partition": os.environ.get("SLURM_JOB_PARTITION"),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 def name(machine):
     """The key by which results of like machines are joined."""
-    return f"{machine.get('cpu')}, {machine.get('cpus')} CPUs, Linux {machine.get('kernel')}"
+    partition = machine.get("partition")
+    where = f", partition {partition}" if partition else ""
+    return f"{machine.get('cpu')}, {machine.get('cpus')} CPUs, Linux {machine.get('kernel')}{where}"
