@@ -149,8 +149,8 @@ class ProgramTest(ForeignCase):
             "--allocator", "hakmem", "--allocator", "glibc", "--allocator", "mine=libmine.so",
         )  # fmt: skip
         self.assertIn(status, (0, compare.NO_VERDICT), err)
-        for name in ("sort: sort words; 8 runs", "grep: grep -c one words; 8 runs"):
-            self.assertIn(name, out)
+        for name in ("sort: sort words; ", "grep: grep -c one words; "):
+            self.assertIn("\n" + name, out)
         for name in ("hakmem", "glibc", "mine"):
             self.assertEqual(out.count(f"\n  {name} "), 4 + (name != "hakmem"), (name, out))
 

@@ -90,6 +90,7 @@ ROOMS = {
     "bench/experiment": ("how an experiment looks at code, calls and time, in that order", []),
     "bench/comparison": ("how the comparison runs, counts and judges", []),
     "bench/report": ("the comparison's page", []),
+    "bench/report/vendor": ("libraries of npm that are in the page", []),
     "bench/null": ("an allocator that does nothing: the limit of what can be had", []),
     "bench/common": (
         "what all benchmarks link, and what measures them",
@@ -102,6 +103,7 @@ ROOMS = {
     "bench": (
         "the comparison of hakmem with its peers",
         [
+            "docs",
             "preload",
             "bench/null",
             "bench/common",
