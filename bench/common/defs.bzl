@@ -1,6 +1,6 @@
 """bench_binaries: one workload linked with every allocator."""
 
-load("@rules_cc//cc:defs.bzl", "cc_binary")
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library")
 
 # Name of the allocator (as in compare.py) -> what to link. None: nothing, so that libc's malloc
 # serves. All are shared objects, hakmem too, so that none has the advantage of direct calls.
@@ -41,22 +41,30 @@ def bench_binaries(name, srcs, deps = []):
       srcs: its sources.
       deps: what they need besides bench_common.h.
     """
+    # Compiled once, linked with each.
+    cc_library(
+        name = name + "_objects",
+        srcs = srcs,
+        copts = BENCH_COPTS,
+        linkstatic = True,
+        tags = TAGS,
+        deps = deps + ["//bench/common:bench_common"],
+        alwayslink = True,
+    )
     common = {
-        "srcs": srcs,
-        "copts": BENCH_COPTS,
         "linkopts": ["-pthread"],
         "tags": TAGS,
     }
     for allocator, library in ALLOCATORS.items():
         cc_binary(
             name = name + "_" + allocator,
-            deps = deps + ["//bench/common:bench_common"] + ([library] if library else []),
+            deps = [":" + name + "_objects"] + ([library] if library else []),
             **common
         )
     cc_binary(
         name = name + "_hakmem_static",
         malloc = "//hakmem:malloc",
-        deps = deps + ["//bench/common:bench_common"],
+        deps = [":" + name + "_objects"],
         **common
     )
     native.filegroup(

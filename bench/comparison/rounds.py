@@ -10,6 +10,8 @@ never on what was measured: a stop at a result that one likes would make interva
 import sys
 import time
 
+from comparison import verdict
+
 FIRST_SEED = 42
 CORE_PART = 0.55  # of the time; the rest is the others'
 
@@ -61,6 +63,14 @@ class Plan:
     def deadline(self):
         return None if self.config.budget_s is None else self.begin + self.config.budget_s
 
+    def is_over(self):
+        """Whether a round is cut off now. Without the rounds that a verdict needs the budget may be
+        passed, up to the limit."""
+        if self.deadline() is None or self.done_rounds == 0:
+            return False
+        limit_s = self.config.limit_s if self.done_rounds < verdict.FEWEST_ROUNDS else 0
+        return self.clock() > max(self.deadline(), self.begin + limit_s)
+
     def core_end(self):
         """When the core makes room for the others, if it has its rounds by then."""
         if self.deadline() is None or not self.config.breadth:
@@ -106,7 +116,7 @@ class Plan:
         if self.deadline() is not None and self.done_rounds > 0:
             fit = max(int((self.core_end() - self.clock()) / max(self.round_s(), 1e-9)), 0)
             # Too few rounds are no result: until there are enough, only the deadline itself ends
-            # the measurement.
+            # the measurement, and with very few the limit.
             left = min(left, max(fit, self.least_rounds - self.done_rounds))
         self.rounds = self.done_rounds + max(left, 0)
         return left <= 0
@@ -132,11 +142,7 @@ def one_round(config, plan, seed, progress, run, warming=False):
         mode = "quick" if warming else plan.modes[workload.name]
         allocators = [allocator for one, allocator in config.pairs if one is workload]
         for allocator in config.rng.sample(allocators, len(allocators)):
-            if (
-                plan.deadline() is not None
-                and plan.clock() > plan.deadline()
-                and plan.done_rounds > 0
-            ):
+            if plan.is_over():
                 raise OutOfTime
             progress.show(plan.text(workload, allocator))
             start = plan.clock()
@@ -148,19 +154,25 @@ def one_round(config, plan, seed, progress, run, warming=False):
     return results
 
 
-def block(plan, workload, seeds, mode, progress, run, about):
-    """So many rounds of one workload: {allocator: results}; None when the deadline cut them off."""
-    config, found = plan.config, {}
-    for i, seed in enumerate(seeds):
-        allocators = [allocator for one, allocator in config.pairs if one is workload]
-        for allocator in config.rng.sample(allocators, len(allocators)):
+def block(plan, workload, n_rounds, mode, progress, run, about, share=None):
+    """Rounds of one workload: {allocator: results}; None when the deadline cut them off. share: of
+    the time in seconds; when the first round shows that the others would take more, there are
+    fewer."""
+    config, found, done = plan.config, {}, 0
+    pairs = [pair for pair in config.pairs if pair[0] is workload]
+    while done < n_rounds:
+        for one, allocator in config.rng.sample(pairs, len(pairs)):
             if plan.deadline() is not None and plan.clock() > plan.deadline():
                 return None
-            progress.show(f"{about}: round {i + 1} of {len(seeds)} under {allocator}")
+            progress.show(f"{about}: round {done + 1} of {n_rounds} under {allocator}")
             start = plan.clock()
-            result = run(config.place, workload, allocator, mode, seed)
-            plan.seconds[workload.name, allocator, mode] = plan.clock() - start
+            result = run(config.place, one, allocator, mode, FIRST_SEED + done)
+            plan.seconds[one.name, allocator, mode] = plan.clock() - start
             found.setdefault(allocator, []).append({**result, "mode": mode})
+        done += 1
+        if done == 1 and share is not None:
+            round_s = max(sum(plan.run_s(*pair) for pair in pairs), 1e-9)
+            n_rounds = min(n_rounds, max(int(share / round_s), config.min_runs))
     return found
 
 
@@ -173,7 +185,7 @@ def measure_breadth(plan, progress, run):
         left = plan.deadline() - plan.clock()
         about = f"{done + 1} of {len(todo)} other workloads, at most {max(left, 0):.0f} s left: "
         about += workload.name
-        if block(plan, workload, [FIRST_SEED], "quick", progress, run, about) is None:
+        if block(plan, workload, 1, "quick", progress, run, about) is None:
             break  # the warm-up, which is thrown away
         left = plan.deadline() - plan.clock()
         pairs = [pair for pair in config.pairs if pair[0] is workload]
@@ -186,8 +198,7 @@ def measure_breadth(plan, progress, run):
         n_rounds = min(max(int(share / round_s), config.min_runs), config.runs)
         if n_rounds * round_s > left:
             continue  # a shorter one may still fit
-        seeds = range(FIRST_SEED, FIRST_SEED + n_rounds)
-        found = block(plan, workload, seeds, mode, progress, run, about)
+        found = block(plan, workload, n_rounds, mode, progress, run, about, share)
         if found is None:
             break
         results.update({(workload.name, name): runs for name, runs in found.items()})

@@ -4,11 +4,13 @@ replay_page.py ACE_REPLAY BINS_REPLAY --check|--update
 """
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 ACE, BINS, MODE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3]
 PATTERNS = ["steady", "burst_then_silence", "phase_change", "sawtooth"]
+CURVES = (("adaptive", "#0a7d32"), ("keep nothing", "#c0392b"), ("keep all", "#2e6fdb"))
 BEGIN, END = "<!-- replay table: begin -->\n", "<!-- replay table: end -->\n"
 # How far adaptive may be from the best fixed setting, in time and in peak memory.
 ALLOWED = 1.05
@@ -72,57 +74,25 @@ def page_table(table):
 
 
 def svg(pattern):
-    """Committed and live bytes over time, as a picture of its own."""
-    curves = [
-        [tuple(map(float, l.split())) for l in block.splitlines()]
-        for block in output(ACE, "curve", pattern).strip().split("\n\n\n")
+    """Committed and live bytes over time, drawn by gnuplot."""
+    blocks = output(ACE, "curve", pattern).strip().split("\n\n\n")
+    data = "".join(f"$c{i} << EOD\n{block}\nEOD\n" for i, block in enumerate(blocks))
+    lines = ["$c0 using ($1/1000):2 linecolor rgb '#888888' title 'live'"] + [
+        f"$c{i} using ($1/1000):3 linecolor rgb '{colour}' title '{name}'"
+        for i, (name, colour) in enumerate(CURVES)
     ]
-    width, height, left, bottom = 760, 260, 60, 40
-    end = max(c[-1][0] for c in curves)
-    top = max(p[2] for c in curves for p in c) * 1.1
-    lines = [("live", "#888888", [(p[0], p[1]) for p in curves[0]])]
-    for name, color, curve in zip(
-        ("adaptive", "keep nothing", "keep all"), ("#0a7d32", "#c0392b", "#2e6fdb"), curves
-    ):
-        lines.append((name, color, [(p[0], p[2]) for p in curve]))
-    out = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" '
-        'font-family="sans-serif" font-size="12">\n'
-        % (width, height)
-    ]
-    out.append(
-        '<rect width="100%%" height="100%%" fill="#ffffff"/>\n'
-        '<text x="%d" y="16">%s: committed MiB over seconds</text>\n'
-        % (left, pattern.replace("_", " "))
+    script = (
+        f"set terminal svg size 760,260 background rgb 'white'\n{data}"
+        f"set title '{pattern.replace('_', ' ')}: committed MiB over seconds'\n"
+        f"set key outside right\nset grid ytics\nset yrange [0:]\nset style data lines\n"
+        f"plot {', '.join(lines)}\n"
     )
-
-    def place(ms, mib):
-        return left + ms / end * (width - left - 130), height - bottom - mib / top * (
-            height - bottom - 30
-        )
-
-    for i in range(5):
-        x, y = place(end * i / 4, top * i / 4)
-        out.append(
-            '<text x="%.0f" y="%d" text-anchor="middle">%.1f</text>'
-            % (x, height - bottom + 16, end * i / 4000)
-        )
-        out.append(
-            '<text x="%d" y="%.0f" text-anchor="end">%.0f</text>\n' % (left - 6, y + 4, top * i / 4)
-        )
-        out.append(
-            '<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#dddddd"/>\n'
-            % (left, width - 130, y, y)
-        )
-    for i, (name, color, points) in enumerate(lines):
-        path = " ".join("%.1f,%.1f" % place(*p) for p in points)
-        out.append(
-            '<polyline fill="none" stroke="%s" stroke-width="1.3" points="%s"/>\n' % (color, path)
-        )
-        out.append(
-            '<text x="%d" y="%d" fill="%s">%s</text>\n' % (width - 120, 40 + 18 * i, color, name)
-        )
-    return "".join(out) + "</svg>\n"
+    if not shutil.which("gnuplot"):
+        sys.exit("gnuplot is not installed (Debian: gnuplot-nox)")
+    done = subprocess.run(["gnuplot"], input=script, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit("gnuplot: " + done.stderr.strip())
+    return done.stdout
 
 
 def check(docs):

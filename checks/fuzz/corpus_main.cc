@@ -1,11 +1,14 @@
-/* corpus_main CORPUS N [SEED]: runs every input of a packed corpus (pack.py), then N inputs of
-   random bytes; or, with one argument only, a single input as libFuzzer leaves it. */
+/* corpus_main CORPUS.tar N [SEED]: runs every input of a corpus, then N inputs of random bytes; or,
+   with one argument only, a single input as libFuzzer leaves it. */
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checks/fuzz/api_fuzz.h"
@@ -26,21 +29,30 @@ Bytes read_file(const char *path)
     return Bytes(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
 }
 
-/* Each input lies behind its length, two bytes. */
-std::vector<Bytes> unpack(const Bytes &packed)
+/* The inputs of a tar archive: short ones first, then by name. */
+std::vector<Bytes> unpack(const char *archive)
 {
-    std::vector<Bytes> inputs;
-    for (size_t at = 0; at < packed.size();) {
-        size_t length =
-            at + 2 <= packed.size() ? packed[at] | size_t(packed[at + 1]) << 8 : SIZE_MAX;
-        if (length > packed.size() - at - 2) {
-            fprintf(stderr, "corpus_main: the corpus is cut off\n");
-            exit(2);
-        }
-        const uint8_t *first = packed.data() + at + 2;
-        inputs.emplace_back(first, first + length);
-        at += 2 + length;
+    namespace fs = std::filesystem;
+    std::string folder = fs::temp_directory_path() / "corpus_XXXXXX";
+    if (!fs::exists(archive) || mkdtemp(folder.data()) == nullptr) {
+        fprintf(stderr, "corpus_main: cannot unpack %s\n", archive);
+        exit(2);
     }
+    setenv("CORPUS", archive, 1);
+    setenv("FOLDER", folder.c_str(), 1);
+    if (system("tar -xf \"$CORPUS\" -C \"$FOLDER\"") != 0) {
+        fs::remove_all(folder);
+        fprintf(stderr, "corpus_main: tar cannot unpack %s\n", archive);
+        exit(2);
+    }
+    std::vector<std::pair<size_t, std::string>> files;
+    for (const fs::directory_entry &entry : fs::directory_iterator(folder))
+        files.emplace_back(entry.file_size(), entry.path());
+    std::sort(files.begin(), files.end());
+    std::vector<Bytes> inputs;
+    for (const auto &file : files)
+        inputs.push_back(read_file(file.second.c_str()));
+    fs::remove_all(folder);
     return inputs;
 }
 
@@ -64,10 +76,10 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc < 3) {
-        fprintf(stderr, "usage: corpus_main CORPUS N [SEED] | corpus_main INPUT\n");
+        fprintf(stderr, "usage: corpus_main CORPUS.tar N [SEED] | corpus_main INPUT\n");
         return 2;
     }
-    std::vector<Bytes> inputs = unpack(read_file(argv[1]));
+    std::vector<Bytes> inputs = unpack(argv[1]);
     uint64_t n = strtoull(argv[2], nullptr, 10),
              seed = argc > 3 ? strtoull(argv[3], nullptr, 10) : 1;
     size_t n_corpus = inputs.size(), n_steps = 0;

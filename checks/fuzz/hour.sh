@@ -18,8 +18,9 @@ done
 cd "${BUILD_WORKSPACE_DIRECTORY:-.}"
 tools/packages fuzz
 work=$(mktemp -d)
-corpus=checks/fuzz/corpus.pack
-python3 checks/fuzz/pack.py unpack $corpus "$work/corpus"
+corpus=checks/fuzz/corpus.tar.xz
+mkdir "$work/corpus"
+tar -xJf $corpus -C "$work/corpus"
 
 flags="-DHAKMEM_INTERNAL=1 -D_GNU_SOURCE -fPIC -pthread -I. -g1 -O1"
 flags="$flags -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -fno-builtin-free"
@@ -59,6 +60,8 @@ for variant in $variants; do
     "$work/$variant/fuzz" -merge=1 "$work/least" "$work/corpus" 2>>"$work/$variant/log"
 done
 if [ -n "$keep" ]; then
-    python3 checks/fuzz/pack.py pack "$work/least" $corpus
+    # The same inputs are the same file.
+    tar --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@0 \
+        -cf - -C "$work/least" . | xz -9 >$corpus
 fi
 rm -r "$work"
