@@ -90,7 +90,6 @@ ROOMS = {
     "bench/experiment": ("how an experiment looks at code, calls and time, in that order", []),
     "bench/comparison": ("how the comparison runs, counts and judges", []),
     "bench/report": ("the comparison's page", []),
-    "bench/report/vendor": ("libraries of npm that are in the page", []),
     "bench/null": ("an allocator that does nothing: the limit of what can be had", []),
     "bench/common": (
         "what all benchmarks link, and what measures them",
