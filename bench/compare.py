@@ -58,7 +58,7 @@ def parser(workloads):
     length = made.add_mutually_exclusive_group()
     length.add_argument(
         "--quick", action="store_true",
-        help="little work at some of the workloads, under a minute: to see that all runs",
+        help="little work at some of the workloads, about a minute: to see that all runs",
     )
     length.add_argument(
         "--full", action="store_true",
