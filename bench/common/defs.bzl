@@ -41,6 +41,7 @@ def bench_binaries(name, srcs, deps = []):
       srcs: its sources.
       deps: what they need besides bench_common.h.
     """
+
     # Compiled once, linked with each.
     cc_library(
         name = name + "_objects",
