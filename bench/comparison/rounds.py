@@ -66,10 +66,11 @@ class Plan:
     def is_over(self):
         """Whether a round is cut off now. Without the rounds that a verdict needs the budget may be
         passed, up to the limit."""
-        if self.deadline() is None or self.done_rounds == 0:
-            return False
+        return bool(self.deadline() and self.done_rounds and self.clock() > self.last_end())
+
+    def last_end(self):
         limit_s = self.config.limit_s if self.done_rounds < verdict.FEWEST_ROUNDS else 0
-        return self.clock() > max(self.deadline(), self.begin + limit_s)
+        return max(self.deadline(), self.begin + limit_s)
 
     def core_end(self):
         """When the core makes room for the others, if it has its rounds by then."""
@@ -126,7 +127,8 @@ class Plan:
             return f"warming up: {workload.name} under {allocator}"
         rest = max(self.rounds - self.done_rounds - 1, 0) * self.round_s() + self.left_of_round
         if self.deadline() is not None:
-            rest = min(rest, self.core_end() - self.clock())
+            end = self.core_end() if self.core_end() > self.clock() else self.last_end()
+            rest = min(rest, end - self.clock())
         return (
             f"round {self.done_rounds + 1} of {self.rounds}, about {max(rest, 0):.0f} s left: "
             f"{workload.name} under {allocator}"
