@@ -33,6 +33,9 @@ class SlurmTest(unittest.TestCase):
         environment = dict(os.environ)
         self.addCleanup(lambda: (os.environ.clear(), os.environ.update(environment)))
         os.environ.update(self.slurm.environment)
+        # Python imports modules from where they really lie; the programs are beside this test.
+        self.addCleanup(setattr, spread, "FOLDER", spread.FOLDER)
+        spread.FOLDER = os.path.dirname(os.path.abspath(__file__))
 
     def spread(self, *more):
         """Exit status, standard output, standard error."""
