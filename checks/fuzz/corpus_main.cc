@@ -46,12 +46,14 @@ std::vector<Bytes> unpack(const char *archive)
         exit(2);
     }
     std::vector<std::pair<size_t, std::string>> files;
-    for (const fs::directory_entry &entry : fs::directory_iterator(folder))
+    for (const fs::directory_entry &entry : fs::directory_iterator(folder)) {
         files.emplace_back(entry.file_size(), entry.path());
+    }
     std::sort(files.begin(), files.end());
     std::vector<Bytes> inputs;
-    for (const auto &file : files)
+    for (const auto &file : files) {
         inputs.push_back(read_file(file.second.c_str()));
+    }
     fs::remove_all(folder);
     return inputs;
 }
