@@ -615,8 +615,8 @@ static int is_something_left(void)
 static void check_nothing_left(void)
 {
     /* Detached threads may still be on their way out: their heaps become orphans within moments,
-       and what their last words freed is empty then, but not yet given back. What may not be
-       touched goes back only where the limit has room (docs/secure.md). */
+       and what their last words freed is empty then, but still there. What may not be touched goes
+       back only where the limit has room (docs/secure.md). */
     int may_keep = HAK_SECURE && config.data != 0;
     for (int i = 0; i < 1000; i++) {
         (void)hak_purge();
