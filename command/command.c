@@ -6,11 +6,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "hakmem/hakmem.h"
+
+#define MAJOR HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR)
+
+const struct command_library command_library = {"libhakmem.so", "libhakmem.so." MAJOR,
+                                                "hakmem/preload/libhakmem.so", "HAKMEM_LIBRARY"};
+const struct command_library command_secure_library = {
+    "libhakmem_secure.so", "secure/libhakmem.so." MAJOR, "hakmem/preload/libhakmem_secure.so",
+    "HAKMEM_SECURE_LIBRARY"};
 
 static int is_file(const char *path)
 {
@@ -154,6 +165,61 @@ static const char *why_ignored(const char *program)
     return reason;
 }
 
+/* Where the loader ends a name in LD_PRELOAD. */
+#define LOADER_SPLITS_AT " :"
+
+/* A folder that is this user's alone, to hold links; out is PATH_MAX bytes. 0 or an errno value. */
+static int links_folder(char *out)
+{
+    struct stat status;
+    const char *own = getenv("XDG_RUNTIME_DIR");
+    if (own && *own == '/' && !strpbrk(own, LOADER_SPLITS_AT)) {
+        (void)snprintf(out, PATH_MAX, "%s/hakmem", own);
+        if (mkdir(out, 0700) == 0 || errno == EEXIST) {
+            return 0;
+        }
+    }
+    snprintf(out, PATH_MAX, "/tmp/hakmem-%ld", (long)geteuid());
+    if (mkdir(out, 0700) != 0 && errno != EEXIST) {
+        return errno;
+    }
+    if (lstat(out, &status) != 0) {
+        return errno;
+    }
+    int is_own = S_ISDIR(status.st_mode) && status.st_uid == geteuid() && !(status.st_mode & 022);
+    return is_own ? 0 : EPERM;
+}
+
+/* LD_PRELOAD cannot name such a path: replaces it by a link to it, which stays for the program's
+   children. 0, or -1 after saying why. */
+static int make_link(char *library)
+{
+    char folder[PATH_MAX], path[PATH_MAX + 48], made[PATH_MAX + 80];
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a of the path: a link a library */
+    for (const char *c = library; *c; c++) {
+        hash = (hash ^ (unsigned char)*c) * 0x100000001b3;
+    }
+    int error = links_folder(folder);
+    if (!error) {
+        snprintf(path, sizeof path, "%s/%016llx.so", folder, (unsigned long long)hash);
+        snprintf(made, sizeof made, "%s.%ld", path, (long)getpid());
+        error = strlen(path) >= PATH_MAX ? ENAMETOOLONG : 0;
+    }
+    if (!error && (symlink(library, made) != 0 || rename(made, path) != 0)) {
+        error = errno;
+        (void)unlink(made);
+    }
+    if (error) {
+        fprintf(stderr,
+                "hakmem: LD_PRELOAD cannot name '%s' (a space or a colon), nor can a link to it be "
+                "made in %s: %s\n",
+                library, folder, strerror(error));
+        return -1;
+    }
+    memcpy(library, path, strlen(path) + 1);
+    return 0;
+}
+
 /* Puts the library in front of what LD_PRELOAD already names. Returns 0, or -1 without memory. */
 static int set_preload(const char *library)
 {
@@ -169,9 +235,7 @@ static int set_preload(const char *library)
     return result;
 }
 
-/* Relative names mean the folder where the user stands, though `bazel run` starts in the
-   runfiles. */
-static int enter_users_folder(void)
+int command_enter_users_folder(void)
 {
     const char *folder = getenv("BUILD_WORKING_DIRECTORY");
     if (folder && chdir(folder) != 0) {
@@ -184,16 +248,11 @@ static int enter_users_folder(void)
 int command_prepare(struct command_program *program, const struct command_library *library,
                     char **arguments)
 {
-    if (enter_users_folder() != 0) {
-        return CANNOT_RUN;
-    }
     if (!command_find_library(library, program->library)) {
         command_say_no_library(library);
         return NO_LIBRARY;
     }
-    if (strpbrk(program->library, " :")) {
-        fprintf(stderr, "hakmem: LD_PRELOAD cannot name '%s': its path has a space or a colon\n",
-                program->library);
+    if (strpbrk(program->library, LOADER_SPLITS_AT) && make_link(program->library) != 0) {
         return NO_LIBRARY;
     }
     program->path = find_program(arguments[0], program->found);

@@ -5,6 +5,7 @@
 #include "heap/theap.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include "ace/ace.h"
 #include "ace/adapt.h"
@@ -81,10 +82,17 @@ __attribute__((destructor)) static void print_at_end(void)
     }
 }
 
+/* The public interface's, which is not there in tests of parts alone. */
+const char *hak_version(void) __attribute__((weak));
+
 static void print_banner(void)
 {
     struct hak_line line = {0, {0}};
-    hak_line_text(&line, "hakmem: variant=" HAKMEM_VARIANT);
+    hak_line_text(&line, "hakmem: active pid=");
+    hak_line_unsigned(&line, (uint64_t)getpid());
+    hak_line_text(&line, " version=");
+    hak_line_text(&line, hak_version ? hak_version() : "none");
+    hak_line_text(&line, " variant=" HAKMEM_VARIANT);
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         hak_line_text(&line, " ");
         hak_line_text(&line, hak_opt_rows[i].name);

@@ -5,6 +5,7 @@ entries() is the one list; install.py copies it below a prefix, deb.py makes pac
 
 import collections
 import os
+import re
 import sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -94,9 +95,13 @@ def development(built, prefix, libdir):
 
 
 def manual(built):
-    """Manual pages; each function of the header is a name of hakmem.3."""
+    """Manual pages; each function of the header is a name of hakmem.3, each subcommand has one."""
     found = []
-    for section, package in (("1", "tools"), ("3", "dev"), ("7", "lib")):
+    with open(built["man/1"], encoding="utf-8") as stream:
+        parts = re.split(r'(?m)^\.\\" Page (\S+)\n', stream.read())
+    for name, content in zip(parts[1::2], parts[2::2]):
+        found.append(text("tools", "share/man/man1/%s.1" % name, content))
+    for section, package in (("3", "dev"), ("7", "lib")):
         path = "share/man/man%s/hakmem.%s" % (section, section)
         found.append(file(package, path, built["man/" + section]))
     for name in public_header.functions(public_header.read(ROOT)):
@@ -106,11 +111,10 @@ def manual(built):
 
 def entries(built, prefix, libdir):
     """[Entry]: the whole installation. libdir is relative to the prefix."""
-    folder = os.path.join(ROOT, "install")
     found = libraries(built, libdir) + development(built, prefix, libdir) + manual(built)
     found.append(file("tools", "bin/hakmem", built["command"], 0o755))
     completions = "share/bash-completion/completions/hakmem"
-    found.append(file("tools", completions, os.path.join(folder, "completion.bash")))
+    found.append(file("tools", completions, built["completion"]))
     assert len({entry.path for entry in found}) == len(found)
     return found
 

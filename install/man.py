@@ -1,7 +1,7 @@
-"""Makes the manual pages: hakmem.1 from its text, hakmem.3 from hakmem/hakmem.h, hakmem.7 from
-base/options.def.
+"""Makes manual pages: hakmem.3 from hakmem/hakmem.h, hakmem.7 from base/options.def. Those of the
+command it prints itself (preload/help.c).
 
-man.py OUT.1 OUT.3 OUT.7
+man.py OUT.3 OUT.7
 """
 
 import os
@@ -133,14 +133,10 @@ def library_page(version):
     return out + LIBRARY + ".SH SEE ALSO\n.BR hakmem (1),\n.BR malloc (3),\n.BR hakmem (7)\n"
 
 
-def command_page(version):
-    return layout.template("hakmem.1", {"VERSION": version})
-
-
 def main():
     version = layout.version()
-    pages = (command_page, library_page, options_page)
-    for path, page in zip(sys.argv[1:4], pages):
+    pages = (library_page, options_page)
+    for path, page in zip(sys.argv[1:3], pages):
         with open(path, "w", encoding="utf-8") as stream:
             stream.write(page(version))
 

@@ -4,6 +4,7 @@ names what is wrong.
 command_test.py HAKMEM_COMMAND LIBRARY
 """
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,19 +126,109 @@ class Run(unittest.TestCase):
             self.assertIn("statically linked", done.stderr)
 
 
+    def test_verbose(self):
+        """The library itself says that it is active, and in which process."""
+        version = run("version").stdout.split()[1]
+        for option in ("-v", "--verbose"):
+            done = run("run", option, "sh", "-c", "echo $$")
+            self.assertEqual(done.returncode, 0)
+            self.assertRegex(
+                done.stderr, r"^hakmem: active pid=%d version=%s variant=release [^\n]*\n$"
+                % (int(done.stdout), re.escape(version)))
+        done = run("run", "-v", "--secure", "true")
+        self.assertIn(" variant=secure ", done.stderr)
+        self.assertEqual(run("run", "true").stderr, "")
+
+    def test_the_programs_status_is_not_ours(self):
+        """Status 2 of a program is no bad usage, and its options are no options of ours."""
+        with tempfile.TemporaryDirectory() as folder:
+            for words in (("run",), ("record", "-o", folder + "/t")):
+                for status in (2, 125, 126, 127):
+                    done = run(*words, "sh", "-c", "exit %d" % status)
+                    self.assertEqual(done.returncode, status)
+                    self.assertNotIn("usage", done.stderr)
+                done = run(*words, "echo", "--help", "-V", "--secure")
+                self.assertEqual((done.returncode, done.stdout), (0, "--help -V --secure\n"))
+
+    def test_a_path_with_spaces_and_colons(self):
+        for name in ("a b", "a:b"):
+            with tempfile.TemporaryDirectory() as folder:
+                there = os.path.join(os.path.realpath(folder), name)
+                os.makedirs(there)
+                library, program = there + "/libhakmem.so", there + "/my program"
+                shutil.copy(LIBRARY, library)
+                os.symlink(shutil.which("sh"), program)
+                place = {"XDG_RUNTIME_DIR": folder, "HAKMEM_LIBRARY": library}
+                script = 'echo "$LD_PRELOAD"; exec sh -c "echo \\$LD_PRELOAD"'
+                done = run("run", "-v", program, "-c", script, **place)
+                links = done.stdout.split()
+                self.assertEqual((len(links), len(set(links))), (2, 1), done.stderr)
+                self.assertEqual(os.path.realpath(links[0]), library)
+                self.assertEqual(done.stderr.count("hakmem: active pid="), 2)
+                self.assertEqual(os.stat(os.path.dirname(links[0])).st_mode & 0o777, 0o700)
+                # Again, and where no link can be made.
+                self.assertEqual(run("run", "true", **place).returncode, 0)
+                self.assertEqual(len(os.listdir(folder + "/hakmem")), 1)
+                shutil.rmtree(folder + "/hakmem")
+                open(folder + "/hakmem", "w").close()
+                done = run("run", "true", **place)
+                self.assertEqual(done.returncode, 125)
+                self.assertRegex(done.stderr, r"^hakmem: LD_PRELOAD cannot name '.*\n$")
+
+
 class Rest(unittest.TestCase):
     def test_version_and_help(self):
         self.assertRegex(run("version").stdout, r"^hakmem \d+\.\d+\.\d+\n$")
         for option in ("--version", "-V"):
             self.assertEqual(run(option).stdout, run("version").stdout)
         self.assertIn("HAKMEM_LIBRARY", run("--help").stdout)
+        self.assertEqual(run("-h").stdout, run("--help").stdout)
+        self.assertEqual(run("help").stdout, run("--help").stdout)
         self.assertEqual(run("path").stdout, os.path.realpath(LIBRARY) + "\n")
 
+    def subcommands(self):
+        usage = run("--help").stdout.split("\n\n")[0]
+        return re.findall(r"hakmem ([a-z-]+)", usage)
+
+    def test_each_has_help(self):
+        self.assertGreater(len(self.subcommands()), 5)
+        for name in self.subcommands():
+            for arguments in ((name, "--help"), (name, "-h"), ("help", name)):
+                done = run(*arguments)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertTrue(done.stdout.startswith("usage: hakmem %s" % name), arguments)
+                self.assertLessEqual(max(map(len, done.stdout.split("\n"))), 100, arguments)
+
     def test_bad_usage(self):
-        for arguments in ((), ("run",), ("run", "--"), ("walk", "true"), ("version", "x")):
+        for arguments in ((), ("walk", "true"), ("--walk",), ("-x", "run"), ("--help", "x")):
             done = run(*arguments)
-            self.assertEqual(done.returncode, 2, arguments)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
             self.assertIn("usage: hakmem run", done.stderr)
+        for arguments in (
+            ("run",),
+            ("run", "--"),
+            ("run", "--walk", "true"),
+            ("record",),
+            ("record", "-o"),
+            ("record", "-o", "", "true"),
+            ("record", "--calls"),
+            ("record", "--calls", "0", "true"),
+            ("record", "--calls", "-1", "true"),
+            ("record", "--calls", "5x", "true"),
+            ("trace-info",),
+            ("trace-info", "a", "b"),
+            ("version", "x"),
+            ("path", "x"),
+            ("path", "-x"),
+            ("help", "walk"),
+            ("help", "run", "path"),
+            ("help", "--completion", "run"),
+        ):
+            done = run(*arguments)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
+            self.assertRegex(
+                done.stderr, r"^hakmem: %s: .*\nusage: hakmem %s" % (arguments[0], arguments[0]))
+        self.assertEqual(run("run", "true", BUILD_WORKING_DIRECTORY="").returncode, 0)
 
 
 if __name__ == "__main__":

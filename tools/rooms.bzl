@@ -47,7 +47,7 @@ ROOMS = {
         "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*",
         ["base", "superslab", "heap", "hakmem"],
     ),
-    "command": ("what the subcommands of the `hakmem` command share", []),
+    "command": ("what the subcommands of the `hakmem` command share", ["hakmem"]),
     "trace": ("the recorder of a program's calls, and its format", ["base", "hakmem", "command"]),
     "preload": (
         "`libhakmem.so`, and the `hakmem` command",

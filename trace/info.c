@@ -101,7 +101,7 @@ static const char *examine(const void *bytes, size_t n)
     return more == 0 ? NULL : "damaged";
 }
 
-int info_command(const char *path)
+static int print_file(const char *path)
 {
     struct stat status;
     const char *wrong = NULL;
@@ -126,3 +126,16 @@ int info_command(const char *path)
     }
     return 0;
 }
+
+static int run(const struct subcommand *self, int argc, char **argv)
+{
+    return print_file(command_operands(self, argc, argv, 1, 1)[0]);
+}
+
+const struct subcommand subcommand_trace_info = {
+    .name = "trace-info",
+    .operands = "FILE",
+    .line = "prints what is in a trace: calls, threads, sizes, lifetimes",
+    .text = "Exit status 2 if FILE is no whole trace.",
+    .run = run,
+};

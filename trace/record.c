@@ -5,11 +5,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "command/command.h"
@@ -21,39 +20,50 @@ static const struct command_library library = {
     "libhakmem_record.so", "libhakmem_record.so." HAKMEM_TEXT_OF(HAKMEM_VERSION_MAJOR),
     "hakmem/trace/libhakmem_record.so", "HAK_RECORD_LIBRARY"};
 
+enum { CALLS = 256, CHILDREN };
+
 struct options {
     const char *file, *calls;
     int children;
     char **program;
 };
 
-/* 0, or BAD_USAGE after saying why. */
-static int read_options(char **arguments, struct options *options)
+static const struct command_option option_rows[] = {
+    {'o', "output", "FILE", "the trace's name; by default PROGRAM.trace"},
+    {CALLS, "calls", "N", "records the first N calls alone"},
+    {CHILDREN, "children", NULL, "records forked children too, each to FILE.PID"},
+    {0},
+};
+
+static void read_options(const struct subcommand *self, int argc, char **argv,
+                         struct options *options)
 {
+    const char *value;
+    int id;
     *options = (struct options){0};
-    for (; arguments[0] && arguments[0][0] == '-'; arguments++) {
-        if (strcmp(arguments[0], "--") == 0) {
-            arguments++;
+    while ((id = command_next_option(self, argc, argv, &value)) != -1) {
+        switch (id) {
+        case 'o':
+            if (!*value) {
+                command_misused(self, "'-o' needs a file");
+            }
+            options->file = value;
+            break;
+        case CALLS:
+            (void)command_number(self, "--calls", value, 1);
+            options->calls = value;
+            break;
+        case CHILDREN:
+            options->children = 1;
+            break;
+        default:
             break;
         }
-        if (strcmp(arguments[0], "--children") == 0) {
-            options->children = 1;
-        } else if (strcmp(arguments[0], "-o") == 0 && arguments[1] && *arguments[1]) {
-            options->file = *++arguments;
-        } else if (strcmp(arguments[0], "--calls") == 0 && arguments[1] &&
-                   strtoull(arguments[1], NULL, 10) > 0) {
-            options->calls = *++arguments;
-        } else {
-            fprintf(stderr, "hakmem: record: '%s' is not understood\n", arguments[0]);
-            return BAD_USAGE;
-        }
     }
-    options->program = arguments;
-    if (!arguments[0]) {
-        fputs("hakmem: record needs a program\n", stderr);
-        return BAD_USAGE;
+    options->program = argv + optind;
+    if (!options->program[0]) {
+        command_misused(self, "needs a program");
     }
-    return 0;
 }
 
 /* The file's name made absolute, as the program may change its folder: 0, or -1 if it is too long.
@@ -72,68 +82,28 @@ static int absolute(char *out, const char *file)
     return n > 0 && n < PATH_MAX - 64 ? 0 : -1;
 }
 
-/* In the child. Returns only if it cannot: the exit status, after saying why. */
-static int become(const struct command_program *program, const struct options *options,
-                  const char *raw)
+struct recording {
+    const struct options *options;
+    const char *raw;
+};
+
+/* In the child: tells the recorder. 0, or -1 after saying why. */
+static int prepare(void *context)
 {
+    const struct recording *self = context;
+    const struct options *options = self->options;
     char pid[24];
     snprintf(pid, sizeof pid, "%ld", (long)getpid());
-    if (setenv("HAK_RECORD_FILE", raw, 1) != 0 || setenv("HAK_RECORD_PID", pid, 1) != 0 ||
+    if (setenv("HAK_RECORD_FILE", self->raw, 1) != 0 || setenv("HAK_RECORD_PID", pid, 1) != 0 ||
         (options->calls ? setenv("HAK_RECORD_CALLS", options->calls, 1)
                         : unsetenv("HAK_RECORD_CALLS")) != 0 ||
         (options->children ? setenv("HAK_RECORD_CHILDREN", "1", 1)
                            : unsetenv("HAK_RECORD_CHILDREN")) != 0 ||
         setenv("HAKMEM_BACKGROUND", "0", 0) != 0) { /* its thread is not the program's */
         perror("hakmem: record");
-        return CANNOT_RUN;
-    }
-    return command_become(program, options->program);
-}
-
-/* Starts the program. 0, and *ran says whether it runs: if not, it has said why, and ends with the
-   status to return. -1 and errno without a process. */
-static int start(const struct command_program *program, const struct options *options,
-                 const char *raw, pid_t *child, int *ran)
-{
-    int ends[2];
-    char byte = 0;
-    if (pipe2(ends, O_CLOEXEC) != 0) {
         return -1;
     }
-    *child = fork();
-    if (*child == 0) {
-        int status = become(program, options, raw);
-        _exit(write(ends[1], &byte, 1) == 1 ? status : CANNOT_RUN);
-    }
-    close(ends[1]);
-    /* The other end closes when the program begins. */
-    *ran = *child > 0 && TEMP_FAILURE_RETRY(read(ends[0], &byte, 1)) == 0;
-    close(ends[0]);
-    return *child > 0 ? 0 : -1;
-}
-
-static pid_t passed_to;
-
-static void pass_on(int signal)
-{
-    kill(passed_to, signal);
-}
-
-/* Waits; what the terminal sends goes to both anyway, what is sent to this process alone is passed
-   on. */
-static int wait_for(pid_t child)
-{
-    int status;
-    passed_to = child;
-    signal(SIGINT, SIG_IGN);
-    signal(SIGQUIT, SIG_IGN);
-    signal(SIGTERM, pass_on);
-    while (waitpid(child, &status, 0) < 0) {
-        if (errno != EINTR) {
-            return CANNOT_RUN;
-        }
-    }
-    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    return 0;
 }
 
 static int finish(const char *raw, const char *trace)
@@ -212,16 +182,13 @@ static int make_raw(const char *raw, const char *trace)
     return wrong ? -1 : 0;
 }
 
-int record_command(char **arguments)
+static int run(const struct subcommand *self, int argc, char **argv)
 {
     struct options options;
     static struct command_program program;
     char named[PATH_MAX], trace[PATH_MAX], raw[PATH_MAX + 8];
-    pid_t child;
     int ran;
-    if (read_options(arguments, &options) != 0) {
-        return BAD_USAGE;
-    }
+    read_options(self, argc, argv, &options);
     int status = command_prepare(&program, &library, options.program);
     if (status) {
         return status;
@@ -232,8 +199,8 @@ int record_command(char **arguments)
         options.file = named;
     }
     if (absolute(trace, options.file) != 0) {
-        fputs("hakmem: record: the file's name is too long\n", stderr);
-        return BAD_USAGE;
+        command_complain(self, "the file's name is too long");
+        return NO_LIBRARY;
     }
     snprintf(raw, sizeof raw, "%s.raw", trace);
     if (make_raw(raw, trace) != 0) {
@@ -242,12 +209,8 @@ int record_command(char **arguments)
     if (options.children) {
         each_child(raw, NULL);
     }
-    if (start(&program, &options, raw, &child, &ran) != 0) {
-        perror("hakmem: record");
-        (void)unlink(raw);
-        return CANNOT_RUN;
-    }
-    status = wait_for(child);
+    struct recording recording = {&options, raw};
+    status = command_run_child(&program, options.program, prepare, &recording, &ran);
     if (!ran) {
         (void)unlink(raw);
         return status;
@@ -258,3 +221,14 @@ int record_command(char **arguments)
     }
     return failed ? NO_LIBRARY : status;
 }
+
+const struct subcommand subcommand_record = {
+    .name = "record",
+    .operands = "[--] PROGRAM [ARGS...]",
+    .line = "writes a trace of a program's calls of malloc and free",
+    .text = "Runs PROGRAM and writes each call of malloc and its family to a file, which "
+            "bench/replay plays under any allocator. Exit status: the program's, or 128 + N if "
+            "signal N ended it; 125 without a trace.",
+    .options = option_rows,
+    .run = run,
+};

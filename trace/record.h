@@ -2,12 +2,14 @@
 #ifndef HAKMEM_TRACE_RECORD_H
 #define HAKMEM_TRACE_RECORD_H
 
-/* Runs a program under libhakmem_record.so and writes its trace. The arguments are those after
-   `record`. Returns the program's exit status, 128 + N after signal N, or BAD_USAGE, NO_LIBRARY
-   (also: nothing was recorded), CANNOT_RUN or NOT_FOUND after a line on standard error. */
-int record_command(char **arguments);
+#include "command/subcommand.h"
 
-/* Prints what is in a trace. 0; 2 if the file is no whole trace. */
-int info_command(const char *path);
+/* Runs a program under libhakmem_record.so and writes its trace. Exit status: the program's, 128 +
+   N after signal N, or NO_LIBRARY (also: nothing was recorded), CANNOT_RUN or NOT_FOUND after a
+   line on standard error. */
+extern const struct subcommand subcommand_record;
+
+/* Prints what is in a trace. Exit status: 0; 2 if the file is no whole trace. */
+extern const struct subcommand subcommand_trace_info;
 
 #endif

@@ -435,7 +435,7 @@ class RecordTest(unittest.TestCase):
         ):
             done = self.command("record", *arguments)
             self.assertEqual(done.returncode, 2, arguments)
-            self.assertIn("usage: hakmem run", done.stderr)
+            self.assertIn("usage: hakmem record", done.stderr)
         self.assertEqual(self.command("record", "no-such-program").returncode, 127)
         self.assertEqual(
             self.command("record", "true", HAK_RECORD_LIBRARY="/no/such").returncode, 125

@@ -36,7 +36,7 @@ def case_test(program, case):
             (done.returncode, done.stdout.split("\n")[-2:]), (0, ["survived", ""]), done
         )
         # Whenever the first allocation was, the options are in force.
-        self.assertRegex(done.stderr, "^hakmem: variant=.* verbose=1\n")
+        self.assertRegex(done.stderr, r"^hakmem: active pid=\d+ version=\d.* verbose=1\n")
 
     return run
 
