@@ -18,6 +18,7 @@
 static void start_again(void);
 static LOCK_DEFINE_MENDED(lock, LOCK_RANK_CONTROL, start_again);
 static struct control control;
+extern struct control hak_adapt_control __attribute__((alias("control")));
 static uint32_t is_helped; /* for the next note */
 
 /* What the last note left; written with the lock held, read by any thread, relaxed. At first all is

@@ -40,6 +40,8 @@ struct adapt_summary {
 };
 void hak_adapt_state(struct adapt_summary *out);
 void hak_adapt_class_state(size_t class_bytes, struct control_class *out);
+/* For who reads from outside (hakmem/layout.h). */
+extern struct control hak_adapt_control HAK_HIDDEN;
 /* Starts again with an empty history. For tests and replays. */
 void hak_adapt_forget(void);
 int hak_adapt_verify(void);

@@ -139,9 +139,18 @@ static int parse_as(const struct opt_row *row, const char *text, uint64_t *value
     }
 }
 
+static int may_be_file(const struct opt_row *row)
+{
+    return row->type == OPT_SWITCH && is_word(row->unit, "file");
+}
+
 int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
 {
     uint64_t parsed = 0;
+    if (may_be_file(row) && strchr(text, '/')) {
+        *value = (uint64_t)(uintptr_t)text;
+        return 0;
+    }
     int error = parse_as(row, text, &parsed);
     if (error) {
         return error;
@@ -168,6 +177,8 @@ void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64
         hak_line_text(line, "auto");
     } else if (row->type == OPT_RATIO) {
         hak_line_ratio(line, value);
+    } else if (may_be_file(row) && hak_opt_file(value)) {
+        line_value(line, hak_opt_file(value));
     } else {
         hak_line_unsigned(line, value);
     }
@@ -196,6 +207,7 @@ static void complain(const struct opt_row *row, const char *text)
     line_value(&line, text);
     if (row->type == OPT_SWITCH) {
         hak_line_text(&line, "' is not allowed: 0, 1, off, on, no, yes, false or true");
+        hak_line_text(&line, may_be_file(row) ? ", or a file's path, with a slash" : "");
     } else {
         hak_line_text(&line, "' is not allowed: ");
         line_bounds(&line, row);

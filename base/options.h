@@ -40,6 +40,12 @@ void hak_opt_defaults(struct options *out);
 int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value);
 /* Appends a value as one would write it for the row: a ratio with its point, `auto`. */
 void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64_t value);
+/* The path that a switch with the unit `file` has got instead of 0 or 1, as it lies in the
+   environment: to be copied at the start; NULL if it has none. */
+static inline const char *hak_opt_file(uint64_t value)
+{
+    return value > 1 ? (const char *)(uintptr_t)value : NULL;
+}
 /* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on
    standard error with what is allowed, and the default stays. Never allocates. */
 void hak_opt_init(struct options *out, char **environment);

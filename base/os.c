@@ -503,6 +503,8 @@ void *hak_os_meta_alloc(size_t size)
     return p;
 }
 
+extern size_t hak_os_meta_mapped __attribute__((alias("meta_mapped")));
+
 size_t hak_os_meta_bytes(void)
 {
     return atomic_load_relaxed(&meta_mapped);

@@ -104,6 +104,7 @@ uint64_t hak_os_address_limit(void);
 void *hak_os_meta_alloc(size_t size);
 /* Bytes that hak_os_meta_alloc has mapped, and in how many mappings. */
 size_t hak_os_meta_bytes(void);
+extern size_t hak_os_meta_mapped HAK_HIDDEN; /* the former, for who reads from outside */
 size_t hak_os_meta_mappings(void);
 
 HAK_EXTERN_C_END

@@ -5,7 +5,8 @@
 
 struct hak_stats hak_stats;
 
-static void print_row(int fd, const char *name, int64_t value, const char *unit)
+void hak_stat_print_row(int fd, const char *name, int64_t value, const char *unit,
+                        const char *whose)
 {
     struct hak_line line = {0, {0}};
     hak_line_text(&line, "hakmem: ");
@@ -15,12 +16,21 @@ static void print_row(int fd, const char *name, int64_t value, const char *unit)
     hak_line_unsigned(&line, value < 0 ? -(uint64_t)value : (uint64_t)value);
     hak_line_text(&line, " ");
     hak_line_text(&line, unit);
+    if (whose) {
+        hak_line_text(&line, " (");
+        hak_line_text(&line, whose);
+        hak_line_text(&line, ")");
+    }
     hak_line_write(&line, fd);
+}
+
+void hak_stat_print_of(int fd, const char *whose)
+{
+#define STAT(name, kind, unit, text) hak_stat_print_row(fd, #name, hak_stat_get(name), unit, whose);
+#include "base/stats.def"
 }
 
 void hak_stat_print(int fd)
 {
-#define STAT(name, kind, unit, text) print_row(fd, #name, hak_stat_get(name), unit);
-#include "base/stats.def"
-#undef STAT
+    hak_stat_print_of(fd, NULL);
 }

@@ -13,7 +13,6 @@ HAK_EXTERN_C_BEGIN
 struct hak_stats {
 #define STAT(name, kind, unit, text) int64_t name;
 #include "base/stats.def"
-#undef STAT
 };
 
 extern struct hak_stats hak_stats;
@@ -22,8 +21,13 @@ extern struct hak_stats hak_stats;
 #define hak_stat_sub(name, n) ((void)atomic_sub_relaxed(&hak_stats.name, (int64_t)(n)))
 #define hak_stat_get(name)    atomic_load_relaxed(&hak_stats.name)
 
-/* Writes one line a statistic to file descriptor `fd`; allocates nothing. */
+/* Writes one line a statistic that is kept to file descriptor `fd`, with `(whose)` at its end
+   unless that is NULL. Allocates nothing; may be called in a signal handler. */
 void hak_stat_print(int fd);
+void hak_stat_print_of(int fd, const char *whose);
+/* One such line. */
+void hak_stat_print_row(int fd, const char *name, int64_t value, const char *unit,
+                        const char *whose);
 
 HAK_EXTERN_C_END
 

@@ -23,7 +23,6 @@ struct Row {
 const Row rows[] = {
 #define STAT(name, kind, unit, text) {#name, unit, text, &hak_stats::name},
 #include "base/stats.def"
-#undef STAT
 };
 
 TEST(Stats, EachRowIsPrintedOnALineOfItsOwn)

@@ -6,7 +6,6 @@
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "base/error.h"
-#include "base/lock_holds.h"
 #include "base/stats.h"
 #include "base/time.h"
 #include "hakmem/entry.h"
@@ -196,10 +195,4 @@ void hak_limit_get(size_t *soft, size_t *hard, size_t *committed)
     *soft = (size_t)hak_limit_soft();
     *hard = (size_t)hak_limit_hard();
     *committed = (size_t)hak_limit_committed();
-}
-
-void hak_print_stats(int fd)
-{
-    hak_stat_print(fd);
-    hak_lock_print_worst(fd);
 }

@@ -74,14 +74,6 @@ static int are_hidden = 1;  /* no thread's fast paths see its heap */
 static pthread_key_t end_key;
 static int has_end_key;
 
-__attribute__((destructor)) static void print_at_end(void)
-{
-    if (hak_options.show_stats) {
-        hak_stat_print(2);
-        hak_lock_print_worst(2);
-    }
-}
-
 /* The public interface's, which is not there in tests of parts alone. */
 const char *hak_version(void) __attribute__((weak));
 

@@ -93,7 +93,8 @@ def options_page(version):
     for _, variable, kind, default, low, high, unit, text in gen_docs.rows(table, "OPTION"):
         default = gen_docs.default_of(default)[0]
         if kind == "SWITCH":
-            bounds = "switch; default: %s" % ("on" if int(default) else "off")
+            what = "switch, or a file" if unit == "file" else "switch"
+            bounds = what + "; default: %s" % ("on" if int(default) else "off")
         else:
             default, low, high = (gen_docs.in_units(n, unit, kind) for n in (default, low, high))
             bounds = "%s%s to %s; default: %s" % (unit + ", " if unit else "", low, high, default)

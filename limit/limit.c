@@ -15,6 +15,9 @@
 int64_t hak_limit_most_mappings = LIMIT_MAPPINGS;
 static uint64_t soft, hard; /* LIMIT_AUTO: `cgroup` stands for it */
 static uint64_t cgroup;     /* the cgroup's limit, 0 for none; none until it was read */
+extern uint64_t hak_limit_soft_set __attribute__((alias("soft")));
+extern uint64_t hak_limit_hard_set __attribute__((alias("hard")));
+extern uint64_t hak_limit_cgroup __attribute__((alias("cgroup")));
 static uint32_t was_read;
 static uint64_t purge_at; /* committed bytes at which to purge next; 0 for the soft limit */
 static uint32_t wants_purge;
@@ -130,16 +133,24 @@ int hak_limit_has_read_cgroup(void)
     return (int)atomic_load_relaxed(&was_read);
 }
 
+uint64_t hak_limit_soft_of(uint64_t set, uint64_t of_cgroup)
+{
+    return set == LIMIT_AUTO ? of_cgroup / 8 * AUTO_SOFT_EIGHTHS : set;
+}
+
+uint64_t hak_limit_hard_of(uint64_t set, uint64_t of_cgroup)
+{
+    return set == LIMIT_AUTO ? of_cgroup : set;
+}
+
 uint64_t hak_limit_soft(void)
 {
-    uint64_t value = atomic_load_relaxed(&soft);
-    return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) / 8 * AUTO_SOFT_EIGHTHS : value;
+    return hak_limit_soft_of(atomic_load_relaxed(&soft), atomic_load_relaxed(&cgroup));
 }
 
 uint64_t hak_limit_hard(void)
 {
-    uint64_t value = atomic_load_relaxed(&hard);
-    return value == LIMIT_AUTO ? atomic_load_relaxed(&cgroup) : value;
+    return hak_limit_hard_of(atomic_load_relaxed(&hard), atomic_load_relaxed(&cgroup));
 }
 
 int hak_limit_is_set(void)

@@ -28,6 +28,12 @@ void hak_limit_configure(uint64_t soft, uint64_t hard);
 void hak_limit_read_cgroup(void);
 /* 1 if that was done. */
 int hak_limit_has_read_cgroup(void);
+/* As set, and the cgroup's for LIMIT_AUTO: for who reads from outside (hakmem/layout.h). */
+extern uint64_t hak_limit_soft_set HAK_HIDDEN, hak_limit_hard_set HAK_HIDDEN;
+extern uint64_t hak_limit_cgroup HAK_HIDDEN;
+/* A limit in force, from both. */
+uint64_t hak_limit_soft_of(uint64_t set, uint64_t of_cgroup);
+uint64_t hak_limit_hard_of(uint64_t set, uint64_t of_cgroup);
 /* The limits in force; 0 for none. */
 uint64_t hak_limit_soft(void);
 uint64_t hak_limit_hard(void);
@@ -60,10 +66,14 @@ static inline int hak_limit_may_split(void)
 {
     return hak_stat_get(mappings) < hak_limit_most_mappings;
 }
-/* Pages of it may become resident; they have been purged, or unmapped. */
+/* Pages of it may become resident; they have been purged, or unmapped. The peak may miss what two
+   threads commit at once. */
 static inline void hak_limit_commit(size_t bytes)
 {
-    hak_stat_add(committed_bytes, bytes);
+    int64_t now = atomic_add_relaxed(&hak_stats.committed_bytes, (int64_t)bytes) + (int64_t)bytes;
+    if (HAK_UNLIKELY(now > hak_stat_get(committed_peak_bytes))) {
+        atomic_store_relaxed(&hak_stats.committed_peak_bytes, now);
+    }
 }
 static inline void hak_limit_uncommit(size_t bytes)
 {

@@ -87,7 +87,7 @@ class Options(unittest.TestCase):
         self.assertEqual(
             self.complaint(HAKMEM_SHOW_STATS="maybe"),
             "hakmem: HAKMEM_SHOW_STATS='maybe' is not allowed: 0, 1, off, on, no, yes, false or "
-            "true; using 0\n",
+            "true, or a file's path, with a slash; using 0\n",
         )
 
     def test_value_out_of_range(self):
@@ -117,7 +117,7 @@ class Options(unittest.TestCase):
     def test_show_stats(self):
         self.assertTrue(
             re.search(
-                r"^hakmem: superslabs = [1-9]\d* superslabs$",
+                r"^hakmem: superslabs = [1-9]\d* superslabs \(\d+ misuse\)$",
                 self.complaint(HAKMEM_SHOW_STATS="1"), re.M,
             )
         )

@@ -30,13 +30,35 @@ holds. If the unit is bytes, a suffix `k`, `m` or `g` means KiB, MiB or GiB. Swi
 """
 STATS = """# Statistics
 
-Of the whole process. With `HAKMEM_SHOW_STATS=1` the program prints them to standard error when it
-exits, one a line: `hakmem: NAME = VALUE UNIT`. A counter only grows; a level is what is so now.
-The debug variant adds a line for each kind of lock, with its longest hold ([locks.md](locks.md)).
+Of the whole process. A counter only grows; a level is what is so now; a computed one is found out
+when it is asked for, by a walk over superslabs and heaps that takes no lock. They are to be had
+
+- inside the process: `hak_stat("live_bytes", &value)`, `hak_stats_json(fd)`, `hak_print_stats(fd)`;
+- when it ends: `HAKMEM_SHOW_STATS=1` prints a line each to standard error, `hakmem: NAME = VALUE
+  UNIT (PID PROGRAM)`; `HAKMEM_SHOW_STATS=/var/log/stats` appends them to that file. At a fatal
+  signal only those that are not computed are printed, and none at `_exit` or SIGKILL, nor where the
+  program handles the signal itself: no handler is taken from it;
+- from outside: `hakmem status PID`, `hakmem stats [--json | --prometheus] PID`, `hakmem top PID`.
+  They read the process's memory: it does nothing for it, may be stopped or hang, and a core file
+  does as well (`hakmem stats --core FILE`).
+
+The debug variant prints a line for each kind of lock too, with its longest hold
+([locks.md](locks.md)).
 
 %s
 | Name | Kind | Unit | Meaning |
 |---|---|---|---|
+"""
+STATS_END = """
+## JSON
+
+`hak_stats_json` and `hakmem stats --json` write one document, whose schema is
+[stats.schema.json](stats.schema.json) (`"schema": "hakmem-stats/1"`; a number or a list may be
+added to it without another name). `stats` has every row above. `classes` has the size classes of up
+to 32 KiB that have slabs: blocks that the program holds (`live`), that wait in caches, and that are
+free; `large_classes` the larger ones that were ever used, with what ACE counts of them; `heaps` who
+owns slabs: each thread's heap, those that ended threads left (`orphan`), first-class heaps and
+pools.
 """
 SIZE_CLASSES = """# Size classes
 
@@ -151,7 +173,10 @@ def options_page(base):
         if shrunk != normal:
             tiny.append("`%s` %s" % (env, in_units(shrunk, unit)))
         if kind == "SWITCH":
-            out += "| `%s` | %s | | | switch | %s |\n" % (env, "on" if int(normal) else "off", text)
+            what = "switch, or a file" if unit == "file" else "switch"
+            out += "| `%s` | %s | | | %s | %s |\n" % (
+                env, "on" if int(normal) else "off", what, text,
+            )
         else:
             cells = tuple(in_units(n, unit, kind) for n in (normal, low, high))
             out += "| `%s` | %s | %s | %s | %s | %s |\n" % ((env,) + cells + (unit, text))
@@ -162,9 +187,11 @@ def options_page(base):
 
 def stats_page(base):
     out = NOTE % "stats.def" + STATS % RANGE
-    for name, kind, unit, text in rows(os.path.join(base, "stats.def"), "STAT"):
-        out += "| `%s` | %s | %s | %s |\n" % (name, kind.lower(), unit, text)
-    return out
+    for macro in ("STAT", "DERIVED"):
+        for name, kind, unit, text in rows(os.path.join(base, "stats.def"), macro):
+            kind = kind.lower() + (", computed" if macro == "DERIVED" else "")
+            out += "| `%s` | %s | %s | %s |\n" % (name, kind, unit, text)
+    return out + STATS_END
 
 
 def tiny_max(base):
