@@ -136,6 +136,34 @@ TEST(Options, BoundsOfEachRow)
     }
 }
 
+/* Only a switch whose unit says so takes a path, and only what has a slash is one. */
+TEST(Options, AFileForASwitch)
+{
+    size_t n_files = 0;
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        const opt_row &row = hak_opt_rows[i];
+        bool may_be_file = std::string(row.unit) == "file";
+        n_files += may_be_file;
+        for (const char *text : {"/tmp/x", "./x y", "a/", "/"}) {
+            uint64_t value;
+            EXPECT_EQ(parse(row, text, &value), may_be_file ? 0 : EINVAL) << row.env;
+        }
+        if (may_be_file) {
+            EXPECT_EQ(row.type, OPT_SWITCH);
+            uint64_t value = 0;
+            const char *path = "/some/where";
+            EXPECT_EQ(hak_opt_parse(&row, path, &value), 0);
+            EXPECT_EQ(hak_opt_file(value), path);
+            hak_line line = {0, {0}};
+            hak_opt_line_value(&line, &row, value);
+            EXPECT_EQ(std::string(line.text, line.length), path);
+        }
+    }
+    EXPECT_GE(n_files, 1u);
+    EXPECT_EQ(hak_opt_file(0), nullptr);
+    EXPECT_EQ(hak_opt_file(1), nullptr);
+}
+
 TEST(Options, JunkForEachRow)
 {
     static const char *const junk[] = {

@@ -228,8 +228,10 @@ uint32_t hak_survey_n_heaps(const struct survey_source *source, const struct hak
 static void count_owners(struct taking *self)
 {
     const struct hak_layout *at = self->at;
-    uint32_t n = hak_survey_n_heaps(self->source, at);
     const void *batch[BATCH];
+    uint32_t n_words = 0;
+    get(self, at_offset(at->owners, at->owners_n_words), &n_words, sizeof n_words);
+    uint32_t n = n_words <= at->owner_id_words ? n_words * 64 : 0;
     for (uint32_t id = 0; id < n && id <= at->owner_most; id += BATCH) {
         uint32_t left = at->owner_most + 1 - id;
         memset(batch, 0, sizeof batch);

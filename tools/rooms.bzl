@@ -49,9 +49,13 @@ ROOMS = {
     ),
     "command": ("what the subcommands of the `hakmem` command share", ["hakmem"]),
     "trace": ("the recorder of a program's calls, and its format", ["base", "hakmem", "command"]),
+    "ask": (
+        "asks a running process, or a core file, for its statistics",
+        ["docs", "base", "owner", "ace", "hakmem", "command"],
+    ),
     "preload": (
         "`libhakmem.so`, and the `hakmem` command",
-        ["docs", "hakmem", "malloc", "command", "trace"],
+        ["docs", "hakmem", "malloc", "command", "trace", "ask"],
     ),
     "install": (
         "what an installation consists of, how it is put in place, and Debian packages of it",
