@@ -1,7 +1,7 @@
 """hakmem status, stats and top: what they say of a process that holds what is known, of one that is
 stopped, of a core file; and what they refuse.
 
-ask_test.py HAKMEM_COMMAND LIBRARY VARIANT HOLDER STATIC_HOLDER OTHER_VERSION SCHEMA
+ask_test.py HAKMEM_COMMAND HOLDER STATIC_HOLDER OTHER_VERSION SCHEMA VARIANT=LIBRARY...
 """
 
 import json
@@ -16,9 +16,8 @@ import tempfile
 import time
 import unittest
 
-COMMAND, LIBRARY = (os.path.abspath(a) for a in sys.argv[1:3])
-VARIANT = sys.argv[3]
-HOLDER, STATIC, OTHER, SCHEMA = (os.path.abspath(a) for a in sys.argv[4:8])
+COMMAND, HOLDER, STATIC, OTHER, SCHEMA = (os.path.abspath(a) for a in sys.argv[1:6])
+LIBRARIES = dict(argument.split("=", 1) for argument in sys.argv[6:])
 
 # What holder.c holds, in each of two threads: (bytes, how many).
 HELD = [(96, 4000), (3000, 300), (100000, 20), (3000000, 2)]
@@ -27,19 +26,19 @@ BYTES = 2 * sum(size * n for size, n in HELD)
 
 def run(*arguments, **options):
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, check=False, **options
+        [COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60, **options
     )
 
 
 class Process:
     """A program that says `ready` and waits."""
 
-    def __init__(self, *arguments, preload=True):
+    def __init__(self, *arguments, preload=None):
         env = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_")}
         # Nothing changes by itself.
         env["HAKMEM_BACKGROUND"] = "0"
         if preload:
-            env["LD_PRELOAD"] = LIBRARY
+            env["LD_PRELOAD"] = os.path.abspath(preload)
         self.child = subprocess.Popen(
             arguments, env=env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
@@ -129,7 +128,12 @@ def without_time(said):
     return document
 
 
-class Asked(unittest.TestCase):
+class Asked:
+    """With the library of one variant."""
+
+    def process(self, *arguments):
+        return Process(HOLDER, *arguments, preload=LIBRARIES[self.variant])
+
     def setUp(self):
         self.folder = tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
@@ -171,7 +175,7 @@ class Asked(unittest.TestCase):
 
     def test_json(self):
         schema = self.schema()
-        with Process(HOLDER) as there:
+        with self.process() as there:
             done = run("stats", "--json", there.pid)
             self.assertEqual((done.returncode, done.stderr), (0, ""))
             document = json.loads(done.stdout)
@@ -180,26 +184,26 @@ class Asked(unittest.TestCase):
                              set(document["stats"]))
             self.assertEqual(document["pid"], int(there.pid))
             self.assertEqual(document["program"], "holder")
-            self.assertEqual(document["variant"], VARIANT)
+            self.assertEqual(document["variant"], self.variant)
             self.assertGreater(document["resident_bytes"], 1000000)
             # The secure variant's blocks above 32 KiB have guards about them.
-            self.holds_what_is_known(document, 1.35 if VARIANT != "secure" else 2.5)
+            self.holds_what_is_known(document, 1.35 if self.variant != "secure" else 2.5)
             for name in ("limit_hard",):
                 self.assertIsNone(document[name])
 
     def test_the_process_says_the_same_of_itself(self):
-        with Process(HOLDER, "own") as there:
+        with self.process("own") as there:
             outside = run("stats", "--json", there.pid)
             self.assertEqual(without_time(there.said), without_time(outside.stdout))
             check(self.schema(), json.loads(there.said))
 
     def test_status_and_stats(self):
-        with Process(HOLDER) as there:
+        with self.process() as there:
             done = run("status", there.pid)
             self.assertEqual((done.returncode, done.stderr), (0, ""))
             self.assertRegex(
                 done.stdout,
-                r"^process %s \(holder\): hakmem \d+\.\d+\.\d+ %s\n" % (there.pid, VARIANT))
+                r"^process %s \(holder\): hakmem \d+\.\d+\.\d+ %s\n" % (there.pid, self.variant))
             for word in ("live", "cached", "free in slabs", "kept", "held", "resident",
                          "fragmentation", "limit", "heaps", "failed", "ACE"):
                 self.assertRegex(done.stdout, r"(?m)^  %s +[\d.n]" % word)
@@ -213,7 +217,7 @@ class Asked(unittest.TestCase):
 
     def test_prometheus(self):
         """Each sample behind its HELP and TYPE, counters by _total, no series twice."""
-        with Process(HOLDER) as there:
+        with self.process() as there:
             done = run("stats", "--prometheus", there.pid)
             document = json.loads(run("stats", "--json", there.pid).stdout)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
@@ -240,7 +244,7 @@ class Asked(unittest.TestCase):
             self.assertEqual(seen[full, labels], value)
 
     def test_top(self):
-        with Process(HOLDER) as there:
+        with self.process() as there:
             done = run("top", "-n", "3", "-d", "0.05", there.pid)
             self.assertEqual((done.returncode, done.stderr), (0, ""))
             self.assertEqual(done.stdout.count("process %s (holder)" % there.pid), 3)
@@ -260,7 +264,7 @@ class Asked(unittest.TestCase):
             self.assertTrue(rest.endswith("process %s has ended\n" % there.pid), rest[-200:])
 
     def test_stopped(self):
-        with Process(HOLDER) as there:
+        with self.process() as there:
             before = run("stats", "--json", there.pid).stdout
             os.kill(int(there.pid), signal.SIGSTOP)
             stopped = run("stats", "--json", there.pid)
@@ -275,7 +279,7 @@ class Asked(unittest.TestCase):
                               r"voluntary_ctxt_switches|VmSize):\s*(.*)$", text)
             return kept, sorted(os.listdir("/proc/%s/fd" % pid))
 
-        with Process(HOLDER) as there:
+        with self.process() as there:
             time.sleep(0.1)
             before = state(there.pid)
             self.assertEqual(run("stats", "--json", there.pid).returncode, 0)
@@ -283,14 +287,14 @@ class Asked(unittest.TestCase):
             self.assertEqual(state(there.pid), before)
 
     def test_static_and_stripped(self):
-        with Process(STATIC, preload=False) as there:
+        with Process(STATIC) as there:
             document = json.loads(run("stats", "--json", there.pid).stdout)
             self.holds_what_is_known(document)
             self.assertEqual(document["variant"], "release")
 
     def test_core(self):
         core = os.path.join(self.folder, "core")
-        with Process(HOLDER) as there:
+        with self.process() as there:
             os.kill(int(there.pid), signal.SIGSTOP)
             live = run("stats", "--json", there.pid).stdout
             write_core(there.pid, core)
@@ -325,15 +329,15 @@ class Asked(unittest.TestCase):
                      "/no/such/file")
 
     def test_refusals(self):
-        with Process(HOLDER) as there:
+        with self.process() as there:
             pid = there.pid
         self.refused(3, "there is no process %s" % pid, "status", pid)
         self.refused(3, "there is no process 9999999999", "stats", "9999999999")
-        with Process(HOLDER, preload=False) as there:
+        with Process(HOLDER) as there:
             self.refused(5, r"hakmem is not in process %s \(holder\)" % there.pid,
                          "status", there.pid)
             self.refused(5, r"hakmem is not in process .*", "top", there.pid)
-        with Process(OTHER, preload=False) as there:
+        with Process(OTHER) as there:
             for name in ("status", "stats", "top"):
                 self.refused(
                     6, r"process %s \(other_version\) has hakmem 98\.7\.6 with layout 4711; this "
@@ -344,7 +348,7 @@ class Asked(unittest.TestCase):
         command = os.path.join(self.folder, "hakmem")
         shutil.copy(COMMAND, command)
         os.chmod(self.folder, 0o755)
-        with Process(HOLDER) as there:
+        with self.process() as there:
             done = subprocess.run(
                 [command, "status", there.pid], capture_output=True, text=True, check=False,
                 preexec_fn=lambda: os.setuid(65534),
@@ -377,6 +381,9 @@ class Asked(unittest.TestCase):
             self.assertRegex(
                 done.stderr, r"^hakmem: %s: .*\nusage: hakmem %s" % (arguments[0], arguments[0]))
 
+
+for name in LIBRARIES:
+    globals()[name] = type(name, (Asked, unittest.TestCase), {"variant": name})
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -130,6 +130,19 @@ static int map_file(struct ask_target *target, const char *file, struct ask_erro
     return 0;
 }
 
+/* As far as the file has it, whatever its header says. */
+static int add_segment(struct ask_target *target, const Elf64_Phdr *part, struct ask_error *error)
+{
+    if (part->p_offset >= target->core_bytes) {
+        return 0;
+    }
+    uint64_t there = target->core_bytes - part->p_offset;
+    uint64_t n = part->p_filesz < there ? part->p_filesz : there;
+    return n > UINT64_MAX - part->p_vaddr
+               ? 0
+               : ask_add_mapping(target, part->p_vaddr, part->p_vaddr + n, error);
+}
+
 int ask_open_core(struct ask_target *target, const char *file, struct ask_error *error)
 {
     Elf64_Phdr part;
@@ -142,7 +155,7 @@ int ask_open_core(struct ask_target *target, const char *file, struct ask_error 
         if (part.p_type == PT_NOTE) {
             read_notes(target, &part);
         } else if (part.p_type == PT_LOAD && (part.p_flags & PF_W) && part.p_filesz) {
-            status = ask_add_mapping(target, part.p_vaddr, part.p_vaddr + part.p_filesz, error);
+            status = add_segment(target, &part, error);
         }
     }
     return status ? status : ask_find_layout(target, error);

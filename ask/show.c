@@ -65,7 +65,7 @@ void show_summary(FILE *out, const struct ask_target *target, const struct ask_l
             show_bytes((double)hak_survey_keep(survey, CONTROL_SUPERSLABS) +
                        (double)hak_survey_keep(survey, CONTROL_RANGES)));
     LINE("held", survey->derived.held_bytes);
-    fprintf(out, "  %s committed (at most so far %s), %s of metadata\n",
+    fprintf(out, "  %s committed (at most %s), %s metadata\n",
             show_bytes((double)(stats->committed_bytes + stats->limbo_bytes)),
             show_bytes((double)stats->committed_peak_bytes),
             show_bytes((double)survey->derived.metadata_bytes));

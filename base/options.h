@@ -44,7 +44,7 @@ void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64
    environment: to be copied at the start; NULL if it has none. */
 static inline const char *hak_opt_file(uint64_t value)
 {
-    return value > 1 ? (const char *)(uintptr_t)value : NULL;
+    return value >= 4096 ? (const char *)(uintptr_t)value : NULL; /* no path lies in page 0 */
 }
 /* Defaults, then the environment. Every HAKMEM_* variable that is unknown or malformed is named on
    standard error with what is allowed, and the default stays. Never allocates. */

@@ -230,9 +230,8 @@ HAK_API const char *hak_variant(void);
 HAK_API const char *hak_version(void);
 /* Writes the statistics table to a file descriptor. Allocates nothing. */
 HAK_API void hak_print_stats(int fd);
-/* The statistic of that name (docs/stats.md): 0 and *value, or ENOENT if there is none of that name,
-   ENOMEM without memory for a computed one (a mapping for the time of the call). Allocates nothing.
- */
+/* The statistic of that name (docs/stats.md): 0 and *value; ENOENT if there is none; ENOMEM without
+   memory for a computed one, which needs a mapping for the time of the call. Allocates nothing. */
 HAK_API int hak_stat(const char *name, long long *value);
 /* Writes all of them, by size class and by heap too, as one JSON document (docs/stats.md) to a file
    descriptor. 0 or ENOMEM. Allocates nothing. */

@@ -11,7 +11,7 @@
 #include "limit/limit.h"
 #include "owner/bank.h"
 
-enum { BATCH = 64, SUPERSLAB_MOST = 2048, OUTBOX_MOST = 256 };
+enum { MOST_ID_WORDS = 1024, BATCH = 64, SUPERSLAB_MOST = 2048, OUTBOX_MOST = 256 };
 
 struct taking {
     const struct survey_source *source;
@@ -119,7 +119,7 @@ static void count_superslabs(struct taking *self)
     const void *chunk = NULL, *batch[BATCH];
     uint32_t n = 0;
     get(self, at_offset(self->at->superslabs, self->at->numbered_n), &n, sizeof n);
-    for (uint32_t i = 0; i < n && i / NUMBERED_CHUNK < NUMBERED_CHUNKS; i++) {
+    for (uint32_t i = 0; i < n && i / NUMBERED_CHUNK < NUMBERED_CHUNKS && !self->error; i++) {
         if (i % NUMBERED_CHUNK == 0) {
             get(self, at_offset(self->at->superslabs, i / NUMBERED_CHUNK * sizeof(void *)), &chunk,
                 sizeof(void *));
@@ -222,7 +222,7 @@ uint32_t hak_survey_n_heaps(const struct survey_source *source, const struct hak
     uint32_t n_words = 0;
     int error = source->read(source->context, at_offset(layout->owners, layout->owners_n_words),
                              &n_words, sizeof n_words);
-    return error || n_words > layout->owner_id_words ? 0 : n_words * 64;
+    return error || n_words > layout->owner_id_words || n_words > MOST_ID_WORDS ? 0 : n_words * 64;
 }
 
 static void count_owners(struct taking *self)
@@ -231,7 +231,7 @@ static void count_owners(struct taking *self)
     const void *batch[BATCH];
     uint32_t n_words = 0;
     get(self, at_offset(at->owners, at->owners_n_words), &n_words, sizeof n_words);
-    uint32_t n = n_words <= at->owner_id_words ? n_words * 64 : 0;
+    uint32_t n = n_words <= MOST_ID_WORDS ? n_words * 64 : 0;
     for (uint32_t id = 0; id < n && id <= at->owner_most; id += BATCH) {
         uint32_t left = at->owner_most + 1 - id;
         memset(batch, 0, sizeof batch);

@@ -43,7 +43,6 @@ static struct told *take(int with_heaps)
     return told;
 }
 
-
 int hak_stat(const char *name, long long *value)
 {
     int64_t found = 0;

@@ -1,7 +1,7 @@
 """The lines of HAKMEM_ACE_TRACE, from a program that makes allocations fail for real; and
 docs/allocation_failed.md, whose output is that of this test.
 
-ace_trace_test.py LIBRARY TEST_ACE_TRACE PAGE
+ace_trace_test.py LIBRARY TEST_ACE_TRACE PAGE HAKMEM_COMMAND
 """
 import os
 import re
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import unittest
 
-LIBRARY, PROGRAM, PAGE = (os.path.abspath(a) for a in sys.argv[1:4])
+LIBRARY, PROGRAM, PAGE, COMMAND = (os.path.abspath(a) for a in sys.argv[1:5])
 
 # case -> options
 CASES = {
@@ -120,6 +120,7 @@ class Page(unittest.TestCase):
     def test_each_output_on_the_page_is_real(self):
         with open(PAGE) as page:
             shown = re.findall(r"    \$ (.*?)test_ace_trace (\w+)\n((?:    .*\n)+)", page.read())
+        shown = [row for row in shown if row[1] != "hoard"]
         self.assertEqual({case for _, case, _ in shown}, set(CASES) - {"fork", "signal"})
         for before, case, output in shown:
             for name, value in CASES[case].items():
@@ -128,6 +129,55 @@ class Page(unittest.TestCase):
             done = run(case)
             real = [without_numbers(line) for line in (done.stderr + done.stdout).splitlines()]
             self.assertEqual([without_numbers(line) for line in lines], real)
+
+
+def shape(line):
+    """The line without its figures, which differ from machine to machine, and its spaces."""
+    return " ".join(re.sub(r"\d[\d.]*( [KMG]?i?B)?", "N", line).split())
+
+
+class WhoHoldsTheMemory(unittest.TestCase):
+    def setUp(self):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_")}
+        environment.update(LD_PRELOAD=LIBRARY, HAKMEM_LIMIT_HARD="64m")
+        self.child = subprocess.Popen(
+            [PROGRAM, "hoard"], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        self.addCleanup(self.child.stdout.close)
+        self.addCleanup(self.child.wait)
+        self.addCleanup(self.child.kill)
+        self.assertEqual(self.child.stdout.readline(), "NULL\n")
+
+    def ask(self, command):
+        """The lines that a shell prints for a line of the page."""
+        folder = os.path.dirname(COMMAND)
+        environment = dict(os.environ, PATH=folder + ":" + os.environ["PATH"])
+        environment.pop("BUILD_WORKING_DIRECTORY", None)
+        done = subprocess.run(
+            ["sh", "-c", command.replace("$!", str(self.child.pid))], env=environment,
+            capture_output=True, text=True, check=False,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout.splitlines()
+
+    def test_the_outputs_on_the_page_are_real(self):
+        with open(PAGE) as page:
+            shown = re.findall(r"    \$ (hakmem .*)\n((?:    [^$].*\n|\n(?=     ))+)", page.read())
+        self.assertEqual(len(shown), 2)
+        for command, output in shown:
+            self.assertEqual(
+                [shape(line) for line in output.rstrip("\n").split("\n")],
+                [shape(line) for line in self.ask(command)], command,
+            )
+
+    def test_it_names_the_holders(self):
+        """Two sizes of blocks hold nearly all that the limit allows."""
+        lines = [line.split() for line in self.ask("hakmem top -n 1 $!")]
+        rows = [line for line in lines if len(line) > 5 and line[1] in ("B", "MiB")]
+        sizes = [" ".join(line[:2]) for line in rows]
+        self.assertEqual(sizes[:2], ["1.0 MiB", "512 B"])
+        self.assertEqual(rows[1][4], "60000")
+        self.assertGreater(float(rows[0][2]) + float(rows[1][2]), 55)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 /* test_ace_trace: provokes each failure of an allocation for real, for the trace of
    HAKMEM_ACE_TRACE=1.
 
-   usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback
+   usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback|hoard
 
    threshold   a request of 33 KiB; run it with HAKMEM_WMAX_MID=1.01 HAKMEM_WMAX_LARGE=1.01
    exhaustion  blocks of 1 MB until there are no more; run it with HAKMEM_LIMIT_HARD=64m
@@ -10,6 +10,8 @@
    fork        the same in a forked child
    signal      a request of 5 TiB in a signal handler, which does nothing else
    fallback    a request of 100 MB; run it with HAKMEM_LIMIT_HARD=64m HAKMEM_LD_SAFE=1
+   hoard       60,000 blocks of 500 bytes, then as exhaustion; waits to be killed, so that it can be
+               asked who holds the memory
 
    Prints `OK` or `NULL` for the last request, and exits with 0. */
 #include <errno.h>
@@ -126,9 +128,15 @@ int main(int argc, char **argv)
         raise(SIGUSR1);
     } else if (!strcmp(what, "fallback")) {
         last = malloc(100000000);
+    } else if (!strcmp(what, "hoard")) {
+        (void)fill(500, 60000);
+        last = fill(1000000, 1000);
+        say(last);
+        pause();
+        return 1;
     } else {
         fprintf(stderr,
-                "usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback\n");
+                "usage: test_ace_trace threshold|exhaustion|mapfail|fork|signal|fallback|hoard\n");
         return 2;
     }
     return say(last);

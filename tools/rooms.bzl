@@ -51,7 +51,7 @@ ROOMS = {
     "trace": ("the recorder of a program's calls, and its format", ["base", "hakmem", "command"]),
     "ask": (
         "asks a running process, or a core file, for its statistics",
-        ["docs", "base", "owner", "ace", "hakmem", "command"],
+        ["base", "owner", "ace", "hakmem", "command"],
     ),
     "preload": (
         "`libhakmem.so`, and the `hakmem` command",
