@@ -349,10 +349,13 @@ class Asked:
         shutil.copy(COMMAND, command)
         os.chmod(self.folder, 0o755)
         with self.process() as there:
-            done = subprocess.run(
-                [command, "status", there.pid], capture_output=True, text=True, check=False,
-                preexec_fn=lambda: os.setuid(65534),
-            )
+            try:
+                done = subprocess.run(
+                    [command, "status", there.pid], capture_output=True, text=True, check=False,
+                    user=65534,
+                )
+            except OSError as error:
+                self.skipTest("there is no other user here: %s" % error)
         self.assertEqual((done.returncode, done.stdout), (4, ""))
         self.assertRegex(
             done.stderr, r"^hakmem: status: process %s \(holder\) may not be read: it belongs to "

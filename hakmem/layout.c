@@ -11,7 +11,9 @@
 HAK_STATIC_ASSERT(sizeof LAYOUT_MAGIC == 16, "the magic number's field");
 HAK_STATIC_ASSERT(sizeof HAKMEM_VERSION <= 16 && sizeof HAKMEM_VARIANT <= 24, "fields of texts");
 
-/* Writable, so that it is in the process's own pages, which core files have. */
+/* Writable, so that it is in the process's own pages, which core files have. What runs when the
+   process ends (show_stats.c) refers to it, and so a linker that drops what is not used keeps it.
+ */
 HAK_HIDDEN struct hak_layout hak_layout __attribute__((used, aligned(LAYOUT_ALIGN))) = {
     .magic = LAYOUT_MAGIC,
     .self = &hak_layout,
