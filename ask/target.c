@@ -17,6 +17,7 @@ int ask_refuse(struct ask_error *error, int status, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): va_start is the line above */
     vsnprintf(error->text, sizeof error->text, format, arguments);
     va_end(arguments);
     error->status = status;

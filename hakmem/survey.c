@@ -148,7 +148,7 @@ static uint64_t count_bins(struct taking *self, const void *theap)
 {
     const struct hak_layout *at = self->at;
     _Alignas(8) char bins[SC_N_CLASSES * sizeof(struct bin)],
-        spares[SC_N_CLASSES * 2 * sizeof(void *)];
+        spares[SC_N_CLASSES * sizeof(struct spare)];
     uint16_t limits[SC_N_CLASSES];
     uint64_t bytes = 0;
     get(self, at_offset(theap, at->theap_bins), bins, (size_t)SC_N_CLASSES * at->bin_bytes);
@@ -166,7 +166,7 @@ static uint64_t count_bins(struct taking *self, const void *theap)
 static uint64_t count_outbox(struct taking *self, const void *theap)
 {
     const struct hak_layout *at = self->at;
-    _Alignas(8) char slots[OUTBOX_MOST * 2 * sizeof(void *)];
+    _Alignas(8) char slots[OUTBOX_MOST * sizeof(struct outbox_slot)];
     uint64_t bytes = 0;
     get(self, at_offset(theap, at->theap_outbox), slots,
         (size_t)at->outbox_slots * at->outbox_bytes);
@@ -296,8 +296,8 @@ static int is_readable(const struct hak_layout *at)
            at->n_stats == sizeof(struct hak_stats) / sizeof(int64_t) &&
            at->n_classes == SC_N_CLASSES && at->control_bytes == sizeof(struct control) &&
            at->superslab_bytes <= SUPERSLAB_MOST && at->slab_bytes <= sizeof(struct slab) &&
-           at->bin_bytes <= sizeof(struct bin) && at->spare_bytes <= 2 * sizeof(void *) &&
-           at->outbox_bytes <= 2 * sizeof(void *) && at->outbox_slots <= OUTBOX_MOST;
+           at->bin_bytes <= sizeof(struct bin) && at->spare_bytes <= sizeof(struct spare) &&
+           at->outbox_bytes <= sizeof(struct outbox_slot) && at->outbox_slots <= OUTBOX_MOST;
 }
 
 int hak_survey_take(const struct survey_source *source, const void *layout, struct survey *out,
@@ -321,7 +321,7 @@ int hak_survey_take(const struct survey_source *source, const void *layout, stru
 
 /* --- this process --- */
 
-/* Other threads write meanwhile: word by word, so that none is torn. */
+/* Word by word, so that none is torn that another thread writes. */
 __attribute__((no_sanitize("thread", "address"))) static int read_own(void *context, const void *at,
                                                                       void *out, size_t n)
 {

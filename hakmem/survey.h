@@ -3,8 +3,8 @@
    numbers that belong together may be some calls of malloc apart.
 
    What it counts (bytes): each block of a slab is free (its slab's bit), cached (in a bin, spare,
-   outbox, depot or inbox), or live; spans and ranges are live, but for the room that growing ranges
-   have ahead.
+   outbox, depot or inbox), or live; spans and ranges are live, except for the room that growing
+   ranges have ahead.
      heap_used_bytes = slabs * 64 KiB + spans
      slabs * 64 KiB  = live in slabs + cached_bytes + slab_free_bytes
      live_bytes      = live in slabs + spans + large_bytes - large_room_bytes + limbo_bytes
