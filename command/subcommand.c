@@ -72,7 +72,7 @@ int command_next_option(const struct subcommand *self, int argc, char **argv, co
 {
     struct option names[MOST_OPTIONS + 2];
     char letters[3 * MOST_OPTIONS];
-    const char *ignored;
+    const char *ignored = NULL;
     value = value ? value : &ignored;
     tables(self, names, letters);
     int at = optind ? optind : 1;
