@@ -45,7 +45,8 @@ Description: memory allocator - headers and static library
  C++, the static library, and files for pkg-config and CMake.
 """,
     "tools": """Section: utils
-Depends: libc6 (>= {libc}), libhakmem0 (= {version})
+Depends: libc6 (>= {libc}), libgcc-s1, libhakmem0 (= {version}), libstdc++6
+Recommends: libdw1
 Description: memory allocator - run programs under it, and record their calls
  hakmem serves malloc, free and C++'s operators new and delete of any program
  that is linked with it or has it preloaded.

@@ -46,7 +46,7 @@ def template(name, values):
 
 
 def libraries(built, libdir):
-    """The libraries; `built` is {name: path}: variant/NAME, static, record."""
+    """The libraries; `built` is {name: path}: variant/NAME, static, record, report."""
     full, soname = "libhakmem.so." + version(), "libhakmem.so." + version().split(".")[0]
     own = libdir + "/hakmem"
     found = [
@@ -59,6 +59,7 @@ def libraries(built, libdir):
             "%s/libhakmem_record.so.%s" % (own, version().split(".")[0]),
             built["record"],
         ),
+        file("tools", own + "/hakmem-report", built["report"], 0o755),
     ]
     for name in sorted(built):
         if name.startswith("variant/") and name != "variant/release":
@@ -113,6 +114,7 @@ def entries(built, prefix, libdir):
     """[Entry]: the whole installation. libdir is relative to the prefix."""
     found = libraries(built, libdir) + development(built, prefix, libdir) + manual(built)
     found.append(file("tools", "bin/hakmem", built["command"], 0o755))
+    found.append(file("tools", "share/doc/hakmem/report-licenses.txt", built["licenses"]))
     completions = "share/bash-completion/completions/hakmem"
     found.append(file("tools", completions, built["completion"]))
     assert len({entry.path for entry in found}) == len(found)

@@ -53,13 +53,14 @@ ROOMS = {
         "asks a running process, or a core file, for its statistics",
         ["base", "owner", "ace", "hakmem", "command"],
     ),
+    "report": ("what heap profiles say, as text, as a page, and for pprof", ["command"]),
     "preload": (
         "`libhakmem.so`, and the `hakmem` command",
-        ["docs", "hakmem", "malloc", "command", "trace", "ask"],
+        ["docs", "hakmem", "malloc", "command", "trace", "ask", "report"],
     ),
     "install": (
         "what an installation consists of, how it is put in place, and Debian packages of it",
-        ["base", "hakmem", "trace", "preload"],
+        ["base", "hakmem", "trace", "report", "preload"],
     ),
     "checks": ("everything that attacks the library from outside of its parts", []),
     "checks/abi": ("the binary interface and the version, against what is stated", []),

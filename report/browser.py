@@ -1,0 +1,147 @@
+"""Drives a headless Chromium by the DevTools protocol over two pipes: no network, no package."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PROGRAM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--disable-background-networking", "--no-first-run", "--remote-debugging-pipe",
+]  # fmt: skip
+
+
+class Browser:
+    """One page. Each call waits for its answer."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        to_browser, self.out = os.pipe()
+        self.come, from_browser = os.pipe()
+
+        def place_pipes():  # it reads descriptor 3 and writes 4
+            kept = os.dup(to_browser), os.dup(from_browser)
+            os.dup2(kept[0], 3)
+            os.dup2(kept[1], 4)
+
+        self.process = subprocess.Popen(
+            [PROGRAM, *FLAGS, f"--user-data-dir={self.folder.name}", "about:blank"],
+            preexec_fn=place_pipes,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self.rest = b""
+        self.number = 0
+        self.session = None
+        self.complaints = []  # exceptions of the page's script
+        targets = self.call("Target.getTargets")["targetInfos"]
+        page = next(target for target in targets if target["type"] == "page")
+        attached = self.call(
+            "Target.attachToTarget", targetId=page["targetId"], flatten=True
+        )
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime"):
+            self.call(domain + ".enable")
+
+    def close(self):
+        os.close(self.out)
+        os.close(self.come)
+        self.process.kill()
+        self.process.wait()
+        self.folder.cleanup()
+
+    def message(self):
+        while b"\0" not in self.rest:
+            data = os.read(self.come, 1 << 16)
+            if not data:
+                raise EOFError("the browser has ended")
+            self.rest += data
+        text, self.rest = self.rest.split(b"\0", 1)
+        answer = json.loads(text)
+        if answer.get("method") == "Runtime.exceptionThrown":
+            self.complaints.append(json.dumps(answer["params"]))
+        return answer
+
+    def call(self, method, **params):
+        self.number += 1
+        request = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            request["sessionId"] = self.session
+        os.write(self.out, json.dumps(request).encode() + b"\0")
+        while True:
+            answer = self.message()
+            if answer.get("id") == self.number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def open(self, path, width, height=900, theme="light"):
+        """Loads a file at a width, and waits until its script has drawn it."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.bringToFront")
+        self.call("Page.navigate", url=f"file://{os.path.abspath(path)}#theme={theme}")
+        self.wait("document.documentElement.dataset.drawn === 'yes'")
+
+    def evaluate(self, script):
+        result = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        if "exceptionDetails" in result:
+            raise RuntimeError(json.dumps(result["exceptionDetails"]))
+        return result["result"].get("value")
+
+    def wait(self, condition):
+        """Until a script's value is true; asserts that this takes less than ten seconds."""
+        last = None
+        for _ in range(200):
+            try:
+                last = self.evaluate(condition)
+            except RuntimeError as error:  # between two documents
+                last = error
+            if last is True:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"never: {condition}: {last}")
+
+    def click(self, element):
+        """The mouse, at the middle of what a script's value says."""
+        x, y = self.evaluate(f"""(() => {{
+            const target = {element};
+            target.scrollIntoView({{ block: "center" }});
+            const box = target.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+        }})()""")
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.call(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=x,
+                y=y,
+                button="none" if kind == "mouseMoved" else "left",
+                clickCount=0 if kind == "mouseMoved" else 1,
+            )
+
+    def picture(self, path):
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        shot = self.call(
+            "Page.captureScreenshot",
+            captureBeyondViewport=True,
+            clip={"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1},
+        )
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(shot["data"]))

@@ -1,0 +1,502 @@
+/* `hakmem profile`, `hakmem report` and `hakmem diff`: hand heap profiles to the program
+   hakmem-report, which alone needs libdw and C++. No locks, no threads.
+
+   `profile` has the library write raw profiles into a folder of its own, at the end and each few
+   seconds, so that a program which a signal ends leaves its last one. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "command/command.h"
+#include "command/subcommand.h"
+
+enum {
+    BY = 256,
+    ROWS,
+    PERIOD,
+    EVERY,
+    CHILDREN,
+    RAW,
+    TEXT,
+    HTML,
+    PPROF,
+    FOLDED,
+    HEAP,
+    MOST_ARGUMENTS = 12,
+    LINE = 4096
+};
+
+/* The program that reads profiles; it lies where libraries do. */
+static const struct command_library reporter = {
+    "hakmem-report", "hakmem-report", "hakmem/report/hakmem-report", "HAKMEM_REPORT_PROGRAM"};
+
+/* What is asked of it. */
+struct request {
+    const char *format, *file, *by, *rows;
+};
+
+#define FORMAT_ROWS                                                                                \
+    {'o', "output", "FILE", "where it is written; - is standard output"},                          \
+        {TEXT, "text", NULL, "a table of call sites, and the largest stacks"},                     \
+        {HTML, "html", NULL, "one page: flame graph, table, time line; needs no network"},         \
+        {PPROF, "pprof", NULL, "pprof's gzipped protobuf"},                                        \
+    {                                                                                              \
+        FOLDED, "folded", NULL, "folded stacks, for flame graph tools"                             \
+    }
+
+#define BY_ROWS                                                                                    \
+    {BY, "by", "FIELD",                                                                            \
+     "what is counted: live_bytes (default), allocated_bytes, peak_bytes, pinned_bytes, ..."},     \
+    {                                                                                              \
+        ROWS, "rows", "N", "rows of --text (default 20)"                                           \
+    }
+
+static const struct command_option report_options[] = {
+    FORMAT_ROWS,
+    {HEAP, "heap", NULL, "gperftools' text format, for google-pprof"},
+    BY_ROWS,
+    {0},
+};
+
+static const struct command_option diff_options[] = {FORMAT_ROWS, BY_ROWS, {0}};
+
+static const struct command_option profile_options[] = {
+    FORMAT_ROWS,
+    {HEAP, "heap", NULL, "gperftools' text format, for google-pprof"},
+    {RAW, "raw", NULL, "as the library writes it, for `hakmem report` and `hakmem diff`"},
+    BY_ROWS,
+    {PERIOD, "period", "BYTES", "one sample in so many allocated bytes (HAKMEM_PROFILE_PERIOD)"},
+    {EVERY, "every", "SECONDS",
+     "a profile so often, of which the last is kept if a signal ends the program (default 2)"},
+    {CHILDREN, "children", NULL, "also of each other process that ran, to FILE.PID"},
+    {0},
+};
+
+/* 1 if the option is one of those that go to the reporter. */
+static int read_request(const struct subcommand *self, int id, const char *value,
+                        struct request *request)
+{
+    static const struct {
+        int id;
+        const char *name;
+    } formats[] = {{TEXT, "--text"},     {HTML, "--html"}, {PPROF, "--pprof"},
+                   {FOLDED, "--folded"}, {HEAP, "--heap"}, {RAW, "--raw"}};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        if (id == formats[i].id) {
+            request->format = formats[i].name;
+            return 1;
+        }
+    }
+    switch (id) {
+    case 'o':
+        if (!*value) {
+            command_misused(self, "'-o' needs a file");
+        }
+        request->file = value;
+        return 1;
+    case BY:
+        request->by = value;
+        return 1;
+    case ROWS:
+        (void)command_number(self, "--rows", value, 1);
+        request->rows = value;
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+/* The reporter's arguments; `files` ends with NULL. */
+static void make_arguments(char **out, const char *program, const struct request *request,
+                           int is_diff, char **files)
+{
+    int n = 0;
+    out[n++] = (char *)(uintptr_t)program;
+    if (request->format) {
+        out[n++] = (char *)(uintptr_t)request->format;
+    }
+    if (request->by) {
+        out[n++] = (char *)(uintptr_t) "--by";
+        out[n++] = (char *)(uintptr_t)request->by;
+    }
+    if (request->rows) {
+        out[n++] = (char *)(uintptr_t) "--rows";
+        out[n++] = (char *)(uintptr_t)request->rows;
+    }
+    if (request->file) {
+        out[n++] = (char *)(uintptr_t) "-o";
+        out[n++] = (char *)(uintptr_t)request->file;
+    }
+    if (is_diff) {
+        out[n++] = (char *)(uintptr_t) "--diff";
+    }
+    out[n++] = (char *)(uintptr_t) "--";
+    while (*files) {
+        out[n++] = *files++;
+    }
+    out[n] = NULL;
+}
+
+static int find_reporter(char *out)
+{
+    if (command_find_library(&reporter, out)) {
+        return 1;
+    }
+    command_say_no_library(&reporter);
+    return 0;
+}
+
+/* `report` and `diff` become the reporter. */
+static int become_reporter(const struct subcommand *self, int argc, char **argv, int n_files)
+{
+    char program[PATH_MAX], *arguments[MOST_ARGUMENTS];
+    struct request request = {0};
+    const char *value;
+    int id;
+    while ((id = command_next_option(self, argc, argv, &value)) != -1) {
+        (void)read_request(self, id, value, &request);
+    }
+    if (argc - optind != n_files) {
+        command_misused(self, n_files == 1 ? "needs one profile" : "needs two profiles");
+    }
+    if (command_enter_users_folder() != 0) {
+        return CANNOT_RUN;
+    }
+    if (!find_reporter(program)) {
+        return NO_LIBRARY;
+    }
+    make_arguments(arguments, program, &request, n_files == 2, argv + optind);
+    execv(program, arguments);
+    command_complain(self, "%s: %s", program, strerror(errno));
+    return CANNOT_RUN;
+}
+
+static int report(const struct subcommand *self, int argc, char **argv)
+{
+    return become_reporter(self, argc, argv, 1);
+}
+
+static int diff(const struct subcommand *self, int argc, char **argv)
+{
+    return become_reporter(self, argc, argv, 2);
+}
+
+/* ------------------------------------------------------------------------------------------------
+   hakmem profile */
+
+struct profiling {
+    const struct subcommand *self;
+    struct request request;
+    const char *period, *every;
+    int children;
+    char folder[PATH_MAX]; /* of the raw profiles */
+};
+
+/* In the child: the library's options, and which process it is. 0, or -1 after saying why. */
+static int prepare(void *context)
+{
+    const struct profiling *self = context;
+    char raw[PATH_MAX + 16], path[PATH_MAX + 16];
+    snprintf(raw, sizeof raw, "%s/raw", self->folder);
+    snprintf(path, sizeof path, "%s/pid", self->folder);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || dprintf(fd, "%ld\n", (long)getpid()) < 0 || close(fd) != 0 ||
+        setenv("HAKMEM_PROFILE", raw, 1) != 0 ||
+        setenv("HAKMEM_PROFILE_EVERY", self->every, 1) != 0 ||
+        (self->period && setenv("HAKMEM_PROFILE_PERIOD", self->period, 1) != 0)) {
+        command_complain(self->self, "%s: %s", path, strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
+/* Of a raw profile: whose, and when. */
+struct raw {
+    char path[2 * PATH_MAX];
+    long pid;
+    uint64_t time_ns;
+};
+
+/* 1 if the file is a raw profile; its lines of the head come first. */
+static int read_head(struct raw *raw)
+{
+    char line[LINE];
+    int is_profile = 0;
+    FILE *file = fopen(raw->path, "re");
+    if (!file) {
+        return 0;
+    }
+    raw->pid = 0;
+    raw->time_ns = 0;
+    while (fgets(line, sizeof line, file) && strncmp(line, "fields ", 7) != 0) {
+        is_profile |= strncmp(line, "hakmem-profile ", 15) == 0;
+        (void)sscanf(line, "pid %ld", &raw->pid);
+        (void)sscanf(line, "time_ns %" SCNu64, &raw->time_ns);
+    }
+    fclose(file);
+    return is_profile && raw->pid > 0;
+}
+
+/* The newest profile of each process: *out is to be freed. */
+static size_t find_raw(const char *folder, struct raw **out)
+{
+    size_t n = 0;
+    DIR *stream = opendir(folder);
+    *out = NULL;
+    for (struct dirent *entry; stream && (entry = readdir(stream));) {
+        struct raw one;
+        snprintf(one.path, sizeof one.path, "%s/%s", folder, entry->d_name);
+        if (strncmp(entry->d_name, "raw", 3) != 0 || !read_head(&one)) {
+            continue;
+        }
+        size_t at = 0;
+        while (at < n && (*out)[at].pid != one.pid) {
+            at++;
+        }
+        if (at == n) {
+            struct raw *grown = realloc(*out, (n + 1) * sizeof **out);
+            if (!grown) {
+                break;
+            }
+            *out = grown;
+            (*out)[n++] = one;
+        } else if (one.time_ns > (*out)[at].time_ns) {
+            (*out)[at] = one;
+        }
+    }
+    if (stream) {
+        closedir(stream);
+    }
+    return n;
+}
+
+static void remove_folder(const char *folder)
+{
+    char path[2 * PATH_MAX];
+    DIR *stream = opendir(folder);
+    for (struct dirent *entry; stream && (entry = readdir(stream));) {
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        (void)unlink(path);
+    }
+    if (stream) {
+        closedir(stream);
+    }
+    (void)rmdir(folder);
+}
+
+static long read_pid(const char *folder)
+{
+    char path[PATH_MAX + 16], text[32] = "";
+    snprintf(path, sizeof path, "%s/pid", folder);
+    FILE *file = fopen(path, "re");
+    long pid = file && fgets(text, sizeof text, file) ? strtol(text, NULL, 10) : 0;
+    if (file) {
+        fclose(file);
+    }
+    return pid;
+}
+
+/* Copies a raw profile. 0, or -1 after saying why. */
+static int copy(const struct subcommand *self, const char *from, const char *to)
+{
+    char block[1 << 16];
+    size_t n;
+    FILE *in = fopen(from, "re"), *out = strcmp(to, "-") == 0 ? stdout : fopen(to, "we");
+    int failed = !in || !out;
+    while (!failed && (n = fread(block, 1, sizeof block, in)) > 0) {
+        failed = fwrite(block, 1, n, out) != n;
+    }
+    if (out && (out == stdout ? fflush(out) : fclose(out)) != 0) {
+        failed = 1;
+    }
+    if (failed) {
+        command_complain(self, "%s: %s", to, strerror(errno));
+    }
+    if (in) {
+        fclose(in);
+    }
+    return failed ? -1 : 0;
+}
+
+static int run_reporter(void *unused)
+{
+    (void)unused;
+    return unsetenv("LD_PRELOAD");
+}
+
+/* One profile as it was asked for, to `to`. 0, or -1 after the reporter has said why. */
+static int convert(const struct profiling *profiling, const char *raw, const char *to)
+{
+    char *files[] = {(char *)(uintptr_t)raw, NULL}, *arguments[MOST_ARGUMENTS];
+    struct request request = profiling->request;
+    static struct command_program program;
+    int ran;
+    if (strcmp(request.format, "--raw") == 0) {
+        return copy(profiling->self, raw, to);
+    }
+    if (!find_reporter(program.found)) {
+        return -1;
+    }
+    program.path = program.found;
+    request.file = to;
+    make_arguments(arguments, program.found, &request, 0, files);
+    return command_run_child(&program, arguments, run_reporter, NULL, &ran) == 0 ? 0 : -1;
+}
+
+/* All that was profiled. 0, or NO_LIBRARY without a profile of the program. */
+static int convert_all(const struct profiling *profiling)
+{
+    struct raw *raw;
+    size_t n = find_raw(profiling->folder, &raw), others = 0;
+    long pid = read_pid(profiling->folder);
+    const char *file = profiling->request.file;
+    int found = 0, failed = 0;
+    for (size_t i = 0; i < n; i++) {
+        char to[PATH_MAX + 32];
+        int is_program = raw[i].pid == pid;
+        found |= is_program;
+        others += !is_program;
+        if (is_program || profiling->children) {
+            snprintf(to, sizeof to, is_program ? "%s" : "%s.%ld", file, raw[i].pid);
+            failed |= convert(profiling, raw[i].path, to) != 0;
+            if (!failed && strcmp(file, "-") != 0 && strncmp(file, "/dev/", 5) != 0) {
+                fprintf(stderr, "hakmem: %s\n", to);
+            }
+        }
+    }
+    if (others && !profiling->children) {
+        fprintf(stderr, "hakmem: %zu other process%s ran: --children keeps their profiles too\n",
+                others, others == 1 ? "" : "es");
+    }
+    if (!found) {
+        command_complain(
+            profiling->self,
+            "the program left no profile: it ended too early, or without libhakmem.so");
+    }
+    free(raw);
+    return found && !failed ? 0 : NO_LIBRARY;
+}
+
+static int make_folder(struct profiling *profiling)
+{
+    const char *temporary = getenv("TMPDIR");
+    int n = snprintf(profiling->folder, sizeof profiling->folder, "%s/hakmem-profile-XXXXXX",
+                     temporary && *temporary == '/' ? temporary : "/tmp");
+    if (n < 0 || n >= (int)sizeof profiling->folder || !mkdtemp(profiling->folder)) {
+        command_complain(profiling->self, "%s: %s", profiling->folder, strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
+/* Where the profile goes if -o does not say. */
+static const char *default_file(const char *format, const char *program, char *out)
+{
+    static const char *const suffixes[][2] = {{"--html", "html"},
+                                              {"--pprof", "pb.gz"},
+                                              {"--folded", "folded"},
+                                              {"--heap", "heap"},
+                                              {"--raw", "profile"}};
+    const char *slash = strrchr(program, '/');
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        if (strcmp(format, suffixes[i][0]) == 0) {
+            snprintf(out, PATH_MAX, "%s.%s", slash ? slash + 1 : program, suffixes[i][1]);
+            return out;
+        }
+    }
+    return "/dev/stderr"; /* a text, beside what the program printed */
+}
+
+static void read_profile_options(int argc, char **argv, struct profiling *profiling)
+{
+    const struct subcommand *self = profiling->self;
+    const char *value;
+    int id;
+    while ((id = command_next_option(self, argc, argv, &value)) != -1) {
+        if (read_request(self, id, value, &profiling->request)) {
+            continue;
+        }
+        switch (id) {
+        case PERIOD:
+            (void)command_number(self, "--period", value, 1);
+            profiling->period = value;
+            break;
+        case EVERY:
+            (void)command_number(self, "--every", value, 0);
+            profiling->every = value;
+            break;
+        default:
+            profiling->children = 1;
+        }
+    }
+    if (!argv[optind]) {
+        command_misused(self, "needs a program");
+    }
+}
+
+static int profile(const struct subcommand *self, int argc, char **argv)
+{
+    static struct profiling profiling;
+    static struct command_program program;
+    char named[PATH_MAX];
+    int ran;
+    profiling.self = self;
+    profiling.every = "2";
+    read_profile_options(argc, argv, &profiling);
+    if (!profiling.request.format) {
+        profiling.request.format = "--html";
+    }
+    char **arguments = argv + optind;
+    int status = command_prepare(&program, &command_library, arguments);
+    if (status || make_folder(&profiling) != 0) {
+        return status ? status : CANNOT_RUN;
+    }
+    if (!profiling.request.file) {
+        profiling.request.file = default_file(profiling.request.format, arguments[0], named);
+    }
+    status = command_run_child(&program, arguments, prepare, &profiling, &ran);
+    int failed = ran ? convert_all(&profiling) : 0;
+    remove_folder(profiling.folder);
+    return status ? status : failed;
+}
+
+const struct subcommand subcommand_profile = {
+    .name = "profile",
+    .operands = "[--] PROGRAM [ARGS...]",
+    .line = "runs a program and shows which lines of code hold its memory",
+    .text = "Samples what PROGRAM allocates (docs/profile.md), and writes a page PROGRAM.html at "
+            "its end; with --text a table to standard error. Also a program that a signal ended "
+            "leaves its profile, at most --every seconds old.\n\nExit status: the program's, or "
+            "128 + N if signal N ended it; if that is 0, 125 without a profile.",
+    .options = profile_options,
+    .run = profile,
+};
+
+const struct subcommand subcommand_report = {
+    .name = "report",
+    .operands = "FILE",
+    .line = "shows a heap profile that HAKMEM_PROFILE wrote",
+    .text = "By default as text. Names come from the files that the process had mapped, where "
+            "their build ID is still the same, and from their debug information. Exit status: 1 if "
+            "a file cannot be read or written.",
+    .options = report_options,
+    .run = report,
+};
+
+const struct subcommand subcommand_diff = {
+    .name = "diff",
+    .operands = "FILE FILE",
+    .line = "shows what grew between two heap profiles",
+    .text = "The first profile is the earlier one. By default as text; --folded prints both values "
+            "of each stack, --pprof the difference.",
+    .options = diff_options,
+    .run = diff,
+};
