@@ -70,8 +70,8 @@ class CommandTest(unittest.TestCase):
         self.assertRegex(done.stdout, r"cache_insert\(int\) 10\n")
 
     def test_options_reach_the_library(self):
-        script = 'echo $HAKMEM_PROFILE_PERIOD,$HAKMEM_PROFILE_EVERY >&2; exec "$0"'
-        arguments = ("--period", "4096", "--every", "9", "sh", "-c", script, PROGRAM)
+        script = 'echo $HAKMEM_PROFILE_PERIOD,$HAKMEM_PROFILE_INTERVAL >&2; exec "$0"'
+        arguments = ("--period", "4096", "--interval", "9", "sh", "-c", script, PROGRAM)
         done = self.run_command("profile", "-o", "x", *arguments)
         self.assertEqual((done.returncode, done.stderr), (0, "4096,9\nhakmem: x\n"))
 

@@ -22,7 +22,7 @@ enum {
     BY = 256,
     ROWS,
     PERIOD,
-    EVERY,
+    INTERVAL,
     CHILDREN,
     RAW,
     TEXT,
@@ -74,7 +74,7 @@ static const struct command_option profile_options[] = {
     {RAW, "raw", NULL, "as the library writes it, for `hakmem report` and `hakmem diff`"},
     BY_ROWS,
     {PERIOD, "period", "BYTES", "one sample in so many allocated bytes (HAKMEM_PROFILE_PERIOD)"},
-    {EVERY, "every", "SECONDS",
+    {INTERVAL, "interval", "SECONDS",
      "a profile so often, of which the last is kept if a signal ends the program (default 2)"},
     {CHILDREN, "children", NULL, "also of each other process that ran, to FILE.PID"},
     {0},
@@ -195,22 +195,35 @@ static int diff(const struct subcommand *self, int argc, char **argv)
 struct profiling {
     const struct subcommand *self;
     struct request request;
-    const char *period, *every;
+    const char *period, *interval;
     int children;
     char folder[PATH_MAX]; /* of the raw profiles */
 };
+
+/* FOLDER/raw.%p, which the library makes the process's number of: so each process has one file, of
+   which the last one written stays. */
+static void name_raw(char *out, const char *folder)
+{
+    for (; *folder; folder++) {
+        *out++ = *folder;
+        if (*folder == '%') {
+            *out++ = '%';
+        }
+    }
+    memcpy(out, "/raw.%p", sizeof "/raw.%p");
+}
 
 /* In the child: the library's options, and which process it is. 0, or -1 after saying why. */
 static int prepare(void *context)
 {
     const struct profiling *self = context;
-    char raw[PATH_MAX + 16], path[PATH_MAX + 16];
-    snprintf(raw, sizeof raw, "%s/raw", self->folder);
+    char raw[2 * PATH_MAX + 16], path[PATH_MAX + 16];
+    name_raw(raw, self->folder);
     snprintf(path, sizeof path, "%s/pid", self->folder);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 || dprintf(fd, "%ld\n", (long)getpid()) < 0 || close(fd) != 0 ||
         setenv("HAKMEM_PROFILE", raw, 1) != 0 ||
-        setenv("HAKMEM_PROFILE_EVERY", self->every, 1) != 0 ||
+        setenv("HAKMEM_PROFILE_INTERVAL", self->interval, 1) != 0 ||
         (self->period && setenv("HAKMEM_PROFILE_PERIOD", self->period, 1) != 0)) {
         command_complain(self->self, "%s: %s", path, strerror(errno));
         return -1;
@@ -429,9 +442,9 @@ static void read_profile_options(int argc, char **argv, struct profiling *profil
             (void)command_number(self, "--period", value, 1);
             profiling->period = value;
             break;
-        case EVERY:
-            (void)command_number(self, "--every", value, 0);
-            profiling->every = value;
+        case INTERVAL:
+            (void)command_number(self, "--interval", value, 0);
+            profiling->interval = value;
             break;
         default:
             profiling->children = 1;
@@ -449,7 +462,7 @@ static int profile(const struct subcommand *self, int argc, char **argv)
     char named[PATH_MAX];
     int ran;
     profiling.self = self;
-    profiling.every = "2";
+    profiling.interval = "2";
     read_profile_options(argc, argv, &profiling);
     if (!profiling.request.format) {
         profiling.request.format = "--html";
@@ -474,7 +487,7 @@ const struct subcommand subcommand_profile = {
     .line = "runs a program and shows which lines of code hold its memory",
     .text = "Samples what PROGRAM allocates (docs/profile.md), and writes a page PROGRAM.html at "
             "its end; with --text a table to standard error. Also a program that a signal ended "
-            "leaves its profile, at most --every seconds old.\n\nExit status: the program's, or "
+            "leaves its profile, at most --interval seconds old.\n\nExit status: the program's, or "
             "128 + N if signal N ended it; if that is 0, 125 without a profile.",
     .options = profile_options,
     .run = profile,
