@@ -46,7 +46,8 @@ def template(name, values):
 
 
 def libraries(built, libdir):
-    """The libraries; `built` is {name: path}: variant/NAME, static, record, report."""
+    """The libraries; `built` is {name: path}: variant/NAME, static, record, replay,
+    report."""
     full, soname = "libhakmem.so." + version(), "libhakmem.so." + version().split(".")[0]
     own = libdir + "/hakmem"
     found = [
@@ -59,6 +60,7 @@ def libraries(built, libdir):
             "%s/libhakmem_record.so.%s" % (own, version().split(".")[0]),
             built["record"],
         ),
+        file("tools", own + "/hakmem-replay", built["replay"], 0o755),
         file("tools", own + "/hakmem-report", built["report"], 0o755),
     ]
     for name in sorted(built):

@@ -14,6 +14,8 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--disable-background-networking", "--no-first-run", "--remote-debugging-pipe",
 ]  # fmt: skip
+# What the script of a page of this project says when it is done.
+DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 
 
 class Browser:
@@ -83,7 +85,7 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def open(self, path, width, height=900, theme="light"):
+    def open(self, path, width, height=900, theme="light", drawn=DRAWN):
         """Loads a file at a width, and waits until its script has drawn it."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -95,7 +97,7 @@ class Browser:
         self.call("Page.navigate", url="about:blank")
         self.call("Page.bringToFront")
         self.call("Page.navigate", url=f"file://{os.path.abspath(path)}#theme={theme}")
-        self.wait("document.documentElement.dataset.drawn === 'yes'")
+        self.wait(drawn)
 
     def evaluate(self, script):
         result = self.call(

@@ -193,7 +193,7 @@ class Refusals(WithProfiles):
             (("--nonsense", self.small), "'--nonsense' is not understood"),
             (("--rows", "0", self.small), "--rows takes 1 to 1000000, not '0'"),
             (("--rows", "x", self.small), "--rows takes 1 to 1000000, not 'x'"),
-            (("--by", "size", self.small), "'size' is no field of the profile; it has live_objects "),
+            (("--by", "size", self.small), "'size' is no field of the profile; it has live_ob"),
         ):  # fmt: skip
             done = run(*arguments)
             self.assertEqual(done.returncode, 2, arguments)

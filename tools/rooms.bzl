@@ -54,13 +54,13 @@ ROOMS = {
         ["base", "owner", "ace", "hakmem", "command"],
     ),
     "report": ("what heap profiles say, as text, as a page, and for pprof", ["command"]),
+    "advise": (
+        "which setting or allocator would need less time or memory: a program's calls, played",
+        ["command", "trace"],
+    ),
     "preload": (
         "`libhakmem.so`, and the `hakmem` command",
-        ["docs", "hakmem", "malloc", "command", "trace", "ask", "report"],
-    ),
-    "install": (
-        "what an installation consists of, how it is put in place, and Debian packages of it",
-        ["base", "hakmem", "trace", "report", "preload"],
+        ["docs", "hakmem", "malloc", "command", "trace", "ask", "report", "advise"],
     ),
     "checks": ("everything that attacks the library from outside of its parts", []),
     "checks/abi": ("the binary interface and the version, against what is stated", []),
@@ -103,6 +103,10 @@ ROOMS = {
     "bench/golden": ("the instructions of the fast paths, named and pinned", ["bench/common"]),
     "bench/real": ("real programs under each allocator", ["preload", "bench/common"]),
     "bench/replay": ("recorded calls of real programs, played again", ["trace", "bench/common"]),
+    "install": (
+        "what an installation consists of, how it is put in place, and Debian packages of it",
+        ["base", "hakmem", "trace", "report", "preload", "bench/replay"],
+    ),
     "bench/workloads": ("small programs that each do one thing to malloc", ["bench/common"]),
     "bench": (
         "the comparison of hakmem with its peers",

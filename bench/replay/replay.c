@@ -218,6 +218,19 @@ static uint64_t run(void)
     return bench_now_ns() - start;
 }
 
+// Bytes of this process that are resident: before the first call, what the plan needs.
+static uint64_t resident(void)
+{
+    unsigned long long total, pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file == NULL)
+        return 0;
+    if (fscanf(file, "%llu %llu", &total, &pages) != 2)
+        pages = 0;
+    fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 // What the program had not freed when it ended is freed between the passes, outside of the time.
 static void free_rest(void)
 {
@@ -473,6 +486,7 @@ int main(int argc, char **argv)
     struct trace_header header = *reader.header;
     make_plan(reader);
     munmap((void *)(uintptr_t)reader.header, bytes);
+    uint64_t own = resident();
     for (uint64_t i = 0; i < repeats; i++) {
         ns += run();
         free_rest();
@@ -483,5 +497,6 @@ int main(int argc, char **argv)
            (double)calls / seconds, (unsigned long long)calls,
            (unsigned long long)header.peak_blocks, (unsigned long long)header.n_threads,
            (unsigned long long)header.peak_bytes, seconds);
+    printf("Resident before the first call: own=%llu\n", (unsigned long long)own);
     return 0;
 }
