@@ -70,7 +70,8 @@ class AdviseTest(unittest.TestCase):
         self.assertIn("nor the time that passes there", done.stdout)
 
     def test_a_trace(self):
-        done = self.advise("--rounds", "6", "--trace", self.record())
+        self.record()
+        done = self.advise("--rounds", "6", "--trace", "my.trace")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("too few rounds to say", done.stdout)
 

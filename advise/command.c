@@ -286,6 +286,8 @@ static int advise(const struct subcommand *self, const struct options *options, 
         command_say_no_library(&replay_program);
         return NO_LIBRARY;
     }
+    static char whole[PATH_MAX]; /* a bare name would mean the replay's own traces */
+    path = realpath(path, whole) ? whole : path;
     const char *wrong = read_trace(path, &trace);
     if (wrong) {
         command_complain(self, "%s: %s", path, wrong);

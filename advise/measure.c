@@ -1,9 +1,11 @@
 /* Plays a trace under one contender, and measures it from outside. No locks, no threads: the replay
    runs alone.
 
-   Resident memory is read from /proc/PID/statm each two milliseconds; the peak is the kernel's. */
+   Resident memory is read from /proc/PID/statm each two milliseconds of the play; the peak is the
+   kernel's. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -71,17 +73,21 @@ static double resident(pid_t pid)
     return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
-/* Waits for its end. The replay prints two lines, which fit into the pipe. */
-static void watch(pid_t pid, struct run *run)
+/* Waits for its end. The replay prints a line when it begins to play, from when on resident memory
+   counts, and one at its end; both fit into the pipe. */
+static void watch(pid_t pid, int output, struct run *run)
 {
     struct rusage usage;
+    struct timespec step = {0, STEP_NS};
     pid_t ended;
     while ((ended = wait4(pid, &run->status, WNOHANG, &usage)) == 0 ||
            (ended < 0 && errno == EINTR)) {
-        double bytes = resident(pid);
-        struct timespec step = {0, STEP_NS};
-        run->sum_bytes += bytes;
-        run->n_samples += bytes > 0;
+        struct pollfd line = {output, POLLIN, 0};
+        if (poll(&line, 1, 0) > 0) {
+            double bytes = resident(pid);
+            run->sum_bytes += bytes;
+            run->n_samples += bytes > 0;
+        }
         nanosleep(&step, NULL);
     }
     run->peak_bytes = (double)usage.ru_maxrss * 1024;
@@ -102,7 +108,7 @@ static const char *start(const struct advise_contender *contender, char *const *
     int error = errno;
     close(ends[1]);
     if (pid > 0) {
-        watch(pid, run);
+        watch(pid, ends[0], run);
         ssize_t n = read(ends[0], run->output, OUTPUT - 1);
         run->output[n > 0 ? n : 0] = '\0';
     }

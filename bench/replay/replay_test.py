@@ -22,8 +22,8 @@ COMMAND, CALLS = (os.path.abspath(a) for a in sys.argv[1:3])
 COUNTER = os.path.join(FOLDER, "libcount.so")
 ALLOCATORS = ("glibc", "hakmem", "hakmem_static", "jemalloc", "mimalloc", "null", "tcmalloc")
 LINE = re.compile(
-    r"Throughput = (\d+) ops/s \[iter=(\d+) ws=(\d+) threads=(\d+) live=(\d+)\] time=\d+\.\d{3}s\n"
     r"Resident before the first call: own=\d+\n"
+    r"Throughput = (\d+) ops/s \[iter=(\d+) ws=(\d+) threads=(\d+) live=(\d+)\] time=\d+\.\d{3}s\n"
 )
 # malloc(100); malloc(200); free of the first; realloc of the second; as bytes of a body, one run of
 # thread 0.
