@@ -86,6 +86,12 @@ TEST(Outputs, TextOfNothing)
     write_text(make_report(empty, &symbols), 1, 20, out);
     EXPECT_NE(out.str().find("(the file was cut off"), std::string::npos) << out.str();
     EXPECT_NE(out.str().find("call site\nnothing\n"), std::string::npos) << out.str();
+    EXPECT_EQ(out.str().find("--by"), std::string::npos) << out.str();
+    Profile ended = profile({stack({0, 9}, {0x1011})});
+    ended.fields = {"live_bytes", "peak_bytes"};
+    std::ostringstream again;
+    write_text(make_report(ended, &symbols), 0, 20, again);
+    EXPECT_NE(again.str().find("(--by peak_bytes shows"), std::string::npos) << again.str();
 }
 
 TEST(Outputs, Folded)

@@ -281,8 +281,8 @@
 
   function sentence() {
     const rows = siteRows();
-    const unknown = "Nothing was sampled.";
-    if (!rows.length) return unknown;
+    const title = report.fields[state.field].title;
+    if (!rows.length) return `Nothing is ${title}. 'Show' above has other moments and counts.`;
     const named = (row) => row.name + (row.place ? ` (${row.place})` : "");
     const field = report.fields[state.field];
     if (report.diff) {

@@ -154,6 +154,16 @@ std::vector<Elf64_Phdr> segments_of(const std::string &path)
 
 } // namespace
 
+// std::string, as people write it.
+static void shorten(std::string *name)
+{
+    static const std::string whole =
+        "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >";
+    for (size_t at = 0; (at = name->find(whole, at)) != std::string::npos;) {
+        name->replace(at, whole.size(), "std::string");
+    }
+}
+
 std::string demangle(const char *name)
 {
     int status;
@@ -162,6 +172,7 @@ std::string demangle(const char *name)
                                      : nullptr;
     std::string out = made ? made : plain;
     std::free(made);
+    shorten(&out);
     return out;
 }
 

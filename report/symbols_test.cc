@@ -124,6 +124,8 @@ TEST(Symbols, Demangling)
     EXPECT_EQ(demangle("_Znwm@@GLIBCXX_3.4"), "operator new(unsigned long)");
     EXPECT_EQ(demangle("malloc@GLIBC_2.2.5"), "malloc");
     EXPECT_EQ(demangle("_Zbroken"), "_Zbroken");
+    EXPECT_EQ(demangle("_Z1fRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"),
+              "f(std::string const&)");
 }
 
 TEST(Symbols, WithoutLibdwThereAreNoNamesAndItSaysSo)

@@ -160,6 +160,10 @@ void write_text(const Report &report, int field, size_t rows, std::ostream &out)
     }
     if (found.empty()) {
         out << "nothing\n";
+        int peak = report.after.field("peak_bytes");
+        if (peak >= 0 && peak != field && report.total(peak) > 0) {
+            out << "(--by peak_bytes shows the moment when most was live)\n";
+        }
     }
     write_stacks(report, field, std::min<size_t>(rows, 5), out);
     for (const std::string &complaint : report.complaints) {

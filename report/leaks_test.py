@@ -1,0 +1,106 @@
+"""docs/profiling.md: each command runs, and prints what the page says, whatever the numbers are.
+
+In a block `console`, a line that begins with `$ ` is a command. What follows is what it prints:
+the lines in this order, `...` for any lines between them. Numbers stand for numbers. The first
+call site is also held against what the programs know that they leaked.
+"""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+COMMAND, REPLAY, PAGE = map(os.path.abspath, sys.argv[1:4])
+LEAKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "leaks")
+MOST_OFF = 0.45  # of an estimate from 20 samples: two standard deviations
+
+
+def blocks(text):
+    """[(command, [lines])] of all blocks."""
+    found = []
+    for block in re.findall(r"(?ms)^```console\n(.*?)^```$", text):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def pattern(line):
+    """A regular expression for a line of the page."""
+    words = re.split(r"(\d+(?:\.\d+)?|\./|\.\.\.)", " ".join(line.split()))
+    parts = []
+    for word in words:
+        if re.fullmatch(r"\d+(\.\d+)?", word):
+            parts.append(r"\d+(?:\.\d+)?")
+        elif word == "./":
+            parts.append(r"\S*")
+        elif word == "...":
+            parts.append(".*")
+        else:
+            # Units change with the number.
+            parts.append(re.sub(r"(Ki|Mi)B", "[KM]iB", re.escape(word)))
+    return "".join(parts)
+
+
+class PageTest(unittest.TestCase):
+    maxDiff = None
+
+    def test_commands(self):
+        with open(PAGE, encoding="utf-8") as file:
+            commands = blocks(file.read())
+        self.assertGreater(len(commands), 10)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for name in os.listdir(LEAKS):
+            shutil.copy(os.path.join(LEAKS, name), folder.name)
+        os.mkdir(folder.name + "/bin")
+        os.symlink(COMMAND, folder.name + "/bin/hakmem")
+        env = dict(os.environ, HAK_REPLAY_PROGRAM=REPLAY)
+        # Python and its headers from the same place.
+        env["PATH"] = folder.name + "/bin:/usr/bin:" + env["PATH"]
+        for command, wanted in commands:
+            if "python3" in command and not glob.glob("/usr/include/python3*/Python.h"):
+                print("SKIPPED: %s: no Python.h (Debian: python3-dev)" % command)
+                continue
+            done = subprocess.run(
+                command,
+                shell=True,
+                cwd=folder.name,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+                text=True,
+            )
+            with self.subTest(command=command):
+                self.assertEqual(done.returncode, 0, done.stdout)
+                self.holds(done.stdout, wanted)
+                self.first_site(done.stdout)
+
+    def holds(self, output, wanted):
+        lines = [" ".join(line.split()) for line in output.splitlines()]
+        at = 0
+        for line in filter(str.strip, wanted):
+            if line == "...":
+                continue
+            expected = pattern(line)
+            found = [i for i in range(at, len(lines)) if re.fullmatch(expected, lines[i])]
+            self.assertTrue(found, "not printed: %r\n%s" % (line, output))
+            at = found[0] + 1
+
+    def first_site(self, output):
+        """Of what the program says that it leaked, the first call site has about as much."""
+        found = re.match(r"(?s)(\d+)\n.*? live +share +blocks .*?\n +([\d.]+) MiB ", output)
+        if found:
+            leaked, seen = int(found.group(1)), float(found.group(2)) * (1 << 20)
+            self.assertLess(abs(seen - leaked) / leaked, MOST_OFF, output)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
