@@ -32,7 +32,7 @@ class AdviseTest(unittest.TestCase):
         os.mkdir(self.temporary)
 
     def advise(self, *arguments, **environment):
-        env = dict(os.environ, TMPDIR=self.temporary, HAKMEM_REPLAY_PROGRAM=REPLAY)
+        env = dict(os.environ, TMPDIR=self.temporary, HAK_REPLAY_PROGRAM=REPLAY)
         env.update(environment)
         done = subprocess.run(
             [COMMAND, "advise", *arguments],
@@ -103,7 +103,7 @@ class AdviseTest(unittest.TestCase):
             self.assertIn(line, done.stderr)
             self.assertEqual(done.stdout, "")
         trace = self.record()
-        done = self.advise("--trace", trace, HAKMEM_REPLAY_PROGRAM="/no/such")
+        done = self.advise("--trace", trace, HAK_REPLAY_PROGRAM="/no/such")
         self.assertEqual(done.returncode, 125 if not self.built_beside() else 0)
         done = self.advise("--trace", trace, HAKMEM_LIBRARY=REPLAY)
         self.assertEqual(done.returncode, 125)

@@ -31,7 +31,7 @@ enum {
 #define SHORTEST_RUN 0.1
 
 static const struct command_library replay_program = {
-    "hakmem-replay", "hakmem-replay", "hakmem/bench/replay/replay_glibc", "HAKMEM_REPLAY_PROGRAM"};
+    "hakmem-replay", "hakmem-replay", "hakmem/bench/replay/replay_glibc", "HAK_REPLAY_PROGRAM"};
 
 static const struct command_option option_rows[] = {
     {'o', "output", "FILE", "where the advice is written; by default standard output"},
@@ -225,7 +225,7 @@ static int measure_all(const struct subcommand *self, struct advise_plan *plan, 
     fprintf(stderr, "hakmem: advise: %zu rounds of %zu contenders, about %.0f s\n", plan->n_rounds,
             plan->n_contenders, (double)plan->n_rounds * round * repeat);
     for (size_t i = 0; i < plan->n_rounds; i++) {
-        size_t order[ADVISE_MOST_CONTENDERS];
+        size_t order[ADVISE_MOST_CONTENDERS] = {0};
         for (size_t c = 0; c < plan->n_contenders; c++) {
             size_t other = next_random(&state) % (c + 1);
             order[c] = order[other];

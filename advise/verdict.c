@@ -50,7 +50,7 @@ struct advise_interval advise_interval_of(double *ratios, size_t n, size_t n_con
 struct advise_interval advise_compare(const struct advise_plan *plan, size_t c,
                                       enum advise_kind kind)
 {
-    double ratios[ADVISE_MOST_ROUNDS];
+    double ratios[ADVISE_MOST_ROUNDS] = {0};
     for (size_t i = 0; i < plan->n_rounds; i++) {
         ratios[i] = plan->contenders[c].value[kind][i] / plan->contenders[0].value[kind][i];
     }

@@ -124,9 +124,9 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(done.returncode, status, done.stderr)
             self.assertIn(line, done.stderr)
         for arguments in (("report", "x"), ("profile", PROGRAM)):
-            done = self.run_command(*arguments, HAKMEM_REPORT_PROGRAM="/no/such")
+            done = self.run_command(*arguments, HAK_REPORT_PROGRAM="/no/such")
             self.assertEqual(done.returncode, 125)
-            self.assertIn("HAKMEM_REPORT_PROGRAM names no file: '/no/such'", done.stderr)
+            self.assertIn("HAK_REPORT_PROGRAM names no file: '/no/such'", done.stderr)
         os.rmdir(self.temporary)
         os.mkdir(self.temporary)
         done = self.run_command("profile", "-o", "/no/such/page", PROGRAM)

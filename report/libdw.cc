@@ -38,7 +38,7 @@ bool find_all(void *library)
 
 int load()
 {
-    const char *named = std::getenv("HAKMEM_REPORT_LIBDW");
+    const char *named = std::getenv("HAK_REPORT_LIBDW");
     void *library = dlopen(named && *named ? named : "libdw.so.1", RTLD_NOW | RTLD_LOCAL);
     return library && find_all(library);
 }

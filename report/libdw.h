@@ -1,8 +1,8 @@
 // The part of elfutils' libdw that names need, loaded when the program runs: nothing but a compiler
 // is needed to build it. Types and functions have the names of libdw.so.1; symbols_test compares
 // them with its header where that is installed.
-#ifndef HAKMEM_REPORT_LIBDW_H_
-#define HAKMEM_REPORT_LIBDW_H_
+#ifndef HAK_REPORT_LIBDW_H_
+#define HAK_REPORT_LIBDW_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -99,7 +99,7 @@ HAKMEM_LIBDW_FUNCTIONS(HAKMEM_LIBDW_DECLARE)
 // How files and their debug information are found: libdw's ways. Valid after load().
 extern Dwfl_Callbacks callbacks;
 
-// Loads the library; 0 without it, or if a function is missing. The file is HAKMEM_REPORT_LIBDW
+// Loads the library; 0 without it, or if a function is missing. The file is HAK_REPORT_LIBDW
 // where that is set.
 int load();
 

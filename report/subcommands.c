@@ -36,7 +36,7 @@ enum {
 
 /* The program that reads profiles; it lies where libraries do. */
 static const struct command_library reporter = {
-    "hakmem-report", "hakmem-report", "hakmem/report/hakmem-report", "HAKMEM_REPORT_PROGRAM"};
+    "hakmem-report", "hakmem-report", "hakmem/report/hakmem-report", "HAK_REPORT_PROGRAM"};
 
 /* What is asked of it. */
 struct request {
@@ -265,7 +265,7 @@ static size_t find_raw(const char *folder, struct raw **out)
     DIR *stream = opendir(folder);
     *out = NULL;
     for (struct dirent *entry; stream && (entry = readdir(stream));) {
-        struct raw one;
+        struct raw one = {.pid = 0};
         snprintf(one.path, sizeof one.path, "%s/%s", folder, entry->d_name);
         if (strncmp(entry->d_name, "raw", 3) != 0 || !read_head(&one)) {
             continue;

@@ -130,9 +130,9 @@ TEST(Symbols, Demangling)
 
 TEST(Symbols, WithoutLibdwThereAreNoNamesAndItSaysSo)
 {
-    setenv("HAKMEM_REPORT_LIBDW", "/no/such/library", 1);
+    setenv("HAK_REPORT_LIBDW", "/no/such/library", 1);
     Symbols symbols;
-    unsetenv("HAKMEM_REPORT_LIBDW");
+    unsetenv("HAK_REPORT_LIBDW");
     std::vector<Frame> frames = symbols.frames(self(), the_caller());
     EXPECT_NE(frames[0].function.find("symbols_test+0x"), std::string::npos);
     (void)symbols.frames(self(), reinterpret_cast<uint64_t>(&std::abort) + 1);
