@@ -82,7 +82,9 @@ class AdviseTest(unittest.TestCase):
 
     def test_settings_of_the_caller_do_not_count(self):
         done = self.advise("--rounds", "6", "--trace", self.record(), HAKMEM_VERBOSE="1")
-        self.assertNotIn("active", done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        # The command itself may say so; dozens of replays do not.
+        self.assertLessEqual(done.stderr.count("hakmem: active"), 1)
 
     def test_refusals(self):
         broken = os.path.join(self.folder, "broken")

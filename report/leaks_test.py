@@ -16,7 +16,7 @@ import unittest
 
 COMMAND, REPLAY, PAGE = map(os.path.abspath, sys.argv[1:4])
 LEAKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "leaks")
-MOST_OFF = 0.45  # of an estimate from 20 samples: two standard deviations
+MOST_OFF = 0.9  # of an estimate from 20 samples: four standard deviations
 
 
 def blocks(text):
