@@ -62,6 +62,14 @@ Files: *
 Copyright: {years} hakmem contributors
 License: Expat
 {text}
+
+Files: report/bundle/bundle.min.js
+Copyright: 2010-2026 Mike Bostock
+ 2001 Robert Penner
+ Martin Spier and contributors
+License: ISC and BSD-3-Clause and Apache-2.0
+ Each page that hakmem-report makes holds the texts of these licenses. On Debian
+ systems, the Apache License 2.0 is in /usr/share/common-licenses/Apache-2.0.
 """
 
 

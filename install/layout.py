@@ -116,7 +116,6 @@ def entries(built, prefix, libdir):
     """[Entry]: the whole installation. libdir is relative to the prefix."""
     found = libraries(built, libdir) + development(built, prefix, libdir) + manual(built)
     found.append(file("tools", "bin/hakmem", built["command"], 0o755))
-    found.append(file("tools", "share/doc/hakmem/report-licenses.txt", built["licenses"]))
     completions = "share/bash-completion/completions/hakmem"
     found.append(file("tools", completions, built["completion"]))
     assert len({entry.path for entry in found}) == len(found)
