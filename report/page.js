@@ -305,7 +305,7 @@
     if (report.complaints.length) rows.push(["no names", report.complaints.join("; ")]);
     at("facts").replaceChildren(...rows.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
     at("legend").replaceChildren(...(report.diff ? [["grew", "grew"], ["shrank", "shrank"], ["library", "unchanged"]]
-      : [["own", "the program's own code"], ["library", "libraries"]])
+      : [["own", "the program's own code"], ["library", "libraries, functions around malloc"]])
       .flatMap(([name, text]) => [element("span", { class: "key", style: `background: ${colour(name)}` }), text]));
   }
 

@@ -10,6 +10,8 @@
 #include <fstream>
 #include <map>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -54,36 +56,6 @@ std::string build_id_of(Dwfl_Module *module)
 bool begins(const std::string &text, const char *with)
 {
     return text.compare(0, std::strlen(with), with) == 0;
-}
-
-bool is_library_module(const std::string &module)
-{
-    static const char *const names[] = {"libc.so",   "libc-",    "libstdc++.so", "libc++.so",
-                                        "libhakmem", "ld-linux", "libpthread"};
-    std::string name = base_name(module);
-    for (const char *one : names) {
-        if (begins(name, one)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-// The library's templates are compiled into the program: `std::vector<int>::push_back`, with a
-// return type before it where the name of a function template has one.
-bool is_library_function(const std::string &function, const std::string &file)
-{
-    if (begins(file, "/usr/include/")) {
-        return true;
-    }
-    static const char *const names[] = {"std::",      "__gnu_cxx::", "operator new",
-                                        "void std::", "void* std::", "bool std::"};
-    for (const char *one : names) {
-        if (begins(function, one)) {
-            return true;
-        }
-    }
-    return false;
 }
 
 const char *linkage_name(Dwarf_Die *die)
@@ -174,6 +146,51 @@ std::string demangle(const char *name)
     std::free(made);
     shorten(&out);
     return out;
+}
+
+static bool is_library_module(const std::string &module)
+{
+    static const char *const names[] = {"libc.so",   "libc-",    "libstdc++.so", "libc++.so",
+                                        "libhakmem", "ld-linux", "libpthread"};
+    std::string name = base_name(module);
+    for (const char *one : names) {
+        if (begins(name, one)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// zmalloc, xstrdup, g_malloc0, PyObject_Malloc: functions that ask malloc for their caller. The
+// name counts, not the arguments' types.
+static bool is_wrapper(const std::string &function)
+{
+    static const char *const words[] = {"malloc", "calloc",  "realloc",
+                                        "strdup", "strndup", "memdup"};
+    std::string name = function.substr(0, function.find('('));
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    for (const char *word : words) {
+        if (name.find(word) != std::string::npos) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool is_library_code(const Frame &frame)
+{
+    // Its templates are compiled into the program: `std::vector<int>::push_back`, with a return
+    // type before it where the name of a function template has one.
+    static const char *const names[] = {"std::",      "__gnu_cxx::", "operator new",
+                                        "void std::", "void* std::", "bool std::"};
+    for (const char *one : names) {
+        if (begins(frame.function, one)) {
+            return true;
+        }
+    }
+    return begins(frame.file, "/usr/include/") || is_library_module(frame.module) ||
+           is_wrapper(frame.function);
 }
 
 struct Symbols::Impl {
@@ -326,8 +343,7 @@ std::vector<Frame> Symbols::Impl::look_up(const Mapping &mapping, uint64_t offse
         out.back().function = plain;
     }
     for (Frame &frame : out) {
-        frame.is_library =
-            is_library_module(frame.module) || is_library_function(frame.function, frame.file);
+        frame.is_library = is_library_code(frame);
     }
     return out;
 }

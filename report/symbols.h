@@ -44,6 +44,10 @@ class Symbols
     std::unique_ptr<Impl> impl_;
 };
 
+// Whether a frame is none of the program's own code: of libc, of C++'s library or its templates, or
+// a function around malloc. What has only a name for it is judged by that.
+bool is_library_code(const Frame &frame);
+
 // A C++ name as people read it; other names as they are.
 std::string demangle(const char *name);
 

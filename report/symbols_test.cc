@@ -118,6 +118,29 @@ TEST(Symbols, FilesThatAreGoneOrNoElf)
     EXPECT_EQ(symbols.complaints().size(), 3u);
 }
 
+TEST(Symbols, WhatIsNotTheProgramsOwnCode)
+{
+    auto is_library = [](const char *function, const char *file, const char *module) {
+        Frame frame;
+        frame.function = function;
+        frame.file = file;
+        frame.module = module;
+        return is_library_code(frame);
+    };
+    for (const char *name :
+         {"zmalloc_usable", "xstrdup", "g_malloc0", "PyMem_RawRealloc",
+          "operator new(unsigned long)", "std::vector<int>::resize(unsigned long)",
+          "void std::vector<int>::f<int>(int)"}) {
+        EXPECT_TRUE(is_library(name, "", "/usr/bin/server")) << name;
+    }
+    EXPECT_TRUE(is_library("f", "/usr/include/c++/12/map", "/usr/bin/server"));
+    EXPECT_TRUE(is_library("f", "", "/lib/x86_64-linux-gnu/libc.so.6"));
+    for (const char *name :
+         {"answer", "Sessions::open(std::string const&)", "use(malloc_state*)"}) {
+        EXPECT_FALSE(is_library(name, "server.c", "/usr/bin/server")) << name;
+    }
+}
+
 TEST(Symbols, Demangling)
 {
     EXPECT_EQ(demangle("_ZN1a1bEi"), "a::b(int)");
