@@ -69,6 +69,21 @@ class CommandTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertRegex(done.stdout, r"cache_insert\(int\) 10\n")
 
+    def test_a_file_of_errors_is_kept(self):
+        path = os.path.join(self.folder, "errors")
+        env = dict(os.environ, HAKMEM_LIBRARY=EMPTY, TMPDIR=self.temporary)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("before\n")
+            file.flush()
+            script = 'echo during >&2; exec "$0"'
+            subprocess.run(
+                [COMMAND, "profile", "--text", "sh", "-c", script, PROGRAM],
+                check=True,
+                env=env,
+                stderr=file,
+            )
+        self.assertRegex(self.read("errors").decode(), r"^before\nduring\nheap profile of ")
+
     def test_options_reach_the_library(self):
         script = 'echo $HAKMEM_PROFILE_PERIOD,$HAKMEM_PROFILE_INTERVAL >&2; exec "$0"'
         arguments = ("--period", "4096", "--interval", "9", "sh", "-c", script, PROGRAM)

@@ -38,6 +38,9 @@ enum {
 static const struct command_library reporter = {
     "hakmem-report", "hakmem-report", "hakmem/report/hakmem-report", "HAK_REPORT_PROGRAM"};
 
+/* Stands for standard error where a file's name may. */
+#define STDERR ""
+
 /* What is asked of it. */
 struct request {
     const char *format, *file, *by, *rows;
@@ -339,10 +342,12 @@ static int copy(const struct subcommand *self, const char *from, const char *to)
     return failed ? -1 : 0;
 }
 
-static int run_reporter(void *unused)
+/* In the child: where STDERR stands for a file, the reporter's standard output is ours for errors,
+   which must not be opened again: that would cut off a file. */
+static int run_reporter(void *to)
 {
-    (void)unused;
-    return unsetenv("LD_PRELOAD");
+    int failed = strcmp(to, STDERR) == 0 && dup2(STDERR_FILENO, STDOUT_FILENO) < 0;
+    return unsetenv("LD_PRELOAD") != 0 || failed ? -1 : 0;
 }
 
 /* One profile as it was asked for, to `to`. 0, or -1 after the reporter has said why. */
@@ -359,9 +364,11 @@ static int convert(const struct profiling *profiling, const char *raw, const cha
         return -1;
     }
     program.path = program.found;
-    request.file = to;
+    request.file = strcmp(to, STDERR) == 0 ? "-" : to;
     make_arguments(arguments, program.found, &request, 0, files);
-    return command_run_child(&program, arguments, run_reporter, NULL, &ran) == 0 ? 0 : -1;
+    return command_run_child(&program, arguments, run_reporter, (char *)(uintptr_t)to, &ran) == 0
+               ? 0
+               : -1;
 }
 
 /* All that was profiled. 0, or NO_LIBRARY without a profile of the program. */
@@ -371,16 +378,16 @@ static int convert_all(const struct profiling *profiling)
     size_t n = find_raw(profiling->folder, &raw), others = 0;
     long pid = read_pid(profiling->folder);
     const char *file = profiling->request.file;
-    int found = 0, failed = 0;
+    int found = 0, failed = 0, is_file = strcmp(file, "-") != 0 && strcmp(file, STDERR) != 0;
     for (size_t i = 0; i < n; i++) {
         char to[PATH_MAX + 32];
         int is_program = raw[i].pid == pid;
         found |= is_program;
         others += !is_program;
         if (is_program || profiling->children) {
-            snprintf(to, sizeof to, is_program ? "%s" : "%s.%ld", file, raw[i].pid);
+            snprintf(to, sizeof to, is_program || !is_file ? "%s" : "%s.%ld", file, raw[i].pid);
             failed |= convert(profiling, raw[i].path, to) != 0;
-            if (!failed && strcmp(file, "-") != 0 && strncmp(file, "/dev/", 5) != 0) {
+            if (!failed && is_file) {
                 fprintf(stderr, "hakmem: %s\n", to);
             }
         }
@@ -425,7 +432,7 @@ static const char *default_file(const char *format, const char *program, char *o
             return out;
         }
     }
-    return "/dev/stderr"; /* a text, beside what the program printed */
+    return STDERR; /* a text, beside what the program printed */
 }
 
 static void read_profile_options(int argc, char **argv, struct profiling *profiling)
