@@ -125,6 +125,15 @@ static int parse_limit(const char *text, uint64_t *value)
     return parse_number(text, 1, value);
 }
 
+static int parse_rate(const char *text, uint64_t *value)
+{
+    if (is_word(text, "on") || is_word(text, "off")) {
+        *value = is_word(text, "on") ? OPT_RATE_ON : 0;
+        return 0;
+    }
+    return parse_number(text, 0, value);
+}
+
 static int parse_as(const struct opt_row *row, const char *text, uint64_t *value)
 {
     switch (row->type) {
@@ -134,6 +143,8 @@ static int parse_as(const struct opt_row *row, const char *text, uint64_t *value
         return parse_ratio(text, value);
     case OPT_LIMIT:
         return parse_limit(text, value);
+    case OPT_RATE:
+        return parse_rate(text, value);
     default:
         return parse_number(text, is_word(row->unit, "bytes"), value);
     }
@@ -186,6 +197,7 @@ void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64
 
 static void line_bounds(struct hak_line *line, const struct opt_row *row)
 {
+    hak_line_text(line, row->type == OPT_RATE ? "on, off, or " : "");
     hak_line_text(line, row->type == OPT_LIMIT ? "auto, or a number of bytes (suffix k, m or g)"
                                                : "a number from ");
     if (row->type != OPT_LIMIT) {

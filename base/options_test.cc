@@ -297,6 +297,23 @@ TEST(Options, LimitsMayBeAuto)
     EXPECT_EQ(n_limits, 3);
 }
 
+TEST(Options, RatesMayBeOnOrOff)
+{
+    int n_rates = 0;
+    for (size_t i = 0; i < hak_opt_n_rows; i++) {
+        uint64_t value;
+        if (hak_opt_rows[i].type == OPT_RATE) {
+            n_rates++;
+            EXPECT_EQ(parse(hak_opt_rows[i], "on", &value), 0);
+            EXPECT_EQ(value, OPT_RATE_ON);
+            EXPECT_EQ(parse(hak_opt_rows[i], "OFF", &value), 0);
+            EXPECT_EQ(value, 0u);
+            EXPECT_EQ(parse(hak_opt_rows[i], "yes", &value), EINVAL);
+        }
+    }
+    EXPECT_EQ(n_rates, 1);
+}
+
 TEST(Options, InitReadsEachRowAndNoOther)
 {
     for (size_t i = 0; i < hak_opt_n_rows; i++) {

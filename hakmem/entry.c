@@ -29,12 +29,16 @@ static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock
 
 /* --- adding and removing --- */
 
-/* The table in force is the highest layer's. Returns whether calls must come to it.
+/* The table in force is the highest layer's. Returns whether all calls must come to it.
    hak_theap_switch's lock held. */
 static int put_in_force(void)
 {
+    int sees_all = 0;
+    for (const struct entry_layer *layer = layers; layer; layer = layer->next) {
+        sees_all |= !layer->is_passive;
+    }
     atomic_store_release(&hak_entry_top, layers ? &layers->table : &hak_entry_plain);
-    return layers != NULL;
+    return sees_all;
 }
 
 /* The link to the first layer that is not above `place`. */

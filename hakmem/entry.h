@@ -7,9 +7,10 @@
    hak_entry_below(layer), never a public name. The table in force is switched as a whole, by one
    pointer.
 
-   The fast paths cost nothing for it: while the table in force is not hak_entry_plain, every
+   The fast paths cost nothing for it: while there is a layer that is to see every call, each
    thread's `hak_self` is hak_theap_none (heap.h), so that each call finds an empty bin or a foreign
-   tag, and comes here.
+   tag, and comes here. A passive layer leaves them in force, and sees what takes a slow path
+   anyway.
 
    Order: of two layers the one with the higher place is above, whichever was added first. A layer
    is added and removed by any thread at any time. While that happens a call of another thread
@@ -68,9 +69,9 @@ struct entry_table {
     void (*claim)(void *p, const struct entry_claim *claim);
 };
 
-/* Places. Below: what changes blocks (red zones, guards); above: what looks at the program's calls.
- */
-enum entry_place { ENTRY_PLACE_BLOCKS = 100, ENTRY_PLACE_CALLS = 200 };
+/* Places. Below: what changes blocks (red zones, guards); then what serves some calls by itself;
+   above: what looks at the program's calls. */
+enum entry_place { ENTRY_PLACE_BLOCKS = 100, ENTRY_PLACE_SAMPLES = 150, ENTRY_PLACE_CALLS = 200 };
 
 struct entry_layer {
     struct entry_table table; /* all of it */
@@ -79,6 +80,7 @@ struct entry_layer {
     const struct entry_table *below;
     struct entry_layer *next; /* the layer below, NULL for none; hak_theap_switch's lock */
     int is_added;             /* likewise; in the list, except for a moment while that changes */
+    int is_passive; /* the fast paths stay in force; set before hak_entry_add, or again with it */
 };
 
 extern const struct entry_table hak_entry_plain HAK_HIDDEN;
@@ -102,7 +104,7 @@ extern int (*hak_entry_verify)(void) HAK_HIDDEN;
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 
-/* Puts a layer in force, or takes it out; nothing if it is so already. */
+/* Puts a layer in force, or takes it out; if it is so already, is_passive alone counts. */
 void hak_entry_add(struct entry_layer *layer);
 void hak_entry_remove(struct entry_layer *layer);
 

@@ -227,6 +227,11 @@ uint32_t hak_theap_n_live(void);
    shown. So it is at the start, until entry.c has made up its mind. Not behind the gate: who holds
    this lock waits for nothing, and a forked child frees it and does `change` again if it must. */
 void hak_theap_switch(int (*change)(void *context), void *context);
+/* 1 while the calling thread's fast paths see no heap. */
+static inline int hak_theap_is_hidden(void)
+{
+    return atomic_load_relaxed(&hak_self) == &hak_theap_none;
+}
 /* The calling thread gets no heap, and leaves the one that it has as it is. */
 void hak_theap_refuse(void);
 /* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate;

@@ -2,6 +2,7 @@
 still passes; and docs/misuse.md, which shows it beside other allocators.
 
 misuse_kinds_test.py VARIANT PROGRAM LIBRARY PAGE [unittest's arguments]
+    VARIANT `guarded` is release with HAKMEM_GUARD=1
 misuse_kinds_test.py --update PROGRAM RELEASE DEBUG SECURE PAGE
     writes the page, with what glibc, jemalloc, mimalloc and tcmalloc do here
 """
@@ -95,7 +96,9 @@ PEERS = {
     "mimalloc": "libmimalloc.so.2.0",
     "tcmalloc": "libtcmalloc_minimal.so.4",
 }
-COLUMNS = {"release": 0, "secure": 2}  # the others validate
+COLUMNS = {"release": 0, "secure": 2, "guarded": 3}  # the others validate
+# Every block that a slot can hold lies between guards: docs/guard.md.
+GUARDED = {"HAKMEM_GUARD": "1", "HAKMEM_GUARD_SLOTS": "1024"}
 
 # --- the secure variant ---
 
@@ -191,6 +194,8 @@ allocators are Debian 12's, run on the same programs by `LD_PRELOAD`.
 - **dies**, **hangs**: a signal without a word, later; no end.
 - Two of them: it depends on where the block happens to lie.
 
+'Guarded' is release with `HAKMEM_GUARD=1`, where every block of up to 16 KiB is guarded
+([guard.md](guard.md)); at the default rate the same is found once in so many times.
 'Validating' are release_validated, debug and tiny. A number is the size of the block. 'Two owners'
 of a read: the bytes of whoever had the block before were read; of `malloc_usable_size`: it counts
 bytes that were not asked for.
@@ -215,22 +220,31 @@ its blocks.
 """
 
 
+GUARDED_LINE = (
+    r"\Ahakmem: [^\n]*: 0x[0-9a-f]+ \(((byte \d+ of|\d+ bytes? (before|behind)) )?"
+    r"a (freed )?guarded block of \d+ bytes?( at 0x[0-9a-f]+)?\)\Z"
+)
+GUARDED_TRACE = (
+    r"\Ahakmem: ((touched|found|allocated|freed) by thread \d+(:( 0x[0-9a-f]+)+)?"
+    r"|[0-9a-f]+-[0-9a-f]+ r-xp .*)\Z"
+)
 TOUCHED = 42  # misuse_kinds.c: a fault while it touched what it must not
 RUNS = 4  # of each kind and variant for the page: what depends on chance
 
 
-def outcomes(program, kind, library):
+def outcomes(program, kind, library, options=None):
     """All that happens, as the page says it."""
     runs = 1 if library in PEERS.values() else RUNS
-    seen = {outcome(program, kind, library)[0] for _ in range(runs)}
+    seen = {outcome(program, kind, library, options)[0] for _ in range(runs)}
     return " / ".join(sorted(seen))
 
 
-def outcome(program, kind, library):
+def outcome(program, kind, library, options=None):
     """(what happened, the line)"""
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_") and k != "LD_PRELOAD"
     }
+    environment.update(options or {})
     if library:
         environment["LD_PRELOAD"] = library
     try:
@@ -250,6 +264,8 @@ def outcome(program, kind, library):
         ], done.stderr
     if done.returncode == -signal.SIGABRT and done.stderr:
         return "line", done.stderr
+    if done.returncode == -signal.SIGSEGV and "guarded block" in done.stderr:
+        return "line", done.stderr
     if done.returncode == TOUCHED:
         return "fault", done.stderr
     return "**dies**", done.stderr
@@ -261,20 +277,29 @@ def kinds_of(program):
 
 
 def rows_of(page):
-    """{text: (release, validating, secure)}"""
+    """{text: (release, validating, secure, guarded)}"""
     rows = [
         [cell.strip() for cell in line.strip("|\n ").split(" | ")]
         for line in page
         if line.startswith("| ")
     ]
-    return {row[0]: (row[1], row[2], row[3]) for row in rows[1:] if len(row) > 3}
+    return {row[0]: tuple(row[1:5]) for row in rows[1:] if len(row) > 4}
 
 
 def update(program, release, debug, secure, page):
-    libraries = {"release": release, "validating": debug, "secure": secure, **PEERS}
+    libraries = {
+        "release": release,
+        "validating": debug,
+        "secure": secure,
+        "guarded": release,
+        **PEERS,
+    }
     kinds = kinds_of(program)
     columns = {
-        name: {kind: outcomes(program, kind, library) for kind in kinds}
+        name: {
+            kind: outcomes(program, kind, library, GUARDED if name == "guarded" else None)
+            for kind in kinds
+        }
         for name, library in libraries.items()
     }
     with open(page, "w", encoding="utf-8") as file:
@@ -305,6 +330,9 @@ class Misuse(unittest.TestCase):
             rows = rows_of(file)
         for kind, text in kinds.items():
             with self.subTest(kind):
+                if VARIANT == "guarded":
+                    self.check_guarded(kind, rows[text])
+                    continue
                 if VARIANT == "secure" or kind not in REASONS:
                     self.check(kind, rows[text])
                     continue
@@ -315,6 +343,22 @@ class Misuse(unittest.TestCase):
                     line, r"\A\Z" if passes else r"\Ahakmem: (%s): 0x[0-9a-f]+\n\Z" % REASONS[kind]
                 )
                 self.assertEqual(rows[text][VARIANT != "release"], found, "docs/misuse.md")
+
+    def check_guarded(self, kind, row):
+        """By the page: what is found of a guarded block, and what release finds of the others. A
+        fault in a slot is told of before the program's own handler runs."""
+        found, text = outcome(PROGRAM, kind, LIBRARY, GUARDED)
+        cell = set(row[COLUMNS[VARIANT]].split(" / "))
+        if cell & {"line", "fault"}:  # which one depends on the side of its pages where it lies
+            cell |= {"line", "fault"}
+        self.assertIn(found, cell, text)
+        if "guarded block" in text:
+            first, *rest = text.rstrip("\n").split("\n")
+            self.assertRegex(first, GUARDED_LINE)
+            for line in rest:
+                self.assertRegex(line, GUARDED_TRACE)
+        elif found == "line":
+            self.assertRegex(text, r"\Ahakmem: [^\n]*: 0x[0-9a-f]+\n\Z")
 
     def check(self, kind, row):
         """Of the secure variant, by the line; of the others, by the page."""

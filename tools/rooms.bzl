@@ -44,6 +44,10 @@ ROOMS = {
         "the secure variant: a layer that checks blocks and guards them",
         ["base", "superslab", "heap", "hakmem"],
     ),
+    "guard": (
+        "guarded sampling: a layer that lays one in N blocks between pages that fault",
+        ["base", "superslab", "heap", "hakmem", "stack"],
+    ),
     "malloc": (
         "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*",
         ["base", "superslab", "heap", "hakmem"],
@@ -89,6 +93,7 @@ ROOMS = {
             "hakmem",
             "observe",
             "secure",
+            "guard",
             "malloc",
             "preload",
         ],
@@ -137,6 +142,7 @@ ROOMS = {
             "hakmem",
             "observe",
             "secure",
+            "guard",
             "malloc",
             "install",
         ],

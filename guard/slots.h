@@ -1,0 +1,93 @@
+/* Slots: memory for guarded blocks. Each slot is GUARD_MAX bytes between pages that may never be
+   touched; a block lies at its end or its start, and of the slot's pages those alone that the block
+   needs may be touched, while it lives.
+
+     guard page | slot 0 | guard page | slot 1 | ... | slot n-1 | guard page
+
+   States. A slot is FREE from its start on, and after each free; then it is in the queue, which
+   hands out the one that has waited longest, and keeps a quarter of all waiting. TAKING and GIVING
+   are a moment's, by the thread that does it; USED in between. Whoever changes USED to GIVING frees
+   the block: a second free finds another state.
+
+   The fields of a slot are written by who takes or gives it; a report reads them as they are. All
+   functions may be called by any thread. Locks: the queue's, rank GUARD, for some stores. System
+   calls: mprotect and madvise, outside of it. */
+#ifndef HAKMEM_GUARD_SLOTS_H
+#define HAKMEM_GUARD_SLOTS_H
+
+#include "base/internal.h"
+
+#include "base/attributes.h"
+
+HAK_EXTERN_C_BEGIN
+
+/* The largest block; on systems with larger pages, one page. */
+#define GUARD_MAX    ((size_t)16 * HAK_KIB)
+#define GUARD_FRAMES 24u
+/* Bytes beside a block, in its own pages, that are filled and looked at when it is freed. */
+#define GUARD_FILL 64u
+
+/* Where something happened. */
+struct guard_trace {
+    uint32_t thread; /* as the system names it */
+    uint32_t n;
+    const void *frames[GUARD_FRAMES]; /* the innermost first */
+};
+
+enum guard_state { GUARD_FREE, GUARD_TAKING, GUARD_USED, GUARD_GIVING };
+enum guard_event { GUARD_ALLOCATED, GUARD_FREED, GUARD_N_EVENTS };
+
+struct guard_slot {
+    uint32_t state;     /* enum guard_state */
+    uint32_t is_at_end; /* the block ends where the slot does, but for alignment */
+    uint32_t is_dirty;  /* pages that were used may have kept what was written to them */
+    size_t size;        /* that was asked for */
+    char *block;        /* NULL: the slot never had one */
+    char *pages;        /* the first page that may be touched, and how many bytes of them */
+    size_t n_bytes;
+    struct guard_trace traces[GUARD_N_EVENTS];
+};
+
+/* Where an address lies, seen from the block to which it is likely to belong. */
+enum guard_place { GUARD_NOWHERE, GUARD_BEFORE, GUARD_INSIDE, GUARD_BEHIND };
+struct guard_spot {
+    const struct guard_slot *slot;
+    enum guard_place place;
+    size_t distance; /* bytes before its start, from its start, or behind its end */
+};
+
+/* All slots lie in [hak_guard_base, hak_guard_base + hak_guard_bytes); 0 bytes: there are none. The
+   base is written first, and both once. */
+extern uintptr_t hak_guard_base HAK_HIDDEN;
+extern size_t hak_guard_bytes HAK_HIDDEN;
+
+static HAK_ALWAYS_INLINE int hak_guard_holds(const void *p)
+{
+    return (uintptr_t)p - hak_guard_base < hak_guard_bytes;
+}
+
+/* Makes n slots, once. Returns 0, or ENOMEM if the system refuses. One thread at a time. */
+HAK_MUST_CHECK int hak_guard_make(uint32_t n);
+/* A block of `size` zero bytes, or NULL: too many are in use, it is too large, or the system
+   refuses. `alignment` is a power of two; `is_at_end`: where the block lies. A block of 0 bytes may
+   not be touched at all. The slot's first trace is the caller's to write. Changes errno. */
+void *hak_guard_take(size_t size, size_t alignment, int is_at_end, struct guard_slot **slot);
+/* The slot of a block that may be in use; NULL if no block starts there. */
+struct guard_slot *hak_guard_slot_of(const void *p);
+/* USED becomes GIVING; returns 0 if it is not used. */
+HAK_MUST_CHECK int hak_guard_begin_give(struct guard_slot *slot);
+/* The pages may not be touched any more, and the slot waits in the queue. Changes errno. */
+void hak_guard_end_give(struct guard_slot *slot);
+/* GUARD_NOWHERE if the filling around a block is whole, else where it was written to. */
+enum guard_place hak_guard_check(const struct guard_slot *slot);
+/* Of any address. Reads slots as they are; for signal handlers too. */
+struct guard_spot hak_guard_spot_of(const void *p);
+/* In a forked child: frees the queue's lock if a thread held it that the child does not have. */
+void hak_guard_fork_child(void);
+/* Slots that have a block, and what hak_verify returns: 0, or VERIFY_GUARD. */
+uint32_t hak_guard_n_used(void);
+int hak_guard_verify(void);
+
+HAK_EXTERN_C_END
+
+#endif
