@@ -37,6 +37,12 @@ class Run(unittest.TestCase):
         done = run("run", "--", "sh", "-c", "echo $LD_PRELOAD")
         self.assertEqual((done.returncode, done.stdout.strip()), (0, os.path.realpath(LIBRARY)))
 
+    def test_guard(self):
+        done = run("run", "--guard", "sh", "-c", "echo $HAKMEM_GUARD")
+        self.assertEqual((done.returncode, done.stdout), (0, "on\n"), done.stderr)
+        done = run("run", "--guard", "sh", "-c", "echo $HAKMEM_GUARD", HAKMEM_GUARD="300")
+        self.assertEqual((done.returncode, done.stdout), (0, "300\n"), done.stderr)
+
     def test_secure(self):
         done = run("run", "--secure", "--", "sh", "-c", "echo $LD_PRELOAD")
         self.assertEqual((done.returncode, done.stdout.strip()), (0, os.path.realpath(SECURE)))

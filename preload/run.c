@@ -7,11 +7,14 @@
 #include "command/command.h"
 #include "command/subcommand.h"
 
-enum { SECURE = 256 };
+enum { SECURE = 256, GUARD };
 
 static const struct command_option options[] = {
     {SECURE, "secure", NULL,
      "with libhakmem_secure.so, which ends the program at misuse of its blocks (docs/secure.md)"},
+    {GUARD, "guard", NULL,
+     "one in 5,000 blocks lies between pages that may not be touched, and misuse of it is told "
+     "(HAKMEM_GUARD=on, or what it is set to; docs/guard.md)"},
     {'v', "verbose", NULL,
      "the library says in a line on standard error that it is active: process, version, variant "
      "and options (HAKMEM_VERBOSE=1)"},
@@ -26,7 +29,8 @@ static int run(const struct subcommand *self, int argc, char **argv)
     while ((id = command_next_option(self, argc, argv, NULL)) != -1) {
         if (id == SECURE) {
             which = &command_secure_library;
-        } else if (setenv("HAKMEM_VERBOSE", "1", 1) != 0) {
+        } else if (id == GUARD ? setenv("HAKMEM_GUARD", "on", 0) != 0
+                               : setenv("HAKMEM_VERBOSE", "1", 1) != 0) {
             perror("hakmem: run");
             return CANNOT_RUN;
         }
