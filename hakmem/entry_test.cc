@@ -74,6 +74,7 @@ entry_layer Recorder<Place>::layer = {
     nullptr,
     nullptr,
     0,
+    0,
 };
 using Low = Recorder<ENTRY_PLACE_BLOCKS + 10>;
 using High = Recorder<ENTRY_PLACE_BLOCKS + 20>;
