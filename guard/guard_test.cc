@@ -18,6 +18,7 @@
 
 #include "base/options.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "guard/guard.h"
 #include "guard/sampler.h"
 #include "guard/slots.h"
@@ -202,6 +203,21 @@ TEST_F(Guard, AQuarterOfTheSlotsWaitsAndTheRestIsServedAsEver)
     for (void *p : blocks) {
         hak_free(p);
     }
+}
+
+TEST_F(Guard, VerifySeesASlotThatIsNotInTheQueue)
+{
+    char *p = guarded(100);
+    guard_slot *slot = hak_guard_slot_of(p);
+    EXPECT_EQ(hak_verify(), 0);
+    slot->state = GUARD_FREE;
+    EXPECT_EQ(hak_verify(), VERIFY_GUARD);
+    EXPECT_EQ(hak_guard_verify(), VERIFY_GUARD);
+    slot->state = GUARD_USED;
+    slot->block = p + 3 * GUARD_MAX;
+    EXPECT_EQ(hak_guard_verify(), VERIFY_GUARD);
+    slot->block = p;
+    hak_free(p);
 }
 
 TEST_F(Guard, TheSlotThatWaitedLongestIsUsedNext)

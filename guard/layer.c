@@ -252,12 +252,30 @@ struct entry_layer hak_guard_layer = {
 
 static uint32_t is_changing; /* a thread is in set_rate */
 
+static int (*verify_others)(void);
+
+static int verify(void)
+{
+    int result = verify_others ? verify_others() : 0;
+    return result ? result : hak_guard_verify();
+}
+
+/* hak_verify asks this layer too. */
+static void join_verify(void)
+{
+    if (hak_entry_verify != verify) {
+        verify_others = hak_entry_verify;
+        atomic_store_release(&hak_entry_verify, verify);
+    }
+}
+
 static int set_rate(uint64_t rate, int may_start)
 {
     int error = hak_guard_bytes ? 0 : hak_guard_make((uint32_t)hak_options.guard_slots);
     error = error ? error : hak_guard_watch_faults();
     if (!error) {
         hak_stack_start();
+        join_verify();
         error = hak_guard_set_rate(rate, may_start);
     }
     return error;

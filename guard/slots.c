@@ -287,13 +287,17 @@ static int is_queue_right(void)
     return is_right;
 }
 
+static int are_blocks_right(void)
+{
+    uint32_t i = 0;
+    while (i < n_slots &&
+           (atomic_load_relaxed(&slots[i].state) != GUARD_USED || index_of(slots[i].block) == i)) {
+        i++;
+    }
+    return i == n_slots;
+}
+
 int hak_guard_verify(void)
 {
-    for (uint32_t i = 0; i < n_slots; i++) {
-        const struct guard_slot *slot = &slots[i];
-        if (slot->state == GUARD_USED && slot->block != hak_guard_slot_of(slot->block)->block) {
-            return VERIFY_GUARD;
-        }
-    }
-    return n_slots && !is_queue_right() ? VERIFY_GUARD : 0;
+    return n_slots && !(is_queue_right() && are_blocks_right()) ? VERIFY_GUARD : 0;
 }
