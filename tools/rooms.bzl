@@ -18,6 +18,7 @@ ROOMS = {
         [],
     ),
     "base": ("what knows nothing of allocating", []),
+    "stack": ("the call stack of a thread, and a table of stacks", _BASE),
     "limit": ("the memory limit, and why a request failed", _BASE),
     "superslab": (
         "regions of 2 MiB, what is cut from them, and the pointer map",
