@@ -16,7 +16,7 @@ struct options {
 #undef OPTION
 };
 
-enum opt_type { OPT_NUMBER, OPT_SWITCH, OPT_RATIO, OPT_LIMIT };
+enum opt_type { OPT_NUMBER, OPT_SWITCH, OPT_RATIO, OPT_LIMIT, OPT_TEXT };
 
 /* A row of the table, for printing and for tests. */
 struct opt_row {
