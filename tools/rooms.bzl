@@ -44,6 +44,10 @@ ROOMS = {
         "the secure variant: a layer that checks blocks and guards them",
         ["base", "superslab", "heap", "hakmem"],
     ),
+    "profile": (
+        "the heap profile: which call sites hold the memory",
+        ["base", "superslab", "heap", "hakmem", "stack"],
+    ),
     "malloc": (
         "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*",
         ["base", "superslab", "heap", "hakmem"],
@@ -89,6 +93,8 @@ ROOMS = {
             "hakmem",
             "observe",
             "secure",
+            "stack",
+            "profile",
             "malloc",
             "preload",
         ],
@@ -137,6 +143,8 @@ ROOMS = {
             "hakmem",
             "observe",
             "secure",
+            "stack",
+            "profile",
             "malloc",
             "install",
         ],
