@@ -168,8 +168,7 @@ int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
 {
     uint64_t parsed = 0;
     if (may_be_file(row) && strchr(text, '/')) {
-        *value = (uint64_t)(uintptr_t)text;
-        return 0;
+        return parse_text(text, value);
     }
     int error = parse_as(row, text, &parsed);
     if (error) {

@@ -146,6 +146,9 @@ TEST(Options, AFileForASwitch)
     for (size_t i = 0; i < hak_opt_n_rows; i++) {
         const opt_row &row = hak_opt_rows[i];
         bool may_be_file = std::string(row.unit) == "file";
+        if (row.type == OPT_TEXT) {
+            continue;
+        }
         n_files += may_be_file;
         for (const char *text : {"/tmp/x", "./x y", "a/", "/"}) {
             uint64_t value;
@@ -156,7 +159,7 @@ TEST(Options, AFileForASwitch)
             uint64_t value = 0;
             const char *path = "/some/where";
             EXPECT_EQ(hak_opt_parse(&row, path, &value), 0);
-            EXPECT_EQ(hak_opt_file(value), path);
+            EXPECT_STREQ(hak_opt_file(value), path);
             hak_line line = {0, {0}};
             hak_opt_line_value(&line, &row, value);
             EXPECT_EQ(std::string(line.text, line.length), path);

@@ -145,15 +145,17 @@ struct theap {
                         thread; its thread's, as bins are */
     void *kept_room; /* memory for that, for ever */
 
+    uint32_t is_metered;  /* fast paths take from `metered`; the lock of hak_self */
+    uint32_t has_metered; /* `metered` has been in use */
+
+    struct owner owner; /* begins with a line of its own, which every thread pushes to */
+
+    /* Last, since a heap that is not metered does not touch it. */
     struct bin metered[SC_N_CLASSES];
     /* The layer's: how many blocks it lets pass (profile/meter.h), since which epoch of its, and
        how often the list was short. */
     uint32_t meter_left[SC_N_CLASSES], meter_epoch;
     uint8_t meter_short[SC_N_CLASSES];
-    uint32_t is_metered;  /* fast paths take from `metered`; the lock of hak_self */
-    uint32_t has_metered; /* `metered` has been in use */
-
-    struct owner owner; /* begins with a line of its own, which every thread pushes to */
 };
 
 HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");
