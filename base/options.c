@@ -2,6 +2,7 @@
 #include "base/options.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -134,6 +135,23 @@ static int parse_rate(const char *text, uint64_t *value)
     return parse_number(text, 0, value);
 }
 
+/* A copy: programs write their titles over the environment's texts. The same text is copied once.
+ */
+static int parse_text(const char *text, uint64_t *value)
+{
+    static char texts[2 * PATH_MAX];
+    size_t at = 0, n = strlen(text) + 1;
+    while (texts[at] && strcmp(texts + at, text) != 0) {
+        at += strlen(texts + at) + 1;
+    }
+    if (n == 1 || n > sizeof texts - at - 1) {
+        return n == 1 ? EINVAL : ERANGE;
+    }
+    memcpy(texts + at, text, n);
+    *value = (uint64_t)(uintptr_t)(texts + at);
+    return 0;
+}
+
 static int parse_as(const struct opt_row *row, const char *text, uint64_t *value)
 {
     switch (row->type) {
@@ -145,6 +163,8 @@ static int parse_as(const struct opt_row *row, const char *text, uint64_t *value
         return parse_limit(text, value);
     case OPT_RATE:
         return parse_rate(text, value);
+    case OPT_TEXT:
+        return parse_text(text, value);
     default:
         return parse_number(text, is_word(row->unit, "bytes"), value);
     }
@@ -159,14 +179,13 @@ int hak_opt_parse(const struct opt_row *row, const char *text, uint64_t *value)
 {
     uint64_t parsed = 0;
     if (may_be_file(row) && strchr(text, '/')) {
-        *value = (uint64_t)(uintptr_t)text;
-        return 0;
+        return parse_text(text, value);
     }
     int error = parse_as(row, text, &parsed);
     if (error) {
         return error;
     }
-    if (parsed < row->min || parsed > row->max) {
+    if (row->type != OPT_TEXT && (parsed < row->min || parsed > row->max)) {
         return ERANGE;
     }
     *value = parsed;
@@ -186,6 +205,8 @@ void hak_opt_line_value(struct hak_line *line, const struct opt_row *row, uint64
 {
     if (row->type == OPT_LIMIT && value == UINT64_MAX) {
         hak_line_text(line, "auto");
+    } else if (row->type == OPT_TEXT) {
+        line_value(line, value ? (const char *)(uintptr_t)value : "none");
     } else if (row->type == OPT_RATIO) {
         hak_line_ratio(line, value);
     } else if (may_be_file(row) && hak_opt_file(value)) {
@@ -220,6 +241,9 @@ static void complain(const struct opt_row *row, const char *text)
     if (row->type == OPT_SWITCH) {
         hak_line_text(&line, "' is not allowed: 0, 1, off, on, no, yes, false or true");
         hak_line_text(&line, may_be_file(row) ? ", or a file's path, with a slash" : "");
+    } else if (row->type == OPT_TEXT) {
+        hak_line_text(&line, "' is not allowed: the name of a ");
+        hak_line_text(&line, row->unit);
     } else {
         hak_line_text(&line, "' is not allowed: ");
         line_bounds(&line, row);

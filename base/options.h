@@ -17,7 +17,7 @@ struct options {
 };
 
 /* A rate is a number, or on for OPT_RATE_ON, or off for 0. */
-enum opt_type { OPT_NUMBER, OPT_SWITCH, OPT_RATIO, OPT_LIMIT, OPT_RATE };
+enum opt_type { OPT_NUMBER, OPT_SWITCH, OPT_RATIO, OPT_LIMIT, OPT_RATE, OPT_TEXT };
 #define OPT_RATE_ON 5000u
 
 /* A row of the table, for printing and for tests. */

@@ -12,7 +12,9 @@ import tempfile
 import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-PARTS = "base limit superslab owner tiny mid_mt ace heap hakmem observe secure stack guard malloc".split()
+PARTS = (
+    "base limit superslab owner tiny mid_mt ace heap hakmem observe secure stack guard profile malloc"
+).split()
 
 
 def read(*path):

@@ -230,7 +230,7 @@ static void guard_claim(void *p, const struct entry_claim *claim)
 
 struct entry_layer hak_guard_layer = {
     .place = ENTRY_PLACE_SAMPLES,
-    .is_passive = 1,
+    .wants = ENTRY_WANTS_SLOW,
     .below = &hak_entry_plain,
     .table =
         {

@@ -41,7 +41,7 @@ static void begin_switch(void)
 
 static void end_switch(int sees_all, uint64_t rate)
 {
-    atomic_store_relaxed(&hak_guard_layer.is_passive, !sees_all);
+    atomic_store_relaxed(&hak_guard_layer.wants, sees_all ? ENTRY_WANTS_ALL : ENTRY_WANTS_SLOW);
     atomic_store_relaxed(&hak_guard_rate, rate);
     hak_entry_add(&hak_guard_layer);
     atomic_store_release(&is_switching, 0u);

@@ -28,7 +28,11 @@ static void *aligned(size_t alignment, size_t size)
         return hak_fast_malloc(size);
     }
     uint32_t size_class = hak_request_class(size, alignment);
-    void *block = size_class < SC_N_CLASSES ? hak_fast_take(size_class) : NULL;
+    void *block = NULL;
+    if (size_class < SC_N_CLASSES) {
+        block = hak_tc_bin_take(hak_fast_bin_to_take_from(atomic_load_relaxed(&hak_self),
+                                                          hak_sc_table[size_class].size));
+    }
     return block ? block : hak_entry_now()->aligned(alignment, size);
 }
 

@@ -71,13 +71,15 @@ void *hak_calloc(size_t n, size_t size)
     if (HAK_UNLIKELY(__builtin_mul_overflow(n, size, &bytes))) {
         return hak_request_refuse();
     }
-    uint32_t size_class = HAK_LIKELY(bytes <= SC_SMALL_MAX) ? hak_sc_of(bytes) : SC_N_CLASSES;
-    void *block = size_class < SC_N_CLASSES ? hak_fast_take(size_class) : NULL;
+    struct theap *heap = atomic_load_relaxed(&hak_self);
+    struct bin *bin =
+        HAK_LIKELY(bytes <= SC_SMALL_MAX) ? hak_fast_bin_to_take_from(heap, bytes) : NULL;
+    void *block = bin ? hak_tc_bin_take(bin) : NULL;
     if (HAK_UNLIKELY(!block)) {
         return hak_entry_now()->calloc(bytes);
     }
     /* The whole block, so that what malloc_usable_size promises is zero too. */
-    return memset(block, 0, hak_sc_table[size_class].size);
+    return memset(block, 0, bin->size);
 }
 
 static HAK_NOINLINE size_t slow_usable_size(const void *p)

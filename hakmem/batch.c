@@ -3,9 +3,9 @@
 #include "hakmem/hakmem.h"
 
 /* What the bin holds, up to n blocks. */
-static size_t take_cached(uint32_t size_class, size_t n, void **out)
+static size_t take_cached(size_t size, size_t n, void **out)
 {
-    struct bin *bin = &atomic_load_relaxed(&hak_self)->bins[size_class];
+    struct bin *bin = hak_fast_bin_to_take_from(atomic_load_relaxed(&hak_self), size);
     void *head = bin->head;
     size_t got = 0;
     while (got < n) {
@@ -29,7 +29,7 @@ size_t hak_malloc_batch(size_t size, size_t n, void **out)
     size_t got = 0;
     while (got < n) {
         if (size <= SC_SMALL_MAX) {
-            got += take_cached(hak_sc_of(size), n - got, out + got);
+            got += take_cached(size, n - got, out + got);
         }
         if (got < n) {
             void *block = hak_malloc(size);

@@ -29,16 +29,19 @@ static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock
 
 /* --- adding and removing --- */
 
-/* The table in force is the highest layer's. Returns whether all calls must come to it.
+/* The table in force is the highest layer's. Returns which calls must come to it.
    hak_theap_switch's lock held. */
 static int put_in_force(void)
 {
-    int sees_all = 0;
-    for (const struct entry_layer *layer = layers; layer; layer = layer->next) {
-        sees_all |= !layer->is_passive;
-    }
+    int view = THEAP_SHOWN;
     atomic_store_release(&hak_entry_top, layers ? &layers->table : &hak_entry_plain);
-    return sees_all;
+    for (const struct entry_layer *layer = layers; layer && view != THEAP_HIDDEN;
+         layer = layer->next) {
+        if (layer->wants != ENTRY_WANTS_SLOW) {
+            view = layer->wants == ENTRY_WANTS_ALL ? THEAP_HIDDEN : THEAP_METERED;
+        }
+    }
+    return view;
 }
 
 /* The link to the first layer that is not above `place`. */
@@ -95,7 +98,7 @@ static int mend(void *context)
         layer->is_added = 1;
     }
     link_below();
-    return hak_entry_top == &first_table ? 1 : put_in_force();
+    return hak_entry_top == &first_table ? THEAP_HIDDEN : put_in_force();
 }
 
 void hak_entry_mend(void)

@@ -9,8 +9,7 @@
 
    The fast paths cost nothing for it: while there is a layer that is to see every call, each
    thread's `hak_self` is hak_theap_none (heap.h), so that each call finds an empty bin or a foreign
-   tag, and comes here. A passive layer leaves them in force, and sees what takes a slow path
-   anyway.
+   tag, and comes here. A layer that counts leaves them in force (entry_wants).
 
    Order: of two layers the one with the higher place is above, whichever was added first. A layer
    is added and removed by any thread at any time. While that happens a call of another thread
@@ -71,7 +70,22 @@ struct entry_table {
 
 /* Places. Below: what changes blocks (red zones, guards); then what serves some calls by itself;
    above: what looks at the program's calls. */
-enum entry_place { ENTRY_PLACE_BLOCKS = 100, ENTRY_PLACE_SAMPLES = 150, ENTRY_PLACE_CALLS = 200 };
+enum entry_place {
+    ENTRY_PLACE_BLOCKS = 100,
+    ENTRY_PLACE_SAMPLES = 140,
+    ENTRY_PLACE_PROFILE = 150,
+    ENTRY_PLACE_CALLS = 200
+};
+
+/* Which calls must come to a layer. The strongest wish of all layers is granted. */
+enum entry_wants {
+    ENTRY_WANTS_ALL,
+    /* Those that leave the fast paths. Its malloc, calloc and aligned fill the metered bins, so
+       that it knows how many calls pass by (hak_tc_meter). */
+    ENTRY_WANTS_METERED,
+    /* Those that leave the fast paths anyway. */
+    ENTRY_WANTS_SLOW
+};
 
 struct entry_layer {
     struct entry_table table; /* all of it */
@@ -80,7 +94,7 @@ struct entry_layer {
     const struct entry_table *below;
     struct entry_layer *next; /* the layer below, NULL for none; hak_theap_switch's lock */
     int is_added;             /* likewise; in the list, except for a moment while that changes */
-    int is_passive; /* the fast paths stay in force; set before hak_entry_add, or again with it */
+    int wants; /* enum entry_wants; the layer's own, and in force after the next hak_entry_add */
 };
 
 extern const struct entry_table hak_entry_plain HAK_HIDDEN;
@@ -104,7 +118,7 @@ extern int (*hak_entry_verify)(void) HAK_HIDDEN;
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 
-/* Puts a layer in force, or takes it out; if it is so already, is_passive alone counts. */
+/* Puts a layer in force, or takes it out; if it is so already, what it wants is looked at again. */
 void hak_entry_add(struct entry_layer *layer);
 void hak_entry_remove(struct entry_layer *layer);
 

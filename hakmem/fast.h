@@ -72,11 +72,11 @@ static inline void hak_fast_claim(void *p, enum entry_family family, enum entry_
 #define FORGET_LINK(link)     __asm__("" : "+r"(link))
 #endif
 
-/* A block of the class if the thread has one at hand; NULL also while there is a layer (entry.h).
- */
-static HAK_ALWAYS_INLINE void *hak_fast_take(uint32_t size_class)
+/* The bin from which blocks of `size` bytes, at most SC_SMALL_MAX, are taken. */
+static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_to_take_from(struct theap *heap, size_t size)
 {
-    return hak_tc_bin_take(&atomic_load_relaxed(&hak_self)->bins[size_class]);
+    const uint16_t *bin_of = HAK_LIKELY(size <= SC_TINY_MAX) ? heap->tiny_bin : hak_tc_mid_bin_of;
+    return hak_tc_bin_at(heap, atomic_load_relaxed(&bin_of[(size + 15) >> SC_GRANULE_SHIFT]));
 }
 
 /* The first block of the bin at `offset`; `refill` serves where there is none. */

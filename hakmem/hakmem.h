@@ -157,6 +157,19 @@ struct hak_hooks {
    instruction; while they are, every call takes a slow path. */
 HAK_API void hak_hooks_set(const struct hak_hooks *hooks);
 
+/* --- heap profile --- */
+
+/* Samples allocations from now on, on average one in `period` bytes (0: 512 KiB), with their call
+   stacks: docs/profile.md. Called again, it changes the period. Returns 0, EINVAL for a period
+   above PTRDIFF_MAX, or EBUSY within a hooked or sampled call. The first call may allocate. */
+HAK_API int hak_profile_start(size_t period);
+/* Samples no more. What was sampled stays in the profile, and is followed until it is freed. */
+HAK_API void hak_profile_stop(void);
+/* Writes the profile, as it is now, to a file descriptor; allocates nothing. `hakmem` makes of it
+   what people and other programs read. Returns 0 or an errno value: EINVAL if the profile was never
+   started, EBUSY while another thread writes it. */
+HAK_API int hak_profile_write(int fd);
+
 /* --- the library --- */
 
 /* 1 if the address lies in memory that hakmem manages. Never faults. */

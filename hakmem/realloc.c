@@ -126,7 +126,7 @@ static HAK_ALWAYS_INLINE void *own_take(struct hak_heap *heap, size_t size, int 
     (void)heap;
     (void)is_growing;
     (void)is_zeroed;
-    void *block = hak_tc_bin_take(&hak_theap_own->bins[hak_sc_of(size)]);
+    void *block = hak_tc_bin_take(hak_fast_bin_to_take_from(hak_theap_own, size));
     return HAK_LIKELY(block != NULL) ? block : hak_plain_malloc(size);
 }
 
@@ -213,6 +213,10 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
 static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
 {
     static const struct realloc_way way = {.take = own_take, .give = own_give};
+    if (HAK_UNLIKELY(own.heap->is_metered &&
+                     !hak_tc_bin_first(hak_fast_bin_to_take_from(own.heap, size)))) {
+        return slow_realloc(p, size); /* who meters fills the bin */
+    }
     return move(&way, NULL, p, hak_tc_bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
 }
 

@@ -42,6 +42,11 @@ TEST(Verify, ThreadCache)
     hak_theap_own->spares[c].count++;
     EXPECT_EQ(hak_verify(), VERIFY_TC_SPARE);
     hak_theap_own->spares[c].count--;
+    hak_tc_set_metered(hak_theap_own, 1);
+    hak_theap_own->metered[c].room--;
+    EXPECT_EQ(hak_verify(), VERIFY_TC_METERED);
+    hak_theap_own->metered[c].room++;
+    hak_tc_set_metered(hak_theap_own, 0);
     hak_theap_own->outbox[1].count++;
     EXPECT_EQ(hak_verify(), VERIFY_REMOTE_OUTBOX);
     hak_theap_own->outbox[1].count--;

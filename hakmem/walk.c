@@ -388,7 +388,9 @@ static void count_own_cache(struct walk_counts *counts)
 {
     const struct theap *heap = hak_theap_own;
     for (uint32_t c = 0; heap != &hak_theap_none && c < SC_N_CLASSES; c++) {
-        size_t n = (size_t)((int64_t)heap->limits[c] - heap->bins[c].room) + heap->spares[c].count;
+        size_t n = (size_t)((int64_t)heap->limits[c] - heap->bins[c].room -
+                            (int64_t)heap->metered[c].room) +
+                   heap->spares[c].count;
         n = n < counts->n_used[c] ? n : counts->n_used[c];
         counts->n_used[c] -= n;
         counts->n_free[c] += n;

@@ -21,11 +21,14 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define SHRINK_AFTER 8u
 #define SHRINK_TO    HAK_TINY_OR(2u, 32u)
 
-const uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
+uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
 #include "base/size_class_of.def"
 #undef C
 };
+HAK_STATIC_ASSERT(offsetof(struct theap, metered) + sizeof(((struct theap *)0)->metered) <=
+                      UINT16_MAX,
+                  "bins are found by offsets of 16 bits");
 
 /* Both limits as the class's pool wants them. */
 static uint32_t largest_limit(uint32_t size_class)
@@ -37,6 +40,86 @@ static uint32_t first_limit(uint32_t size_class)
 {
     return hak_owner_first_limit(hak_small_policy(size_class), size_class);
 }
+
+/* --- metered bins --- */
+
+static uint16_t offset_of(uint32_t size_class, int is_metered)
+{
+    return (uint16_t)((is_metered ? offsetof(struct theap, metered) : 0) +
+                      (size_class << TAG_BIN_SHIFT));
+}
+
+static void init_metered(struct theap *heap)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        hak_tc_bin_set(&heap->metered[c], NULL);
+        heap->metered[c].room = 0;
+        heap->metered[c].size = hak_sc_table[c].size;
+    }
+    heap->has_metered = 1;
+}
+
+void hak_tc_set_metered(struct theap *heap, int is_metered)
+{
+    if (is_metered && !heap->has_metered) {
+        init_metered(heap);
+    }
+    heap->is_metered = (uint32_t)is_metered;
+    for (uint32_t i = 0; i < TINY_GRANULES; i++) {
+        atomic_store_release(&heap->tiny_bin[i], offset_of(hak_sc_of_granules[i], is_metered));
+    }
+}
+
+void hak_tc_set_mid_metered(int is_metered)
+{
+    for (uint32_t i = 0; i < sizeof hak_tc_mid_bin_of / sizeof hak_tc_mid_bin_of[0]; i++) {
+        uint32_t size_class = hak_sc_of((size_t)i << SC_GRANULE_SHIFT);
+        atomic_store_release(&hak_tc_mid_bin_of[i], offset_of(size_class, is_metered));
+    }
+}
+
+uint32_t hak_tc_meter(struct theap *heap, uint32_t size_class, uint32_t most)
+{
+    struct bin *from = &heap->bins[size_class], *to = &heap->metered[size_class];
+    uint32_t count = hak_tc_count(heap, size_class);
+    void *head = hak_tc_bin_first(from);
+    HAK_DEBUG_ASSERT(heap->has_metered && !hak_tc_bin_first(to) && to->room == 0);
+    if (!head || !most) {
+        return 0;
+    }
+    if (HAK_LIKELY(count <= most)) {
+        to->head = head;
+        hak_tc_bin_set(from, NULL);
+        from->room = heap->limits[size_class];
+    } else {
+        void *last = head;
+        for (count = 1; count < most; count++) {
+            last = hak_link_next(last);
+        }
+        hak_tc_bin_set(from, hak_link_next(last));
+        from->room += (int32_t)count;
+        hak_link_set(last, NULL);
+        to->head = head;
+    }
+    to->room = -(int32_t)count;
+    return count;
+}
+
+/* What metering has left; the list, whose length goes to *count. */
+static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *count)
+{
+    struct bin *bin = &heap->metered[size_class];
+    void *head = heap->has_metered ? hak_tc_bin_first(bin) : NULL;
+    if (HAK_UNLIKELY(head != NULL)) {
+        *count = (uint32_t)-bin->room;
+        bin->room = 0;
+        hak_tc_bin_set(bin, NULL);
+        heap->meter_left[size_class] += *count;
+    }
+    return head;
+}
+
+/* --- limits --- */
 
 void hak_tc_init(struct theap *heap)
 {
@@ -54,8 +137,11 @@ void hak_tc_init(struct theap *heap)
         bin->size = hak_sc_table[c].size;
         heap->spares[c] = (struct spare){NULL, 0};
     }
-    for (uint32_t i = 0; i < TINY_GRANULES; i++) {
-        heap->tiny_bin[i] = (uint16_t)(hak_sc_of_granules[i] << TAG_BIN_SHIFT);
+    if (!heap->tiny_bin[TINY_GRANULES - 1]) { /* later other threads write it too */
+        hak_tc_set_metered(heap, 0);
+    }
+    if (heap->has_metered) {
+        init_metered(heap);
     }
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
         heap->outbox[i] = (struct outbox_slot){(void *)(uintptr_t)hak_link_end, 0, 0, 0};
@@ -268,6 +354,8 @@ void *hak_tc_refill(struct theap *heap, uint32_t size_class)
         spare->head = NULL;
         spare->count = 0;
         heap->refill_is_clean = 0;
+    } else if (HAK_UNLIKELY((block = take_metered(heap, size_class, &count)) != NULL)) {
+        heap->refill_is_clean = 0;
     } else {
         if (++heap->slow_count % SEND_EVERY == 0) {
             hak_remote_send_all(heap);
@@ -298,6 +386,8 @@ void hak_tc_flush(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         hak_small_put_list(&heap->owner, c, hak_tc_bin_first(&heap->bins[c]));
         hak_small_put_list(&heap->owner, c, heap->spares[c].head);
+        uint32_t count;
+        hak_small_put_list(&heap->owner, c, take_metered(heap, c, &count));
     }
     hak_stat_sub(bin_budget, heap->budget);
     heap->budget = 0;
@@ -331,7 +421,8 @@ static int list_holds(const void *head, const void *p, uint32_t most)
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most)
 {
     return list_holds(hak_tc_bin_first(&heap->bins[size_class]), p, most) ||
-           list_holds(heap->spares[size_class].head, p, most);
+           list_holds(heap->spares[size_class].head, p, most) ||
+           (heap->has_metered && list_holds(hak_tc_bin_first(&heap->metered[size_class]), p, most));
 }
 
 int hak_tc_verify(const struct theap *heap)
@@ -344,6 +435,11 @@ int hak_tc_verify(const struct theap *heap)
         }
         if (list_length(heap->spares[c].head, heap->spares[c].count) != heap->spares[c].count) {
             return VERIFY_TC_SPARE;
+        }
+        uint32_t metered = (uint32_t)-heap->metered[c].room;
+        if (heap->has_metered &&
+            list_length(hak_tc_bin_first(&heap->metered[c]), metered) != metered) {
+            return VERIFY_TC_METERED;
         }
     }
     return hak_remote_verify(heap);

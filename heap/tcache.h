@@ -10,8 +10,9 @@
 HAK_EXTERN_C_BEGIN
 
 /* Offsets of bins for (size + 15) / 16, all sizes to 32 KiB; a heap's own small copy serves the
-   tiny ones without the instruction that finds this table. */
-extern const uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
+   tiny ones without the instruction that finds this table. Written while metering begins or ends.
+ */
+extern uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] HAK_HIDDEN;
 
 /* Variants that validate write the heap into the second word of a block that goes into one of its
    bins, and clear it when the block is handed out: a second free sees it, and looks through the

@@ -27,6 +27,7 @@
 /* An owner that neither a heap nor a special tag has, and a view that shows nothing. */
 struct theap hak_theap_none = {
     .bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
+    .metered = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
     .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT,
     .view = {.is_final = 1},
     .last_slot = &hak_theap_none.outbox[0]};
@@ -51,7 +52,7 @@ static void thread_ends(void *heap);
 #define SHOW_HEAPS   HAK_TINY_OR(2u, 64u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
-/* are_hidden, self_at of all heaps, and entry.c's layers. Taken outside of the gate, since its
+/* shown_as, self_at of all heaps, and entry.c's layers. Taken outside of the gate, since its
    holders must not be refused: for a few stores, within which no thread waits for anything. */
 static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct theap *orphans;
@@ -69,8 +70,9 @@ static uint32_t n_live;      /* heaps that have a thread */
 static uint32_t has_stale, stale_id;
 uint32_t hak_theap_epoch = 1;
 static uint32_t is_ready;
-static int has_environment; /* not in functions that run before the C library's own start */
-static int are_hidden = 1;  /* no thread's fast paths see its heap */
+static int has_environment;         /* not in functions that run before the C library's own start */
+static int shown_as = THEAP_HIDDEN; /* enum theap_view */
+static int mid_is_metered;          /* hak_tc_mid_bin_of leads to metered bins; shown_lock */
 static pthread_key_t end_key;
 static int has_end_key;
 
@@ -430,13 +432,22 @@ void hak_theap_mend(struct theap *heap)
     }
 }
 
+/* The view of one heap. shown_lock held; that heap's thread may be in its fast paths. */
+static void show(struct theap *heap)
+{
+    if (heap->is_metered != (shown_as == THEAP_METERED)) {
+        hak_tc_set_metered(heap, shown_as == THEAP_METERED);
+    }
+    atomic_store_release(heap->self_at, shown_as == THEAP_HIDDEN ? &hak_theap_none : heap);
+}
+
 /* While calls go to a layer, every thread's `self` is hak_theap_none, so that all of them take the
    slow paths. */
 static void show_to_fast_paths(struct theap *heap)
 {
     hak_lock_acquire(&shown_lock);
     heap->self_at = &hak_self;
-    atomic_store_relaxed(&hak_self, are_hidden ? &hak_theap_none : heap);
+    show(heap);
     hak_lock_release(&shown_lock);
 }
 
@@ -456,22 +467,29 @@ static int show_some(uint32_t *id)
         struct theap *heap = hak_theap_of_owner(owner);
         hak_lock_step(1);
         if (heap && heap->self_at && hak_theap_is_live(heap)) {
-            atomic_store_relaxed(heap->self_at, are_hidden ? &hak_theap_none : heap);
+            show(heap);
         }
     }
     return owner != NULL;
 }
 
 /* The lock is let go between: threads that start or end wait for it. What has been changed counts
-   from then on; the rest sees another change that comes in between. */
+   from then on; the rest sees another change that comes in between. All heaps have metered bins
+   before the table that leads to them is written. */
 void hak_theap_switch(int (*change)(void *context), void *context)
 {
     uint32_t id = 0;
     hak_lock_acquire(&shown_lock);
-    are_hidden = change(context);
+    shown_as = change(context);
+    if (shown_as != THEAP_METERED && mid_is_metered) {
+        hak_tc_set_mid_metered(mid_is_metered = 0);
+    }
     while (show_some(&id)) {
         hak_lock_release(&shown_lock);
         hak_lock_acquire(&shown_lock);
+    }
+    if (shown_as == THEAP_METERED && !mid_is_metered) {
+        hak_tc_set_mid_metered(mid_is_metered = 1);
     }
     hak_lock_release(&shown_lock);
 }
@@ -686,7 +704,7 @@ static void mend_shown(void)
         atomic_store_relaxed(&shown_lock.word, 0u);
         hak_entry_fork_parts.mend();
     } else if (own != &hak_theap_none && own->self_at) {
-        struct theap *seen = are_hidden ? &hak_theap_none : own;
+        struct theap *seen = shown_as == THEAP_HIDDEN ? &hak_theap_none : own;
         if (*own->self_at != seen) {
             *own->self_at = seen;
         }

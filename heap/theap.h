@@ -15,6 +15,12 @@
    A spare is one more list of the class, at most limit + 1 blocks. Blocks in bins, spares,
    outboxes, inboxes and the depot count as allocated in their slabs.
 
+   Metered bins. While a layer meters what is allocated (entry.h), fast paths take from a second bin
+   of the class, to which nothing is freed: so whoever fills it knows how many allocations it
+   serves. The room of a metered bin is minus the number of its blocks; the layer fills it with the
+   list of the first bin. Where the fast paths take from is data: tiny_bin and hak_tc_mid_bin_of.
+   When metering ends, what is left is taken by the refills that follow, or flushed.
+
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
 
@@ -139,7 +145,17 @@ struct theap {
                         thread; its thread's, as bins are */
     void *kept_room; /* memory for that, for ever */
 
+    uint32_t is_metered;  /* fast paths take from `metered`; the lock of hak_self */
+    uint32_t has_metered; /* `metered` has been in use */
+
     struct owner owner; /* begins with a line of its own, which every thread pushes to */
+
+    /* Last, since a heap that is not metered does not touch it. */
+    struct bin metered[SC_N_CLASSES];
+    /* The layer's: how many blocks it lets pass (profile/meter.h), since which epoch of its, and
+       how often the list was short. */
+    uint32_t meter_left[SC_N_CLASSES], meter_epoch;
+    uint8_t meter_short[SC_N_CLASSES];
 };
 
 HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");
@@ -222,10 +238,13 @@ size_t hak_theap_purge_all(void);
 void hak_theap_rest_all(void);
 /* Heaps that have a thread now. */
 uint32_t hak_theap_n_live(void);
-/* Does `change` with a lock of rank HEAPS held, which returns whether the table of entry points is
-   another than the plain one: then every thread's heap is hidden from the fast paths, else it is
-   shown. So it is at the start, until entry.c has made up its mind. Not behind the gate: who holds
-   this lock waits for nothing, and a forked child frees it and does `change` again if it must. */
+/* What fast paths see of every thread's heap: all; or that, and they take from the metered bins; or
+   nothing, so that every call comes to the table of entry points. */
+enum theap_view { THEAP_SHOWN, THEAP_HIDDEN, THEAP_METERED };
+/* Does `change` with a lock of rank HEAPS held, which returns an enum theap_view: what fast paths
+   see from now on. They see nothing at the start, until entry.c has made up its mind. Not behind
+   the gate: who holds this lock waits for nothing, and a forked child frees it and does `change`
+   again if it must. */
 void hak_theap_switch(int (*change)(void *context), void *context);
 /* 1 while the calling thread's fast paths see no heap. */
 static inline int hak_theap_is_hidden(void)
@@ -258,6 +277,17 @@ int hak_theap_verify_all(void);
 void hak_tc_init(struct theap *heap);
 void *hak_tc_refill(struct theap *heap, uint32_t size_class);
 void hak_tc_overflow(struct theap *heap, uint32_t size_class);
+static inline uint32_t hak_tc_count(const struct theap *heap, uint32_t size_class)
+{
+    return (uint32_t)((int32_t)heap->limits[size_class] - heap->bins[size_class].room);
+}
+/* Moves blocks of the bin to the metered bin, which is empty: all, or the first `most`. Returns how
+   many. By the heap's thread. */
+uint32_t hak_tc_meter(struct theap *heap, uint32_t size_class, uint32_t most);
+/* Fast paths of the heap take from its metered bins, or no more; with the lock of hak_theap_switch
+   held. hak_tc_meter_mid: those of all heaps, for mid classes. */
+void hak_tc_set_metered(struct theap *heap, int is_metered);
+void hak_tc_set_mid_metered(int is_metered);
 /* Set once, before there is a heap that keeps something: puts what `kept` holds into the bins,
    which may hold more than their limits then, and clears `kept`. By who flushes. */
 extern void (*hak_tc_flush_kept)(struct theap *heap) HAK_HIDDEN;

@@ -116,9 +116,9 @@ __attribute__((noinline)) void with_alignment(Capture *out, size_t n)
 {
     alignas(64) volatile char aligned[128];
     auto *room = static_cast<volatile char *>(__builtin_alloca(n));
-    aligned[0] = room[0] = 1;
+    room[0] = 1;
     capture(out);
-    aligned[127] = room[n - 1];
+    __asm__ volatile("" ::"r"(&aligned[0]), "r"(&room[n - 1]) : "memory");
 }
 
 TEST_F(StackTest, AlignedFrames)

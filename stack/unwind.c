@@ -4,7 +4,6 @@
 #include "stack/stack.h"
 
 #include <dlfcn.h>
-#include <execinfo.h>
 #include <pthread.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
@@ -22,6 +21,12 @@
 #endif
 #ifndef HAS_CFI
 #define HAS_CFI 0
+#endif
+#if !HAS_CFI && !defined(__aarch64__) && __has_include(<execinfo.h>)
+#include <execinfo.h>
+#define HAS_BACKTRACE 1
+#else
+#define HAS_BACKTRACE 0
 #endif
 
 #define N_RULES HAK_TINY_OR(64u, 4096u)
@@ -94,12 +99,12 @@ static struct bounds find_own_code(void)
 void hak_stack_start(void)
 {
     if (!atomic_load_acquire(&is_started)) {
-        void *some[2];
         main_stack = find_main_stack();
         own_code = find_own_code();
-        if (!HAS_CFI) {
-            (void)backtrace(some, 2); /* loads what it needs */
-        }
+#if HAS_BACKTRACE
+        void *some[2];
+        (void)backtrace(some, 2); /* loads what it needs */
+#endif
         atomic_store_release(&is_started, 1u);
     }
 }
@@ -305,10 +310,10 @@ static HAK_ALWAYS_INLINE struct registers registers_here(void)
     return here;
 }
 
-/* The first address is one within this function. */
+/* The first address is one within this function, behind an instruction, as behind a call. */
 static HAK_NOINLINE size_t walk_here(const void **addresses, size_t most)
 {
-    return walk(registers_here(), 0, addresses, most);
+    return walk(registers_here(), 1, addresses, most);
 }
 
 #elif defined(__aarch64__)
@@ -337,12 +342,21 @@ static HAK_NOINLINE size_t walk_here(const void **addresses, size_t most)
     return walk_records(fp, fp, addresses, 0, most);
 }
 
-#else
+#elif HAS_BACKTRACE
 
 static HAK_NOINLINE size_t walk_here(const void **addresses, size_t most)
 {
     int n = backtrace((void **)(uintptr_t)addresses, (int)most);
     return n > 0 ? (size_t)n : 0;
+}
+
+#else
+
+static size_t walk_here(const void **addresses, size_t most)
+{
+    (void)addresses;
+    (void)most;
+    return 0;
 }
 
 #endif

@@ -48,6 +48,10 @@ ROOMS = {
         "guarded sampling: a layer that lays one in N blocks between pages that fault",
         ["base", "superslab", "heap", "hakmem", "stack"],
     ),
+    "profile": (
+        "the heap profile: which call sites hold the memory",
+        ["base", "superslab", "heap", "hakmem", "stack"],
+    ),
     "malloc": (
         "the names of malloc, of glibc's additions to it and of C++'s operators, over hak_*",
         ["base", "superslab", "heap", "hakmem"],
@@ -95,6 +99,7 @@ ROOMS = {
             "secure",
             "stack",
             "guard",
+            "profile",
             "malloc",
             "preload",
         ],
@@ -145,6 +150,7 @@ ROOMS = {
             "secure",
             "stack",
             "guard",
+            "profile",
             "malloc",
             "install",
         ],

@@ -1,0 +1,724 @@
+/* The profile's table of entry points. No locks. State of a thread: its random numbers, how many
+   bytes pass until its next large block is sampled, and, in its heap, how many blocks of each
+   class.
+
+   Signal handlers that allocate find a thread that samples already, and are not sampled. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/os.h"
+#include "base/size_classes.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/heap.h"
+#include "hakmem/plain.h"
+#include "hakmem/realloc.h"
+#include "hakmem/request.h"
+#include "heap/tcache.h"
+#include "profile/profile.h"
+#include "profile/sample.h"
+
+/* How far behind the start of its block a sampled one lies. */
+#define SHIFT SC_MIN_ALIGN
+/* Of larger classes none is kept in the sampled one's place: p is large there, and with it the
+   memory. */
+#define PLACE_MOST 8192u
+/* A list this long pays for a call of the layer; a shorter one waits for more. */
+#define BATCH HAK_TINY_OR(2u, 128u)
+
+size_t hak_profile_period;
+size_t hak_profile_last_period;
+uint64_t hak_profile_began_ms;
+int hak_profile_by_thread;
+
+/* Changes when the period does: what was drawn before is drawn again. */
+static uint32_t epoch = 1;
+static uint64_t n_of_heaps,
+    n_aligned; /* samples of first-class heaps; ever made with an alignment */
+
+static HAK_TLS struct {
+    struct profile_random random;
+    int64_t large_left; /* bytes */
+    uint32_t large_epoch;
+    int is_busy;
+} own;
+
+/* What is asked for. */
+struct request {
+    size_t size, alignment; /* SC_MIN_ALIGN for none */
+    int is_zeroed;
+    struct hak_heap *heap; /* first-class, or NULL */
+    const void *caller;
+};
+
+static const struct entry_table *below(void)
+{
+    return hak_entry_below(&hak_profile_layer);
+}
+
+uint64_t hak_profile_now_ms(void)
+{
+    return hak_os_ops.clock_ns() / 1000000;
+}
+
+int hak_profile_enter(void)
+{
+    return own.is_busy ? 0 : (own.is_busy = 1);
+}
+
+void hak_profile_leave(void)
+{
+    own.is_busy = 0;
+}
+
+static struct profile_random *random_(void)
+{
+    if (HAK_UNLIKELY(!own.random.state)) {
+        hak_profile_seed(&own.random);
+    }
+    return &own.random;
+}
+
+static size_t period_now(void)
+{
+    return atomic_load_relaxed(&hak_profile_period);
+}
+
+/* --- the layers below --- */
+
+static void *ask(const struct request *r, size_t size)
+{
+    const struct entry_table *table = below();
+    if (r->heap) {
+        return table->heap_alloc(r->heap, size, r->alignment, r->is_zeroed);
+    }
+    return r->alignment > SC_MIN_ALIGN ? table->aligned(r->alignment, size)
+           : r->is_zeroed              ? table->calloc(size)
+                                       : table->malloc(size);
+}
+
+static size_t usable_below(const void *p)
+{
+    return below()->usable_size(p);
+}
+
+/* --- samples --- */
+
+static HAK_NOINLINE struct profile_site *site_here(const void *caller)
+{
+    const void *addresses[STACK_MOST];
+    size_t n = hak_stack_capture(addresses, STACK_MOST, caller);
+    return hak_profile_site(hak_stack_keep(addresses, n),
+                            hak_profile_by_thread ? (uint32_t)gettid() : 0);
+}
+
+/* Writes a sample down. Returns 0 if there is no memory for it. */
+static int note(const void *p, struct profile_sample *sample, const void *caller)
+{
+    sample->kind = PROFILE_BLOCK;
+    sample->site = site_here(caller);
+    sample->made_ms = hak_profile_now_ms();
+    if (!sample->site || !hak_profile_put(p, sample)) {
+        return 0;
+    }
+    hak_profile_count_made(sample);
+    if (sample->heap) {
+        (void)atomic_add_relaxed(&n_of_heaps, (uint64_t)1);
+    }
+    hak_profile_add_point(sample->made_ms);
+    return 1;
+}
+
+/* The block that the request would have got stays allocated as long as the sampled one. */
+static void *take_place(const struct request *r, size_t natural)
+{
+    static const struct profile_sample place = {.kind = PROFILE_PLACE};
+    void *p = natural <= PLACE_MOST ? ask(r, r->size) : NULL;
+    if (p && !hak_profile_put(p, &place)) {
+        below()->free(p);
+        p = NULL;
+    }
+    return p;
+}
+
+static void drop_place(void *place)
+{
+    struct profile_sample sample;
+    if (place && hak_profile_take(place, &sample)) {
+        below()->free(place);
+    }
+}
+
+/* A small request, of a class of `natural` bytes, that is sampled. NULL if it cannot be. */
+static void *sample_small(const struct request *r, size_t period, size_t natural)
+{
+    size_t shift = HAK_SECURE ? 0 : r->alignment;
+    struct profile_sample sample = {.heap = r->heap, .weight = hak_profile_weight(period, natural)};
+    char *start = (char *)ask(r, HAK_SECURE ? r->size : natural + shift);
+    if (!start) {
+        return NULL;
+    }
+    size_t usable = usable_below(start);
+    if (usable > SC_SMALL_MAX) {
+        shift = 0; /* no fast path frees it */
+    }
+    sample.start = start;
+    sample.usable = HAK_SECURE ? usable : natural; /* as if it were not sampled */
+    sample.place = shift ? take_place(r, natural) : NULL;
+    if (shift > SHIFT) {
+        atomic_store_relaxed(&n_aligned, (uint64_t)1);
+    }
+    if (!note(start + shift, &sample, r->caller)) {
+        drop_place(sample.place);
+        below()->free(start);
+        return NULL;
+    }
+    return start + shift;
+}
+
+/* A block above 32 KiB, which lies as it is; or any of the secure variant that has moved. */
+static void count_large(void *p, struct hak_heap *heap, const void *caller)
+{
+    size_t period = period_now();
+    if (!p || own.is_busy || !period) {
+        return;
+    }
+    own.is_busy = 1;
+    size_t usable = usable_below(p);
+    uint32_t now = atomic_load_relaxed(&epoch);
+    if (own.large_epoch != now) {
+        own.large_epoch = now;
+        own.large_left = (int64_t)hak_profile_distance(random_(), period);
+    }
+    own.large_left -= (int64_t)usable;
+    if (own.large_left < 0) {
+        int saved = errno;
+        struct profile_sample sample = {.heap = heap,
+                                        .start = p,
+                                        .usable = usable,
+                                        .weight = hak_profile_weight(period, usable)};
+        (void)note(p, &sample, caller);
+        own.large_left = (int64_t)hak_profile_distance(random_(), period);
+        hak_profile_mind();
+        errno = saved;
+    }
+    own.is_busy = 0;
+}
+
+/* --- small requests --- */
+
+static HAK_COLD void begin_epoch(struct theap *heap, size_t period, uint32_t now)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        heap->meter_left[c] = hak_profile_blocks(random_(), period, hak_sc_table[c].size);
+    }
+    heap->meter_epoch = now;
+}
+
+static void push_list(struct bin *bin, void *list)
+{
+    while (list) {
+        void *next = hak_link_next(list);
+        hak_tc_bin_push(bin, list);
+        list = next;
+    }
+}
+
+/* The last ones before the next sample. */
+static void *pass_some(struct theap *heap, const struct request *r, uint32_t size_class)
+{
+    if (!hak_tc_bin_first(&heap->metered[size_class])) {
+        uint32_t *left = &heap->meter_left[size_class];
+        *left -= hak_tc_meter(heap, size_class, *left);
+    }
+    void *block = hak_tc_bin_take(&heap->metered[size_class]);
+    return !block         ? ask(r, r->size)
+           : r->is_zeroed ? memset(block, 0, hak_sc_table[size_class].size)
+                          : block;
+}
+
+/* One that passes, where the bin has too few for a call of the layer each time: the layer below
+   gives one and fills the bin, and those few are put behind. */
+static void *pass(struct theap *heap, const struct request *r, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    int is_metered = heap->is_metered && !r->heap;
+    if (is_metered && hak_tc_count(heap, size_class) > heap->meter_left[size_class]) {
+        return pass_some(heap, r, size_class);
+    }
+    void *few = is_metered ? hak_tc_bin_first(bin) : NULL;
+    uint32_t n_few = few ? hak_tc_count(heap, size_class) : 0;
+    if (few) {
+        hak_tc_bin_set(bin, NULL);
+        bin->room = heap->limits[size_class];
+    }
+    void *block = ask(r, r->size);
+    if (block && heap->meter_left[size_class]) {
+        heap->meter_left[size_class]--;
+    }
+    if (is_metered && !hak_tc_bin_first(&heap->metered[size_class])) {
+        uint32_t *left = &heap->meter_left[size_class];
+        *left -= hak_tc_meter(heap, size_class, *left);
+    }
+    if (few && HAK_LIKELY(!hak_tc_bin_first(bin))) {
+        hak_tc_bin_set(bin, few);
+        bin->room = (int32_t)heap->limits[size_class] - (int32_t)n_few;
+        few = NULL;
+    }
+    push_list(bin, few);
+    return block;
+}
+
+/* A small request that no metered block serves. */
+static HAK_NOINLINE void *small(const struct request *r, uint32_t size_class)
+{
+    size_t period = period_now();
+    struct theap *heap = own.is_busy || !period ? NULL : hak_theap_acquire();
+    if (!heap) {
+        return ask(r, r->size);
+    }
+    uint32_t now = atomic_load_relaxed(&epoch);
+    if (HAK_UNLIKELY(heap->meter_epoch != now)) {
+        begin_epoch(heap, period, now);
+    }
+    if (HAK_LIKELY(heap->meter_left[size_class] != 0)) {
+        void *block = pass(heap, r, size_class);
+        if (HAK_UNLIKELY(atomic_load_relaxed(&hak_profile_due) != 0)) {
+            hak_profile_mind();
+        }
+        return block;
+    }
+    int saved = errno;
+    size_t natural = hak_sc_table[size_class].size;
+    own.is_busy = 1;
+    void *block = sample_small(r, period, natural);
+    heap->meter_left[size_class] = hak_profile_blocks(random_(), period, natural);
+    hak_profile_mind();
+    own.is_busy = 0;
+    errno = saved;
+    return block ? block : ask(r, r->size);
+}
+
+/* What is left in the metered bin: it was filled meanwhile, by a layer or a realloc. */
+static HAK_ALWAYS_INLINE void *take_left(struct bin *bin)
+{
+    void *first = hak_tc_bin_first(bin), *block = hak_tc_bin_take(bin);
+    if (HAK_UNLIKELY(!block)) {
+        hak_link_broken(first);
+    }
+    return block;
+}
+
+/* The bin's `count` blocks may all pass: its list goes to the metered bin, which is empty. */
+static HAK_ALWAYS_INLINE void meter_all(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
+    to->head = bin->head;
+    to->room = -(int32_t)count;
+    bin->room = heap->limits[size_class];
+    hak_tc_bin_set(bin, NULL);
+}
+
+/* 1 if the bin's list is worth a call of the layer: it is long, or as long as it may be. A short
+   one counts towards more blocks, which cost about as much as half a call each. */
+static HAK_ALWAYS_INLINE int is_long(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    if (HAK_LIKELY(count >= BATCH) || count >= heap->limits[size_class] / 2u ||
+        ++heap->meter_short[size_class] <= count / 2) {
+        return 1;
+    }
+    heap->meter_short[size_class] = 0;
+    return 0;
+}
+
+/* The heap if what is allocated may be metered without a further look, else NULL. */
+static HAK_ALWAYS_INLINE struct theap *metered_heap(void)
+{
+    struct theap *heap = hak_theap_own;
+    return HAK_LIKELY(heap->is_metered && heap->meter_epoch == atomic_load_relaxed(&epoch)) ? heap
+                                                                                            : NULL;
+}
+
+/* A block from the bin's list, which goes to the metered bin; NULL if one of its blocks is to be
+   sampled, or it is short. */
+static HAK_ALWAYS_INLINE void *metered(struct theap *heap, uint32_t size_class, uint32_t count,
+                                       uint32_t left)
+{
+    if (HAK_UNLIKELY(count - 1 >= left) || !is_long(heap, size_class, count)) {
+        return NULL;
+    }
+    meter_all(heap, size_class, count);
+    heap->meter_left[size_class] = left - count;
+    return take_left(&heap->metered[size_class]);
+}
+
+/* For calls other than malloc. */
+static HAK_NOINLINE void *try_metered(uint32_t size_class)
+{
+    struct theap *heap = metered_heap();
+    if (!heap) {
+        return NULL;
+    }
+    if (hak_tc_bin_first(&heap->metered[size_class])) {
+        return take_left(&heap->metered[size_class]);
+    }
+    return metered(heap, size_class, hak_tc_count(heap, size_class), heap->meter_left[size_class]);
+}
+
+/* --- the table --- */
+
+static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
+{
+    struct request r = {size, SC_MIN_ALIGN, 0, NULL, caller};
+    if (size <= SC_SMALL_MAX) {
+        return small(&r, hak_sc_of(size));
+    }
+    void *p = below()->malloc(size);
+    count_large(p, NULL, caller);
+    return p;
+}
+
+/* The bin has few blocks or none, `count`: they are put aside while the layer below gives a block,
+   and more into the bin. */
+static HAK_ALWAYS_INLINE void *refill(struct theap *heap, uint32_t size_class, size_t size,
+                                      uint32_t count, uint32_t left)
+{
+    struct bin *bin = &heap->bins[size_class];
+    void *few = bin->head;
+    if (count) {
+        hak_tc_bin_set(bin, NULL);
+        bin->room = heap->limits[size_class];
+    }
+    void *block = below()->malloc(size);
+    uint32_t more = hak_tc_count(heap, size_class);
+    heap->meter_left[size_class] = left - (block != NULL);
+    if (HAK_LIKELY(more - 1 < left - 1 && !hak_tc_bin_first(&heap->metered[size_class]))) {
+        meter_all(heap, size_class, more);
+        heap->meter_left[size_class] -= more;
+        more = 0;
+    }
+    if (count && HAK_LIKELY(!more)) {
+        bin->head = few;
+        bin->room -= (int32_t)count;
+    } else if (count) {
+        push_list(bin, few);
+    }
+    return block;
+}
+
+static void *profile_malloc(size_t size)
+{
+    struct theap *heap = metered_heap();
+    if (HAK_UNLIKELY(!heap || size > SC_SMALL_MAX)) {
+        return slow_malloc(size, __builtin_return_address(0));
+    }
+    uint32_t size_class = hak_sc_of(size);
+    uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
+    if (HAK_UNLIKELY(hak_tc_bin_first(&heap->metered[size_class]) != NULL)) {
+        return take_left(&heap->metered[size_class]);
+    }
+    if (HAK_UNLIKELY(count > left || !left)) {
+        return slow_malloc(size, __builtin_return_address(0));
+    }
+    if (count && is_long(heap, size_class, count)) {
+        meter_all(heap, size_class, count);
+        heap->meter_left[size_class] = left - count;
+        return take_left(&heap->metered[size_class]);
+    }
+    return refill(heap, size_class, size, count, left);
+}
+
+static void *profile_calloc(size_t bytes)
+{
+    struct request r = {bytes, SC_MIN_ALIGN, 1, NULL, __builtin_return_address(0)};
+    if (bytes > SC_SMALL_MAX) {
+        void *p = below()->calloc(bytes);
+        count_large(p, NULL, r.caller);
+        return p;
+    }
+    uint32_t size_class = hak_sc_of(bytes);
+    void *block = try_metered(size_class);
+    return HAK_LIKELY(block != NULL) ? memset(block, 0, hak_sc_table[size_class].size)
+                                     : small(&r, size_class);
+}
+
+static void *profile_aligned(size_t alignment, size_t size)
+{
+    struct request r = {size, alignment, 0, NULL, __builtin_return_address(0)};
+    uint32_t size_class = hak_request_class(size, alignment);
+    if (size_class >= SC_N_CLASSES) {
+        void *p = below()->aligned(alignment, size);
+        count_large(p, NULL, r.caller);
+        return p;
+    }
+    void *block = try_metered(size_class);
+    return HAK_LIKELY(block != NULL) ? block : small(&r, size_class);
+}
+
+static void *heap_alloc(const struct request *r)
+{
+    uint32_t size_class = hak_request_class(r->size, r->alignment);
+    if (size_class < SC_N_CLASSES) {
+        return small(r, size_class);
+    }
+    void *p = ask(r, r->size);
+    count_large(p, r->heap, r->caller);
+    return p;
+}
+
+static void *profile_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
+{
+    struct request r = {size, alignment, is_zeroed, heap, __builtin_return_address(0)};
+    return heap_alloc(&r);
+}
+
+/* --- frees --- */
+
+/* 0 if p is certainly none that was sampled: it is the start of a block of a slab, where the
+   variant has them shifted; or there are none. */
+static int may_be_sampled(const void *p)
+{
+    if (!atomic_load_relaxed(&hak_profile_n_samples)) {
+        return 0;
+    }
+    if (HAK_SECURE) {
+        return 1;
+    }
+    uint32_t tag = hak_map_find(p).tag;
+    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
+    return !TAG_IS_SLAB(tag) ||
+           !hak_sc_is_block((uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1)), row->magic, row->limit);
+}
+
+static int look(const void *p, struct profile_sample *sample)
+{
+    return may_be_sampled(p) && hak_profile_look(p, sample) && sample->kind == PROFILE_BLOCK;
+}
+
+/* Takes the sample of p out of the books; 0 if there is none. */
+static int take(const void *p, struct profile_sample *sample)
+{
+    if (!may_be_sampled(p) || !hak_profile_take(p, sample)) {
+        return 0;
+    }
+    hak_profile_count_freed(sample, hak_profile_now_ms());
+    if (sample->heap) {
+        (void)atomic_sub_relaxed(&n_of_heaps, (uint64_t)1);
+    }
+    return 1;
+}
+
+static HAK_NOINLINE void slow_free(void *p)
+{
+    struct profile_sample sample;
+    if (take(p, &sample)) {
+        below()->free(sample.start);
+        drop_place(sample.place);
+        return;
+    }
+    below()->free(p);
+}
+
+static void profile_free(void *p)
+{
+    struct theap *heap = hak_theap_own;
+    uint32_t tag = hak_map_view_tag(&heap->view, p);
+    const struct bin *bin = &heap->bins[TAG_CLASS(tag)];
+    uint32_t offset = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
+    /* First what is frequent and certainly not sampled: another heap's small block. */
+    if (!HAK_SECURE && HAK_LIKELY(TAG_IS_SLAB(tag)) &&
+        HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))) {
+        below()->free(p);
+        return;
+    }
+    slow_free(p);
+}
+
+static size_t profile_usable_size(const void *p)
+{
+    struct profile_sample sample;
+    return HAK_UNLIKELY(look(p, &sample)) ? sample.usable : below()->usable_size(p);
+}
+
+/* --- realloc --- */
+
+static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable)
+{
+    (void)usable;
+    return hak_realloc_home(heap, p);
+}
+
+static size_t size_for_realloc(const void *p)
+{
+    struct profile_sample sample;
+    return HAK_UNLIKELY(look(p, &sample)) ? sample.usable
+           : below() == &hak_entry_plain  ? hak_plain_size_for(p, PLAIN_REALLOC)
+                                          : below()->usable_size(p);
+}
+
+/* A realloc is one call of the thread's: what it takes has its caller. */
+static HAK_TLS const void *realloc_caller;
+
+static void *take_for_realloc(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
+{
+    struct request r = {size, SC_MIN_ALIGN, is_zeroed, heap, realloc_caller};
+    (void)is_growing;
+    if (heap || size > SC_SMALL_MAX) {
+        return heap_alloc(&r);
+    }
+    uint32_t size_class = hak_sc_of(size);
+    void *block = is_zeroed ? NULL : try_metered(size_class);
+    return block ? block : small(&r, size_class);
+}
+
+static void give_for_realloc(void *p, const void *known)
+{
+    (void)known;
+    profile_free(p);
+}
+
+static void clear(void *p, size_t start)
+{
+    memset((char *)p + start, 0, profile_usable_size(p) - start);
+}
+
+/* A block that may lie where it is, or that the system moves: it becomes another one, of the size
+   that it has then. */
+static void *realloc_below(void *p, size_t size, struct hak_heap *heap, int is_zeroed,
+                           const void *caller)
+{
+    struct profile_sample sample;
+    int was_sampled = p && take(p, &sample);
+    void *q = below()->realloc(p, size, heap, is_zeroed);
+    if (!q && size) {
+        if (was_sampled && hak_profile_put(p, &sample)) {
+            hak_profile_count_made(&sample);
+        }
+        return NULL;
+    }
+    count_large(q, heap, caller);
+    return q;
+}
+
+static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
+{
+    static const struct realloc_way way = {.usable_size = size_for_realloc,
+                                           .home = home,
+                                           .stays = hak_realloc_fits,
+                                           .take = take_for_realloc,
+                                           .give = give_for_realloc,
+                                           .clear = clear};
+    const void *caller = __builtin_return_address(0);
+    struct profile_sample sample;
+    int is_shifted = p && look(p, &sample) && sample.start != p;
+    if (p && (HAK_SECURE || (size > SC_SMALL_MAX && !is_shifted))) {
+        return realloc_below(p, size, heap, is_zeroed, caller);
+    }
+    realloc_caller = caller;
+    return hak_realloc_by(&way, heap, p, size, is_zeroed);
+}
+
+/* --- heaps and walks --- */
+
+/* The heap that is being destroyed. */
+static void forget(const struct profile_sample *seen, void *heap)
+{
+    struct profile_sample sample;
+    if (seen->heap == heap && take((const void *)seen->key, &sample) && sample.place) {
+        (void)hak_profile_take(sample.place, &sample);
+    }
+}
+
+static void profile_heap_destroy(struct hak_heap *heap)
+{
+    if (atomic_load_relaxed(&n_of_heaps)) {
+        hak_profile_each_sample(forget, heap);
+    }
+    below()->heap_destroy(heap);
+}
+
+/* Of the secure variant, none lies elsewhere. */
+static size_t profile_walked(void **p, size_t usable)
+{
+    size_t size = below()->walked(p, usable);
+    struct profile_sample sample;
+    if (HAK_SECURE || !size || !atomic_load_relaxed(&hak_profile_n_samples)) {
+        return size;
+    }
+    if (hak_profile_look(*p, &sample) && sample.kind == PROFILE_PLACE) {
+        return 0;
+    }
+    size_t most = atomic_load_relaxed(&n_aligned) ? SC_SMALL_MAX : SHIFT;
+    for (size_t shift = SHIFT; shift <= most; shift *= 2) {
+        char *block = (char *)*p + shift;
+        if (hak_profile_look(block, &sample) && sample.start == *p) {
+            *p = block;
+            return sample.usable;
+        }
+    }
+    return size;
+}
+
+static void profile_name(void *p, enum entry_family family)
+{
+    below()->name(p, family);
+}
+
+static void profile_claim(void *p, const struct entry_claim *claim)
+{
+    below()->claim(p, claim);
+}
+
+struct entry_layer hak_profile_layer = {
+    .place = ENTRY_PLACE_PROFILE,
+    .below = &hak_entry_plain,
+    .wants = ENTRY_WANTS_METERED,
+    .table =
+        {
+            .malloc = profile_malloc,
+            .calloc = profile_calloc,
+            .aligned = profile_aligned,
+            .realloc = profile_realloc,
+            .free = profile_free,
+            .usable_size = profile_usable_size,
+            .heap_alloc = profile_heap_alloc,
+            .heap_destroy = profile_heap_destroy,
+            .walked = profile_walked,
+            .name = profile_name,
+            .claim = profile_claim,
+        },
+};
+
+/* --- on and off --- */
+
+int hak_profile_start(size_t period)
+{
+    period = period ? period : PROFILE_PERIOD;
+    if (period > PTRDIFF_MAX) {
+        return EINVAL;
+    }
+    if (!hak_profile_enter()) {
+        return EBUSY;
+    }
+    hak_stack_start();
+    hak_profile_begin_seed(hak_os_ops.precise_ns() ^ (uintptr_t)&period);
+    if (!hak_profile_began_ms) {
+        hak_profile_began_ms = hak_profile_now_ms();
+    }
+    atomic_store_relaxed(&hak_profile_last_period, period);
+    atomic_store_release(&hak_profile_period, period);
+    (void)atomic_add_relaxed(&epoch, 1u);
+    atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_METERED);
+    hak_entry_add(&hak_profile_layer);
+    hak_profile_leave();
+    return 0;
+}
+
+/* The layer stays: blocks that were sampled are still to be freed. */
+void hak_profile_stop(void)
+{
+    if (atomic_exchange_acq_rel(&hak_profile_period, (size_t)0)) {
+        atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_SLOW);
+        hak_entry_add(&hak_profile_layer);
+    }
+}

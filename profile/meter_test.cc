@@ -1,0 +1,82 @@
+/* Tests of the random distances and of the weights. */
+#include "profile/meter.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+namespace
+{
+
+TEST(ProfileMeter, WeightsAreOneOverTheProbability)
+{
+    for (size_t period : {size_t(1), size_t(4096), PROFILE_PERIOD, size_t(1) << 40}) {
+        for (size_t size : {size_t(16), size_t(100), size_t(4096), PROFILE_PERIOD, size_t(1) << 30,
+                            size_t(1) << 44}) {
+            double p = -std::expm1(-double(size) / double(period));
+            struct profile_weight weight = hak_profile_weight(period, size);
+            double objects = double(weight.objects) / PROFILE_OBJECT;
+            EXPECT_NEAR(objects * p, 1, 1.0 / PROFILE_OBJECT) << period << " " << size;
+            EXPECT_NEAR(double(weight.bytes) * p / double(size), 1, 1e-6 + p / double(size));
+        }
+    }
+}
+
+TEST(ProfileMeter, DistancesAreExponential)
+{
+    struct profile_random random;
+    hak_profile_set_seed(1);
+    hak_profile_seed(&random);
+    const int n = 200000;
+    double sum = 0, squares = 0;
+    int beyond_one = 0, beyond_three = 0;
+    for (int i = 0; i < n; i++) {
+        double x = hak_profile_distance(&random, 1 << 20) / (1 << 20);
+        ASSERT_GE(x, 0);
+        sum += x;
+        squares += x * x;
+        beyond_one += x > 1;
+        beyond_three += x > 3;
+    }
+    /* Five standard errors. */
+    EXPECT_NEAR(sum / n, 1, 5 / std::sqrt(n));
+    EXPECT_NEAR(squares / n, 2, 5 * std::sqrt(20.0 / n));
+    EXPECT_NEAR(double(beyond_one) / n, std::exp(-1), 5 * std::sqrt(0.24 / n));
+    EXPECT_NEAR(double(beyond_three) / n, std::exp(-3), 5 * std::sqrt(0.048 / n));
+}
+
+/* The blocks that pass, and the one behind them, are as many as the weights say. */
+TEST(ProfileMeter, BlocksAreEstimatedWithoutBias)
+{
+    struct profile_random random;
+    hak_profile_set_seed(2);
+    hak_profile_seed(&random);
+    for (size_t size : {size_t(16), size_t(1024), size_t(32768), size_t(1) << 20}) {
+        const size_t period = 65536;
+        double objects = double(hak_profile_weight(period, size).objects) / PROFILE_OBJECT;
+        double p = 1 / objects, passed = 0, estimate = 0;
+        for (int i = 0; i < 20000; i++) {
+            passed += hak_profile_blocks(&random, period, size) + 1.0;
+            estimate += objects;
+        }
+        double sigma = std::sqrt(passed * (1 - p) / p);
+        EXPECT_NEAR(estimate, passed, 5 * sigma + 20000 * 1e-4) << size;
+    }
+}
+
+TEST(ProfileMeter, SeedsGiveDifferentNumbers)
+{
+    struct profile_random a, b;
+    hak_profile_set_seed(3);
+    hak_profile_seed(&a);
+    hak_profile_seed(&b);
+    EXPECT_NE(a.state, b.state);
+    hak_profile_set_seed(3);
+    hak_profile_seed(&b);
+    EXPECT_EQ(a.state, b.state);
+    hak_profile_begin_seed(9); /* no effect: it was set */
+    hak_profile_set_seed(3);
+    hak_profile_seed(&b);
+    EXPECT_EQ(a.state, b.state);
+}
+
+} // namespace
