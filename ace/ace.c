@@ -7,6 +7,7 @@
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "ace/range.h"
+#include "ace/span_cache.h"
 #include "ace/zero.h"
 #include "base/options.h"
 #include "base/os.h"
@@ -14,9 +15,6 @@
 #include "limit/fail.h"
 #include "superslab/pool.h"
 
-/* A block that grows by realloc to this size or more gets a range, in which growing is a system
-   call or nothing, and no copy. */
-#define GROWING_MIN ((size_t)128 * HAK_KIB)
 /* A block in a range that shrinks below this is copied out of it. */
 #define RANGE_LEAST ((size_t)32 * HAK_KIB)
 
@@ -37,8 +35,8 @@ static void superslabs_purged(size_t bytes)
 void hak_ace_start(void)
 {
     static const struct ss_policy policy = {
-        superslabs_taken,         hak_adapt_given,    superslabs_purged,
-        hak_adapt_superslab_keep, hak_adapt_delay_ms, hak_range_describe,
+        superslabs_taken,   hak_adapt_given,    superslabs_purged,  hak_adapt_superslab_keep,
+        hak_adapt_delay_ms, hak_range_describe, hak_spans_give_own,
     };
     static uint32_t is_started;
     if (HAK_UNLIKELY(!atomic_load_acquire(&is_started))) {
@@ -106,10 +104,15 @@ void *hak_ace_alloc_zeroed(size_t size, size_t align)
 void *hak_ace_alloc_growing(size_t size)
 {
     return alloc(size, 1,
-                 size >= GROWING_MIN && hak_range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
+                 size >= ACE_GROWING_MIN && hak_range_may_grow() ? RANGE_GROWING : RANGE_FIXED);
 }
 
 void hak_ace_free(void *p)
+{
+    hak_ace_free_to(NULL, p);
+}
+
+void hak_ace_free_to(struct span_cache *cache, void *p)
 {
     struct map_entry entry = hak_map_find(p);
     if (entry.tag == TAG_RANGE) {
@@ -119,6 +122,10 @@ void hak_ace_free(void *p)
         size_t size = hak_ss_span_look(p, &is_fresh);
         if (is_fresh) {
             hak_zero_learn(p, size, 1);
+            hak_ss_span_clear_mark(p);
+        }
+        if (cache && hak_spans_put_surely(cache, p)) {
+            return;
         }
         hak_ss_span_free(p);
         hak_adapt_block_given(size);

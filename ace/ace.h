@@ -10,6 +10,9 @@
 HAK_EXTERN_C_BEGIN
 
 #define ACE_SPAN_MAX ((size_t)1024 * 1024)
+/* A block that grows by realloc to this size or more gets a range, in which growing is a system
+   call or nothing, and no copy. */
+#define ACE_GROWING_MIN ((size_t)128 * 1024)
 
 /* `size` bytes at a multiple of `align` (a power of two; at least 8 KiB is given). NULL and errno
    ENOMEM if it cannot be. */
@@ -22,6 +25,9 @@ void *hak_ace_alloc_zeroed(size_t size, size_t align);
 void *hak_ace_alloc_growing(size_t size);
 /* Frees a block by its start. Anything else aborts with one line. */
 void hak_ace_free(void *p);
+/* The same; a span may be kept in the cache, which is the calling thread's (span_cache.h). */
+struct span_cache;
+void hak_ace_free_to(struct span_cache *cache, void *p);
 /* Bytes that the block at p may hold (not all that is kept for a block to grow into); 0 if no block
    of ACE starts at p. */
 size_t hak_ace_usable_size(const void *p);

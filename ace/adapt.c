@@ -48,15 +48,26 @@ static uint64_t base_ms_now(void)
     return ms > CONTROL_MIN_MS ? ms : CONTROL_MIN_MS;
 }
 
-/* Live bytes of a pool, or of both. What growing blocks have ahead was never touched. */
-static uint64_t live(enum control_pool pool)
+/* Live bytes. What threads keep in freed spans is kept; what growing blocks have ahead was never
+   touched. Another thread may be between two of these statistics. */
+static inline uint64_t live_superslabs(void)
+{
+    int64_t bytes = hak_stat_get(heap_used_bytes) - hak_stat_get(span_cache_bytes);
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
+static inline uint64_t live_ranges(void)
 {
     int64_t bytes = hak_stat_get(large_bytes) - hak_stat_get(large_room_bytes);
-    uint64_t superslabs = (uint64_t)hak_stat_get(heap_used_bytes),
-             ranges = bytes > 0 ? (uint64_t)bytes : 0; /* another thread may be between the two */
-    return pool == CONTROL_SUPERSLABS ? superslabs
-           : pool == CONTROL_RANGES   ? ranges
-                                      : superslabs + ranges;
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
+/* Of a pool, or of both. */
+static HAK_ALWAYS_INLINE uint64_t live(enum control_pool pool)
+{
+    return pool == CONTROL_SUPERSLABS ? live_superslabs()
+           : pool == CONTROL_RANGES   ? live_ranges()
+                                      : live_superslabs() + live_ranges();
 }
 
 static void set_seen(void)
@@ -109,8 +120,7 @@ static void start_again(void)
 /* Whether a note would change nothing; then the call is counted. */
 static int is_quiet(uint64_t now_ns)
 {
-    uint64_t superslabs = live(CONTROL_SUPERSLABS), ranges = live(CONTROL_RANGES),
-             total = superslabs + ranges;
+    uint64_t superslabs = live_superslabs(), ranges = live_ranges(), total = superslabs + ranges;
     uint32_t n_calls = atomic_load_relaxed(&seen.n_calls) + 1;
     if (superslabs > atomic_load_relaxed(&seen.peaks[CONTROL_SUPERSLABS]) ||
         ranges > atomic_load_relaxed(&seen.peaks[CONTROL_RANGES]) ||
@@ -203,7 +213,7 @@ static uint64_t above(uint64_t most, uint64_t bytes)
     return most > bytes ? most - bytes : 0;
 }
 
-static uint64_t keep_of(enum control_pool pool, uint64_t budget)
+static HAK_ALWAYS_INLINE uint64_t keep_of(enum control_pool pool, uint64_t budget)
 {
     uint64_t keep = above(atomic_load_relaxed(&seen.most[pool]), live(pool));
     return keep < budget ? keep : budget;
@@ -245,14 +255,24 @@ static uint64_t keep_now(enum control_pool pool)
     if (pool == first) {
         return claim;
     }
-    uint64_t used = (uint64_t)(first == CONTROL_SUPERSLABS ? hak_stat_get(heap_dirty_bytes)
-                                                           : hak_stat_get(large_cached_bytes));
+    uint64_t used = (uint64_t)(first == CONTROL_SUPERSLABS
+                                   ? hak_stat_get(heap_dirty_bytes) + hak_stat_get(span_cache_bytes)
+                                   : hak_stat_get(large_cached_bytes));
     return keep_of(pool, total - least(used, claim));
 }
 
 size_t hak_adapt_superslab_keep(void)
 {
-    return (size_t)(is_pinned() ? hak_options.ace_keep : keep_now(CONTROL_SUPERSLABS));
+    uint64_t keep = is_pinned() ? hak_options.ace_keep : keep_now(CONTROL_SUPERSLABS);
+    return (size_t)above(keep, (uint64_t)hak_stat_get(span_cache_bytes));
+}
+
+int hak_adapt_may_keep_span(size_t bytes)
+{
+    uint64_t kept = (uint64_t)(hak_stat_get(heap_dirty_bytes) + hak_stat_get(span_cache_bytes));
+    /* What is live now will be less by these bytes, and what may be kept more. */
+    return hak_adapt_delay_ms() != 0 && (is_pinned() ? kept + bytes <= hak_options.ace_keep
+                                                     : kept <= keep_now(CONTROL_SUPERSLABS));
 }
 
 size_t hak_adapt_range_keep(void)

@@ -24,9 +24,13 @@ void hak_adapt_set_helped(int helped);
 void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
 void hak_adapt_block_given(size_t class_bytes);
 void hak_adapt_block_resized(size_t before, size_t after);
-/* How many bytes superslabs may keep; ranges, in all and of a class; for how long (ms). */
+/* How many bytes superslabs may keep besides what threads keep in spans; ranges, in all and of a
+ * class; for how long (ms). */
 size_t hak_adapt_superslab_keep(void);
 size_t hak_adapt_range_keep(void);
+/* Whether a thread may keep a span of so many bytes that is being freed, beyond what is reserved
+   (span_cache.h). */
+int hak_adapt_may_keep_span(size_t bytes);
 size_t hak_adapt_class_keep(size_t class_bytes);
 uint64_t hak_adapt_delay_ms(void);
 /* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown.

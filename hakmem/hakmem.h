@@ -206,8 +206,10 @@ HAK_API void hak_ace_state(struct hak_ace_state *out);
 /* The same of the class above 32 KiB that serves `size` bytes. */
 struct hak_ace_class {
     size_t class_bytes, live, keep;
-    size_t hits, misses; /* blocks from kept memory, and from the system */
-    size_t age_ms;       /* average age of kept memory when it was used again */
+    /* Blocks from kept memory, and from the system. What a thread kept itself is not counted, and
+       is live until it goes back. */
+    size_t hits, misses;
+    size_t age_ms; /* average age of kept memory when it was used again */
 };
 HAK_API void hak_ace_class(size_t size, struct hak_ace_class *out);
 /* Writes both, for all classes that were used, to a file descriptor. Allocates nothing. */

@@ -162,7 +162,7 @@ TEST(MisuseDeathTest, LargeBlockFreedTwice)
     EXPECT_EXIT((hak_free(range), hak_free(range)), testing::KilledBySignal(SIGABRT),
                 "^hakmem: (block freed twice|invalid)");
     if (HAK_TINY_OR(0, 1)) {
-        EXPECT_ABORT((hak_free(span), hak_free(span)), kFreeUnit, span);
+        EXPECT_ABORT((hak_free(span), hak_free(span)), kTwice, span);
         EXPECT_ABORT((hak_free(range), hak_free(range)), kTwice, range);
     }
     hak_free(span);

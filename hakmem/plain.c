@@ -79,6 +79,13 @@ static void *ask_ace_again(void *context)
 
 void *hak_request_large(size_t size, size_t align, enum large_kind kind)
 {
+    struct theap *heap = hak_theap_own;
+    void *p = kind != LARGE_GROWING || size < ACE_GROWING_MIN
+                  ? hak_spans_take(&heap->spans, size, align, kind == LARGE_ZEROED)
+                  : NULL;
+    if (HAK_LIKELY(p != NULL)) {
+        return p;
+    }
     (void)hak_theap_acquire(); /* starts the process: options */
     if (HAK_UNLIKELY(hak_fallback_all())) {
         return finish(hak_fallback_alloc(size, align, kind == LARGE_ZEROED, 0), size, align);
@@ -88,7 +95,8 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
     if (HAK_UNLIKELY(!hak_gate_enter())) {
         return finish(hak_limbo_alloc(size, align, NULL), size, align);
     }
-    void *p = ask_ace(size, align, kind);
+    hak_spans_missed(&hak_theap_own->spans);
+    p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p)) {
         struct want_large want = {size, align, kind};
         p = hak_request_again(ask_ace_again, &want, size, align);
@@ -265,15 +273,29 @@ static void free_in_slab(void *p, uint32_t tag)
     hak_remote_free(heap, p, tag);
 }
 
-static void free_large(void *p)
+/* Without a lock, as the fast paths: where no first-class heap has large blocks, of which one may
+   be this. */
+static int keep_span(void *p, uint32_t tag)
 {
+    struct theap *heap = hak_theap_own;
+    return tag == TAG_SPAN && HAK_LIKELY(!hak_address_count(&hak_heap_large)) &&
+           heap != &hak_theap_none && hak_spans_put(&heap->spans, p);
+}
+
+static void free_large(void *p, uint32_t tag)
+{
+    if (keep_span(p, tag)) {
+        hak_background_poke();
+        return;
+    }
     if (HAK_UNLIKELY(!hak_gate_enter())) {
         HAK_CHECK(hak_ace_usable_size(p), "invalid pointer freed (not the start of a block)", p);
         hak_fork_defer_block(p);
         return;
     }
+    struct theap *heap = hak_theap_own;
     hak_heap_forget(p);
-    hak_ace_free(p);
+    hak_ace_free_to(heap != &hak_theap_none ? &heap->spans : NULL, p);
     hak_gate_leave();
     hak_background_poke();
 }
@@ -291,7 +313,7 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     if (HAK_UNLIKELY(entry.tag == TAG_LIMBO)) {
         hak_limbo_free(p);
     } else if (TAG_OWNER(entry.tag) == TAG_SPECIAL_OWNER) {
-        free_large(p);
+        free_large(p, entry.tag);
     } else {
         struct theap *heap = hak_theap_own;
         if (HAK_UNLIKELY(!heap->view.is_final)) {

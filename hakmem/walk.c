@@ -104,7 +104,8 @@ static void copy_spans(struct superslab_spans *out, uint32_t number)
     const struct superslab *ss = hak_pool_superslab(number);
     out->base = ss->base;
     for (uint32_t i = 0; out->base && i < SS_GRANULES; i++) {
-        out->granules[i] = (uint16_t)hak_pool_span_granules(ss, i);
+        uint32_t word = atomic_load_relaxed(&ss->span_granules[i]);
+        out->granules[i] = (uint16_t)(word & SPAN_ASIDE ? 0 : word & ~SPAN_BITS);
     }
     hak_lock_release(&hak_pool_lock);
     hak_gate_leave_reader(how);

@@ -357,7 +357,7 @@ TEST_F(Background, AThreadThatCannotBeMadeIsTriedAgainLater)
     EXPECT_EQ(state(), uint32_t(BACKGROUND_FAILED));
     clock.advance_ms(1001);
     for (int i = 0; i < 100; i++) {
-        hak_free(hak_malloc(100000));
+        hak_free(hak_malloc(size_t{3} << 20)); /* no thread cache holds it */
     }
     EXPECT_EQ(n_tries, 2);
     phase = 2;

@@ -125,12 +125,18 @@ static void reserve_common(void)
     }
 }
 
+static struct span_cache *spans_of_thread(void)
+{
+    return &hak_theap_own->spans;
+}
+
 /* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this
    point; if one did, it would find this thread without a heap and be served uncached. */
 static void start(void)
 {
     read_options();
     hak_link_start();
+    hak_spans_own = spans_of_thread;
     hak_ace_start();
     hak_background_init();
     shared_id = hak_owner_reserve();
@@ -505,6 +511,7 @@ static struct theap *adopt_stale(void)
         has_stale = owner != NULL;
         if (heap && heap->owner.state != HEAP_ORPHAN && !hak_theap_is_live(heap)) {
             heap->budget = 0;
+            heap->spans = (struct span_cache){.reserved = 0}; /* forgotten, as its bins */
             heap->is_inside = 0;
             heap->self_at = NULL;
             hak_tc_init(heap);
@@ -599,6 +606,7 @@ void hak_theap_end_thread(struct theap *heap)
 {
     hak_common_end_thread(heap);
     hak_tc_flush(heap);
+    (void)hak_spans_end(&heap->spans);
     make_orphan(heap);
     if (atomic_sub_relaxed(&n_live, 1u) == COMMON_THREADS) {
         rest_commons();
@@ -667,6 +675,7 @@ static int verify_depot(struct owner *owner, void *context)
 int hak_theap_verify_all(void)
 {
     int result = hak_theap_own != &hak_theap_none ? hak_tc_verify(hak_theap_own) : 0;
+    result = result ? result : hak_spans_verify(&hak_theap_own->spans);
     result = result ? result : hak_owner_for_each(verify_depot, NULL);
     return result ? result : hak_owner_verify_all();
 }
@@ -728,6 +737,7 @@ void hak_theap_fork_child(void)
     }
     hak_stat_add(orphans, hak_stat_get(heaps) - n_own - hak_stat_get(orphans));
     hak_stat_add(bin_budget, (int64_t)own->budget - hak_stat_get(bin_budget));
+    hak_stat_add(span_cache_bytes, own->spans.reserved - hak_stat_get(span_cache_bytes));
     atomic_store_relaxed(&n_live, (uint32_t)n_own);
     /* These handlers are registered behind the key: another thread had made it. */
     atomic_store_release(&threads_state, (uint32_t)STARTED);

@@ -42,6 +42,7 @@
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
      a thread holds the lock, which is then collecting or refilling, INBOX_WAIT_BYTES, then the
      sender waits for the lock; an orphan's inbox: nothing, the sender collects at once;
+   - freed spans: see ace/span_cache.h;
    - the depot: see depot.h; empty slabs: one a class (tiny.h, mid_mt.h).
 
    hak_theap_verify_all checks all of it. */
@@ -50,6 +51,7 @@
 
 #include "base/internal.h"
 
+#include "ace/span_cache.h"
 #include "base/link.h"
 #include "base/lock.h"
 #include "base/size_classes.h"
@@ -148,6 +150,7 @@ struct theap {
     uint32_t is_metered;  /* fast paths take from `metered`; the lock of hak_self */
     uint32_t has_metered; /* `metered` has been in use */
 
+    struct span_cache spans;
     struct owner owner; /* begins with a line of its own, which every thread pushes to */
 
     /* Last, since a heap that is not metered does not touch it. */
@@ -236,6 +239,8 @@ size_t hak_theap_purge_all(void);
    frees their empty slabs; for all owners, purges the pages of slabs that no thread has taken from
    or freed to since then. Stops early when that thread must end. */
 void hak_theap_rest_all(void);
+/* 1 if the last call has left spans with some thread. */
+int hak_theap_keeps_spans(void);
 /* Heaps that have a thread now. */
 uint32_t hak_theap_n_live(void);
 /* What fast paths see of every thread's heap: all; or that, and they take from the metered bins; or

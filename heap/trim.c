@@ -51,6 +51,26 @@ static void flush_own(void)
 {
     if (hak_theap_own != &hak_theap_none) {
         hak_tc_flush(hak_theap_own);
+        (void)hak_spans_end(&hak_theap_own->spans);
+    }
+}
+
+/* What the thread of that heap keeps in spans; NULL if it is no heap of a thread. What a forked
+   child has of another thread's may be half changed. */
+static struct span_cache *spans_of(uint32_t id)
+{
+    struct theap *heap = hak_theap_of_owner(hak_owner_by_id(id));
+    return heap && hak_theap_is_live(heap) ? &heap->spans : NULL;
+}
+
+/* Of all threads. */
+static void flush_spans(void)
+{
+    for (uint32_t id = 0; hak_owner_next(&id);) {
+        struct span_cache *spans = spans_of(id);
+        if (spans) {
+            (void)hak_spans_flush(spans);
+        }
     }
 }
 
@@ -72,6 +92,7 @@ void hak_theap_trim_own(void)
 void hak_theap_trim_all(void)
 {
     flush_own();
+    flush_spans();
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
     if (trim_owners()) {
         (void)trim_owners();
@@ -88,6 +109,13 @@ void hak_theap_collect_orphans(void)
             (void)hak_theap_tidy(heap, 1);
         }
     }
+}
+
+static int are_spans_kept; /* found by the tick; the background thread's */
+
+int hak_theap_keeps_spans(void)
+{
+    return are_spans_kept;
 }
 
 /* Collects what an owner keeps while no thread uses it; returns 1 if there is more. Owner's lock
@@ -112,7 +140,11 @@ static int rest(struct owner *owner)
 static void rest_one(uint32_t id)
 {
     struct owner *owner;
+    struct span_cache *spans = spans_of(id);
     int is_more = 1;
+    if (spans && hak_spans_rest(spans)) {
+        are_spans_kept = 1;
+    }
     while (is_more && (owner = hak_owner_hold(id)) != NULL) {
         is_more = rest(owner);
         (void)unlock(owner);
@@ -170,6 +202,8 @@ void hak_theap_rest_all(void)
 {
     static uint16_t tick;
     tick = tick == UINT16_MAX ? 1 : (uint16_t)(tick + 1);
+    are_spans_kept = 0;
+    hak_spans_tick();
     for (uint32_t id = 0; !hak_background_must_end() && hak_owner_next(&id);) {
         if (hak_gate_enter()) {
             rest_one(id);

@@ -49,7 +49,7 @@ static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
     while ((n = hak_pool_span_granules(ss, first)) == 0 && first) {
         first--;
     }
-    if (n <= granule - first) {
+    if (n <= granule - first || atomic_load_relaxed(&ss->span_granules[first]) & SPAN_ASIDE) {
         return free_unit;
     }
     char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));

@@ -49,8 +49,13 @@ static struct ss_lookup no_range(const void *p, uint32_t number)
     return (struct ss_lookup){SS_NOT_OURS, 0, 0, NULL, 0, 0};
 }
 
-static const struct ss_policy default_policy = {ignore_bytes, ignore,          ignore_bytes,
-                                                keep_all,     delay_of_option, no_range};
+static uint32_t none_aside(void)
+{
+    return 0;
+}
+
+static const struct ss_policy default_policy = {ignore_bytes,    ignore,   ignore_bytes, keep_all,
+                                                delay_of_option, no_range, none_aside};
 static const struct ss_policy *policy_in_force = &default_policy;
 
 const struct ss_policy *hak_pool_policy(void)
@@ -139,7 +144,10 @@ static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
 
 struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
 {
-    struct superslab *ss = choose(n, align, first);
+    struct superslab *ss;
+    do {
+        ss = choose(n, align, first);
+    } while (*first == SS_GRANULES && hak_pool_policy()->give_aside()); /* none is resident */
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
         ss = hak_pool_map_region(0);
@@ -229,6 +237,9 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     uint32_t unit = 0;
     hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = choose_unit(&unit, hak_pool_is_guarded());
+    if (!(ss && hak_granules_of_unit(&ss->dirty, unit)) && hak_pool_policy()->give_aside()) {
+        ss = choose_unit(&unit, hak_pool_is_guarded());
+    }
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
         ss = hak_pool_map_region(1);

@@ -2,7 +2,7 @@
 
    struct superslab describes one region of 2 MiB and lives apart from it, for ever; a region that
    was unmapped leaves its description for the next one. All fields are written with the pool lock
-   held, except for the mark of a span in span_granules, which the span's owner sets without it.
+   held, except for the bits of a span in span_granules, which the span's owner sets without it.
    slabs[i] and far_bits[i] belong to the owner of unit i while it is a slab. `base` and
    span_granules are written atomically (relaxed), since hak_super_lookup reads them without a lock.
    A granule is used (by a slab or a span), free, or leaving: on its way to the system, by a thread
@@ -10,6 +10,7 @@
    resident) or clean (reads as 0); a dirty one may be refused: the system would not take it when it
    was asked, and is not asked again before the granule was used, or a trim asks for everything. A
    superslab that leaves as a whole has no base while it does, and is in no list.
+   A span that is set aside (ace/span_cache.h) is used, but no block any more.
    A guard (the secure variant's) is neither used nor free.
    Always: dirty is a subset of free, and refused of dirty; largest_run = length of the longest run
    in free; n_whole = units that are wholly free (SS_UNITS if all but guards are); the superslab is
@@ -68,7 +69,10 @@ struct superslab {
     uint16_t span_granules[SS_GRANULES];
 };
 
-#define SPAN_MARK 0x8000u /* in span_granules: the owner's mark */
+/* In span_granules: the owner's mark; freed, but not given back yet. */
+#define SPAN_MARK  0x8000u
+#define SPAN_ASIDE 0x4000u
+#define SPAN_BITS  (SPAN_MARK | SPAN_ASIDE)
 
 /* The secure variant guards slabs: of superslabs that are mapped for them every second unit may not
    be touched, as far as the process may have so many mappings. Once, at the start. */
@@ -95,8 +99,16 @@ static inline struct granules hak_pool_all_granules(const struct superslab *ss)
 
 static inline uint32_t hak_pool_span_granules(const struct superslab *ss, uint32_t first)
 {
-    return atomic_load_relaxed(&ss->span_granules[first]) & ~SPAN_MARK;
+    return atomic_load_relaxed(&ss->span_granules[first]) & ~SPAN_BITS;
 }
+
+/* Where span_granules says what starts at p; NULL if no span does, set aside or not. No lock. */
+uint16_t *hak_ss_span_word(const void *p);
+/* Granules of a span that holds `size` bytes, whole pages; 0 if there is none of that size. */
+uint32_t hak_ss_span_granules_for(size_t size);
+/* A span that is set aside, and that the caller alone knows of, is given back. Pool lock held; see
+   hak_pool_give. */
+void hak_ss_span_give_aside(const void *p);
 
 /* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old
    data; NULL when the system refuses memory. Writes no map entry. Pool lock held, and released

@@ -1,12 +1,11 @@
 /* Spans: granules in a row within a superslab. The pool's lock guards them, except that a span's
-   owner reads its size, and reads and sets its mark, without the lock. Called by ACE. */
+   owner reads its size, and reads and sets its bits, without the lock. Called by ACE. */
 #include "base/error.h"
 #include "base/lock.h"
 #include "base/os.h"
 #include "superslab/pool.h"
 
-/* Granules for a size, whole pages. 0 if it is none that a span can have. */
-static uint32_t granules_for(size_t size)
+uint32_t hak_ss_span_granules_for(size_t size)
 {
     size_t page = hak_os_page_size();
     size_t grain = page > SS_GRANULE_BYTES ? page : SS_GRANULE_BYTES; /* a power of two */
@@ -16,8 +15,8 @@ static uint32_t granules_for(size_t size)
 
 void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
 {
-    uint32_t first, n = granules_for(size);
-    uint32_t step = granules_for(align);
+    uint32_t first, n = hak_ss_span_granules_for(size);
+    uint32_t step = hak_ss_span_granules_for(align);
     struct granules dirty;
     uint64_t since_ns = 0;
     if (n == 0 || step == 0) {
@@ -61,8 +60,8 @@ int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *st
     return result;
 }
 
-/* The superslab and first granule of a span that starts at p, or NULL. */
-static struct superslab *span_at(const void *p, uint32_t *first)
+/* The superslab and first granule of a span that starts at p, set aside or not; or NULL. */
+static struct superslab *any_span_at(const void *p, uint32_t *first)
 {
     struct map_entry entry = hak_map_find(p);
     if (entry.tag != TAG_SPAN || (uintptr_t)p & (SS_GRANULE_BYTES - 1)) {
@@ -73,6 +72,20 @@ static struct superslab *span_at(const void *p, uint32_t *first)
     return ss && atomic_load_relaxed(&ss->span_granules[*first]) ? ss : NULL;
 }
 
+/* Of one that is a block. */
+static struct superslab *span_at(const void *p, uint32_t *first)
+{
+    struct superslab *ss = any_span_at(p, first);
+    return ss && !(atomic_load_relaxed(&ss->span_granules[*first]) & SPAN_ASIDE) ? ss : NULL;
+}
+
+uint16_t *hak_ss_span_word(const void *p)
+{
+    uint32_t first;
+    struct superslab *ss = any_span_at(p, &first);
+    return ss ? &ss->span_granules[first] : NULL;
+}
+
 size_t hak_ss_span_size(const void *p)
 {
     uint32_t first;
@@ -80,14 +93,24 @@ size_t hak_ss_span_size(const void *p)
     return ss ? hak_pool_span_granules(ss, first) * SS_GRANULE_BYTES : 0;
 }
 
-void hak_ss_span_set_mark(void *p)
+static void change_mark(void *p, uint32_t mark)
 {
     uint32_t first;
     struct superslab *ss = span_at(p, &first);
     if (ss) {
         atomic_store_relaxed(&ss->span_granules[first],
-                             (uint16_t)(ss->span_granules[first] | SPAN_MARK));
+                             (uint16_t)((ss->span_granules[first] & ~SPAN_MARK) | mark));
     }
+}
+
+void hak_ss_span_set_mark(void *p)
+{
+    change_mark(p, SPAN_MARK);
+}
+
+void hak_ss_span_clear_mark(void *p)
+{
+    change_mark(p, 0);
 }
 
 size_t hak_ss_span_look(const void *p, int *is_marked)
@@ -96,7 +119,21 @@ size_t hak_ss_span_look(const void *p, int *is_marked)
     struct superslab *ss = span_at(p, &first);
     uint32_t granules = ss ? atomic_load_relaxed(&ss->span_granules[first]) : 0;
     *is_marked = (granules & SPAN_MARK) != 0;
-    return (granules & ~SPAN_MARK) * SS_GRANULE_BYTES;
+    return (granules & ~SPAN_BITS) * SS_GRANULE_BYTES;
+}
+
+/* Pool lock held. */
+static void give(struct superslab *ss, uint32_t first)
+{
+    uint32_t n = hak_pool_span_granules(ss, first);
+    atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
+    hak_pool_give(ss, first, n);
+}
+
+static void check_is_no_block_twice(const void *p)
+{
+    const uint16_t *word = hak_ss_span_word(p);
+    HAK_CHECK(!word || !(atomic_load_relaxed(word) & SPAN_ASIDE), "block freed twice", p);
 }
 
 void hak_ss_span_free(void *p)
@@ -104,17 +141,27 @@ void hak_ss_span_free(void *p)
     uint32_t first;
     hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = span_at(p, &first);
+    if (HAK_UNLIKELY(!ss)) {
+        check_is_no_block_twice(p);
+    }
     HAK_CHECK(ss, "invalid pointer freed (not the start of a block)", p);
-    uint32_t n = hak_pool_span_granules(ss, first);
-    atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
-    hak_pool_give(ss, first, n);
+    give(ss, first);
     hak_lock_release(&hak_pool_lock);
     hak_ss_purge_due();
 }
 
+void hak_ss_span_give_aside(const void *p)
+{
+    uint32_t first;
+    struct superslab *ss = any_span_at(p, &first);
+    HAK_CHECK(ss && atomic_load_relaxed(&ss->span_granules[first]) & SPAN_ASIDE,
+              "freed span is corrupt", p);
+    give(ss, first);
+}
+
 int hak_ss_span_resize(void *p, size_t size)
 {
-    uint32_t first, n = granules_for(size);
+    uint32_t first, n = hak_ss_span_granules_for(size);
     int done = 0;
     hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = n ? span_at(p, &first) : NULL;

@@ -62,8 +62,9 @@ void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
 /* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0
    if one of the calls did. */
 int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
-/* A mark that the span's owner may set and read until the span is freed; 0 at first. */
+/* A mark that the span's owner may set, clear and read until the span is freed; 0 at first. */
 void hak_ss_span_set_mark(void *p);
+void hak_ss_span_clear_mark(void *p);
 /* hak_ss_span_size, and whether the span has the mark. */
 size_t hak_ss_span_look(const void *p, int *is_marked);
 /* Frees a span by its start. A pointer that is none aborts. */
@@ -90,6 +91,9 @@ struct ss_policy {
        never faults, whatever the number, and gives start NULL if that number's range does not hold
        p (any more). */
     struct ss_lookup (*range_lookup)(const void *p, uint32_t number);
+    /* Memory would be taken from the system: the spans that the calling thread has set aside are
+       given back before (hak_ss_span_give_aside). Returns how many there were. Pool lock. */
+    uint32_t (*give_aside)(void);
 };
 /* Replaces the default: nothing is reported, all is kept for HAKMEM_PURGE_DELAY_MS, there are no
    ranges. Called once, at the start of the process; *policy is never freed. */
