@@ -339,7 +339,7 @@ int hak_spans_rest(struct span_cache *cache)
    for. */
 static int is_reserved(const struct span_cache *cache)
 {
-    const uint32_t word = 0;
+    uint32_t word = 0;
     for (uint32_t n = 0; n < VERIFY_TRIES; n++) {
         int64_t reserved = atomic_load_acquire(&cache->reserved); /* first this: spans only go */
         if ((int64_t)sum(cache) <= reserved) {
