@@ -140,6 +140,12 @@ class Profiles(unittest.TestCase):
     def test_libraries(self):
         self.assertEqual(len(self.run_it("libraries", PERIOD=500)), 1)
 
+    def test_threads_that_ask_for_their_stack(self):
+        for library in LIBRARIES:
+            with self.subTest(library=library):
+                (path,) = self.run_it("stacks", library, PERIOD=1)
+                os.remove(path)
+
     def test_fork(self):
         for library in LIBRARIES:
             with self.subTest(library=library):

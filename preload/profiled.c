@@ -5,7 +5,9 @@
    fork      three threads that allocate; 20 children that allocate, load a library and exit
    libraries threads that allocate while others load and unload libraries
    threads   400 threads that allocate, hand blocks on and end
+   stacks    threads whose first calls ask for their own stack, for which libc allocates
    exec      becomes itself in mode leak */
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -116,6 +118,18 @@ static int with_threads(void *(*what)(void *), long n, int n_threads, int (*mean
     return bad;
 }
 
+static void *ask_for_stack(void *n)
+{
+    for (long i = 0; i < (long)n; i++) {
+        pthread_attr_t attributes;
+        if (pthread_getattr_np(pthread_self(), &attributes) != 0) {
+            return "refused";
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     const char *mode = argc == 2 ? argv[1] : "";
@@ -135,6 +149,10 @@ int main(int argc, char **argv)
     } else if (strcmp(mode, "threads") == 0) {
         for (int i = 0; i < 25; i++) {
             bad |= with_threads(churn, 3000, 16, NULL);
+        }
+    } else if (strcmp(mode, "stacks") == 0) {
+        for (int i = 0; i < 10; i++) {
+            bad |= with_threads(ask_for_stack, 100, 16, NULL);
         }
     } else if (strcmp(mode, "exec") == 0) {
         execl(argv[0], argv[0], "leak", (char *)NULL);

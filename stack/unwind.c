@@ -36,6 +36,8 @@
    larger. */
 #define MAIN_STACK_LEAST (8 * HAK_MIB)
 #define MAIN_STACK_MOST  (1024 * HAK_MIB)
+/* pthread_getattr_np's code is shorter. */
+#define ASKING_BYTES 4096u
 /* No frame is larger than this. */
 #define FRAME_MOST (64 * HAK_MIB)
 
@@ -50,6 +52,7 @@ struct bounds {
 
 static struct bounds main_stack; /* {0, 0} if not known */
 static struct bounds own_code;   /* of the library that hakmem is; empty if it is the program */
+static struct bounds libc_code;  /* likewise */
 static uint32_t is_started;
 static HAK_TLS struct bounds thread_stack;
 static HAK_TLS int is_in_first_call;
@@ -79,10 +82,10 @@ static const void *find_header(uintptr_t pc)
     return _dl_find_object((void *)pc, &found) == 0 ? found.dlfo_eh_frame : NULL;
 }
 
-static struct bounds find_own_code(void)
+static struct bounds find_object_of(uintptr_t address)
 {
     struct dl_find_object own, program;
-    if (_dl_find_object((void *)(uintptr_t)hak_stack_start, &own) != 0 ||
+    if (_dl_find_object((void *)address, &own) != 0 ||
         (_dl_find_object((void *)(uintptr_t)getauxval(AT_ENTRY), &program) == 0 &&
          own.dlfo_map_start == program.dlfo_map_start)) {
         return (struct bounds){0, 0};
@@ -90,8 +93,9 @@ static struct bounds find_own_code(void)
     return (struct bounds){(uintptr_t)own.dlfo_map_start, (uintptr_t)own.dlfo_map_end};
 }
 #else
-static struct bounds find_own_code(void)
+static struct bounds find_object_of(uintptr_t address)
 {
+    (void)address;
     return (struct bounds){0, 0};
 }
 #endif
@@ -100,7 +104,8 @@ void hak_stack_start(void)
 {
     if (!atomic_load_acquire(&is_started)) {
         main_stack = find_main_stack();
-        own_code = find_own_code();
+        own_code = find_object_of((uintptr_t)hak_stack_start);
+        libc_code = find_object_of((uintptr_t)pthread_getattr_np);
 #if HAS_BACKTRACE
         void *some[2];
         (void)backtrace(some, 2); /* loads what it needs */
@@ -363,9 +368,14 @@ static size_t walk_here(const void **addresses, size_t most)
 
 /* --- captures --- */
 
+static int is_within(const struct bounds *bounds, const void *address)
+{
+    return (uintptr_t)address - bounds->low < bounds->high - bounds->low;
+}
+
 static int is_own(const void *address)
 {
-    return (uintptr_t)address - own_code.low < own_code.high - own_code.low;
+    return is_within(&own_code, address);
 }
 
 /* How many of the innermost frames are hakmem's. */
@@ -384,11 +394,33 @@ static size_t count_own(const void *const *addresses, size_t n, const void *call
     return from;
 }
 
+/* 1 if libc may be allocating for a thread that asks for its own stack, as runtimes do early: it
+   holds a lock of the thread for which find_thread_stack would wait. Then what lies in the page of
+   sp must do until the next capture. Where libc is no object of its own, its function itself is
+   looked for in that page. */
+static int may_be_asking(const void *caller)
+{
+    const struct bounds asking = {(uintptr_t)pthread_getattr_np,
+                                  (uintptr_t)pthread_getattr_np + ASKING_BYTES};
+    const void *found[INNERMOST];
+    size_t n = walk_here(found, INNERMOST), from = count_own(found, n, caller);
+    caller = caller ? caller : from < n ? found[from] : NULL;
+    for (size_t i = from; i < n; i++) {
+        if (is_within(&asking, found[i])) {
+            return 1;
+        }
+    }
+    return !caller || is_within(&libc_code, caller);
+}
+
 /* A thread's first call; what it allocates comes back here. */
-static HAK_COLD int begin_thread(uintptr_t sp)
+static HAK_COLD int begin_thread(uintptr_t sp, const void *caller)
 {
     if (is_in_first_call) {
         return 0;
+    }
+    if (may_be_asking(caller)) {
+        return 1;
     }
     is_in_first_call = 1;
     struct bounds found = find_thread_stack(sp);
@@ -403,7 +435,7 @@ size_t hak_stack_capture(const void **addresses, size_t most, const void *caller
     size_t count = 0;
     if (HAK_UNLIKELY(
             !atomic_load_acquire(&is_started) ||
-            (!thread_stack.high && !begin_thread((uintptr_t)__builtin_frame_address(0))))) {
+            (!thread_stack.high && !begin_thread((uintptr_t)__builtin_frame_address(0), caller)))) {
         return 0;
     }
     size_t n = walk_here(found, sizeof(found) / sizeof(found[0]));
