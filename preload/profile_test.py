@@ -129,6 +129,13 @@ class Profiles(unittest.TestCase):
         self.assertIn(len(paths), (3, 4, 5))
         self.assertEqual({Profile(p).head["reason"] for p in paths}, {"growth"})
 
+    def test_interval(self):
+        paths = self.run_it("seconds", INTERVAL=1, PERIOD=2000)
+        reasons = [Profile(p).head["reason"] for p in paths]
+        self.assertEqual(sorted(set(reasons)), ["exit", "interval"])
+        self.assertEqual(reasons.count("exit"), 1)
+        self.assertIn(reasons.count("interval"), (1, 2, 3, 4))
+
     def test_threads(self):
         (path,) = self.run_it("threads", PERIOD=65536, THREADS=1)
         self.assertTrue(all(row["tid"] for row in Profile(path).stacks))

@@ -5,6 +5,7 @@
    fork      three threads that allocate; 20 children that allocate, load a library and exit
    libraries threads that allocate while others load and unload libraries
    threads   400 threads that allocate, hand blocks on and end
+   seconds   allocates for three to four seconds
    stacks    threads whose first calls ask for their own stack, for which libc allocates
    exec      becomes itself in mode leak */
 #define _GNU_SOURCE
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define N_SMALL 3000
@@ -149,6 +151,10 @@ int main(int argc, char **argv)
     } else if (strcmp(mode, "threads") == 0) {
         for (int i = 0; i < 25; i++) {
             bad |= with_threads(churn, 3000, 16, NULL);
+        }
+    } else if (strcmp(mode, "seconds") == 0) {
+        for (time_t end = time(NULL) + 4; time(NULL) < end;) {
+            churn((void *)1000);
         }
     } else if (strcmp(mode, "stacks") == 0) {
         for (int i = 0; i < 10; i++) {
