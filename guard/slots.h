@@ -39,7 +39,7 @@ enum guard_event { GUARD_ALLOCATED, GUARD_FREED, GUARD_N_EVENTS };
 
 struct guard_slot {
     uint32_t state;     /* enum guard_state */
-    uint32_t is_at_end; /* the block ends where the slot does, but for alignment */
+    uint32_t is_at_end; /* the block ends where the slot does, except for alignment */
     uint32_t is_dirty;  /* pages that were used may have kept what was written to them */
     size_t size;        /* that was asked for */
     char *block;        /* NULL: the slot never had one */

@@ -113,7 +113,7 @@ static void do_slice(struct ticker *ticker, uint64_t rate)
 
 static void *tick(void *unused)
 {
-    struct ticker ticker = {TICKER_SLICE_NS, TICKER_DUTY * TICKER_SLICE_NS,
+    struct ticker ticker = {TICKER_SLICE_NS, (uint64_t)TICKER_DUTY * TICKER_SLICE_NS,
                             hak_os_ops.precise_ns()};
     hak_theap_refuse();
     for (;;) {

@@ -239,17 +239,19 @@ HAK_API void hak_ace_on_fail(hak_fail_callback callback, void *context);
 typedef void (*hak_corruption_callback)(const char *reason, const void *address, void *context);
 HAK_API void hak_on_corruption(hak_corruption_callback callback, void *context);
 
-/* Guarded sampling (docs/guard.md): from now on, one in `rate` allocations of each thread lies alone
-   between pages that may not be touched, and may not be touched for a while after its free. What
-   that shows ends the process, with a line that says what happened and lines that say where the
-   block was allocated and freed. Installs a handler of SIGSEGV. 1 guards every allocation of up to
-   16 KiB that finds a slot (HAKMEM_GUARD_SLOTS). Returns 0, EINVAL for a rate of 0, ENOMEM if the
-   system refuses, EBUSY while another thread calls it. The option HAKMEM_GUARD does it at start. */
+/* Guarded sampling (docs/guard.md): from now on, one in `rate` allocations of each thread lies
+   alone between pages that may not be touched, and may not be touched for a while after its free.
+   What that shows ends the process, with a line that says what happened and lines that say where
+   the block was allocated and freed. Installs a handler of SIGSEGV. 1 guards every allocation of up
+   to 16 KiB that finds a slot (HAKMEM_GUARD_SLOTS). Returns 0, EINVAL for a rate of 0, ENOMEM if
+   the system refuses, EBUSY while another thread calls it. The option HAKMEM_GUARD does it at
+   start. */
 HAK_API int hak_guard_start(size_t rate);
 /* No more allocations are guarded; those that are, stay so. */
 HAK_API void hak_guard_stop(void);
 /* For a program's own handler of SIGSEGV, given its si_addr: says what is known of the fault, and
-   returns 1, if the address lies in or beside a guarded block; else returns 0. Async-signal-safe. */
+   returns 1, if the address lies in or beside a guarded block; else returns 0. Async-signal-safe.
+ */
 HAK_API int hak_guard_report(const void *address);
 
 /* The variant that this is, as README.md lists them: "release", "debug" and so on. */

@@ -346,7 +346,7 @@ class Misuse(unittest.TestCase):
 
     def check_guarded(self, kind, row):
         """By the page: what is found of a guarded block, and what release finds of the others. A
-        fault in a slot is told of before the program's own handler runs."""
+        fault in a slot is reported before the program's own handler runs."""
         found, text = outcome(PROGRAM, kind, LIBRARY, GUARDED)
         cell = set(row[COLUMNS[VARIANT]].split(" / "))
         if cell & {"line", "fault"}:  # which one depends on the side of its pages where it lies

@@ -299,7 +299,7 @@ static HAK_NOINLINE void *small(const struct request *r, uint32_t size_class)
     return block ? block : ask(r, r->size);
 }
 
-/* What is left in the metered bin: it was filled meanwhile, by a layer or a realloc. */
+/* What is left in the metered bin: a layer or a realloc filled it in between. */
 static HAK_ALWAYS_INLINE void *take_left(struct bin *bin)
 {
     void *first = hak_tc_bin_first(bin), *block = hak_tc_bin_take(bin);

@@ -12,8 +12,8 @@
    site that has seen the last of them has its bytes of that moment in peak_*; for another one they
    are its live ones, which have not changed since. So no call looks at all sites.
 
-   No locks: a forked child finds everything whole, but for samples that other threads were writing,
-   which it loses. */
+   No locks: a forked child finds everything whole, except for samples that other threads were
+   writing, which it loses. */
 #ifndef HAKMEM_PROFILE_SAMPLE_H
 #define HAKMEM_PROFILE_SAMPLE_H
 

@@ -69,7 +69,7 @@ struct superslab {
     uint16_t span_granules[SS_GRANULES];
 };
 
-/* In span_granules: the owner's mark; freed, but not given back yet. */
+/* In span_granules: the owner's mark; freed, but not returned yet. */
 #define SPAN_MARK  0x8000u
 #define SPAN_ASIDE 0x4000u
 #define SPAN_BITS  (SPAN_MARK | SPAN_ASIDE)
@@ -106,8 +106,8 @@ static inline uint32_t hak_pool_span_granules(const struct superslab *ss, uint32
 uint16_t *hak_ss_span_word(const void *p);
 /* Granules of a span that holds `size` bytes, whole pages; 0 if there is none of that size. */
 uint32_t hak_ss_span_granules_for(size_t size);
-/* A span that is set aside, and that the caller alone knows of, is given back. Pool lock held; see
-   hak_pool_give. */
+/* A span that is set aside, and that the caller alone knows of, returns to the pool. Pool lock
+   held; see hak_pool_give. */
 void hak_ss_span_give_aside(const void *p);
 
 /* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old

@@ -91,8 +91,8 @@ struct ss_policy {
        never faults, whatever the number, and gives start NULL if that number's range does not hold
        p (any more). */
     struct ss_lookup (*range_lookup)(const void *p, uint32_t number);
-    /* Memory would be taken from the system: the spans that the calling thread has set aside are
-       given back before (hak_ss_span_give_aside). Returns how many there were. Pool lock. */
+    /* Memory would be taken from the system: the spans that the calling thread has set aside
+       return before (hak_ss_span_give_aside). Returns how many there were. Pool lock. */
     uint32_t (*give_aside)(void);
 };
 /* Replaces the default: nothing is reported, all is kept for HAKMEM_PURGE_DELAY_MS, there are no
