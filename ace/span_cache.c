@@ -66,7 +66,7 @@ static void reserve(struct span_cache *cache, int64_t more)
     hak_stat_add(span_cache_bytes, more);
 }
 
-/* What is reserved is what there is. (The bytes that another thread takes out meanwhile are still
+/* What is reserved is what there is. (The bytes that another thread takes out are still
    reserved, or are no longer in a slot.) */
 static void drop_unused(struct span_cache *cache)
 {

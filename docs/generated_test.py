@@ -13,7 +13,8 @@ import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 PARTS = (
-    "base limit superslab owner tiny mid_mt ace heap hakmem observe secure stack guard profile malloc"
+    "base limit superslab owner tiny mid_mt ace heap hakmem observe secure stack guard profile "
+    "malloc"
 ).split()
 
 
