@@ -357,7 +357,7 @@ int hak_spans_verify(struct span_cache *cache)
         const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
         int is_right =
             !slot || (word && atomic_load_relaxed(word) == ((slot & LOW_MASK) | SPAN_ASIDE));
-        /* Another thread may have taken it out meanwhile. */
+        /* Another thread may have taken it out in between. */
         if (!is_right && atomic_load_acquire(&cache->slots[i]) == slot) {
             return VERIFY_SPANS_SLOT;
         }

@@ -60,22 +60,22 @@ static inline int hak_spans_put(struct span_cache *cache, void *p)
 {
     return atomic_load_relaxed(&cache->reserved) && hak_spans_put_reserved(cache, p);
 }
-/* The same, but makes room for it: reserves bytes, and gives other spans back. Inside the gate; no
+/* The same, but makes room for it: reserves bytes, and returns other spans. Inside the gate; no
    lock held. */
 int hak_spans_make_room(struct span_cache *cache, void *p);
 static inline int hak_spans_put_surely(struct span_cache *cache, void *p)
 {
     return !cache->off && hak_spans_make_room(cache, p);
 }
-/* Gives all spans back; any thread, inside the gate, no lock held. Returns bytes. */
+/* Returns all spans to the pool; any thread, inside the gate, no lock held. Returns bytes. */
 size_t hak_spans_flush(struct span_cache *cache);
 /* The same by the cache's thread, or when it has ended: nothing is reserved then. */
 size_t hak_spans_end(struct span_cache *cache);
 /* A request of the cache's thread found nothing. Inside the gate; no lock held. */
 void hak_spans_missed(struct span_cache *cache);
-/* Gives back the calling thread's, see struct ss_policy. */
+/* Returns the calling thread's, see struct ss_policy. */
 uint32_t hak_spans_give_own(void);
-/* For the background thread: begins a tick; and gives back what has been unused since before the
+/* For the background thread: begins a tick; and returns what has been unused since before the
    last one. Returns 1 if there is more. */
 void hak_spans_tick(void);
 int hak_spans_rest(struct span_cache *cache);

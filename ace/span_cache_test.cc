@@ -1,5 +1,5 @@
-/* Tests of the span cache: what it keeps, for how long, and that nobody takes a span in it for a
-   block; another thread that takes spans out while its own goes on. */
+/* Tests of the span cache: what it keeps, for how long, and that no function takes a span in it for
+   a block; another thread that takes spans out while its own goes on. */
 #include "ace/span_cache.h"
 
 #include <atomic>
