@@ -3,8 +3,8 @@ with glibc's malloc.
 
 memory_test.py LIBRARY PEAK_MEMORY_PROGRAM
 
-Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 284
-(48), sleep 292 (100), python3 512 (312). About 200 KiB of the peak are the library's own file, of
+Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 560
+(72), sleep 480 (112), python3 640 (330). About 330 KiB of the peak are the library's own file, of
 which the kernel maps 64 KiB around each page that is touched; they are clean, and shared by all
 processes. The page tables and other pages that are mapped in this way change the peak by up to 100
 KiB from run to run.
@@ -17,7 +17,7 @@ import unittest
 
 LIBRARY, PEAK_MEMORY = (os.path.abspath(a) for a in sys.argv[1:3])
 RUNS = 9
-MOST_PEAK_KIB = 704
+MOST_PEAK_KIB = 832
 MOST_ANONYMOUS_KIB = 384
 
 
