@@ -2,7 +2,7 @@
    exponential distances that each thread counts down.
 
    A low rate is counted exactly: the layer sees every call of every thread all the time. Above
-   GUARD_EXACT_RATE that would cost too much, and the layer is passive except for slices of time
+   GUARD_EXACT_RATE that would cost too much, and the fast paths stay except for slices of time
    (ticker.h), in which it sees every call as well, and samples more often by as much as slices are
    shorter than what lies between them. So each call is as likely to be the sample as any other,
    whether the fast paths would have served it or not, and outside of slices nothing is paid. That a

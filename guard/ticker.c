@@ -1,4 +1,4 @@
-/* The ticker, and the one place where the rate changes and whether the layer is passive. No lock
+/* The ticker, and the one place where the rate changes and what the layer wants to see. No lock
    but a flag that is spun for, around hak_entry_add: its holder is rarely met. */
 #include "guard/ticker.h"
 

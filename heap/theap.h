@@ -290,7 +290,7 @@ static inline uint32_t hak_tc_count(const struct theap *heap, uint32_t size_clas
    many. By the heap's thread. */
 uint32_t hak_tc_meter(struct theap *heap, uint32_t size_class, uint32_t most);
 /* Fast paths of the heap take from its metered bins, or no more; with the lock of hak_theap_switch
-   held. hak_tc_meter_mid: those of all heaps, for mid classes. */
+   held. hak_tc_set_mid_metered: those of all heaps, for mid classes. */
 void hak_tc_set_metered(struct theap *heap, int is_metered);
 void hak_tc_set_mid_metered(int is_metered);
 /* Set once, before there is a heap that keeps something: puts what `kept` holds into the bins,

@@ -19,7 +19,8 @@
 #define DUE_MOST  ((size_t)4 * HAK_MIB)
 /* And no more system calls than that, except for the superslab that it has begun with. */
 #define DUE_CALLS 24u
-#define BUSY_NS   10000000u
+/* Others leave what is due to a thread that is in the system with it, for so long at most. */
+#define BUSY_NS 10000000u
 
 /* Granules of one superslab on their way. */
 struct batch {
