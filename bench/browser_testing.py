@@ -101,7 +101,7 @@ class Browser:
         self.post("/actions", actions=[{"type": "key", "id": "keys", "actions": [
             {"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]}])  # fmt: skip
 
-    def wait(self, script, limit_s=10):
+    def wait(self, script, limit_s=60):
         """Until a script returns something true."""
         end = time.monotonic() + limit_s
         while not self.run(script):
