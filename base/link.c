@@ -5,7 +5,7 @@
 #include <sys/auxv.h>
 
 int64_t hak_link_key = LINK_KEY_LEAST;
-const uint64_t hak_link_end[2] = {0, 0};
+const _Alignas(16) uint64_t hak_link_end[2] = {0, 0};
 
 /* The kernel's 16 random bytes; the C library uses them too, so that no word of them is shown. */
 uint32_t hak_link_are_zeroed;

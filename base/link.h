@@ -26,7 +26,7 @@ HAK_EXTERN_C_BEGIN
 #define LINK_KEY_MASK  (((int64_t)1 << 49) - 1)
 
 extern int64_t hak_link_key HAK_HIDDEN; /* written once, before the first block is handed out */
-extern const uint64_t hak_link_end[2] HAK_HIDDEN;
+extern const uint64_t hak_link_end[2] HAK_HIDDEN; /* aligned as a block */
 
 /* Makes the key. Once, before there is a list. */
 void hak_link_start(void);
@@ -69,6 +69,14 @@ static HAK_ALWAYS_INLINE int hak_link_may_be_or_was(const void *block)
     int64_t word = atomic_load_relaxed((const int64_t *)block);
     return HAK_UNLIKELY(word == 0) ? (int)atomic_load_relaxed(&hak_link_are_zeroed)
                                    : word >= hak_link_key;
+}
+
+/* 1 if the block's first word is not 0, and leads to what can be no block: it was written to since
+   it was in a list. */
+static HAK_ALWAYS_INLINE int hak_link_is_crooked(const void *block)
+{
+    int64_t word = atomic_load_relaxed((const int64_t *)block);
+    return word != 0 && ((uint64_t)word - (uint64_t)hak_link_key) % sizeof(hak_link_end) != 0;
 }
 
 /* `next` is a block or hak_link_end. */

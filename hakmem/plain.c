@@ -371,8 +371,8 @@ static int is_link_of(const struct theap *heap, uint32_t size_class, const void 
         return 0; /* 0, where the page of a free block may have been purged */
     }
     const void *next = (const void *)(uintptr_t)word;
-    if ((uintptr_t)word % SC_MIN_ALIGN || next == (const void *)hak_link_end) {
-        return next == (const void *)hak_link_end;
+    if (next == (const void *)hak_link_end) {
+        return 1;
     }
     uint32_t tag = hak_map_view_tag(&heap->view, next);
     return !TAG_IS_SLAB(tag) || TAG_CLASS(tag) == size_class; /* beyond the view: perhaps */
@@ -383,10 +383,14 @@ int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const v
     if (HAK_VALIDATE || bin->head == p || heap->last_slot->head == p) {
         return 0;
     }
+    if (hak_link_is_crooked(p)) {
+        return 1;
+    }
     uint32_t size_class = (uint32_t)(bin - heap->bins);
     if (is_link_of(heap, size_class, p)) {
         return 0;
     }
+    /* What it leads to may have become a slab of another class since. */
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     return !hak_slab_shows_free(hak_pool_slab_of(hak_map_find(p).ref, p),
                                 hak_sc_index_of(size_class, offset));

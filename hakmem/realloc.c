@@ -229,11 +229,23 @@ static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, const struct bin 
 }
 
 /* The block's first word may be a link: the program may not have written to it. */
-static HAK_NOINLINE void *realloc_unwritten(struct theap *heap, const struct bin *bin, void *p,
-                                            size_t size)
+static HAK_NOINLINE void *realloc_unknown(struct theap *heap, const struct bin *bin, void *p,
+                                          size_t size)
 {
     return hak_plain_is_in_use(heap, bin, p) ? realloc_own(heap, bin, p, size)
                                              : slow_realloc(p, size);
+}
+
+/* A program that writes less than a word, or a word that is no multiple of a block's alignment,
+   breaks a link: this finds it sooner than hak_plain_is_in_use. */
+static HAK_NOINLINE void *realloc_unwritten(struct theap *heap, const struct bin *bin, void *p,
+                                            size_t size)
+{
+    if (HAK_LIKELY(!HAK_VALIDATE && hak_link_is_crooked(p) && bin->head != p &&
+                   heap->last_slot->head != p)) {
+        return realloc_own(heap, bin, p, size);
+    }
+    return realloc_unknown(heap, bin, p, size);
 }
 
 void *hak_realloc(void *p, size_t size)
