@@ -15,18 +15,26 @@ import unittest
 
 PROGRAM = os.path.abspath(sys.argv[1])
 NOBODY = 65534
-VARIABLES = {
-    "HAKMEM_VERBOSE": "1",
-    "HAKMEM_SHOW_STATS": "1",
-    "HAKMEM_ACE_TRACE": "1",
-    "HAKMEM_LIMIT_HARD": "1m",
-    "HAKMEM_NO_SUCH": "1",
-    "HAKMEM_BIN_BYTES": "junk",
-    "PATH": "/usr/bin:/bin",
-}
 
 
-def run(program, as_other=True):
+def variables(folder, limit):
+    """Each makes hakmem say or write something, were it read; a limit of 1 MiB is not enough."""
+    return {
+        "HAKMEM_VERBOSE": "1",
+        "HAKMEM_SHOW_STATS": folder + "/stats",
+        "HAKMEM_ACE_TRACE": "1",
+        "HAKMEM_LIMIT_HARD": limit,
+        "HAKMEM_NO_SUCH": "1",
+        "HAKMEM_BIN_BYTES": "junk",
+        "HAKMEM_GUARD": "1",
+        "HAKMEM_PROFILE": folder + "/profile",
+        "HAKMEM_PROFILE_PERIOD": "1",
+        "HAKMEM_PROFILE_GROWTH": "1000",
+        "PATH": "/usr/bin:/bin",
+    }
+
+
+def run(program, as_other=True, limit="1m"):
     def become_nobody():
         os.setgroups([])
         os.setgid(NOBODY)
@@ -34,7 +42,7 @@ def run(program, as_other=True):
 
     return subprocess.run(
         [program],
-        env=VARIABLES,
+        env=variables(os.path.dirname(program), limit),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -47,7 +55,7 @@ def run(program, as_other=True):
 class Secure(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp()
-        os.chmod(self.folder, 0o755)
+        os.chmod(self.folder, 0o777)  # whoever runs the program could write there
         self.copy = shutil.copy(PROGRAM, os.path.join(self.folder, "secure"))
         os.chmod(self.copy, 0o755)
 
@@ -62,11 +70,16 @@ class Secure(unittest.TestCase):
         if done.stdout == "secure=0\n":
             self.skipTest("%s: the kernel gives no privileges here" % how)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "secure=1\n", ""))
+        self.assertEqual(os.listdir(self.folder), ["secure"])
 
     def test_without_privileges_they_are_read(self):
         done = run(self.copy, as_other=False)
-        self.assertEqual((done.returncode, done.stdout), (1, ""), "1 MiB is not enough")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn("HAKMEM_NO_SUCH", done.stderr)
+        done = run(self.copy, as_other=False, limit="1g")
+        self.assertEqual((done.returncode, done.stdout), (0, "secure=0\n"))
+        written = {name.split(".")[0] for name in os.listdir(self.folder)}
+        self.assertEqual(written, {"secure", "stats", "profile"})
 
     def test_set_user_id(self):
         if os.geteuid() != 0:
