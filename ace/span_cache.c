@@ -22,7 +22,7 @@
 #define WINDOW       32u
 #define OFF_LEAST    64u
 #define OFF_MOST     8192u
-#define VERIFY_TRIES 200u
+#define VERIFY_TRIES 10000u
 /* Addresses of spans end in zeros, where a slot has the number of granules. */
 #define LOW_MASK ((uint64_t)SS_GRANULE_BYTES - 1)
 

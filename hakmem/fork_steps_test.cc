@@ -45,7 +45,7 @@ void fork_here(int, siginfo_t *, void *context)
     }
     pid_t child = fork();
     if (child == 0) {
-        alarm(20);
+        alarm(60);
         is_child = true;
         static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
         return;
@@ -318,7 +318,7 @@ void see_control_held(struct lock *lock, void *is_held)
 [[noreturn]] void go_on_with_what_needs_it(bool is_half_changed)
 {
     struct adapt_summary state;
-    alarm(20);
+    alarm(60);
     hak_adapt_given();
     hak_adapt_state(&state);
     int result = hak_adapt_verify() ? 100 : is_half_changed && state.n_epochs ? 101 : 0;

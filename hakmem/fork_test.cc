@@ -156,7 +156,7 @@ int exit_code_of_child(const std::vector<char *> &blocks,
 {
     pid_t pid = fork();
     if (pid == 0) {
-        alarm(20); /* a deadlock must not hang the test */
+        alarm(60); /* a deadlock must not hang the test */
         leave(f(blocks));
     }
     int status = -1;
@@ -217,7 +217,7 @@ TEST(Fork, AChildOfAChild)
     usleep(2000);
     pid_t pid = fork();
     if (pid == 0) {
-        alarm(20);
+        alarm(60);
         hak_free(hak_malloc(300));
         leave(exit_code_of_child(blocks));
     }
@@ -699,7 +699,7 @@ TEST(Fork, WhileHeapsComeAndGo)
     for (int i = 0; i < 100; i++) {
         pid_t pid = fork();
         if (pid == 0) {
-            alarm(20);
+            alarm(60);
             int result = come_and_go(20);
             leave(result ? result : hak_verify());
         }
@@ -1012,7 +1012,7 @@ TEST(ForkInAHandler, WhatOthersHold)
     pid_t pid = fork();
     hak_gate_leave();
     if (pid == 0) {
-        alarm(20);
+        alarm(60);
         step_of_purge = 2;
         int n = 0, result = hak_owner_is_lost(&lost->owner) && hak_owner_is_lost(pool.owner) &&
                                     !hak_owner_is_lost(&purged->owner)
@@ -1127,7 +1127,7 @@ void gather(struct lock *lock, void *context)
    is wrong, 0 if nothing. */
 int go_on_with(struct lock *lock)
 {
-    alarm(20);
+    alarm(60);
     if (lock->word || hak_gate_is_closed()) {
         return 1;
     }

@@ -443,7 +443,7 @@ __attribute__((constructor(65535))) static void fail_the_start()
         for (uint64_t n = 1; n < 1000; n++) {
             pid_t pid = fork();
             if (pid == 0) {
-                alarm(20);
+                alarm(60);
                 _exit(first_steps(n, is_thread));
             }
             int status = -1;

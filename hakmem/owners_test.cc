@@ -200,7 +200,7 @@ TEST_F(Owners, AChildHasTheLocksOfAll)
         pid_t child = fork();
         ASSERT_GE(child, 0);
         if (child == 0) {
-            alarm(20); /* or it would wait for ever */
+            alarm(60); /* or it would wait for ever */
             std::vector<void *> blocks = take();
             int error = std::count(blocks.begin(), blocks.end(), nullptr) ? 100 : hak_verify();
             give(blocks);

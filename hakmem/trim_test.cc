@@ -303,7 +303,7 @@ TEST_F(Trim, TheProcessForksMeanwhile)
         (void)hak_theap_purge_all();
     }
     if (child == 0) {
-        alarm(20);
+        alarm(60);
         size_t n = count_blocks(heap);
         for (char *p : blocks) {
             hak_free(p);

@@ -421,7 +421,7 @@ TEST_F(Owner, AChildIsNotStuckOnTheLockOfAnOwnerThatHadEnded)
     ASSERT_EQ(start(&lives), 0);
     ended.lock.word = 1 << 20; /* by that thread */
     EXPECT_EQ(hak_owner_lose(&ended.lock, nullptr), 1);
-    alarm(20); /* or it would wait for ever */
+    alarm(60); /* or it would wait for ever */
     ASSERT_EQ(start(&ended), 0);
     EXPECT_NE(take(&ended, 1), nullptr);
     EXPECT_NE(take(&lives, 1), nullptr);
@@ -450,7 +450,7 @@ bool lose_each_kind()
             return false;
         }
     }
-    alarm(20);
+    alarm(60);
     block[0] = 1;
     if (hak_owner_verify_all() || hak_owner_check(pool)) {
         return false;

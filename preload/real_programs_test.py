@@ -304,7 +304,7 @@ class Server:
     def stop(self):
         """Its output; it has to end by itself, without an error."""
         self.cli("shutdown", "nosave", check=False)
-        self.test.assertEqual(self.process.wait(timeout=20), 0)
+        self.test.assertEqual(self.process.wait(timeout=60), 0)
         return read(self.log.name)
 
 

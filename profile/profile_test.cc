@@ -663,7 +663,7 @@ TEST(Profile, AForkedChildSamplesAndWrites)
     for (int i = 0; i < 15; i++) {
         pid_t pid = fork();
         if (pid == 0) {
-            alarm(20);
+            alarm(60);
             std::atomic<bool> never(false);
             churn(7, &never, 3000);
             int null = open("/dev/null", O_WRONLY);

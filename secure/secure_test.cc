@@ -425,7 +425,7 @@ TEST(Secure, AForkedChildGoesOn)
     for (int i = 0; i < 30; i++) {
         pid_t child = fork();
         if (child == 0) {
-            alarm(20);
+            alarm(60);
             work(5, 2000);
             _exit(hak_verify() || testing::Test::HasFailure() ? 1 : 0);
         }

@@ -304,7 +304,7 @@ TEST_F(StackTest, AForkedChildCaptures)
     for (int i = 0; i < 20; i++) {
         pid_t pid = fork();
         if (pid == 0) {
-            alarm(20);
+            alarm(60);
             Deep<7>::go(&c, &at);
             _exit(c.n_own > 7 && hak_stack_keep(c.own, c.n_own)->n == c.n_own ? 0 : 1);
         }
