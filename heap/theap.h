@@ -155,10 +155,16 @@ struct theap {
 
     /* Last, since a heap that is not metered does not touch it. */
     struct bin metered[SC_N_CLASSES];
-    /* The layer's: how many blocks it lets pass (profile/meter.h), since which epoch of its, and
-       how often the list was short. */
+    /* The layer's: how many blocks it lets pass (profile/meter.h), since which epoch of its, how
+       often the list was short, and how often the period was doubled when it decided so; what else
+       bounds how often it samples. */
     uint32_t meter_left[SC_N_CLASSES], meter_epoch;
-    uint8_t meter_short[SC_N_CLASSES];
+    uint8_t meter_short[SC_N_CLASSES], meter_shift[SC_N_CLASSES];
+    struct meter_budget {
+        uint64_t since_ms;
+        int32_t samples; /* that it may still take at once */
+        uint32_t shift;  /* for what is decided now */
+    } meter_budget;
 };
 
 HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");

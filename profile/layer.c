@@ -23,13 +23,16 @@
 /* Of larger classes none is kept in the sampled one's place: p is large there, and with it the
    memory. */
 #define PLACE_MOST 8192u
-/* A list this long pays for a call of the layer; a shorter one waits for more. */
-#define BATCH HAK_TINY_OR(2u, 128u)
+/* A list this long pays for a call of the layer; a shorter one waits for more, after so many calls.
+ */
+#define BATCH          HAK_TINY_OR(2u, 128u)
+#define CALLS_A_REFILL HAK_TINY_OR(2u, 32u)
 
 size_t hak_profile_period;
 size_t hak_profile_last_period;
 uint64_t hak_profile_began_ms;
 int hak_profile_by_thread;
+uint64_t hak_profile_rate = PROFILE_RATE;
 
 /* Changes when the period does: what was drawn before is drawn again. */
 static uint32_t epoch = 1;
@@ -38,8 +41,8 @@ static uint64_t n_of_heaps,
 
 static HAK_TLS struct {
     struct profile_random random;
-    int64_t large_left; /* bytes */
-    uint32_t large_epoch;
+    int64_t large_left;                /* bytes */
+    uint32_t large_epoch, large_shift; /* by which it was drawn */
     int is_busy;
 } own;
 
@@ -112,6 +115,39 @@ static HAK_NOINLINE struct profile_site *site_here(const void *caller)
                             hak_profile_by_thread ? (uint32_t)gettid() : 0);
 }
 
+static size_t doubled(size_t period, uint32_t shift)
+{
+    return period <= SIZE_MAX >> (shift + 1) ? period << shift : period;
+}
+
+/* How many blocks of the class pass from now on. */
+static void draw(struct theap *heap, uint32_t size_class, size_t period)
+{
+    uint32_t shift = heap->meter_budget.shift;
+    heap->meter_shift[size_class] = (uint8_t)shift;
+    heap->meter_left[size_class] =
+        hak_profile_blocks(random_(), doubled(period, shift), hak_sc_table[size_class].size);
+}
+
+/* Of a class whose next block is not sampled, what comes behind that block has no past. */
+static HAK_COLD void draw_shorter(struct theap *heap, size_t period)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        if (heap->meter_left[c] && heap->meter_shift[c] > heap->meter_budget.shift) {
+            draw(heap, c, period);
+            heap->meter_left[c]++;
+        }
+    }
+}
+
+static void spend(struct theap *heap, size_t period)
+{
+    if (heap != &hak_theap_none &&
+        hak_profile_spend(&heap->meter_budget, hak_profile_rate, hak_profile_now_ms())) {
+        draw_shorter(heap, period);
+    }
+}
+
 /* Writes a sample down. Returns 0 if there is no memory for it. */
 static int note(const void *p, struct profile_sample *sample, const void *caller)
 {
@@ -176,6 +212,28 @@ static void *sample_small(const struct request *r, size_t period, size_t natural
     return start + shift;
 }
 
+static void draw_large(const struct theap *heap, size_t period)
+{
+    own.large_shift = heap->meter_budget.shift;
+    own.large_left = (int64_t)hak_profile_distance(random_(), doubled(period, own.large_shift));
+}
+
+static HAK_NOINLINE void sample_large(void *p, size_t usable, struct hak_heap *heap, size_t period,
+                                      const void *caller)
+{
+    int saved = errno;
+    struct profile_sample sample = {
+        .heap = heap,
+        .start = p,
+        .usable = usable,
+        .weight = hak_profile_weight(doubled(period, own.large_shift), usable)};
+    (void)note(p, &sample, caller);
+    spend(hak_theap_own, period);
+    draw_large(hak_theap_own, period);
+    hak_profile_mind();
+    errno = saved;
+}
+
 /* A block above 32 KiB, which lies as it is; or any of the secure variant that has moved. */
 static void count_large(void *p, struct hak_heap *heap, const void *caller)
 {
@@ -186,21 +244,13 @@ static void count_large(void *p, struct hak_heap *heap, const void *caller)
     own.is_busy = 1;
     size_t usable = usable_below(p);
     uint32_t now = atomic_load_relaxed(&epoch);
-    if (own.large_epoch != now) {
+    if (own.large_epoch != now || own.large_shift > hak_theap_own->meter_budget.shift) {
         own.large_epoch = now;
-        own.large_left = (int64_t)hak_profile_distance(random_(), period);
+        draw_large(hak_theap_own, period);
     }
     own.large_left -= (int64_t)usable;
     if (own.large_left < 0) {
-        int saved = errno;
-        struct profile_sample sample = {.heap = heap,
-                                        .start = p,
-                                        .usable = usable,
-                                        .weight = hak_profile_weight(period, usable)};
-        (void)note(p, &sample, caller);
-        own.large_left = (int64_t)hak_profile_distance(random_(), period);
-        hak_profile_mind();
-        errno = saved;
+        sample_large(p, usable, heap, period, caller);
     }
     own.is_busy = 0;
 }
@@ -209,8 +259,9 @@ static void count_large(void *p, struct hak_heap *heap, const void *caller)
 
 static HAK_COLD void begin_epoch(struct theap *heap, size_t period, uint32_t now)
 {
+    hak_profile_begin_budget(&heap->meter_budget, hak_profile_now_ms());
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        heap->meter_left[c] = hak_profile_blocks(random_(), period, hak_sc_table[c].size);
+        draw(heap, c, period);
     }
     heap->meter_epoch = now;
 }
@@ -291,8 +342,9 @@ static HAK_NOINLINE void *small(const struct request *r, uint32_t size_class)
     int saved = errno;
     size_t natural = hak_sc_table[size_class].size;
     own.is_busy = 1;
-    void *block = sample_small(r, period, natural);
-    heap->meter_left[size_class] = hak_profile_blocks(random_(), period, natural);
+    void *block = sample_small(r, doubled(period, heap->meter_shift[size_class]), natural);
+    spend(heap, period);
+    draw(heap, size_class, period);
     hak_profile_mind();
     own.is_busy = 0;
     errno = saved;
@@ -319,16 +371,29 @@ static HAK_ALWAYS_INLINE void meter_all(struct theap *heap, uint32_t size_class,
     hak_tc_bin_set(bin, NULL);
 }
 
-/* 1 if the bin's list is worth a call of the layer: it is long, or as long as it may be. A short
-   one counts towards more blocks, which cost about as much as half a call each. */
+/* The same but for the first of them, which is returned. */
+static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
+    void *first = bin->head;
+    int64_t link = *(int64_t *)first;
+    heap->meter_left[size_class] -= count;
+    bin->head = (void *)(uintptr_t)hak_link_end;
+    bin->room = heap->limits[size_class];
+    if (HAK_UNLIKELY(hak_link_decode(&link))) {
+        hak_link_broken(first);
+    }
+    to->head = (void *)(uintptr_t)link;
+    to->room = 1 - (int32_t)count;
+    hak_tc_unmark_free(first);
+    return first;
+}
+
+/* 1 if the bin's list is worth a call of the layer: it is long. A short one counts towards more
+   blocks, which cost about as much as so many calls. */
 static HAK_ALWAYS_INLINE int is_long(struct theap *heap, uint32_t size_class, uint32_t count)
 {
-    if (HAK_LIKELY(count >= BATCH) || count >= heap->limits[size_class] / 2u ||
-        ++heap->meter_short[size_class] <= count / 2) {
-        return 1;
-    }
-    heap->meter_short[size_class] = 0;
-    return 0;
+    return HAK_LIKELY(count >= BATCH) || ++heap->meter_short[size_class] % CALLS_A_REFILL;
 }
 
 /* The heap if what is allocated may be metered without a further look, else NULL. */
@@ -347,9 +412,7 @@ static HAK_ALWAYS_INLINE void *metered(struct theap *heap, uint32_t size_class, 
     if (HAK_UNLIKELY(count - 1 >= left) || !is_long(heap, size_class, count)) {
         return NULL;
     }
-    meter_all(heap, size_class, count);
-    heap->meter_left[size_class] = left - count;
-    return take_left(&heap->metered[size_class]);
+    return meter_rest(heap, size_class, count);
 }
 
 /* For calls other than malloc. */
@@ -378,11 +441,11 @@ static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
     return p;
 }
 
-/* The bin has few blocks or none, `count`: they are put aside while the layer below gives a block,
-   and more into the bin. */
-static HAK_ALWAYS_INLINE void *refill(struct theap *heap, uint32_t size_class, size_t size,
-                                      uint32_t count, uint32_t left)
+/* The bin has few blocks or none: they are put aside while the layer below gives a block, and more
+   into the bin. */
+static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t size)
 {
+    uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
     struct bin *bin = &heap->bins[size_class];
     void *few = bin->head;
     if (count) {
@@ -417,15 +480,14 @@ static void *profile_malloc(size_t size)
     if (HAK_UNLIKELY(hak_tc_bin_first(&heap->metered[size_class]) != NULL)) {
         return take_left(&heap->metered[size_class]);
     }
-    if (HAK_UNLIKELY(count > left || !left)) {
+    if (HAK_LIKELY(count - 1 < left)) {
+        if (HAK_LIKELY(is_long(heap, size_class, count))) {
+            return meter_rest(heap, size_class, count);
+        }
+    } else if (count || !left) {
         return slow_malloc(size, __builtin_return_address(0));
     }
-    if (count && is_long(heap, size_class, count)) {
-        meter_all(heap, size_class, count);
-        heap->meter_left[size_class] = left - count;
-        return take_left(&heap->metered[size_class]);
-    }
-    return refill(heap, size_class, size, count, left);
+    return refill(heap, size_class, size);
 }
 
 static void *profile_calloc(size_t bytes)
@@ -528,7 +590,12 @@ static void profile_free(void *p)
     /* First what is frequent and certainly not sampled: another heap's small block. */
     if (!HAK_SECURE && HAK_LIKELY(TAG_IS_SLAB(tag)) &&
         HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))) {
-        below()->free(p);
+        const struct entry_table *table = below();
+        if (HAK_LIKELY(table == &hak_entry_plain)) {
+            hak_plain_free_tagged(p, tag);
+        } else {
+            table->free(p);
+        }
         return;
     }
     slow_free(p);

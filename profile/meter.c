@@ -61,6 +61,7 @@ static double natural_log(double x)
         exponent--;
     }
     double s = (x - 1) / (x + 1), square = s * s, sum = 0;
+#pragma GCC unroll 10 /* no division is left */
     for (int i = 19; i > 0; i -= 2) {
         sum = sum * square + 1.0 / i;
     }
@@ -79,8 +80,9 @@ static double one_minus_exp(double x)
         x /= 2;
     }
     double q = 0;
+#pragma GCC unroll 12
     for (int i = 12; i > 0; i--) {
-        q = x / i * (1 - q);
+        q = x * (1.0 / i) * (1 - q);
     }
     for (; n; n--) {
         q = q * (2 - q);
@@ -105,4 +107,34 @@ struct profile_weight hak_profile_weight(size_t period, size_t size)
     double objects = 1 / one_minus_exp((double)size / (double)period);
     return (struct profile_weight){(uint64_t)(objects * PROFILE_OBJECT + 0.5),
                                    (uint64_t)(objects * (double)size + 0.5)};
+}
+
+void hak_profile_begin_budget(struct meter_budget *budget, uint64_t now_ms)
+{
+    *budget = (struct meter_budget){now_ms, PROFILE_BURST, 0};
+}
+
+int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms)
+{
+    uint32_t before = budget->shift;
+    uint64_t passed_ms = now_ms - budget->since_ms;
+    passed_ms = passed_ms < 60000 ? passed_ms : 60000; /* or the clock went back */
+    uint64_t earned = passed_ms * rate / 1000;
+    if (!rate) {
+        return 0;
+    }
+    if (earned) {
+        budget->since_ms = now_ms;
+    }
+    int64_t samples = budget->samples - 1 + (int64_t)earned;
+    for (; samples >= PROFILE_BURST && budget->shift; samples -= PROFILE_BURST / 2) {
+        budget->shift--;
+    }
+    if (samples < 0 && budget->shift < PROFILE_SHIFT_MAX) {
+        budget->shift++;
+        samples = PROFILE_BURST / 4;
+    }
+    samples = samples < PROFILE_BURST ? samples : PROFILE_BURST;
+    budget->samples = (int32_t)(samples < 0 ? 0 : samples);
+    return budget->shift < before;
 }

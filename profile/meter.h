@@ -19,10 +19,12 @@
 #include "base/internal.h"
 
 #include "base/attributes.h"
+#include "heap/theap.h"
 
 HAK_EXTERN_C_BEGIN
 
 #define PROFILE_PERIOD ((size_t)512 * 1024)
+#define PROFILE_RATE   256u
 
 /* What a sample stands for. */
 struct profile_weight {
@@ -46,6 +48,19 @@ double hak_profile_distance(struct profile_random *random, size_t period);
 /* How many blocks of `size` pass before the next one is sampled. */
 uint32_t hak_profile_blocks(struct profile_random *random, size_t period, size_t size);
 struct profile_weight hak_profile_weight(size_t period, size_t size);
+
+/* How often a thread samples: `rate` times a second in the long run, whatever it allocates, and
+   PROFILE_BURST times more at once. Where that is not enough, its period is doubled, again and
+   again, and halved when it samples less. The next distance is drawn with it, and whoever is
+   sampled then stands for as much more: since no distance that was drawn is given up for a longer
+   one, the sums stay unbiased. A shorter one may begin at any block whose distance says that it is
+   not sampled: behind that block.
+
+   Spends one sample. Returns 1 if the period has become shorter. */
+#define PROFILE_BURST     256
+#define PROFILE_SHIFT_MAX 20u
+int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms);
+void hak_profile_begin_budget(struct meter_budget *budget, uint64_t now_ms);
 
 HAK_EXTERN_C_END
 

@@ -27,6 +27,8 @@ extern size_t hak_profile_period HAK_HIDDEN;
 /* When it was switched on first, and the period then or last. */
 extern uint64_t hak_profile_began_ms HAK_HIDDEN;
 extern size_t hak_profile_last_period HAK_HIDDEN;
+/* Samples a second of each thread, in the long run; 0: any number (meter.h). */
+extern uint64_t hak_profile_rate HAK_HIDDEN;
 /* Sites are told apart by thread. */
 extern int hak_profile_by_thread HAK_HIDDEN;
 

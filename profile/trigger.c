@@ -167,6 +167,7 @@ static void start(void)
 {
     if (file()) {
         hak_profile_by_thread = hak_options.profile_threads != 0;
+        hak_profile_rate = hak_options.profile_rate;
         next_bytes = hak_options.profile_growth;
         if (hak_profile_start(hak_options.profile_period) == 0 && hak_options.profile_interval) {
             next_ms = hak_profile_now_ms() + hak_options.profile_interval * 1000;
