@@ -115,6 +115,13 @@ struct outbox_slot {
     uint16_t count, limit;
 };
 
+/* How often a layer that meters samples (profile/meter.h). */
+struct meter_budget {
+    uint64_t since_ms;
+    int32_t samples; /* that it may still take at once */
+    uint32_t shift;  /* the period's, for what is decided now */
+};
+
 /* A live heap's state is hak_theap_epoch. */
 #define HEAP_ORPHAN 0u
 
@@ -160,11 +167,7 @@ struct theap {
        bounds how often it samples. */
     uint32_t meter_left[SC_N_CLASSES], meter_epoch;
     uint8_t meter_short[SC_N_CLASSES], meter_shift[SC_N_CLASSES];
-    struct meter_budget {
-        uint64_t since_ms;
-        int32_t samples; /* that it may still take at once */
-        uint32_t shift;  /* for what is decided now */
-    } meter_budget;
+    struct meter_budget meter_budget;
 };
 
 HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");

@@ -57,7 +57,7 @@ struct profile_weight hak_profile_weight(size_t period, size_t size);
    not sampled: behind that block.
 
    Spends one sample. Returns 1 if the period has become shorter. */
-#define PROFILE_BURST     256
+#define PROFILE_BURST     64
 #define PROFILE_SHIFT_MAX 20u
 int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms);
 void hak_profile_begin_budget(struct meter_budget *budget, uint64_t now_ms);

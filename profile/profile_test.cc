@@ -103,12 +103,13 @@ uint64_t total(const Profile &profile, const char *field)
     return sum;
 }
 
-/* Samples while it lives. */
+/* Samples while it lives: by default as often as the period says. */
 class Sampling
 {
   public:
-    explicit Sampling(size_t period)
+    explicit Sampling(size_t period, uint64_t rate = 0)
     {
+        hak_profile_rate = rate;
         EXPECT_EQ(hak_profile_start(period), 0);
     }
     ~Sampling()
@@ -789,6 +790,74 @@ TEST(Profile, EstimatesLieWhereTheVarianceSays)
         EXPECT_LE(std::fabs(sum[i] / 100), 0.35 * sigma_of(known[i], period, usable[i]))
             << known[i].size;
     }
+}
+
+/* --- as many samples as a thread may take --- */
+
+uint64_t fake_ns;
+uint64_t fake_clock()
+{
+    return fake_ns;
+}
+
+/* What is allocated in a round: bytes, as the estimates count them. */
+uint64_t allocate_a_round(Rng &rng)
+{
+    uint64_t bytes = 0;
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < 60; i++) {
+        size_t size = i ? 16 + rng.next() % (i % 3 ? 100 : 2000) : 40000;
+        void *p = known_site<9>(size);
+        bytes += size <= SC_SMALL_MAX ? hak_sc_table[hak_sc_of(size)].size : hak_usable_size(p);
+        blocks.push_back(p);
+    }
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+    return bytes;
+}
+
+/* A thread that samples too often does so with a longer period, and later with the asked one again;
+   over 200 seeds the estimate of what it allocated has no bias, and the samples are few. */
+TEST(Profile, ThinnedSamplesStayUnbiased)
+{
+    const int n_seeds = 200;
+    const uint64_t rate = 100;
+    struct hak_os_ops before = hak_os_ops;
+    fake_ns = before.clock_ns();
+    hak_os_ops.clock_ns = fake_clock;
+    double sum = 0, squares = 0, expected = 0;
+    uint64_t n_thinned = 0, n_back = 0, seen = 0;
+    for (int seed = 1; seed <= n_seeds; seed++) {
+        std::thread([&] {
+            hak_profile_set_seed(uint64_t(seed));
+            Sampling sampling(512, rate);
+            Rng rng{uint64_t(seed)};
+            uint64_t bytes = 0;
+            for (int round = 0; round < 60; round++) {
+                bytes += allocate_a_round(rng);
+                if (round == 29) {
+                    n_thinned += hak_theap_own->meter_budget.shift >= 2;
+                }
+                fake_ns += round < 30 ? 0 : UINT64_C(1000000000);
+            }
+            n_back += hak_theap_own->meter_budget.shift == 0;
+            uint64_t allocated = sum_of(written(), known_site<9>)["allocated_bytes"];
+            double error = double(allocated - seen) - double(bytes);
+            seen = allocated;
+            sum += error;
+            squares += error * error;
+            expected += double(bytes);
+        }).join();
+    }
+    hak_os_ops.clock_ns = before.clock_ns;
+    EXPECT_EQ(n_thinned, uint64_t(n_seeds));
+    EXPECT_EQ(n_back, uint64_t(n_seeds));
+    double deviation = std::sqrt(squares / n_seeds);
+    EXPECT_GT(deviation, 0);
+    EXPECT_LT(deviation, 0.2 * expected / n_seeds);
+    /* Four standard errors of the mean. */
+    EXPECT_LT(std::fabs(sum / n_seeds), 4 * deviation / std::sqrt(n_seeds));
 }
 
 } // namespace
