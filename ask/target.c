@@ -64,15 +64,33 @@ static int64_t weight(const struct ask_target *target, const struct hak_layout *
     return stats.mapped_bytes;
 }
 
-static int is_layout(const char *bytes, uint64_t at)
+static int is_layout(const char *bytes, const char *magic, uint64_t at)
 {
     uint64_t self;
     memcpy(&self, bytes + offsetof(struct hak_layout, self), sizeof self);
-    return memcmp(bytes, LAYOUT_MAGIC, sizeof LAYOUT_MAGIC) == 0 && self == at;
+    return memcmp(bytes, magic, sizeof LAYOUT_MAGIC) == 0 && self == at;
+}
+
+/* What a look is for: calls `visit` for each layout of that magic number. */
+struct search {
+    const char *magic;
+    void (*visit)(struct ask_target *target, const void *at, void *context);
+    void *context;
+};
+
+static void weigh(struct ask_target *target, const void *at, void *context)
+{
+    struct hak_layout found;
+    int64_t *best = context;
+    if (target->source.read(target->source.context, at, &found, sizeof found) == 0 &&
+        weight(target, &found) > *best) {
+        *best = weight(target, &found);
+        target->layout = at;
+    }
 }
 
 static void look_in(struct ask_target *target, const struct ask_mapping *mapping, char *piece,
-                    int64_t *best)
+                    const struct search *search)
 {
     const struct survey_source *source = &target->source;
     for (uint64_t start = mapping->start; start < mapping->end; start += PIECE) {
@@ -81,29 +99,47 @@ static void look_in(struct ask_target *target, const struct ask_mapping *mapping
             continue;
         }
         for (size_t i = 0; i + LAYOUT_ALIGN <= n; i += LAYOUT_ALIGN) {
-            struct hak_layout found;
-            const void *at = (const void *)(uintptr_t)(start + i);
-            if (is_layout(piece + i, start + i) &&
-                source->read(source->context, at, &found, sizeof found) == 0 &&
-                weight(target, &found) > *best) {
-                *best = weight(target, &found);
-                target->layout = at;
+            if (is_layout(piece + i, search->magic, start + i)) {
+                search->visit(target, (const void *)(uintptr_t)(start + i), search->context);
             }
         }
     }
 }
 
+static int look_everywhere(struct ask_target *target, const struct search *search)
+{
+    char *piece = malloc(PIECE);
+    for (size_t i = 0; piece && i < target->n_mappings; i++) {
+        look_in(target, &target->mappings[i], piece, search);
+    }
+    free(piece);
+    return piece != NULL;
+}
+
+/* Of two copies, the one that lies nearer to the layout that was found: in the same object. */
+static void note_nearest(struct ask_target *target, const void *at, void *context)
+{
+    uint64_t *best = context, own = (uint64_t)(uintptr_t)target->layout;
+    uint64_t before = *best > own ? *best - own : own - *best;
+    uint64_t distance = (uint64_t)(uintptr_t)at > own ? (uint64_t)(uintptr_t)at - own
+                                                      : own - (uint64_t)(uintptr_t)at;
+    *best = !*best || distance < before ? (uint64_t)(uintptr_t)at : *best;
+}
+
+uint64_t ask_find(struct ask_target *target, const char *magic)
+{
+    uint64_t found = 0;
+    const struct search search = {magic, note_nearest, &found};
+    return look_everywhere(target, &search) ? found : 0;
+}
+
 int ask_find_layout(struct ask_target *target, struct ask_error *error)
 {
     int64_t best = -1;
-    char *piece = malloc(PIECE);
-    if (!piece) {
+    const struct search search = {LAYOUT_MAGIC, weigh, &best};
+    if (!look_everywhere(target, &search)) {
         return ask_refuse(error, ASK_UNREADABLE, "%s", strerror(ENOMEM));
     }
-    for (size_t i = 0; i < target->n_mappings; i++) {
-        look_in(target, &target->mappings[i], piece, &best);
-    }
-    free(piece);
     return target->layout ? 0
                           : ask_refuse(error, ASK_NOT_HAKMEM, "hakmem is not in %s (%s)",
                                        target->name, target->program);

@@ -14,7 +14,8 @@ enum ask_refusal {
     ASK_NOT_PERMITTED = 4, /* it may not be read by this user */
     ASK_NOT_HAKMEM = 5,    /* hakmem is not in it */
     ASK_OTHER_VERSION = 6, /* a hakmem that this command cannot read */
-    ASK_UNREADABLE = 7     /* the file is no core file, or what is needed is not in it */
+    ASK_UNREADABLE = 7,    /* the file is no core file, or what is needed is not in it */
+    ASK_BUSY = 8           /* the process does not answer, or somebody else has asked it */
 };
 
 /* [start, end) of it may hold a layout. */
@@ -64,6 +65,9 @@ int ask_refuse(struct ask_error *error, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int ask_add_mapping(struct ask_target *target, uint64_t start, uint64_t end,
                     struct ask_error *error);
+/* Where bytes that begin with the magic number (16 bytes) and their own address lie in the process,
+   at a multiple of 64; 0: nowhere. */
+uint64_t ask_find(struct ask_target *target, const char *magic);
 int ask_find_layout(struct ask_target *target, struct ask_error *error);
 
 #endif

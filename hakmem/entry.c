@@ -25,6 +25,8 @@ const struct entry_table hak_entry_plain = {
 static const struct entry_table first_table;
 int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
+uint32_t hak_entry_asked;
+void (*hak_entry_answer)(void);
 static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock */
 
 /* --- adding and removing --- */

@@ -118,6 +118,17 @@ extern int (*hak_entry_verify)(void) HAK_HIDDEN;
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 
+/* A request from outside of the process (profile_layout.h), and what answers it, set by a layer at
+   its start. Looked at on slow paths of malloc with no lock held, outside of the gate. */
+extern uint32_t hak_entry_asked HAK_HIDDEN;
+extern void (*hak_entry_answer)(void) HAK_HIDDEN;
+static inline void hak_entry_mind_asked(void)
+{
+    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_entry_asked) != 0) && hak_entry_answer) {
+        hak_entry_answer();
+    }
+}
+
 /* Puts a layer in force, or takes it out; if it is so already, what it wants is looked at again. */
 void hak_entry_add(struct entry_layer *layer);
 void hak_entry_remove(struct entry_layer *layer);

@@ -46,6 +46,7 @@ void *hak_request(void *(*ask)(void *context), void *(*aside)(void *context), vo
                   size_t size, size_t align)
 {
     hak_background_start_if_wanted();
+    hak_entry_mind_asked();
     hak_fail_begin();
     if (HAK_UNLIKELY(!hak_gate_enter())) {
         return finish(size <= PTRDIFF_MAX ? aside(context) : NULL, size, align);
@@ -91,6 +92,7 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
         return finish(hak_fallback_alloc(size, align, kind == LARGE_ZEROED, 0), size, align);
     }
     hak_background_start_if_wanted();
+    hak_entry_mind_asked();
     hak_fail_begin();
     if (HAK_UNLIKELY(!hak_gate_enter())) {
         return finish(hak_limbo_alloc(size, align, NULL), size, align);
@@ -200,6 +202,7 @@ void *hak_plain_malloc(size_t size)
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
         return hak_request_large(size, 1, LARGE_PLAIN);
     }
+    hak_entry_mind_asked();
     uint32_t size_class = hak_sc_of(size);
     void *block = take_spare(size_class);
     return block ? block : small_alloc(size_class, SC_MIN_ALIGN, &is_clean);
@@ -208,6 +211,7 @@ void *hak_plain_malloc(size_t size)
 void *hak_request_small(uint32_t size_class, size_t align)
 {
     int is_clean;
+    hak_entry_mind_asked();
     return small_alloc(size_class, align, &is_clean);
 }
 
@@ -216,6 +220,7 @@ void *hak_plain_calloc(size_t bytes)
     if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
         return hak_request_large(bytes, 1, LARGE_ZEROED);
     }
+    hak_entry_mind_asked();
     uint32_t size_class = hak_sc_of(bytes);
     int is_clean;
     void *block = small_alloc(size_class, SC_MIN_ALIGN, &is_clean);

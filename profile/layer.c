@@ -758,7 +758,7 @@ struct entry_layer hak_profile_layer = {
 
 /* --- on and off --- */
 
-int hak_profile_start(size_t period)
+int hak_profile_begin(size_t period)
 {
     period = period ? period : PROFILE_PERIOD;
     if (period > PTRDIFF_MAX) {
@@ -779,6 +779,15 @@ int hak_profile_start(size_t period)
     hak_entry_add(&hak_profile_layer);
     hak_profile_leave();
     return 0;
+}
+
+int hak_profile_start(size_t period)
+{
+    int error = hak_profile_begin(period);
+    if (!error) {
+        hak_profile_end_lease();
+    }
+    return error;
 }
 
 /* The layer stays: blocks that were sampled are still to be freed. */

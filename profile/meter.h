@@ -58,7 +58,8 @@ struct profile_weight hak_profile_weight(size_t period, size_t size);
 
    Spends one sample. Returns 1 if the period has become shorter. */
 #define PROFILE_BURST     64
-#define PROFILE_SHIFT_MAX 20u
+/* What one sample stands for is what all sums may be wrong by: no more than this. */
+#define PROFILE_SHIFT_MAX 5u
 int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms);
 void hak_profile_begin_budget(struct meter_budget *budget, uint64_t now_ms);
 

@@ -9,7 +9,8 @@
    the secure variant, whose frees all come to a layer, lie as they are.
 
    Parts: meter.h (what is sampled), layer.c (the calls), sample.h (what is known), write.c (the raw
-   profile), trigger.c (options, and when a profile is written). No locks anywhere; nothing is
+   profile), trigger.c (options, and when a profile is
+   written), control.c (who asks from outside). No locks anywhere; nothing is
    written to a file while one is held. */
 #ifndef HAKMEM_PROFILE_PROFILE_H
 #define HAKMEM_PROFILE_PROFILE_H
@@ -24,6 +25,12 @@ extern struct entry_layer hak_profile_layer HAK_HIDDEN;
 
 /* Bytes between two samples on average; 0 while nothing is sampled. */
 extern size_t hak_profile_period HAK_HIDDEN;
+static inline int hak_profile_is_on(void)
+{
+    return atomic_load_relaxed(&hak_profile_period) != 0;
+}
+/* Switches it on, for whoever that is. */
+int hak_profile_begin(size_t period);
 /* When it was switched on first, and the period then or last. */
 extern uint64_t hak_profile_began_ms HAK_HIDDEN;
 extern size_t hak_profile_last_period HAK_HIDDEN;
@@ -45,11 +52,29 @@ extern uint32_t hak_profile_due HAK_HIDDEN;
 /* After a sample: writes what is due. No lock held; what it allocates is not sampled. */
 void hak_profile_mind(void);
 
+/* control.c. At the start: answers who asks from outside. After a sample: ends what was asked for
+   when its time is over. When the program itself starts a profile: it is nobody else's. */
+void hak_profile_hear(void);
+void hak_profile_keep_lease(void);
+void hak_profile_end_lease(void);
+
 /* write.c. Writes the raw profile. Returns 0, an errno value, or EBUSY while another thread writes
    one. */
 int hak_profile_write_as(int fd, const char *reason);
 /* The same to a new file, which has its name when it is whole. */
 int hak_profile_write_file(const char *path, const char *reason);
+/* A slab of which less than one block in so many is live is nearly empty. */
+#define PROFILE_NEARLY_EMPTY 4u
+/* The time line. Points lie at least `step_ms` apart; when there is no room, every second one goes,
+   and the step doubles. One thread at a time adds: others leave it. */
+#define PROFILE_POINTS 512u
+extern struct profile_line {
+    uint32_t is_busy, n;
+    uint64_t step_ms, next_ms;
+    struct profile_point {
+        uint64_t elapsed_ms, live_bytes, resident_bytes;
+    } points[PROFILE_POINTS];
+} hak_profile_line HAK_HIDDEN;
 /* A point of the time line, at most one in some milliseconds. */
 void hak_profile_add_point(uint64_t now_ms);
 

@@ -4,18 +4,16 @@
 
 #include "base/os.h"
 
-#define SAMPLE_BUCKETS HAK_TINY_OR(16u, 4096u)
-#define SITE_BUCKETS   HAK_TINY_OR(16u, 4096u)
-#define CHUNK_BYTES    HAK_TINY_OR((size_t)16 * 1024, (size_t)256 * 1024)
-#define KEY_BUSY       ((uintptr_t)1)
+#define CHUNK_BYTES HAK_TINY_OR((size_t)16 * 1024, (size_t)256 * 1024)
+#define KEY_BUSY    ((uintptr_t)1)
 
 struct chunk {
     size_t used;
     max_align_t bytes[];
 };
 
-static struct profile_sample *sample_buckets[SAMPLE_BUCKETS];
-static struct profile_site *site_buckets[SITE_BUCKETS];
+struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS];
+struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS];
 static struct chunk *chunk;
 static uint64_t peak_bytes; /* the highest of hak_profile_live_bytes */
 uint64_t hak_profile_peak;
@@ -87,7 +85,8 @@ static void copy(struct profile_sample *to, const struct profile_sample *from)
 
 int hak_profile_put(const void *p, const struct profile_sample *sample)
 {
-    struct profile_sample *own = claim(&sample_buckets[hash_of((uintptr_t)p) % SAMPLE_BUCKETS]);
+    struct profile_sample *own =
+        claim(&hak_profile_samples[hash_of((uintptr_t)p) % PROFILE_SAMPLE_BUCKETS]);
     if (!own) {
         return 0;
     }
@@ -100,7 +99,7 @@ int hak_profile_put(const void *p, const struct profile_sample *sample)
 static struct profile_sample *find(const void *p)
 {
     struct profile_sample *sample =
-        atomic_load_acquire(&sample_buckets[hash_of((uintptr_t)p) % SAMPLE_BUCKETS]);
+        atomic_load_acquire(&hak_profile_samples[hash_of((uintptr_t)p) % PROFILE_SAMPLE_BUCKETS]);
     while (sample && atomic_load_acquire(&sample->key) != (uintptr_t)p) {
         sample = sample->next;
     }
@@ -133,8 +132,8 @@ int hak_profile_look(const void *p, struct profile_sample *sample)
 void hak_profile_each_sample(void (*visit)(const struct profile_sample *sample, void *context),
                              void *context)
 {
-    for (uint32_t i = 0; i < SAMPLE_BUCKETS; i++) {
-        struct profile_sample *sample = atomic_load_acquire(&sample_buckets[i]);
+    for (uint32_t i = 0; i < PROFILE_SAMPLE_BUCKETS; i++) {
+        struct profile_sample *sample = atomic_load_acquire(&hak_profile_samples[i]);
         for (; sample; sample = sample->next) {
             uintptr_t key = atomic_load_acquire(&sample->key);
             struct profile_sample seen;
@@ -164,7 +163,7 @@ static struct profile_site *find_site(struct profile_site *site, const struct pr
 struct profile_site *hak_profile_site(const struct stack *stack, uint32_t thread)
 {
     struct profile_site **bucket =
-        &site_buckets[(hash_of((uintptr_t)stack) ^ thread) % SITE_BUCKETS];
+        &hak_profile_sites[(hash_of((uintptr_t)stack) ^ thread) % PROFILE_SITE_BUCKETS];
     struct profile_site *seen = atomic_load_acquire(bucket), *end = seen;
     struct profile_site *site = find_site(seen, NULL, stack, thread);
     if (site || !(site = (struct profile_site *)take_memory(sizeof *site))) {
@@ -185,8 +184,8 @@ struct profile_site *hak_profile_site(const struct stack *stack, uint32_t thread
 
 void hak_profile_each_site(void (*visit)(struct profile_site *site, void *context), void *context)
 {
-    for (uint32_t i = 0; i < SITE_BUCKETS; i++) {
-        for (struct profile_site *site = atomic_load_acquire(&site_buckets[i]); site;
+    for (uint32_t i = 0; i < PROFILE_SITE_BUCKETS; i++) {
+        for (struct profile_site *site = atomic_load_acquire(&hak_profile_sites[i]); site;
              site = site->next) {
             visit(site, context);
         }

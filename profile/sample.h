@@ -77,6 +77,12 @@ void hak_profile_each_sample(void (*visit)(const struct profile_sample *sample, 
                              void *context);
 void hak_profile_each_site(void (*visit)(struct profile_site *site, void *context), void *context);
 
+/* The tables' buckets, for who reads them from outside (hakmem/profile_layout.h). */
+#define PROFILE_SAMPLE_BUCKETS HAK_TINY_OR(16u, 4096u)
+#define PROFILE_SITE_BUCKETS   HAK_TINY_OR(16u, 4096u)
+extern struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS] HAK_HIDDEN;
+extern struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS] HAK_HIDDEN;
+
 extern uint64_t hak_profile_peak HAK_HIDDEN;
 /* Estimates of all sites together. */
 extern uint64_t hak_profile_live_bytes HAK_HIDDEN;

@@ -128,6 +128,7 @@ static int has_grown(void)
 void hak_profile_mind(void)
 {
     int was_out = hak_profile_enter(), saved = errno;
+    hak_profile_keep_lease();
     if (atomic_load_relaxed(&hak_profile_due) &&
         atomic_exchange_acq_rel(&hak_profile_due, 0u) & DUE_SIGNAL) {
         write_now("signal");
@@ -165,9 +166,10 @@ static void watch_signal(int number)
 /* Before the process's first block. */
 static void start(void)
 {
+    hak_profile_hear();
+    hak_profile_rate = hak_options.profile_rate;
+    hak_profile_by_thread = hak_options.profile_threads != 0;
     if (file()) {
-        hak_profile_by_thread = hak_options.profile_threads != 0;
-        hak_profile_rate = hak_options.profile_rate;
         next_bytes = hak_options.profile_growth;
         if (hak_profile_start(hak_options.profile_period) == 0 && hak_options.profile_interval) {
             next_ms = hak_profile_now_ms() + hak_options.profile_interval * 1000;

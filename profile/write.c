@@ -24,10 +24,7 @@
 #define OUT_BYTES  ((size_t)64 * 1024)
 #define TEXT_BYTES 4096u
 #define LINE_BYTES (PATH_MAX + 128u)
-#define N_POINTS   512u
 #define ID_MOST    32u
-/* A slab of which less than one block in so many is live is nearly empty. */
-#define NEARLY_EMPTY 4u
 
 /* --- text --- */
 
@@ -98,15 +95,7 @@ static void put_row(struct out *out, const char *name, uint64_t value)
 
 /* --- the time line --- */
 
-/* Points lie at least `step_ms` apart; when there is no room, every second one goes, and the step
-   doubles. One thread at a time adds: others leave it. */
-static struct {
-    uint32_t is_busy, n;
-    uint64_t step_ms, next_ms;
-    struct point {
-        uint64_t elapsed_ms, live_bytes, resident_bytes;
-    } points[N_POINTS];
-} line;
+struct profile_line hak_profile_line;
 
 static uint64_t committed(void)
 {
@@ -117,22 +106,22 @@ static uint64_t committed(void)
 
 static void thin_out(void)
 {
-    for (uint32_t i = 0; i < N_POINTS / 2; i++) {
-        line.points[i] = line.points[2 * (size_t)i];
+    for (uint32_t i = 0; i < PROFILE_POINTS / 2; i++) {
+        hak_profile_line.points[i] = hak_profile_line.points[2 * (size_t)i];
     }
-    line.n = N_POINTS / 2;
-    line.step_ms *= 2;
+    hak_profile_line.n = PROFILE_POINTS / 2;
+    hak_profile_line.step_ms *= 2;
 }
 
 static void add_point(uint64_t now_ms)
 {
-    if (line.n == N_POINTS) {
+    if (hak_profile_line.n == PROFILE_POINTS) {
         thin_out();
     }
-    line.points[line.n++] = (struct point){
+    hak_profile_line.points[hak_profile_line.n++] = (struct profile_point){
         now_ms - hak_profile_began_ms, atomic_load_relaxed(&hak_profile_live_bytes), committed()};
-    line.step_ms = line.step_ms ? line.step_ms : 10;
-    atomic_store_relaxed(&line.next_ms, now_ms + line.step_ms);
+    hak_profile_line.step_ms = hak_profile_line.step_ms ? hak_profile_line.step_ms : 10;
+    atomic_store_relaxed(&hak_profile_line.next_ms, now_ms + hak_profile_line.step_ms);
 }
 
 /* The word names the process's epoch (theap.h): in a forked child, another thread's is none. */
@@ -144,16 +133,17 @@ static int begin_alone(uint32_t *word)
 
 void hak_profile_add_point(uint64_t now_ms)
 {
-    if (now_ms >= atomic_load_relaxed(&line.next_ms) && begin_alone(&line.is_busy)) {
+    if (now_ms >= atomic_load_relaxed(&hak_profile_line.next_ms) &&
+        begin_alone(&hak_profile_line.is_busy)) {
         add_point(now_ms);
-        atomic_store_release(&line.is_busy, 0u);
+        atomic_store_release(&hak_profile_line.is_busy, 0u);
     }
 }
 
 static void put_points(struct out *out)
 {
-    for (uint32_t i = 0; i < line.n; i++) {
-        const struct point *point = &line.points[i];
+    for (uint32_t i = 0; i < hak_profile_line.n; i++) {
+        const struct profile_point *point = &hak_profile_line.points[i];
         put_text(out, "point ");
         put_number(out, point->elapsed_ms, 10);
         put_char(out, ' ');
@@ -340,7 +330,7 @@ static void add_pinned(const struct profile_sample *sample, void *context)
     uint32_t n_free = atomic_load_relaxed(&slab->n_free);
     uint32_t n_live = n_free < row->capacity ? row->capacity - n_free : 1;
     uint64_t n_used = atomic_load_relaxed(&slab->fresh);
-    if ((uint64_t)n_live * NEARLY_EMPTY < n_used) {
+    if ((uint64_t)n_live * PROFILE_NEARLY_EMPTY < n_used) {
         uint64_t bytes = sample->weight.objects * n_used * row->size / n_live / PROFILE_OBJECT;
         (void)atomic_add_relaxed(&sample->site->pinned_bytes, bytes);
     }

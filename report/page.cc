@@ -69,6 +69,7 @@ std::string facts(const Profile &profile)
            ",\"period\":" + std::to_string(profile.period) +
            ",\"live\":" + std::to_string(profile.live_bytes) +
            ",\"resident\":" + std::to_string(profile.resident_bytes) +
+           ",\"partial\":" + (profile.partial ? "true" : "false") +
            ",\"whole\":" + (profile.whole ? "true" : "false") + "}";
 }
 

@@ -299,7 +299,8 @@
 
   function drawHead() {
     const facts = (p) => `pid ${p.pid}, ${p.reason ? "written at " + p.reason + " " : ""}after ${(p.elapsed_ms / 1000).toFixed(1)} s: ` +
-      `${bytes(p.live)} live, ${bytes(p.resident)} resident` + (p.whole ? "" : "; the file was cut off");
+      `${bytes(p.live)} live, ${bytes(p.resident)} resident` +
+      (p.partial ? "; what was allocated before it was sampled is not in it" : "") + (p.whole ? "" : "; the file was cut off");
     const rows = report.diff ? [["before", facts(report.before)], ["after", facts(report.after)]] : [["profile", facts(report.after)]];
     if (report.after.period) rows.push(["estimates", `one sample in ${bytes(report.after.period)} of allocated memory`]);
     if (report.complaints.length) rows.push(["no names", report.complaints.join("; ")]);

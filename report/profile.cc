@@ -88,6 +88,11 @@ class Reader
             profile_->program = unescape(rest_after(text, 1));
         } else if (key == "reason") {
             words >> profile_->reason;
+        } else if (key == "partial") {
+            uint64_t number = 0;
+            std::string wrong = one_number(words, &number);
+            profile_->partial = number != 0;
+            return wrong;
         } else if (key == "pid") {
             return signed_of(words, &profile_->pid);
         } else if (uint64_t *number = number_of(key)) {

@@ -35,6 +35,7 @@ struct Point {
 struct Profile {
     std::string program, reason;
     int64_t pid = 0;
+    bool partial = false; // what was allocated before is not in it
     uint64_t time_ns = 0, elapsed_ms = 0, period = 0, live_bytes = 0, resident_bytes = 0;
     std::vector<std::string> fields;
     std::vector<Stack> stacks;

@@ -15,6 +15,7 @@ const char whole[] = "hakmem-profile 1\n"
                      "program /tmp/a\\nb\\\\c d\n"
                      "pid 42\n"
                      "reason exit\n"
+                     "partial 1\n"
                      "time_ns 1700000000000000000\n"
                      "elapsed_ms 1500\n"
                      "period 524288\n"
@@ -49,6 +50,7 @@ TEST(Profile, EveryLineIsRead)
     EXPECT_EQ(p.program, "/tmp/a\nb\\c d");
     EXPECT_EQ(p.pid, 42);
     EXPECT_EQ(p.reason, "exit");
+    EXPECT_TRUE(p.partial);
     EXPECT_EQ(p.time_ns, 1700000000000000000u);
     EXPECT_EQ(p.elapsed_ms, 1500u);
     EXPECT_EQ(p.period, 524288u);

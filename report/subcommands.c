@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ask/ask.h"
 #include "command/command.h"
 #include "command/subcommand.h"
 
@@ -23,6 +24,7 @@ enum {
     ROWS,
     PERIOD,
     INTERVAL,
+    SECONDS,
     CHILDREN,
     RAW,
     TEXT,
@@ -79,6 +81,8 @@ static const struct command_option profile_options[] = {
     {PERIOD, "period", "BYTES", "one sample in so many allocated bytes (HAKMEM_PROFILE_PERIOD)"},
     {INTERVAL, "interval", "SECONDS",
      "a profile so often, of which the last is kept if a signal ends the program (default 2)"},
+    {SECONDS, "seconds", "N",
+     "of a running process: samples so long (default 10), or until it ends or Ctrl-C"},
     {CHILDREN, "children", NULL, "also of each other process that ran, to FILE.PID"},
     {0},
 };
@@ -198,8 +202,8 @@ static int diff(const struct subcommand *self, int argc, char **argv)
 struct profiling {
     const struct subcommand *self;
     struct request request;
-    const char *period, *interval;
-    int children;
+    const char *period, *interval, *seconds;
+    int children, wants_interval;
     char folder[PATH_MAX]; /* of the raw profiles */
 };
 
@@ -452,14 +456,59 @@ static void read_profile_options(int argc, char **argv, struct profiling *profil
         case INTERVAL:
             (void)command_number(self, "--interval", value, 0);
             profiling->interval = value;
+            profiling->wants_interval = 1;
+            break;
+        case SECONDS:
+            (void)command_number(self, "--seconds", value, 1);
+            profiling->seconds = value;
             break;
         default:
             profiling->children = 1;
         }
     }
     if (!argv[optind]) {
-        command_misused(self, "needs a program");
+        command_misused(self, "needs a program, or a PID");
     }
+}
+
+/* 1 if the operands are a number alone. */
+static int is_pid(char **operands)
+{
+    return !operands[1] && operands[0][strspn(operands[0], "0123456789")] == '\0';
+}
+
+static int profile_process(struct profiling *profiling, const char *pid)
+{
+    const struct subcommand *self = profiling->self;
+    char raw[PATH_MAX + 16], named[PATH_MAX];
+    if (profiling->wants_interval || profiling->children) {
+        command_misused(self, "--interval and --children are for a program that it starts");
+    }
+    const struct ask_profile what = {
+        .self = self,
+        .pid = (int64_t)command_number(self, "PID", pid, 1),
+        .period = profiling->period ? command_number(self, "--period", profiling->period, 1) : 0,
+        .seconds = profiling->seconds
+                       ? command_number(self, "--seconds", profiling->seconds, 1)
+                       : 10,
+        .wants_seconds = profiling->seconds != NULL,
+        .file = raw,
+    };
+    if (command_enter_users_folder() != 0 || make_folder(profiling) != 0) {
+        return CANNOT_RUN;
+    }
+    snprintf(raw, sizeof raw, "%s/raw", profiling->folder);
+    const char *to = profiling->request.file ? profiling->request.file
+                                             : default_file(profiling->request.format, pid, named);
+    int status = ask_profile(&what);
+    if (!status) {
+        status = convert(profiling, raw, to) == 0 ? 0 : NO_LIBRARY;
+    }
+    if (!status && strcmp(to, "-") != 0 && strcmp(to, STDERR) != 0) {
+        fprintf(stderr, "hakmem: %s\n", to);
+    }
+    remove_folder(profiling->folder);
+    return status;
 }
 
 static int profile(const struct subcommand *self, int argc, char **argv)
@@ -475,6 +524,12 @@ static int profile(const struct subcommand *self, int argc, char **argv)
         profiling.request.format = "--html";
     }
     char **arguments = argv + optind;
+    if (is_pid(arguments)) {
+        return profile_process(&profiling, arguments[0]);
+    }
+    if (profiling.seconds) {
+        command_misused(self, "--seconds is for a running process");
+    }
     int status = command_prepare(&program, &command_library, arguments);
     if (status || make_folder(&profiling) != 0) {
         return status ? status : CANNOT_RUN;
@@ -490,12 +545,19 @@ static int profile(const struct subcommand *self, int argc, char **argv)
 
 const struct subcommand subcommand_profile = {
     .name = "profile",
-    .operands = "[--] PROGRAM [ARGS...]",
-    .line = "runs a program and shows which lines of code hold its memory",
+    .operands = "[--] PROGRAM [ARGS...] | PID",
+    .line = "shows which lines of code hold the memory of a program or a running process",
     .text = "Samples what PROGRAM allocates (docs/profile.md), and writes a page PROGRAM.html at "
             "its end; with --text a table to standard error. Also a program that a signal ended "
-            "leaves its profile, at most --interval seconds old.\n\nExit status: the program's, or "
-            "128 + N if signal N ended it; if that is 0, 125 without a profile.",
+            "leaves its profile, at most --interval seconds old.\n\nWith a number alone, the "
+            "process PID samples for --seconds, and is read from outside, to PID.html; it opens no "
+            "file and gets no signal. Blocks that it allocated before are not in the profile. One "
+            "that samples already (HAKMEM_PROFILE) is read at once. Only its own user, or root, may "
+            "do so. (A program of such a name: ./PID.)\n\nExit status: the program's, or 128 + N "
+            "if signal N ended it; if that is 0, 125 without a profile. Of a process: 3 there is "
+            "none or it has ended, 4 it may not be read and written, 5 hakmem or its profile is not "
+            "in it, 6 of another version, 7 its memory cannot be read, 8 it did not answer since it "
+            "took no fresh memory, or another command samples it.",
     .options = profile_options,
     .run = profile,
 };

@@ -79,6 +79,9 @@ void describe(const Profile &profile, const char *what, std::ostream &out)
         << profile.pid << ", after " << seconds(profile.elapsed_ms) << ": "
         << readable_bytes(static_cast<int64_t>(profile.live_bytes)) << " live, "
         << readable_bytes(static_cast<int64_t>(profile.resident_bytes)) << " resident\n";
+    if (profile.partial) {
+        out << "sampled while it ran: what was allocated before is not in it\n";
+    }
     if (!profile.whole) {
         out << "(the file was cut off: some stacks may be missing)\n";
     }

@@ -62,7 +62,7 @@ ROOMS = {
         "asks a running process, or a core file, for its statistics",
         ["base", "owner", "ace", "hakmem", "command"],
     ),
-    "report": ("what heap profiles say, as text, as a page, and for pprof", ["command"]),
+    "report": ("what heap profiles say, as text, as a page, and for pprof", ["command", "ask"]),
     "advise": (
         "which setting or allocator would need less time or memory: a program's calls, played",
         ["command", "trace"],
