@@ -328,8 +328,7 @@ static HAK_NOINLINE void free_elsewhere(void *p)
     }
 }
 
-/* `tag`: what the thread's view shows of it. */
-static HAK_NOINLINE void free_by_tag(void *p, uint32_t tag)
+HAK_NOINLINE void hak_plain_free_by_tag(void *p, uint32_t tag)
 {
     int saved = errno; /* a free may need memory of its own, as for its thread's heap */
     if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
@@ -340,24 +339,15 @@ static HAK_NOINLINE void free_by_tag(void *p, uint32_t tag)
     errno = saved;
 }
 
-static HAK_ALWAYS_INLINE void free_tagged(struct theap *heap, void *p, uint32_t tag)
-{
-    /* First what is frequent: a small block of another heap. (Variants that validate look at it
-       before.) */
-    if (HAK_VALIDATE || HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
-        free_by_tag(p, tag);
-    }
-}
-
-void hak_plain_free_tagged(void *p, uint32_t tag)
-{
-    free_tagged(hak_theap_own, p, tag);
-}
-
 void hak_plain_free(void *p)
 {
     struct theap *heap = hak_theap_own;
-    free_tagged(heap, p, hak_map_view_tag(&heap->view, p));
+    uint32_t tag = hak_map_view_tag(&heap->view, p);
+    /* First what is frequent: a small block of another heap. (Variants that validate look at it
+       before.) */
+    if (HAK_VALIDATE || HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
+        hak_plain_free_by_tag(p, tag);
+    }
 }
 
 static const char *const what_is_wrong[][2] = {

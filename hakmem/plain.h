@@ -14,8 +14,8 @@ HAK_EXTERN_C_BEGIN
 void *hak_plain_malloc(size_t size);
 void *hak_plain_calloc(size_t bytes);
 void hak_plain_free(void *p); /* not NULL; errno is kept */
-/* The same; `tag` is what the thread's view of the map shows of p. */
-void hak_plain_free_tagged(void *p, uint32_t tag);
+/* The same where hak_remote_free_to_chain has refused it; `tag`: what the thread's view shows. */
+void hak_plain_free_by_tag(void *p, uint32_t tag);
 size_t hak_plain_usable_size(const void *p);
 /* Bytes of the block at p; aborts, naming `asker`, if p is none or is freed. Freed is what its
    slab's bitmap or a list's first block shows; variants that validate also find what else this

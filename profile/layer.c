@@ -218,15 +218,17 @@ static void draw_large(const struct theap *heap, size_t period)
     own.large_left = (int64_t)hak_profile_distance(random_(), doubled(period, own.large_shift));
 }
 
-static HAK_NOINLINE void sample_large(void *p, size_t usable, struct hak_heap *heap, size_t period,
+static HAK_NOINLINE void sample_large(void *p, size_t size, struct hak_heap *heap, size_t period,
                                       const void *caller)
 {
     int saved = errno;
-    struct profile_sample sample = {
-        .heap = heap,
-        .start = p,
-        .usable = usable,
-        .weight = hak_profile_weight(doubled(period, own.large_shift), usable)};
+    size_t usable = usable_below(p);
+    struct profile_sample sample = {.heap = heap,
+                                    .start = p,
+                                    .usable = usable,
+                                    .weight =
+                                        hak_profile_weight(doubled(period, own.large_shift), size)};
+    sample.weight.bytes = sample.weight.objects * usable / PROFILE_OBJECT;
     (void)note(p, &sample, caller);
     spend(hak_theap_own, period);
     draw_large(hak_theap_own, period);
@@ -234,23 +236,24 @@ static HAK_NOINLINE void sample_large(void *p, size_t usable, struct hak_heap *h
     errno = saved;
 }
 
-/* A block above 32 KiB, which lies as it is; or any of the secure variant that has moved. */
-static void count_large(void *p, struct hak_heap *heap, const void *caller)
+/* A block above 32 KiB, which lies as it is; or any of the secure variant that has moved. What it
+   takes is asked for only if it is sampled: the distance is counted in bytes that were asked for.
+ */
+static void count_large(void *p, size_t size, struct hak_heap *heap, const void *caller)
 {
     size_t period = period_now();
     if (!p || own.is_busy || !period) {
         return;
     }
     own.is_busy = 1;
-    size_t usable = usable_below(p);
     uint32_t now = atomic_load_relaxed(&epoch);
     if (own.large_epoch != now || own.large_shift > hak_theap_own->meter_budget.shift) {
         own.large_epoch = now;
         draw_large(hak_theap_own, period);
     }
-    own.large_left -= (int64_t)usable;
+    own.large_left -= (int64_t)size;
     if (own.large_left < 0) {
-        sample_large(p, usable, heap, period, caller);
+        sample_large(p, size ? size : 1, heap, period, caller);
     }
     own.is_busy = 0;
 }
@@ -430,15 +433,17 @@ static HAK_NOINLINE void *try_metered(uint32_t size_class)
 
 /* --- the table --- */
 
+static HAK_NOINLINE void *large_malloc(size_t size, const void *caller)
+{
+    void *p = below()->malloc(size);
+    count_large(p, size, NULL, caller);
+    return p;
+}
+
 static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
 {
     struct request r = {size, SC_MIN_ALIGN, 0, NULL, caller};
-    if (size <= SC_SMALL_MAX) {
-        return small(&r, hak_sc_of(size));
-    }
-    void *p = below()->malloc(size);
-    count_large(p, NULL, caller);
-    return p;
+    return small(&r, hak_sc_of(size));
 }
 
 /* The bin has few blocks or none: they are put aside while the layer below gives a block, and more
@@ -471,8 +476,11 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
 
 static void *profile_malloc(size_t size)
 {
+    if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
+        return large_malloc(size, __builtin_return_address(0));
+    }
     struct theap *heap = metered_heap();
-    if (HAK_UNLIKELY(!heap || size > SC_SMALL_MAX)) {
+    if (HAK_UNLIKELY(!heap)) {
         return slow_malloc(size, __builtin_return_address(0));
     }
     uint32_t size_class = hak_sc_of(size);
@@ -495,7 +503,7 @@ static void *profile_calloc(size_t bytes)
     struct request r = {bytes, SC_MIN_ALIGN, 1, NULL, __builtin_return_address(0)};
     if (bytes > SC_SMALL_MAX) {
         void *p = below()->calloc(bytes);
-        count_large(p, NULL, r.caller);
+        count_large(p, bytes, NULL, r.caller);
         return p;
     }
     uint32_t size_class = hak_sc_of(bytes);
@@ -510,7 +518,7 @@ static void *profile_aligned(size_t alignment, size_t size)
     uint32_t size_class = hak_request_class(size, alignment);
     if (size_class >= SC_N_CLASSES) {
         void *p = below()->aligned(alignment, size);
-        count_large(p, NULL, r.caller);
+        count_large(p, size, NULL, r.caller);
         return p;
     }
     void *block = try_metered(size_class);
@@ -524,7 +532,7 @@ static void *heap_alloc(const struct request *r)
         return small(r, size_class);
     }
     void *p = ask(r, r->size);
-    count_large(p, r->heap, r->caller);
+    count_large(p, r->size, r->heap, r->caller);
     return p;
 }
 
@@ -581,24 +589,34 @@ static HAK_NOINLINE void slow_free(void *p)
     below()->free(p);
 }
 
-static void profile_free(void *p)
+static HAK_NOINLINE void free_by_tag(struct theap *heap, void *p, uint32_t tag)
 {
-    struct theap *heap = hak_theap_own;
-    uint32_t tag = hak_map_view_tag(&heap->view, p);
+    const struct entry_table *table = below();
     const struct bin *bin = &heap->bins[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    /* First what is frequent and certainly not sampled: another heap's small block. */
+    /* Certainly not sampled. */
     if (!HAK_SECURE && HAK_LIKELY(TAG_IS_SLAB(tag)) &&
         HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))) {
-        const struct entry_table *table = below();
-        if (HAK_LIKELY(table == &hak_entry_plain)) {
-            hak_plain_free_tagged(p, tag);
+        if (!HAK_VALIDATE && HAK_LIKELY(table == &hak_entry_plain)) {
+            hak_plain_free_by_tag(p, tag);
         } else {
             table->free(p);
         }
         return;
     }
     slow_free(p);
+}
+
+static void profile_free(void *p)
+{
+    struct theap *heap = hak_theap_own;
+    uint32_t tag = hak_map_view_tag(&heap->view, p);
+    /* First what is frequent, as the plain function does it: another heap's block, whose start it
+       is. */
+    if (HAK_SECURE || HAK_VALIDATE || HAK_UNLIKELY(below() != &hak_entry_plain) ||
+        HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
+        free_by_tag(heap, p, tag);
+    }
 }
 
 static size_t profile_usable_size(const void *p)
@@ -663,7 +681,7 @@ static void *realloc_below(void *p, size_t size, struct hak_heap *heap, int is_z
         }
         return NULL;
     }
-    count_large(q, heap, caller);
+    count_large(q, size, heap, caller);
     return q;
 }
 

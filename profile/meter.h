@@ -12,7 +12,7 @@
    Points have no memory: each size class of each thread has a line of its own, on which the
    distance to the next point is a number of blocks. So the fast paths need not count: the layer
    (layer.c) gives them just as many blocks as may pass (hak_tc_meter). `size` is what the block
-   takes: its size class, or its usable size above 32 KiB. */
+   takes, its size class; above 32 KiB, what was asked for. */
 #ifndef HAKMEM_PROFILE_METER_H
 #define HAKMEM_PROFILE_METER_H
 
@@ -57,7 +57,7 @@ struct profile_weight hak_profile_weight(size_t period, size_t size);
    not sampled: behind that block.
 
    Spends one sample. Returns 1 if the period has become shorter. */
-#define PROFILE_BURST     64
+#define PROFILE_BURST 64
 /* What one sample stands for is what all sums may be wrong by: no more than this. */
 #define PROFILE_SHIFT_MAX 5u
 int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms);
