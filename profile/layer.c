@@ -474,14 +474,14 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
     return block;
 }
 
-static void *profile_malloc(size_t size)
+static HAK_ALWAYS_INLINE void *malloc_for(size_t size, const void *caller)
 {
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
-        return large_malloc(size, __builtin_return_address(0));
+        return large_malloc(size, caller);
     }
     struct theap *heap = metered_heap();
     if (HAK_UNLIKELY(!heap)) {
-        return slow_malloc(size, __builtin_return_address(0));
+        return slow_malloc(size, caller);
     }
     uint32_t size_class = hak_sc_of(size);
     uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
@@ -493,9 +493,14 @@ static void *profile_malloc(size_t size)
             return meter_rest(heap, size_class, count);
         }
     } else if (count || !left) {
-        return slow_malloc(size, __builtin_return_address(0));
+        return slow_malloc(size, caller);
     }
     return refill(heap, size_class, size);
+}
+
+static void *profile_malloc(size_t size)
+{
+    return malloc_for(size, __builtin_return_address(0));
 }
 
 static void *profile_calloc(size_t bytes)
@@ -695,6 +700,9 @@ static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is
                                            .clear = clear};
     const void *caller = __builtin_return_address(0);
     struct profile_sample sample;
+    if (!p && !heap && !is_zeroed) {
+        return malloc_for(size, caller);
+    }
     int is_shifted = p && look(p, &sample) && sample.start != p;
     if (p && (HAK_SECURE || (size > SC_SMALL_MAX && !is_shifted))) {
         return realloc_below(p, size, heap, is_zeroed, caller);
