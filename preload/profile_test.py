@@ -79,6 +79,7 @@ class Profiles(unittest.TestCase):
                     "PATH": "/usr/bin:/bin",
                     "LD_PRELOAD": library,
                     "HAKMEM_PROFILE": file or self.file,
+                    "HAKMEM_PROFILE_RATE": "0",
                 },
                 **{"HAKMEM_PROFILE_" + k: str(v) for k, v in environment.items()},
             ),

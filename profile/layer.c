@@ -33,6 +33,7 @@ size_t hak_profile_last_period;
 uint64_t hak_profile_began_ms;
 int hak_profile_by_thread;
 uint64_t hak_profile_rate = PROFILE_RATE;
+struct profile_limit hak_profile_limit;
 
 /* Changes when the period does: what was drawn before is drawn again. */
 static uint32_t epoch = 1;
@@ -143,7 +144,7 @@ static HAK_COLD void draw_shorter(struct theap *heap, size_t period)
 static void spend(struct theap *heap, size_t period)
 {
     if (heap != &hak_theap_none &&
-        hak_profile_spend(&heap->meter_budget, hak_profile_rate, hak_profile_now_ms())) {
+        hak_profile_spend(&heap->meter_budget, &hak_profile_limit, hak_profile_now_ms())) {
         draw_shorter(heap, period);
     }
 }
@@ -262,7 +263,7 @@ static void count_large(void *p, size_t size, struct hak_heap *heap, const void 
 
 static HAK_COLD void begin_epoch(struct theap *heap, size_t period, uint32_t now)
 {
-    hak_profile_begin_budget(&heap->meter_budget, hak_profile_now_ms());
+    hak_profile_begin_budget(&heap->meter_budget, &hak_profile_limit, hak_profile_now_ms());
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         draw(heap, c, period);
     }
@@ -798,6 +799,7 @@ int hak_profile_begin(size_t period)
     if (!hak_profile_began_ms) {
         hak_profile_began_ms = hak_profile_now_ms();
     }
+    hak_profile_limit = hak_profile_limit_for(hak_profile_rate, period);
     atomic_store_relaxed(&hak_profile_last_period, period);
     atomic_store_release(&hak_profile_period, period);
     (void)atomic_add_relaxed(&epoch, 1u);

@@ -109,32 +109,40 @@ struct profile_weight hak_profile_weight(size_t period, size_t size)
                                    (uint64_t)(objects * (double)size + 0.5)};
 }
 
-void hak_profile_begin_budget(struct meter_budget *budget, uint64_t now_ms)
+struct profile_limit hak_profile_limit_for(uint64_t rate, size_t period)
 {
-    *budget = (struct meter_budget){now_ms, PROFILE_BURST, 0};
+    size_t times = period < PROFILE_PERIOD ? PROFILE_PERIOD / period : 1;
+    return (struct profile_limit){rate * times, (int32_t)(PROFILE_BURST * times)};
 }
 
-int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms)
+void hak_profile_begin_budget(struct meter_budget *budget, const struct profile_limit *limit,
+                              uint64_t now_ms)
+{
+    *budget = (struct meter_budget){now_ms, limit->burst, 0};
+}
+
+int hak_profile_spend(struct meter_budget *budget, const struct profile_limit *limit,
+                      uint64_t now_ms)
 {
     uint32_t before = budget->shift;
     uint64_t passed_ms = now_ms - budget->since_ms;
     passed_ms = passed_ms < 60000 ? passed_ms : 60000; /* or the clock went back */
-    uint64_t earned = passed_ms * rate / 1000;
-    if (!rate) {
+    uint64_t earned = passed_ms * limit->rate / 1000;
+    if (!limit->rate) {
         return 0;
     }
     if (earned) {
         budget->since_ms = now_ms;
     }
-    int64_t samples = budget->samples - 1 + (int64_t)earned;
-    for (; samples >= PROFILE_BURST && budget->shift; samples -= PROFILE_BURST / 2) {
+    int64_t samples = budget->samples - 1 + (int64_t)earned, burst = limit->burst;
+    for (; samples >= burst && budget->shift; samples -= burst / 2) {
         budget->shift--;
     }
     if (samples < 0 && budget->shift < PROFILE_SHIFT_MAX) {
         budget->shift++;
-        samples = PROFILE_BURST / 4;
+        samples = burst / 4;
     }
-    samples = samples < PROFILE_BURST ? samples : PROFILE_BURST;
+    samples = samples < burst ? samples : burst;
     budget->samples = (int32_t)(samples < 0 ? 0 : samples);
     return budget->shift < before;
 }

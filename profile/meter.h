@@ -60,8 +60,16 @@ struct profile_weight hak_profile_weight(size_t period, size_t size);
 #define PROFILE_BURST 64
 /* What one sample stands for is what all sums may be wrong by: no more than this. */
 #define PROFILE_SHIFT_MAX 5u
-int hak_profile_spend(struct meter_budget *budget, uint64_t rate, uint64_t now_ms);
-void hak_profile_begin_budget(struct meter_budget *budget, uint64_t now_ms);
+struct profile_limit {
+    uint64_t rate; /* 0: any number */
+    int32_t burst;
+};
+/* Whoever asks for a shorter period than the default one wants as many more samples. */
+struct profile_limit hak_profile_limit_for(uint64_t rate, size_t period);
+int hak_profile_spend(struct meter_budget *budget, const struct profile_limit *limit,
+                      uint64_t now_ms);
+void hak_profile_begin_budget(struct meter_budget *budget, const struct profile_limit *limit,
+                              uint64_t now_ms);
 
 HAK_EXTERN_C_END
 

@@ -84,14 +84,15 @@ TEST(ProfileMeter, ABudgetBoundsTheSamples)
 {
     for (uint64_t rate : {uint64_t(1), uint64_t(256), uint64_t(5000)}) {
         struct meter_budget budget;
-        hak_profile_begin_budget(&budget, 1000);
+        const struct profile_limit limit = {rate, PROFILE_BURST};
+        hak_profile_begin_budget(&budget, &limit, 1000);
         /* Points of the first period 20 times as often; of 2^shift the budget sees one. */
         const uint64_t seconds = 100;
         uint64_t n = 0;
         for (uint64_t at = 0; at < seconds * 20 * rate; at++) {
             if (at % (uint64_t(1) << budget.shift) == 0) {
                 n++;
-                (void)hak_profile_spend(&budget, rate, 1000 + at * 50 / rate);
+                (void)hak_profile_spend(&budget, &limit, 1000 + at * 50 / rate);
             }
         }
         EXPECT_LE(n, rate * seconds + PROFILE_BURST * 8) << rate;
@@ -102,21 +103,36 @@ TEST(ProfileMeter, ABudgetBoundsTheSamples)
 TEST(ProfileMeter, ABudgetReturnsAfterARest)
 {
     struct meter_budget budget;
-    hak_profile_begin_budget(&budget, 1000);
+    const struct profile_limit limit = {100, PROFILE_BURST}, none = {0, PROFILE_BURST};
+    hak_profile_begin_budget(&budget, &limit, 1000);
     for (int i = 0; i < 5000; i++) {
-        EXPECT_EQ(hak_profile_spend(&budget, 100, 1000), 0);
+        EXPECT_EQ(hak_profile_spend(&budget, &limit, 1000), 0);
     }
     EXPECT_EQ(budget.shift, PROFILE_SHIFT_MAX);
-    EXPECT_EQ(hak_profile_spend(&budget, 100, 1000 + 60000), 1);
+    EXPECT_EQ(hak_profile_spend(&budget, &limit, 1000 + 60000), 1);
     EXPECT_EQ(budget.shift, 0u);
     for (int i = 0; i < 200; i++) { /* few enough */
-        EXPECT_EQ(hak_profile_spend(&budget, 100, 61000 + uint64_t(i) * 10), 0);
+        EXPECT_EQ(hak_profile_spend(&budget, &limit, 61000 + uint64_t(i) * 10), 0);
     }
     EXPECT_EQ(budget.shift, 0u);
     for (int i = 0; i < 5000; i++) {
-        EXPECT_EQ(hak_profile_spend(&budget, 0, 70000), 0);
+        EXPECT_EQ(hak_profile_spend(&budget, &none, 70000), 0);
     }
     EXPECT_EQ(budget.shift, 0u);
+}
+
+TEST(ProfileMeter, AShorterPeriodHasALargerBudget)
+{
+    struct profile_limit limit = hak_profile_limit_for(256, PROFILE_PERIOD);
+    EXPECT_EQ(limit.rate, 256u);
+    EXPECT_EQ(limit.burst, PROFILE_BURST);
+    EXPECT_EQ(hak_profile_limit_for(256, PROFILE_PERIOD * 8).rate, 256u);
+    limit = hak_profile_limit_for(256, PROFILE_PERIOD / 32);
+    EXPECT_EQ(limit.rate, 256u * 32);
+    EXPECT_EQ(limit.burst, PROFILE_BURST * 32);
+    limit = hak_profile_limit_for(1000000, 1);
+    EXPECT_EQ(limit.rate, UINT64_C(1000000) * PROFILE_PERIOD);
+    EXPECT_EQ(limit.burst, int32_t(PROFILE_BURST * PROFILE_PERIOD));
 }
 
 } // namespace

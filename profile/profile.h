@@ -18,6 +18,7 @@
 #include "base/internal.h"
 
 #include "hakmem/entry.h"
+#include "profile/meter.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -34,8 +35,9 @@ int hak_profile_begin(size_t period);
 /* When it was switched on first, and the period then or last. */
 extern uint64_t hak_profile_began_ms HAK_HIDDEN;
 extern size_t hak_profile_last_period HAK_HIDDEN;
-/* Samples a second of each thread, in the long run; 0: any number (meter.h). */
+/* Samples a second of each thread at the default period; what follows from it for the period. */
 extern uint64_t hak_profile_rate HAK_HIDDEN;
+extern struct profile_limit hak_profile_limit HAK_HIDDEN;
 /* Sites are told apart by thread. */
 extern int hak_profile_by_thread HAK_HIDDEN;
 

@@ -108,9 +108,9 @@ uint64_t total(const Profile &profile, const char *field)
 class Sampling
 {
   public:
-    explicit Sampling(size_t period, uint64_t rate = 0)
+    explicit Sampling(size_t period)
     {
-        hak_profile_rate = rate;
+        hak_profile_rate = 0;
         EXPECT_EQ(hak_profile_start(period), 0);
     }
     ~Sampling()
@@ -804,10 +804,11 @@ uint64_t fake_clock()
 extern "C" struct hak_profile_layout hak_profile_layout HAK_HIDDEN;
 
 /* As `hakmem profile PID` writes it. */
-void ask(uint32_t what, uint32_t epoch = hak_theap_epoch, uint64_t lease_ms = 3600000)
+void ask(uint32_t what, uint32_t epoch = hak_theap_epoch, uint64_t lease_ms = 3600000,
+         size_t period = 64)
 {
     struct hak_profile_control *control = hak_profile_layout.control;
-    control->period = 64;
+    control->period = period;
     control->lease_ms = lease_ms;
     control->epoch = epoch;
     atomic_store_release(hak_profile_layout.request, what);
@@ -959,14 +960,14 @@ TEST(ProfileAsked, ByThreads)
     }
     for (int i = 0; i < 10; i++) {
         uint32_t before = atomic_load_acquire(&hak_profile_layout.control->n_answers);
-        ask(i % 2 ? PROFILE_ASK_OFF : PROFILE_ASK_ON);
+        ask(i % 2 ? PROFILE_ASK_OFF : PROFILE_ASK_ON, hak_theap_epoch, 3600000, 65536);
         int error;
         (void)allocate_until_heard(&error);
         while (atomic_load_acquire(&hak_profile_layout.control->n_answers) == before) {
             std::this_thread::yield();
         }
         EXPECT_EQ(hak_profile_layout.control->error, 0);
-        EXPECT_EQ(*hak_profile_layout.period, i % 2 ? 0u : 64u);
+        EXPECT_EQ(*hak_profile_layout.period, i % 2 ? 0u : 65536u);
     }
     is_over = true;
     for (std::thread &thread : threads) {
@@ -1007,7 +1008,8 @@ TEST(Profile, ThinnedSamplesStayUnbiased)
     for (int seed = 1; seed <= n_seeds; seed++) {
         std::thread([&] {
             hak_profile_set_seed(uint64_t(seed));
-            Sampling sampling(512, rate);
+            Sampling sampling(512);
+            hak_profile_limit = {rate, PROFILE_BURST};
             Rng rng{uint64_t(seed)};
             uint64_t bytes = 0;
             for (int round = 0; round < 60; round++) {
