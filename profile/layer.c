@@ -23,10 +23,11 @@
 /* Of larger classes none is kept in the sampled one's place: p is large there, and with it the
    memory. */
 #define PLACE_MOST 8192u
-/* A list this long pays for a call of the layer; a shorter one waits for more, after so many calls.
- */
+/* A list this long pays for a call of the layer; a shorter one waits for more, after so many calls,
+   or if it is one of a few blocks. */
 #define BATCH          HAK_TINY_OR(2u, 128u)
 #define CALLS_A_REFILL HAK_TINY_OR(2u, 32u)
+#define FEW            HAK_TINY_OR(0u, 3u)
 
 size_t hak_profile_period;
 size_t hak_profile_last_period;
@@ -397,7 +398,8 @@ static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_clas
    blocks, which cost about as much as so many calls. */
 static HAK_ALWAYS_INLINE int is_long(struct theap *heap, uint32_t size_class, uint32_t count)
 {
-    return HAK_LIKELY(count >= BATCH) || ++heap->meter_short[size_class] % CALLS_A_REFILL;
+    return HAK_LIKELY(count >= BATCH) ||
+           (count > FEW && ++heap->meter_short[size_class] % CALLS_A_REFILL);
 }
 
 /* The heap if what is allocated may be metered without a further look, else NULL. */
