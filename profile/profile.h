@@ -43,11 +43,20 @@ extern uint32_t hak_profile_due HAK_HIDDEN;
 /* After a sample: writes what is due. No lock held; what it allocates is not sampled. */
 void hak_profile_mind(void);
 
+/* `path` has room for PATH_MAX bytes. %p in the pattern is the process's number, %n is `number`, %%
+   is
+   %; without any, .%p.%n is behind. */
+void hak_profile_make_name(char *path, const char *pattern, uint32_t number);
+
 /* write.c. Writes the raw profile. Returns 0, an errno value, or EBUSY while another thread writes
    one. */
 int hak_profile_write_as(int fd, const char *reason);
 /* The same to a new file, which has its name when it is whole. */
 int hak_profile_write_file(const char *path, const char *reason);
+/* Opens a file beside `path`, calls write with it, and gives it its name if that returns 0. 0 or an
+   errno value. errno is kept. */
+int hak_profile_replace_file(const char *path, int (*write)(int fd, const void *context),
+                             const void *context);
 /* A point of the time line, at most one in some milliseconds. */
 void hak_profile_add_point(uint64_t now_ms);
 
