@@ -142,14 +142,14 @@ static void put_stack(struct profile_out *out, const struct stack *stack)
 
 static void put_row(struct sums *sums, const struct row *row)
 {
-    const uint64_t numbers[] = {row->direct_objects, row->direct_bytes, row->held_objects,
-                                row->held_bytes};
+    const uint64_t numbers[] = {row->direct_bytes, row->direct_objects, row->held_bytes,
+                                row->held_objects};
     hak_profile_put_text(&sums->out, "stack");
     put_numbers(&sums->out, numbers, 4);
     put_stack(&sums->out, row->stack);
     for (uint32_t i = row->first; i; i = sums->pairs[i - 1].next) {
         const struct pair *pair = &sums->pairs[i - 1];
-        const uint64_t held[] = {pair->objects, pair->bytes};
+        const uint64_t held[] = {pair->bytes, pair->objects};
         hak_profile_put_text(&sums->out, "held");
         put_numbers(&sums->out, held, 2);
         put_stack(&sums->out, sums->rows[pair->held].stack);
@@ -162,7 +162,7 @@ static int put_all(struct sums *sums, const char *reason, pid_t process)
     hak_profile_put_row(&sums->out, "lost_objects", sums->result->n_blocks);
     hak_profile_put_row(&sums->out, "lost_bytes", sums->result->bytes);
     hak_profile_put_text(&sums->out,
-                         "fields direct_objects direct_bytes held_objects held_bytes\n");
+                         "fields direct_bytes direct_objects held_bytes held_objects\n");
     for (uint32_t i = 0; i <= sums->n_rows; i++) {
         if (sums->rows[i].direct_objects) {
             put_row(sums, &sums->rows[i]);
