@@ -24,7 +24,7 @@ struct pair {
 };
 
 struct sums {
-    struct mark mark;
+    struct mark mark; /* the first: hak_mark_begin */
     struct row *rows; /* a hash table; [n_rows] is for stacks that are not known */
     struct pair *pairs;
     uint32_t *pair_of; /* a hash table of numbers from 1 up */
@@ -182,14 +182,17 @@ static size_t walked(void **p, size_t usable)
 int hak_leaks_find(int fd, const char *reason, pid_t process, const void *stack_end,
                    struct leaks_result *result)
 {
-    static struct sums sums;
-    sums.result = result;
-    sums.out.fd = fd;
-    int error = hak_mark_all(&sums.mark, walked, stack_end);
-    error = error ? error : make_tables(&sums);
+    struct sums *sums = (struct sums *)(void *)hak_mark_begin(sizeof *sums);
+    if (!sums) {
+        return ENOMEM;
+    }
+    sums->result = result;
+    sums->out.fd = fd;
+    int error = hak_mark_all(&sums->mark, walked, stack_end);
+    error = error ? error : make_tables(sums);
     if (!error) {
-        hak_mark_lost(&sums.mark, add_block, &sums);
-        error = fd >= 0 ? put_all(&sums, reason, process) : 0;
+        hak_mark_lost(&sums->mark, add_block, sums);
+        error = fd >= 0 ? put_all(sums, reason, process) : 0;
     }
     return error;
 }

@@ -3,7 +3,6 @@
 #include "profile/mark.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "base/os.h"
 #include "hakmem/walk.h"
@@ -23,14 +22,31 @@ struct mark_unit {
     uint32_t first, n;
 };
 
+static size_t whole_pages(size_t bytes)
+{
+    size_t page = hak_os_page_size();
+    return (bytes + page - 1) & ~(page - 1);
+}
+
+struct mark *hak_mark_begin(size_t bytes)
+{
+    bytes = whole_pages(bytes);
+    struct mark *mark = (struct mark *)hak_os_map_aligned(NULL, bytes, hak_os_page_size());
+    if (mark) {
+        mark->apart[mark->n_apart++] =
+            (struct mark_area){(uintptr_t)mark, (uintptr_t)mark + bytes, 0};
+    }
+    return mark;
+}
+
 void *hak_mark_map(struct mark *mark, size_t bytes)
 {
     size_t page = hak_os_page_size();
-    bytes = (bytes + page - 1) & ~(page - 1);
+    bytes = whole_pages(bytes);
     void *memory = hak_os_map_aligned(NULL, bytes ? bytes : page, page);
     if (!memory) {
         mark->error = ENOMEM;
-    } else if (mark->n_apart < ROOTS_APART) {
+    } else if (mark->n_apart < MARK_APART) {
         mark->apart[mark->n_apart++] =
             (struct mark_area){(uintptr_t)memory, (uintptr_t)memory + bytes, 0};
     }
@@ -281,10 +297,7 @@ static void note_hole(struct mark *mark, uintptr_t start, uintptr_t end)
 int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
                  const void *stack_end)
 {
-    static struct mark_area apart[ROOTS_APART];
-    memset(mark, 0, sizeof *mark);
     mark->walked = walked;
-    mark->apart = apart;
     int error = hak_roots_find(mark, stack_end);
     error = error ? error : find_blocks(mark);
     if (error || !mark->n_blocks) {

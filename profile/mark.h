@@ -51,21 +51,24 @@ struct mark_area {
     int is_shared;
 };
 
+#define MARK_APART 1024u
+
 struct mark {
     struct mark_block *blocks;
     uint32_t n_blocks;
     uint32_t *pushed, n_pushed;
     uintptr_t lowest, highest; /* of all blocks */
     struct mark_unit **units;  /* by the upper bits of the unit's number */
-    struct mark_area *roots, *holes, *apart;
+    struct mark_area *roots, *holes;
+    struct mark_area apart[MARK_APART]; /* what is no root */
     uint32_t n_roots, n_holes, n_apart;
     size_t (*walked)(void **p, size_t usable);
     int error;
 };
 
-/* Finds all blocks and marks what the roots lead to. `walked`: blocks as the layer knows them.
-   `stack_end`: the lowest address of the calling thread's stack that is in use. 0 or an errno
-   value. */
+/* `*mark` is hak_mark_begin's. Finds all blocks and marks what the roots lead to. `walked`: blocks
+   as the layer knows them. `stack_end`: the lowest address of the calling thread's stack that is in
+   use. 0 or an errno value. */
 int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
                  const void *stack_end);
 
@@ -76,6 +79,8 @@ void hak_mark_lost(struct mark *mark,
                                  const struct mark_block *direct),
                    void *context);
 
+/* A mapping for a struct mark and what is behind it, zeroed; NULL if the system refuses. */
+struct mark *hak_mark_begin(size_t bytes);
 /* Zeroed memory for as long as the process lives; NULL and mark->error if the system refuses. */
 void *hak_mark_map(struct mark *mark, size_t bytes);
 

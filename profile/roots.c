@@ -24,7 +24,7 @@
 
 static void keep_apart(struct mark *mark, uintptr_t start, uintptr_t end)
 {
-    if (start < end && mark->n_apart < ROOTS_APART) {
+    if (start < end && mark->n_apart < MARK_APART) {
         mark->apart[mark->n_apart++] = (struct mark_area){start, end, 0};
     }
 }

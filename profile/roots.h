@@ -9,8 +9,7 @@
 HAK_EXTERN_C_BEGIN
 
 /* Mappings and areas that are kept: the system allows 65,530 mappings by default. */
-#define ROOTS_MOST  131072u
-#define ROOTS_APART 1024u
+#define ROOTS_MOST 131072u
 
 /* Reads /proc/self/maps: fills mark->roots, mark->holes (what cannot be read, and what is not
    mapped) and mark->apart. 0 or an errno value. */

@@ -257,6 +257,18 @@ static int write_whole(const char *path, const char *temporary,
     return error;
 }
 
+/* A device, such as /dev/stderr, has no place for another file. */
+static int write_device(const char *path, int (*write)(int fd, const void *context),
+                        const void *context)
+{
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0) {
+        return errno;
+    }
+    int error = write(fd, context);
+    return hak_os_ops.close(fd) != 0 && !error ? errno : error;
+}
+
 int hak_profile_replace_file(const char *path, int (*write)(int fd, const void *context),
                              const void *context)
 {
@@ -269,7 +281,9 @@ int hak_profile_replace_file(const char *path, int (*write)(int fd, const void *
     int saved = errno;
     memcpy(temporary, path, n + 1);
     memcpy(temporary + n, suffix, sizeof suffix);
-    int error = write_whole(path, temporary, write, context);
+    int error = strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm/", 9) != 0
+                    ? write_device(path, write, context)
+                    : write_whole(path, temporary, write, context);
     errno = saved;
     return error;
 }
