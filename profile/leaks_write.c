@@ -190,9 +190,6 @@ int hak_leaks_find(int fd, const char *reason, pid_t process, const void *stack_
     sums->out.fd = fd;
     int error = hak_mark_all(&sums->mark, walked, stack_end);
     error = error ? error : make_tables(sums);
-    if (!error) {
-        hak_mark_lost(&sums->mark, add_block, sums);
-        error = fd >= 0 ? put_all(sums, reason, process) : 0;
-    }
-    return error;
+    error = error ? error : hak_mark_lost(&sums->mark, add_block, sums);
+    return error || fd < 0 ? error : put_all(sums, reason, process);
 }

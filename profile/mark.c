@@ -325,38 +325,119 @@ static void point(struct mark *mark, struct mark_block *block, void *context)
     }
 }
 
-struct claiming {
-    void (*found)(void *context, const struct mark_block *block, const struct mark_block *direct);
-    void *context;
-    const struct mark_block *direct;
-};
-
-static void claim(struct mark *mark, struct mark_block *block, void *claiming_)
+/* Those that `direct` leads to. One that was thought to be direct, and what it led to, are its too.
+ */
+static void claim(struct mark *mark, struct mark_block *block, void *direct)
 {
-    const struct claiming *claiming = (const struct claiming *)claiming_;
-    if (is_lost(block) && !(block->word & (MARK_DIRECT | MARK_INDIRECT))) {
-        block->word |= MARK_INDIRECT;
-        claiming->found(claiming->context, block, claiming->direct);
+    uint32_t number = (uint32_t)((struct mark_block *)direct - mark->blocks);
+    if (!is_lost(block) || block == direct || block->word & MARK_INDIRECT) {
+        return;
+    }
+    if (!(block->word & MARK_DIRECT)) {
         push(mark, block);
+    }
+    block->word = (block->word & ~(uint64_t)MARK_DIRECT) | MARK_INDIRECT;
+    mark->leader[block - mark->blocks] = number;
+}
+
+static void claim_from(struct mark *mark, struct mark_block *block)
+{
+    block->word |= MARK_DIRECT;
+    mark->leader[block - mark->blocks] = (uint32_t)(block - mark->blocks);
+    push(mark, block);
+    follow(mark, claim, block);
+}
+
+/* --- rings, which nothing outside of them points to --- */
+
+static const struct stack *stack_of(const struct mark *mark, uint32_t number)
+{
+    struct leaks_told told = {NULL, 0};
+    const struct mark_block *block = &mark->blocks[number];
+    (void)hak_leaks_look(block->start, hak_mark_bytes(block), &told);
+    return told.stack;
+}
+
+static int is_before(const struct mark *mark, uint32_t a, uint32_t b)
+{
+    const struct stack *one = stack_of(mark, a), *other = stack_of(mark, b);
+    return one != other ? one < other : a < b;
+}
+
+static void sift(const struct mark *mark, uint32_t *heap, uint32_t n, uint32_t i)
+{
+    for (uint32_t child; n > 1 && i <= (n - 2) / 2; i = child) {
+        child = 2 * i + 1;
+        child += child + 1 < n && is_before(mark, heap[child], heap[child + 1]);
+        if (!is_before(mark, heap[i], heap[child])) {
+            return;
+        }
+        uint32_t above = heap[i];
+        heap[i] = heap[child];
+        heap[child] = above;
     }
 }
 
-/* All that it alone leads to is its own. */
-static void claim_from(struct mark *mark, struct mark_block *block, struct claiming *claiming)
+/* Of a ring, the stack that was seen first stands for all. */
+static void sort(const struct mark *mark, uint32_t *numbers, uint32_t n)
 {
-    claiming->direct = block;
-    block->word |= MARK_DIRECT;
-    claiming->found(claiming->context, block, block);
-    push(mark, block);
-    follow(mark, claim, claiming);
+    for (uint32_t i = n / 2; i--;) {
+        sift(mark, numbers, n, i);
+    }
+    while (n > 1) {
+        uint32_t last = numbers[--n];
+        numbers[n] = numbers[0];
+        numbers[0] = last;
+        sift(mark, numbers, n, 0);
+    }
 }
 
-void hak_mark_lost(struct mark *mark,
-                   void (*found)(void *context, const struct mark_block *block,
-                                 const struct mark_block *direct),
-                   void *context)
+/* What a block of a ring leads to may have been taken for the beginning of another one before:
+   claim puts that right. */
+static int claim_rings(struct mark *mark)
 {
-    struct claiming claiming = {found, context, NULL};
+    uint32_t *numbers = (uint32_t *)hak_mark_map(mark, mark->n_blocks * sizeof *numbers), n = 0;
+    if (!numbers) {
+        return ENOMEM;
+    }
+    for (uint32_t i = 0; i < mark->n_blocks; i++) {
+        if (is_lost(&mark->blocks[i]) && !(mark->blocks[i].word & (MARK_DIRECT | MARK_INDIRECT))) {
+            numbers[n++] = i;
+        }
+    }
+    sort(mark, numbers, n);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!(mark->blocks[numbers[i]].word & (MARK_DIRECT | MARK_INDIRECT))) {
+            claim_from(mark, &mark->blocks[numbers[i]]);
+        }
+    }
+    return 0;
+}
+
+/* The direct one to which the block's claims lead, which becomes its own. */
+static uint32_t leader_of(struct mark *mark, uint32_t number)
+{
+    uint32_t leader = number;
+    while (mark->leader[leader] != leader) {
+        leader = mark->leader[leader];
+    }
+    while (mark->leader[number] != leader) {
+        uint32_t next = mark->leader[number];
+        mark->leader[number] = leader;
+        number = next;
+    }
+    return leader;
+}
+
+int hak_mark_lost(struct mark *mark,
+                  void (*found)(void *context, const struct mark_block *block,
+                                const struct mark_block *direct),
+                  void *context)
+{
+    mark->leader = (uint32_t *)hak_mark_map(mark, mark->n_blocks * sizeof *mark->leader);
+    if (!mark->leader) {
+        return ENOMEM;
+    }
     struct mark_block *end = mark->blocks + mark->n_blocks;
     for (struct mark_block *block = mark->blocks; block < end; block++) {
         if (is_lost(block)) {
@@ -365,13 +446,14 @@ void hak_mark_lost(struct mark *mark,
     }
     for (struct mark_block *block = mark->blocks; block < end; block++) {
         if (is_lost(block) && !(block->word & MARK_POINTED)) {
-            claim_from(mark, block, &claiming);
+            claim_from(mark, block);
         }
     }
-    /* Rings, which nothing outside of them points to. */
-    for (struct mark_block *block = mark->blocks; block < end; block++) {
-        if (is_lost(block) && !(block->word & (MARK_DIRECT | MARK_INDIRECT))) {
-            claim_from(mark, block, &claiming);
+    int error = claim_rings(mark);
+    for (uint32_t i = 0; !error && i < mark->n_blocks; i++) {
+        if (is_lost(&mark->blocks[i])) {
+            found(context, &mark->blocks[i], &mark->blocks[leader_of(mark, i)]);
         }
     }
+    return error;
 }

@@ -5,7 +5,7 @@
    units of 64 KiB says which part of the array begins in each unit, so that any word leads to its
    block in a bounded number of steps; a walk counts, the next one fills. Each block is pushed once
    onto a stack of numbers, so that there is no recursion, and the whole is linear in the bytes of
-   blocks and roots.
+   blocks and roots; but the blocks of lost rings are sorted.
 
    Roots: every readable private mapping, and shared memory without a file, of which pages were ever
    touched: globals, stacks, thread-local storage, and what the program has mapped itself. Not:
@@ -57,6 +57,7 @@ struct mark {
     struct mark_block *blocks;
     uint32_t n_blocks;
     uint32_t *pushed, n_pushed;
+    uint32_t *leader; /* of lost ones: the number of a block that leads to it, or its own */
     uintptr_t lowest, highest; /* of all blocks */
     struct mark_unit **units;  /* by the upper bits of the unit's number */
     struct mark_area *roots, *holes;
@@ -73,11 +74,11 @@ int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
                  const void *stack_end);
 
 /* Tells direct from indirect ones, of what was not reached. `found` is called for each lost block,
-   with the direct one that leads to it, or that it is. */
-void hak_mark_lost(struct mark *mark,
-                   void (*found)(void *context, const struct mark_block *block,
-                                 const struct mark_block *direct),
-                   void *context);
+   with the direct one that leads to it, or that it is. 0 or an errno value. */
+int hak_mark_lost(struct mark *mark,
+                  void (*found)(void *context, const struct mark_block *block,
+                                const struct mark_block *direct),
+                  void *context);
 
 /* A mapping for a struct mark and what is behind it, zeroed; NULL if the system refuses. */
 struct mark *hak_mark_begin(size_t bytes);

@@ -165,9 +165,11 @@ void write_stacks(const Report &report, const std::vector<Leak> &leaks, size_t r
     for (size_t i = 0; i < leaks.size() && i < rows; i++) {
         const Leak &leak = leaks[i];
         out << "\n" << amount(leak.lost.bytes, leak.lost.objects) << "\n";
+        // From the call site on: what the library does within says nothing.
         std::vector<int> stack = report.stack(*leak.entry);
-        for (int frame : stack) {
-            out << "    " << frame_text(report, frame) << "\n";
+        auto site = std::find(stack.begin(), stack.end(), report.site(*leak.entry));
+        for (auto frame = site; frame != stack.end(); ++frame) {
+            out << "    " << frame_text(report, *frame) << "\n";
         }
         if (stack.empty()) {
             out << "    [no stack]\n";

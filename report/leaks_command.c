@@ -144,7 +144,7 @@ static void show_all(struct looking *looking)
     for (size_t i = 0; i < n; i++) {
         char to[PATH_MAX + 32];
         int is_program = raw[i].pid == pid;
-        looking->n_reports += is_program;
+        looking->n_reports += is_program || looking->children;
         looking->n_others += !is_program;
         if (is_program || looking->children) {
             snprintf(to, sizeof to, is_program || !is_file ? "%s" : "%s.%ld", file, raw[i].pid);
