@@ -47,8 +47,12 @@ int hak_leaks_is_busy(void);
 /* What the child tells, by shared memory. */
 uint64_t hak_leaks_elapsed_ms(void);
 
+#define LEAKS_WORDS 16384u
 struct leaks_result {
     uint64_t n_blocks, bytes; /* lost */
+    /* Written before the fork: hak_roots_of_threads. */
+    size_t n_words;
+    uintptr_t words[LEAKS_WORDS];
 };
 
 /* leaks_write.c, in the child: marks, and writes the report to `fd` (-1: nowhere). Returns 0 or an

@@ -25,6 +25,7 @@
 #include "heap/theap.h"
 #include "profile/leaks.h"
 #include "profile/profile.h"
+#include "profile/roots.h"
 
 /* Of hak_leaks_due: the signal, and whether it ends the process. */
 #define DUE_END 0x100u
@@ -152,27 +153,28 @@ static void end(void)
 /* At the end of that function: no call of its may take its frame's place. */
 #define KEEP_FRAME() __asm__ volatile("")
 
-static int make(struct report *report, int waits, struct leaks_result *found)
+static int make(struct report *report, int waits, size_t *bytes)
 {
-    size_t page = hak_os_page_size();
+    size_t page = hak_os_page_size(), size = (sizeof(struct leaks_result) + page - 1) & ~(page - 1);
     void *shared =
-        hak_os_ops.mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        hak_os_ops.mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) {
         return errno;
     }
     report->result = (struct leaks_result *)shared;
     report->process = getpid();
+    report->result->n_words = hak_roots_of_threads(report->result->words, LEAKS_WORDS);
     pid_t child = fork_and_run(report);
     int error = child < 0 ? errno : waits ? wait_for(child, 0) : 0;
     if (child > 0 && !waits) {
         atomic_store_release(&not_waited_for, child);
     }
-    *found = *report->result;
-    (void)!hak_os_unmap(shared, page);
+    *bytes = report->result->bytes;
+    (void)!hak_os_unmap(shared, size);
     return error;
 }
 
-static int report(struct report *report, int waits, struct leaks_result *found)
+static int report(struct report *report, int waits, size_t *bytes)
 {
     int saved = errno;
     if (!file()) {
@@ -181,7 +183,7 @@ static int report(struct report *report, int waits, struct leaks_result *found)
     if (!begin(waits)) {
         return EBUSY;
     }
-    int error = make(report, waits, found);
+    int error = make(report, waits, bytes);
     if (!atomic_load_relaxed(&not_waited_for)) {
         end();
     }
@@ -192,10 +194,10 @@ static int report(struct report *report, int waits, struct leaks_result *found)
 HAK_NOINLINE int hak_leaks_write(int fd, size_t *bytes)
 {
     struct report to = {.fd = fd, .reason = "api", .stack_end = STACK_END_HERE()};
-    struct leaks_result found = {0, 0};
+    size_t found = 0;
     int error = report(&to, 1, &found);
     if (!error && bytes) {
-        *bytes = found.bytes;
+        *bytes = found;
     }
     return error;
 }
@@ -216,7 +218,7 @@ static HAK_NOINLINE void write_now(const char *reason, int waits, const void *st
 {
     char path[PATH_MAX];
     struct report to = {.path = path, .fd = -1, .reason = reason, .stack_end = stack_end};
-    struct leaks_result found;
+    size_t found;
     hak_profile_make_name(path, file(), next_number());
     int error = report(&to, waits, &found);
     if (error) {

@@ -10,6 +10,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <pthread.h>
@@ -356,6 +357,31 @@ LEAKS_TEST(TheStackOfARunningThreadHolds)
     thread.join();
     Sums after = report();
     EXPECT_EQ(after.direct + after.held, before.direct + before.held);
+}
+
+/* A thread that waits for a read has its buffer's address in a register, perhaps nowhere else. */
+LEAKS_TEST(WhatAThreadHasGivenToTheSystemIsHeld)
+{
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    Sums before = report();
+    std::atomic<pid_t> id{0};
+    std::thread thread([&] {
+        char *buffer = (char *)hak_malloc(100);
+        id = gettid();
+        EXPECT_EQ(read(ends[0], buffer, 1), 1);
+        hak_free(buffer);
+    });
+    std::string state;
+    while (state.find(" 0x") == std::string::npos) { /* it waits */
+        std::ifstream file("/proc/self/task/" + std::to_string(id) + "/syscall");
+        std::getline(file, state);
+        sched_yield();
+    }
+    Sums during = report();
+    EXPECT_EQ(during.direct, before.direct);
+    EXPECT_EQ(write(ends[1], "x", 1), 1);
+    thread.join();
 }
 
 /* What another thread has freed, and keeps in its cache, is no leak; nor is what was sent to it. */

@@ -188,7 +188,7 @@ int hak_leaks_find(int fd, const char *reason, pid_t process, const void *stack_
     }
     sums->result = result;
     sums->out.fd = fd;
-    int error = hak_mark_all(&sums->mark, walked, stack_end);
+    int error = hak_mark_all(&sums->mark, walked, stack_end, result->words, result->n_words);
     error = error ? error : make_tables(sums);
     error = error ? error : hak_mark_lost(&sums->mark, add_block, sums);
     return error || fd < 0 ? error : put_all(sums, reason, process);

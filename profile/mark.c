@@ -295,7 +295,7 @@ static void note_hole(struct mark *mark, uintptr_t start, uintptr_t end)
 }
 
 int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
-                 const void *stack_end)
+                 const void *stack_end, const uintptr_t *words, size_t n_words)
 {
     mark->walked = walked;
     int error = hak_roots_find(mark, stack_end);
@@ -306,6 +306,7 @@ int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
     for (uint32_t i = 0; i < mark->n_holes; i++) {
         note_hole(mark, mark->holes[i].start, mark->holes[i].end);
     }
+    scan_root(mark, words, n_words * sizeof *words);
     return hak_roots_each(mark, scan_root);
 }
 

@@ -68,10 +68,11 @@ struct mark {
 };
 
 /* `*mark` is hak_mark_begin's. Finds all blocks and marks what the roots lead to. `walked`: blocks
-   as the layer knows them. `stack_end`: the lowest address of the calling thread's stack that is in
-   use. 0 or an errno value. */
+   as the layer knows them. `stack_end`: the lowest
+   address of the calling thread's stack that is in use. `words` are roots too. 0 or an errno
+   value. */
 int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
-                 const void *stack_end);
+                 const void *stack_end, const uintptr_t *words, size_t n_words);
 
 /* Tells direct from indirect ones, of what was not reached. `found` is called for each lost block,
    with the direct one that leads to it, or that it is. 0 or an errno value. */

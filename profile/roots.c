@@ -69,6 +69,52 @@ static void sort_apart(struct mark *mark)
     }
 }
 
+/* --- other threads --- */
+
+/* /proc/self/task/N/syscall: NUMBER ARGUMENTS... SP PC, in hex; `running`, or -1 SP PC. */
+static size_t read_arguments(const char *thread, uintptr_t *words, size_t room)
+{
+    char path[64] = "/proc/self/task/", text[256];
+    size_t n = strlen(path), i = 0, length = strnlen(thread, 20);
+    memcpy(path + n, thread, length);
+    memcpy(path + n + length, "/syscall", sizeof "/syscall");
+    length = hak_os_read_file(path, text, sizeof text - 1);
+    text[length] = 0;
+    for (const char *at = strstr(text, " 0x"); at && i < room; at = strstr(at, " 0x")) {
+        at += 3;
+        words[i++] = hak_profile_read_hex(&at);
+    }
+    return i;
+}
+
+struct folder_entry {
+    uint64_t inode;
+    int64_t offset;
+    unsigned short length;
+    unsigned char type;
+    char name[];
+};
+
+size_t hak_roots_of_threads(uintptr_t *words, size_t room)
+{
+    _Alignas(struct folder_entry) char text[2048];
+    size_t n = 0;
+    int fd = hak_os_ops.open("/proc/self/task");
+    for (long got; fd >= 0 && (got = syscall(SYS_getdents64, fd, text, sizeof text)) > 0;) {
+        for (long at = 0; at < got;) {
+            const struct folder_entry *entry = (const struct folder_entry *)(void *)(text + at);
+            if (entry->name[0] != '.') {
+                n += read_arguments(entry->name, words + n, room - n);
+            }
+            at += entry->length;
+        }
+    }
+    if (fd >= 0) {
+        (void)hak_os_ops.close(fd);
+    }
+    return n;
+}
+
 /* --- mappings --- */
 
 struct line {
