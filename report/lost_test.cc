@@ -22,6 +22,7 @@ const char raw[] = "hakmem-profile 1\n"
                    "held 30 1 : 0x3001\n"
                    "held 10 1 : 0x4001\n"
                    "stack 5 1 0 0 : 0x5001\n"
+                   "map 1000-9000 0 - /no/such/file\n"
                    "end\n";
 
 Profile read(const std::string &text)
