@@ -43,12 +43,11 @@ static struct tail tail_of(const void *p, const struct stack *stack, uint64_t si
 /* In the child the block may be one that memcheck or AddressSanitizer does not let us read. */
 __attribute__((no_sanitize("address", "thread"))) static struct tail read_tail(const char *at)
 {
-    struct tail tail;
-    const volatile char *from = at;
-    for (unsigned i = 0; i < sizeof tail; i++) {
-        ((char *)&tail)[i] = from[i];
-    }
-    return tail;
+    struct __attribute__((packed, may_alias)) anywhere {
+        uint64_t size, word;
+    };
+    const volatile struct anywhere *from = (const volatile struct anywhere *)(const void *)at;
+    return (struct tail){from->size, from->word};
 }
 
 enum leaks_tail hak_leaks_look(const void *p, size_t usable, struct leaks_told *told)

@@ -351,65 +351,105 @@ static void claim_from(struct mark *mark, struct mark_block *block)
 
 /* --- rings, which nothing outside of them points to --- */
 
-static const struct stack *stack_of(const struct mark *mark, uint32_t number)
+/* Lost blocks of one stack that nothing has claimed. */
+struct group {
+    const struct stack *stack;
+    uint32_t first; /* a block's number from 1 up; 0: none */
+};
+
+struct groups {
+    struct group *all;       /* a hash table, and then a list */
+    uint32_t n, room, *next; /* of each block: the next one's number from 1 up */
+};
+
+static struct group *group_of(struct groups *groups, const struct mark_block *block)
 {
     struct leaks_told told = {NULL, 0};
-    const struct mark_block *block = &mark->blocks[number];
     (void)hak_leaks_look(block->start, hak_mark_bytes(block), &told);
-    return told.stack;
+    uint32_t i = (uint32_t)((uintptr_t)told.stack * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+    while (groups->all[i %= groups->room].first && groups->all[i].stack != told.stack) {
+        i++;
+    }
+    /* There are as many as stacks; more if a tail looks right by chance: those share one. */
+    struct group *group = &groups->all[groups->n < groups->room / 2 ? i : 0];
+    if (!group->first) {
+        groups->n++;
+        group->stack = told.stack;
+    }
+    return group;
 }
 
-static int is_before(const struct mark *mark, uint32_t a, uint32_t b)
+static int is_unclaimed(const struct mark_block *block)
 {
-    const struct stack *one = stack_of(mark, a), *other = stack_of(mark, b);
-    return one != other ? one < other : a < b;
+    return is_lost(block) && !(block->word & (MARK_DIRECT | MARK_INDIRECT));
 }
 
-static void sift(const struct mark *mark, uint32_t *heap, uint32_t n, uint32_t i)
+static int make_groups(struct mark *mark, struct groups *groups)
+{
+    groups->room = (uint32_t)(4 * hak_stack_count() + 64);
+    groups->all = (struct group *)hak_mark_map(mark, groups->room * sizeof *groups->all);
+    groups->next = (uint32_t *)hak_mark_map(mark, mark->n_blocks * sizeof *groups->next);
+    for (uint32_t i = mark->n_blocks; !mark->error && i--;) {
+        if (is_unclaimed(&mark->blocks[i])) {
+            struct group *group = group_of(groups, &mark->blocks[i]);
+            groups->next[i] = group->first;
+            group->first = i + 1;
+        }
+    }
+    return mark->error;
+}
+
+static void sift(struct group *heap, uint32_t n, uint32_t i)
 {
     for (uint32_t child; n > 1 && i <= (n - 2) / 2; i = child) {
         child = 2 * i + 1;
-        child += child + 1 < n && is_before(mark, heap[child], heap[child + 1]);
-        if (!is_before(mark, heap[i], heap[child])) {
+        child += child + 1 < n && heap[child].stack < heap[child + 1].stack;
+        if (heap[i].stack >= heap[child].stack) {
             return;
         }
-        uint32_t above = heap[i];
+        struct group above = heap[i];
         heap[i] = heap[child];
         heap[child] = above;
     }
 }
 
-/* Of a ring, the stack that was seen first stands for all. */
-static void sort(const struct mark *mark, uint32_t *numbers, uint32_t n)
+/* The table becomes a list, in the order in which the stacks were seen first (nearly: that of their
+   addresses). */
+static void sort(struct groups *groups)
 {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < groups->room; i++) {
+        if (groups->all[i].first) {
+            groups->all[n++] = groups->all[i];
+        }
+    }
+    groups->n = n;
     for (uint32_t i = n / 2; i--;) {
-        sift(mark, numbers, n, i);
+        sift(groups->all, n, i);
     }
     while (n > 1) {
-        uint32_t last = numbers[--n];
-        numbers[n] = numbers[0];
-        numbers[0] = last;
-        sift(mark, numbers, n, 0);
+        struct group last = groups->all[--n];
+        groups->all[n] = groups->all[0];
+        groups->all[0] = last;
+        sift(groups->all, n, 0);
     }
 }
 
-/* What a block of a ring leads to may have been taken for the beginning of another one before:
-   claim puts that right. */
+/* Of a ring, the stack that was seen first stands for all. What one of its blocks leads to may have
+   been taken for the beginning of another one before: claim puts that right. */
 static int claim_rings(struct mark *mark)
 {
-    uint32_t *numbers = (uint32_t *)hak_mark_map(mark, mark->n_blocks * sizeof *numbers), n = 0;
-    if (!numbers) {
-        return ENOMEM;
+    struct groups groups = {NULL, 0, 0, NULL};
+    int error = make_groups(mark, &groups);
+    if (error) {
+        return error;
     }
-    for (uint32_t i = 0; i < mark->n_blocks; i++) {
-        if (is_lost(&mark->blocks[i]) && !(mark->blocks[i].word & (MARK_DIRECT | MARK_INDIRECT))) {
-            numbers[n++] = i;
-        }
-    }
-    sort(mark, numbers, n);
-    for (uint32_t i = 0; i < n; i++) {
-        if (!(mark->blocks[numbers[i]].word & (MARK_DIRECT | MARK_INDIRECT))) {
-            claim_from(mark, &mark->blocks[numbers[i]]);
+    sort(&groups);
+    for (uint32_t i = 0; i < groups.n; i++) {
+        for (uint32_t number = groups.all[i].first; number; number = groups.next[number - 1]) {
+            if (is_unclaimed(&mark->blocks[number - 1])) {
+                claim_from(mark, &mark->blocks[number - 1]);
+            }
         }
     }
     return 0;

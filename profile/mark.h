@@ -5,7 +5,7 @@
    units of 64 KiB says which part of the array begins in each unit, so that any word leads to its
    block in a bounded number of steps; a walk counts, the next one fills. Each block is pushed once
    onto a stack of numbers, so that there is no recursion, and the whole is linear in the bytes of
-   blocks and roots; but the blocks of lost rings are sorted.
+   blocks and roots.
 
    Roots: every readable private mapping, and shared memory without a file, of which pages were ever
    touched: globals, stacks, thread-local storage, and what the program has mapped itself. Not:

@@ -12,6 +12,7 @@ import tempfile
 import unittest
 
 COMMAND, PROGRAM, *LIBRARIES = map(os.path.abspath, sys.argv[1:])
+PROGRAM = os.path.realpath(PROGRAM)  # as the kernel names it
 BLOCKS, MISSED = 30, 3  # something may seem to point to a few of them
 
 

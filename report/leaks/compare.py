@@ -126,7 +126,7 @@ def tools(hakmem):
          said_by_valgrind),
         ("jemalloc, `prof_leak`, every allocation", "not freed", [],
          preload("libjemalloc.so.2", MALLOC_CONF=options), said_by_jemalloc),
-        ("heaptrack", "not freed", ["heaptrack", "-r", "-o", "trace"], {}, said_by_heaptrack),
+        ("heaptrack", "not freed", ["heaptrack", "-o", "trace"], {}, said_by_heaptrack),
     ]
     for tool in every:
         library = tool[3].get("LD_PRELOAD")
