@@ -194,7 +194,9 @@ class LeaksTest(unittest.TestCase):
             PROGRAM, "some", LD_PRELOAD=library, HAKMEM_LEAKS=self.folder + "/no/where"
         )
         self.assertEqual(done.returncode, 0)
-        self.assertRegex(done.stderr, r"^hakmem: leaks not written to .*/no/where\.\d+\.1: errno 2\n")
+        self.assertRegex(
+            done.stderr, r"^hakmem: leaks not written to .*/no/where\.\d+\.1: errno 2\n"
+        )
 
     def test_signals_while_it_runs(self):
         done = self.execute(

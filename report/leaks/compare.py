@@ -104,8 +104,9 @@ def said_by_jemalloc(output, folder, program):
 
 def said_by_heaptrack(output, folder, program):
     trace = newest(folder, "trace.*")
-    text = output_of("heaptrack_print", "-l", "1", "-p", "0", "-a", "0", trace, folder=folder)
-    found = re.search(r"total memory leaked: ([\d.]+)([KM]?)B", text)
+    shown = ["-l", "1", "-p", "0", "-a", "0", "-T", "0"]
+    text = output_of("heaptrack_print", *shown, trace, folder=folder)
+    found = re.search(r"total memory leaked: ([\d.]+)([KM]?)", text)
     return (float(found.group(1)) * DECIMAL[found.group(2)], text) if found else None
 
 
