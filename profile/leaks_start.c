@@ -1,7 +1,7 @@
 /* When leaks are looked for: at exit, at signals, when the program asks; and the child that does
    it. No locks: one report at a time, others are refused. The fork closes the gate for its time
-   (fork.h), as any; the child has no handlers of the program's to run, and nobody is told by a
-   signal when it ends.
+   (fork.h), as any; the child has no handlers of the program's to run, and sends no signal
+   when it ends.
 
    A signal's handler makes the report itself, so that a process that waits for something is served;
    if its thread is within hakmem, that call does it when it ends.
@@ -106,7 +106,7 @@ static int wait_for(pid_t child, int options)
     return got == 0 ? EBUSY : got < 0 ? errno : WIFEXITED(status) ? WEXITSTATUS(status) : NO_STATUS;
 }
 
-/* Signals wait meanwhile: a handler would run in the child too. */
+/* Signals wait until the fork is over: a handler would run in the child too. */
 static pid_t fork_and_run(struct report *report)
 {
     uint64_t all = ~UINT64_C(0), before = 0;
@@ -119,8 +119,8 @@ static pid_t fork_and_run(struct report *report)
     return child;
 }
 
-/* 1 if no other report is being made. One that nobody waited for may have ended, or is waited for
-   now. */
+/* 1 if no other report is being made. One that no thread waited for may have ended, or is waited
+   for now. */
 static int begin(int waits)
 {
     uint32_t before = atomic_load_relaxed(&is_reporting);

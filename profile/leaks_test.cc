@@ -1,5 +1,5 @@
 /* Tests of the leak report: what is lost, and what is not, in blocks of all kinds; direct and
-   indirect; and that the layer's tails are nobody else's business. The test starts itself again
+   indirect; and that the layer's tails are seen by no one else. The test starts itself again
    with HAKMEM_LEAKS, since that is for the whole process.
 
    The mark is conservative: a pointer that a call has left on the stack keeps its block. So each

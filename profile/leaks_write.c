@@ -1,5 +1,5 @@
 /* What the child of a leak report does: marks, adds up by stack, writes. No locks: nothing else
-   runs in it. Memory is mapped and not given back. Called by leaks_start.c. */
+   runs in it. Memory is mapped and stays so. Called by leaks_start.c. */
 #include <errno.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* Which blocks can be reached: a conservative mark, in a process in which nothing else runs and
-   that ends soon (leaks.h). What it needs it maps itself; nothing is given back.
+   that ends soon (leaks.h). What it needs it maps itself, and unmaps nothing.
 
    Blocks. All of them in one array, in the order of their addresses: 16 bytes for each. A table of
    units of 64 KiB says which part of the array begins in each unit, so that any word leads to its
