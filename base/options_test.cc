@@ -365,7 +365,7 @@ TEST(Options, TextsAreCopied)
                   std::string::npos)
             << writes.text();
     }
-    EXPECT_EQ(n_texts, 1);
+    EXPECT_EQ(n_texts, 2);
 }
 
 TEST(Options, InitReadsEachRowAndNoOther)

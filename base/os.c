@@ -459,6 +459,29 @@ static void *take_meta(size_t size)
     return p;
 }
 
+#define MOST_OWN 768u
+static struct {
+    const void *start;
+    size_t bytes;
+} own_mappings[MOST_OWN];
+static uint32_t n_own_mappings;
+
+void hak_os_note_own(const void *start, size_t bytes)
+{
+    uint32_t i = atomic_load_relaxed(&n_own_mappings);
+    if (i < MOST_OWN && (i = atomic_add_relaxed(&n_own_mappings, 1u)) < MOST_OWN) {
+        atomic_store_relaxed(&own_mappings[i].start, start);
+        atomic_store_release(&own_mappings[i].bytes, bytes);
+    }
+}
+
+size_t hak_os_own(uint32_t i, const void **start)
+{
+    size_t bytes = i < MOST_OWN ? atomic_load_acquire(&own_mappings[i].bytes) : 0;
+    *start = bytes ? atomic_load_relaxed(&own_mappings[i].start) : NULL;
+    return bytes;
+}
+
 /* A chunk, or, if the system has none, what `size` alone needs. */
 static char *map_meta(size_t size, size_t *bytes)
 {
@@ -492,6 +515,7 @@ void *hak_os_meta_alloc(size_t size)
     if (is_needed) {
         atomic_store_relaxed(&meta_mapped, meta_mapped + bytes);
         atomic_store_relaxed(&meta_n_mapped, meta_n_mapped + 1);
+        hak_os_note_own(fresh, bytes);
         meta_next = fresh;
         meta_left = bytes;
         p = take_meta(size);

@@ -99,6 +99,12 @@ void hak_os_forget_thread(void);
 /* RLIMIT_AS; UINT64_MAX for none. */
 uint64_t hak_os_address_limit(void);
 
+/* Notes a mapping with metadata that stays for ever: who looks for the program's pointers leaves it
+   out. Some hundreds are kept; what does not fit is not. */
+void hak_os_note_own(const void *start, size_t bytes);
+/* The i-th: its bytes, 0 behind the last. Another thread may be noting that very one: then 0. */
+size_t hak_os_own(uint32_t i, const void **start);
+
 /* Memory for metadata, aligned to 64 bytes, zeroed, never unmapped. NULL when the system refuses.
  */
 void *hak_os_meta_alloc(size_t size);

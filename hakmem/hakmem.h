@@ -170,6 +170,15 @@ HAK_API void hak_profile_stop(void);
    started, EBUSY while another thread writes it. */
 HAK_API int hak_profile_write(int fd);
 
+/* --- leaks --- */
+
+/* Which blocks nothing leads to any more: neither registers, stacks and globals, nor what they lead
+   to (docs/leaks.md). In a process that was started with HAKMEM_LEAKS: writes them, by call stack,
+   in the profile's format to a file descriptor (-1: nowhere), and their bytes to *bytes (or NULL).
+   A forked child does it: the calling thread waits, others go on. Returns 0 or an errno value:
+   EINVAL without the option, EBUSY while another thread is about it, or what the system refused. */
+HAK_API int hak_leaks_write(int fd, size_t *bytes);
+
 /* --- the library --- */
 
 /* 1 if the address lies in memory that hakmem manages. Never faults. */

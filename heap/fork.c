@@ -4,7 +4,10 @@
    fork, by slow paths that find the gate closed, and by hak_fatal. */
 #include "heap/fork.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "ace/ace.h"
 #include "base/error.h"
@@ -263,6 +266,20 @@ static void in_child(void)
     hak_theap_fork_child();
     hak_background_init();
     hak_gate_open_in_child();
+}
+
+pid_t hak_fork_bare(void)
+{
+    prepare();
+    pid_t child = (pid_t)syscall(SYS_clone, 0ul, NULL, NULL, NULL, NULL);
+    int saved = errno;
+    if (child == 0) {
+        in_child();
+    } else {
+        in_parent();
+    }
+    errno = saved;
+    return child;
 }
 
 /* The thread that dies allocates from limbo alone, and so do all others from now on: what it was

@@ -8,6 +8,8 @@
 
 #include "base/internal.h"
 
+#include <sys/types.h>
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN
@@ -28,6 +30,12 @@ extern const struct fork_parts hak_entry_fork_parts HAK_HIDDEN;
 /* Registers the handlers of fork. Once, no lock held, outside of the gate: the C library's own
    locks are taken. */
 void hak_fork_start(void);
+
+/* Forks by a bare system call: no handler of fork runs but ours, no lock of the C library is taken,
+   and the child sends no signal when it ends (wait for it with __WALL). The child may use hakmem,
+   and call raw system calls; it ends by one. Any thread, also in a signal handler. Returns 0 in the
+   child, else its number, or -1 with errno. */
+pid_t hak_fork_bare(void);
 
 /* Each is called when hak_gate_enter has refused. */
 /* A block, its start, that free would take a lock for. Its first word is overwritten. */

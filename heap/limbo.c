@@ -164,6 +164,8 @@ static int ensure_table(uint32_t index)
         struct slot *table = (struct slot *)hak_os_map_aligned(NULL, bytes, hak_os_page_size());
         if (table && !atomic_cas_strong(&tables[index], &none, table)) {
             hak_os_unmap_untouched(table, bytes);
+        } else if (table) {
+            hak_os_note_own(table, bytes);
         }
     }
     return atomic_load_acquire(&tables[index]) != NULL;

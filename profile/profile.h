@@ -60,11 +60,16 @@ void hak_profile_hear(void);
 void hak_profile_keep_lease(void);
 void hak_profile_end_lease(void);
 
+/* `path` has room for PATH_MAX bytes. %p in the pattern is the process's number, %n is `number`, %%
+   is %; without any, .%p.%n is behind. */
+void hak_profile_make_name(char *path, const char *pattern, uint32_t number);
+
 /* write.c. Writes the raw profile. Returns 0, an errno value, or EBUSY while another thread writes
    one. */
 int hak_profile_write_as(int fd, const char *reason);
 /* The same to a new file, which has its name when it is whole. */
 int hak_profile_write_file(const char *path, const char *reason);
+
 /* A slab of which less than one block in so many is live is nearly empty. */
 #define PROFILE_NEARLY_EMPTY 4u
 /* The time line. Points lie at least `step_ms` apart; when there is no room, every second one goes,
@@ -77,6 +82,12 @@ extern struct profile_line {
         uint64_t elapsed_ms, live_bytes, resident_bytes;
     } points[PROFILE_POINTS];
 } hak_profile_line HAK_HIDDEN;
+
+/* Opens a file beside `path`, calls write with it, and gives it its name if that returns 0. 0 or an
+   errno value. errno is kept. */
+int hak_profile_replace_file(const char *path, int (*write)(int fd, const void *context),
+                             const void *context);
+
 /* A point of the time line, at most one in some milliseconds. */
 void hak_profile_add_point(uint64_t now_ms);
 

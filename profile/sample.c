@@ -44,6 +44,8 @@ static void *take_memory(size_t size)
         fresh->used = sizeof(struct chunk);
         if (!atomic_cas_strong(&chunk, &from, fresh)) {
             hak_os_unmap_untouched(fresh, CHUNK_BYTES);
+        } else {
+            hak_os_note_own(fresh, CHUNK_BYTES);
         }
     }
 }

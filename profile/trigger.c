@@ -50,8 +50,7 @@ static void append_number(char *path, size_t *n, uint64_t number)
     }
 }
 
-/* %p is the process's number, %n counts its profiles, %% is %; without any, .%p.%n is behind. */
-static void make_name(char *path, const char *pattern, uint32_t number)
+void hak_profile_make_name(char *path, const char *pattern, uint32_t number)
 {
     size_t n = 0;
     const char *rest = strchr(pattern, '%') ? "" : ".%p.%n";
@@ -100,7 +99,7 @@ static void write_now(const char *reason)
     if (!file()) {
         return;
     }
-    make_name(path, file(), next_number());
+    hak_profile_make_name(path, file(), next_number());
     int error = hak_profile_write_file(path, reason);
     if (error) {
         complain(path, error);

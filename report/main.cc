@@ -2,7 +2,8 @@
 // and `hakmem diff` start it; the command itself needs neither libdw nor C++.
 //     hakmem-report [OPTIONS] PROFILE
 //     hakmem-report [OPTIONS] --diff BEFORE AFTER
-// Exit status 1 if a file cannot be read or written, 2 after bad usage.
+// Exit status 1 if a file cannot be read or written, 2 after bad usage, 3 if a leak report, as
+// text, has leaks that nothing suppresses.
 #include <getopt.h>
 
 #include <cerrno>
@@ -13,6 +14,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "report/leaks.h"
 #include "report/page.h"
 #include "report/pprof.h"
 #include "report/profile.h"
@@ -24,7 +26,7 @@ using namespace hakmem::report;
 namespace
 {
 
-enum { BAD_FILE = 1, BAD_USAGE = 2, DEFAULT_ROWS = 20, MOST_ROWS = 1000000 };
+enum { BAD_FILE = 1, BAD_USAGE = 2, LEAKS_FOUND = 3, DEFAULT_ROWS = 20, MOST_ROWS = 1000000 };
 
 enum class Format { text, html, pprof, folded, heap };
 
@@ -34,10 +36,11 @@ struct Options {
     size_t rows = DEFAULT_ROWS;
     bool is_diff = false;
     std::vector<std::string> files;
+    std::vector<Suppression> suppressions;
 };
 
 const char usage[] = "usage: hakmem-report [--text|--html|--pprof|--folded|--heap] [--by FIELD] "
-                     "[--rows N] [-o FILE] PROFILE\n"
+                     "[--rows N] [--suppressions FILE] [-o FILE] PROFILE\n"
                      "       hakmem-report [OPTIONS] --diff BEFORE AFTER\n";
 
 const char help[] =
@@ -53,6 +56,8 @@ const char help[] =
     "  --by FIELD    what is counted: live_bytes (default), allocated_bytes, peak_bytes,\n"
     "                pinned_bytes, live_objects, ...: one of the profile's fields\n"
     "  --rows N      rows of --text (default 20)\n"
+    "  --suppressions FILE\n"
+    "                of a leak report: lines `leak:PATTERN`, of what is not shown\n"
     "  -o FILE       where it is written; - is standard output (default)\n"
     "  --diff        the difference between two profiles: what grew\n";
 
@@ -65,11 +70,12 @@ int bad_usage(const std::string &why)
 // By getopt_long. 0, -1 after --help, or BAD_USAGE after saying why.
 int read_options(int argc, char **argv, Options *options)
 {
-    enum { BY = 256, ROWS, DIFF, FORMATS };
+    enum { BY = 256, ROWS, DIFF, SUPPRESSIONS, FORMATS };
     static const option known[] = {
         {"by", required_argument, nullptr, BY},
         {"rows", required_argument, nullptr, ROWS},
         {"diff", no_argument, nullptr, DIFF},
+        {"suppressions", required_argument, nullptr, SUPPRESSIONS},
         {"output", required_argument, nullptr, 'o'},
         {"help", no_argument, nullptr, 'h'},
         {"text", no_argument, nullptr, FORMATS + static_cast<int>(Format::text)},
@@ -88,6 +94,12 @@ int read_options(int argc, char **argv, Options *options)
             options->out = optarg;
         } else if (which == BY) {
             options->field = optarg;
+        } else if (which == SUPPRESSIONS) {
+            std::string wrong = read_suppressions(optarg, &options->suppressions);
+            if (!wrong.empty()) {
+                std::cerr << "hakmem-report: " << wrong << "\n";
+                return BAD_FILE;
+            }
         } else if (which == DIFF) {
             options->is_diff = true;
         } else if (which == ROWS) {
@@ -189,5 +201,11 @@ int main(int argc, char **argv)
     Symbols symbols;
     Report report = options.is_diff ? make_diff(profiles[0], profiles[1], &symbols)
                                     : make_report(profiles[0], &symbols);
+    if (options.format == Format::text && !options.is_diff && report.after.is_leaks()) {
+        std::ostringstream out;
+        int64_t n = write_leaks(report, &options.suppressions, options.rows, out);
+        int status = write_out(out.str(), options.out);
+        return status ? status : n ? LEAKS_FOUND : 0;
+    }
     return write_out(made(report, options, field), options.out);
 }

@@ -101,6 +101,8 @@ class Reader
             return fields(words);
         } else if (key == "stack") {
             return stack(words);
+        } else if (key == "held") {
+            return held(words);
         } else if (key == "point") {
             return point(words);
         } else if (key == "map") {
@@ -181,15 +183,42 @@ class Reader
             return "a stack with " + std::to_string(stack.values.size()) + " numbers for " +
                    std::to_string(profile_->fields.size()) + " fields";
         }
-        while (words >> word) {
+        std::string wrong = addresses(words, &stack.addresses);
+        profile_->stacks.push_back(std::move(stack));
+        return wrong;
+    }
+
+    static std::string addresses(std::istringstream &words, std::vector<uint64_t> *out)
+    {
+        for (std::string word; words >> word;) {
             uint64_t address;
             if (!parse_address(word, &address)) {
                 return "'" + word + "' is no address";
             }
-            stack.addresses.push_back(address);
+            out->push_back(address);
         }
-        profile_->stacks.push_back(std::move(stack));
         return "";
+    }
+
+    // Of the stack before it.
+    std::string held(std::istringstream &words)
+    {
+        Held held;
+        std::string word;
+        if (profile_->stacks.empty()) {
+            return "'held' before any stack";
+        }
+        for (int64_t *value : {&held.bytes, &held.objects}) {
+            if (!(words >> word) || !parse_signed(word, value)) {
+                return "'" + word + "' is no number";
+            }
+        }
+        if (!(words >> word) || word != ":") {
+            return "'held' without ':'";
+        }
+        std::string wrong = addresses(words, &held.addresses);
+        profile_->stacks.back().held.push_back(std::move(held));
+        return wrong;
     }
 
     std::string point(std::istringstream &words)

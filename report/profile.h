@@ -20,11 +20,18 @@ struct Mapping {
     std::string path;
 };
 
+// Of a leak report: lost blocks of one stack that only those of another lead to.
+struct Held {
+    int64_t bytes = 0, objects = 0;
+    std::vector<uint64_t> addresses;
+};
+
 // One call stack, and an estimate for each of the profile's fields.
 struct Stack {
     std::vector<int64_t> values;
     std::vector<uint64_t> addresses; // return addresses, innermost first
     int64_t tid = -1;                // -1: of all threads
+    std::vector<Held> held;
 };
 
 // Live and resident bytes at one moment.
@@ -42,6 +49,12 @@ struct Profile {
     std::vector<Point> points;
     std::vector<Mapping> mappings;
     bool whole = false; // the line `end` was there
+
+    // A leak report is a profile with other fields (docs/leaks.md).
+    bool is_leaks() const
+    {
+        return field("direct_bytes") >= 0;
+    }
 
     // Index of a field, or -1.
     int field(const std::string &name) const;

@@ -23,6 +23,10 @@ const Field known_fields[] = {
     {"pinned_bytes", "pinned_space", "bytes", "pinned"},
     {"freed_objects", "freed_objects", "count", "freed blocks"},
     {"lifetime_ms", "lifetime", "milliseconds", "lifetime"},
+    {"direct_bytes", "direct_space", "bytes", "lost"},
+    {"direct_objects", "direct_objects", "count", "lost blocks"},
+    {"held_bytes", "held_space", "bytes", "lost with them"},
+    {"held_objects", "held_objects", "count", "blocks lost with them"},
 };
 
 using FrameKey = std::tuple<std::string, std::string, int, std::string, bool>;
@@ -202,6 +206,14 @@ Report make_report(const Profile &profile, Symbols *symbols)
         entry.tid = stack.tid;
         for (uint64_t address : stack.addresses) {
             entry.locations.push_back(builder.location(report.after, address));
+        }
+        for (const Held &held : stack.held) {
+            Entry other;
+            other.values = {held.bytes, held.objects};
+            for (uint64_t address : held.addresses) {
+                other.locations.push_back(builder.location(report.after, address));
+            }
+            entry.held.push_back(other);
         }
         report.entries.push_back(entry);
     }

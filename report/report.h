@@ -37,6 +37,7 @@ struct Entry {
     std::vector<int> locations; // innermost first
     std::vector<int64_t> values, before;
     int64_t tid = -1;
+    std::vector<Entry> held; // of a leak report; values are bytes and objects
 };
 
 struct Report {

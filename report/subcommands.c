@@ -3,21 +3,18 @@
 
    `profile` has the library write raw profiles into a folder of its own, at the end and each few
    seconds, so that a program which a signal ends leaves its last one. */
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "ask/ask.h"
 #include "command/command.h"
 #include "command/subcommand.h"
+#include "report/raw_files.h"
 
 enum {
     BY = 256,
@@ -32,20 +29,13 @@ enum {
     PPROF,
     FOLDED,
     HEAP,
-    MOST_ARGUMENTS = 12,
-    LINE = 4096
+    SUPPRESSIONS,
+    MOST_ARGUMENTS = 14
 };
-
-/* The program that reads profiles; it lies where libraries do. */
-static const struct command_library reporter = {
-    "hakmem-report", "hakmem-report", "hakmem/report/hakmem-report", "HAK_REPORT_PROGRAM"};
-
-/* Stands for standard error where a file's name may. */
-#define STDERR ""
 
 /* What is asked of it. */
 struct request {
-    const char *format, *file, *by, *rows;
+    const char *format, *file, *by, *rows, *suppressions;
 };
 
 #define FORMAT_ROWS                                                                                \
@@ -68,6 +58,8 @@ static const struct command_option report_options[] = {
     FORMAT_ROWS,
     {HEAP, "heap", NULL, "gperftools' text format, for google-pprof"},
     BY_ROWS,
+    {SUPPRESSIONS, "suppressions", "FILE",
+     "of a leak report: lines leak:PATTERN, of what is not shown"},
     {0},
 };
 
@@ -116,6 +108,9 @@ static int read_request(const struct subcommand *self, int id, const char *value
         (void)command_number(self, "--rows", value, 1);
         request->rows = value;
         return 1;
+    case SUPPRESSIONS:
+        request->suppressions = value;
+        return 1;
     default:
         return 0;
     }
@@ -138,6 +133,10 @@ static void make_arguments(char **out, const char *program, const struct request
         out[n++] = (char *)(uintptr_t) "--rows";
         out[n++] = (char *)(uintptr_t)request->rows;
     }
+    if (request->suppressions) {
+        out[n++] = (char *)(uintptr_t) "--suppressions";
+        out[n++] = (char *)(uintptr_t)request->suppressions;
+    }
     if (request->file) {
         out[n++] = (char *)(uintptr_t) "-o";
         out[n++] = (char *)(uintptr_t)request->file;
@@ -150,15 +149,6 @@ static void make_arguments(char **out, const char *program, const struct request
         out[n++] = *files++;
     }
     out[n] = NULL;
-}
-
-static int find_reporter(char *out)
-{
-    if (command_find_library(&reporter, out)) {
-        return 1;
-    }
-    command_say_no_library(&reporter);
-    return 0;
 }
 
 /* `report` and `diff` become the reporter. */
@@ -177,7 +167,7 @@ static int become_reporter(const struct subcommand *self, int argc, char **argv,
     if (command_enter_users_folder() != 0) {
         return CANNOT_RUN;
     }
-    if (!find_reporter(program)) {
+    if (!raw_find_reporter(program)) {
         return NO_LIBRARY;
     }
     make_arguments(arguments, program, &request, n_files == 2, argv + optind);
@@ -207,151 +197,19 @@ struct profiling {
     char folder[PATH_MAX]; /* of the raw profiles */
 };
 
-/* FOLDER/raw.%p, which the library makes the process's number of: so each process has one file, of
-   which the last one written stays. */
-static void name_raw(char *out, const char *folder)
-{
-    for (; *folder; folder++) {
-        *out++ = *folder;
-        if (*folder == '%') {
-            *out++ = '%';
-        }
-    }
-    memcpy(out, "/raw.%p", sizeof "/raw.%p");
-}
-
 /* In the child: the library's options, and which process it is. 0, or -1 after saying why. */
 static int prepare(void *context)
 {
     const struct profiling *self = context;
-    char raw[2 * PATH_MAX + 16], path[PATH_MAX + 16];
-    name_raw(raw, self->folder);
-    snprintf(path, sizeof path, "%s/pid", self->folder);
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || dprintf(fd, "%ld\n", (long)getpid()) < 0 || close(fd) != 0 ||
-        setenv("HAKMEM_PROFILE", raw, 1) != 0 ||
-        setenv("HAKMEM_PROFILE_INTERVAL", self->interval, 1) != 0 ||
+    if (raw_prepare(self->self, self->folder, "HAKMEM_PROFILE") != 0) {
+        return -1;
+    }
+    if (setenv("HAKMEM_PROFILE_INTERVAL", self->interval, 1) != 0 ||
         (self->period && setenv("HAKMEM_PROFILE_PERIOD", self->period, 1) != 0)) {
-        command_complain(self->self, "%s: %s", path, strerror(errno));
+        command_complain(self->self, "%s", strerror(errno));
         return -1;
     }
     return 0;
-}
-
-/* Of a raw profile: whose, and when. */
-struct raw {
-    char path[2 * PATH_MAX];
-    long pid;
-    uint64_t time_ns;
-};
-
-/* 1 if the file is a raw profile; its lines of the head come first. */
-static int read_head(struct raw *raw)
-{
-    char line[LINE];
-    int is_profile = 0;
-    FILE *file = fopen(raw->path, "re");
-    if (!file) {
-        return 0;
-    }
-    raw->pid = 0;
-    raw->time_ns = 0;
-    while (fgets(line, sizeof line, file) && strncmp(line, "fields ", 7) != 0) {
-        is_profile |= strncmp(line, "hakmem-profile ", 15) == 0;
-        (void)sscanf(line, "pid %ld", &raw->pid);
-        (void)sscanf(line, "time_ns %" SCNu64, &raw->time_ns);
-    }
-    fclose(file);
-    return is_profile && raw->pid > 0;
-}
-
-/* The newest profile of each process: *out is to be freed. */
-static size_t find_raw(const char *folder, struct raw **out)
-{
-    size_t n = 0;
-    DIR *stream = opendir(folder);
-    *out = NULL;
-    for (struct dirent *entry; stream && (entry = readdir(stream));) {
-        struct raw one = {.pid = 0};
-        snprintf(one.path, sizeof one.path, "%s/%s", folder, entry->d_name);
-        if (strncmp(entry->d_name, "raw", 3) != 0 || !read_head(&one)) {
-            continue;
-        }
-        size_t at = 0;
-        while (at < n && (*out)[at].pid != one.pid) {
-            at++;
-        }
-        if (at == n) {
-            struct raw *grown = realloc(*out, (n + 1) * sizeof **out);
-            if (!grown) {
-                break;
-            }
-            *out = grown;
-            (*out)[n++] = one;
-        } else if (one.time_ns > (*out)[at].time_ns) {
-            (*out)[at] = one;
-        }
-    }
-    if (stream) {
-        closedir(stream);
-    }
-    return n;
-}
-
-static void remove_folder(const char *folder)
-{
-    char path[2 * PATH_MAX];
-    DIR *stream = opendir(folder);
-    for (struct dirent *entry; stream && (entry = readdir(stream));) {
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        (void)unlink(path);
-    }
-    if (stream) {
-        closedir(stream);
-    }
-    (void)rmdir(folder);
-}
-
-static long read_pid(const char *folder)
-{
-    char path[PATH_MAX + 16], text[32] = "";
-    snprintf(path, sizeof path, "%s/pid", folder);
-    FILE *file = fopen(path, "re");
-    long pid = file && fgets(text, sizeof text, file) ? strtol(text, NULL, 10) : 0;
-    if (file) {
-        fclose(file);
-    }
-    return pid;
-}
-
-/* Copies a raw profile. 0, or -1 after saying why. */
-static int copy(const struct subcommand *self, const char *from, const char *to)
-{
-    char block[1 << 16];
-    size_t n;
-    FILE *in = fopen(from, "re"), *out = strcmp(to, "-") == 0 ? stdout : fopen(to, "we");
-    int failed = !in || !out;
-    while (!failed && (n = fread(block, 1, sizeof block, in)) > 0) {
-        failed = fwrite(block, 1, n, out) != n;
-    }
-    if (out && (out == stdout ? fflush(out) : fclose(out)) != 0) {
-        failed = 1;
-    }
-    if (failed) {
-        command_complain(self, "%s: %s", to, strerror(errno));
-    }
-    if (in) {
-        fclose(in);
-    }
-    return failed ? -1 : 0;
-}
-
-/* In the child: where STDERR stands for a file, the reporter's standard output is ours for errors,
-   which must not be opened again: that would cut off a file. */
-static int run_reporter(void *to)
-{
-    int failed = strcmp(to, STDERR) == 0 && dup2(STDERR_FILENO, STDOUT_FILENO) < 0;
-    return unsetenv("LD_PRELOAD") != 0 || failed ? -1 : 0;
 }
 
 /* One profile as it was asked for, to `to`. 0, or -1 after the reporter has said why. */
@@ -362,15 +220,16 @@ static int convert(const struct profiling *profiling, const char *raw, const cha
     static struct command_program program;
     int ran;
     if (strcmp(request.format, "--raw") == 0) {
-        return copy(profiling->self, raw, to);
+        return raw_copy(profiling->self, raw, to);
     }
-    if (!find_reporter(program.found)) {
+    if (!raw_find_reporter(program.found)) {
         return -1;
     }
     program.path = program.found;
-    request.file = strcmp(to, STDERR) == 0 ? "-" : to;
+    request.file = strcmp(to, RAW_STDERR) == 0 ? "-" : to;
     make_arguments(arguments, program.found, &request, 0, files);
-    return command_run_child(&program, arguments, run_reporter, (char *)(uintptr_t)to, &ran) == 0
+    return command_run_child(&program, arguments, raw_run_reporter, (char *)(uintptr_t)to, &ran) ==
+                   0
                ? 0
                : -1;
 }
@@ -379,10 +238,10 @@ static int convert(const struct profiling *profiling, const char *raw, const cha
 static int convert_all(const struct profiling *profiling)
 {
     struct raw *raw;
-    size_t n = find_raw(profiling->folder, &raw), others = 0;
-    long pid = read_pid(profiling->folder);
+    size_t n = raw_find(profiling->folder, &raw), others = 0;
+    long pid = raw_pid(profiling->folder);
     const char *file = profiling->request.file;
-    int found = 0, failed = 0, is_file = strcmp(file, "-") != 0 && strcmp(file, STDERR) != 0;
+    int found = 0, failed = 0, is_file = strcmp(file, "-") != 0 && strcmp(file, RAW_STDERR) != 0;
     for (size_t i = 0; i < n; i++) {
         char to[PATH_MAX + 32];
         int is_program = raw[i].pid == pid;
@@ -409,18 +268,6 @@ static int convert_all(const struct profiling *profiling)
     return found && !failed ? 0 : NO_LIBRARY;
 }
 
-static int make_folder(struct profiling *profiling)
-{
-    const char *temporary = getenv("TMPDIR");
-    int n = snprintf(profiling->folder, sizeof profiling->folder, "%s/hakmem-profile-XXXXXX",
-                     temporary && *temporary == '/' ? temporary : "/tmp");
-    if (n < 0 || n >= (int)sizeof profiling->folder || !mkdtemp(profiling->folder)) {
-        command_complain(profiling->self, "%s: %s", profiling->folder, strerror(errno));
-        return -1;
-    }
-    return 0;
-}
-
 /* Where the profile goes if -o does not say. */
 static const char *default_file(const char *format, const char *program, char *out)
 {
@@ -436,7 +283,7 @@ static const char *default_file(const char *format, const char *program, char *o
             return out;
         }
     }
-    return STDERR; /* a text, beside what the program printed */
+    return RAW_STDERR; /* a text, beside what the program printed */
 }
 
 static void read_profile_options(int argc, char **argv, struct profiling *profiling)
@@ -531,7 +378,7 @@ static int profile(const struct subcommand *self, int argc, char **argv)
         command_misused(self, "--seconds is for a running process");
     }
     int status = command_prepare(&program, &command_library, arguments);
-    if (status || make_folder(&profiling) != 0) {
+    if (status || raw_make_folder(self, profiling.folder) != 0) {
         return status ? status : CANNOT_RUN;
     }
     if (!profiling.request.file) {
@@ -539,7 +386,7 @@ static int profile(const struct subcommand *self, int argc, char **argv)
     }
     status = command_run_child(&program, arguments, prepare, &profiling, &ran);
     int failed = ran ? convert_all(&profiling) : 0;
-    remove_folder(profiling.folder);
+    raw_remove_folder(profiling.folder);
     return status ? status : failed;
 }
 
@@ -565,10 +412,11 @@ const struct subcommand subcommand_profile = {
 const struct subcommand subcommand_report = {
     .name = "report",
     .operands = "FILE",
-    .line = "shows a heap profile that HAKMEM_PROFILE wrote",
-    .text = "By default as text. Names come from the files that the process had mapped, where "
-            "their build ID is still the same, and from their debug information. Exit status: 1 if "
-            "a file cannot be read or written.",
+    .line = "shows a heap profile that HAKMEM_PROFILE wrote, or leaks of HAKMEM_LEAKS",
+    .text =
+        "By default as text. Names come from the files that the process had mapped, where "
+        "their build ID is still the same, and from their debug information. Exit status: 1 if "
+        "a file cannot be read or written; 3 if it is a leak report, shown as text, with leaks.",
     .options = report_options,
     .run = report,
 };

@@ -53,6 +53,8 @@ size_t hak_stack_capture_from(const void *ucontext, const void **addresses, size
 const struct stack *hak_stack_keep(const void *const *addresses, size_t n);
 /* Has no addresses. */
 extern const struct stack hak_stack_unknown HAK_HIDDEN;
+/* Calls visit for each stack that the table has throughout. */
+void hak_stack_each(void (*visit)(const struct stack *stack, void *context), void *context);
 /* Stacks that are kept, and bytes of memory for them. */
 size_t hak_stack_count(void);
 size_t hak_stack_bytes(void);

@@ -60,6 +60,8 @@ static int add_chunk(struct chunk *full)
     if (!atomic_cas_strong(&chunk, &full, fresh)) {
         atomic_sub_relaxed(&table_bytes, CHUNK_BYTES);
         hak_os_unmap_untouched(fresh, CHUNK_BYTES);
+    } else {
+        hak_os_note_own(fresh, CHUNK_BYTES);
     }
     return 1;
 }
@@ -118,6 +120,16 @@ const struct stack *hak_stack_keep(const void *const *addresses, size_t n)
     stack->n = (uint32_t)n;
     memcpy(stack->addresses, addresses, n * sizeof(addresses[0]));
     return put(bucket, seen, stack);
+}
+
+void hak_stack_each(void (*visit)(const struct stack *stack, void *context), void *context)
+{
+    for (uint32_t i = 0; i < N_BUCKETS; i++) {
+        for (const struct stack *stack = atomic_load_acquire(&buckets[i]); stack;
+             stack = stack->next) {
+            visit(stack, context);
+        }
+    }
 }
 
 size_t hak_stack_count(void)

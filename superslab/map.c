@@ -49,6 +49,7 @@ static struct map_leaf *ensure_leaf(uint32_t index)
         return leaf;
     }
     if (fresh) {
+        hak_os_note_own(fresh, sizeof *fresh);
         hak_os_small_pages(fresh, sizeof *fresh); /* most of them are never touched */
     }
     return fresh;
@@ -184,6 +185,7 @@ static uint32_t *reserve(void)
         hak_os_unmap_untouched(base, MAP_FLAT_BYTES);
         return NULL;
     }
+    hak_os_note_own(base, MAP_FLAT_BYTES);
     return (uint32_t *)(void *)base;
 }
 

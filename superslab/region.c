@@ -153,6 +153,9 @@ static void enter(struct superslab *ss, char *base)
         ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
     }
     atomic_store_relaxed(&ss->base, base);
+    if (!last_region) { /* it points to a block, perhaps */
+        hak_os_note_own(&last_region, sizeof last_region);
+    }
     ss->last_base = last_region = base;
     hak_stat_add(superslabs, 1);
     hak_pool_enter(ss);

@@ -30,6 +30,7 @@ def variables(folder, limit):
         "HAKMEM_PROFILE": folder + "/profile",
         "HAKMEM_PROFILE_PERIOD": "1",
         "HAKMEM_PROFILE_GROWTH": "1000",
+        "HAKMEM_LEAKS": folder + "/leaks",
         "PATH": "/usr/bin:/bin",
     }
 
@@ -79,7 +80,7 @@ class Secure(unittest.TestCase):
         done = run(self.copy, as_other=False, limit="1g")
         self.assertEqual((done.returncode, done.stdout), (0, "secure=0\n"))
         written = {name.split(".")[0] for name in os.listdir(self.folder)}
-        self.assertEqual(written, {"secure", "stats", "profile"})
+        self.assertEqual(written, {"secure", "stats", "profile", "leaks"})
 
     def test_set_user_id(self):
         if os.geteuid() != 0:
