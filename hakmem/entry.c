@@ -25,6 +25,8 @@ const struct entry_table hak_entry_plain = {
 static const struct entry_table first_table;
 int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
+int (*hak_entry_walk)(const struct hak_heap *heap,
+                      int (*visit)(void *block, size_t size, void *context), void *context);
 static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock */
 
 /* --- adding and removing --- */
