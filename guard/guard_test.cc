@@ -27,6 +27,7 @@
 #include "guard/slots.h"
 #include "guard/ticker.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/tell.h"
 #include "heap/theap.h"
 #include "testing/failing_os.h"
 #include "testing/in_child.h"
@@ -918,6 +919,84 @@ TEST_F(GuardSignals, ALaterHandlerMayAskForTheReport)
             touch(guarded_at(96, true) + 96);
         },
         testing::ExitedWithCode(5), "hakmem: block touched behind its end: 0x");
+}
+
+/* HAKMEM_SHOW_STATS's handlers and ours, in either order, the program's own there or not. */
+
+const char *const STATISTICS = "(.*\n)*hakmem: superslabs = [0-9]+ ";
+
+void show_stats()
+{
+    hak_options.show_stats = 1;
+    hak_tell_watch_signals();
+}
+
+void watch(bool are_stats_first)
+{
+    if (are_stats_first) {
+        show_stats();
+    }
+    ASSERT_EQ(hak_guard_start(1), 0);
+    if (!are_stats_first) {
+        show_stats();
+    }
+}
+
+TEST_F(GuardSignals, TheStatisticsComeBehindTheReport)
+{
+    for (bool are_stats_first : {false, true}) {
+        EXPECT_EXIT(
+            {
+                watch(are_stats_first);
+                touch(guarded_at(96, true) + 96);
+            },
+            testing::KilledBySignal(SIGSEGV),
+            std::string("hakmem: block " WRITTEN " behind its end") + STATISTICS);
+    }
+}
+
+TEST_F(GuardSignals, TheStatisticsComeAtAFaultElsewhereAndAtASignalThatWasSent)
+{
+    for (bool are_stats_first : {false, true}) {
+        EXPECT_EXIT(
+            {
+                watch(are_stats_first);
+                touch(static_cast<char *>(escape(reinterpret_cast<void *>(16))));
+            },
+            testing::KilledBySignal(SIGSEGV), STATISTICS);
+        EXPECT_EXIT(
+            {
+                watch(are_stats_first);
+                raise(SIGSEGV);
+            },
+            testing::KilledBySignal(SIGSEGV), STATISTICS);
+    }
+}
+
+/* Its own handler runs last, and what it handles is its own to print. */
+TEST_F(GuardSignals, TheProgramsHandlerRunsAfterTheReportWithStatisticsOn)
+{
+    for (bool are_stats_first : {false, true}) {
+        EXPECT_EXIT(
+            {
+                install(handler_of_old, nullptr);
+                watch(are_stats_first);
+                touch(guarded_at(96, true) + 96);
+            },
+            testing::ExitedWithCode(7), "block " WRITTEN " behind(.*\n)*the program's handler\n");
+    }
+}
+
+TEST_F(GuardSignals, OneThatTheProgramInstallsBetweenTheTwoRunsAfterTheReport)
+{
+    EXPECT_EXIT(
+        {
+            show_stats();
+            install(handler_of_old, nullptr);
+            hak_guard_start(1);
+            touch(guarded_at(96, true) + 96);
+        },
+        testing::ExitedWithCode(7), "block " WRITTEN " behind(.*\n)*the program's handler\n");
 }
 
 /* --- forks and threads --- */
