@@ -188,10 +188,11 @@ static void *move(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
     return q;
 }
 
-/* Below, the secure layer alone knows which heap a large block is of. */
-static int has_unknown_heap(const struct hak_heap *heap, size_t size)
+/* Where the secure layer is below, it alone knows which heap a block is of that is no slab's. */
+static int has_unknown_heap(const struct hak_heap *heap, const void *p)
 {
-    return HAK_SECURE && !heap && size > SC_SMALL_MAX && hak_address_count(&hak_heap_large) != 0;
+    return HAK_SECURE && !heap && !TAG_IS_SLAB(hak_map_find(p).tag) &&
+           hak_address_count(&hak_heap_large) != 0;
 }
 
 /* A block from below moves into a slot if it is this call's turn, and stays elsewhere. `heap`: as
@@ -199,7 +200,7 @@ static int has_unknown_heap(const struct hak_heap *heap, size_t size)
 static HAK_NOINLINE void *move_in(void *p, size_t size, struct hak_heap *heap)
 {
     struct hak_heap *its = heap ? heap : hak_heap_of(p);
-    void *q = has_unknown_heap(its, size) ? NULL : turn(size, 1, its);
+    void *q = has_unknown_heap(its, p) ? NULL : turn(size, 1, its);
     if (!q) {
         return p;
     }
