@@ -196,9 +196,13 @@ static int has_unknown_heap(const struct hak_heap *heap, const void *p)
 }
 
 /* A block from below moves into a slot if it is this call's turn, and stays elsewhere. `heap`: as
-   realloc's caller says. */
+   realloc's caller says. A large one stays always: realloc seldom copies it below, and a copy here
+   is dear. */
 static HAK_NOINLINE void *move_in(void *p, size_t size, struct hak_heap *heap)
 {
+    if (size > SC_SMALL_MAX) {
+        return p;
+    }
     struct hak_heap *its = heap ? heap : hak_heap_of(p);
     void *q = has_unknown_heap(its, p) ? NULL : turn(size, 1, its);
     if (!q) {
