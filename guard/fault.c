@@ -5,7 +5,10 @@
 
    After a report the process ends as it would have: the action from before is installed again, and
    the instruction is done once more. A fault elsewhere goes to the handler from before by a call,
-   since a program may live on after it (null checks of a virtual machine), and more may come. */
+   since a program may live on after it (null checks of a virtual machine), and more may come.
+
+   HAKMEM_SHOW_STATS's handler stands only over the default action. If it was there first, it is the
+   one from before; else this one stands in its way, and asks it to print. */
 #include "guard/fault.h"
 
 #include <errno.h>
@@ -18,6 +21,7 @@
 
 #include "base/atomic.h"
 #include "guard/report.h"
+#include "hakmem/tell.h"
 
 static struct sigaction before;
 static uint32_t is_watching;
@@ -46,6 +50,9 @@ static int has_handler(void)
 static void hand_back(int number, const siginfo_t *info)
 {
     struct sigaction action = before;
+    if (!has_handler() && before.sa_handler == SIG_DFL) {
+        hak_tell_before_end();
+    }
     if (!has_handler()) {
         memset(&action, 0, sizeof action);
         action.sa_handler = info->si_code <= 0 ? before.sa_handler : SIG_DFL;

@@ -4,13 +4,16 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <csetjmp>
 #include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <map>
 #include <set>
 #include <string>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -24,6 +27,7 @@
 #include "guard/slots.h"
 #include "guard/ticker.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/tell.h"
 #include "heap/theap.h"
 #include "testing/failing_os.h"
 #include "testing/in_child.h"
@@ -80,9 +84,23 @@ class Guard : public testing::Test
     }
 };
 
-size_t most_at_once()
+/* Of blocks of that size. */
+size_t n_slots(size_t size)
 {
-    return hak_options.guard_slots - hak_options.guard_slots / 4;
+    uint32_t n_kept;
+    return hak_guard_n_slots(size, &n_kept);
+}
+
+size_t most_at_once(size_t size = 1)
+{
+    uint32_t n_kept, n = hak_guard_n_slots(size, &n_kept);
+    return n - n_kept;
+}
+
+/* Larger than what goes into a small slot. */
+size_t large()
+{
+    return std::max(GUARD_MAX, page()) + 5000;
 }
 
 /* --- blocks --- */
@@ -105,15 +123,61 @@ TEST_F(Guard, BlocksOfEverySizeAreAlignedZeroAndAsLargeAsAsked)
     }
 }
 
-TEST_F(Guard, LargerOnesAreServedAsEver)
+TEST_F(Guard, LargeBlocksHaveSlotsOfTheirOwn)
 {
-    void *p = hak_malloc(GUARD_MAX + 1 > page() ? GUARD_MAX + 1 : page() + 1);
-    EXPECT_FALSE(hak_guard_holds(p));
-    hak_free(p);
-    p = hak_malloc(1 << 20);
+    ASSERT_EQ(hak_guard_largest(), hak_options.guard_large);
+    for (size_t size : {GUARD_MAX + 1, size_t(20000), size_t(65536), size_t(100001),
+                        hak_guard_largest() - 4095, hak_guard_largest()}) {
+        for (int i = 0; i < 8; i++) {
+            char *p = guarded(size);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 16, 0u);
+            EXPECT_EQ(hak_usable_size(p), size);
+            EXPECT_TRUE(hak_owns(p));
+            EXPECT_TRUE(std::all_of(p, p + size, [](char c) { return c == 0; })) << size;
+            memset(p, 0x5A, size);
+            EXPECT_EQ(hak_guard_slot_of(p)->n_bytes, (size + page() - 1) & ~(page() - 1));
+            EXPECT_EQ(hak_verify(), 0);
+            hak_free(p);
+        }
+    }
+}
+
+TEST_F(Guard, TheLargestAreServedAsEver)
+{
+    void *p = hak_malloc(hak_guard_largest() + 1);
     EXPECT_FALSE(hak_guard_holds(p));
     hak_free(p);
     EXPECT_EQ(hak_malloc(SIZE_MAX), nullptr);
+}
+
+TEST_F(Guard, ThePagesOfAFreedLargeBlockGoBackAtOnce)
+{
+    const size_t size = hak_guard_largest();
+    for (size_t i = 0; i < n_slots(size); i++) {
+        char *p = guarded(size);
+        memset(p, 1, size);
+        const guard_slot *slot = hak_guard_slot_of(p);
+        hak_free(p);
+        std::vector<unsigned char> is_resident(slot->n_bytes / page());
+        ASSERT_EQ(mincore(slot->pages, slot->n_bytes, is_resident.data()), 0);
+        EXPECT_EQ(std::count_if(is_resident.begin(), is_resident.end(),
+                                [](unsigned char c) { return c & 1; }),
+                  0);
+    }
+}
+
+TEST_F(Guard, AQuarterOfTheLargeSlotsWaitsAndSmallOnesAreNotUsedUp)
+{
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < n_slots(large()); i++) {
+        blocks.push_back(hak_malloc(large()));
+    }
+    EXPECT_EQ(hak_guard_n_used(), most_at_once(large()));
+    EXPECT_EQ(hak_verify(), 0);
+    hak_free(guarded(100));
+    for (void *p : blocks) {
+        hak_free(p);
+    }
 }
 
 TEST_F(Guard, CallocAndAlignedAreGuardedToo)
@@ -143,6 +207,7 @@ TEST_F(Guard, ReallocKeepsWhatABlockHolds)
     size_t size = 0;
     for (int i = 0; i < 300; i++) {
         size_t wanted = rng.one_in(8) ? rng.between(20000, 60000) : rng.between(1, 3000);
+        bool is_first = p == nullptr;
         char *q = static_cast<char *>(hak_realloc(p, wanted));
         ASSERT_NE(q, nullptr);
         for (size_t k = 0; k < std::min(size, wanted); k++) {
@@ -151,11 +216,25 @@ TEST_F(Guard, ReallocKeepsWhatABlockHolds)
         for (size_t k = 0; k < wanted; k++) {
             q[k] = static_cast<char>(k * 7);
         }
-        EXPECT_EQ(hak_guard_holds(q), wanted <= GUARD_MAX);
+        EXPECT_TRUE(hak_guard_holds(q) || is_first) << wanted;
         p = q;
         size = wanted;
     }
     EXPECT_EQ(hak_realloc(p, 0), nullptr);
+}
+
+/* It would be copied, where below its pages move. */
+TEST_F(Guard, ALargeBlockThatReallocMakesLargerStaysWhereItIs)
+{
+    hak_guard_stop();
+    void *p = hak_malloc(100000), *q = hak_malloc(1000);
+    ASSERT_EQ(hak_guard_start(1), 0);
+    p = hak_realloc(p, 200000);
+    q = hak_realloc(q, 2000);
+    EXPECT_FALSE(hak_guard_holds(p));
+    EXPECT_TRUE(hak_guard_holds(q));
+    hak_free(p);
+    hak_free(q);
 }
 
 TEST_F(Guard, RezallocIsZeroBehindTheOldEnd)
@@ -168,15 +247,86 @@ TEST_F(Guard, RezallocIsZeroBehindTheOldEnd)
     hak_free(p);
 }
 
-TEST_F(Guard, FirstClassHeapsAreLeftOut)
+TEST_F(Guard, BlocksOfFirstClassHeapsAreGuardedAndStayInThem)
 {
     hak_heap *heap = hak_heap_create();
-    void *p = hak_heap_malloc(heap, 100);
+    char *p = static_cast<char *>(hak_heap_malloc(heap, 100));
+    EXPECT_TRUE(hak_guard_holds(p));
+    EXPECT_EQ(hak_guard_slot_of(p)->heap, heap);
+    memset(p, 6, 100);
+    p = static_cast<char *>(hak_heap_realloc(heap, p, 5000));
+    EXPECT_EQ(std::count(p, p + 5000, 6), 100);
+    p = static_cast<char *>(hak_realloc(p, large()));
+    EXPECT_TRUE(hak_guard_holds(p));
+    EXPECT_EQ(hak_guard_slot_of(p)->heap, heap);
+    p = static_cast<char *>(hak_realloc(p, hak_guard_largest() + 1));
     EXPECT_FALSE(hak_guard_holds(p));
-    p = hak_heap_realloc(heap, p, 5000);
-    EXPECT_FALSE(hak_guard_holds(p));
-    p = hak_realloc(p, 9000);
-    EXPECT_FALSE(hak_guard_holds(p));
+    EXPECT_EQ(std::count(p, p + 5000, 6), 100);
+    char *c = static_cast<char *>(hak_heap_calloc(heap, 10, 30));
+    char *a = static_cast<char *>(hak_heap_aligned_alloc(heap, 256, 30));
+    EXPECT_TRUE(hak_guard_holds(c) && hak_guard_holds(a));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(a) % 256, 0u);
+    hak_free(c);
+    EXPECT_EQ(hak_guard_n_used(), 1u);
+    hak_heap_destroy(heap);
+    EXPECT_EQ(hak_guard_n_used(), 0u);
+}
+
+TEST_F(Guard, ABlockOfAHeapThatMovesInByReallocStaysItsHeaps)
+{
+    hak_heap *heap = hak_heap_create(), *other = hak_heap_create();
+    hak_guard_stop();
+    void *p = hak_heap_malloc(heap, 100), *q = hak_heap_malloc(heap, 200);
+    void *r = hak_heap_malloc(other, 300);
+    /* In the secure variant this one lies in a span, whose heap is not asked for: it stays. */
+    void *s = hak_heap_malloc(heap, 32 * 1024 - 16);
+    ASSERT_EQ(hak_guard_start(1), 0);
+    s = hak_realloc(s, 32 * 1024 - 8);
+    s = hak_heap_realloc(heap, s, 32 * 1024 - 16);
+    p = hak_realloc(p, 101);
+    q = hak_heap_realloc(heap, q, 201);
+    r = hak_realloc(r, 301);
+    for (void *each : {p, q}) {
+        ASSERT_TRUE(hak_guard_holds(each));
+        EXPECT_EQ(hak_guard_slot_of(each)->heap, heap);
+    }
+    hak_heap_destroy(heap);
+    EXPECT_EQ(hak_guard_n_used(), 1u);
+    EXPECT_EQ(hak_usable_size(r), 301u);
+    hak_heap_destroy(other);
+}
+
+using Told = std::map<void *, size_t>;
+
+int tell(void *block, size_t size, void *told)
+{
+    EXPECT_TRUE(static_cast<Told *>(told)->emplace(block, size).second);
+    return 0;
+}
+
+TEST_F(Guard, WalksVisitGuardedBlocksOnce)
+{
+    hak_heap *heap = hak_heap_create();
+    void *p = guarded(100), *q = guarded(large()), *nothing = guarded(0);
+    void *of_heap = hak_heap_malloc(heap, 300);
+    ASSERT_TRUE(hak_guard_holds(of_heap));
+    Told all, of_one;
+    EXPECT_EQ(hak_walk(tell, &all), 0);
+    EXPECT_EQ(all[p], 100u);
+    EXPECT_EQ(all[q], large());
+    EXPECT_EQ(all[of_heap], 300u);
+    EXPECT_EQ(all.count(nothing), 0u);
+    EXPECT_EQ(hak_heap_walk(heap, tell, &of_one), 0);
+    EXPECT_EQ(of_one, (Told{{of_heap, 300}}));
+    EXPECT_EQ(hak_heap_walk(
+                  heap, [](void *, size_t, void *) { return 9; }, nullptr),
+              9);
+    hak_free(p);
+    all.clear();
+    EXPECT_EQ(hak_walk(tell, &all), 0);
+    EXPECT_EQ(all.count(p), 0u);
+    hak_free(q);
+    hak_free(nothing);
     hak_heap_destroy(heap);
 }
 
@@ -193,7 +343,7 @@ TEST_F(Guard, AQuarterOfTheSlotsWaitsAndTheRestIsServedAsEver)
 {
     std::vector<void *> blocks;
     uint64_t missed = static_cast<uint64_t>(hak_stat_get(guard_missed));
-    for (size_t i = 0; i < hak_options.guard_slots; i++) {
+    for (size_t i = 0; i < n_slots(50); i++) {
         blocks.push_back(hak_malloc(50));
     }
     EXPECT_EQ(hak_guard_n_used(), most_at_once());
@@ -298,12 +448,39 @@ TEST_F(Guard, LowRatesAreCountedExactly)
     EXPECT_NEAR(static_cast<double>(sampled_of(200000, rng)), 8000, 400);
 }
 
-/* Works until `n` more blocks have been guarded, or ten seconds have passed; returns how many were.
- */
+/* A block of s bytes is guarded with the probability 1 - exp(-s / rate). */
+TEST_F(Guard, ByBytesBlocksAreChosenInProportionToTheirSize)
+{
+    const struct {
+        size_t size;
+        double part;
+    } rows[] = {{64, 0.00778}, {1000, 0.11489}, {8192, 0.63212}, {GUARD_MAX, 0.86466}};
+    ASSERT_EQ(hak_guard_start_by(8192, GUARD_BYTES), 0);
+    EXPECT_EQ(hak_self, &hak_theap_none) << "so low a rate is counted exactly";
+    for (auto row : rows) {
+        const int n = 40000;
+        uint64_t before = n_turns();
+        for (int i = 0; i < n; i++) {
+            hak_free(escape(hak_malloc(row.size)));
+        }
+        EXPECT_NEAR(static_cast<double>(n_turns() - before), n * row.part,
+                    5 * std::sqrt(n * row.part * (1 - row.part)))
+            << row.size;
+    }
+    EXPECT_EQ(hak_guard_start(GUARD_EXACT_RATE), 0);
+    uint64_t before = n_turns();
+    for (int i = 0; i < 200; i++) {
+        hak_free(escape(hak_malloc(GUARD_MAX)));
+    }
+    EXPECT_LT(n_turns() - before, 20u) << "blocks are counted again";
+}
+
+/* Works until `n` more blocks have been guarded, or half a minute has passed (where hundreds of
+   threads want the processors, slices are seldom); returns how many were. */
 uint64_t wait_for_samples(uint64_t n)
 {
     uint64_t before = static_cast<uint64_t>(hak_stat_get(guard_samples)), seen = 0;
-    auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
     while (seen < n && std::chrono::steady_clock::now() < end) {
         for (int i = 0; i < 1000; i++) {
             hak_free(escape(hak_malloc(64)));
@@ -317,6 +494,12 @@ uint64_t wait_for_samples(uint64_t n)
 TEST_F(Guard, HighRatesAreSampledInSlicesOfTime)
 {
     ASSERT_EQ(hak_guard_start(1000), 0);
+    EXPECT_GE(wait_for_samples(20), 20u);
+}
+
+TEST_F(Guard, HighRatesOfBytesAreSampledInSlicesOfTime)
+{
+    ASSERT_EQ(hak_guard_start_by(64 * 1000, GUARD_BYTES), 0);
     EXPECT_GE(wait_for_samples(20), 20u);
 }
 
@@ -372,6 +555,7 @@ TEST_F(Guard, StoppedItServesWhatIsGuarded)
 TEST(GuardApi, RatesOfZeroAreRefused)
 {
     EXPECT_EQ(hak_guard_start(0), EINVAL);
+    EXPECT_EQ(hak_guard_start_by(0, GUARD_BYTES), EINVAL);
 }
 
 TEST(GuardSampler, DistancesAreExponential)
@@ -494,6 +678,70 @@ TEST_F(Guard, AfterTheFree)
             look(q);
         },
         with_stacks("freed block " READ));
+}
+
+TEST_F(Guard, LargeBlocks)
+{
+    DIES(SIGSEGV, touch(guarded_at(81920, true) + 81920),
+         with_stacks("block " WRITTEN " behind its end: 0x[0-9a-f]+ \\(1 byte behind a guarded "
+                     "block of 81920 bytes at 0x"));
+    DIES(SIGSEGV, look(guarded_at(81920, false) - 1),
+         with_stacks("block " READ " before its start: 0x[0-9a-f]+ \\(1 byte before a"));
+    DIES(
+        SIGSEGV,
+        {
+            char *p = guarded(100000);
+            hak_free(p);
+            look(p + 50000);
+        },
+        with_stacks("freed block " READ ": 0x[0-9a-f]+ \\(byte 50000 of a freed guarded block of "
+                    "100000 bytes"));
+    DIES(
+        SIGABRT,
+        {
+            char *p = guarded_at(99999, true);
+            touch(p + 99999);
+            hak_free(p);
+        },
+        with_stacks("block written to behind its end: 0x[0-9a-f]+ \\(a guarded block of 99999"));
+    DIES(
+        SIGABRT,
+        {
+            char *p = guarded(100000);
+            hak_free(p);
+            hak_free(p);
+        },
+        with_stacks("block freed twice"));
+}
+
+TEST_F(Guard, BlocksOfADestroyedHeap)
+{
+    DIES(
+        SIGSEGV,
+        {
+            hak_heap *heap = hak_heap_create();
+            char *p = static_cast<char *>(hak_heap_malloc(heap, 100));
+            hak_heap_destroy(heap);
+            look(p);
+        },
+        with_stacks("freed block " READ) + "[^\n]*\nhakmem: freed by thread [0-9]+: 0x");
+    DIES(
+        SIGABRT,
+        {
+            hak_heap *heap = hak_heap_create();
+            char *p = static_cast<char *>(hak_heap_malloc(heap, 100));
+            touch(p + 100);
+            hak_heap_destroy(heap);
+        },
+        with_stacks("block written to behind its end"));
+    DIES(
+        SIGABRT,
+        {
+            hak_heap *heap = hak_heap_create();
+            hak_heap *other = hak_heap_create();
+            escape(hak_heap_realloc(other, hak_heap_malloc(heap, 100), 10));
+        },
+        "block of another heap given to hak_heap_realloc");
 }
 
 TEST_F(Guard, SizeZero)
@@ -690,6 +938,84 @@ TEST_F(GuardSignals, ALaterHandlerMayAskForTheReport)
             touch(guarded_at(96, true) + 96);
         },
         testing::ExitedWithCode(5), "hakmem: block touched behind its end: 0x");
+}
+
+/* HAKMEM_SHOW_STATS's handlers and ours, in either order, the program's own there or not. */
+
+const char *const STATISTICS = "(.*\n)*hakmem: superslabs = [0-9]+ ";
+
+void show_stats()
+{
+    hak_options.show_stats = 1;
+    hak_tell_watch_signals();
+}
+
+void watch(bool are_stats_first)
+{
+    if (are_stats_first) {
+        show_stats();
+    }
+    ASSERT_EQ(hak_guard_start(1), 0);
+    if (!are_stats_first) {
+        show_stats();
+    }
+}
+
+TEST_F(GuardSignals, TheStatisticsComeBehindTheReport)
+{
+    for (bool are_stats_first : {false, true}) {
+        EXPECT_EXIT(
+            {
+                watch(are_stats_first);
+                touch(guarded_at(96, true) + 96);
+            },
+            testing::KilledBySignal(SIGSEGV),
+            std::string("hakmem: block " WRITTEN " behind its end") + STATISTICS);
+    }
+}
+
+TEST_F(GuardSignals, TheStatisticsComeAtAFaultElsewhereAndAtASignalThatWasSent)
+{
+    for (bool are_stats_first : {false, true}) {
+        EXPECT_EXIT(
+            {
+                watch(are_stats_first);
+                touch(static_cast<char *>(escape(reinterpret_cast<void *>(16))));
+            },
+            testing::KilledBySignal(SIGSEGV), STATISTICS);
+        EXPECT_EXIT(
+            {
+                watch(are_stats_first);
+                raise(SIGSEGV);
+            },
+            testing::KilledBySignal(SIGSEGV), STATISTICS);
+    }
+}
+
+/* Its own handler runs last, and what it handles is its own to print. */
+TEST_F(GuardSignals, TheProgramsHandlerRunsAfterTheReportWithStatisticsOn)
+{
+    for (bool are_stats_first : {false, true}) {
+        EXPECT_EXIT(
+            {
+                install(handler_of_old, nullptr);
+                watch(are_stats_first);
+                touch(guarded_at(96, true) + 96);
+            },
+            testing::ExitedWithCode(7), "block " WRITTEN " behind(.*\n)*the program's handler\n");
+    }
+}
+
+TEST_F(GuardSignals, OneThatTheProgramInstallsBetweenTheTwoRunsAfterTheReport)
+{
+    EXPECT_EXIT(
+        {
+            show_stats();
+            install(handler_of_old, nullptr);
+            hak_guard_start(1);
+            touch(guarded_at(96, true) + 96);
+        },
+        testing::ExitedWithCode(7), "block " WRITTEN " behind(.*\n)*the program's handler\n");
 }
 
 /* --- forks and threads --- */
@@ -902,6 +1228,26 @@ TEST_F(GuardSignals, WithoutMemoryNothingIsGuarded)
             hak_free(p);
             int again = hak_guard_start(1);
             _exit(error == ENOMEM && !is_guarded && again == 0 && hak_guard_holds(hak_malloc(9))
+                      ? 0
+                      : 1);
+        },
+        testing::ExitedWithCode(0), "");
+}
+
+TEST_F(GuardSignals, WithoutAddressSpaceForLargeSlotsThereAreSmallOnes)
+{
+    EXPECT_EXIT(
+        {
+            hak_free(hak_malloc(1));
+            int error;
+            {
+                FailingOs os;
+                os.fail(hak_testing::OS_MMAP, 1, 0);
+                error = hak_guard_start(1);
+            }
+            void *p = hak_malloc(100);
+            void *q = hak_malloc(large());
+            _exit(error == 0 && hak_guard_holds(p) && !hak_guard_holds(q) && hak_guard_verify() == 0
                       ? 0
                       : 1);
         },

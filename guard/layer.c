@@ -32,7 +32,7 @@ static const struct entry_table *below(void)
 /* A thread's first trace may allocate, and a signal handler comes at any time. */
 static HAK_TLS int is_inside;
 
-static HAK_NOINLINE void *sample(size_t size, size_t alignment)
+static HAK_NOINLINE void *sample(size_t size, size_t alignment, struct hak_heap *heap)
 {
     int saved = errno;
     struct guard_slot *slot;
@@ -41,8 +41,8 @@ static HAK_NOINLINE void *sample(size_t size, size_t alignment)
     }
     is_inside = 1;
     /* What is written to behind is more frequent than what is written to before. */
-    int is_at_end = hak_guard_random(&hak_guard_sampler) % 4 != 0;
-    void *p = hak_guard_take(size, alignment, is_at_end, &slot);
+    struct guard_wish wish = {size, alignment, heap, hak_guard_random(&hak_guard_sampler) % 4 != 0};
+    void *p = hak_guard_take(&wish, &slot);
     if (p) {
         hak_guard_trace_here(&slot->traces[GUARD_ALLOCATED]);
     }
@@ -54,12 +54,12 @@ static HAK_NOINLINE void *sample(size_t size, size_t alignment)
 }
 
 /* A guarded block, or NULL if this allocation shall have none. */
-static HAK_NOINLINE void *turn(size_t size, size_t alignment)
+static HAK_NOINLINE void *turn(size_t size, size_t alignment, struct hak_heap *heap)
 {
     if (!atomic_load_relaxed(&hak_guard_is_busy)) {
         atomic_store_relaxed(&hak_guard_is_busy, 1u);
     }
-    return hak_guard_turn(&hak_guard_sampler) ? sample(size, alignment) : NULL;
+    return hak_guard_turn(&hak_guard_sampler, size) ? sample(size, alignment, heap) : NULL;
 }
 
 /* Where the layer sees every call, and none below does more, the thread's bins serve as they do on
@@ -75,7 +75,7 @@ static HAK_NOINLINE void *seeing_malloc(size_t size)
     if (HAK_UNLIKELY(atomic_load_relaxed(&hak_guard_ticker) == TICKER_WANTED)) {
         hak_guard_start_ticker();
     }
-    void *p = turn(size, 1);
+    void *p = turn(size, 1, NULL);
     if (!p && size <= SC_SMALL_MAX && has_hidden_bins(table)) {
         p = hak_tc_bin_take(&hak_theap_own->bins[hak_sc_of(size)]);
     }
@@ -91,20 +91,20 @@ static void *guard_malloc(size_t size)
 
 static void *guard_calloc(size_t bytes)
 {
-    void *p = hak_theap_is_hidden() ? turn(bytes, 1) : NULL;
+    void *p = hak_theap_is_hidden() ? turn(bytes, 1, NULL) : NULL;
     return p ? p : below()->calloc(bytes);
 }
 
 static void *guard_aligned(size_t alignment, size_t size)
 {
-    void *p = hak_theap_is_hidden() ? turn(size, alignment) : NULL;
+    void *p = hak_theap_is_hidden() ? turn(size, alignment, NULL) : NULL;
     return p ? p : below()->aligned(alignment, size);
 }
 
-/* First-class heaps end with all of their blocks, which slots would outlive. */
 static void *guard_heap_alloc(struct hak_heap *heap, size_t size, size_t alignment, int is_zeroed)
 {
-    return below()->heap_alloc(heap, size, alignment, is_zeroed);
+    void *p = hak_theap_is_hidden() ? turn(size, alignment, heap) : NULL;
+    return p ? p : below()->heap_alloc(heap, size, alignment, is_zeroed);
 }
 
 /* --- freeing --- */
@@ -122,12 +122,11 @@ static struct guard_slot *slot_in_use(const void *p, const char *if_none, const 
     return slot;
 }
 
-static HAK_NOINLINE void give(void *p)
+static const char twice[] = "block freed twice";
+
+static void give_slot(struct guard_slot *slot)
 {
-    static const char twice[] = "block freed twice";
-    int saved = errno;
-    struct guard_slot *slot =
-        slot_in_use(p, "invalid pointer freed (not the start of a block)", twice);
+    const void *p = slot->block;
     enum guard_place written = hak_guard_check(slot);
     if (written != GUARD_NOWHERE) {
         hak_guard_blame(written == GUARD_BEHIND ? "block written to behind its end"
@@ -139,6 +138,12 @@ static HAK_NOINLINE void give(void *p)
     }
     hak_guard_trace_here(&slot->traces[GUARD_FREED]);
     hak_guard_end_give(slot);
+}
+
+static HAK_NOINLINE void give(void *p)
+{
+    int saved = errno;
+    give_slot(slot_in_use(p, "invalid pointer freed (not the start of a block)", twice));
     errno = saved;
 }
 
@@ -162,17 +167,20 @@ static size_t guard_usable_size(const void *p)
 
 /* --- realloc --- */
 
-/* A guarded block moves, guarded again or not. */
+/* A guarded block moves, guarded again or not, and stays in its heap. */
 static void *move(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 {
-    size_t kept =
-        slot_in_use(p, "invalid pointer given to realloc", "freed block given to realloc")->size;
-    HAK_CHECK(!heap, "block of another heap given to hak_heap_realloc", p);
+    const struct guard_slot *slot =
+        slot_in_use(p, "invalid pointer given to realloc", "freed block given to realloc");
+    size_t kept = slot->size;
+    HAK_CHECK(!heap || heap == slot->heap, "block of another heap given to hak_heap_realloc", p);
     if (!size) {
         give(p);
         return NULL;
     }
-    void *q = is_zeroed ? guard_calloc(size) : guard_malloc(size);
+    void *q = slot->heap  ? guard_heap_alloc(slot->heap, size, SC_MIN_ALIGN, is_zeroed)
+              : is_zeroed ? guard_calloc(size)
+                          : guard_malloc(size);
     if (q) {
         memcpy(q, p, kept < size ? kept : size);
         give(p);
@@ -180,10 +188,23 @@ static void *move(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
     return q;
 }
 
-/* A block from below moves into a slot if it is this call's turn, and stays elsewhere. */
-static HAK_NOINLINE void *move_in(void *p, size_t size)
+/* Where the secure layer is below, it alone knows which heap a block is of that is no slab's. */
+static int has_unknown_heap(const struct hak_heap *heap, const void *p)
 {
-    void *q = hak_heap_of(p) ? NULL : turn(size, 1);
+    return HAK_SECURE && !heap && !TAG_IS_SLAB(hak_map_find(p).tag) &&
+           hak_address_count(&hak_heap_large) != 0;
+}
+
+/* A block from below moves into a slot if it is this call's turn, and stays elsewhere. `heap`: as
+   realloc's caller says. A large one stays always: realloc seldom copies it below, and a copy here
+   is dear. */
+static HAK_NOINLINE void *move_in(void *p, size_t size, struct hak_heap *heap)
+{
+    if (size > SC_SMALL_MAX) {
+        return p;
+    }
+    struct hak_heap *its = heap ? heap : hak_heap_of(p);
+    void *q = has_unknown_heap(its, p) ? NULL : turn(size, 1, its);
     if (!q) {
         return p;
     }
@@ -198,13 +219,23 @@ static void *guard_realloc(void *p, size_t size, struct hak_heap *heap, int is_z
         return move(p, size, heap, is_zeroed);
     }
     void *q = below()->realloc(p, size, heap, is_zeroed);
-    return !heap && q && hak_theap_is_hidden() ? move_in(q, size) : q;
+    return q && hak_theap_is_hidden() ? move_in(q, size, heap) : q;
 }
 
 /* --- the rest --- */
 
+/* Its guarded blocks are freed one by one: what was written beside them is told, and what touches
+   them later. */
 static void guard_heap_destroy(struct hak_heap *heap)
 {
+    struct guard_slot *slot;
+    int saved = errno;
+    for (uint32_t i = 0; (slot = hak_guard_next_used(&i)) != NULL;) {
+        if (slot->heap == heap) {
+            give_slot(slot);
+        }
+    }
+    errno = saved;
     below()->heap_destroy(heap);
 }
 
@@ -252,6 +283,19 @@ struct entry_layer hak_guard_layer = {
 
 static uint32_t is_changing; /* a thread is in set_rate */
 
+/* hak_walk's and hak_heap_walk's part: where there is nothing, none is told of. */
+static int walk(const struct hak_heap *heap, hak_walk_callback visit, void *context)
+{
+    const struct guard_slot *slot;
+    int result = 0;
+    for (uint32_t i = 0; !result && (slot = hak_guard_next_used(&i)) != NULL;) {
+        if (slot->size && (!heap || slot->heap == heap)) {
+            result = visit(slot->block, slot->size, context);
+        }
+    }
+    return result;
+}
+
 static int (*verify_others)(void);
 
 static int verify(void)
@@ -260,28 +304,34 @@ static int verify(void)
     return result ? result : hak_guard_verify();
 }
 
-/* hak_verify asks this layer too. */
-static void join_verify(void)
+/* hak_verify and walks ask this layer too. */
+static void join_others(void)
 {
     if (hak_entry_verify != verify) {
         verify_others = hak_entry_verify;
         atomic_store_release(&hak_entry_verify, verify);
     }
+    atomic_store_release(&hak_entry_walk, walk);
 }
 
-static int set_rate(uint64_t rate, int may_start)
+static int make_slots(void)
 {
-    int error = hak_guard_bytes ? 0 : hak_guard_make((uint32_t)hak_options.guard_slots);
+    return hak_guard_make((uint32_t)hak_options.guard_slots, hak_options.guard_large);
+}
+
+static int set_rate(uint64_t rate, enum guard_unit unit, int may_start)
+{
+    int error = hak_guard_bytes ? 0 : make_slots();
     error = error ? error : hak_guard_watch_faults();
     if (!error) {
         hak_stack_start();
-        join_verify();
-        error = hak_guard_set_rate(rate, may_start);
+        join_others();
+        error = hak_guard_set_rate(rate, unit, may_start);
     }
     return error;
 }
 
-int hak_guard_start(size_t rate)
+int hak_guard_start_by(size_t rate, enum guard_unit unit)
 {
     uint32_t no = 0;
     if (!rate) {
@@ -291,10 +341,15 @@ int hak_guard_start(size_t rate)
         return EBUSY;
     }
     int saved = errno;
-    int error = set_rate(rate, 1);
+    int error = set_rate(rate, unit, 1);
     errno = saved;
     atomic_store_release(&is_changing, 0u);
     return error;
+}
+
+int hak_guard_start(size_t rate)
+{
+    return hak_guard_start_by(rate, GUARD_BLOCKS);
 }
 
 /* The layer stays: blocks that are guarded are still to be freed. */
@@ -303,7 +358,7 @@ void hak_guard_stop(void)
     uint32_t no = 0;
     if (hak_guard_bytes && atomic_cas_strong(&is_changing, &no, 1u)) {
         int saved = errno;
-        (void)hak_guard_set_rate(0, 0);
+        (void)hak_guard_set_rate(0, GUARD_BLOCKS, 0);
         errno = saved;
         atomic_store_release(&is_changing, 0u);
     }
@@ -316,9 +371,10 @@ int hak_guard_report(const void *address)
 
 static void start(void)
 {
-    if (hak_options.guard) {
+    uint64_t bytes = hak_options.guard_bytes, rate = bytes ? bytes : hak_options.guard;
+    if (rate) {
         struct hak_line line = {0, {0}};
-        if (set_rate(hak_options.guard, 0)) {
+        if (set_rate(rate, bytes ? GUARD_BYTES : GUARD_BLOCKS, 0)) {
             hak_line_text(&line, "hakmem: HAKMEM_GUARD: nothing is guarded: the system refuses");
             hak_line_write(&line, 2);
         }

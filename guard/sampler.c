@@ -5,6 +5,7 @@
 #include "base/link.h"
 
 uint64_t hak_guard_rate;
+uint32_t hak_guard_unit;
 HAK_TLS struct guard_sampler hak_guard_sampler;
 
 /* splitmix64. */
@@ -33,7 +34,15 @@ int64_t hak_guard_distance(struct guard_sampler *sampler, uint64_t mean)
     return mean <= 1 ? 1 : distance;
 }
 
-int hak_guard_turn(struct guard_sampler *sampler)
+/* Of a block of no bytes one is counted. Distances have no memory: what of a block lies behind the
+   byte that chose it need not be counted. */
+static int64_t weight_of(size_t size)
+{
+    int64_t bytes = size > PTRDIFF_MAX ? PTRDIFF_MAX : (int64_t)size;
+    return atomic_load_relaxed(&hak_guard_unit) != GUARD_BYTES || !bytes ? 1 : bytes;
+}
+
+int hak_guard_turn(struct guard_sampler *sampler, size_t size)
 {
     uint64_t rate = atomic_load_relaxed(&hak_guard_rate);
     if (HAK_UNLIKELY(sampler->rate != rate)) {
@@ -42,7 +51,11 @@ int hak_guard_turn(struct guard_sampler *sampler)
         sampler->rate = rate;
         sampler->left = rate ? hak_guard_distance(sampler, rate) : 0;
     }
-    if (HAK_LIKELY(!rate || --sampler->left > 0)) {
+    if (HAK_LIKELY(!rate)) {
+        return 0;
+    }
+    sampler->left -= weight_of(size);
+    if (HAK_LIKELY(sampler->left > 0)) {
         return 0;
     }
     sampler->left = hak_guard_distance(sampler, rate);

@@ -1,4 +1,4 @@
-/* Slots of guarded blocks and their queue. One lock, of rank GUARD. Called by layer.c, and by
+/* Slots of guarded blocks and their queues. One lock, of rank GUARD. Called by layer.c, and by
    report.c for what they say. */
 #include "guard/slots.h"
 
@@ -17,71 +17,144 @@
 uintptr_t hak_guard_base;
 size_t hak_guard_bytes;
 
-static size_t page, slot_bytes, stride;
-static struct guard_slot *slots;
-static uint32_t n_slots, n_kept; /* how many wait at least */
+/* Slots of one size, side by side, each behind its guard page, and the queue of those that are
+   free: their numbers, `n_waiting` of them from `first` on, round about. */
+struct pool {
+    size_t slot_bytes, stride;
+    char *start;        /* the first guard page */
+    uint32_t number, n; /* of the first slot, and how many */
+    uint32_t n_kept;    /* how many wait at least */
+    uint32_t *queue;
+    uint32_t first, n_waiting;
+};
+
+static size_t page;
+static struct guard_slot *slots; /* the small ones, then the large ones */
+static uint32_t n_slots;
+static struct pool small, large;
 
 static void mend(void);
 static LOCK_DEFINE_MENDED(queue_lock, LOCK_RANK_GUARD, mend);
-/* Numbers of free slots: `n_waiting` of them from `first` on, round about. */
-static uint32_t *queue;
-static uint32_t first, n_waiting;
 
-static char *start_of(uint32_t i)
+static struct pool *pool_of(const struct guard_slot *slot)
 {
-    return (char *)hak_guard_base + page + i * stride;
+    return slot - slots < (ptrdiff_t)small.n ? &small : &large;
 }
 
-int hak_guard_make(uint32_t n)
+static char *start_of(const struct guard_slot *slot)
 {
-    page = hak_os_page_size();
-    slot_bytes = GUARD_MAX > page ? GUARD_MAX : page;
-    stride = slot_bytes + page;
-    slots = (struct guard_slot *)hak_os_meta_alloc(n * sizeof *slots);
-    queue = (uint32_t *)hak_os_meta_alloc(n * sizeof *queue);
+    const struct pool *pool = pool_of(slot);
+    return pool->start + page + ((size_t)(slot - slots) - pool->number) * pool->stride;
+}
+
+/* --- making them --- */
+
+static void set_pool(struct pool *pool, size_t bytes, uint32_t number, uint32_t n)
+{
+    pool->slot_bytes = (bytes + page - 1) & ~(page - 1);
+    pool->stride = pool->slot_bytes + page;
+    pool->number = number;
+    pool->n = n;
+    pool->n_kept = n / 4;
+}
+
+static void set_pools(uint32_t n, size_t large_bytes)
+{
+    uint32_t n_large = n / GUARD_LARGE_PART;
+    n_large = n_large < GUARD_LARGE_LEAST  ? GUARD_LARGE_LEAST
+              : n_large > GUARD_LARGE_MOST ? GUARD_LARGE_MOST
+                                           : n_large;
+    set_pool(&small, GUARD_MAX, 0, n);
+    set_pool(&large, large_bytes, n, large_bytes > small.slot_bytes ? n_large : 0);
+    n_slots = small.n + large.n;
+}
+
+/* Address space of whole units for both pools, NULL if there is none. */
+static char *reserve(size_t *bytes)
+{
     const size_t unit = (size_t)1 << MAP_UNIT_SHIFT;
-    size_t bytes = (page + n * stride + unit - 1) & ~(unit - 1);
-    uintptr_t place = slots && queue ? (uintptr_t)hak_os_reserve(bytes + unit) : 0;
+    *bytes = (page + small.n * small.stride + large.n * large.stride + unit - 1) & ~(unit - 1);
+    uintptr_t place = (uintptr_t)hak_os_reserve(*bytes + unit);
     char *base = (char *)((place + unit - 1) & ~(uintptr_t)(unit - 1));
-    if (!place || hak_map_ensure(base, bytes)) {
-        return ENOMEM; /* what was had stays: it is asked for again only by the program */
+    return place && hak_map_ensure(base, *bytes) == 0 ? base : NULL;
+}
+
+/* What it had stays where the system refuses: it is asked for again only by the program. */
+int hak_guard_make(uint32_t n, size_t large_bytes)
+{
+    size_t bytes;
+    page = hak_os_page_size();
+    set_pools(n, large_bytes);
+    char *base = reserve(&bytes);
+    if (!base && large.n) {
+        set_pools(n, 0);
+        base = reserve(&bytes);
     }
+    slots = (struct guard_slot *)hak_os_meta_alloc(n_slots * sizeof *slots);
+    small.queue = (uint32_t *)hak_os_meta_alloc(n_slots * sizeof *small.queue);
+    if (!base || !slots || !small.queue) {
+        n_slots = 0;
+        return ENOMEM;
+    }
+    large.queue = small.queue + small.n;
+    small.start = base;
+    large.start = base + small.n * small.stride;
     hak_map_set(base, bytes >> MAP_UNIT_SHIFT, TAG_FREE_UNIT, 0); /* no block of the functions below
                                                                    */
-    n_slots = n;
-    n_kept = n / 4;
     hak_guard_base = (uintptr_t)base;
     mend();
     atomic_store_release(&hak_guard_bytes, bytes);
     return 0;
 }
 
-/* The queue from what the slots say. What another thread was taking or giving is lost. */
+size_t hak_guard_largest(void)
+{
+    return large.n ? large.slot_bytes : small.slot_bytes;
+}
+
+static struct pool *pool_for(size_t size)
+{
+    return size <= small.slot_bytes ? &small : &large;
+}
+
+uint32_t hak_guard_n_slots(size_t size, uint32_t *n_kept)
+{
+    const struct pool *pool = pool_for(size);
+    *n_kept = pool->n_kept;
+    return pool->n;
+}
+
+/* --- the queues --- */
+
+static void append(struct pool *pool, uint32_t number)
+{
+    pool->queue[(pool->first + pool->n_waiting++) % pool->n] = number;
+}
+
+/* The queues from what the slots say. What another thread was taking or giving is lost. */
 static void mend(void)
 {
-    first = 0;
-    n_waiting = 0;
+    small.first = small.n_waiting = 0;
+    large.first = large.n_waiting = 0;
     for (uint32_t i = 0; i < n_slots; i++) {
         if (slots[i].state == GUARD_FREE) {
-            queue[n_waiting++] = i;
+            append(pool_of(&slots[i]), i);
         }
     }
 }
 
-/* --- the queue --- */
-
 /* A signal handler may have interrupted this very thread here: then none. */
-static struct guard_slot *dequeue(void)
+static struct guard_slot *dequeue(struct pool *pool)
 {
     struct guard_slot *slot = NULL;
     if (hak_lock_is_mine(&queue_lock)) {
         return NULL;
     }
     hak_lock_acquire(&queue_lock);
-    if (n_waiting > n_kept) {
-        slot = &slots[queue[first]];
-        first = first + 1 < n_slots ? first + 1 : 0;
-        n_waiting--;
+    if (pool->n_waiting > pool->n_kept) {
+        slot = &slots[pool->queue[pool->first]];
+        pool->first = pool->first + 1 < pool->n ? pool->first + 1 : 0;
+        pool->n_waiting--;
         atomic_store_relaxed(&slot->state, (uint32_t)GUARD_TAKING);
     }
     hak_lock_release(&queue_lock);
@@ -95,7 +168,7 @@ static void enqueue(struct guard_slot *slot)
     }
     hak_lock_acquire(&queue_lock);
     atomic_store_release(&slot->state, (uint32_t)GUARD_FREE);
-    queue[(first + n_waiting++) % n_slots] = (uint32_t)(slot - slots);
+    append(pool_of(slot), (uint32_t)(slot - slots));
     hak_lock_release(&queue_lock);
 }
 
@@ -110,13 +183,14 @@ void hak_guard_fork_child(void)
 /* --- blocks --- */
 
 /* Where the block and its pages lie. */
-static void place_block(struct guard_slot *slot, size_t size, size_t alignment, int is_at_end)
+static void place_block(struct guard_slot *slot, const struct guard_wish *wish)
 {
-    char *start = start_of((uint32_t)(slot - slots)), *end = start + slot_bytes;
-    alignment = alignment > 16 ? alignment : 16;
-    slot->is_at_end = (uint32_t)is_at_end;
+    char *start = start_of(slot), *end = start + pool_of(slot)->slot_bytes;
+    size_t size = wish->size, alignment = wish->alignment > 16 ? wish->alignment : 16;
+    slot->is_at_end = (uint32_t)wish->is_at_end;
     slot->size = size;
-    if (is_at_end) {
+    slot->heap = wish->heap;
+    if (wish->is_at_end) {
         size_t room = ((size ? size : 1) + alignment - 1) & ~(alignment - 1);
         slot->block = end - room;
         slot->pages = end - ((room + page - 1) & ~(page - 1));
@@ -170,17 +244,17 @@ enum guard_place hak_guard_check(const struct guard_slot *slot)
                                                 : GUARD_NOWHERE;
 }
 
-void *hak_guard_take(size_t size, size_t alignment, int is_at_end, struct guard_slot **slot)
+void *hak_guard_take(const struct guard_wish *wish, struct guard_slot **slot)
 {
-    if (size > slot_bytes || alignment > page || !n_slots) {
+    if (!n_slots || wish->size > hak_guard_largest() || wish->alignment > page) {
         return NULL;
     }
-    struct guard_slot *taken = dequeue();
+    struct guard_slot *taken = dequeue(pool_for(wish->size));
     if (!taken) {
         return NULL;
     }
-    place_block(taken, size, alignment, is_at_end);
-    if (size) {
+    place_block(taken, wish);
+    if (wish->size) {
         if (hak_os_protect(taken->pages, taken->n_bytes, OS_WRITABLE)) {
             enqueue(taken);
             return NULL;
@@ -195,16 +269,20 @@ void *hak_guard_take(size_t size, size_t alignment, int is_at_end, struct guard_
     return taken->block;
 }
 
-/* The slot whose own pages an address lies in, or that follows a guard page; n_slots for none. */
-static uint32_t index_of(const void *p)
+/* The number of the slot whose own pages an address lies in, or that follows the guard page where
+   it lies (then *is_between); n_slots or more for none. */
+static uint32_t number_of(const void *p, int *is_between)
 {
-    uint32_t i = (uint32_t)(((uintptr_t)p - hak_guard_base) / stride);
-    return i < n_slots ? i : n_slots;
+    const struct pool *pool = large.n && (const char *)p >= large.start ? &large : &small;
+    size_t offset = (size_t)((const char *)p - pool->start);
+    *is_between = offset % pool->stride < page;
+    return pool->number + (uint32_t)(offset / pool->stride);
 }
 
 struct guard_slot *hak_guard_slot_of(const void *p)
 {
-    uint32_t i = index_of(p);
+    int is_between;
+    uint32_t i = number_of(p, &is_between);
     return i < n_slots && slots[i].block == p ? &slots[i] : NULL;
 }
 
@@ -254,34 +332,46 @@ struct guard_spot hak_guard_spot_of(const void *p)
     if (!hak_guard_holds(p)) {
         return none;
     }
-    size_t offset = (uintptr_t)p - hak_guard_base;
-    uint32_t i = (uint32_t)(offset / stride);
-    if (offset % stride < page) { /* between the slots i - 1 and i */
+    int is_between;
+    uint32_t i = number_of(p, &is_between);
+    if (is_between) { /* the slots i - 1 and i */
         i = i && unlikelihood(i - 1, p) < unlikelihood(i, p) ? i - 1 : i;
     }
     return i < n_slots && slots[i].block ? spot_in(&slots[i], p) : none;
 }
 
+struct guard_slot *hak_guard_next_used(uint32_t *i)
+{
+    while (*i < n_slots) {
+        struct guard_slot *slot = &slots[(*i)++];
+        if (atomic_load_acquire(&slot->state) == GUARD_USED) {
+            return slot;
+        }
+    }
+    return NULL;
+}
+
 uint32_t hak_guard_n_used(void)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < n_slots; i++) {
-        n += atomic_load_relaxed(&slots[i].state) == GUARD_USED;
+    for (uint32_t i = 0; hak_guard_next_used(&i);) {
+        n++;
     }
     return n;
 }
 
-/* The queue has the free slots, each once. */
-static int is_queue_right(void)
+/* A queue has the free slots of its pool, each once. */
+static int is_queue_right(const struct pool *pool)
 {
     uint32_t n_free = 0;
     hak_lock_acquire(&queue_lock);
-    for (uint32_t i = 0; i < n_slots; i++) {
-        n_free += slots[i].state == GUARD_FREE;
+    for (uint32_t i = 0; i < pool->n; i++) {
+        n_free += slots[pool->number + i].state == GUARD_FREE;
     }
-    int is_right = n_free == n_waiting;
-    for (uint32_t k = 0; is_right && k < n_waiting; k++) {
-        is_right = slots[queue[(first + k) % n_slots]].state == GUARD_FREE;
+    int is_right = n_free == pool->n_waiting;
+    for (uint32_t k = 0; is_right && k < pool->n_waiting; k++) {
+        uint32_t i = pool->queue[(pool->first + k) % pool->n];
+        is_right = slots[i].state == GUARD_FREE && pool_of(&slots[i]) == pool;
     }
     hak_lock_release(&queue_lock);
     return is_right;
@@ -289,15 +379,17 @@ static int is_queue_right(void)
 
 static int are_blocks_right(void)
 {
-    uint32_t i = 0;
-    while (i < n_slots &&
-           (atomic_load_relaxed(&slots[i].state) != GUARD_USED || index_of(slots[i].block) == i)) {
-        i++;
+    int is_right = 1, is_between;
+    const struct guard_slot *slot;
+    for (uint32_t i = 0; is_right && (slot = hak_guard_next_used(&i)) != NULL;) {
+        is_right = number_of(slot->block, &is_between) == (uint32_t)(slot - slots);
     }
-    return i == n_slots;
+    return is_right;
 }
 
 int hak_guard_verify(void)
 {
-    return n_slots && !(is_queue_right() && are_blocks_right()) ? VERIFY_GUARD : 0;
+    return n_slots && !(is_queue_right(&small) && is_queue_right(&large) && are_blocks_right())
+               ? VERIFY_GUARD
+               : 0;
 }

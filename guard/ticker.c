@@ -47,9 +47,15 @@ static void end_switch(int sees_all, uint64_t rate)
     atomic_store_release(&is_switching, 0u);
 }
 
+static uint64_t most_exact(void)
+{
+    return atomic_load_relaxed(&hak_guard_unit) == GUARD_BYTES ? GUARD_EXACT_BYTES
+                                                               : GUARD_EXACT_RATE;
+}
+
 static int is_exact(uint64_t rate)
 {
-    return rate && rate <= GUARD_EXACT_RATE;
+    return rate && rate <= most_exact();
 }
 
 /* As it is outside of slices. A ticker that is wanted is made by the next call. */
@@ -119,7 +125,7 @@ static void *tick(void *unused)
     for (;;) {
         uint32_t seen = atomic_load_acquire(&wakes);
         uint64_t rate = atomic_load_relaxed(&wanted);
-        if (rate > GUARD_EXACT_RATE) {
+        if (rate > most_exact()) {
             sleep_ns(next_pause(&ticker));
             do_slice(&ticker, rate);
         } else {
@@ -185,7 +191,7 @@ void hak_guard_start_ticker(void)
 static void want(void)
 {
     uint32_t none = TICKER_NONE, failed = TICKER_FAILED;
-    if (!HAK_SECURE && atomic_load_relaxed(&wanted) > GUARD_EXACT_RATE &&
+    if (!HAK_SECURE && atomic_load_relaxed(&wanted) > most_exact() &&
         !atomic_cas_strong(&hak_guard_ticker, &none, (uint32_t)TICKER_WANTED)) {
         (void)atomic_cas_strong(&hak_guard_ticker, &failed, (uint32_t)TICKER_WANTED);
     }
@@ -215,7 +221,7 @@ static void in_child(void)
     switch_to(atomic_load_relaxed(&wanted));
 }
 
-int hak_guard_set_rate(uint64_t rate, int may_start)
+int hak_guard_set_rate(uint64_t rate, enum guard_unit unit, int may_start)
 {
     if (!process) {
         process = getpid();
@@ -223,6 +229,7 @@ int hak_guard_set_rate(uint64_t rate, int may_start)
     }
     begin_switch();
     atomic_store_relaxed(&wanted, rate);
+    atomic_store_relaxed(&hak_guard_unit, (uint32_t)unit);
     if (atomic_load_relaxed(&has_loaded)) {
         want();
     }

@@ -18,6 +18,7 @@
 
 #include "base/atomic.h"
 #include "base/attributes.h"
+#include "guard/sampler.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -31,9 +32,10 @@ extern uint32_t hak_guard_ticker HAK_HIDDEN; /* enum ticker_state */
 /* Set by who samples: a thread allocates. */
 extern uint32_t hak_guard_is_busy HAK_HIDDEN;
 
-/* One in `rate`, from now on, of all calls; 0: none. One thread at a time. `may_start`: the caller
-   is the program, and not within malloc. Returns 0, or why there can be no ticker. */
-int hak_guard_set_rate(uint64_t rate, int may_start);
+/* One in `rate`, from now on, of all calls, or of all bytes; 0: none. One thread at a time.
+   `may_start`: the caller is the program, and not within malloc. Returns 0, or why there can be no
+   ticker. */
+int hak_guard_set_rate(uint64_t rate, enum guard_unit unit, int may_start);
 /* From malloc, while there is no ticker and one is wanted. Keeps errno. */
 void hak_guard_start_ticker(void);
 

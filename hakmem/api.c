@@ -47,12 +47,6 @@ void hak_validate_size(const void *p, size_t size)
     HAK_CHECK(!p || found.start != p || size <= found.size,
               "freed with a size that is not the block's", p);
 }
-
-void hak_validate_alignment(const void *p, size_t alignment)
-{
-    HAK_CHECK(!p || (alignment && (uintptr_t)p % alignment == 0),
-              "freed with an alignment that is not the block's", p);
-}
 #endif
 
 void *hak_malloc(size_t size)

@@ -27,6 +27,8 @@ int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
 uint32_t hak_entry_asked;
 void (*hak_entry_answer)(void);
+int (*hak_entry_walk)(const struct hak_heap *heap,
+                      int (*visit)(void *block, size_t size, void *context), void *context);
 static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock */
 
 /* --- adding and removing --- */

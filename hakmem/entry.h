@@ -115,6 +115,11 @@ static inline const struct entry_table *hak_entry_below(const struct entry_layer
 
 /* Set by a layer at its start: what hak_verify checks besides; a number of base/verify.def. */
 extern int (*hak_entry_verify)(void) HAK_HIDDEN;
+/* Likewise: tells a walk of the blocks that lie with the layer alone; `heap`: of that heap, NULL
+   for all. Returns what `visit` has returned last, which ends it if it is not 0. */
+extern int (*hak_entry_walk)(const struct hak_heap *heap,
+                             int (*visit)(void *block, size_t size, void *context),
+                             void *context) HAK_HIDDEN;
 /* Likewise: returns what the layer keeps of the process's. Returns 1 if it gave
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;

@@ -7,6 +7,7 @@
 
 #include "base/internal.h"
 
+#include "base/error.h"
 #include "hakmem/entry.h"
 #include "heap/tcache.h"
 #include "superslab/map.h"
@@ -22,7 +23,6 @@ HAK_NOINLINE void hak_fast_overflow_free(struct theap *heap, size_t bin_offset);
 void hak_validate_free(const void *p);
 /* Checks what the caller says of the block that it frees. */
 void hak_validate_size(const void *p, size_t size);
-void hak_validate_alignment(const void *p, size_t alignment);
 #else
 static inline void hak_validate_free(const void *p)
 {
@@ -33,12 +33,14 @@ static inline void hak_validate_size(const void *p, size_t size)
     (void)p;
     (void)size;
 }
-static inline void hak_validate_alignment(const void *p, size_t alignment)
-{
-    (void)p;
-    (void)alignment;
-}
 #endif
+
+/* In every variant: what names an alignment, a power of two, is called seldom. */
+static HAK_ALWAYS_INLINE void hak_fast_check_alignment(const void *p, size_t alignment)
+{
+    HAK_CHECK(((uintptr_t)p & (alignment - 1)) == 0,
+              "freed with an alignment that is not the block's", p);
+}
 
 /* What the secure variant learns of a block besides: that a form of operator new has allocated it,
    and what whoever is about to free it says of it (entry.h). */

@@ -251,10 +251,10 @@ HAK_API void hak_on_corruption(hak_corruption_callback callback, void *context);
 /* Guarded sampling (docs/guard.md): from now on, one in `rate` allocations of each thread lies
    alone between pages that may not be touched, and may not be touched for a while after its free.
    What that shows ends the process, with a line that says what happened and lines that say where
-   the block was allocated and freed. Installs a handler of SIGSEGV. 1 guards every allocation of up
-   to 16 KiB that finds a slot (HAKMEM_GUARD_SLOTS). Returns 0, EINVAL for a rate of 0, ENOMEM if
-   the system refuses, EBUSY while another thread calls it. The option HAKMEM_GUARD does it at
-   start. */
+   the block was allocated and freed. Installs a handler of SIGSEGV. 1 guards every allocation that
+   finds a slot (HAKMEM_GUARD_SLOTS, HAKMEM_GUARD_LARGE). Returns 0, EINVAL for a rate of 0, ENOMEM
+   if the system refuses, EBUSY while another thread calls it. The options HAKMEM_GUARD and
+   HAKMEM_GUARD_BYTES do it at start. */
 HAK_API int hak_guard_start(size_t rate);
 /* No more allocations are guarded; those that are, stay so. */
 HAK_API void hak_guard_stop(void);

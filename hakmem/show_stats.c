@@ -4,7 +4,8 @@
    Its signal handlers stand only where the program has the default action when the first block is
    asked for; one that the program installs later replaces ours, as does one for which it looks
    first whether there is one. They print what is kept alone, since a computed row may run into what
-   ended the process. Then the signal has its default action. */
+   ended the process. Then the signal has its default action. Where the guard's handler of SIGSEGV
+   stands already, that asks for them (hak_tell_before_end). */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -63,12 +64,19 @@ __attribute__((destructor)) static void print_at_end(void)
     }
 }
 
+void hak_tell_before_end(void)
+{
+    if (hak_options.show_stats) {
+        (void)hak_lock_refuse_system_calls(0);
+        print(hak_stat_print_of);
+    }
+}
+
 /* The action is the default one by now, and the signal comes again when this returns. */
 static void print_at_signal(int signal)
 {
     int saved = errno;
-    (void)hak_lock_refuse_system_calls(0);
-    print(hak_stat_print_of);
+    hak_tell_before_end();
     (void)syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), signal);
     errno = saved;
 }
@@ -87,15 +95,9 @@ static void keep_path(const char *file)
     }
 }
 
-static void start(void)
+void hak_tell_watch_signals(void)
 {
     struct sigaction now, ours;
-    if (!hak_options.show_stats) {
-        return;
-    }
-    if (hak_opt_file(hak_options.show_stats)) {
-        keep_path(hak_opt_file(hak_options.show_stats));
-    }
     memset(&ours, 0, sizeof ours);
     ours.sa_handler = print_at_signal;
     ours.sa_flags = (int)(SA_RESETHAND | SA_ONSTACK);
@@ -105,5 +107,16 @@ static void start(void)
             (void)sigaction(fatal[i], &ours, NULL);
         }
     }
+}
+
+static void start(void)
+{
+    if (!hak_options.show_stats) {
+        return;
+    }
+    if (hak_opt_file(hak_options.show_stats)) {
+        keep_path(hak_opt_file(hak_options.show_stats));
+    }
+    hak_tell_watch_signals();
 }
 ENTRY_AT_START(start);

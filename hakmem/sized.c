@@ -12,8 +12,8 @@ void hak_free_sized(void *p, size_t size)
 void hak_free_aligned_sized(void *p, size_t alignment, size_t size)
 {
     hak_validate_size(p, size);
-    hak_validate_alignment(p, alignment);
     hak_fast_claim(p, ENTRY_MALLOC, ENTRY_MALLOC, size, alignment);
+    hak_fast_check_alignment(p, alignment);
     hak_fast_free(p);
 }
 

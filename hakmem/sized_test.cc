@@ -49,21 +49,28 @@ TEST(Sized, AfterReallocTheNewSizeIsTheSize)
 }
 
 #if HAK_VALIDATE
-TEST(SizedDeathTest, WhatCannotBeTrueEndsTheProcess)
+TEST(SizedDeathTest, ASizeThatCannotBeTrueEndsTheProcess)
+{
+    void *p = hak_malloc(100);
+    EXPECT_DEATH(hak_free_sized(p, 1000), "freed with a size that is not the block's: 0x");
+    hak_free(p);
+}
+#endif
+
+TEST(SizedDeathTest, AnAlignmentThatCannotBeTrueEndsTheProcess)
 {
     void *other = hak_malloc(100), *p = hak_malloc(100);
     if (reinterpret_cast<uintptr_t>(p) % 65536 == 0) {
         std::swap(p, other); /* not both are at the start of a slab */
     }
-    EXPECT_DEATH(hak_free_sized(p, 1000), "freed with a size that is not the block's: 0x");
     EXPECT_DEATH(hak_free_aligned_sized(p, 65536, 100),
                  "freed with an alignment that is not the block's: 0x");
     EXPECT_DEATH(hak_free_aligned_sized(p, 0, 100),
                  "freed with an alignment that is not the block's: 0x");
     hak_free(p);
     hak_free(other);
+    hak_free_aligned_sized(nullptr, 65536, 100);
 }
-#endif
 
 TEST(AtLeast, AllOfItMayBeUsed)
 {

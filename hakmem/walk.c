@@ -339,6 +339,14 @@ int hak_walk_as_it_is(size_t (*walked)(void **p, size_t usable), hak_walk_callba
     return walk_all(&walk);
 }
 
+/* Blocks that lie with a layer alone; `before` has ended the walk if it is not 0. */
+static int walk_layer(int before, const struct hak_heap *heap, hak_walk_callback visit,
+                      void *context)
+{
+    __typeof__(hak_entry_walk) walk = atomic_load_acquire(&hak_entry_walk);
+    return before || !walk ? before : walk(heap, visit, context);
+}
+
 int hak_walk(hak_walk_callback visit, void *context)
 {
     struct walk walk = {.visit = visit, .context = context, .walked = hak_entry_now()->walked};
@@ -347,7 +355,7 @@ int hak_walk(hak_walk_callback visit, void *context)
         hak_theap_trim_all();
         hak_gate_leave();
     }
-    return walk_all(&walk);
+    return walk_layer(walk_all(&walk), NULL, visit, context);
 }
 
 int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(void **p, size_t usable),
@@ -362,7 +370,8 @@ int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(void **p, size_t usabl
 
 int hak_heap_walk(struct hak_heap *heap, hak_walk_callback visit, void *context)
 {
-    return hak_walk_heap(heap, hak_entry_now()->walked, visit, context);
+    int result = hak_walk_heap(heap, hak_entry_now()->walked, visit, context);
+    return walk_layer(result, heap, visit, context);
 }
 
 static int count_limbo(void *p, size_t size, void *counts_)

@@ -71,8 +71,8 @@ HAK_REPLACEABLE void free_aligned_sized(void *p, size_t alignment, size_t size)
         return;
     }
     hak_validate_size(p, size);
-    hak_validate_alignment(p, alignment);
     hak_fast_claim(p, ENTRY_MALLOC, ENTRY_MALLOC, size, alignment);
+    hak_fast_check_alignment(p, alignment);
     hak_fast_free(p);
 }
 

@@ -352,6 +352,7 @@ HAK_REPLACEABLE void _ZdlPvSt11align_val_t(void *p, size_t alignment)
         hak_names_free_aligned(p);
         return;
     }
+    hak_fast_check_alignment(p, alignment);
     hak_fast_free(p);
 }
 HAK_REPLACEABLE void _ZdaPvSt11align_val_t(void *p, size_t alignment)

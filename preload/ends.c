@@ -74,6 +74,10 @@ int main(int argc, char **argv)
     if (strcmp(how, "fault") == 0) {
         fault();
     }
+    if (strcmp(how, "freed") == 0) {
+        free(block);
+        *(volatile char *)block = 1; /* NOLINT(clang-analyzer-unix.Malloc): that is the test */
+    }
     if (strcmp(how, "misuse") == 0) {
         free(block + 16); /* NOLINT(clang-analyzer-unix.Malloc): that is the test */
     }

@@ -194,7 +194,7 @@ allocators are Debian 12's, run on the same programs by `LD_PRELOAD`.
 - **dies**, **hangs**: a signal without a word, later; no end.
 - Two of them: it depends on where the block happens to lie.
 
-'Guarded' is release with `HAKMEM_GUARD=1`, where every block of up to 16 KiB is guarded
+'Guarded' is release with `HAKMEM_GUARD=1`, where every block of up to 8 MiB is guarded
 ([guard.md](guard.md)); at the default rate the same is found once in so many times.
 'Validating' are release_validated, debug and tiny. A number is the size of the block. 'Two owners'
 of a read: the bytes of whoever had the block before were read; of `malloc_usable_size`: it counts

@@ -22,9 +22,9 @@ class ShowStats(unittest.TestCase):
         self.folder = tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
-    def run_program(self, how, value="1"):
+    def run_program(self, how, value="1", **more):
         env = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_")}
-        env.update(LD_PRELOAD=LIBRARY, HAKMEM_BACKGROUND="0")
+        env.update(LD_PRELOAD=LIBRARY, HAKMEM_BACKGROUND="0", **more)
         if value is not None:
             env["HAKMEM_SHOW_STATS"] = value
         # No core files.
@@ -80,6 +80,19 @@ class ShowStats(unittest.TestCase):
         self.assertEqual(done.returncode, -signal.SIGABRT)
         self.assertRegex(done.stderr.splitlines()[0], "^hakmem: invalid pointer")
         self.whole(done.stderr, False)
+
+    def test_with_guards(self):
+        """Both have a handler of SIGSEGV. Behind the report, once."""
+        done = self.run_program("freed", HAKMEM_GUARD="1")
+        self.assertEqual(done.returncode, -signal.SIGSEGV)
+        self.assertRegex(done.stderr.splitlines()[0], "^hakmem: freed block (written|touched)")
+        self.assertEqual([rows["guard_samples"] > 0 for rows in self.rows(done.stderr).values()],
+                         [True])
+        done = self.run_program("fault", HAKMEM_GUARD="1")
+        self.assertEqual(done.returncode, -signal.SIGSEGV)
+        self.assertEqual(len(self.rows(done.stderr)), 1)
+        done = self.run_program("handled-segv", HAKMEM_GUARD="1")
+        self.assertEqual((done.returncode, done.stderr), (7, ""))
 
     def test_where_it_cannot(self):
         for how, status in (

@@ -648,7 +648,7 @@ void check_walk(const World &world, const Walk &walk, const struct hak_heap *hea
 {
     size_t n_live = 0;
     for (const Block &slot : world.slots) {
-        /* Of a block where nothing is (size 0, in the secure variant) no walk tells. */
+        /* Of a block where nothing is (size 0, secure or guarded) no walk tells. */
         if (slot.p && slot.usable && (!heap || slot.heap == heap)) {
             auto found = walk.told.find(reinterpret_cast<uintptr_t>(slot.p));
             check(found != walk.told.end(), "a walk did not tell of a block", slot.p, slot.usable);

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/options.h"
+#include "base/stats.h"
 #include "checks/fuzz/api_fuzz.h"
 #include "testing/rng.h"
 
@@ -95,5 +97,9 @@ int main(int argc, char **argv)
     fprintf(stderr, "\n");
     printf("%zu inputs of the corpus and %llu random ones, %zu operations\n", n_corpus,
            static_cast<unsigned long long>(n), n_steps);
+    if ((hak_options.guard || hak_options.guard_bytes) && !hak_stat_get(guard_samples)) {
+        fprintf(stderr, "corpus_main: nothing was guarded\n");
+        return 1;
+    }
     return n_corpus && n_steps ? 0 : 1;
 }

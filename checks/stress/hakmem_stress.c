@@ -27,6 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/options.h"
 #include "base/size_classes.h"
 #include "base/stats.h"
 #include "base/verify.h"
@@ -254,12 +255,24 @@ static size_t some_size(struct slot *s)
     }
 }
 
+/* By HAKMEM_GUARD or HAKMEM_GUARD_BYTES. */
+static int is_guarding(void)
+{
+    return hak_options.guard || hak_options.guard_bytes;
+}
+
+/* Of a block of size 0 nothing may be touched. */
+static int may_be_empty(void)
+{
+    return HAK_SECURE || is_guarding();
+}
+
 static void check_new(const struct block *b, size_t align, const char *how)
 {
     if ((uintptr_t)b->p & (align - 1)) {
         fail("%s: block %p (%zu bytes) is not aligned to %zu", how, (void *)b->p, b->size, align);
     }
-    if (b->usable < b->size || (b->usable == 0 && !HAK_SECURE)) {
+    if (b->usable < b->size || (b->usable == 0 && !may_be_empty())) {
         fail("%s: block %p has %zu bytes, %zu were asked for", how, (void *)b->p, b->usable,
              b->size);
     }
@@ -405,9 +418,12 @@ static void look_up(struct slot *s)
 {
     const struct block *b = &s->live[below(s, s->n_live)];
     if (!b->usable) {
-        return; /* of size 0, in the secure variant: nothing is there */
+        return; /* of size 0: nothing is there */
     }
     struct ss_lookup found = hak_super_lookup(b->p + below(s, b->usable));
+    if (is_guarding() && !found.start && hak_owns(b->p)) {
+        return; /* a guarded block lies in no superslab and is no range */
+    }
     /* In the secure variant blocks lie in larger ones. */
     int is_right = HAK_SECURE ? (char *)found.start <= (char *)b->p &&
                                     (char *)b->p + b->usable <= (char *)found.start + found.size
@@ -807,6 +823,9 @@ int main(int argc, char **argv)
     check_nothing_left();
     if (is_limited() && !n_refused) {
         fail("the limit has refused nothing");
+    }
+    if (is_guarding() && !hak_stat_get(guard_samples)) {
+        fail("nothing was guarded");
     }
     printf("hakmem_stress: ok variant=%s seed=%llu threads=%u rounds=%llu steps=%llu "
            "threads_started=%llu handed_over=%llu refused=%llu time=%.1fs\n",
