@@ -18,6 +18,7 @@
 #include "secure/large.h"
 #include "secure/small.h"
 #include "secure/tail.h"
+#include "secure/zero.h"
 #include "superslab/pool.h"
 
 #if HAK_SECURE
@@ -31,10 +32,14 @@ static const struct entry_table *below(void)
 
 /* --- what a pointer is --- */
 
-/* The map's tag; 0 for what is no address. */
+/* The map's tag; 0 for what is no address, which is beyond the map's window too. */
 static HAK_ALWAYS_INLINE uint32_t tag_of(const void *p)
 {
-    return HAK_LIKELY(!((uintptr_t)p >> 48)) ? hak_map_find(p).tag : 0;
+    size_t unit = hak_map_window_unit(p);
+    if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
+        return atomic_load_acquire(&hak_map_window->tag[unit]);
+    }
+    return !((uintptr_t)p >> 48) ? hak_map_get(p).tag : 0;
 }
 
 static int is_large(uint32_t tag)
@@ -375,6 +380,7 @@ static void start(void)
     hak_secure_secrets.mask = mix(seed);
     hak_secure_secrets.factor = mix(seed + 1) | 1;
     hak_secure_secrets.fill = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
+    hak_secure_zero_start();
     hak_secure_cache_start();
     if (hak_options.secure_guards) {
         hak_pool_set_guarded();
