@@ -14,6 +14,7 @@
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "secure/blame.h"
+#include "secure/pages.h"
 #include "secure/tail.h"
 #include "superslab/map.h"
 #include "superslab/superslab.h"
@@ -29,6 +30,9 @@
 #define GROW_SHIFT 1
 /* A block that shrinks stays where it is if it keeps half of its pages, or so many bytes. */
 #define KEEP_WHOLE ((size_t)256 * HAK_KIB)
+/* Pages of freed blocks that are kept: twice as many as are in use, within these bounds. */
+#define KEPT_LEAST ((size_t)4 * HAK_MIB)
+#define KEPT_MOST  ((size_t)64 * HAK_MIB)
 
 struct large {
     struct address_node by_address; /* first; the container's */
@@ -41,6 +45,8 @@ struct large {
     uint32_t family;
     uint32_t state;
     struct large *next_stuck;
+    struct pages lent; /* to the body's start */
+    uint32_t is_cut;   /* some were lent to it since it was mapped */
 };
 
 static LOCK_DEFINE(lock, LOCK_RANK_OWNED);
@@ -49,6 +55,7 @@ static struct large *drawn[DRAWN_LARGE], *queue[QUEUE_LARGE], *ready[READY_MOST]
 static uint32_t n_drawn, n_queued, first_queued, n_ready, draws;
 size_t hak_secure_large_waiting;
 static struct large *stuck; /* freed, in no other list */
+static size_t used_bytes;   /* of bodies of used blocks; atomic, and about right */
 
 static const struct entry_table *below(void)
 {
@@ -88,6 +95,47 @@ static void guard(const struct large *large)
     protect(large->body + large->body_bytes, container + large->bytes, OS_UNTOUCHABLE);
 }
 
+/* In pages, when so many bytes are being freed. */
+static size_t most_kept(size_t freed)
+{
+    size_t used = 2 * (atomic_load_relaxed(&used_bytes) + freed);
+    return (used < KEPT_LEAST  ? KEPT_LEAST
+            : used < KEPT_MOST ? used
+                               : KEPT_MOST) /
+           hak_os_page_size();
+}
+
+/* The body's pages become writable; lent ones, if blocks of the size are touched. Returns 0 if the
+   system refuses. */
+static int get_pages(struct large *large, char *body, size_t body_bytes)
+{
+    large->lent = (struct pages){0, 0};
+    if (hak_secure_pages_are_wanted(body_bytes) && hak_gate_enter()) {
+        large->lent = hak_secure_pages_lend(body, body_bytes / hak_os_page_size());
+        large->is_cut |= large->lent.n != 0;
+        hak_gate_leave();
+    }
+    return large->lent.n || hak_os_protect(body, body_bytes, OS_WRITABLE) == 0;
+}
+
+/* The block is free: nobody may touch it. Its pages return, or go to the system; if that does not
+   take them, they are readable by none. Inside the gate. */
+static void leave_pages(struct large *large)
+{
+    hak_secure_pages_learn(large->body, large->body_bytes, large->lent.n != 0);
+    size_t page = hak_os_page_size(), n = large->body_bytes / page;
+    n = large->lent.n
+            ? hak_secure_pages_return(large->lent, large->body, n, most_kept(large->body_bytes))
+            : 0;
+    char *at = large->body + n * page, *end = large->body + large->body_bytes;
+    if (at < end && hak_os_purge(at, (size_t)(end - at))) {
+        memset(at, 0, (size_t)(end - at));
+    }
+    protect(large->body, end, OS_UNTOUCHABLE);
+    large->lent = (struct pages){0, 0};
+    (void)hak_secure_pages_trim(most_kept(large->body_bytes));
+}
+
 /* --- placing --- */
 
 static size_t container_bytes(size_t size, size_t alignment, size_t page)
@@ -116,6 +164,7 @@ static void place(struct large *large, size_t size, size_t alignment, int is_gro
         large->start += large->body_bytes - round_to(size, alignment);
     }
     large->family = ENTRY_MALLOC;
+    (void)atomic_add_relaxed(&used_bytes, large->body_bytes);
     fill_behind(large);
 }
 
@@ -174,7 +223,8 @@ static struct large *take_ready(size_t bytes)
 static int try_give_back(struct large *large)
 {
     char *container = container_of(large);
-    if (hak_os_protect(container, large->bytes, OS_WRITABLE)) {
+    if (large->is_cut ? hak_os_renew(container, large->bytes)
+                      : hak_os_protect(container, large->bytes, OS_WRITABLE)) {
         return 0;
     }
     hak_lock_acquire(&lock);
@@ -322,6 +372,7 @@ int hak_secure_large_flush(void)
         while (atomic_load_relaxed(&stuck) && unstick()) {
             any = 1;
         }
+        any |= hak_secure_pages_trim(0);
         hak_gate_leave();
     }
     return any;
@@ -367,6 +418,8 @@ static struct large *describe(void *container, struct hak_heap *heap)
 {
     struct large *large = (struct large *)hak_address_new(&table, &lock, sizeof *large);
     if (large) {
+        large->lent = (struct pages){0, 0};
+        large->is_cut = 0;
         large->heap = heap;
         large->bytes = below()->usable_size(container) & ~(hak_os_page_size() - 1);
         large->by_address.address = container;
@@ -427,8 +480,7 @@ static void *reuse(size_t alignment, size_t size, size_t bytes, int is_growing)
     if (!large) {
         return NULL;
     }
-    char *body = container_of(large) + page;
-    if (hak_os_protect(body, round_to(size, page), OS_WRITABLE)) {
+    if (!get_pages(large, container_of(large) + page, round_to(size, page))) {
         if (hak_gate_enter()) {
             give_back(large);
             hak_gate_leave();
@@ -524,6 +576,7 @@ int hak_secure_large_resize(void *p, size_t size, int must_stay)
         if (end < body_end) {
             memset(end, 0, (size_t)(body_end - end));
         }
+        (void)atomic_add_relaxed(&used_bytes, body_bytes - large->body_bytes);
         large->body_bytes = body_bytes;
         large->size = size;
         fill_behind(large);
@@ -547,6 +600,7 @@ static struct large *used_at(const void *p, const void *container)
     if (atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) != LARGE_USED) {
         hak_secure_blame("block freed twice", p);
     }
+    (void)atomic_sub_relaxed(&used_bytes, large->body_bytes);
     return large;
 }
 
@@ -577,11 +631,7 @@ void hak_secure_large_free(void *p)
     struct large *large = used_at(p, container);
     hak_lock_release(&lock);
     check_edges(large);
-    /* A system that does not take the pages leaves them readable by none. */
-    if (hak_os_purge(large->body, large->body_bytes)) {
-        memset(large->body, 0, large->body_bytes);
-    }
-    protect(large->body, large->body + large->body_bytes, OS_UNTOUCHABLE);
+    leave_pages(large);
     retire(large);
     hak_gate_leave();
 }
@@ -645,6 +695,7 @@ void hak_secure_large_forget(void *container)
     }
     if (atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) == LARGE_USED) {
         check_edges(large);
+        (void)atomic_sub_relaxed(&used_bytes, large->body_bytes);
     } /* else a thread that a forked child does not have was freeing it */
     if (hak_os_protect(container, large->bytes, OS_WRITABLE) && hak_gate_enter()) {
         get_stuck(large);
@@ -695,6 +746,7 @@ int hak_secure_large_verify(void)
     }
     is_right &= bytes == hak_secure_large_waiting;
     hak_lock_release(&lock);
+    is_right &= hak_secure_pages_verify();
     hak_gate_leave_reader(how);
     return is_right ? 0 : VERIFY_SECURE_LARGE;
 }

@@ -3,9 +3,10 @@
    A block lies in a *container*, which the plain functions serve: a page that may not be touched,
    the body, and one or more such pages. The block ends with the body, as far as its alignment lets
    it: one byte too many is a fault. What is left behind it is filled (tail.h), what lies before it
-   in the body is zero; both are checked when it is freed. Freed, its pages go to the system, and it
-   waits untouchable in a quarantine of the process, as small ones do in their thread's (cache.h);
-   then its container serves a request for as much, or goes back.
+   in the body is zero; both are checked when it is freed. Freed, it loses its pages at once, to the
+   system or to where the next block gets them from (pages.h). It waits untouchable in a quarantine
+   of the process, as small ones do in their thread's (cache.h); then its container serves a request
+   for as much, or goes back.
 
    struct large describes one, in a hash table by the container's start. States: used; changing: its
    owner makes it another size; freed: in the quarantine, ready for the next, or on its way between.

@@ -402,7 +402,8 @@ TEST(Secure, AgainstAnOracle)
 
 TEST(Secure, WhatTheSystemRefuses)
 {
-    for (int call : {hak_testing::OS_MMAP, hak_testing::OS_MADVISE, hak_testing::OS_MPROTECT}) {
+    for (int call : {hak_testing::OS_MMAP, hak_testing::OS_MADVISE, hak_testing::OS_MPROTECT,
+                     hak_testing::OS_MREMAP}) {
         for (int nth = 1; nth < 40; nth++) {
             hak_testing::FailingOs os;
             os.fail(static_cast<hak_testing::OsCall>(call), nth);
