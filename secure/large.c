@@ -30,6 +30,8 @@
 #define GROW_SHIFT 1
 /* A block that shrinks stays where it is if it keeps half of its pages, or so many bytes. */
 #define KEEP_WHOLE ((size_t)256 * HAK_KIB)
+/* A block that is made larger by realloc takes its pages along if it has so many bytes. */
+#define MOVED_LEAST ((size_t)64 * HAK_KIB)
 /* Pages of freed blocks that are kept: twice as many as are in use, within these bounds. */
 #define KEPT_LEAST ((size_t)4 * HAK_MIB)
 #define KEPT_MOST  ((size_t)64 * HAK_MIB)
@@ -107,10 +109,10 @@ static size_t most_kept(size_t freed)
 
 /* The body's pages become writable; lent ones, if blocks of the size are touched. Returns 0 if the
    system refuses. */
-static int get_pages(struct large *large, char *body, size_t body_bytes)
+static int get_pages(struct large *large, char *body, size_t body_bytes, int may_be_lent)
 {
     large->lent = (struct pages){0, 0};
-    if (hak_secure_pages_are_wanted(body_bytes) && hak_gate_enter()) {
+    if (may_be_lent && hak_secure_pages_are_wanted(body_bytes) && hak_gate_enter()) {
         large->lent = hak_secure_pages_lend(body, body_bytes / hak_os_page_size());
         large->is_cut |= large->lent.n != 0;
         hak_gate_leave();
@@ -151,16 +153,23 @@ static void fill_behind(const struct large *large)
            (size_t)(large->body + large->body_bytes - end));
 }
 
-/* Where the block lies in its container: at its body's end, or, if it may grow, at the start. */
-static void place(struct large *large, size_t size, size_t alignment, int is_growing)
+/* Where a block lies in its body: at the end, or, if it may grow, so many bytes from the start. */
+struct spot {
+    size_t offset;    /* AT_END */
+    int brings_pages; /* those of a block that has become too small */
+};
+#define AT_END SIZE_MAX
+
+static void place(struct large *large, size_t size, size_t alignment, struct spot spot)
 {
     size_t page = hak_os_page_size();
     uintptr_t first = (uintptr_t)container_of(large) + page;
     large->size = size;
-    large->body_bytes = round_to(size, page);
+    size_t offset = spot.offset == AT_END ? 0 : spot.offset;
+    large->body_bytes = round_to(offset + size, page);
     large->body = (char *)(alignment > page ? round_to(first, alignment) : first);
-    large->start = large->body;
-    if (alignment <= page && !is_growing) {
+    large->start = large->body + offset;
+    if (alignment <= page && spot.offset == AT_END) {
         large->start += large->body_bytes - round_to(size, alignment);
     }
     large->family = ENTRY_MALLOC;
@@ -429,13 +438,13 @@ static struct large *describe(void *container, struct hak_heap *heap)
 
 /* Dresses a container. NULL if there is no memory to record it. Inside the gate. */
 static void *record(void *container, struct hak_heap *heap, size_t alignment, size_t size,
-                    int is_growing)
+                    struct spot spot)
 {
     struct large *large = describe(container, heap);
     if (!large) {
         return NULL;
     }
-    place(large, size, alignment, is_growing);
+    place(large, size, alignment, spot);
     guard(large);
     hak_lock_acquire(&lock);
     atomic_store_relaxed(&large->state, (uint32_t)LARGE_USED);
@@ -449,7 +458,7 @@ static void *record(void *container, struct hak_heap *heap, size_t alignment, si
 }
 
 static void *fresh(struct hak_heap *heap, size_t alignment, size_t size, size_t bytes,
-                   int is_growing)
+                   struct spot spot)
 {
     for (;;) {
         void *container = ask(heap, bytes);
@@ -460,7 +469,7 @@ static void *fresh(struct hak_heap *heap, size_t alignment, size_t size, size_t 
             return container ? hand_through(container, heap, alignment, size) : NULL;
         }
         if (HAK_LIKELY(hak_gate_enter())) {
-            void *p = record(container, heap, alignment, size, is_growing);
+            void *p = record(container, heap, alignment, size, spot);
             hak_gate_leave();
             if (!p) {
                 below()->free(container);
@@ -473,21 +482,22 @@ static void *fresh(struct hak_heap *heap, size_t alignment, size_t size, size_t 
 }
 
 /* From a ready container of at least `bytes`; NULL if there is none. */
-static void *reuse(size_t alignment, size_t size, size_t bytes, int is_growing)
+static void *reuse(size_t alignment, size_t size, size_t bytes, struct spot spot)
 {
     size_t page = hak_os_page_size();
     struct large *large = alignment > page ? NULL : take_ready(bytes);
     if (!large) {
         return NULL;
     }
-    if (!get_pages(large, container_of(large) + page, round_to(size, page))) {
+    size_t body_bytes = round_to((spot.offset == AT_END ? 0 : spot.offset) + size, page);
+    if (!get_pages(large, container_of(large) + page, body_bytes, !spot.brings_pages)) {
         if (hak_gate_enter()) {
             give_back(large);
             hak_gate_leave();
         }
         return NULL;
     }
-    place(large, size, alignment, is_growing);
+    place(large, size, alignment, spot);
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return large->start;
 }
@@ -501,18 +511,25 @@ void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t siz
     }
     alignment = alignment < SC_MIN_ALIGN ? SC_MIN_ALIGN : alignment;
     size_t bytes = container_bytes(size, alignment, page);
-    void *p = heap ? NULL : reuse(alignment, size, bytes, 0);
-    return p ? p : fresh(heap, alignment, size, bytes, 0);
+    const struct spot spot = {AT_END, 0};
+    void *p = heap ? NULL : reuse(alignment, size, bytes, spot);
+    return p ? p : fresh(heap, alignment, size, bytes, spot);
+}
+
+static void *alloc_growing(size_t size, struct spot spot)
+{
+    if (size > PTRDIFF_MAX / 4) {
+        return NULL;
+    }
+    size_t bytes = container_bytes(spot.offset + size + (size >> GROW_SHIFT), SC_MIN_ALIGN,
+                                   hak_os_page_size());
+    void *p = reuse(SC_MIN_ALIGN, size, bytes, spot);
+    return p ? p : fresh(NULL, SC_MIN_ALIGN, size, bytes, spot);
 }
 
 void *hak_secure_large_alloc_growing(size_t size)
 {
-    if (size > PTRDIFF_MAX / 4) {
-        return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
-    }
-    size_t bytes = container_bytes(size + (size >> GROW_SHIFT), SC_MIN_ALIGN, hak_os_page_size());
-    void *p = reuse(SC_MIN_ALIGN, size, bytes, 1);
-    p = p ? p : fresh(NULL, SC_MIN_ALIGN, size, bytes, 1);
+    void *p = alloc_growing(size, (struct spot){0, 0});
     return p ? p : hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
 }
 
@@ -583,6 +600,77 @@ int hak_secure_large_resize(void *p, size_t size, int must_stay)
     }
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return is_done;
+}
+
+/* The pages of `from` become the first ones of `to`, whose blocks begin at the same place of their
+   bodies. Returns 0 if the system refuses, and nothing has changed. Both are the caller's. */
+static int move_all(struct large *from, struct large *to)
+{
+    size_t bytes = from->body_bytes;
+    char *end = from->start + from->size, *body_end = from->body + bytes;
+    if (hak_os_move_pages(from->body, bytes, to->body)) {
+        protect(to->body, to->body + bytes, OS_WRITABLE);
+        return 0;
+    }
+    to->lent = from->lent;
+    to->is_cut = from->is_cut = 1;
+    from->lent = (struct pages){0, 0};
+    memset(end + (to->body - from->body), 0, (size_t)(body_end - end));
+    fill_behind(to);
+    protect(from->body, body_end, OS_UNTOUCHABLE);
+    return 1;
+}
+
+static int become(struct large *large, enum large_state is, enum large_state next)
+{
+    uint32_t expected = (uint32_t)is;
+    return atomic_cas_strong(&large->state, &expected, (uint32_t)next);
+}
+
+/* Inside the gate. */
+static int move_and_end(struct large *from, struct large *to)
+{
+    if (!become(from, LARGE_USED, LARGE_CHANGING)) {
+        return 0;
+    }
+    (void)become(to, LARGE_USED, LARGE_CHANGING);
+    int is_moved = move_all(from, to);
+    atomic_store_release(&to->state, (uint32_t)LARGE_USED);
+    atomic_store_release(&from->state, (uint32_t)(is_moved ? LARGE_FREED : LARGE_USED));
+    if (is_moved) {
+        (void)atomic_sub_relaxed(&used_bytes, from->body_bytes);
+        retire(from);
+    }
+    return is_moved;
+}
+
+void *hak_secure_large_move(void *p, size_t size)
+{
+    struct large *from = look(p);
+    size_t lent = from ? from->lent.n * hak_os_page_size() : 0;
+    if (!from || from->heap || size <= from->size || from->body_bytes < MOVED_LEAST ||
+        (lent && lent != from->body_bytes)) {
+        return NULL;
+    }
+    check_edges(from);
+    if (from->family != ENTRY_MALLOC) {
+        hak_secure_family_differs(p, (enum entry_family)from->family, ENTRY_MALLOC);
+    }
+    void *q = alloc_growing(size, (struct spot){(size_t)(from->start - from->body), 1});
+    struct large *to = q ? look(q) : NULL;
+    int is_moved = 0;
+    if (to && hak_gate_enter()) {
+        is_moved = move_and_end(from, to);
+        hak_gate_leave();
+    }
+    if (q && !is_moved) {
+        if (to) {
+            hak_secure_large_free(q);
+        } else {
+            below()->free(q); /* limbo's, or libc's */
+        }
+    }
+    return is_moved ? q : NULL;
 }
 
 /* --- freeing --- */

@@ -48,6 +48,9 @@ void *hak_secure_large_alloc_growing(size_t size);
 /* Makes the block that begins at p `size` bytes, at least 1, where it lies; 0 if its container has
    no room, or too much, or the system refuses. `must_stay` as with small ones. */
 int hak_secure_large_resize(void *p, size_t size, int must_stay);
+/* A larger block with the contents, and the pages, of the one that begins at p, which is freed;
+   NULL, and nothing has changed, if that would not be worth it or cannot be. */
+void *hak_secure_large_move(void *p, size_t size);
 /* `p` lies in a span or a range. Aborts if it is no block. errno may change. */
 void hak_secure_large_free(void *p);
 /* The block that begins at p, or whose container does. */

@@ -188,9 +188,12 @@ static int resize_here(void *p, size_t size, int must_stay)
 
 static void *resize(struct hak_heap *heap, void *p, size_t usable, size_t size)
 {
-    (void)heap;
     (void)usable;
-    return resize_here(p, size, 0) ? p : NULL;
+    if (resize_here(p, size, 0)) {
+        return p;
+    }
+    return !heap && size > SECURE_SMALL_MAX && is_large(tag_of(p)) ? hak_secure_large_move(p, size)
+                                                                   : NULL;
 }
 
 static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)

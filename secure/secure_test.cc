@@ -282,6 +282,39 @@ TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
     EXPECT_EQ(hak_secure_large_verify(), 0);
 }
 
+/* With the system's help, and without. */
+TEST(SecureDeathTest, ALargeBlockThatGrowsLeavesNothingBehind)
+{
+    for (int refused : {0, 1}) {
+        for (size_t size : {70000u, 100001u, 131072u, 700003u}) {
+            hak_testing::FailingOs os;
+            if (refused) {
+                os.fail_always(hak_testing::OS_MREMAP);
+            }
+            unsigned char *p = take(size);
+            for (size_t i = 0; i < size; i++) {
+                p[i] = static_cast<unsigned char>(i * 7 + i / 4096);
+            }
+            auto *q = static_cast<unsigned char *>(hak_realloc(p, size * 5));
+            ASSERT_NE(q, nullptr);
+            ASSERT_NE(q, p);
+            EXPECT_EQ(hak_usable_size(q), size * 5);
+            for (size_t i = 0; i < size; i++) {
+                ASSERT_EQ(q[i], static_cast<unsigned char>(i * 7 + i / 4096)) << i;
+            }
+            EXPECT_TRUE(is_zero(q + size, size * 4));
+            EXPECT_EQ(hak_verify(), 0);
+            EXPECT_EXIT((void)static_cast<volatile unsigned char *>(p)[size / 2],
+                        testing::KilledBySignal(SIGSEGV), "");
+            EXPECT_DEATH(hak_free(p), "block freed twice");
+            EXPECT_DEATH((q[-1] = 1, hak_free(q)), "before its start|^$");
+            EXPECT_DEATH((q[size * 5] = 1, hak_free(q)), "behind its end|^$");
+            hak_free(q);
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST(Secure, TheVerifierSeesAWrongCount)
 {
     hak_free(take(100000));
