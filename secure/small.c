@@ -261,11 +261,12 @@ size_t hak_secure_small_size(const void *p, uint32_t tag, enum secure_asker aske
     return says.size;
 }
 
-int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay)
+int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay, size_t *was)
 {
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_REALLOC, &says, &key);
     check_filling(p, says.size, tail);
+    *was = says.size;
     if (!size || size > SECURE_SMALL_MAX ||
         (!must_stay && hak_sc_of(hak_secure_tail_room(size)) != TAG_CLASS(tag))) {
         return 0;
@@ -294,7 +295,10 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
 {
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
-    hak_secure_check_claim(p, (enum entry_family)says.family, says.size, claim);
+    if (HAK_UNLIKELY(says.family != (uint32_t)claim->family) || claim->alignment ||
+        HAK_UNLIKELY(claim->size != SIZE_MAX && claim->size != says.size)) {
+        hak_secure_check_claim(p, (enum entry_family)says.family, says.size, claim);
+    }
     atomic_store_relaxed(tail, key ^ hak_secure_tail_info((uint32_t)claim->next, says.size));
 }
 
