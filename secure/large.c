@@ -609,7 +609,6 @@ static int move_all(struct large *from, struct large *to)
     size_t bytes = from->body_bytes;
     char *end = from->start + from->size, *body_end = from->body + bytes;
     if (hak_os_move_pages(from->body, bytes, to->body)) {
-        protect(to->body, to->body + bytes, OS_WRITABLE);
         return 0;
     }
     to->lent = from->lent;
@@ -627,21 +626,32 @@ static int become(struct large *large, enum large_state is, enum large_state nex
     return atomic_cas_strong(&large->state, &expected, (uint32_t)next);
 }
 
+/* A block that nobody has got, and that may be untouchable. Inside the gate. */
+static void abandon(struct large *large)
+{
+    atomic_store_release(&large->state, (uint32_t)LARGE_FREED);
+    (void)atomic_sub_relaxed(&used_bytes, large->body_bytes);
+    give_back(large);
+}
+
 /* Inside the gate. */
 static int move_and_end(struct large *from, struct large *to)
 {
-    if (!become(from, LARGE_USED, LARGE_CHANGING)) {
+    (void)become(to, LARGE_USED, LARGE_CHANGING);
+    int is_mine = become(from, LARGE_USED, LARGE_CHANGING),
+        is_moved = is_mine && move_all(from, to);
+    if (!is_moved) {
+        abandon(to);
+        if (is_mine) {
+            atomic_store_release(&from->state, (uint32_t)LARGE_USED);
+        }
         return 0;
     }
-    (void)become(to, LARGE_USED, LARGE_CHANGING);
-    int is_moved = move_all(from, to);
     atomic_store_release(&to->state, (uint32_t)LARGE_USED);
-    atomic_store_release(&from->state, (uint32_t)(is_moved ? LARGE_FREED : LARGE_USED));
-    if (is_moved) {
-        (void)atomic_sub_relaxed(&used_bytes, from->body_bytes);
-        retire(from);
-    }
-    return is_moved;
+    atomic_store_release(&from->state, (uint32_t)LARGE_FREED);
+    (void)atomic_sub_relaxed(&used_bytes, from->body_bytes);
+    retire(from);
+    return 1;
 }
 
 void *hak_secure_large_move(void *p, size_t size)
@@ -658,19 +668,15 @@ void *hak_secure_large_move(void *p, size_t size)
     }
     void *q = alloc_growing(size, (struct spot){(size_t)(from->start - from->body), 1});
     struct large *to = q ? look(q) : NULL;
-    int is_moved = 0;
     if (to && hak_gate_enter()) {
-        is_moved = move_and_end(from, to);
+        int is_moved = move_and_end(from, to);
         hak_gate_leave();
+        return is_moved ? q : NULL;
     }
-    if (q && !is_moved) {
-        if (to) {
-            hak_secure_large_free(q);
-        } else {
-            below()->free(q); /* limbo's, or libc's */
-        }
+    if (q) { /* limbo's, or libc's; or a fork begins */
+        to ? hak_secure_large_free(q) : below()->free(q);
     }
-    return is_moved ? q : NULL;
+    return NULL;
 }
 
 /* --- freeing --- */

@@ -20,6 +20,8 @@
 /* The home becomes writable by so many pages at a time. */
 #define OPEN_PAGES 1024u
 #define WORD_BITS  64u
+/* So many times its address space must be free. */
+#define ROOM_TIMES 8u
 #define WORDS      (HOME_PAGES / WORD_BITS)
 /* Runs that are lent at most: each may cost three mappings. */
 #define LENT_MOST 4096u
@@ -111,13 +113,14 @@ static int has_home(void)
     if (HAK_LIKELY(atomic_load_acquire(&base) != NULL) || atomic_load_relaxed(&is_refused)) {
         return !atomic_load_relaxed(&is_refused);
     }
-    size_t bytes = HOME_PAGES * hak_os_page_size();
-    char *none = NULL,
-         *made = hak_os_address_limit() / 8 > bytes ? (char *)hak_os_reserve(bytes) : NULL;
+    /* Not where the program may have little address space (RLIMIT_AS). */
+    size_t bytes = HOME_PAGES * hak_os_page_size(), much = ROOM_TIMES * bytes;
+    char *none = NULL, *made = (char *)hak_os_reserve(much);
     if (!made) {
         refuse();
         return 0;
     }
+    hak_os_unmap_untouched(made + bytes, much - bytes);
     hak_os_small_pages(made, bytes);
     if (!atomic_cas_strong(&base, &none, made)) {
         hak_os_unmap_untouched(made, bytes); /* another thread was first */
@@ -207,18 +210,20 @@ size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t m
     size_t room = kept < most ? most - kept : 0;
     n = n < lent.n ? n : lent.n;
     n = n < room ? n : room;
-    if (n && hak_os_move_pages(from, n * page, start_of(lent))) {
-        n = 0; /* no single mapping any more: the program has cut it */
+    /* Refused where it is no single mapping any more: the program has cut it. */
+    int is_moved = n && hak_os_move_pages(from, n * page, start_of(lent)) == 0;
+    /* The program may have made them unreadable, or a refusal has. */
+    if (n && hak_os_protect(start_of(lent), n * page, OS_WRITABLE)) {
+        is_moved &= hak_os_purge(start_of(lent), n * page) == 0;
+        end_lent(); /* and the run stays as it is, nobody's */
+        return is_moved ? n : 0;
     }
-    /* The program may have made them unreadable. */
-    if (n && hak_os_protect(start_of(lent), n * page, OS_WRITABLE) == 0) {
+    if (is_moved) {
         memset(start_of(lent), 0, n * page); /* most of it was touched */
-    } else if (n) {
-        refuse();
     }
-    give(lent, atomic_load_relaxed(&is_refused) ? 0 : n);
+    give(lent, is_moved ? n : 0);
     end_lent();
-    return n;
+    return is_moved ? n : 0;
 }
 
 /* The first free resident run, this thread's from now on. */
