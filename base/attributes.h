@@ -24,6 +24,7 @@
 #define HAK_HIDDEN        __attribute__((visibility("hidden")))
 #define HAK_CACHE_ALIGNED __attribute__((aligned(64)))
 #define HAK_MUST_CHECK    __attribute__((warn_unused_result))
+#define HAK_FALLTHROUGH   __attribute__((fallthrough))
 /* A function that may be called with a stack that is not aligned as the ABI says. */
 #ifdef __x86_64__
 #define HAK_ANY_STACK __attribute__((force_align_arg_pointer))

@@ -391,12 +391,41 @@ int hak_os_purge(void *addr, size_t size)
     return error;
 }
 
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+int hak_os_move_pages(void *from, size_t size, void *to)
+{
+    int saved = errno, flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    int error = hak_os_ops.mremap(from, size, size, flags, to) == MAP_FAILED ? errno : 0;
+    if (error) {
+        (void)hak_os_claim(to, size); /* the system may have unmapped it before it refused */
+    }
+    errno = saved;
+    return error;
+}
+
 static void advise(void *addr, size_t size, int advice)
 {
     int saved = errno;
     hak_lock_count_system_call("madvise");
     (void)hak_os_ops.madvise(addr, size, advice);
     errno = saved;
+}
+
+int hak_os_renew(void *addr, size_t size)
+{
+    int saved = errno;
+    hak_lock_count_system_call("mmap");
+    void *p = hak_os_ops.mmap(addr, size, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    int error = p == MAP_FAILED ? errno : 0;
+    errno = saved;
+    if (!error) {
+        hak_os_small_pages(addr, size);
+    }
+    return error;
 }
 
 void hak_os_huge_pages(void *addr, size_t size)

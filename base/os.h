@@ -84,6 +84,14 @@ enum os_access { OS_READABLE, OS_WRITABLE, OS_UNTOUCHABLE };
 HAK_MUST_CHECK int hak_os_protect(void *addr, size_t size, enum os_access access);
 /* Drops the pages of a range; it reads as zero afterwards. Returns 0 or an errno value. */
 HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
+/* Moves the pages of [from, from + size), which lies in one mapping, to [to, to + size), which is
+   mapped, and whose pages go; it may be touched as `from` may. `from` stays mapped, and has no
+   pages. Returns 0 or an errno value: then `to` may have become untouchable, and nothing has moved.
+   Linux 5.7. */
+HAK_MUST_CHECK int hak_os_move_pages(void *from, size_t size, void *to);
+/* Whole pages of ours become as if they were mapped anew, writable, in small pages: one mapping.
+   Returns 0 or an errno value, and nothing has changed. */
+HAK_MUST_CHECK int hak_os_renew(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */
 void hak_os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */

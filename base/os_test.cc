@@ -1,6 +1,7 @@
 /* Tests of the OS layer: aligned mappings whatever the system answers, purging, metadata memory. */
 #include "base/os.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -212,6 +213,29 @@ TEST(Os, PurgeDropsPages)
     EXPECT_EQ(p[size / 2 - 1], 0);
     EXPECT_EQ(p[size / 2], 7);
     EXPECT_EQ(hak_os_unmap(p, size), 0);
+}
+
+TEST(Os, PagesMoveAndTheirPlaceStays)
+{
+    size_t page = hak_os_page_size(), size = 8 * page;
+    auto *from = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+    auto *to = static_cast<char *>(hak_os_reserve(3 * size));
+    ASSERT_TRUE(from && to);
+    memset(from, 'm', size);
+    int error = hak_os_move_pages(from, size, to + size);
+    if (error == EINVAL) {
+        GTEST_SKIP() << "a kernel before Linux 5.7, or qemu";
+    }
+    ASSERT_EQ(error, 0);
+    EXPECT_EQ(std::count(from, from + size, 0), static_cast<ptrdiff_t>(size));
+    EXPECT_EQ(std::count(to + size, to + 2 * size, 'm'), static_cast<ptrdiff_t>(size));
+    EXPECT_FALSE(hak_os_claim(to, page)) << "still reserved";
+    errno = 5;
+    EXPECT_NE(hak_os_move_pages(from + 1, page, to), 0);
+    EXPECT_EQ(errno, 5);
+    EXPECT_FALSE(hak_os_claim(to, page)) << "a refusal leaves no hole";
+    ASSERT_EQ(hak_os_unmap(from, size), 0);
+    ASSERT_EQ(hak_os_unmap(to, 3 * size), 0);
 }
 
 TEST(Os, ErrorsAreReturnedAndErrnoIsKept)

@@ -106,6 +106,9 @@ static HAK_ALWAYS_INLINE void *hak_fast_malloc_or(size_t size, void *(*large)(si
                                                   void *(*refill)(size_t size))
 {
     struct theap *heap = atomic_load_relaxed(&hak_self);
+    if (HAK_SECURE) { /* its layer sees every call: no bin has anything */
+        return size <= SC_SMALL_MAX ? refill(size) : large(size);
+    }
     FORGET_HEAP(heap);
     if (HAK_LIKELY(size <= SC_TINY_MAX)) {
         return hak_fast_malloc_from(heap, heap->tiny_bin[(size + 15) >> SC_GRANULE_SHIFT], size,
@@ -209,6 +212,10 @@ static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p,
 
 static HAK_ALWAYS_INLINE void hak_fast_free(void *p)
 {
+    if (HAK_SECURE) {
+        hak_fast_slow_free(p);
+        return;
+    }
     hak_fast_free_to(atomic_load_relaxed(&hak_self), p, hak_fast_slow_free);
 }
 

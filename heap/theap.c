@@ -64,7 +64,7 @@ static uint32_t shared_id; /* reserved at the start: when it is needed, there ma
 static struct theap *commons[N_COMMON_HEAPS]; /* written with the HEAPS lock held */
 uint32_t hak_theap_common_tag = (OWNER_MAX + 1) << TAG_OWNER_SHIFT; /* no owner has that id */
 static struct theap *unused; /* memory of heaps that were not made, by next_orphan */
-static uint32_t n_live;      /* heaps that have a thread */
+uint32_t hak_theap_live;
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
 static uint32_t has_stale, stale_id;
@@ -342,7 +342,7 @@ static int has_spare_slab(struct owner *owner, uint32_t size_class)
 static void adopt_from_live(struct theap *heap, uint32_t size_class)
 {
     uint32_t id = first_asked(heap);
-    if (atomic_load_relaxed(&n_live) < 2 && hak_theap_epoch == 1) {
+    if (atomic_load_relaxed(&hak_theap_live) < 2 && hak_theap_epoch == 1) {
         return;
     }
     for (uint32_t n = ADOPT_SEARCH; n; n--) {
@@ -549,7 +549,7 @@ static struct theap *take_heap(void)
         heap->kept = NULL; /* a thread that a forked child does not have may have left some */
         hak_map_view_begin(&heap->view);
         show_to_fast_paths(heap);
-        (void)atomic_add_relaxed(&n_live, 1u);
+        (void)atomic_add_relaxed(&hak_theap_live, 1u);
     }
     return heap;
 }
@@ -608,7 +608,7 @@ void hak_theap_end_thread(struct theap *heap)
     hak_tc_flush(heap);
     (void)hak_spans_end(&heap->spans);
     make_orphan(heap);
-    if (atomic_sub_relaxed(&n_live, 1u) == COMMON_THREADS) {
+    if (atomic_sub_relaxed(&hak_theap_live, 1u) == COMMON_THREADS) {
         rest_commons();
     }
 }
@@ -643,11 +643,6 @@ void *hak_theap_alloc_uncached(uint32_t size_class)
     struct theap *heap = get_shared();
     int is_clean;
     return heap ? hak_owner_take_one(&heap->owner, size_class, hak_small_take, &is_clean) : NULL;
-}
-
-uint32_t hak_theap_n_live(void)
-{
-    return atomic_load_seq(&n_live);
 }
 
 void hak_theap_refuse(void)
@@ -738,7 +733,7 @@ void hak_theap_fork_child(void)
     hak_stat_add(orphans, hak_stat_get(heaps) - n_own - hak_stat_get(orphans));
     hak_stat_add(bin_budget, (int64_t)own->budget - hak_stat_get(bin_budget));
     hak_stat_add(span_cache_bytes, own->spans.reserved - hak_stat_get(span_cache_bytes));
-    atomic_store_relaxed(&n_live, (uint32_t)n_own);
+    atomic_store_relaxed(&hak_theap_live, (uint32_t)n_own);
     /* These handlers are registered behind the key: another thread had made it. */
     atomic_store_release(&threads_state, (uint32_t)STARTED);
     mend_shown();

@@ -251,7 +251,11 @@ void hak_theap_rest_all(void);
 /* 1 if the last call has left spans with some thread. */
 int hak_theap_keeps_spans(void);
 /* Heaps that have a thread now. */
-uint32_t hak_theap_n_live(void);
+extern uint32_t hak_theap_live HAK_HIDDEN;
+static inline uint32_t hak_theap_n_live(void)
+{
+    return atomic_load_seq(&hak_theap_live);
+}
 /* What fast paths see of every thread's heap: all; or that, and they take from the metered bins; or
    nothing, so that every call comes to the table of entry points. */
 enum theap_view { THEAP_SHOWN, THEAP_HIDDEN, THEAP_METERED };

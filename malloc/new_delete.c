@@ -14,6 +14,7 @@
    never caught would. */
 #include <stdint.h>
 
+#include "base/atomic.h"
 #include "base/error.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
@@ -182,13 +183,25 @@ HAK_REPLACEABLE void _ZdlPv(void *p);
 HAK_REPLACEABLE void _ZdaPv(void *p);
 
 /* Only if all of them are ours: a program that has some of its own may well mix them. */
-#define FAMILIES_ARE_TOLD                                                                          \
+#define ALL_ARE_OURS                                                                               \
     (HAK_SECURE && !NAMES_MALLOC_DIFFERS && !NAMES_FREE_DIFFERS && _Znwm == hak_own__Znwm &&       \
      _Znam == hak_own__Znam && _ZdlPv == hak_own__ZdlPv && _ZdaPv == hak_own__ZdaPv)
 
+/* Names do not change once the program runs: looked at once. */
+static inline int families_are_told(void)
+{
+    static uint32_t answer; /* 0: not known; else 1 more than it is */
+    uint32_t known = atomic_load_relaxed(&answer);
+    if (HAK_SECURE && HAK_UNLIKELY(!known)) {
+        known = ALL_ARE_OURS ? 2 : 1;
+        atomic_store_relaxed(&answer, known);
+    }
+    return HAK_SECURE && known == 2;
+}
+
 static inline void *named(void *p, enum entry_family family)
 {
-    if (FAMILIES_ARE_TOLD) {
+    if (families_are_told()) {
         hak_fast_name(p, family);
     }
     return p;
@@ -198,11 +211,22 @@ static inline void *named(void *p, enum entry_family family)
 static inline void claim(void *p, enum entry_family family, enum entry_family next, size_t size,
                          size_t alignment)
 {
-    if (FAMILIES_ARE_TOLD) {
+    if (families_are_told()) {
         hak_fast_claim(p, family, next, size, alignment);
     }
 }
 #define NO_SIZE SIZE_MAX
+
+/* All forms are ours: what the next ones would do is known. Returns whether it freed the block. */
+static inline int free_at_once(void *p, enum entry_family family, size_t size)
+{
+    if (!families_are_told()) {
+        return 0;
+    }
+    hak_fast_claim(p, family, ENTRY_MALLOC, size, 0);
+    hak_fast_free(p);
+    return 1;
+}
 
 /* new */
 HAK_REPLACEABLE void *_Znwm(size_t size)
@@ -302,14 +326,18 @@ HAK_REPLACEABLE void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t ali
    claims. A form calls `next`, by its name. */
 HAK_REPLACEABLE void _ZdlPv(void *p)
 {
-    claim(p, ENTRY_NEW, ENTRY_MALLOC, NO_SIZE, 0);
+    if (free_at_once(p, ENTRY_NEW, NO_SIZE)) {
+        return;
+    }
     free(p);
 }
 OWN_NAME(_ZdlPv);
 
 HAK_REPLACEABLE void _ZdaPv(void *p)
 {
-    claim(p, ENTRY_NEW_ARRAY, ENTRY_NEW, NO_SIZE, 0);
+    if (free_at_once(p, ENTRY_NEW_ARRAY, NO_SIZE)) {
+        return;
+    }
     _ZdlPv(p);
 }
 OWN_NAME(_ZdaPv);
@@ -317,7 +345,9 @@ OWN_NAME(_ZdaPv);
 #define DEFINE_SIZED_DELETE(name, family, next)                                                    \
     HAK_REPLACEABLE void name(void *p, size_t size)                                                \
     {                                                                                              \
-        claim(p, family, family, size, 0);                                                         \
+        if (free_at_once(p, family, size)) {                                                       \
+            return;                                                                                \
+        }                                                                                          \
         next(p);                                                                                   \
     }
 #define DEFINE_NOTHROW_DELETE(name, next)                                                          \

@@ -3,6 +3,7 @@
 #include "secure/cache.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/options.h"
@@ -11,10 +12,18 @@
 
 #if HAK_SECURE
 
-/* A hand holds blocks of so many bytes, as far as they are more than one. */
+/* A hand holds blocks of so many bytes, but so many at least. */
 #define HAND_BYTES 8192u
+#define HAND_LEAST 2u
 
 static uint64_t reserved_bytes; /* by all caches */
+
+static void forget(struct secure_bin *bin)
+{
+    bin->n_hand = bin->is_ready = bin->n_ring = 0;
+    bin->at = 0;
+    memset(bin->ring, 0, sizeof bin->ring);
+}
 
 static struct secure_cache *attach(void)
 {
@@ -34,7 +43,7 @@ static struct secure_cache *attach(void)
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
             struct secure_bin *bin = &cache->bins[c];
             if (bin->is_ready || bin->n_hand) {
-                bin->n_hand = bin->n_drawn = bin->n_queued = bin->first = bin->is_ready = 0;
+                forget(bin);
             }
         }
         cache->reserved = 0;
@@ -59,13 +68,17 @@ static uint32_t between(uint64_t least, uint64_t n, uint64_t most)
     return (uint32_t)(n < least ? least : n > most ? most : n);
 }
 
+static uint8_t hand_most(uint32_t size_class)
+{
+    return (uint8_t)between(HAND_LEAST, HAND_BYTES / hak_sc_table[size_class].size, HAND_MOST);
+}
+
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block)
 {
     struct secure_bin *bin = &cache->bins[size_class];
     struct bin *from = &hak_theap_own->bins[size_class];
-    uint32_t most = between(1, HAND_BYTES / hak_sc_table[size_class].size, HAND_MOST);
-    bin->hand_most = (uint8_t)most;
-    while (bin->n_hand < most) {
+    bin->hand_most = hand_most(size_class);
+    while (bin->n_hand < bin->hand_most) {
         void *more = hak_tc_bin_take(from);
         if (!more) {
             break;
@@ -82,35 +95,36 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
     return other;
 }
 
+/* The largest power of two that is not above n; n > 0. */
+static uint32_t power_below(uint32_t n)
+{
+    return 1u << (31 - __builtin_clz(n));
+}
+
 void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
 {
     struct secure_bin *bin = &cache->bins[size_class];
-    uint64_t size = hak_sc_table[size_class].size, n = hak_options.secure_quarantine / size;
+    uint64_t size = hak_sc_table[size_class].size;
     bin->is_ready = 1;
-    bin->drawn_most = bin->queue_most = 0;
+    bin->hand_most = hand_most(size_class);
     if (!hak_options.secure_quarantine) {
         return;
     }
-    uint32_t drawn = between(1, n / 2, DRAWN_MOST), queue = between(1, n / 2, QUEUE_MOST);
-    uint64_t bytes = (drawn + queue) * size;
+    uint32_t n = power_below(between(2, hak_options.secure_quarantine / size, RING_MOST));
+    uint64_t bytes = n * size;
     if (atomic_add_relaxed(&reserved_bytes, bytes) + bytes > hak_options.secure_quarantine_all) {
         (void)atomic_sub_relaxed(&reserved_bytes, bytes);
         return;
     }
     cache->reserved += bytes;
-    bin->drawn_most = (uint8_t)drawn;
-    bin->queue_most = (uint8_t)queue;
+    bin->n_ring = (uint8_t)n;
 }
 
 /* Blocks of other heaps' slabs are strays in the bin (theap.h). */
-static void put(struct theap *heap, uint32_t size_class, void **blocks, uint32_t n, int is_zero)
+static void put(struct theap *heap, uint32_t size_class, void *block)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        if (is_zero) {
-            hak_secure_cache_check_word(blocks[i]);
-        }
-        hak_tc_bin_push(&heap->bins[size_class], blocks[i]);
-    }
+    hak_secure_cache_check_word(block);
+    hak_tc_bin_push(&heap->bins[size_class], block);
 }
 
 static void flush(struct theap *heap)
@@ -122,23 +136,21 @@ static void flush(struct theap *heap)
         if (!bin->n_hand && !bin->is_ready) {
             continue;
         }
-        put(heap, c, bin->hand, bin->n_hand, 0);
-        put(heap, c, bin->drawn, bin->n_drawn, 1);
-        put(heap, c, bin->queue, bin->n_queued, 1);
-        bin->n_hand = bin->n_drawn = bin->n_queued = bin->first = bin->is_ready = 0;
+        for (uint32_t i = 0; i < bin->n_hand; i++) {
+            put(heap, c, bin->hand[i]);
+        }
+        for (uint32_t i = 0; i < bin->n_ring; i++) {
+            if (bin->ring[i]) {
+                put(heap, c, (void *)(bin->ring[i] & ~RING_OWN));
+            }
+        }
+        forget(bin);
     }
     (void)atomic_sub_relaxed(&reserved_bytes, cache->reserved);
     cache->reserved = 0;
 }
 
 typedef void (*checker)(const void *p, uint32_t size_class, int has_link);
-
-static void for_each(void *const *blocks, uint32_t n, uint32_t size_class, checker check)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        check(blocks[i], size_class, 0);
-    }
-}
 
 static void for_list(const void *head, uint32_t size_class, checker check)
 {
@@ -154,9 +166,14 @@ void hak_secure_cache_for_each(checker check)
     const struct secure_cache *cache = (const struct secure_cache *)heap->kept;
     for (uint32_t c = 0; cache && c < SC_N_CLASSES; c++) {
         const struct secure_bin *bin = &cache->bins[c];
-        for_each(bin->hand, bin->n_hand, c, check);
-        for_each(bin->drawn, bin->n_drawn, c, check);
-        for_each(bin->queue, bin->n_queued, c, check);
+        for (uint32_t i = 0; i < bin->n_hand; i++) {
+            check(bin->hand[i], c, 0);
+        }
+        for (uint32_t i = 0; i < bin->n_ring; i++) {
+            if (bin->ring[i]) {
+                check((const void *)(bin->ring[i] & ~RING_OWN), c, 0);
+            }
+        }
         for_list(hak_tc_bin_first(&heap->bins[c]), c, check);
         for_list(heap->spares[c].head, c, check);
     }

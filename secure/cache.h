@@ -3,14 +3,17 @@
 
    struct secure_cache belongs to a heap (theap.h: `kept`), and so to its thread; no lock. Of each
    class:
-   - the quarantine: a freed block takes the place of a random one of `drawn`, which goes to the end
-     of a queue, whose first goes back to its bin: no block comes back at once, and none in order;
-   - the hand: blocks from the bin, of which malloc takes a random one.
+   - the quarantine, a ring of places that are left in turn: a freed block takes the place of a
+     random one of the half that came last, which goes to the end. So no block comes back before
+     half as many others were freed, and none in order. Whose slab is not this heap's is marked: it
+     goes to its own heap when it leaves;
+   - the hand: blocks of which malloc takes a random one. It is filled by what leaves the
+     quarantine, and from the bin.
    A class's quarantine is made with its first free: as many blocks as HAKMEM_SECURE_QUARANTINE
-   allows, if HAKMEM_SECURE_QUARANTINE_ALL still allows it for the process; else there is none, and
-   freed blocks go to their bins.
-   Always: n_hand <= hand_most, n_drawn <= drawn_most, n_queued <= queue_most; no block is in two
-   places; blocks of the quarantine are zero, and their tails say free (cache_test.cc). */
+   allows, a power of two, if HAKMEM_SECURE_QUARANTINE_ALL still allows it for the process; else
+   there is none, and freed blocks leave at once.
+   Always: n_hand <= HAND_MOST; no block is in two places; blocks of both are zero, and their tails
+   say free or are zero too. */
 #ifndef HAKMEM_SECURE_CACHE_H
 #define HAKMEM_SECURE_CACHE_H
 
@@ -20,17 +23,17 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define HAND_MOST  16u
-#define DRAWN_MOST 32u
-#define QUEUE_MOST 32u
+#define HAND_MOST 32u
+#define RING_MOST 64u
 
 struct secure_bin {
-    uint8_t n_hand, n_drawn, n_queued, first; /* `first`: the queue's, in its ring */
-    uint8_t hand_most, drawn_most, queue_most, is_ready;
+    uint8_t n_hand, hand_most, is_ready;
+    uint8_t n_ring; /* places of the quarantine, a power of two; 0: none */
+    uint32_t at;    /* the place that is left next */
     void *hand[HAND_MOST];
-    void *drawn[DRAWN_MOST];
-    void *queue[QUEUE_MOST];
+    uintptr_t ring[RING_MOST]; /* blocks; 0 until there is one. RING_OWN: of a slab of this heap */
 };
+#define RING_OWN ((uintptr_t)1)
 
 struct secure_cache {
     uint64_t random;
@@ -46,6 +49,14 @@ static HAK_ALWAYS_INLINE struct secure_cache *hak_secure_cache_now(void)
     return HAK_LIKELY(kept != NULL) ? (struct secure_cache *)kept : hak_secure_cache_attach();
 }
 
+static HAK_ALWAYS_INLINE struct secure_bin *hak_secure_bin_of(struct secure_cache *cache,
+                                                              uint32_t size_class)
+{
+    struct secure_bin *bin = &cache->bins[size_class];
+    __asm__("" : "+r"(bin)); /* or gcc multiplies again for each field */
+    return bin;
+}
+
 /* A number below n, n < 2^16; of the thread's own sequence. */
 static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, uint32_t n)
 {
@@ -55,9 +66,8 @@ static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, ui
 
 /* A block from the hand, NULL if it is empty. */
 static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
-                                                     uint32_t size_class)
+                                                     struct secure_bin *bin)
 {
-    struct secure_bin *bin = &cache->bins[size_class];
     uint32_t n = bin->n_hand;
     if (HAK_UNLIKELY(!n)) {
         return NULL;
@@ -69,42 +79,40 @@ static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
     return block;
 }
 
+/* 1 if the hand has room for the block. */
+static HAK_ALWAYS_INLINE int hak_secure_cache_put(struct secure_bin *bin, void *block)
+{
+    uint32_t n = bin->n_hand;
+    if (HAK_UNLIKELY(n >= bin->hand_most)) {
+        return 0;
+    }
+    bin->hand[n] = block;
+    bin->n_hand = (uint8_t)(n + 1);
+    return 1;
+}
+
 /* Fills the hand from the heap's bin, as far as that has blocks, and gives `block`, which was taken
    for it, or a random one of the hand in exchange. */
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block);
 
-/* Decides how large the class's quarantine is. */
+/* Decides how large the class's hand and quarantine are. Before its first free (is_ready). */
 void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class);
 
-/* The block goes into the quarantine. Returns the one that leaves it, or NULL. */
-static HAK_ALWAYS_INLINE void *hak_secure_cache_quarantine(struct secure_cache *cache,
-                                                           uint32_t size_class, void *block)
+/* The block, with its mark, goes into the quarantine. Returns the one that leaves it, or 0. */
+static HAK_ALWAYS_INLINE uintptr_t hak_secure_cache_quarantine(struct secure_cache *cache,
+                                                               struct secure_bin *bin,
+                                                               uintptr_t block)
 {
-    struct secure_bin *bin = &cache->bins[size_class];
-    if (HAK_UNLIKELY(!bin->is_ready)) {
-        hak_secure_cache_ready(cache, size_class);
-    }
-    if (HAK_UNLIKELY(bin->n_drawn < bin->drawn_most)) {
-        bin->drawn[bin->n_drawn++] = block;
-        return NULL;
-    }
-    if (HAK_UNLIKELY(!bin->drawn_most)) {
+    uint32_t n = bin->n_ring;
+    if (HAK_UNLIKELY(!n)) {
         return block;
     }
-    uint32_t i = hak_secure_draw(cache, bin->drawn_most);
-    void *drawn = bin->drawn[i];
-    bin->drawn[i] = block;
-    if (HAK_UNLIKELY(bin->n_queued < bin->queue_most)) {
-        bin->queue[bin->n_queued++] = drawn; /* it is filled once, from place 0 */
-        return NULL;
-    }
-    if (HAK_UNLIKELY(!bin->queue_most)) {
-        return drawn;
-    }
-    void *first = bin->queue[bin->first];
-    bin->queue[bin->first] = drawn;
-    bin->first = (uint8_t)(bin->first + 1 < bin->queue_most ? bin->first + 1 : 0);
-    return first;
+    uint32_t at = bin->at, drawn = (at - hak_secure_draw(cache, n / 2)) & (n - 1);
+    uintptr_t out = bin->ring[at];
+    bin->ring[at] = bin->ring[drawn];
+    bin->ring[drawn] = block;
+    bin->at = (at + 1) & (n - 1);
+    return out;
 }
 
 /* Ends the process if the first word of a block that leaves the quarantine was written to. */

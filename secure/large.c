@@ -14,6 +14,7 @@
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "secure/blame.h"
+#include "secure/pages.h"
 #include "secure/tail.h"
 #include "superslab/map.h"
 #include "superslab/superslab.h"
@@ -29,6 +30,11 @@
 #define GROW_SHIFT 1
 /* A block that shrinks stays where it is if it keeps half of its pages, or so many bytes. */
 #define KEEP_WHOLE ((size_t)256 * HAK_KIB)
+/* A block that is made larger by realloc takes its pages along if it has so many bytes. */
+#define MOVED_LEAST ((size_t)64 * HAK_KIB)
+/* Pages of freed blocks that are kept: twice as many as are in use, within these bounds. */
+#define KEPT_LEAST ((size_t)4 * HAK_MIB)
+#define KEPT_MOST  ((size_t)64 * HAK_MIB)
 
 struct large {
     struct address_node by_address; /* first; the container's */
@@ -41,6 +47,8 @@ struct large {
     uint32_t family;
     uint32_t state;
     struct large *next_stuck;
+    struct pages lent; /* to the body's start */
+    uint32_t is_cut;   /* some were lent to it since it was mapped */
 };
 
 static LOCK_DEFINE(lock, LOCK_RANK_OWNED);
@@ -49,6 +57,7 @@ static struct large *drawn[DRAWN_LARGE], *queue[QUEUE_LARGE], *ready[READY_MOST]
 static uint32_t n_drawn, n_queued, first_queued, n_ready, draws;
 size_t hak_secure_large_waiting;
 static struct large *stuck; /* freed, in no other list */
+static size_t used_bytes;   /* of bodies of used blocks; atomic, and about right */
 
 static const struct entry_table *below(void)
 {
@@ -88,6 +97,47 @@ static void guard(const struct large *large)
     protect(large->body + large->body_bytes, container + large->bytes, OS_UNTOUCHABLE);
 }
 
+/* In pages, when so many bytes are being freed. */
+static size_t most_kept(size_t freed)
+{
+    size_t used = 2 * (atomic_load_relaxed(&used_bytes) + freed);
+    return (used < KEPT_LEAST  ? KEPT_LEAST
+            : used < KEPT_MOST ? used
+                               : KEPT_MOST) /
+           hak_os_page_size();
+}
+
+/* The body's pages become writable; lent ones, if blocks of the size are touched. Returns 0 if the
+   system refuses. */
+static int get_pages(struct large *large, char *body, size_t body_bytes, int may_be_lent)
+{
+    large->lent = (struct pages){0, 0};
+    if (may_be_lent && hak_secure_pages_are_wanted(body_bytes) && hak_gate_enter()) {
+        large->lent = hak_secure_pages_lend(body, body_bytes / hak_os_page_size());
+        large->is_cut |= large->lent.n != 0;
+        hak_gate_leave();
+    }
+    return large->lent.n || hak_os_protect(body, body_bytes, OS_WRITABLE) == 0;
+}
+
+/* The block is free: nobody may touch it. Its pages return, or go to the system; if that does not
+   take them, they are readable by none. Inside the gate. */
+static void leave_pages(struct large *large)
+{
+    hak_secure_pages_learn(large->body, large->body_bytes, large->lent.n != 0);
+    size_t page = hak_os_page_size(), n = large->body_bytes / page;
+    n = large->lent.n
+            ? hak_secure_pages_return(large->lent, large->body, n, most_kept(large->body_bytes))
+            : 0;
+    char *at = large->body + n * page, *end = large->body + large->body_bytes;
+    if (at < end && hak_os_purge(at, (size_t)(end - at))) {
+        memset(at, 0, (size_t)(end - at));
+    }
+    protect(large->body, end, OS_UNTOUCHABLE);
+    large->lent = (struct pages){0, 0};
+    (void)hak_secure_pages_trim(most_kept(large->body_bytes));
+}
+
 /* --- placing --- */
 
 static size_t container_bytes(size_t size, size_t alignment, size_t page)
@@ -103,19 +153,27 @@ static void fill_behind(const struct large *large)
            (size_t)(large->body + large->body_bytes - end));
 }
 
-/* Where the block lies in its container: at its body's end, or, if it may grow, at the start. */
-static void place(struct large *large, size_t size, size_t alignment, int is_growing)
+/* Where a block lies in its body: at the end, or, if it may grow, so many bytes from the start. */
+struct spot {
+    size_t offset;    /* AT_END */
+    int brings_pages; /* those of a block that has become too small */
+};
+#define AT_END SIZE_MAX
+
+static void place(struct large *large, size_t size, size_t alignment, struct spot spot)
 {
     size_t page = hak_os_page_size();
     uintptr_t first = (uintptr_t)container_of(large) + page;
     large->size = size;
-    large->body_bytes = round_to(size, page);
+    size_t offset = spot.offset == AT_END ? 0 : spot.offset;
+    large->body_bytes = round_to(offset + size, page);
     large->body = (char *)(alignment > page ? round_to(first, alignment) : first);
-    large->start = large->body;
-    if (alignment <= page && !is_growing) {
+    large->start = large->body + offset;
+    if (alignment <= page && spot.offset == AT_END) {
         large->start += large->body_bytes - round_to(size, alignment);
     }
     large->family = ENTRY_MALLOC;
+    (void)atomic_add_relaxed(&used_bytes, large->body_bytes);
     fill_behind(large);
 }
 
@@ -174,7 +232,8 @@ static struct large *take_ready(size_t bytes)
 static int try_give_back(struct large *large)
 {
     char *container = container_of(large);
-    if (hak_os_protect(container, large->bytes, OS_WRITABLE)) {
+    if (large->is_cut ? hak_os_renew(container, large->bytes)
+                      : hak_os_protect(container, large->bytes, OS_WRITABLE)) {
         return 0;
     }
     hak_lock_acquire(&lock);
@@ -322,6 +381,7 @@ int hak_secure_large_flush(void)
         while (atomic_load_relaxed(&stuck) && unstick()) {
             any = 1;
         }
+        any |= hak_secure_pages_trim(0);
         hak_gate_leave();
     }
     return any;
@@ -367,6 +427,8 @@ static struct large *describe(void *container, struct hak_heap *heap)
 {
     struct large *large = (struct large *)hak_address_new(&table, &lock, sizeof *large);
     if (large) {
+        large->lent = (struct pages){0, 0};
+        large->is_cut = 0;
         large->heap = heap;
         large->bytes = below()->usable_size(container) & ~(hak_os_page_size() - 1);
         large->by_address.address = container;
@@ -376,13 +438,13 @@ static struct large *describe(void *container, struct hak_heap *heap)
 
 /* Dresses a container. NULL if there is no memory to record it. Inside the gate. */
 static void *record(void *container, struct hak_heap *heap, size_t alignment, size_t size,
-                    int is_growing)
+                    struct spot spot)
 {
     struct large *large = describe(container, heap);
     if (!large) {
         return NULL;
     }
-    place(large, size, alignment, is_growing);
+    place(large, size, alignment, spot);
     guard(large);
     hak_lock_acquire(&lock);
     atomic_store_relaxed(&large->state, (uint32_t)LARGE_USED);
@@ -396,7 +458,7 @@ static void *record(void *container, struct hak_heap *heap, size_t alignment, si
 }
 
 static void *fresh(struct hak_heap *heap, size_t alignment, size_t size, size_t bytes,
-                   int is_growing)
+                   struct spot spot)
 {
     for (;;) {
         void *container = ask(heap, bytes);
@@ -407,7 +469,7 @@ static void *fresh(struct hak_heap *heap, size_t alignment, size_t size, size_t 
             return container ? hand_through(container, heap, alignment, size) : NULL;
         }
         if (HAK_LIKELY(hak_gate_enter())) {
-            void *p = record(container, heap, alignment, size, is_growing);
+            void *p = record(container, heap, alignment, size, spot);
             hak_gate_leave();
             if (!p) {
                 below()->free(container);
@@ -420,22 +482,22 @@ static void *fresh(struct hak_heap *heap, size_t alignment, size_t size, size_t 
 }
 
 /* From a ready container of at least `bytes`; NULL if there is none. */
-static void *reuse(size_t alignment, size_t size, size_t bytes, int is_growing)
+static void *reuse(size_t alignment, size_t size, size_t bytes, struct spot spot)
 {
     size_t page = hak_os_page_size();
     struct large *large = alignment > page ? NULL : take_ready(bytes);
     if (!large) {
         return NULL;
     }
-    char *body = container_of(large) + page;
-    if (hak_os_protect(body, round_to(size, page), OS_WRITABLE)) {
+    size_t body_bytes = round_to((spot.offset == AT_END ? 0 : spot.offset) + size, page);
+    if (!get_pages(large, container_of(large) + page, body_bytes, !spot.brings_pages)) {
         if (hak_gate_enter()) {
             give_back(large);
             hak_gate_leave();
         }
         return NULL;
     }
-    place(large, size, alignment, is_growing);
+    place(large, size, alignment, spot);
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return large->start;
 }
@@ -449,18 +511,25 @@ void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t siz
     }
     alignment = alignment < SC_MIN_ALIGN ? SC_MIN_ALIGN : alignment;
     size_t bytes = container_bytes(size, alignment, page);
-    void *p = heap ? NULL : reuse(alignment, size, bytes, 0);
-    return p ? p : fresh(heap, alignment, size, bytes, 0);
+    const struct spot spot = {AT_END, 0};
+    void *p = heap ? NULL : reuse(alignment, size, bytes, spot);
+    return p ? p : fresh(heap, alignment, size, bytes, spot);
+}
+
+static void *alloc_growing(size_t size, struct spot spot)
+{
+    if (size > PTRDIFF_MAX / 4) {
+        return NULL;
+    }
+    size_t bytes = container_bytes(spot.offset + size + (size >> GROW_SHIFT), SC_MIN_ALIGN,
+                                   hak_os_page_size());
+    void *p = reuse(SC_MIN_ALIGN, size, bytes, spot);
+    return p ? p : fresh(NULL, SC_MIN_ALIGN, size, bytes, spot);
 }
 
 void *hak_secure_large_alloc_growing(size_t size)
 {
-    if (size > PTRDIFF_MAX / 4) {
-        return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
-    }
-    size_t bytes = container_bytes(size + (size >> GROW_SHIFT), SC_MIN_ALIGN, hak_os_page_size());
-    void *p = reuse(SC_MIN_ALIGN, size, bytes, 1);
-    p = p ? p : fresh(NULL, SC_MIN_ALIGN, size, bytes, 1);
+    void *p = alloc_growing(size, (struct spot){0, 0});
     return p ? p : hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
 }
 
@@ -524,12 +593,90 @@ int hak_secure_large_resize(void *p, size_t size, int must_stay)
         if (end < body_end) {
             memset(end, 0, (size_t)(body_end - end));
         }
+        (void)atomic_add_relaxed(&used_bytes, body_bytes - large->body_bytes);
         large->body_bytes = body_bytes;
         large->size = size;
         fill_behind(large);
     }
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return is_done;
+}
+
+/* The pages of `from` become the first ones of `to`, whose blocks begin at the same place of their
+   bodies. Returns 0 if the system refuses, and nothing has changed. Both are the caller's. */
+static int move_all(struct large *from, struct large *to)
+{
+    size_t bytes = from->body_bytes;
+    char *end = from->start + from->size, *body_end = from->body + bytes;
+    if (hak_os_move_pages(from->body, bytes, to->body)) {
+        return 0;
+    }
+    to->lent = from->lent;
+    to->is_cut = from->is_cut = 1;
+    from->lent = (struct pages){0, 0};
+    memset(end + (to->body - from->body), 0, (size_t)(body_end - end));
+    fill_behind(to);
+    protect(from->body, body_end, OS_UNTOUCHABLE);
+    return 1;
+}
+
+static int become(struct large *large, enum large_state is, enum large_state next)
+{
+    uint32_t expected = (uint32_t)is;
+    return atomic_cas_strong(&large->state, &expected, (uint32_t)next);
+}
+
+/* A block that nobody has got, and that may be untouchable. Inside the gate. */
+static void abandon(struct large *large)
+{
+    atomic_store_release(&large->state, (uint32_t)LARGE_FREED);
+    (void)atomic_sub_relaxed(&used_bytes, large->body_bytes);
+    give_back(large);
+}
+
+/* Inside the gate. */
+static int move_and_end(struct large *from, struct large *to)
+{
+    (void)become(to, LARGE_USED, LARGE_CHANGING);
+    int is_mine = become(from, LARGE_USED, LARGE_CHANGING),
+        is_moved = is_mine && move_all(from, to);
+    if (!is_moved) {
+        abandon(to);
+        if (is_mine) {
+            atomic_store_release(&from->state, (uint32_t)LARGE_USED);
+        }
+        return 0;
+    }
+    atomic_store_release(&to->state, (uint32_t)LARGE_USED);
+    atomic_store_release(&from->state, (uint32_t)LARGE_FREED);
+    (void)atomic_sub_relaxed(&used_bytes, from->body_bytes);
+    retire(from);
+    return 1;
+}
+
+void *hak_secure_large_move(void *p, size_t size)
+{
+    struct large *from = look(p);
+    size_t lent = from ? from->lent.n * hak_os_page_size() : 0;
+    if (!from || from->heap || size <= from->size || from->body_bytes < MOVED_LEAST ||
+        (lent && lent != from->body_bytes)) {
+        return NULL;
+    }
+    check_edges(from);
+    if (from->family != ENTRY_MALLOC) {
+        hak_secure_family_differs(p, (enum entry_family)from->family, ENTRY_MALLOC);
+    }
+    void *q = alloc_growing(size, (struct spot){(size_t)(from->start - from->body), 1});
+    struct large *to = q ? look(q) : NULL;
+    if (to && hak_gate_enter()) {
+        int is_moved = move_and_end(from, to);
+        hak_gate_leave();
+        return is_moved ? q : NULL;
+    }
+    if (q) { /* limbo's, or libc's; or a fork begins */
+        to ? hak_secure_large_free(q) : below()->free(q);
+    }
+    return NULL;
 }
 
 /* --- freeing --- */
@@ -547,6 +694,7 @@ static struct large *used_at(const void *p, const void *container)
     if (atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) != LARGE_USED) {
         hak_secure_blame("block freed twice", p);
     }
+    (void)atomic_sub_relaxed(&used_bytes, large->body_bytes);
     return large;
 }
 
@@ -577,11 +725,7 @@ void hak_secure_large_free(void *p)
     struct large *large = used_at(p, container);
     hak_lock_release(&lock);
     check_edges(large);
-    /* A system that does not take the pages leaves them readable by none. */
-    if (hak_os_purge(large->body, large->body_bytes)) {
-        memset(large->body, 0, large->body_bytes);
-    }
-    protect(large->body, large->body + large->body_bytes, OS_UNTOUCHABLE);
+    leave_pages(large);
     retire(large);
     hak_gate_leave();
 }
@@ -645,6 +789,7 @@ void hak_secure_large_forget(void *container)
     }
     if (atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) == LARGE_USED) {
         check_edges(large);
+        (void)atomic_sub_relaxed(&used_bytes, large->body_bytes);
     } /* else a thread that a forked child does not have was freeing it */
     if (hak_os_protect(container, large->bytes, OS_WRITABLE) && hak_gate_enter()) {
         get_stuck(large);
@@ -695,6 +840,7 @@ int hak_secure_large_verify(void)
     }
     is_right &= bytes == hak_secure_large_waiting;
     hak_lock_release(&lock);
+    is_right &= hak_secure_pages_verify();
     hak_gate_leave_reader(how);
     return is_right ? 0 : VERIFY_SECURE_LARGE;
 }

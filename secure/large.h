@@ -3,9 +3,10 @@
    A block lies in a *container*, which the plain functions serve: a page that may not be touched,
    the body, and one or more such pages. The block ends with the body, as far as its alignment lets
    it: one byte too many is a fault. What is left behind it is filled (tail.h), what lies before it
-   in the body is zero; both are checked when it is freed. Freed, its pages go to the system, and it
-   waits untouchable in a quarantine of the process, as small ones do in their thread's (cache.h);
-   then its container serves a request for as much, or goes back.
+   in the body is zero; both are checked when it is freed. Freed, it loses its pages at once, to the
+   system or to where the next block gets them from (pages.h). It waits untouchable in a quarantine
+   of the process, as small ones do in their thread's (cache.h); then its container serves a request
+   for as much, or goes back.
 
    struct large describes one, in a hash table by the container's start. States: used; changing: its
    owner makes it another size; freed: in the quarantine, ready for the next, or on its way between.
@@ -47,6 +48,9 @@ void *hak_secure_large_alloc_growing(size_t size);
 /* Makes the block that begins at p `size` bytes, at least 1, where it lies; 0 if its container has
    no room, or too much, or the system refuses. `must_stay` as with small ones. */
 int hak_secure_large_resize(void *p, size_t size, int must_stay);
+/* A larger block with the contents, and the pages, of the one that begins at p, which is freed;
+   NULL, and nothing has changed, if that would not be worth it or cannot be. */
+void *hak_secure_large_move(void *p, size_t size);
 /* `p` lies in a span or a range. Aborts if it is no block. errno may change. */
 void hak_secure_large_free(void *p);
 /* The block that begins at p, or whose container does. */

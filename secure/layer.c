@@ -2,6 +2,7 @@
 #include "secure/secure.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/link.h"
@@ -18,6 +19,7 @@
 #include "secure/large.h"
 #include "secure/small.h"
 #include "secure/tail.h"
+#include "secure/zero.h"
 #include "superslab/pool.h"
 
 #if HAK_SECURE
@@ -31,10 +33,14 @@ static const struct entry_table *below(void)
 
 /* --- what a pointer is --- */
 
-/* The map's tag; 0 for what is no address. */
+/* The map's tag; 0 for what is no address, which is beyond the map's window too. */
 static HAK_ALWAYS_INLINE uint32_t tag_of(const void *p)
 {
-    return HAK_LIKELY(!((uintptr_t)p >> 48)) ? hak_map_find(p).tag : 0;
+    size_t unit = hak_map_window_unit(p);
+    if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
+        return atomic_load_acquire(&hak_map_window->tag[unit]);
+    }
+    return !((uintptr_t)p >> 48) ? hak_map_get(p).tag : 0;
 }
 
 static int is_large(uint32_t tag)
@@ -176,16 +182,20 @@ static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable
 static int resize_here(void *p, size_t size, int must_stay)
 {
     uint32_t tag = tag_of(p);
-    return TAG_IS_SLAB(tag) ? hak_secure_small_resize(p, tag, size, must_stay)
+    size_t was;
+    return TAG_IS_SLAB(tag) ? hak_secure_small_resize(p, tag, size, must_stay, &was)
                             : is_large(tag) && (size > SECURE_SMALL_MAX || must_stay) &&
                                   hak_secure_large_resize(p, size, must_stay);
 }
 
 static void *resize(struct hak_heap *heap, void *p, size_t usable, size_t size)
 {
-    (void)heap;
     (void)usable;
-    return resize_here(p, size, 0) ? p : NULL;
+    if (resize_here(p, size, 0)) {
+        return p;
+    }
+    return !heap && size > SECURE_SMALL_MAX && is_large(tag_of(p)) ? hak_secure_large_move(p, size)
+                                                                   : NULL;
 }
 
 static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zeroed)
@@ -209,10 +219,38 @@ static int is_known(const void *p)
            (!tag && hak_fallback_holds(p));
 }
 
+/* What is frequent: a small block of the thread's own heap becomes another small one. NULL: nothing
+   has changed. */
+static void *realloc_own(void *p, uint32_t tag, size_t size)
+{
+    size_t was;
+    if (hak_secure_small_resize(p, tag, size, 0, &was)) {
+        return p;
+    }
+    void *q = secure_malloc(size);
+    if (HAK_LIKELY(q != NULL)) {
+        memcpy(q, p, was < size ? was : size);
+        secure_free(p);
+    }
+    return q;
+}
+
+static int is_own(uint32_t tag)
+{
+    return TAG_IS_SLAB(tag) && (tag ^ hak_theap_own->owner_tag) <= TAG_LOW_MASK;
+}
+
 static void *secure_realloc(void *p, size_t size, struct hak_heap *heap, int is_zeroed)
 {
     static const struct realloc_way way = {
         .usable_size = size_to_keep, .home = home, .resize = resize, .take = take, .give = give};
+    if (HAK_LIKELY(p && !heap && size - 1 < SECURE_SMALL_MAX)) {
+        uint32_t tag = tag_of(p);
+        void *own = is_own(tag) ? realloc_own(p, tag, size) : NULL;
+        if (HAK_LIKELY(own != NULL)) {
+            return own; /* and zero where it has grown, as all blocks are */
+        }
+    }
     if (p && !is_known(p)) {
         return below()->realloc(p, size, heap, is_zeroed); /* which says what is wrong */
     }
@@ -375,6 +413,7 @@ static void start(void)
     hak_secure_secrets.mask = mix(seed);
     hak_secure_secrets.factor = mix(seed + 1) | 1;
     hak_secure_secrets.fill = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
+    hak_secure_zero_start();
     hak_secure_cache_start();
     if (hak_options.secure_guards) {
         hak_pool_set_guarded();

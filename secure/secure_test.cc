@@ -97,7 +97,8 @@ TEST(SecureDeathTest, EachByteBehindASmallBlock)
                 EXPECT_DEATH(
                     {
                         unsigned char *p = take(size);
-                        p[size + at] = static_cast<unsigned char>(value);
+                        p[size + at] = static_cast<unsigned char>(
+                            p[size + at] == value ? value ^ 0x10 : value); /* by chance */
                         hak_free(p);
                     },
                     "^hakmem: block written to behind its end: 0x[0-9a-f]+ \\(.*size class")
@@ -223,7 +224,7 @@ TEST(Secure, ABlockIsNotReusedAtOnceNorInOrder)
             hak_free(p);
         }
         ASSERT_GT(ages.size(), 100u);
-        size_t queue = std::min<size_t>(QUEUE_MOST, hak_options.secure_quarantine / size / 4);
+        size_t queue = std::min<size_t>(RING_MOST / 2, hak_options.secure_quarantine / size / 4);
         EXPECT_GE(*std::min_element(ages.begin(), ages.end()), queue) << size;
         EXPECT_GT(std::set<size_t>(ages.begin(), ages.end()).size(), 10u) << "drawn at random";
     }
@@ -249,9 +250,9 @@ TEST(Secure, TheQuarantineIsBounded)
         ASSERT_NE(cache, nullptr);
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
             const secure_bin &bin = cache->bins[c];
-            ASSERT_LE(bin.n_drawn, bin.drawn_most);
-            ASSERT_LE(bin.n_queued, bin.queue_most);
-            bytes += (bin.n_drawn + bin.n_queued) * size_t(hak_sc_table[c].size);
+            ASSERT_LE(bin.n_hand, bin.hand_most);
+            auto n = bin.n_ring - std::count(bin.ring, bin.ring + bin.n_ring, uintptr_t{0});
+            bytes += static_cast<size_t>(n) * hak_sc_table[c].size;
         }
         EXPECT_LE(bytes, 100000u);
         EXPECT_GT(bytes, 10000u);
@@ -279,6 +280,39 @@ TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
     }
     hak_free(p);
     EXPECT_EQ(hak_secure_large_verify(), 0);
+}
+
+/* With the system's help, and without. */
+TEST(SecureDeathTest, ALargeBlockThatGrowsLeavesNothingBehind)
+{
+    for (int refused : {0, 1}) {
+        for (size_t size : {70000u, 100001u, 131072u, 700003u}) {
+            hak_testing::FailingOs os;
+            if (refused) {
+                os.fail_always(hak_testing::OS_MREMAP);
+            }
+            unsigned char *p = take(size);
+            for (size_t i = 0; i < size; i++) {
+                p[i] = static_cast<unsigned char>(i * 7 + i / 4096);
+            }
+            auto *q = static_cast<unsigned char *>(hak_realloc(p, size * 5));
+            ASSERT_NE(q, nullptr);
+            ASSERT_NE(q, p);
+            EXPECT_EQ(hak_usable_size(q), size * 5);
+            for (size_t i = 0; i < size; i++) {
+                ASSERT_EQ(q[i], static_cast<unsigned char>(i * 7 + i / 4096)) << i;
+            }
+            EXPECT_TRUE(is_zero(q + size, size * 4));
+            EXPECT_EQ(hak_verify(), 0);
+            EXPECT_EXIT((void)static_cast<volatile unsigned char *>(p)[size / 2],
+                        testing::KilledBySignal(SIGSEGV), "");
+            EXPECT_DEATH(hak_free(p), "block freed twice");
+            EXPECT_DEATH((q[-1] = 1, hak_free(q)), "before its start|^$");
+            EXPECT_DEATH((q[size * 5] = 1, hak_free(q)), "behind its end|^$");
+            hak_free(q);
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 TEST(Secure, TheVerifierSeesAWrongCount)
@@ -401,7 +435,8 @@ TEST(Secure, AgainstAnOracle)
 
 TEST(Secure, WhatTheSystemRefuses)
 {
-    for (int call : {hak_testing::OS_MMAP, hak_testing::OS_MADVISE, hak_testing::OS_MPROTECT}) {
+    for (int call : {hak_testing::OS_MMAP, hak_testing::OS_MADVISE, hak_testing::OS_MPROTECT,
+                     hak_testing::OS_MREMAP}) {
         for (int nth = 1; nth < 40; nth++) {
             hak_testing::FailingOs os;
             os.fail(static_cast<hak_testing::OsCall>(call), nth);

@@ -12,11 +12,10 @@
 #include "secure/cache.h"
 #include "secure/large.h"
 #include "secure/tail.h"
+#include "secure/zero.h"
 
 #if HAK_SECURE
 
-/* From this size on, zeroing looks before it writes: pages that were never touched stay so. */
-#define LOOK_FIRST ((size_t)4096)
 /* How often a block of another thread must look wrong. */
 #define LOOKS 100
 
@@ -27,68 +26,105 @@ static const struct entry_table *below(void)
 
 /* --- zero --- */
 
+const unsigned char hak_secure_tail_ends[32] = {[16] = 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+                                                0xFF,        0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+                                                0xFF,        0xFF, 0xFF, 0xFF};
+
 /* Blocks are aligned to 16 bytes, and their sizes are multiples of that. */
 typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+/* Or gcc makes the zero anew for each store, or calls memset. */
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(pair) __asm__("" : "+x"(pair))
+#else
+#define KEEP_IN_REGISTER(pair) __asm__("" : "+w"(pair))
+#endif
+
+/* Classes of up to so many bytes are handled in line, pair by pair. The tail is the second word of
+   the last pair. */
+#define IN_LINE 144u
 
 /* All before the tail. */
-static HAK_ALWAYS_INLINE int is_zero_before(const void *p, const uint64_t *tail)
+static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t class_bytes)
 {
-    const pair *at = (const pair *)p, *last = (const pair *)(const void *)(tail - 1);
+    const pair *at = (const pair *)p;
     pair any = {0, 0};
-    for (; last - at >= 4; at += 4) {
-        any |= at[0] | at[1] | at[2] | at[3];
+    switch (class_bytes / sizeof *at) {
+    case 9:
+        any |= at[7];
+        HAK_FALLTHROUGH;
+    case 8:
+        any |= at[6];
+        HAK_FALLTHROUGH;
+    case 7:
+        any |= at[5];
+        HAK_FALLTHROUGH;
+    case 6:
+        any |= at[4];
+        HAK_FALLTHROUGH;
+    case 5:
+        any |= at[3];
+        HAK_FALLTHROUGH;
+    case 4:
+        any |= at[2];
+        HAK_FALLTHROUGH;
+    case 3:
+        any |= at[1];
+        HAK_FALLTHROUGH;
+    default: /* no class has fewer than two */
+        any |= at[0];
     }
-    for (; at < last; at++) {
-        any |= *at;
-    }
-    return !(any[0] | any[1] | tail[-1]);
+    return !(any[0] | any[1] | hak_secure_tail_of(p, class_bytes)[-1]);
 }
 
-static int is_zero(const char *p, size_t n)
+static HAK_ALWAYS_INLINE void zero_short(void *p, size_t class_bytes)
 {
-    const uint64_t *at = (const uint64_t *)(const void *)p;
-    uint64_t any = 0;
-    for (size_t i = 0; i < n / sizeof *at; i++) {
-        any |= at[i];
+    pair zero = {0, 0}, *at = (pair *)p;
+    KEEP_IN_REGISTER(zero);
+    hak_secure_tail_of(p, class_bytes)[-1] = 0;
+    switch (class_bytes / sizeof *at) {
+    case 9:
+        at[7] = zero;
+        HAK_FALLTHROUGH;
+    case 8:
+        at[6] = zero;
+        HAK_FALLTHROUGH;
+    case 7:
+        at[5] = zero;
+        HAK_FALLTHROUGH;
+    case 6:
+        at[4] = zero;
+        HAK_FALLTHROUGH;
+    case 5:
+        at[3] = zero;
+        HAK_FALLTHROUGH;
+    case 4:
+        at[2] = zero;
+        HAK_FALLTHROUGH;
+    case 3:
+        at[1] = zero;
+        HAK_FALLTHROUGH;
+    default:
+        at[0] = zero;
     }
-    return !any;
 }
 
-/* Whole words. Looks before it writes: pages that were never touched stay so. */
-static HAK_NOINLINE void zero_by_pages(char *from, char *end)
+static HAK_ALWAYS_INLINE int is_zero_before(const void *p, size_t class_bytes)
 {
-    while (from < end) {
-        size_t n = LOOK_FIRST - (uintptr_t)from % LOOK_FIRST, left = (size_t)(end - from);
-        n = n < left ? n : left;
-        if (!is_zero(from, n)) {
-            memset(from, 0, n);
-        }
-        from += n;
+    if (class_bytes <= IN_LINE) {
+        return is_zero_short(p, class_bytes);
     }
+    return hak_secure_is_zero(p, class_bytes - TAIL_BYTES);
 }
 
 /* The first `n` bytes at least, and nothing of the tail. */
-static HAK_ALWAYS_INLINE void zero_before(void *p, size_t n, uint64_t *tail)
+static HAK_ALWAYS_INLINE void zero_before(void *p, size_t n, size_t class_bytes)
 {
-    const pair zero = {0, 0};
-    pair *at = (pair *)p, *last = (pair *)(void *)(tail - 1);
-    size_t all = (size_t)((char *)tail - (char *)p);
-    n = n < all ? n : all;
-    if (HAK_UNLIKELY(n > 256)) {
-        if (n >= LOOK_FIRST) {
-            zero_by_pages((char *)p, (char *)p + ((n + 7) & ~(size_t)7));
-        } else {
-            memset(p, 0, n);
-        }
+    if (class_bytes <= IN_LINE) {
+        zero_short(p, class_bytes);
         return;
     }
-    pair *end = (pair *)(void *)((char *)p + ((n + 15) & ~(size_t)15));
-    end = end < last ? end : last;
-    for (; at < end; at++) {
-        *at = zero;
-        __asm__("" : "+r"(at)); /* or gcc calls memset */
-    }
-    tail[-1] = 0;
+    n = (n + 7) & ~(size_t)7;
+    hak_secure_zero(p, n < class_bytes - TAIL_BYTES ? n : class_bytes - TAIL_BYTES);
 }
 
 /* --- handing out --- */
@@ -98,7 +134,7 @@ static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
     uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
              word = *tail;
     /* 0: never handed out since its page was. */
-    if (HAK_UNLIKELY(word && word != key) || HAK_UNLIKELY(!is_zero_before(p, tail))) {
+    if (HAK_UNLIKELY(word && word != key) || HAK_UNLIKELY(!is_zero_before(p, class_bytes))) {
         hak_secure_written_after_free(p);
     }
     /* The tail last: who looks at blocks of other threads, or of those that a forked child does not
@@ -125,12 +161,23 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     return dress(p, size, class_bytes);
 }
 
+static HAK_NOINLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
+{
+    return dress(p, size, class_bytes);
+}
+
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
-    struct secure_cache *cache = hak_secure_cache_now();
-    void *p = HAK_LIKELY(cache != NULL) ? hak_secure_cache_take(cache, size_class) : NULL;
-    return HAK_LIKELY(p != NULL) ? dress(p, size, hak_sc_table[size_class].size)
-                                 : slow_alloc(size_class, size);
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    size_t class_bytes = hak_sc_table[size_class].size;
+    void *p = HAK_LIKELY(cache != NULL)
+                  ? hak_secure_cache_take(cache, hak_secure_bin_of(cache, size_class))
+                  : NULL;
+    if (HAK_UNLIKELY(!p)) {
+        return slow_alloc(size_class, size);
+    }
+    return class_bytes <= IN_LINE ? dress(p, size, class_bytes)
+                                  : dress_longer(p, size, class_bytes);
 }
 
 void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size_t size)
@@ -214,11 +261,12 @@ size_t hak_secure_small_size(const void *p, uint32_t tag, enum secure_asker aske
     return says.size;
 }
 
-int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay)
+int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay, size_t *was)
 {
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_REALLOC, &says, &key);
     check_filling(p, says.size, tail);
+    *was = says.size;
     if (!size || size > SECURE_SMALL_MAX ||
         (!must_stay && hak_sc_of(hak_secure_tail_room(size)) != TAG_CLASS(tag))) {
         return 0;
@@ -247,7 +295,10 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
 {
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
-    hak_secure_check_claim(p, (enum entry_family)says.family, says.size, claim);
+    if (HAK_UNLIKELY(says.family != (uint32_t)claim->family) || claim->alignment ||
+        HAK_UNLIKELY(claim->size != SIZE_MAX && claim->size != says.size)) {
+        hak_secure_check_claim(p, (enum entry_family)says.family, says.size, claim);
+    }
     atomic_store_relaxed(tail, key ^ hak_secure_tail_info((uint32_t)claim->next, says.size));
 }
 
@@ -296,7 +347,7 @@ static size_t walked(void *p, size_t class_bytes, int end)
         check_filling(p, says.size, tail);
         atomic_store_relaxed(tail, key); /* first, for who looks (looks_right) */
         __atomic_thread_fence(__ATOMIC_RELEASE);
-        zero_before(p, class_bytes, tail);
+        zero_before(p, class_bytes, class_bytes);
     }
     return says.size;
 }
@@ -315,17 +366,28 @@ size_t hak_secure_small_walked(void *p, uint32_t tag, int end)
 
 /* --- checks of what is not in hand --- */
 
-/* The tail of the block that lies before this one in the slab: the bytes just before p. */
-static HAK_ALWAYS_INLINE void check_before(const void *p)
+/* 1 if it is some block's tail, or 0. */
+static HAK_ALWAYS_INLINE int is_tail(const uint64_t *tail)
 {
-    const uint64_t *tail = (const uint64_t *)p - 1;
-    if (HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1)))) {
-        return;
-    }
     uint64_t word = atomic_load_relaxed(tail);
-    if (HAK_UNLIKELY(!hak_secure_tail_decode(word, hak_secure_tail_key(tail)).is_right) && word) {
+    return HAK_LIKELY(hak_secure_tail_decode(word, hak_secure_tail_key(tail)).is_right) || !word;
+}
+
+/* The tail of the block that lies before this one in the slab: the bytes just before p. */
+static void check_before(const void *p)
+{
+    if ((uintptr_t)p & (SC_SLAB_BYTES - 1) && !is_tail((const uint64_t *)p - 1)) {
         hak_secure_underflowed(p);
     }
+}
+
+static int is_all_zero(const char *p, size_t n)
+{
+    uint64_t any = 0;
+    for (size_t i = 0; i < n / sizeof any; i++) {
+        any |= ((const uint64_t *)(const void *)p)[i];
+    }
+    return !any;
 }
 
 void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_link)
@@ -334,7 +396,7 @@ void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_li
     uint64_t word = atomic_load_relaxed(tail);
     const char *from = (const char *)p + (has_link ? sizeof(uint64_t) : 0);
     if ((word && word != hak_secure_tail_key(tail)) ||
-        !is_zero(from, (size_t)((const char *)tail - from))) {
+        !is_all_zero(from, (size_t)((const char *)tail - from))) {
         hak_secure_written_after_free(p);
     }
 }
@@ -388,8 +450,7 @@ static void to_below(void *p)
 /* A first-class heap's block does not wait: the heap may be destroyed before. */
 static int belongs_to_heap(uint32_t tag)
 {
-    return TAG_OWNER(tag) != hak_theap_own->owner.id &&
-           hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag))) != NULL;
+    return hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag))) != NULL;
 }
 
 /* The block is free from now on, for whoever looks. Two threads may free it at once. */
@@ -403,7 +464,34 @@ static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail say
     }
 }
 
-void hak_secure_small_free(void *p, uint32_t tag)
+/* To its bin, or its heap. */
+static HAK_NOINLINE void leave(void *p)
+{
+    hak_secure_cache_check_word(p);
+    hak_fast_free_to(hak_theap_own, p, to_below);
+}
+
+/* A block that is free now, of a class in whose bin it has room. */
+static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_bin *bin,
+                                      uintptr_t block)
+{
+    uintptr_t out = hak_secure_cache_quarantine(cache, bin, block);
+    void *p = (void *)(out & ~RING_OWN);
+    if (HAK_UNLIKELY(!p)) {
+        return;
+    }
+    if (HAK_UNLIKELY(!(out & RING_OWN)) || HAK_UNLIKELY(!hak_secure_cache_put(bin, p))) {
+        leave(p);
+    }
+}
+
+static HAK_ALWAYS_INLINE int is_own(const struct theap *heap, uint32_t tag)
+{
+    return (tag ^ heap->owner_tag) <= TAG_LOW_MASK;
+}
+
+/* Any block, right or wrong. */
+static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 {
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
@@ -415,17 +503,54 @@ void hak_secure_small_free(void *p, uint32_t tag)
     mark_free(p, tail, says, key);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     /* What lies behind the filling is zero, or is found not to be when the block is handed out. */
-    zero_before(p, says.size + TAIL_FILLED, tail);
+    zero_before(p, says.size + TAIL_FILLED, hak_sc_table[TAG_CLASS(tag)].size);
     struct secure_cache *cache = hak_secure_cache_now();
-    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(belongs_to_heap(tag))) {
+    int own = is_own(hak_theap_own, tag);
+    if (HAK_UNLIKELY(!cache) || (!own && belongs_to_heap(tag))) {
         to_below(p);
         return;
     }
-    p = hak_secure_cache_quarantine(cache, TAG_CLASS(tag), p);
-    if (HAK_LIKELY(p != NULL)) {
-        hak_secure_cache_check_word(p);
-        hak_fast_free_to(hak_theap_own, p, to_below);
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    if (HAK_UNLIKELY(!bin->is_ready)) {
+        hak_secure_cache_ready(cache, TAG_CLASS(tag));
     }
+    wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
+}
+
+/* What is frequent, without a call: the block is short, its own heap's, and right. Else nothing has
+   changed yet, and free_any begins again. */
+void hak_secure_small_free(void *p, uint32_t tag)
+{
+    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    const struct theap *heap = hak_theap_own;
+    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(!is_own(heap, tag)) ||
+        HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit)) || row->size > IN_LINE ||
+        HAK_UNLIKELY(!offset)) {
+        free_any(p, tag);
+        return;
+    }
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    const uint64_t *before = (const uint64_t *)p - 1;
+    uint64_t *tail = hak_secure_tail_of(p, row->size), key = hak_secure_tail_key(tail);
+    struct tail says = hak_secure_tail_decode(atomic_load_relaxed(tail), key);
+    if (HAK_UNLIKELY(!says.is_right) || HAK_UNLIKELY(says.family != ENTRY_MALLOC) ||
+        HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, says.size, tail)) ||
+        HAK_UNLIKELY(!is_tail(before)) || HAK_UNLIKELY(!bin->is_ready)) {
+        free_any(p, tag);
+        return;
+    }
+    uint64_t used = key ^ hak_secure_tail_info(ENTRY_MALLOC, says.size);
+    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
+        atomic_store_relaxed(tail, key);
+    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &used, key))) {
+        free_any(p, tag); /* another thread has freed it just now */
+        return;
+    }
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    zero_short(p, row->size);
+    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
 }
 
 #endif

@@ -21,8 +21,8 @@ void hak_secure_small_free(void *p, uint32_t tag);
 /* What was asked for. */
 size_t hak_secure_small_size(const void *p, uint32_t tag, enum secure_asker asker);
 /* Makes it so many bytes where it lies; 0 if its class is not that of the size. `must_stay`: the
-   size is smaller, and there is no other block for it. */
-int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay);
+   size is smaller, and there is no other block for it. *was: what was asked for before. */
+int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay, size_t *was);
 void hak_secure_small_name(void *p, uint32_t tag, enum entry_family family);
 void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *claim);
 /* For a walk: what was asked for; 0 if the program does not have the block. `end`: its heap is

@@ -63,15 +63,14 @@ static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
     uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
     x ^= x >> 32;
-    x *= hak_secure_secrets.factor;
     return (x & ~(uint64_t)0xFF) | (hak_secure_secrets.fill & 0xFF);
 }
 
-/* What is exchanged of the key; 0 of a free block, whose tail is its key. */
-static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info_word(uint32_t info)
+/* What is exchanged of the key; 0 of a free block, whose tail is its key. The two parts do not
+   overlap: one product has both. */
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info_word(uint64_t info)
 {
-    return (uint64_t)info << TAIL_INFO_SHIFT | (uint64_t)(info * TAIL_CHECK)
-                                                   << (64 - TAIL_INFO_BITS);
+    return info * ((uint64_t)1 << TAIL_INFO_SHIFT | (uint64_t)TAIL_CHECK << (64 - TAIL_INFO_BITS));
 }
 
 static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info(uint32_t family, size_t size)
@@ -87,24 +86,37 @@ static HAK_ALWAYS_INLINE struct tail hak_secure_tail_decode(uint64_t word, uint6
                          x == hak_secure_tail_info_word(info)};
 }
 
-/* The filling is the end of whole words, whose other bytes are the block's, and zero now. Most
-   often it is shorter than 16 bytes: the class is the next multiple of 16. */
+/* Most often the filling is shorter than 16 bytes: the class is the next multiple of 16. Then it is
+   the end of the two words before the tail, whose other bytes are the block's, and zero when it is
+   written. Sixteen bytes from hak_secure_tail_ends + n have their last n set. */
+typedef uint64_t tail_pair __attribute__((vector_size(16), aligned(1), may_alias));
+extern const unsigned char hak_secure_tail_ends[32] HAK_HIDDEN;
+
+static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_end(size_t n)
+{
+    return *(const tail_pair *)(const void *)(hak_secure_tail_ends + n);
+}
+
+/* n > 16: at most TAIL_FILLED of them. The last sixteen may overlap the ones before. */
+static HAK_ALWAYS_INLINE void hak_secure_tail_fill_long(char *at, size_t n)
+{
+    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill};
+    char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
+    for (; at < last; at += sizeof fill) {
+        *(tail_pair *)(void *)at = fill;
+    }
+    *(tail_pair *)(void *)last = fill;
+}
+
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill(void *p, size_t size, uint64_t *tail)
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    uint64_t fill = hak_secure_secrets.fill;
-    if (HAK_UNLIKELY(n >= 16)) {
-        memset(at, (int)(fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
-        return;
-    }
-    if (n >= 8) {
-        tail[-1] = fill;
-        tail--;
-        n -= 8;
-    }
-    if (n) {
-        tail[-1] = fill << (64 - 8 * n);
+    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill};
+    if (HAK_UNLIKELY(n > sizeof fill)) {
+        hak_secure_tail_fill_long(at, n);
+    } else {
+        *(tail_pair *)(void *)(tail - 2) = fill & hak_secure_tail_end(n);
     }
 }
 
@@ -116,39 +128,23 @@ static inline void hak_secure_tail_fill_behind(void *p, size_t size, const uint6
     memset(at, (int)(hak_secure_secrets.fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
 }
 
-static HAK_NOINLINE int hak_secure_tail_long_fill_is_right(const unsigned char *at, size_t n)
-{
-    unsigned char wrong = 0, fill = (unsigned char)hak_secure_secrets.fill;
-    for (; n >= 8; n -= 8, at += 8) {
-        uint64_t word;
-        memcpy(&word, at, sizeof word);
-        wrong |= word != hak_secure_secrets.fill;
-    }
-    for (; n; n--) {
-        wrong |= *at++ ^ fill;
-    }
-    return !wrong;
-}
-
 /* 1 if the filling is as it was. */
 static HAK_ALWAYS_INLINE int hak_secure_tail_fill_is_right(const void *p, size_t size,
                                                            const uint64_t *tail)
 {
-    const unsigned char *at = (const unsigned char *)p + size;
-    size_t n = (size_t)((const unsigned char *)tail - at);
-    uint64_t fill = hak_secure_secrets.fill, wrong = 0;
-    if (HAK_UNLIKELY(n >= 16)) {
-        return hak_secure_tail_long_fill_is_right(at, n < TAIL_FILLED ? n : TAIL_FILLED);
+    const char *at = (const char *)p + size;
+    size_t n = (size_t)((const char *)tail - at);
+    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill}, wrong;
+    if (HAK_UNLIKELY(n > sizeof fill)) {
+        const char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
+        wrong = *(const tail_pair *)(const void *)last ^ fill;
+        for (; at < last; at += sizeof fill) {
+            wrong |= *(const tail_pair *)(const void *)at ^ fill;
+        }
+    } else {
+        wrong = (*(const tail_pair *)(const void *)(tail - 2) ^ fill) & hak_secure_tail_end(n);
     }
-    if (n >= 8) {
-        wrong = tail[-1] ^ fill;
-        tail--;
-        n -= 8;
-    }
-    if (n) {
-        wrong |= (tail[-1] ^ fill) >> (64 - 8 * n);
-    }
-    return !wrong;
+    return !(wrong[0] | wrong[1]);
 }
 
 HAK_EXTERN_C_END

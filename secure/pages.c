@@ -1,0 +1,306 @@
+/* Lent pages: the home, and what is learnt. Called by large.c. */
+#include "secure/pages.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/atomic.h"
+#include "base/lock.h"
+#include "base/os.h"
+#include "secure/zero.h"
+
+#if HAK_SECURE
+
+/* Pages of a block that are looked at, and of how many blocks that are hardly touched one is. */
+#define LOOKS       4u
+#define LEARN_EVERY 16u
+/* Lent if at least this part (in 256ths) is touched on average. */
+#define WORTH       128u
+#define LEARN_SHIFT 2
+/* The home becomes writable by so many pages at a time. */
+#define OPEN_PAGES 1024u
+#define WORD_BITS  64u
+/* So many times its address space must be free. */
+#define ROOM_TIMES 8u
+#define WORDS      (HOME_PAGES / WORD_BITS)
+/* Runs that are lent at most: each may cost three mappings. */
+#define LENT_MOST 4096u
+
+static LOCK_DEFINE(lock, LOCK_RANK_OWNED);
+/* Bits of pages. Free: neither lent nor in a thread's hands; resident: with a page, and zero. Those
+   that are not free and not lent are one thread's. */
+static uint64_t is_free[WORDS], is_resident[WORDS];
+static uint32_t n_open; /* pages that are writable, from the start on */
+static uint32_t n_lent; /* runs */
+static char *base;      /* NULL until there is a home */
+static uint32_t is_refused;
+size_t hak_secure_pages_kept;
+/* By log2 of the size: 256ths on average, plus one; 0 as long as nothing was seen. Relaxed; a lost
+   update is harmless. */
+static uint32_t touched[64];
+static uint32_t turn;
+
+/* --- bits --- */
+
+static int has(const uint64_t *bits, size_t i)
+{
+    return bits[i / WORD_BITS] >> i % WORD_BITS & 1;
+}
+
+static void set(uint64_t *bits, size_t i, int value)
+{
+    uint64_t bit = (uint64_t)1 << i % WORD_BITS;
+    bits[i / WORD_BITS] = value ? bits[i / WORD_BITS] | bit : bits[i / WORD_BITS] & ~bit;
+}
+
+/* Where `n` pages in a row are free, and resident if `ready`; n_open if they are nowhere. Lock
+   held: some hundreds of steps at most. */
+static size_t find(size_t n, int ready)
+{
+    size_t run = 0;
+    for (size_t i = 0; i < n_open;) {
+        uint64_t word =
+            is_free[i / WORD_BITS] & (ready ? is_resident[i / WORD_BITS] : ~(uint64_t)0);
+        if (i % WORD_BITS == 0 && (word == 0 || word == ~(uint64_t)0)) {
+            run = word ? run + WORD_BITS : 0;
+            i += WORD_BITS;
+        } else {
+            run = word >> i % WORD_BITS & 1 ? run + 1 : 0;
+            i++;
+        }
+        if (run >= n) {
+            return i - run;
+        }
+    }
+    return n_open;
+}
+
+/* The run changes hands: to a thread's, or free with or without pages. Lock held. */
+static void take(struct pages run)
+{
+    for (size_t i = run.first; i < run.first + run.n; i++) {
+        set(is_free, i, 0);
+        hak_secure_pages_kept -= (size_t)has(is_resident, i);
+    }
+}
+
+static void give(struct pages run, size_t n_resident)
+{
+    hak_lock_acquire(&lock);
+    for (size_t i = 0; i < run.n; i++) {
+        set(is_free, run.first + i, 1);
+        set(is_resident, run.first + i, i < n_resident);
+    }
+    atomic_store_relaxed(&hak_secure_pages_kept, hak_secure_pages_kept + n_resident);
+    hak_lock_release(&lock);
+}
+
+/* --- the home --- */
+
+static char *start_of(struct pages run)
+{
+    return base + run.first * hak_os_page_size();
+}
+
+/* From now on blocks have their own pages. */
+static void refuse(void)
+{
+    atomic_store_relaxed(&is_refused, 1u);
+}
+
+static int has_home(void)
+{
+    if (HAK_LIKELY(atomic_load_acquire(&base) != NULL) || atomic_load_relaxed(&is_refused)) {
+        return !atomic_load_relaxed(&is_refused);
+    }
+    /* Not where the program may have little address space (RLIMIT_AS). */
+    size_t bytes = HOME_PAGES * hak_os_page_size(), much = ROOM_TIMES * bytes;
+    char *none = NULL, *made = (char *)hak_os_reserve(much);
+    if (!made) {
+        refuse();
+        return 0;
+    }
+    hak_os_unmap_untouched(made + bytes, much - bytes);
+    hak_os_small_pages(made, bytes);
+    if (!atomic_cas_strong(&base, &none, made)) {
+        hak_os_unmap_untouched(made, bytes); /* another thread was first */
+    }
+    return 1;
+}
+
+/* More of it becomes writable. One thread at a time: the pages behind n_open are nobody's. */
+static int open_more(size_t n)
+{
+    static uint32_t is_opening;
+    uint32_t no = 0;
+    if (!atomic_cas_strong(&is_opening, &no, 1u)) {
+        return 0;
+    }
+    uint32_t first = atomic_load_relaxed(&n_open);
+    size_t more = (n + OPEN_PAGES - 1) / OPEN_PAGES * OPEN_PAGES, page = hak_os_page_size();
+    int is_open = first + more <= HOME_PAGES &&
+                  hak_os_protect(base + first * page, more * page, OS_WRITABLE) == 0;
+    if (is_open) {
+        give((struct pages){first, (uint32_t)more}, 0);
+        hak_lock_acquire(&lock);
+        n_open = first + (uint32_t)more;
+        hak_lock_release(&lock);
+    }
+    atomic_store_release(&is_opening, 0u);
+    return is_open;
+}
+
+/* A run of n pages, this thread's from now on. */
+static struct pages choose(size_t n)
+{
+    struct pages run = {0, 0};
+    hak_lock_acquire(&lock);
+    size_t first = hak_secure_pages_kept >= n ? find(n, 1) : n_open;
+    first = first < n_open ? first : find(n, 0);
+    if (first < n_open && n_lent < LENT_MOST) {
+        run = (struct pages){(uint32_t)first, (uint32_t)n};
+        take(run);
+        n_lent++;
+    }
+    hak_lock_release(&lock);
+    return run;
+}
+
+static void end_lent(void)
+{
+    hak_lock_acquire(&lock);
+    n_lent--;
+    hak_lock_release(&lock);
+}
+
+struct pages hak_secure_pages_lend(char *to, size_t n)
+{
+    const struct pages none = {0, 0};
+    if (n > HOME_PAGES / 8 || !has_home()) {
+        return none;
+    }
+    struct pages run = choose(n);
+    if (!run.n && open_more(n)) {
+        run = choose(n);
+    }
+    if (!run.n) {
+        return none;
+    }
+    size_t page = hak_os_page_size();
+    for (size_t i = 0; i < n; i++) {
+        if (!has(is_resident, run.first + i)) {
+            atomic_store_relaxed((uint64_t *)(void *)(start_of(run) + i * page), 0u);
+        }
+    }
+    int error = hak_os_move_pages(start_of(run), n * page, to);
+    if (error) {
+        if (error == EINVAL) {
+            refuse(); /* no such call */
+        }
+        give(run, n);
+        end_lent();
+        return none;
+    }
+    return run;
+}
+
+size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t most)
+{
+    size_t page = hak_os_page_size(), kept = atomic_load_relaxed(&hak_secure_pages_kept);
+    size_t room = kept < most ? most - kept : 0;
+    n = n < lent.n ? n : lent.n;
+    n = n < room ? n : room;
+    /* Refused where it is no single mapping any more: the program has cut it. */
+    int is_moved = n && hak_os_move_pages(from, n * page, start_of(lent)) == 0;
+    /* The program may have made them unreadable, or a refusal has. */
+    if (n && hak_os_protect(start_of(lent), n * page, OS_WRITABLE)) {
+        is_moved &= hak_os_purge(start_of(lent), n * page) == 0;
+        end_lent(); /* and the run stays as it is, nobody's */
+        return is_moved ? n : 0;
+    }
+    if (is_moved) {
+        memset(start_of(lent), 0, n * page); /* most of it was touched */
+    }
+    give(lent, is_moved ? n : 0);
+    end_lent();
+    return is_moved ? n : 0;
+}
+
+/* The first free resident run, this thread's from now on. */
+static struct pages first_kept(void)
+{
+    struct pages run = {0, 0};
+    hak_lock_acquire(&lock);
+    size_t first = find(1, 1);
+    for (size_t i = first; i < n_open && has(is_free, i) && has(is_resident, i); i++) {
+        run = (struct pages){(uint32_t)first, run.n + 1};
+    }
+    take(run);
+    hak_lock_release(&lock);
+    return run;
+}
+
+int hak_secure_pages_trim(size_t most)
+{
+    int any = 0;
+    while (atomic_load_relaxed(&hak_secure_pages_kept) > most) {
+        struct pages run = first_kept();
+        int is_refusing = !run.n || hak_os_purge(start_of(run), run.n * hak_os_page_size());
+        give(run, is_refusing ? run.n : 0);
+        if (is_refusing) {
+            break;
+        }
+        any = 1;
+    }
+    return any;
+}
+
+/* --- what is learnt --- */
+
+static uint32_t *average_of(size_t body_bytes)
+{
+    return &touched[63 - __builtin_clzll(body_bytes)];
+}
+
+int hak_secure_pages_are_wanted(size_t body_bytes)
+{
+    return atomic_load_relaxed(average_of(body_bytes)) > WORTH;
+}
+
+/* In 256ths, from a page of each of LOOKS even parts. */
+static uint32_t look(const char *body, size_t body_bytes, uint32_t seed)
+{
+    size_t page = hak_os_page_size(), n = body_bytes / page;
+    uint32_t found = 0;
+    for (size_t i = 0; i < LOOKS; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        uint64_t at = ((uint64_t)i << 16) + (seed >> 16); /* in 2^16ths of a part */
+        found += !hak_secure_is_zero(body + (size_t)((at * n / LOOKS) >> 16) * page, page);
+    }
+    return found * 256 / LOOKS;
+}
+
+void hak_secure_pages_learn(const char *body, size_t body_bytes, int is_lent)
+{
+    uint32_t *average = average_of(body_bytes);
+    uint32_t was = atomic_load_relaxed(average), seed = atomic_add_relaxed(&turn, 1u);
+    if (was && was <= WORTH && !is_lent && seed % LEARN_EVERY) {
+        return;
+    }
+    uint32_t seen = look(body, body_bytes, seed), part = 1u << LEARN_SHIFT;
+    atomic_store_relaxed(average, 1 + (was ? was - 1 - (was - 1) / part + seen / part : seen));
+}
+
+int hak_secure_pages_verify(void)
+{
+    size_t n = 0;
+    hak_lock_acquire(&lock);
+    for (size_t i = 0; i < WORDS; i++) {
+        n += (size_t)__builtin_popcountll(is_free[i] & is_resident[i]);
+    }
+    int is_right = n == hak_secure_pages_kept;
+    hak_lock_release(&lock);
+    return is_right;
+}
+
+#endif

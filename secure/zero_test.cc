@@ -1,0 +1,45 @@
+/* Tests of zeroing and looking: every length and place of one byte that is not zero. */
+#include <cstdint>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <vector>
+
+#include "secure/zero.h"
+
+namespace
+{
+
+alignas(4096) unsigned char room[5 * 4096];
+
+TEST(SecureZero, FindsOneByteWhereverItIs)
+{
+    for (size_t at = 0; at < 48; at += 8) {
+        for (size_t n : {256u, 264u, 272u, 280u, 504u, 512u, 1000u, 4088u, 4096u, 9000u}) {
+            ASSERT_EQ(hak_secure_is_zero(room + at, n), 1) << n;
+            for (size_t i = 0; i < n; i += n < 600 ? 1 : 61) {
+                room[at + i] = 0x80;
+                ASSERT_EQ(hak_secure_is_zero(room + at, n), 0) << n << " " << i;
+                room[at + i] = 0;
+            }
+            room[at + n] = 1; /* behind */
+            ASSERT_EQ(hak_secure_is_zero(room + at, n), 1) << n;
+            room[at + n] = 0;
+        }
+    }
+}
+
+TEST(SecureZero, ZeroesThatAndNoMore)
+{
+    for (size_t at : {0u, 8u, 4088u, 4096u}) {
+        for (size_t n : {8u, 256u, 4088u, 4096u, 4104u, 12000u}) {
+            memset(room, 7, sizeof room);
+            hak_secure_zero(room + at, n);
+            for (size_t i = 0; i < sizeof room; i++) {
+                ASSERT_EQ(room[i], i < at || i >= at + n ? 7 : 0) << at << " " << n << " " << i;
+            }
+        }
+    }
+    memset(room, 0, sizeof room);
+}
+
+} // namespace
