@@ -14,8 +14,8 @@ struct chunk {
     max_align_t bytes[];
 };
 
-static struct profile_sample *sample_buckets[SAMPLE_BUCKETS];
-static struct profile_site *site_buckets[SITE_BUCKETS];
+static HAK_LARGE_ZEROS struct profile_sample *sample_buckets[SAMPLE_BUCKETS];
+static HAK_LARGE_ZEROS struct profile_site *site_buckets[SITE_BUCKETS];
 static struct chunk *chunk;
 static uint64_t peak_bytes; /* the highest of hak_profile_live_bytes */
 uint64_t hak_profile_peak;

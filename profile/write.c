@@ -100,7 +100,7 @@ static void put_row(struct out *out, const char *name, uint64_t value)
 
 /* Points lie at least `step_ms` apart; when there is no room, every second one goes, and the step
    doubles. One thread at a time adds: others leave it. */
-static struct {
+static HAK_LARGE_ZEROS struct {
     uint32_t is_busy, n;
     uint64_t step_ms, next_ms;
     struct point {
