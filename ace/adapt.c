@@ -17,7 +17,7 @@
 
 static void start_again(void);
 static LOCK_DEFINE_MENDED(lock, LOCK_RANK_CONTROL, start_again);
-static struct control control;
+static HAK_LARGE_ZEROS struct control control;
 extern struct control hak_adapt_control __attribute__((alias("control")));
 static uint32_t is_helped; /* for the next note */
 

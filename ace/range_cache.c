@@ -14,7 +14,7 @@
 #define BEST_SEARCH 32
 
 LOCK_DEFINE(hak_range_lock, LOCK_RANK_ACE);
-struct range_records hak_range_records;
+HAK_LARGE_ZEROS struct range_records hak_range_records;
 
 #define records hak_range_records
 

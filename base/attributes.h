@@ -23,8 +23,12 @@
 #define HAK_EXPORT        __attribute__((visibility("default")))
 #define HAK_HIDDEN        __attribute__((visibility("hidden")))
 #define HAK_CACHE_ALIGNED __attribute__((aligned(64)))
-#define HAK_MUST_CHECK    __attribute__((warn_unused_result))
-#define HAK_FALLTHROUGH   __attribute__((fallthrough))
+/* A large table, of which a small program touches little or nothing: it lies apart from the small
+   variables, so that these fill few pages (preload/layout.ld). Zeros at first, or not. */
+#define HAK_LARGE_ZEROS __attribute__((section(".bss.large")))
+#define HAK_LARGE_DATA  __attribute__((section(".data.large")))
+#define HAK_MUST_CHECK  __attribute__((warn_unused_result))
+#define HAK_FALLTHROUGH __attribute__((fallthrough))
 /* A function that may be called with a stack that is not aligned as the ABI says. */
 #ifdef __x86_64__
 #define HAK_ANY_STACK __attribute__((force_align_arg_pointer))

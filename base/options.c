@@ -7,18 +7,32 @@
 
 #include "base/error.h"
 
-struct options hak_options = {
 #define OPTION(name, env, type, def, min, max, unit, text) .name = (def),
+static const struct options defaults = {
+#include "base/options.def"
+};
+struct options hak_options = {
+#include "base/options.def"
+};
+#undef OPTION
+
+const struct opt_row hak_opt_rows[] = {
+#define OPTION(name, env, type, def, min, max, unit, text)                                         \
+    {#name, env, unit, offsetof(struct options, name), OPT_##type, (def), (min), (max)},
 #include "base/options.def"
 #undef OPTION
 };
 
-const struct opt_row hak_opt_rows[] = {
+#define ROOM(field) sizeof(((struct opt_row *)0)->field)
+enum { NAME_ROOM = ROOM(name), ENV_ROOM = ROOM(env), UNIT_ROOM = ROOM(unit) };
+/* The docs have the texts. */
 #define OPTION(name, env, type, def, min, max, unit, text)                                         \
-    {#name, env, OPT_##type, (def), (min), (max), unit, text, offsetof(struct options, name)},
+    HAK_STATIC_ASSERT(sizeof #name <= NAME_ROOM, "room for the name");                             \
+    HAK_STATIC_ASSERT(sizeof(env) <= ENV_ROOM, "room for the variable");                           \
+    HAK_STATIC_ASSERT(sizeof(unit) <= UNIT_ROOM, "room for the unit");                             \
+    HAK_STATIC_ASSERT(sizeof(text) > 21, "says what it is for");
 #include "base/options.def"
 #undef OPTION
-};
 
 const size_t hak_opt_n_rows = sizeof hak_opt_rows / sizeof hak_opt_rows[0];
 
@@ -32,9 +46,7 @@ static uint64_t *slot_of(struct options *out, const struct opt_row *row)
 
 void hak_opt_defaults(struct options *out)
 {
-    for (size_t i = 0; i < hak_opt_n_rows; i++) {
-        *slot_of(out, &hak_opt_rows[i]) = hak_opt_rows[i].def;
-    }
+    *out = defaults;
 }
 
 static int is_word(const char *text, const char *word)
@@ -139,7 +151,7 @@ static int parse_rate(const char *text, uint64_t *value)
  */
 static int parse_text(const char *text, uint64_t *value)
 {
-    static char texts[2 * PATH_MAX];
+    static HAK_LARGE_ZEROS char texts[2 * PATH_MAX];
     size_t at = 0, n = strlen(text) + 1;
     while (texts[at] && strcmp(texts + at, text) != 0) {
         at += strlen(texts + at) + 1;
@@ -299,11 +311,23 @@ static void read_entry(struct options *out, const char *entry)
     }
 }
 
+/* Without a function of the C library, since every process comes here at its start: where no other
+   part of it is needed, that would map 64 KiB of libc. */
+static int is_own(const char *entry)
+{
+    static const char prefix[] = {'H', 'A', 'K', 'M', 'E', 'M', '_'};
+    size_t i = 0;
+    while (i < sizeof prefix && entry[i] == prefix[i]) {
+        i++;
+    }
+    return i == sizeof prefix;
+}
+
 void hak_opt_init(struct options *out, char **environment)
 {
     hak_opt_defaults(out);
     for (char **entry = environment; entry && *entry; entry++) {
-        if (strncmp(*entry, "HAKMEM_", 7) == 0) {
+        if (is_own(*entry)) {
             read_entry(out, *entry);
         }
     }

@@ -20,15 +20,13 @@ struct options {
 enum opt_type { OPT_NUMBER, OPT_SWITCH, OPT_RATIO, OPT_LIMIT, OPT_RATE, OPT_TEXT };
 #define OPT_RATE_ON 5000u
 
-/* A row of the table, for printing and for tests. */
+/* A row of the table, for printing and for tests. Arrays, since each pointer in a shared object
+   costs the start of every process a relocation, and memory of its own. */
 struct opt_row {
-    const char *name;
-    const char *env;
+    char name[24], env[32], unit[24];
+    uint32_t offset; /* in struct options */
     enum opt_type type;
     uint64_t def, min, max;
-    const char *unit;
-    const char *text;
-    size_t offset; /* in struct options */
 };
 
 extern struct options hak_options;

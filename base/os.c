@@ -267,7 +267,7 @@ static size_t real_page_size(void)
     static size_t page_size;
     size_t size = atomic_load_relaxed(&page_size);
     if (!size) {
-        size = (size_t)sysconf(_SC_PAGESIZE);
+        size = (size_t)getauxval(AT_PAGESZ); /* sysconf reads a table in a far part of libc */
         atomic_store_relaxed(&page_size, size);
     }
     return size;

@@ -30,7 +30,7 @@ struct node {
 };
 
 static LOCK_DEFINE(lock, LOCK_RANK_FALLBACK);
-static struct address_table blocks;
+static HAK_LARGE_ZEROS struct address_table blocks;
 
 static int is_jemalloc_blocked(void)
 {

@@ -33,7 +33,7 @@ struct large_node {
 static LOCK_DEFINE(registry_lock, LOCK_RANK_HEAPS);
 
 static LOCK_DEFINE(large_lock, LOCK_RANK_OWNED);
-struct address_table hak_heap_large;
+HAK_LARGE_ZEROS struct address_table hak_heap_large;
 static uint64_t last_serial; /* OWNED */
 
 /* --- the table of large blocks --- */

@@ -21,7 +21,7 @@
 #include "hakmem/tell.h"
 
 static const int fatal[] = {SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGTERM};
-static char path[4096]; /* absolute; empty: standard error */
+static HAK_LARGE_ZEROS char path[4096]; /* absolute; empty: standard error */
 
 /* By no function that is a cancellation point. */
 static int open_output(void)

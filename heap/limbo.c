@@ -44,7 +44,7 @@ struct record {
 };
 HAK_STATIC_ASSERT(sizeof(struct record) == 32, "blocks behind it are aligned to 16");
 
-static struct slot *tables[TABLES];
+static HAK_LARGE_ZEROS struct slot *tables[TABLES];
 static uint32_t n_slots;
 static uint32_t hint;
 static uint32_t current = NO_SLOT;

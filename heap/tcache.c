@@ -21,7 +21,7 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define SHRINK_AFTER 8u
 #define SHRINK_TO    HAK_TINY_OR(2u, 32u)
 
-uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
+HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
 #include "base/size_class_of.def"
 #undef C
@@ -72,6 +72,9 @@ void hak_tc_set_metered(struct theap *heap, int is_metered)
 
 void hak_tc_set_mid_metered(int is_metered)
 {
+    if (is_metered && !hak_theap_none.has_metered) {
+        init_metered(&hak_theap_none);
+    }
     for (uint32_t i = 0; i < sizeof hak_tc_mid_bin_of / sizeof hak_tc_mid_bin_of[0]; i++) {
         uint32_t size_class = hak_sc_of((size_t)i << SC_GRANULE_SHIFT);
         atomic_store_release(&hak_tc_mid_bin_of[i], offset_of(size_class, is_metered));

@@ -24,10 +24,10 @@
 #include "limit/limit.h"
 #include "superslab/pool.h"
 
-/* An owner that neither a heap nor a special tag has, and a view that shows nothing. */
+/* An owner that neither a heap nor a special tag has, and a view that shows nothing. Its metered
+   bins are made when they may be looked at. */
 struct theap hak_theap_none = {
     .bins = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
-    .metered = {[0 ... SC_N_CLASSES - 1] = {.head = (void *)(uintptr_t)hak_link_end}},
     .owner_tag = (TAG_SPECIAL_OWNER >> 1) << TAG_OWNER_SHIFT,
     .view = {.is_final = 1},
     .last_slot = &hak_theap_none.outbox[0]};
@@ -63,7 +63,8 @@ static struct theap *shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static struct theap *commons[N_COMMON_HEAPS]; /* written with the HEAPS lock held */
 uint32_t hak_theap_common_tag = (OWNER_MAX + 1) << TAG_OWNER_SHIFT; /* no owner has that id */
-static struct theap *unused; /* memory of heaps that were not made, by next_orphan */
+static struct theap *unused;       /* memory of heaps that were not made, by next_orphan */
+static struct theap *first_memory; /* the first heap's memory, until it is made */
 uint32_t hak_theap_live;
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
@@ -130,8 +131,7 @@ static struct span_cache *spans_of_thread(void)
     return &hak_theap_own->spans;
 }
 
-/* Once, under the HEAPS lock, before the first heap. Neither call below allocates in glibc at this
-   point; if one did, it would find this thread without a heap and be served uncached. */
+/* Once, under the HEAPS lock, before the first heap. Nothing below allocates. */
 static void start(void)
 {
     read_options();
@@ -165,10 +165,21 @@ static void start_threads(void)
     }
 }
 
-/* In a program of one thread no other thread waits for the key. */
+/* Reads the options, but makes no heap: a program that never allocates has none. The memory for one
+   is there, untouched: the program may lower its limits before its first call. */
 __attribute__((constructor)) static void start_early(void)
 {
-    (void)hak_theap_acquire();
+    if (hak_gate_enter()) {
+        struct theap *memory =
+            hak_theap_n_live() ? NULL : (struct theap *)hak_os_meta_alloc(sizeof *memory);
+        hak_lock_acquire(&heaps_lock);
+        if (!is_ready) {
+            start();
+        }
+        first_memory = memory;
+        hak_lock_release(&heaps_lock);
+        hak_gate_leave();
+    }
     if (!has_environment) {
         read_options();
     }
@@ -182,9 +193,11 @@ __attribute__((constructor)) static void start_early(void)
 static struct theap *take_memory(void)
 {
     hak_lock_acquire(&heaps_lock);
-    struct theap *memory = unused;
-    if (memory) {
+    struct theap *memory = unused ? unused : first_memory;
+    if (unused) {
         unused = memory->next_orphan;
+    } else {
+        first_memory = NULL;
     }
     hak_lock_release(&heaps_lock);
     return memory ? memory : (struct theap *)hak_os_meta_alloc(sizeof *memory);

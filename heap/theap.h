@@ -130,13 +130,13 @@ struct theap {
     uint32_t owner_tag; /* id << TAG_OWNER_SHIFT: a tag XOR this is the bin's offset if the slab is
                            ours */
     struct map_view view;             /* what its thread's frees see of the map */
+    struct outbox_slot *last_slot;    /* of the outbox, in use */
     uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
 
     struct spare spares[SC_N_CLASSES];
     uint16_t limits[SC_N_CLASSES];
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
     struct outbox_slot outbox[OUTBOX_SLOTS];
-    struct outbox_slot *last_slot; /* of the outbox, in use */
     uint32_t slow_count;
     uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
     uint64_t awake;       /* a bit for each class that took one in it */
@@ -177,7 +177,8 @@ HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");
    (entry.h), which any thread may add at any time. */
 extern HAK_TLS struct theap *hak_theap_own HAK_HIDDEN;
 extern HAK_TLS struct theap *hak_self HAK_HIDDEN;
-/* All bins empty, an id that no slab has: every fast path falls through. Read-only. */
+/* All bins empty, an id that no slab has: every fast path falls through. Read-only, but for the
+   metered bins, which hak_tc_set_mid_metered makes. */
 extern struct theap hak_theap_none HAK_HIDDEN;
 
 /* 1 plus the forks that led to this process. A forked child is one thread: every heap whose state

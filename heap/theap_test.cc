@@ -19,6 +19,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/tcache.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 #include "tiny/tiny_class.h"
@@ -143,6 +144,19 @@ void work_up(size_t rounds)
                 hak_free(p);
             }
             blocks.clear();
+        }
+    }
+}
+
+TEST_F(Heap, AThreadWithoutOneFindsEmptyBinsWhereverTheTableLeads)
+{
+    for (int is_metered : {1, 0}) {
+        hak_tc_set_mid_metered(is_metered);
+        for (size_t size = SC_TINY_MAX + 1; size <= SC_SMALL_MAX; size += 16) {
+            uint16_t offset = hak_tc_mid_bin_of[(size + 15) >> SC_GRANULE_SHIFT];
+            const auto *bin = reinterpret_cast<const struct bin *>(
+                reinterpret_cast<const char *>(&hak_theap_none) + offset);
+            ASSERT_EQ(bin->head, static_cast<const void *>(hak_link_end)) << size;
         }
     }
 }

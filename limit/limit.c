@@ -59,15 +59,24 @@ struct cgroup_path {
     char text[600];
 };
 
+/* Here and in `find` no function of the C library, of which another 64 KiB would be mapped in every
+   process. (Volatile, or the compiler would call memcpy.) */
+static char *put(char *to, const char *from, size_t n)
+{
+    volatile char *at = to;
+    for (size_t i = 0; i < n; i++) {
+        at[i] = from[i];
+    }
+    return to + n;
+}
+
 static void join(struct cgroup_path *out, const char *root, const char *group, size_t group_length,
                  const char *file)
 {
     size_t n = strlen(root), m = strlen(file);
     out->text[0] = 0;
     if (n + group_length + m < sizeof out->text) {
-        memcpy(out->text, root, n);
-        memcpy(out->text + n, group, group_length);
-        memcpy(out->text + n + group_length, file, m + 1);
+        (void)put(put(put(out->text, root, n), group, group_length), file, m + 1);
     }
 }
 
@@ -88,6 +97,14 @@ static uint64_t least_of(const char *root, const char *group, size_t length, con
     }
 }
 
+static char *find(char *from, const char *end, char c)
+{
+    while (from < end && *from != c) {
+        from++;
+    }
+    return from < end ? from : NULL;
+}
+
 /* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group`
    (version 1). */
 static uint64_t cgroup_limit(void)
@@ -97,12 +114,10 @@ static uint64_t cgroup_limit(void)
     uint64_t least = LIMIT_AUTO;
     text[length] = 0;
     for (char *line = text; *line;) {
-        char *end = strchr(line, '\n');
-        end = end ? end : line + strlen(line);
-        char *controllers = (char *)memchr(line, ':', (size_t)(end - line));
-        char *group = controllers
-                          ? (char *)memchr(controllers + 1, ':', (size_t)(end - controllers - 1))
-                          : NULL;
+        char *end = find(line, text + length, '\n');
+        end = end ? end : text + length;
+        char *controllers = find(line, end, ':');
+        char *group = controllers ? find(controllers + 1, end, ':') : NULL;
         if (group) {
             *group++ = 0;
             size_t n = (size_t)(end - group);

@@ -17,7 +17,7 @@
 /* How often who must not wait looks for the spares' lock. */
 #define SPARE_TRIES 1000
 
-struct hak_owner_table hak_owner_table;
+HAK_LARGE_ZEROS struct hak_owner_table hak_owner_table;
 
 const struct hak_owner_gate *hak_owner_gate;
 

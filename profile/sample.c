@@ -12,8 +12,8 @@ struct chunk {
     max_align_t bytes[];
 };
 
-struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS];
-struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS];
+HAK_LARGE_ZEROS struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS];
+HAK_LARGE_ZEROS struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS];
 static struct chunk *chunk;
 static uint64_t peak_bytes; /* the highest of hak_profile_live_bytes */
 uint64_t hak_profile_peak;

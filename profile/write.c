@@ -20,7 +20,7 @@
 
 /* --- the time line --- */
 
-struct profile_line hak_profile_line;
+HAK_LARGE_ZEROS struct profile_line hak_profile_line;
 
 static uint64_t committed(void)
 {

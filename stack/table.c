@@ -17,7 +17,7 @@ struct chunk {
 };
 
 const struct stack hak_stack_unknown;
-static struct stack *buckets[N_BUCKETS];
+static HAK_LARGE_ZEROS struct stack *buckets[N_BUCKETS];
 static struct chunk *chunk;
 static size_t n_stacks, table_bytes;
 

@@ -171,7 +171,7 @@ static int read_word(const struct bounds *bounds, uintptr_t at, uintptr_t *word)
 #if HAS_CFI
 /* A rule in a word, and beside it the address XOR that word: a pair of which another thread has
    written one half does not fit. */
-static struct {
+static HAK_LARGE_ZEROS struct {
     uint64_t key, rule;
 } rules[N_RULES];
 

@@ -6,7 +6,7 @@
 #include "base/stats.h"
 #include "limit/limit.h"
 
-struct pool_lists hak_pool_lists;
+HAK_LARGE_ZEROS struct pool_lists hak_pool_lists;
 
 static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
 {

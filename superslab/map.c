@@ -14,14 +14,14 @@
 uintptr_t hak_map_base = NO_BASE;
 struct map_leaf *hak_map_window;
 
-static struct map_leaf *directory[MAP_DIRECTORY_ENTRIES];
+static HAK_LARGE_ZEROS struct map_leaf *directory[MAP_DIRECTORY_ENTRIES];
 
 /* The flat array; NULL before it is needed, and if it was refused. */
 static uint32_t *flat;
 static uint8_t is_flat_refused;
 /* Whether a leaf's part of it can be written to. Each changes once. */
 enum { PART_UNUSED, PART_WRITABLE, PART_REFUSED };
-static uint8_t parts[MAP_DIRECTORY_ENTRIES];
+static HAK_LARGE_ZEROS uint8_t parts[MAP_DIRECTORY_ENTRIES];
 
 /* Unit number modulo 2^32; addresses have at most 48 bits here. */
 static uint32_t unit_of(const void *p)

@@ -23,7 +23,7 @@ struct room {
     uint32_t n_left;
 };
 
-struct numbered hak_pool_superslabs; /* descriptions made so far */
+HAK_LARGE_ZEROS struct numbered hak_pool_superslabs; /* descriptions made so far */
 static struct superslab *regionless; /* those without a region, the last one first */
 static struct room room, spare_room;
 static char *last_region;

@@ -39,6 +39,9 @@ _COPTS = [
     "-fvisibility=hidden",
     "-ftls-model=initial-exec",
     "-fno-plt",
+    # For //preload:layout.ld.
+    "-ffunction-sections",
+    "-fdata-sections",
     # Otherwise gcc turns the malloc and memset in our own calloc into a call of calloc, and drops
     # pairs of calls in tests.
     "-fno-builtin-malloc",
