@@ -13,9 +13,11 @@
 #define TRIES     HAK_TINY_OR(2u, 64u)
 #define PUT_TRIES HAK_TINY_OR(1u, 16u)
 
+uint32_t hak_common_from = COMMON_FEW;
+
 static int are_in_use(void)
 {
-    return HAK_UNLIKELY(hak_theap_n_live() >= COMMON_FEW);
+    return HAK_UNLIKELY(hak_theap_n_live() >= hak_common_from);
 }
 
 static uint32_t tick_now(void)

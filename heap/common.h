@@ -69,6 +69,9 @@ static inline uint32_t hak_common_budget(void)
     return hak_theap_n_live() < COMMON_THREADS ? COMMON_BUDGET : COMMON_BUDGET_OF_MANY;
 }
 
+/* From so many threads with heaps on: COMMON_FEW, unless a test says otherwise. */
+extern uint32_t hak_common_from HAK_HIDDEN;
+
 int hak_common_may_serve(struct theap *heap, uint32_t size_class);
 /* 1 if the heap's next blocks of the class shall come from a common heap: it has no slab with a
    free block itself. Exact with the heap's lock. */

@@ -93,7 +93,7 @@ class Common : public testing::Test
     void SetUp() override
     {
         saved_ = hak_os_ops;
-        now_ns = 1000000000u;
+        now_ns += (uint64_t)COMMON_BUDGET_OF_MANY << COMMON_TICK_SHIFT; /* uses are forgotten */
         hak_os_ops.clock_ns = fake_clock;
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first";

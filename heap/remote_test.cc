@@ -17,6 +17,7 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/common.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
@@ -80,6 +81,7 @@ class Remote : public testing::Test
     void SetUp() override
     {
         saved_ = hak_options;
+        hak_common_from = COMMON_THREADS; /* fewer have slabs of their own */
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first, and come back at random";
         }
@@ -136,7 +138,6 @@ size_t outbox_bytes(const struct theap *heap)
 TEST_F(Remote, BlocksOfEveryClassComeBackToTheirOwner)
 {
     Worker other;
-    hak_theap_own->common_uses = UINT32_MAX / 2; /* it has slabs of its own */
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         size_t n = 2 * hak_sc_table[c].capacity;
         std::vector<void *> blocks = allocate(n, hak_sc_table[c].size);

@@ -392,9 +392,11 @@ static HAK_NOINLINE void *take_line(struct theap *heap)
 
 void *hak_tc_refill(struct theap *heap, uint32_t size_class)
 {
-    return HAK_UNLIKELY(!heap->spares[size_class].head && hak_common_gives_line(heap, size_class))
-               ? take_line(heap)
-               : refill(heap, size_class);
+    if (HAK_UNLIKELY(size_class < COMMON_LINE_CLASS) && !heap->spares[size_class].head &&
+        HAK_UNLIKELY(hak_common_gives_line(heap, size_class))) {
+        return take_line(heap);
+    }
+    return refill(heap, size_class);
 }
 
 void (*hak_tc_flush_kept)(struct theap *heap);

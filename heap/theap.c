@@ -628,7 +628,7 @@ void hak_theap_end_thread(struct theap *heap)
     hak_tc_flush(heap);
     (void)hak_spans_end(&heap->spans);
     make_orphan(heap);
-    if (atomic_sub_relaxed(&n_live, 1u) == COMMON_FEW) {
+    if (atomic_sub_relaxed(&n_live, 1u) == hak_common_from) {
         rest_commons();
     }
 }
