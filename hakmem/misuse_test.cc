@@ -14,6 +14,7 @@
 #include "base/attributes.h"
 #include "base/link.h"
 #include "base/size_classes.h"
+#include "heap/common.h"
 #include "heap/theap.h"
 
 namespace
@@ -61,6 +62,19 @@ void free_twice_after(const std::vector<void *> &blocks, size_t n)
     hak_free(blocks[n]);
     hak_free(blocks[n]);
 }
+
+/* Two threads have slabs of their own: what is freed waits in lists. A shared slab's block goes
+   back at once. */
+struct OwnSlabs {
+    OwnSlabs()
+    {
+        hak_common_from = COMMON_THREADS;
+    }
+    ~OwnSlabs()
+    {
+        hak_common_from = COMMON_FEW;
+    }
+};
 
 TEST(MisuseDeathTest, SmallBlockFreedTwiceInARow)
 {
@@ -131,6 +145,7 @@ TEST(MisuseDeathTest, FreedTwiceInARowAtAnyFillOfTheList)
 
 TEST(MisuseDeathTest, AnotherThreadsBlockFreedTwiceInARowAtAnyFillOfTheOutbox)
 {
+    OwnSlabs own;
     for (size_t size : {size_t(600), size_t(32768)}) {
         std::vector<void *> blocks;
         hak_free(hak_malloc(1));
@@ -355,6 +370,7 @@ TEST(Misuse, BlocksThatLookFreedAreNot)
 /* Written to in a list, wherever it is: found before its link is followed. */
 TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
 {
+    OwnSlabs own;
     if (HAK_SECURE) {
         GTEST_SKIP() << "the quarantine has them: secure/misuse_test";
     }

@@ -13,30 +13,63 @@
 #define TRIES     HAK_TINY_OR(2u, 64u)
 #define PUT_TRIES HAK_TINY_OR(1u, 16u)
 
+uint32_t hak_common_from = COMMON_FEW;
+
 static int are_in_use(void)
 {
-    return HAK_UNLIKELY(hak_theap_n_live() >= COMMON_THREADS);
+    return HAK_UNLIKELY(hak_theap_n_live() >= hak_common_from);
 }
 
-int hak_common_may_serve(const struct theap *heap, uint32_t size_class)
+static uint32_t tick_now(void)
 {
-    return are_in_use() && heap->bins[size_class].common_uses < COMMON_USES &&
-           hak_sc_table[size_class].size >= COMMON_MIN_SIZE;
+    return (uint32_t)(hak_os_ops.clock_ns() >> COMMON_TICK_SHIFT);
+}
+
+/* Time forgets uses. */
+static void leak(struct theap *heap, uint32_t tick)
+{
+    uint32_t less = tick - heap->common_tick;
+    if (less) {
+        less = less < COMMON_BUDGET_OF_MANY ? less * COMMON_PER_TICK : COMMON_BUDGET_OF_MANY;
+        heap->common_uses -= less < heap->common_uses ? less : heap->common_uses;
+        heap->common_tick = tick;
+    }
+}
+
+static int has_budget(struct theap *heap)
+{
+    uint32_t budget = hak_common_budget();
+    if (heap->common_uses >= budget) {
+        leak(heap, tick_now());
+    }
+    return heap->common_uses < budget;
+}
+
+int hak_common_may_serve(struct theap *heap, uint32_t size_class)
+{
+    return are_in_use() && has_budget(heap) &&
+           heap->bins[size_class].common_uses < hak_common_most_uses(size_class) &&
+           size_class >= COMMON_LINE_CLASS;
 }
 
 /* `n` blocks were taken, or one was freed. */
-static void count_use(struct bin *bin, uint32_t n)
+static void count_use(struct theap *heap, uint32_t size_class, uint32_t n)
 {
-    uint32_t tick = (uint32_t)(hak_os_ops.clock_ns() >> COMMON_TICK_SHIFT);
+    struct bin *bin = &heap->bins[size_class];
+    uint32_t tick = tick_now();
     uint32_t before = bin->common_blocks, blocks = n ? before + n : before - (before != 0);
-    if (bin->common_uses >= COMMON_USES) {
+    leak(heap, tick);
+    heap->common_uses += heap->common_uses < COMMON_BUDGET_OF_MANY;
+    if (bin->common_uses >= hak_common_most_uses(size_class)) {
         return;
     }
     if (bin->common_tick != tick) {
         bin->common_tick = tick;
         bin->common_uses = 0;
     }
-    bin->common_uses = blocks > COMMON_BLOCKS ? COMMON_USES : (uint16_t)(bin->common_uses + 1);
+    bin->common_uses = blocks > hak_common_most_blocks(size_class)
+                           ? (uint16_t)hak_common_most_uses(size_class)
+                           : (uint16_t)(bin->common_uses + 1);
     bin->common_blocks = (uint16_t)blocks;
 }
 
@@ -98,7 +131,7 @@ void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count)
         head = take_and_unlock(heap, common, size_class, count);
     }
     if (head) {
-        count_use(&heap->bins[size_class], *count);
+        count_use(heap, size_class, *count);
     }
     return head;
 }
@@ -128,10 +161,11 @@ void hak_common_free(struct theap *heap, void *block, uint32_t tag)
     if (HAK_UNLIKELY(!common)) {
         return; /* lost, and its blocks with it */
     }
-    count_use(bin, 0);
+    count_use(heap, size_class, 0);
     if (HAK_LIKELY(hak_gate_enter())) {
         /* Who has slabs of the class needs no other thread's free memory. */
-        is_put = put(common, block, size_class, bin->common_uses < COMMON_USES ? PUT_TRIES : 1);
+        is_put = put(common, block, size_class,
+                     bin->common_uses < hak_common_most_uses(size_class) ? PUT_TRIES : 1);
         hak_gate_leave();
     }
     if (!is_put) {
@@ -143,7 +177,7 @@ void hak_common_end_thread(struct theap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         struct bin *bin = &heap->bins[c];
-        if (bin->common_blocks <= COMMON_BLOCKS) {
+        if (bin->common_blocks <= hak_common_most_blocks(c)) {
             bin->common_uses /= 2;
         }
         bin->common_blocks = 0;

@@ -2,6 +2,7 @@
    of its own, that blocks go back wherever they are freed, and what many threads cost. */
 #include "heap/common.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <functional>
@@ -92,7 +93,7 @@ class Common : public testing::Test
     void SetUp() override
     {
         saved_ = hak_os_ops;
-        now_ns = 1000000000u;
+        now_ns += (uint64_t)COMMON_BUDGET_OF_MANY << COMMON_TICK_SHIFT; /* uses are forgotten */
         hak_os_ops.clock_ns = fake_clock;
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first";
@@ -125,12 +126,73 @@ class Common : public testing::Test
     struct hak_os_ops saved_;
 };
 
-TEST_F(Common, FewThreadsHaveTheirOwnSlabs)
+TEST_F(Common, OneThreadHasItsOwnSlabs)
 {
-    in_crowd(COMMON_THREADS - 3, [] { /* the two that make them are the others */
-                                      void *p = hak_malloc(1000);
-                                      EXPECT_TRUE(is_own(p));
-                                      hak_free(p);
+    ASSERT_EQ(hak_theap_n_live(), COMMON_FEW - 1);
+    for (size_t size : {16, 1000, 20000}) {
+        void *p = hak_malloc(size);
+        EXPECT_TRUE(is_own(p)) << size;
+        hak_free(p);
+    }
+}
+
+/* Allocates and frees, of one class after the other, until a block is the thread's own. Returns
+   how often it used the common heaps. */
+uint32_t use_until_own(uint32_t *size_class)
+{
+    struct theap *heap = hak_theap_own;
+    for (; *size_class < SC_N_CLASSES; ++*size_class) {
+        for (uint32_t i = 0; i < COMMON_USES / 2 - 1; i++) { /* less than the class may have */
+            uint32_t before = heap->common_uses;
+            void *p = hak_malloc(hak_sc_table[*size_class].size);
+            int ends = is_own(p);
+            hak_free(p);
+            if (ends) {
+                return before;
+            }
+        }
+    }
+    return 0;
+}
+
+TEST_F(Common, FewThreadsShareWithinABudget)
+{
+    in_crowd(0, [] { /* the test's thread is the other */
+                     struct theap *heap = hak_theap_own;
+                     uint32_t c = COMMON_LINE_CLASS;
+                     heap->common_uses = 0;
+                     uint32_t uses = use_until_own(&c);
+                     c++;
+                     EXPECT_GE(uses, COMMON_BUDGET);
+                     EXPECT_LE(uses, COMMON_BUDGET + 1) << "a block that goes back is a use, too";
+                     EXPECT_GE(use_until_own(&c), COMMON_BUDGET) << "time has not passed";
+                     uses = heap->common_uses;
+                     now_ns += (uint64_t)1 << COMMON_TICK_SHIFT;
+                     c++;
+                     void *p = hak_malloc(hak_sc_table[c].size);
+                     EXPECT_TRUE(is_common(p));
+                     EXPECT_EQ(heap->common_uses, uses - COMMON_PER_TICK + 1);
+                     hak_free(p);
+                     now_ns += (uint64_t)COMMON_BUDGET << COMMON_TICK_SHIFT;
+                     p = hak_malloc(hak_sc_table[c].size);
+                     hak_free(p);
+                     EXPECT_LE(heap->common_uses, 2u);
+    });
+}
+
+/* Nor is what they had of it lost to the others. */
+TEST_F(Common, AmongFewThreadsWhoUsesMuchGetsTheSlab)
+{
+    in_crowd(0, [] {
+        hak_theap_own->common_uses = 0;
+        void *first = hak_malloc(2000);
+        ASSERT_TRUE(is_common(first));
+        hak_theap_own->common_uses = COMMON_BUDGET;
+        void *second = hak_malloc(2000);
+        EXPECT_TRUE(is_own(second));
+        EXPECT_TRUE(is_own(first)) << "they lie in one slab";
+        hak_free(first);
+        hak_free(second);
     });
 }
 
@@ -145,9 +207,40 @@ TEST_F(Common, ManyThreadsShareSlabs)
             hak_free(p);
             EXPECT_FALSE(hak_super_lookup(p).is_allocated) << "it is back in its slab: " << size;
         }
-        void *small = hak_malloc(48);
-        EXPECT_TRUE(is_own(small)) << "several blocks lie in a cache line";
-        hak_free(small);
+    });
+}
+
+/* Of less than a cache line, since several lie in one. */
+TEST_F(Common, ForSmallBlocksThreadsGetLines)
+{
+    in_crowd(COMMON_THREADS, [] {
+        std::vector<char *> blocks;
+        for (size_t size : {1, 16, 17, 48, 33, 40}) {
+            char *p = static_cast<char *>(hak_malloc(size));
+            EXPECT_TRUE(is_common(p)) << size;
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 64, 0u) << size;
+            EXPECT_EQ(hak_usable_size(p), 64u) << size;
+            memset(p, 1, 64);
+            blocks.push_back(p);
+        }
+        char *zeroed = static_cast<char *>(hak_calloc(3, 16));
+        EXPECT_EQ(std::count(zeroed, zeroed + 48, 0), 48);
+        blocks.push_back(zeroed);
+        for (char *p : blocks) {
+            hak_free(p);
+            EXPECT_FALSE(hak_super_lookup(p).is_allocated);
+        }
+        /* Who uses many gets slabs of its own, of the size that it asks for. */
+        blocks.clear();
+        do {
+            blocks.push_back(static_cast<char *>(hak_malloc(48)));
+        } while (!is_own(blocks.back()) && blocks.size() < 1000);
+        EXPECT_GE(blocks.size() + 8, hak_common_most_blocks(COMMON_LINE_CLASS));
+        EXPECT_LE(blocks.size(), hak_common_most_blocks(COMMON_LINE_CLASS) + 8);
+        EXPECT_EQ(hak_usable_size(blocks.back()), 48u);
+        for (char *p : blocks) {
+            hak_free(p);
+        }
     });
 }
 
@@ -188,9 +281,10 @@ TEST_F(Common, WhoHoldsManyBlocksGetsASlab)
     in_crowd(COMMON_THREADS, [] {
         for (size_t size : {64, 1000, 20000}) {
             size_t n = taken_until_own(size);
-            EXPECT_GT(n, COMMON_BLOCKS) << size;
-            EXPECT_LE(n, COMMON_BLOCKS + 8) << size;
-            EXPECT_EQ(hak_theap_own->bins[hak_sc_of(size)].common_uses, COMMON_USES);
+            uint32_t c = hak_sc_of(size);
+            EXPECT_GT(n, hak_common_most_blocks(c)) << size;
+            EXPECT_LE(n, hak_common_most_blocks(c) + 8) << size;
+            EXPECT_EQ(hak_theap_own->bins[c].common_uses, hak_common_most_uses(c));
         }
     });
 }

@@ -14,6 +14,7 @@
 #include "base/stats.h"
 #include "base/verify.h"
 #include "hakmem/hakmem.h"
+#include "heap/common.h"
 #include "superslab/pool.h"
 #include "testing/rng.h"
 
@@ -30,6 +31,7 @@ class Depot : public testing::Test
     void SetUp() override
     {
         saved_ = hak_options;
+        hak_common_from = COMMON_THREADS; /* fewer have slabs of their own */
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first";
         }

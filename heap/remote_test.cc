@@ -17,6 +17,7 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/common.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
@@ -80,6 +81,7 @@ class Remote : public testing::Test
     void SetUp() override
     {
         saved_ = hak_options;
+        hak_common_from = COMMON_THREADS; /* fewer have slabs of their own */
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first, and come back at random";
         }

@@ -64,7 +64,7 @@ void hak_tc_set_metered(struct theap *heap, int is_metered)
     if (is_metered && !heap->has_metered) {
         init_metered(heap);
     }
-    heap->is_metered = (uint32_t)is_metered;
+    atomic_store_relaxed(&heap->is_metered, (uint32_t)is_metered);
     for (uint32_t i = 0; i < TINY_GRANULES; i++) {
         atomic_store_release(&heap->tiny_bin[i], offset_of(hak_sc_of_granules[i], is_metered));
     }
@@ -344,7 +344,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     return head;
 }
 
-void *hak_tc_refill(struct theap *heap, uint32_t size_class)
+static void *refill(struct theap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
@@ -375,6 +375,31 @@ void *hak_tc_refill(struct theap *heap, uint32_t size_class)
     hak_tc_bin_set(bin, hak_link_next(block));
     bin->room = (int32_t)heap->limits[size_class] - (int32_t)count + 1;
     return block;
+}
+
+/* A whole cache line, for a smaller request. */
+static HAK_NOINLINE void *take_line(struct theap *heap)
+{
+    struct bin *bin = &heap->bins[COMMON_LINE_CLASS];
+    void *first = hak_tc_bin_first(bin);
+    if (!first) {
+        return refill(heap, COMMON_LINE_CLASS);
+    }
+    void *block = hak_tc_bin_take(bin);
+    if (HAK_UNLIKELY(!block)) {
+        hak_link_broken(first);
+    }
+    heap->refill_is_clean = 0;
+    return block;
+}
+
+void *hak_tc_refill(struct theap *heap, uint32_t size_class)
+{
+    if (HAK_UNLIKELY(size_class < COMMON_LINE_CLASS) && !heap->spares[size_class].head &&
+        HAK_UNLIKELY(hak_common_gives_line(heap, size_class))) {
+        return take_line(heap);
+    }
+    return refill(heap, size_class);
 }
 
 void (*hak_tc_flush_kept)(struct theap *heap);

@@ -376,6 +376,26 @@ static void adopt_from_live(struct theap *heap, uint32_t size_class)
     }
 }
 
+/* Among few threads, who uses much of a class gets the slab that all have begun to use. */
+static int adopt_from_common(struct theap *heap, uint32_t size_class)
+{
+    if (atomic_load_relaxed(&hak_theap_live) >= COMMON_THREADS || hak_theap_is_common(heap)) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
+        struct theap *common = atomic_load_acquire(&commons[i]);
+        if (common && hak_theap_of_owner(&common->owner) &&
+            hak_bank_n_partial(&common->owner.bank, size_class) &&
+            hak_lock_try(&common->owner.lock)) {
+            hak_bank_move_one(&common->owner.bank, &heap->owner.bank, size_class);
+            hak_lock_release(&common->owner.lock);
+            hak_stat_add(slabs_adopted, 1);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* Before fresh memory is taken: a slab with free blocks that another heap does not use. Heap lock
    held. */
 static void adopt_slab(struct theap *heap, uint32_t size_class)
@@ -389,7 +409,7 @@ static void adopt_slab(struct theap *heap, uint32_t size_class)
         hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
         hak_lock_release(&from->owner.lock);
         hak_stat_add(slabs_adopted, 1);
-    } else {
+    } else if (!adopt_from_common(heap, size_class)) {
         adopt_from_live(heap, size_class);
     }
 }
@@ -621,7 +641,7 @@ void hak_theap_end_thread(struct theap *heap)
     hak_tc_flush(heap);
     (void)hak_spans_end(&heap->spans);
     make_orphan(heap);
-    if (atomic_sub_relaxed(&hak_theap_live, 1u) == COMMON_THREADS) {
+    if (atomic_sub_relaxed(&hak_theap_live, 1u) == hak_common_from) {
         rest_commons();
     }
 }

@@ -145,6 +145,7 @@ struct theap {
                              word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint32_t is_inside;   /* its thread is, see gate.h */
+    uint32_t common_uses, common_tick; /* see common.h */
 
     void *depot[SC_N_CLASSES]; /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];   /* of tiny and of mid classes; owner's lock */

@@ -19,6 +19,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/common.h"
 #include "heap/tcache.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
@@ -41,6 +42,7 @@ class Heap : public testing::Test
     void SetUp() override
     {
         saved_ = hak_options;
+        hak_common_from = COMMON_THREADS; /* fewer have slabs of their own */
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine, not in bins";
         }
