@@ -15,6 +15,7 @@
 #include "hakmem/heap.h"
 #include "hakmem/request.h"
 #include "heap/background.h"
+#include "heap/depot.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
@@ -98,6 +99,7 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
         return finish(hak_limbo_alloc(size, align, NULL), size, align);
     }
     hak_spans_missed(&hak_theap_own->spans);
+    hak_depot_relieve(size);
     p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p)) {
         struct want_large want = {size, align, kind};

@@ -4,6 +4,7 @@
 
 #include "base/lock_holds.h"
 #include "base/options.h"
+#include "base/stats.h"
 #include "base/verify.h"
 #include "heap/small.h"
 #include "heap/tcache.h"
@@ -12,6 +13,12 @@
 #define LIST_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
 /* Mid blocks in the depot are at most this part of what the heap's slabs are. */
 #define DEPOT_SHARE 8u
+/* So many blocks go to their slabs at a time, if the heap grows. */
+#define ROOM_MOST     HAK_TINY_OR(64u, 16384u)
+#define PRESSURE_MOST 16u
+#define LISTS_AT_ONCE 8u
+
+struct theap *hak_depot_last;
 
 static uint64_t list_bytes(uint32_t size_class, uint32_t count)
 {
@@ -23,11 +30,15 @@ static uint64_t *bytes_of(struct theap *heap, uint32_t size_class)
     return &heap->depot_bytes[hak_mid_is_class(size_class)];
 }
 
-static uint64_t most_bytes(const struct theap *heap, uint32_t size_class)
+static uint64_t most_bytes(const struct theap *heap, uint32_t size_class, int is_chain)
 {
-    uint64_t share = (uint64_t)heap->owner.bank.n_slabs * (SC_SLAB_BYTES / DEPOT_SHARE);
+    if (is_chain && !hak_mid_is_class(size_class)) {
+        return DEPOT_LEAST_BYTES;
+    }
+    uint64_t share = (uint64_t)heap->owner.bank.n_slabs *
+                     (SC_SLAB_BYTES / (hak_mid_is_class(size_class) ? DEPOT_SHARE : 1));
     share = share < hak_options.cache_bytes ? share : hak_options.cache_bytes;
-    return hak_mid_is_class(size_class) && share > DEPOT_LEAST_BYTES ? share : DEPOT_LEAST_BYTES;
+    return share > DEPOT_LEAST_BYTES ? share : DEPOT_LEAST_BYTES;
 }
 
 /* The list of the class that came last becomes a part of this one if one bin can take both: what
@@ -46,11 +57,12 @@ static void *join(struct theap *heap, uint32_t size_class, void *last, uint32_t 
     return next;
 }
 
-int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t count)
+int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t count, int is_chain)
 {
     uint64_t *bytes = bytes_of(heap, size_class);
     void *next = heap->depot[size_class];
-    if (*bytes + list_bytes(size_class, count) > most_bytes(heap, size_class)) {
+    if (*bytes + list_bytes(size_class, count) > most_bytes(heap, size_class, is_chain) ||
+        count > UINT16_MAX) {
         return 0;
     }
     if (hak_mid_is_class(size_class)) {
@@ -64,6 +76,9 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
         next = join(heap, size_class, last, &count);
     } else {
         *bytes += list_bytes(size_class, count);
+        if (!is_chain && atomic_load_relaxed(&hak_depot_last) != heap) {
+            atomic_store_release(&hak_depot_last, heap);
+        }
     }
     *hak_depot_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
     heap->depot[size_class] = head;
@@ -80,6 +95,7 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
         *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
         hak_tc_mark_free(heap, head); /* as it was */
         if (!hak_mid_is_class(size_class)) {
+            heap->depot_pressure -= heap->depot_pressure != 0;
             break;
         }
         hak_lock_step(*count);
@@ -107,6 +123,81 @@ int hak_depot_give_back(struct theap *heap, uint64_t bytes)
         }
     }
     return 0;
+}
+
+/* The first words of lists' blocks come into the cache: those of several lists at a time, since
+   each tells only its next block. `most`: blocks of the longest, for one that was freed twice may
+   lead in circles. */
+static void fetch(void *const *heads, uint32_t n, uint32_t most)
+{
+    const char *at[LISTS_AT_ONCE], *end = (const char *)hak_link_end;
+    for (uint32_t i = 0; i < LISTS_AT_ONCE; i++) {
+        at[i] = i < n ? (const char *)heads[i] : end;
+    }
+    for (; most; most--) {
+        for (uint32_t i = 0; i < LISTS_AT_ONCE; i++) {
+            if (at[i] != end) {
+                at[i] = (const char *)hak_link_follow(at[i]);
+            }
+        }
+    }
+}
+
+/* Lists of the class go to their slabs, at most LISTS_AT_ONCE; returns how many did. *bytes and
+ *blocks: how much may yet go, 0 when that is done. */
+static uint32_t give_back_lists(struct theap *heap, uint32_t size_class, uint64_t *bytes,
+                                uint32_t *blocks)
+{
+    void *heads[LISTS_AT_ONCE];
+    uint32_t n = 0, count, longest = 0;
+    while (n < LISTS_AT_ONCE && *blocks && (heads[n] = hak_depot_take(heap, size_class, &count))) {
+        uint64_t done = list_bytes(size_class, count);
+        *blocks = done < *bytes && count < *blocks ? *blocks - count : 0;
+        *bytes -= done;
+        longest = count > longest ? count : longest;
+        n++;
+    }
+    fetch(heads, n, longest);
+    for (uint32_t i = 0; i < n; i++) {
+        hak_lock_step(1);
+        hak_small_put_list(&heap->owner, size_class, heads[i]);
+    }
+    return n;
+}
+
+/* Lists of these classes go to their slabs, of about so many bytes or blocks at most. */
+static void give_back_of(struct theap *heap, uint64_t classes, uint64_t bytes, uint32_t blocks)
+{
+    uint32_t pressure = heap->depot_pressure;
+    for (; classes && blocks; classes &= classes - 1) {
+        uint32_t c = (uint32_t)__builtin_ctzll(classes);
+        while (blocks && give_back_lists(heap, c, &bytes, &blocks)) {
+        }
+    }
+    heap->depot_pressure = pressure;
+}
+
+#define TINY_CLASSES (((uint64_t)1 << SC_N_TINY) - 1)
+
+void hak_depot_relieve_by(struct theap *heap, size_t bytes)
+{
+    if ((bytes <= SC_SLAB_BYTES && hak_stat_get(heap_dirty_bytes) >= (int64_t)bytes) ||
+        !hak_lock_try(&heap->owner.lock)) {
+        return;
+    }
+    give_back_of(heap, TINY_CLASSES, (uint64_t)bytes << heap->depot_pressure, ROOM_MOST);
+    heap->depot_pressure += heap->depot_pressure < PRESSURE_MOST;
+    if (!heap->depot_bytes[0]) {
+        atomic_store_release(&hak_depot_last, (struct theap *)NULL);
+    }
+    (void)hak_theap_unlock(heap);
+}
+
+void hak_depot_end_window(struct theap *heap, uint64_t awake)
+{
+    hak_lock_acquire(&heap->owner.lock);
+    give_back_of(heap, TINY_CLASSES & ~awake, UINT64_MAX, ROOM_MOST);
+    hak_theap_unlock(heap);
 }
 
 /* Adds the bytes of a list to *bytes. */

@@ -1,20 +1,27 @@
 /* The depot: lists of free blocks behind a heap's lock, a stack of lists a class. In it lies what
-   came back from other threads, and the lists of mid blocks with which bins overflowed; a bin that
-   is empty takes the list that came last, whose blocks are the likeliest to be in the processor's
-   caches, and to be resident. So blocks that swing between the program and the heap do not become
-   bits of their slabs and blocks again, one by one, nor do their slabs go to the pool and come
-   back.
+   came back from other threads, and lists with which bins overflowed: those of mid blocks, and
+   those of tiny blocks that are scattered, that is whose blocks lie in many slabs by turns. A bin
+   that is empty takes the list that came last, whose blocks are the likeliest to be in the
+   processor's caches, and to be resident. So blocks that swing between the program and the heap do
+   not become bits of their slabs and blocks again, one by one, nor do their slabs go to the pool
+   and come back. (A list of tiny blocks that lie side by side is put back by the word, and empties
+   slabs.)
 
    A list is linked through the blocks' first words; the second word of its first block is the next
    list (lower 48 bits) and the number of its blocks (upper 16). Blocks count as allocated in their
    slabs. Those of mid classes are held: a bit in their slab (slab.h) says that they are in a depot,
    so that a block that is freed twice is found when it comes here, as it is when it comes to its
-   slab.
+   slab. A tiny one is found when the list goes to its slabs.
 
-   How much: tiny blocks DEPOT_LEAST_BYTES, mid blocks as much or a share of the heap's slabs, at
-   most HAKMEM_CACHE_BYTES. Nor does a depot let a heap grow: before a fresh slab is made, as many
-   bytes go to their slabs. Whatever empties a heap empties its depot: trims, an idle time, the
-   thread's end. All functions: heap lock held. */
+   How much: of tiny chains DEPOT_LEAST_BYTES; of mid blocks as much or a share of the heap's slabs;
+   of tiny blocks, scattered lists included, as much as the slabs; at most HAKMEM_CACHE_BYTES. Nor
+   does a depot let a heap grow: before a fresh slab is made, as many bytes of mid blocks go to
+   their slabs. Scattered tiny blocks keep slabs that are all but empty. So when any thread needs
+   memory that is not resident in the pool, for a slab or a large block, some of the lists of the
+   heap that kept some last go to their slabs, twice as many each time, until a list is taken again.
+   Lists of classes that take no slow path for a window of the heap's go too. Whatever empties a
+   heap empties its depot: trims, an idle time, the thread's end. All functions: heap lock held,
+   where nothing else is said. */
 #ifndef HAKMEM_HEAP_DEPOT_H
 #define HAKMEM_HEAP_DEPOT_H
 
@@ -41,15 +48,30 @@ static inline uintptr_t hak_depot_take_word(void *block)
 }
 
 /* Puts a list of `count` blocks of the class, some of which may be other heaps' by now: those are
-   gathered as strays (bank.h). Returns 0, and does nothing, if there is no room: the list goes to
-   its slabs. */
+   gathered as strays (bank.h). `is_chain`: it comes from another thread. Returns 0, and does
+   nothing, if there is no room: the list goes to its slabs. */
 HAK_MUST_CHECK int hak_depot_put(struct theap *heap, uint32_t size_class, void *head,
-                                 uint32_t count);
+                                 uint32_t count, int is_chain);
 /* The list of the class that came last: its head, and its number of blocks in *count; NULL if there
    is none. */
 void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count);
 /* Gives lists to their slabs, of as many bytes at least. Returns 1 if there are more. */
 int hak_depot_give_back(struct theap *heap, uint64_t bytes);
+/* The process is about to grow by so many bytes: some lists of tiny blocks of the heap that put
+   some last go to their slabs, unless as many bytes of the pool are resident. At each such time
+   twice as many go, until lists are taken again. No lock held; inside the gate. */
+void hak_depot_relieve_by(struct theap *heap, size_t bytes);
+extern struct theap *hak_depot_last HAK_HIDDEN;
+static inline void hak_depot_relieve(size_t bytes)
+{
+    struct theap *heap = atomic_load_acquire(&hak_depot_last);
+    if (HAK_UNLIKELY(heap != NULL)) {
+        hak_depot_relieve_by(heap, bytes);
+    }
+}
+/* For end_window: lists of tiny classes without a bit in `awake` go to their slabs, some at a time.
+   Takes the heap's lock. */
+void hak_depot_end_window(struct theap *heap, uint64_t awake);
 /* 0 if the sums are those of the lists, and each mid block of the heap's slabs in them is held. */
 int hak_depot_verify(const struct theap *heap);
 

@@ -331,7 +331,123 @@ TEST_F(Depot, RandomCallsAgreeWithAnOracle)
     }
 }
 
+/* --- tiny blocks --- */
+
+uint64_t tiny_bytes()
+{
+    return hak_self->depot_bytes[0];
+}
+
+/* Frees blocks of many slabs of a class in no order, so that lists of them are in the depot.
+   Returns how many. */
+size_t scatter(size_t size)
+{
+    std::vector<void *> blocks = allocate(HAK_TINY_OR(40, 20) * (SC_SLAB_BYTES / size), size);
+    Rng rng(7);
+    for (size_t i = blocks.size() - 1; i > 0; i--) {
+        std::swap(blocks[i], blocks[rng.below(i + 1)]);
+    }
+    free_all(blocks);
+    EXPECT_NE(hak_self->depot[hak_sc_of(size)], nullptr);
+    EXPECT_EQ(hak_verify(), 0);
+    return blocks.size();
+}
+
+TEST_F(Depot, ScatteredTinyListsComeBackAsLists)
+{
+    size_t n = scatter(256);
+    uint32_t c = hak_sc_of(256);
+    std::set<void *> held = in_depot(hak_self, c);
+    EXPECT_EQ(tiny_bytes(), held.size() * hak_sc_table[c].size);
+    EXPECT_LE(tiny_bytes(), hak_options.cache_bytes);
+    EXPECT_GT(held.size(), HAK_TINY_OR(n / 100, n / 2));
+    int64_t made = hak_stat_get(slabs_made);
+    std::vector<void *> again = allocate(n, 256);
+    EXPECT_EQ(hak_self->depot[c], nullptr);
+    EXPECT_LE(hak_stat_get(slabs_made), made + HAK_TINY_OR(40, 0)) << "a list was passed over";
+    EXPECT_EQ(std::set<void *>(again.begin(), again.end()).size(), again.size());
+    EXPECT_EQ(hak_verify(), 0);
+    free_all(again);
+}
+
+TEST_F(Depot, TinyListsOfOneSlabEachGoToTheirSlabs)
+{
+    std::vector<void *> blocks = allocate(20 * (SC_SLAB_BYTES / 256), 256);
+    std::sort(blocks.begin(), blocks.end());
+    free_all(blocks);
+    EXPECT_EQ(tiny_bytes(), 0u);
+}
+
+/* Blocks that lie all over their slabs keep all of these: they must not wait while the process
+   takes other memory, of whatever kind, for whatever thread. */
+TEST_F(Depot, GrowthEmptiesItOfTinyLists)
+{
+    for (int way = 0; way < 4; way++) {
+        scatter(256);
+        std::vector<void *> blocks;
+        auto grow = [&] {
+            size_t size = way % 2 ? 100000 : 1000;
+            for (size_t n = 0; tiny_bytes() && n < HAK_TINY_OR(4000u, 2000u); n++) {
+                blocks.push_back(hak_malloc(size));
+            }
+        };
+        theap *mine = hak_self;
+        if (way < 2) {
+            grow();
+        } else {
+            std::thread([&] {
+                size_t size = way % 2 ? 100000 : 1000;
+                for (size_t n = 0; n < HAK_TINY_OR(4000u, 2000u); n++) {
+                    blocks.push_back(hak_malloc(size));
+                }
+            }).join();
+        }
+        EXPECT_EQ(mine->depot_bytes[0], 0u) << way;
+        EXPECT_EQ(hak_verify(), 0);
+        free_all(blocks);
+        (void)hak_purge();
+    }
+}
+
+TEST_F(Depot, TinyListsOfClassesThatSleepGoToTheirSlabs)
+{
+    scatter(256);
+    uint64_t before = tiny_bytes();
+    hak_self->awake = 0;
+    hak_self->window_left = 0; /* the next list from behind the lock ends the window */
+    int64_t refills = hak_stat_get(refills);
+    std::vector<void *> blocks;
+    while (hak_stat_get(refills) == refills) {
+        blocks.push_back(hak_malloc(16));
+    }
+    EXPECT_LT(tiny_bytes(), before);
+    EXPECT_EQ(hak_self->depot[hak_sc_of(256)] == nullptr, tiny_bytes() == 0);
+    EXPECT_EQ(tiny_bytes() != 0, HAK_TINY_OR(before > 64 * 256, 0));
+    free_all(blocks);
+}
+
 using DepotDeathTest = Depot;
+
+/* `between` blocks are freed between the two: they are in one list, which leads in a circle, or in
+   two. */
+void free_twice(size_t between)
+{
+    std::vector<void *> blocks = allocate(40 * (SC_SLAB_BYTES / 256), 256);
+    Rng rng(7);
+    for (size_t i = blocks.size() - 1; i > 0; i--) {
+        std::swap(blocks[i], blocks[rng.below(i + 1)]);
+    }
+    blocks.insert(blocks.begin() + static_cast<long>(100 + between), blocks[100]);
+    free_all(blocks);
+    (void)hak_purge();
+}
+
+TEST_F(DepotDeathTest, ATinyBlockFreedTwiceIsFoundWhenItComesToItsSlab)
+{
+    for (size_t between : {1u, 20u, 3000u}) {
+        EXPECT_EXIT(free_twice(between), testing::KilledBySignal(SIGABRT), "block freed twice");
+    }
+}
 
 /* With so many others freed in between that neither bin nor spare holds the block any more. */
 TEST_F(DepotDeathTest, ABlockFreedTwiceIsFoundOnTheWayIn)

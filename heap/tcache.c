@@ -20,6 +20,9 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* After so many overflows in a row a bin's limit is halved, down to so many blocks. */
 #define SHRINK_AFTER 8u
 #define SHRINK_TO    HAK_TINY_OR(2u, 32u)
+/* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
+#define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
+#define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -215,14 +218,32 @@ static void put_list(struct theap *heap, uint32_t size_class, void **head, const
     hak_stat_add(flushes, 1);
 }
 
-/* A list that a bin overflowed with goes to the depot, if it is of mid blocks and there is room,
-   which is returned, or to its slabs. A free may end here, and the system fail: errno stays. */
+/* 1 if the list's first blocks lie in slabs by turns: then so do the others, as a rule. */
+static int is_scattered(const void *head)
+{
+    uint32_t n = 0;
+    const void *block = head;
+    for (uint32_t i = 0; i < SCATTER_LOOK && block != (const void *)hak_link_end; i++) {
+        const void *next = hak_link_follow(block);
+        n += !hak_slab_is_same(block, next);
+        block = next;
+        if (i == SCATTER_LOOK / 2 && !n) {
+            return 0;
+        }
+    }
+    return n >= SCATTER_LEAST;
+}
+
+/* A list that a bin overflowed with goes to the depot, if it is of mid blocks or scattered, and
+   there is room, which is returned, or to its slabs. A free may end here, and the system fail:
+   errno stays. */
 static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint32_t count)
 {
     int saved = errno;
+    int may_wait = hak_mid_is_class(size_class) || is_scattered(head);
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
-    int is_kept = hak_mid_is_class(size_class) && hak_depot_put(heap, size_class, head, count);
+    int is_kept = may_wait && hak_depot_put(heap, size_class, head, count, 0);
     if (!is_kept) {
         hak_small_put_list(&heap->owner, size_class, head);
     }
@@ -261,6 +282,7 @@ static void end_window(struct theap *heap)
             lull(heap, c);
         }
     }
+    hak_depot_end_window(heap, heap->awake);
     heap->awake = 0;
     heap->window_left = TC_SLEEP_WINDOW;
 }
@@ -335,7 +357,10 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
         hak_stat_add(refills, 1);
         return head;
     }
-    head = HAK_LIKELY(head != NULL) ? head : take_fresh(heap, size_class, want, count);
+    if (!head) {
+        hak_depot_relieve(SC_SLAB_BYTES);
+        head = take_fresh(heap, size_class, want, count);
+    }
     hak_stat_add(refills, 1);
     hak_common_note(heap, size_class, *count);
     if (head) {

@@ -149,6 +149,7 @@ struct theap {
 
     void *depot[SC_N_CLASSES]; /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];   /* of tiny and of mid classes; owner's lock */
+    uint32_t depot_pressure;   /* see depot.h; owner's lock */
     struct theap *next_orphan; /* HEAPS lock */
     struct theap **self_at;    /* its thread's hak_self; the lock of hak_theap_switch */
     void *kept;      /* what a layer keeps of the thread's (secure/cache.h); NULL when it has a new
