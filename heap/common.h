@@ -36,7 +36,7 @@
 HAK_EXTERN_C_BEGIN
 
 /* From so many threads with heaps on, and from how many on they are many. */
-#define COMMON_FEW            2u
+#define COMMON_FEW            HAK_TINY_OR(2u, 6u)
 #define COMMON_THREADS        HAK_TINY_OR(3u, 16u)
 #define COMMON_USES           HAK_TINY_OR(12u, 128u)
 #define COMMON_BLOCKS         HAK_TINY_OR(4u, 32u)
