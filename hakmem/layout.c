@@ -64,6 +64,7 @@ HAK_HIDDEN struct hak_layout hak_layout __attribute__((used, aligned(LAYOUT_ALIG
     .theap_spares = offsetof(struct theap, spares),
     .theap_outbox = offsetof(struct theap, outbox),
     .theap_depot_bytes = offsetof(struct theap, depot_bytes),
+    .theap_depot_blocks = offsetof(struct theap, depot_blocks),
     .bin_bytes = sizeof(struct bin),
     .bin_room = offsetof(struct bin, room),
     .spare_bytes = sizeof(struct spare),

@@ -181,6 +181,18 @@ static uint64_t count_outbox(struct taking *self, const void *theap)
     return bytes;
 }
 
+/* Of tiny classes; the slabs know of the others. */
+static uint64_t count_depot(struct taking *self, const void *theap)
+{
+    uint32_t blocks[SC_N_TINY];
+    uint64_t bytes = 0;
+    get(self, at_offset(theap, self->at->theap_depot_blocks), blocks, sizeof blocks);
+    for (uint32_t c = 0; c < SC_N_TINY; c++) {
+        bytes += cache_class(self, c, blocks[c]);
+    }
+    return bytes;
+}
+
 static void count_owner(struct taking *self, uint32_t id, const void *owner)
 {
     const struct hak_layout *at = self->at;
@@ -196,7 +208,7 @@ static void count_owner(struct taking *self, uint32_t id, const void *owner)
         const char *theap = (const char *)owner - at->theap_owner;
         get(self, at_offset(owner, at->owner_inbox_bytes), &inbox, sizeof inbox);
         get(self, theap + at->theap_depot_bytes, depot, sizeof depot);
-        cached = depot[0] + depot[1] + (uint64_t)(inbox > 0 ? inbox : 0);
+        cached = count_depot(self, theap) + depot[1] + (uint64_t)(inbox > 0 ? inbox : 0);
         if (state == epoch) { /* what others had in their caches is forgotten in a forked child */
             cached += count_bins(self, theap) + count_outbox(self, theap);
         }

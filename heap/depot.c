@@ -76,6 +76,7 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
         next = join(heap, size_class, last, &count);
     } else {
         *bytes += list_bytes(size_class, count);
+        heap->depot_blocks[size_class] += count;
         if (!is_chain && atomic_load_relaxed(&hak_depot_last) != heap) {
             atomic_store_release(&hak_depot_last, heap);
         }
@@ -95,6 +96,7 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
         *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
         hak_tc_mark_free(heap, head); /* as it was */
         if (!hak_mid_is_class(size_class)) {
+            heap->depot_blocks[size_class] -= *count;
             heap->depot_pressure -= heap->depot_pressure != 0;
             break;
         }
@@ -219,13 +221,18 @@ int hak_depot_verify(const struct theap *heap)
 {
     uint64_t bytes[2] = {0, 0};
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        uint32_t n = 0;
         for (void *head = heap->depot[c]; head;
              head = (void *)(*hak_depot_word(head) & LIST_MASK)) {
             uint32_t count = (uint32_t)(*hak_depot_word(head) >> COUNT_SHIFT);
+            n += count;
             int error = verify_list(heap, c, head, count, &bytes[hak_mid_is_class(c)]);
             if (error) {
                 return error;
             }
+        }
+        if (c < SC_N_TINY && n != heap->depot_blocks[c]) {
+            return VERIFY_DEPOT_BYTES;
         }
     }
     return bytes[0] == heap->depot_bytes[0] && bytes[1] == heap->depot_bytes[1]

@@ -147,11 +147,12 @@ struct theap {
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick; /* see common.h */
 
-    void *depot[SC_N_CLASSES]; /* lists of free blocks, see depot.h; owner's lock */
-    uint64_t depot_bytes[2];   /* of tiny and of mid classes; owner's lock */
-    uint32_t depot_pressure;   /* see depot.h; owner's lock */
-    struct theap *next_orphan; /* HEAPS lock */
-    struct theap **self_at;    /* its thread's hak_self; the lock of hak_theap_switch */
+    void *depot[SC_N_CLASSES];        /* lists of free blocks, see depot.h; owner's lock */
+    uint64_t depot_bytes[2];          /* of tiny and of mid classes; owner's lock */
+    uint32_t depot_blocks[SC_N_TINY]; /* of the tiny ones; owner's lock */
+    uint32_t depot_pressure;          /* see depot.h; owner's lock */
+    struct theap *next_orphan;        /* HEAPS lock */
+    struct theap **self_at;           /* its thread's hak_self; the lock of hak_theap_switch */
     void *kept;      /* what a layer keeps of the thread's (secure/cache.h); NULL when it has a new
                         thread; its thread's, as bins are */
     void *kept_room; /* memory for that, for ever */
