@@ -102,6 +102,7 @@ Sums report()
 /* What the body adds to what is lost. Other tests' leaks stay. */
 template <typename Body> Sums lost_by(Body body)
 {
+    scrub();
     Sums before = report();
     body();
     scrub();
@@ -124,11 +125,14 @@ void *opaque(void *p)
     return p;
 }
 
+/* What looks like a pointer keeps a block: some of these, or of earlier ones until now. */
 void expect_lost(const Sums &sums, uint64_t n, uint64_t bytes)
 {
-    EXPECT_LE(sums.direct, n);
+    EXPECT_LE(sums.direct, n + MISSING);
     EXPECT_GE(sums.direct + MISSING, n);
-    EXPECT_EQ(sums.direct_bytes, sums.direct * bytes);
+    if (sums.direct <= n) {
+        EXPECT_EQ(sums.direct_bytes, sums.direct * bytes);
+    }
     EXPECT_EQ(sums.held, 0u);
 }
 
