@@ -271,7 +271,7 @@ static void switch_off(struct sampled *self)
 /* --- sites --- */
 
 struct site {
-    uint64_t at, stack, pinned, numbers[8]; /* as the fields, but for pinned */
+    uint64_t at, stack, pinned, numbers[8]; /* as the fields, pinned apart */
     uint32_t thread;
 };
 

@@ -1,5 +1,5 @@
-"""`hakmem profile PID`: a process that runs is sampled and read from outside, while it makes threads,
-forks, loads libraries, ends or becomes another program; and what cannot be done is said.
+"""`hakmem profile PID`: a process that runs is sampled and read from outside, while it makes
+threads, forks, loads libraries, ends or becomes another program; and what cannot be done is said.
 
 sampled_test.py COMMAND ASKED_PROGRAM LIBRARY SECURE_LIBRARY [CASES]
 """

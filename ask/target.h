@@ -15,7 +15,7 @@ enum ask_refusal {
     ASK_NOT_HAKMEM = 5,    /* hakmem is not in it */
     ASK_OTHER_VERSION = 6, /* a hakmem that this command cannot read */
     ASK_UNREADABLE = 7,    /* the file is no core file, or what is needed is not in it */
-    ASK_BUSY = 8           /* the process does not answer, or somebody else has asked it */
+    ASK_BUSY = 8           /* the process does not answer, or another program has asked it */
 };
 
 /* [start, end) of it may hold a layout. */

@@ -89,7 +89,7 @@ HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
    pages. Returns 0 or an errno value: then `to` may have become untouchable, and nothing has moved.
    Linux 5.7. */
 HAK_MUST_CHECK int hak_os_move_pages(void *from, size_t size, void *to);
-/* Whole pages of ours become as if they were mapped anew, writable, in small pages: one mapping.
+/* Whole pages of ours become as if they were mapped again, writable, in small pages: one mapping.
    Returns 0 or an errno value, and nothing has changed. */
 HAK_MUST_CHECK int hak_os_renew(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */

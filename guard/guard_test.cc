@@ -476,7 +476,7 @@ TEST_F(Guard, ByBytesBlocksAreChosenInProportionToTheirSize)
 }
 
 /* Works until `n` more blocks have been guarded, or half a minute has passed (where hundreds of
-   threads want the processors, slices are seldom); returns how many were. */
+   threads want the processors, slices are rare); returns how many were. */
 uint64_t wait_for_samples(uint64_t n)
 {
     uint64_t before = static_cast<uint64_t>(hak_stat_get(guard_samples)), seen = 0;

@@ -196,8 +196,8 @@ static int has_unknown_heap(const struct hak_heap *heap, const void *p)
 }
 
 /* A block from below moves into a slot if it is this call's turn, and stays elsewhere. `heap`: as
-   realloc's caller says. A large one stays always: realloc seldom copies it below, and a copy here
-   is dear. */
+   realloc's caller says. A large one stays always: realloc rarely copies it below, and a copy here
+   is expensive. */
 static HAK_NOINLINE void *move_in(void *p, size_t size, struct hak_heap *heap)
 {
     if (size > SC_SMALL_MAX) {
@@ -224,8 +224,8 @@ static void *guard_realloc(void *p, size_t size, struct hak_heap *heap, int is_z
 
 /* --- the rest --- */
 
-/* Its guarded blocks are freed one by one: what was written beside them is told, and what touches
-   them later. */
+/* Its guarded blocks are freed one by one: what was written beside them is reported, and what
+   touches them later. */
 static void guard_heap_destroy(struct hak_heap *heap)
 {
     struct guard_slot *slot;
@@ -283,7 +283,7 @@ struct entry_layer hak_guard_layer = {
 
 static uint32_t is_changing; /* a thread is in set_rate */
 
-/* hak_walk's and hak_heap_walk's part: where there is nothing, none is told of. */
+/* hak_walk's and hak_heap_walk's part: where there is nothing, none is visited. */
 static int walk(const struct hak_heap *heap, hak_walk_callback visit, void *context)
 {
     const struct guard_slot *slot;

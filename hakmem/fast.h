@@ -35,7 +35,7 @@ static inline void hak_validate_size(const void *p, size_t size)
 }
 #endif
 
-/* In every variant: what names an alignment, a power of two, is called seldom. */
+/* In every variant: what names an alignment, a power of two, is called rarely. */
 static HAK_ALWAYS_INLINE void hak_fast_check_alignment(const void *p, size_t alignment)
 {
     HAK_CHECK(((uintptr_t)p & (alignment - 1)) == 0,

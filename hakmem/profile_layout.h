@@ -12,7 +12,7 @@
    The process looks at that word on the slow paths of malloc, where no lock is held: the thread
    that sees it takes it, does what it says, writes `error`, and adds 1 to `n_answers`. It ends what
    was asked for by itself after `lease_ms`, unless it is asked again before: so that it samples no
-   longer than somebody wants to know. A forked child has another epoch: it passes the request by,
+   longer than a program wants to know. A forked child has another epoch: it passes the request by,
    and ends what was asked of its parent.
    A profile that the process's environment or the program has started is none of an asker's. */
 #ifndef HAKMEM_HAKMEM_PROFILE_LAYOUT_H

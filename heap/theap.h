@@ -180,8 +180,8 @@ HAK_STATIC_ASSERT(offsetof(struct theap, bins) == 0, "bins come first");
    (entry.h), which any thread may add at any time. */
 extern HAK_TLS struct theap *hak_theap_own HAK_HIDDEN;
 extern HAK_TLS struct theap *hak_self HAK_HIDDEN;
-/* All bins empty, an id that no slab has: every fast path falls through. Read-only, but for the
-   metered bins, which hak_tc_set_mid_metered makes. */
+/* All bins empty, an id that no slab has: every fast path falls through. Read-only, except for
+   the metered bins, which hak_tc_set_mid_metered makes. */
 extern struct theap hak_theap_none HAK_HIDDEN;
 
 /* 1 plus the forks that led to this process. A forked child is one thread: every heap whose state

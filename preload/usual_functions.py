@@ -1,4 +1,4 @@
-"""Writes the list of functions in layout.ld anew: those that small programs call.
+"""Writes the list of functions in layout.ld again: those that small programs call.
 
 usual_functions.py LIBRARY PROGRAM   (./bazelw run //preload:usual_functions)
 

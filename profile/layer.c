@@ -376,7 +376,7 @@ static HAK_ALWAYS_INLINE void meter_all(struct theap *heap, uint32_t size_class,
     hak_tc_bin_set(bin, NULL);
 }
 
-/* The same but for the first of them, which is returned. */
+/* The same without the first of them, which is returned. */
 static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_class, uint32_t count)
 {
     struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];

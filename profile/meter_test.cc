@@ -79,7 +79,7 @@ TEST(ProfileMeter, SeedsGiveDifferentNumbers)
     EXPECT_EQ(a.state, b.state);
 }
 
-/* However often somebody wants to sample: in the long run `rate` times a second. */
+/* However often a program wants to sample: in the long run `rate` times a second. */
 TEST(ProfileMeter, ABudgetBoundsTheSamples)
 {
     for (uint64_t rate : {uint64_t(1), uint64_t(256), uint64_t(5000)}) {

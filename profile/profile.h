@@ -55,7 +55,7 @@ extern uint32_t hak_profile_due HAK_HIDDEN;
 void hak_profile_mind(void);
 
 /* control.c. At the start: answers who asks from outside. After a sample: ends what was asked for
-   when its time is over. When the program itself starts a profile: it is nobody else's. */
+   when its time is over. When the program itself starts a profile: it has no other owner. */
 void hak_profile_hear(void);
 void hak_profile_keep_lease(void);
 void hak_profile_end_lease(void);

@@ -335,9 +335,8 @@ static int profile_process(struct profiling *profiling, const char *pid)
         .self = self,
         .pid = (int64_t)command_number(self, "PID", pid, 1),
         .period = profiling->period ? command_number(self, "--period", profiling->period, 1) : 0,
-        .seconds = profiling->seconds
-                       ? command_number(self, "--seconds", profiling->seconds, 1)
-                       : 10,
+        .seconds =
+            profiling->seconds ? command_number(self, "--seconds", profiling->seconds, 1) : 10,
         .wants_seconds = profiling->seconds != NULL,
         .file = raw,
     };
@@ -394,17 +393,18 @@ const struct subcommand subcommand_profile = {
     .name = "profile",
     .operands = "[--] PROGRAM [ARGS...] | PID",
     .line = "shows which lines of code hold the memory of a program or a running process",
-    .text = "Samples what PROGRAM allocates (docs/profile.md), and writes a page PROGRAM.html at "
-            "its end; with --text a table to standard error. Also a program that a signal ended "
-            "leaves its profile, at most --interval seconds old.\n\nWith a number alone, the "
-            "process PID samples for --seconds, and is read from outside, to PID.html; it opens no "
-            "file and gets no signal. Blocks that it allocated before are not in the profile. One "
-            "that samples already (HAKMEM_PROFILE) is read at once. Only its own user, or root, may "
-            "do so. (A program of such a name: ./PID.)\n\nExit status: the program's, or 128 + N "
-            "if signal N ended it; if that is 0, 125 without a profile. Of a process: 3 there is "
-            "none or it has ended, 4 it may not be read and written, 5 hakmem or its profile is not "
-            "in it, 6 of another version, 7 its memory cannot be read, 8 it did not answer since it "
-            "took no fresh memory, or another command samples it.",
+    .text =
+        "Samples what PROGRAM allocates (docs/profile.md), and writes a page PROGRAM.html at "
+        "its end; with --text a table to standard error. Also a program that a signal ended "
+        "leaves its profile, at most --interval seconds old.\n\nWith a number alone, the "
+        "process PID samples for --seconds, and is read from outside, to PID.html; it opens no "
+        "file and gets no signal. Blocks that it allocated before are not in the profile. One "
+        "that samples already (HAKMEM_PROFILE) is read at once. Only its own user, or root, may "
+        "do so. (A program of such a name: ./PID.)\n\nExit status: the program's, or 128 + N "
+        "if signal N ended it; if that is 0, 125 without a profile. Of a process: 3 there is "
+        "none or it has ended, 4 it may not be read and written, 5 hakmem or its profile is not "
+        "in it, 6 of another version, 7 its memory cannot be read, 8 it did not answer since it "
+        "took no fresh memory, or another command samples it.",
     .options = profile_options,
     .run = profile,
 };

@@ -120,8 +120,8 @@ static int get_pages(struct large *large, char *body, size_t body_bytes, int may
     return large->lent.n || hak_os_protect(body, body_bytes, OS_WRITABLE) == 0;
 }
 
-/* The block is free: nobody may touch it. Its pages return, or go to the system; if that does not
-   take them, they are readable by none. Inside the gate. */
+/* The block is free: no thread may touch it. Its pages return, or go to the system; if that does
+   not take them, they are readable by none. Inside the gate. */
 static void leave_pages(struct large *large)
 {
     hak_secure_pages_learn(large->body, large->body_bytes, large->lent.n != 0);
@@ -626,7 +626,7 @@ static int become(struct large *large, enum large_state is, enum large_state nex
     return atomic_cas_strong(&large->state, &expected, (uint32_t)next);
 }
 
-/* A block that nobody has got, and that may be untouchable. Inside the gate. */
+/* A block that was not handed out, and that may be untouchable. Inside the gate. */
 static void abandon(struct large *large)
 {
     atomic_store_release(&large->state, (uint32_t)LARGE_FREED);

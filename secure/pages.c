@@ -128,7 +128,7 @@ static int has_home(void)
     return 1;
 }
 
-/* More of it becomes writable. One thread at a time: the pages behind n_open are nobody's. */
+/* More of it becomes writable. One thread at a time: the pages behind n_open have no user. */
 static int open_more(size_t n)
 {
     static uint32_t is_opening;
@@ -215,7 +215,7 @@ size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t m
     /* The program may have made them unreadable, or a refusal has. */
     if (n && hak_os_protect(start_of(lent), n * page, OS_WRITABLE)) {
         is_moved &= hak_os_purge(start_of(lent), n * page) == 0;
-        end_lent(); /* and the run stays as it is, nobody's */
+        end_lent(); /* and the run stays as it is, without a user */
         return is_moved ? n : 0;
     }
     if (is_moved) {

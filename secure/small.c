@@ -32,7 +32,7 @@ const unsigned char hak_secure_tail_ends[32] = {[16] = 0xFF, 0xFF, 0xFF, 0xFF, 0
 
 /* Blocks are aligned to 16 bytes, and their sizes are multiples of that. */
 typedef uint64_t pair __attribute__((vector_size(16), may_alias));
-/* Or gcc makes the zero anew for each store, or calls memset. */
+/* Or gcc makes the zero again for each store, or calls memset. */
 #if defined(__x86_64__)
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+x"(pair))
 #else
