@@ -30,7 +30,7 @@ static const struct entry_table *below(void)
 /* --- allocating --- */
 
 /* A thread's first trace may allocate, and a signal handler comes at any time. */
-static HAK_TLS int is_inside;
+static HAK_TLS uint8_t is_inside;
 
 static HAK_NOINLINE void *sample(size_t size, size_t alignment, struct hak_heap *heap)
 {

@@ -129,7 +129,7 @@ static int end_start(void *context)
 
 enum { NOT_STARTED, STARTING, STARTED };
 static uint32_t state;
-static HAK_TLS int is_starting;
+static HAK_TLS uint8_t is_starting;
 
 /* Returns the table that serves the call. Another thread waits until the first has asked who wants
    to observe: else a block of its would be one that they do not know. The first waits for none. */

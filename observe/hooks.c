@@ -10,7 +10,7 @@
 
 static const struct hak_hooks *hooks_set;
 /* What is called within a hooked call, the callback's own requests included, is not reported. */
-static HAK_TLS int hooks_busy;
+static HAK_TLS uint8_t hooks_busy;
 
 void hak_hooks_set(const struct hak_hooks *hooks)
 {

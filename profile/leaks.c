@@ -14,7 +14,7 @@
 
 #define ADDRESS_BITS 48
 
-static HAK_TLS int is_noting;
+static HAK_TLS uint8_t is_noting;
 
 static const struct entry_table *below(void)
 {

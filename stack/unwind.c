@@ -55,7 +55,7 @@ static struct bounds own_code;   /* of the library that hakmem is; empty if it i
 static struct bounds libc_code;  /* likewise */
 static uint32_t is_started;
 static HAK_TLS struct bounds thread_stack;
-static HAK_TLS int is_in_first_call;
+static HAK_TLS uint8_t is_in_first_call;
 
 /* --- start --- */
 
