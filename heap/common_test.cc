@@ -226,9 +226,13 @@ TEST_F(Common, ForSmallBlocksThreadsGetLines)
             memset(p, 1, 64);
             blocks.push_back(p);
         }
-        char *zeroed = static_cast<char *>(hak_calloc(3, 16));
-        EXPECT_EQ(std::count(zeroed, zeroed + 48, 0), 48);
-        blocks.push_back(zeroed);
+        for (size_t size : {1, 16, 32, 48}) { /* what was written before is gone, all of it */
+            hak_free(blocks.back());
+            blocks.back() = static_cast<char *>(hak_calloc(1, size));
+            EXPECT_EQ(hak_usable_size(blocks.back()), 64u);
+            EXPECT_EQ(std::count(blocks.back(), blocks.back() + 64, 0), 64) << size;
+            memset(blocks.back(), 1, 64);
+        }
         for (char *p : blocks) {
             hak_free(p);
             EXPECT_FALSE(hak_super_lookup(p).is_allocated);

@@ -2,6 +2,7 @@
    calling thread; the heap's lock is taken for what lies behind them. Called by the fast paths
    through api.c, and at a thread's end. */
 #include <errno.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/options.h"
@@ -12,6 +13,8 @@
 #include "heap/gate.h"
 #include "heap/small.h"
 #include "heap/tcache.h"
+
+#include <string.h>
 
 /* One slow path in so many sends what waits in the outbox, so that a thread that rarely frees
    remotely holds nothing long. */
@@ -402,8 +405,7 @@ static void *refill(struct theap *heap, uint32_t size_class)
     return block;
 }
 
-/* A whole cache line, for a smaller request. */
-static HAK_NOINLINE void *take_line(struct theap *heap)
+static void *line_of(struct theap *heap)
 {
     struct bin *bin = &heap->bins[COMMON_LINE_CLASS];
     void *first = hak_tc_bin_first(bin);
@@ -418,11 +420,23 @@ static HAK_NOINLINE void *take_line(struct theap *heap)
     return block;
 }
 
+/* A whole cache line, for a smaller request. Who wants zeros clears what the class has: what is
+   behind it is zero. */
+static HAK_NOINLINE void *take_line(struct theap *heap, uint32_t size_class)
+{
+    char *block = (char *)line_of(heap);
+    size_t size = hak_sc_table[size_class].size;
+    if (block) {
+        memset(block + size, 0, hak_sc_table[COMMON_LINE_CLASS].size - size);
+    }
+    return block;
+}
+
 void *hak_tc_refill(struct theap *heap, uint32_t size_class)
 {
     if (HAK_UNLIKELY(size_class < COMMON_LINE_CLASS) && !heap->spares[size_class].head &&
         HAK_UNLIKELY(hak_common_gives_line(heap, size_class))) {
-        return take_line(heap);
+        return take_line(heap, size_class);
     }
     return refill(heap, size_class);
 }
