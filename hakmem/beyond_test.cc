@@ -145,7 +145,11 @@ TEST(Beyond, FreesAreAsFast)
             blocks = make(rng, kBytes);
             EXPECT_GT(n_beyond(blocks), blocks.size() / 2);
         }
-        EXPECT_EQ(n_seen(blocks), blocks.size());
+        if (HAK_SECURE) { /* of some slabs all that was freed waits in the quarantine */
+            EXPECT_GT(n_seen(blocks), blocks.size() * 9 / 10);
+        } else {
+            EXPECT_EQ(n_seen(blocks), blocks.size());
+        }
         EXPECT_EQ(hak_verify(), 0);
     });
 }
