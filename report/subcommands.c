@@ -340,7 +340,7 @@ static int profile_process(struct profiling *profiling, const char *pid)
         .wants_seconds = profiling->seconds != NULL,
         .file = raw,
     };
-    if (command_enter_users_folder() != 0 || make_folder(profiling) != 0) {
+    if (command_enter_users_folder() != 0 || raw_make_folder(self, profiling->folder) != 0) {
         return CANNOT_RUN;
     }
     snprintf(raw, sizeof raw, "%s/raw", profiling->folder);
@@ -350,10 +350,10 @@ static int profile_process(struct profiling *profiling, const char *pid)
     if (!status) {
         status = convert(profiling, raw, to) == 0 ? 0 : NO_LIBRARY;
     }
-    if (!status && strcmp(to, "-") != 0 && strcmp(to, STDERR) != 0) {
+    if (!status && strcmp(to, "-") != 0 && strcmp(to, RAW_STDERR) != 0) {
         fprintf(stderr, "hakmem: %s\n", to);
     }
-    remove_folder(profiling->folder);
+    raw_remove_folder(profiling->folder);
     return status;
 }
 
