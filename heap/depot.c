@@ -220,6 +220,7 @@ static int verify_list(const struct theap *heap, uint32_t size_class, const void
 int hak_depot_verify(const struct theap *heap)
 {
     uint64_t bytes[2] = {0, 0};
+    int is_wrong = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         uint32_t n = 0;
         for (void *head = heap->depot[c]; head;
@@ -231,11 +232,8 @@ int hak_depot_verify(const struct theap *heap)
                 return error;
             }
         }
-        if (c < SC_N_TINY && n != heap->depot_blocks[c]) {
-            return VERIFY_DEPOT_BYTES;
-        }
+        is_wrong |= c < SC_N_TINY && n != heap->depot_blocks[c];
     }
-    return bytes[0] == heap->depot_bytes[0] && bytes[1] == heap->depot_bytes[1]
-               ? 0
-               : VERIFY_DEPOT_BYTES;
+    is_wrong |= bytes[0] != heap->depot_bytes[0] || bytes[1] != heap->depot_bytes[1];
+    return is_wrong ? VERIFY_DEPOT_BYTES : 0;
 }
