@@ -697,7 +697,9 @@ static int sample(struct sampled *self, const struct ask_profile *what)
     int why = watch(self, self->is_ours || what->wants_seconds ? what->seconds * 1000 : 0);
     switch_off(self);
     if (why && !self->text) {
-        status = self->error.status && why == EPROTO ? self->error.status : refuse(self, why);
+        if (why != EPROTO || !self->error.status) {
+            (void)refuse(self, why);
+        }
         return show_refusal(what->self, &self->error);
     }
     if (why) {

@@ -44,12 +44,12 @@ uintptr_t hak_background_null_end = 1;
 static pid_t process; /* mode EAGER alone asks */
 static int is_apart;  /* how it was made */
 static uint32_t must_end;
-static HAK_TLS int is_self;  /* the background thread's */
-static HAK_TLS int is_first; /* the process's first thread, or that of a forked child */
-static uint32_t has_begun;   /* futex */
-static uint32_t has_ended;   /* futex: its last instruction but a few */
-static uint32_t wakes;       /* futex: changes with each wake */
-static uint64_t next_try_ns; /* when making it was refused */
+static HAK_TLS uint8_t is_self;  /* the background thread's */
+static HAK_TLS uint8_t is_first; /* the process's first thread, or that of a forked child */
+static uint32_t has_begun;       /* futex */
+static uint32_t has_ended;       /* futex: its last instruction but a few */
+static uint32_t wakes;           /* futex: changes with each wake */
+static uint64_t next_try_ns;     /* when making it was refused */
 /* A thread is being made that has no heap yet: the background thread lives although one heap does.
  */
 static uint32_t is_ahead;

@@ -191,12 +191,15 @@ HAK_REPLACEABLE void _ZdaPv(void *p);
 static inline int families_are_told(void)
 {
     static uint32_t answer; /* 0: not known; else 1 more than it is */
+    if (!HAK_SECURE) {
+        return 0;
+    }
     uint32_t known = atomic_load_relaxed(&answer);
-    if (HAK_SECURE && HAK_UNLIKELY(!known)) {
+    if (HAK_UNLIKELY(!known)) {
         known = ALL_ARE_OURS ? 2 : 1;
         atomic_store_relaxed(&answer, known);
     }
-    return HAK_SECURE && known == 2;
+    return known == 2;
 }
 
 static inline void *named(void *p, enum entry_family family)

@@ -261,7 +261,7 @@ struct reading {
 static uint32_t touched(const struct reading *reading, uintptr_t at, size_t bytes, int is_shared)
 {
     size_t page = hak_os_page_size(), n = (bytes + page - 1) / page;
-    uint64_t entries[PAGES];
+    uint64_t entries[PAGES] = {0};
     unsigned char present[PAGES];
     uint32_t bits = 0;
     if (is_shared) {

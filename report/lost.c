@@ -67,7 +67,7 @@ static void *churn(void *unused)
 {
     (void)unused;
     for (unsigned i = 0; !is_over; i++) {
-        sink = malloc(i % 5000);
+        sink = malloc(1 + i % 5000);
         free(sink);
     }
     return NULL;
