@@ -169,6 +169,12 @@ static void start_threads(void)
    is there, untouched: the program may lower its limits before its first call. */
 __attribute__((constructor)) static void start_early(void)
 {
+#ifndef __GLIBC__
+    /* glibc's pthread_create allocates: before the first call there is one thread. musl's does not,
+       and a thread could make that call while another forks, before the handlers of fork are there.
+     */
+    (void)hak_theap_acquire();
+#endif
     if (hak_gate_enter()) {
         struct theap *memory =
             hak_theap_n_live() ? NULL : (struct theap *)hak_os_meta_alloc(sizeof *memory);
