@@ -389,9 +389,6 @@ int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const v
     if (HAK_VALIDATE || bin->head == p || heap->last_slot->head == p) {
         return 0;
     }
-    if (hak_link_is_crooked(p)) {
-        return 1;
-    }
     uint32_t size_class = (uint32_t)(bin - heap->bins);
     if (is_link_of(heap, size_class, p)) {
         return 0;

@@ -237,7 +237,7 @@ static HAK_NOINLINE void *realloc_unknown(struct theap *heap, const struct bin *
 }
 
 /* A program that writes less than a word, or a word that is no multiple of a block's alignment,
-   breaks a link: this finds it sooner than hak_plain_is_in_use. */
+   breaks a link. */
 static HAK_NOINLINE void *realloc_unwritten(struct theap *heap, const struct bin *bin, void *p,
                                             size_t size)
 {
