@@ -1,10 +1,10 @@
 /* The common heaps: slabs that many threads share, for the classes of which each holds little.
 
    A slab of its own costs a thread a page or more of each class, and what it frees there serves no
-   other thread. So in a process of several threads the first blocks of a class come from a common
-   heap's slabs, a run of about COMMON_RUN_BYTES at a time, and go straight back to their slab when
-   they are freed, whoever frees them. That costs a lock each time. A thread gets slabs of its own,
-   as the only one of a process does, when
+   other thread. So in a process of COMMON_FEW threads and more the first blocks of a class come
+   from a common heap's slabs, a run of about COMMON_RUN_BYTES at a time, and go straight back to
+   their slab when they are freed, whoever frees them. That costs a lock each time. A thread gets
+   slabs of its own, as those of a process of fewer do, when
    - it has had more than COMMON_BLOCKS blocks of the class at a time, or
    - it has come or gone COMMON_USES times within a tick, or
    - its heap has used up its budget: each time that it comes or goes is a use, of any class;
@@ -20,7 +20,7 @@
    orphans. Its lock has the rank HEAP. Its slabs come from where any heap's do (hak_theap_take);
    other heaps take over what it has too many of, and with less than COMMON_THREADS threads any slab
    with free blocks of a class that they need much of, lest there be two. It keeps one empty slab a
-   class until it rests, or until there is one thread.
+   class until it rests, or until there are fewer threads than share.
 
    Blocks of less than a cache line are never shared: who asks for one gets a line, of the class
    COMMON_LINE_CLASS, which may be used so much more. (Not in the secure variant, whose checks know

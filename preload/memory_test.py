@@ -3,8 +3,9 @@ with glibc's malloc.
 
 memory_test.py LIBRARY PEAK_MEMORY_PROGRAM FEW_BLOCKS_PROGRAM
 
-Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 70
-(24), ten blocks of ten sizes 220 (110), sleep 160 (84), python3 630 (300). 64 KiB of the peak are
+Measured with the release library, medians of nine, gain in KiB of the peak (anonymous): true 156
+to 212 (28), ten blocks of ten sizes 344 to 364 (110), sleep 212 to 372 (84), python3 612 to 700
+(290). 64 KiB of the peak are
 the library's own file (layout.ld), which is clean and shared by all processes. That is with a file
 in the page cache as the linker has written it: of one that was copied, the kernel may have larger
 pieces, and maps 128 KiB for 64. Where the loader has put libc changes the peak by up to 100 KiB,
