@@ -40,6 +40,16 @@ static int32_t switch_off(void)
     return 0;
 }
 
+static void respond(void)
+{
+    uint32_t request = atomic_exchange_acq_rel(&hak_entry_asked, (uint32_t)PROFILE_ASK_NOTHING);
+    if (request != PROFILE_ASK_NOTHING && atomic_load_relaxed(&control.epoch) == hak_theap_epoch) {
+        int32_t error = request == PROFILE_ASK_ON ? switch_on() : switch_off();
+        atomic_store_relaxed(&control.error, error);
+        atomic_store_release(&control.n_answers, control.n_answers + 1);
+    }
+}
+
 /* A handler that interrupted its thread while that switches, or samples, leaves it to another call.
  */
 static void answer(void)
@@ -49,18 +59,17 @@ static void answer(void)
     }
     hak_profile_leave();
     int saved = errno;
-    uint32_t request = atomic_exchange_acq_rel(&hak_entry_asked, (uint32_t)PROFILE_ASK_NOTHING);
-    if (request != PROFILE_ASK_NOTHING && atomic_load_relaxed(&control.epoch) == hak_theap_epoch) {
-        int32_t error = request == PROFILE_ASK_ON ? switch_on() : switch_off();
-        atomic_store_relaxed(&control.error, error);
-        atomic_store_release(&control.n_answers, control.n_answers + 1);
-    }
+    respond();
     errno = saved;
 }
 
 /* A forked child was not asked. */
 void hak_profile_keep_lease(void)
 {
+    /* Where nearly every call is sampled, hardly any other has the time to answer. */
+    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_entry_asked) != PROFILE_ASK_NOTHING)) {
+        respond();
+    }
     uint64_t until = atomic_load_relaxed(&control.until_ms);
     if (HAK_UNLIKELY(until && (hak_profile_now_ms() >= until ||
                                atomic_load_relaxed(&control.epoch) != hak_theap_epoch))) {
