@@ -9,7 +9,7 @@ import unittest
 
 COMMAND, REPLAY = map(os.path.abspath, sys.argv[1:3])
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "report"))
+sys.path.insert(0, os.path.join(HERE, "..", "testing"))
 import browser  # noqa: E402
 
 # A program that works a moment, so that there is something to play.

@@ -8,9 +8,11 @@ import sys
 import tempfile
 import unittest
 
-import browser
-
 REPORT, PROGRAM = map(os.path.abspath, sys.argv[1:3])
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "testing"))
+import browser  # noqa: E402
+
 WIDTHS = (1280, 420)
 
 # Elements whose text does not fit, or that reach over the right edge. Names in the flame graph may
@@ -51,7 +53,7 @@ class PageTest(unittest.TestCase):
         cls.addClassCleanup(cls.browser.close)
 
     def open(self, name, width=1280, theme="light"):
-        self.browser.open(self.pages[name], width, theme=theme)
+        self.browser.open(self.pages[name], width, fragment="theme=" + theme)
         self.addCleanup(lambda: self.assertEqual(self.browser.complaints, []))
 
     def text(self, name):

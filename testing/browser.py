@@ -1,4 +1,5 @@
-"""Drives a headless Chromium by the DevTools protocol over two pipes: no network, no package."""
+"""Drives a headless Chromium by the DevTools protocol over two pipes, for the tests of pages: no
+network, no driver, no package."""
 
 import base64
 import contextlib
@@ -18,6 +19,7 @@ FLAGS = [
 ]  # fmt: skip
 # What the script of a page of this project says when it is done.
 DRAWN = "document.documentElement.dataset.drawn === 'yes'"
+KEYS = {"Enter": (13, "\r"), "Escape": (27, "")}  # code, and the text that it types
 
 
 class Browser:
@@ -47,14 +49,14 @@ class Browser:
         self.rest = b""
         self.number = 0
         self.session = None
-        self.complaints = []  # exceptions of the page's script
+        self.complaints = []  # exceptions of the page's script, and errors on its console
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target for target in targets if target["type"] == "page")
         attached = self.call(
             "Target.attachToTarget", targetId=page["targetId"], flatten=True
         )
         self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime"):
+        for domain in ("Page", "Runtime", "Log"):
             self.call(domain + ".enable")
 
     def close(self):
@@ -73,8 +75,13 @@ class Browser:
             self.rest += data
         text, self.rest = self.rest.split(b"\0", 1)
         answer = json.loads(text)
-        if answer.get("method") == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(answer["params"]))
+        method, params = answer.get("method"), answer.get("params", {})
+        if (
+            method == "Runtime.exceptionThrown"
+            or (method == "Runtime.consoleAPICalled" and params["type"] == "error")
+            or (method == "Log.entryAdded" and params["entry"]["level"] == "error")
+        ):
+            self.complaints.append(json.dumps(params))
         return answer
 
     def call(self, method, **params):
@@ -90,8 +97,9 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def open(self, path, width, height=900, theme="light", drawn=DRAWN):
-        """Loads a file at a width, and waits until its script has drawn it."""
+    def open(self, path, width, height=900, fragment="theme=light", drawn=DRAWN):
+        """Loads a file at a width, and waits until its script has drawn it. What was there is left
+        first: a new fragment alone would not load the page again."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -101,7 +109,7 @@ class Browser:
         )
         self.call("Page.navigate", url="about:blank")
         self.call("Page.bringToFront")
-        self.call("Page.navigate", url=f"file://{os.path.abspath(path)}#theme={theme}")
+        self.call("Page.navigate", url=f"file://{os.path.abspath(path)}#{fragment}")
         self.wait(drawn)
 
     def evaluate(self, script):
@@ -111,6 +119,11 @@ class Browser:
         if "exceptionDetails" in result:
             raise RuntimeError(json.dumps(result["exceptionDetails"]))
         return result["result"].get("value")
+
+    def run(self, body, *arguments):
+        """What a function with this body returns."""
+        given = ", ".join(json.dumps(argument) for argument in arguments)
+        return self.evaluate("(function () { %s\n})(%s)" % (body, given))
 
     def wait(self, condition):
         """Until a script's value is true; asserts that this takes less than a minute."""
@@ -126,13 +139,18 @@ class Browser:
         raise AssertionError(f"never: {condition}: {last}")
 
     def click(self, element):
-        """The mouse, at the middle of what a script's value says."""
-        x, y = self.evaluate(f"""(() => {{
+        """The mouse, at the middle of what a script's value says, unless something else lies there
+        on top."""
+        x, y, is_covered = self.evaluate(f"""(() => {{
             const target = {element};
             target.scrollIntoView({{ block: "center" }});
             const box = target.getBoundingClientRect();
-            return [box.x + box.width / 2, box.y + box.height / 2];
+            const x = box.x + box.width / 2, y = box.y + box.height / 2;
+            const top = document.elementFromPoint(x, y);
+            return [x, y, !top || !(target.contains(top) || top.contains(target))];
         }})()""")
+        if is_covered:
+            raise AssertionError(f"something lies on {element}")
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call(
                 "Input.dispatchMouseEvent",
@@ -143,12 +161,29 @@ class Browser:
                 clickCount=0 if kind == "mouseMoved" else 1,
             )
 
-    def picture(self, path):
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        shot = self.call(
-            "Page.captureScreenshot",
-            captureBeyondViewport=True,
-            clip={"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1},
-        )
+    def press(self, key):
+        """A key, by its name in KEYS."""
+        code, text = KEYS[key]
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                text=text if kind == "keyDown" else "",
+            )
+
+    def picture(self, path, is_whole=True):
+        """A PNG file of the page, or of the window."""
+        part = {}
+        if is_whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+            part = {"captureBeyondViewport": True, "clip": clip}
+        shot = self.call("Page.captureScreenshot", **part)
         with open(path, "wb") as file:
             file.write(base64.b64decode(shot["data"]))
+
+    def pdf(self):
+        return base64.b64decode(self.call("Page.printToPDF")["data"])
