@@ -24,8 +24,8 @@
 /* Without help, fetching again what no thread would have purged in time may cost this part of the
    time for good, */
 #define LONE_SHARE_SHIFT 6
-/* and, in quarters, so many times the fetching of the highest live bytes in advance: two swings of
-   the whole heap may be chance, the third one is a habit. Below the other value it is paid. */
+/* and, in quarters, so many times the fetching of what a valley has purged in advance: to have been
+   wrong twice may be chance, the third time it is a habit. Below the other value it is paid. */
 #define LONE_LIFT_QUARTERS  8u
 #define LONE_LOWER_QUARTERS 1u
 /* The heap is in a valley below this part of its highest live bytes. */
@@ -90,7 +90,7 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
     memcpy(control->slack, least_slack, sizeof control->slack);
     memset(control->repented, 0, sizeof control->repented);
     memset(control->owed, 0, sizeof control->owed);
-    control->debt_ns = control->lone_peak = 0;
+    control->debt_ns = control->swing = 0;
     control->is_lifted = 0;
     control->base_ms = control->horizon_ms = base_ms > CONTROL_MIN_MS ? base_ms : CONTROL_MIN_MS;
 }
@@ -112,15 +112,24 @@ static int is_in_valley(const struct control *control)
            control->live[CONTROL_TOTAL] < control->most[CONTROL_TOTAL] / VALLEY_PARTS;
 }
 
+/* What a swing takes from valleys: what they have purged, but not what was never wanted again of a
+   heap that was larger then. */
+static uint64_t swing_bytes(const struct control *control)
+{
+    uint64_t owed = control->owed[CONTROL_SUPERSLABS] + control->owed[CONTROL_RANGES];
+    uint64_t most = control->most[CONTROL_TOTAL] > GRAIN ? control->most[CONTROL_TOTAL] : GRAIN;
+    return owed < GRAIN ? GRAIN : owed < most ? owed : most;
+}
+
 /* Time goes by, and pays. */
 static void pay(struct control *control, uint64_t elapsed_ns)
 {
-    uint64_t paid = elapsed_ns >> LONE_SHARE_SHIFT, live = control->live[CONTROL_TOTAL];
+    uint64_t paid = elapsed_ns >> LONE_SHARE_SHIFT;
     control->debt_ns -= paid < control->debt_ns ? paid : control->debt_ns;
-    if (!control->debt_ns || live > control->lone_peak) {
-        control->lone_peak = live > control->lone_peak ? live : control->most[CONTROL_TOTAL];
+    if (!control->debt_ns) {
+        control->swing = swing_bytes(control);
     }
-    if (control->debt_ns < fetch_ns(control->lone_peak) / 4 * LONE_LOWER_QUARTERS) {
+    if (control->debt_ns < fetch_ns(control->swing) / 4 * LONE_LOWER_QUARTERS) {
         control->is_lifted = 0;
     }
 }
@@ -131,7 +140,7 @@ static void owe(struct control *control, enum control_pool pool, uint64_t bytes)
     uint64_t again = bytes < control->owed[pool] ? bytes : control->owed[pool];
     control->owed[pool] -= again;
     control->debt_ns += fetch_ns(again);
-    if (control->debt_ns > fetch_ns(control->lone_peak) / 4 * LONE_LIFT_QUARTERS) {
+    if (control->debt_ns > fetch_ns(control->swing) / 4 * LONE_LIFT_QUARTERS) {
         control->is_lifted = 1;
     }
 }
@@ -319,6 +328,8 @@ void hak_control_purged(struct control *control, enum control_pool pool, uint64_
     control->purged[pool][control->epoch] += bytes;
     if (is_in_valley(control)) {
         control->owed[pool] += bytes;
+        uint64_t swing = swing_bytes(control);
+        control->swing = swing > control->swing ? swing : control->swing;
     }
 }
 
@@ -397,6 +408,9 @@ int hak_control_verify_pools(const struct control *control)
         if (control->slack[pool] < least_slack[pool] || control->slack[pool] > CONTROL_MAX_SLACK) {
             return VERIFY_CONTROL_SLACK;
         }
+    }
+    if (control->is_lifted && !control->debt_ns) {
+        return VERIFY_CONTROL_LIFTED;
     }
     uint64_t ratio = control->horizon_ms / control->base_ms;
     int is_power =

@@ -66,10 +66,10 @@ struct control {
     uint64_t now_ns;
     /* Whether another thread purges what falls due while the program sleeps. If not, see
        docs/ace_control.md: what was purged in valleys and not fetched again; what fetching has cost
-       beyond its share of the time; the highest live bytes since that was last paid; whether it is
-       so much that more is kept. */
+       beyond its share of the time; the most that `owed` was since that was last paid, within what
+       the heap was lately; whether so much is owed that more is kept. */
     int is_helped, is_lifted;
-    uint64_t owed[CONTROL_TOTAL], debt_ns, lone_peak;
+    uint64_t owed[CONTROL_TOTAL], debt_ns, swing;
 };
 
 /* An empty history, except for what is live; the horizon is between base_ms (the option's delay, at

@@ -63,6 +63,9 @@ TEST_F(Control, VerifyNamesTheBrokenEquation)
     c.slack[CONTROL_RANGES] = CONTROL_MAX_SLACK + 1;
     EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_SLACK);
     c.slack[CONTROL_RANGES] = CONTROL_MIN_SLACK_RANGES;
+    c.is_lifted = 1;
+    EXPECT_EQ(hak_control_verify(&c), VERIFY_CONTROL_LIFTED);
+    c.is_lifted = 0;
     c.classes[3].live = static_cast<uint64_t>(-kMiB);
     EXPECT_EQ(hak_control_verify_classes(&c), VERIFY_CONTROL_CLASS);
     c.classes[3].live = 0;
@@ -362,6 +365,45 @@ TEST_F(Control, ALoneThreadKeepsAQuarter)
     note(400 * kMiB, 0, 300);
     note(0, 0, 1);
     EXPECT_GE(keep(CONTROL_TOTAL), 400 * kMiB);
+}
+
+/* Up to `mib`, what went last is fetched, and down again. Returns what is kept then. */
+uint64_t swing(struct control *c, uint64_t *now, uint64_t mib, uint64_t *gone)
+{
+    hak_control_note(c, mib * kMiB, 0, *now += 5 * kMs);
+    hak_control_fresh(c, CONTROL_SUPERSLABS, *gone);
+    hak_control_note(c, 0, 0, *now += 5 * kMs);
+    uint64_t kept = hak_control_keep(c, CONTROL_TOTAL, UINT64_MAX);
+    *gone = kept < mib * kMiB ? mib * kMiB - kept : 0;
+    hak_control_purged(c, CONTROL_SUPERSLABS, *gone);
+    EXPECT_EQ(hak_control_verify(c), 0);
+    return kept;
+}
+
+/* Of a small heap the least that is kept is a large part: to fetch the rest three times is a habit
+   all the same. A larger heap of long ago changes nothing. */
+TEST_F(Control, ASmallHeapThatSwingsKeepsItsMemoryAsSoon)
+{
+    for (uint64_t before : {0, 400}) {
+        hak_control_start(&c, now, 500);
+        hak_control_set_helped(&c, 0);
+        uint64_t gone = 0;
+        if (before) {
+            swing(&c, &now, before, &gone);
+            note(0, 0, 10000);
+            gone = 0;
+        }
+        for (int round = 0; round < 3; round++) {
+            EXPECT_EQ(swing(&c, &now, 20, &gone), CONTROL_LONE_LEAST) << round;
+        }
+        if (before) { /* what a swing takes is known as the whole heap at most */
+            EXPECT_EQ(swing(&c, &now, 20, &gone), CONTROL_LONE_LEAST);
+        }
+        EXPECT_GE(swing(&c, &now, 20, &gone), 20 * kMiB) << before;
+        EXPECT_TRUE(c.is_lifted);
+        note(0, 0, 5000);
+        EXPECT_FALSE(c.is_lifted) << "it is paid";
+    }
 }
 
 /* Plays a heap that swings between nothing and `mib` without help. Returns the part of the time

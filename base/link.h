@@ -79,10 +79,15 @@ static HAK_ALWAYS_INLINE int hak_link_is_crooked(const void *block)
     return word != 0 && ((uint64_t)word - (uint64_t)hak_link_key) % sizeof(hak_link_end) != 0;
 }
 
-/* `next` is a block or hak_link_end. */
+/* The first word of a block that leads to `next`, a block or hak_link_end. */
+static HAK_ALWAYS_INLINE int64_t hak_link_word(const void *next)
+{
+    return (int64_t)(uintptr_t)next + hak_link_key;
+}
+
 static HAK_ALWAYS_INLINE void hak_link_write(void *block, const void *next)
 {
-    *(int64_t *)block = (int64_t)(uintptr_t)next + hak_link_key;
+    *(int64_t *)block = hak_link_word(next);
 }
 
 /* `next` NULL: the block is the last. */

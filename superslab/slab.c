@@ -127,40 +127,64 @@ uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, v
     return taken;
 }
 
-/* The bits of blocks first .. first + n - 1, none of which is free. */
-static void put_bits(struct slab *slab, uint32_t first, uint32_t n)
+/* The bits of n blocks from `at` on in one word, none of which is free. */
+static HAK_ALWAYS_INLINE void put_word(struct slab *slab, uint32_t w, uint32_t at, uint32_t n,
+                                       uint64_t held)
 {
-    if (first / 64 < slab->hint) {
-        slab->hint = (uint16_t)(first / 64);
-    }
-    slab->n_free = (uint16_t)(slab->n_free + n);
+    uint64_t word = slab->bits[w], bits = (((uint64_t)2 << (n - 1)) - 1) << at;
+    uint64_t twice = (word | held) & bits;
+    HAK_CHECK(!twice, "block freed twice",
+              slab->base + ((size_t)w * 64 + (size_t)__builtin_ctzll(twice)) * slab->size);
+    atomic_store_relaxed(&slab->bits[w], word | bits);
+}
+
+static HAK_NOINLINE void put_words(struct slab *slab, uint32_t first, uint32_t n)
+{
     while (n) {
-        uint32_t w = first / 64, at = first % 64;
-        uint32_t some = n < 64 - at ? n : 64 - at;
-        uint64_t word = slab->bits[w], row = (((uint64_t)2 << (some - 1)) - 1) << at;
-        uint64_t twice = (word | hak_slab_held(slab)) & row;
-        HAK_CHECK(!twice, "block freed twice",
-                  slab->base + ((size_t)w * 64 + (size_t)__builtin_ctzll(twice)) * slab->size);
-        atomic_store_relaxed(&slab->bits[w], word | row);
+        uint32_t at = first % 64, some = n < 64 - at ? n : 64 - at;
+        put_word(slab, first / 64, at, some, 0); /* mid blocks have one word */
         first += some;
         n -= some;
     }
+}
+
+/* Follows a row, the second block of which is at `at`, for `most` blocks or fewer; *n grows by how
+   many there are. Returns what the last one leads to. Within the row a link is not decoded, but
+   compared with the one that is expected. */
+static HAK_ALWAYS_INLINE char *follow_row(char *at, int64_t step, uint32_t most, uint32_t *n)
+{
+    int64_t expected = hak_link_word(at + step);
+    uint32_t left = most;
+    while (left && *(int64_t *)at == expected) {
+        at += step;
+        expected += step;
+        left--;
+    }
+    *n += most - left + (left != 0);
+    return left ? (char *)hak_link_follow(at) : at;
 }
 
 char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *block, char *next,
                        uint32_t *count)
 {
     int64_t step = next - block;
-    uint32_t index =
-        (uint32_t)(((uintptr_t)block & (SC_SLAB_BYTES - 1)) * (uint64_t)row->magic >> 32);
+    uint32_t n = 1,
+             first =
+                 (uint32_t)(((uintptr_t)block & (SC_SLAB_BYTES - 1)) * (uint64_t)row->magic >> 32);
     /* The slab has so many blocks beyond: what is behind its edge is another's. */
-    uint32_t most = step > 0 ? row->capacity - 1 - index : index, left = most;
-    for (char *expected = next; left && next == expected; expected += step, left--) {
-        next = (char *)hak_link_follow(expected);
+    next = follow_row(next, step, step > 0 ? row->capacity - 1 - first : first, &n);
+    first -= step > 0 ? 0 : n - 1;
+    *count += n;
+    slab->n_free = (uint16_t)(slab->n_free + n);
+    if (HAK_UNLIKELY(first / 64 < slab->hint)) {
+        slab->hint = (uint16_t)(first / 64);
     }
-    uint32_t n = most - left;
-    put_bits(slab, step > 0 ? index : index - n, n + 1);
-    *count += n + 1;
+    if (HAK_LIKELY(first % 64 + n <= 64)) { /* most rows are short */
+        put_word(slab, first / 64, first % 64, n,
+                 row->capacity <= SLAB_HOLD_MOST ? slab->inline_bits[SLAB_HELD_WORD] : 0);
+    } else {
+        put_words(slab, first, n);
+    }
     return next;
 }
 
