@@ -418,6 +418,9 @@ static void start(void)
     if (hak_options.secure_guards) {
         hak_pool_set_guarded();
     }
+    if (hak_options.secure_apart) {
+        hak_pool_set_apart();
+    }
     atomic_store_release(&hak_entry_verify, verify);
     atomic_store_release(&hak_entry_reclaim, reclaim);
     hak_entry_add(&hak_secure_layer);

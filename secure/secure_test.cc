@@ -230,6 +230,45 @@ TEST(Secure, ABlockIsNotReusedAtOnceNorInOrder)
     }
 }
 
+/* Where a block of a size class was no block of another one comes to lie, nor a larger one,
+   whatever is freed and returned to the system in between. */
+TEST(Secure, APointerToAFreedBlockMeetsNoOtherClass)
+{
+    std::map<uintptr_t, size_t> classes; /* of 64 KiB each */
+    const size_t sizes[] = {16, 40, 100, 500, 3000, 9000, 30000};
+    for (int round = 0; round < 3; round++) {
+        for (size_t size : sizes) {
+            std::vector<unsigned char *> all;
+            for (size_t bytes = 0; bytes < (2 << 20); bytes += size) {
+                unsigned char *p = take(size);
+                auto at = classes.emplace(reinterpret_cast<uintptr_t>(p) >> 16, size);
+                ASSERT_EQ(at.first->second, size);
+                p[size - 1] = 1;
+                all.push_back(p);
+            }
+            for (unsigned char *p : all) {
+                hak_free(p);
+            }
+            if (round) {
+                (void)hak_purge();
+            }
+        }
+        std::vector<unsigned char *> large;
+        for (size_t size = 33000; size < 3000000; size += size / 3) {
+            unsigned char *p = take(size);
+            uintptr_t first = reinterpret_cast<uintptr_t>(p) >> 16;
+            auto at = classes.lower_bound(first);
+            EXPECT_TRUE(at == classes.end() ||
+                        at->first > (reinterpret_cast<uintptr_t>(p) + size - 1) >> 16);
+            large.push_back(p);
+        }
+        for (unsigned char *p : large) {
+            hak_free(p);
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST(Secure, TheQuarantineIsBounded)
 {
     uint64_t all = hak_options.secure_quarantine_all;
