@@ -7,15 +7,22 @@
 
 #include "base/link.h"
 #include "base/list.h"
+#include "base/stats.h"
 #include "superslab/lists.h"
 
 #if HAK_SECURE
+
+/* What may be free and resident whatever other classes need: one byte in so many that are used, and
+   so much. */
+#define KEPT_PART  8
+#define KEPT_LEAST ((int64_t)512 * HAK_KIB)
 
 struct unit_list {
     struct slab *first, *last;
 };
 
 static HAK_LARGE_ZEROS struct unit_list freed[SC_N_CLASSES];
+static int64_t owed; /* bytes that were taken from the system while others could have gone to it */
 static uint32_t draws;
 static int is_apart;
 
@@ -61,6 +68,19 @@ struct superslab *hak_pool_apart_choose(uint32_t size_class, uint32_t *unit)
         *unit = draw(ss->virgin);
     }
     return ss;
+}
+
+void hak_pool_apart_made(int was_resident)
+{
+    int64_t kept = hak_stat_get(heap_used_bytes) / KEPT_PART + KEPT_LEAST;
+    if (was_resident || !is_apart || hak_stat_get(heap_dirty_bytes) <= kept) {
+        return;
+    }
+    int64_t bytes = (int64_t)SS_UNIT_BYTES;
+    if (atomic_add_relaxed(&owed, bytes) + bytes > 0) {
+        int is_last;
+        (void)atomic_sub_relaxed(&owed, (int64_t)hak_ss_purge_step(0, &is_last));
+    }
 }
 
 /* Resident ones first. */

@@ -15,6 +15,10 @@ int hak_pool_is_apart(void);
 /* A wholly free unit for a slab of the class: one that was such a slab, resident ones first, else a
    virgin one. NULL if there is none. */
 struct superslab *hak_pool_apart_choose(uint32_t size_class, uint32_t *unit);
+/* A slab was made, of a unit that was resident or not. Free memory that is resident in units of
+   other classes does not serve it: above a part of what is used, as much of it goes to the system.
+   No lock held. */
+void hak_pool_apart_made(int was_resident);
 /* Its units that are wholly free and not virgin into the lists of their classes, others out of
    them: after `free` or `virgin` changed. */
 void hak_pool_apart_refile(struct superslab *ss);
@@ -36,6 +40,10 @@ static inline struct superslab *hak_pool_apart_choose(uint32_t size_class, uint3
     (void)size_class;
     (void)unit;
     return NULL;
+}
+static inline void hak_pool_apart_made(int was_resident)
+{
+    (void)was_resident;
 }
 static inline void hak_pool_apart_refile(struct superslab *ss)
 {

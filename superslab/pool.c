@@ -291,6 +291,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     hak_map_set(slab->base, 1, tag, ss->number);
     hak_stat_add(slabs_made, 1);
     hak_stat_add(heap_untouched_bytes, hak_slab_untouched_bytes(slab));
+    hak_pool_apart_made(dirty != 0);
     return slab;
 }
 
