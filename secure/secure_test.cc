@@ -14,12 +14,14 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/error.h"
 #include "base/options.h"
 #include "base/verify.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "secure/cache.h"
 #include "secure/large.h"
+#include "secure/stacks.h"
 #include "secure/tail.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -508,6 +510,99 @@ TEST(Secure, AForkedChildGoesOn)
         ASSERT_EQ(status, 0) << i;
     }
     other.join();
+}
+
+/* What is known of the block, whoever found it; `freed`: that it was freed too. */
+std::string told(const char *reason, bool is_freed)
+{
+    return std::string(reason) + ".*\nhakmem: allocated by thread [0-9]+: 0x[0-9a-f]+.*\n" +
+           (is_freed ? "hakmem: freed by thread [0-9]+: 0x[0-9a-f]+.*\n" : "") +
+           "hakmem: [0-9a-f]+-[0-9a-f]+ r-xp";
+}
+
+TEST(SecureDeathTest, TheStacksOfASampledBlockAreTold)
+{
+    for (size_t size : {40u, 5000u, 200000u}) {
+        EXPECT_DEATH(
+            {
+                ASSERT_EQ(hak_secure_stacks_start(1), 0);
+                unsigned char *p = take(size);
+                hak_free(p);
+                hak_free(p);
+            },
+            told("block freed twice", true))
+            << size;
+        EXPECT_DEATH(
+            {
+                ASSERT_EQ(hak_secure_stacks_start(1), 0);
+                hak_free(hak_realloc(take(size), size - 20)); /* no mark of it stays */
+                unsigned char *p = take(size);
+                p[-1] ^= 1;
+                p[size] ^= 1;
+                hak_free(p);
+            },
+            size > 100000 ? "" : told("block written to", false))
+            << size;
+    }
+    EXPECT_DEATH(
+        {
+            ASSERT_EQ(hak_secure_stacks_start(1), 0);
+            unsigned char *p = take(40);
+            auto *q = static_cast<unsigned char *>(hak_realloc(p, 4000));
+            p[3] = 1;
+            hak_free(q);
+            (void)hak_verify();
+        },
+        told("freed block written to", true));
+}
+
+/* What is known of an address is of the block that has it now. */
+TEST(SecureDeathTest, StacksOfABlockThatIsNotSampledAreNotTold)
+{
+    EXPECT_DEATH(
+        {
+            ASSERT_EQ(hak_secure_stacks_start(1), 0);
+            unsigned char *p = take(40);
+            hak_free(p);
+            ASSERT_EQ(hak_secure_stacks_start(0), 0);
+            unsigned char *q = NULL;
+            for (int i = 0; i < 1000000 && q != p; i++) {
+                q = take(40);
+                q == p ? (void)0 : hak_free(q);
+            }
+            p[40] ^= 1;
+            hak_free(p);
+        },
+        "block written to behind its end: 0x[0-9a-f]+ \\(a block of size class 48\\)\n$");
+}
+
+TEST(Secure, StacksByThreadsAndInChildren)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(120);
+        if (hak_secure_stacks_start(2)) {
+            _exit(2);
+        }
+        std::thread one([] { work(2, 30000); }), two([] { work(3, 30000); });
+        for (int i = 0; i < 10; i++) {
+            pid_t inner = fork();
+            if (inner == 0) {
+                work(5, 1000);
+                _exit(hak_verify() || testing::Test::HasFailure() ? 1 : 0);
+            }
+            int status = -1;
+            if (waitpid(inner, &status, 0) != inner || status) {
+                _exit(3);
+            }
+        }
+        one.join();
+        two.join();
+        _exit(hak_verify() || testing::Test::HasFailure() ? 1 : 0);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
 }
 
 } // namespace
