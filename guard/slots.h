@@ -47,6 +47,8 @@ struct guard_slot {
     char *block;        /* NULL: the slot never had one */
     char *pages;        /* the first page that may be touched, and how many bytes of them */
     size_t n_bytes;
+    size_t committed; /* bytes that the memory limit counts for it: also of a freed block, if the
+                         system has not taken its pages */
     struct hak_heap *heap; /* the first-class heap whose block it is; NULL for none */
     struct stack_trace traces[GUARD_N_EVENTS];
 };

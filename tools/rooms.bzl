@@ -46,7 +46,7 @@ ROOMS = {
     ),
     "guard": (
         "guarded sampling: a layer that lays one in N blocks between pages that fault",
-        ["base", "superslab", "heap", "hakmem", "stack"],
+        ["base", "limit", "superslab", "heap", "hakmem", "stack"],
     ),
     "profile": (
         "the heap profile: which call sites hold the memory",
