@@ -512,6 +512,26 @@ TEST(Secure, AForkedChildGoesOn)
     other.join();
 }
 
+/* Whatever lies behind. */
+TEST(Secure, AStringWithoutAnEndEndsWithItsBlock)
+{
+    for (size_t size : {size_t(9), size_t(24), size_t(25), size_t(200), size_t(5000)}) {
+        size_t class_bytes = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size;
+        std::vector<unsigned char *> all;
+        for (int i = 0; i < 200; i++) {
+            unsigned char *p = take(size);
+            memset(p, 'p', size);
+            all.push_back(p);
+        }
+        for (unsigned char *p : all) {
+            size_t length = strlen(reinterpret_cast<char *>(p));
+            EXPECT_GE(length, size);
+            EXPECT_LT(length, class_bytes) << size;
+            hak_free(p);
+        }
+    }
+}
+
 /* What is known of the block, whoever found it; `freed`: that it was freed too. */
 std::string told(const char *reason, bool is_freed)
 {
