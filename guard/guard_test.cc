@@ -29,6 +29,7 @@
 #include "hakmem/hakmem.h"
 #include "hakmem/tell.h"
 #include "heap/theap.h"
+#include "limit/limit.h"
 #include "testing/failing_os.h"
 #include "testing/in_child.h"
 #include "testing/rng.h"
@@ -1210,6 +1211,63 @@ TEST_F(Guard, WhereAFreedBlockCannotBeProtectedItIsFreedAllTheSame)
     for (size_t i = 0; i < 2 * hak_options.guard_slots; i++) {
         hak_free(guarded(100));
     }
+}
+
+/* Bytes that the memory limit counts, and mappings. */
+struct Counted {
+    int64_t committed = hak_stat_get(committed_bytes), mappings = hak_stat_get(mappings);
+};
+
+TEST_F(Guard, TheMemoryLimitCountsGuardedBlocks)
+{
+    hak_free(guarded(100));
+    for (size_t size : {size_t(0), size_t(100), page() + 1, large()}) {
+        Counted before;
+        char *p = guarded(size);
+        Counted with;
+        hak_free(p);
+        Counted after;
+        EXPECT_EQ(with.committed - before.committed,
+                  static_cast<int64_t>((size + page() - 1) & ~(page() - 1)))
+            << size;
+        EXPECT_EQ(with.mappings - before.mappings, size ? 2 : 0);
+        EXPECT_EQ(after.committed, before.committed);
+        EXPECT_EQ(after.mappings, before.mappings);
+    }
+    uint64_t soft = hak_limit_soft_set, hard = hak_limit_hard_set;
+    hak_limit_configure(0, hak_limit_committed() + page() - 1);
+    void *p = hak_malloc(100), *q = hak_malloc(0);
+    EXPECT_FALSE(hak_guard_holds(p)) << "beyond the limit";
+    EXPECT_TRUE(hak_guard_holds(q)) << "has no page";
+    hak_limit_configure(soft, hard);
+    hak_free(p);
+    hak_free(q);
+}
+
+/* Where the system leaves a freed block's pages resident, they count until they are used again. */
+TEST_F(GuardSignals, PagesThatTheSystemLeavesStayCounted)
+{
+    EXPECT_EXIT(
+        {
+            (void)hak_guard_start(1);
+            hak_free(hak_malloc(100));
+            Counted before;
+            {
+                FailingOs os;
+                os.fail_always(hak_testing::OS_MADVISE);
+                hak_free(hak_malloc(100));
+            }
+            Counted refused;
+            for (size_t i = 0; i < 2 * hak_options.guard_slots; i++) {
+                hak_free(hak_malloc(100));
+            }
+            Counted after;
+            _exit(refused.committed - before.committed == static_cast<int64_t>(page()) &&
+                          after.committed == before.committed && after.mappings == before.mappings
+                      ? 0
+                      : 1);
+        },
+        testing::ExitedWithCode(0), "");
 }
 
 TEST_F(GuardSignals, WithoutMemoryNothingIsGuarded)

@@ -15,12 +15,12 @@
 #include "guard/sampler.h"
 #include "guard/slots.h"
 #include "guard/ticker.h"
-#include "guard/trace.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/plain.h"
 #include "stack/stack.h"
+#include "stack/trace.h"
 
 static const struct entry_table *below(void)
 {
@@ -44,7 +44,7 @@ static HAK_NOINLINE void *sample(size_t size, size_t alignment, struct hak_heap 
     struct guard_wish wish = {size, alignment, heap, hak_guard_random(&hak_guard_sampler) % 4 != 0};
     void *p = hak_guard_take(&wish, &slot);
     if (p) {
-        hak_guard_trace_here(&slot->traces[GUARD_ALLOCATED]);
+        hak_stack_trace_here(&slot->traces[GUARD_ALLOCATED]);
     }
     is_inside = 0;
     hak_stat_add(guard_samples, p != NULL);
@@ -136,7 +136,7 @@ static void give_slot(struct guard_slot *slot)
     if (!hak_guard_begin_give(slot)) {
         hak_guard_blame(twice, p); /* by another thread, at once */
     }
-    hak_guard_trace_here(&slot->traces[GUARD_FREED]);
+    hak_stack_trace_here(&slot->traces[GUARD_FREED]);
     hak_guard_end_give(slot);
 }
 

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/lock_holds.h"
-#include "guard/trace.h"
+#include "stack/trace.h"
 
 #define STANDARD_ERROR 2
 
@@ -52,21 +52,21 @@ static void say_where(struct hak_line *line, const struct guard_spot *spot)
 
 /* Writes what is in the line, then the traces and the mappings of their code; the last of these
    stays in the line. */
-static void say_traces(struct hak_line *line, const char *event, const struct guard_trace *trace,
+static void say_traces(struct hak_line *line, const char *event, const struct stack_trace *trace,
                        const struct guard_slot *slot)
 {
-    const struct guard_trace *traces[] = {trace, &slot->traces[GUARD_ALLOCATED],
+    const struct stack_trace *traces[] = {trace, &slot->traces[GUARD_ALLOCATED],
                                           &slot->traces[GUARD_FREED]};
     size_t n = is_live(slot) ? 2 : 3;
     hak_line_write(line, STANDARD_ERROR);
-    hak_guard_trace_line(line, event, trace);
+    hak_stack_trace_line(line, event, trace);
     hak_line_write(line, STANDARD_ERROR);
-    hak_guard_trace_line(line, "hakmem: allocated", traces[1]);
+    hak_stack_trace_line(line, "hakmem: allocated", traces[1]);
     if (n == 3) {
         hak_line_write(line, STANDARD_ERROR);
-        hak_guard_trace_line(line, "hakmem: freed", traces[2]);
+        hak_stack_trace_line(line, "hakmem: freed", traces[2]);
     }
-    hak_guard_trace_maps(line, traces, n);
+    hak_stack_trace_maps(line, traces, n);
 }
 
 static void say_access(struct hak_line *line, const struct guard_spot *spot,
@@ -86,15 +86,15 @@ int hak_guard_report_fault(const void *p, enum guard_access access, const void *
 {
     struct guard_spot spot = hak_guard_spot_of(p);
     struct hak_line line = {0, {0}};
-    struct guard_trace trace;
+    struct stack_trace trace;
     if (!spot.slot) {
         return 0;
     }
     (void)hak_lock_refuse_system_calls(0);
     if (context) {
-        hak_guard_trace_interrupted(&trace, context);
+        hak_stack_trace_interrupted(&trace, context);
     } else {
-        hak_guard_trace_here(&trace);
+        hak_stack_trace_here(&trace);
     }
     say_access(&line, &spot, access);
     hak_line_text(&line, ": ");
@@ -110,7 +110,7 @@ int hak_guard_report_fault(const void *p, enum guard_access access, const void *
 static void describe(struct hak_line *line, const void *p)
 {
     struct guard_spot spot = hak_guard_spot_of(p);
-    struct guard_trace trace;
+    struct stack_trace trace;
     if (!spot.slot) {
         return;
     }
@@ -122,7 +122,7 @@ static void describe(struct hak_line *line, const void *p)
     } else {
         say_where(line, &spot);
     }
-    hak_guard_trace_here(&trace);
+    hak_stack_trace_here(&trace);
     say_traces(line, "hakmem: found", &trace, spot.slot);
 }
 

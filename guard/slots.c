@@ -10,6 +10,7 @@
 #include "base/lock.h"
 #include "base/os.h"
 #include "base/verify.h"
+#include "limit/limit.h"
 #include "superslab/map.h"
 
 #define FILL ((char)0xB5)
@@ -102,6 +103,7 @@ int hak_guard_make(uint32_t n, size_t large_bytes)
     hak_map_set(base, bytes >> MAP_UNIT_SHIFT, TAG_FREE_UNIT, 0); /* no block of the functions below
                                                                    */
     hak_guard_base = (uintptr_t)base;
+    hak_limit_map(bytes);
     mend();
     atomic_store_release(&hak_guard_bytes, bytes);
     return 0;
@@ -244,6 +246,33 @@ enum guard_place hak_guard_check(const struct guard_slot *slot)
                                                 : GUARD_NOWHERE;
 }
 
+/* What the memory limit counts for the slot. Each block in use cuts a mapping in three. */
+static void count(struct guard_slot *slot, size_t bytes, int mappings)
+{
+    if (bytes > slot->committed) {
+        hak_limit_commit(bytes - slot->committed);
+    } else {
+        hak_limit_uncommit(slot->committed - bytes);
+    }
+    slot->committed = bytes;
+    hak_limit_count_mappings(mappings);
+}
+
+/* Whether its pages may be had. The block is served by others if not: nothing is reported. */
+static int get_pages(struct guard_slot *slot)
+{
+    size_t more = slot->n_bytes > slot->committed ? slot->n_bytes - slot->committed : 0;
+    if (hak_limit_is_set() &&
+        !(hak_limit_has_room(more) && hak_limit_admit(more, slot->size, slot->n_bytes))) {
+        return 0;
+    }
+    if (hak_os_protect(slot->pages, slot->n_bytes, OS_WRITABLE)) {
+        return 0;
+    }
+    count(slot, slot->committed + more, 2);
+    return 1;
+}
+
 void *hak_guard_take(const struct guard_wish *wish, struct guard_slot **slot)
 {
     if (!n_slots || wish->size > hak_guard_largest() || wish->alignment > page) {
@@ -255,7 +284,7 @@ void *hak_guard_take(const struct guard_wish *wish, struct guard_slot **slot)
     }
     place_block(taken, wish);
     if (wish->size) {
-        if (hak_os_protect(taken->pages, taken->n_bytes, OS_WRITABLE)) {
+        if (!get_pages(taken)) {
             enqueue(taken);
             return NULL;
         }
@@ -297,7 +326,9 @@ void hak_guard_end_give(struct guard_slot *slot)
 {
     if (slot->size) {
         (void)!hak_os_protect(slot->pages, slot->n_bytes, OS_UNTOUCHABLE);
-        slot->is_dirty = slot->is_dirty || hak_os_purge(slot->pages, slot->n_bytes);
+        int is_refused = hak_os_purge(slot->pages, slot->n_bytes);
+        slot->is_dirty = slot->is_dirty || is_refused;
+        count(slot, is_refused ? slot->committed : 0, -2);
     }
     enqueue(slot);
 }

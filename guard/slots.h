@@ -21,27 +21,20 @@
 #include "base/internal.h"
 
 #include "base/attributes.h"
+#include "stack/trace.h"
 
 HAK_EXTERN_C_BEGIN
 
 struct hak_heap;
 
 /* The largest block of a small slot; on systems with larger pages, one page. */
-#define GUARD_MAX    ((size_t)16 * HAK_KIB)
-#define GUARD_FRAMES 24u
+#define GUARD_MAX ((size_t)16 * HAK_KIB)
 /* Of n slots, as many more are large. */
 #define GUARD_LARGE_PART  8u
 #define GUARD_LARGE_LEAST 4u
 #define GUARD_LARGE_MOST  64u
 /* Bytes beside a block, in its own pages, that are filled and looked at when it is freed. */
 #define GUARD_FILL 64u
-
-/* Where something happened. */
-struct guard_trace {
-    uint32_t thread; /* as the system names it */
-    uint32_t n;
-    const void *frames[GUARD_FRAMES]; /* the innermost first */
-};
 
 enum guard_state { GUARD_FREE, GUARD_TAKING, GUARD_USED, GUARD_GIVING };
 enum guard_event { GUARD_ALLOCATED, GUARD_FREED, GUARD_N_EVENTS };
@@ -54,8 +47,10 @@ struct guard_slot {
     char *block;        /* NULL: the slot never had one */
     char *pages;        /* the first page that may be touched, and how many bytes of them */
     size_t n_bytes;
+    size_t committed; /* bytes that the memory limit counts for it: also of a freed block, if the
+                         system has not taken its pages */
     struct hak_heap *heap; /* the first-class heap whose block it is; NULL for none */
-    struct guard_trace traces[GUARD_N_EVENTS];
+    struct stack_trace traces[GUARD_N_EVENTS];
 };
 
 /* Where an address lies, seen from the block to which it is likely to belong. */

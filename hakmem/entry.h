@@ -72,6 +72,7 @@ struct entry_table {
    above: what looks at the program's calls. */
 enum entry_place {
     ENTRY_PLACE_BLOCKS = 100,
+    ENTRY_PLACE_STACKS = 130,
     ENTRY_PLACE_SAMPLES = 140,
     ENTRY_PLACE_PROFILE = 150,
     ENTRY_PLACE_LEAKS = 160,

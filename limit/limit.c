@@ -174,6 +174,12 @@ int hak_limit_is_set(void)
            (hak_limit_soft() | hak_limit_hard()) != 0;
 }
 
+int hak_limit_has_room(size_t more)
+{
+    uint64_t most = hak_limit_hard();
+    return !most || hak_limit_committed() + more <= most;
+}
+
 int hak_limit_admit(size_t more, size_t size, size_t class_bytes)
 {
     if (!hak_limit_is_set()) {

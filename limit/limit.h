@@ -81,6 +81,8 @@ static inline void hak_limit_uncommit(size_t bytes)
 }
 /* Whether there is a limit at all; if not, hak_limit_admit admits everything. */
 int hak_limit_is_set(void);
+/* 0 if `more` bytes pass the hard limit; for who can do without them: nothing is reported. */
+int hak_limit_has_room(size_t more);
 /* Whether `more` bytes may be committed. If not, the failed step is reported for a request of
    `size` bytes that was rounded to `class_bytes`. */
 int hak_limit_admit(size_t more, size_t size, size_t class_bytes);

@@ -490,7 +490,9 @@ extern void *_Znam(size_t size) __attribute__((weak));
 extern void _ZdlPv(void *p) __attribute__((weak));
 extern void _ZdaPv(void *p) __attribute__((weak));
 extern void _ZdlPvSt11align_val_t(void *p, size_t alignment) __attribute__((weak));
+extern void _ZdaPvm(void *p, size_t size) __attribute__((weak));
 static void (*free_sized_)(void *p, size_t size);
+static void (*free_aligned_sized_)(void *p, size_t alignment, size_t size);
 
 #define MIB ((size_t)1 << 20)
 
@@ -763,6 +765,235 @@ static void realloc_of_new(size_t size)
     free(p);
 }
 
+static void over_page(size_t size)
+{
+    over(size, 4096, 'A');
+}
+static void under_8(size_t size)
+{
+    under(size, 8);
+}
+static void under_page(size_t size)
+{
+    under(size, 4096);
+}
+/* A string that is longer by one than the block that it is copied to. */
+static void over_string(size_t size)
+{
+    char *volatile p = between(size), *volatile text = malloc(2 * size);
+    memset(text, 's', size);
+    text[size] = 0;
+    is_touching = 1;
+    strcpy(p, text);
+    is_touching = 0;
+    free(p);
+    go_on(size);
+}
+
+/* --- reads of what lies beside a block --- */
+
+struct three {
+    char *volatile before, *volatile p, *volatile after;
+    size_t size;
+};
+static struct three three(size_t size)
+{
+    struct three blocks = {malloc(size), malloc(size), malloc(size), size};
+    memset(blocks.p, 'p', size);
+    return blocks;
+}
+static void fill_neighbours(const struct three *blocks, int value)
+{
+    memset(blocks->before, value, blocks->size);
+    memset(blocks->after, value, blocks->size);
+}
+/* So many bytes in a row, at most 16, have that value. */
+static int has_run(const char *at, char value, size_t n)
+{
+    size_t wanted = n < 16 ? n : 16, run = 0;
+    is_touching = 1;
+    for (size_t i = 0; i < n && run < wanted; i++) {
+        seen = at[i];
+        run = seen == value ? run + 1 : 0;
+    }
+    is_touching = 0;
+    return run == wanted;
+}
+/* Harmed if they are a neighbour's: they change as that does. */
+static void look_beside(const struct three *blocks, const char *at, size_t n)
+{
+    fill_neighbours(blocks, 'n');
+    int was = has_run(at, 'n', n);
+    fill_neighbours(blocks, 'm');
+    is_harmed = was && has_run(at, 'm', n);
+}
+static void look_behind(size_t size, size_t n)
+{
+    struct three blocks = three(size);
+    look_beside(&blocks, blocks.p + size, n);
+}
+static void look_before(size_t size, size_t n)
+{
+    struct three blocks = three(size);
+    look_beside(&blocks, blocks.p - n, n);
+}
+static void over_read_1(size_t size)
+{
+    look_behind(size, 1);
+}
+static void over_read_8(size_t size)
+{
+    look_behind(size, 8);
+}
+static void over_read_page(size_t size)
+{
+    look_behind(size, 4096);
+}
+static void over_read_1m(size_t size)
+{
+    look_behind(size, MIB);
+}
+static void under_read_1(size_t size)
+{
+    look_before(size, 1);
+}
+static void under_read_8(size_t size)
+{
+    look_before(size, 8);
+}
+static void under_read_page(size_t size)
+{
+    look_before(size, 4096);
+}
+static void under_read_1m(size_t size)
+{
+    look_before(size, MIB);
+}
+/* A string without an end: where it ends. */
+static void string_read(size_t size)
+{
+    struct three blocks = three(size);
+    fill_neighbours(&blocks, 'n');
+    is_touching = 1;
+    size_t length = strlen(blocks.p);
+    is_harmed = memchr(blocks.p, 'n', length) != NULL && length >= size + 16;
+    is_touching = 0;
+}
+
+/* --- later, and others --- */
+
+static char *freed_long_ago(size_t size)
+{
+    char *volatile p = between(size), *volatile q[100];
+    for (int i = 0; i < 100; i++) {
+        q[i] = malloc(size);
+    }
+    free(p);
+    for (int i = 0; i < 100; i++) {
+        free(q[i]);
+    }
+    return p;
+}
+static void read_freed_delayed(size_t size)
+{
+    is_harmed = holds(freed_long_ago(size), 'p', size);
+}
+static void write_freed_delayed(size_t size)
+{
+    char *volatile p = freed_long_ago(size);
+    touch(p + size / 2, 'A', 1);
+    for (int i = 0; i < 300; i++) {
+        void *volatile q = malloc(size);
+        free(q);
+    }
+}
+/* What realloc adds to a block, after others had it. */
+static void read_grown(size_t size)
+{
+    char *volatile p[50];
+    int n = size > 100000 ? 4 : 50;
+    for (int i = 0; i < n; i++) {
+        p[i] = malloc(2 * size);
+        memset(p[i], 'p', 2 * size);
+    }
+    for (int i = 0; i < n; i++) {
+        free(p[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        char *volatile q = realloc(malloc(size), 2 * size);
+        is_harmed |= holds(q + size, 'p', size);
+    }
+}
+static void reused_at_once(size_t size)
+{
+    char *volatile p = malloc(size);
+    free(p);
+    char *volatile q = malloc(size);
+    is_harmed = p == q;
+}
+static void two_by_realloc(size_t size)
+{
+    char *volatile p = between(size);
+    char *volatile q = realloc(p, 0);
+    (void)q;
+    free(p);
+    go_on(size);
+}
+static void two_by_delete(size_t size)
+{
+    char *volatile p = _Znwm(size);
+    _ZdlPv(p);
+    _ZdlPv(p);
+    go_on(size);
+}
+static void near_it(size_t size)
+{
+    char *volatile p = between(size);
+    free(p + MIB);
+    go_on(size);
+}
+static void far_from_it(size_t size)
+{
+    char *volatile p = between(size);
+    free(p + 1024 * MIB);
+    go_on(size);
+}
+static void realloc_inside(size_t size)
+{
+    char *volatile p = between(size);
+    bad_realloc(p + (size / 2 + 15 & ~(size_t)15), size);
+}
+static void realloc_unaligned(size_t size)
+{
+    char *volatile p = between(size);
+    bad_realloc(p + 1, size);
+}
+static void size_inside(size_t size)
+{
+    char *volatile p = between(size);
+    seen_size = malloc_usable_size(p + (size / 2 + 15 & ~(size_t)15));
+}
+static void size_unaligned(size_t size)
+{
+    char *volatile p = between(size);
+    seen_size = malloc_usable_size(p + 1);
+}
+static void larger_sized(size_t size)
+{
+    _ZdlPvm(_Znwm(size), 2 * size);
+    go_on(size);
+}
+static void wrong_array_sized(size_t size)
+{
+    _ZdaPvm(_Znam(size), size - 1);
+    go_on(size);
+}
+static void wrong_aligned_sized(size_t size)
+{
+    free_aligned_sized_(aligned_alloc(64, (size + 63) & ~(size_t)63), 64, size - 1);
+    go_on(size);
+}
+
 /* Of 0 bytes; `size` is not used. */
 static void empty_read(size_t size)
 {
@@ -826,6 +1057,34 @@ static const struct sized_kind {
     {"delete_of_array", "`new[]`, then `delete`", delete_of_array, 1},
     {"array_delete_of_new", "`new`, then `delete[]`", array_delete_of_new, 1},
     {"realloc_of_new", "`new`, then `realloc`", realloc_of_new, 1},
+    {"over_page", "4,096 bytes written behind", over_page, 0},
+    {"over_string", "a string copied that is longer by its end", over_string, 0},
+    {"under_8", "8 bytes written before", under_8, 0},
+    {"under_page", "4,096 bytes written before", under_page, 0},
+    {"over_read_1", "1 byte read behind", over_read_1, 0},
+    {"over_read_8", "8 bytes read behind", over_read_8, 0},
+    {"over_read_page", "4,096 bytes read behind", over_read_page, 0},
+    {"over_read_1m", "1 MiB read behind", over_read_1m, 0},
+    {"under_read_1", "1 byte read before", under_read_1, 0},
+    {"under_read_8", "8 bytes read before", under_read_8, 0},
+    {"under_read_page", "4,096 bytes read before", under_read_page, 0},
+    {"under_read_1m", "1 MiB read before", under_read_1m, 0},
+    {"string_read", "a string without an end read", string_read, 0},
+    {"read_freed_delayed", "read after free, 100 others freed since", read_freed_delayed, 0},
+    {"write_freed_delayed", "written after free, 100 others freed since", write_freed_delayed, 0},
+    {"read_grown", "what `realloc` adds is read, after others had it", read_grown, 0},
+    {"reused_at_once", "handed out again at once", reused_at_once, 0},
+    {"two_by_realloc", "freed by `realloc` to 0, and by `free`", two_by_realloc, 0},
+    {"two_by_delete", "deleted twice", two_by_delete, 1},
+    {"near_it", "`free` of 1 MiB behind its start", near_it, 0},
+    {"far_from_it", "`free` of 1 GiB behind its start", far_from_it, 0},
+    {"realloc_inside", "`realloc` of its middle", realloc_inside, 0},
+    {"realloc_unaligned", "`realloc` 1 byte into it", realloc_unaligned, 0},
+    {"size_inside", "`malloc_usable_size` of its middle", size_inside, 0},
+    {"size_unaligned", "`malloc_usable_size` 1 byte into it", size_unaligned, 0},
+    {"larger_sized", "`operator delete` with twice its size", larger_sized, 1},
+    {"wrong_array_sized", "`operator delete[]` with a size less by 1", wrong_array_sized, 1},
+    {"wrong_aligned_sized", "`free_aligned_sized` with a size less by 1", wrong_aligned_sized, 3},
     {"empty_read", "a block of 0 bytes read", empty_read, 4},
     {"empty_write", "a block of 0 bytes written", empty_write, 4},
     {"empty_twice", "a block of 0 bytes freed twice", empty_twice, 4},
@@ -876,6 +1135,7 @@ static void find_heaps(void)
     *(void **)&heap_malloc = dlsym(RTLD_DEFAULT, "hak_heap_malloc");
     *(void **)&heap_realloc = dlsym(RTLD_DEFAULT, "hak_heap_realloc");
     *(void **)&free_sized_ = dlsym(RTLD_DEFAULT, "free_sized");
+    *(void **)&free_aligned_sized_ = dlsym(RTLD_DEFAULT, "free_aligned_sized");
 }
 
 int main(int argc, char **argv)

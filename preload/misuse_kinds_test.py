@@ -130,6 +130,12 @@ SECURE = {
 # Kinds of several sizes: what is said of small ones, and of those above 32 KiB. `fault` is a fault
 # where it is touched, None nothing: then what is read is not what was there.
 FAULT_OR = r"fault|"
+# What lies beside a small block is another block, or a page that may not be touched: it is read, or
+# not, or faults.
+READ = "read"
+# At most the word before it, or a fault if the block is the first one of its 64 KiB.
+UNSEEN = "unseen"
+STRAY = r"invalid pointer freed \([^)]*\)|" + TWICE + r"(, [^:]*)?"
 SECURE_SIZED = {
     "over_1": (OVER, "fault"),
     "over_nul": (OVER, "fault"),
@@ -165,6 +171,34 @@ SECURE_SIZED = {
     "delete_of_array": (r"block of operator new\[\] given to operator delete",) * 2,
     "array_delete_of_new": (r"block of operator new given to operator delete\[\]",) * 2,
     "realloc_of_new": (r"block of operator new given to free or realloc",) * 2,
+    "over_page": (FAULT_OR + OVER, "fault"),
+    "over_string": (OVER, "fault"),
+    "under_8": (FAULT_OR + UNDER, "fault"),
+    "under_page": (FAULT_OR + UNDER, "fault"),
+    "over_read_1": (None, "fault"),
+    "over_read_8": (None, "fault"),
+    "over_read_page": (READ, "fault"),
+    "over_read_1m": (READ, "fault"),
+    "under_read_1": (UNSEEN, "fault"),
+    "under_read_8": (UNSEEN, "fault"),
+    "under_read_page": (READ, "fault"),
+    "under_read_1m": (READ, READ),  # of 5 MB: the middle of the block before it
+    "string_read": (UNSEEN, "fault"),
+    "read_freed_delayed": (None, "fault"),
+    "write_freed_delayed": (AFTER_FREE, "fault"),
+    "read_grown": (None, None),
+    "reused_at_once": (None, None),
+    "two_by_realloc": (TWICE, TWICE),
+    "two_by_delete": (TWICE, TWICE),
+    "near_it": (STRAY, STRAY),
+    "far_from_it": (STRAY, STRAY),
+    "realloc_inside": (REALLOC, REALLOC),
+    "realloc_unaligned": (REALLOC, REALLOC),
+    "size_inside": (SIZE, SIZE),
+    "size_unaligned": (SIZE, SIZE),
+    "larger_sized": (WRONG_SIZE,) * 2,
+    "wrong_array_sized": (WRONG_SIZE,) * 2,
+    "wrong_aligned_sized": (WRONG_SIZE,) * 2,
     "empty_read": ("fault", None),
     "empty_write": ("fault", None),
     "empty_twice": (TWICE, None),
@@ -172,7 +206,7 @@ SECURE_SIZED = {
 
 
 def secure_reason(kind):
-    """What the secure variant says, `fault`, or None."""
+    """What the secure variant says, `fault`, READ, UNSEEN, or None."""
     if kind in REASONS:
         return SECURE.get(kind, REASONS[kind])
     name = re.sub(r"_\d+$", "", kind)
@@ -197,8 +231,9 @@ allocators are Debian 12's, run on the same programs by `LD_PRELOAD`.
 'Guarded' is release with `HAKMEM_GUARD=1`, where every block of up to 8 MiB is guarded
 ([guard.md](guard.md)); at the default rate the same is found once in so many times.
 'Validating' are release_validated, debug and tiny. A number is the size of the block. 'Two owners'
-of a read: the bytes of whoever had the block before were read; of `malloc_usable_size`: it counts
-bytes that were not asked for.
+of a read: the bytes of whoever had the block before, or of a block beside it, were read; of
+`malloc_usable_size`: it counts bytes that were not asked for; of a block that is handed out again
+at once: a pointer to the freed one is one to the next.
 
 What the checks cost in release. Against the same code without the checks that came after those of
 the fast path (links not encoded, freed blocks not recognised by `realloc`, `malloc_usable_size` and
@@ -349,6 +384,8 @@ class Misuse(unittest.TestCase):
         fault in a slot is reported before the program's own handler runs."""
         found, text = outcome(PROGRAM, kind, LIBRARY, GUARDED)
         cell = set(row[COLUMNS[VARIANT]].split(" / "))
+        if re.match("(over_read|under_read|string_read)_", kind):  # on which side it lies
+            cell |= {"fault", "passes"}
         if cell & {"line", "fault"}:  # which one depends on the side of its pages where it lies
             cell |= {"line", "fault"}
         self.assertIn(found, cell, text)
@@ -373,6 +410,8 @@ class Misuse(unittest.TestCase):
         expected = ["passes"] if reason is None else ["fault" if reason == "fault" else "line"]
         if reason and reason.startswith(FAULT_OR):
             expected = ["fault", "line"]
+        if reason in (READ, UNSEEN):
+            expected = ["fault", "passes"] + (["**two owners**"] if reason == READ else [])
         # A guard may lie before the block, or what was freed may have gone.
         may_die = ["**dies**"] if kind in ("write_freed_span", "underflow") else []
         self.assertIn(found, expected + may_die, line)

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "secure/large.h"
 #include "secure/secure.h"
+#include "secure/stacks.h"
 #include "secure/tail.h"
 #include "superslab/map.h"
 #include "superslab/superslab.h"
@@ -34,8 +35,10 @@ static void describe_small(struct hak_line *line, const struct ss_lookup *found)
 static void describe(struct hak_line *line, const void *p)
 {
     struct ss_lookup found = hak_super_lookup(p);
+    const void *block = p;
     if (found.kind == SS_SLAB && found.start) {
         describe_small(line, &found);
+        block = found.start;
     } else if ((found.kind == SS_SPAN || found.kind == SS_RANGE) && found.start) {
         struct large_block block = hak_secure_large_find(found.start); /* by its container */
         if (block.size) {
@@ -44,6 +47,7 @@ static void describe(struct hak_line *line, const void *p)
             hak_line_text(line, " bytes, large)");
         }
     }
+    hak_secure_stacks_say(line, block);
 }
 
 void hak_secure_blame(const char *reason, const void *p)

@@ -20,6 +20,7 @@
 #include "base/internal.h"
 
 #include "heap/tcache.h"
+#include "secure/blame.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -118,8 +119,9 @@ static HAK_ALWAYS_INLINE uintptr_t hak_secure_cache_quarantine(struct secure_cac
 /* Ends the process if the first word of a block that leaves the quarantine was written to. */
 static HAK_ALWAYS_INLINE void hak_secure_cache_check_word(const void *block)
 {
-    HAK_CHECK(atomic_load_relaxed((const uint64_t *)block) == 0,
-              "freed block written to (its first word)", block);
+    if (HAK_UNLIKELY(atomic_load_relaxed((const uint64_t *)block) != 0)) {
+        hak_secure_blame("freed block written to (its first word)", block);
+    }
 }
 /* Calls `check` for each block of the calling thread's hand, quarantine and bins; `has_link`: its
    first word is a list's. */

@@ -18,6 +18,7 @@
 #include "secure/empty.h"
 #include "secure/large.h"
 #include "secure/small.h"
+#include "secure/stacks.h"
 #include "secure/tail.h"
 #include "secure/zero.h"
 #include "superslab/pool.h"
@@ -418,9 +419,17 @@ static void start(void)
     if (hak_options.secure_guards) {
         hak_pool_set_guarded();
     }
+    if (hak_options.secure_apart) {
+        hak_pool_set_apart();
+    }
     atomic_store_release(&hak_entry_verify, verify);
     atomic_store_release(&hak_entry_reclaim, reclaim);
     hak_entry_add(&hak_secure_layer);
+    if (hak_options.secure_stacks && hak_secure_stacks_start((uint32_t)hak_options.secure_stacks)) {
+        struct hak_line line = {0, {0}};
+        hak_line_text(&line, "hakmem: HAKMEM_SECURE_STACKS: no stacks are kept: no memory");
+        hak_line_write(&line, 2);
+    }
 }
 ENTRY_AT_START(start);
 

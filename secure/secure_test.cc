@@ -14,12 +14,14 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/error.h"
 #include "base/options.h"
 #include "base/verify.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "secure/cache.h"
 #include "secure/large.h"
+#include "secure/stacks.h"
 #include "secure/tail.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
@@ -228,6 +230,45 @@ TEST(Secure, ABlockIsNotReusedAtOnceNorInOrder)
         EXPECT_GE(*std::min_element(ages.begin(), ages.end()), queue) << size;
         EXPECT_GT(std::set<size_t>(ages.begin(), ages.end()).size(), 10u) << "drawn at random";
     }
+}
+
+/* Where a block of a size class was no block of another one comes to lie, nor a larger one,
+   whatever is freed and returned to the system in between. */
+TEST(Secure, APointerToAFreedBlockMeetsNoOtherClass)
+{
+    std::map<uintptr_t, size_t> classes; /* of 64 KiB each */
+    const size_t sizes[] = {16, 40, 100, 500, 3000, 9000, 30000};
+    for (int round = 0; round < 3; round++) {
+        for (size_t size : sizes) {
+            std::vector<unsigned char *> all;
+            for (size_t bytes = 0; bytes < (2 << 20); bytes += size) {
+                unsigned char *p = take(size);
+                auto at = classes.emplace(reinterpret_cast<uintptr_t>(p) >> 16, size);
+                ASSERT_EQ(at.first->second, size);
+                p[size - 1] = 1;
+                all.push_back(p);
+            }
+            for (unsigned char *p : all) {
+                hak_free(p);
+            }
+            if (round) {
+                (void)hak_purge();
+            }
+        }
+        std::vector<unsigned char *> large;
+        for (size_t size = 33000; size < 3000000; size += size / 3) {
+            unsigned char *p = take(size);
+            uintptr_t first = reinterpret_cast<uintptr_t>(p) >> 16;
+            auto at = classes.lower_bound(first);
+            EXPECT_TRUE(at == classes.end() ||
+                        at->first > (reinterpret_cast<uintptr_t>(p) + size - 1) >> 16);
+            large.push_back(p);
+        }
+        for (unsigned char *p : large) {
+            hak_free(p);
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 TEST(Secure, TheQuarantineIsBounded)
@@ -469,6 +510,119 @@ TEST(Secure, AForkedChildGoesOn)
         ASSERT_EQ(status, 0) << i;
     }
     other.join();
+}
+
+/* Whatever lies behind. */
+TEST(Secure, AStringWithoutAnEndEndsWithItsBlock)
+{
+    for (size_t size : {size_t(9), size_t(24), size_t(25), size_t(200), size_t(5000)}) {
+        size_t class_bytes = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size;
+        std::vector<unsigned char *> all;
+        for (int i = 0; i < 200; i++) {
+            unsigned char *p = take(size);
+            memset(p, 'p', size);
+            all.push_back(p);
+        }
+        for (unsigned char *p : all) {
+            size_t length = strlen(reinterpret_cast<char *>(p));
+            EXPECT_GE(length, size);
+            EXPECT_LT(length, class_bytes) << size;
+            hak_free(p);
+        }
+    }
+}
+
+/* What is known of the block, whoever found it; `freed`: that it was freed too. */
+std::string told(const char *reason, bool is_freed)
+{
+    return std::string(reason) + ".*\nhakmem: allocated by thread [0-9]+: 0x[0-9a-f]+.*\n" +
+           (is_freed ? "hakmem: freed by thread [0-9]+: 0x[0-9a-f]+.*\n" : "") +
+           "hakmem: [0-9a-f]+-[0-9a-f]+ r-xp";
+}
+
+TEST(SecureDeathTest, TheStacksOfASampledBlockAreTold)
+{
+    for (size_t size : {40u, 5000u, 200000u}) {
+        EXPECT_DEATH(
+            {
+                ASSERT_EQ(hak_secure_stacks_start(1), 0);
+                unsigned char *p = take(size);
+                hak_free(p);
+                hak_free(p);
+            },
+            told("block freed twice", true))
+            << size;
+        EXPECT_DEATH(
+            {
+                ASSERT_EQ(hak_secure_stacks_start(1), 0);
+                hak_free(hak_realloc(take(size), size - 20)); /* no mark of it stays */
+                unsigned char *p = take(size);
+                p[-1] ^= 1;
+                p[size] ^= 1;
+                hak_free(p);
+            },
+            size > 100000 ? "" : told("block written to", false))
+            << size;
+    }
+    EXPECT_DEATH(
+        {
+            ASSERT_EQ(hak_secure_stacks_start(1), 0);
+            unsigned char *p = take(40);
+            auto *q = static_cast<unsigned char *>(hak_realloc(p, 4000));
+            p[3] = 1;
+            hak_free(q);
+            (void)hak_verify();
+        },
+        told("freed block written to", true));
+}
+
+/* What is known of an address is of the block that has it now. */
+TEST(SecureDeathTest, StacksOfABlockThatIsNotSampledAreNotTold)
+{
+    EXPECT_DEATH(
+        {
+            ASSERT_EQ(hak_secure_stacks_start(1), 0);
+            unsigned char *p = take(40);
+            hak_free(p);
+            ASSERT_EQ(hak_secure_stacks_start(0), 0);
+            unsigned char *q = NULL;
+            for (int i = 0; i < 1000000 && q != p; i++) {
+                q = take(40);
+                q == p ? (void)0 : hak_free(q);
+            }
+            p[40] ^= 1;
+            hak_free(p);
+        },
+        "block written to behind its end: 0x[0-9a-f]+ \\(a block of size class 48\\)\n$");
+}
+
+TEST(Secure, StacksByThreadsAndInChildren)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(120);
+        if (hak_secure_stacks_start(2)) {
+            _exit(2);
+        }
+        std::thread one([] { work(2, 30000); }), two([] { work(3, 30000); });
+        for (int i = 0; i < 10; i++) {
+            pid_t inner = fork();
+            if (inner == 0) {
+                work(5, 1000);
+                _exit(hak_verify() || testing::Test::HasFailure() ? 1 : 0);
+            }
+            int status = -1;
+            if (waitpid(inner, &status, 0) != inner || status) {
+                _exit(3);
+            }
+        }
+        one.join();
+        two.join();
+        _exit(hak_verify() || testing::Test::HasFailure() ? 1 : 0);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
 }
 
 } // namespace

@@ -7,7 +7,8 @@
    of them alone is taken for right. All 64 bits must fit, so that a tail is neither guessed nor
    copied from another block. Its lowest byte, which a program that writes one byte too many hits
    first, and the filling, are one byte, the same in the whole process: 0xF5 to 0xFC, which no text
-   and hardly a number begins with.
+   and hardly a number begins with. The next one is 0: a string without an end is read as far as
+   there, and no string function writes what is right there and beyond.
 
    Always, when no thread is in a function of the layer: of a block that the program has, the tail
    and the filling (its first TAIL_FILLED bytes) are right; of one that was freed and is not handed
@@ -63,7 +64,7 @@ static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
     uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
     x ^= x >> 32;
-    return (x & ~(uint64_t)0xFF) | (hak_secure_secrets.fill & 0xFF);
+    return (x & ~(uint64_t)0xFFFF) | (hak_secure_secrets.fill & 0xFF);
 }
 
 /* What is exchanged of the key; 0 of a free block, whose tail is its key. The two parts do not

@@ -34,21 +34,35 @@ static void unlist_by_run(struct superslab *ss)
     }
 }
 
+struct ss_list *hak_pool_units_list(const struct superslab *ss, uint32_t n_whole)
+{
+    return hak_pool_keeps_classes(ss) && n_whole ? &hak_pool_lists.virgin
+                                                 : &hak_pool_lists.by_units[n_whole];
+}
+
 static void list_by_units(struct superslab *ss, uint32_t n_whole)
 {
     ss->n_whole = (uint16_t)n_whole;
-    list_append(&hak_pool_lists.by_units[n_whole], ss, SS_BY_UNITS);
-    hak_pool_lists.n_empty += n_whole == SS_UNITS;
+    list_append(hak_pool_units_list(ss, n_whole), ss, SS_BY_UNITS);
+    hak_pool_lists.n_empty += hak_pool_is_empty(ss) != 0;
 }
 
 static void unlist_by_units(struct superslab *ss)
 {
-    list_remove(&hak_pool_lists.by_units[ss->n_whole], ss, SS_BY_UNITS);
-    hak_pool_lists.n_empty -= ss->n_whole == SS_UNITS;
+    list_remove(hak_pool_units_list(ss, ss->n_whole), ss, SS_BY_UNITS);
+    hak_pool_lists.n_empty -= hak_pool_is_empty(ss) != 0;
+}
+
+uint32_t hak_pool_longest_run(const struct superslab *ss)
+{
+    return hak_pool_keeps_classes(ss) ? 0 : hak_granules_longest_run(&ss->free);
 }
 
 uint32_t hak_pool_whole_units(const struct superslab *ss)
 {
+    if (hak_pool_keeps_classes(ss)) {
+        return hak_bits_count(ss->virgin);
+    }
     uint32_t n = hak_bits_count(hak_granules_whole_units(&ss->free));
     uint32_t n_guards = hak_bits_count(hak_pool_guards(ss));
     return n + n_guards == SS_UNITS ? SS_UNITS : n;
@@ -63,14 +77,14 @@ void hak_pool_put_last(struct superslab *ss)
 void hak_pool_enter(struct superslab *ss)
 {
     ss->age_list = SS_NOT_DIRTY;
-    list_by_run(ss, hak_granules_longest_run(&ss->free));
+    list_by_run(ss, hak_pool_longest_run(ss));
     list_by_units(ss, hak_pool_whole_units(ss));
     hak_pool_refile(ss);
 }
 
 void hak_pool_relist(struct superslab *ss)
 {
-    uint32_t run = hak_granules_longest_run(&ss->free), n_whole = hak_pool_whole_units(ss);
+    uint32_t run = hak_pool_longest_run(ss), n_whole = hak_pool_whole_units(ss);
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);
@@ -78,6 +92,9 @@ void hak_pool_relist(struct superslab *ss)
     if (n_whole != ss->n_whole) {
         unlist_by_units(ss);
         list_by_units(ss, n_whole);
+    }
+    if (hak_pool_keeps_classes(ss)) {
+        hak_pool_apart_refile(ss);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "base/internal.h"
 
 #include "base/bits.h"
+#include "superslab/apart.h"
 #include "superslab/pool.h"
 
 HAK_EXTERN_C_BEGIN
@@ -21,6 +22,7 @@ struct pool_lists {
     struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
     uint64_t runs_present[RUN_BITS / 64];
     struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
+    struct ss_list virgin;                 /* instead: those that keep classes, if n_whole > 0 */
     struct ss_list aged;                   /* with something to purge, oldest first */
     struct ss_list refused;                /* whose dirty granules were all refused */
     uint32_t n_aged, n_refused, n_empty;   /* lengths of the two, and of the last by_units */
@@ -34,8 +36,15 @@ void hak_pool_enter(struct superslab *ss);
 void hak_pool_leave(struct superslab *ss);
 /* After `free` changed: into the lists where it belongs. */
 void hak_pool_relist(struct superslab *ss);
-/* What n_whole is to be. */
+/* What n_whole and largest_run are to be, and the list of its n_whole. */
 uint32_t hak_pool_whole_units(const struct superslab *ss);
+uint32_t hak_pool_longest_run(const struct superslab *ss);
+struct ss_list *hak_pool_units_list(const struct superslab *ss, uint32_t n_whole);
+/* Whether nothing of it is used, and its region may go. */
+static inline int hak_pool_is_empty(const struct superslab *ss)
+{
+    return ss->n_whole == SS_UNITS && !hak_pool_keeps_classes(ss);
+}
 /* After `dirty` or `refused` changed: into aged, refused, or neither. What gets into aged was freed
    just now. */
 void hak_pool_refile(struct superslab *ss);

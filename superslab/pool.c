@@ -232,21 +232,39 @@ static void scrub(char *base, uint32_t dirty)
     }
 }
 
+static struct superslab *choose_for_slab(uint32_t size_class, uint32_t *unit)
+{
+    if (hak_pool_is_apart()) {
+        return hak_pool_apart_choose(size_class, unit);
+    }
+    struct superslab *ss = choose_unit(unit, hak_pool_is_guarded());
+    if (!(ss && hak_granules_of_unit(&ss->dirty, *unit)) && hak_pool_policy()->give_aside()) {
+        ss = choose_unit(unit, hak_pool_is_guarded());
+    }
+    return ss;
+}
+
+/* The fresh superslab's; in the secure variant, if there is none, one among large blocks. */
+static struct superslab *choose_of_fresh(struct superslab *ss, uint32_t size_class, uint32_t *unit)
+{
+    if (HAK_SECURE && !ss) {
+        return choose_unit(unit, 0);
+    }
+    if (hak_pool_is_apart()) {
+        return hak_pool_apart_choose(size_class, unit);
+    }
+    *unit = HAK_SECURE && ss ? (uint32_t)__builtin_ctz(~hak_pool_guards(ss)) : 0;
+    return ss;
+}
+
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
 {
     uint32_t unit = 0;
     hak_lock_acquire(&hak_pool_lock);
-    struct superslab *ss = choose_unit(&unit, hak_pool_is_guarded());
-    if (!(ss && hak_granules_of_unit(&ss->dirty, unit)) && hak_pool_policy()->give_aside()) {
-        ss = choose_unit(&unit, hak_pool_is_guarded());
-    }
+    struct superslab *ss = choose_for_slab(size_class, &unit);
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
-        ss = hak_pool_map_region(1);
-        unit = HAK_SECURE && ss ? (uint32_t)__builtin_ctz(~hak_pool_guards(ss)) : 0;
-    }
-    if (HAK_SECURE && !ss) {
-        ss = choose_unit(&unit, 0);
+        ss = choose_of_fresh(hak_pool_map_region(1), size_class, &unit);
     }
     if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
         ss = NULL;
@@ -254,6 +272,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     uint32_t dirty = 0;
     if (ss) {
         dirty = hak_granules_of_unit(&ss->dirty, unit);
+        ss->virgin &= ~(1u << unit);
         take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
@@ -272,6 +291,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     hak_map_set(slab->base, 1, tag, ss->number);
     hak_stat_add(slabs_made, 1);
     hak_stat_add(heap_untouched_bytes, hak_slab_untouched_bytes(slab));
+    hak_pool_apart_made(dirty != 0);
     return slab;
 }
 

@@ -12,6 +12,11 @@
    superslab that leaves as a whole has no base while it does, and is in no list.
    A span that is set aside (ace/span_cache.h) is used, but no block any more.
    A guard (the secure variant's) is neither used nor free.
+   A superslab that keeps classes (the secure variant's, for slabs) has no spans, and its region
+   stays: a unit is virgin until it is a slab, and then one of that class alone for ever, so that no
+   pointer to a freed block comes to lie in a block of another size (apart.c). Its largest_run is 0,
+   its n_whole counts virgin units; `listed` are those that are wholly free and not virgin: each is
+   in the list of its class.
    Always: dirty is a subset of free, and refused of dirty; largest_run = length of the longest run
    in free; n_whole = units that are wholly free (SS_UNITS if all but guards are); the superslab is
    in the list of its largest_run and in that of its n_whole; in the list of aged ones, which is
@@ -62,8 +67,10 @@ struct superslab {
     uint32_t
         slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
     uint16_t largest_run, n_whole;
-    uint8_t is_huge;  /* marked for huge pages */
-    uint8_t age_list; /* enum ss_age_list */
+    uint8_t is_huge;       /* marked for huge pages */
+    uint8_t age_list;      /* enum ss_age_list */
+    uint8_t keeps_classes; /* units keep the class of their first slab */
+    uint32_t virgin, listed;
     struct superslab *next[SS_N_LISTS], *prev[SS_N_LISTS];
     uint64_t dirty_since_ns; /* when a granule last became dirty */
     uint16_t span_granules[SS_GRANULES];
@@ -85,6 +92,12 @@ static inline uint32_t hak_pool_guards(const struct superslab *ss)
 static inline uint32_t hak_pool_guard_granules(const struct superslab *ss)
 {
     return (uint32_t)__builtin_popcount(hak_pool_guards(ss)) * SS_GRANULES_OF_A_UNIT;
+}
+/* The secure variant's superslabs for slabs keep classes. Once, at the start; there alone. */
+void hak_pool_set_apart(void);
+static inline int hak_pool_keeps_classes(const struct superslab *ss)
+{
+    return HAK_SECURE && ss->keeps_classes;
 }
 /* All granules but those of guards. */
 static inline struct granules hak_pool_all_granules(const struct superslab *ss)

@@ -115,7 +115,7 @@ static void take_out(struct batch *batch, struct superslab *ss, int is_retry)
     uint32_t n_free = hak_granules_count(&ss->free, 0, SS_GRANULES);
     *batch = (struct batch){.ss = ss, .base = ss->base};
     batch->is_sparse = ss->is_huge && n_free > SS_GRANULES - SS_GRANULES / HUGE_SPARSE;
-    if (n_free + hak_pool_guard_granules(ss) == SS_GRANULES) {
+    if (n_free + hak_pool_guard_granules(ss) == SS_GRANULES && !hak_pool_keeps_classes(ss)) {
         take_out_whole(batch);
     } else {
         take_out_part(batch, is_retry);

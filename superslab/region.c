@@ -93,12 +93,16 @@ static struct superslab *first_use(void)
     return ss;
 }
 
+/* Regions of the secure variant lie apart from the last one by fewer than so many others. */
+#define GAPS 8u
+
 /* Its place is where it was, so that a program whose need swings stays within the same addresses,
    which the map knows already; else below the last one, where the kernel merges neighbours into one
-   mapping. */
+   mapping; where superslabs keep classes, at a distance by chance. */
 static char *best_place(const struct superslab *ss)
 {
-    return ss->last_base ? ss->last_base : last_region ? last_region - SS_BYTES : NULL;
+    size_t gap = hak_pool_is_apart() ? hak_pool_apart_draw(GAPS) * SS_BYTES : 0;
+    return ss->last_base ? ss->last_base : last_region ? last_region - SS_BYTES - gap : NULL;
 }
 
 /* NULL if there is none; then *needs_room says whether memory for more would help. */
@@ -149,6 +153,8 @@ static void enter(struct superslab *ss, char *base)
 {
     ss->slab_mask = 0;
     ss->free = hak_pool_all_granules(ss);
+    ss->virgin = hak_pool_keeps_classes(ss) ? ~hak_pool_guards(ss) : 0;
+    ss->listed = 0;
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
     }
@@ -215,6 +221,7 @@ struct superslab *hak_pool_map_region(int is_for_slabs)
         }
         hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
         ss->guards = is_for_slabs ? make_guards(base) : 0;
+        ss->keeps_classes = (uint8_t)(is_for_slabs && hak_pool_is_apart());
         hak_limit_count_mappings(ss->guards ? (int)SS_UNITS : 1);
         hak_limit_map(SS_BYTES);
     } else {

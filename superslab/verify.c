@@ -60,15 +60,29 @@ static int verify_map(const struct superslab *ss)
     return 0;
 }
 
-static int verify_superslab(const struct superslab *ss)
+/* What all superslabs together have, in granules or each. */
+struct totals {
+    int64_t used, dirty, refused, regions, aged, all_refused, empty, listed;
+};
+
+static int verify_classes(const struct superslab *ss, struct totals *all)
+{
+    uint32_t n_listed = 0;
+    int is_right = !hak_pool_keeps_classes(ss) || hak_pool_apart_is_right(ss, &n_listed);
+    all->listed += n_listed;
+    return is_right ? 0 : VERIFY_POOL_CLASSES;
+}
+
+static int verify_superslab(const struct superslab *ss, struct totals *all)
 {
     int result = verify_used(ss);
     result = result ? result : verify_map(ss);
+    result = result ? result : verify_classes(ss, all);
     if (result) {
         return result;
     }
     uint32_t n_whole = hak_pool_whole_units(ss);
-    if (ss->largest_run != hak_granules_longest_run(&ss->free) || ss->n_whole != n_whole) {
+    if (ss->largest_run != hak_pool_longest_run(ss) || ss->n_whole != n_whole) {
         return VERIFY_POOL_RUNS;
     }
     uint64_t dirty = 0, asked = 0;
@@ -78,7 +92,7 @@ static int verify_superslab(const struct superslab *ss)
     }
     enum ss_age_list list = asked ? SS_AGED : dirty ? SS_REFUSED : SS_NOT_DIRTY;
     int is_right = is_listed(&hak_pool_lists.by_run[ss->largest_run], ss, SS_BY_RUN) &&
-                   is_listed(&hak_pool_lists.by_units[n_whole], ss, SS_BY_UNITS) &&
+                   is_listed(hak_pool_units_list(ss, n_whole), ss, SS_BY_UNITS) &&
                    (enum ss_age_list)ss->age_list == list &&
                    is_listed(&hak_pool_lists.aged, ss, SS_BY_AGE) == (list == SS_AGED) &&
                    is_listed(&hak_pool_lists.refused, ss, SS_BY_AGE) == (list == SS_REFUSED);
@@ -96,11 +110,6 @@ static int verify_ages(void)
     return 0;
 }
 
-/* What all superslabs together have, in granules or each. */
-struct totals {
-    int64_t used, dirty, refused, regions, aged, all_refused, empty;
-};
-
 static void count(struct totals *all, const struct superslab *ss)
 {
     all->regions++;
@@ -110,7 +119,7 @@ static void count(struct totals *all, const struct superslab *ss)
     all->refused += hak_granules_count(&ss->refused, 0, SS_GRANULES);
     all->aged += ss->age_list == SS_AGED;
     all->all_refused += ss->age_list == SS_REFUSED;
-    all->empty += ss->n_whole == SS_UNITS;
+    all->empty += hak_pool_is_empty(ss) != 0;
 }
 
 static int verify_totals(const struct totals *all)
@@ -122,7 +131,7 @@ static int verify_totals(const struct totals *all)
                    all->regions == hak_stat_get(superslabs) &&
                    all->refused * bytes == (int64_t)lists->refused_bytes &&
                    all->aged == lists->n_aged && all->all_refused == lists->n_refused &&
-                   all->empty == lists->n_empty;
+                   all->empty == lists->n_empty && all->listed == (int64_t)hak_pool_apart_count();
     return is_right ? 0 : VERIFY_POOL_TOTALS;
 }
 
@@ -134,7 +143,7 @@ int hak_ss_verify(void)
     for (uint32_t i = 0; i < hak_pool_n_superslabs() && !result; i++) {
         const struct superslab *ss = hak_pool_superslab(i);
         if (ss->base) {
-            result = verify_superslab(ss);
+            result = verify_superslab(ss, &all);
             count(&all, ss);
         }
     }

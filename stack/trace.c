@@ -1,5 +1,5 @@
-/* Traces, by the room stack. No locks. */
-#include "guard/trace.h"
+/* Traces. No locks. Called by guard's reports, and by secure's. */
+#include "stack/trace.h"
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -12,19 +12,19 @@ static uint32_t thread_number(void)
     return (uint32_t)syscall(SYS_gettid);
 }
 
-void hak_guard_trace_here(struct guard_trace *trace)
+void hak_stack_trace_here(struct stack_trace *trace)
 {
     trace->thread = thread_number();
-    trace->n = (uint32_t)hak_stack_capture(trace->frames, GUARD_FRAMES, NULL);
+    trace->n = (uint32_t)hak_stack_capture(trace->frames, STACK_TRACE_FRAMES, NULL);
 }
 
-void hak_guard_trace_interrupted(struct guard_trace *trace, const void *context)
+void hak_stack_trace_interrupted(struct stack_trace *trace, const void *context)
 {
     trace->thread = thread_number();
-    trace->n = (uint32_t)hak_stack_capture_from(context, trace->frames, GUARD_FRAMES);
+    trace->n = (uint32_t)hak_stack_capture_from(context, trace->frames, STACK_TRACE_FRAMES);
 }
 
-void hak_guard_trace_line(struct hak_line *line, const char *text, const struct guard_trace *trace)
+void hak_stack_trace_line(struct hak_line *line, const char *text, const struct stack_trace *trace)
 {
     hak_line_text(line, text);
     hak_line_text(line, " by thread ");
@@ -44,7 +44,7 @@ void hak_guard_trace_line(struct hak_line *line, const char *text, const struct 
 
 struct maps {
     struct hak_line *out;
-    const struct guard_trace *const *traces;
+    const struct stack_trace *const *traces;
     size_t n_traces, length;
     char text[MAPS_LINE + 1];
 };
@@ -102,7 +102,7 @@ static void take_maps_text(struct maps *maps, const char *text, size_t n)
     }
 }
 
-void hak_guard_trace_maps(struct hak_line *line, const struct guard_trace *const *traces,
+void hak_stack_trace_maps(struct hak_line *line, const struct stack_trace *const *traces,
                           size_t n_traces)
 {
     struct maps maps = {.out = line, .traces = traces, .n_traces = n_traces};
