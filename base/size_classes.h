@@ -74,6 +74,13 @@ static inline int hak_sc_is_block(uint32_t offset, uint32_t magic, uint32_t limi
 #define SC_LIMIT(size, capacity, magic)                                                            \
     ((capacity) * (uint32_t)((size) * (magic)) + ((uint32_t)((size) * (magic)) == 0))
 
+/* The fewest bytes for which realloc leaves a block of `usable` bytes where it is: at most half of
+   it may stay unused. Small ones stay whatever is asked. */
+static inline size_t hak_sc_least_kept(size_t usable)
+{
+    return usable <= 128 ? 1 : usable / 2;
+}
+
 HAK_EXTERN_C_END
 
 #endif

@@ -162,13 +162,28 @@ static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_in_own_slab(struct theap *heap
     return HAK_UNLIKELY(!hak_sc_is_block(within, bin->magic, bin->limit)) ? NULL : bin;
 }
 
-/* 0 if the block of that bin's class may be free. What was freed has a link in its first word, or 0
-   if its page was purged, unless it was written to; so has what was handed out and not written to
-   yet. */
+/* 1 if the block of that bin's class may be free by its first word. What was freed has a link
+   there, to a block of its class or the end, or 0 if its page was purged, unless it was written to;
+   so has what was handed out and not written to yet. The unit that a link leads to may serve
+   another class by now; but blocks start at multiples of their size in every unit. (Variants that
+   validate look further at all that may be a link.) */
+static HAK_ALWAYS_INLINE int hak_fast_is_like_free(const struct bin *bin, const void *p)
+{
+    int64_t word = atomic_load_relaxed((const int64_t *)p); /* another thread may write to it */
+    if (HAK_LIKELY(word < hak_link_key)) {
+        return HAK_UNLIKELY(word == 0) && atomic_load_relaxed(&hak_link_are_zeroed);
+    }
+    uintptr_t to = (uintptr_t)(word - hak_link_key);
+    return HAK_VALIDATE || HAK_UNLIKELY(hak_sc_is_block((uint32_t)to & (SC_SLAB_BYTES - 1),
+                                                        bin->magic, bin->limit) ||
+                                        to == (uintptr_t)hak_link_end);
+}
+
+/* 0 if the block of that bin's class may be free. */
 static HAK_ALWAYS_INLINE int hak_fast_is_in_use(const struct theap *heap, const struct bin *bin,
                                                 const void *p)
 {
-    return HAK_LIKELY(!hak_link_may_be_or_was(p) && bin->head != p &&
+    return HAK_LIKELY(!hak_fast_is_like_free(bin, p) && bin->head != p &&
                       !hak_tc_is_marked_free(heap, p));
 }
 

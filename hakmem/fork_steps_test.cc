@@ -13,6 +13,7 @@
 #include <thread>
 #include <ucontext.h>
 #include <unistd.h>
+#include <vector>
 
 #include "ace/adapt.h"
 #include "base/lock.h"
@@ -371,6 +372,258 @@ TEST_F(ForkSteps, WhileAnotherThreadDecides)
     hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
     sigaction(SIGTRAP, &old, nullptr);
     hak_adapt_forget(); /* the clock has gone back */
+    EXPECT_EQ(look(), 0);
+}
+
+/* --- another thread is somewhere with a lock that cannot be mended --- */
+
+int n_under[1 << LOCK_N_RANKS]; /* instructions of the thread's work, by the ranks that it held */
+unsigned stop_under;            /* where it stops: these are held, at that instruction */
+
+void see_held_by_me(struct lock *lock, void *ranks)
+{
+    if (hak_lock_is_mine(lock)) {
+        *static_cast<unsigned *>(ranks) |= 1u << lock->rank;
+    }
+}
+
+void count_or_wait(int, siginfo_t *info, void *context)
+{
+    unsigned ranks = 0;
+    hak_lock_for_each(see_held_by_me, &ranks);
+    if (stop_at == INT_MAX) {
+        n_under[ranks]++;
+    } else if (ranks == stop_under) {
+        wait_here(0, info, context);
+    }
+}
+
+/* The parent's blocks, of each kind. */
+struct belongings {
+    void *blocks[4];
+    struct hak_heap *heap;
+    void *of_heap[3];
+};
+
+void *mark(void *block, size_t size)
+{
+    unsigned char *p = static_cast<unsigned char *>(block);
+    p[0] = p[size - 1] = 7;
+    return block;
+}
+
+belongings make_belongings()
+{
+    belongings mine = {};
+    size_t i = 0;
+    for (size_t size : {40, 3000, 100000, 1200000}) {
+        mine.blocks[i++] = mark(hak_malloc(size), size);
+    }
+    mine.heap = hak_heap_create();
+    i = 0;
+    for (size_t size : {40, 100000, 1200000}) {
+        mine.of_heap[i++] = mark(hak_heap_malloc(mine.heap, size), size);
+    }
+    return mine;
+}
+
+/* Blocks of all kinds, each with what it was given. Returns the argument if something is wrong. */
+void *use_all_kinds(void *wrong)
+{
+    struct {
+        unsigned char *p;
+        size_t size;
+    } blocks[24];
+    unsigned char mark = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(&blocks) >> 12);
+    size_t i = 0;
+    for (auto &block : blocks) {
+        block.size = i % 12 == 11 ? 1200000 : i % 4 == 3 ? 100000 : 17 * (i + 1) * (i + 1);
+        block.p = static_cast<unsigned char *>(hak_malloc(block.size));
+        if (!block.p) {
+            return wrong;
+        }
+        memset(block.p, mark, block.size < 5000 ? block.size : 16);
+        block.p[block.size - 1] = mark;
+        i++;
+    }
+    for (auto &block : blocks) {
+        unsigned char *p = static_cast<unsigned char *>(hak_realloc(block.p, block.size + 5000));
+        if (!p || p[0] != mark || p[block.size - 1] != mark) {
+            return wrong;
+        }
+        hak_free(p);
+    }
+    return nullptr;
+}
+
+/* In the child, which lacks the holder: it goes on for ever, with limbo if it must. Returns what is
+   wrong. */
+int live_on(const belongings &mine)
+{
+    alarm(60);
+    hak_gate_leave();
+    for (unsigned char *p : {static_cast<unsigned char *>(mine.blocks[3]),
+                             static_cast<unsigned char *>(mine.of_heap[2])}) {
+        if (p[0] != 7 || p[1199999] != 7) {
+            return 11;
+        }
+    }
+    pthread_t threads[3];
+    for (pthread_t &thread : threads) {
+        if (pthread_create(&thread, nullptr, use_all_kinds, &thread)) {
+            return 12;
+        }
+    }
+    int result = use_all_kinds(&result) ? 13 : 0;
+    for (pthread_t thread : threads) {
+        void *wrong = nullptr;
+        if (pthread_join(thread, &wrong) || wrong) {
+            result = 14;
+        }
+    }
+    void *moved = hak_realloc(mine.blocks[0], 500000);
+    if (!moved || *static_cast<char *>(moved) != 7) {
+        return 15;
+    }
+    hak_free(moved);
+    for (size_t i = 1; i < 4; i++) {
+        hak_free(mine.blocks[i]);
+    }
+    hak_free(mine.of_heap[1]);
+    if (!hak_heap_malloc(mine.heap, 100) || !hak_heap_malloc(mine.heap, 200000)) {
+        return 16;
+    }
+    hak_heap_destroy(mine.heap);
+    struct hak_heap *heap = hak_heap_create();
+    if (!heap || !hak_heap_malloc(heap, 4000000)) {
+        return 17;
+    }
+    hak_heap_destroy(heap);
+    (void)hak_purge();
+    return hak_verify() ? 18 : result;
+}
+
+struct held_work {
+    const char *name;
+    void (*work)();
+};
+
+void step_alone(void (*work)())
+{
+    static void *left[4];    /* in slabs of a thread that has ended */
+    hak_free(hak_malloc(1)); /* it has a heap */
+    work();
+    std::thread([] {
+        for (void *&p : left) {
+            p = hak_malloc(20000);
+        }
+    }).join();
+    with_flag(work);
+    for (void *p : left) {
+        hak_free(p);
+    }
+    is_there = true;
+}
+
+/* Forks while the thread is at that instruction of its work; returns the ranks that it held. */
+unsigned fork_beside(const held_work &at)
+{
+    belongings mine = make_belongings();
+    step = 0;
+    is_there = may_go_on = false;
+    std::thread other(step_alone, at.work);
+    while (!is_there) {
+        usleep(200);
+    }
+    unsigned held = 0;
+    auto see = [](struct lock *lock, void *all) {
+        *static_cast<unsigned *>(all) |= lock->word ? 1u << lock->rank : 0;
+    };
+    hak_lock_for_each(see, &held);
+    EXPECT_EQ(hak_gate_enter(), 1); /* what a handler interrupted */
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(live_on(mine));
+    }
+    hak_gate_leave();
+    int status = -1;
+    EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_EQ(status, 0) << at.name << ", after instruction " << stop_at << ", ranks " << held;
+    may_go_on = true;
+    other.join();
+    for (void *p : mine.blocks) {
+        hak_free(p);
+    }
+    hak_heap_destroy(mine.heap);
+    return held;
+}
+
+/* Whatever another thread was changing, and whichever lock it holds, the child lives: with what is
+   mended, or on limbo for ever. */
+TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
+{
+    if (HAK_DEBUG || HAK_SECURE || HAK_TINY_OR(1, 0)) {
+        GTEST_SKIP() << "the same locks, and too many instructions to step through";
+    }
+    static void *blocks[60];
+    const held_work works[] = {
+        {"small blocks",
+         [] {
+             for (void *&p : blocks) {
+                 p = hak_malloc(20000);
+             }
+             for (void *p : blocks) {
+                 hak_free(p);
+             }
+         }},
+        {"spans and ranges",
+         [] {
+             void *p = hak_malloc(3 << 20), *q = hak_malloc(150000);
+             p = hak_realloc(p, 9 << 20);
+             hak_free(q);
+             hak_free(p);
+         }},
+        {"heaps of one's own",
+         [] {
+             struct hak_heap *heap = hak_heap_create();
+             if (heap) {
+                 hak_free(hak_heap_malloc(heap, 100));
+                 (void)!hak_heap_malloc(heap, 100000);
+                 (void)!hak_heap_malloc(heap, 3 << 20);
+                 hak_heap_destroy(heap);
+             }
+         }},
+    };
+    struct sigaction action = {}, old;
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = count_or_wait;
+    sigaction(SIGTRAP, &action, &old);
+    clock_now = hak_os_real_ops.clock_ns();
+    hak_os_ops.clock_ns = clock_that_stands; /* else each step takes as long as an epoch's work */
+    hak_os_ops.futex_wait_ms = no_wait;
+    unsigned all = 0;
+    int n_forks = 0;
+    for (const held_work &at : works) {
+        stop_at = INT_MAX;
+        memset(n_under, 0, sizeof n_under);
+        std::thread(step_alone, at.work).join();
+        for (stop_under = 1; stop_under < 1u << LOCK_N_RANKS && !HasFailure(); stop_under++) {
+            if (n_under[stop_under]) {
+                stop_at = n_under[stop_under] / 2 + 1;
+                all |= fork_beside(at);
+                n_forks++;
+            }
+        }
+    }
+    EXPECT_GE(n_forks, 12);
+    for (lock_rank rank : {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED,
+                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL}) {
+        EXPECT_TRUE(all >> rank & 1) << "no fork while a lock of rank " << rank << " was held";
+    }
+    hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
+    hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
+    sigaction(SIGTRAP, &old, nullptr);
+    (void)hak_purge();
     EXPECT_EQ(look(), 0);
 }
 

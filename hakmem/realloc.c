@@ -209,55 +209,90 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
     return hak_entry_now()->realloc(p, size, NULL, 0);
 }
 
-/* On its own, so that what stays in place needs no stack. */
-static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
+static HAK_ALWAYS_INLINE size_t offset_of(const struct theap *heap, const struct bin *bin)
 {
-    static const struct realloc_way way = {.take = own_take, .give = own_give};
-    if (HAK_UNLIKELY(own.heap->is_metered &&
-                     !hak_tc_bin_first(hak_fast_bin_to_take_from(own.heap, size)))) {
-        return slow_realloc(p, size); /* who meters fills the bin */
-    }
-    return move(&way, NULL, p, hak_tc_bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
+    return (size_t)((const char *)bin - (const char *)heap);
 }
 
-static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, const struct bin *bin, void *p,
+/* Blocks of other sizes, and where a bin is empty or full. */
+static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin, void *p,
+                                       size_t size)
+{
+    static const struct realloc_way way = {.take = own_take, .give = own_give};
+    struct own_block own = {heap, offset_of(heap, bin)};
+    if (HAK_UNLIKELY(
+            size - 1 >= SC_SMALL_MAX ||
+            (heap->is_metered && !hak_tc_bin_first(hak_fast_bin_to_take_from(heap, size))))) {
+        return slow_realloc(p, size); /* who meters fills the bin */
+    }
+    return move(&way, NULL, p, bin->size, size, 0, &own);
+}
+
+#define PIECE 64u
+
+static HAK_ALWAYS_INLINE void copy_piece(char *to, const char *from, size_t size)
+{
+    __builtin_memcpy(to, from, size);
+}
+
+/* A block's first n bytes and, up to a multiple of the alignment of blocks, more. A call of memcpy
+   would need a stack frame, and looks at the size several times. */
+static HAK_ALWAYS_INLINE void copy(char *to, const char *from, size_t n)
+{
+    if (n <= PIECE) {
+        for (size_t at = 0; at < n; at += SC_MIN_ALIGN) {
+            copy_piece(to + at, from + at, SC_MIN_ALIGN);
+        }
+        return;
+    }
+    size_t last = ((n + SC_MIN_ALIGN - 1) & ~(size_t)(SC_MIN_ALIGN - 1)) - PIECE, at = 0;
+    do {
+        copy_piece(to + at, from + at, PIECE);
+        at += PIECE;
+    } while (at < last);
+    copy_piece(to + last, from + last, PIECE);
+}
+
+/* Both blocks are tiny, and both bins as they mostly are. */
+static HAK_NOINLINE void *move_own(struct theap *heap, struct bin *bin, void *p, size_t size)
+{
+    if (HAK_UNLIKELY(size - 1 >= SC_TINY_MAX || bin->room <= 0)) {
+        return move_own_any(heap, bin, p, size);
+    }
+    void *block = hak_tc_bin_take(hak_fast_bin_to_take_from(heap, size));
+    if (HAK_UNLIKELY(!block)) {
+        return move_own_any(heap, bin, p, size);
+    }
+    copy(block, p, size < bin->size ? size : bin->size);
+    hak_validate_free(p);
+    hak_tc_mark_free(heap, p);
+    hak_tc_bin_push(bin, p);
+    return block;
+}
+
+static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, struct bin *bin, void *p,
                                            size_t size)
 {
-    size_t offset = (size_t)((const char *)bin - (const char *)heap);
-    return hak_realloc_fits(bin->size, size) ? p
-                                             : move_own((struct own_block){heap, offset}, p, size);
+    size_t least = bin->least;
+    return HAK_LIKELY(size - least <= bin->size - least) ? p : move_own(heap, bin, p, size);
 }
 
 /* The block's first word may be a link: the program may not have written to it. */
-static HAK_NOINLINE void *realloc_unknown(struct theap *heap, const struct bin *bin, void *p,
-                                          size_t size)
+static HAK_NOINLINE void *realloc_unknown(struct theap *heap, struct bin *bin, void *p, size_t size)
 {
     return hak_plain_is_in_use(heap, bin, p) ? realloc_own(heap, bin, p, size)
                                              : slow_realloc(p, size);
 }
 
-/* A program that writes less than a word, or a word that is no multiple of a block's alignment,
-   breaks a link. */
-static HAK_NOINLINE void *realloc_unwritten(struct theap *heap, const struct bin *bin, void *p,
-                                            size_t size)
-{
-    if (HAK_LIKELY(!HAK_VALIDATE && hak_link_is_crooked(p) && bin->head != p &&
-                   heap->last_slot->head != p)) {
-        return realloc_own(heap, bin, p, size);
-    }
-    return realloc_unknown(heap, bin, p, size);
-}
-
 void *hak_realloc(void *p, size_t size)
 {
     struct theap *heap = atomic_load_relaxed(&hak_self);
-    const struct bin *bin =
-        HAK_LIKELY(size - 1 < SC_SMALL_MAX) ? hak_fast_bin_in_own_slab(heap, p) : NULL;
+    struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
     if (HAK_UNLIKELY(!bin)) {
         return slow_realloc(p, size);
     }
     if (HAK_UNLIKELY(!hak_fast_is_in_use(heap, bin, p))) {
-        return realloc_unwritten(heap, bin, p, size);
+        return realloc_unknown(heap, bin, p, size);
     }
     return realloc_own(heap, bin, p, size);
 }

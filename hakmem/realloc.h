@@ -6,6 +6,7 @@
 #include "base/internal.h"
 
 #include "base/attributes.h"
+#include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN
 
@@ -42,7 +43,7 @@ struct hak_heap *hak_realloc_home(struct hak_heap *heap, const void *p);
 /* Shrinking may leave at most half of the block unused; small blocks stay whatever is asked. */
 static inline int hak_realloc_fits(size_t usable, size_t size)
 {
-    return size <= usable && (size >= usable / 2 || usable <= 128);
+    return size <= usable && size >= hak_sc_least_kept(usable);
 }
 
 HAK_EXTERN_C_END

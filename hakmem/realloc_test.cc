@@ -8,6 +8,7 @@
 
 #include "base/link.h"
 #include "base/stats.h"
+#include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/plain.h"
 #include "heap/theap.h"
@@ -73,7 +74,13 @@ TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
     hak_link_write(p, other);
     EXPECT_EQ(is_in_use(p), is_release) << "of another class";
     hak_link_write(p, same + 1);
-    EXPECT_EQ(hak_link_is_crooked(p), 1) << "not the start of a block";
+    struct theap *heap = hak_theap_own;
+    const struct bin *bin = &heap->bins[TAG_CLASS(hak_map_find(p).tag)];
+    EXPECT_EQ(hak_fast_is_in_use(heap, bin, p), is_release) << "not the start of a block";
+    hak_link_write(p, p + SC_MIN_ALIGN);
+    EXPECT_EQ(hak_fast_is_in_use(heap, bin, p), is_release) << "nor of one of this class";
+    hak_link_set(p, nullptr);
+    EXPECT_EQ(hak_fast_is_in_use(heap, bin, p), 0) << "the end of a list";
     hak_link_write(p, &is_release);
     EXPECT_EQ(is_in_use(p), 0) << "of what the map does not show: it may be beyond the view";
     hak_link_write(p, same);
@@ -94,6 +101,47 @@ TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
     hak_free(same);
 }
 
+/* From every class to every other, with each number of bytes around the ends of the copy. */
+TEST_F(Realloc, KeepsWhatWasInTheBlock)
+{
+    for (size_t from = 1; from <= 1200; from += from % 16 == 15 ? 1 : 7) {
+        for (size_t to :
+             {1, 15, 16, 17, 63, 64, 65, 79, 80, 81, 127, 128, 129, 500, 1009, 1024, 3000}) {
+            unsigned char *p = static_cast<unsigned char *>(hak_malloc(from));
+            unsigned char *next = static_cast<unsigned char *>(hak_malloc(to));
+            for (size_t i = 0; i < from; i++) {
+                p[i] = static_cast<unsigned char>(i * 7 + 1);
+            }
+            memset(next, 0xEE, to);
+            hak_free(next); /* p may move there */
+            p = static_cast<unsigned char *>(hak_realloc(p, to));
+            for (size_t i = 0; i < from && i < to; i++) {
+                ASSERT_EQ(p[i], static_cast<unsigned char>(i * 7 + 1)) << from << " to " << to;
+            }
+            EXPECT_GE(hak_usable_size(p), to);
+            hak_free(p);
+        }
+    }
+}
+
+TEST_F(Realloc, StaysWhereAtMostHalfIsUnused)
+{
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "a block ends where its owner's bytes do";
+    }
+    for (size_t size : {16, 128, 144, 512, 1024, 2048, 32768}) {
+        for (size_t to = 1; to <= size; to += to < 200 ? 1 : 50) {
+            void *p = hak_malloc(size);
+            size_t usable = hak_usable_size(p);
+            uintptr_t was = reinterpret_cast<uintptr_t>(p);
+            void *q = hak_realloc(p, to);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(q) == was, usable <= 128 || to >= usable / 2)
+                << size << " to " << to;
+            hak_free(q);
+        }
+    }
+}
+
 TEST_F(Realloc, AFreedBlockIsFound)
 {
     const size_t n = 2000;
@@ -112,8 +160,9 @@ TEST_F(Realloc, AFreedBlockIsFound)
     EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
     hak_tc_flush(hak_theap_own);
     EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
-    /* Whatever its link leads to by now. */
-    char *other = static_cast<char *>(hak_malloc(64));
+    /* Whatever class its link leads to by now: the place is one of a block of 1,024 bytes. */
+    char *other = static_cast<char *>(hak_malloc(2048));
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(other) % 1024, 0u);
     hak_link_write(freed, other);
     EXPECT_DEATH((void)hak_realloc(freed, 300), "freed block given to realloc");
     memset(freed, 0, sizeof(int64_t)); /* as by a purge */

@@ -60,7 +60,7 @@ static void init_metered(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         hak_tc_bin_set(&heap->metered[c], NULL);
         heap->metered[c].room = 0;
-        heap->metered[c].size = hak_sc_table[c].size;
+        heap->metered[c].size = (uint16_t)hak_sc_table[c].size;
     }
     heap->has_metered = 1;
 }
@@ -143,7 +143,8 @@ void hak_tc_init(struct theap *heap)
         bin->room = (int32_t)heap->limits[c];
         bin->magic = hak_sc_table[c].magic;
         bin->limit = hak_sc_table[c].limit;
-        bin->size = hak_sc_table[c].size;
+        bin->size = (uint16_t)hak_sc_table[c].size;
+        bin->least = (uint16_t)hak_sc_least_kept(bin->size);
         heap->spares[c] = (struct spare){NULL, 0};
     }
     if (!heap->tiny_bin[TINY_GRANULES - 1]) { /* later other threads write it too */

@@ -75,7 +75,7 @@ struct bin {
     int32_t room;
     uint32_t magic,
         limit; /* of the class, for the check that a freed pointer is the start of a block */
-    uint32_t size;
+    uint16_t size, least; /* of the class; realloc to `least` bytes or more leaves a block there */
     /* common.h: */
     uint16_t common_uses;
     uint16_t common_blocks;
