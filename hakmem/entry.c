@@ -25,6 +25,7 @@ const struct entry_table hak_entry_plain = {
 static const struct entry_table first_table;
 int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
+int (*hak_entry_free_inner)(void *p);
 uint32_t hak_entry_asked;
 void (*hak_entry_answer)(void);
 int (*hak_entry_walk)(const struct hak_heap *heap,

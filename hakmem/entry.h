@@ -124,6 +124,10 @@ extern int (*hak_entry_walk)(const struct hak_heap *heap,
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 
+/* Likewise: frees a block that the layer has put behind the start of another one; 0 if it knows
+   none there. So its own `free` need not look: plain.c calls this instead of ending the process. */
+extern int (*hak_entry_free_inner)(void *p) HAK_HIDDEN;
+
 /* A request from outside of the process (profile_layout.h), and what answers it, set by a layer at
    its start. Looked at on slow paths of malloc with no lock held, outside of the gate. */
 extern uint32_t hak_entry_asked HAK_HIDDEN;

@@ -131,6 +131,13 @@ static void draw(struct theap *heap, uint32_t size_class, size_t period)
         hak_profile_blocks(random_(), doubled(period, shift), hak_sc_table[size_class].size);
 }
 
+/* Of the bytes that come, as a new line: they have no past. */
+static void draw_large(const struct theap *heap, size_t period)
+{
+    own.large_shift = heap->meter_budget.shift;
+    own.large_left = (int64_t)hak_profile_distance(random_(), doubled(period, own.large_shift));
+}
+
 /* Of a class whose next block is not sampled, what comes behind that block has no past. */
 static HAK_COLD void draw_shorter(struct theap *heap, size_t period)
 {
@@ -139,6 +146,9 @@ static HAK_COLD void draw_shorter(struct theap *heap, size_t period)
             draw(heap, c, period);
             heap->meter_left[c]++;
         }
+    }
+    if (own.large_shift > heap->meter_budget.shift) {
+        draw_large(heap, period);
     }
 }
 
@@ -214,16 +224,9 @@ static void *sample_small(const struct request *r, size_t period, size_t natural
     return start + shift;
 }
 
-static void draw_large(const struct theap *heap, size_t period)
+static void sample_large(void *p, size_t size, struct hak_heap *heap, size_t period,
+                         const void *caller)
 {
-    own.large_shift = heap->meter_budget.shift;
-    own.large_left = (int64_t)hak_profile_distance(random_(), doubled(period, own.large_shift));
-}
-
-static HAK_NOINLINE void sample_large(void *p, size_t size, struct hak_heap *heap, size_t period,
-                                      const void *caller)
-{
-    int saved = errno;
     size_t usable = usable_below(p);
     struct profile_sample sample = {.heap = heap,
                                     .start = p,
@@ -235,29 +238,46 @@ static HAK_NOINLINE void sample_large(void *p, size_t size, struct hak_heap *hea
     spend(hak_theap_own, period);
     draw_large(hak_theap_own, period);
     hak_profile_mind();
+}
+
+/* The line of bytes ends within this block, or was of another epoch. Behind a block that hakmem asks
+   for itself a new line begins. */
+static HAK_NOINLINE void end_large(void *p, size_t size, struct hak_heap *heap, const void *caller)
+{
+    int saved = errno;
+    size_t period = period_now();
+    uint32_t now = atomic_load_relaxed(&epoch);
+    if (!period) {
+        own.large_left = INT64_MAX; /* until the epoch changes */
+        own.large_epoch = now;
+        return;
+    }
+    if (own.large_epoch != now) {
+        own.large_epoch = now;
+        draw_large(hak_theap_own, period);
+        own.large_left -= (int64_t)size;
+    }
+    if (own.large_left < 0 && own.is_busy) {
+        draw_large(hak_theap_own, period);
+    } else if (own.large_left < 0) {
+        own.is_busy = 1;
+        sample_large(p, size ? size : 1, heap, period, caller);
+        own.is_busy = 0;
+    }
     errno = saved;
 }
 
 /* A block above 32 KiB, which lies as it is; or any of the secure variant that has moved. What it
    takes is asked for only if it is sampled: the distance is counted in bytes that were asked for.
  */
-static void count_large(void *p, size_t size, struct hak_heap *heap, const void *caller)
+static HAK_ALWAYS_INLINE void count_large(void *p, size_t size, struct hak_heap *heap,
+                                          const void *caller)
 {
-    size_t period = period_now();
-    if (!p || own.is_busy || !period) {
-        return;
+    if (HAK_LIKELY(p != NULL) &&
+        (HAK_UNLIKELY(own.large_epoch != atomic_load_relaxed(&epoch)) ||
+         HAK_UNLIKELY((own.large_left -= (int64_t)size) < 0))) {
+        end_large(p, size, heap, caller);
     }
-    own.is_busy = 1;
-    uint32_t now = atomic_load_relaxed(&epoch);
-    if (own.large_epoch != now || own.large_shift > hak_theap_own->meter_budget.shift) {
-        own.large_epoch = now;
-        draw_large(hak_theap_own, period);
-    }
-    own.large_left -= (int64_t)size;
-    if (own.large_left < 0) {
-        sample_large(p, size ? size : 1, heap, period, caller);
-    }
-    own.is_busy = 0;
 }
 
 /* --- small requests --- */
@@ -586,44 +606,63 @@ static int take(const void *p, struct profile_sample *sample)
     return 1;
 }
 
-static HAK_NOINLINE void slow_free(void *p)
+/* Frees p and what was taken with it, if it was sampled; else returns 0. */
+static int free_sampled(void *p)
 {
     struct profile_sample sample;
-    if (take(p, &sample)) {
-        below()->free(sample.start);
-        drop_place(sample.place);
-        return;
+    if (!take(p, &sample)) {
+        return 0;
     }
-    below()->free(p);
+    below()->free(sample.start);
+    drop_place(sample.place);
+    return 1;
 }
 
-static HAK_NOINLINE void free_by_tag(struct theap *heap, void *p, uint32_t tag)
+static HAK_NOINLINE void slow_free(void *p)
 {
-    const struct entry_table *table = below();
-    const struct bin *bin = &heap->bins[TAG_CLASS(tag)];
+    if (!free_sampled(p)) {
+        below()->free(p);
+    }
+}
+
+/* Where blocks lie elsewhere than the plain functions have put them, or they are looked at. */
+static HAK_NOINLINE void free_otherwise(void *p)
+{
+    uint32_t tag = hak_map_view_tag(&hak_theap_own->view, p);
+    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    /* Certainly not sampled. */
     if (!HAK_SECURE && HAK_LIKELY(TAG_IS_SLAB(tag)) &&
-        HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))) {
-        if (!HAK_VALIDATE && HAK_LIKELY(table == &hak_entry_plain)) {
-            hak_plain_free_by_tag(p, tag);
-        } else {
-            table->free(p);
-        }
+        HAK_LIKELY(hak_sc_is_block(offset, row->magic, row->limit))) {
+        below()->free(p); /* certainly not sampled */
         return;
     }
     slow_free(p);
 }
 
+/* What is not in a slab, or beyond the thread's view. */
+static HAK_NOINLINE void free_elsewhere(void *p, uint32_t tag)
+{
+    if (!tag || hak_profile_may_have(p)) {
+        slow_free(p);
+        return;
+    }
+    hak_plain_free_by_tag(p, tag);
+}
+
+/* As the plain function does it. Of a small block, which lies behind the start of another one if it
+   was sampled, that one asks (hak_entry_free_inner). */
 static void profile_free(void *p)
 {
     struct theap *heap = hak_theap_own;
     uint32_t tag = hak_map_view_tag(&heap->view, p);
-    /* First what is frequent, as the plain function does it: another heap's block, whose start it
-       is. */
-    if (HAK_SECURE || HAK_VALIDATE || HAK_UNLIKELY(below() != &hak_entry_plain) ||
-        HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
-        free_by_tag(heap, p, tag);
+    if (HAK_SECURE || HAK_VALIDATE || HAK_UNLIKELY(below() != &hak_entry_plain)) {
+        free_otherwise(p);
+    } else if (HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
+        if (HAK_UNLIKELY(!TAG_IS_SLAB(tag))) {
+            free_elsewhere(p, tag);
+            return;
+        }
+        hak_plain_free_by_tag(p, tag);
     }
 }
 
@@ -805,6 +844,7 @@ int hak_profile_begin(size_t period)
     atomic_store_relaxed(&hak_profile_last_period, period);
     atomic_store_release(&hak_profile_period, period);
     (void)atomic_add_relaxed(&epoch, 1u);
+    atomic_store_release(&hak_entry_free_inner, free_sampled);
     atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_METERED);
     hak_entry_add(&hak_profile_layer);
     hak_profile_leave();
