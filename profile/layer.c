@@ -27,7 +27,9 @@
    or if it is one of a few blocks. */
 #define BATCH          HAK_TINY_OR(2u, 128u)
 #define CALLS_A_REFILL HAK_TINY_OR(2u, 32u)
-#define FEW            HAK_TINY_OR(0u, 3u)
+#define FEW            HAK_TINY_OR(0u, 7u)
+/* In `meter_shift`: nothing was drawn for the class in this epoch yet. */
+#define UNDRAWN 255u
 
 size_t hak_profile_period;
 size_t hak_profile_last_period;
@@ -127,7 +129,7 @@ static void draw(struct theap *heap, uint32_t size_class, size_t period)
 {
     uint32_t shift = heap->meter_budget.shift;
     heap->meter_shift[size_class] = (uint8_t)shift;
-    heap->meter_left[size_class] =
+    heap->metered[size_class].left =
         hak_profile_blocks(random_(), doubled(period, shift), hak_sc_table[size_class].size);
 }
 
@@ -142,9 +144,9 @@ static void draw_large(const struct theap *heap, size_t period)
 static HAK_COLD void draw_shorter(struct theap *heap, size_t period)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        if (heap->meter_left[c] && heap->meter_shift[c] > heap->meter_budget.shift) {
+        if (heap->metered[c].left && heap->meter_shift[c] > heap->meter_budget.shift) {
             draw(heap, c, period);
-            heap->meter_left[c]++;
+            heap->metered[c].left++;
         }
     }
     if (own.large_shift > heap->meter_budget.shift) {
@@ -282,11 +284,13 @@ static HAK_ALWAYS_INLINE void count_large(void *p, size_t size, struct hak_heap 
 
 /* --- small requests --- */
 
-static HAK_COLD void begin_epoch(struct theap *heap, size_t period, uint32_t now)
+/* A class's first distance is drawn when the class is used. */
+static HAK_COLD void begin_epoch(struct theap *heap, uint32_t now)
 {
     hak_profile_begin_budget(&heap->meter_budget, &hak_profile_limit, hak_profile_now_ms());
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        draw(heap, c, period);
+        heap->metered[c].left = 0;
+        heap->meter_shift[c] = UNDRAWN;
     }
     heap->meter_epoch = now;
 }
@@ -304,7 +308,7 @@ static void push_list(struct bin *bin, void *list)
 static void *pass_some(struct theap *heap, const struct request *r, uint32_t size_class)
 {
     if (!hak_tc_bin_first(&heap->metered[size_class])) {
-        uint32_t *left = &heap->meter_left[size_class];
+        uint32_t *left = &heap->metered[size_class].left;
         *left -= hak_tc_meter(heap, size_class, *left);
     }
     void *block = hak_tc_bin_take(&heap->metered[size_class]);
@@ -318,8 +322,8 @@ static void *pass_some(struct theap *heap, const struct request *r, uint32_t siz
 static void *pass(struct theap *heap, const struct request *r, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
-    int is_metered = heap->is_metered && !r->heap;
-    if (is_metered && hak_tc_count(heap, size_class) > heap->meter_left[size_class]) {
+    int is_metered = atomic_load_acquire(&heap->is_metered) && !r->heap;
+    if (is_metered && hak_tc_count(heap, size_class) > heap->metered[size_class].left) {
         return pass_some(heap, r, size_class);
     }
     void *few = is_metered ? hak_tc_bin_first(bin) : NULL;
@@ -329,11 +333,11 @@ static void *pass(struct theap *heap, const struct request *r, uint32_t size_cla
         bin->room = heap->limits[size_class];
     }
     void *block = ask(r, r->size);
-    if (block && heap->meter_left[size_class]) {
-        heap->meter_left[size_class]--;
+    if (block && heap->metered[size_class].left) {
+        heap->metered[size_class].left--;
     }
     if (is_metered && !hak_tc_bin_first(&heap->metered[size_class])) {
-        uint32_t *left = &heap->meter_left[size_class];
+        uint32_t *left = &heap->metered[size_class].left;
         *left -= hak_tc_meter(heap, size_class, *left);
     }
     if (few && HAK_LIKELY(!hak_tc_bin_first(bin))) {
@@ -355,9 +359,16 @@ static HAK_NOINLINE void *small(const struct request *r, uint32_t size_class)
     }
     uint32_t now = atomic_load_relaxed(&epoch);
     if (HAK_UNLIKELY(heap->meter_epoch != now)) {
-        begin_epoch(heap, period, now);
+        begin_epoch(heap, now);
     }
-    if (HAK_LIKELY(heap->meter_left[size_class] != 0)) {
+    if (HAK_UNLIKELY(heap->meter_lists != now) && atomic_load_acquire(&heap->is_metered)) {
+        heap->meter_lists = now; /* the metered bins have been made */
+    }
+    if (HAK_UNLIKELY(!heap->metered[size_class].left &&
+                     heap->meter_shift[size_class] == UNDRAWN)) {
+        draw(heap, size_class, period);
+    }
+    if (HAK_LIKELY(heap->metered[size_class].left != 0)) {
         void *block = pass(heap, r, size_class);
         if (HAK_UNLIKELY(atomic_load_relaxed(&hak_profile_due) != 0)) {
             hak_profile_mind();
@@ -402,7 +413,7 @@ static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_clas
     struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
     void *first = bin->head;
     int64_t link = *(int64_t *)first;
-    heap->meter_left[size_class] -= count;
+    heap->metered[size_class].left -= count;
     bin->head = (void *)(uintptr_t)hak_link_end;
     bin->room = heap->limits[size_class];
     if (HAK_UNLIKELY(hak_link_decode(&link))) {
@@ -418,54 +429,49 @@ static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_clas
    blocks, which cost about as much as so many calls. */
 static HAK_ALWAYS_INLINE int is_long(struct theap *heap, uint32_t size_class, uint32_t count)
 {
-    return HAK_LIKELY(count >= BATCH) ||
-           (count > FEW && ++heap->meter_short[size_class] % CALLS_A_REFILL);
+    uint8_t *calls = &heap->meter_short[size_class];
+    *calls = (uint8_t)(*calls + 256 / CALLS_A_REFILL);
+    return HAK_LIKELY(count > FEW && *calls != 0) || count >= BATCH;
 }
 
 /* The heap if what is allocated may be metered without a further look, else NULL. */
 static HAK_ALWAYS_INLINE struct theap *metered_heap(void)
 {
     struct theap *heap = hak_theap_own;
-    return HAK_LIKELY(heap->is_metered && heap->meter_epoch == atomic_load_relaxed(&epoch)) ? heap
-                                                                                            : NULL;
+    return HAK_LIKELY(heap->meter_lists == atomic_load_relaxed(&epoch)) ? heap : NULL;
 }
 
-/* A block from the bin's list, which goes to the metered bin; NULL if one of its blocks is to be
-   sampled, or it is short. */
-static HAK_ALWAYS_INLINE void *metered(struct theap *heap, uint32_t size_class, uint32_t count,
-                                       uint32_t left)
-{
-    if (HAK_UNLIKELY(count - 1 >= left) || !is_long(heap, size_class, count)) {
-        return NULL;
-    }
-    return meter_rest(heap, size_class, count);
-}
-
-/* For calls other than malloc. */
+/* For calls other than malloc: a block from the bin's list, which goes to the metered bin; NULL if
+   one of its blocks is to be sampled, or it is short. */
 static HAK_NOINLINE void *try_metered(uint32_t size_class)
 {
     struct theap *heap = metered_heap();
     if (!heap) {
         return NULL;
     }
-    if (hak_tc_bin_first(&heap->metered[size_class])) {
-        return take_left(&heap->metered[size_class]);
+    struct bin *to = &heap->metered[size_class];
+    uint32_t count = hak_tc_count(heap, size_class);
+    if (hak_tc_bin_first(to)) {
+        return take_left(to);
     }
-    return metered(heap, size_class, hak_tc_count(heap, size_class), heap->meter_left[size_class]);
+    return HAK_LIKELY(count - 1 < to->left) && is_long(heap, size_class, count)
+               ? meter_rest(heap, size_class, count)
+               : NULL;
 }
 
 /* --- the table --- */
 
-static HAK_NOINLINE void *large_malloc(size_t size, const void *caller)
+/* These are called as the last thing a function does, so that their caller is its caller. */
+static HAK_NOINLINE void *large_malloc(size_t size)
 {
     void *p = below()->malloc(size);
-    count_large(p, size, NULL, caller);
+    count_large(p, size, NULL, __builtin_return_address(0));
     return p;
 }
 
-static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
+static HAK_NOINLINE void *slow_malloc(size_t size)
 {
-    struct request r = {size, SC_MIN_ALIGN, 0, NULL, caller};
+    struct request r = {size, SC_MIN_ALIGN, 0, NULL, __builtin_return_address(0)};
     return small(&r, hak_sc_of(size));
 }
 
@@ -473,8 +479,8 @@ static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
    into the bin. */
 static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t size)
 {
-    uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
-    struct bin *bin = &heap->bins[size_class];
+    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
+    uint32_t count = hak_tc_count(heap, size_class), left = to->left;
     void *few = bin->head;
     if (count) {
         hak_tc_bin_set(bin, NULL);
@@ -482,10 +488,10 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
     }
     void *block = below()->malloc(size);
     uint32_t more = hak_tc_count(heap, size_class);
-    heap->meter_left[size_class] = left - (block != NULL);
-    if (HAK_LIKELY(more - 1 < left - 1 && !hak_tc_bin_first(&heap->metered[size_class]))) {
+    to->left = left - (block != NULL);
+    if (HAK_LIKELY(more - 1 < left - 1 && !hak_tc_bin_first(to))) {
         meter_all(heap, size_class, more);
-        heap->meter_left[size_class] -= more;
+        to->left -= more;
         more = 0;
     }
     if (count && HAK_LIKELY(!more)) {
@@ -497,33 +503,35 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
     return block;
 }
 
-static HAK_ALWAYS_INLINE void *malloc_for(size_t size, const void *caller)
+/* The metered bin has blocks, or the bin has none, or few, or one that is to be sampled. */
+static HAK_NOINLINE void *other_malloc(size_t size)
 {
-    if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
-        return large_malloc(size, caller);
+    struct theap *heap = hak_theap_own;
+    uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+    struct bin *to = &heap->metered[size_class];
+    if (HAK_UNLIKELY(hak_tc_bin_first(to) != NULL)) {
+        return take_left(to);
     }
-    struct theap *heap = metered_heap();
-    if (HAK_UNLIKELY(!heap)) {
-        return slow_malloc(size, caller);
-    }
-    uint32_t size_class = hak_sc_of(size);
-    uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
-    if (HAK_UNLIKELY(hak_tc_bin_first(&heap->metered[size_class]) != NULL)) {
-        return take_left(&heap->metered[size_class]);
-    }
-    if (HAK_LIKELY(count - 1 < left)) {
-        if (HAK_LIKELY(is_long(heap, size_class, count))) {
-            return meter_rest(heap, size_class, count);
-        }
-    } else if (count || !left) {
-        return slow_malloc(size, caller);
-    }
-    return refill(heap, size_class, size);
+    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, size)
+                                                     : slow_malloc(size);
 }
 
 static void *profile_malloc(size_t size)
 {
-    return malloc_for(size, __builtin_return_address(0));
+    if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
+        return large_malloc(size);
+    }
+    struct theap *heap = metered_heap();
+    if (HAK_UNLIKELY(!heap)) {
+        return slow_malloc(size);
+    }
+    uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+    const struct bin *to = &heap->metered[size_class];
+    if (HAK_UNLIKELY(to->head != (const void *)hak_link_end || count - 1 >= to->left) ||
+        HAK_UNLIKELY(!is_long(heap, size_class, count))) {
+        return other_malloc(size);
+    }
+    return meter_rest(heap, size_class, count);
 }
 
 static void *profile_calloc(size_t bytes)
@@ -743,7 +751,7 @@ static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is
     const void *caller = __builtin_return_address(0);
     struct profile_sample sample;
     if (!p && !heap && !is_zeroed) {
-        return malloc_for(size, caller);
+        return profile_malloc(size);
     }
     int is_shifted = p && look(p, &sample) && sample.start != p;
     if (p && (HAK_SECURE || (size > SC_SMALL_MAX && !is_shifted))) {
@@ -864,6 +872,7 @@ int hak_profile_start(size_t period)
 void hak_profile_stop(void)
 {
     if (atomic_exchange_acq_rel(&hak_profile_period, (size_t)0)) {
+        (void)atomic_add_relaxed(&epoch, 1u); /* no list goes to a metered bin any more */
         atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_SLOW);
         hak_entry_add(&hak_profile_layer);
     }
