@@ -243,11 +243,16 @@ void hak_validate_free(const void *p)
 }
 #endif
 
-/* What does not start a block. */
+/* 1 if a layer has freed it. */
+static HAK_ALWAYS_INLINE int is_layers(void *p)
+{
+    int (*known)(void *p) = atomic_load_acquire(&hak_entry_free_known);
+    return HAK_UNLIKELY(known != NULL) && known(p);
+}
+
 static HAK_COLD void free_inner(void *p)
 {
-    int (*known)(void *p) = atomic_load_acquire(&hak_entry_free_inner);
-    HAK_CHECK(known && known(p), "invalid pointer freed (not the start of a block)", p);
+    HAK_CHECK(is_layers(p), "invalid pointer freed (not the start of a block)", p);
 }
 
 /* A block of a slab: ours but beyond the view of the map, another heap's, or one that the fast path
@@ -320,6 +325,9 @@ static void free_large(void *p, uint32_t tag)
 static HAK_NOINLINE void free_elsewhere(void *p)
 {
     struct map_entry entry = hak_map_find(p);
+    if (!TAG_IS_SLAB(entry.tag) && is_layers(p)) {
+        return;
+    }
     if (entry.tag == 0 && hak_fallback_free(p)) {
         return;
     }

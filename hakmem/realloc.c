@@ -209,15 +209,26 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
     return hak_entry_now()->realloc(p, size, NULL, 0);
 }
 
-/* On its own, so that what stays in place needs no stack. */
+/* The bin is empty. Who meters fills it: NULL if the layer must see the call. */
+static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size)
+{
+    void *(*pass)(size_t size) = atomic_load_acquire(&hak_entry_pass);
+    return HAK_LIKELY(!atomic_load_relaxed(&heap->is_metered)) || !pass ? hak_plain_malloc(size)
+                                                                         : pass(size);
+}
+
+/* On its own, so that what stays in place needs no stack. What was taken is a block of the same
+   process's: own_take, for a heap that is known. */
 static HAK_NOINLINE void *move_own(struct own_block own, void *p, size_t size)
 {
-    static const struct realloc_way way = {.take = own_take, .give = own_give};
-    if (HAK_UNLIKELY(own.heap->is_metered &&
-                     !hak_tc_bin_first(hak_fast_bin_to_take_from(own.heap, size)))) {
-        return slow_realloc(p, size); /* who meters fills the bin */
+    size_t usable = hak_tc_bin_at(own.heap, own.bin_offset)->size;
+    void *moved = hak_tc_bin_take(hak_fast_bin_to_take_from(own.heap, size));
+    if (HAK_UNLIKELY(!moved) && !(moved = own_refill(own.heap, size))) {
+        return size <= usable && !own.heap->is_metered ? p : slow_realloc(p, size);
     }
-    return move(&way, NULL, p, hak_tc_bin_at(own.heap, own.bin_offset)->size, size, 0, &own);
+    memcpy(moved, p, size < usable ? size : usable);
+    own_give(p, &own);
+    return moved;
 }
 
 static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, const struct bin *bin, void *p,

@@ -461,26 +461,26 @@ static HAK_NOINLINE void *try_metered(uint32_t size_class)
 
 /* --- the table --- */
 
-/* These are called as the last thing a function does, so that their caller is its caller. */
-static HAK_NOINLINE void *large_malloc(size_t size)
+static HAK_NOINLINE void *large_malloc(size_t size, const void *caller)
 {
     void *p = below()->malloc(size);
-    count_large(p, size, NULL, __builtin_return_address(0));
+    count_large(p, size, NULL, caller);
     return p;
 }
 
-static HAK_NOINLINE void *slow_malloc(size_t size)
+static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
 {
-    struct request r = {size, SC_MIN_ALIGN, 0, NULL, __builtin_return_address(0)};
+    struct request r = {size, SC_MIN_ALIGN, 0, NULL, caller};
     return small(&r, hak_sc_of(size));
 }
 
 /* The bin has few blocks or none: they are put aside while the layer below gives a block, and more
    into the bin. */
-static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t size)
+static HAK_ALWAYS_INLINE void *refill(struct theap *heap, uint32_t size_class, uint32_t count,
+                                      size_t size)
 {
     struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
-    uint32_t count = hak_tc_count(heap, size_class), left = to->left;
+    uint32_t left = to->left;
     void *few = bin->head;
     if (count) {
         hak_tc_bin_set(bin, NULL);
@@ -503,35 +503,69 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
     return block;
 }
 
-/* The metered bin has blocks, or the bin has none, or few, or one that is to be sampled. */
-static HAK_NOINLINE void *other_malloc(size_t size)
+/* The metered bin has blocks, or the bin has few or none; NULL if one that it has is to be sampled.
+ */
+static HAK_NOINLINE void *take_or_refill(size_t size, struct theap *heap, uint32_t size_class)
 {
-    struct theap *heap = hak_theap_own;
-    uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
     struct bin *to = &heap->metered[size_class];
+    uint32_t count = hak_tc_count(heap, size_class);
     if (HAK_UNLIKELY(hak_tc_bin_first(to) != NULL)) {
         return take_left(to);
     }
-    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, size)
-                                                     : slow_malloc(size);
+    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, count, size)
+                                                     : NULL;
 }
 
-static void *profile_malloc(size_t size)
+/* All of malloc but what is frequent. */
+static HAK_NOINLINE void *other_malloc(size_t size, const void *caller)
 {
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
-        return large_malloc(size);
+        return large_malloc(size, caller);
     }
     struct theap *heap = metered_heap();
     if (HAK_UNLIKELY(!heap)) {
-        return slow_malloc(size);
+        return slow_malloc(size, caller);
     }
     uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
-    const struct bin *to = &heap->metered[size_class];
-    if (HAK_UNLIKELY(to->head != (const void *)hak_link_end || count - 1 >= to->left) ||
-        HAK_UNLIKELY(!is_long(heap, size_class, count))) {
-        return other_malloc(size);
+    struct bin *to = &heap->metered[size_class];
+    if (HAK_LIKELY(!hak_tc_bin_first(to) && count <= to->left && to->left)) {
+        return refill(heap, size_class, count, size);
     }
-    return meter_rest(heap, size_class, count);
+    return hak_tc_bin_first(to) ? take_left(to) : slow_malloc(size, caller);
+}
+
+/* 1 if the bin's list may go to the metered bin, which is empty. */
+static HAK_ALWAYS_INLINE int may_meter(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    const struct bin *to = &heap->metered[size_class];
+    return HAK_LIKELY(to->head == (const void *)hak_link_end && count - 1 < to->left) &&
+           HAK_LIKELY(is_long(heap, size_class, count));
+}
+
+/* Alone, so that what is frequent saves no register. */
+static void *profile_malloc(size_t size)
+{
+    struct theap *heap = hak_theap_own;
+    if (HAK_LIKELY(size <= SC_SMALL_MAX && heap->meter_lists == atomic_load_relaxed(&epoch))) {
+        uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+        if (HAK_LIKELY(may_meter(heap, size_class, count))) {
+            return meter_rest(heap, size_class, count);
+        }
+    }
+    return other_malloc(size, __builtin_return_address(0));
+}
+
+/* For calls other than malloc: a block of the metered bins, or that passes them; NULL if it is to
+   be sampled, or if there is no memory. */
+static void *pass_small(size_t size)
+{
+    struct theap *heap = metered_heap();
+    if (HAK_UNLIKELY(!heap)) {
+        return NULL;
+    }
+    uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+    return HAK_LIKELY(may_meter(heap, size_class, count)) ? meter_rest(heap, size_class, count)
+                                                          : take_or_refill(size, heap, size_class);
 }
 
 static void *profile_calloc(size_t bytes)
@@ -626,52 +660,27 @@ static int free_sampled(void *p)
     return 1;
 }
 
-static HAK_NOINLINE void slow_free(void *p)
+static int free_known(void *p)
+{
+    return HAK_UNLIKELY(hak_profile_may_have(p)) && free_sampled(p);
+}
+
+/* Where a layer below has put blocks elsewhere. */
+static HAK_NOINLINE void free_otherwise(void *p)
 {
     if (!free_sampled(p)) {
         below()->free(p);
     }
 }
 
-/* Where blocks lie elsewhere than the plain functions have put them, or they are looked at. */
-static HAK_NOINLINE void free_otherwise(void *p)
-{
-    uint32_t tag = hak_map_view_tag(&hak_theap_own->view, p);
-    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
-    uint32_t offset = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    if (!HAK_SECURE && HAK_LIKELY(TAG_IS_SLAB(tag)) &&
-        HAK_LIKELY(hak_sc_is_block(offset, row->magic, row->limit))) {
-        below()->free(p); /* certainly not sampled */
-        return;
-    }
-    slow_free(p);
-}
-
-/* What is not in a slab, or beyond the thread's view. */
-static HAK_NOINLINE void free_elsewhere(void *p, uint32_t tag)
-{
-    if (!tag || hak_profile_may_have(p)) {
-        slow_free(p);
-        return;
-    }
-    hak_plain_free_by_tag(p, tag);
-}
-
-/* As the plain function does it. Of a small block, which lies behind the start of another one if it
-   was sampled, that one asks (hak_entry_free_inner). */
+/* The plain function asks about blocks that may have been sampled itself (hak_entry_free_known). */
 static void profile_free(void *p)
 {
-    struct theap *heap = hak_theap_own;
-    uint32_t tag = hak_map_view_tag(&heap->view, p);
-    if (HAK_SECURE || HAK_VALIDATE || HAK_UNLIKELY(below() != &hak_entry_plain)) {
-        free_otherwise(p);
-    } else if (HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
-        if (HAK_UNLIKELY(!TAG_IS_SLAB(tag))) {
-            free_elsewhere(p, tag);
-            return;
-        }
-        hak_plain_free_by_tag(p, tag);
+    if (!HAK_SECURE && HAK_LIKELY(below() == &hak_entry_plain)) {
+        hak_plain_free(p);
+        return;
     }
+    free_otherwise(p);
 }
 
 static size_t profile_usable_size(const void *p)
@@ -706,9 +715,8 @@ static void *take_for_realloc(struct hak_heap *heap, size_t size, int is_growing
     if (heap || size > SC_SMALL_MAX) {
         return heap_alloc(&r);
     }
-    uint32_t size_class = hak_sc_of(size);
-    void *block = is_zeroed ? NULL : try_metered(size_class);
-    return block ? block : small(&r, size_class);
+    void *block = is_zeroed ? NULL : pass_small(size);
+    return block ? block : small(&r, hak_sc_of(size));
 }
 
 static void give_for_realloc(void *p, const void *known)
@@ -751,7 +759,7 @@ static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is
     const void *caller = __builtin_return_address(0);
     struct profile_sample sample;
     if (!p && !heap && !is_zeroed) {
-        return profile_malloc(size);
+        return other_malloc(size, caller);
     }
     int is_shifted = p && look(p, &sample) && sample.start != p;
     if (p && (HAK_SECURE || (size > SC_SMALL_MAX && !is_shifted))) {
@@ -852,7 +860,8 @@ int hak_profile_begin(size_t period)
     atomic_store_relaxed(&hak_profile_last_period, period);
     atomic_store_release(&hak_profile_period, period);
     (void)atomic_add_relaxed(&epoch, 1u);
-    atomic_store_release(&hak_entry_free_inner, free_sampled);
+    atomic_store_release(&hak_entry_free_known, free_known);
+    atomic_store_release(&hak_entry_pass, pass_small);
     atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_METERED);
     hak_entry_add(&hak_profile_layer);
     hak_profile_leave();
