@@ -214,7 +214,7 @@ static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size)
 {
     void *(*pass)(size_t size) = atomic_load_acquire(&hak_entry_pass);
     return HAK_LIKELY(!atomic_load_relaxed(&heap->is_metered)) || !pass ? hak_plain_malloc(size)
-                                                                         : pass(size);
+                                                                        : pass(size);
 }
 
 /* On its own, so that what stays in place needs no stack. What was taken is a block of the same

@@ -242,8 +242,8 @@ static void sample_large(void *p, size_t size, struct hak_heap *heap, size_t per
     hak_profile_mind();
 }
 
-/* The line of bytes ends within this block, or was of another epoch. Behind a block that hakmem asks
-   for itself a new line begins. */
+/* The line of bytes ends within this block, or was of another epoch. Behind a block that hakmem
+   asks for itself a new line begins. */
 static HAK_NOINLINE void end_large(void *p, size_t size, struct hak_heap *heap, const void *caller)
 {
     int saved = errno;
@@ -275,9 +275,8 @@ static HAK_NOINLINE void end_large(void *p, size_t size, struct hak_heap *heap, 
 static HAK_ALWAYS_INLINE void count_large(void *p, size_t size, struct hak_heap *heap,
                                           const void *caller)
 {
-    if (HAK_LIKELY(p != NULL) &&
-        (HAK_UNLIKELY(own.large_epoch != atomic_load_relaxed(&epoch)) ||
-         HAK_UNLIKELY((own.large_left -= (int64_t)size) < 0))) {
+    if (HAK_LIKELY(p != NULL) && (HAK_UNLIKELY(own.large_epoch != atomic_load_relaxed(&epoch)) ||
+                                  HAK_UNLIKELY((own.large_left -= (int64_t)size) < 0))) {
         end_large(p, size, heap, caller);
     }
 }
@@ -364,8 +363,7 @@ static HAK_NOINLINE void *small(const struct request *r, uint32_t size_class)
     if (HAK_UNLIKELY(heap->meter_lists != now) && atomic_load_acquire(&heap->is_metered)) {
         heap->meter_lists = now; /* the metered bins have been made */
     }
-    if (HAK_UNLIKELY(!heap->metered[size_class].left &&
-                     heap->meter_shift[size_class] == UNDRAWN)) {
+    if (HAK_UNLIKELY(!heap->metered[size_class].left && heap->meter_shift[size_class] == UNDRAWN)) {
         draw(heap, size_class, period);
     }
     if (HAK_LIKELY(heap->metered[size_class].left != 0)) {
@@ -512,8 +510,7 @@ static HAK_NOINLINE void *take_or_refill(size_t size, struct theap *heap, uint32
     if (HAK_UNLIKELY(hak_tc_bin_first(to) != NULL)) {
         return take_left(to);
     }
-    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, count, size)
-                                                     : NULL;
+    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, count, size) : NULL;
 }
 
 /* All of malloc but what is frequent. */

@@ -82,8 +82,7 @@ static void copy(struct profile_sample *to, const struct profile_sample *from)
 
 int hak_profile_put(const void *p, const struct profile_sample *sample)
 {
-    struct profile_sample *own =
-        claim(&hak_profile_samples[hak_profile_bucket(p)]);
+    struct profile_sample *own = claim(&hak_profile_samples[hak_profile_bucket(p)]);
     if (!own) {
         return 0;
     }
