@@ -25,6 +25,8 @@ const struct entry_table hak_entry_plain = {
 static const struct entry_table first_table;
 int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
+int (*hak_entry_free_known)(void *p);
+void *(*hak_entry_pass)(size_t size);
 uint32_t hak_entry_asked;
 void (*hak_entry_answer)(void);
 int (*hak_entry_walk)(const struct hak_heap *heap,

@@ -125,6 +125,15 @@ extern int (*hak_entry_walk)(const struct hak_heap *heap,
    some, and there is more, which can be had once that has gone to the system. Inside the gate. */
 extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
 
+/* Likewise: frees a block that the layer has put behind the start of another one, or that it knows
+   otherwise; 0 if there is none. So its own `free` need not look: plain.c asks about blocks that
+   are in no slab, or that are not the start of a block. */
+extern int (*hak_entry_free_known)(void *p) HAK_HIDDEN;
+
+/* Set by a layer that meters: a small block, where the metered bin has none, that the layer need
+   not see; NULL if it must, or if there is no memory. */
+extern void *(*hak_entry_pass)(size_t size)HAK_HIDDEN;
+
 /* A request from outside of the process (profile_layout.h), and what answers it, set by a layer at
    its start. Looked at on slow paths of malloc with no lock held, outside of the gate. */
 extern uint32_t hak_entry_asked HAK_HIDDEN;

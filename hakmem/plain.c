@@ -243,15 +243,29 @@ void hak_validate_free(const void *p)
 }
 #endif
 
+/* 1 if a layer has freed it. */
+static HAK_ALWAYS_INLINE int is_layers(void *p)
+{
+    int (*known)(void *p) = atomic_load_acquire(&hak_entry_free_known);
+    return HAK_UNLIKELY(known != NULL) && known(p);
+}
+
+static HAK_COLD void free_inner(void *p)
+{
+    HAK_CHECK(is_layers(p), "invalid pointer freed (not the start of a block)", p);
+}
+
 /* A block of a slab: ours but beyond the view of the map, another heap's, or one that the fast path
    found wrong. */
 static void free_in_slab(void *p, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    HAK_CHECK(
-        hak_sc_is_block(offset, hak_sc_table[size_class].magic, hak_sc_table[size_class].limit),
-        "invalid pointer freed (not the start of a block)", p);
+    if (HAK_UNLIKELY(!hak_sc_is_block(offset, hak_sc_table[size_class].magic,
+                                      hak_sc_table[size_class].limit))) {
+        free_inner(p);
+        return;
+    }
     hak_validate_free(p);
     struct theap *heap = hak_theap_own;
     if (HAK_UNLIKELY((tag ^ heap->owner_tag) <= TAG_LOW_MASK)) {
@@ -311,6 +325,9 @@ static void free_large(void *p, uint32_t tag)
 static HAK_NOINLINE void free_elsewhere(void *p)
 {
     struct map_entry entry = hak_map_find(p);
+    if (!TAG_IS_SLAB(entry.tag) && is_layers(p)) {
+        return;
+    }
     if (entry.tag == 0 && hak_fallback_free(p)) {
         return;
     }

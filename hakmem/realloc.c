@@ -214,18 +214,31 @@ static HAK_ALWAYS_INLINE size_t offset_of(const struct theap *heap, const struct
     return (size_t)((const char *)bin - (const char *)heap);
 }
 
-/* Blocks of other sizes, and where a bin is empty or full. */
+/* The bin is empty. Who meters fills it: NULL if the layer must see the call. */
+static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size)
+{
+    void *(*pass)(size_t size) = atomic_load_acquire(&hak_entry_pass);
+    return HAK_LIKELY(!atomic_load_relaxed(&heap->is_metered)) || !pass ? hak_plain_malloc(size)
+                                                                        : pass(size);
+}
+
+/* Blocks of other sizes, and where a bin is empty or full. What is taken is a block of the same
+   process's: own_take, for a heap that is known. */
 static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin, void *p,
                                        size_t size)
 {
-    static const struct realloc_way way = {.take = own_take, .give = own_give};
-    struct own_block own = {heap, offset_of(heap, bin)};
-    if (HAK_UNLIKELY(
-            size - 1 >= SC_SMALL_MAX ||
-            (heap->is_metered && !hak_tc_bin_first(hak_fast_bin_to_take_from(heap, size))))) {
-        return slow_realloc(p, size); /* who meters fills the bin */
+    if (HAK_UNLIKELY(size - 1 >= SC_SMALL_MAX)) {
+        return slow_realloc(p, size);
     }
-    return move(&way, NULL, p, bin->size, size, 0, &own);
+    struct own_block own = {heap, offset_of(heap, bin)};
+    size_t usable = bin->size;
+    void *moved = hak_tc_bin_take(hak_fast_bin_to_take_from(heap, size));
+    if (HAK_UNLIKELY(!moved) && !(moved = own_refill(heap, size))) {
+        return size <= usable && !heap->is_metered ? p : slow_realloc(p, size);
+    }
+    memcpy(moved, p, size < usable ? size : usable);
+    own_give(p, &own);
+    return moved;
 }
 
 #define PIECE 64u

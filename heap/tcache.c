@@ -70,7 +70,7 @@ void hak_tc_set_metered(struct theap *heap, int is_metered)
     if (is_metered && !heap->has_metered) {
         init_metered(heap);
     }
-    atomic_store_relaxed(&heap->is_metered, (uint32_t)is_metered);
+    atomic_store_release(&heap->is_metered, (uint32_t)is_metered);
     for (uint32_t i = 0; i < TINY_GRANULES; i++) {
         atomic_store_release(&heap->tiny_bin[i], offset_of(hak_sc_of_granules[i], is_metered));
     }
@@ -123,7 +123,7 @@ static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *cou
         *count = (uint32_t)-bin->room;
         bin->room = 0;
         hak_tc_bin_set(bin, NULL);
-        heap->meter_left[size_class] += *count;
+        bin->left += *count;
     }
     return head;
 }

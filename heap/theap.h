@@ -73,8 +73,12 @@ HAK_EXTERN_C_BEGIN
 struct bin {
     void *head; /* hak_link_end if the bin is empty (link.h) */
     int32_t room;
-    uint32_t magic,
-        limit; /* of the class, for the check that a freed pointer is the start of a block */
+    union {
+        uint32_t magic; /* of the class, as is `limit`, for the check that a freed pointer is the
+                           start of a block */
+        uint32_t left;  /* of a metered bin: how many blocks its layer lets pass */
+    };
+    uint32_t limit;
     uint16_t size, least; /* of the class; realloc to `least` bytes or more leaves a block there */
     /* common.h: */
     uint16_t common_uses;
@@ -165,10 +169,10 @@ struct theap {
 
     /* Last, since a heap that is not metered does not touch it. */
     struct bin metered[SC_N_CLASSES];
-    /* The layer's: how many blocks it lets pass (profile/meter.h), since which epoch of its, how
-       often the list was short, and how often the period was doubled when it decided so; what else
-       bounds how often it samples. */
-    uint32_t meter_left[SC_N_CLASSES], meter_epoch;
+    /* The layer's: since which epoch of its the metered bins' `left` holds (profile/meter.h), and
+       whole lists may go to them; how often the list was short, and how often the period was
+       doubled when it decided so; what else bounds how often it samples. */
+    uint32_t meter_epoch, meter_lists;
     uint8_t meter_short[SC_N_CLASSES], meter_shift[SC_N_CLASSES];
     struct meter_budget meter_budget;
 };

@@ -97,6 +97,7 @@ class ShowStats(unittest.TestCase):
     def test_where_it_cannot(self):
         for how, status in (
             ("_exit", 5),
+            ("quick_exit", 6),
             ("kill", -signal.SIGKILL),
             ("int", -signal.SIGINT),
             # The program's own handler, which leaves by _exit.

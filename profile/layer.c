@@ -27,7 +27,9 @@
    or if it is one of a few blocks. */
 #define BATCH          HAK_TINY_OR(2u, 128u)
 #define CALLS_A_REFILL HAK_TINY_OR(2u, 32u)
-#define FEW            HAK_TINY_OR(0u, 3u)
+#define FEW            HAK_TINY_OR(0u, 7u)
+/* In `meter_shift`: nothing was drawn for the class in this epoch yet. */
+#define UNDRAWN 255u
 
 size_t hak_profile_period;
 size_t hak_profile_last_period;
@@ -127,18 +129,28 @@ static void draw(struct theap *heap, uint32_t size_class, size_t period)
 {
     uint32_t shift = heap->meter_budget.shift;
     heap->meter_shift[size_class] = (uint8_t)shift;
-    heap->meter_left[size_class] =
+    heap->metered[size_class].left =
         hak_profile_blocks(random_(), doubled(period, shift), hak_sc_table[size_class].size);
+}
+
+/* Of the bytes that come, as a new line: they have no past. */
+static void draw_large(const struct theap *heap, size_t period)
+{
+    own.large_shift = heap->meter_budget.shift;
+    own.large_left = (int64_t)hak_profile_distance(random_(), doubled(period, own.large_shift));
 }
 
 /* Of a class whose next block is not sampled, what comes behind that block has no past. */
 static HAK_COLD void draw_shorter(struct theap *heap, size_t period)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        if (heap->meter_left[c] && heap->meter_shift[c] > heap->meter_budget.shift) {
+        if (heap->metered[c].left && heap->meter_shift[c] > heap->meter_budget.shift) {
             draw(heap, c, period);
-            heap->meter_left[c]++;
+            heap->metered[c].left++;
         }
+    }
+    if (own.large_shift > heap->meter_budget.shift) {
+        draw_large(heap, period);
     }
 }
 
@@ -214,16 +226,9 @@ static void *sample_small(const struct request *r, size_t period, size_t natural
     return start + shift;
 }
 
-static void draw_large(const struct theap *heap, size_t period)
+static void sample_large(void *p, size_t size, struct hak_heap *heap, size_t period,
+                         const void *caller)
 {
-    own.large_shift = heap->meter_budget.shift;
-    own.large_left = (int64_t)hak_profile_distance(random_(), doubled(period, own.large_shift));
-}
-
-static HAK_NOINLINE void sample_large(void *p, size_t size, struct hak_heap *heap, size_t period,
-                                      const void *caller)
-{
-    int saved = errno;
     size_t usable = usable_below(p);
     struct profile_sample sample = {.heap = heap,
                                     .start = p,
@@ -235,38 +240,56 @@ static HAK_NOINLINE void sample_large(void *p, size_t size, struct hak_heap *hea
     spend(hak_theap_own, period);
     draw_large(hak_theap_own, period);
     hak_profile_mind();
+}
+
+/* The line of bytes ends within this block, or was of another epoch. Behind a block that hakmem
+   asks for itself a new line begins. */
+static HAK_NOINLINE void end_large(void *p, size_t size, struct hak_heap *heap, const void *caller)
+{
+    int saved = errno;
+    size_t period = period_now();
+    uint32_t now = atomic_load_relaxed(&epoch);
+    if (!period) {
+        own.large_left = INT64_MAX; /* until the epoch changes */
+        own.large_epoch = now;
+        return;
+    }
+    if (own.large_epoch != now) {
+        own.large_epoch = now;
+        draw_large(hak_theap_own, period);
+        own.large_left -= (int64_t)size;
+    }
+    if (own.large_left < 0 && own.is_busy) {
+        draw_large(hak_theap_own, period);
+    } else if (own.large_left < 0) {
+        own.is_busy = 1;
+        sample_large(p, size ? size : 1, heap, period, caller);
+        own.is_busy = 0;
+    }
     errno = saved;
 }
 
 /* A block above 32 KiB, which lies as it is; or any of the secure variant that has moved. What it
    takes is asked for only if it is sampled: the distance is counted in bytes that were asked for.
  */
-static void count_large(void *p, size_t size, struct hak_heap *heap, const void *caller)
+static HAK_ALWAYS_INLINE void count_large(void *p, size_t size, struct hak_heap *heap,
+                                          const void *caller)
 {
-    size_t period = period_now();
-    if (!p || own.is_busy || !period) {
-        return;
+    if (HAK_LIKELY(p != NULL) && (HAK_UNLIKELY(own.large_epoch != atomic_load_relaxed(&epoch)) ||
+                                  HAK_UNLIKELY((own.large_left -= (int64_t)size) < 0))) {
+        end_large(p, size, heap, caller);
     }
-    own.is_busy = 1;
-    uint32_t now = atomic_load_relaxed(&epoch);
-    if (own.large_epoch != now || own.large_shift > hak_theap_own->meter_budget.shift) {
-        own.large_epoch = now;
-        draw_large(hak_theap_own, period);
-    }
-    own.large_left -= (int64_t)size;
-    if (own.large_left < 0) {
-        sample_large(p, size ? size : 1, heap, period, caller);
-    }
-    own.is_busy = 0;
 }
 
 /* --- small requests --- */
 
-static HAK_COLD void begin_epoch(struct theap *heap, size_t period, uint32_t now)
+/* A class's first distance is drawn when the class is used. */
+static HAK_COLD void begin_epoch(struct theap *heap, uint32_t now)
 {
     hak_profile_begin_budget(&heap->meter_budget, &hak_profile_limit, hak_profile_now_ms());
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        draw(heap, c, period);
+        heap->metered[c].left = 0;
+        heap->meter_shift[c] = UNDRAWN;
     }
     heap->meter_epoch = now;
 }
@@ -284,7 +307,7 @@ static void push_list(struct bin *bin, void *list)
 static void *pass_some(struct theap *heap, const struct request *r, uint32_t size_class)
 {
     if (!hak_tc_bin_first(&heap->metered[size_class])) {
-        uint32_t *left = &heap->meter_left[size_class];
+        uint32_t *left = &heap->metered[size_class].left;
         *left -= hak_tc_meter(heap, size_class, *left);
     }
     void *block = hak_tc_bin_take(&heap->metered[size_class]);
@@ -298,8 +321,8 @@ static void *pass_some(struct theap *heap, const struct request *r, uint32_t siz
 static void *pass(struct theap *heap, const struct request *r, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
-    int is_metered = heap->is_metered && !r->heap;
-    if (is_metered && hak_tc_count(heap, size_class) > heap->meter_left[size_class]) {
+    int is_metered = atomic_load_acquire(&heap->is_metered) && !r->heap;
+    if (is_metered && hak_tc_count(heap, size_class) > heap->metered[size_class].left) {
         return pass_some(heap, r, size_class);
     }
     void *few = is_metered ? hak_tc_bin_first(bin) : NULL;
@@ -309,11 +332,11 @@ static void *pass(struct theap *heap, const struct request *r, uint32_t size_cla
         bin->room = heap->limits[size_class];
     }
     void *block = ask(r, r->size);
-    if (block && heap->meter_left[size_class]) {
-        heap->meter_left[size_class]--;
+    if (block && heap->metered[size_class].left) {
+        heap->metered[size_class].left--;
     }
     if (is_metered && !hak_tc_bin_first(&heap->metered[size_class])) {
-        uint32_t *left = &heap->meter_left[size_class];
+        uint32_t *left = &heap->metered[size_class].left;
         *left -= hak_tc_meter(heap, size_class, *left);
     }
     if (few && HAK_LIKELY(!hak_tc_bin_first(bin))) {
@@ -335,9 +358,15 @@ static HAK_NOINLINE void *small(const struct request *r, uint32_t size_class)
     }
     uint32_t now = atomic_load_relaxed(&epoch);
     if (HAK_UNLIKELY(heap->meter_epoch != now)) {
-        begin_epoch(heap, period, now);
+        begin_epoch(heap, now);
     }
-    if (HAK_LIKELY(heap->meter_left[size_class] != 0)) {
+    if (HAK_UNLIKELY(heap->meter_lists != now) && atomic_load_acquire(&heap->is_metered)) {
+        heap->meter_lists = now; /* the metered bins have been made */
+    }
+    if (HAK_UNLIKELY(!heap->metered[size_class].left && heap->meter_shift[size_class] == UNDRAWN)) {
+        draw(heap, size_class, period);
+    }
+    if (HAK_LIKELY(heap->metered[size_class].left != 0)) {
         void *block = pass(heap, r, size_class);
         if (HAK_UNLIKELY(atomic_load_relaxed(&hak_profile_due) != 0)) {
             hak_profile_mind();
@@ -382,7 +411,7 @@ static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_clas
     struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
     void *first = bin->head;
     int64_t link = *(int64_t *)first;
-    heap->meter_left[size_class] -= count;
+    heap->metered[size_class].left -= count;
     bin->head = (void *)(uintptr_t)hak_link_end;
     bin->room = heap->limits[size_class];
     if (HAK_UNLIKELY(hak_link_decode(&link))) {
@@ -398,40 +427,34 @@ static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_clas
    blocks, which cost about as much as so many calls. */
 static HAK_ALWAYS_INLINE int is_long(struct theap *heap, uint32_t size_class, uint32_t count)
 {
-    return HAK_LIKELY(count >= BATCH) ||
-           (count > FEW && ++heap->meter_short[size_class] % CALLS_A_REFILL);
+    uint8_t *calls = &heap->meter_short[size_class];
+    *calls = (uint8_t)(*calls + 256 / CALLS_A_REFILL);
+    return HAK_LIKELY(count > FEW && *calls != 0) || count >= BATCH;
 }
 
 /* The heap if what is allocated may be metered without a further look, else NULL. */
 static HAK_ALWAYS_INLINE struct theap *metered_heap(void)
 {
     struct theap *heap = hak_theap_own;
-    return HAK_LIKELY(heap->is_metered && heap->meter_epoch == atomic_load_relaxed(&epoch)) ? heap
-                                                                                            : NULL;
+    return HAK_LIKELY(heap->meter_lists == atomic_load_relaxed(&epoch)) ? heap : NULL;
 }
 
-/* A block from the bin's list, which goes to the metered bin; NULL if one of its blocks is to be
-   sampled, or it is short. */
-static HAK_ALWAYS_INLINE void *metered(struct theap *heap, uint32_t size_class, uint32_t count,
-                                       uint32_t left)
-{
-    if (HAK_UNLIKELY(count - 1 >= left) || !is_long(heap, size_class, count)) {
-        return NULL;
-    }
-    return meter_rest(heap, size_class, count);
-}
-
-/* For calls other than malloc. */
+/* For calls other than malloc: a block from the bin's list, which goes to the metered bin; NULL if
+   one of its blocks is to be sampled, or it is short. */
 static HAK_NOINLINE void *try_metered(uint32_t size_class)
 {
     struct theap *heap = metered_heap();
     if (!heap) {
         return NULL;
     }
-    if (hak_tc_bin_first(&heap->metered[size_class])) {
-        return take_left(&heap->metered[size_class]);
+    struct bin *to = &heap->metered[size_class];
+    uint32_t count = hak_tc_count(heap, size_class);
+    if (hak_tc_bin_first(to)) {
+        return take_left(to);
     }
-    return metered(heap, size_class, hak_tc_count(heap, size_class), heap->meter_left[size_class]);
+    return HAK_LIKELY(count - 1 < to->left) && is_long(heap, size_class, count)
+               ? meter_rest(heap, size_class, count)
+               : NULL;
 }
 
 /* --- the table --- */
@@ -451,10 +474,11 @@ static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
 
 /* The bin has few blocks or none: they are put aside while the layer below gives a block, and more
    into the bin. */
-static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t size)
+static HAK_ALWAYS_INLINE void *refill(struct theap *heap, uint32_t size_class, uint32_t count,
+                                      size_t size)
 {
-    uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
-    struct bin *bin = &heap->bins[size_class];
+    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
+    uint32_t left = to->left;
     void *few = bin->head;
     if (count) {
         hak_tc_bin_set(bin, NULL);
@@ -462,10 +486,10 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
     }
     void *block = below()->malloc(size);
     uint32_t more = hak_tc_count(heap, size_class);
-    heap->meter_left[size_class] = left - (block != NULL);
-    if (HAK_LIKELY(more - 1 < left - 1 && !hak_tc_bin_first(&heap->metered[size_class]))) {
+    to->left = left - (block != NULL);
+    if (HAK_LIKELY(more - 1 < left - 1 && !hak_tc_bin_first(to))) {
         meter_all(heap, size_class, more);
-        heap->meter_left[size_class] -= more;
+        to->left -= more;
         more = 0;
     }
     if (count && HAK_LIKELY(!more)) {
@@ -477,7 +501,20 @@ static HAK_NOINLINE void *refill(struct theap *heap, uint32_t size_class, size_t
     return block;
 }
 
-static HAK_ALWAYS_INLINE void *malloc_for(size_t size, const void *caller)
+/* The metered bin has blocks, or the bin has few or none; NULL if one that it has is to be sampled.
+ */
+static HAK_NOINLINE void *take_or_refill(size_t size, struct theap *heap, uint32_t size_class)
+{
+    struct bin *to = &heap->metered[size_class];
+    uint32_t count = hak_tc_count(heap, size_class);
+    if (HAK_UNLIKELY(hak_tc_bin_first(to) != NULL)) {
+        return take_left(to);
+    }
+    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, count, size) : NULL;
+}
+
+/* All of malloc but what is frequent. */
+static HAK_NOINLINE void *other_malloc(size_t size, const void *caller)
 {
     if (HAK_UNLIKELY(size > SC_SMALL_MAX)) {
         return large_malloc(size, caller);
@@ -486,24 +523,46 @@ static HAK_ALWAYS_INLINE void *malloc_for(size_t size, const void *caller)
     if (HAK_UNLIKELY(!heap)) {
         return slow_malloc(size, caller);
     }
-    uint32_t size_class = hak_sc_of(size);
-    uint32_t count = hak_tc_count(heap, size_class), left = heap->meter_left[size_class];
-    if (HAK_UNLIKELY(hak_tc_bin_first(&heap->metered[size_class]) != NULL)) {
-        return take_left(&heap->metered[size_class]);
+    uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+    struct bin *to = &heap->metered[size_class];
+    if (HAK_LIKELY(!hak_tc_bin_first(to) && count <= to->left && to->left)) {
+        return refill(heap, size_class, count, size);
     }
-    if (HAK_LIKELY(count - 1 < left)) {
-        if (HAK_LIKELY(is_long(heap, size_class, count))) {
-            return meter_rest(heap, size_class, count);
-        }
-    } else if (count || !left) {
-        return slow_malloc(size, caller);
-    }
-    return refill(heap, size_class, size);
+    return hak_tc_bin_first(to) ? take_left(to) : slow_malloc(size, caller);
 }
 
+/* 1 if the bin's list may go to the metered bin, which is empty. */
+static HAK_ALWAYS_INLINE int may_meter(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    const struct bin *to = &heap->metered[size_class];
+    return HAK_LIKELY(to->head == (const void *)hak_link_end && count - 1 < to->left) &&
+           HAK_LIKELY(is_long(heap, size_class, count));
+}
+
+/* Alone, so that what is frequent saves no register. */
 static void *profile_malloc(size_t size)
 {
-    return malloc_for(size, __builtin_return_address(0));
+    struct theap *heap = hak_theap_own;
+    if (HAK_LIKELY(size <= SC_SMALL_MAX && heap->meter_lists == atomic_load_relaxed(&epoch))) {
+        uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+        if (HAK_LIKELY(may_meter(heap, size_class, count))) {
+            return meter_rest(heap, size_class, count);
+        }
+    }
+    return other_malloc(size, __builtin_return_address(0));
+}
+
+/* For calls other than malloc: a block of the metered bins, or that passes them; NULL if it is to
+   be sampled, or if there is no memory. */
+static void *pass_small(size_t size)
+{
+    struct theap *heap = metered_heap();
+    if (HAK_UNLIKELY(!heap)) {
+        return NULL;
+    }
+    uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
+    return HAK_LIKELY(may_meter(heap, size_class, count)) ? meter_rest(heap, size_class, count)
+                                                          : take_or_refill(size, heap, size_class);
 }
 
 static void *profile_calloc(size_t bytes)
@@ -586,45 +645,39 @@ static int take(const void *p, struct profile_sample *sample)
     return 1;
 }
 
-static HAK_NOINLINE void slow_free(void *p)
+/* Frees p and what was taken with it, if it was sampled; else returns 0. */
+static int free_sampled(void *p)
 {
     struct profile_sample sample;
-    if (take(p, &sample)) {
-        below()->free(sample.start);
-        drop_place(sample.place);
-        return;
+    if (!take(p, &sample)) {
+        return 0;
     }
-    below()->free(p);
+    below()->free(sample.start);
+    drop_place(sample.place);
+    return 1;
 }
 
-static HAK_NOINLINE void free_by_tag(struct theap *heap, void *p, uint32_t tag)
+static int free_known(void *p)
 {
-    const struct entry_table *table = below();
-    const struct bin *bin = &heap->bins[TAG_CLASS(tag)];
-    uint32_t offset = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);
-    /* Certainly not sampled. */
-    if (!HAK_SECURE && HAK_LIKELY(TAG_IS_SLAB(tag)) &&
-        HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))) {
-        if (!HAK_VALIDATE && HAK_LIKELY(table == &hak_entry_plain)) {
-            hak_plain_free_by_tag(p, tag);
-        } else {
-            table->free(p);
-        }
-        return;
-    }
-    slow_free(p);
+    return HAK_UNLIKELY(hak_profile_may_have(p)) && free_sampled(p);
 }
 
+/* Where a layer below has put blocks elsewhere. */
+static HAK_NOINLINE void free_otherwise(void *p)
+{
+    if (!free_sampled(p)) {
+        below()->free(p);
+    }
+}
+
+/* The plain function asks about blocks that may have been sampled itself (hak_entry_free_known). */
 static void profile_free(void *p)
 {
-    struct theap *heap = hak_theap_own;
-    uint32_t tag = hak_map_view_tag(&heap->view, p);
-    /* First what is frequent, as the plain function does it: another heap's block, whose start it
-       is. */
-    if (HAK_SECURE || HAK_VALIDATE || HAK_UNLIKELY(below() != &hak_entry_plain) ||
-        HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
-        free_by_tag(heap, p, tag);
+    if (!HAK_SECURE && HAK_LIKELY(below() == &hak_entry_plain)) {
+        hak_plain_free(p);
+        return;
     }
+    free_otherwise(p);
 }
 
 static size_t profile_usable_size(const void *p)
@@ -659,9 +712,8 @@ static void *take_for_realloc(struct hak_heap *heap, size_t size, int is_growing
     if (heap || size > SC_SMALL_MAX) {
         return heap_alloc(&r);
     }
-    uint32_t size_class = hak_sc_of(size);
-    void *block = is_zeroed ? NULL : try_metered(size_class);
-    return block ? block : small(&r, size_class);
+    void *block = is_zeroed ? NULL : pass_small(size);
+    return block ? block : small(&r, hak_sc_of(size));
 }
 
 static void give_for_realloc(void *p, const void *known)
@@ -704,7 +756,7 @@ static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is
     const void *caller = __builtin_return_address(0);
     struct profile_sample sample;
     if (!p && !heap && !is_zeroed) {
-        return malloc_for(size, caller);
+        return other_malloc(size, caller);
     }
     int is_shifted = p && look(p, &sample) && sample.start != p;
     if (p && (HAK_SECURE || (size > SC_SMALL_MAX && !is_shifted))) {
@@ -805,6 +857,8 @@ int hak_profile_begin(size_t period)
     atomic_store_relaxed(&hak_profile_last_period, period);
     atomic_store_release(&hak_profile_period, period);
     (void)atomic_add_relaxed(&epoch, 1u);
+    atomic_store_release(&hak_entry_free_known, free_known);
+    atomic_store_release(&hak_entry_pass, pass_small);
     atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_METERED);
     hak_entry_add(&hak_profile_layer);
     hak_profile_leave();
@@ -824,6 +878,7 @@ int hak_profile_start(size_t period)
 void hak_profile_stop(void)
 {
     if (atomic_exchange_acq_rel(&hak_profile_period, (size_t)0)) {
+        (void)atomic_add_relaxed(&epoch, 1u); /* no list goes to a metered bin any more */
         atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_SLOW);
         hak_entry_add(&hak_profile_layer);
     }

@@ -9,6 +9,10 @@
    left in the raw format of profiles (leaks_write.c). leaks.c has the layer, leaks_start.c the
    options and the fork.
 
+   A pointer that a running thread has in a register alone is in no memory. Where other threads run,
+   or have done so while the fork was made, the first child only notes in shared memory what it
+   finds lost, and a second one, some milliseconds later, reports what was lost to both.
+
    A tail is two words: the size that was asked for; and the stack's address in the lower 48 bits,
    with 16 bits that depend on it, on the size and on the block. A block that has none (allocated
    before the first call was served, or overwritten behind its end) is never reported, but followed.
@@ -44,12 +48,26 @@ void hak_leaks_mind(void);
 /* 1 if the calling thread may be within the layer, or hold something: for signal handlers. */
 int hak_leaks_is_busy(void);
 
-/* What the child tells, by shared memory. */
 uint64_t hak_leaks_elapsed_ms(void);
+/* By no function that is a cancellation point; a signal may end it early. */
+void hak_leaks_sleep_ms(uint32_t ms);
+
+/* What the child tells, by shared memory. */
 
 #define LEAKS_WORDS 16384u
+#define LEAKS_LOST  8388608u
+enum leaks_pass {
+    LEAKS_UNDECIDED, /* the first child waits for it, when it has marked */
+    LEAKS_ALONE,
+    LEAKS_FIRST, /* notes what is lost */
+    LEAKS_SECOND /* what the first one has not noted is not lost */
+};
 struct leaks_result {
+    uint32_t pass;            /* by the process */
     uint64_t n_blocks, bytes; /* lost */
+    /* By hashes of blocks: those that the first child has found lost. As there are many more bits
+       than lost blocks, hardly another one has the same. */
+    uint64_t lost[LEAKS_LOST / 64];
     /* Written before the fork: hak_roots_of_threads. */
     size_t n_words;
     uintptr_t words[LEAKS_WORDS];

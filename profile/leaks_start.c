@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -31,6 +32,9 @@
 #define DUE_END 0x100u
 /* The kernel's signal set. */
 #define ALL_SIGNALS_BYTES 8ul
+/* Between two passes: a thread that wants to run has done so by then, and keeps no pointer from all
+   memory so long. */
+#define BETWEEN_MS 100u
 /* Of a child that ended otherwise than by _exit of an errno value. */
 #define NO_STATUS EIO
 
@@ -48,6 +52,12 @@ static const char *file(void)
 uint64_t hak_leaks_elapsed_ms(void)
 {
     return hak_profile_now_ms() - began_ms;
+}
+
+void hak_leaks_sleep_ms(uint32_t ms)
+{
+    struct timespec time = {ms / 1000, (long)(ms % 1000) * 1000000};
+    (void)syscall(SYS_nanosleep, &time, NULL);
 }
 
 /* --- the child --- */
@@ -153,6 +163,42 @@ static void end(void)
 /* At the end of that function: no call of its may take its frame's place. */
 #define KEEP_FRAME() __asm__ volatile("")
 
+/* Not waited for: what a thread has in a register alone counts as lost. */
+static int run_alone(struct report *report)
+{
+    uint64_t state;
+    struct leaks_result *result = report->result;
+    result->pass = LEAKS_ALONE;
+    result->n_words = hak_roots_of_threads(result->words, LEAKS_WORDS, &state);
+    pid_t child = fork_and_run(report);
+    if (child > 0) {
+        atomic_store_release(&not_waited_for, child);
+    }
+    return child < 0 ? errno : 0;
+}
+
+/* Twice where other threads have run. */
+static int run_passes(struct report *report)
+{
+    struct leaks_result *result = report->result;
+    uint64_t before, after;
+    result->n_words = hak_roots_of_threads(result->words, LEAKS_WORDS, &before);
+    pid_t child = fork_and_run(report);
+    int error = child < 0 ? errno : 0;
+    (void)hak_roots_of_threads(NULL, 0, &after);
+    uint32_t pass = before == ROOTS_RUN || before != after ? LEAKS_FIRST : LEAKS_ALONE;
+    atomic_store_release(&result->pass, pass);
+    error = error ? error : wait_for(child, 0);
+    if (!error && pass == LEAKS_FIRST) {
+        hak_leaks_sleep_ms(BETWEEN_MS);
+        result->pass = LEAKS_SECOND;
+        result->n_words = hak_roots_of_threads(result->words, LEAKS_WORDS, &after);
+        child = fork_and_run(report);
+        error = child < 0 ? errno : wait_for(child, 0);
+    }
+    return error;
+}
+
 static int make(struct report *report, int waits, size_t *bytes)
 {
     size_t page = hak_os_page_size(), size = (sizeof(struct leaks_result) + page - 1) & ~(page - 1);
@@ -163,12 +209,7 @@ static int make(struct report *report, int waits, size_t *bytes)
     }
     report->result = (struct leaks_result *)shared;
     report->process = getpid();
-    report->result->n_words = hak_roots_of_threads(report->result->words, LEAKS_WORDS);
-    pid_t child = fork_and_run(report);
-    int error = child < 0 ? errno : waits ? wait_for(child, 0) : 0;
-    if (child > 0 && !waits) {
-        atomic_store_release(&not_waited_for, child);
-    }
+    int error = waits ? run_passes(report) : run_alone(report);
     *bytes = report->result->bytes;
     (void)!hak_os_unmap(shared, size);
     return error;

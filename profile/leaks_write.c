@@ -3,11 +3,15 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/atomic.h"
 #include "base/os.h"
 #include "profile/leaks.h"
 #include "profile/mark.h"
 #include "profile/profile.h"
 #include "profile/raw.h"
+
+/* Milliseconds. */
+#define WAITS 10000
 
 /* Blocks of one stack. */
 struct row {
@@ -174,6 +178,44 @@ static int put_all(struct sums *sums, const char *reason, pid_t process)
     return sums->out.error;
 }
 
+/* --- two passes --- */
+
+/* The bit of a block: *word and the bit in it. */
+static uint64_t bit_of(struct leaks_result *result, const struct mark_block *block, uint64_t **word)
+{
+    struct leaks_told told = {NULL, 0};
+    (void)hak_leaks_look(block->start, hak_mark_bytes(block), &told);
+    uint64_t key = ((uintptr_t)block->start ^ (uintptr_t)told.stack << 20 ^ told.size << 44) *
+                   UINT64_C(0x9e3779b97f4a7c15);
+    key = (key ^ key >> 32) % LEAKS_LOST;
+    *word = &result->lost[key / 64];
+    return UINT64_C(1) << key % 64;
+}
+
+static int note_lost(void *result, const struct mark_block *block)
+{
+    uint64_t *word, bit = bit_of((struct leaks_result *)result, block, &word);
+    *word |= bit;
+    return 1;
+}
+
+static int was_lost(void *result, const struct mark_block *block)
+{
+    uint64_t *word, bit = bit_of((struct leaks_result *)result, block, &word);
+    return (*word & bit) != 0;
+}
+
+/* The process decides while its child marks; it may have been killed. */
+static uint32_t await_pass(const struct leaks_result *result)
+{
+    uint32_t pass = LEAKS_UNDECIDED;
+    for (int i = 0; i < WAITS && (pass = atomic_load_acquire(&result->pass)) == LEAKS_UNDECIDED;
+         i++) {
+        hak_leaks_sleep_ms(1);
+    }
+    return pass == LEAKS_UNDECIDED ? LEAKS_ALONE : pass;
+}
+
 static size_t walked(void **p, size_t usable)
 {
     return hak_entry_below(&hak_leaks_layer)->walked(p, usable);
@@ -189,6 +231,13 @@ int hak_leaks_find(int fd, const char *reason, pid_t process, const void *stack_
     sums->result = result;
     sums->out.fd = fd;
     int error = hak_mark_all(&sums->mark, walked, stack_end, result->words, result->n_words);
+    uint32_t pass = await_pass(result);
+    if (!error && pass != LEAKS_ALONE) {
+        hak_mark_ask(&sums->mark, pass == LEAKS_FIRST ? note_lost : was_lost, result);
+    }
+    if (pass == LEAKS_FIRST) {
+        return error;
+    }
     error = error ? error : make_tables(sums);
     error = error ? error : hak_mark_lost(&sums->mark, add_block, sums);
     return error || fd < 0 ? error : put_all(sums, reason, process);

@@ -317,6 +317,17 @@ static int is_lost(const struct mark_block *block)
     return (block->word & (MARK_KNOWN | MARK_REACHED)) == MARK_KNOWN;
 }
 
+void hak_mark_ask(struct mark *mark, int (*is_lost_)(void *context, const struct mark_block *block),
+                  void *context)
+{
+    for (uint32_t i = 0; i < mark->n_blocks; i++) {
+        if (is_lost(&mark->blocks[i]) && !is_lost_(context, &mark->blocks[i])) {
+            reach(mark, &mark->blocks[i], NULL);
+            follow(mark, reach, NULL);
+        }
+    }
+}
+
 /* `context` is the block that points there. A block is not lost because of itself. */
 static void point(struct mark *mark, struct mark_block *block, void *context)
 {

@@ -74,6 +74,11 @@ struct mark {
 int hak_mark_all(struct mark *mark, size_t (*walked)(void **p, size_t usable),
                  const void *stack_end, const uintptr_t *words, size_t n_words);
 
+/* Asks about each block that was not reached: where `is_lost` returns 0, it is taken to be reached,
+   and what it leads to. */
+void hak_mark_ask(struct mark *mark, int (*is_lost)(void *context, const struct mark_block *block),
+                  void *context);
+
 /* Tells direct from indirect ones, of what was not reached. `found` is called for each lost block,
    with the direct one that leads to it, or that it is. 0 or an errno value. */
 int hak_mark_lost(struct mark *mark,

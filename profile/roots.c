@@ -71,8 +71,27 @@ static void sort_apart(struct mark *mark)
 
 /* --- other threads --- */
 
+/* ROOTS_RUN stays so. */
+static void add_state(uint64_t *state, const char *text, size_t n)
+{
+    uint64_t sum = *state;
+    for (size_t i = 0; i < n; i++) {
+        sum = (sum ^ (uint8_t)text[i]) * UINT64_C(0x100000001b3);
+    }
+    *state = *state == ROOTS_RUN || !n || *text == 'r' ? ROOTS_RUN : sum | 1;
+}
+
+static int is_own(const char *thread)
+{
+    long number = 0;
+    for (; *thread >= '0' && *thread <= '9'; thread++) {
+        number = 10 * number + (*thread - '0');
+    }
+    return number == syscall(SYS_gettid);
+}
+
 /* /proc/self/task/N/syscall: NUMBER ARGUMENTS... SP PC, in hex; `running`, or -1 SP PC. */
-static size_t read_arguments(const char *thread, uintptr_t *words, size_t room)
+static size_t read_arguments(const char *thread, uintptr_t *words, size_t room, uint64_t *state)
 {
     char path[64] = "/proc/self/task/", text[256];
     size_t n = strlen(path), i = 0, length = strnlen(thread, 20);
@@ -80,6 +99,9 @@ static size_t read_arguments(const char *thread, uintptr_t *words, size_t room)
     memcpy(path + n + length, "/syscall", sizeof "/syscall");
     length = hak_os_read_file(path, text, sizeof text - 1);
     text[length] = 0;
+    if (!is_own(thread)) {
+        add_state(state, text, length);
+    }
     for (const char *at = strstr(text, " 0x"); at && i < room; at = strstr(at, " 0x")) {
         at += 3;
         words[i++] = hak_profile_read_hex(&at);
@@ -95,16 +117,17 @@ struct folder_entry {
     char name[];
 };
 
-size_t hak_roots_of_threads(uintptr_t *words, size_t room)
+size_t hak_roots_of_threads(uintptr_t *words, size_t room, uint64_t *state)
 {
     _Alignas(struct folder_entry) char text[2048];
     size_t n = 0;
     int fd = hak_os_ops.open("/proc/self/task");
+    *state = fd < 0 ? ROOTS_RUN : 1;
     for (long got; fd >= 0 && (got = syscall(SYS_getdents64, fd, text, sizeof text)) > 0;) {
         for (long at = 0; at < got;) {
             const struct folder_entry *entry = (const struct folder_entry *)(void *)(text + at);
             if (entry->name[0] != '.') {
-                n += read_arguments(entry->name, words + n, room - n);
+                n += read_arguments(entry->name, words + n, room - n, state);
             }
             at += entry->length;
         }

@@ -17,8 +17,10 @@ int hak_roots_find(struct mark *mark, const void *stack_end);
 /* Calls visit with copies of the memory of all roots, piece by piece. 0 or an errno value. */
 int hak_roots_each(struct mark *mark, void (*visit)(void *mark, const void *words, size_t bytes));
 /* Before the fork: what other threads that wait in the system have given to it, as a buffer to read
-   into, whose address may be nowhere else. Returns how many words, at most `room`. */
-size_t hak_roots_of_threads(uintptr_t *words, size_t room);
+   into, whose address may be nowhere else. Returns how many words, at most `room`. *state: equal
+   after another call if all have waited in between; ROOTS_RUN if one runs, or may. */
+#define ROOTS_RUN 0u
+size_t hak_roots_of_threads(uintptr_t *words, size_t room, uint64_t *state);
 /* Copies memory; 0 if not all of it can be read. */
 int hak_roots_read(uintptr_t at, void *to, size_t size);
 

@@ -20,11 +20,6 @@ uint64_t hak_profile_peak;
 uint64_t hak_profile_live_bytes;
 uint64_t hak_profile_n_samples;
 
-static uint32_t hash_of(uintptr_t key)
-{
-    return (uint32_t)((uint64_t)(key >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 36);
-}
-
 /* Memory for ever, zeroed; NULL if the system refuses. */
 static void *take_memory(size_t size)
 {
@@ -87,8 +82,7 @@ static void copy(struct profile_sample *to, const struct profile_sample *from)
 
 int hak_profile_put(const void *p, const struct profile_sample *sample)
 {
-    struct profile_sample *own =
-        claim(&hak_profile_samples[hash_of((uintptr_t)p) % PROFILE_SAMPLE_BUCKETS]);
+    struct profile_sample *own = claim(&hak_profile_samples[hak_profile_bucket(p)]);
     if (!own) {
         return 0;
     }
@@ -101,7 +95,7 @@ int hak_profile_put(const void *p, const struct profile_sample *sample)
 static struct profile_sample *find(const void *p)
 {
     struct profile_sample *sample =
-        atomic_load_acquire(&hak_profile_samples[hash_of((uintptr_t)p) % PROFILE_SAMPLE_BUCKETS]);
+        atomic_load_acquire(&hak_profile_samples[hak_profile_bucket(p)]);
     while (sample && atomic_load_acquire(&sample->key) != (uintptr_t)p) {
         sample = sample->next;
     }
@@ -165,7 +159,7 @@ static struct profile_site *find_site(struct profile_site *site, const struct pr
 struct profile_site *hak_profile_site(const struct stack *stack, uint32_t thread)
 {
     struct profile_site **bucket =
-        &hak_profile_sites[(hash_of((uintptr_t)stack) ^ thread) % PROFILE_SITE_BUCKETS];
+        &hak_profile_sites[(hak_profile_hash(stack) ^ thread) % PROFILE_SITE_BUCKETS];
     struct profile_site *seen = atomic_load_acquire(bucket), *end = seen;
     struct profile_site *site = find_site(seen, NULL, stack, thread);
     if (site || !(site = (struct profile_site *)take_memory(sizeof *site))) {

@@ -58,6 +58,26 @@ struct profile_sample {
     struct profile_weight weight;
 };
 
+/* The tables' buckets, for who reads them from outside (hakmem/profile_layout.h). */
+#define PROFILE_SAMPLE_BUCKETS HAK_TINY_OR(16u, 4096u)
+#define PROFILE_SITE_BUCKETS   HAK_TINY_OR(16u, 4096u)
+extern struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS] HAK_HIDDEN;
+extern struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS] HAK_HIDDEN;
+
+static inline uint32_t hak_profile_hash(const void *p)
+{
+    return (uint32_t)((uint64_t)((uintptr_t)p >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 36);
+}
+static inline uint32_t hak_profile_bucket(const void *p)
+{
+    return hak_profile_hash(p) % PROFILE_SAMPLE_BUCKETS;
+}
+/* 0 if nothing lies under the address, for sure. */
+static inline int hak_profile_may_have(const void *p)
+{
+    return atomic_load_relaxed(&hak_profile_samples[hak_profile_bucket(p)]) != NULL;
+}
+
 /* The site of a stack, made at need; NULL if the system refuses memory. */
 struct profile_site *hak_profile_site(const struct stack *stack, uint32_t thread);
 
@@ -76,12 +96,6 @@ void hak_profile_count_freed(const struct profile_sample *sample, uint64_t now_m
 void hak_profile_each_sample(void (*visit)(const struct profile_sample *sample, void *context),
                              void *context);
 void hak_profile_each_site(void (*visit)(struct profile_site *site, void *context), void *context);
-
-/* The tables' buckets, for who reads them from outside (hakmem/profile_layout.h). */
-#define PROFILE_SAMPLE_BUCKETS HAK_TINY_OR(16u, 4096u)
-#define PROFILE_SITE_BUCKETS   HAK_TINY_OR(16u, 4096u)
-extern struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS] HAK_HIDDEN;
-extern struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS] HAK_HIDDEN;
 
 extern uint64_t hak_profile_peak HAK_HIDDEN;
 /* Estimates of all sites together. */
