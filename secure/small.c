@@ -30,8 +30,7 @@ const unsigned char hak_secure_tail_ends[32] = {[16] = 0xFF, 0xFF, 0xFF, 0xFF, 0
                                                 0xFF,        0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
                                                 0xFF,        0xFF, 0xFF, 0xFF};
 
-/* Blocks are aligned to 16 bytes, and their sizes are multiples of that. */
-typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 /* Or gcc makes the zero again for each store, or calls memset. */
 #if defined(__x86_64__)
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+x"(pair))
@@ -39,72 +38,57 @@ typedef uint64_t pair __attribute__((vector_size(16), may_alias));
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+w"(pair))
 #endif
 
-/* Classes of up to so many bytes are handled in line, pair by pair. The tail is the second word of
-   the last pair. */
-#define IN_LINE 144u
+/* Classes of up to so many bytes are handled in line: at most four pairs, or eight and a word, which
+   overlap as far as the class is shorter, and end at the tail. So one branch depends on the class,
+   not one for each. Every class has 32 bytes at least (hak_secure_tail_room). */
+#define IN_LINE  144u
+#define IN_PAIRS 64u
+
+static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
+{
+    return (pair *)(void *)((char *)(uintptr_t)p + offset);
+}
+
+/* Of the middle pairs of a class of at most IN_PAIRS: one from the start, one from the end. */
+static HAK_ALWAYS_INLINE size_t second(size_t n)
+{
+    return n < 2 * sizeof(pair) ? n - sizeof(pair) : sizeof(pair);
+}
+static HAK_ALWAYS_INLINE size_t third(size_t n)
+{
+    return n < 2 * sizeof(pair) ? 0 : n - 2 * sizeof(pair);
+}
 
 /* All before the tail. */
 static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t class_bytes)
 {
-    const pair *at = (const pair *)p;
-    pair any = {0, 0};
-    switch (class_bytes / sizeof *at) {
-    case 9:
-        any |= at[7];
-        HAK_FALLTHROUGH;
-    case 8:
-        any |= at[6];
-        HAK_FALLTHROUGH;
-    case 7:
-        any |= at[5];
-        HAK_FALLTHROUGH;
-    case 6:
-        any |= at[4];
-        HAK_FALLTHROUGH;
-    case 5:
-        any |= at[3];
-        HAK_FALLTHROUGH;
-    case 4:
-        any |= at[2];
-        HAK_FALLTHROUGH;
-    case 3:
-        any |= at[1];
-        HAK_FALLTHROUGH;
-    default: /* no class has fewer than two */
-        any |= at[0];
+    size_t n = class_bytes - TAIL_BYTES;
+    const char *end = (const char *)p + n;
+    pair any = *pair_at(p, 0) | *pair_at(end, -sizeof(pair));
+    uint64_t more = 0;
+    if (class_bytes <= IN_PAIRS) {
+        any |= *pair_at(p, second(n)) | *pair_at(p, third(n));
+    } else {
+        any |= *pair_at(p, 16) | *pair_at(p, 32) | *pair_at(p, 48);
+        any |= *pair_at(end, -(size_t)32) | *pair_at(end, -(size_t)48) | *pair_at(end, -(size_t)64);
+        more = *(const uint64_t *)pair_at(p, 64);
     }
-    return !(any[0] | any[1] | hak_secure_tail_of(p, class_bytes)[-1]);
+    return !(any[0] | any[1] | more);
 }
 
 static HAK_ALWAYS_INLINE void zero_short(void *p, size_t class_bytes)
 {
-    pair zero = {0, 0}, *at = (pair *)p;
+    size_t n = class_bytes - TAIL_BYTES;
+    char *end = (char *)p + n;
+    pair zero = {0, 0};
     KEEP_IN_REGISTER(zero);
-    hak_secure_tail_of(p, class_bytes)[-1] = 0;
-    switch (class_bytes / sizeof *at) {
-    case 9:
-        at[7] = zero;
-        HAK_FALLTHROUGH;
-    case 8:
-        at[6] = zero;
-        HAK_FALLTHROUGH;
-    case 7:
-        at[5] = zero;
-        HAK_FALLTHROUGH;
-    case 6:
-        at[4] = zero;
-        HAK_FALLTHROUGH;
-    case 5:
-        at[3] = zero;
-        HAK_FALLTHROUGH;
-    case 4:
-        at[2] = zero;
-        HAK_FALLTHROUGH;
-    case 3:
-        at[1] = zero;
-        HAK_FALLTHROUGH;
-    default:
-        at[0] = zero;
+    *pair_at(p, 0) = *pair_at(end, -sizeof(pair)) = zero;
+    if (class_bytes <= IN_PAIRS) {
+        *pair_at(p, second(n)) = *pair_at(p, third(n)) = zero;
+    } else {
+        *pair_at(p, 16) = *pair_at(p, 32) = *pair_at(p, 48) = zero;
+        *pair_at(end, -(size_t)32) = *pair_at(end, -(size_t)48) = *pair_at(end, -(size_t)64) = zero;
+        *(uint64_t *)pair_at(p, 64) = 0;
     }
 }
 
