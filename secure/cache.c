@@ -49,6 +49,7 @@ static struct secure_cache *attach(void)
         cache->reserved = 0;
         cache->random ^= (uint64_t)(uintptr_t)cache * hak_secure_secrets.factor;
         cache->random ^= hak_secure_secrets.mask ^ hak_os_ops.clock_ns();
+        cache->random |= 1;
         heap->kept = cache;
     }
     return cache;

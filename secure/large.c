@@ -149,7 +149,7 @@ static size_t container_bytes(size_t size, size_t alignment, size_t page)
 static void fill_behind(const struct large *large)
 {
     char *end = large->start + large->size;
-    memset(end, (int)(hak_secure_secrets.fill & 0xFF),
+    memset(end, (int)(hak_secure_secrets.fill[0] & 0xFF),
            (size_t)(large->body + large->body_bytes - end));
 }
 
@@ -187,7 +187,7 @@ static int is_all(const char *from, const char *to, char value)
 static void check_edges(const struct large *large)
 {
     if (!is_all(large->start + large->size, large->body + large->body_bytes,
-                (char)hak_secure_secrets.fill)) {
+                (char)hak_secure_secrets.fill[0])) {
         hak_secure_overflowed(large->start);
     }
     if (!is_all(large->body, large->start, 0)) {

@@ -38,9 +38,9 @@ typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+w"(pair))
 #endif
 
-/* Classes of up to so many bytes are handled in line: at most four pairs, or eight and a word, which
-   overlap as far as the class is shorter, and end at the tail. So one branch depends on the class,
-   not one for each. Every class has 32 bytes at least (hak_secure_tail_room). */
+/* Classes of up to so many bytes are handled in line: four pairs, or eight and a word, which
+   overlap as far as the class is shorter, and end at the tail. So one branch depends on the class.
+   Every class has 32 bytes at least (hak_secure_tail_room). */
 #define IN_LINE  144u
 #define IN_PAIRS 64u
 
@@ -153,13 +153,16 @@ static HAK_NOINLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
-    size_t class_bytes = hak_sc_table[size_class].size;
-    void *p = HAK_LIKELY(cache != NULL)
-                  ? hak_secure_cache_take(cache, hak_secure_bin_of(cache, size_class))
-                  : NULL;
-    if (HAK_UNLIKELY(!p)) {
+    if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
     }
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    uint32_t n = bin->n_hand;
+    if (HAK_UNLIKELY(!n)) {
+        return slow_alloc(size_class, size);
+    }
+    void *p = hak_secure_cache_take(cache, bin, n);
+    size_t class_bytes = hak_sc_table[size_class].size;
     return class_bytes <= IN_LINE ? dress(p, size, class_bytes)
                                   : dress_longer(p, size, class_bytes);
 }
@@ -448,22 +451,22 @@ static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail say
     }
 }
 
-/* To its bin, or its heap. */
+/* To its bin, or its heap; NULL: nothing left. */
 static HAK_NOINLINE void leave(void *p)
 {
-    hak_secure_cache_check_word(p);
-    hak_fast_free_to(hak_theap_own, p, to_below);
+    if (p) {
+        hak_secure_cache_check_word(p);
+        hak_fast_free_to(hak_theap_own, p, to_below);
+    }
 }
 
 /* A block that is free now, of a class in whose bin it has room. */
 static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_bin *bin,
                                       uintptr_t block)
 {
-    uintptr_t out = hak_secure_cache_quarantine(cache, bin, block);
+    uint32_t n = bin->n_ring;
+    uintptr_t out = HAK_LIKELY(n) ? hak_secure_cache_quarantine(cache, bin, block, n) : block;
     void *p = (void *)(out & ~RING_OWN);
-    if (HAK_UNLIKELY(!p)) {
-        return;
-    }
     if (HAK_UNLIKELY(!(out & RING_OWN)) || HAK_UNLIKELY(!hak_secure_cache_put(bin, p))) {
         leave(p);
     }
@@ -501,40 +504,55 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
 }
 
-/* What is frequent, without a call: the block is short, its own heap's, and right. Else nothing has
+/* What is frequent: the block is its own heap's, not its slab's first, and right. 0: nothing has
    changed yet, and free_any begins again. */
+static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, uint32_t size_class,
+                                      size_t class_bytes)
+{
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
+             word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
+    if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
+        HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, size, tail)) ||
+        HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
+        return 0;
+    }
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    if (HAK_UNLIKELY(!bin->is_ready)) {
+        return 0;
+    }
+    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
+        atomic_store_relaxed(tail, key);
+    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &word, key))) {
+        return 0; /* another thread has freed it just now */
+    }
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    zero_before(p, size + TAIL_FILLED, class_bytes);
+    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
+    return 1;
+}
+
+static HAK_NOINLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache)
+{
+    uint32_t size_class = TAG_CLASS(tag);
+    if (HAK_UNLIKELY(!free_own(p, cache, size_class, hak_sc_table[size_class].size))) {
+        free_any(p, tag);
+    }
+}
+
 void hak_secure_small_free(void *p, uint32_t tag)
 {
     const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     const struct theap *heap = hak_theap_own;
     struct secure_cache *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(!is_own(heap, tag)) ||
-        HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit)) || row->size > IN_LINE ||
-        HAK_UNLIKELY(!offset)) {
+    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
+        HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit))) {
         free_any(p, tag);
-        return;
-    }
-    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    const uint64_t *before = (const uint64_t *)p - 1;
-    uint64_t *tail = hak_secure_tail_of(p, row->size), key = hak_secure_tail_key(tail);
-    struct tail says = hak_secure_tail_decode(atomic_load_relaxed(tail), key);
-    if (HAK_UNLIKELY(!says.is_right) || HAK_UNLIKELY(says.family != ENTRY_MALLOC) ||
-        HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, says.size, tail)) ||
-        HAK_UNLIKELY(!is_tail(before)) || HAK_UNLIKELY(!bin->is_ready)) {
+    } else if (row->size > IN_LINE) {
+        free_longer(p, tag, cache);
+    } else if (HAK_UNLIKELY(!free_own(p, cache, TAG_CLASS(tag), row->size))) {
         free_any(p, tag);
-        return;
     }
-    uint64_t used = key ^ hak_secure_tail_info(ENTRY_MALLOC, says.size);
-    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
-        atomic_store_relaxed(tail, key);
-    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &used, key))) {
-        free_any(p, tag); /* another thread has freed it just now */
-        return;
-    }
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero_short(p, row->size);
-    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
 }
 
 #endif

@@ -42,10 +42,14 @@ static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
     return (size > TAIL_BYTES ? size : TAIL_BYTES + 1) + TAIL_BYTES;
 }
 
+/* What is read from memory costs no register. */
 struct tail_secrets {
     uint64_t mask, factor;
-    uint64_t fill; /* the byte, eight times */
+    uint64_t fill[2]; /* the byte, sixteen times */
+    uint64_t spread;  /* no secret: TAIL_SPREAD */
 };
+/* Puts what a tail says into its two places, which do not overlap. */
+#define TAIL_SPREAD ((uint64_t)1 << TAIL_INFO_SHIFT | (uint64_t)TAIL_CHECK << (64 - TAIL_INFO_BITS))
 extern struct tail_secrets hak_secure_secrets HAK_HIDDEN; /* written once, at the start */
 
 /* What a tail says. `is_right` 0: nothing. */
@@ -63,14 +67,13 @@ static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
     uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
     x ^= x >> 32;
-    return (x & ~(uint64_t)0xFF) | (hak_secure_secrets.fill & 0xFF);
+    return (x & ~(uint64_t)0xFF) | (hak_secure_secrets.fill[0] & 0xFF);
 }
 
-/* What is exchanged of the key; 0 of a free block, whose tail is its key. The two parts do not
-   overlap: one product has both. */
+/* What is exchanged of the key; 0 of a free block, whose tail is its key. */
 static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info_word(uint64_t info)
 {
-    return info * ((uint64_t)1 << TAIL_INFO_SHIFT | (uint64_t)TAIL_CHECK << (64 - TAIL_INFO_BITS));
+    return info * hak_secure_secrets.spread;
 }
 
 static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info(uint32_t family, size_t size)
@@ -86,6 +89,12 @@ static HAK_ALWAYS_INLINE struct tail hak_secure_tail_decode(uint64_t word, uint6
                          x == hak_secure_tail_info_word(info)};
 }
 
+/* Its size, if the word is a tail of that key at all. */
+static HAK_ALWAYS_INLINE uint32_t hak_secure_tail_size(uint64_t word, uint64_t key)
+{
+    return (uint32_t)((word ^ key) >> TAIL_INFO_SHIFT) & ((1u << TAIL_SIZE_BITS) - 1);
+}
+
 /* Most often the filling is shorter than 16 bytes: the class is the next multiple of 16. Then it is
    the end of the two words before the tail, whose other bytes are the block's, and zero when it is
    written. Sixteen bytes from hak_secure_tail_ends + n have their last n set. */
@@ -97,10 +106,15 @@ static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_end(size_t n)
     return *(const tail_pair *)(const void *)(hak_secure_tail_ends + n);
 }
 
+static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_filling(void)
+{
+    return *(const tail_pair *)(const void *)hak_secure_secrets.fill;
+}
+
 /* n > 16: at most TAIL_FILLED of them. The last sixteen may overlap the ones before. */
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill_long(char *at, size_t n)
 {
-    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill};
+    tail_pair fill = hak_secure_tail_filling();
     char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
     for (; at < last; at += sizeof fill) {
         *(tail_pair *)(void *)at = fill;
@@ -112,7 +126,7 @@ static HAK_ALWAYS_INLINE void hak_secure_tail_fill(void *p, size_t size, uint64_
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill};
+    tail_pair fill = hak_secure_tail_filling();
     if (HAK_UNLIKELY(n > sizeof fill)) {
         hak_secure_tail_fill_long(at, n);
     } else {
@@ -125,7 +139,7 @@ static inline void hak_secure_tail_fill_behind(void *p, size_t size, const uint6
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    memset(at, (int)(hak_secure_secrets.fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
+    memset(at, (int)(hak_secure_secrets.fill[0] & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
 }
 
 /* 1 if the filling is as it was. */
@@ -134,7 +148,7 @@ static HAK_ALWAYS_INLINE int hak_secure_tail_fill_is_right(const void *p, size_t
 {
     const char *at = (const char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill}, wrong;
+    tail_pair fill = hak_secure_tail_filling(), wrong;
     if (HAK_UNLIKELY(n > sizeof fill)) {
         const char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
         wrong = *(const tail_pair *)(const void *)last ^ fill;

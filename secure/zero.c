@@ -8,7 +8,7 @@
 typedef uint64_t four __attribute__((vector_size(32), aligned(8), may_alias));
 #define PIECE ((size_t)256) /* eight of them */
 /* From so many bytes on, pieces are looked at before they are written: lines, and pages, that
-   nobody wrote to stay clean. */
+   no program wrote to stay clean. */
 #define LOOK_FIRST ((size_t)1024)
 
 /* 1 if any bit is set: for every processor, and for those with AVX. */
