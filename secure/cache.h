@@ -27,9 +27,12 @@ HAK_EXTERN_C_BEGIN
 #define RING_MOST 64u
 
 struct secure_bin {
-    uint8_t n_hand, hand_most, is_ready;
-    uint8_t n_ring; /* places of the quarantine, a power of two; 0: none */
-    uint32_t at;    /* the place that is left next */
+    uint32_t n_hand, hand_most;
+    uint32_t bytes;        /* of a block; 0 until the hand or the quarantine is used */
+    uint32_t magic, limit; /* hak_sc_is_block's; 0 until the quarantine is made */
+    uint32_t is_ready;
+    uint32_t n_ring; /* places of the quarantine, a power of two; 0: none */
+    uint32_t at;     /* the place that is left next */
     void *hand[HAND_MOST];
     uintptr_t ring[RING_MOST]; /* blocks; 0 until there is one. RING_OWN: of a slab of this heap */
 };
@@ -79,7 +82,7 @@ static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
     uint32_t i = hak_secure_draw(cache, n);
     void *block = bin->hand[i];
     bin->hand[i] = bin->hand[n - 1];
-    bin->n_hand = (uint8_t)(n - 1);
+    bin->n_hand = n - 1;
     return block;
 }
 
@@ -91,7 +94,7 @@ static HAK_ALWAYS_INLINE int hak_secure_cache_put(struct secure_bin *bin, void *
         return 0;
     }
     bin->hand[n] = block;
-    bin->n_hand = (uint8_t)(n + 1);
+    bin->n_hand = n + 1;
     return 1;
 }
 
@@ -110,9 +113,11 @@ static HAK_ALWAYS_INLINE uintptr_t hak_secure_cache_quarantine(struct secure_cac
 {
     uint32_t back = (uint32_t)hak_secure_random(cache) >> 8 & (n / 2 - 1);
     uint32_t at = bin->at, drawn = (at - back) & (n - 1);
-    uintptr_t out = bin->ring[at];
-    bin->ring[at] = bin->ring[drawn];
-    bin->ring[drawn] = block;
+    uintptr_t *ring = bin->ring;
+    __asm__("" : "+r"(ring)); /* as above */
+    uintptr_t out = ring[at];
+    ring[at] = ring[drawn];
+    ring[drawn] = block;
     bin->at = (at + 1) & (n - 1);
     return out;
 }

@@ -162,7 +162,7 @@ void *hak_secure_small_alloc(uint32_t size_class, size_t size)
         return slow_alloc(size_class, size);
     }
     void *p = hak_secure_cache_take(cache, bin, n);
-    size_t class_bytes = hak_sc_table[size_class].size;
+    size_t class_bytes = bin->bytes;
     return class_bytes <= IN_LINE ? dress(p, size, class_bytes)
                                   : dress_longer(p, size, class_bytes);
 }
@@ -466,9 +466,9 @@ static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_
 {
     uint32_t n = bin->n_ring;
     uintptr_t out = HAK_LIKELY(n) ? hak_secure_cache_quarantine(cache, bin, block, n) : block;
-    void *p = (void *)(out & ~RING_OWN);
-    if (HAK_UNLIKELY(!(out & RING_OWN)) || HAK_UNLIKELY(!hak_secure_cache_put(bin, p))) {
-        leave(p);
+    if (HAK_UNLIKELY(!(out & RING_OWN)) ||
+        HAK_UNLIKELY(!hak_secure_cache_put(bin, (void *)(out - RING_OWN)))) {
+        leave((void *)(out & ~RING_OWN));
     }
 }
 
@@ -506,7 +506,7 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 
 /* What is frequent: the block is its own heap's, not its slab's first, and right. 0: nothing has
    changed yet, and free_any begins again. */
-static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, uint32_t size_class,
+static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, struct secure_bin *bin,
                                       size_t class_bytes)
 {
     uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
@@ -514,10 +514,6 @@ static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, uint3
     if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
         HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, size, tail)) ||
         HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
-        return 0;
-    }
-    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
-    if (HAK_UNLIKELY(!bin->is_ready)) {
         return 0;
     }
     if (HAK_LIKELY(hak_theap_n_live() < 2)) {
@@ -533,24 +529,30 @@ static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, uint3
 
 static HAK_NOINLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache)
 {
-    uint32_t size_class = TAG_CLASS(tag);
-    if (HAK_UNLIKELY(!free_own(p, cache, size_class, hak_sc_table[size_class].size))) {
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    if (HAK_UNLIKELY(!free_own(p, cache, bin, bin->bytes))) {
         free_any(p, tag);
     }
 }
 
+/* A bin whose quarantine is not made yet knows of no block. */
 void hak_secure_small_free(void *p, uint32_t tag)
 {
-    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     const struct theap *heap = hak_theap_own;
     struct secure_cache *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
-        HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit))) {
+    if (HAK_UNLIKELY(!cache)) {
         free_any(p, tag);
-    } else if (row->size > IN_LINE) {
+        return;
+    }
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    size_t class_bytes = bin->bytes;
+    if (HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
+        HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit))) {
+        free_any(p, tag);
+    } else if (class_bytes > IN_LINE) {
         free_longer(p, tag, cache);
-    } else if (HAK_UNLIKELY(!free_own(p, cache, TAG_CLASS(tag), row->size))) {
+    } else if (HAK_UNLIKELY(!free_own(p, cache, bin, class_bytes))) {
         free_any(p, tag);
     }
 }

@@ -46,6 +46,7 @@ static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
 struct tail_secrets {
     uint64_t mask, factor;
     uint64_t fill[2]; /* the byte, sixteen times */
+    uint64_t low;     /* all bits, but the lowest byte is the filling's */
     uint64_t spread;  /* no secret: TAIL_SPREAD */
 };
 /* Puts what a tail says into its two places, which do not overlap. */
@@ -67,7 +68,7 @@ static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
     uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
     x ^= x >> 32;
-    return (x & ~(uint64_t)0xFF) | (hak_secure_secrets.fill[0] & 0xFF);
+    return (x | 0xFF) & hak_secure_secrets.low;
 }
 
 /* What is exchanged of the key; 0 of a free block, whose tail is its key. */
