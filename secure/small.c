@@ -147,6 +147,9 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 
 static HAK_NOINLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
 {
+    if (class_bytes <= IN_LINE) {
+        __builtin_unreachable();
+    }
     return dress(p, size, class_bytes);
 }
 
@@ -530,6 +533,9 @@ static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, struc
 static HAK_NOINLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache)
 {
     struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    if (bin->bytes <= IN_LINE) {
+        __builtin_unreachable();
+    }
     if (HAK_UNLIKELY(!free_own(p, cache, bin, bin->bytes))) {
         free_any(p, tag);
     }

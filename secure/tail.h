@@ -112,15 +112,48 @@ static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_filling(void)
     return *(const tail_pair *)(const void *)hak_secure_secrets.fill;
 }
 
-/* n > 16: at most TAIL_FILLED of them. The last sixteen may overlap the ones before. */
+/* n > 16: at most TAIL_FILLED of them, as pairs from both ends, which overlap in the middle. Calls
+   EACH(i) for the pair that begins i bytes from `at`. */
+#define TAIL_PAIR sizeof(tail_pair)
+#define TAIL_EACH_LONG(n, EACH)                                                                    \
+    do {                                                                                           \
+        EACH(0);                                                                                   \
+        EACH((n)-TAIL_PAIR);                                                                       \
+        if ((n) > 2 * TAIL_PAIR) {                                                                 \
+            EACH(TAIL_PAIR);                                                                       \
+            EACH((n)-2 * TAIL_PAIR);                                                               \
+        }                                                                                          \
+        if ((n) > 4 * TAIL_PAIR) {                                                                 \
+            EACH(2 * TAIL_PAIR);                                                                   \
+            EACH(3 * TAIL_PAIR);                                                                   \
+            EACH((n)-3 * TAIL_PAIR);                                                               \
+            EACH((n)-4 * TAIL_PAIR);                                                               \
+        }                                                                                          \
+    } while (0)
+HAK_STATIC_ASSERT(TAIL_FILLED == 8 * TAIL_PAIR, "four pairs from each end");
+
+static HAK_ALWAYS_INLINE tail_pair *hak_secure_tail_pair(const char *at, size_t offset)
+{
+    return (tail_pair *)(void *)((char *)(uintptr_t)at + offset);
+}
+
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill_long(char *at, size_t n)
 {
     tail_pair fill = hak_secure_tail_filling();
-    char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
-    for (; at < last; at += sizeof fill) {
-        *(tail_pair *)(void *)at = fill;
-    }
-    *(tail_pair *)(void *)last = fill;
+    n = n < TAIL_FILLED ? n : TAIL_FILLED;
+#define TAIL_WRITE(offset) (*hak_secure_tail_pair(at, offset) = fill)
+    TAIL_EACH_LONG(n, TAIL_WRITE);
+#undef TAIL_WRITE
+}
+
+static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_wrong_long(const char *at, size_t n)
+{
+    tail_pair fill = hak_secure_tail_filling(), wrong = {0, 0};
+    n = n < TAIL_FILLED ? n : TAIL_FILLED;
+#define TAIL_LOOK(offset) (wrong |= *hak_secure_tail_pair(at, offset) ^ fill)
+    TAIL_EACH_LONG(n, TAIL_LOOK);
+#undef TAIL_LOOK
+    return wrong;
 }
 
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill(void *p, size_t size, uint64_t *tail)
@@ -151,11 +184,7 @@ static HAK_ALWAYS_INLINE int hak_secure_tail_fill_is_right(const void *p, size_t
     size_t n = (size_t)((const char *)tail - at);
     tail_pair fill = hak_secure_tail_filling(), wrong;
     if (HAK_UNLIKELY(n > sizeof fill)) {
-        const char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
-        wrong = *(const tail_pair *)(const void *)last ^ fill;
-        for (; at < last; at += sizeof fill) {
-            wrong |= *(const tail_pair *)(const void *)at ^ fill;
-        }
+        wrong = hak_secure_tail_wrong_long(at, n);
     } else {
         wrong = (*(const tail_pair *)(const void *)(tail - 2) ^ fill) & hak_secure_tail_end(n);
     }
