@@ -49,6 +49,11 @@ static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
     return (pair *)(void *)((char *)(uintptr_t)p + offset);
 }
 
+static HAK_ALWAYS_INLINE pair *pair_before(const void *end, size_t offset)
+{
+    return (pair *)(void *)((char *)(uintptr_t)end - offset);
+}
+
 /* Of the middle pairs of a class of at most IN_PAIRS: one from the start, one from the end. */
 static HAK_ALWAYS_INLINE size_t second(size_t n)
 {
@@ -64,13 +69,13 @@ static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t class_bytes)
 {
     size_t n = class_bytes - TAIL_BYTES;
     const char *end = (const char *)p + n;
-    pair any = *pair_at(p, 0) | *pair_at(end, -sizeof(pair));
+    pair any = *pair_at(p, 0) | *pair_before(end, 16);
     uint64_t more = 0;
     if (class_bytes <= IN_PAIRS) {
         any |= *pair_at(p, second(n)) | *pair_at(p, third(n));
     } else {
         any |= *pair_at(p, 16) | *pair_at(p, 32) | *pair_at(p, 48);
-        any |= *pair_at(end, -(size_t)32) | *pair_at(end, -(size_t)48) | *pair_at(end, -(size_t)64);
+        any |= *pair_before(end, 32) | *pair_before(end, 48) | *pair_before(end, 64);
         more = *(const uint64_t *)pair_at(p, 64);
     }
     return !(any[0] | any[1] | more);
@@ -82,12 +87,12 @@ static HAK_ALWAYS_INLINE void zero_short(void *p, size_t class_bytes)
     char *end = (char *)p + n;
     pair zero = {0, 0};
     KEEP_IN_REGISTER(zero);
-    *pair_at(p, 0) = *pair_at(end, -sizeof(pair)) = zero;
+    *pair_at(p, 0) = *pair_before(end, 16) = zero;
     if (class_bytes <= IN_PAIRS) {
         *pair_at(p, second(n)) = *pair_at(p, third(n)) = zero;
     } else {
         *pair_at(p, 16) = *pair_at(p, 32) = *pair_at(p, 48) = zero;
-        *pair_at(end, -(size_t)32) = *pair_at(end, -(size_t)48) = *pair_at(end, -(size_t)64) = zero;
+        *pair_before(end, 32) = *pair_before(end, 48) = *pair_before(end, 64) = zero;
         *(uint64_t *)pair_at(p, 64) = 0;
     }
 }

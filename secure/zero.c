@@ -13,7 +13,7 @@ typedef uint64_t four __attribute__((vector_size(32), aligned(8), may_alias));
 
 /* 1 if any bit is set: for every processor, and for those with AVX. */
 #define ANY_BY_WORDS(v) (((v)[0] | (v)[1] | (v)[2] | (v)[3]) != 0)
-#define ANY_BY_AVX(v)   (!__builtin_ia32_ptestz256((__v4di)(v), (__v4di)(v)))
+#define ANY_BY_AVX(v)   (!__builtin_ia32_ptestz256((quad)(v), (quad)(v)))
 
 /* Half a piece from each of two places. */
 static HAK_ALWAYS_INLINE four all_of(const void *p, const void *q)
@@ -22,7 +22,7 @@ static HAK_ALWAYS_INLINE four all_of(const void *p, const void *q)
     return ((a[0] | a[1]) | (a[2] | a[3])) | ((b[0] | b[1]) | (b[2] | b[3]));
 }
 
-static HAK_ALWAYS_INLINE void write(void *p, void *q)
+static HAK_ALWAYS_INLINE void clear_both(void *p, void *q)
 {
     four *a = (four *)p, *b = (four *)q;
     a[0] = a[1] = a[2] = a[3] = b[0] = b[1] = b[2] = b[3] = (four){0, 0, 0, 0};
@@ -51,26 +51,26 @@ static HAK_ALWAYS_INLINE void write(void *p, void *q)
 #define CLEAR(p, n, ANY)                                                                           \
     char *at = (char *)(p), *last = at + (n) - ((n) < PIECE ? PIECE / 2 : PIECE);                  \
     if ((n) < PIECE) {                                                                             \
-        write(at, last);                                                                           \
+        clear_both(at, last);                                                                      \
         return;                                                                                    \
     }                                                                                              \
     if ((n) < LOOK_FIRST) {                                                                        \
         for (; at < last; at += PIECE) {                                                           \
-            write(at, at + PIECE / 2);                                                             \
+            clear_both(at, at + PIECE / 2);                                                        \
             KEEP_LOOP(at);                                                                         \
         }                                                                                          \
-        write(last, last + PIECE / 2);                                                             \
+        clear_both(last, last + PIECE / 2);                                                        \
         return;                                                                                    \
     }                                                                                              \
     for (; at < last; at += PIECE) {                                                               \
         four some = all_of(at, at + PIECE / 2);                                                    \
         if (ANY(some)) {                                                                           \
-            write(at, at + PIECE / 2);                                                             \
+            clear_both(at, at + PIECE / 2);                                                        \
         }                                                                                          \
     }                                                                                              \
     four rest = all_of(last, last + PIECE / 2);                                                    \
     if (ANY(rest)) {                                                                               \
-        write(last, last + PIECE / 2);                                                             \
+        clear_both(last, last + PIECE / 2);                                                        \
     }
 
 static HAK_NOINLINE int look_anywhere(const void *p, size_t n)
@@ -86,7 +86,7 @@ static HAK_NOINLINE void clear_anywhere(void *p, size_t n)
 #if defined(__x86_64__)
 static int has_avx2;
 
-typedef long long __v4di __attribute__((vector_size(32)));
+typedef long long quad __attribute__((vector_size(32)));
 
 static HAK_NOINLINE __attribute__((target("avx2"))) int look_by_avx2(const void *p, size_t n)
 {

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <vector>
 
 #include "secure/zero.h"
@@ -42,6 +43,15 @@ TEST(SecureZero, ZeroesThatAndNoMore)
         }
     }
     memset(room, 0, sizeof room);
+}
+
+TEST(SecureZero, WritesNothingWhereAllIsZero)
+{
+    ASSERT_EQ(mprotect(room, sizeof room, PROT_READ), 0);
+    for (size_t n : {1024u, 1032u, 4088u, 4096u, 9000u}) {
+        hak_secure_zero(room + 8, n);
+    }
+    ASSERT_EQ(mprotect(room, sizeof room, PROT_READ | PROT_WRITE), 0);
 }
 
 } // namespace
