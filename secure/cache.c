@@ -20,8 +20,8 @@ static uint64_t reserved_bytes; /* by all caches */
 
 static void forget(struct secure_bin *bin)
 {
-    bin->n_hand = bin->is_ready = bin->n_ring = 0;
-    bin->at = 0;
+    bin->n_hand = bin->is_ready = bin->n_ring = bin->at = 0;
+    bin->bytes = bin->magic = bin->limit = 0;
     memset(bin->ring, 0, sizeof bin->ring);
 }
 
@@ -49,6 +49,7 @@ static struct secure_cache *attach(void)
         cache->reserved = 0;
         cache->random ^= (uint64_t)(uintptr_t)cache * hak_secure_secrets.factor;
         cache->random ^= hak_secure_secrets.mask ^ hak_os_ops.clock_ns();
+        cache->random |= 1;
         heap->kept = cache;
     }
     return cache;
@@ -68,22 +69,24 @@ static uint32_t between(uint64_t least, uint64_t n, uint64_t most)
     return (uint32_t)(n < least ? least : n > most ? most : n);
 }
 
-static uint8_t hand_most(uint32_t size_class)
+static void set_hand(struct secure_bin *bin, uint32_t size_class)
 {
-    return (uint8_t)between(HAND_LEAST, HAND_BYTES / hak_sc_table[size_class].size, HAND_MOST);
+    bin->bytes = hak_sc_table[size_class].size;
+    bin->hand_most = between(HAND_LEAST, HAND_BYTES / bin->bytes, HAND_MOST);
 }
 
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block)
 {
     struct secure_bin *bin = &cache->bins[size_class];
     struct bin *from = &hak_theap_own->bins[size_class];
-    bin->hand_most = hand_most(size_class);
+    set_hand(bin, size_class);
     while (bin->n_hand < bin->hand_most) {
         void *more = hak_tc_bin_take(from);
         if (!more) {
             break;
         }
         *(uint64_t *)more = 0; /* where the link was */
+        __builtin_prefetch(hak_secure_tail_of(more, bin->bytes), 1);
         bin->hand[bin->n_hand++] = more;
     }
     uint32_t i = hak_secure_draw(cache, bin->n_hand + 1u);
@@ -106,7 +109,9 @@ void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
     struct secure_bin *bin = &cache->bins[size_class];
     uint64_t size = hak_sc_table[size_class].size;
     bin->is_ready = 1;
-    bin->hand_most = hand_most(size_class);
+    bin->magic = hak_sc_table[size_class].magic;
+    bin->limit = hak_sc_table[size_class].limit;
+    set_hand(bin, size_class);
     if (!hak_options.secure_quarantine) {
         return;
     }
@@ -117,7 +122,7 @@ void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
         return;
     }
     cache->reserved += bytes;
-    bin->n_ring = (uint8_t)n;
+    bin->n_ring = n;
 }
 
 /* Blocks of other heaps' slabs are strays in the bin (theap.h). */

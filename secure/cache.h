@@ -28,9 +28,12 @@ HAK_EXTERN_C_BEGIN
 #define RING_MOST 64u
 
 struct secure_bin {
-    uint8_t n_hand, hand_most, is_ready;
-    uint8_t n_ring; /* places of the quarantine, a power of two; 0: none */
-    uint32_t at;    /* the place that is left next */
+    uint32_t n_hand, hand_most;
+    uint32_t bytes;        /* of a block; 0 until the hand or the quarantine is used */
+    uint32_t magic, limit; /* hak_sc_is_block's; 0 until the quarantine is made */
+    uint32_t is_ready;
+    uint32_t n_ring; /* places of the quarantine, a power of two; 0: none */
+    uint32_t at;     /* the place that is left next */
     void *hand[HAND_MOST];
     uintptr_t ring[RING_MOST]; /* blocks; 0 until there is one. RING_OWN: of a slab of this heap */
 };
@@ -58,25 +61,29 @@ static HAK_ALWAYS_INLINE struct secure_bin *hak_secure_bin_of(struct secure_cach
     return bin;
 }
 
-/* A number below n, n < 2^16; of the thread's own sequence. */
-static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, uint32_t n)
+/* The next of the thread's own sequence: 32 bits, made one call ahead, so that no call waits for
+   the product. Odd numbers stay odd. */
+static HAK_ALWAYS_INLINE uint64_t hak_secure_random(struct secure_cache *cache)
 {
-    cache->random = cache->random * 0x5851F42D4C957F2Du + 0x14057B7EF767814Fu;
-    return (uint32_t)(((cache->random >> 32) * n) >> 32);
+    uint64_t random = cache->random;
+    cache->random = random * 0xD1342543DE82EF95u;
+    return random >> 32;
 }
 
-/* A block from the hand, NULL if it is empty. */
-static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
-                                                     struct secure_bin *bin)
+/* A number below n, n < 2^16. */
+static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, uint32_t n)
 {
-    uint32_t n = bin->n_hand;
-    if (HAK_UNLIKELY(!n)) {
-        return NULL;
-    }
+    return (uint32_t)((hak_secure_random(cache) * n) >> 32);
+}
+
+/* A block from the hand, which has `n` of them, at least one. */
+static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
+                                                     struct secure_bin *bin, uint32_t n)
+{
     uint32_t i = hak_secure_draw(cache, n);
     void *block = bin->hand[i];
     bin->hand[i] = bin->hand[n - 1];
-    bin->n_hand = (uint8_t)(n - 1);
+    bin->n_hand = n - 1;
     return block;
 }
 
@@ -88,7 +95,7 @@ static HAK_ALWAYS_INLINE int hak_secure_cache_put(struct secure_bin *bin, void *
         return 0;
     }
     bin->hand[n] = block;
-    bin->n_hand = (uint8_t)(n + 1);
+    bin->n_hand = n + 1;
     return 1;
 }
 
@@ -99,19 +106,19 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
 /* Decides how large the class's hand and quarantine are. Before its first free (is_ready). */
 void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class);
 
-/* The block, with its mark, goes into the quarantine. Returns the one that leaves it, or 0. */
+/* The block, with its mark, goes into the quarantine, which has `n` places, at least two. Returns
+   the one that leaves it, or 0. */
 static HAK_ALWAYS_INLINE uintptr_t hak_secure_cache_quarantine(struct secure_cache *cache,
                                                                struct secure_bin *bin,
-                                                               uintptr_t block)
+                                                               uintptr_t block, uint32_t n)
 {
-    uint32_t n = bin->n_ring;
-    if (HAK_UNLIKELY(!n)) {
-        return block;
-    }
-    uint32_t at = bin->at, drawn = (at - hak_secure_draw(cache, n / 2)) & (n - 1);
-    uintptr_t out = bin->ring[at];
-    bin->ring[at] = bin->ring[drawn];
-    bin->ring[drawn] = block;
+    uint32_t back = (uint32_t)hak_secure_random(cache) >> 8 & (n / 2 - 1);
+    uint32_t at = bin->at, drawn = (at - back) & (n - 1);
+    uintptr_t *ring = bin->ring;
+    __asm__("" : "+r"(ring)); /* as above */
+    uintptr_t out = ring[at];
+    ring[at] = ring[drawn];
+    ring[drawn] = block;
     bin->at = (at + 1) & (n - 1);
     return out;
 }

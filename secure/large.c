@@ -32,7 +32,9 @@
 #define KEEP_WHOLE ((size_t)256 * HAK_KIB)
 /* A block that is made larger by realloc takes its pages along if it has so many bytes. */
 #define MOVED_LEAST ((size_t)64 * HAK_KIB)
-/* Pages of freed blocks that are kept: twice as many as are in use, within these bounds. */
+/* Pages of freed blocks that are kept: with those in use, twice as many as were in use lately,
+   within these bounds. So many frees later a peak is half forgotten, about. */
+#define PEAK_FREES 64u
 #define KEPT_LEAST ((size_t)4 * HAK_MIB)
 #define KEPT_MOST  ((size_t)64 * HAK_MIB)
 
@@ -58,6 +60,7 @@ static uint32_t n_drawn, n_queued, first_queued, n_ready, draws;
 size_t hak_secure_large_waiting;
 static struct large *stuck; /* freed, in no other list */
 static size_t used_bytes;   /* of bodies of used blocks; atomic, and about right */
+static size_t peak_bytes;   /* the most of them lately; a lost update is harmless */
 
 static const struct entry_table *below(void)
 {
@@ -97,12 +100,16 @@ static void guard(const struct large *large)
     protect(large->body + large->body_bytes, container + large->bytes, OS_UNTOUCHABLE);
 }
 
-/* In pages, when so many bytes are being freed. */
+/* In pages, when so many bytes have just been freed. */
 static size_t most_kept(size_t freed)
 {
-    size_t used = 2 * (atomic_load_relaxed(&used_bytes) + freed);
-    return (used < KEPT_LEAST  ? KEPT_LEAST
-            : used < KEPT_MOST ? used
+    size_t used = atomic_load_relaxed(&used_bytes), was = used + freed,
+           peak = atomic_load_relaxed(&peak_bytes);
+    peak = was > peak ? was : peak - (peak - was) / PEAK_FREES;
+    atomic_store_relaxed(&peak_bytes, peak);
+    size_t most = 2 * peak > used ? 2 * peak - used : 0;
+    return (most < KEPT_LEAST  ? KEPT_LEAST
+            : most < KEPT_MOST ? most
                                : KEPT_MOST) /
            hak_os_page_size();
 }
@@ -125,17 +132,16 @@ static int get_pages(struct large *large, char *body, size_t body_bytes, int may
 static void leave_pages(struct large *large)
 {
     hak_secure_pages_learn(large->body, large->body_bytes, large->lent.n != 0);
-    size_t page = hak_os_page_size(), n = large->body_bytes / page;
-    n = large->lent.n
-            ? hak_secure_pages_return(large->lent, large->body, n, most_kept(large->body_bytes))
-            : 0;
+    size_t page = hak_os_page_size(), n = large->body_bytes / page,
+           most = most_kept(large->body_bytes);
+    n = large->lent.n ? hak_secure_pages_return(large->lent, large->body, n, most) : 0;
     char *at = large->body + n * page, *end = large->body + large->body_bytes;
     if (at < end && hak_os_purge(at, (size_t)(end - at))) {
         memset(at, 0, (size_t)(end - at));
     }
     protect(large->body, end, OS_UNTOUCHABLE);
     large->lent = (struct pages){0, 0};
-    (void)hak_secure_pages_trim(most_kept(large->body_bytes));
+    (void)hak_secure_pages_trim(most);
 }
 
 /* --- placing --- */
@@ -149,7 +155,7 @@ static size_t container_bytes(size_t size, size_t alignment, size_t page)
 static void fill_behind(const struct large *large)
 {
     char *end = large->start + large->size;
-    memset(end, (int)(hak_secure_secrets.fill & 0xFF),
+    memset(end, (int)(hak_secure_secrets.fill[0] & 0xFF),
            (size_t)(large->body + large->body_bytes - end));
 }
 
@@ -174,7 +180,6 @@ static void place(struct large *large, size_t size, size_t alignment, struct spo
     }
     large->family = ENTRY_MALLOC;
     (void)atomic_add_relaxed(&used_bytes, large->body_bytes);
-    fill_behind(large);
 }
 
 static int is_all(const char *from, const char *to, char value)
@@ -187,7 +192,7 @@ static int is_all(const char *from, const char *to, char value)
 static void check_edges(const struct large *large)
 {
     if (!is_all(large->start + large->size, large->body + large->body_bytes,
-                (char)hak_secure_secrets.fill)) {
+                (char)hak_secure_secrets.fill[0])) {
         hak_secure_overflowed(large->start);
     }
     if (!is_all(large->body, large->start, 0)) {
@@ -445,7 +450,8 @@ static void *record(void *container, struct hak_heap *heap, size_t alignment, si
         return NULL;
     }
     place(large, size, alignment, spot);
-    guard(large);
+    guard(large); /* first: or the filling's page may be a huge one, which goes beyond the body */
+    fill_behind(large);
     hak_lock_acquire(&lock);
     atomic_store_relaxed(&large->state, (uint32_t)LARGE_USED);
     struct address_node **old = hak_address_find(&table, container);
@@ -498,6 +504,7 @@ static void *reuse(size_t alignment, size_t size, size_t bytes, struct spot spot
         return NULL;
     }
     place(large, size, alignment, spot);
+    fill_behind(large);
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return large->start;
 }

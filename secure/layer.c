@@ -413,7 +413,10 @@ static void start(void)
     uint64_t seed = hak_link_secret();
     hak_secure_secrets.mask = mix(seed);
     hak_secure_secrets.factor = mix(seed + 1) | 1;
-    hak_secure_secrets.fill = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
+    hak_secure_secrets.fill[0] = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
+    hak_secure_secrets.fill[1] = hak_secure_secrets.fill[0];
+    hak_secure_secrets.low = (hak_secure_secrets.fill[0] & 0xFF) | ~(uint64_t)0xFFFF;
+    hak_secure_secrets.spread = TAIL_SPREAD;
     hak_secure_zero_start();
     hak_secure_cache_start();
     if (hak_options.secure_guards) {

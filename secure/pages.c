@@ -219,7 +219,7 @@ size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t m
         return is_moved ? n : 0;
     }
     if (is_moved) {
-        memset(start_of(lent), 0, n * page); /* most of it was touched */
+        hak_secure_zero(start_of(lent), n * page);
     }
     give(lent, is_moved ? n : 0);
     end_lent();

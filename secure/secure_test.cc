@@ -16,11 +16,13 @@
 
 #include "base/error.h"
 #include "base/options.h"
+#include "base/os.h"
 #include "base/verify.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "secure/cache.h"
 #include "secure/large.h"
+#include "secure/pages.h"
 #include "secure/stacks.h"
 #include "secure/tail.h"
 #include "testing/failing_os.h"
@@ -106,6 +108,66 @@ TEST(SecureDeathTest, EachByteBehindASmallBlock)
                     "^hakmem: block written to behind its end: 0x[0-9a-f]+ \\(.*size class")
                     << size << " " << at << " " << value;
             }
+        }
+    }
+}
+
+/* What was written wherever it is: bytes at `step` in the block, before it is freed. */
+void expect_zero_when_freed(size_t size, size_t step)
+{
+    unsigned char *p = take(size);
+    for (size_t at = step ? step - 1 : 0; step && at < size; at += step) {
+        p[at] = 1;
+    }
+    hak_free(p);
+    ASSERT_TRUE(is_zero(p, size)) << size << " " << step;
+}
+
+TEST(Secure, AFreedSmallBlockIsZero)
+{
+    for (size_t size = 1; size <= 32760; size += size < 1100 ? 1 : 331) {
+        for (size_t step : {0u, 1u, 7u, 250u, 1000u, 4096u, 9000u}) {
+            expect_zero_when_freed(size, step);
+        }
+        expect_zero_when_freed(size, size);
+    }
+}
+
+TEST(SecureDeathTest, AWriteAfterFreeIsFoundAtAnyByteWhenTheBlockIsHandedOut)
+{
+    for (size_t size : {9u, 24u, 40u, 56u, 72u, 100u, 136u, 152u, 248u, 264u, 1000u, 5000u}) {
+        for (size_t at = 0; at < size; at += size < 150 ? 5 : size / 5) {
+            EXPECT_DEATH(
+                {
+                    unsigned char *p = take(size);
+                    hak_free(p);
+                    p[at] = 1;
+                    for (int i = 0; i < 1000; i++) {
+                        hak_free(take(size));
+                    }
+                },
+                "written to")
+                << size << " " << at;
+        }
+    }
+}
+
+TEST(Secure, AFillingIsRightUntilOneOfItsBytesIsNot)
+{
+    alignas(16) unsigned char room[320];
+    auto *tail = reinterpret_cast<uint64_t *>(room + 304);
+    for (size_t size = 0; size <= 304; size++) {
+        memset(room, 0, sizeof room);
+        hak_secure_tail_fill(room, size, tail);
+        ASSERT_TRUE(is_zero(room, size)) << size;
+        ASSERT_EQ(*tail, 0u);
+        size_t end = std::min<size_t>(304, size + TAIL_FILLED);
+        ASSERT_TRUE(is_zero(room + end, 304 - end)) << size;
+        for (size_t i = 0; i < 304; i++) {
+            room[i] ^= 0x40;
+            ASSERT_EQ(hak_secure_tail_fill_is_right(room, size, tail), i < size || i >= end)
+                << size << " " << i;
+            room[i] ^= 0x40;
         }
     }
 }
@@ -353,6 +415,32 @@ TEST(SecureDeathTest, ALargeBlockThatGrowsLeavesNothingBehind)
             hak_free(q);
         }
     }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Pages are kept by the recent peak, not by what is in use at the moment. */
+TEST(Secure, PagesOfLargeBlocksAreKeptAsLongAsTheirPeakIsRecent)
+{
+    const size_t size = 1 << 20, n = 8;
+    void *all[n];
+    size_t page = hak_os_page_size();
+    for (int round = 0; round < 40; round++) {
+        for (void *&p : all) {
+            p = memset(take(size), 1, size);
+        }
+        for (void *p : all) {
+            hak_free(p);
+        }
+    }
+    if (!hak_secure_pages_kept) {
+        GTEST_SKIP() << "no pages are lent here";
+    }
+    EXPECT_GT(hak_secure_pages_kept, (n - 1) * size / page);
+    EXPECT_LE(hak_secure_pages_kept, 2 * n * (size + page) / page);
+    for (int i = 0; i < 1000; i++) {
+        hak_free(memset(take(100000), 1, 100000));
+    }
+    EXPECT_LE(hak_secure_pages_kept, 5 * size / page);
     EXPECT_EQ(hak_verify(), 0);
 }
 

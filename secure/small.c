@@ -30,8 +30,7 @@ const unsigned char hak_secure_tail_ends[32] = {[16] = 0xFF, 0xFF, 0xFF, 0xFF, 0
                                                 0xFF,        0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
                                                 0xFF,        0xFF, 0xFF, 0xFF};
 
-/* Blocks are aligned to 16 bytes, and their sizes are multiples of that. */
-typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 /* Or gcc makes the zero again for each store, or calls memset. */
 #if defined(__x86_64__)
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+x"(pair))
@@ -39,72 +38,62 @@ typedef uint64_t pair __attribute__((vector_size(16), may_alias));
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+w"(pair))
 #endif
 
-/* Classes of up to so many bytes are handled in line, pair by pair. The tail is the second word of
-   the last pair. */
-#define IN_LINE 144u
+/* Classes of up to so many bytes are handled in line: four pairs, or eight and a word, which
+   overlap as far as the class is shorter, and end at the tail. So one branch depends on the class.
+   Every class has 32 bytes at least (hak_secure_tail_room). */
+#define IN_LINE  144u
+#define IN_PAIRS 64u
+
+static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
+{
+    return (pair *)(void *)((char *)(uintptr_t)p + offset);
+}
+
+static HAK_ALWAYS_INLINE pair *pair_before(const void *end, size_t offset)
+{
+    return (pair *)(void *)((char *)(uintptr_t)end - offset);
+}
+
+/* Of the middle pairs of a class of at most IN_PAIRS: one from the start, one from the end. */
+static HAK_ALWAYS_INLINE size_t second(size_t n)
+{
+    return n < 2 * sizeof(pair) ? n - sizeof(pair) : sizeof(pair);
+}
+static HAK_ALWAYS_INLINE size_t third(size_t n)
+{
+    return n < 2 * sizeof(pair) ? 0 : n - 2 * sizeof(pair);
+}
 
 /* All before the tail. */
 static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t class_bytes)
 {
-    const pair *at = (const pair *)p;
-    pair any = {0, 0};
-    switch (class_bytes / sizeof *at) {
-    case 9:
-        any |= at[7];
-        HAK_FALLTHROUGH;
-    case 8:
-        any |= at[6];
-        HAK_FALLTHROUGH;
-    case 7:
-        any |= at[5];
-        HAK_FALLTHROUGH;
-    case 6:
-        any |= at[4];
-        HAK_FALLTHROUGH;
-    case 5:
-        any |= at[3];
-        HAK_FALLTHROUGH;
-    case 4:
-        any |= at[2];
-        HAK_FALLTHROUGH;
-    case 3:
-        any |= at[1];
-        HAK_FALLTHROUGH;
-    default: /* no class has fewer than two */
-        any |= at[0];
+    size_t n = class_bytes - TAIL_BYTES;
+    const char *end = (const char *)p + n;
+    pair any = *pair_at(p, 0) | *pair_before(end, 16);
+    uint64_t more = 0;
+    if (class_bytes <= IN_PAIRS) {
+        any |= *pair_at(p, second(n)) | *pair_at(p, third(n));
+    } else {
+        any |= *pair_at(p, 16) | *pair_at(p, 32) | *pair_at(p, 48);
+        any |= *pair_before(end, 32) | *pair_before(end, 48) | *pair_before(end, 64);
+        more = *(const uint64_t *)pair_at(p, 64);
     }
-    return !(any[0] | any[1] | hak_secure_tail_of(p, class_bytes)[-1]);
+    return !(any[0] | any[1] | more);
 }
 
 static HAK_ALWAYS_INLINE void zero_short(void *p, size_t class_bytes)
 {
-    pair zero = {0, 0}, *at = (pair *)p;
+    size_t n = class_bytes - TAIL_BYTES;
+    char *end = (char *)p + n;
+    pair zero = {0, 0};
     KEEP_IN_REGISTER(zero);
-    hak_secure_tail_of(p, class_bytes)[-1] = 0;
-    switch (class_bytes / sizeof *at) {
-    case 9:
-        at[7] = zero;
-        HAK_FALLTHROUGH;
-    case 8:
-        at[6] = zero;
-        HAK_FALLTHROUGH;
-    case 7:
-        at[5] = zero;
-        HAK_FALLTHROUGH;
-    case 6:
-        at[4] = zero;
-        HAK_FALLTHROUGH;
-    case 5:
-        at[3] = zero;
-        HAK_FALLTHROUGH;
-    case 4:
-        at[2] = zero;
-        HAK_FALLTHROUGH;
-    case 3:
-        at[1] = zero;
-        HAK_FALLTHROUGH;
-    default:
-        at[0] = zero;
+    *pair_at(p, 0) = *pair_before(end, 16) = zero;
+    if (class_bytes <= IN_PAIRS) {
+        *pair_at(p, second(n)) = *pair_at(p, third(n)) = zero;
+    } else {
+        *pair_at(p, 16) = *pair_at(p, 32) = *pair_at(p, 48) = zero;
+        *pair_before(end, 32) = *pair_before(end, 48) = *pair_before(end, 64) = zero;
+        *(uint64_t *)pair_at(p, 64) = 0;
     }
 }
 
@@ -163,19 +152,25 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 
 static HAK_NOINLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
 {
+    if (class_bytes <= IN_LINE) {
+        __builtin_unreachable();
+    }
     return dress(p, size, class_bytes);
 }
 
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
-    size_t class_bytes = hak_sc_table[size_class].size;
-    void *p = HAK_LIKELY(cache != NULL)
-                  ? hak_secure_cache_take(cache, hak_secure_bin_of(cache, size_class))
-                  : NULL;
-    if (HAK_UNLIKELY(!p)) {
+    if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
     }
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    uint32_t n = bin->n_hand;
+    if (HAK_UNLIKELY(!n)) {
+        return slow_alloc(size_class, size);
+    }
+    void *p = hak_secure_cache_take(cache, bin, n);
+    size_t class_bytes = bin->bytes;
     return class_bytes <= IN_LINE ? dress(p, size, class_bytes)
                                   : dress_longer(p, size, class_bytes);
 }
@@ -464,24 +459,24 @@ static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail say
     }
 }
 
-/* To its bin, or its heap. */
+/* To its bin, or its heap; NULL: nothing left. */
 static HAK_NOINLINE void leave(void *p)
 {
-    hak_secure_cache_check_word(p);
-    hak_fast_free_to(hak_theap_own, p, to_below);
+    if (p) {
+        hak_secure_cache_check_word(p);
+        hak_fast_free_to(hak_theap_own, p, to_below);
+    }
 }
 
 /* A block that is free now, of a class in whose bin it has room. */
 static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_bin *bin,
                                       uintptr_t block)
 {
-    uintptr_t out = hak_secure_cache_quarantine(cache, bin, block);
-    void *p = (void *)(out & ~RING_OWN);
-    if (HAK_UNLIKELY(!p)) {
-        return;
-    }
-    if (HAK_UNLIKELY(!(out & RING_OWN)) || HAK_UNLIKELY(!hak_secure_cache_put(bin, p))) {
-        leave(p);
+    uint32_t n = bin->n_ring;
+    uintptr_t out = HAK_LIKELY(n) ? hak_secure_cache_quarantine(cache, bin, block, n) : block;
+    if (HAK_UNLIKELY(!(out & RING_OWN)) ||
+        HAK_UNLIKELY(!hak_secure_cache_put(bin, (void *)(out - RING_OWN)))) {
+        leave((void *)(out & ~RING_OWN));
     }
 }
 
@@ -517,40 +512,60 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
 }
 
-/* What is frequent, without a call: the block is short, its own heap's, and right. Else nothing has
+/* What is frequent: the block is its own heap's, not its slab's first, and right. 0: nothing has
    changed yet, and free_any begins again. */
+static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, struct secure_bin *bin,
+                                      size_t class_bytes)
+{
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
+             word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
+    if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
+        HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, size, tail)) ||
+        HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
+        return 0;
+    }
+    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
+        atomic_store_relaxed(tail, key);
+    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &word, key))) {
+        return 0; /* another thread has freed it just now */
+    }
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    zero_before(p, size + TAIL_FILLED, class_bytes);
+    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
+    return 1;
+}
+
+static HAK_NOINLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache)
+{
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    if (bin->bytes <= IN_LINE) {
+        __builtin_unreachable();
+    }
+    if (HAK_UNLIKELY(!free_own(p, cache, bin, bin->bytes))) {
+        free_any(p, tag);
+    }
+}
+
+/* A bin whose quarantine is not made yet knows of no block. */
 void hak_secure_small_free(void *p, uint32_t tag)
 {
-    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     const struct theap *heap = hak_theap_own;
     struct secure_cache *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(!is_own(heap, tag)) ||
-        HAK_UNLIKELY(!hak_sc_is_block(offset, row->magic, row->limit)) || row->size > IN_LINE ||
-        HAK_UNLIKELY(!offset)) {
+    if (HAK_UNLIKELY(!cache)) {
         free_any(p, tag);
         return;
     }
     struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    const uint64_t *before = (const uint64_t *)p - 1;
-    uint64_t *tail = hak_secure_tail_of(p, row->size), key = hak_secure_tail_key(tail);
-    struct tail says = hak_secure_tail_decode(atomic_load_relaxed(tail), key);
-    if (HAK_UNLIKELY(!says.is_right) || HAK_UNLIKELY(says.family != ENTRY_MALLOC) ||
-        HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, says.size, tail)) ||
-        HAK_UNLIKELY(!is_tail(before)) || HAK_UNLIKELY(!bin->is_ready)) {
+    size_t class_bytes = bin->bytes;
+    if (HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
+        HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit))) {
         free_any(p, tag);
-        return;
+    } else if (class_bytes > IN_LINE) {
+        free_longer(p, tag, cache);
+    } else if (HAK_UNLIKELY(!free_own(p, cache, bin, class_bytes))) {
+        free_any(p, tag);
     }
-    uint64_t used = key ^ hak_secure_tail_info(ENTRY_MALLOC, says.size);
-    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
-        atomic_store_relaxed(tail, key);
-    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &used, key))) {
-        free_any(p, tag); /* another thread has freed it just now */
-        return;
-    }
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero_short(p, row->size);
-    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
 }
 
 #endif

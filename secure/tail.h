@@ -43,10 +43,15 @@ static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
     return (size > TAIL_BYTES ? size : TAIL_BYTES + 1) + TAIL_BYTES;
 }
 
+/* What is read from memory costs no register. */
 struct tail_secrets {
     uint64_t mask, factor;
-    uint64_t fill; /* the byte, eight times */
+    uint64_t fill[2]; /* the byte, sixteen times */
+    uint64_t low;     /* all bits, but the lowest byte is the filling's, and the next one 0 */
+    uint64_t spread;  /* no secret: TAIL_SPREAD */
 };
+/* Puts what a tail says into its two places, which do not overlap. */
+#define TAIL_SPREAD ((uint64_t)1 << TAIL_INFO_SHIFT | (uint64_t)TAIL_CHECK << (64 - TAIL_INFO_BITS))
 extern struct tail_secrets hak_secure_secrets HAK_HIDDEN; /* written once, at the start */
 
 /* What a tail says. `is_right` 0: nothing. */
@@ -64,14 +69,13 @@ static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
     uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
     x ^= x >> 32;
-    return (x & ~(uint64_t)0xFFFF) | (hak_secure_secrets.fill & 0xFF);
+    return (x | 0xFF) & hak_secure_secrets.low;
 }
 
-/* What is exchanged of the key; 0 of a free block, whose tail is its key. The two parts do not
-   overlap: one product has both. */
+/* What is exchanged of the key; 0 of a free block, whose tail is its key. */
 static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info_word(uint64_t info)
 {
-    return info * ((uint64_t)1 << TAIL_INFO_SHIFT | (uint64_t)TAIL_CHECK << (64 - TAIL_INFO_BITS));
+    return info * hak_secure_secrets.spread;
 }
 
 static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info(uint32_t family, size_t size)
@@ -87,6 +91,12 @@ static HAK_ALWAYS_INLINE struct tail hak_secure_tail_decode(uint64_t word, uint6
                          x == hak_secure_tail_info_word(info)};
 }
 
+/* Its size, if the word is a tail of that key at all. */
+static HAK_ALWAYS_INLINE uint32_t hak_secure_tail_size(uint64_t word, uint64_t key)
+{
+    return (uint32_t)((word ^ key) >> TAIL_INFO_SHIFT) & ((1u << TAIL_SIZE_BITS) - 1);
+}
+
 /* Most often the filling is shorter than 16 bytes: the class is the next multiple of 16. Then it is
    the end of the two words before the tail, whose other bytes are the block's, and zero when it is
    written. Sixteen bytes from hak_secure_tail_ends + n have their last n set. */
@@ -98,22 +108,60 @@ static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_end(size_t n)
     return *(const tail_pair *)(const void *)(hak_secure_tail_ends + n);
 }
 
-/* n > 16: at most TAIL_FILLED of them. The last sixteen may overlap the ones before. */
+static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_filling(void)
+{
+    return *(const tail_pair *)(const void *)hak_secure_secrets.fill;
+}
+
+/* n > 16: at most TAIL_FILLED of them, as pairs from both ends, which overlap in the middle. Calls
+   EACH(i) for the pair that begins i bytes from `at`. */
+#define TAIL_PAIR sizeof(tail_pair)
+#define TAIL_EACH_LONG(n, EACH)                                                                    \
+    do {                                                                                           \
+        EACH(0);                                                                                   \
+        EACH((n)-TAIL_PAIR);                                                                       \
+        if ((n) > 2 * TAIL_PAIR) {                                                                 \
+            EACH(TAIL_PAIR);                                                                       \
+            EACH((n)-2 * TAIL_PAIR);                                                               \
+        }                                                                                          \
+        if ((n) > 4 * TAIL_PAIR) {                                                                 \
+            EACH(2 * TAIL_PAIR);                                                                   \
+            EACH(3 * TAIL_PAIR);                                                                   \
+            EACH((n)-3 * TAIL_PAIR);                                                               \
+            EACH((n)-4 * TAIL_PAIR);                                                               \
+        }                                                                                          \
+    } while (0)
+HAK_STATIC_ASSERT(TAIL_FILLED == 8 * TAIL_PAIR, "four pairs from each end");
+
+static HAK_ALWAYS_INLINE tail_pair *hak_secure_tail_pair(const char *at, size_t offset)
+{
+    return (tail_pair *)(void *)((char *)(uintptr_t)at + offset);
+}
+
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill_long(char *at, size_t n)
 {
-    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill};
-    char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
-    for (; at < last; at += sizeof fill) {
-        *(tail_pair *)(void *)at = fill;
-    }
-    *(tail_pair *)(void *)last = fill;
+    tail_pair fill = hak_secure_tail_filling();
+    n = n < TAIL_FILLED ? n : TAIL_FILLED;
+#define TAIL_WRITE(offset) (*hak_secure_tail_pair(at, offset) = fill)
+    TAIL_EACH_LONG(n, TAIL_WRITE);
+#undef TAIL_WRITE
+}
+
+static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_wrong_long(const char *at, size_t n)
+{
+    tail_pair fill = hak_secure_tail_filling(), wrong = {0, 0};
+    n = n < TAIL_FILLED ? n : TAIL_FILLED;
+#define TAIL_LOOK(offset) (wrong |= *hak_secure_tail_pair(at, offset) ^ fill)
+    TAIL_EACH_LONG(n, TAIL_LOOK);
+#undef TAIL_LOOK
+    return wrong;
 }
 
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill(void *p, size_t size, uint64_t *tail)
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill};
+    tail_pair fill = hak_secure_tail_filling();
     if (HAK_UNLIKELY(n > sizeof fill)) {
         hak_secure_tail_fill_long(at, n);
     } else {
@@ -126,7 +174,7 @@ static inline void hak_secure_tail_fill_behind(void *p, size_t size, const uint6
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    memset(at, (int)(hak_secure_secrets.fill & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
+    memset(at, (int)(hak_secure_secrets.fill[0] & 0xFF), n < TAIL_FILLED ? n : TAIL_FILLED);
 }
 
 /* 1 if the filling is as it was. */
@@ -135,13 +183,9 @@ static HAK_ALWAYS_INLINE int hak_secure_tail_fill_is_right(const void *p, size_t
 {
     const char *at = (const char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    tail_pair fill = {hak_secure_secrets.fill, hak_secure_secrets.fill}, wrong;
+    tail_pair fill = hak_secure_tail_filling(), wrong;
     if (HAK_UNLIKELY(n > sizeof fill)) {
-        const char *last = at + (n < TAIL_FILLED ? n : TAIL_FILLED) - sizeof fill;
-        wrong = *(const tail_pair *)(const void *)last ^ fill;
-        for (; at < last; at += sizeof fill) {
-            wrong |= *(const tail_pair *)(const void *)at ^ fill;
-        }
+        wrong = hak_secure_tail_wrong_long(at, n);
     } else {
         wrong = (*(const tail_pair *)(const void *)(tail - 2) ^ fill) & hak_secure_tail_end(n);
     }

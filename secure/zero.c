@@ -1,44 +1,101 @@
-/* Zeroing and looking. Called by small.c and large.c. */
+/* Zeroing and looking. Called by small.c, large.c and pages.c. */
 #include "secure/zero.h"
 
 #include <stdint.h>
-#include <string.h>
 
 #if HAK_SECURE
 
-/* Not aligned: the last vector may overlap the one before. */
 typedef uint64_t four __attribute__((vector_size(32), aligned(8), may_alias));
-#define AT_ONCE 8
+#define PIECE ((size_t)256) /* eight of them */
+/* From so many bytes on, pieces are looked at before they are written: lines, and pages, that
+   no program wrote to stay clean. */
+#define LOOK_FIRST ((size_t)1024)
 
-/* Compiled twice, for every processor and for those with AVX2. */
-static HAK_ALWAYS_INLINE int look(const void *p, size_t n)
+/* 1 if any bit is set: for every processor, and for those with AVX. */
+#define ANY_BY_WORDS(v) (((v)[0] | (v)[1] | (v)[2] | (v)[3]) != 0)
+#define ANY_BY_AVX(v)   (!__builtin_ia32_ptestz256((quad)(v), (quad)(v)))
+
+/* Half a piece from each of two places. */
+static HAK_ALWAYS_INLINE four all_of(const void *p, const void *q)
 {
-    const four *at = (const four *)p;
-    const four *last = (const four *)(const void *)((const char *)p + n) - 1;
-    for (; last - at >= AT_ONCE; at += AT_ONCE) {
-        four some = ((at[0] | at[1]) | (at[2] | at[3])) | ((at[4] | at[5]) | (at[6] | at[7]));
-        if (some[0] | some[1] | some[2] | some[3]) {
-            return 0;
-        }
-    }
-    four rest = *last;
-    for (; at < last; at++) {
-        rest |= *at;
-    }
-    return !(rest[0] | rest[1] | rest[2] | rest[3]);
+    const four *a = (const four *)p, *b = (const four *)q;
+    return ((a[0] | a[1]) | (a[2] | a[3])) | ((b[0] | b[1]) | (b[2] | b[3]));
 }
+
+static HAK_ALWAYS_INLINE void clear_both(void *p, void *q)
+{
+    four *a = (four *)p, *b = (four *)q;
+    a[0] = a[1] = a[2] = a[3] = b[0] = b[1] = b[2] = b[3] = (four){0, 0, 0, 0};
+}
+
+/* Or gcc makes a call of memset from the loop. */
+#define KEEP_LOOP(at) __asm__ volatile("" : "+r"(at))
+
+/* What is compiled twice. Whole pieces, and the last one, which may overlap the one before; what is
+   shorter than a piece, in two halves that may overlap. So few branches depend on the length. */
+#define LOOK(p, n, ANY)                                                                            \
+    const char *at = (const char *)(p), *last = at + (n) - ((n) < PIECE ? PIECE / 2 : PIECE);      \
+    if ((n) < PIECE) {                                                                             \
+        four some = all_of(at, last);                                                              \
+        return !ANY(some);                                                                         \
+    }                                                                                              \
+    for (; at < last; at += PIECE) {                                                               \
+        four some = all_of(at, at + PIECE / 2);                                                    \
+        if (ANY(some)) {                                                                           \
+            return 0;                                                                              \
+        }                                                                                          \
+    }                                                                                              \
+    four rest = all_of(last, last + PIECE / 2);                                                    \
+    return !ANY(rest)
+
+#define CLEAR(p, n, ANY)                                                                           \
+    char *at = (char *)(p), *last = at + (n) - ((n) < PIECE ? PIECE / 2 : PIECE);                  \
+    if ((n) < PIECE) {                                                                             \
+        clear_both(at, last);                                                                      \
+        return;                                                                                    \
+    }                                                                                              \
+    if ((n) < LOOK_FIRST) {                                                                        \
+        for (; at < last; at += PIECE) {                                                           \
+            clear_both(at, at + PIECE / 2);                                                        \
+            KEEP_LOOP(at);                                                                         \
+        }                                                                                          \
+        clear_both(last, last + PIECE / 2);                                                        \
+        return;                                                                                    \
+    }                                                                                              \
+    for (; at < last; at += PIECE) {                                                               \
+        four some = all_of(at, at + PIECE / 2);                                                    \
+        if (ANY(some)) {                                                                           \
+            clear_both(at, at + PIECE / 2);                                                        \
+        }                                                                                          \
+    }                                                                                              \
+    four rest = all_of(last, last + PIECE / 2);                                                    \
+    if (ANY(rest)) {                                                                               \
+        clear_both(last, last + PIECE / 2);                                                        \
+    }
 
 static HAK_NOINLINE int look_anywhere(const void *p, size_t n)
 {
-    return look(p, n);
+    LOOK(p, n, ANY_BY_WORDS);
+}
+
+static HAK_NOINLINE void clear_anywhere(void *p, size_t n)
+{
+    CLEAR(p, n, ANY_BY_WORDS)
 }
 
 #if defined(__x86_64__)
 static int has_avx2;
 
+typedef long long quad __attribute__((vector_size(32)));
+
 static HAK_NOINLINE __attribute__((target("avx2"))) int look_by_avx2(const void *p, size_t n)
 {
-    return look(p, n);
+    LOOK(p, n, ANY_BY_AVX);
+}
+
+static HAK_NOINLINE __attribute__((target("avx2"))) void clear_by_avx2(void *p, size_t n)
+{
+    CLEAR(p, n, ANY_BY_AVX)
 }
 
 void hak_secure_zero_start(void)
@@ -51,6 +108,11 @@ int hak_secure_is_zero(const void *p, size_t n)
 {
     return HAK_LIKELY(has_avx2) ? look_by_avx2(p, n) : look_anywhere(p, n);
 }
+
+void hak_secure_zero(void *p, size_t n)
+{
+    HAK_LIKELY(has_avx2) ? clear_by_avx2(p, n) : clear_anywhere(p, n);
+}
 #else
 void hak_secure_zero_start(void)
 {
@@ -60,36 +122,11 @@ int hak_secure_is_zero(const void *p, size_t n)
 {
     return look_anywhere(p, n);
 }
-#endif
-
-static int is_zero(const char *p, size_t n)
-{
-    if (n >= ZERO_SHORT) {
-        return hak_secure_is_zero(p, n);
-    }
-    const uint64_t *at = (const uint64_t *)(const void *)p;
-    uint64_t any = 0;
-    for (size_t i = 0; i < n / sizeof *at; i++) {
-        any |= at[i];
-    }
-    return !any;
-}
 
 void hak_secure_zero(void *p, size_t n)
 {
-    char *at = (char *)p, *end = at + n;
-    if (n < LOOK_FIRST) {
-        memset(p, 0, n);
-        return;
-    }
-    while (at < end) {
-        size_t piece = LOOK_FIRST - (uintptr_t)at % LOOK_FIRST, left = (size_t)(end - at);
-        piece = piece < left ? piece : left;
-        if (!is_zero(at, piece)) {
-            memset(at, 0, piece);
-        }
-        at += piece;
-    }
+    clear_anywhere(p, n);
 }
+#endif
 
 #endif

@@ -9,16 +9,14 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* From this size on, zeroing looks before it writes: pages that were never touched stay so. */
-#define LOOK_FIRST ((size_t)4096)
-/* What is shorter is looked at where it is asked for. */
-#define ZERO_SHORT ((size_t)256)
+/* What is shorter is looked at, and zeroed, where it is asked for. */
+#define ZERO_SHORT ((size_t)128)
 
 /* Once, at the start: which instructions the processor has. */
 void hak_secure_zero_start(void);
 /* 1 if all is zero. `n`: whole words, ZERO_SHORT at least. `p` is aligned to words. */
 int hak_secure_is_zero(const void *p, size_t n);
-/* All becomes zero; of pages that are zero, nothing is written. Whole words. */
+/* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. */
 void hak_secure_zero(void *p, size_t n);
 
 HAK_EXTERN_C_END

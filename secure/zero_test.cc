@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <vector>
 
 #include "secure/zero.h"
@@ -14,7 +15,8 @@ alignas(4096) unsigned char room[5 * 4096];
 TEST(SecureZero, FindsOneByteWhereverItIs)
 {
     for (size_t at = 0; at < 48; at += 8) {
-        for (size_t n : {256u, 264u, 272u, 280u, 504u, 512u, 1000u, 4088u, 4096u, 9000u}) {
+        for (size_t n : {128u, 136u, 152u, 248u, 256u, 264u, 272u, 280u, 504u, 512u, 1000u, 4088u,
+                         4096u, 9000u}) {
             ASSERT_EQ(hak_secure_is_zero(room + at, n), 1) << n;
             for (size_t i = 0; i < n; i += n < 600 ? 1 : 61) {
                 room[at + i] = 0x80;
@@ -31,7 +33,8 @@ TEST(SecureZero, FindsOneByteWhereverItIs)
 TEST(SecureZero, ZeroesThatAndNoMore)
 {
     for (size_t at : {0u, 8u, 4088u, 4096u}) {
-        for (size_t n : {8u, 256u, 4088u, 4096u, 4104u, 12000u}) {
+        for (size_t n :
+             {128u, 152u, 248u, 256u, 264u, 1016u, 1024u, 1032u, 4088u, 4096u, 4104u, 12000u}) {
             memset(room, 7, sizeof room);
             hak_secure_zero(room + at, n);
             for (size_t i = 0; i < sizeof room; i++) {
@@ -40,6 +43,15 @@ TEST(SecureZero, ZeroesThatAndNoMore)
         }
     }
     memset(room, 0, sizeof room);
+}
+
+TEST(SecureZero, WritesNothingWhereAllIsZero)
+{
+    ASSERT_EQ(mprotect(room, sizeof room, PROT_READ), 0);
+    for (size_t n : {1024u, 1032u, 4088u, 4096u, 9000u}) {
+        hak_secure_zero(room + 8, n);
+    }
+    ASSERT_EQ(mprotect(room, sizeof room, PROT_READ | PROT_WRITE), 0);
 }
 
 } // namespace
