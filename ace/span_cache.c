@@ -546,6 +546,7 @@ int hak_spans_rest(struct span_cache *cache)
         uint64_t slot = take_out_reserved(cache, i);
         if (slot) {
             give(slot);
+            tell_all(cache);
         }
     }
     return is_more;
