@@ -25,6 +25,9 @@
 static void superslabs_taken(size_t fresh)
 {
     hak_adapt_taken(CONTROL_SUPERSLABS, fresh);
+    if (fresh) {
+        hak_spans_fetched();
+    }
 }
 
 static void superslabs_purged(size_t bytes)

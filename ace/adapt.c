@@ -191,6 +191,16 @@ void hak_adapt_block_given(size_t class_bytes)
     hak_control_class_note(&control, class_of(class_bytes), -(int64_t)class_bytes);
 }
 
+void hak_adapt_class_taken(size_t class_bytes)
+{
+    hak_control_class_note(&control, class_of(class_bytes), (int64_t)class_bytes);
+}
+
+void hak_adapt_class_given(unsigned class_index, size_t bytes)
+{
+    hak_control_class_note(&control, class_index, -(int64_t)bytes);
+}
+
 void hak_adapt_block_resized(size_t before, size_t after)
 {
     hak_control_class_note(&control, class_of(before), -(int64_t)before);

@@ -24,6 +24,10 @@ void hak_adapt_set_helped(int helped);
 void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
 void hak_adapt_block_given(size_t class_bytes);
 void hak_adapt_block_resized(size_t before, size_t after);
+/* Live bytes of a class change, as hak_adapt_block_taken and _given say: of what threads keep
+   (span_cache.h). */
+void hak_adapt_class_taken(size_t class_bytes);
+void hak_adapt_class_given(unsigned class_index, size_t bytes);
 /* How many bytes superslabs may keep besides what threads keep in spans; ranges, in all and of a
  * class; for how long (ms). */
 size_t hak_adapt_superslab_keep(void);

@@ -25,6 +25,15 @@
 #define VERIFY_TRIES 10000u
 /* Addresses of spans end in zeros, where a slot has the number of granules. */
 #define LOW_MASK ((uint64_t)SS_GRANULE_BYTES - 1)
+/* So many granules of a class are untold at most. */
+#define UNTOLD_MOST 512u
+/* A cache keeps twice as many bytes after so many requests that found a span, if none of the
+   thread's took memory from the system since: then it starts again with the least. */
+#define HITS_TO_DOUBLE 128u
+#define DOUBLINGS_MOST 2u
+/* No more than this is reserved beyond what there is: then half of it goes. */
+#define UNUSED_MOST (2 * (int64_t)SPAN_CACHE_LARGEST)
+HAK_STATIC_ASSERT(SPAN_CACHE_LEAST << DOUBLINGS_MOST == SPAN_CACHE_BYTES, "from the least to all");
 
 struct span_cache *(*hak_spans_own)(void);
 
@@ -41,7 +50,7 @@ static void *span_of(uint64_t slot)
 }
 
 /* The sum of all words has the sum of their granules in its low bits, as of all caches' spans. */
-HAK_STATIC_ASSERT(SPAN_CACHE_SLOTS *SPAN_CACHE_BYTES < SS_GRANULE_BYTES * SS_GRANULE_BYTES,
+HAK_STATIC_ASSERT(SPAN_CACHE_SLOTS *SS_BYTES < SS_GRANULE_BYTES * SS_GRANULE_BYTES,
                   "all slots' granules fit in the low bits");
 static size_t sum(const struct span_cache *cache)
 {
@@ -77,69 +86,228 @@ static void drop_unused(struct span_cache *cache)
     }
 }
 
-/* A block again. Returns what it is, zeroed if it shall be. */
-static void *use(uint64_t slot, int is_zeroed)
+/* --- what the controller hears of classes --- */
+
+static uint32_t class_of(uint32_t granules)
 {
-    void *p = span_of(slot);
-    uint16_t *word = hak_ss_span_word(p), granules = (uint16_t)(slot & LOW_MASK);
-    HAK_CHECK(word && atomic_load_relaxed(word) == (granules | SPAN_ASIDE), "freed span is corrupt",
-              p);
-    if (is_zeroed && hak_zero_choose(bytes_of(slot))(p, bytes_of(slot))) {
-        granules |= SPAN_MARK; /* handed out without resident pages */
-    }
-    atomic_store_relaxed(word, granules);
-    return p;
+    return hak_ace_class_index(granules * SS_GRANULE_BYTES) -
+           hak_ace_class_index(SC_SMALL_MAX + SS_GRANULE_BYTES);
 }
 
-/* The low bits of the slot that serves the request; 0 if none does. */
+static void tell(struct span_cache *cache, uint32_t i)
+{
+    uint32_t granules = __atomic_exchange_n(&cache->untold[i], 0u, __ATOMIC_RELAXED);
+    if (granules) {
+        hak_adapt_class_given(i + hak_ace_class_index(SC_SMALL_MAX + SS_GRANULE_BYTES),
+                              granules * SS_GRANULE_BYTES);
+    }
+}
+
+static void tell_all(struct span_cache *cache)
+{
+    for (uint32_t i = 0; i < SPAN_CACHE_CLASSES; i++) {
+        tell(cache, i);
+    }
+}
+
+static void note_given(struct span_cache *cache, uint32_t granules)
+{
+    uint32_t i = class_of(granules);
+    if (HAK_UNLIKELY(atomic_add_relaxed(&cache->untold[i], granules) >= UNTOLD_MOST)) {
+        tell(cache, i);
+    }
+}
+
+static void note_taken(struct span_cache *cache, uint32_t granules)
+{
+    uint32_t *untold = &cache->untold[class_of(granules)], n = atomic_load_relaxed(untold);
+    /* Fails only if another thread was just at it. */
+    if (n < granules || !atomic_cas_strong(untold, &n, n - granules)) {
+        hak_adapt_class_taken(granules * SS_GRANULE_BYTES);
+    }
+}
+
+/* --- cutting and joining: by who has the spans, which are in no slot --- */
+
+static int is_aside(const uint16_t *word, uint64_t slot)
+{
+    return word && atomic_load_relaxed(word) == ((slot & LOW_MASK) | SPAN_ASIDE);
+}
+
+static void check_is_aside(const uint16_t *word, uint64_t slot)
+{
+    HAK_CHECK(is_aside(word, slot), "freed span is corrupt", span_of(slot));
+}
+
+/* The front of the span, n granules, becomes a block. Returns the rest, 0 if there is none. The
+   rest is made before the front is shortened: see pool.h. */
+static uint64_t use(uint64_t slot, uint32_t n, int is_zeroed)
+{
+    char *p = (char *)span_of(slot);
+    uint16_t *word = hak_ss_span_word(p);
+    check_is_aside(word, slot);
+    uint32_t more = (uint32_t)(slot & LOW_MASK) - n, bits = n;
+    size_t bytes = n * SS_GRANULE_BYTES;
+    if (more) {
+        atomic_store_release(word + n, (uint16_t)(more | SPAN_ASIDE));
+    }
+    if (HAK_UNLIKELY(is_zeroed) && hak_zero_choose(bytes)(p, bytes)) {
+        bits |= SPAN_MARK; /* handed out without resident pages */
+    }
+    atomic_store_release(word, (uint16_t)bits);
+    return more ? (uint64_t)(uintptr_t)(p + bytes) | more : 0;
+}
+
+/* Two spans of which the second one begins where the first one ends, in one superslab. */
+static uint64_t join(uint64_t first, uint64_t second)
+{
+    uint16_t *word = hak_ss_span_word(span_of(first)), n = (uint16_t)(second & LOW_MASK);
+    check_is_aside(word, first);
+    check_is_aside(word + (first & LOW_MASK), second);
+    uint16_t sum = (uint16_t)((first & LOW_MASK) + n);
+    atomic_store_release(word, (uint16_t)(sum | SPAN_ASIDE));
+    atomic_store_release(word + (sum - n), (uint16_t)0);
+    return first + n;
+}
+
+static int do_touch(uint64_t first, uint64_t second)
+{
+    uint64_t end = (first & ~LOW_MASK) + bytes_of(first);
+    return end == (second & ~LOW_MASK) && (end & (SS_BYTES - 1)) != 0;
+}
+
+/* Looks at the slots again. */
+static void see(struct span_cache *cache)
+{
+    uint64_t words = 0;
+    uint32_t slots = 0;
+    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
+        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
+        slots |= (uint32_t)(slot != 0) << i;
+        words += slot;
+    }
+    cache->seen_slots = slots;
+    cache->seen_bytes = bytes_of(words);
+}
+
+/* Takes all spans out, in the order of their addresses. Returns how many there were. */
+static uint32_t take_out_all(struct span_cache *cache, uint64_t *spans)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
+        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
+        if (!slot || !take_out(cache, i, slot)) {
+            continue;
+        }
+        uint32_t at = n++;
+        for (; at && spans[at - 1] > slot; at--) {
+            spans[at] = spans[at - 1];
+        }
+        spans[at] = slot;
+    }
+    return n;
+}
+
+static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot)
+{
+    cache->seen_slots |= 1u << i;
+    atomic_store_relaxed(&cache->ticks[i], (uint8_t)atomic_load_relaxed(&tick_now));
+    atomic_store_release(&cache->slots[i], slot);
+}
+
+/* Joins what touches. */
+static HAK_NOINLINE void join_all(struct span_cache *cache)
+{
+    uint64_t spans[SPAN_CACHE_SLOTS];
+    uint32_t n = take_out_all(cache, spans), to = 0;
+    cache->seen_slots = 0;
+    cache->seen_bytes = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t span = spans[i];
+        for (; i + 1 < n && do_touch(span, spans[i + 1]); i++) {
+            span = join(span, spans[i + 1]);
+        }
+        cache->seen_bytes += bytes_of(span);
+        put_in(cache, to++, span);
+    }
+    cache->is_joined = 1;
+    cache->last = 0;
+}
+
+/* --- requests and frees --- */
+
+/* The granules that the request takes; 0 if the cache serves no such size. */
 static uint32_t wanted(size_t size)
 {
-    if (size <= SC_SMALL_MAX || size > SPAN_CACHE_BYTES) {
+    if (size <= SC_SMALL_MAX || size > SPAN_CACHE_LARGEST) {
         return 0;
     }
     size_t bytes = hak_ace_class_bytes(size);
     return bytes * 1000 > size * hak_options.wmax_mid ? 0 : hak_ss_span_granules_for(bytes);
 }
 
-/* The slot with such low bits, the last one first; SPAN_CACHE_SLOTS if there is none. */
-static uint32_t slot_with(const struct span_cache *cache, uint64_t mask, uint64_t low)
+/* The slot with the smallest span of n granules or more at such an address, the last one first;
+   SPAN_CACHE_SLOTS if there is none. */
+static uint32_t best_slot(const struct span_cache *cache, uint32_t n, uint64_t align_mask)
 {
-    uint32_t last = cache->last;
-    if (HAK_LIKELY((atomic_load_relaxed(&cache->slots[last]) & mask) == low)) {
-        return last;
+    uint32_t best = cache->last;
+    if ((atomic_load_relaxed(&cache->slots[best]) & (align_mask | LOW_MASK)) == n) {
+        return best;
     }
-    uint32_t i = 0;
-    while (i < SPAN_CACHE_SLOTS && (atomic_load_relaxed(&cache->slots[i]) & mask) != low) {
-        i++;
+    uint64_t least = LOW_MASK + 1;
+    best = SPAN_CACHE_SLOTS;
+    for (uint32_t left = cache->seen_slots; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctz(left);
+        uint64_t slot = atomic_load_relaxed(&cache->slots[i]), granules = slot & LOW_MASK;
+        int is_better = granules >= n && granules < least && !(slot & align_mask);
+        least = is_better ? granules : least;
+        best = is_better ? i : best;
     }
-    return i;
+    return best;
 }
 
 void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
 {
-    uint64_t granules = wanted(size);
-    if (!granules) {
+    uint32_t n = wanted(size);
+    uint64_t align_mask = (align - 1) & ~LOW_MASK;
+    size_t bytes = n * SS_GRANULE_BYTES;
+    if (!n) {
         return NULL;
     }
-    uint32_t i = slot_with(cache, LOW_MASK | (align - 1), granules);
-    if (i == SPAN_CACHE_SLOTS) {
-        return NULL;
+    uint32_t i = best_slot(cache, n, align_mask);
+    if (i == SPAN_CACHE_SLOTS && !cache->is_joined && cache->seen_bytes >= bytes) {
+        join_all(cache);
+        i = best_slot(cache, n, align_mask);
     }
-    uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
+    uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
     if (!slot || !take_out(cache, i, slot)) {
         return NULL;
     }
     cache->n_hits++;
-    return use(slot, is_zeroed);
+    cache->n_since++;
+    cache->seen_bytes -= bytes;
+    cache->seen_slots &= ~(1u << i);
+    note_taken(cache, n);
+    uint64_t rest = use(slot, n, is_zeroed);
+    if (rest) {
+        put_in(cache, i, rest);
+    }
+    if (HAK_UNLIKELY(atomic_load_relaxed(&cache->reserved) >
+                     (int64_t)cache->seen_bytes + UNUSED_MOST)) {
+        reserve(cache, -UNUSED_MOST / 2);
+    }
+    return span_of(slot);
 }
 
 static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, uint16_t granules)
 {
     uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
     HAK_CHECK(was == granules, "block freed twice", p); /* by two threads at once */
-    atomic_store_relaxed(&cache->ticks[i], (uint8_t)atomic_load_relaxed(&tick_now));
+    note_given(cache, granules);
+    put_in(cache, i, (uint64_t)(uintptr_t)p | granules);
+    cache->seen_bytes += granules * SS_GRANULE_BYTES;
     cache->last = i;
-    atomic_store_release(&cache->slots[i], (uint64_t)(uintptr_t)p | granules);
+    cache->is_joined = 0;
 }
 
 /* The span's word if it is a block that may be kept: of a size that is asked for again, and of
@@ -149,28 +317,46 @@ static uint16_t *word_to_keep(const void *p, uint16_t *granules)
     uint16_t *word = HAK_SECURE ? NULL : hak_ss_span_word(p);
     *granules = word ? atomic_load_relaxed(word) : 0;
     return *granules > SC_SMALL_MAX / SS_GRANULE_BYTES &&
-                   *granules <= SPAN_CACHE_BYTES / SS_GRANULE_BYTES
+                   *granules <= SPAN_CACHE_LARGEST / SS_GRANULE_BYTES
                ? word
                : NULL;
 }
 
+/* An empty slot; SPAN_CACHE_SLOTS if there is none. */
+static uint32_t empty_slot(struct span_cache *cache)
+{
+    return (uint32_t)__builtin_ctz(~cache->seen_slots);
+}
+
+/* Makes sure that what is seen is so; if there is no empty slot then, spans are joined. */
+static void see_for_more(struct span_cache *cache)
+{
+    see(cache);
+    if (empty_slot(cache) == SPAN_CACHE_SLOTS && !cache->is_joined) {
+        join_all(cache);
+    }
+}
+
+static int has_room(struct span_cache *cache, int64_t bytes)
+{
+    return empty_slot(cache) < SPAN_CACHE_SLOTS &&
+           atomic_load_relaxed(&cache->reserved) - (int64_t)cache->seen_bytes >= bytes;
+}
+
 int hak_spans_put_reserved(struct span_cache *cache, void *p)
 {
-    uint16_t granules;
-    int64_t room = -(int64_t)sum(cache); /* first this, see span_cache.h */
-    room += atomic_load_relaxed(&cache->reserved);
-    if (room <= 0) {
+    uint16_t granules, *word = word_to_keep(p, &granules);
+    if (!word) {
         return 0;
     }
-    uint16_t *word = word_to_keep(p, &granules);
-    if (!word || room < (int64_t)(granules * SS_GRANULE_BYTES)) {
-        return 0;
+    int64_t bytes = (int64_t)(granules * SS_GRANULE_BYTES);
+    if (!has_room(cache, bytes)) {
+        see_for_more(cache);
+        if (!has_room(cache, bytes)) {
+            return 0;
+        }
     }
-    uint32_t i = slot_with(cache, ~(uint64_t)0, 0);
-    if (i == SPAN_CACHE_SLOTS) {
-        return 0;
-    }
-    fill(cache, i, p, word, granules);
+    fill(cache, empty_slot(cache), p, word, granules);
     return 1;
 }
 
@@ -178,7 +364,6 @@ int hak_spans_put_reserved(struct span_cache *cache, void *p)
 
 static void give(uint64_t slot)
 {
-    hak_adapt_block_given(bytes_of(slot));
     hak_lock_acquire(&hak_pool_lock);
     hak_ss_span_give_aside(span_of(slot));
     hak_lock_release(&hak_pool_lock);
@@ -211,6 +396,7 @@ size_t hak_spans_flush(struct span_cache *cache)
     if (bytes) {
         hak_ss_purge_due();
     }
+    tell_all(cache);
     return bytes;
 }
 
@@ -228,12 +414,20 @@ uint32_t hak_spans_give_own(void)
     for (uint32_t i = 0; cache && i < SPAN_CACHE_SLOTS; i++) {
         uint64_t slot = take_out_reserved(cache, i);
         if (HAK_UNLIKELY(slot)) {
-            hak_adapt_block_given(bytes_of(slot));
             hak_ss_span_give_aside(span_of(slot));
             n++;
         }
     }
     return n;
+}
+
+void hak_spans_fetched(void)
+{
+    struct span_cache *cache = hak_spans_own ? hak_spans_own() : NULL;
+    if (cache && (cache->n_doublings || cache->n_since)) { /* else perhaps no thread's heap */
+        cache->n_doublings = 0;
+        cache->n_since = 0;
+    }
 }
 
 /* The end of a window. */
@@ -267,24 +461,49 @@ static int may_keep(int64_t more)
            (uint64_t)(hak_stat_get(span_cache_bytes) + more) <= hak_options.cache_bytes;
 }
 
-/* Other spans make room, the one that was filled first at first. Returns the bytes that stay. */
-static size_t make_room(struct span_cache *cache, size_t bytes)
+/* The smallest span makes room, if the slots are full of such as do not touch. */
+static void make_room(struct span_cache *cache)
 {
-    size_t kept = sum(cache);
-    uint32_t i = cache->last;
-    int is_full = slot_with(cache, ~(uint64_t)0, 0) == SPAN_CACHE_SLOTS;
-    for (uint32_t n = 0; n < SPAN_CACHE_SLOTS && (is_full || kept + bytes > SPAN_CACHE_BYTES);
-         n++) {
-        i = (i + 1) % SPAN_CACHE_SLOTS;
-        uint64_t slot = atomic_load_acquire(&cache->slots[i]);
+    if (empty_slot(cache) == SPAN_CACHE_SLOTS) {
+        uint32_t i = best_slot(cache, 1, 0);
+        uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
         if (slot && take_out(cache, i, slot)) {
             cache->n_slow += cache->n_slow < WINDOW;
             give(slot);
-            kept -= bytes_of(slot);
-            is_full = 0;
         }
+        see(cache);
     }
-    return kept;
+}
+
+/* Whether it may have twice as much now, of which a block of any size is a part. */
+static int may_double(struct span_cache *cache)
+{
+    if (cache->n_since < HITS_TO_DOUBLE || cache->n_doublings == DOUBLINGS_MOST) {
+        return 0;
+    }
+    cache->n_doublings++;
+    cache->n_since = 0;
+    return 1;
+}
+
+/* Reserves what `bytes` more than is seen need; a cache of use takes some to spare, so that it need
+   not come again soon. Returns whether they may be kept. */
+static int reserve_for(struct span_cache *cache, size_t bytes)
+{
+    int64_t reserved = atomic_load_relaxed(&cache->reserved);
+    int64_t more = (int64_t)(cache->seen_bytes + bytes) - reserved;
+    int64_t spare = (int64_t)(SPAN_CACHE_LEAST << cache->n_doublings) - reserved - more;
+    spare = spare < UNUSED_MOST / 4 ? spare : UNUSED_MOST / 4;
+    if (more <= 0) {
+        return 1;
+    }
+    if (cache->n_doublings && spare > 0 && may_keep(more + spare)) {
+        more += spare;
+    } else if (!may_keep(more)) {
+        return 0;
+    }
+    reserve(cache, more);
+    return 1;
 }
 
 int hak_spans_make_room(struct span_cache *cache, void *p)
@@ -297,15 +516,12 @@ int hak_spans_make_room(struct span_cache *cache, void *p)
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
-    int64_t more =
-        (int64_t)(make_room(cache, bytes) + bytes) - atomic_load_relaxed(&cache->reserved);
-    if (more > 0) {
-        if (!may_keep(more)) {
-            return 0;
-        }
-        reserve(cache, more);
+    see_for_more(cache);
+    if (cache->seen_bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings && !may_double(cache)) {
+        return 0;
     }
-    return hak_spans_put(cache, p);
+    make_room(cache);
+    return reserve_for(cache, bytes) && hak_spans_put_reserved(cache, p);
 }
 
 /* --- by the background thread --- */
@@ -330,6 +546,7 @@ int hak_spans_rest(struct span_cache *cache)
         uint64_t slot = take_out_reserved(cache, i);
         if (slot) {
             give(slot);
+            tell_all(cache);
         }
     }
     return is_more;
@@ -350,16 +567,37 @@ static int is_reserved(const struct span_cache *cache)
     return 0;
 }
 
+/* No span begins within the one that the slot names. */
+static int is_one(uint64_t slot, const uint16_t *word)
+{
+    uint32_t granules = (uint32_t)(slot & LOW_MASK), i = 1;
+    while (i < granules && !atomic_load_relaxed(word + i)) {
+        i++;
+    }
+    return i >= granules;
+}
+
+/* Another thread may take out what is in a slot while it is looked at. */
+static int verify_slot(struct span_cache *cache, uint32_t i)
+{
+    uint64_t slot = atomic_load_acquire(&cache->slots[i]);
+    const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
+    int is_right = !slot || is_aside(word, slot), has_one = !slot || !word || is_one(slot, word);
+    if (atomic_load_acquire(&cache->slots[i]) != slot) {
+        return 0;
+    }
+    if (!is_right) {
+        return VERIFY_SPANS_SLOT;
+    }
+    return has_one ? 0 : VERIFY_SPANS_INSIDE;
+}
+
 int hak_spans_verify(struct span_cache *cache)
 {
     for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        uint64_t slot = atomic_load_acquire(&cache->slots[i]);
-        const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
-        int is_right =
-            !slot || (word && atomic_load_relaxed(word) == ((slot & LOW_MASK) | SPAN_ASIDE));
-        /* Another thread may have taken it out in between. */
-        if (!is_right && atomic_load_acquire(&cache->slots[i]) == slot) {
-            return VERIFY_SPANS_SLOT;
+        int result = verify_slot(cache, i);
+        if (result) {
+            return result;
         }
     }
     return is_reserved(cache) ? 0 : VERIFY_SPANS_RESERVED;

@@ -4,7 +4,8 @@
    as used, every function as freed. A slot is one word, 0 or a span's address plus its granules.
    The heap's thread alone fills slots; whoever has made a slot 0 by compare-and-swap has the span:
    the thread itself, the background thread when the span has not been used for a tick, whoever
-   trims.
+   trims. A request gets the front of the smallest span that holds it, and the rest stays; spans
+   that touch are joined when slots or sizes do not suffice. Both are done with the slots empty.
    Always: the spans' bytes <= `reserved`, and span_cache_bytes is the sum of all `reserved`. The
    thread raises `reserved` as far as the controller lets memory be kept (adapt.h counts it as kept,
    and what was taken out since then too, so that a pair of calls changes nothing that is shared).
@@ -13,6 +14,9 @@
    sees more than is reserved. (Between the two, less is reserved than there is.)
    Before a thread takes memory from the system for a slab or a span, its spans go back to the pool:
    they do not make a heap grow.
+   The controller counts live bytes by class. A span that is freed into the cache is `untold` until
+   one of its class is taken out again, or until there are many, so that such pairs write nothing
+   that is shared: what the controller counts is never less than what is live.
    hak_spans_verify checks.
 
    Nothing is kept in the secure variant, where large blocks have guards, nor with
@@ -28,16 +32,27 @@
 HAK_EXTERN_C_BEGIN
 
 #define SPAN_CACHE_SLOTS 8u
-/* Of one cache. */
-#define SPAN_CACHE_BYTES HAK_TINY_OR((size_t)128 * 1024, (size_t)1024 * 1024)
+/* Of one cache, and what it begins with (span_cache.c); and of a block that it keeps. */
+#define SPAN_CACHE_BYTES   HAK_TINY_OR((size_t)512 * 1024, (size_t)4 * 1024 * 1024)
+#define SPAN_CACHE_LEAST   HAK_TINY_OR((size_t)128 * 1024, (size_t)1024 * 1024)
+#define SPAN_CACHE_LARGEST SPAN_CACHE_LEAST
+/* Classes of such blocks: 40 KiB to 1 MiB. */
+#define SPAN_CACHE_CLASSES 20u
 
 struct span_cache {
     uint64_t slots[SPAN_CACHE_SLOTS];
-    int64_t reserved;                /* bytes */
-    uint8_t ticks[SPAN_CACHE_SLOTS]; /* when the slot was filled; its thread's */
-    /* By its thread alone: the slot that was filled last; whether the cache is worth its cost
+    int64_t reserved;                    /* bytes */
+    uint32_t untold[SPAN_CACHE_CLASSES]; /* granules; its thread adds, any thread takes away */
+    uint8_t ticks[SPAN_CACHE_SLOTS];     /* when the slot was filled; its thread's */
+    uint8_t is_joined;                   /* since then nothing was put in; its thread's */
+    uint8_t n_doublings; /* of the bytes that it may keep; its thread's, as n_since: requests that
+                            found a span since it had, or the thread took from the system */
+    /* By its thread alone: what is in the slots and how many bytes, unless others took some out
+       since it looked; the slot that was filled last; whether the cache is worth its cost
        (span_cache.c): calls in this window, and how many more it is off. */
-    uint32_t last, n_hits, n_slow, off, off_last;
+    size_t seen_bytes;
+    uint32_t seen_slots; /* a bit each */
+    uint32_t last, n_hits, n_slow, off, off_last, n_since;
 };
 
 /* The calling thread's cache, or NULL; set once, before there is one. */
@@ -75,6 +90,8 @@ size_t hak_spans_end(struct span_cache *cache);
 void hak_spans_missed(struct span_cache *cache);
 /* Returns the calling thread's, see struct ss_policy. */
 uint32_t hak_spans_give_own(void);
+/* The calling thread has taken memory from the system. */
+void hak_spans_fetched(void);
 /* For the background thread: begins a tick; and returns what has been unused since before the
    last one. Returns 1 if there is more. */
 void hak_spans_tick(void);

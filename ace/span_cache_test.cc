@@ -2,9 +2,12 @@
    a block; another thread that takes spans out while its own goes on. */
 #include "ace/span_cache.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <iterator>
+#include <map>
 #include <thread>
 #include <vector>
 
@@ -13,6 +16,7 @@
 #include "ace/adapt.h"
 #include "ace/zero.h"
 #include "base/options.h"
+#include "base/size_classes.h"
 #include "base/stats.h"
 #include "base/verify.h"
 #include "superslab/pool.h"
@@ -29,6 +33,13 @@ using hak_testing::Rng;
 const size_t kSize = 40 * 1024; /* of all variants' caches */
 
 struct span_cache cache;
+
+size_t live_of_class(size_t size)
+{
+    struct control_class state;
+    hak_adapt_class_state(size, &state);
+    return state.live;
+}
 
 class Spans : public testing::Test
 {
@@ -54,6 +65,9 @@ class Spans : public testing::Test
     {
         hak_spans_end(&cache);
         hak_spans_own = nullptr;
+        for (size_t size = kSize; size <= ACE_SPAN_MAX; size = hak_ace_class_bytes(size + 1)) {
+            EXPECT_EQ(live_of_class(size), 0U) << "what the controller has heard of " << size;
+        }
         hak_ace_purge(0);
         hak_ss_purge(0);
         EXPECT_EQ(hak_ace_verify(), 0);
@@ -127,6 +141,132 @@ TEST_F(Spans, AFreedSpanServesTheNextRequest)
     EXPECT_EQ(hak_super_lookup(p).size, kSize);
     EXPECT_EQ(n_kept(), 0U);
     give(p);
+}
+
+/* The front serves, the rest stays; and what touches is one span again when it is needed. */
+TEST_F(Spans, ALargerSpanIsCutAndJoined)
+{
+    const size_t large = hak_ace_class_bytes(3 * kSize), rest = large - kSize;
+    char *p = static_cast<char *>(alloc(large));
+    give(p);
+    int64_t used = hak_stat_get(heap_used_bytes);
+    EXPECT_EQ(alloc(kSize), p);
+    EXPECT_EQ(hak_ace_usable_size(p), kSize);
+    EXPECT_EQ(kept_bytes(), rest);
+    EXPECT_EQ(hak_super_lookup(p + kSize).kind, SS_FREE_UNIT);
+    EXPECT_EQ(hak_super_lookup(p + large - 1).kind, SS_FREE_UNIT);
+    EXPECT_EQ(hak_super_lookup(p + kSize - 1).start, p);
+    EXPECT_EQ(hak_ss_verify(), 0);
+    EXPECT_EQ(alloc(kSize), p + kSize);
+    EXPECT_EQ(kept_bytes(), rest - kSize);
+    give(p + kSize);
+    give(p);
+    EXPECT_EQ(n_kept(), 3U);
+    EXPECT_EQ(alloc(large), p);
+    EXPECT_EQ(n_kept(), 0U);
+    EXPECT_EQ(hak_ace_usable_size(p), large);
+    EXPECT_EQ(hak_ace_usable_size(p + kSize), 0U);
+    EXPECT_EQ(hak_super_lookup(p + large - 1).start, p);
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), used) << "the pool was not asked";
+    EXPECT_EQ(hak_ss_verify(), 0);
+    give(p);
+}
+
+TEST_F(Spans, TheSmallestThatFitsIsCut)
+{
+    char *small = static_cast<char *>(alloc(2 * kSize)), *stays = static_cast<char *>(alloc(kSize));
+    char *large = static_cast<char *>(alloc(hak_ace_class_bytes(3 * kSize)));
+    give(small);
+    give(large);
+    if (n_kept() == 2) { /* the tiny variant has room for one */
+        EXPECT_EQ(alloc(kSize), small);
+        give(small);
+    }
+    give(stays);
+}
+
+/* Two regions may touch, and are two. */
+TEST_F(Spans, NothingIsJoinedAcrossRegions)
+{
+    std::vector<void *> all;
+    const size_t size = 64 * 1024;
+    for (int i = 0; i < 200; i++) {
+        all.push_back(hak_ace_alloc(size, size));
+    }
+    std::sort(all.begin(), all.end());
+    int n_looked = 0;
+    for (size_t i = 1; i < all.size(); i++) {
+        auto address = reinterpret_cast<uintptr_t>(all[i]);
+        if (address % SS_BYTES == 0 && reinterpret_cast<uintptr_t>(all[i - 1]) + size == address) {
+            give(all[i - 1]);
+            give(all[i]);
+            ASSERT_EQ(n_kept(), 2U);
+            EXPECT_EQ(hak_spans_take(&cache, 2 * size, 1, 0), nullptr);
+            EXPECT_EQ(n_kept(), 2U);
+            ASSERT_EQ(hak_ss_verify(), 0);
+            all[i - 1] = alloc(size);
+            all[i] = alloc(size);
+            n_looked++;
+        }
+    }
+    EXPECT_GT(n_looked, 0);
+    for (void *p : all) {
+        hak_ace_free(p);
+    }
+}
+
+/* With hits, and without fetching from the system, it may keep more. */
+TEST_F(Spans, WhatIsOfUseGrows)
+{
+    const size_t n = SPAN_CACHE_BYTES / kSize + 2;
+    std::vector<void *> all(n);
+    auto round = [&] {
+        for (void *&p : all) {
+            p = alloc(kSize);
+        }
+        for (void *p : all) {
+            give(p);
+            EXPECT_LE(kept_bytes(), SPAN_CACHE_LEAST << cache.n_doublings);
+        }
+        return kept_bytes();
+    };
+    EXPECT_LE(round(), SPAN_CACHE_LEAST);
+    for (int i = 0; i < 8; i++) {
+        for (int hits = 0; hits < 1000; hits++) {
+            give(alloc(kSize));
+        }
+        round();
+    }
+    EXPECT_GT(kept_bytes() + 2 * kSize, SPAN_CACHE_BYTES);
+    hak_spans_fetched();
+    hak_spans_flush(&cache);
+    EXPECT_LE(round(), SPAN_CACHE_LEAST);
+}
+
+/* The controller hears of a class at last when spans go back; never of fewer bytes than are live.
+ */
+TEST_F(Spans, TheControllerHearsOfClasses)
+{
+    void *p = alloc(kSize);
+    EXPECT_EQ(live_of_class(kSize), kSize);
+    for (int i = 0; i < 10; i++) {
+        give(p);
+        EXPECT_EQ(live_of_class(kSize), kSize) << "not yet";
+        EXPECT_EQ(alloc(kSize), p);
+    }
+    EXPECT_EQ(live_of_class(kSize), kSize);
+    give(p);
+    EXPECT_EQ(hak_spans_flush(&cache), kSize);
+    EXPECT_EQ(live_of_class(kSize), 0U);
+    size_t large = hak_ace_class_bytes(3 * kSize);
+    char *q = static_cast<char *>(alloc(large));
+    give(q);
+    EXPECT_EQ(alloc(kSize), q);
+    EXPECT_EQ(live_of_class(kSize), kSize) << "at once: it was not freed before";
+    hak_spans_flush(&cache);
+    EXPECT_EQ(live_of_class(large), 0U);
+    EXPECT_EQ(live_of_class(kSize), kSize);
+    give(q);
 }
 
 TEST_F(Spans, WhatIsKeptCountsAsKept)
@@ -254,23 +394,31 @@ TEST_F(Spans, NothingIsKeptWhereOptionsSayNo)
     EXPECT_EQ(hak_spans_take(&cache, kSize - 1, 1, 0), nullptr);
 }
 
-/* A program that asks for each size once has no use for it. */
+/* A program that asks for more than it has freed has no use for it. */
 TEST_F(Spans, ACacheWithoutHitsGoesOff)
 {
-    size_t size = kSize;
+    const int n = 3000;
+    std::vector<void *> small, others;
     int n_off = 0;
-    for (int i = 0; i < 3000; i++) {
-        give(alloc(size)); /* when it comes again, it has made room for others */
-        size = size >= SPAN_CACHE_BYTES ? kSize : hak_ace_class_bytes(size + 1);
+    for (int i = 0; i < n; i++) {
+        small.push_back(hak_ace_alloc(kSize, 1));
+        others.push_back(hak_ace_alloc(SS_GRANULE_BYTES, 1)); /* so that those do not touch */
+    }
+    for (void *p : small) {
+        give(p);
+        others.push_back(alloc(2 * kSize));
         n_off += cache.off != 0;
         EXPECT_TRUE(!cache.off || n_kept() == 0);
     }
     EXPECT_GE(n_off, 2000);
-    for (int i = 0; i < 3000; i++) {
+    for (int i = 0; i < 9000; i++) {
         give(alloc(kSize));
     }
-    EXPECT_EQ(n_kept(), 1U) << "and comes on again";
+    EXPECT_GE(n_kept(), 1U) << "and comes on again";
     EXPECT_EQ(cache.off, 0U);
+    for (void *p : others) {
+        hak_ace_free(p);
+    }
 }
 
 TEST_F(SpansDeathTest, ABlockFreedTwice)
@@ -284,6 +432,15 @@ TEST_F(SpansDeathTest, ABlockFreedTwice)
     *word = 1;
     EXPECT_EXIT(alloc(kSize), testing::KilledBySignal(SIGABRT), "freed span is corrupt: 0x");
     *word = was;
+    char *q = static_cast<char *>(alloc(kSize)), *r = static_cast<char *>(alloc(kSize));
+    ASSERT_EQ(r, q + kSize);
+    give(r);
+    give(q);
+    ASSERT_EQ(alloc(2 * kSize), q); /* joins the two */
+    give(q);
+    ASSERT_EQ(n_kept(), 1U);
+    EXPECT_EXIT(give(r), testing::KilledBySignal(SIGABRT),
+                "^hakmem: block freed twice, or invalid pointer freed .in free memory.: 0x");
 }
 
 TEST_F(Spans, VerifyNamesTheBrokenEquation)
@@ -294,6 +451,14 @@ TEST_F(Spans, VerifyNamesTheBrokenEquation)
     *word ^= SPAN_ASIDE;
     EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_SLOT);
     *word ^= SPAN_ASIDE;
+    word[2] = 1 | SPAN_ASIDE;
+    EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_INSIDE);
+    EXPECT_EQ(hak_ss_verify(), 0) << "such a one is being cut off";
+    word[2] = 9 | SPAN_ASIDE;
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_OVERLAP);
+    word[2] = 1;
+    EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_OVERLAP);
+    word[2] = 0;
     cache.reserved--;
     EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_RESERVED);
     cache.reserved++;
@@ -322,56 +487,129 @@ TEST_F(Spans, EveryCallOfTheSystemFailsInTurn)
     }
 }
 
-/* The thread goes on in its cache while others take spans out of it. */
+/* Blocks of all sizes with what is written in them, none of which may overlap another one. */
+class Blocks
+{
+  public:
+    explicit Blocks(size_t n) : blocks_(n)
+    {
+    }
+    void step(Rng *rng)
+    {
+        Block &b = blocks_[rng->below(blocks_.size())];
+        if (b.p) {
+            end(&b);
+        } else {
+            begin(&b, rng);
+        }
+    }
+    void end_all()
+    {
+        for (Block &b : blocks_) {
+            if (b.p) {
+                end(&b);
+            }
+        }
+    }
+
+  private:
+    struct Block {
+        char *p = nullptr;
+        size_t size = 0;
+        char mark = 0;
+    };
+    static const size_t kStep = SS_GRANULE_BYTES / 2;
+
+    void begin(Block *b, Rng *rng)
+    {
+        size_t align = size_t{1} << rng->below(18);
+        int is_zeroed = rng->below(4) == 0;
+        b->size = SC_SMALL_MAX + 1 + rng->below(SPAN_CACHE_LARGEST - SC_SMALL_MAX);
+        b->mark = static_cast<char>(1 + rng->below(100));
+        b->p = static_cast<char *>(hak_spans_take(&cache, b->size, align, is_zeroed));
+        if (!b->p) {
+            hak_spans_missed(&cache);
+            b->p = static_cast<char *>(is_zeroed ? hak_ace_alloc_zeroed(b->size, align)
+                                                 : hak_ace_alloc(b->size, align));
+        }
+        ASSERT_NE(b->p, nullptr);
+        ASSERT_EQ(reinterpret_cast<uintptr_t>(b->p) % align, 0U);
+        ASSERT_EQ(hak_super_lookup(b->p + b->size - 1).start, b->p);
+        auto next = live_.lower_bound(b->p);
+        ASSERT_TRUE(next == live_.end() || b->p + b->size <= next->first);
+        ASSERT_TRUE(next == live_.begin() || std::prev(next)->second <= b->p);
+        live_[b->p] = b->p + b->size;
+        for (size_t at = 0; at < b->size; at += kStep) {
+            ASSERT_TRUE(!is_zeroed || b->p[at] == 0);
+            b->p[at] = b->mark;
+        }
+        b->p[b->size - 1] = b->mark;
+    }
+    void end(Block *b)
+    {
+        for (size_t at = 0; at < b->size; at += kStep) {
+            ASSERT_EQ(b->p[at], b->mark);
+        }
+        ASSERT_EQ(b->p[b->size - 1], b->mark);
+        live_.erase(b->p);
+        if (!hak_spans_put(&cache, b->p)) {
+            hak_ace_free_to(&cache, b->p);
+        }
+        b->p = nullptr;
+    }
+
+    std::vector<Block> blocks_;
+    std::map<char *, char *> live_; /* start, end */
+};
+
+TEST_F(Spans, BlocksOfAllSizes)
+{
+    Rng rng(11);
+    for (size_t n : {3, 8, 40}) {
+        Blocks blocks(n);
+        for (int i = 0; i < 6000; i++) {
+            blocks.step(&rng);
+            ASSERT_FALSE(HasFatalFailure());
+            ASSERT_EQ(hak_spans_verify(&cache), 0);
+            if (i % 16 == 0) {
+                ASSERT_EQ(hak_ss_verify(), 0);
+            }
+        }
+        blocks.end_all();
+    }
+}
+
+/* The thread goes on in its cache while others take spans out of it, and look at everything. */
 TEST_F(Spans, OthersTakeSpansOut)
 {
     std::atomic<bool> stop(false);
+    std::atomic<int> n_bad(0);
     std::vector<std::thread> others;
     for (int i = 0; i < 2; i++) {
-        others.emplace_back([&stop, i] {
+        others.emplace_back([&stop, &n_bad, i] {
             for (uint32_t n = 0; !stop; n++) {
                 hak_spans_tick();
                 (void)(i ? hak_spans_rest(&cache) : 0);
-                if (!i && n % 4 == 0) {
+                if (!i && n % 64 == 0) {
                     hak_spans_flush(&cache);
                 }
+                n_bad += !i && hak_ss_verify() != 0;
                 std::this_thread::yield();
             }
         });
     }
     Rng rng(7);
-    struct block {
-        unsigned char *p;
-        size_t size;
-        unsigned char mark;
-    };
-    std::vector<block> blocks(4, block{nullptr, 0, 0});
-    for (int i = 0; i < 30000; i++) {
-        struct block &b = blocks[rng.below(blocks.size())];
-        if (b.p) {
-            ASSERT_EQ(b.p[0], b.mark);
-            ASSERT_EQ(b.p[b.size - 1], b.mark);
-            if (!hak_spans_put(&cache, b.p)) {
-                hak_ace_free_to(&cache, b.p);
-            }
-            b.p = nullptr;
-        } else {
-            b.size = kSize << rng.below(2);
-            b.mark = static_cast<unsigned char>(i);
-            b.p = static_cast<unsigned char *>(alloc(b.size));
-            b.p[0] = b.p[b.size - 1] = b.mark;
-        }
-        ASSERT_EQ(hak_spans_verify(&cache), 0);
+    Blocks blocks(6);
+    for (int i = 0; i < 30000 && !HasFatalFailure(); i++) {
+        blocks.step(&rng);
+        EXPECT_EQ(hak_spans_verify(&cache), 0);
     }
     stop = true;
     for (std::thread &t : others) {
         t.join();
     }
-    for (struct block &b : blocks) {
-        if (b.p) {
-            give(b.p);
-        }
-    }
+    blocks.end_all();
+    EXPECT_EQ(n_bad, 0);
 }
 
 } // namespace

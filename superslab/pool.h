@@ -10,7 +10,10 @@
    resident) or clean (reads as 0); a dirty one may be refused: the system would not take it when it
    was asked, and is not asked again before the granule was used, or a trim asks for everything. A
    superslab that leaves as a whole has no base while it does, and is in no list.
-   A span that is set aside (ace/span_cache.h) is used, but no block any more.
+   A span that is set aside (ace/span_cache.h) is used, but no block any more. Whoever has set it
+   aside cuts it, and joins such ones that touch, without the lock. In between, another span begins
+   within one that is set aside: it is written before the longer one is shortened, and cleared after
+   it was made longer.
    A guard (the secure variant's) is neither used nor free.
    A superslab that keeps classes (the secure variant's, for slabs) has no spans, and its region
    stays: a unit is virgin until it is a slab, and then one of that class alone for ever, so that no
@@ -142,7 +145,12 @@ static inline struct superslab *hak_pool_superslab(uint32_t number)
 }
 /* The superslab of that number if its region holds p now, else NULL. Any number, no lock: for who
    reads the map while units may change hands. */
-struct superslab *hak_pool_superslab_around(uint32_t number, const void *p);
+static inline struct superslab *hak_pool_superslab_around(uint32_t number, const void *p)
+{
+    struct superslab *ss = (struct superslab *)hak_numbered_find(&hak_pool_superslabs, number);
+    uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
+    return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
+}
 /* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
    system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);

@@ -33,13 +33,6 @@ struct slab *hak_pool_slab_numbered(uint32_t number)
     return &hak_pool_superslab((number - 1) / SS_UNITS)->slabs[(number - 1) % SS_UNITS];
 }
 
-struct superslab *hak_pool_superslab_around(uint32_t number, const void *p)
-{
-    struct superslab *ss = (struct superslab *)hak_numbered_find(&hak_pool_superslabs, number);
-    uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
-    return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
-}
-
 uint32_t hak_pool_n_superslabs(void)
 {
     return hak_numbered_count(&hak_pool_superslabs);

@@ -61,7 +61,7 @@ int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *st
 }
 
 /* The superslab and first granule of a span that starts at p, set aside or not; or NULL. */
-static struct superslab *any_span_at(const void *p, uint32_t *first)
+static inline struct superslab *any_span_at(const void *p, uint32_t *first)
 {
     struct map_entry entry = hak_map_find(p);
     if (entry.tag != TAG_SPAN || (uintptr_t)p & (SS_GRANULE_BYTES - 1)) {
@@ -130,10 +130,26 @@ static void give(struct superslab *ss, uint32_t first)
     hak_pool_give(ss, first, n);
 }
 
+/* Whether p lies in a span that is set aside. */
+static int is_aside(const void *p)
+{
+    struct map_entry entry = hak_map_find(p);
+    const struct superslab *ss =
+        entry.tag == TAG_SPAN ? hak_pool_superslab_around(entry.ref, p) : NULL;
+    uint32_t at = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES), first = at;
+    while (ss && first && !atomic_load_relaxed(&ss->span_granules[first])) {
+        first--;
+    }
+    return ss && atomic_load_relaxed(&ss->span_granules[first]) & SPAN_ASIDE &&
+           at - first < hak_pool_span_granules(ss, first);
+}
+
+/* The block may have become a part of a span that is set aside. */
 static void check_is_no_block_twice(const void *p)
 {
     const uint16_t *word = hak_ss_span_word(p);
     HAK_CHECK(!word || !(atomic_load_relaxed(word) & SPAN_ASIDE), "block freed twice", p);
+    HAK_CHECK(!is_aside(p), "block freed twice, or invalid pointer freed (in free memory)", p);
 }
 
 void hak_ss_span_free(void *p)

@@ -4,6 +4,9 @@
 #include "base/stats.h"
 #include "superslab/lists.h"
 
+/* So often a superslab is looked at that seems wrong, while threads keep spans. */
+#define LOOKS 1000u
+
 static int is_listed(const struct ss_list *list, const struct superslab *ss, enum ss_list_kind kind)
 {
     const struct superslab *other = list->first;
@@ -13,21 +16,33 @@ static int is_listed(const struct ss_list *list, const struct superslab *ss, enu
     return other != NULL;
 }
 
+/* Whether the span at granule i, set aside, begins and ends within another one, up to `end`: it is
+   being cut off, or joined (pool.h). */
+static int is_within(uint32_t word, uint32_t i, uint32_t end)
+{
+    return word & SPAN_ASIDE && i + (word & ~SPAN_BITS) <= end;
+}
+
 /* What slabs and spans use against the set of free granules. */
-static int verify_used(const struct superslab *ss)
+static int look_at_used(const struct superslab *ss)
 {
     struct granules used = {{0}};
     uint64_t wrong = 0;
+    uint32_t aside_end = 0;
     for (uint32_t i = 0; i < SS_GRANULES; i++) {
         uint32_t unit = i / SS_GRANULES_OF_A_UNIT;
         int is_slab = i % SS_GRANULES_OF_A_UNIT == 0 && (ss->slab_mask >> unit & 1);
-        uint32_t n = hak_pool_span_granules(ss, i);
+        uint32_t word = atomic_load_relaxed(&ss->span_granules[i]), n = word & ~SPAN_BITS;
         if (n > SS_GRANULES - i) {
             return VERIFY_POOL_SPAN_LENGTH;
         }
         if (n && is_slab) {
             return VERIFY_POOL_SPAN_IN_SLAB;
         }
+        if (is_within(word, i, aside_end)) {
+            continue;
+        }
+        aside_end = word & SPAN_ASIDE ? i + n : aside_end;
         n = is_slab ? SS_GRANULES_OF_A_UNIT : n;
         if (hak_granules_count(&used, i, n)) {
             return VERIFY_POOL_OVERLAP;
@@ -42,6 +57,16 @@ static int verify_used(const struct superslab *ss)
                  (ss->refused.word[i] & ~dirty);
     }
     return wrong ? VERIFY_POOL_FREE_SET : 0;
+}
+
+/* Spans that are set aside may be cut or joined while they are looked at. */
+static int verify_used(const struct superslab *ss)
+{
+    int result = look_at_used(ss);
+    for (uint32_t n = 0; result && n < LOOKS && hak_stat_get(span_cache_bytes); n++) {
+        result = look_at_used(ss);
+    }
+    return result;
 }
 
 static int verify_map(const struct superslab *ss)
