@@ -41,10 +41,9 @@ struct hak_layout {
     /* Offsets and sizes. */
     uint32_t numbered_n, owners_ids, owners_n_words;
     uint32_t superslab_bytes, superslab_base, superslab_slabs, superslab_mask;
-    uint32_t slab_bytes, slab_held, slab_owner, slab_size, slab_capacity, slab_n_free, slab_class;
+    uint32_t slab_bytes, slab_owner, slab_size, slab_capacity, slab_n_free, slab_class;
     uint32_t owner_inbox_bytes, owner_state, owner_kind, owner_is_live, owner_n_slabs;
-    uint32_t theap_owner, theap_bins, theap_limits, theap_spares, theap_outbox, theap_depot_bytes,
-        theap_depot_blocks;
+    uint32_t theap_owner, theap_bins, theap_limits, theap_spares, theap_outbox, theap_depot_blocks;
     uint32_t bin_bytes, bin_room, spare_bytes, spare_count;
     uint32_t outbox_bytes, outbox_tag, outbox_count;
 };

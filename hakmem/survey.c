@@ -76,20 +76,15 @@ static void count_slab(struct taking *self, const char *slab)
 {
     const struct hak_layout *at = self->at;
     uint32_t class = field16(slab, at->slab_class), capacity = field16(slab, at->slab_capacity),
-             n_free = field16(slab, at->slab_n_free), held = 0;
+             n_free = field16(slab, at->slab_n_free);
     if (class >= SC_N_CLASSES || capacity != hak_sc_table[class].capacity || n_free > capacity) {
         return;
-    }
-    if (class >= SC_N_TINY) {
-        held = (uint32_t)__builtin_popcountll(field64(slab, at->slab_held));
-        held = held < capacity - n_free ? held : capacity - n_free;
     }
     struct survey_class *row = &self->out->classes[class];
     uint64_t size = hak_sc_table[class].size;
     row->slabs++;
     row->free += n_free;
-    row->cached += held;
-    row->live += capacity - n_free - held;
+    row->live += capacity - n_free;
     self->n_slabs++;
     self->slab_bytes += (capacity - n_free) * size;
     struct survey_heap *heap = heap_of(self, field32(slab, at->slab_owner));
@@ -181,13 +176,12 @@ static uint64_t count_outbox(struct taking *self, const void *theap)
     return bytes;
 }
 
-/* Of tiny classes; the slabs know of the others. */
 static uint64_t count_depot(struct taking *self, const void *theap)
 {
-    uint32_t blocks[SC_N_TINY];
+    uint32_t blocks[SC_N_CLASSES];
     uint64_t bytes = 0;
     get(self, at_offset(theap, self->at->theap_depot_blocks), blocks, sizeof blocks);
-    for (uint32_t c = 0; c < SC_N_TINY; c++) {
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         bytes += cache_class(self, c, blocks[c]);
     }
     return bytes;
@@ -197,7 +191,7 @@ static void count_owner(struct taking *self, uint32_t id, const void *owner)
 {
     const struct hak_layout *at = self->at;
     uint32_t kind = 0, state = 0, is_live = 0, n_slabs = 0, epoch = 0;
-    uint64_t depot[2] = {0, 0}, cached = 0;
+    uint64_t cached = 0;
     int64_t inbox = 0;
     get(self, at_offset(owner, at->owner_kind), &kind, sizeof kind);
     get(self, at_offset(owner, at->owner_state), &state, sizeof state);
@@ -207,8 +201,7 @@ static void count_owner(struct taking *self, uint32_t id, const void *owner)
     if (kind == OWNER_THREAD) {
         const char *theap = (const char *)owner - at->theap_owner;
         get(self, at_offset(owner, at->owner_inbox_bytes), &inbox, sizeof inbox);
-        get(self, theap + at->theap_depot_bytes, depot, sizeof depot);
-        cached = count_depot(self, theap) + depot[1] + (uint64_t)(inbox > 0 ? inbox : 0);
+        cached = count_depot(self, theap) + (uint64_t)(inbox > 0 ? inbox : 0);
         if (state == epoch) { /* what others had in their caches is forgotten in a forked child */
             cached += count_bins(self, theap) + count_outbox(self, theap);
         }

@@ -12,7 +12,7 @@
 #define COUNT_SHIFT 48
 #define LIST_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
 /* Mid blocks in the depot are at most this part of what the heap's slabs are. */
-#define DEPOT_SHARE 8u
+#define DEPOT_SHARE 4u
 /* So many blocks go to their slabs at a time, if the heap grows. */
 #define ROOM_MOST     HAK_TINY_OR(64u, 16384u)
 #define PRESSURE_MOST 16u
@@ -30,7 +30,14 @@ static uint64_t *bytes_of(struct theap *heap, uint32_t size_class)
     return &heap->depot_bytes[hak_mid_is_class(size_class)];
 }
 
-static uint64_t most_bytes(const struct theap *heap, uint32_t size_class, int is_chain)
+/* What comes from other heaps' slabs: who only frees sends it home. */
+static int is_others(const struct theap *heap, const void *head)
+{
+    return TAG_OWNER(hak_map_find(head).tag) != heap->owner.id;
+}
+
+static uint64_t most_bytes(const struct theap *heap, uint32_t size_class, const void *head,
+                           int is_chain)
 {
     if (is_chain && !hak_mid_is_class(size_class)) {
         return DEPOT_LEAST_BYTES;
@@ -38,21 +45,24 @@ static uint64_t most_bytes(const struct theap *heap, uint32_t size_class, int is
     uint64_t share = (uint64_t)heap->owner.bank.n_slabs *
                      (SC_SLAB_BYTES / (hak_mid_is_class(size_class) ? DEPOT_SHARE : 1));
     share = share < hak_options.cache_bytes ? share : hak_options.cache_bytes;
-    return share > DEPOT_LEAST_BYTES ? share : DEPOT_LEAST_BYTES;
+    return share > DEPOT_LEAST_BYTES || (hak_mid_is_class(size_class) && is_others(heap, head))
+               ? share
+               : DEPOT_LEAST_BYTES;
 }
 
 /* The list of the class that came last becomes a part of this one if one bin can take both: what
    comes from other threads is single blocks, if they are large. Returns the list after it. */
-static void *join(struct theap *heap, uint32_t size_class, void *last, uint32_t *count)
+static void *join(struct theap *heap, uint32_t size_class, void *head, void *last, uint32_t *count)
 {
     void *top = heap->depot[size_class];
     uint32_t n = top ? (uint32_t)(*hak_depot_word(top) >> COUNT_SHIFT) : 0;
-    if (!top || n + *count > heap->limits[size_class]) {
+    if (!top || n + *count > atomic_load_relaxed(&heap->limits[size_class]) ||
+        n + *count > hak_bank_noted_most(size_class)) {
         return top;
     }
     void *next = (void *)(hak_depot_take_word(top) & LIST_MASK);
     hak_tc_mark_free(heap, top); /* as it was */
-    hak_link_set(last, top);
+    hak_bank_join_held(head, *count, last, top, n);
     *count += n;
     return next;
 }
@@ -61,25 +71,18 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
 {
     uint64_t *bytes = bytes_of(heap, size_class);
     void *next = heap->depot[size_class];
-    if (*bytes + list_bytes(size_class, count) > most_bytes(heap, size_class, is_chain) ||
+    if (*bytes + list_bytes(size_class, count) > most_bytes(heap, size_class, head, is_chain) ||
         count > UINT16_MAX) {
         return 0;
     }
+    *bytes += list_bytes(size_class, count);
+    heap->depot_blocks[size_class] += count;
     if (hak_mid_is_class(size_class)) {
-        void *last;
         hak_lock_step(count);
-        head = hak_bank_hold_list(&heap->owner.bank, head, &last, &count);
-        if (!head) {
-            return 1; /* all of them are strays */
-        }
-        *bytes += list_bytes(size_class, count);
-        next = join(heap, size_class, last, &count);
-    } else {
-        *bytes += list_bytes(size_class, count);
-        heap->depot_blocks[size_class] += count;
-        if (!is_chain && atomic_load_relaxed(&hak_depot_last) != heap) {
-            atomic_store_release(&hak_depot_last, heap);
-        }
+        void *last = hak_bank_hold_list(&heap->owner.bank, size_class, head);
+        next = join(heap, size_class, head, last, &count);
+    } else if (!is_chain && atomic_load_relaxed(&hak_depot_last) != heap) {
+        atomic_store_release(&hak_depot_last, heap);
     }
     *hak_depot_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
     heap->depot[size_class] = head;
@@ -88,23 +91,21 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
 
 void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
-    void *head;
-    while ((head = heap->depot[size_class]) != NULL) {
-        uintptr_t word = hak_depot_take_word(head);
-        heap->depot[size_class] = (void *)(word & LIST_MASK);
-        *count = (uint32_t)(word >> COUNT_SHIFT);
-        *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
-        hak_tc_mark_free(heap, head); /* as it was */
-        if (!hak_mid_is_class(size_class)) {
-            heap->depot_blocks[size_class] -= *count;
-            heap->depot_pressure -= heap->depot_pressure != 0;
-            break;
-        }
+    void *head = heap->depot[size_class];
+    if (!head) {
+        return NULL;
+    }
+    uintptr_t word = hak_depot_take_word(head);
+    heap->depot[size_class] = (void *)(word & LIST_MASK);
+    *count = (uint32_t)(word >> COUNT_SHIFT);
+    *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
+    heap->depot_blocks[size_class] -= *count;
+    hak_tc_mark_free(heap, head); /* as it was */
+    if (hak_mid_is_class(size_class)) {
         hak_lock_step(*count);
-        head = hak_bank_let_go_list(&heap->owner.bank, head, count);
-        if (head) {
-            break;
-        }
+        hak_bank_let_go_list(&heap->owner.bank, size_class, head, *count);
+    } else {
+        heap->depot_pressure -= heap->depot_pressure != 0;
     }
     return head;
 }
@@ -203,18 +204,20 @@ void hak_depot_end_window(struct theap *heap, uint64_t awake)
 }
 
 /* Adds the bytes of a list to *bytes. */
-static int verify_list(const struct theap *heap, uint32_t size_class, const void *head,
-                       uint32_t count, uint64_t *bytes)
+static int verify_list(uint32_t size_class, const void *head, uint32_t count, uint64_t *bytes)
 {
     int is_broken = 0;
     uint32_t n = 0;
-    for (; head && n <= count; head = hak_link_look(head, &is_broken), n++) {
-        if (hak_mid_is_class(size_class) && !hak_bank_holds(&heap->owner.bank, head)) {
-            return VERIFY_DEPOT_HELD;
-        }
+    for (const void *at = head; at && n <= count; n++) {
+        at = hak_link_look(at, &is_broken);
     }
     *bytes += list_bytes(size_class, n);
-    return is_broken || n != count ? VERIFY_DEPOT_LIST : 0;
+    if (is_broken || n != count) {
+        return VERIFY_DEPOT_LIST;
+    }
+    return hak_mid_is_class(size_class) && hak_bank_verify_held(head, count, size_class)
+               ? VERIFY_DEPOT_HELD
+               : 0;
 }
 
 int hak_depot_verify(const struct theap *heap)
@@ -227,12 +230,12 @@ int hak_depot_verify(const struct theap *heap)
              head = (void *)(*hak_depot_word(head) & LIST_MASK)) {
             uint32_t count = (uint32_t)(*hak_depot_word(head) >> COUNT_SHIFT);
             n += count;
-            int error = verify_list(heap, c, head, count, &bytes[hak_mid_is_class(c)]);
+            int error = verify_list(c, head, count, &bytes[hak_mid_is_class(c)]);
             if (error) {
                 return error;
             }
         }
-        is_wrong |= c < SC_N_TINY && n != heap->depot_blocks[c];
+        is_wrong |= n != heap->depot_blocks[c];
     }
     is_wrong |= bytes[0] != heap->depot_bytes[0] || bytes[1] != heap->depot_bytes[1];
     return is_wrong ? VERIFY_DEPOT_BYTES : 0;

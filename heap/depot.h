@@ -9,19 +9,21 @@
 
    A list is linked through the blocks' first words; the second word of its first block is the next
    list (lower 48 bits) and the number of its blocks (upper 16). Blocks count as allocated in their
-   slabs. Those of mid classes are held: a bit in their slab (slab.h) says that they are in a depot,
-   so that a block that is freed twice is found when it comes here, as it is when it comes to its
-   slab. A tiny one is found when the list goes to its slabs.
+   slabs. Those of mid classes have a mark in their third word, and are held if they are of this
+   heap's slabs: a bit in their slab (slab.h) says that they are in a depot. So a block that is
+   freed twice is found when it comes here, as it is when it comes to its slab. A tiny one is found
+   when the list goes to its slabs. A thread that allocates of a mid class keeps what it frees of
+   other heaps' too (remote.c), so that it may lie here; it counts as this heap's.
 
-   How much: of tiny chains DEPOT_LEAST_BYTES; of mid blocks as much or a share of the heap's slabs;
-   of tiny blocks, scattered lists included, as much as the slabs; at most HAKMEM_CACHE_BYTES. Nor
-   does a depot let a heap grow: before a fresh slab is made, as many bytes of mid blocks go to
-   their slabs. Scattered tiny blocks keep slabs that are all but empty. So when any thread needs
-   memory that is not resident in the pool, for a slab or a large block, some of the lists of the
-   heap that kept some last go to their slabs, twice as many each time, until a list is taken again.
-   Lists of classes that take no slow path for a window of the heap's go too. Whatever empties a
-   heap empties its depot: trims, an idle time, the thread's end. All functions: heap lock held,
-   where nothing else is said. */
+   How much: of tiny chains DEPOT_LEAST_BYTES; of mid blocks as much or a share of the heap's slabs,
+   of other heaps' the share alone; of tiny blocks, scattered lists included, as much as the slabs;
+   at most HAKMEM_CACHE_BYTES. Nor does a depot let a heap grow: before a fresh slab is made, as
+   many bytes of mid blocks go to their slabs. Scattered tiny blocks keep slabs that are all but
+   empty. So when any thread needs memory that is not resident in the pool, for a slab or a large
+   block, some of the lists of the heap that kept some last go to their slabs, twice as many each
+   time, until a list is taken again. Lists of classes that take no slow path for a window of the
+   heap's go too. Whatever empties a heap empties its depot: trims, an idle time, the thread's end.
+   All functions: heap lock held, where nothing else is said. */
 #ifndef HAKMEM_HEAP_DEPOT_H
 #define HAKMEM_HEAP_DEPOT_H
 
@@ -47,9 +49,8 @@ static inline uintptr_t hak_depot_take_word(void *block)
     return word;
 }
 
-/* Puts a list of `count` blocks of the class, some of which may be other heaps' by now: those are
-   gathered as strays (bank.h). `is_chain`: it comes from another thread. Returns 0, and does
-   nothing, if there is no room: the list goes to its slabs. */
+/* Puts a list of `count` blocks of the class. `is_chain`: it comes from another thread. Returns 0,
+   and does nothing, if there is no room: the list goes to its slabs. */
 HAK_MUST_CHECK int hak_depot_put(struct theap *heap, uint32_t size_class, void *head,
                                  uint32_t count, int is_chain);
 /* The list of the class that came last: its head, and its number of blocks in *count; NULL if there
@@ -72,7 +73,7 @@ static inline void hak_depot_relieve(size_t bytes)
 /* For end_window: lists of tiny classes without a bit in `awake` go to their slabs, some at a time.
    Takes the heap's lock. */
 void hak_depot_end_window(struct theap *heap, uint64_t awake);
-/* 0 if the sums are those of the lists, and each mid block of the heap's slabs in them is held. */
+/* 0 if the sums are those of the lists, and each mid block in them has its mark and is noted. */
 int hak_depot_verify(const struct theap *heap);
 
 HAK_EXTERN_C_END

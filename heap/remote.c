@@ -23,10 +23,13 @@
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/small.h"
+#include "heap/tcache.h"
 #include "heap/theap.h"
 
 #define COUNT_SHIFT 48
 #define LINK_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
+/* Of the lists of the class, so many blocks are compared with one that may be freed already. */
+#define LOOK_AT_BLOCKS (HAK_VALIDATE ? UINT32_MAX : 16u)
 
 static uint32_t chain_limit(uint32_t size_class)
 {
@@ -62,7 +65,8 @@ static void collect_for(struct theap *heap, int64_t pending)
             return; /* whoever opens it collects */
         }
     }
-    if (hak_theap_tidy(heap, is_orphan || pending >= INBOX_WAIT_BYTES)) {
+    if (is_orphan ? hak_theap_tidy(heap, 1)
+                  : hak_theap_relieve(heap, pending >= INBOX_WAIT_BYTES)) {
         hak_stat_add(chains_drained_by_sender, 1);
     }
     hak_gate_leave();
@@ -152,25 +156,60 @@ void hak_remote_send_list(void *head)
     }
 }
 
-static HAK_NOINLINE void retarget(struct outbox_slot *slot, uint32_t tag)
+/* 1 if blocks of the other heap's and the class go into the own bin. */
+static int keeps(const struct theap *heap, const struct theap *other, uint32_t size_class)
+{
+    return !hak_theap_is_live(other) ||
+           (hak_mid_is_class(size_class) && !hak_tc_only_frees(heap, size_class));
+}
+
+/* A chain is full, and this thread has begun to allocate of the class, too. */
+static int may_keep_now(const struct theap *heap, const struct outbox_slot *slot)
+{
+    return slot->limit && slot->count >= slot->limit && hak_mid_is_class(TAG_CLASS(slot->tag)) &&
+           !hak_tc_only_frees(heap, TAG_CLASS(slot->tag));
+}
+
+static HAK_NOINLINE void retarget(const struct theap *heap, struct outbox_slot *slot, uint32_t tag)
 {
     if (slot->count) {
         send_slot(slot);
     }
-    struct theap *heap = hak_theap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
+    struct theap *other = hak_theap_of_owner(hak_owner_by_id(TAG_OWNER(tag)));
     slot->tag = tag;
-    slot->limit = !heap || !hak_theap_is_live(heap) || hak_gate_is_mine()
-                      ? 0
-                      : (uint16_t)chain_limit(TAG_CLASS(tag));
+    slot->is_kept = other && keeps(heap, other, TAG_CLASS(tag));
+    slot->limit =
+        !other || slot->is_kept || hak_gate_is_mine() ? 0 : (uint8_t)chain_limit(TAG_CLASS(tag));
 }
 
-/* A block whose owner has no thread goes into the own bin: no other thread would use it soon,
-   and sending it takes the owner's lock. It comes back to its slab when the bin is emptied, as a
-   stray (theap.h). */
+/* What waits in a list has a link in its first word, or 0 where its page was purged; so does what
+   the program has never written to. */
+static void check_in_use(const struct theap *heap, uint32_t size_class, const void *block)
+{
+    uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
+    HAK_CHECK(heap->bins[size_class].head != block, "block freed twice", block);
+    if (HAK_LIKELY(!hak_link_may_be_or_was(block) && !hak_tc_is_marked_free(heap, block))) {
+        return;
+    }
+    struct slab *slab = hak_pool_slab_of(hak_map_find(block).ref, block);
+    HAK_CHECK(!hak_slab_shows_free(slab, hak_sc_index_of(size_class, offset)) &&
+                  !(hak_mid_is_class(size_class) && hak_bank_has_mark(block)) &&
+                  !((hak_link_may_be(block) || hak_tc_is_marked_free(heap, block)) &&
+                    hak_tc_holds(heap, size_class, block, LOOK_AT_BLOCKS)),
+              "block freed twice", block);
+}
+
+/* Into the own bin goes
+   - a block whose owner has no thread: no other thread would use it soon, and sending it takes the
+     owner's lock;
+   - one of a mid class that this thread allocates too: no two of them share a cache line, and to
+     send each costs more than it is worth.
+   It comes back to its slab when lists go to their slabs, as a stray (theap.h). */
 void hak_remote_keep(struct theap *heap, void *block, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
-    HAK_CHECK(bin->head != block, "block freed twice", block);
+    check_in_use(heap, size_class, block);
+    hak_tc_mark_free(heap, block);
     hak_tc_bin_push(bin, block);
     if (bin->room < 0) {
         hak_tc_overflow(heap, size_class);
@@ -186,11 +225,12 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
         return;
     }
     struct outbox_slot *slot = hak_remote_slot(heap, tag);
-    if (HAK_UNLIKELY(slot->tag != tag)) {
-        retarget(slot, tag);
+    HAK_CHECK(slot->head != block, "block freed twice", block);
+    if (HAK_UNLIKELY(slot->tag != tag) || may_keep_now(heap, slot)) {
+        retarget(heap, slot, tag);
     }
     if (slot->limit == 0) {
-        if (HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
+        if (!slot->is_kept && HAK_UNLIKELY(!is_sent(hak_owner_by_id(TAG_OWNER(tag))))) {
             put_home(block,
                      tag); /* its heap may be destroyed at any time: nothing of it waits anywhere */
         } else {
@@ -198,7 +238,6 @@ void hak_remote_free(struct theap *heap, void *block, uint32_t tag)
         }
         return;
     }
-    HAK_CHECK(slot->head != block, "block freed twice", block);
     /* A full chain leaves when the next block comes: the newest stays, so that a block freed twice
        in a row is always seen. */
     if (HAK_UNLIKELY(slot->count >= slot->limit)) {
@@ -251,15 +290,20 @@ void hak_remote_receive_chains(struct theap *heap)
     }
 }
 
-int hak_remote_collect(struct theap *heap)
+void hak_remote_collect_inbox(struct theap *heap)
 {
-    int is_more = hak_depot_give_back(heap, DEPOT_LEAST_BYTES);
     void *next;
     for (void *head = take_inbox(heap); head; head = next) {
         hak_lock_step(1);
         next = (void *)(hak_depot_take_word(head) & LINK_MASK);
         hak_small_put_list(&heap->owner, TAG_CLASS(hak_map_find(head).tag), head);
     }
+}
+
+int hak_remote_collect(struct theap *heap)
+{
+    int is_more = hak_depot_give_back(heap, DEPOT_LEAST_BYTES);
+    hak_remote_collect_inbox(heap);
     return is_more;
 }
 

@@ -397,6 +397,191 @@ TEST_F(Remote, AProducerAndAConsumer)
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "both have ended";
 }
 
+/* A thread that allocates of a mid class keeps what it frees of another's, and hands it out again;
+   one that only frees sends it home. */
+TEST_F(Remote, WhoAllocatesOfAMidClassKeepsWhatItFrees)
+{
+    for (size_t size : {size_t(1500), size_t(5000), size_t(20000)}) {
+        uint32_t c = hak_sc_of(size);
+        Worker owner, user;
+        std::vector<void *> theirs;
+        size_t n = HAK_TINY_OR(10u, 200u);
+        owner.run([&] { theirs = allocate(n, size); });
+        user.run([&] {
+            std::vector<void *> own = allocate(n, size);
+            int64_t sent = hak_stat_get(chains_sent), made = hak_stat_get(slabs_made);
+            size_t n_kept = hak_tc_count(hak_self, c) + hak_self->spares[c].count;
+            free_all({theirs.begin(), theirs.begin() + 2});
+            EXPECT_EQ(hak_stat_get(chains_sent), sent) << size;
+            EXPECT_EQ(outbox_bytes(hak_self), 0u);
+            EXPECT_EQ(hak_tc_count(hak_self, c) + hak_self->spares[c].count, n_kept + 2);
+            void *p = hak_malloc(size);
+            EXPECT_EQ(p, theirs[1]) << "what came last comes first";
+            theirs[1] = p;
+            hak_free(p);
+            EXPECT_EQ(hak_stat_get(slabs_made), made);
+            EXPECT_EQ(hak_verify(), 0);
+            free_all(own);
+        });
+        Worker consumer;
+        consumer.run([&] {
+            hak_free(hak_malloc(1));
+            free_all({theirs.begin() + 2, theirs.end()});
+            hak_remote_send_all(hak_self);
+            /* What lies in the shared heap's slabs by now is an orphan's. */
+            EXPECT_LE(hak_tc_count(hak_self, c), hak_self->limits[c]) << size;
+            EXPECT_LE(hak_self->depot_bytes[1],
+                      uint64_t{hak_self->owner.bank.n_slabs} * SC_SLAB_BYTES / 4);
+        });
+    }
+}
+
+/* Its depot holds other heaps' blocks within a share of its own slabs; what is left goes
+ * home. */
+TEST_F(Remote, ADepotHoldsOthersBlocks)
+{
+    const size_t size = 5000, n = HAK_TINY_OR(60u, 2000u);
+    const uint32_t c = hak_sc_of(size);
+    Worker owner;
+    std::vector<void *> theirs, own = allocate(n, size);
+    struct theap *heap = nullptr;
+    owner.run([&] {
+        theirs = allocate(n, size);
+        heap = hak_self;
+    });
+    free_all({own.begin(), own.begin() + 2});
+    own.erase(own.begin(), own.begin() + 2);
+    own.push_back(hak_malloc(size)); /* it allocates of the class */
+    size_t n_theirs = 0;
+    for (void *p : theirs) {
+        hak_free(p);
+        ASSERT_LE(hak_self->depot_bytes[1],
+                  std::max<uint64_t>(uint64_t{hak_self->owner.bank.n_slabs} * SC_SLAB_BYTES / 4,
+                                     DEPOT_LEAST_BYTES));
+    }
+    EXPECT_EQ(hak_verify(), 0);
+    for (void *head = hak_self->depot[c]; head; head = hak_link_next(head)) {
+        n_theirs += TAG_OWNER(hak_map_find(head).tag) == heap->owner.id;
+        EXPECT_TRUE(hak_bank_has_mark(head));
+    }
+    EXPECT_GT(n_theirs, 0u);
+    (void)hak_purge();
+    EXPECT_EQ(hak_self->depot_bytes[1], 0u);
+    EXPECT_EQ(hak_verify(), 0);
+    free_all(own);
+}
+
+/* Found at once, whatever was freed in between, as long as the block was not written to. */
+TEST_F(Remote, AnothersMidBlockThatIsFreedTwiceAborts)
+{
+    for (size_t size : {size_t(1500), size_t(5000), size_t(20000)}) {
+        Worker owner;
+        std::vector<void *> theirs;
+        owner.run([&] { theirs = allocate(40, size); });
+        std::vector<void *> own = allocate(HAK_TINY_OR(10u, 300u), size);
+        free_all({theirs.begin(), theirs.begin() + 3});
+        EXPECT_EXIT(hak_free(theirs[2]), testing::KilledBySignal(SIGABRT), "block freed twice");
+        EXPECT_EXIT(hak_free(theirs[1]), testing::KilledBySignal(SIGABRT), "block freed twice");
+        free_all({theirs.begin() + 3, theirs.end()});
+        for (void *head = hak_self->depot[hak_sc_of(size)]; head; head = hak_link_next(head)) {
+            EXPECT_EXIT(hak_free(head), testing::KilledBySignal(SIGABRT), "block freed twice");
+        }
+        EXPECT_EXIT(hak_free(static_cast<char *>(theirs[0]) + 512),
+                    testing::KilledBySignal(SIGABRT), "not the start of a block");
+        free_all(own);
+        (void)hak_purge();
+    }
+}
+
+/* Whose thread has allocated or freed since the last time keeps its depot and its slabs; of one
+   that sleeps the slabs go to the shared heap. */
+TEST_F(Remote, ASenderLeavesAnAwakeOwnerItsSlabs)
+{
+    Worker sender;
+    const size_t size = 64;
+    std::vector<void *> blocks = allocate(HAK_TINY_OR(2000u, 40000u), size);
+    struct theap *heap = hak_self;
+    std::vector<void *> half(blocks.begin(), blocks.begin() + static_cast<long>(blocks.size() / 2));
+    uint32_t before = heap->owner.bank.n_slabs;
+    sender.run([&] {
+        free_all(half);
+        hak_remote_send_all(hak_self);
+    });
+    EXPECT_LE(heap->owner.bank.n_slabs, before);
+    EXPECT_EQ(hak_verify(), 0);
+    sender.run([&] {
+        free_all({blocks.begin() + static_cast<long>(half.size()), blocks.end()});
+        hak_remote_send_all(hak_self);
+    });
+    EXPECT_EQ(hak_verify(), 0);
+    (void)hak_purge();
+}
+
+/* Batches of mid blocks change threads, which end and begin, while slabs change heaps; each block
+   is as its owner left it. */
+TEST_F(Remote, BatchesOfMidBlocksChangeThreads)
+{
+    struct Batch {
+        std::vector<std::pair<unsigned char *, size_t>> blocks;
+        unsigned char pattern;
+    };
+    std::atomic<Batch *> cell(nullptr);
+    std::atomic<size_t> n_wrong(0);
+    auto end_batch = [&](Batch *batch, Rng &rng) {
+        if (!batch) {
+            return;
+        }
+        for (size_t left = batch->blocks.size(); left; left--) {
+            std::swap(batch->blocks[rng.below(left)], batch->blocks[left - 1]);
+            auto [p, size] = batch->blocks[left - 1];
+            unsigned char pattern = batch->pattern;
+            n_wrong += p[0] != pattern || p[9] != pattern || p[17] != pattern || p[25] != pattern ||
+                       p[size / 2] != pattern || p[size - 1] != pattern;
+            hak_free(p);
+        }
+        delete batch;
+    };
+    auto work = [&](uint64_t seed) {
+        Rng rng(seed);
+        Batch *table[3] = {};
+        for (int round = 0; round < HAK_TINY_OR(20, 60); round++) {
+            Batch *batch = new Batch{{}, static_cast<unsigned char>(rng.next())};
+            for (size_t n = rng.between(10, HAK_TINY_OR(60, 400)); n; n--) {
+                size_t size = rng.one_in(4) ? rng.between(32, 1024) : rng.between(1025, 20000);
+                auto *p = static_cast<unsigned char *>(hak_malloc(size));
+                p[0] = p[9] = p[17] = p[25] = p[size / 2] = p[size - 1] = batch->pattern;
+                batch->blocks.emplace_back(p, size);
+            }
+            std::swap(batch, table[round % 3]);
+            end_batch(rng.one_in(2) ? cell.exchange(batch) : batch, rng);
+            if (rng.one_in(20)) {
+                (void)hak_purge();
+            }
+        }
+        for (Batch *batch : table) {
+            end_batch(batch, rng);
+        }
+    };
+    int error = 0;
+    for (uint64_t round = 0; round < 4; round++) {
+        std::vector<std::thread> threads;
+        for (uint64_t t = 0; t < 3; t++) {
+            threads.emplace_back(work, round * 10 + t);
+        }
+        for (int i = 0; i < 5 && !error; i++) {
+            error = hak_verify();
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+        error = error ? error : hak_verify();
+    }
+    Rng rng(1);
+    end_batch(cell, rng);
+    EXPECT_EQ(error, 0);
+    EXPECT_EQ(n_wrong, 0u);
+}
+
 /* Everybody frees everybody's blocks. */
 TEST_F(Remote, ManyThreadsFreeForEachOther)
 {

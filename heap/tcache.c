@@ -20,9 +20,8 @@
    remotely holds nothing long. */
 #define SEND_EVERY 64u
 HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
-/* After so many overflows in a row a bin's limit is halved, down to so many blocks. */
-#define SHRINK_AFTER 8u
-#define SHRINK_TO    HAK_TINY_OR(2u, 32u)
+/* The bin of a thread that only frees is halved, down to so many blocks. */
+#define SHRINK_TO HAK_TINY_OR(2u, 32u)
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
@@ -136,8 +135,8 @@ void hak_tc_init(struct theap *heap)
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =
-            SHRINK_AFTER; /* until it is filled once: who only frees needs no larger bin */
-        heap->limits[c] = (uint16_t)first_limit(c);
+            TC_ONLY_FREES; /* until it is filled once: who only frees needs no larger bin */
+        atomic_store_relaxed(&heap->limits[c], (uint16_t)first_limit(c));
         struct bin *bin = &heap->bins[c]; /* what the thread has used of common heaps stays */
         hak_tc_bin_set(bin, NULL);
         bin->room = (int32_t)heap->limits[c];
@@ -154,7 +153,7 @@ void hak_tc_init(struct theap *heap)
         init_metered(heap);
     }
     for (uint32_t i = 0; i < OUTBOX_SLOTS; i++) {
-        heap->outbox[i] = (struct outbox_slot){(void *)(uintptr_t)hak_link_end, 0, 0, 0};
+        heap->outbox[i] = (struct outbox_slot){(void *)(uintptr_t)hak_link_end, 0, 0, 0, 0};
     }
     heap->last_slot = &heap->outbox[0];
 }
@@ -180,7 +179,7 @@ static void grow_limit(struct theap *heap, uint32_t size_class)
     hak_stat_add(bin_budget, bytes);
     heap->budget += (uint64_t)bytes;
     heap->bins[size_class].room += (int32_t)(grown - limit);
-    heap->limits[size_class] = (uint16_t)grown;
+    atomic_store_relaxed(&heap->limits[size_class], (uint16_t)grown);
     heap->is_largest |= (uint64_t)(grown == most) << size_class;
 }
 
@@ -192,7 +191,7 @@ static void set_smaller_limit(struct theap *heap, uint32_t size_class, uint32_t 
     hak_stat_sub(bin_budget, bytes);
     heap->budget -= bytes;
     heap->bins[size_class].room -= (int32_t)less;
-    heap->limits[size_class] = (uint16_t)smaller;
+    atomic_store_relaxed(&heap->limits[size_class], (uint16_t)smaller);
 }
 
 /* A thread that frees and frees needs no large bin, and would leave one full of blocks from all
@@ -238,6 +237,11 @@ static int is_scattered(const void *head)
     return n >= SCATTER_LEAST;
 }
 
+static void note_slow(struct theap *heap)
+{
+    atomic_store_relaxed(&heap->n_slow, heap->n_slow + 1);
+}
+
 /* A list that a bin overflowed with goes to the depot, if it is of mid blocks or scattered, and
    there is room, which is returned, or to its slabs. A free may end here, and the system fail:
    errno stays. */
@@ -245,6 +249,7 @@ static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint
 {
     int saved = errno;
     int may_wait = hak_mid_is_class(size_class) || is_scattered(head);
+    note_slow(heap);
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
     int is_kept = may_wait && hak_depot_put(heap, size_class, head, count, 0);
@@ -310,7 +315,7 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     bin->room = heap->limits[size_class] - 1;
     if (old) {
         int is_kept = retire_list(heap, size_class, old, old_count);
-        if (heap->n_overflows[size_class] < SHRINK_AFTER) {
+        if (!hak_tc_only_frees(heap, size_class)) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
         } else if (!is_kept) {
@@ -344,6 +349,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
     void *head;
     int shares = 0;
+    note_slow(heap);
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
     head = hak_depot_take(heap, size_class, count);

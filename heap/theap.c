@@ -428,12 +428,13 @@ uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, 
     return hak_small_take(&heap->owner, size_class, want, head);
 }
 
-/* Heap lock held. Returns 1 while there is more. */
-static int tidy_some(struct theap *heap)
+/* Slabs with free blocks go to the shared heap, some at a time. Heap lock held. Returns 1 while
+   there are more. */
+static int leave_some(struct theap *heap)
 {
     struct theap *to = atomic_load_acquire(&shared);
-    int is_more = hak_remote_collect(heap);
-    if (heap != to && !is_more && !hak_theap_is_common(heap)) {
+    int is_more = 0;
+    if (heap != to && !hak_theap_is_common(heap)) {
         hak_bank_release_empty(&heap->owner.bank);
         if (to) {
             hak_lock_acquire(&to->owner.lock);
@@ -444,18 +445,56 @@ static int tidy_some(struct theap *heap)
     return is_more;
 }
 
-int hak_theap_tidy(struct theap *heap, int must)
+/* Heap lock held. Returns 1 while there is more. */
+static int tidy_some(struct theap *heap)
+{
+    return hak_remote_collect(heap) || leave_some(heap);
+}
+
+/* Returns 0 if it must not wait and another thread has the lock. */
+static int lock_for(struct theap *heap, int must)
 {
     if (must) {
         hak_lock_acquire(&heap->owner.lock);
-    } else if (!hak_lock_try(&heap->owner.lock)) {
-        return 0;
     }
-    while (tidy_some(heap)) {
+    return must || hak_lock_try(&heap->owner.lock);
+}
+
+/* Does `some` until it returns 0. Heap lock held; released. */
+static void finish_and_unlock(struct theap *heap, int (*some)(struct theap *heap))
+{
+    while (some(heap)) {
         (void)hak_theap_unlock(heap);
         hak_lock_acquire(&heap->owner.lock);
     }
     (void)hak_theap_unlock(heap);
+}
+
+int hak_theap_tidy(struct theap *heap, int must)
+{
+    int is_locked = lock_for(heap, must);
+    if (is_locked) {
+        finish_and_unlock(heap, tidy_some);
+    }
+    return is_locked;
+}
+
+int hak_theap_relieve(struct theap *heap, int must)
+{
+    if (!lock_for(heap, must)) {
+        return 0;
+    }
+    uint32_t n_slow = atomic_load_relaxed(&heap->n_slow);
+    if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
+        finish_and_unlock(heap, tidy_some); /* its thread has ended since the sender looked */
+    } else if (heap->seen_slow == n_slow) {
+        hak_remote_collect_inbox(heap);
+        finish_and_unlock(heap, leave_some);
+    } else {
+        heap->seen_slow = n_slow;
+        hak_remote_receive(heap);
+        (void)hak_theap_unlock(heap);
+    }
     return 1;
 }
 

@@ -112,11 +112,13 @@ struct spare {
 };
 
 /* A chain of blocks of one owner and class that is being gathered: `count` blocks, at most `limit`;
-   see remote.c. A limit of 0: the owner has no thread, and its blocks are kept in the own bins. */
+   see remote.c. A limit of 0: none is, and if `is_kept` the blocks go into the own bins. Then the
+   owner is a thread's heap, which it stays for ever. */
 struct outbox_slot {
     void *head; /* hak_link_end while there are none */
     uint32_t tag;
-    uint16_t count, limit;
+    uint16_t count;
+    uint8_t limit, is_kept;
 };
 
 /* How often a layer that meters samples (profile/meter.h). */
@@ -138,10 +140,12 @@ struct theap {
     uint16_t tiny_bin[TINY_GRANULES]; /* offset of the bin for (size + 15) / 16 */
 
     struct spare spares[SC_N_CLASSES];
-    uint16_t limits[SC_N_CLASSES];
+    uint16_t limits[SC_N_CLASSES];     /* written atomically: senders read them (depot.c) */
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
     struct outbox_slot outbox[OUTBOX_SLOTS];
-    uint32_t slow_count;
+    uint32_t slow_count;  /* refills from behind the lock */
+    uint32_t n_slow;      /* its thread's uses of what is behind the lock; read by senders */
+    uint32_t seen_slow;   /* n_slow when a sender saw to the inbox last; owner's lock */
     uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
     uint64_t awake;       /* a bit for each class that took one in it */
     uint64_t is_largest;  /* a bit for each class whose limit is the largest */
@@ -151,12 +155,12 @@ struct theap {
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick; /* see common.h */
 
-    void *depot[SC_N_CLASSES];        /* lists of free blocks, see depot.h; owner's lock */
-    uint64_t depot_bytes[2];          /* of tiny and of mid classes; owner's lock */
-    uint32_t depot_blocks[SC_N_TINY]; /* of the tiny ones; owner's lock */
-    uint32_t depot_pressure;          /* see depot.h; owner's lock */
-    struct theap *next_orphan;        /* HEAPS lock */
-    struct theap **self_at;           /* its thread's hak_self; the lock of hak_theap_switch */
+    void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */
+    uint64_t depot_bytes[2];             /* of tiny and of mid classes; owner's lock */
+    uint32_t depot_blocks[SC_N_CLASSES]; /* owner's lock */
+    uint32_t depot_pressure;             /* see depot.h; owner's lock */
+    struct theap *next_orphan;           /* HEAPS lock */
+    struct theap **self_at;              /* its thread's hak_self; the lock of hak_theap_switch */
     void *kept;      /* what a layer keeps of the thread's (secure/cache.h); NULL when it has a new
                         thread; its thread's, as bins are */
     void *kept_room; /* memory for that, for ever */
@@ -226,6 +230,10 @@ uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, 
    free blocks go to the shared heap, some at a time; the common heap's stay. The heap's lock is
    taken, or, unless it must be, only tried. Returns whether that was done. */
 int hak_theap_tidy(struct theap *heap, int must);
+/* For a heap whose inbox is full. If its thread has been on a slow path since the last time, what
+   is in the inbox goes where that thread would put it; else to its slabs, and they to the shared
+   heap. */
+int hak_theap_relieve(struct theap *heap, int must);
 /* The common heaps (common.h). Their ids are in a row and set aside at the start; each heap is made
    by the first call for it. NULL if there is no memory or no id, or if it is lost in a forked
    child. No lock held. */
@@ -303,6 +311,12 @@ int hak_theap_verify_all(void);
 void hak_tc_init(struct theap *heap);
 void *hak_tc_refill(struct theap *heap, uint32_t size_class);
 void hak_tc_overflow(struct theap *heap, uint32_t size_class);
+/* After so many overflows of a bin that was not filled in between, its thread only frees. */
+#define TC_ONLY_FREES 8u
+static inline int hak_tc_only_frees(const struct theap *heap, uint32_t size_class)
+{
+    return heap->n_overflows[size_class] >= TC_ONLY_FREES;
+}
 static inline uint32_t hak_tc_count(const struct theap *heap, uint32_t size_class)
 {
     return (uint32_t)((int32_t)heap->limits[size_class] - heap->bins[size_class].room);
@@ -346,10 +360,12 @@ static HAK_ALWAYS_INLINE void hak_remote_push(struct theap *heap, struct outbox_
 static HAK_ALWAYS_INLINE int hak_remote_free_to_chain(struct theap *heap, void *block, uint32_t tag)
 {
     struct outbox_slot *slot = hak_remote_slot(heap, tag);
+    __asm__("" : "+r"(slot)); /* one register, to which all of its fields are offsets */
     if (HAK_UNLIKELY(slot->tag != tag || slot->count >= slot->limit)) {
         return 0; /* a limit of 0 is that of slots without an owner too */
     }
-    const struct bin *bin = &heap->bins[(tag & TAG_LOW_MASK) >> TAG_BIN_SHIFT];
+    const struct bin *bin =
+        (const struct bin *)(const void *)((const char *)heap + (tag & TAG_LOW_MASK));
     uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
     if (HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit) || slot->head == block ||
                      heap->last_slot->head == block)) {
@@ -359,8 +375,41 @@ static HAK_ALWAYS_INLINE int hak_remote_free_to_chain(struct theap *heap, void *
     return 1;
 }
 
+/* The same where blocks of that owner and class are kept in the own bin (hak_remote_keep), and the
+   block is certainly in use. */
+static inline int hak_remote_free_to_bin(struct theap *heap, void *block, uint32_t tag)
+{
+    const struct outbox_slot *slot = hak_remote_slot(heap, tag);
+    if (HAK_UNLIKELY(slot->tag != tag || !slot->is_kept)) {
+        return 0;
+    }
+    uint32_t size_class = (tag & TAG_LOW_MASK) >> TAG_BIN_SHIFT;
+    struct bin *bin = &heap->bins[size_class];
+    uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
+    if (HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit)) ||
+        HAK_UNLIKELY(hak_link_may_be_or_was(block)) ||
+        HAK_UNLIKELY(heap->last_slot->head == block)) {
+        return 0;
+    }
+    hak_tc_bin_push(bin, block);
+    if (HAK_UNLIKELY(bin->room < 0)) {
+        hak_tc_overflow(heap, size_class);
+    }
+    return 1;
+}
+
+/* 1 if it is the start of a block whose owner and class have a chain that is full. */
+static inline int hak_remote_is_full(struct theap *heap, const void *block, uint32_t tag)
+{
+    const struct outbox_slot *slot = hak_remote_slot(heap, tag);
+    const struct bin *bin = &heap->bins[(tag & TAG_LOW_MASK) >> TAG_BIN_SHIFT];
+    uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
+    return slot->tag == tag && slot->count && slot->count >= slot->limit &&
+           hak_sc_is_block(offset, bin->magic, bin->limit);
+}
+
 void hak_remote_free(struct theap *heap, void *block, uint32_t tag);
-/* Puts a block of a heap without a thread into the own bin. */
+/* Puts a block of another heap into the own bin. */
 void hak_remote_keep(struct theap *heap, void *block, uint32_t size_class);
 /* Sends one block without an outbox. */
 void hak_remote_free_now(void *block, uint32_t tag);
@@ -381,6 +430,8 @@ static inline void hak_remote_receive(struct theap *heap)
 /* Gives what is in the inbox and a part of what is in the depot to their slabs. Returns 1 if there
    is more in the depot: the caller lets go of the lock in between. Heap lock held. */
 HAK_MUST_CHECK int hak_remote_collect(struct theap *heap);
+/* What is in the inbox alone. */
+void hak_remote_collect_inbox(struct theap *heap);
 /* 0 if the calling thread's outbox is sound. */
 int hak_remote_verify(const struct theap *heap);
 

@@ -8,6 +8,8 @@
 #include "base/lock_holds.h"
 #include "base/verify.h"
 
+/* hak_bank_take goes on from slab to slab until it has so many blocks. */
+#define TAKE_LEAST HAK_TINY_OR(2u, 8u)
 /* How many slabs of a list hak_bank_move_one looks at. */
 #define MOVE_SEARCH 8u
 
@@ -137,18 +139,33 @@ static void part_with(struct bank *bank, struct slab *slab)
     }
 }
 
+/* 1 if it has free blocks that were handed out before. */
+static int has_used(const struct slab *slab)
+{
+    return slab && slab->n_free > slab->capacity - slab->fresh;
+}
+
+/* Slabs that have nearly no free block are taken whole, several at a time, lest each be a slow path
+   of its own. */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                        const struct owner_policy *policy)
 {
     struct slab *slab = bank->partial[size_class];
+    *head = NULL;
     if (!slab) {
-        *head = NULL;
         return 0;
     }
     uint32_t taken = hak_slab_take(slab, want, policy->fresh_bytes, head);
     bank->took_clean = slab->took_clean;
-    if (slab->n_free == 0) {
+    while (slab->n_free == 0) {
         become_full(bank, slab);
+        slab = bank->partial[size_class];
+        if (taken >= want || taken >= TAKE_LEAST || !has_used(slab)) {
+            break;
+        }
+        hak_lock_step(1);
+        taken += hak_slab_take_before(slab, want - taken, policy->fresh_bytes, *head, head);
+        bank->took_clean = 0;
     }
     return taken;
 }
@@ -232,6 +249,7 @@ void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *pol
 static HAK_NOINLINE char *put_stray(struct bank *bank, uint32_t tag, char *block)
 {
     check_stray(bank, tag, block);
+    HAK_CHECK(TAG_CLASS(tag) < SC_N_TINY || !hak_bank_has_mark(block), "block freed twice", block);
     char *next = (char *)hak_link_follow(block);
     hak_link_set(block, bank->strays);
     bank->strays = block;
@@ -269,72 +287,132 @@ uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_pol
 static HAK_ALWAYS_INLINE uint64_t bit_of(const struct size_class *row, const void *block)
 {
     uint64_t at = (uint64_t)((uintptr_t)block & (SC_SLAB_BYTES - 1)) * row->magic;
-    HAK_CHECK((uint32_t)at < row->limit && row->capacity <= SLAB_HOLD_MOST,
-              "invalid pointer freed (not the start of a block)", block);
+    HAK_CHECK((uint32_t)at < row->limit, "invalid pointer freed (not the start of a block)", block);
     return (uint64_t)1 << (at >> 32);
 }
 
+/* A block of a list of the class that is not of this bank's slabs. */
+static HAK_ALWAYS_INLINE void check_others(const struct bank *bank, uint32_t size_class,
+                                           uint32_t tag, const void *block)
+{
+    HAK_CHECK(bank->has_strays_sent && TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class,
+              "invalid pointer freed (not the start of a block)", block);
+}
+
+/* In the first block of a list, behind its mark: where the others lie, encoded as links are. So
+   whoever lets go of them need not follow the list from block to block, each of which may have left
+   the processor's caches. */
+#define NOTES_AT 3
+static uint64_t *notes_of(void *head)
+{
+    return (uint64_t *)head + NOTES_AT;
+}
+
+uint32_t hak_bank_noted_most(uint32_t size_class)
+{
+    return hak_sc_table[size_class].size / (uint32_t)sizeof(uint64_t) - NOTES_AT + 1;
+}
+
+void *hak_bank_hold_list(struct bank *bank, uint32_t size_class, void *head)
+{
+    const struct size_class *row = &hak_sc_table[size_class];
+    const uint64_t secret = hak_link_secret();
+    const uint32_t own = TAG_SLAB(bank->owner, size_class);
+    const char *end = (const char *)hak_link_end;
+    uint64_t *note = notes_of(head) - 1, *notes_end = (uint64_t *)head + row->size / sizeof *note;
+    char *last = (char *)head;
+    HAK_DEBUG_ASSERT(row->capacity <= SLAB_HOLD_MOST);
+    for (char *block = last; block != end; block = (char *)hak_link_follow(block)) {
+        struct map_entry entry = hak_map_find(block);
+        uint64_t bit = bit_of(row, block), *mark = hak_bank_mark(block);
+        if (HAK_LIKELY(entry.tag == own)) {
+            struct slab *slab = hak_pool_slab_of(entry.ref, block);
+            uint64_t held = slab->inline_bits[SLAB_HELD_WORD];
+            HAK_CHECK(!((held | slab->inline_bits[0]) & bit), "block freed twice", block);
+            atomic_store_relaxed(&slab->inline_bits[SLAB_HELD_WORD], held | bit);
+        } else {
+            check_others(bank, size_class, entry.tag, block);
+        }
+        HAK_CHECK(*mark != (secret ^ (uintptr_t)block), "block freed twice", block);
+        if (HAK_LIKELY(note < notes_end)) { /* that of the first block is its mark, written now */
+            hak_link_write(note++, block);
+        }
+        *mark = secret ^ (uintptr_t)block;
+        last = block;
+    }
+    return last;
+}
+
 /* One that is let go is not held if the slab was another bank's in between. */
-static HAK_ALWAYS_INLINE void change(struct slab *slab, const struct size_class *row,
-                                     const void *block, int is_held)
-{
-    uint64_t *held = &slab->inline_bits[SLAB_HELD_WORD];
-    uint64_t bit = bit_of(row, block), before = *held;
-    HAK_CHECK(!is_held || !((before | slab->inline_bits[0]) & bit), "block freed twice", block);
-    atomic_store_relaxed(held, is_held ? before | bit : before & ~bit);
-}
-
-/* Blocks of other banks leave the list. */
-static HAK_ALWAYS_INLINE void *change_list(struct bank *bank, void *head, int is_held, void **last,
-                                           uint32_t *count)
-{
-    void *first = NULL, *before = NULL;
-    int is_cut = 0; /* what comes is not linked to `before` */
-    uint32_t n = 0;
-    for (void *next; head; head = next) {
-        struct map_entry entry = hak_map_find(head);
-        if (HAK_UNLIKELY(TAG_OWNER(entry.tag) != bank->owner)) {
-            next = hak_link_block(put_stray(bank, entry.tag, (char *)head));
-            is_cut = 1;
-            continue;
-        }
-        change(hak_pool_slab_of(entry.ref, head), &hak_sc_table[TAG_CLASS(entry.tag)], head,
-               is_held);
-        next = hak_link_next(head);
-        if (!before) {
-            first = head;
-        } else if (HAK_UNLIKELY(is_cut)) {
-            hak_link_set(before, head);
-        }
-        is_cut = 0;
-        before = head;
-        n++;
-    }
-    if (before && is_cut) {
-        hak_link_set(before, NULL);
-    }
-    *last = before;
-    *count = n;
-    return first;
-}
-
-void *hak_bank_hold_list(struct bank *bank, void *head, void **last, uint32_t *count)
-{
-    return change_list(bank, head, 1, last, count);
-}
-
-void *hak_bank_let_go_list(struct bank *bank, void *head, uint32_t *count)
-{
-    void *last;
-    return change_list(bank, head, 0, &last, count);
-}
-
-int hak_bank_holds(const struct bank *bank, const void *block)
+static HAK_ALWAYS_INLINE void let_go(struct bank *bank, uint32_t size_class, uint32_t own,
+                                     void *block)
 {
     struct map_entry entry = hak_map_find(block);
-    const struct size_class *row = &hak_sc_table[TAG_CLASS(entry.tag)];
-    return TAG_OWNER(entry.tag) != bank->owner ||
-           (hak_slab_held(hak_pool_slab_of(entry.ref, block)) & bit_of(row, block)) != 0;
+    uint64_t bit = bit_of(&hak_sc_table[size_class], block);
+    if (HAK_LIKELY(entry.tag == own)) {
+        uint64_t *held = &hak_pool_slab_of(entry.ref, block)->inline_bits[SLAB_HELD_WORD];
+        atomic_store_relaxed(held, *held & ~bit);
+    } else {
+        check_others(bank, size_class, entry.tag, block);
+    }
+    *hak_bank_mark(block) = 0;
+}
+
+static HAK_NOINLINE void let_go_one_by_one(struct bank *bank, uint32_t size_class, void *head)
+{
+    for (void *block = head; block; block = hak_link_next(block)) {
+        let_go(bank, size_class, TAG_SLAB(bank->owner, size_class), block);
+    }
+}
+
+void hak_bank_let_go_list(struct bank *bank, uint32_t size_class, void *head, uint32_t count)
+{
+    const uint32_t own = TAG_SLAB(bank->owner, size_class);
+    uint64_t *notes = notes_of(head);
+    if (HAK_UNLIKELY(count > hak_bank_noted_most(size_class))) {
+        let_go_one_by_one(bank, size_class, head);
+        return;
+    }
+    let_go(bank, size_class, own, head);
+    for (uint32_t i = 0; i < count - 1; i++) {
+        let_go(bank, size_class, own, hak_link_follow(&notes[i]));
+        if (HAK_SECURE) {
+            notes[i] = 0;
+        }
+    }
+}
+
+void hak_bank_join_held(void *head, uint32_t count, void *last, void *next, uint32_t n)
+{
+    uint64_t *notes = notes_of(head) + count - 1, *others = notes_of(next);
+    hak_link_set(last, next);
+    hak_link_write(notes++, next);
+    for (uint32_t i = 0; i < n - 1; i++) {
+        notes[i] = others[i];
+        if (HAK_SECURE) {
+            others[i] = 0;
+        }
+    }
+}
+
+int hak_bank_verify_held(const void *head, uint32_t count, uint32_t size_class)
+{
+    const uint64_t *notes = notes_of((void *)(uintptr_t)head);
+    int is_broken = 0, is_other = 0;
+    for (uint32_t i = 0; head && i < count; i++) {
+        int64_t note = i ? (int64_t)notes[i - 1] : 0;
+        is_other |= !hak_bank_has_mark(head) ||
+                    (i && count <= hak_bank_noted_most(size_class) &&
+                     (hak_link_decode(&note) || (const void *)(uintptr_t)note != head));
+        head = hak_link_look(head, &is_broken);
+    }
+    return is_broken || is_other;
+}
+
+int hak_bank_has_mark(const void *block)
+{
+    return atomic_load_relaxed(hak_bank_mark((void *)(uintptr_t)block)) ==
+           (hak_link_secret() ^ (uintptr_t)block);
 }
 
 static int has_empty(const struct bank *bank, uint32_t size_class)
@@ -357,7 +435,7 @@ static void move(struct bank *from, struct bank *to, struct slab *slab)
 {
     part_with(from, slab);
     if (hak_slab_may_hold(slab)) {
-        hak_slab_set_held(slab, 0); /* what is in the old owner's depot are strays from now on */
+        hak_slab_set_held(slab, 0); /* what is in the old owner's depot is another's from now on */
     }
     receive(to, slab, hak_map_get(slab->base).ref);
     if (HAK_UNLIKELY(hak_slab_is_empty(slab))) {

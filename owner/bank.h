@@ -75,14 +75,27 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Collects a list of blocks; returns the count, strays included. */
 uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_policy *policy);
-/* The blocks of a list of one mid class, which are allocated, are held from now on (slab.h), or are
-   not any more; strays are gathered and leave the list. Returns its head then, NULL if it is empty;
-   *count: its blocks; *last: the last of them. Aborts on what is no block, or is free or held when
-   it should not be. */
-void *hak_bank_hold_list(struct bank *bank, void *head, void **last, uint32_t *count);
-void *hak_bank_let_go_list(struct bank *bank, void *head, uint32_t *count);
-/* 1 if the block is held, or its slab has become another bank's. */
-int hak_bank_holds(const struct bank *bank, const void *block);
+/* The blocks of a list of one mid class, not empty, wait in a depot (heap/depot.h) from now on, or
+   do not any more; some may be of other banks' slabs. Each has a mark in its third word while it
+   waits, and those of this bank's slabs are held (slab.h). Behind the mark of the first, the others
+   are noted, up to hak_bank_noted_most blocks in all. The former returns the last block. Both abort
+   on what is no block of the class; the former on what waits already, in whichever depot, or is
+   free. */
+void *hak_bank_hold_list(struct bank *bank, uint32_t size_class, void *head);
+void hak_bank_let_go_list(struct bank *bank, uint32_t size_class, void *head, uint32_t count);
+uint32_t hak_bank_noted_most(uint32_t size_class);
+/* Two such lists, of `count` blocks up to `last` and of n, become one, of at most
+   hak_bank_noted_most. */
+void hak_bank_join_held(void *head, uint32_t count, void *last, void *next, uint32_t n);
+/* 0 if all blocks of such a list have their marks, and are noted. */
+int hak_bank_verify_held(const void *head, uint32_t count, uint32_t size_class);
+/* 1 if the block has the mark: a number that no program can guess, of the block alone. Any thread,
+   for a block of a mid class that no other thread has in hand. */
+int hak_bank_has_mark(const void *block);
+static HAK_ALWAYS_INLINE uint64_t *hak_bank_mark(void *block)
+{
+    return (uint64_t *)block + 2;
+}
 /* A fresh slab of the class, no owner's yet; NULL if the system refuses memory. No lock held. */
 struct slab *hak_bank_make(uint32_t size_class);
 /* It becomes the bank's, first in its list; blocks are taken from it under the same lock. */

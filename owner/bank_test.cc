@@ -155,68 +155,155 @@ void *link_all(const std::vector<char *> &blocks)
     return head;
 }
 
-/* Held blocks are neither free nor in use; those of another bank's slabs leave the list. */
+/* By one list each, whatever list they were held in. */
+void let_go_each(struct bank *bank, uint32_t size_class, const std::vector<char *> &blocks)
+{
+    for (char *block : blocks) {
+        hak_bank_let_go_list(bank, size_class, link_all({block}), 1);
+    }
+}
+
+/* Held blocks are neither free nor in use. Those of another bank's slabs stay in the list. */
 TEST_F(Bank, HoldsAndLetsGo)
 {
-    uint32_t c = hak_sc_of(5000), count;
-    void *last;
-    bank.has_strays_sent = 1;
+    uint32_t c = hak_sc_of(5000);
+    bank.has_strays_sent = other.has_strays_sent = 1;
     std::vector<char *> blocks;
     while (blocks.size() < 60 || hak_bank_n_partial(&bank, c)) {
         std::vector<char *> some = take(&bank, c, UINT32_MAX);
         blocks.insert(blocks.end(), some.begin(), some.end());
     }
-    void *head = hak_bank_hold_list(&bank, link_all(blocks), &last, &count);
-    EXPECT_EQ(head, blocks[0]);
-    EXPECT_EQ(last, blocks.back());
-    EXPECT_EQ(count, blocks.size());
+    void *head = link_all(blocks);
+    EXPECT_EQ(hak_bank_hold_list(&bank, c, head), blocks.back());
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     for (char *block : blocks) {
-        EXPECT_TRUE(hak_bank_holds(&bank, block));
+        EXPECT_TRUE(hak_bank_has_mark(block));
         EXPECT_FALSE(hak_super_lookup(block).is_allocated);
     }
-    EXPECT_EXIT(hak_bank_hold_list(&bank, link_all({blocks[7]}), &last, &count),
-                testing::KilledBySignal(SIGABRT), "block freed twice");
-    EXPECT_EXIT(hak_bank_put(&bank, blocks[7], &policy), testing::KilledBySignal(SIGABRT),
-                "block freed twice");
-    head = hak_bank_let_go_list(&bank, link_all(blocks), &count);
-    EXPECT_EQ(count, blocks.size());
+    for (struct bank *any : {&bank, &other}) {
+        EXPECT_EXIT(hak_bank_hold_list(any, c, link_all({blocks[7]})),
+                    testing::KilledBySignal(SIGABRT), "block freed twice");
+        EXPECT_EXIT(hak_bank_put_list(any, link_all({blocks[7]}), &policy),
+                    testing::KilledBySignal(SIGABRT), "block freed twice");
+    }
+    hak_bank_let_go_list(&bank, c, head, static_cast<uint32_t>(blocks.size()));
     for (char *block : blocks) {
-        EXPECT_FALSE(hak_bank_holds(&bank, block));
+        EXPECT_FALSE(hak_bank_has_mark(block));
         EXPECT_TRUE(hak_super_lookup(block).is_allocated);
     }
+    EXPECT_EXIT(hak_bank_hold_list(&bank, c, link_all({blocks[3] + 16})),
+                testing::KilledBySignal(SIGABRT), "invalid pointer freed");
+    EXPECT_EXIT(hak_bank_hold_list(&other, hak_sc_of(9000), link_all({blocks[0]})),
+                testing::KilledBySignal(SIGABRT), "invalid pointer freed");
     /* A slab in the middle of the list goes to another bank, and one at its end. */
-    (void)hak_bank_hold_list(&bank, link_all(blocks), &last, &count);
+    (void)hak_bank_hold_list(&bank, c, link_all(blocks));
     std::set<struct slab *> moved;
     for (char *block : {blocks[20], blocks.back()}) {
         struct slab *slab = hak_pool_slab_of(hak_map_get(block).ref, block);
         if (!moved.insert(slab).second) {
             continue;
         }
-        (void)hak_bank_let_go_list(&bank, link_all({block}), &count);
+        let_go_each(&bank, c, {block});
         hak_bank_put(&bank, block, &policy); /* so that it is partial */
         ASSERT_EQ(bank.partial[c], slab);
         hak_bank_move_one(&bank, &other, c);
         EXPECT_EQ(hak_slab_held(slab), 0u);
         blocks.erase(std::find(blocks.begin(), blocks.end(), block));
     }
-    head = hak_bank_let_go_list(&bank, link_all(blocks), &count);
-    uint32_t n_strays = 0, n = 0;
+    let_go_each(&bank, c, blocks);
+    uint32_t n_others = 0;
+    for (char *block : blocks) {
+        EXPECT_FALSE(hak_bank_has_mark(block));
+        n_others += hak_pool_slab_of(hak_map_get(block).ref, block)->owner == other.owner;
+    }
+    EXPECT_GT(n_others, 0u);
+    /* The same the other way: some are this bank's, and were not when they were held. */
+    EXPECT_EQ(hak_bank_hold_list(&other, c, link_all(blocks)), blocks.back());
+    EXPECT_EQ(hak_bank_verify(&other), 0);
+    let_go_each(&bank, c, blocks);
+    let_go_each(&other, c, blocks); /* so that none of its is held */
+    EXPECT_EQ(hak_bank_put_list(&bank, link_all(blocks), &policy), blocks.size());
+    uint32_t n_strays = 0;
     for (void *p = bank.strays; p; p = hak_link_next(p)) {
         n_strays++;
     }
-    for (void *p = head; p; p = hak_link_next(p)) {
-        EXPECT_EQ(hak_pool_slab_of(hak_map_get(p).ref, p)->owner, bank.owner);
-        n++;
-    }
-    EXPECT_EQ(n, count);
-    EXPECT_EQ(n + n_strays, blocks.size());
-    EXPECT_GT(n_strays, 0u);
-    EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), n);
+    EXPECT_EQ(n_strays, n_others);
     EXPECT_EQ(hak_bank_put_list(&other, bank.strays, &policy), n_strays);
     bank.strays = nullptr;
     EXPECT_EQ(hak_bank_verify(&bank), 0);
     EXPECT_EQ(hak_bank_verify(&other), 0);
+}
+
+/* Two lists become one, as long as the first block has room to note all. */
+TEST_F(Bank, JoinsHeldLists)
+{
+    for (uint32_t c : {hak_sc_of(1100), hak_sc_of(5000)}) {
+        uint32_t most = hak_bank_noted_most(c);
+        std::vector<char *> blocks;
+        while (blocks.size() < most + 1) {
+            std::vector<char *> some =
+                take(&bank, c, most + 1 - static_cast<uint32_t>(blocks.size()));
+            blocks.insert(blocks.end(), some.begin(), some.end());
+        }
+        std::vector<char *> first(blocks.begin(), blocks.begin() + 3),
+            rest(blocks.begin() + 3, blocks.end() - 1);
+        uint32_t n = static_cast<uint32_t>(rest.size());
+        void *head = link_all(first), *next = link_all(rest);
+        void *last = hak_bank_hold_list(&bank, c, head);
+        EXPECT_EQ(hak_bank_hold_list(&bank, c, next), rest.back());
+        EXPECT_EQ(hak_bank_verify_held(head, 3, c), 0);
+        EXPECT_EQ(hak_bank_verify_held(next, n, c), 0);
+        hak_bank_join_held(head, 3, last, next, n);
+        EXPECT_EQ(hak_bank_verify_held(head, most, c), 0);
+        hak_bank_let_go_list(&bank, c, head, most);
+        for (char *block : blocks) {
+            EXPECT_FALSE(hak_bank_has_mark(block));
+            EXPECT_TRUE(hak_super_lookup(block).is_allocated);
+        }
+        /* One more than can be noted: they are followed. */
+        head = link_all(blocks);
+        EXPECT_EQ(hak_bank_hold_list(&bank, c, head), blocks.back());
+        EXPECT_EQ(hak_bank_verify_held(head, most + 1, c), 0);
+        hak_bank_let_go_list(&bank, c, head, most + 1);
+        EXPECT_FALSE(hak_bank_has_mark(blocks.back()));
+        EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), most + 1);
+        EXPECT_EQ(hak_bank_verify(&bank), 0);
+    }
+}
+
+/* Where each slab has one free block, a take goes on to the next slab; fresh blocks are left. */
+TEST_F(Bank, TakesFromSeveralSlabsThatHaveLittle)
+{
+    for (uint32_t c : {hak_sc_of(5000), hak_sc_of(512)}) {
+        std::map<char *, std::vector<char *>> slabs; /* by the unit */
+        while (slabs.size() < 12 || hak_bank_n_partial(&bank, c)) {
+            for (char *block : take(&bank, c, UINT32_MAX)) {
+                slabs[block - reinterpret_cast<uintptr_t>(block) % SC_SLAB_BYTES].push_back(block);
+            }
+        }
+        std::set<char *> freed;
+        for (auto &slab : slabs) {
+            freed.insert(slab.second.back());
+            hak_bank_put(&bank, slab.second.back(), &policy);
+            slab.second.pop_back();
+        }
+        std::vector<char *> again = take(&bank, c, 100);
+        EXPECT_EQ(again.size(), HAK_TINY_OR(2u, 8u));
+        EXPECT_FALSE(bank.took_clean);
+        for (char *block : again) {
+            EXPECT_EQ(freed.erase(block), 1u);
+        }
+        again = take(&bank, c, 1);
+        EXPECT_EQ(again.size(), 1u);
+        EXPECT_EQ(freed.erase(again[0]), 1u);
+        while (!freed.empty()) {
+            for (char *block : take(&bank, c, 100)) {
+                EXPECT_EQ(freed.erase(block), 1u) << "a fresh one";
+            }
+        }
+        EXPECT_EQ(hak_bank_verify(&bank), 0);
+        (void)hak_bank_drop(&bank, UINT32_MAX);
+    }
 }
 
 TEST_F(Bank, KeepsNoEmptySlabOfLargeBlocks)

@@ -88,7 +88,8 @@ static HAK_ALWAYS_INLINE char *link_row(char *block, uint32_t size, uint32_t n)
     return block;
 }
 
-uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head)
+uint32_t hak_slab_take_before(struct slab *slab, uint32_t want, uint32_t fresh_bytes,
+                              const void *next, void **head)
 {
     uint32_t left = portion(slab, want, fresh_bytes);
     uint32_t taken = left, size = slab->size;
@@ -119,7 +120,7 @@ uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, v
         w += word == 0;
     }
     if (last) {
-        hak_link_write(last, hak_link_end);
+        hak_link_write(last, next);
     }
     slab->seen_n_free = slab->asked_pages = 0;
     slab->n_free = (uint16_t)(slab->n_free - taken);

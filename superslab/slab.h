@@ -68,12 +68,18 @@ HAK_STATIC_ASSERT(sizeof(struct slab) == 128, "two cache lines");
    bytes. `is_clean`: the unit reads as zero. */
 void hak_slab_init(struct slab *slab, char *base, uint32_t owner, uint32_t size_class,
                    uint64_t *far_bits, int is_clean);
-/* Takes up to `want` free blocks, lowest addresses first, linked through their first words and
-   ended by NULL. Returns the count; *head is the first (NULL if none). Fresh blocks are taken only
-   if there are no others, and about `fresh_bytes` of them at a time, or as many as lie where blocks
-   of an earlier slab were: what is not needed is not touched. slab->took_clean tells whether all of
-   them read as zero behind their first words. */
-uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **head);
+/* Takes up to `want` free blocks, lowest addresses first, linked through their first words; the
+   last leads to `next`, a block or hak_link_end. Returns the count; *head is the first (NULL if
+   none). Fresh blocks are taken only if there are no others, and about `fresh_bytes` of them at a
+   time, or as many as lie where blocks of an earlier slab were: what is not needed is not touched.
+   slab->took_clean tells whether all of them read as zero behind their first words. */
+uint32_t hak_slab_take_before(struct slab *slab, uint32_t want, uint32_t fresh_bytes,
+                              const void *next, void **head);
+static inline uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t fresh_bytes,
+                                     void **head)
+{
+    return hak_slab_take_before(slab, want, fresh_bytes, hak_link_end, head);
+}
 /* The pages that may be purged, a bit each: those that hold free blocks only, may be resident, and
    have not been named since blocks were taken last. `tick`: none unless n_free is as it was at an
    earlier tick; 0: at once. */
