@@ -146,6 +146,7 @@ struct theap {
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick; /* see common.h */
+    uint32_t is_parked, parked_at;     /* see parked.h */
 
     void *depot[SC_N_CLASSES];        /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];          /* of tiny and of mid classes; owner's lock */
@@ -275,9 +276,11 @@ static inline int hak_theap_is_hidden(void)
 }
 /* The calling thread gets no heap, and leaves the one that it has as it is. */
 void hak_theap_refuse(void);
-/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate;
-   hak_background_count comes after it. */
+/* What a thread that has ended left goes back, or is parked (parked.h), and its heap waits for the
+   next. Inside the gate; hak_background_count comes after it. */
 void hak_theap_end_thread(struct theap *heap);
+/* What was parked goes back. Inside the gate, no lock held. */
+void hak_theap_end_cache(struct theap *heap);
 /* Empties the inboxes of heaps without a thread. Inside the gate. */
 void hak_theap_collect_orphans(void);
 /* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have:
@@ -315,6 +318,10 @@ void hak_tc_set_mid_metered(int is_metered);
 extern void (*hak_tc_flush_kept)(struct theap *heap) HAK_HIDDEN;
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void hak_tc_flush(struct theap *heap);
+/* The bytes of all bins and spares; and so many of them go back that `most` are left: spares first,
+   and of the largest classes. By the heap's thread. */
+uint64_t hak_tc_bytes(const struct theap *heap);
+void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most);
 int hak_tc_verify(const struct theap *heap);
 /* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread.
  */
