@@ -3,7 +3,7 @@
    want memory back: trims, the background thread, requests that make the process grow. */
 #include "heap/parked.h"
 
-#include "base/lock_holds.h"
+#include "base/options.h"
 #include "base/stats.h"
 
 static LOCK_DEFINE(parked_lock, LOCK_RANK_HEAPS);
@@ -32,12 +32,22 @@ int hak_parked_put(struct theap *heap)
     hak_lock_acquire(&parked_lock);
     uint32_t n = n_parked();
     if (n < hak_parked_most) {
+        heap->parked_budget = heap->budget;
+        heap->budget = 0;
+        hak_stat_sub(bin_budget, heap->parked_budget);
         heap->parked_at = now;
         atomic_store_release(&hak_parked[n], heap);
         hak_stat_add(orphans, 1);
     }
     hak_lock_release(&parked_lock);
     return n < hak_parked_most;
+}
+
+/* Of a heap that was taken out. */
+static void resume(struct theap *heap)
+{
+    heap->budget = heap->parked_budget;
+    hak_stat_add(bin_budget, heap->budget);
 }
 
 struct theap *hak_parked_take(void)
@@ -52,8 +62,12 @@ struct theap *hak_parked_take(void)
         atomic_store_relaxed(&hak_parked[n - 1], (struct theap *)NULL);
         atomic_store_relaxed(&heap->is_parked, 0u);
         hak_stat_sub(orphans, 1);
+        resume(heap);
     }
     hak_lock_release(&parked_lock);
+    if (heap && hak_stat_get(bin_budget) > (int64_t)hak_options.cache_bytes) {
+        hak_tc_flush(heap);
+    }
     return heap;
 }
 
@@ -72,6 +86,7 @@ static struct theap *take_first(uint32_t most, int only_old)
     if (heap) {
         atomic_store_relaxed(&heap->is_parked, 0u);
         hak_stat_sub(orphans, 1);
+        resume(heap);
     }
     hak_lock_release(&parked_lock);
     return heap;
@@ -116,13 +131,4 @@ int hak_parked_verify(void)
     }
     hak_lock_release(&parked_lock);
     return error;
-}
-
-uint64_t hak_parked_budget(void)
-{
-    uint64_t bytes = 0;
-    for (uint32_t n = n_parked(); n; n--) {
-        bytes += hak_parked[n - 1]->budget;
-    }
-    return bytes;
 }

@@ -11,10 +11,11 @@
    alone, cache included: a thread that starts, or who ends it, that is does what else its thread
    had done.
 
-   What may be held back: PARKED_MOST heaps with PARKED_BYTES in lists and PARKED_BUDGET of the
-   process's budget each; no outbox, no spans, no depot, no empty slabs. Slabs with free blocks
-   serve others, as those of the shared heap do (hak_theap_take). What keeps even that from being
-   kept for nothing:
+   What may be held back: PARKED_MOST heaps with PARKED_BYTES in lists each; no outbox, no spans, no
+   depot, no empty slabs; nothing of the process's budget. What a heap has used of that (at most
+   PARKED_BUDGET) it uses again when it is taken, or is emptied first if there is no more. Slabs
+   with free blocks serve others, as those of the shared heap do (hak_theap_take). What keeps even
+   that from being kept for nothing:
    - before a process grows, for a slab or a large block, the one that was parked first is ended,
      unless as many bytes of the pool are resident;
    - one that no thread has taken within a tick of the background thread is ended, or within a
@@ -33,7 +34,7 @@
 HAK_EXTERN_C_BEGIN
 
 #define PARKED_MOST   HAK_TINY_OR(2u, 4u)
-#define PARKED_BYTES  HAK_TINY_OR(4096u, 65536u)
+#define PARKED_BYTES  HAK_TINY_OR(4096u, 131072u)
 #define PARKED_BUDGET HAK_TINY_OR(16384u, 1048576u)
 
 /* In the order in which they were parked; the first NULL ends them. Read without the lock, it is a
@@ -51,7 +52,8 @@ extern uint32_t hak_parked_most HAK_HIDDEN;
 int hak_parked_may(const struct theap *heap);
 /* Parks an orphan that is the caller's alone, with is_parked set; 0 if there are enough by now. */
 HAK_MUST_CHECK int hak_parked_put(struct theap *heap);
-/* The one that was parked last, which is the caller's; NULL if there is none. */
+/* The one that was parked last, which is the caller's; NULL if there is none. Inside the gate, no
+   lock held. */
 struct theap *hak_parked_take(void);
 
 /* Inside the gate, no lock held: */
@@ -69,8 +71,6 @@ static inline void hak_parked_relieve(size_t bytes)
 }
 /* 0 if the caches of all of them are sound. */
 int hak_parked_verify(void);
-/* Of HAKMEM_CACHE_BYTES; in a forked child. */
-uint64_t hak_parked_budget(void);
 
 HAK_EXTERN_C_END
 

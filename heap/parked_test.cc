@@ -178,6 +178,18 @@ TEST_F(Parked, NotMoreBytesThanSoMany)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+TEST_F(Parked, WhatItHoldsCountsAsCached)
+{
+    long long live_before = 0, live = 0, cached = 0;
+    ASSERT_EQ(hak_stat("live_bytes", &live_before), 0);
+    (void)park_one(1000);
+    ASSERT_EQ(n_parked(), 1u);
+    ASSERT_EQ(hak_stat("live_bytes", &live), 0);
+    ASSERT_EQ(hak_stat("cached_bytes", &cached), 0);
+    EXPECT_LT(live, live_before + 1000);
+    EXPECT_GE(cached, 1000);
+}
+
 /* Blocks that others free go back to the slabs of the heap, which stay its own. */
 TEST_F(Parked, WhatComesBackIsCollected)
 {
@@ -331,6 +343,50 @@ TEST_F(Parked, ThreadsThatComeAndGo)
         thread.join();
     }
     EXPECT_EQ(n_wrong, 0u);
+}
+
+/* It has no part of the process's budget, and comes back with what it had only where that is left.
+ */
+TEST_F(Parked, ItsBudgetServesOthers)
+{
+    const uint32_t c = hak_sc_of(32);
+    auto work = [&] {
+        std::vector<void *> blocks(40);
+        for (int round = 0; round < 3; round++) {
+            for (void *&p : blocks) {
+                p = hak_malloc(32);
+            }
+            for (void *p : blocks) {
+                hak_free(p);
+            }
+        }
+    };
+    int64_t before = hak_stat_get(bin_budget);
+    uint64_t budget = 0;
+    uint16_t limit = 0;
+    in_thread([&] {
+        work();
+        budget = hak_self->budget;
+        limit = hak_self->limits[c];
+    });
+    if (budget == 0) {
+        return; /* the tiny variant's limits cannot grow */
+    }
+    ASSERT_EQ(n_parked(), 1u);
+    EXPECT_EQ(hak_stat_get(bin_budget), before);
+    in_thread([&] {
+        hak_free(hak_malloc(32));
+        EXPECT_EQ(hak_self->budget, budget);
+        EXPECT_EQ(hak_self->limits[c], limit);
+    });
+    EXPECT_EQ(hak_stat_get(bin_budget), before);
+    hak_options.cache_bytes = 0;
+    in_thread([&] {
+        hak_free(hak_malloc(32));
+        EXPECT_EQ(hak_self->budget, 0u);
+        EXPECT_LT(hak_self->limits[c], limit);
+    });
+    EXPECT_EQ(hak_stat_get(bin_budget), before);
 }
 
 /* Of many threads, few are parked, and none for long. */

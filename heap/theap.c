@@ -824,8 +824,7 @@ void hak_theap_fork_child(void)
         own->owner.epoch = hak_theap_epoch;
     }
     hak_stat_add(orphans, hak_stat_get(heaps) - n_own - hak_stat_get(orphans));
-    hak_stat_add(bin_budget,
-                 (int64_t)(own->budget + hak_parked_budget()) - hak_stat_get(bin_budget));
+    hak_stat_add(bin_budget, (int64_t)own->budget - hak_stat_get(bin_budget));
     hak_stat_add(span_cache_bytes, own->spans.reserved - hak_stat_get(span_cache_bytes));
     atomic_store_relaxed(&hak_theap_live, (uint32_t)n_own);
     /* These handlers are registered behind the key: another thread had made it. */

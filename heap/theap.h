@@ -24,15 +24,16 @@
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
 
-   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an
-   orphan that no thread adopts), full ones stay with the orphan and follow when a block of theirs
-   comes back; likewise those of a heap whose inbox only senders empty. A heap that would else take
-   fresh memory first takes such a slab over, or one from a live heap that has several of the class.
-   Both heaps' locks are held for it (the shared heap's is taken last; of two live heaps' one is
-   only tried), and the slab's tag changes. A free that read the old tag is a stray: whoever empties
-   that inbox or bin finds, with the lock held, that the slab is not this heap's, and sends the
-   block on. A block on its way counts as allocated, so that its slab can neither be freed nor
-   change its class; bins may hold blocks of other heaps' slabs for the same reason.
+   Slabs change hands. When a thread ends, and its heap is not parked for the next one (parked.h),
+   its slabs with free blocks go to the shared heap (an orphan that no thread adopts), full ones
+   stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose
+   inbox only senders empty. A heap that would else take fresh memory first takes such a slab over,
+   or one from a live heap that has several of the class. Both heaps' locks are held for it (the
+   shared heap's is taken last; of two live heaps' one is only tried), and the slab's tag changes. A
+   free that read the old tag is a stray: whoever empties that inbox or bin finds, with the lock
+   held, that the slab is not this heap's, and sends the block on. A block on its way counts as
+   allocated, so that its slab can neither be freed nor change its class; bins may hold blocks of
+   other heaps' slabs for the same reason.
 
    What may be held back (bytes, also tested in theap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
@@ -147,6 +148,7 @@ struct theap {
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick; /* see common.h */
     uint32_t is_parked, parked_at;     /* see parked.h */
+    uint64_t parked_budget;
 
     void *depot[SC_N_CLASSES];        /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];          /* of tiny and of mid classes; owner's lock */
