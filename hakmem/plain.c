@@ -19,6 +19,7 @@
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
+#include "heap/parked.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
 #include "superslab/pool.h"
@@ -100,6 +101,7 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
     }
     hak_spans_missed(&hak_theap_own->spans);
     hak_depot_relieve(size);
+    hak_parked_relieve(size);
     p = ask_ace(size, align, kind);
     if (HAK_UNLIKELY(!p)) {
         struct want_large want = {size, align, kind};

@@ -202,7 +202,9 @@ static void count_owner(struct taking *self, uint32_t id, const void *owner)
         const char *theap = (const char *)owner - at->theap_owner;
         get(self, at_offset(owner, at->owner_inbox_bytes), &inbox, sizeof inbox);
         cached = count_depot(self, theap) + (uint64_t)(inbox > 0 ? inbox : 0);
-        if (state == epoch) { /* what others had in their caches is forgotten in a forked child */
+        /* An orphan may be parked (parked.h); what lost threads had in their caches is forgotten.
+         */
+        if (state == epoch || state == HEAP_ORPHAN) {
             cached += count_bins(self, theap) + count_outbox(self, theap);
         }
     }

@@ -16,6 +16,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/parked.h"
 #include "heap/theap.h"
 #include "owner/owner.h"
 #include "superslab/map.h"
@@ -256,6 +257,7 @@ TEST_F(Trim, APoolIsDestroyedMeanwhile)
 /* It comes back to a heap without a thread, and goes on to the shared one, where all find it. */
 TEST_F(Trim, ItsThreadEndsMeanwhile)
 {
+    hak_parked_most = 0; /* a parked heap keeps its slabs */
     std::vector<char *> blocks;
     std::atomic<int> step{0};
     uint32_t id = 0;
@@ -290,6 +292,7 @@ TEST_F(Trim, ItsThreadEndsMeanwhile)
     for (size_t i = 0; i < 10; i++) {
         hak_free(blocks[i]);
     }
+    hak_parked_most = PARKED_MOST;
 }
 
 /* As in a signal handler: the child goes on with what was interrupted. */

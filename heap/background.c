@@ -16,6 +16,7 @@
 #include "base/stats.h"
 #include "base/time.h"
 #include "heap/gate.h"
+#include "heap/parked.h"
 #include "heap/theap.h"
 #include "superslab/superslab.h"
 
@@ -279,7 +280,7 @@ static int tick(void)
     n_quiet = now == seen ? n_quiet + 1 : 0;
     seen = now;
     return n_quiet < QUIET_TICKS || hak_stat_get(heap_dirty_bytes) > 0 ||
-           hak_stat_get(large_cached_bytes) > 0 || hak_theap_keeps_spans();
+           hak_stat_get(large_cached_bytes) > 0 || hak_theap_keeps_spans() || hak_parked_is_any();
 }
 
 /* Until another thread wakes it, or the time has come. */

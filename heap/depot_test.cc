@@ -15,6 +15,7 @@
 #include "base/verify.h"
 #include "hakmem/hakmem.h"
 #include "heap/common.h"
+#include "heap/parked.h"
 #include "superslab/pool.h"
 #include "testing/rng.h"
 
@@ -32,6 +33,7 @@ class Depot : public testing::Test
     {
         saved_ = hak_options;
         hak_common_from = COMMON_THREADS; /* fewer have slabs of their own */
+        hak_parked_most = 0;
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first";
         }

@@ -18,6 +18,7 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "heap/common.h"
+#include "heap/parked.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
 
@@ -82,6 +83,7 @@ class Remote : public testing::Test
     {
         saved_ = hak_options;
         hak_common_from = COMMON_THREADS; /* fewer have slabs of their own */
+        hak_parked_most = 0;
         if (HAK_SECURE) {
             GTEST_SKIP() << "freed blocks wait in a quarantine first, and come back at random";
         }

@@ -11,6 +11,7 @@
 #include "heap/common.h"
 #include "heap/depot.h"
 #include "heap/gate.h"
+#include "heap/parked.h"
 #include "heap/small.h"
 #include "heap/tcache.h"
 
@@ -292,6 +293,7 @@ static void end_window(struct theap *heap)
         }
     }
     hak_depot_end_window(heap, heap->awake);
+    hak_parked_rest();
     heap->awake = 0;
     heap->window_left = TC_SLEEP_WINDOW;
 }
@@ -369,6 +371,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     }
     if (!head) {
         hak_depot_relieve(SC_SLAB_BYTES);
+        hak_parked_relieve(SC_SLAB_BYTES);
         head = take_fresh(heap, size_class, want, count);
     }
     hak_stat_add(refills, 1);
@@ -467,6 +470,43 @@ void hak_tc_flush(struct theap *heap)
     heap->budget = 0;
     /* With the lock held: so no block is in two places for anybody. */
     hak_tc_init(heap);
+    hak_theap_unlock(heap);
+}
+
+uint64_t hak_tc_bytes(const struct theap *heap)
+{
+    uint64_t bytes = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        uint64_t n = hak_tc_count(heap, c) + heap->spares[c].count;
+        bytes += n * hak_sc_table[c].size;
+    }
+    return bytes;
+}
+
+/* The class's spare, or its bin, goes back. Returns its bytes. Heap lock held. */
+static uint64_t put_one_list(struct theap *heap, uint32_t size_class, int is_spare)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    uint64_t count = is_spare ? spare->count : hak_tc_count(heap, size_class);
+    hak_small_put_list(&heap->owner, size_class, is_spare ? spare->head : hak_tc_bin_first(bin));
+    if (is_spare) {
+        *spare = (struct spare){NULL, 0};
+    } else {
+        hak_tc_bin_set(bin, NULL);
+        bin->room = heap->limits[size_class];
+    }
+    return count * hak_sc_table[size_class].size;
+}
+
+void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most)
+{
+    hak_lock_acquire(&heap->owner.lock);
+    for (int is_spare = 1; is_spare >= 0; is_spare--) {
+        for (uint32_t c = SC_N_CLASSES; c-- > 0 && bytes > most;) {
+            bytes -= put_one_list(heap, c, is_spare);
+        }
+    }
     hak_theap_unlock(heap);
 }
 

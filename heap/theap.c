@@ -19,6 +19,7 @@
 #include "heap/depot.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
+#include "heap/parked.h"
 #include "heap/small.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
@@ -402,6 +403,22 @@ static int adopt_from_common(struct theap *heap, uint32_t size_class)
     return 0;
 }
 
+/* A parked heap's slabs serve who needs them. */
+static int adopt_from_parked(struct theap *heap, uint32_t size_class)
+{
+    struct theap *from;
+    for (uint32_t i = 0; i < PARKED_MOST && (from = atomic_load_acquire(&hak_parked[i])); i++) {
+        if (from != heap && hak_bank_n_partial(&from->owner.bank, size_class) &&
+            hak_lock_try(&from->owner.lock)) {
+            hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
+            hak_lock_release(&from->owner.lock);
+            hak_stat_add(slabs_adopted, 1);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* Before fresh memory is taken: a slab with free blocks that another heap does not use. Heap lock
    held. */
 static void adopt_slab(struct theap *heap, uint32_t size_class)
@@ -415,7 +432,7 @@ static void adopt_slab(struct theap *heap, uint32_t size_class)
         hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
         hak_lock_release(&from->owner.lock);
         hak_stat_add(slabs_adopted, 1);
-    } else if (!adopt_from_common(heap, size_class)) {
+    } else if (!adopt_from_parked(heap, size_class) && !adopt_from_common(heap, size_class)) {
         adopt_from_live(heap, size_class);
     }
 }
@@ -434,7 +451,7 @@ static int leave_some(struct theap *heap)
 {
     struct theap *to = atomic_load_acquire(&shared);
     int is_more = 0;
-    if (heap != to && !hak_theap_is_common(heap)) {
+    if (heap != to && !hak_theap_is_common(heap) && !atomic_load_relaxed(&heap->is_parked)) {
         hak_bank_release_empty(&heap->owner.bank);
         if (to) {
             hak_lock_acquire(&to->owner.lock);
@@ -603,11 +620,15 @@ static struct theap *adopt_stale(void)
 /* One that has no thread; NULL if there is none. */
 static struct theap *adopt_heap(void)
 {
+    struct theap *heap = hak_parked_take();
+    if (heap) {
+        return heap;
+    }
     hak_lock_acquire(&heaps_lock);
     if (!is_ready) {
         start();
     }
-    struct theap *heap = take_orphan();
+    heap = take_orphan();
     heap = heap ? heap : adopt_stale();
     hak_lock_release(&heaps_lock);
     return heap;
@@ -653,9 +674,10 @@ struct theap *hak_theap_acquire_first(void)
     return heap;
 }
 
-/* Leaves a heap whose cache is flushed to the next thread. */
-static void make_orphan(struct theap *heap)
+/* Leaves a heap to the next thread, and its slabs to all. */
+void hak_theap_end_cache(struct theap *heap)
 {
+    hak_tc_flush(heap);
     (void)get_shared();
     set_live(heap, 0);
     (void)hak_theap_tidy(heap, 1);
@@ -680,14 +702,44 @@ static void rest_commons(void)
     }
 }
 
+/* The heap is an orphan from here on: no chain is lost, see remote.c. Returns 0 if it may not
+   wait as it is. */
+static int park(struct theap *heap)
+{
+    if (!hak_parked_may(heap)) {
+        return 0;
+    }
+    uint64_t bytes = hak_tc_bytes(heap);
+    if (bytes > PARKED_BYTES) {
+        hak_tc_shrink(heap, bytes, PARKED_BYTES / 2);
+    }
+    hak_remote_send_all(heap);
+    atomic_store_relaxed(&heap->is_parked, 1u);
+    set_live(heap, 0);
+    hak_lock_acquire(&heap->owner.lock);
+    hak_bank_release_empty(&heap->owner.bank);
+    (void)hak_theap_unlock(heap);
+    (void)hak_theap_tidy(heap, 1);
+    if (hak_parked_put(heap)) {
+        return 1;
+    }
+    atomic_store_relaxed(&heap->is_parked, 0u);
+    return 0;
+}
+
 void hak_theap_end_thread(struct theap *heap)
 {
     hak_common_end_thread(heap);
-    hak_tc_flush(heap);
     (void)hak_spans_end(&heap->spans);
-    make_orphan(heap);
-    if (atomic_sub_relaxed(&hak_theap_live, 1u) == hak_common_from) {
+    if (!park(heap)) {
+        hak_theap_end_cache(heap);
+    }
+    uint32_t n_before = atomic_sub_relaxed(&hak_theap_live, 1u);
+    if (n_before == hak_common_from) {
         rest_commons();
+    }
+    if (n_before <= 2) {
+        hak_parked_end(1);
     }
 }
 
@@ -749,6 +801,7 @@ int hak_theap_verify_all(void)
 {
     int result = hak_theap_own != &hak_theap_none ? hak_tc_verify(hak_theap_own) : 0;
     result = result ? result : hak_spans_verify(&hak_theap_own->spans);
+    result = result ? result : hak_parked_verify();
     result = result ? result : hak_owner_for_each(verify_depot, NULL);
     return result ? result : hak_owner_verify_all();
 }

@@ -24,15 +24,16 @@
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
 
-   Slabs change hands. When a thread ends, its slabs with free blocks go to the shared heap (an
-   orphan that no thread adopts), full ones stay with the orphan and follow when a block of theirs
-   comes back; likewise those of a heap whose inbox only senders empty. A heap that would else take
-   fresh memory first takes such a slab over, or one from a live heap that has several of the class.
-   Both heaps' locks are held for it (the shared heap's is taken last; of two live heaps' one is
-   only tried), and the slab's tag changes. A free that read the old tag is a stray: whoever empties
-   that inbox or bin finds, with the lock held, that the slab is not this heap's, and sends the
-   block on. A block on its way counts as allocated, so that its slab can neither be freed nor
-   change its class; bins may hold blocks of other heaps' slabs for the same reason.
+   Slabs change hands. When a thread ends, and its heap is not parked for the next one (parked.h),
+   its slabs with free blocks go to the shared heap (an orphan that no thread adopts), full ones
+   stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose
+   inbox only senders empty. A heap that would else take fresh memory first takes such a slab over,
+   or one from a live heap that has several of the class. Both heaps' locks are held for it (the
+   shared heap's is taken last; of two live heaps' one is only tried), and the slab's tag changes. A
+   free that read the old tag is a stray: whoever empties that inbox or bin finds, with the lock
+   held, that the slab is not this heap's, and sends the block on. A block on its way counts as
+   allocated, so that its slab can neither be freed nor change its class; bins may hold blocks of
+   other heaps' slabs for the same reason.
 
    What may be held back (bytes, also tested in theap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
@@ -154,6 +155,8 @@ struct theap {
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick; /* see common.h */
+    uint32_t is_parked, parked_at;     /* see parked.h */
+    uint64_t parked_budget;
 
     void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];             /* of tiny and of mid classes; owner's lock */
@@ -287,9 +290,11 @@ static inline int hak_theap_is_hidden(void)
 }
 /* The calling thread gets no heap, and leaves the one that it has as it is. */
 void hak_theap_refuse(void);
-/* What a thread that has ended left goes back, and its heap waits for the next. Inside the gate;
-   hak_background_count comes after it. */
+/* What a thread that has ended left goes back, or is parked (parked.h), and its heap waits for the
+   next. Inside the gate; hak_background_count comes after it. */
 void hak_theap_end_thread(struct theap *heap);
+/* What was parked goes back. Inside the gate, no lock held. */
+void hak_theap_end_cache(struct theap *heap);
 /* Empties the inboxes of heaps without a thread. Inside the gate. */
 void hak_theap_collect_orphans(void);
 /* For fork.c: in prepare; in the child; and in the child, for a lock whose holder it does not have:
@@ -333,6 +338,10 @@ void hak_tc_set_mid_metered(int is_metered);
 extern void (*hak_tc_flush_kept)(struct theap *heap) HAK_HIDDEN;
 /* Gives all bins, spares and the outbox back; limits return to their first values. */
 void hak_tc_flush(struct theap *heap);
+/* The bytes of all bins and spares; and so many of them go back that `most` are left: spares first,
+   and of the largest classes. By the heap's thread. */
+uint64_t hak_tc_bytes(const struct theap *heap);
+void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most);
 int hak_tc_verify(const struct theap *heap);
 /* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread.
  */

@@ -5,6 +5,7 @@
 #include "base/stats.h"
 #include "heap/background.h"
 #include "heap/gate.h"
+#include "heap/parked.h"
 #include "heap/theap.h"
 #include "owner/purge.h"
 #include "superslab/pool.h"
@@ -92,6 +93,7 @@ void hak_theap_trim_own(void)
 void hak_theap_trim_all(void)
 {
     flush_own();
+    hak_parked_end(0);
     flush_spans();
     /* Once more if blocks were sent on: perhaps to a heap that had been done. */
     if (trim_owners()) {
@@ -204,6 +206,10 @@ void hak_theap_rest_all(void)
     tick = tick == UINT16_MAX ? 1 : (uint16_t)(tick + 1);
     are_spans_kept = 0;
     hak_spans_tick();
+    if (hak_gate_enter()) {
+        hak_parked_rest();
+        hak_gate_leave();
+    }
     for (uint32_t id = 0; !hak_background_must_end() && hak_owner_next(&id);) {
         if (hak_gate_enter()) {
             rest_one(id);
