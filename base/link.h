@@ -63,6 +63,14 @@ static HAK_ALWAYS_INLINE int hak_link_may_be(const void *block)
 /* 1 once pages of free blocks were purged: the links of these blocks read as 0. */
 extern uint32_t hak_link_are_zeroed HAK_HIDDEN;
 
+/* hak_link_may_be, also of blocks whose link may have been purged. */
+static HAK_ALWAYS_INLINE int hak_link_may_be_or_was(const void *block)
+{
+    int64_t word = atomic_load_relaxed((const int64_t *)block);
+    return HAK_UNLIKELY(word == 0) ? (int)atomic_load_relaxed(&hak_link_are_zeroed)
+                                   : word >= hak_link_key;
+}
+
 /* The first word of a block that leads to `next`, a block or hak_link_end. */
 static HAK_ALWAYS_INLINE int64_t hak_link_word(const void *next)
 {
