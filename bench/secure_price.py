@@ -38,11 +38,17 @@ PARTS = [
     (
         "`HAKMEM_SECURE_LARGE_QUARANTINE=0`",
         {"HAKMEM_SECURE_LARGE_QUARANTINE": "0"},
-        "addresses of large blocks come back at once; no pages are lent, so it is dearer",
+        "addresses of large blocks come back at once; no pages are lent, so it is more expensive",
     ),
     (
-        "all three",
+        "`HAKMEM_SECURE_APART=0`",
+        {"HAKMEM_SECURE_APART": "0"},
+        "64 KiB that were blocks of one size class may serve another one later",
+    ),
+    (
+        "all four",
         {
+            "HAKMEM_SECURE_APART": "0",
             "HAKMEM_SECURE_QUARANTINE": "0",
             "HAKMEM_SECURE_GUARDS": "0",
             "HAKMEM_SECURE_LARGE_QUARANTINE": "0",

@@ -47,7 +47,7 @@ class SecurePriceTest(unittest.TestCase):
         self.assertIn("2 workloads, 3 rounds", said)
         self.assertIn("| nothing | 3.00 (3.00 to 3.00) | 1.10 (1.10 to 1.10) | - |", said)
         self.assertIn("| `HAKMEM_SECURE_QUARANTINE=0` | 2.00 (2.00 to 2.00) | 1.10 ", said)
-        self.assertIn("| all three | 2.00 (2.00 to 2.00) | 1.05 (1.05 to 1.05) |", said)
+        self.assertIn("| all four | 2.00 (2.00 to 2.00) | 1.05 (1.05 to 1.05) |", said)
         with open(os.path.join(self.folder, "log"), encoding="utf-8") as file:
             runs = file.read().splitlines()
         self.assertEqual(len(runs), 2 * 3 * (1 + len(secure_price.PARTS)))

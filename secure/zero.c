@@ -15,12 +15,10 @@ typedef uint64_t four __attribute__((vector_size(32), aligned(8), may_alias));
 #define ANY_BY_WORDS(v) (((v)[0] | (v)[1] | (v)[2] | (v)[3]) != 0)
 #define ANY_BY_AVX(v)   (!__builtin_ia32_ptestz256((quad)(v), (quad)(v)))
 
-/* Half a piece from each of two places. */
-static HAK_ALWAYS_INLINE four all_of(const void *p, const void *q)
-{
-    const four *a = (const four *)p, *b = (const four *)q;
-    return ((a[0] | a[1]) | (a[2] | a[3])) | ((b[0] | b[1]) | (b[2] | b[3]));
-}
+/* Half a piece from each of two places. No function: it would return what is passed on otherwise
+   where there is no AVX. */
+#define HALF(p)      (((p)[0] | (p)[1]) | ((p)[2] | (p)[3]))
+#define ALL_OF(p, q) (HALF((const four *)(p)) | HALF((const four *)(q)))
 
 static HAK_ALWAYS_INLINE void clear_both(void *p, void *q)
 {
@@ -36,16 +34,16 @@ static HAK_ALWAYS_INLINE void clear_both(void *p, void *q)
 #define LOOK(p, n, ANY)                                                                            \
     const char *at = (const char *)(p), *last = at + (n) - ((n) < PIECE ? PIECE / 2 : PIECE);      \
     if ((n) < PIECE) {                                                                             \
-        four some = all_of(at, last);                                                              \
+        four some = ALL_OF(at, last);                                                              \
         return !ANY(some);                                                                         \
     }                                                                                              \
     for (; at < last; at += PIECE) {                                                               \
-        four some = all_of(at, at + PIECE / 2);                                                    \
+        four some = ALL_OF(at, at + PIECE / 2);                                                    \
         if (ANY(some)) {                                                                           \
             return 0;                                                                              \
         }                                                                                          \
     }                                                                                              \
-    four rest = all_of(last, last + PIECE / 2);                                                    \
+    four rest = ALL_OF(last, last + PIECE / 2);                                                    \
     return !ANY(rest)
 
 #define CLEAR(p, n, ANY)                                                                           \
@@ -63,12 +61,12 @@ static HAK_ALWAYS_INLINE void clear_both(void *p, void *q)
         return;                                                                                    \
     }                                                                                              \
     for (; at < last; at += PIECE) {                                                               \
-        four some = all_of(at, at + PIECE / 2);                                                    \
+        four some = ALL_OF(at, at + PIECE / 2);                                                    \
         if (ANY(some)) {                                                                           \
             clear_both(at, at + PIECE / 2);                                                        \
         }                                                                                          \
     }                                                                                              \
-    four rest = all_of(last, last + PIECE / 2);                                                    \
+    four rest = ALL_OF(last, last + PIECE / 2);                                                    \
     if (ANY(rest)) {                                                                               \
         clear_both(last, last + PIECE / 2);                                                        \
     }
