@@ -70,7 +70,7 @@ static void start_class(struct control_class *class)
     }
 }
 
-void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
+HAK_COLD void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
 {
     for (uint32_t i = 0; i < ACE_CLASSES; i++) {
         struct control_class *class = &control->classes[i];

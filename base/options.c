@@ -323,7 +323,7 @@ static int is_own(const char *entry)
     return i == sizeof prefix;
 }
 
-void hak_opt_init(struct options *out, char **environment)
+HAK_COLD void hak_opt_init(struct options *out, char **environment)
 {
     hak_opt_defaults(out);
     for (char **entry = environment; entry && *entry; entry++) {

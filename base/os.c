@@ -527,7 +527,7 @@ static char *map_meta(size_t size, size_t *bytes)
 
 /* Once there is no room, each thread maps a chunk without the lock; the first one's is used, and
    the others go back unless they are needed by then. */
-void *hak_os_meta_alloc(size_t size)
+HAK_COLD void *hak_os_meta_alloc(size_t size)
 {
     size_t bytes = 0;
     size = (size + 63) & ~(size_t)63;

@@ -529,7 +529,9 @@ TEST_F(Api, PurgeGivesBackWhatIsKept)
     EXPECT_GT(hak_stat_get(heap_used_bytes), 0);
     EXPECT_GE(hak_purge(), 65536u);
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(hak_stat_get(superslabs), 0);
+    if (!HAK_SECURE) { /* there, addresses of small blocks stay: superslab/apart.c */
+        EXPECT_EQ(hak_stat_get(superslabs), 0);
+    }
     EXPECT_EQ(hak_stat_get(large_cached_bytes), 0);
     EXPECT_EQ(hak_purge(), 0u) << "nothing is left";
     void *again = hak_malloc(100);

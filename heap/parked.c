@@ -50,11 +50,8 @@ static void resume(struct theap *heap)
     hak_stat_add(bin_budget, heap->budget);
 }
 
-struct theap *hak_parked_take(void)
+struct theap *hak_parked_take_one(void)
 {
-    if (!hak_parked_is_any()) {
-        return NULL;
-    }
     hak_lock_acquire(&parked_lock);
     uint32_t n = n_parked();
     struct theap *heap = n ? hak_parked[n - 1] : NULL;

@@ -54,7 +54,11 @@ int hak_parked_may(const struct theap *heap);
 HAK_MUST_CHECK int hak_parked_put(struct theap *heap);
 /* The one that was parked last, which is the caller's; NULL if there is none. Inside the gate, no
    lock held. */
-struct theap *hak_parked_take(void);
+struct theap *hak_parked_take_one(void);
+static inline struct theap *hak_parked_take(void)
+{
+    return hak_parked_is_any() ? hak_parked_take_one() : NULL;
+}
 
 /* Inside the gate, no lock held: */
 /* All but the last `most` are ended. */

@@ -130,7 +130,7 @@ static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *cou
 
 /* --- limits --- */
 
-void hak_tc_init(struct theap *heap)
+HAK_COLD void hak_tc_init(struct theap *heap)
 {
     heap->awake = heap->is_largest = 0;
     heap->window_left = TC_SLEEP_WINDOW;

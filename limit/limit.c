@@ -81,7 +81,8 @@ static void join(struct cgroup_path *out, const char *root, const char *group, s
 }
 
 /* The least limit of the group and of all above it. */
-static uint64_t least_of(const char *root, const char *group, size_t length, const char *file)
+static HAK_COLD uint64_t least_of(const char *root, const char *group, size_t length,
+                                  const char *file)
 {
     struct cgroup_path path;
     uint64_t least = LIMIT_AUTO;
@@ -107,7 +108,7 @@ static char *find(char *from, const char *end, char c)
 
 /* From the lines of /proc/self/cgroup: `0::/group` (version 2) or `N:...memory...:/group`
    (version 1). */
-static uint64_t cgroup_limit(void)
+static HAK_COLD uint64_t cgroup_limit(void)
 {
     char text[4096];
     size_t length = hak_os_read_file("/proc/self/cgroup", text, sizeof text - 1);

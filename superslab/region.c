@@ -200,7 +200,7 @@ static uint32_t make_guards(char *base)
     return GUARD_UNITS;
 }
 
-struct superslab *hak_pool_map_region(int is_for_slabs)
+HAK_COLD struct superslab *hak_pool_map_region(int is_for_slabs)
 {
     char *hint;
     struct superslab *ss = take_description(&hint);
