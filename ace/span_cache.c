@@ -517,8 +517,10 @@ int hak_spans_make_room(struct span_cache *cache, void *p)
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
     see_for_more(cache);
-    if (cache->seen_bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings && !may_double(cache)) {
-        return 0;
+    while (cache->seen_bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings) {
+        if (!may_double(cache)) { /* once at most; it may have begun again with what it has */
+            return 0;
+        }
     }
     make_room(cache);
     return reserve_for(cache, bytes) && hak_spans_put_reserved(cache, p);

@@ -330,6 +330,24 @@ TEST_F(Spans, TheCacheIsBounded)
     }
 }
 
+/* Also one that has begun with the least again while it had more, as where a realloc in place takes
+   fresh memory. */
+TEST_F(Spans, WhatBeginsAgainIsBounded)
+{
+    std::vector<void *> all;
+    for (int i = 0; i < 12; i++) {
+        all.push_back(hak_ace_alloc(SPAN_CACHE_LARGEST, 1));
+    }
+    for (void *p : all) {
+        cache.n_since = 1000; /* as if it were of much use */
+        give(p);
+        EXPECT_LE(kept_bytes(), SPAN_CACHE_BYTES);
+        if (cache.n_doublings == 2) {
+            hak_spans_fetched();
+        }
+    }
+}
+
 TEST_F(Spans, TheSystemIsAskedLast)
 {
     void *stays = alloc(kSize); /* so that the region stays */

@@ -214,12 +214,12 @@ static HAK_ALWAYS_INLINE size_t offset_of(const struct theap *heap, const struct
     return (size_t)((const char *)bin - (const char *)heap);
 }
 
-/* The bin is empty. Who meters fills it: NULL if the layer must see the call. */
-static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size)
+/* The bin is empty. Who meters fills it: NULL with *is_layers if the layer must see the call. */
+static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size, int *is_layers)
 {
     void *(*pass)(size_t size) = atomic_load_acquire(&hak_entry_pass);
-    return HAK_LIKELY(!atomic_load_relaxed(&heap->is_metered)) || !pass ? hak_plain_malloc(size)
-                                                                        : pass(size);
+    *is_layers = HAK_UNLIKELY(atomic_load_relaxed(&heap->is_metered)) && pass;
+    return HAK_LIKELY(!*is_layers) ? hak_plain_malloc(size) : pass(size);
 }
 
 /* Blocks of other sizes, and where a bin is empty or full. What is taken is a block of the same
@@ -233,8 +233,9 @@ static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin
     struct own_block own = {heap, offset_of(heap, bin)};
     size_t usable = bin->size;
     void *moved = hak_tc_bin_take(hak_fast_bin_to_take_from(heap, size));
-    if (HAK_UNLIKELY(!moved) && !(moved = own_refill(heap, size))) {
-        return size <= usable && !heap->is_metered ? p : slow_realloc(p, size);
+    int is_layers;
+    if (HAK_UNLIKELY(!moved) && !(moved = own_refill(heap, size, &is_layers))) {
+        return is_layers ? slow_realloc(p, size) : size <= usable ? p : NULL;
     }
     memcpy(moved, p, size < usable ? size : usable);
     own_give(p, &own);

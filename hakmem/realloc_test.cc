@@ -2,6 +2,7 @@
    the program has not written to it: they are as good as any, and freed ones are found. */
 #include "hakmem/realloc.h"
 
+#include <cerrno>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <vector>
@@ -140,6 +141,28 @@ TEST_F(Realloc, StaysWhereAtMostHalfIsUnused)
             hak_free(q);
         }
     }
+}
+
+/* Whichever way it goes: a request that is refused is one request. */
+TEST_F(Realloc, WhatIsRefusedIsCountedOnce)
+{
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "it asks again when what waits in the quarantine has gone";
+    }
+    hak_free(hak_malloc(24)); /* so that the next one is in the view */
+    void *p = hak_malloc(24);
+    memset(p, 1, 24);
+    for (size_t size : {200, 1200, 20000, 30000}) {
+        int64_t before = hak_stat_get(failed_requests);
+        hak_limit_set(0, 4096);
+        errno = 0;
+        EXPECT_EQ(hak_realloc(p, size), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        hak_limit_set(0, 0);
+        EXPECT_EQ(hak_stat_get(failed_requests) - before, 1) << size;
+    }
+    EXPECT_EQ(*static_cast<char *>(p), 1);
+    hak_free(p);
 }
 
 TEST_F(Realloc, AFreedBlockIsFound)

@@ -59,7 +59,7 @@ void hak_leaks_sleep_ms(uint32_t ms);
 enum leaks_pass {
     LEAKS_UNDECIDED, /* the first child waits for it, when it has marked */
     LEAKS_ALONE,
-    LEAKS_FIRST, /* notes what is lost */
+    LEAKS_FIRST, /* notes what is lost, reports nothing and ends with ECANCELED */
     LEAKS_SECOND /* what the first one has not noted is not lost */
 };
 struct leaks_result {

@@ -189,7 +189,7 @@ static int run_passes(struct report *report)
     uint32_t pass = before == ROOTS_RUN || before != after ? LEAKS_FIRST : LEAKS_ALONE;
     atomic_store_release(&result->pass, pass);
     error = error ? error : wait_for(child, 0);
-    if (!error && pass == LEAKS_FIRST) {
+    if (pass == LEAKS_FIRST && error == ECANCELED) { /* 0: it has waited in vain, and reported */
         hak_leaks_sleep_ms(BETWEEN_MS);
         result->pass = LEAKS_SECOND;
         result->n_words = hak_roots_of_threads(result->words, LEAKS_WORDS, &after);

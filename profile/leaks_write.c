@@ -236,7 +236,7 @@ int hak_leaks_find(int fd, const char *reason, pid_t process, const void *stack_
         hak_mark_ask(&sums->mark, pass == LEAKS_FIRST ? note_lost : was_lost, result);
     }
     if (pass == LEAKS_FIRST) {
-        return error;
+        return error ? error : ECANCELED; /* nothing is to be left as the report */
     }
     error = error ? error : make_tables(sums);
     error = error ? error : hak_mark_lost(&sums->mark, add_block, sums);

@@ -45,11 +45,13 @@ static struct ss_lookup lookup_slab(const struct superslab *ss, const void *p, u
 static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
 {
     uint32_t granule = (uint32_t)(((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES),
-             first = granule, n;
-    while ((n = hak_pool_span_granules(ss, first)) == 0 && first) {
+             first = granule, word;
+    /* Read once: a thread that keeps the span may cut it, and hand the front out. */
+    while ((word = atomic_load_relaxed(&ss->span_granules[first])) == 0 && first) {
         first--;
     }
-    if (n <= granule - first || atomic_load_relaxed(&ss->span_granules[first]) & SPAN_ASIDE) {
+    uint32_t n = word & ~SPAN_BITS;
+    if (n <= granule - first || word & SPAN_ASIDE) {
         return free_unit;
     }
     char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
