@@ -3,6 +3,8 @@
    empty ones, and have their pages purged. */
 #include "owner/bank.h"
 
+#include <string.h>
+
 #include "base/error.h"
 #include "base/list.h"
 #include "base/lock_holds.h"
@@ -371,6 +373,9 @@ void hak_bank_let_go_list(struct bank *bank, uint32_t size_class, void *head, ui
     uint64_t *notes = notes_of(head);
     if (HAK_UNLIKELY(count > hak_bank_noted_most(size_class))) {
         let_go_one_by_one(bank, size_class, head);
+        if (HAK_SECURE) {
+            memset(notes, 0, (hak_bank_noted_most(size_class) - 1) * sizeof *notes);
+        }
         return;
     }
     let_go(bank, size_class, own, head);
