@@ -318,7 +318,8 @@ int hak_remote_verify(const struct theap *heap)
              at = hak_link_look(at, &is_broken)) {
             n++;
         }
-        if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit)) {
+        if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit) ||
+            (slot->is_kept && (slot->limit || !slot->tag))) {
             return VERIFY_REMOTE_OUTBOX;
         }
     }

@@ -269,9 +269,9 @@ TEST_F(Bank, JoinsHeldLists)
         EXPECT_TRUE(!HAK_SECURE || *tail == 0);
         hak_bank_let_go_list(&bank, c, head, most + 1);
         EXPECT_FALSE(hak_bank_has_mark(blocks.back()));
-        EXPECT_TRUE(!HAK_SECURE ||
-                    std::all_of(words + 2, tail, [](uint64_t word) { return word == 0; }))
-            << "free blocks are zero behind their links";
+        EXPECT_TRUE(!HAK_SECURE || std::all_of(words + 2, tail, [](uint64_t word) {
+            return word == 0;
+        })) << "free blocks are zero behind their links";
         EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), most + 1);
         EXPECT_EQ(hak_bank_verify(&bank), 0);
     }
