@@ -35,7 +35,7 @@ int hak_parked_put(struct theap *heap)
         heap->parked_budget = heap->budget;
         heap->budget = 0;
         hak_stat_sub(bin_budget, heap->parked_budget);
-        heap->parked_at = now;
+        heap->parked_at = atomic_load_relaxed(&now);
         atomic_store_release(&hak_parked[n], heap);
         hak_stat_add(orphans, 1);
     }
@@ -74,8 +74,8 @@ static struct theap *take_first(uint32_t most, int only_old)
 {
     hak_lock_acquire(&parked_lock);
     uint32_t n = n_parked();
-    struct theap *heap =
-        n > most && (!only_old || hak_parked[0]->parked_at != now) ? hak_parked[0] : NULL;
+    int is_old = n && hak_parked[0]->parked_at != atomic_load_relaxed(&now);
+    struct theap *heap = n > most && (!only_old || is_old) ? hak_parked[0] : NULL;
     for (uint32_t i = 0; heap && i < n; i++) {
         struct theap *next = i + 1 < PARKED_MOST ? hak_parked[i + 1] : NULL;
         atomic_store_release(&hak_parked[i], next);
@@ -116,6 +116,19 @@ void hak_parked_relieve_by(size_t bytes)
     if ((bytes > SC_SLAB_BYTES || hak_stat_get(heap_dirty_bytes) < (int64_t)bytes) &&
         (heap = take_first(0, 0)) != NULL) {
         hak_theap_end_cache(heap);
+    }
+}
+
+/* A signal handler may have interrupted who moves them. */
+void hak_parked_fork_child(void)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < PARKED_MOST && !hak_lock_is_mine(&parked_lock); i++) {
+        struct theap *heap = hak_parked[i];
+        hak_parked[i] = NULL;
+        if (heap && hak_theap_of_owner(&heap->owner)) {
+            hak_parked[n++] = heap;
+        }
     }
 }
 

@@ -73,6 +73,8 @@ static inline void hak_parked_relieve(size_t bytes)
         hak_parked_relieve_by(bytes);
     }
 }
+/* In a forked child: those whose owners are lost are none any more. */
+void hak_parked_fork_child(void);
 /* 0 if the caches of all of them are sound. */
 int hak_parked_verify(void);
 

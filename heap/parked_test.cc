@@ -298,6 +298,23 @@ TEST_F(Parked, AForkedChildHasItToo)
     EXPECT_EQ(status, 0);
 }
 
+/* In a forked child a heap may be lost: no thread takes it, nor ends it. */
+TEST_F(Parked, ALostOneIsNone)
+{
+    in_thread([] {
+        hak_free(hak_malloc(1));
+        several(2);
+        ASSERT_EQ(n_parked(), 2u);
+        struct theap *lost = hak_parked[0], *whole = hak_parked[1];
+        lost->owner.kind |= OWNER_LOST;
+        hak_parked_fork_child();
+        EXPECT_EQ(n_parked(), 1u);
+        EXPECT_EQ(hak_parked[0], whole);
+        lost->owner.kind &= ~static_cast<uint32_t>(OWNER_LOST);
+        hak_parked[1] = lost;
+    });
+}
+
 /* Threads come and go, hand blocks on, trim, rest and grow: each block keeps what was written. */
 TEST_F(Parked, ThreadsThatComeAndGo)
 {

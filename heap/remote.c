@@ -253,7 +253,8 @@ void hak_remote_send_all(struct theap *heap)
         if (slot->count) {
             send_slot(slot);
         } else if (slot->limit == 0) {
-            slot->tag = 0; /* the owner may have a thread again: asked again */
+            slot->tag = 0;     /* the owner may have a thread again: asked again */
+            slot->is_kept = 0; /* what is in no slab has tag 0, too */
         }
     }
 }
@@ -317,7 +318,8 @@ int hak_remote_verify(const struct theap *heap)
              at = hak_link_look(at, &is_broken)) {
             n++;
         }
-        if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit)) {
+        if (is_broken || n != slot->count || (slot->count && slot->count > slot->limit) ||
+            (slot->is_kept && (slot->limit || !slot->tag))) {
             return VERIFY_REMOTE_OUTBOX;
         }
     }

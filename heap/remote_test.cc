@@ -438,6 +438,27 @@ TEST_F(Remote, WhoAllocatesOfAMidClassKeepsWhatItFrees)
     }
 }
 
+/* The slot of tag 0, which is what is no block's, has kept blocks of an ended thread's. */
+TEST_F(Remote, WhatIsNoBlockIsNotKept)
+{
+    alignas(SC_SLAB_BYTES) static char no_block[256];
+    memset(no_block, 1, sizeof no_block);
+    uint32_t n_kept = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        void *p = nullptr;
+        std::thread([&] { p = allocate(1, hak_sc_table[c].size)[0]; }).join();
+        n_kept += hak_remote_slot(hak_self, hak_map_find(p).tag) == &hak_self->outbox[0];
+        hak_free(p);
+        hak_remote_send_all(hak_self);
+        if (n_kept) {
+            EXPECT_EXIT(hak_free(no_block + 64), testing::KilledBySignal(SIGABRT),
+                        "invalid pointer freed");
+            break;
+        }
+    }
+    EXPECT_GT(n_kept, 0u);
+}
+
 /* Its depot holds other heaps' blocks within a share of its own slabs; what is left goes
  * home. */
 TEST_F(Remote, ADepotHoldsOthersBlocks)

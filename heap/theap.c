@@ -607,7 +607,7 @@ static struct theap *adopt_stale(void)
         if (heap && heap->owner.state != HEAP_ORPHAN && !hak_theap_is_live(heap)) {
             heap->budget = 0;
             heap->spans = (struct span_cache){.reserved = 0}; /* forgotten, as its bins */
-            heap->is_inside = 0;
+            heap->is_inside = heap->is_parked = 0;
             heap->self_at = NULL;
             hak_tc_init(heap);
             hak_stat_sub(orphans, 1);
@@ -869,6 +869,9 @@ void hak_theap_fork_child(void)
     atomic_store_release(&threads_state, (uint32_t)STARTED);
     mend_shown();
     hak_owner_fork_child();
+    if (HAK_UNLIKELY(hak_gate_saw_others())) {
+        hak_parked_fork_child();
+    }
     hak_entry_fork_parts.in_child();
 }
 

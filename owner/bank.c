@@ -3,6 +3,8 @@
    empty ones, and have their pages purged. */
 #include "owner/bank.h"
 
+#include <string.h>
+
 #include "base/error.h"
 #include "base/list.h"
 #include "base/lock_holds.h"
@@ -303,6 +305,9 @@ static HAK_ALWAYS_INLINE void check_others(const struct bank *bank, uint32_t siz
    whoever lets go of them need not follow the list from block to block, each of which may have left
    the processor's caches. */
 #define NOTES_AT 3
+/* The last word stays: that of the secure variant's blocks says that they are free (secure/tail.h).
+ */
+#define NOTES_BEFORE (HAK_SECURE ? 1u : 0u)
 static uint64_t *notes_of(void *head)
 {
     return (uint64_t *)head + NOTES_AT;
@@ -310,7 +315,7 @@ static uint64_t *notes_of(void *head)
 
 uint32_t hak_bank_noted_most(uint32_t size_class)
 {
-    return hak_sc_table[size_class].size / (uint32_t)sizeof(uint64_t) - NOTES_AT + 1;
+    return hak_sc_table[size_class].size / (uint32_t)sizeof(uint64_t) - NOTES_BEFORE - NOTES_AT + 1;
 }
 
 void *hak_bank_hold_list(struct bank *bank, uint32_t size_class, void *head)
@@ -319,7 +324,7 @@ void *hak_bank_hold_list(struct bank *bank, uint32_t size_class, void *head)
     const uint64_t secret = hak_link_secret();
     const uint32_t own = TAG_SLAB(bank->owner, size_class);
     const char *end = (const char *)hak_link_end;
-    uint64_t *note = notes_of(head) - 1, *notes_end = (uint64_t *)head + row->size / sizeof *note;
+    uint64_t *note = notes_of(head) - 1, *notes_end = note + hak_bank_noted_most(size_class);
     char *last = (char *)head;
     HAK_DEBUG_ASSERT(row->capacity <= SLAB_HOLD_MOST);
     for (char *block = last; block != end; block = (char *)hak_link_follow(block)) {
@@ -371,6 +376,9 @@ void hak_bank_let_go_list(struct bank *bank, uint32_t size_class, void *head, ui
     uint64_t *notes = notes_of(head);
     if (HAK_UNLIKELY(count > hak_bank_noted_most(size_class))) {
         let_go_one_by_one(bank, size_class, head);
+        if (HAK_SECURE) {
+            memset(notes, 0, (hak_bank_noted_most(size_class) - 1) * sizeof *notes);
+        }
         return;
     }
     let_go(bank, size_class, own, head);

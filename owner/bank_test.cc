@@ -264,8 +264,14 @@ TEST_F(Bank, JoinsHeldLists)
         head = link_all(blocks);
         EXPECT_EQ(hak_bank_hold_list(&bank, c, head), blocks.back());
         EXPECT_EQ(hak_bank_verify_held(head, most + 1, c), 0);
+        const uint64_t *words = static_cast<const uint64_t *>(head),
+                       *tail = words + hak_sc_table[c].size / sizeof *words - 1;
+        EXPECT_TRUE(!HAK_SECURE || *tail == 0);
         hak_bank_let_go_list(&bank, c, head, most + 1);
         EXPECT_FALSE(hak_bank_has_mark(blocks.back()));
+        EXPECT_TRUE(!HAK_SECURE || std::all_of(words + 2, tail, [](uint64_t word) {
+            return word == 0;
+        })) << "free blocks are zero behind their links";
         EXPECT_EQ(hak_bank_put_list(&bank, head, &policy), most + 1);
         EXPECT_EQ(hak_bank_verify(&bank), 0);
     }
