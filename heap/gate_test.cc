@@ -179,6 +179,9 @@ TEST(Gate, ManyThreads)
     }
     for (int t = 0; t < 2; t++) {
         threads.emplace_back([&] {
+            while (n_entered == 0) { /* on a busy machine the others come late */
+                std::this_thread::yield();
+            }
             for (int i = 0; i < 1000; i++) {
                 hak_gate_close();
                 ASSERT_EQ(lock.word, 0u);
