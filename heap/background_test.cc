@@ -103,6 +103,7 @@ class SecondThread
   private:
     void run()
     {
+        hak_free(hak_malloc(100)); /* large blocks alone need no heap in every variant */
         while (!stop_) {
             hak_free(hak_malloc(100000));
             usleep(1000);
