@@ -242,7 +242,7 @@ static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin
     return moved;
 }
 
-#define PIECE 64u
+#define COPY_BYTES 64u
 
 static HAK_ALWAYS_INLINE void copy_piece(char *to, const char *from, size_t size)
 {
@@ -253,18 +253,18 @@ static HAK_ALWAYS_INLINE void copy_piece(char *to, const char *from, size_t size
    would need a stack frame, and looks at the size several times. */
 static HAK_ALWAYS_INLINE void copy(char *to, const char *from, size_t n)
 {
-    if (n <= PIECE) {
+    if (n <= COPY_BYTES) {
         for (size_t at = 0; at < n; at += SC_MIN_ALIGN) {
             copy_piece(to + at, from + at, SC_MIN_ALIGN);
         }
         return;
     }
-    size_t last = ((n + SC_MIN_ALIGN - 1) & ~(size_t)(SC_MIN_ALIGN - 1)) - PIECE, at = 0;
+    size_t last = ((n + SC_MIN_ALIGN - 1) & ~(size_t)(SC_MIN_ALIGN - 1)) - COPY_BYTES, at = 0;
     do {
-        copy_piece(to + at, from + at, PIECE);
-        at += PIECE;
+        copy_piece(to + at, from + at, COPY_BYTES);
+        at += COPY_BYTES;
     } while (at < last);
-    copy_piece(to + last, from + last, PIECE);
+    copy_piece(to + last, from + last, COPY_BYTES);
 }
 
 /* Both blocks are tiny, and both bins as they mostly are. */

@@ -110,6 +110,10 @@ void *hak_request_again(void *(*ask)(void *context), void *context, size_t size,
     (void)hak_request_reclaim();
     struct vain after = now(least);
     void *p = ask(context);
+    if (!p && hak_ss_forget_classes()) {
+        (void)hak_ss_purge(0);
+        p = ask(context);
+    }
     if (!p) {
         remember(&after);
     }

@@ -114,6 +114,35 @@ void hak_pool_apart_refile(struct superslab *ss)
     ss->listed = is;
 }
 
+/* One that keeps classes, and of which nothing is used, is like others from now on: its region may
+   go. Pool lock held. */
+static uint32_t forget_classes(struct superslab *ss)
+{
+    uint32_t n_free = hak_granules_count(&ss->free, 0, SS_GRANULES) + hak_pool_guard_granules(ss);
+    if (!ss->base || !hak_pool_keeps_classes(ss) || n_free != SS_GRANULES) {
+        return 0;
+    }
+    hak_pool_leave(ss);
+    for (; ss->listed; ss->listed &= ss->listed - 1) {
+        unlist(ss, (uint32_t)__builtin_ctz(ss->listed));
+    }
+    ss->virgin = 0;
+    ss->keeps_classes = 0;
+    hak_pool_enter(ss);
+    return 1;
+}
+
+uint32_t hak_ss_forget_classes(void)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < hak_numbered_count(&hak_pool_superslabs); i++) {
+        hak_lock_acquire(&hak_pool_lock);
+        n += forget_classes(hak_pool_superslab(i));
+        hak_lock_release(&hak_pool_lock);
+    }
+    return n;
+}
+
 int hak_pool_apart_is_right(const struct superslab *ss, uint32_t *n_listed)
 {
     uint32_t whole = hak_granules_whole_units(&ss->free);

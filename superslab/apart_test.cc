@@ -150,6 +150,43 @@ struct Pieces {
     }
 };
 
+/* What is wholly free goes when memory is short, and what is used stays. */
+TEST_F(Apart, NothingIsKeptForEverIfARequestWouldBeRefused)
+{
+    EXPECT_EQ(hak_ss_verify(), 0);
+    std::vector<struct slab *> slabs;
+    for (uint32_t i = 0; i < 100; i++) {
+        slabs.push_back(make_slab(i % kClasses));
+    }
+    (void)hak_ss_purge(0);
+    int64_t n_used = hak_stat_get(superslabs);
+    EXPECT_EQ(hak_ss_forget_classes(), 0u) << "each has a slab";
+    struct slab *kept = slabs.back();
+    slabs.pop_back();
+    for (struct slab *slab : slabs) {
+        hak_pool_slab_free(slab);
+    }
+    (void)hak_ss_purge(0);
+    EXPECT_EQ(hak_stat_get(superslabs), n_used);
+    EXPECT_EQ(hak_ss_forget_classes(), uint32_t(n_used) - 1);
+    EXPECT_EQ(hak_ss_verify(), 0);
+    (void)hak_ss_purge(0);
+    EXPECT_EQ(hak_stat_get(superslabs), 1);
+    EXPECT_TRUE(keeps_classes(kept->base));
+    for (struct slab *&slab : slabs) {
+        slab = make_slab(0);
+    }
+    EXPECT_EQ(hak_ss_verify(), 0);
+    for (struct slab *slab : slabs) {
+        hak_pool_slab_free(slab);
+    }
+    hak_pool_slab_free(kept);
+    EXPECT_GT(hak_ss_forget_classes(), 0u);
+    (void)hak_ss_purge(0);
+    EXPECT_EQ(hak_stat_get(superslabs), 0);
+    EXPECT_EQ(hak_ss_verify(), 0);
+}
+
 TEST_F(Apart, AUnitServesOneClassForEver)
 {
     Pieces pieces;
