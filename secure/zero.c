@@ -6,7 +6,7 @@
 #if HAK_SECURE
 
 typedef uint64_t four __attribute__((vector_size(32), aligned(8), may_alias));
-#define PIECE ((size_t)256) /* eight of them */
+#define ZERO_BYTES ((size_t)256) /* eight of them */
 /* From so many bytes on, pieces are looked at before they are written: lines, and pages, that
    no program wrote to stay clean. */
 #define LOOK_FIRST ((size_t)1024)
@@ -32,43 +32,44 @@ static HAK_ALWAYS_INLINE void clear_both(void *p, void *q)
 /* What is compiled twice. Whole pieces, and the last one, which may overlap the one before; what is
    shorter than a piece, in two halves that may overlap. So few branches depend on the length. */
 #define LOOK(p, n, ANY)                                                                            \
-    const char *at = (const char *)(p), *last = at + (n) - ((n) < PIECE ? PIECE / 2 : PIECE);      \
-    if ((n) < PIECE) {                                                                             \
+    const char *at = (const char *)(p),                                                            \
+               *last = at + (n) - ((n) < ZERO_BYTES ? ZERO_BYTES / 2 : ZERO_BYTES);                \
+    if ((n) < ZERO_BYTES) {                                                                        \
         four some = ALL_OF(at, last);                                                              \
         return !ANY(some);                                                                         \
     }                                                                                              \
-    for (; at < last; at += PIECE) {                                                               \
-        four some = ALL_OF(at, at + PIECE / 2);                                                    \
+    for (; at < last; at += ZERO_BYTES) {                                                          \
+        four some = ALL_OF(at, at + ZERO_BYTES / 2);                                               \
         if (ANY(some)) {                                                                           \
             return 0;                                                                              \
         }                                                                                          \
     }                                                                                              \
-    four rest = ALL_OF(last, last + PIECE / 2);                                                    \
+    four rest = ALL_OF(last, last + ZERO_BYTES / 2);                                               \
     return !ANY(rest)
 
 #define CLEAR(p, n, ANY)                                                                           \
-    char *at = (char *)(p), *last = at + (n) - ((n) < PIECE ? PIECE / 2 : PIECE);                  \
-    if ((n) < PIECE) {                                                                             \
+    char *at = (char *)(p), *last = at + (n) - ((n) < ZERO_BYTES ? ZERO_BYTES / 2 : ZERO_BYTES);   \
+    if ((n) < ZERO_BYTES) {                                                                        \
         clear_both(at, last);                                                                      \
         return;                                                                                    \
     }                                                                                              \
     if ((n) < LOOK_FIRST) {                                                                        \
-        for (; at < last; at += PIECE) {                                                           \
-            clear_both(at, at + PIECE / 2);                                                        \
+        for (; at < last; at += ZERO_BYTES) {                                                      \
+            clear_both(at, at + ZERO_BYTES / 2);                                                   \
             KEEP_LOOP(at);                                                                         \
         }                                                                                          \
-        clear_both(last, last + PIECE / 2);                                                        \
+        clear_both(last, last + ZERO_BYTES / 2);                                                   \
         return;                                                                                    \
     }                                                                                              \
-    for (; at < last; at += PIECE) {                                                               \
-        four some = ALL_OF(at, at + PIECE / 2);                                                    \
+    for (; at < last; at += ZERO_BYTES) {                                                          \
+        four some = ALL_OF(at, at + ZERO_BYTES / 2);                                               \
         if (ANY(some)) {                                                                           \
-            clear_both(at, at + PIECE / 2);                                                        \
+            clear_both(at, at + ZERO_BYTES / 2);                                                   \
         }                                                                                          \
     }                                                                                              \
-    four rest = ALL_OF(last, last + PIECE / 2);                                                    \
+    four rest = ALL_OF(last, last + ZERO_BYTES / 2);                                               \
     if (ANY(rest)) {                                                                               \
-        clear_both(last, last + PIECE / 2);                                                        \
+        clear_both(last, last + ZERO_BYTES / 2);                                                   \
     }
 
 static HAK_NOINLINE int look_anywhere(const void *p, size_t n)
