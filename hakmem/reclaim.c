@@ -11,6 +11,7 @@
 #include "heap/theap.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
+#include "superslab/apart.h"
 #include "superslab/superslab.h"
 
 /* No program gets more address space than this, unless it asks the system for more itself. */

@@ -1,4 +1,5 @@
-/* Units that keep the class of their first slab (pool.h): the secure variant's. Pool lock held. */
+/* Units that keep the class of their first slab (pool.h): the secure variant's. Pool lock held, if
+   nothing else is said. */
 #ifndef HAKMEM_SUPERSLAB_APART_H
 #define HAKMEM_SUPERSLAB_APART_H
 
@@ -26,6 +27,9 @@ void hak_pool_apart_refile(struct superslab *ss);
 uint32_t hak_pool_apart_draw(uint32_t n);
 /* Whether the equations of one that keeps classes hold; *n_listed: how many units are listed. */
 int hak_pool_apart_is_right(const struct superslab *ss, uint32_t *n_listed);
+/* Before a request is refused: superslabs of which nothing is used may go like others from now on.
+   Returns how many. No lock held. */
+uint32_t hak_ss_forget_classes(void);
 /* Units in all lists of classes; UINT32_MAX if one is in a wrong list. */
 uint32_t hak_pool_apart_count(void);
 
@@ -57,6 +61,10 @@ static inline int hak_pool_apart_is_right(const struct superslab *ss, uint32_t *
 {
     *n_listed = 0;
     return ss != NULL;
+}
+static inline uint32_t hak_ss_forget_classes(void)
+{
+    return 0;
 }
 static inline uint32_t hak_pool_apart_count(void)
 {

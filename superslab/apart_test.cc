@@ -12,6 +12,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "superslab/apart.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 

@@ -103,17 +103,6 @@ void hak_ss_set_policy(const struct ss_policy *policy);
    asks also for what the system has refused before, and unmaps what is wholly free. Returns bytes.
  */
 size_t hak_ss_purge(uint64_t delay_ms);
-/* Before a request is refused in the secure variant, whose superslabs for small blocks keep their
-   addresses: those of which nothing is used may go like others from now on. Returns how many. No
-   lock held. */
-#if HAK_SECURE
-uint32_t hak_ss_forget_classes(void);
-#else
-static inline uint32_t hak_ss_forget_classes(void)
-{
-    return 0;
-}
-#endif
 /* The same for one superslab at most; *is_last: there was none that is due. */
 size_t hak_ss_purge_step(uint64_t delay_ms, int *is_last);
 /* Purges a bounded part of what the policy does not want kept any longer, if there is something.
