@@ -225,6 +225,17 @@ TEST_F(ForkSteps, WithoutAHeap)
               60);
 }
 
+void use_own_heap()
+{
+    struct hak_heap *heap = hak_heap_create();
+    if (heap) {
+        hak_free(hak_heap_malloc(heap, 100));
+        (void)!hak_heap_malloc(heap, 100000);
+        (void)!hak_heap_malloc(heap, 3 << 20);
+        hak_heap_destroy(heap);
+    }
+}
+
 TEST_F(ForkSteps, InSlowPaths)
 {
     static void *blocks[40];
@@ -251,15 +262,7 @@ TEST_F(ForkSteps, InSlowPaths)
         hak_free(q);
         hak_free(p);
     });
-    step_through("heaps of one's own", forks_at_most(), [] {
-        struct hak_heap *heap = hak_heap_create();
-        if (heap) {
-            hak_free(hak_heap_malloc(heap, 100));
-            (void)!hak_heap_malloc(heap, 100000);
-            (void)!hak_heap_malloc(heap, 3 << 20);
-            hak_heap_destroy(heap);
-        }
-    });
+    step_through("heaps of one's own", forks_at_most(), use_own_heap);
 }
 
 /* --- another thread is at a step, for good --- */
@@ -583,16 +586,7 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
              hak_free(q);
              hak_free(p);
          }},
-        {"heaps of one's own",
-         [] {
-             struct hak_heap *heap = hak_heap_create();
-             if (heap) {
-                 hak_free(hak_heap_malloc(heap, 100));
-                 (void)!hak_heap_malloc(heap, 100000);
-                 (void)!hak_heap_malloc(heap, 3 << 20);
-                 hak_heap_destroy(heap);
-             }
-         }},
+        {"heaps of one's own", use_own_heap},
     };
     struct sigaction action = {}, old;
     action.sa_flags = SA_SIGINFO;

@@ -18,6 +18,7 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "heap/common.h"
+#include "heap/gate.h"
 #include "heap/parked.h"
 #include "superslab/superslab.h"
 #include "testing/rng.h"
@@ -520,22 +521,29 @@ TEST_F(Remote, AnothersMidBlockThatIsFreedTwiceAborts)
    that sleeps the slabs go to the shared heap. */
 TEST_F(Remote, ASenderLeavesAnAwakeOwnerItsSlabs)
 {
+    std::thread([] { hak_free(hak_malloc(1)); }).join(); /* so that there is a shared heap */
     Worker sender;
-    const size_t size = 64;
-    std::vector<void *> blocks = allocate(HAK_TINY_OR(2000u, 40000u), size);
+    std::vector<void *> blocks = allocate(300, 64);
     struct theap *heap = hak_self;
-    std::vector<void *> half(blocks.begin(), blocks.begin() + static_cast<long>(blocks.size() / 2));
+    auto relieve = [&] {
+        ASSERT_TRUE(hak_gate_enter());
+        EXPECT_TRUE(hak_theap_relieve(heap, 1));
+        hak_gate_leave();
+    };
+    sender.run([&] {
+        free_all({blocks.begin(), blocks.begin() + 100});
+        hak_remote_send_all(hak_self);
+    });
     uint32_t before = heap->owner.bank.n_slabs;
-    sender.run([&] {
-        free_all(half);
-        hak_remote_send_all(hak_self);
-    });
-    EXPECT_LE(heap->owner.bank.n_slabs, before);
+    EXPECT_GT(before, 0u);
+    heap->seen_slow = heap->n_slow - 1; /* since then its thread has come by */
+    sender.run(relieve);
+    EXPECT_EQ(heap->owner.bank.n_slabs, before);
     EXPECT_EQ(hak_verify(), 0);
-    sender.run([&] {
-        free_all({blocks.begin() + static_cast<long>(half.size()), blocks.end()});
-        hak_remote_send_all(hak_self);
-    });
+    sender.run(relieve);
+    EXPECT_LT(heap->owner.bank.n_slabs, before) << "it sleeps";
+    EXPECT_EQ(hak_verify(), 0);
+    free_all({blocks.begin() + 100, blocks.end()});
     EXPECT_EQ(hak_verify(), 0);
     (void)hak_purge();
 }

@@ -615,15 +615,19 @@ static void write_freed_end(size_t size)
 {
     write_freed(size, size - 1, 1);
 }
-/* As many are allocated as bring the block round again. */
-static void write_freed_reuse(size_t size)
+/* As many are allocated as bring a freed block round again. */
+static void bring_round(size_t size)
 {
-    char *volatile p = freed_between(size);
-    touch(p + size / 2, 'A', 1);
     for (int i = 0; i < 300; i++) {
         void *volatile q = malloc(size);
         free(q);
     }
+}
+static void write_freed_reuse(size_t size)
+{
+    char *volatile p = freed_between(size);
+    touch(p + size / 2, 'A', 1);
+    bring_round(size);
 }
 static void write_moved(size_t size)
 {
@@ -902,10 +906,7 @@ static void write_freed_delayed(size_t size)
 {
     char *volatile p = freed_long_ago(size);
     touch(p + size / 2, 'A', 1);
-    for (int i = 0; i < 300; i++) {
-        void *volatile q = malloc(size);
-        free(q);
-    }
+    bring_round(size);
 }
 /* What realloc adds to a block, after others had it. */
 static void read_grown(size_t size)
