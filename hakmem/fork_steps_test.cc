@@ -471,13 +471,14 @@ int live_on(const belongings &mine)
             return 11;
         }
     }
+    static char failure;
     pthread_t threads[3];
     for (pthread_t &thread : threads) {
-        if (pthread_create(&thread, nullptr, use_all_kinds, &thread)) {
+        if (pthread_create(&thread, nullptr, use_all_kinds, &failure)) {
             return 12;
         }
     }
-    int result = use_all_kinds(&result) ? 13 : 0;
+    int result = use_all_kinds(&failure) ? 13 : 0;
     for (pthread_t thread : threads) {
         void *wrong = nullptr;
         if (pthread_join(thread, &wrong) || wrong) {
