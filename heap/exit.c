@@ -8,22 +8,20 @@
 #include "heap/theap.h"
 #include "superslab/pool.h"
 
-/* 1 if a block of the class begins there. */
-static int is_block(const void *p, uint32_t size_class)
+/* `at` follows `before` (NULL: none) in a list: it must be the start of a block of the class, which
+   its slab counts as allocated. */
+static HAK_ALWAYS_INLINE void look_at(const void *at, const void *before, uint32_t size_class)
 {
     const struct size_class *row = &hak_sc_table[size_class];
-    uint32_t tag = hak_map_find(p).tag, offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    return TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class &&
-           hak_sc_is_block(offset, row->magic, row->limit);
-}
-
-/* It lies in a list, so that its slab counts it as allocated. */
-static void look_at(const void *p, uint32_t size_class)
-{
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    HAK_CHECK(!hak_slab_shows_free(hak_pool_slab_of(hak_map_find(p).ref, p),
+    struct map_entry entry = hak_map_find(at);
+    uint32_t offset = (uint32_t)((uintptr_t)at & (SC_SLAB_BYTES - 1));
+    if (HAK_UNLIKELY(!TAG_IS_SLAB(entry.tag) || TAG_CLASS(entry.tag) != size_class ||
+                     !hak_sc_is_block(offset, row->magic, row->limit))) {
+        hak_link_broken(before ? before : at);
+    }
+    HAK_CHECK(!hak_slab_shows_free(hak_pool_slab_of(entry.ref, at),
                                    hak_sc_index_of(size_class, offset)),
-              "block freed twice", p);
+              "block freed twice", at);
 }
 
 /* The block of a circle of `n` that the list comes to first: both pointers reach it at once. */
@@ -46,9 +44,7 @@ static const void *look_at_list(const void *head, uint32_t size_class)
     const void *last = NULL, *mark = NULL;
     uint64_t n = 0, marked_at = 0;
     for (const void *at = head; at; at = hak_link_next(at)) {
-        if (HAK_UNLIKELY(!is_block(at, size_class))) {
-            hak_link_broken(last ? last : at);
-        }
+        look_at(at, last, size_class);
         if (HAK_UNLIKELY(at == mark)) {
             name_circle(head, n - marked_at);
         }
@@ -56,7 +52,6 @@ static const void *look_at_list(const void *head, uint32_t size_class)
             mark = at;
             marked_at = n;
         }
-        look_at(at, size_class);
         last = at;
         n++;
     }
@@ -99,9 +94,11 @@ void hak_exit_look(void)
         !hak_gate_enter()) {
         return;
     }
-    hak_lock_acquire(&heap->owner.lock);
-    hak_remote_collect_inbox(heap);
-    (void)hak_theap_unlock(heap);
+    if (HAK_UNLIKELY(atomic_load_relaxed(&heap->owner.inbox) != NULL)) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_remote_collect_inbox(heap);
+        (void)hak_theap_unlock(heap);
+    }
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         look_at_class(heap, c);
     }

@@ -61,7 +61,7 @@ static void *secure_malloc(size_t size)
     if (size) {
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
     }
-    void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc();
+    void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc(SC_MIN_ALIGN);
     return p ? p : hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(0)), 0);
 }
 
@@ -73,6 +73,12 @@ static void *secure_calloc(size_t bytes)
 
 static void *secure_aligned(size_t alignment, size_t size)
 {
+    void *empty = !size && alignment <= SS_UNIT_BYTES && !hak_fallback_all()
+                      ? hak_secure_empty_alloc(alignment)
+                      : NULL;
+    if (empty) {
+        return empty;
+    }
     uint32_t size_class = size <= SECURE_SMALL_MAX
                               ? hak_request_class(hak_secure_tail_room(size), alignment)
                               : SC_N_CLASSES;

@@ -165,7 +165,8 @@ static void purge_batch(struct batch *batch)
 /* The region has gone. Pool lock held. */
 static void forget_region(const struct batch *batch)
 {
-    hak_limit_count_mappings(hak_pool_guards(batch->ss) ? -(int)SS_UNITS : -1);
+    hak_limit_count_mappings(HAK_SECURE && hak_pool_guards(batch->ss) ? -(int)SS_UNITS : -1);
+    hak_pool_forget_closed(batch->ss);
     hak_pool_drop_description(batch->ss);
     hak_limit_unmap(SS_BYTES);
 }
