@@ -19,9 +19,9 @@ static HAK_ALWAYS_INLINE void look_at(const void *at, const void *before, uint32
                      !hak_sc_is_block(offset, row->magic, row->limit))) {
         hak_link_broken(before ? before : at);
     }
-    HAK_CHECK(!hak_slab_shows_free(hak_pool_slab_of(entry.ref, at),
-                                   hak_sc_index_of(size_class, offset)),
-              "block freed twice", at);
+    HAK_CHECK(
+        !hak_slab_shows_free(hak_pool_slab_of(entry.ref, at), hak_sc_index_of(size_class, offset)),
+        "block freed twice", at);
 }
 
 /* The block of a circle of `n` that the list comes to first: both pointers reach it at once. */
@@ -73,8 +73,7 @@ HAK_COLD __attribute__((noreturn)) static void name_shared(const void *list, con
 
 static void look_at_class(const struct theap *heap, uint32_t size_class)
 {
-    const void *lists[] = {hak_tc_bin_first(&heap->bins[size_class]),
-                           heap->spares[size_class].head,
+    const void *lists[] = {hak_tc_bin_first(&heap->bins[size_class]), heap->spares[size_class].head,
                            heap->has_metered ? hak_tc_bin_first(&heap->metered[size_class]) : NULL};
     const void *last[3];
     for (int i = 0; i < 3; i++) {

@@ -56,8 +56,7 @@ TEST(Exit, ABlockFreedTwiceIsFoundHoweverManyLieBetween)
 {
     for (size_t size : SIZES) {
         for (int n_between : {1, 2, 7, 100, 1000}) {
-            EXPECT_FOUND(free_twice_after(size, n_between), kTwice)
-                << size << " " << n_between;
+            EXPECT_FOUND(free_twice_after(size, n_between), kTwice) << size << " " << n_between;
         }
     }
 }

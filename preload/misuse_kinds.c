@@ -149,7 +149,9 @@ char *freed_long_ago(size_t size)
 }
 
 static const struct kind *const tables[] = {misuse_frees, misuse_writes, misuse_sizes};
-static const struct sized_kind *const sized_tables[] = {misuse_sized_frees, misuse_sized_writes, misuse_sized_reads, misuse_sized_sizes, misuse_sized_places};
+static const struct sized_kind *const sized_tables[] = {misuse_sized_frees, misuse_sized_writes,
+                                                        misuse_sized_reads, misuse_sized_sizes,
+                                                        misuse_sized_places};
 static const size_t sizes[] = {24, 200, 5000, 20000, 196608, 5242880};
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 

@@ -1,5 +1,5 @@
-/* What callers say of blocks: realloc, malloc_usable_size, deletes that name size, alignment or family,
-   and requests that cannot be met. */
+/* What callers say of blocks: realloc, malloc_usable_size, deletes that name size, alignment or
+   family, and requests that cannot be met. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <malloc.h>
@@ -185,7 +185,8 @@ static void larger_by_one(size_t size)
 const struct kind misuse_sizes[] = {
     {"realloc_freed", "`realloc` of a freed block, smaller", realloc_freed, 0},
     {"realloc_freed_and_grow", "`realloc` of a freed block, larger", realloc_freed_and_grow, 0},
-    {"realloc_freed_after_one", "`realloc` of a freed block, another freed since", realloc_freed_after_one, 0},
+    {"realloc_freed_after_one", "`realloc` of a freed block, another freed since",
+     realloc_freed_after_one, 0},
     {"realloc_freed_span", "`realloc` of freed 200,000 bytes", realloc_freed_span, 0},
     {"realloc_interior", "`realloc` 1,008 into 3,000 bytes", realloc_interior, 0},
     {"realloc_interior_span", "`realloc` 64 KiB into 200,000 bytes", realloc_interior_span, 0},

@@ -299,7 +299,8 @@ const struct kind misuse_writes[] = {
     {"write_zeros", "a freed block filled with zeros", write_zeros, 0},
     {"write_ones", "a freed block filled with ones", write_ones, 0},
     {"write_address", "an address written into a freed block", write_address, 0},
-    {"write_after_other_thread", "a block written to after another thread freed it", write_after_other_thread, 0},
+    {"write_after_other_thread", "a block written to after another thread freed it",
+     write_after_other_thread, 0},
     {"write_freed_mid", "20,000 freed bytes written to", write_freed_mid, 0},
     {"write_freed_span", "200,000 freed bytes written to", write_freed_span, 0},
     {NULL, NULL, NULL, 0},
@@ -334,6 +335,7 @@ const struct sized_kind misuse_sized_writes[] = {
     {"write_cut_off", "8 bytes written behind where `realloc` has cut it", write_cut_off, 0},
     {"empty_calloc_write", "a block of 0 bytes by `calloc` written", empty_calloc_write, 4},
     {"empty_realloc_write", "a block of 0 bytes by `realloc` written", empty_realloc_write, 4},
-    {"empty_aligned_write", "a block of 0 bytes by `aligned_alloc` written", empty_aligned_write, 4},
+    {"empty_aligned_write", "a block of 0 bytes by `aligned_alloc` written", empty_aligned_write,
+     4},
     {NULL, NULL, NULL, 0},
 };

@@ -68,8 +68,8 @@ size_t hak_pool_purgeable_bytes(void);
    the system refuses memory. `n` granules at a multiple of `align` fit; n = 0: it is for slabs.
    Called with no lock of the pool held, and returns with it held. */
 struct superslab *hak_pool_map_region(uint32_t n, uint32_t align);
-/* Opens what the process's first region keeps closed. Returns whether there is more now. Releases
-   the pool's lock meanwhile. */
+/* Opens what the process's first region keeps closed. Returns whether there is more now. Without
+   the pool's lock while the system works. */
 int hak_pool_open(void);
 /* The region has gone, closed units and all. Pool lock held. */
 void hak_pool_forget_closed(const struct superslab *ss);

@@ -204,30 +204,33 @@ static uint32_t make_guards(char *base)
     return GUARD_UNITS;
 }
 
-/* Of the process's first region only so many units in its middle may be touched until they are all
-   used: what writes or reads far beyond a small program's blocks, in either direction, faults, and
-   does not reach the map that lies below the region. The secure variant guards all. */
-#define WINDOW_UNITS 0x00FF0000u
-/* A span of so many granules fits at their start, at a multiple of so many, too. */
-#define WINDOW_SPAN (4 * SS_GRANULES_OF_A_UNIT)
+/* Of the process's first region only WINDOW units, in its second half, where by chance, may be
+   touched until they are all used: what writes or reads far beyond a small program's blocks, in
+   either direction, faults, and does not reach the map that lies below the region. At least a MiB
+   before them is closed, and a unit behind. The secure variant guards all. */
+#define WINDOW       8u
+#define WINDOW_FIRST (SS_UNITS / 2)
+/* A span of so many granules fits there at a multiple of so many. */
+#define WINDOW_SPAN (WINDOW / 2 * SS_GRANULES_OF_A_UNIT)
 
 static uint32_t has_had_first;
 
 /* The units of a fresh region that are closed; none where the system refuses. */
 static uint32_t make_window(char *base)
 {
-    uint32_t first = (uint32_t)__builtin_ctz(WINDOW_UNITS),
-             end = first + hak_bits_count(WINDOW_UNITS);
+    uint32_t first = WINDOW_FIRST + (uint32_t)(hak_link_secret() >> 40) % WINDOW,
+             end = first + WINDOW;
     if (HAK_SECURE || atomic_exchange_seq(&has_had_first, 1u) ||
         hak_os_protect(base, first * SS_UNIT_BYTES, OS_UNTOUCHABLE)) {
         return 0;
     }
-    if (hak_os_protect(base + end * SS_UNIT_BYTES, SS_BYTES - end * SS_UNIT_BYTES,
-                       OS_UNTOUCHABLE)) {
-        return ~((1u << end) - 1) ^ ~WINDOW_UNITS;
-    }
-    return ~WINDOW_UNITS;
+    uint32_t before = (1u << first) - 1, behind = ~((1u << end) - 1);
+    return hak_os_protect(base + end * SS_UNIT_BYTES, SS_BYTES - end * SS_UNIT_BYTES,
+                          OS_UNTOUCHABLE)
+               ? before
+               : before | behind;
 }
+HAK_STATIC_ASSERT(WINDOW_FIRST + 2 * WINDOW <= SS_UNITS, "a closed unit lies behind");
 
 /* Granules of the units that are about to be opened neither are free nor let the region go. */
 static void set_leaving(struct superslab *ss, uint32_t units, int is_leaving)
