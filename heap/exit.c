@@ -25,7 +25,7 @@ static HAK_ALWAYS_INLINE void look_at(const void *at, const void *before, uint32
 }
 
 /* The block of a circle of `n` that the list comes to first: both pointers reach it at once. */
-HAK_COLD __attribute__((noreturn)) static void name_circle(const void *head, uint64_t n)
+HAK_COLD __attribute__((noreturn)) static void name_circle(const void *head, uint32_t n)
 {
     const void *ahead = head;
     while (n--) {
@@ -37,13 +37,22 @@ HAK_COLD __attribute__((noreturn)) static void name_circle(const void *head, uin
     hak_fatal("block freed twice", head);
 }
 
-/* Returns the list's last block, NULL of none. `mark` is left behind at each power of two: a circle
-   comes back to it (Brent). */
-static const void *look_at_list(const void *head, uint32_t size_class)
+/* Blocks that are looked at, of one list and in all: each may be a line that is in no cache, and a
+   short program should end soon. */
+#define LOOK_AT_OF_LIST 2048u
+#define LOOK_AT_IN_ALL  8192u
+
+/* Returns the list's last block; NULL if it has none, or is longer than what is looked at. `mark`
+   is left behind at each power of two: a circle comes back to it (Brent). */
+static const void *look_at_list(const void *head, uint32_t size_class, uint32_t *left)
 {
     const void *last = NULL, *mark = NULL;
-    uint64_t n = 0, marked_at = 0;
+    uint32_t n = 0, marked_at = 0, most = *left < LOOK_AT_OF_LIST ? *left : LOOK_AT_OF_LIST;
     for (const void *at = head; at; at = hak_link_next(at)) {
+        if (n == most) {
+            last = NULL;
+            break;
+        }
         look_at(at, last, size_class);
         if (HAK_UNLIKELY(at == mark)) {
             name_circle(head, n - marked_at);
@@ -55,6 +64,7 @@ static const void *look_at_list(const void *head, uint32_t size_class)
         last = at;
         n++;
     }
+    *left -= n;
     return last;
 }
 
@@ -71,13 +81,13 @@ HAK_COLD __attribute__((noreturn)) static void name_shared(const void *list, con
     hak_fatal("block freed twice", other);
 }
 
-static void look_at_class(const struct theap *heap, uint32_t size_class)
+static void look_at_class(const struct theap *heap, uint32_t size_class, uint32_t *left)
 {
     const void *lists[] = {hak_tc_bin_first(&heap->bins[size_class]), heap->spares[size_class].head,
                            heap->has_metered ? hak_tc_bin_first(&heap->metered[size_class]) : NULL};
     const void *last[3];
     for (int i = 0; i < 3; i++) {
-        last[i] = look_at_list(lists[i], size_class);
+        last[i] = look_at_list(lists[i], size_class, left);
         for (int j = 0; last[i] && j < i; j++) {
             if (HAK_UNLIKELY(last[i] == last[j])) {
                 name_shared(lists[i], lists[j]);
@@ -98,8 +108,9 @@ void hak_exit_look(void)
         hak_remote_collect_inbox(heap);
         (void)hak_theap_unlock(heap);
     }
+    uint32_t left = LOOK_AT_IN_ALL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        look_at_class(heap, c);
+        look_at_class(heap, c, &left);
     }
     hak_gate_leave();
 }
