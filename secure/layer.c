@@ -14,6 +14,8 @@
 #include "hakmem/realloc.h"
 #include "hakmem/request.h"
 #include "hakmem/walk.h"
+#include "heap/gate.h"
+#include "heap/theap.h"
 #include "secure/blame.h"
 #include "secure/cache.h"
 #include "secure/empty.h"
@@ -415,6 +417,9 @@ static int reclaim(void)
 __attribute__((destructor)) static void check_at_exit(void)
 {
     uint64_t n = 0;
+    if (hak_gate_is_inside() || hak_theap_holds_outside()) {
+        return; /* a signal handler ends the process, and what it has interrupted is half done */
+    }
     if (hak_options.exit_check) {
         hak_secure_cache_for_each(hak_secure_small_check_freed);
     }
