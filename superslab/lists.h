@@ -71,7 +71,9 @@ struct superslab *hak_pool_map_region(uint32_t n, uint32_t align);
 /* Opens what the process's first region keeps closed. Returns whether there is more now. Without
    the pool's lock while the system works. */
 int hak_pool_open(void);
-/* The region has gone, closed units and all. Pool lock held. */
+/* It is in the lists, and hak_pool_open may come to it if it has closed units; or it leaves them as
+   a whole. Pool lock held. */
+void hak_pool_keep_closed(struct superslab *ss);
 void hak_pool_forget_closed(const struct superslab *ss);
 /* Whether superslabs for slabs have guards. */
 int hak_pool_is_guarded(void);

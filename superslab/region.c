@@ -27,7 +27,7 @@ HAK_LARGE_ZEROS struct numbered hak_pool_superslabs; /* descriptions made so far
 static struct superslab *regionless; /* those without a region, the last one first */
 static struct room room, spare_room;
 static char *last_region;
-static struct superslab *closed; /* whose region is not all open yet (make_window). Pool lock */
+static struct superslab *closed; /* in the lists, and not all open yet (make_window). Pool lock */
 
 struct slab *hak_pool_slab_numbered(uint32_t number)
 {
@@ -159,9 +159,7 @@ static void enter(struct superslab *ss, char *base)
     ss->last_base = last_region = base;
     hak_stat_add(superslabs, 1);
     hak_pool_enter(ss);
-    if (!HAK_SECURE && ss->guards) {
-        closed = ss;
-    }
+    hak_pool_keep_closed(ss);
 }
 
 /* A huge page is resident as a whole: not where much of what slabs take was never handed out, as
@@ -269,6 +267,11 @@ HAK_COLD static int open_rest(struct superslab *ss)
 int hak_pool_open(void)
 {
     return HAK_UNLIKELY(closed != NULL) && open_rest(closed);
+}
+
+void hak_pool_keep_closed(struct superslab *ss)
+{
+    closed = !HAK_SECURE && ss->guards ? ss : closed;
 }
 
 void hak_pool_forget_closed(const struct superslab *ss)
