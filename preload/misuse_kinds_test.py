@@ -436,7 +436,7 @@ class Misuse(unittest.TestCase):
         fault in a slot is reported before the program's own handler runs."""
         found, text = outcome(PROGRAM, kind, LIBRARY, GUARDED)
         cell = set(row[COLUMNS[VARIANT]].split(" / "))
-        if re.match("(over_read|under_read|string_read)_", kind):  # on which side it lies
+        if re.match("(over_read|under_read|string_read|read_cut_off)_", kind):  # by its side
             cell |= {"fault", "passes"}
         if cell & {"line", "fault"}:  # which one depends on the side of its pages where it lies
             cell |= {"line", "fault"}
