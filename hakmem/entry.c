@@ -26,6 +26,7 @@ static const struct entry_table first_table;
 int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
 int (*hak_entry_free_known)(void *p);
+void (*hak_entry_in_child)(void);
 void *(*hak_entry_pass)(size_t size);
 uint32_t hak_entry_asked;
 void (*hak_entry_answer)(void);
@@ -163,6 +164,10 @@ void hak_entry_fork_child(void)
 {
     if (state == STARTING && !is_starting) {
         state = NOT_STARTED;
+    }
+    void (*in_child)(void) = atomic_load_acquire(&hak_entry_in_child);
+    if (in_child) {
+        in_child();
     }
 }
 

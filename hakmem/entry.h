@@ -130,6 +130,9 @@ extern int (*hak_entry_reclaim)(void) HAK_HIDDEN;
    are in no slab, or that are not the start of a block. */
 extern int (*hak_entry_free_known)(void *p) HAK_HIDDEN;
 
+/* Likewise: called in a forked child, before its first call is served. Async-signal-safe. */
+extern void (*hak_entry_in_child)(void) HAK_HIDDEN;
+
 /* Set by a layer that meters: a small block, where the metered bin has none, that the layer need
    not see; NULL if it must, or if there is no memory. */
 extern void *(*hak_entry_pass)(size_t size)HAK_HIDDEN;

@@ -309,11 +309,13 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     }
     heap->awake |= (uint64_t)1 << size_class;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
-    void *newest = bin->head;
-    spare->head = hak_link_next(newest);
-    spare->count = (uint32_t)(heap->limits[size_class] - bin->room) - 1;
+    void *newest = bin->head, *others = hak_link_next(newest);
     hak_link_set(newest, NULL);
     bin->head = newest;
+    /* Whoever looks from a signal handler (exit.h) sees no block in two lists. */
+    __atomic_signal_fence(__ATOMIC_RELEASE);
+    spare->head = others;
+    spare->count = (uint32_t)(heap->limits[size_class] - bin->room) - 1;
     bin->room = heap->limits[size_class] - 1;
     if (old) {
         int is_kept = retire_list(heap, size_class, old, old_count);

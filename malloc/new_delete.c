@@ -348,6 +348,7 @@ OWN_NAME(_ZdaPv);
 #define DEFINE_SIZED_DELETE(name, family, next)                                                    \
     HAK_REPLACEABLE void name(void *p, size_t size)                                                \
     {                                                                                              \
+        hak_validate_size(p, size);                                                                \
         if (free_at_once(p, family, size)) {                                                       \
             return;                                                                                \
         }                                                                                          \
@@ -368,6 +369,7 @@ DEFINE_NOTHROW_DELETE(_ZdaPvRKSt9nothrow_t, _ZdaPv)
 #define DEFINE_ALIGNED_DELETE(name, family, next)                                                  \
     HAK_REPLACEABLE void name(void *p, size_t size, size_t alignment)                              \
     {                                                                                              \
+        hak_validate_size(p, size);                                                                \
         claim(p, family, family, size, 0);                                                         \
         next(p, alignment);                                                                        \
     }

@@ -55,6 +55,14 @@ static struct secure_cache *attach(void)
     return cache;
 }
 
+void hak_secure_cache_draw_anew(uint64_t chance)
+{
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    if (cache) {
+        cache->random = (cache->random ^ chance) | 1;
+    }
+}
+
 /* A free may end here, and the system fail: errno stays. */
 struct secure_cache *hak_secure_cache_attach(void)
 {

@@ -133,6 +133,8 @@ static HAK_ALWAYS_INLINE void hak_secure_cache_check_word(const void *block)
 /* Calls `check` for each block of the calling thread's hand, quarantine and bins; `has_link`: its
    first word is a list's. */
 void hak_secure_cache_for_each(void (*check)(const void *p, uint32_t size_class, int has_link));
+/* The calling thread's sequence goes on by chance. */
+void hak_secure_cache_draw_anew(uint64_t chance);
 /* Sets what theap.h calls when a heap's cache is flushed. */
 void hak_secure_cache_start(void);
 

@@ -42,7 +42,7 @@ static size_t index_of(const void *p)
     return (size_t)((const char *)p - hak_secure_empty_base) / SC_MIN_ALIGN;
 }
 
-void *hak_secure_empty_alloc(void)
+void *hak_secure_empty_alloc(size_t alignment)
 {
     if (HAK_UNLIKELY(!atomic_load_acquire(&hak_secure_empty_base))) {
         make();
@@ -50,8 +50,9 @@ void *hak_secure_empty_alloc(void)
             return NULL;
         }
     }
+    uint32_t step = (uint32_t)(alignment > SC_MIN_ALIGN ? alignment / SC_MIN_ALIGN : 1);
     for (uint32_t n = 0; n < EMPTY_SEARCH; n++) {
-        size_t i = atomic_add_relaxed(&next, 1u) % EMPTY_BLOCKS;
+        size_t i = (atomic_add_relaxed(&next, step) + step - 1) / step * step % EMPTY_BLOCKS;
         uint8_t none = 0;
         if (atomic_cas_strong(&states[i], &none, (uint8_t)ENTRY_MALLOC)) {
             return hak_secure_empty_base + i * SC_MIN_ALIGN;

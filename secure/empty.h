@@ -28,8 +28,8 @@ static inline int hak_secure_is_empty(const void *p)
     return base && (uintptr_t)p - base < EMPTY_BLOCKS * SC_MIN_ALIGN;
 }
 
-/* NULL if there can be none. */
-void *hak_secure_empty_alloc(void);
+/* One at a multiple of `alignment`, a power of two of at most 64 KiB; NULL if there can be none. */
+void *hak_secure_empty_alloc(size_t alignment);
 /* These abort if p is no such block. */
 void hak_secure_empty_free(void *p);
 /* Checks that it is one, for `asker`. */

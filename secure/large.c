@@ -303,6 +303,11 @@ static struct large *append(struct large *large)
     return out;
 }
 
+void hak_secure_large_draw_anew(uint32_t chance)
+{
+    draws ^= chance;
+}
+
 /* Into the quarantine; returns what leaves it. Lock held. */
 static struct large *wait_in_quarantine(struct large *large)
 {

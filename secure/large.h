@@ -65,6 +65,8 @@ int hak_secure_large_is_stuck(void);
 /* Aborts if the edges of the used block in that container were written to. Other threads may free
    it at that time. */
 void hak_secure_large_check(const void *container);
+/* What the quarantine draws from now on goes on by chance. */
+void hak_secure_large_draw_anew(uint32_t chance);
 /* 0 if the equations above hold. */
 int hak_secure_large_verify(void);
 

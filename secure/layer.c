@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/link.h"
@@ -13,6 +14,8 @@
 #include "hakmem/realloc.h"
 #include "hakmem/request.h"
 #include "hakmem/walk.h"
+#include "heap/gate.h"
+#include "heap/theap.h"
 #include "secure/blame.h"
 #include "secure/cache.h"
 #include "secure/empty.h"
@@ -21,6 +24,7 @@
 #include "secure/stacks.h"
 #include "secure/tail.h"
 #include "secure/zero.h"
+#include "superslab/apart.h"
 #include "superslab/pool.h"
 
 #if HAK_SECURE
@@ -59,7 +63,7 @@ static void *secure_malloc(size_t size)
     if (size) {
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
     }
-    void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc();
+    void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc(SC_MIN_ALIGN);
     return p ? p : hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(0)), 0);
 }
 
@@ -71,6 +75,12 @@ static void *secure_calloc(size_t bytes)
 
 static void *secure_aligned(size_t alignment, size_t size)
 {
+    void *empty = !size && alignment <= SS_UNIT_BYTES && !hak_fallback_all()
+                      ? hak_secure_empty_alloc(alignment)
+                      : NULL;
+    if (empty) {
+        return empty;
+    }
     uint32_t size_class = size <= SECURE_SMALL_MAX
                               ? hak_request_class(hak_secure_tail_room(size), alignment)
                               : SC_N_CLASSES;
@@ -359,6 +369,9 @@ struct entry_layer hak_secure_layer = {
 
 /* --- checks on demand --- */
 
+/* At exit by default: so many blocks. */
+#define CHECK_AT_EXIT ((uint64_t)4 << 20)
+
 static int check_block(void *block, size_t size, void *context)
 {
     uint32_t tag = tag_of(block);
@@ -370,6 +383,18 @@ static int check_block(void *block, size_t size, void *context)
         hak_secure_large_check(block);
     }
     return 0;
+}
+
+/* The program may have made pages of larger ones unreadable, which it then knows. */
+static int check_short_block(void *block, size_t size, void *context)
+{
+    uint64_t *n = (uint64_t *)context;
+    uint32_t tag = tag_of(block);
+    (void)size;
+    if (TAG_IS_SLAB(tag) && hak_sc_table[TAG_CLASS(tag)].size < hak_os_page_size()) {
+        hak_secure_small_check(block, tag);
+    }
+    return ++*n >= CHECK_AT_EXIT;
 }
 
 static void check_all(void)
@@ -391,11 +416,17 @@ static int reclaim(void)
 
 __attribute__((destructor)) static void check_at_exit(void)
 {
-    if (hak_options.secure_exit) {
+    uint64_t n = 0;
+    if (hak_gate_is_inside() || hak_theap_holds_outside()) {
+        return; /* a signal handler ends the process, and what it has interrupted is half done */
+    }
+    if (hak_options.exit_check) {
         hak_secure_cache_for_each(hak_secure_small_check_freed);
     }
-    if (hak_options.secure_exit > 1) {
+    if (hak_options.exit_check > 2) {
         check_all();
+    } else if (hak_options.exit_check == 2) {
+        (void)hak_walk_as_it_is(below()->walked, check_short_block, &n);
     }
 }
 
@@ -406,6 +437,17 @@ static uint64_t mix(uint64_t x)
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
     return x ^ (x >> 31);
+}
+
+/* A forked child has its parent's secrets, which what lies in memory needs, but draws what comes
+   after by itself. */
+static void draw_anew(void)
+{
+    uint64_t chance =
+        mix(hak_link_secret() ^ hak_os_ops.precise_ns() ^ ((uint64_t)(uint32_t)getpid() << 32));
+    hak_secure_cache_draw_anew(chance);
+    hak_secure_large_draw_anew((uint32_t)chance);
+    hak_pool_apart_draw_anew((uint32_t)(chance >> 32));
 }
 
 static void start(void)
@@ -427,6 +469,7 @@ static void start(void)
     }
     atomic_store_release(&hak_entry_verify, verify);
     atomic_store_release(&hak_entry_reclaim, reclaim);
+    atomic_store_release(&hak_entry_in_child, draw_anew);
     hak_entry_add(&hak_secure_layer);
     if (hak_options.secure_stacks && hak_secure_stacks_start((uint32_t)hak_options.secure_stacks)) {
         struct hak_line line = {0, {0}};

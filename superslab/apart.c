@@ -47,6 +47,11 @@ uint32_t hak_pool_apart_draw(uint32_t n)
     return (uint32_t)(((uint64_t)draws * n) >> 32);
 }
 
+void hak_pool_apart_draw_anew(uint32_t chance)
+{
+    draws ^= chance;
+}
+
 /* One of the mask's bits, by chance. */
 static uint32_t draw(uint32_t mask)
 {

@@ -25,6 +25,8 @@ void hak_pool_apart_made(int was_resident);
 void hak_pool_apart_refile(struct superslab *ss);
 /* A number below n, for places that are not to be known. */
 uint32_t hak_pool_apart_draw(uint32_t n);
+/* They go on by chance. In a forked child, by its only thread. */
+void hak_pool_apart_draw_anew(uint32_t chance);
 /* Whether the equations of one that keeps classes hold; *n_listed: how many units are listed. */
 int hak_pool_apart_is_right(const struct superslab *ss, uint32_t *n_listed);
 /* Before a request is refused: superslabs of which nothing is used may go like others from now on.

@@ -65,8 +65,16 @@ uint64_t hak_pool_not_before_last(uint64_t now_ns);
 size_t hak_pool_purgeable_bytes(void);
 
 /* region.c: a superslab with a new region, all free and clean, entered into the lists; NULL when
-   the system refuses memory. Called with no lock of the pool held, and returns with it held. */
-struct superslab *hak_pool_map_region(int is_for_slabs);
+   the system refuses memory. `n` granules at a multiple of `align` fit; n = 0: it is for slabs.
+   Called with no lock of the pool held, and returns with it held. */
+struct superslab *hak_pool_map_region(uint32_t n, uint32_t align);
+/* Opens what the process's first region keeps closed. Returns whether there is more now. Without
+   the pool's lock while the system works. */
+int hak_pool_open(void);
+/* It is in the lists, and hak_pool_open may come to it if it has closed units; or it leaves them as
+   a whole. Pool lock held. */
+void hak_pool_keep_closed(struct superslab *ss);
+void hak_pool_forget_closed(const struct superslab *ss);
 /* Whether superslabs for slabs have guards. */
 int hak_pool_is_guarded(void);
 /* Its description, whose region has gone, for the next one. Pool lock held. */

@@ -147,10 +147,11 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
     struct superslab *ss;
     do {
         ss = choose(n, align, first);
-    } while (*first == SS_GRANULES && hak_pool_policy()->give_aside()); /* none is resident */
+    } while ((*first == SS_GRANULES && hak_pool_policy()->give_aside()) || /* none is resident */
+             (!ss && hak_pool_open()));
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
-        ss = hak_pool_map_region(0);
+        ss = hak_pool_map_region(n, align);
     }
     if (!ss) {
         return NULL;
@@ -253,7 +254,7 @@ static struct superslab *choose_of_fresh(struct superslab *ss, uint32_t size_cla
     if (hak_pool_is_apart()) {
         return hak_pool_apart_choose(size_class, unit);
     }
-    *unit = HAK_SECURE && ss ? (uint32_t)__builtin_ctz(~hak_pool_guards(ss)) : 0;
+    *unit = ss ? (uint32_t)__builtin_ctz(~hak_pool_guards(ss)) : 0;
     return ss;
 }
 
@@ -262,9 +263,12 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     uint32_t unit = 0;
     hak_lock_acquire(&hak_pool_lock);
     struct superslab *ss = choose_for_slab(size_class, &unit);
+    if (!ss && hak_pool_open()) {
+        ss = choose_for_slab(size_class, &unit);
+    }
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
-        ss = choose_of_fresh(hak_pool_map_region(1), size_class, &unit);
+        ss = choose_of_fresh(hak_pool_map_region(0, 1), size_class, &unit);
     }
     if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
         ss = NULL;

@@ -87,10 +87,11 @@ struct superslab {
 /* The secure variant guards slabs: of superslabs that are mapped for them every second unit may not
    be touched, as far as the process may have so many mappings. Once, at the start. */
 void hak_pool_set_guarded(void);
-/* Units of the superslab that are guards; none in the other variants. */
+/* Units of the superslab that may not be touched: guards, or, in the other variants, what the
+   process's first region has not opened yet (region.c). */
 static inline uint32_t hak_pool_guards(const struct superslab *ss)
 {
-    return HAK_SECURE ? ss->guards : 0;
+    return ss->guards;
 }
 static inline uint32_t hak_pool_guard_granules(const struct superslab *ss)
 {

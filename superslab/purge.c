@@ -116,6 +116,7 @@ static void take_out(struct batch *batch, struct superslab *ss, int is_retry)
     *batch = (struct batch){.ss = ss, .base = ss->base};
     batch->is_sparse = ss->is_huge && n_free > SS_GRANULES - SS_GRANULES / HUGE_SPARSE;
     if (n_free + hak_pool_guard_granules(ss) == SS_GRANULES && !hak_pool_keeps_classes(ss)) {
+        hak_pool_forget_closed(ss);
         take_out_whole(batch);
     } else {
         take_out_part(batch, is_retry);
@@ -165,7 +166,7 @@ static void purge_batch(struct batch *batch)
 /* The region has gone. Pool lock held. */
 static void forget_region(const struct batch *batch)
 {
-    hak_limit_count_mappings(hak_pool_guards(batch->ss) ? -(int)SS_UNITS : -1);
+    hak_limit_count_mappings(HAK_SECURE && hak_pool_guards(batch->ss) ? -(int)SS_UNITS : -1);
     hak_pool_drop_description(batch->ss);
     hak_limit_unmap(SS_BYTES);
 }
@@ -182,6 +183,7 @@ static void restore_region(const struct batch *batch)
     hak_map_set(ss->base, SS_UNITS, TAG_FREE_UNIT, ss->number);
     hak_stat_add(superslabs, 1);
     hak_pool_enter(ss);
+    hak_pool_keep_closed(ss);
 }
 
 /* Pool lock held. Returns how many bytes went. */

@@ -27,6 +27,7 @@ HAK_LARGE_ZEROS struct numbered hak_pool_superslabs; /* descriptions made so far
 static struct superslab *regionless; /* those without a region, the last one first */
 static struct room room, spare_room;
 static char *last_region;
+static struct superslab *closed; /* in the lists, and not all open yet (make_window). Pool lock */
 
 struct slab *hak_pool_slab_numbered(uint32_t number)
 {
@@ -158,6 +159,7 @@ static void enter(struct superslab *ss, char *base)
     ss->last_base = last_region = base;
     hak_stat_add(superslabs, 1);
     hak_pool_enter(ss);
+    hak_pool_keep_closed(ss);
 }
 
 /* A huge page is resident as a whole: not where much of what slabs take was never handed out, as
@@ -200,8 +202,86 @@ static uint32_t make_guards(char *base)
     return GUARD_UNITS;
 }
 
-HAK_COLD struct superslab *hak_pool_map_region(int is_for_slabs)
+/* Of the process's first region only WINDOW units, in its second half, where by chance, may be
+   touched until they are all used: what writes or reads far beyond a small program's blocks, in
+   either direction, faults, and does not reach the map that lies below the region. At least a MiB
+   before them is closed, and a unit behind. The secure variant guards all. */
+#define WINDOW       8u
+#define WINDOW_FIRST (SS_UNITS / 2)
+/* A span of so many granules fits there at a multiple of so many. */
+#define WINDOW_SPAN (WINDOW / 2 * SS_GRANULES_OF_A_UNIT)
+
+static uint32_t has_had_first;
+
+/* The units of a fresh region that are closed; none where the system refuses. */
+static uint32_t make_window(char *base)
 {
+    uint32_t first = WINDOW_FIRST + (uint32_t)(hak_link_secret() >> 40) % WINDOW,
+             end = first + WINDOW;
+    if (HAK_SECURE || atomic_exchange_seq(&has_had_first, 1u) ||
+        hak_os_protect(base, first * SS_UNIT_BYTES, OS_UNTOUCHABLE)) {
+        return 0;
+    }
+    uint32_t before = (1u << first) - 1, behind = ~((1u << end) - 1);
+    return hak_os_protect(base + end * SS_UNIT_BYTES, SS_BYTES - end * SS_UNIT_BYTES,
+                          OS_UNTOUCHABLE)
+               ? before
+               : before | behind;
+}
+HAK_STATIC_ASSERT(WINDOW_FIRST + 2 * WINDOW <= SS_UNITS, "a closed unit lies behind");
+
+/* Granules of the units that are about to be opened neither are free nor let the region go. */
+static void set_leaving(struct superslab *ss, uint32_t units, int is_leaving)
+{
+    for (; units; units &= units - 1) {
+        uint32_t first = (uint32_t)__builtin_ctz(units) * SS_GRANULES_OF_A_UNIT;
+        (is_leaving ? hak_granules_set : hak_granules_clear)(&ss->leaving, first,
+                                                             SS_GRANULES_OF_A_UNIT);
+    }
+}
+
+HAK_COLD static int open_rest(struct superslab *ss)
+{
+    uint32_t units = ss->guards;
+    closed = NULL;
+    ss->guards = 0;
+    set_leaving(ss, units, 1);
+    hak_pool_relist(ss);
+    hak_lock_release(&hak_pool_lock);
+    int is_open = hak_os_protect(ss->base, SS_BYTES, OS_WRITABLE) == 0;
+    hak_lock_acquire(&hak_pool_lock);
+    set_leaving(ss, units, 0);
+    if (is_open) {
+        for (; units; units &= units - 1) {
+            hak_granules_set(&ss->free, (uint32_t)__builtin_ctz(units) * SS_GRANULES_OF_A_UNIT,
+                             SS_GRANULES_OF_A_UNIT);
+        }
+    } else {
+        ss->guards = units;
+        closed = ss;
+    }
+    hak_pool_relist(ss);
+    return is_open;
+}
+
+int hak_pool_open(void)
+{
+    return HAK_UNLIKELY(closed != NULL) && open_rest(closed);
+}
+
+void hak_pool_keep_closed(struct superslab *ss)
+{
+    closed = !HAK_SECURE && ss->guards ? ss : closed;
+}
+
+void hak_pool_forget_closed(const struct superslab *ss)
+{
+    closed = closed == ss ? NULL : closed;
+}
+
+HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
+{
+    int is_for_slabs = n == 0;
     char *hint;
     struct superslab *ss = take_description(&hint);
     char *base = ss ? map_region(hint) : NULL;
@@ -214,8 +294,11 @@ HAK_COLD struct superslab *hak_pool_map_region(int is_for_slabs)
         }
         hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
         ss->guards = is_for_slabs ? make_guards(base) : 0;
+        if (!HAK_SECURE && !ss->is_huge && n <= WINDOW_SPAN && align <= WINDOW_SPAN) {
+            ss->guards = make_window(base);
+        }
         ss->keeps_classes = (uint8_t)(is_for_slabs && hak_pool_is_apart());
-        hak_limit_count_mappings(ss->guards ? (int)SS_UNITS : 1);
+        hak_limit_count_mappings(HAK_SECURE && ss->guards ? (int)SS_UNITS : 1);
         hak_limit_map(SS_BYTES);
     } else {
         hak_fail_map(SS_BYTES, ENOMEM);

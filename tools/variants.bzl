@@ -125,7 +125,8 @@ def hak_component(
         **kwargs):
     """A part of hakmem, from the files of its folder.
 
-    Makes NAME (the library), a test of each *_test.cc in each variant, `sources`, and `component`
+    Makes NAME (the library), a test of each *_test.cc in each variant (which may include the
+    folder's *_testing.h), `sources`, and `component`
     (a file that names the part's prefixes and public headers).
 
     Every header may be included by the parts that depend on this one. A consumer may include
@@ -147,18 +148,31 @@ def hak_component(
     hak_cc_library(
         name = name,
         srcs = native.glob(["*.c"]),
-        hdrs = native.glob([
-            "*.h",
-            "*.hpp",
-        ]),
+        hdrs = native.glob(
+            [
+                "*.h",
+                "*.hpp",
+            ],
+            exclude = ["*_testing.h"],
+        ),
         textual_hdrs = native.glob(["*.def"]),
         visibility = visibility,
         deps = deps,
         **kwargs
     )
+    test_deps = [":" + name, str(Label("//testing"))] + test_deps
+    testing_hdrs = native.glob(["*_testing.h"], allow_empty = True)
+    if testing_hdrs:
+        hak_cc_library(
+            name = name + "_testing",
+            testonly = True,
+            hdrs = testing_hdrs,
+            deps = test_deps,
+        )
+        test_deps = test_deps + [":" + name + "_testing"]
     hak_variant_cc_tests(
         srcs = native.glob(["*_test.cc"], exclude = test_exclude),
-        deps = [":" + name, str(Label("//testing"))] + test_deps,
+        deps = test_deps,
         **test_kwargs
     )
     hak_component_record(

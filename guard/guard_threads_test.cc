@@ -1,0 +1,176 @@
+/* Forks, and threads against an oracle. */
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "guard/guard_testing.h"
+#include "guard/slots.h"
+#include "hakmem/hakmem.h"
+#include "testing/in_child.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using namespace guard_testing;
+using hak_testing::Rng;
+
+TEST_F(Guard, AChildHasItsParentsBlocksAndItsOwn)
+{
+    char *p = guarded(100);
+    memset(p, 9, 100);
+    hak_testing::in_child([&] {
+        EXPECT_EQ(p[99], 9);
+        hak_free(p);
+        for (int i = 0; i < 200; i++) {
+            hak_free(guarded(50));
+        }
+        EXPECT_EQ(hak_verify(), 0);
+    });
+    EXPECT_EQ(p[99], 9);
+    hak_free(p);
+}
+
+TEST_F(Guard, ForksWhileOtherThreadsAllocate)
+{
+    std::atomic<bool> is_over{false};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; t++) {
+        threads.emplace_back([&] {
+            while (!is_over) {
+                void *p = hak_malloc(100);
+                hak_free(p);
+            }
+        });
+    }
+    for (int i = 0; i < 60; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            for (int k = 0; k < 20; k++) {
+                char *p = static_cast<char *>(hak_malloc(100));
+                memset(p, 1, 100);
+                hak_free(p);
+            }
+            _exit(hak_guard_verify());
+        }
+        int status = -1;
+        ASSERT_EQ(waitpid(child, &status, 0), child);
+        EXPECT_EQ(status, 0);
+    }
+    is_over = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+}
+
+struct Owned {
+    unsigned char *p;
+    size_t size;
+    unsigned char mark;
+};
+
+void check_and_free(Owned &block)
+{
+    for (size_t i = 0; i < block.size; i++) {
+        ASSERT_EQ(block.p[i], block.mark) << i << " of " << block.size;
+    }
+    hak_free(block.p);
+    block.p = nullptr;
+}
+
+void work(uint64_t seed, int n)
+{
+    Rng rng(seed);
+    std::vector<Owned> blocks(60);
+    for (int i = 0; i < n; i++) {
+        Owned &block = blocks[rng.below(blocks.size())];
+        size_t size = rng.one_in(50) ? rng.between(1, 60000) : rng.between(1, 900);
+        if (block.p && rng.one_in(3)) {
+            unsigned char *moved = static_cast<unsigned char *>(hak_realloc(block.p, size));
+            ASSERT_NE(moved, nullptr);
+            for (size_t k = 0; k < std::min(size, block.size); k++) {
+                ASSERT_EQ(moved[k], block.mark);
+            }
+            block.p = moved;
+        } else {
+            if (block.p) {
+                check_and_free(block);
+            }
+            block.p = static_cast<unsigned char *>(rng.one_in(4)   ? hak_calloc(1, size)
+                                                   : rng.one_in(4) ? hak_aligned_alloc(64, size)
+                                                                   : hak_malloc(size));
+            ASSERT_NE(block.p, nullptr);
+        }
+        block.size = size;
+        block.mark = static_cast<unsigned char>(rng.next());
+        memset(block.p, block.mark, size);
+    }
+    for (Owned &block : blocks) {
+        if (block.p) {
+            check_and_free(block);
+        }
+    }
+}
+
+TEST_F(Guard, ThreadsAgainstAnOracleAtEveryKindOfRate)
+{
+    for (size_t rate : {size_t(1), size_t(3), size_t(40), size_t(200), size_t(5000)}) {
+        ASSERT_EQ(hak_guard_start(rate), 0);
+        std::vector<std::thread> threads;
+        for (uint64_t t = 0; t < 4; t++) {
+            threads.emplace_back(work, rate * 10 + t, 8000);
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_EQ(hak_guard_n_used(), 0u);
+    }
+}
+
+TEST_F(Guard, ABlockMayBeFreedByAnotherThread)
+{
+    std::vector<char *> blocks;
+    for (size_t i = 0; i < most_at_once(); i++) {
+        blocks.push_back(guarded(30));
+    }
+    std::thread([&] {
+        for (char *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+}
+
+TEST_F(Guard, TheRateChangesWhileThreadsRun)
+{
+    std::atomic<bool> is_over{false};
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 3; t++) {
+        threads.emplace_back([&is_over, t] {
+            while (!is_over) {
+                work(t, 300);
+            }
+        });
+    }
+    for (int i = 0; i < 40; i++) {
+        static const size_t rates[] = {1, 100, 10, 5000};
+        ASSERT_EQ(hak_guard_start(rates[i % 4]), 0);
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        if (i % 7 == 0) {
+            hak_guard_stop();
+        }
+    }
+    is_over = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+}
+
+} // namespace

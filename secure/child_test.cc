@@ -1,0 +1,91 @@
+/* Forked children of the secure variant: what they are served is not known from their parent; and
+   what is found at exit. */
+#include <cstdlib>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <vector>
+
+#include "hakmem/hakmem.h"
+#include "testing/in_child.h"
+
+namespace
+{
+
+const int N = 24;
+
+TEST(SecureChild, EachDrawsItsOwn)
+{
+    for (size_t size : {24u, 200u, 1000u}) {
+        auto *served =
+            static_cast<void **>(mmap(nullptr, 3 * N * sizeof(void *), PROT_READ | PROT_WRITE,
+                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+        ASSERT_NE(served, MAP_FAILED);
+        std::vector<void *> blocks;
+        for (int i = 0; i < 100; i++) {
+            blocks.push_back(hak_malloc(size));
+        }
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        auto take = [&](void **row) {
+            for (int i = 0; i < N; i++) {
+                row[i] = hak_malloc(size);
+            }
+        };
+        hak_testing::in_child([&] { take(served); });
+        hak_testing::in_child([&] { take(served + N); });
+        take(served + 2 * N);
+        EXPECT_NE(memcmp(served, served + N, N * sizeof(void *)), 0) << size;
+        EXPECT_NE(memcmp(served, served + 2 * N, N * sizeof(void *)), 0) << size;
+        for (int i = 0; i < N; i++) {
+            hak_free(served[2 * N + i]);
+        }
+        munmap(served, 3 * N * sizeof(void *));
+        EXPECT_EQ(hak_verify(), 0);
+    }
+}
+
+TEST(SecureExit, BlocksInUseAreLookedAt)
+{
+    for (size_t size : {16u, 24u, 200u, 3000u}) {
+        EXPECT_EXIT(
+            {
+                memset(hak_malloc(size), 'A', size + 1);
+                exit(0);
+            },
+            testing::KilledBySignal(SIGABRT), "block written to behind its end")
+            << size;
+    }
+}
+
+TEST(SecureExit, PagesThatTheProgramHasMadeUnreadableAreLetBe)
+{
+    EXPECT_EXIT(
+        {
+            void *p = hak_aligned_alloc(4096, 16384);
+            exit(mprotect(p, 16384, PROT_NONE));
+        },
+        testing::ExitedWithCode(0), "");
+}
+
+TEST(SecureEmpty, BlocksOfNoBytesMayHaveAnAlignment)
+{
+    for (size_t alignment = 16; alignment <= 131072; alignment *= 2) {
+        std::vector<char *> blocks;
+        for (int i = 0; i < 20; i++) {
+            auto *p = static_cast<char *>(hak_aligned_alloc(alignment, 0));
+            ASSERT_EQ(reinterpret_cast<uintptr_t>(p) % alignment, 0u);
+            ASSERT_EQ(hak_usable_size(p), alignment > 65536 ? 1u : 0u);
+            blocks.push_back(p);
+        }
+        if (alignment <= 65536) {
+            EXPECT_DEATH(*static_cast<volatile char *>(blocks[0]) = 1, "");
+        }
+        for (char *p : blocks) {
+            hak_free(p);
+        }
+    }
+}
+
+} // namespace
