@@ -47,6 +47,9 @@ TEST(Verify, ThreadCache)
     EXPECT_EQ(hak_verify(), VERIFY_TC_METERED);
     hak_theap_own->metered[c].room++;
     hak_tc_set_metered(hak_theap_own, 0);
+    hak_theap_own->mid_more++;
+    EXPECT_EQ(hak_verify(), VERIFY_TC_MORE);
+    hak_theap_own->mid_more--;
     hak_theap_own->outbox[1].count++;
     EXPECT_EQ(hak_verify(), VERIFY_REMOTE_OUTBOX);
     hak_theap_own->outbox[1].count--;

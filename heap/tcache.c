@@ -23,6 +23,9 @@
 HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* The bin of a thread that only frees is halved, down to so many blocks. */
 #define SHRINK_TO HAK_TINY_OR(2u, 32u)
+/* See note_swing. */
+#define MID_SWING_MOST 64
+#define MID_SWING_LOSS 4
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
@@ -133,6 +136,8 @@ static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *cou
 HAK_COLD void hak_tc_init(struct theap *heap)
 {
     heap->awake = heap->is_largest = 0;
+    heap->mid_more = 0;
+    heap->mid_swing = 0;
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =
@@ -159,6 +164,67 @@ HAK_COLD void hak_tc_init(struct theap *heap)
     heap->last_slot = &heap->outbox[0];
 }
 
+static void set_limit(struct theap *heap, uint32_t size_class, uint32_t limit, int64_t bytes)
+{
+    hak_stat_add(bin_budget, bytes);
+    heap->budget += (uint64_t)bytes;
+    heap->bins[size_class].room += (int32_t)(limit - heap->limits[size_class]);
+    atomic_store_relaxed(&heap->limits[size_class], (uint16_t)limit);
+}
+
+/* How much more the class's two lists may hold with that limit. */
+static int64_t bytes_between(const struct theap *heap, uint32_t size_class, uint32_t limit)
+{
+    return ((int64_t)limit - heap->limits[size_class]) * 2 * hak_sc_table[size_class].size;
+}
+
+/* Whether a heap's mid blocks swing: of its refills, nearly all come out of the depot. Where slabs
+   fill and empty by turns, large bins would only keep memory from other classes. */
+static void note_swing(struct theap *heap, uint32_t size_class, int is_from_depot)
+{
+    if (hak_mid_is_class(size_class)) {
+        int32_t swing = heap->mid_swing + (is_from_depot ? 1 : -MID_SWING_LOSS);
+        heap->mid_swing = swing < 0 ? 0 : swing > MID_SWING_MOST ? MID_SWING_MOST : swing;
+    }
+}
+
+static uint64_t mid_share(const struct theap *heap)
+{
+    return (uint64_t)heap->n_slabs * (SC_SLAB_BYTES / TC_MID_SHARE);
+}
+
+static void set_smaller_limit(struct theap *heap, uint32_t size_class, uint32_t smaller)
+{
+    heap->is_largest &= ~((uint64_t)1 << size_class);
+    uint32_t most = largest_limit(size_class);
+    if (HAK_UNLIKELY(heap->limits[size_class] > most)) {
+        heap->mid_more +=
+            (uint64_t)bytes_between(heap, size_class, smaller > most ? smaller : most);
+    }
+    set_limit(heap, size_class, smaller, bytes_between(heap, size_class, smaller));
+}
+
+/* The lists of a mid class may hold more than its policy says, if the heap is large: what they hold
+   comes and goes by no lock, while each list of the depot costs two slow paths, which look at each
+   of its blocks. */
+static void grow_mid_limit(struct theap *heap, uint32_t size_class)
+{
+    uint32_t limit = heap->limits[size_class];
+    uint32_t most =
+        hak_owner_list_limit(&hak_mid_policy, size_class, hak_options.bin_bytes * TC_MID_TIMES);
+    if (limit >= most || !hak_options.bin_adapt) {
+        heap->is_largest |= (uint64_t)1 << size_class;
+        return;
+    }
+    uint32_t grown = limit * 2 < most ? limit * 2 : most;
+    int64_t bytes = bytes_between(heap, size_class, grown);
+    if (heap->mid_swing == MID_SWING_MOST && heap->mid_more + (uint64_t)bytes <= mid_share(heap) &&
+        hak_stat_get(bin_budget) + bytes <= (int64_t)hak_options.cache_bytes / 2) {
+        heap->mid_more += (uint64_t)bytes;
+        set_limit(heap, size_class, grown, bytes);
+    }
+}
+
 /* A bin that was missed earns a larger limit, within the class's largest and the process's budget.
  */
 static void grow_limit(struct theap *heap, uint32_t size_class)
@@ -168,31 +234,21 @@ static void grow_limit(struct theap *heap, uint32_t size_class)
         return;
     }
     uint32_t most = largest_limit(size_class);
+    if (limit >= most && hak_mid_is_class(size_class)) {
+        grow_mid_limit(heap, size_class);
+        return;
+    }
     if (limit >= most) {
         heap->is_largest |= (uint64_t)1 << size_class;
         return;
     }
     uint32_t grown = limit * 2 < most ? limit * 2 : most;
-    int64_t bytes = (int64_t)(grown - limit) * 2 * hak_sc_table[size_class].size;
+    int64_t bytes = bytes_between(heap, size_class, grown);
     if (hak_stat_get(bin_budget) + bytes > (int64_t)hak_options.cache_bytes) {
         return;
     }
-    hak_stat_add(bin_budget, bytes);
-    heap->budget += (uint64_t)bytes;
-    heap->bins[size_class].room += (int32_t)(grown - limit);
-    atomic_store_relaxed(&heap->limits[size_class], (uint16_t)grown);
-    heap->is_largest |= (uint64_t)(grown == most) << size_class;
-}
-
-static void set_smaller_limit(struct theap *heap, uint32_t size_class, uint32_t smaller)
-{
-    uint32_t less = heap->limits[size_class] - smaller;
-    heap->is_largest &= ~((uint64_t)1 << size_class);
-    uint64_t bytes = (uint64_t)less * 2 * hak_sc_table[size_class].size;
-    hak_stat_sub(bin_budget, bytes);
-    heap->budget -= bytes;
-    heap->bins[size_class].room -= (int32_t)less;
-    atomic_store_relaxed(&heap->limits[size_class], (uint16_t)smaller);
+    set_limit(heap, size_class, grown, bytes);
+    heap->is_largest |= (uint64_t)(grown == most && !hak_mid_is_class(size_class)) << size_class;
 }
 
 /* A thread that frees and frees needs no large bin, and would leave one full of blocks from all
@@ -264,7 +320,7 @@ static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint
 }
 
 /* A bin that took no slow path for a whole window sleeps: what it holds goes back, and half of its
-   limit. */
+   limit. So it does of a mid class whose bins may hold more than the heap has become worth. */
 static void lull(struct theap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
@@ -288,7 +344,8 @@ static void lull(struct theap *heap, uint32_t size_class)
 static void end_window(struct theap *heap)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        if (!(heap->awake >> c & 1)) {
+        int is_too_large = heap->mid_more > mid_share(heap) && heap->limits[c] > largest_limit(c);
+        if (!(heap->awake >> c & 1) || is_too_large) {
             lull(heap, c);
         }
     }
@@ -357,6 +414,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
     head = hak_depot_take(heap, size_class, count);
+    note_swing(heap, size_class, head != NULL);
     heap->refill_is_clean = 0;
     if (!head) {
         shares = hak_common_serves(heap, size_class);
@@ -366,6 +424,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
             (void)hak_depot_give_back(heap, SC_SLAB_BYTES); /* instead of what is made now */
         }
     }
+    heap->n_slabs = heap->owner.bank.n_slabs;
     hak_theap_unlock(heap);
     if (HAK_UNLIKELY(shares) && (head = hak_common_take(heap, size_class, count)) != NULL) {
         hak_stat_add(refills, 1);
@@ -543,7 +602,11 @@ int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, u
 
 int hak_tc_verify(const struct theap *heap)
 {
+    uint64_t mid_more = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        if (heap->limits[c] > largest_limit(c)) {
+            mid_more -= (uint64_t)bytes_between(heap, c, largest_limit(c));
+        }
         int64_t in_bin = (int64_t)heap->limits[c] - heap->bins[c].room;
         if (in_bin < 0 ||
             list_length(hak_tc_bin_first(&heap->bins[c]), (uint32_t)in_bin) != (uint32_t)in_bin) {
@@ -557,6 +620,9 @@ int hak_tc_verify(const struct theap *heap)
             list_length(hak_tc_bin_first(&heap->metered[c]), metered) != metered) {
             return VERIFY_TC_METERED;
         }
+    }
+    if (mid_more != heap->mid_more) {
+        return VERIFY_TC_MORE;
     }
     return hak_remote_verify(heap);
 }

@@ -37,7 +37,9 @@
 
    What may be held back (bytes, also tested in theap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
-     (OWNER_FIRST_BYTES) plus the process's budget HAKMEM_CACHE_BYTES;
+     (OWNER_FIRST_BYTES) plus the process's budget HAKMEM_CACHE_BYTES; those of mid classes up to
+     TC_MID_TIMES as much, as long as what they may hold more is at most one part in TC_MID_SHARE of
+     the heap's slabs, and half of the budget is left;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one
      block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
@@ -63,6 +65,8 @@ HAK_EXTERN_C_BEGIN
 
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
 #define TC_SLEEP_WINDOW   HAK_TINY_OR(16u, 1024u)
+#define TC_MID_TIMES      4u
+#define TC_MID_SHARE      4u
 #define OUTBOX_SLOTS      HAK_TINY_OR(2u, 128u)
 #define OUTBOX_MAX_BLOCKS HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES  4096u
@@ -145,6 +149,8 @@ struct theap {
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
     struct outbox_slot outbox[OUTBOX_SLOTS];
     uint32_t slow_count;  /* refills from behind the lock */
+    uint32_t n_slabs;     /* its bank's at the last of these */
+    int32_t mid_swing;    /* see tcache.c */
     uint32_t n_slow;      /* its thread's uses of what is behind the lock; read by senders */
     uint32_t seen_slow;   /* n_slow when a sender saw to the inbox last; owner's lock */
     uint32_t window_left; /* slow paths until a window of TC_SLEEP_WINDOW ends */
@@ -153,6 +159,7 @@ struct theap {
     int refill_is_clean;  /* the block that hak_tc_refill gave last reads as zero behind its first
                              word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
+    uint64_t mid_more;    /* of them, what limits of mid classes are above their policy's */
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick; /* see common.h */
     uint32_t is_parked, parked_at;     /* see parked.h */

@@ -79,10 +79,43 @@ size_t limit_within(uint32_t c, size_t bytes)
     return std::min(std::max(bytes / size_of(c), least), most);
 }
 
-size_t largest_limit(uint32_t c)
+size_t policy_limit(uint32_t c)
 {
     return limit_within(c, hak_options.bin_bytes /
                                (size_of(c) > TINY_FULL_SIZE && size_of(c) <= SC_TINY_MAX ? 2 : 1));
+}
+
+/* In a large heap. */
+size_t largest_limit(uint32_t c)
+{
+    return size_of(c) > SC_TINY_MAX ? limit_within(c, hak_options.bin_bytes * TC_MID_TIMES)
+                                    : policy_limit(c);
+}
+
+/* What the limits of mid classes are above their policy's, in bytes. */
+size_t bytes_above_policy(const struct theap *heap)
+{
+    size_t bytes = 0;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        size_t limit = heap->limits[c];
+        bytes += limit > policy_limit(c) ? 2 * (limit - policy_limit(c)) * size_of(c) : 0;
+    }
+    return bytes;
+}
+
+/* Takes and frees `n` blocks of the class, some times. */
+void swing(uint32_t c, size_t n, size_t rounds)
+{
+    std::vector<void *> blocks;
+    for (size_t round = 0; round < rounds; round++) {
+        for (size_t i = 0; i < n; i++) {
+            blocks.push_back(hak_malloc(size_of(c)));
+        }
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        blocks.clear();
+    }
 }
 
 /* What a chain may be, if one came back from another thread. */
@@ -135,20 +168,10 @@ size_t first_bytes()
 /* Allocates and frees, so that the limits grow. */
 void work_up(size_t rounds)
 {
-    std::vector<void *> blocks;
     hak_free(hak_malloc(1));
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         hak_self->window_left = UINT32_MAX; /* no bin is found asleep */
-        size_t n = 4 * (largest_limit(c) + 2);
-        for (size_t round = 0; round < rounds; round++) {
-            for (size_t i = 0; i < n; i++) {
-                blocks.push_back(hak_malloc(size_of(c)));
-            }
-            for (void *p : blocks) {
-                hak_free(p);
-            }
-            blocks.clear();
-        }
+        swing(c, 4 * (policy_limit(c) + 2), rounds);
     }
 }
 
@@ -178,11 +201,12 @@ TEST_F(Heap, ACacheIsBounded)
             EXPECT_LE(n_blocks(heap->spares[c].head), most + 1) << size_of(c);
             size_t first = std::min<size_t>(limit_within(c, OWNER_FIRST_BYTES), 16);
             n_grown += heap->limits[c] > first;
-            n_growable += largest_limit(c) > first;
+            n_growable += policy_limit(c) > first;
         }
         EXPECT_EQ(n_grown, n_growable) << "this test must reach grown limits";
         EXPECT_GT(cached_bytes(heap), first_bytes() / 4) << "this test must fill the cache";
         EXPECT_LE(cached_bytes(heap), first_bytes() + heap->budget);
+        EXPECT_EQ(heap->mid_more, bytes_above_policy(heap));
         EXPECT_EQ(hak_verify(), 0);
     });
     EXPECT_EQ(hak_stat_get(bin_budget), 0) << "an ended thread uses no budget";
@@ -217,6 +241,54 @@ TEST_F(Heap, ABinThatSleepsShrinks)
             EXPECT_LT(heap->budget, budget);
             limit = heap->limits[asleep];
         }
+        EXPECT_EQ(hak_verify(), 0);
+        for (void *p : held) {
+            hak_free(p);
+        }
+    });
+    EXPECT_EQ(hak_stat_get(bin_budget), 0);
+}
+
+/* The bins of mid classes grow with the heap, and shrink with it. */
+TEST_F(Heap, MidBinsAreAShareOfTheHeap)
+{
+    in_thread([] {
+        const uint32_t c = hak_sc_of(2048);
+        const size_t n = 3 * largest_limit(c);
+        hak_tc_flush(hak_theap_acquire());
+        if (largest_limit(c) == policy_limit(c)) {
+            return; /* the tiny variant's limits cannot grow */
+        }
+        const struct theap *heap = hak_self;
+        hak_self->window_left = UINT32_MAX;
+        swing(c, policy_limit(c) + 1, 40);
+        EXPECT_LE(bytes_above_policy(heap), heap->n_slabs * SC_SLAB_BYTES / TC_MID_SHARE);
+
+        std::vector<void *> held;
+        const size_t bytes = 10 * TC_MID_TIMES * std::max<size_t>(hak_options.bin_bytes, 65536);
+        for (size_t i = 0; i < bytes / 1024; i++) {
+            held.push_back(hak_malloc(1024));
+        }
+        swing(c, n, 40);
+        size_t limit = heap->limits[c];
+        EXPECT_EQ(limit, largest_limit(c)) << "this test must reach the largest limit";
+        EXPECT_GT(limit, policy_limit(c));
+        EXPECT_EQ(heap->mid_more, bytes_above_policy(heap));
+        EXPECT_EQ(hak_verify(), 0);
+
+        for (void *p : held) {
+            hak_free(p);
+        }
+        held.clear();
+        for (int window = 0; window < 10; window++) {
+            hak_self->window_left = 0;
+            hak_self->awake = UINT64_MAX; /* it does not sleep */
+            while (heap->window_left == 0) {
+                held.push_back(hak_malloc(20000));
+            }
+        }
+        EXPECT_LT(heap->limits[c], limit);
+        EXPECT_LE(heap->mid_more, heap->n_slabs * SC_SLAB_BYTES / TC_MID_SHARE);
         EXPECT_EQ(hak_verify(), 0);
         for (void *p : held) {
             hak_free(p);
@@ -268,7 +340,7 @@ TEST_F(Heap, BinsMayBeFixed)
     in_thread([] {
         hak_tc_flush(hak_theap_acquire()); /* an adopted heap has the limits of its thread before */
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-            EXPECT_EQ(hak_self->limits[c], largest_limit(c));
+            EXPECT_EQ(hak_self->limits[c], policy_limit(c));
         }
         EXPECT_EQ(hak_self->budget, 0u);
         hak_options.bin_adapt = 1;
