@@ -528,6 +528,46 @@ TEST(Profile, RefusalsOfTheSystem)
     rmdir(folder);
 }
 
+/* One request that is refused counts as one, also where a layer or realloc asks more than once, and
+   what only the profile wanted is not counted. */
+TEST(Profile, ARefusedRequestIsCountedOnce)
+{
+    for (size_t period : {size_t{1}, size_t{1} << 40}) {
+        hak_testing::in_child([period] {
+            Sampling sampling(period);
+            std::vector<void *> blocks;
+            size_t soft, hard, committed;
+            long long before = 0, after = 0;
+            void *small = hak_malloc(100), *block;
+            hak_limit_get(&soft, &hard, &committed);
+            hak_limit_set(0, committed + (1 << 20));
+            blocks.reserve(1 << 16);
+            while ((block = hak_malloc(4000)) && blocks.size() < (1 << 16)) {
+                blocks.push_back(block);
+            }
+            ASSERT_EQ(block, nullptr);
+            auto is_counted_once = [&](void *refused) {
+                EXPECT_EQ(hak_stat("failed_requests", &after), 0);
+                bool once = !refused && after == before + 1;
+                before = after;
+                return once;
+            };
+            ASSERT_EQ(hak_stat("failed_requests", &before), 0);
+            EXPECT_TRUE(is_counted_once(hak_malloc(4000)));
+            EXPECT_TRUE(is_counted_once(hak_calloc(1, 4000)));
+            EXPECT_TRUE(is_counted_once(hak_memalign(64, 4000)));
+            EXPECT_TRUE(is_counted_once(hak_realloc(nullptr, 4000)));
+            if (!HAK_SECURE) { /* its layer asks for realloc itself */
+                EXPECT_TRUE(is_counted_once(hak_realloc(small, 4000)));
+                EXPECT_TRUE(is_counted_once(hak_rezalloc(small, 4000)));
+            }
+            EXPECT_TRUE(is_counted_once(hak_malloc(8 << 20)));
+            EXPECT_TRUE(is_counted_once(hak_realloc(small, 8 << 20)));
+            hak_limit_set(soft, hard);
+        });
+    }
+}
+
 /* Every n-th mapping fails: blocks are served, and written; their samples may be missing. */
 TEST(Profile, WithoutMemoryForSamplesBlocksAreServed)
 {
