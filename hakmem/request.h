@@ -23,7 +23,7 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
 void *hak_request_refuse(void);
 /* Set by a layer while it asks for what the program has not: if that is refused, it is no request
-   that failed, neither counted nor told. */
+   that failed, neither counted nor reported. */
 extern HAK_TLS int hak_request_is_try HAK_HIDDEN;
 /* After `ask` has returned NULL: all that is kept goes back, and `ask` is called again, unless it
    is known to be in vain. Inside the gate. */

@@ -166,7 +166,7 @@ TEST(Walk, WhileOthersAllocate)
 }
 
 /* Threads cut freed spans without the lock that a walk holds: here one that was seen as a block has
-   been freed, cut and taken again before its middle was looked at. No byte is told twice. */
+   been freed, cut and taken again before its middle was looked at. No byte is visited twice. */
 TEST(Walk, ASpanThatIsCutMeanwhile)
 {
     void *p = hak_malloc(20 * SS_GRANULE_BYTES);
