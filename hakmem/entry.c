@@ -27,7 +27,7 @@ int (*hak_entry_verify)(void);
 int (*hak_entry_reclaim)(void);
 int (*hak_entry_free_known)(void *p);
 void (*hak_entry_in_child)(void);
-void *(*hak_entry_pass)(size_t size);
+void *(*hak_entry_pass)(size_t size, int *is_refused);
 uint32_t hak_entry_asked;
 void (*hak_entry_answer)(void);
 int (*hak_entry_walk)(const struct hak_heap *heap,
@@ -62,11 +62,19 @@ static struct entry_layer **find(int place)
 }
 
 /* Each layer's `below` follows from the list. What is below has a lower place at any moment, so
-   that no call goes round. */
+   that no call goes round. A layer's own free is in its table before another one's blocks come from
+   below it, and until there is none. */
 static void link_below(void)
 {
     for (struct entry_layer *layer = layers; layer; layer = layer->next) {
+        void (*own)(void *p) = layer->free_over_layer;
+        if (own && layer->next) {
+            atomic_store_release(&layer->table.free, own);
+        }
         atomic_store_release(&layer->below, layer->next ? &layer->next->table : &hak_entry_plain);
+        if (own && !layer->next && layer->table.free != hak_plain_free) {
+            atomic_store_release(&layer->table.free, hak_plain_free);
+        }
     }
 }
 

@@ -96,6 +96,9 @@ struct entry_layer {
     const struct entry_table *below;
     struct entry_layer *next; /* the layer below, NULL for none; hak_theap_switch's lock */
     int is_added;             /* likewise; in the list, except for a moment while that changes */
+    /* NULL, or its free over another layer; over the plain table it needs none (see
+       hak_entry_free_known), and table.free, written as `below` is, is the plain one. */
+    void (*free_over_layer)(void *p);
     int wants; /* enum entry_wants; the layer's own, and in force after the next hak_entry_add */
 };
 
@@ -134,8 +137,8 @@ extern int (*hak_entry_free_known)(void *p) HAK_HIDDEN;
 extern void (*hak_entry_in_child)(void) HAK_HIDDEN;
 
 /* Set by a layer that meters: a small block, where the metered bin has none, that the layer need
-   not see; NULL if it must, or if there is no memory. */
-extern void *(*hak_entry_pass)(size_t size)HAK_HIDDEN;
+   not see; NULL if it must, or, with *is_refused, if there is no memory. */
+extern void *(*hak_entry_pass)(size_t size, int *is_refused)HAK_HIDDEN;
 
 /* A request from outside of the process (profile_layout.h), and what answers it, set by a layer at
    its start. Looked at on slow paths of malloc with no lock held, outside of the gate. */

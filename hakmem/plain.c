@@ -28,9 +28,13 @@
    called for blocks that were written to, which cannot be free, and then for none. */
 #define LOOK_AT_BLOCKS 16u
 
+HAK_TLS int hak_request_is_try;
+
 void *hak_request_refuse(void)
 {
-    hak_stat_add(failed_requests, 1);
+    if (HAK_LIKELY(!hak_request_is_try)) {
+        hak_stat_add(failed_requests, 1);
+    }
     errno = ENOMEM;
     return NULL;
 }
@@ -38,7 +42,9 @@ void *hak_request_refuse(void)
 /* The end of a request on a slow path: what failed is reported. */
 static void *finish(void *p, size_t size, size_t align)
 {
-    if (HAK_UNLIKELY(!p || hak_fail_any())) {
+    if (HAK_UNLIKELY(!p && hak_request_is_try)) {
+        hak_fail_tell();
+    } else if (HAK_UNLIKELY(!p || hak_fail_any())) {
         hak_fail_end(size, align, p);
     }
     return p ? p : hak_request_refuse();

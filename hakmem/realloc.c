@@ -217,9 +217,12 @@ static HAK_ALWAYS_INLINE size_t offset_of(const struct theap *heap, const struct
 /* The bin is empty. Who meters fills it: NULL with *is_layers if the layer must see the call. */
 static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size, int *is_layers)
 {
-    void *(*pass)(size_t size) = atomic_load_acquire(&hak_entry_pass);
+    void *(*pass)(size_t size, int *is_refused) = atomic_load_acquire(&hak_entry_pass);
+    int is_refused = 0;
     *is_layers = HAK_UNLIKELY(atomic_load_relaxed(&heap->is_metered)) && pass;
-    return HAK_LIKELY(!*is_layers) ? hak_plain_malloc(size) : pass(size);
+    void *block = HAK_LIKELY(!*is_layers) ? hak_plain_malloc(size) : pass(size, &is_refused);
+    *is_layers = *is_layers && !is_refused;
+    return block;
 }
 
 /* Blocks of other sizes, and where a bin is empty or full. What is taken is a block of the same

@@ -6,6 +6,7 @@
 
 #include "base/internal.h"
 
+#include "base/attributes.h"
 #include "base/size_classes.h"
 
 HAK_EXTERN_C_BEGIN
@@ -21,6 +22,9 @@ void *hak_request_small(uint32_t size_class, size_t align);
 void *hak_request_large(size_t size, size_t align, enum large_kind kind);
 /* NULL and ENOMEM, counted. */
 void *hak_request_refuse(void);
+/* Set by a layer while it asks for what the program has not: if that is refused, it is no request
+   that failed, neither counted nor reported. */
+extern HAK_TLS int hak_request_is_try HAK_HIDDEN;
 /* After `ask` has returned NULL: all that is kept goes back, and `ask` is called again, unless it
    is known to be in vain. Inside the gate. */
 void *hak_request_again(void *(*ask)(void *context), void *context, size_t size, size_t align);

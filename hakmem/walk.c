@@ -93,6 +93,8 @@ static int visit_slab(const struct walk *walk)
     return result;
 }
 
+/* Threads cut and join what they have freed without the lock (span_cache.h). What lies within a
+   span that was seen is what it became a moment later, and would count its bytes once more. */
 static void copy_spans(struct superslab_spans *out, uint32_t number)
 {
     enum gate_reader how = hak_gate_enter_to_read();
@@ -103,9 +105,11 @@ static void copy_spans(struct superslab_spans *out, uint32_t number)
     hak_lock_acquire(&hak_pool_lock);
     const struct superslab *ss = hak_pool_superslab(number);
     out->base = ss->base;
-    for (uint32_t i = 0; out->base && i < SS_GRANULES; i++) {
+    memset(out->granules, 0, sizeof out->granules);
+    for (uint32_t i = 0, n; out->base && i < SS_GRANULES; i += n ? n : 1) {
         uint32_t word = atomic_load_relaxed(&ss->span_granules[i]);
-        out->granules[i] = (uint16_t)(word & SPAN_ASIDE ? 0 : word & ~SPAN_BITS);
+        n = word & ~SPAN_BITS;
+        out->granules[i] = (uint16_t)(word & SPAN_ASIDE ? 0 : n);
     }
     hak_lock_release(&hak_pool_lock);
     hak_gate_leave_reader(how);

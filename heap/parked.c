@@ -13,7 +13,7 @@ static uint32_t now; /* counts hak_parked_rest */
 
 int hak_parked_may(const struct theap *heap)
 {
-    return !HAK_SECURE && !heap->has_metered && heap->budget <= PARKED_BUDGET && hak_parked_most &&
+    return !HAK_SECURE && heap->budget <= PARKED_BUDGET && hak_parked_most &&
            !atomic_load_relaxed(&hak_parked[hak_parked_most - 1]);
 }
 

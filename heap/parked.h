@@ -22,8 +22,10 @@
      window of some heap's slow paths (TC_SLEEP_WINDOW);
    - when one thread is left, one of them stays;
    - trims end all.
-   The secure variant parks none: blocks of an ended thread leave its quarantine. Nor is a heap
-   parked that has been metered. One lock of rank HEAPS; no other is taken while it is held. */
+   The secure variant parks none: blocks of an ended thread leave its quarantine. A metered heap
+   keeps its metered lists too, which count as its bins do: how many blocks may pass until the next
+   sample goes on with its next thread. One lock of rank HEAPS; no other is taken while it is held.
+ */
 #ifndef HAKMEM_HEAP_PARKED_H
 #define HAKMEM_HEAP_PARKED_H
 

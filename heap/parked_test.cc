@@ -178,6 +178,39 @@ TEST_F(Parked, NotMoreBytesThanSoMany)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+/* What metering has left in a heap counts, and serves the next thread. */
+TEST_F(Parked, MeteredListsWaitToo)
+{
+    constexpr uint32_t kBlocks = 5;
+    const uint32_t size_class = hak_sc_of(100);
+    void *left = nullptr;
+    in_thread([&] {
+        void *blocks[kBlocks];
+        for (void *&p : blocks) {
+            p = hak_malloc(100);
+        }
+        hak_tc_flush(hak_theap_own);
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        hak_tc_set_metered(hak_theap_own, 1);
+        ASSERT_EQ(hak_tc_meter(hak_theap_own, size_class, UINT32_MAX), kBlocks);
+        left = hak_tc_bin_first(&hak_theap_own->metered[size_class]);
+        hak_tc_set_metered(hak_theap_own, 0);
+    });
+    ASSERT_EQ(n_parked(), 1u);
+    EXPECT_EQ(hak_tc_bytes(hak_parked[0]), kBlocks * hak_sc_table[size_class].size);
+    EXPECT_EQ(hak_verify(), 0);
+    in_thread([&] {
+        void *p = hak_malloc(100);
+        EXPECT_EQ(p, left);
+        hak_free(p);
+    });
+    ASSERT_EQ(n_parked(), 1u);
+    hak_tc_shrink(hak_parked[0], hak_tc_bytes(hak_parked[0]), 0);
+    EXPECT_EQ(hak_tc_bytes(hak_parked[0]), 0u);
+}
+
 TEST_F(Parked, WhatItHoldsCountsAsCached)
 {
     long long live_before = 0, live = 0, cached = 0;

@@ -538,26 +538,28 @@ uint64_t hak_tc_bytes(const struct theap *heap)
 {
     uint64_t bytes = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        uint64_t n = hak_tc_count(heap, c) + heap->spares[c].count;
+        uint64_t n =
+            hak_tc_count(heap, c) + heap->spares[c].count - (uint64_t)heap->metered[c].room;
         bytes += n * hak_sc_table[c].size;
     }
     return bytes;
 }
 
-/* The class's spare, or its bin, goes back. Returns its bytes. Heap lock held. */
+/* The class's spare and metered list, or its bin, goes back. Returns its bytes. Heap lock held. */
 static uint64_t put_one_list(struct theap *heap, uint32_t size_class, int is_spare)
 {
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
-    uint64_t count = is_spare ? spare->count : hak_tc_count(heap, size_class);
+    uint32_t count = is_spare ? spare->count : hak_tc_count(heap, size_class), metered = 0;
     hak_small_put_list(&heap->owner, size_class, is_spare ? spare->head : hak_tc_bin_first(bin));
     if (is_spare) {
         *spare = (struct spare){NULL, 0};
+        hak_small_put_list(&heap->owner, size_class, take_metered(heap, size_class, &metered));
     } else {
         hak_tc_bin_set(bin, NULL);
         bin->room = heap->limits[size_class];
     }
-    return count * hak_sc_table[size_class].size;
+    return (uint64_t)(count + metered) * hak_sc_table[size_class].size;
 }
 
 void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most)

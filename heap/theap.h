@@ -184,10 +184,10 @@ struct theap {
     /* Last, since a heap that is not metered does not touch it. */
     struct bin metered[SC_N_CLASSES];
     /* The layer's: since which epoch of its the metered bins' `left` holds (profile/meter.h), and
-       whole lists may go to them; how often the list was short, and how often the period was
-       doubled when it decided so; what else bounds how often it samples. */
+       whole lists may go to them; how often the period was doubled when it decided so; what else
+       bounds how often it samples. */
     uint32_t meter_epoch, meter_lists;
-    uint8_t meter_short[SC_N_CLASSES], meter_shift[SC_N_CLASSES];
+    uint8_t meter_shift[SC_N_CLASSES];
     struct meter_budget meter_budget;
 };
 

@@ -1,6 +1,7 @@
 /* A program whose heap is profiled: profiled MODE. What it holds is known.
    leak      3,000 blocks of 1,000 bytes by one function, 20 of 200,000 by another; it keeps them
    signal    the same; sends itself SIGUSR2 and goes on
+   lose      1,000 blocks of 1,000 bytes to which nothing leads, and 100 that it keeps
    grow      64 MiB in blocks of 10,000 bytes, kept
    fork      three threads that allocate; 20 children that allocate, load a library and exit
    libraries threads that allocate while others load and unload libraries
@@ -44,6 +45,23 @@ static void leak(void)
     }
     for (int i = 0; i < N_LARGE; i++) {
         keep_large();
+    }
+}
+
+__attribute__((noinline)) void lose_one(void)
+{
+    kept[0] = malloc(1000);
+    kept[0] = NULL;
+}
+
+static void lose(void)
+{
+    n_kept = 1;
+    for (int i = 0; i < 1000; i++) {
+        lose_one();
+        if (i % 10 == 0) {
+            keep_small();
+        }
     }
 }
 
@@ -138,6 +156,8 @@ int main(int argc, char **argv)
     int bad = 0;
     if (strcmp(mode, "leak") == 0) {
         leak();
+    } else if (strcmp(mode, "lose") == 0) {
+        lose();
     } else if (strcmp(mode, "signal") == 0) {
         leak();
         raise(SIGUSR2);

@@ -23,11 +23,10 @@
 /* Of larger classes none is kept in the sampled one's place: p is large there, and with it the
    memory. */
 #define PLACE_MOST 8192u
-/* A list this long pays for a call of the layer; a shorter one waits for more, after so many calls,
-   or if it is one of a few blocks. */
-#define BATCH          HAK_TINY_OR(2u, 128u)
-#define CALLS_A_REFILL HAK_TINY_OR(2u, 32u)
-#define FEW            HAK_TINY_OR(0u, 7u)
+/* A list this long pays for a call of the layer. A shorter one waits for more from the layer below:
+   else so few blocks would go round for ever. No more than that: each block that goes round is
+   memory, and one that was freed a while ago is no longer in the processor's cache. */
+#define LONG HAK_TINY_OR(1u, 4u)
 /* In `meter_shift`: nothing was drawn for the class in this epoch yet. */
 #define UNDRAWN 255u
 
@@ -102,6 +101,15 @@ static void *ask(const struct request *r, size_t size)
     return r->alignment > SC_MIN_ALIGN ? table->aligned(r->alignment, size)
            : r->is_zeroed              ? table->calloc(size)
                                        : table->malloc(size);
+}
+
+/* What the program has not asked for: if it is refused, no request of the program's was. */
+static void *try_to_ask(const struct request *r, size_t size)
+{
+    hak_request_is_try = 1;
+    void *p = ask(r, size);
+    hak_request_is_try = 0;
+    return p;
 }
 
 static size_t usable_below(const void *p)
@@ -183,7 +191,7 @@ static int note(const void *p, struct profile_sample *sample, const void *caller
 static void *take_place(const struct request *r, size_t natural)
 {
     static const struct profile_sample place = {.kind = PROFILE_PLACE};
-    void *p = natural <= PLACE_MOST ? ask(r, r->size) : NULL;
+    void *p = natural <= PLACE_MOST ? try_to_ask(r, r->size) : NULL;
     if (p && !hak_profile_put(p, &place)) {
         below()->free(p);
         p = NULL;
@@ -204,7 +212,7 @@ static void *sample_small(const struct request *r, size_t period, size_t natural
 {
     size_t shift = HAK_SECURE ? 0 : r->alignment;
     struct profile_sample sample = {.heap = r->heap, .weight = hak_profile_weight(period, natural)};
-    char *start = (char *)ask(r, HAK_SECURE ? r->size : natural + shift);
+    char *start = (char *)try_to_ask(r, HAK_SECURE ? r->size : natural + shift);
     if (!start) {
         return NULL;
     }
@@ -423,15 +431,6 @@ static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_clas
     return first;
 }
 
-/* 1 if the bin's list is worth a call of the layer: it is long. A short one counts towards more
-   blocks, which cost about as much as so many calls. */
-static HAK_ALWAYS_INLINE int is_long(struct theap *heap, uint32_t size_class, uint32_t count)
-{
-    uint8_t *calls = &heap->meter_short[size_class];
-    *calls = (uint8_t)(*calls + 256 / CALLS_A_REFILL);
-    return HAK_LIKELY(count > FEW && *calls != 0) || count >= BATCH;
-}
-
 /* The heap if what is allocated may be metered without a further look, else NULL. */
 static HAK_ALWAYS_INLINE struct theap *metered_heap(void)
 {
@@ -452,9 +451,8 @@ static HAK_NOINLINE void *try_metered(uint32_t size_class)
     if (hak_tc_bin_first(to)) {
         return take_left(to);
     }
-    return HAK_LIKELY(count - 1 < to->left) && is_long(heap, size_class, count)
-               ? meter_rest(heap, size_class, count)
-               : NULL;
+    return HAK_LIKELY(count - 1 < to->left) && count >= LONG ? meter_rest(heap, size_class, count)
+                                                             : NULL;
 }
 
 /* --- the table --- */
@@ -472,14 +470,39 @@ static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
     return small(&r, hak_sc_of(size));
 }
 
-/* The bin has few blocks or none: they are put aside while the layer below gives a block, and more
-   into the bin. */
-static HAK_ALWAYS_INLINE void *refill(struct theap *heap, uint32_t size_class, uint32_t count,
-                                      size_t size)
+/* The class's spare list, which may all pass, goes to the metered bin, which is empty; its first
+   block is returned, NULL if there is none. The bin keeps its few. */
+static HAK_ALWAYS_INLINE void *meter_spare(struct theap *heap, uint32_t size_class)
+{
+    struct spare *spare = &heap->spares[size_class];
+    struct bin *to = &heap->metered[size_class];
+    void *first = spare->head;
+    uint32_t count = spare->count;
+    if (!first || count > to->left) {
+        return NULL;
+    }
+    *spare = (struct spare){NULL, 0};
+    heap->awake |= (uint64_t)1 << size_class;
+    heap->n_overflows[size_class] = 0;
+    hak_tc_bin_set(to, hak_link_next(first));
+    to->room = 1 - (int32_t)count;
+    to->left -= count;
+    hak_tc_unmark_free(first);
+    return first;
+}
+
+/* The bin has few blocks or none, all of which and one more may pass, and the metered bin none: the
+   spare list serves, or they are put aside while the layer below gives a block, and more into the
+   bin. */
+static HAK_NOINLINE void *refill(size_t size, struct theap *heap, uint32_t size_class,
+                                 uint32_t count)
 {
     struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
     uint32_t left = to->left;
-    void *few = bin->head;
+    void *few = bin->head, *spared = meter_spare(heap, size_class);
+    if (spared) {
+        return spared;
+    }
     if (count) {
         hak_tc_bin_set(bin, NULL);
         bin->room = heap->limits[size_class];
@@ -503,14 +526,20 @@ static HAK_ALWAYS_INLINE void *refill(struct theap *heap, uint32_t size_class, u
 
 /* The metered bin has blocks, or the bin has few or none; NULL if one that it has is to be sampled.
  */
-static HAK_NOINLINE void *take_or_refill(size_t size, struct theap *heap, uint32_t size_class)
+static HAK_NOINLINE void *take_or_refill(size_t size, struct theap *heap, uint32_t size_class,
+                                         int *is_refused)
 {
     struct bin *to = &heap->metered[size_class];
     uint32_t count = hak_tc_count(heap, size_class);
     if (HAK_UNLIKELY(hak_tc_bin_first(to) != NULL)) {
         return take_left(to);
     }
-    return HAK_LIKELY(count <= to->left && to->left) ? refill(heap, size_class, count, size) : NULL;
+    if (HAK_UNLIKELY(count >= to->left)) {
+        return NULL;
+    }
+    void *block = refill(size, heap, size_class, count);
+    *is_refused = !block;
+    return block;
 }
 
 /* All of malloc but what is frequent. */
@@ -525,8 +554,8 @@ static HAK_NOINLINE void *other_malloc(size_t size, const void *caller)
     }
     uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
     struct bin *to = &heap->metered[size_class];
-    if (HAK_LIKELY(!hak_tc_bin_first(to) && count <= to->left && to->left)) {
-        return refill(heap, size_class, count, size);
+    if (HAK_LIKELY(!hak_tc_bin_first(to) && count < to->left)) {
+        return refill(size, heap, size_class, count);
     }
     return hak_tc_bin_first(to) ? take_left(to) : slow_malloc(size, caller);
 }
@@ -535,8 +564,8 @@ static HAK_NOINLINE void *other_malloc(size_t size, const void *caller)
 static HAK_ALWAYS_INLINE int may_meter(struct theap *heap, uint32_t size_class, uint32_t count)
 {
     const struct bin *to = &heap->metered[size_class];
-    return HAK_LIKELY(to->head == (const void *)hak_link_end && count - 1 < to->left) &&
-           HAK_LIKELY(is_long(heap, size_class, count));
+    return HAK_LIKELY(to->head == (const void *)hak_link_end && count < to->left) &&
+           HAK_LIKELY(count >= LONG);
 }
 
 /* Alone, so that what is frequent saves no register. */
@@ -545,24 +574,28 @@ static void *profile_malloc(size_t size)
     struct theap *heap = hak_theap_own;
     if (HAK_LIKELY(size <= SC_SMALL_MAX && heap->meter_lists == atomic_load_relaxed(&epoch))) {
         uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
-        if (HAK_LIKELY(may_meter(heap, size_class, count))) {
-            return meter_rest(heap, size_class, count);
+        const struct bin *to = &heap->metered[size_class];
+        if (HAK_LIKELY(to->head == (const void *)hak_link_end && count < to->left)) {
+            return HAK_LIKELY(count >= LONG) ? meter_rest(heap, size_class, count)
+                                             : refill(size, heap, size_class, count);
         }
     }
     return other_malloc(size, __builtin_return_address(0));
 }
 
 /* For calls other than malloc: a block of the metered bins, or that passes them; NULL if it is to
-   be sampled, or if there is no memory. */
-static void *pass_small(size_t size)
+   be sampled, or if there is no memory, which *is_refused then says. */
+static void *pass_small(size_t size, int *is_refused)
 {
     struct theap *heap = metered_heap();
+    *is_refused = 0;
     if (HAK_UNLIKELY(!heap)) {
         return NULL;
     }
     uint32_t size_class = hak_sc_of(size), count = hak_tc_count(heap, size_class);
-    return HAK_LIKELY(may_meter(heap, size_class, count)) ? meter_rest(heap, size_class, count)
-                                                          : take_or_refill(size, heap, size_class);
+    return HAK_LIKELY(may_meter(heap, size_class, count))
+               ? meter_rest(heap, size_class, count)
+               : take_or_refill(size, heap, size_class, is_refused);
 }
 
 static void *profile_calloc(size_t bytes)
@@ -662,22 +695,13 @@ static int free_known(void *p)
     return HAK_UNLIKELY(hak_profile_may_have(p)) && free_sampled(p);
 }
 
-/* Where a layer below has put blocks elsewhere. */
-static HAK_NOINLINE void free_otherwise(void *p)
+/* Where a layer below has put blocks elsewhere. The plain function asks about blocks that may have
+   been sampled itself (hak_entry_free_known). */
+static void profile_free(void *p)
 {
     if (!free_sampled(p)) {
         below()->free(p);
     }
-}
-
-/* The plain function asks about blocks that may have been sampled itself (hak_entry_free_known). */
-static void profile_free(void *p)
-{
-    if (!HAK_SECURE && HAK_LIKELY(below() == &hak_entry_plain)) {
-        hak_plain_free(p);
-        return;
-    }
-    free_otherwise(p);
 }
 
 static size_t profile_usable_size(const void *p)
@@ -712,14 +736,15 @@ static void *take_for_realloc(struct hak_heap *heap, size_t size, int is_growing
     if (heap || size > SC_SMALL_MAX) {
         return heap_alloc(&r);
     }
-    void *block = is_zeroed ? NULL : pass_small(size);
-    return block ? block : small(&r, hak_sc_of(size));
+    int is_refused = 0;
+    void *block = is_zeroed ? NULL : pass_small(size, &is_refused);
+    return block || is_refused ? block : small(&r, hak_sc_of(size));
 }
 
 static void give_for_realloc(void *p, const void *known)
 {
     (void)known;
-    profile_free(p);
+    hak_profile_layer.table.free(p);
 }
 
 static void clear(void *p, size_t start)
@@ -821,6 +846,7 @@ struct entry_layer hak_profile_layer = {
     .place = ENTRY_PLACE_PROFILE,
     .below = &hak_entry_plain,
     .wants = ENTRY_WANTS_METERED,
+    .free_over_layer = HAK_SECURE ? NULL : profile_free,
     .table =
         {
             .malloc = profile_malloc,

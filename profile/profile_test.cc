@@ -1,19 +1,15 @@
 /* Tests of the heap profile: blocks of all kinds while each or some are sampled, what the profile
-   says of them, forks, threads that end, refusals, and the estimates against what is known. */
+   says of them, and refusals. */
 #include "profile/profile.h"
 
 #include <atomic>
-#include <cmath>
 #include <cstring>
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
-#include <sstream>
 #include <string>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -21,87 +17,23 @@
 #include "base/os.h"
 #include "base/size_classes.h"
 #include "hakmem/hakmem.h"
-#include "hakmem/profile_layout.h"
 #include "profile/meter.h"
 #include "profile/sample.h"
-#include "testing/failing_os.h"
 #include "testing/in_child.h"
+#include "testing/raw_profile.h"
 #include "testing/rng.h"
 
 namespace
 {
 
+using hak_testing::Profile;
 using hak_testing::Rng;
-
-struct Row {
-    std::map<std::string, uint64_t> numbers;
-    std::vector<uintptr_t> stack;
-    std::string tid;
-};
-
-struct Profile {
-    std::map<std::string, std::string> head;
-    std::vector<Row> rows;
-    std::vector<std::string> maps, points;
-    bool is_whole = false;
-};
-
-Profile parse(const std::string &text)
-{
-    Profile profile;
-    std::istringstream lines(text);
-    std::string line;
-    std::vector<std::string> fields;
-    while (std::getline(lines, line)) {
-        std::istringstream words(line);
-        std::string word, field;
-        words >> word;
-        if (word == "fields") {
-            while (words >> field) {
-                fields.push_back(field);
-            }
-        } else if (word == "stack") {
-            Row row;
-            for (const std::string &name : fields) {
-                words >> row.numbers[name];
-            }
-            while (words >> field && field != ":") {
-                row.tid = field;
-            }
-            while (words >> field) {
-                row.stack.push_back(std::stoull(field, nullptr, 16));
-            }
-            profile.rows.push_back(row);
-        } else if (word == "map") {
-            profile.maps.push_back(line);
-        } else if (word == "point") {
-            profile.points.push_back(line);
-        } else if (word == "end") {
-            profile.is_whole = true;
-        } else {
-            profile.head[word] = line.substr(std::min(line.size(), word.size() + 1));
-        }
-    }
-    return profile;
-}
+using hak_testing::Row;
+using hak_testing::total;
 
 Profile written()
 {
-    int fd = memfd_create("profile", 0);
-    EXPECT_EQ(hak_profile_write(fd), 0);
-    std::string text(size_t(lseek(fd, 0, SEEK_END)), 0);
-    EXPECT_EQ(pread(fd, &text[0], text.size(), 0), ssize_t(text.size()));
-    close(fd);
-    return parse(text);
-}
-
-uint64_t total(const Profile &profile, const char *field)
-{
-    uint64_t sum = 0;
-    for (const Row &row : profile.rows) {
-        sum += row.numbers.at(field);
-    }
-    return sum;
+    return hak_testing::written(hak_profile_write);
 }
 
 /* Samples while it lives: by default as often as the period says. */
@@ -528,6 +460,46 @@ TEST(Profile, RefusalsOfTheSystem)
     rmdir(folder);
 }
 
+/* One request that is refused counts as one, also where a layer or realloc asks more than once, and
+   what only the profile wanted is not counted. */
+TEST(Profile, ARefusedRequestIsCountedOnce)
+{
+    for (size_t period : {size_t{1}, size_t{1} << 40}) {
+        hak_testing::in_child([period] {
+            Sampling sampling(period);
+            std::vector<void *> blocks;
+            size_t soft, hard, committed;
+            long long before = 0, after = 0;
+            void *small = hak_malloc(100), *block;
+            hak_limit_get(&soft, &hard, &committed);
+            hak_limit_set(0, committed + (1 << 20));
+            blocks.reserve(1 << 16);
+            while ((block = hak_malloc(4000)) && blocks.size() < (1 << 16)) {
+                blocks.push_back(block);
+            }
+            ASSERT_EQ(block, nullptr);
+            auto is_counted_once = [&](void *refused) {
+                EXPECT_EQ(hak_stat("failed_requests", &after), 0);
+                bool once = !refused && after == before + 1;
+                before = after;
+                return once;
+            };
+            ASSERT_EQ(hak_stat("failed_requests", &before), 0);
+            EXPECT_TRUE(is_counted_once(hak_malloc(4000)));
+            EXPECT_TRUE(is_counted_once(hak_calloc(1, 4000)));
+            EXPECT_TRUE(is_counted_once(hak_memalign(64, 4000)));
+            EXPECT_TRUE(is_counted_once(hak_realloc(nullptr, 4000)));
+            EXPECT_TRUE(is_counted_once(hak_malloc(8 << 20)));
+            if (!HAK_SECURE) { /* its layer's realloc asks twice, with the profile or without */
+                EXPECT_TRUE(is_counted_once(hak_realloc(small, 4000)));
+                EXPECT_TRUE(is_counted_once(hak_rezalloc(small, 4000)));
+                EXPECT_TRUE(is_counted_once(hak_realloc(small, 8 << 20)));
+            }
+            hak_limit_set(soft, hard);
+        });
+    }
+}
+
 /* Every n-th mapping fails: blocks are served, and written; their samples may be missing. */
 TEST(Profile, WithoutMemoryForSamplesBlocksAreServed)
 {
@@ -559,483 +531,6 @@ TEST(Profile, WithoutMemoryForSamplesBlocksAreServed)
             EXPECT_EQ(hak_verify(), 0);
         });
     }
-}
-
-/* --- threads, forks, libraries --- */
-
-void churn(unsigned seed, const std::atomic<bool> *is_over, size_t most)
-{
-    Rng rng(seed);
-    std::vector<std::pair<char *, size_t>> blocks(64);
-    for (size_t n = 0; n < most && !*is_over; n++) {
-        auto &block = blocks[rng.next() % blocks.size()];
-        if (block.first && !is_filled(block.first, block.second, int(block.second))) {
-            ADD_FAILURE() << "a block was written to";
-        }
-        hak_free(block.first);
-        block.second = rng.next() % (n % 100 ? 2000 : 100000);
-        block.first = static_cast<char *>(hak_malloc(block.second));
-        fill(block.first, block.second, int(block.second));
-    }
-    for (auto &block : blocks) {
-        hak_free(block.first);
-    }
-}
-
-TEST(Profile, ThreadsThatEnd)
-{
-    uint64_t before = n_samples();
-    Sampling sampling(3000);
-    std::atomic<bool> is_over(false);
-    std::vector<void *> left(200);
-    for (int round = 0; round < 20; round++) {
-        std::vector<std::thread> threads;
-        for (int i = 0; i < 8; i++) {
-            threads.emplace_back([&, i] {
-                churn(unsigned(round * 8 + i), &is_over, 2000);
-                left[size_t(round * 8 + i)] = hak_malloc(5000); /* for another to free */
-            });
-        }
-        for (std::thread &thread : threads) {
-            thread.join();
-        }
-    }
-    for (void *block : left) {
-        hak_free(block);
-    }
-    EXPECT_EQ(n_samples(), before);
-    EXPECT_EQ(hak_verify(), 0);
-}
-
-TEST(Profile, BlocksFreedByOtherThreadsWhileItIsSwitched)
-{
-    uint64_t before = n_samples();
-    std::atomic<bool> is_over(false);
-    std::atomic<char *> handed[32] = {};
-    std::vector<std::thread> threads;
-    for (unsigned i = 0; i < 3; i++) {
-        threads.emplace_back([&, i] {
-            Rng rng(i);
-            while (!is_over) {
-                size_t size = 1 + rng.next() % 3000;
-                char *p = static_cast<char *>(hak_malloc(size));
-                p[0] = 42;
-                char *other = handed[rng.next() % 32].exchange(p);
-                if (other && other[0] != 42) {
-                    ADD_FAILURE() << "a block was written to";
-                }
-                hak_free(other);
-            }
-        });
-    }
-    for (int i = 0; i < 150; i++) {
-        hak_profile_start(size_t(100) << i % 8);
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        if (i % 10 == 0) {
-            (void)written();
-        }
-        hak_profile_stop();
-    }
-    is_over = true;
-    for (std::thread &thread : threads) {
-        thread.join();
-    }
-    for (auto &block : handed) {
-        hak_free(block);
-    }
-    EXPECT_EQ(n_samples(), before);
-    EXPECT_EQ(hak_verify(), 0);
-}
-
-TEST(Profile, AForkedChildSamplesAndWrites)
-{
-    Sampling sampling(500);
-    std::atomic<bool> is_over(false);
-    std::vector<std::thread> threads;
-    for (unsigned i = 0; i < 3; i++) {
-        threads.emplace_back([&, i] { churn(i, &is_over, SIZE_MAX); });
-    }
-    threads.emplace_back([&] {
-        while (!is_over) {
-            int null = open("/dev/null", O_WRONLY);
-            (void)hak_profile_write(null);
-            close(null);
-        }
-    });
-    for (int i = 0; i < 15; i++) {
-        pid_t pid = fork();
-        if (pid == 0) {
-            alarm(60);
-            std::atomic<bool> never(false);
-            churn(7, &never, 3000);
-            int null = open("/dev/null", O_WRONLY);
-            _exit(hak_profile_write(null) != 0 || hak_verify() != 0);
-        }
-        int status;
-        waitpid(pid, &status, 0);
-        EXPECT_EQ(status, 0);
-    }
-    is_over = true;
-    for (std::thread &thread : threads) {
-        thread.join();
-    }
-}
-
-TEST(Profile, LibrariesAreLoadedMeanwhile)
-{
-    Sampling sampling(500);
-    std::atomic<bool> is_over(false);
-    std::vector<std::thread> threads;
-    for (unsigned i = 0; i < 2; i++) {
-        threads.emplace_back([&, i] { churn(i, &is_over, SIZE_MAX); });
-    }
-    threads.emplace_back([&] {
-        while (!is_over) {
-            (void)written();
-        }
-    });
-    for (int i = 0; i < 100; i++) {
-        void *library = dlopen(i % 2 ? "libBrokenLocale.so.1" : "libanl.so.1", RTLD_NOW);
-        if (library) {
-            dlclose(library);
-        }
-    }
-    is_over = true;
-    for (std::thread &thread : threads) {
-        thread.join();
-    }
-}
-
-/* --- accuracy --- */
-
-template <int number> __attribute__((noinline, aligned(256))) void *known_site(size_t size)
-{
-    void *p = hak_malloc(size);
-    __asm__ volatile("" : "+r"(p) : "i"(number));
-    return p;
-}
-
-struct Known {
-    void *(*site)(size_t size);
-    size_t size, n;
-};
-
-/* The variance of the estimate of n live blocks of `size` bytes (meter.h). */
-double sigma_of(const Known &known, size_t period, size_t usable)
-{
-    double p = -std::expm1(-double(usable) / double(period));
-    return double(usable) * std::sqrt(double(known.n) * (1 - p) / p);
-}
-
-/* 100 seeds: each site's estimate of its live bytes lies within 2.58 standard deviations, where 99
-   of 100 must lie, in 95 runs at least; and the mean of all has no bias. */
-TEST(Profile, EstimatesLieWhereTheVarianceSays)
-{
-    const Known known[] = {{known_site<0>, 24, 40000},
-                           {known_site<1>, 200, 5000},
-                           {known_site<2>, 1000, 2000},
-                           {known_site<3>, 6000, 300},
-                           {known_site<4>, 50000, 30}};
-    const size_t n_known = sizeof known / sizeof known[0], period = 32768;
-    size_t within[n_known] = {}, usable[n_known] = {};
-    double sum[n_known] = {};
-    for (uint64_t seed = 1; seed <= 100; seed++) {
-        /* A thread of its own has the seed. */
-        std::thread([&] {
-            hak_profile_set_seed(seed);
-            Sampling sampling(period);
-            std::vector<void *> blocks;
-            Rng rng(seed);
-            size_t left[n_known], n_left = 0;
-            for (size_t i = 0; i < n_known; i++) {
-                n_left += left[i] = known[i].n;
-            }
-            /* In turns, with blocks between that are freed again. */
-            while (n_left) {
-                size_t i = rng.next() % n_known;
-                if (left[i]) {
-                    size_t n = std::min(left[i], 1 + known[i].n / 50);
-                    for (size_t j = 0; j < n; j++) {
-                        void *other = known[i].site(known[i].size);
-                        blocks.push_back(known[i].site(known[i].size));
-                        hak_free(other);
-                        usable[i] = (known[i].size + 15) / 16 * 16;
-                    }
-                    left[i] -= n;
-                    n_left -= n;
-                }
-            }
-            Profile profile = written();
-            for (size_t i = 0; i < n_known; i++) {
-                double estimate = double(sum_of(profile, known[i].site)["live_bytes"]);
-                size_t size = known[i].size <= SC_SMALL_MAX
-                                  ? hak_sc_table[hak_sc_of(known[i].size)].size
-                                  : hak_usable_size(blocks.back());
-                if (known[i].size > SC_SMALL_MAX) {
-                    void *p = hak_malloc(known[i].size);
-                    size = hak_usable_size(p);
-                    hak_free(p);
-                }
-                usable[i] = size;
-                double error = estimate - double(size * known[i].n);
-                within[i] += std::fabs(error) <= 2.58 * sigma_of(known[i], period, size);
-                sum[i] += error;
-            }
-            for (void *block : blocks) {
-                hak_free(block);
-            }
-        }).join();
-    }
-    for (size_t i = 0; i < n_known; i++) {
-        EXPECT_GE(within[i], 95u) << known[i].size;
-        EXPECT_LE(std::fabs(sum[i] / 100), 0.35 * sigma_of(known[i], period, usable[i]))
-            << known[i].size;
-    }
-}
-
-/* --- who asks from outside --- */
-
-uint64_t fake_ns;
-uint64_t fake_clock()
-{
-    return fake_ns;
-}
-
-extern "C" struct hak_profile_layout hak_profile_layout HAK_HIDDEN;
-
-/* As `hakmem profile PID` writes it. */
-void ask(uint32_t what, uint32_t epoch = hak_theap_epoch, uint64_t lease_ms = 3600000,
-         size_t period = 64)
-{
-    struct hak_profile_control *control = hak_profile_layout.control;
-    control->period = period;
-    control->lease_ms = lease_ms;
-    control->epoch = epoch;
-    atomic_store_release(hak_profile_layout.request, what);
-}
-
-/* Takes memory until the request is gone. Returns 1 if it was answered, with *error. */
-int allocate_until_heard(int *error)
-{
-    struct hak_profile_control *control = hak_profile_layout.control;
-    uint32_t before = control->n_answers;
-    std::vector<void *> blocks;
-    while (atomic_load_acquire(hak_profile_layout.request) && blocks.size() < 100000) {
-        blocks.push_back(hak_malloc(500));
-    }
-    for (void *p : blocks) {
-        hak_free(p);
-    }
-    EXPECT_EQ(*hak_profile_layout.request, uint32_t(PROFILE_ASK_NOTHING));
-    *error = control->error;
-    return control->n_answers != before;
-}
-
-TEST(ProfileAsked, TheLayoutIsWhereItSays)
-{
-    const struct hak_profile_layout &layout = hak_profile_layout;
-    EXPECT_EQ(memcmp(layout.magic, PROFILE_LAYOUT_MAGIC, 16), 0);
-    EXPECT_EQ(layout.self, &layout);
-    EXPECT_EQ(uintptr_t(&layout) % 64, 0u);
-    EXPECT_EQ(layout.bytes, sizeof layout);
-}
-
-TEST(ProfileAsked, OnAndOff)
-{
-    int error = -1;
-    ask(PROFILE_ASK_ON);
-    ASSERT_TRUE(allocate_until_heard(&error));
-    EXPECT_EQ(error, 0);
-    EXPECT_EQ(*hak_profile_layout.period, 64u);
-    ask(PROFILE_ASK_ON); /* once more: a longer lease */
-    ASSERT_TRUE(allocate_until_heard(&error));
-    EXPECT_EQ(error, 0);
-    ask(PROFILE_ASK_OFF);
-    ASSERT_TRUE(allocate_until_heard(&error));
-    EXPECT_EQ(error, 0);
-    EXPECT_EQ(*hak_profile_layout.period, 0u);
-    ask(PROFILE_ASK_OFF);
-    ASSERT_TRUE(allocate_until_heard(&error));
-    EXPECT_EQ(error, 0);
-}
-
-TEST(ProfileAsked, LargeBlocksHearItToo)
-{
-    ask(PROFILE_ASK_ON);
-    std::vector<void *> blocks;
-    for (int i = 0; i < 1000 && *hak_profile_layout.request; i++) {
-        blocks.push_back(hak_malloc(3000000));
-    }
-    EXPECT_EQ(*hak_profile_layout.period, 64u);
-    for (void *p : blocks) {
-        hak_free(p);
-    }
-    hak_profile_stop();
-    int error;
-    ask(PROFILE_ASK_OFF);
-    EXPECT_TRUE(allocate_until_heard(&error));
-}
-
-TEST(ProfileAsked, TheProgramsOwnIsNotTheAskers)
-{
-    Sampling sampling(128);
-    int error = 0;
-    for (uint32_t what : {uint32_t(PROFILE_ASK_ON), uint32_t(PROFILE_ASK_OFF)}) {
-        ask(what);
-        ASSERT_TRUE(allocate_until_heard(&error));
-        EXPECT_EQ(error, EBUSY);
-        EXPECT_EQ(*hak_profile_layout.period, 128u);
-    }
-}
-
-TEST(ProfileAsked, ALeaseEnds)
-{
-    struct hak_os_ops before = hak_os_ops;
-    fake_ns = before.clock_ns();
-    hak_os_ops.clock_ns = fake_clock;
-    int error = -1;
-    ask(PROFILE_ASK_ON, hak_theap_epoch, 1000);
-    ASSERT_TRUE(allocate_until_heard(&error));
-    fake_ns += UINT64_C(999000000);
-    for (int i = 0; i < 1000; i++) {
-        hak_free(hak_malloc(100));
-    }
-    EXPECT_EQ(*hak_profile_layout.period, 64u);
-    fake_ns += UINT64_C(2000000);
-    for (int i = 0; i < 1000; i++) {
-        hak_free(hak_malloc(100));
-    }
-    EXPECT_EQ(*hak_profile_layout.period, 0u);
-    hak_os_ops.clock_ns = before.clock_ns;
-}
-
-TEST(ProfileAsked, AnotherProcesssRequestIsPassedBy)
-{
-    int error;
-    ask(PROFILE_ASK_ON, hak_theap_epoch - 1);
-    EXPECT_FALSE(allocate_until_heard(&error));
-    EXPECT_EQ(*hak_profile_layout.period, 0u);
-}
-
-TEST(ProfileAsked, AForkedChildEndsWhatWasAskedOfItsParent)
-{
-    int error = -1;
-    ask(PROFILE_ASK_ON);
-    ASSERT_TRUE(allocate_until_heard(&error));
-    pid_t child = fork();
-    if (child == 0) {
-        for (int i = 0; i < 1000; i++) {
-            hak_free(hak_malloc(100));
-        }
-        _exit(*hak_profile_layout.period == 0 ? 0 : 1);
-    }
-    int status = -1;
-    EXPECT_EQ(waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
-    EXPECT_EQ(*hak_profile_layout.period, 64u);
-    ask(PROFILE_ASK_OFF);
-    ASSERT_TRUE(allocate_until_heard(&error));
-    EXPECT_EQ(*hak_profile_layout.period, 0u);
-}
-
-/* Threads allocate, and one of them hears; others are switched with it. */
-TEST(ProfileAsked, ByThreads)
-{
-    hak_profile_rate = PROFILE_RATE;
-    std::atomic<bool> is_over{false};
-    std::vector<std::thread> threads;
-    for (uint64_t i = 0; i < 3; i++) {
-        threads.emplace_back([&, i] {
-            Rng rng(i);
-            std::vector<void *> blocks(200);
-            while (!is_over) {
-                void *&block = blocks[rng.next() % blocks.size()];
-                hak_free(block);
-                block = hak_malloc(rng.next() % 5000);
-            }
-            for (void *block : blocks) {
-                hak_free(block);
-            }
-        });
-    }
-    for (int i = 0; i < 10; i++) {
-        uint32_t before = atomic_load_acquire(&hak_profile_layout.control->n_answers);
-        ask(i % 2 ? PROFILE_ASK_OFF : PROFILE_ASK_ON, hak_theap_epoch, 3600000, 65536);
-        int error;
-        (void)allocate_until_heard(&error);
-        while (atomic_load_acquire(&hak_profile_layout.control->n_answers) == before) {
-            std::this_thread::yield();
-        }
-        EXPECT_EQ(hak_profile_layout.control->error, 0);
-        EXPECT_EQ(*hak_profile_layout.period, i % 2 ? 0u : 65536u);
-    }
-    is_over = true;
-    for (std::thread &thread : threads) {
-        thread.join();
-    }
-}
-
-/* --- as many samples as a thread may take --- */
-
-/* What is allocated in a round: bytes, as the estimates count them. */
-uint64_t allocate_a_round(Rng &rng)
-{
-    uint64_t bytes = 0;
-    std::vector<void *> blocks;
-    for (size_t i = 0; i < 60; i++) {
-        size_t size = i ? 16 + rng.next() % (i % 3 ? 100 : 2000) : 40000;
-        void *p = known_site<9>(size);
-        bytes += size <= SC_SMALL_MAX ? hak_sc_table[hak_sc_of(size)].size : hak_usable_size(p);
-        blocks.push_back(p);
-    }
-    for (void *p : blocks) {
-        hak_free(p);
-    }
-    return bytes;
-}
-
-/* A thread that samples too often does so with a longer period, and later with the asked one again;
-   over 200 seeds the estimate of what it allocated has no bias, and the samples are few. */
-TEST(Profile, ThinnedSamplesStayUnbiased)
-{
-    const int n_seeds = 200;
-    const uint64_t rate = 100;
-    struct hak_os_ops before = hak_os_ops;
-    fake_ns = before.clock_ns();
-    hak_os_ops.clock_ns = fake_clock;
-    double sum = 0, squares = 0, expected = 0;
-    uint64_t n_thinned = 0, n_back = 0, seen = 0;
-    for (int seed = 1; seed <= n_seeds; seed++) {
-        std::thread([&] {
-            hak_profile_set_seed(uint64_t(seed));
-            Sampling sampling(512);
-            hak_profile_limit = {rate, PROFILE_BURST};
-            Rng rng{uint64_t(seed)};
-            uint64_t bytes = 0;
-            for (int round = 0; round < 60; round++) {
-                bytes += allocate_a_round(rng);
-                if (round == 29) {
-                    n_thinned += hak_theap_own->meter_budget.shift >= 2;
-                }
-                fake_ns += round < 30 ? 0 : UINT64_C(1000000000);
-            }
-            n_back += hak_theap_own->meter_budget.shift == 0;
-            uint64_t allocated = sum_of(written(), known_site<9>)["allocated_bytes"];
-            double error = double(allocated - seen) - double(bytes);
-            seen = allocated;
-            sum += error;
-            squares += error * error;
-            expected += double(bytes);
-        }).join();
-    }
-    hak_os_ops.clock_ns = before.clock_ns;
-    EXPECT_EQ(n_thinned, uint64_t(n_seeds));
-    EXPECT_EQ(n_back, uint64_t(n_seeds));
-    double deviation = std::sqrt(squares / n_seeds);
-    EXPECT_GT(deviation, 0);
-    EXPECT_LT(deviation, 0.2 * expected / n_seeds);
-    /* Four standard errors of the mean. */
-    EXPECT_LT(std::fabs(sum / n_seeds), 4 * deviation / std::sqrt(n_seeds));
 }
 
 } // namespace
