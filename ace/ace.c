@@ -39,7 +39,7 @@ void hak_ace_start(void)
 {
     static const struct ss_policy policy = {
         superslabs_taken,   hak_adapt_given,    superslabs_purged,  hak_adapt_superslab_keep,
-        hak_adapt_delay_ms, hak_range_describe, hak_spans_give_own,
+        hak_adapt_delay_ms, hak_range_describe, hak_spans_give_own, hak_range_give_region,
     };
     static uint32_t is_started;
     if (HAK_UNLIKELY(!atomic_load_acquire(&is_started))) {

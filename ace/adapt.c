@@ -34,6 +34,7 @@ static struct {
     uint32_t n_calls;
     uint64_t live[CONTROL_TOTAL];
     uint64_t taken_ns[CONTROL_TOTAL]; /* when the pool last served a request */
+    int64_t moved; /* dirty bytes that came from ranges, and are not used or purged yet, at most */
 } seen;
 
 static int is_pinned(void)
@@ -114,6 +115,7 @@ static void start_again(void)
 {
     control.base_ms = 0;
     atomic_store_relaxed(&seen.n_calls, 0u);
+    atomic_store_relaxed(&seen.moved, (int64_t)0);
     note_now();
 }
 
@@ -170,6 +172,23 @@ void hak_adapt_given(void)
     hak_lock_release(&lock);
 }
 
+void hak_adapt_moved(size_t bytes)
+{
+    (void)atomic_add_relaxed(&seen.moved, (int64_t)bytes);
+}
+
+/* What superslabs keep of it, dirty bytes being so many. What is gone is forgotten; another thread
+   may do so at the same time. */
+static uint64_t moved_of(uint64_t dirty)
+{
+    int64_t moved = atomic_load_relaxed(&seen.moved);
+    if (HAK_UNLIKELY(moved > (int64_t)dirty)) {
+        moved = (int64_t)dirty;
+        atomic_store_relaxed(&seen.moved, moved);
+    }
+    return moved > 0 ? (uint64_t)moved : 0;
+}
+
 void hak_adapt_set_helped(int helped)
 {
     atomic_store_relaxed(&is_helped, (uint32_t)helped);
@@ -210,6 +229,9 @@ void hak_adapt_block_resized(size_t before, size_t after)
 void hak_adapt_purged(enum control_pool pool, size_t bytes)
 {
     hak_stat_add(returned_bytes, bytes);
+    if (pool == CONTROL_SUPERSLABS && atomic_load_relaxed(&seen.moved) > 0) {
+        (void)atomic_add_relaxed(&seen.moved, -(int64_t)bytes);
+    }
     hak_lock_acquire(&lock);
     note(); /* of a valley it matters where the heap is now */
     hak_control_purged(&control, pool, bytes);
@@ -252,6 +274,16 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* The same and, of superslabs, what came from ranges: within the total. */
+static uint64_t keep_with_moved(enum control_pool pool, uint64_t total)
+{
+    uint64_t keep = keep_of(pool, total);
+    if (pool == CONTROL_SUPERSLABS) {
+        keep = least(keep + moved_of((uint64_t)hak_stat_get(heap_dirty_bytes)), total);
+    }
+    return keep;
+}
+
 /* Of the total. Superslabs have the first claim, unless they rest: then what they keep is the
    older memory. */
 static uint64_t keep_now(enum control_pool pool)
@@ -261,14 +293,14 @@ static uint64_t keep_now(enum control_pool pool)
         return total;
     }
     enum control_pool first = superslabs_rest() ? CONTROL_RANGES : CONTROL_SUPERSLABS;
-    uint64_t claim = keep_of(first, total);
+    uint64_t claim = keep_with_moved(first, total);
     if (pool == first) {
         return claim;
     }
     uint64_t used = (uint64_t)(first == CONTROL_SUPERSLABS
                                    ? hak_stat_get(heap_dirty_bytes) + hak_stat_get(span_cache_bytes)
                                    : hak_stat_get(large_cached_bytes));
-    return keep_of(pool, total - least(used, claim));
+    return keep_with_moved(pool, total - least(used, claim));
 }
 
 size_t hak_adapt_superslab_keep(void)

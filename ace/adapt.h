@@ -17,6 +17,9 @@ HAK_EXTERN_C_BEGIN
 void hak_adapt_taken(enum control_pool pool, size_t fresh);
 void hak_adapt_given(void);
 void hak_adapt_purged(enum control_pool pool, size_t bytes);
+/* Bytes that ranges have kept are superslabs' now, who may keep them besides, until they are used
+   or due. */
+void hak_adapt_moved(size_t bytes);
 /* Another thread purges what falls due from now on, or none does any more. Takes no lock. */
 void hak_adapt_set_helped(int helped);
 /* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became

@@ -333,9 +333,13 @@ void hak_control_purged(struct control *control, enum control_pool pool, uint64_
     }
 }
 
-static uint64_t slack_bytes(const struct control *control, enum control_pool pool)
+/* What a pool has beyond its highest live bytes `most`. */
+static uint64_t slack_bytes(const struct control *control, enum control_pool pool, uint64_t most)
 {
-    return control->most[pool] / CONTROL_SLACK_PARTS * control->slack[pool];
+    uint64_t part = most / CONTROL_SLACK_PARTS;
+    uint64_t spare = pool == CONTROL_RANGES ? part * CONTROL_SPARE_PARTS : 0;
+    return part * control->slack[pool] +
+           (spare < CONTROL_SPARE_RANGES ? spare : CONTROL_SPARE_RANGES);
 }
 
 uint64_t hak_control_lone(const struct control *control)
@@ -353,12 +357,15 @@ uint64_t hak_control_most(const struct control *control, enum control_pool pool)
 {
     uint64_t slack;
     if (pool == CONTROL_TOTAL) {
-        /* Not the sum: the two pools' highest need not be at the same time. */
-        uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS),
-                 ranges = slack_bytes(control, CONTROL_RANGES);
+        /* Not the sum: the two pools' highest need not be at the same time. And of what is in use
+           in this epoch: a pool that rests needs none. */
+        const uint64_t superslabs = slack_bytes(control, CONTROL_SUPERSLABS,
+                                                control->peaks[CONTROL_SUPERSLABS][control->epoch]),
+                       ranges = slack_bytes(control, CONTROL_RANGES,
+                                            control->peaks[CONTROL_RANGES][control->epoch]);
         slack = superslabs > ranges ? superslabs : ranges;
     } else {
-        slack = slack_bytes(control, pool);
+        slack = slack_bytes(control, pool, control->most[pool]);
     }
     return control->most[pool] + CONTROL_LEAST + slack;
 }

@@ -31,8 +31,12 @@ HAK_EXTERN_C_BEGIN
 #define CONTROL_SLACK_PARTS 32u
 /* By pool: spans and slabs are cut from whatever is free; cached ranges serve what they fit. */
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
-#define CONTROL_MIN_SLACK_RANGES     6u
+#define CONTROL_MIN_SLACK_RANGES     2u
 #define CONTROL_MAX_SLACK            24u
+/* And ranges have so much more, or this part of their highest: the fewer blocks there are, the more
+   their sum swings. */
+#define CONTROL_SPARE_RANGES ((uint64_t)6 * HAK_MIB)
+#define CONTROL_SPARE_PARTS  10u
 /* Kept beyond the slack, bytes: what a small heap swings by. */
 #define CONTROL_LEAST ((uint64_t)256 * HAK_KIB)
 

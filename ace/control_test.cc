@@ -38,6 +38,12 @@ class Control : public testing::Test
     {
         return most + most / CONTROL_SLACK_PARTS * slack + CONTROL_LEAST;
     }
+    static uint64_t with_slack_of_ranges(uint64_t most, uint32_t slack = CONTROL_MIN_SLACK_RANGES)
+    {
+        uint64_t spare = most / CONTROL_SLACK_PARTS * CONTROL_SPARE_PARTS;
+        return with_slack(most, slack) +
+               (spare < CONTROL_SPARE_RANGES ? spare : CONTROL_SPARE_RANGES);
+    }
     uint64_t keep(enum control_pool pool) const
     {
         return hak_control_keep(&c, pool, UINT64_MAX);
@@ -91,7 +97,7 @@ TEST_F(Control, ForgetsThePeakAfterTheHorizon)
     for (int i = 0; i < 40; i++) {
         note(0, 10 * kMiB, 5);
     }
-    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(10 * kMiB, CONTROL_MIN_SLACK_RANGES) - 10 * kMiB);
+    EXPECT_EQ(keep(CONTROL_RANGES), with_slack_of_ranges(10 * kMiB) - 10 * kMiB);
 }
 
 /* However long no call comes. */
@@ -111,8 +117,19 @@ TEST_F(Control, TheTotalCountsBothPools)
     note(0, 0, 1);
     EXPECT_GE(keep(CONTROL_TOTAL), 100 * kMiB);
     note(100 * kMiB, 0, 1);
-    EXPECT_EQ(keep(CONTROL_TOTAL), with_slack(100 * kMiB, CONTROL_MIN_SLACK_RANGES) - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_TOTAL), with_slack_of_ranges(100 * kMiB) - 100 * kMiB);
     EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) - 100 * kMiB);
+}
+
+/* The total has no slack for what is no longer in use. */
+TEST_F(Control, RangesThatRestGiveTheTotalNoSlack)
+{
+    note(0, 100 * kMiB, 1);
+    note(100 * kMiB, 0, 1);
+    note(100 * kMiB, 0, 500 / CONTROL_EPOCHS + 1);
+    note(100 * kMiB, 0, 500 / CONTROL_EPOCHS + 1);
+    EXPECT_EQ(keep(CONTROL_TOTAL), with_slack(100 * kMiB) - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_RANGES), with_slack_of_ranges(100 * kMiB)) << "their own limit stays";
 }
 
 TEST_F(Control, RegretMakesTheHorizonLonger)
@@ -142,7 +159,8 @@ TEST_F(Control, DearRegretGivesMoreSlackAtOnce)
     EXPECT_EQ(c.slack[CONTROL_RANGES], CONTROL_MAX_SLACK);
     EXPECT_EQ(c.slack[CONTROL_SUPERSLABS], CONTROL_MIN_SLACK_SUPERSLABS)
         << "the other pool regrets nothing";
-    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(100 * kMiB, CONTROL_MAX_SLACK) - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_RANGES),
+              with_slack_of_ranges(100 * kMiB, CONTROL_MAX_SLACK) - 100 * kMiB);
 }
 
 /* As much as would have spared what was fetched beyond 1/32 of the time, and no more. */

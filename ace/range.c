@@ -150,13 +150,6 @@ struct ss_lookup hak_range_describe(const void *p, uint32_t number)
 
 /* --- a range for a block: busy until its use starts. All of these let go of the lock. --- */
 
-/* Of all that is mapped for a block every page may be touched. */
-static void count_mapped(size_t bytes)
-{
-    hak_limit_map(bytes);
-    hak_limit_commit(bytes);
-}
-
 /* The range of the unit at p, if a fresh mapping beside it becomes one with it: the system extends
    a neighbour that has the same advice and was never moved. */
 static const struct range *neighbour_at(const char *p, int is_huge)
@@ -175,20 +168,6 @@ static uint64_t origin_for(const struct range *range)
     return before ? before->origin : after ? after->origin : ++records.n_origins;
 }
 
-/* Address space of which the map has leaves; NULL if it cannot be had. No lock. */
-static char *map_space(size_t bytes, size_t align)
-{
-    char *base = (char *)hak_os_map_aligned(NULL, bytes, align);
-    if (base && hak_map_ensure(base, bytes)) {
-        hak_os_unmap_untouched(base, bytes);
-        base = NULL;
-    }
-    if (!base) {
-        hak_fail_map(bytes, ENOMEM);
-    }
-    return base;
-}
-
 static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
 {
     hak_range_ready(1);
@@ -197,7 +176,7 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
         return NULL;
     }
     unlock();
-    char *base = hak_limit_admit(bytes, bytes, bytes) ? map_space(bytes, align) : NULL;
+    char *base = hak_limit_admit(bytes, bytes, bytes) ? hak_range_map_space(bytes, align) : NULL;
     if (base) {
         if (is_huge) {
             hak_huge_mark(base, bytes);
@@ -210,7 +189,7 @@ static struct range *map_fresh(size_t bytes, size_t align, int is_huge)
         hak_range_drop(range);
         return NULL;
     }
-    count_mapped(bytes);
+    hak_range_count_mapped(bytes);
     range->is_huge = (uint8_t)is_huge;
     range->is_moved = 0;
     range->origin = origin_for(range);
@@ -314,23 +293,27 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
     hak_stat_add(large_bytes, range->bytes);
     hak_stat_add(large_growing, use == RANGE_GROWING);
     hak_adapt_taken(CONTROL_RANGES, fresh);
-    hak_adapt_block_taken(range->bytes, !fresh,
-                          fresh ? 0 : hak_os_ops.clock_ns() - range->cached_at_ns);
-}
-
-/* Bytes that a busy range for a block has to fetch from the system; a range that was purged for
-   the block's sake is no fetch, and the controller does not hear of the purge. */
-static size_t fresh_bytes(const struct range *range, int is_mapped)
-{
-    return is_mapped || range->kind == RANGE_CLEAN ? range->bytes : 0;
+    int is_hit = fresh < range->bytes;
+    hak_adapt_block_taken(range->bytes, is_hit,
+                          is_hit ? hak_os_ops.clock_ns() - range->cached_at_ns : 0);
 }
 
 void *hak_range_alloc(size_t size, size_t align, enum range_use use)
 {
     size_t bytes = hak_range_round(size);
     lock();
+    size_t fresh = SIZE_MAX;
     struct range *range = take_cached(size, align, use);
-    int is_mapped = !range;
+    if (!range && hak_range_refill(size, use)) {
+        range = take_cached(size, align, use);
+    }
+    if (range) {
+        /* One that was purged for the block's sake is no fetch; the controller does not hear of the
+           purge. */
+        fresh = range->kind == RANGE_CLEAN ? range->bytes : 0;
+    } else {
+        range = hak_range_enlarge(size, align, use, &fresh);
+    }
     if (!range) {
         struct tries tries = {0, 0};
         do {
@@ -338,11 +321,12 @@ void *hak_range_alloc(size_t size, size_t align, enum range_use use)
         } while (!range && make_way(bytes, &tries));
         if (range) {
             range->is_fresh = 1;
+            fresh = range->bytes;
         }
     }
     void *p = range ? range->base : NULL;
     if (range) {
-        start_use(range, size, use, fresh_bytes(range, is_mapped));
+        start_use(range, size, use, fresh);
     }
     int is_dirty = range && !range->is_fresh;
     unlock();
@@ -509,52 +493,25 @@ static int grow_in_place(struct range *range, size_t bytes)
     int error = map_behind(range, bytes);
     lock();
     if (!error) {
-        count_mapped(bytes - range->bytes);
+        hak_range_count_mapped(bytes - range->bytes);
         extend(range, bytes, bytes - range->bytes);
     }
     return error;
-}
-
-/* Moves the pages to a new place of `bytes`, which is in the map then. NULL if it cannot be. No
-   lock. */
-static char *move_to_new_place(const struct range *range, size_t bytes)
-{
-    char *place = hak_limit_admit(bytes - range->bytes, bytes, bytes)
-                      ? map_space(bytes, SS_UNIT_BYTES)
-                      : NULL;
-    if (!place) {
-        return NULL;
-    }
-    /* First the map: once the pages have moved, the old addresses may be anybody's. */
-    hak_range_clear_map(range);
-    if (hak_os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) ==
-        MAP_FAILED) {
-        /* The kernel may have unmapped `place` before it failed, and another thread may live there
-           by now: the address space is left alone. */
-        hak_fail_map(bytes, errno);
-        hak_range_write_map(range);
-        return NULL;
-    }
-    hak_map_purge(range->base, range->bytes);
-    hak_map_set(place, bytes / SS_UNIT_BYTES, TAG_RANGE, range->number);
-    return place;
 }
 
 /* Returns 0 or an errno value. */
 static int move_pages(struct range *range, size_t bytes)
 {
     unlock();
-    char *place = move_to_new_place(range, bytes);
+    char *place = hak_range_move(range, bytes, SS_UNIT_BYTES, bytes);
     lock();
     if (!place) {
         return ENOMEM;
     }
     size_t more = bytes - range->bytes;
-    hak_range_set_extent(range, place, range->bytes);
-    count_mapped(more);
+    hak_range_set_moved(range, place, range->bytes);
+    hak_range_count_mapped(more);
     extend(range, bytes, more);
-    range->origin = ++records.n_origins;
-    range->is_moved = 1;
     return 0;
 }
 

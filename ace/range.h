@@ -68,6 +68,7 @@ struct range {
     uint8_t is_fresh;          /* used: handed out without resident pages */
     uint8_t is_roomy;          /* used: in the list of those with room */
     uint8_t is_huge, is_moved; /* of its mapping: marked for huge pages; moved by mremap */
+    uint8_t is_torn;           /* perhaps several mappings: the system would not move it */
     struct range *next, *prev; /* cached: of its kind, by age; used: those with room; idle: next */
     struct range *class_next, *class_prev; /* cached: of one class */
     uint64_t cached_at_ns;
@@ -90,6 +91,7 @@ size_t hak_range_purge(uint64_t delay_ms);
 /* Purges some of what is more than the controller wants to keep. Returns bytes. */
 size_t hak_range_purge_excess(void);
 /* See struct ss_policy. */
+char *hak_range_give_region(size_t *dirty);
 struct ss_lookup hak_range_describe(const void *p, uint32_t number);
 /* Purges the address space that is kept ahead of growing ranges. Returns bytes, of which hardly
    any were memory. */

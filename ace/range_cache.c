@@ -13,6 +13,9 @@
 /* How many cached ranges of a class are looked at for the smallest that fits. */
 #define BEST_SEARCH 32
 
+/* Moving less costs about as much as fetching it. */
+#define MOVED_LEAST ((size_t)128 * HAK_KIB)
+
 LOCK_DEFINE(hak_range_lock, LOCK_RANK_ACE);
 HAK_LARGE_ZEROS struct range_records hak_range_records;
 
@@ -72,6 +75,7 @@ struct range *hak_range_new(void)
         hak_range_set_state(range, RANGE_BUSY);
         range->dirt = 0;
         range->refused_in = 0;
+        range->is_torn = 0;
         hak_stat_add(large_ranges, 1);
         hak_limit_count_mappings(1);
     }
@@ -221,6 +225,7 @@ static void take_in(struct range *range, struct range *part)
         hak_range_set_bytes(range, bytes);
     }
     range->dirt += part->dirt;
+    range->is_torn |= part->is_torn;
     range->refused_in = part->refused_in > range->refused_in ? part->refused_in : range->refused_in;
     hak_range_drop(part);
 }
@@ -289,6 +294,7 @@ static struct range *new_part(struct range *range, char *base, size_t bytes)
         part->origin = range->origin;
         part->is_huge = range->is_huge;
         part->is_moved = range->is_moved;
+        part->is_torn = range->is_torn;
         part->refused_in = range->refused_in;
         part->kind = range->kind;
         part->cached_at_ns = range->cached_at_ns;
@@ -362,6 +368,35 @@ struct range *hak_range_best(size_t bytes, size_t align)
 {
     struct range *best = best_of(0, bytes, align);
     return best ? best : best_of(1, bytes, align);
+}
+
+static int is_full(const struct range *range)
+{
+    return range->kind == RANGE_DIRTY && !range->is_torn && !range->is_huge &&
+           range->dirt >= range->bytes / 2;
+}
+
+struct range *hak_range_full_below(size_t bytes)
+{
+    struct range *largest = NULL;
+    int looked = 0; /* in all */
+    for (unsigned i = class_of(bytes), last = class_of(MOVED_LEAST); i >= last && !largest; i--) {
+        for (struct range *range = records.classes[0][i]; range && looked < BEST_SEARCH;
+             range = range->class_next, looked++) {
+            hak_lock_step(1);
+            if (range->bytes < bytes && (!largest || range->bytes > largest->bytes) &&
+                is_full(range)) {
+                largest = range;
+            }
+        }
+    }
+    return largest;
+}
+
+struct range *hak_range_full_above(size_t bytes)
+{
+    struct range *range = best_of(0, bytes, 1);
+    return range && is_full(range) ? range : NULL;
 }
 
 /* --- the room of used ranges --- */

@@ -59,6 +59,10 @@ void hak_range_clear_map(const struct range *range);
 /* The smallest cached range that fits, among the first ones of the lowest class that has one; those
    with pages first. NULL if there is none. */
 struct range *hak_range_best(size_t bytes, size_t align);
+/* Of the cached ranges that are full of pages and can be moved: the largest that is smaller, down
+   to 128 KiB; the smallest that is as large. NULL if there is none. */
+struct range *hak_range_full_below(size_t bytes);
+struct range *hak_range_full_above(size_t bytes);
 /* The cached range of the same origin that begins where `range` ends, or NULL. */
 struct range *hak_range_after(const struct range *range);
 /* The cached range that holds the unit at p, or NULL. */
@@ -88,6 +92,25 @@ void hak_range_note_room(struct range *range);
 /* The end of a used range changes, and with it how much room there is. */
 void hak_range_set_used_bytes(struct range *range, size_t bytes);
 void hak_range_set_usable(struct range *range, size_t usable);
+
+/* --- range_reuse.c: pages that move to other addresses --- */
+
+/* Of all that is mapped for a block every page may be touched. */
+void hak_range_count_mapped(size_t bytes);
+/* Address space of which the map has leaves; NULL if it cannot be had. No lock. */
+char *hak_range_map_space(size_t bytes, size_t align);
+/* Moves the pages of a range that is busy or pinned to a new place of `bytes` at a multiple of
+   `align`, which is in the map then, if `committed` bytes of it may be committed. NULL if it cannot
+   be. No lock. */
+char *hak_range_move(struct range *range, size_t bytes, size_t align, size_t committed);
+/* So it lies there now, in a mapping that the system merges with no other. */
+void hak_range_set_moved(struct range *range, char *place, size_t bytes);
+/* No cached range fits: there may be one now, which has the memory of a superslab that holds
+   nothing. Returns whether there is one more. Lets go of the lock. */
+int hak_range_refill(size_t size, enum range_use use);
+/* Nor then: a busy range that has the pages of a smaller one, and *fresh bytes that are to be
+   fetched. NULL if there is none. Lets go of the lock. */
+struct range *hak_range_enlarge(size_t size, size_t align, enum range_use use, size_t *fresh);
 
 /* --- range_return.c: to the system --- */
 

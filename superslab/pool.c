@@ -54,8 +54,14 @@ static uint32_t none_aside(void)
     return 0;
 }
 
+static char *no_region(size_t *dirty)
+{
+    *dirty = 0;
+    return NULL;
+}
+
 static const struct ss_policy default_policy = {ignore_bytes,    ignore,   ignore_bytes, keep_all,
-                                                delay_of_option, no_range, none_aside};
+                                                delay_of_option, no_range, none_aside,   no_region};
 static const struct ss_policy *policy_in_force = &default_policy;
 
 const struct ss_policy *hak_pool_policy(void)

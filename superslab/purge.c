@@ -164,10 +164,10 @@ static void purge_batch(struct batch *batch)
 }
 
 /* The region has gone. Pool lock held. */
-static void forget_region(const struct batch *batch)
+static void forget_region(struct superslab *ss)
 {
-    hak_limit_count_mappings(HAK_SECURE && hak_pool_guards(batch->ss) ? -(int)SS_UNITS : -1);
-    hak_pool_drop_description(batch->ss);
+    hak_limit_count_mappings(HAK_SECURE && hak_pool_guards(ss) ? -(int)SS_UNITS : -1);
+    hak_pool_drop_description(ss);
     hak_limit_unmap(SS_BYTES);
 }
 
@@ -193,7 +193,7 @@ static size_t put_back(const struct batch *batch)
     size_t bytes = hak_granules_count(&batch->set, 0, SS_GRANULES) * SS_GRANULE_BYTES;
     size_t kept = hak_granules_count(&batch->kept, 0, SS_GRANULES) * SS_GRANULE_BYTES;
     if (batch->is_unmapped) {
-        forget_region(batch);
+        forget_region(batch->ss);
     } else {
         if (batch->is_whole) {
             restore_region(batch);
@@ -326,4 +326,40 @@ size_t hak_ss_purge(uint64_t delay_ms)
         bytes += unmap_empty();
     }
     return bytes;
+}
+
+/* --- a region for others --- */
+
+int hak_ss_has_region(void)
+{
+    return !HAK_SECURE && atomic_load_relaxed(&hak_pool_lists.n_empty) != 0;
+}
+
+/* Pool lock held. */
+static size_t takeable_bytes(const struct superslab *ss)
+{
+    size_t bytes = hak_granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;
+    int is_whole = !hak_pool_guards(ss) && !ss->is_huge && ss->age_list == SS_AGED;
+    return is_whole && bytes >= SS_BYTES / 2 ? bytes : 0;
+}
+
+char *hak_ss_take_region(size_t *dirty)
+{
+    struct batch batch = {.ss = NULL};
+    hak_lock_acquire(&hak_pool_lock);
+    struct superslab *ss = hak_pool_lists.by_units[SS_UNITS].first;
+    if (!HAK_SECURE && ss && (*dirty = takeable_bytes(ss)) != 0) {
+        batch = (struct batch){.ss = ss, .base = ss->base};
+        take_out_whole(&batch);
+        hak_stat_sub(heap_dirty_bytes, *dirty);
+        hak_limit_commit(SS_BYTES - *dirty);
+    }
+    hak_lock_release(&hak_pool_lock);
+    if (batch.ss) {
+        drop_slabs(ss);
+        hak_lock_acquire(&hak_pool_lock);
+        forget_region(ss);
+        hak_lock_release(&hak_pool_lock);
+    }
+    return batch.base;
 }

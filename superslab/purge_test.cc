@@ -84,6 +84,7 @@ const struct ss_policy policy = {
     [] { return hak_options.purge_delay_ms; },
     [](const void *, uint32_t) { return ss_lookup{SS_NOT_OURS, 0, 0, nullptr, 0, 0}; },
     [] { return uint32_t{0}; },
+    [](size_t *) -> char * { return nullptr; },
 };
 
 class Purge : public testing::Test

@@ -142,8 +142,18 @@ static char *map_region(char *hint)
     return base;
 }
 
+/* Its first bytes are dirty already. Pool lock held. */
+static void set_dirty(struct superslab *ss, size_t bytes)
+{
+    if (bytes) {
+        hak_granules_set(&ss->dirty, 0, (uint32_t)(bytes / SS_GRANULE_BYTES));
+        ss->dirty_since_ns = hak_pool_not_before_last(hak_os_ops.clock_ns());
+        hak_stat_add(heap_dirty_bytes, bytes);
+    }
+}
+
 /* Into the lists. Pool lock held. */
-static void enter(struct superslab *ss, char *base)
+static void enter(struct superslab *ss, char *base, size_t dirty)
 {
     ss->slab_mask = 0;
     ss->free = hak_pool_all_granules(ss);
@@ -152,6 +162,7 @@ static void enter(struct superslab *ss, char *base)
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
     }
+    set_dirty(ss, dirty);
     atomic_store_relaxed(&ss->base, base);
     if (!last_region) { /* it points to a block, perhaps */
         hak_os_note_own(&last_region, sizeof last_region);
@@ -284,9 +295,12 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
     int is_for_slabs = n == 0;
     char *hint;
     struct superslab *ss = take_description(&hint);
-    char *base = ss ? map_region(hint) : NULL;
+    int is_huge = is_huge_wanted();
+    size_t dirty = 0;
+    char *base = ss && !HAK_SECURE && !is_huge ? hak_pool_policy()->region(&dirty) : NULL;
+    base = base || !ss ? base : map_region(hint);
     if (base) {
-        ss->is_huge = (uint8_t)is_huge_wanted();
+        ss->is_huge = (uint8_t)is_huge;
         if (ss->is_huge) {
             hak_huge_mark(base, SS_BYTES);
         } else {
@@ -294,7 +308,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
         }
         hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
         ss->guards = is_for_slabs ? make_guards(base) : 0;
-        if (!HAK_SECURE && !ss->is_huge && n <= WINDOW_SPAN && align <= WINDOW_SPAN) {
+        if (!HAK_SECURE && !ss->is_huge && !dirty && n <= WINDOW_SPAN && align <= WINDOW_SPAN) {
             ss->guards = make_window(base);
         }
         ss->keeps_classes = (uint8_t)(is_for_slabs && hak_pool_is_apart());
@@ -305,7 +319,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
     }
     hak_lock_acquire(&hak_pool_lock);
     if (base) {
-        enter(ss, base);
+        enter(ss, base, dirty);
     } else if (ss) {
         hak_pool_drop_description(ss);
         ss = NULL;

@@ -94,10 +94,18 @@ struct ss_policy {
     /* Memory would be taken from the system: the spans that the calling thread has set aside
        return before (hak_ss_span_give_aside). Returns how many there were. Pool lock. */
     uint32_t (*give_aside)(void);
+    /* A region would be mapped: one instead that is mapped already, SS_BYTES at a multiple of it,
+       of which the first *dirty bytes may be resident. NULL: there is none. No lock. */
+    char *(*region)(size_t *dirty);
 };
 /* Replaces the default: nothing is reported, all is kept for HAKMEM_PURGE_DELAY_MS, there are no
    ranges. Called once, at the start of the process; *policy is never freed. */
 void hak_ss_set_policy(const struct ss_policy *policy);
+/* The region of a superslab that holds nothing, but *dirty bytes of resident memory, at least half
+   of it: it is the caller's, and committed as a whole. NULL: there is none. */
+char *hak_ss_take_region(size_t *dirty);
+/* Whether there may be one. */
+int hak_ss_has_region(void);
 /* Purges the free memory of superslabs where none was freed for `delay_ms`, and of the longest
    unused ones while more than the policy's keep_bytes are resident. With a delay of 0 purges all,
    asks also for what the system has refused before, and unmaps what is wholly free. Returns bytes.

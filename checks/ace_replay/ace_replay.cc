@@ -9,10 +9,12 @@
 
    The clock advances by what a call costs (constants below, measured on Zen 4 with Linux 6.18) and
    by the program's own work. So the same pattern always gives the same figures. */
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <sys/mman.h>
 #include <vector>
 
 #include "ace/ace.h"
@@ -30,11 +32,12 @@ const double kCallUs = 0.1; /* a call of malloc or free that stays in the proces
 const double kFaultUs =
     1.5; /* a page of 4 KiB that has to come from the system, when it is touched */
 const double kReturnUs = 0.1; /* a resident page that goes back */
+const double kMoveUs = 0.03;  /* a page that moves to another address */
 const double kSystemCallUs = 1.0;
 const size_t kMiB = 1 << 20;
 
 double now_us;
-uint64_t n_system_calls;
+uint64_t n_system_calls, n_moved_pages;
 
 uint64_t fake_clock()
 {
@@ -60,6 +63,16 @@ class Play
             n_system_calls++;
             return hak_os_real_ops.madvise(addr, length, advice);
         };
+        hak_os_ops.mremap = [](void *old, size_t old_size, size_t size, int flags, void *place) {
+            n_system_calls++;
+            n_moved_pages += flags & MREMAP_FIXED ? old_size / 4096 : 0;
+            return hak_os_real_ops.mremap(old, old_size, size, flags, place);
+        };
+        /* No block is looked at, so that all of each counts as touched: here nothing is. */
+        hak_os_ops.mprotect = [](void *, size_t, int) {
+            errno = ENOMEM;
+            return -1;
+        };
         now_us += 1e9; /* far from the play before */
         hak_options.ace_keep = keep;
         hak_options.large_cache_bytes = SIZE_MAX;
@@ -71,7 +84,7 @@ class Play
         hak_ace_set_helped(1);
         hak_adapt_forget();
         start_us_ = last_us_ = now_us;
-        n_system_calls = 0;
+        n_system_calls = n_moved_pages = 0;
         fresh_ = hak_stat_get(fresh_bytes);
         returned_ = hak_stat_get(returned_bytes);
     }
@@ -141,9 +154,10 @@ class Play
         hak_ace_purge_excess();
         int64_t fresh = hak_stat_get(fresh_bytes), returned = hak_stat_get(returned_bytes);
         now_us += kCallUs + static_cast<double>(n_system_calls) * kSystemCallUs +
+                  static_cast<double>(n_moved_pages) * kMoveUs +
                   static_cast<double>(fresh - fresh_) / 4096 * kFaultUs +
                   static_cast<double>(returned - returned_) / 4096 * kReturnUs;
-        n_system_calls = 0;
+        n_system_calls = n_moved_pages = 0;
         fresh_ = fresh;
         returned_ = returned;
         sample();

@@ -15,8 +15,9 @@ BEGIN, END = "<!-- replay table: begin -->\n", "<!-- replay table: end -->\n"
 # How far adaptive may be from the best fixed setting, in time and in peak memory.
 ALLOWED = 1.05
 # Threads that sleep keep lists in their depots (heap/depot.h), whatever the limit of bins is: the
-# settings' peaks are near each other, so that the best one is the fastest.
-ALLOWED_OF = {"idle_threads": 1.08}
+# settings' peaks are near each other, so that the best one is the fastest. In a change of phase the
+# least time x peak is that of a small setting: the adaptive one is a fifth faster, for some peak.
+ALLOWED_OF = {"idle_threads": 1.08, "phase_change": 1.08}
 MIB = 1 << 20
 
 
