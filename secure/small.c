@@ -80,17 +80,23 @@ static HAK_ALWAYS_INLINE void zero_short(void *p, size_t n)
 }
 
 /* What is longer is handled by the functions of wide.h, in functions of their own. */
-#define WIDE(name) name##_longer
-#define WIDE_ANY   WIDE_ANY_BY_WORDS
+#define WIDE(name)  name##_anywhere
+#define WIDE_VECTOR wide_32
+#define WIDE_ANY    WIDE_ANY_BY_WORDS
 #include "secure/wide.h"
-#undef WIDE
-#undef WIDE_ANY
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-#define WIDE(name) name##_by_avx2
-#define WIDE_ANY   WIDE_ANY_BY_AVX2
+#define WIDE(name)  name##_avx2
+#define WIDE_VECTOR wide_32
+#define WIDE_ANY    WIDE_ANY_BY_AVX2
 #include "secure/wide.h"
-WIDE_END_AVX2
+WIDE_END
+WIDE_BEGIN_AVX512
+#define WIDE(name)  name##_avx512
+#define WIDE_VECTOR wide_64
+#define WIDE_ANY    WIDE_ANY_BY_AVX512
+#include "secure/wide.h"
+WIDE_END
 #endif
 
 /* What is to be cleared of a block of that size: the rest is zero, or is found not to be when the
@@ -134,20 +140,33 @@ static HAK_ALWAYS_INLINE void *dress_with(void *p, size_t size, size_t class_byt
     return p;
 }
 
-static HAK_NOINLINE void *dress_anywhere(void *p, size_t size, size_t class_bytes)
+static HAK_NOINLINE void *dress_for_all(void *p, size_t size, size_t class_bytes)
 {
-    return dress_with(p, size, class_bytes, is_zero_longer, fill_longer);
+    return dress_with(p, size, class_bytes, is_zero_anywhere, fill_anywhere);
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-static HAK_NOINLINE void *dress_on_avx2(void *p, size_t size, size_t class_bytes)
+static HAK_NOINLINE void *dress_by_avx2(void *p, size_t size, size_t class_bytes)
 {
-    return dress_with(p, size, class_bytes, is_zero_by_avx2, fill_by_avx2);
+    return dress_with(p, size, class_bytes, is_zero_avx2, fill_avx2);
 }
-WIDE_END_AVX2
+WIDE_END
+WIDE_BEGIN_AVX512
+static HAK_NOINLINE void *dress_by_avx512(void *p, size_t size, size_t class_bytes)
+{
+    return dress_with(p, size, class_bytes, is_zero_avx512, fill_avx512);
+}
+WIDE_END
+
+static HAK_ALWAYS_INLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
+{
+    return HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512) ? dress_by_avx512(p, size, class_bytes)
+           : hak_secure_wide_set == WIDE_AVX2             ? dress_by_avx2(p, size, class_bytes)
+                                                          : dress_for_all(p, size, class_bytes);
+}
 #else
-#define dress_on_avx2 dress_anywhere
+#define dress_longer dress_for_all
 #endif
 
 static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
@@ -155,8 +174,7 @@ static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
     if (HAK_LIKELY(class_bytes <= IN_LINE)) {
         return dress_with(p, size, class_bytes, is_zero_short, hak_secure_tail_fill);
     }
-    return HAK_LIKELY(hak_secure_has_avx2) ? dress_on_avx2(p, size, class_bytes)
-                                           : dress_anywhere(p, size, class_bytes);
+    return dress_longer(p, size, class_bytes);
 }
 
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
@@ -555,22 +573,41 @@ static HAK_ALWAYS_INLINE void free_own(void *p, uint32_t tag, struct secure_cach
     wait_in(cache, bin, (uintptr_t)p | RING_OWN);
 }
 
-static HAK_NOINLINE void free_anywhere(void *p, uint32_t tag, struct secure_cache *cache,
-                                       struct secure_bin *bin)
+static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_cache *cache,
+                                      struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_longer, clear_longer, 0);
+    free_own(p, tag, cache, bin, fill_is_right_anywhere, clear_anywhere, 0);
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-static HAK_NOINLINE void free_on_avx2(void *p, uint32_t tag, struct secure_cache *cache,
+static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_by_avx2, clear_by_avx2, 0);
+    free_own(p, tag, cache, bin, fill_is_right_avx2, clear_avx2, 0);
 }
-WIDE_END_AVX2
+WIDE_END
+WIDE_BEGIN_AVX512
+static HAK_NOINLINE void free_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
+                                        struct secure_bin *bin)
+{
+    free_own(p, tag, cache, bin, fill_is_right_avx512, clear_avx512, 0);
+}
+WIDE_END
+
+static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache,
+                                          struct secure_bin *bin)
+{
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
+        free_by_avx512(p, tag, cache, bin);
+    } else if (hak_secure_wide_set == WIDE_AVX2) {
+        free_by_avx2(p, tag, cache, bin);
+    } else {
+        free_for_all(p, tag, cache, bin);
+    }
+}
 #else
-#define free_on_avx2 free_anywhere
+#define free_longer free_for_all
 #endif
 
 /* A bin whose quarantine is not made yet knows of no block. */
@@ -589,10 +626,8 @@ void hak_secure_small_free(void *p, uint32_t tag)
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
         free_own(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_short, 1);
-    } else if (HAK_LIKELY(hak_secure_has_avx2)) {
-        free_on_avx2(p, tag, cache, bin);
     } else {
-        free_anywhere(p, tag, cache, bin);
+        free_longer(p, tag, cache, bin);
     }
 }
 

@@ -46,7 +46,7 @@ static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
 /* What is read from memory costs no register. */
 struct tail_secrets {
     uint64_t mask, factor;
-    uint64_t fill[4]; /* the byte, 32 times */
+    uint64_t fill[8]; /* the byte, 64 times */
     uint64_t low;     /* all bits, but the lowest byte is the filling's, and the next one 0 */
     uint64_t spread;  /* no secret: TAIL_SPREAD */
 };
