@@ -26,7 +26,8 @@ static const struct entry_table *below(void)
 
 /* --- zero --- */
 
-#define ONES_16 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF
+#define ONES_16                                                                                    \
+    0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF
 const unsigned char hak_secure_tail_ends[2 * TAIL_FILLED] = {
     [TAIL_FILLED] = ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16};
 
@@ -42,8 +43,8 @@ typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
    overlap as far as the class is shorter, and end at the tail. So no branch depends on the class: a
    program of mixed sizes would take the wrong one half the time.
    Every class has 32 bytes at least (hak_secure_tail_room). */
-#define IN_LINE  144u
-#define N_PAIRS  9u
+#define IN_LINE 144u
+#define N_PAIRS 9u
 
 static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
 {
@@ -547,18 +548,16 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 
 /* What is frequent: the block is its own heap's, not its slab's first, and right. Else nothing has
    changed yet, and free_any begins again. */
-static HAK_ALWAYS_INLINE void free_own(void *p, uint32_t tag, struct secure_cache *cache,
-                                       struct secure_bin *bin,
-                                       int (*is_right)(const void *p, size_t size,
-                                                       const uint64_t *tail),
-                                       void (*zero)(void *p, size_t n), int is_short)
+static HAK_ALWAYS_INLINE void
+free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
+         int (*is_right)(const void *p, size_t size, const uint64_t *tail),
+         void (*zero)(void *p, size_t n), int is_short)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
              word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
     if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
-        HAK_UNLIKELY(!is_right(p, size, tail)) ||
-        HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
+        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
         free_any(p, tag);
         return;
     }

@@ -20,19 +20,21 @@
 #define WIDE_LOOK_FIRST ((size_t)1024)
 
 /* Those of a piece, of four pieces. */
-#define WIDE_AT(p)    ((WIDE_VECTOR *)(void *)(uintptr_t)(p))
-#define WIDE_IN_TWO   (WIDE_PIECE == 2 * sizeof(WIDE_VECTOR))
-#define WIDE_TWO(p)   (WIDE_AT(p)[0] | WIDE_AT(p)[1])
-#define WIDE_OF(p)    (WIDE_IN_TWO ? WIDE_TWO(p) : WIDE_TWO(p) | (WIDE_AT(p)[2] | WIDE_AT(p)[3]))
+#define WIDE_AT(p)              ((WIDE_VECTOR *)(void *)(uintptr_t)(p))
+#define WIDE_IN_TWO             (WIDE_PIECE == 2 * sizeof(WIDE_VECTOR))
+#define WIDE_FIRST(p)           (WIDE_AT(p)[0] | WIDE_AT(p)[1])
+#define WIDE_SECOND(p)          (WIDE_AT(p)[2] | WIDE_AT(p)[3])
+#define WIDE_OF(p)              (WIDE_IN_TWO ? WIDE_FIRST(p) : WIDE_FIRST(p) | WIDE_SECOND(p))
 #define WIDE_OF_ALL(a, b, c, d) ((WIDE_OF(a) | WIDE_OF(b)) | (WIDE_OF(c) | WIDE_OF(d)))
-#define WIDE_LEAST(a, b) ((a) < (b) ? (a) : (b))
+#define WIDE_LEAST(a, b)        ((a) < (b) ? (a) : (b))
 
 /* 1 if all is zero. `n`: whole words, WIDE_PIECE at least. `p` is aligned to words. */
 static HAK_ALWAYS_INLINE int WIDE(is_zero)(const void *p, size_t n)
 {
     const char *at = (const char *)p, *last = at + n - WIDE_PIECE, *end = at + n;
     for (; at + WIDE_STEP < end; at += WIDE_STEP) {
-        WIDE_VECTOR some = WIDE_OF_ALL(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
+        WIDE_VECTOR some =
+            WIDE_OF_ALL(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
         if (HAK_UNLIKELY(WIDE_ANY(some))) {
             return 0;
         }
@@ -66,7 +68,8 @@ static HAK_ALWAYS_INLINE void WIDE(clear)(void *p, size_t n)
     int look_first = n >= WIDE_LOOK_FIRST;
     for (; at + WIDE_STEP < end; at += WIDE_STEP) {
         if (look_first) {
-            WIDE_VECTOR some = WIDE_OF_ALL(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
+            WIDE_VECTOR some =
+                WIDE_OF_ALL(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
             if (!WIDE_ANY(some)) {
                 continue;
             }
