@@ -456,7 +456,9 @@ static void start(void)
     hak_secure_secrets.mask = mix(seed);
     hak_secure_secrets.factor = mix(seed + 1) | 1;
     hak_secure_secrets.fill[0] = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
-    hak_secure_secrets.fill[1] = hak_secure_secrets.fill[0];
+    for (uint32_t i = 1; i < 8; i++) {
+        hak_secure_secrets.fill[i] = hak_secure_secrets.fill[0];
+    }
     hak_secure_secrets.low = (hak_secure_secrets.fill[0] & 0xFF) | ~(uint64_t)0xFFFF;
     hak_secure_secrets.spread = TAIL_SPREAD;
     hak_secure_zero_start();

@@ -25,6 +25,7 @@
 #include "secure/pages.h"
 #include "secure/stacks.h"
 #include "secure/tail.h"
+#include "secure/zero.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -561,6 +562,55 @@ TEST(Secure, AgainstAnOracle)
     two.join();
     EXPECT_EQ(hak_verify(), 0);
 }
+
+#if defined(__x86_64__)
+/* The filling of longer blocks is written and looked at by functions of its own (wide.h). */
+void expect_filled(size_t size)
+{
+    unsigned char *p = take(size);
+    size_t size_class = hak_sc_of(hak_secure_tail_room(size));
+    uint64_t *tail = hak_secure_tail_of(p, hak_sc_table[size_class].size);
+    ASSERT_TRUE(is_zero(p, size)) << size;
+    ASSERT_TRUE(hak_secure_tail_fill_is_right(p, size, tail)) << size;
+    memset(p, 0xA5, size);
+    ASSERT_EQ(hak_usable_size(p), size);
+    hak_free(p);
+    ASSERT_TRUE(is_zero(p, static_cast<size_t>(reinterpret_cast<unsigned char *>(tail) - p)));
+}
+
+TEST(SecureDeathTest, EachSetOfInstructionsFindsTheSame)
+{
+    const wide_set best = hak_secure_wide_set;
+    for (int set = 0; set <= best; set++) {
+        hak_secure_wide_set = static_cast<wide_set>(set);
+        for (size_t size = 120; size <= 32760; size += size < 1100 ? 1 : 331) {
+            expect_filled(size);
+        }
+        work(4 + static_cast<uint64_t>(set), 50000);
+        for (size_t size : {137u, 300u, 1100u, 5000u}) {
+            unsigned char *p = take(size);
+            size_t room = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size - size;
+            for (size_t at = 0; at < std::min<size_t>(room, TAIL_FILLED); at += 13) {
+                EXPECT_DEATH((p[size + at] ^= 0x40, hak_free(p)), "behind its end") << size;
+            }
+            hak_free(p);
+            for (size_t at = 0; at < size; at += 97) {
+                EXPECT_DEATH(
+                    {
+                        p[at] = 1;
+                        for (int i = 0; i < 1000; i++) {
+                            hak_free(take(size));
+                        }
+                    },
+                    "written to")
+                    << size << " " << at;
+            }
+        }
+    }
+    hak_secure_wide_set = best;
+    EXPECT_EQ(hak_verify(), 0);
+}
+#endif
 
 TEST(Secure, WhatTheSystemRefuses)
 {

@@ -26,9 +26,10 @@ static const struct entry_table *below(void)
 
 /* --- zero --- */
 
-const unsigned char hak_secure_tail_ends[32] = {[16] = 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
-                                                0xFF,        0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
-                                                0xFF,        0xFF, 0xFF, 0xFF};
+#define ONES_16                                                                                    \
+    0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF
+const unsigned char hak_secure_tail_ends[2 * TAIL_FILLED] = {
+    [TAIL_FILLED] = ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16};
 
 typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 /* Or gcc makes the zero again for each store, or calls memset. */
@@ -38,99 +39,143 @@ typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 #define KEEP_IN_REGISTER(pair) __asm__("" : "+w"(pair))
 #endif
 
-/* Classes of up to so many bytes are handled in line: four pairs, or eight and a word, which
-   overlap as far as the class is shorter, and end at the tail. So one branch depends on the class.
+/* Classes of up to so many bytes are handled in line: as nine pairs at equal distances, which
+   overlap as far as the class is shorter, and end at the tail. So no branch depends on the class: a
+   program of mixed sizes would take the wrong one half the time.
    Every class has 32 bytes at least (hak_secure_tail_room). */
-#define IN_LINE  144u
-#define IN_PAIRS 64u
+#define IN_LINE 144u
+#define N_PAIRS 9u
 
 static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
 {
     return (pair *)(void *)((char *)(uintptr_t)p + offset);
 }
 
-static HAK_ALWAYS_INLINE pair *pair_before(const void *end, size_t offset)
+/* Of the pairs, in the n bytes before the tail: a multiple of 8. */
+static HAK_ALWAYS_INLINE size_t distance(size_t n)
 {
-    return (pair *)(void *)((char *)(uintptr_t)end - offset);
+    return (n - sizeof(pair)) / (N_PAIRS - 1);
+}
+HAK_STATIC_ASSERT((IN_LINE - TAIL_BYTES - sizeof(pair)) / (N_PAIRS - 1) <= sizeof(pair),
+                  "nothing is left out between pairs");
+
+static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t n)
+{
+    size_t d = distance(n);
+    const char *mid = (const char *)p + 4 * d;
+    pair any = (*pair_at(p, 0) | *pair_at(p, d)) | (*pair_at(p, 2 * d) | *pair_at(p, 3 * d));
+    any |= (*pair_at(mid, 0) | *pair_at(mid, d)) | (*pair_at(mid, 2 * d) | *pair_at(mid, 3 * d));
+    any |= *pair_at(mid, 4 * d);
+    return !(any[0] | any[1]);
 }
 
-/* Of the middle pairs of a class of at most IN_PAIRS: one from the start, one from the end. */
-static HAK_ALWAYS_INLINE size_t second(size_t n)
+static HAK_ALWAYS_INLINE void zero_short(void *p, size_t n)
 {
-    return n < 2 * sizeof(pair) ? n - sizeof(pair) : sizeof(pair);
-}
-static HAK_ALWAYS_INLINE size_t third(size_t n)
-{
-    return n < 2 * sizeof(pair) ? 0 : n - 2 * sizeof(pair);
-}
-
-/* All before the tail. */
-static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t class_bytes)
-{
-    size_t n = class_bytes - TAIL_BYTES;
-    const char *end = (const char *)p + n;
-    pair any = *pair_at(p, 0) | *pair_before(end, 16);
-    uint64_t more = 0;
-    if (class_bytes <= IN_PAIRS) {
-        any |= *pair_at(p, second(n)) | *pair_at(p, third(n));
-    } else {
-        any |= *pair_at(p, 16) | *pair_at(p, 32) | *pair_at(p, 48);
-        any |= *pair_before(end, 32) | *pair_before(end, 48) | *pair_before(end, 64);
-        more = *(const uint64_t *)pair_at(p, 64);
-    }
-    return !(any[0] | any[1] | more);
-}
-
-static HAK_ALWAYS_INLINE void zero_short(void *p, size_t class_bytes)
-{
-    size_t n = class_bytes - TAIL_BYTES;
-    char *end = (char *)p + n;
+    size_t d = distance(n);
+    char *mid = (char *)p + 4 * d;
     pair zero = {0, 0};
     KEEP_IN_REGISTER(zero);
-    *pair_at(p, 0) = *pair_before(end, 16) = zero;
-    if (class_bytes <= IN_PAIRS) {
-        *pair_at(p, second(n)) = *pair_at(p, third(n)) = zero;
+    *pair_at(p, 0) = *pair_at(p, d) = *pair_at(p, 2 * d) = *pair_at(p, 3 * d) = zero;
+    *pair_at(mid, 0) = *pair_at(mid, d) = *pair_at(mid, 2 * d) = *pair_at(mid, 3 * d) = zero;
+    *pair_at(mid, 4 * d) = zero;
+}
+
+/* What is longer is handled by the functions of wide.h, in functions of their own. */
+#define WIDE(name)  name##_anywhere
+#define WIDE_VECTOR wide_32
+#define WIDE_ANY    WIDE_ANY_BY_WORDS
+#include "secure/wide.h"
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX2
+#define WIDE(name)  name##_avx2
+#define WIDE_VECTOR wide_32
+#define WIDE_ANY    WIDE_ANY_BY_AVX2
+#include "secure/wide.h"
+WIDE_END
+WIDE_BEGIN_AVX512
+#define WIDE(name)  name##_avx512
+#define WIDE_VECTOR wide_64
+#define WIDE_ANY    WIDE_ANY_BY_AVX512
+#include "secure/wide.h"
+WIDE_END
+#endif
+
+/* What is to be cleared of a block of that size: the rest is zero, or is found not to be when the
+   block is handed out. `n`: the bytes before its tail. */
+static HAK_ALWAYS_INLINE size_t touched(size_t size, size_t n)
+{
+    size = (size + TAIL_FILLED + 7) & ~(size_t)7;
+    return size < n ? size : n;
+}
+
+static HAK_ALWAYS_INLINE void zero_before(void *p, size_t size, size_t n)
+{
+    if (n <= IN_LINE - TAIL_BYTES) {
+        zero_short(p, n);
     } else {
-        *pair_at(p, 16) = *pair_at(p, 32) = *pair_at(p, 48) = zero;
-        *pair_before(end, 32) = *pair_before(end, 48) = *pair_before(end, 64) = zero;
-        *(uint64_t *)pair_at(p, 64) = 0;
+        hak_secure_zero(p, touched(size, n));
     }
-}
-
-static HAK_ALWAYS_INLINE int is_zero_before(const void *p, size_t class_bytes)
-{
-    if (class_bytes <= IN_LINE) {
-        return is_zero_short(p, class_bytes);
-    }
-    return hak_secure_is_zero(p, class_bytes - TAIL_BYTES);
-}
-
-/* The first `n` bytes at least, and nothing of the tail. */
-static HAK_ALWAYS_INLINE void zero_before(void *p, size_t n, size_t class_bytes)
-{
-    if (class_bytes <= IN_LINE) {
-        zero_short(p, class_bytes);
-        return;
-    }
-    n = (n + 7) & ~(size_t)7;
-    hak_secure_zero(p, n < class_bytes - TAIL_BYTES ? n : class_bytes - TAIL_BYTES);
 }
 
 /* --- handing out --- */
 
-static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
+/* 1 if the tail is a free block's, or 0: never handed out since its page was. */
+static HAK_ALWAYS_INLINE int is_free_tail(uint64_t word, uint64_t key)
 {
-    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
-             word = *tail;
-    /* 0: never handed out since its page was. */
-    if (HAK_UNLIKELY(word && word != key) || HAK_UNLIKELY(!is_zero_before(p, class_bytes))) {
+    return !word || HAK_LIKELY(word == key);
+}
+
+static HAK_ALWAYS_INLINE void *dress_with(void *p, size_t size, size_t class_bytes,
+                                          int (*is_zero)(const void *p, size_t n),
+                                          void (*fill)(void *p, size_t size, uint64_t *tail))
+{
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    if (HAK_UNLIKELY(!is_free_tail(*tail, key)) ||
+        HAK_UNLIKELY(!is_zero(p, class_bytes - TAIL_BYTES))) {
         hak_secure_written_after_free(p);
     }
     /* The tail last: who looks at blocks of other threads, or of those that a forked child does not
        have, finds either a freed block or a whole one. */
-    hak_secure_tail_fill(p, size, tail);
+    fill(p, size, tail);
     atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
     return p;
+}
+
+static HAK_NOINLINE void *dress_for_all(void *p, size_t size, size_t class_bytes)
+{
+    return dress_with(p, size, class_bytes, is_zero_anywhere, fill_anywhere);
+}
+
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX2
+static HAK_NOINLINE void *dress_by_avx2(void *p, size_t size, size_t class_bytes)
+{
+    return dress_with(p, size, class_bytes, is_zero_avx2, fill_avx2);
+}
+WIDE_END
+WIDE_BEGIN_AVX512
+static HAK_NOINLINE void *dress_by_avx512(void *p, size_t size, size_t class_bytes)
+{
+    return dress_with(p, size, class_bytes, is_zero_avx512, fill_avx512);
+}
+WIDE_END
+
+static HAK_ALWAYS_INLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
+{
+    return HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512) ? dress_by_avx512(p, size, class_bytes)
+           : hak_secure_wide_set == WIDE_AVX2             ? dress_by_avx2(p, size, class_bytes)
+                                                          : dress_for_all(p, size, class_bytes);
+}
+#else
+#define dress_longer dress_for_all
+#endif
+
+static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
+{
+    if (HAK_LIKELY(class_bytes <= IN_LINE)) {
+        return dress_with(p, size, class_bytes, is_zero_short, hak_secure_tail_fill);
+    }
+    return dress_longer(p, size, class_bytes);
 }
 
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
@@ -150,14 +195,6 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     return dress(p, size, class_bytes);
 }
 
-static HAK_NOINLINE void *dress_longer(void *p, size_t size, size_t class_bytes)
-{
-    if (class_bytes <= IN_LINE) {
-        __builtin_unreachable();
-    }
-    return dress(p, size, class_bytes);
-}
-
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
@@ -170,9 +207,7 @@ void *hak_secure_small_alloc(uint32_t size_class, size_t size)
         return slow_alloc(size_class, size);
     }
     void *p = hak_secure_cache_take(cache, bin, n);
-    size_t class_bytes = bin->bytes;
-    return class_bytes <= IN_LINE ? dress(p, size, class_bytes)
-                                  : dress_longer(p, size, class_bytes);
+    return dress(p, size, bin->bytes);
 }
 
 void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size_t size)
@@ -342,7 +377,7 @@ static size_t walked(void *p, size_t class_bytes, int end)
         check_filling(p, says.size, tail);
         atomic_store_relaxed(tail, key); /* first, for who looks (looks_right) */
         __atomic_thread_fence(__ATOMIC_RELEASE);
-        zero_before(p, class_bytes, class_bytes);
+        zero_before(p, says.size, class_bytes - TAIL_BYTES);
     }
     return says.size;
 }
@@ -497,8 +532,7 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     }
     mark_free(p, tail, says, key);
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    /* What lies behind the filling is zero, or is found not to be when the block is handed out. */
-    zero_before(p, says.size + TAIL_FILLED, hak_sc_table[TAG_CLASS(tag)].size);
+    zero_before(p, says.size, (size_t)((const char *)tail - (const char *)p));
     struct secure_cache *cache = hak_secure_cache_now();
     int own = is_own(hak_theap_own, tag);
     if (HAK_UNLIKELY(!cache) || (!own && belongs_to_heap(tag))) {
@@ -512,39 +546,68 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
 }
 
-/* What is frequent: the block is its own heap's, not its slab's first, and right. 0: nothing has
+/* What is frequent: the block is its own heap's, not its slab's first, and right. Else nothing has
    changed yet, and free_any begins again. */
-static HAK_ALWAYS_INLINE int free_own(void *p, struct secure_cache *cache, struct secure_bin *bin,
-                                      size_t class_bytes)
+static HAK_ALWAYS_INLINE void
+free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
+         int (*is_right)(const void *p, size_t size, const uint64_t *tail),
+         void (*zero)(void *p, size_t n), int is_short)
 {
-    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail),
+    size_t n = bin->bytes - TAIL_BYTES;
+    uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
              word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
     if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
-        HAK_UNLIKELY(!hak_secure_tail_fill_is_right(p, size, tail)) ||
-        HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
-        return 0;
+        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
+        free_any(p, tag);
+        return;
     }
     if (HAK_LIKELY(hak_theap_n_live() < 2)) {
         atomic_store_relaxed(tail, key);
     } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &word, key))) {
-        return 0; /* another thread has freed it just now */
+        free_any(p, tag); /* another thread has freed it just now */
+        return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero_before(p, size + TAIL_FILLED, class_bytes);
+    zero(p, is_short ? n : touched(size, n));
     wait_in(cache, bin, (uintptr_t)p | RING_OWN);
-    return 1;
 }
 
-static HAK_NOINLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache)
+static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_cache *cache,
+                                      struct secure_bin *bin)
 {
-    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    if (bin->bytes <= IN_LINE) {
-        __builtin_unreachable();
-    }
-    if (HAK_UNLIKELY(!free_own(p, cache, bin, bin->bytes))) {
-        free_any(p, tag);
+    free_own(p, tag, cache, bin, fill_is_right_anywhere, clear_anywhere, 0);
+}
+
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX2
+static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_cache *cache,
+                                      struct secure_bin *bin)
+{
+    free_own(p, tag, cache, bin, fill_is_right_avx2, clear_avx2, 0);
+}
+WIDE_END
+WIDE_BEGIN_AVX512
+static HAK_NOINLINE void free_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
+                                        struct secure_bin *bin)
+{
+    free_own(p, tag, cache, bin, fill_is_right_avx512, clear_avx512, 0);
+}
+WIDE_END
+
+static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache,
+                                          struct secure_bin *bin)
+{
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
+        free_by_avx512(p, tag, cache, bin);
+    } else if (hak_secure_wide_set == WIDE_AVX2) {
+        free_by_avx2(p, tag, cache, bin);
+    } else {
+        free_for_all(p, tag, cache, bin);
     }
 }
+#else
+#define free_longer free_for_all
+#endif
 
 /* A bin whose quarantine is not made yet knows of no block. */
 void hak_secure_small_free(void *p, uint32_t tag)
@@ -557,14 +620,13 @@ void hak_secure_small_free(void *p, uint32_t tag)
         return;
     }
     struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    size_t class_bytes = bin->bytes;
     if (HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
         HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit))) {
         free_any(p, tag);
-    } else if (class_bytes > IN_LINE) {
-        free_longer(p, tag, cache);
-    } else if (HAK_UNLIKELY(!free_own(p, cache, bin, class_bytes))) {
-        free_any(p, tag);
+    } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
+        free_own(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_short, 1);
+    } else {
+        free_longer(p, tag, cache, bin);
     }
 }
 

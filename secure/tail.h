@@ -46,7 +46,7 @@ static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
 /* What is read from memory costs no register. */
 struct tail_secrets {
     uint64_t mask, factor;
-    uint64_t fill[2]; /* the byte, sixteen times */
+    uint64_t fill[8]; /* the byte, 64 times */
     uint64_t low;     /* all bits, but the lowest byte is the filling's, and the next one 0 */
     uint64_t spread;  /* no secret: TAIL_SPREAD */
 };
@@ -99,13 +99,15 @@ static HAK_ALWAYS_INLINE uint32_t hak_secure_tail_size(uint64_t word, uint64_t k
 
 /* Most often the filling is shorter than 16 bytes: the class is the next multiple of 16. Then it is
    the end of the two words before the tail, whose other bytes are the block's, and zero when it is
-   written. Sixteen bytes from hak_secure_tail_ends + n have their last n set. */
+   written. Of hak_secure_tail_ends the second half is set: of any N bytes that end n bytes behind
+   the first half the last n are. */
 typedef uint64_t tail_pair __attribute__((vector_size(16), aligned(1), may_alias));
-extern const unsigned char hak_secure_tail_ends[32] HAK_HIDDEN;
+extern const unsigned char hak_secure_tail_ends[2 * TAIL_FILLED] HAK_HIDDEN;
 
 static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_end(size_t n)
 {
-    return *(const tail_pair *)(const void *)(hak_secure_tail_ends + n);
+    return *(const tail_pair *)(const void *)(hak_secure_tail_ends + TAIL_FILLED -
+                                              sizeof(tail_pair) + n);
 }
 
 static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_filling(void)

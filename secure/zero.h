@@ -5,12 +5,33 @@
 
 #include "base/internal.h"
 
+#include <stddef.h>
+#include <stdint.h>
+
 #include "base/attributes.h"
 
 HAK_EXTERN_C_BEGIN
 
 /* What is shorter is looked at, and zeroed, where it is asked for. */
 #define ZERO_SHORT ((size_t)128)
+
+/* For who includes wide.h: vectors, whether any bit of one is set, for every processor and for
+   those with AVX2 or AVX-512, and what functions for these lie between. */
+typedef uint64_t wide_32 __attribute__((vector_size(32), aligned(1), may_alias));
+#define WIDE_ANY_BY_WORDS(v) (((v)[0] | (v)[1] | (v)[2] | (v)[3]) != 0)
+#if defined(__x86_64__)
+typedef uint64_t wide_64 __attribute__((vector_size(64), aligned(1), may_alias));
+typedef long long wide_q32 __attribute__((vector_size(32)));
+typedef long long wide_q64 __attribute__((vector_size(64)));
+#define WIDE_ANY_BY_AVX2(v)   (!__builtin_ia32_ptestz256((wide_q32)(v), (wide_q32)(v)))
+#define WIDE_ANY_BY_AVX512(v) __builtin_ia32_ptestmq512((wide_q64)(v), (wide_q64)(v), 0xFF)
+#define WIDE_BEGIN_AVX2       _Pragma("GCC push_options") _Pragma("GCC target(\"avx2\")")
+#define WIDE_BEGIN_AVX512                                                                          \
+    _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512vl\")")
+#define WIDE_END _Pragma("GCC pop_options")
+enum wide_set { WIDE_FOR_ALL, WIDE_AVX2, WIDE_AVX512 };
+extern enum wide_set hak_secure_wide_set HAK_HIDDEN; /* written once, at the start */
+#endif
 
 /* Once, at the start: which instructions the processor has. */
 void hak_secure_zero_start(void);
