@@ -414,16 +414,32 @@ static void advise(void *addr, size_t size, int advice)
     errno = saved;
 }
 
-int hak_os_renew(void *addr, size_t size)
+static int map_over(void *addr, size_t size, int prot)
 {
     int saved = errno;
     hak_lock_count_system_call("mmap");
-    void *p = hak_os_ops.mmap(addr, size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    void *p = hak_os_ops.mmap(addr, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     int error = p == MAP_FAILED ? errno : 0;
     errno = saved;
+    return error;
+}
+
+int hak_os_renew(void *addr, size_t size)
+{
+    int error = map_over(addr, size, PROT_READ | PROT_WRITE);
     if (!error) {
         hak_os_small_pages(addr, size);
+    }
+    return error;
+}
+
+/* Without MAP_NORESERVE: it would not become one mapping with what lies beside it. The system
+   counts it as memory once it is writable. */
+int hak_os_seal(void *addr, size_t size)
+{
+    int error = map_over(addr, size, PROT_NONE);
+    if (error) {
+        (void)hak_os_claim(addr, size); /* the system may have unmapped it before it refused */
     }
     return error;
 }
