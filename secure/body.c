@@ -92,8 +92,9 @@ static int add_own(struct body *body, char *at, size_t bytes)
     if ((!joins && body->n_parts == BODY_PARTS) || hak_os_protect(at, bytes, OS_WRITABLE)) {
         return 0;
     }
-    if (hak_options.huge_page_bytes && bytes >= hak_options.huge_page_bytes) {
-        hak_os_huge_pages(at, bytes); /* as the plain functions have asked of so large a range */
+    if (hak_options.huge_page_bytes && bytes >= hak_options.huge_page_bytes &&
+        hak_secure_pages_are_wanted(bytes)) {
+        hak_os_huge_pages(at, bytes); /* as ranges of the plain functions do (ace/range.c) */
     }
     if (joins) {
         body->parts[body->n_parts - 1].n += n;

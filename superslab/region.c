@@ -161,9 +161,13 @@ static void enter(struct superslab *ss, char *base)
 }
 
 /* A huge page is resident as a whole: not where much of what slabs take was never handed out, as
-   when many threads use a little of many classes. */
-static int is_huge_wanted(void)
+   when many threads use a little of many classes. Nor where it would soon be split: by guards, or
+   where secure's large blocks have it, of which only what is used has pages. */
+static int is_huge_wanted(int is_for_slabs)
 {
+    if (HAK_SECURE && (!is_for_slabs || hak_pool_is_guarded())) {
+        return 0;
+    }
     uint64_t used = (uint64_t)hak_stat_get(heap_used_bytes);
     int64_t untouched = hak_stat_get(heap_untouched_bytes);
     return untouched <= (int64_t)(used / UNTOUCHED_PART) && hak_huge_is_wanted(used);
@@ -206,7 +210,7 @@ HAK_COLD struct superslab *hak_pool_map_region(int is_for_slabs)
     struct superslab *ss = take_description(&hint);
     char *base = ss ? map_region(hint) : NULL;
     if (base) {
-        ss->is_huge = (uint8_t)is_huge_wanted();
+        ss->is_huge = (uint8_t)is_huge_wanted(is_for_slabs);
         if (ss->is_huge) {
             hak_huge_mark(base, SS_BYTES);
         } else {
