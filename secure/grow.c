@@ -9,10 +9,12 @@
 
 #if HAK_SECURE
 
-/* A block that shrinks stays where it is if it keeps half of its pages, or so many bytes. */
+/* A block that shrinks stays where it is if it keeps this part of its container, or so many bytes:
+   the rest is address space. To copy it would make pages resident that it never touched. */
+#define KEEP_PART  16u
 #define KEEP_WHOLE ((size_t)256 * HAK_KIB)
 /* A block that is made larger by realloc takes its pages along if it has so many bytes. */
-#define MOVED_LEAST ((size_t)64 * HAK_KIB)
+#define MOVED_LEAST ((size_t)32 * HAK_KIB)
 
 /* The filling that lies within the first `bytes` of the body goes. */
 static void unfill(const struct large *large, size_t bytes)
@@ -45,7 +47,7 @@ int hak_secure_large_resize(void *p, size_t size, int must_stay)
     size_t was = large->body.bytes,
            bytes = hak_secure_round_to((size_t)(large->start - large->body.start) + size, page);
     int may = large->body.start + bytes + page <= hak_secure_container_of(large) + large->bytes &&
-              (bytes >= was / 2 || bytes >= KEEP_WHOLE || must_stay);
+              (bytes >= large->bytes / KEEP_PART || bytes >= KEEP_WHOLE || must_stay);
     if (!may) {
         return 0;
     }
