@@ -238,6 +238,30 @@ TEST(Os, PagesMoveAndTheirPlaceStays)
     ASSERT_EQ(hak_os_unmap(to, 3 * size), 0);
 }
 
+TEST(Os, SealedPagesAreGoneAndMayNotBeTouched)
+{
+    size_t page = hak_os_page_size(), size = 4 * page;
+    auto *p = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+    ASSERT_NE(p, nullptr);
+    memset(p, 's', size);
+    errno = 5;
+    ASSERT_EQ(hak_os_seal(p + page, page), 0);
+    EXPECT_EXIT((void)*static_cast<volatile char *>(p + page), testing::KilledBySignal(SIGSEGV),
+                "");
+    EXPECT_EQ(p[page - 1], 's');
+    EXPECT_EQ(p[2 * page], 's');
+    ASSERT_EQ(hak_os_protect(p + page, page, OS_WRITABLE), 0);
+    EXPECT_EQ(std::count(p, p + size, 0), static_cast<ptrdiff_t>(page));
+    {
+        FailingOs os;
+        os.fail_always(hak_testing::OS_MMAP);
+        EXPECT_EQ(hak_os_seal(p, page), ENOMEM);
+    }
+    EXPECT_EQ(p[0], 's');
+    EXPECT_EQ(errno, 5);
+    ASSERT_EQ(hak_os_unmap(p, size), 0);
+}
+
 TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
 {
     FailingOs os;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
@@ -383,6 +384,72 @@ TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
     }
     hak_free(p);
     EXPECT_EQ(hak_secure_large_verify(), 0);
+}
+
+/* Down to the sixteenth part of its container. */
+TEST(SecureDeathTest, ALargeBlockThatShrinksStaysAndLeavesNothingBehind)
+{
+    unsigned char *p = take(1000000), *first = p;
+    memset(p, 7, 1000000);
+    for (size_t size : {600000u, 200003u, 70001u}) {
+        p = static_cast<unsigned char *>(hak_realloc(p, size));
+        ASSERT_EQ(p, first) << size;
+        EXPECT_EQ(hak_usable_size(p), size);
+        EXPECT_EXIT((void)static_cast<volatile unsigned char *>(p)[size + 4096],
+                    testing::KilledBySignal(SIGSEGV), "");
+        EXPECT_DEATH((p[size] ^= 1, hak_free(p)), "behind its end|^$");
+        EXPECT_EQ(hak_verify(), 0);
+    }
+    p = static_cast<unsigned char *>(hak_realloc(p, 100000));
+    EXPECT_TRUE(is_zero(p + 70001, 29999));
+    EXPECT_EQ(p[70000], 7);
+    hak_free(p);
+}
+
+/* Where the program touches neither end of its blocks, to watch them costs two page faults. */
+TEST(SecureDeathTest, EdgesOfBlocksThatAreNotTouchedAreWatchedOnceInSixteen)
+{
+    const size_t size = 300001;
+    for (bool is_behind : {true, false}) {
+        EXPECT_DEATH(
+            {
+                for (int i = 0; i < 100; i++) {
+                    hak_free(take(size));
+                }
+                for (int i = 0; i < 16; i++) {
+                    unsigned char *p = take(size);
+                    p[is_behind ? size : -size_t(1)] = 1;
+                    hak_free(p);
+                }
+            },
+            is_behind ? "behind its end" : "before its start");
+    }
+}
+
+size_t resident_bytes()
+{
+    size_t pages = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    EXPECT_EQ(fscanf(f, "%zu %zu", &pages, &resident), 2);
+    fclose(f);
+    return resident * hak_os_page_size();
+}
+
+/* Those that wait count as 32 MiB of spans and more, which in other variants makes huge pages. */
+TEST(Secure, LargeBlocksOfWhichNothingIsTouchedLeaveNothingResident)
+{
+    void *live[20] = {};
+    Rng rng(11);
+    size_t before = resident_bytes();
+    for (int i = 0; i < 3000; i++) {
+        void *&p = live[rng.below(20)];
+        hak_free(p);
+        p = hak_malloc(rng.between(65536, 1000000));
+    }
+    EXPECT_LT(resident_bytes(), before + (size_t(1) << 20));
+    for (void *p : live) {
+        hak_free(p);
+    }
 }
 
 /* With the system's help, and without. */
