@@ -16,6 +16,7 @@
 #include "secure/blame.h"
 #include "secure/cache.h"
 #include "secure/empty.h"
+#include "secure/fault.h"
 #include "secure/large.h"
 #include "secure/small.h"
 #include "secure/stacks.h"
@@ -428,7 +429,9 @@ static void start(void)
     atomic_store_release(&hak_entry_verify, verify);
     atomic_store_release(&hak_entry_reclaim, reclaim);
     hak_entry_add(&hak_secure_layer);
-    if (hak_options.secure_stacks && hak_secure_stacks_start((uint32_t)hak_options.secure_stacks)) {
+    if (hak_options.secure_stacks &&
+        (hak_secure_stacks_start((uint32_t)hak_options.secure_stacks) ||
+         hak_secure_fault_start())) {
         struct hak_line line = {0, {0}};
         hak_line_text(&line, "hakmem: HAKMEM_SECURE_STACKS: no stacks are kept: no memory");
         hak_line_write(&line, 2);

@@ -22,6 +22,7 @@
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "secure/cache.h"
+#include "secure/fault.h"
 #include "secure/large.h"
 #include "secure/pages.h"
 #include "secure/stacks.h"
@@ -729,6 +730,71 @@ TEST(SecureDeathTest, TheStacksOfASampledBlockAreTold)
             (void)hak_verify();
         },
         told("freed block written to", true));
+}
+
+/* A fault of the child, in which stacks are kept and faults reported. */
+template <class F> void expect_fault(F touch, const std::string &says)
+{
+    EXPECT_EXIT(
+        {
+            ASSERT_EQ(hak_secure_stacks_start(1), 0);
+            ASSERT_EQ(hak_secure_fault_start(), 0);
+            touch();
+        },
+        testing::KilledBySignal(SIGSEGV), says);
+}
+
+TEST(SecureDeathTest, AFaultAtALargeBlockIsExplained)
+{
+    const std::string touched = "\nhakmem: touched by thread [0-9]+: 0x[0-9a-f]+.*\n",
+                      allocated = touched + "hakmem: allocated by thread [0-9]+: 0x",
+                      at = "0x[0-9a-f]+ \\(", of = " of 200000 bytes at 0x[0-9a-f]+\\)";
+    const std::string read = "(read|touched)", written = "(written to|touched)";
+    expect_fault([] { take(200000)[200011] = 1; }, "^hakmem: block " + written +
+                                                       " behind its end: " + at +
+                                                       "12 bytes behind a block" + of + allocated);
+    expect_fault([] { take(200000)[-3000] = 1; }, "^hakmem: block " + written +
+                                                      " before its start: " + at +
+                                                      "3000 bytes before a block" + of + allocated);
+    expect_fault(
+        [] {
+            volatile unsigned char *p = take(200000);
+            hak_free(const_cast<unsigned char *>(p));
+            (void)p[7];
+        },
+        "^hakmem: freed block " + read + ": " + at + "byte 7 of a freed block" + of + allocated +
+            ".*\nhakmem: freed by thread [0-9]+: 0x");
+    expect_fault([] { (void)*static_cast<volatile char *>(hak_malloc(0)); },
+                 "^hakmem: block of 0 bytes " + read + ": 0x[0-9a-f]+" + touched);
+    expect_fault([] { *reinterpret_cast<volatile char *>(64) = 1; }, "^$");
+    expect_fault(
+        [] {
+            unsigned char *p = take(200000);
+            ASSERT_EQ(
+                hak_os_protect(p + (-reinterpret_cast<uintptr_t>(p) & 4095), 4096, OS_UNTOUCHABLE),
+                0);
+            p[4096] = 1;
+        },
+        "^$");
+}
+
+/* The program's handler gets what is not ours, and what is. */
+TEST(SecureDeathTest, TheProgramsHandlerComesAfterTheReport)
+{
+    EXPECT_EXIT(
+        {
+            signal(SIGSEGV, [](int) { _exit(7); });
+            ASSERT_EQ(hak_secure_fault_start(), 0);
+            take(200000)[200000] = 1;
+        },
+        testing::ExitedWithCode(7), "^hakmem: block (written to|touched) behind its end");
+    EXPECT_EXIT(
+        {
+            signal(SIGSEGV, [](int) { _exit(7); });
+            ASSERT_EQ(hak_secure_fault_start(), 0);
+            *reinterpret_cast<volatile char *>(64) = 1;
+        },
+        testing::ExitedWithCode(7), "^$");
 }
 
 /* What is known of an address is of the block that has it now. */
