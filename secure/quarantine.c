@@ -75,7 +75,7 @@ static int keep_ready(struct large *large)
     return 1;
 }
 
-/* --- giving back --- */
+/* --- returning --- */
 
 int hak_secure_quarantine_open(struct large *large)
 {
