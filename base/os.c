@@ -382,6 +382,39 @@ void *hak_os_map_aligned(void *hint, size_t size, size_t align)
     return p;
 }
 
+#if HAK_SECURE
+void *hak_os_map_guarded(size_t size)
+{
+    size_t guard = hak_os_page_size();
+    int saved = errno;
+    char *p = (char *)map_anonymous(NULL, size + 2 * guard);
+    errno = saved;
+    if (!p) {
+        return NULL;
+    }
+    int refused = hak_os_protect(p, guard, OS_UNTOUCHABLE) |
+                  hak_os_protect(p + guard + size, guard, OS_UNTOUCHABLE);
+    (void)refused; /* too many mappings: then it lacks a guard */
+    return p + guard;
+}
+
+void hak_os_unmap_guarded(void *addr, size_t size)
+{
+    size_t guard = hak_os_page_size();
+    hak_os_unmap_untouched((char *)addr - guard, size + 2 * guard);
+}
+#else
+void *hak_os_map_guarded(size_t size)
+{
+    return hak_os_map_aligned(NULL, size, hak_os_page_size());
+}
+
+void hak_os_unmap_guarded(void *addr, size_t size)
+{
+    hak_os_unmap_untouched(addr, size);
+}
+#endif
+
 int hak_os_purge(void *addr, size_t size)
 {
     int saved = errno;
@@ -533,10 +566,10 @@ static char *map_meta(size_t size, size_t *bytes)
     const size_t chunk = HAK_TINY_OR(64 * HAK_KIB, 1 * HAK_MIB), page = hak_os_page_size();
     size_t least = (size + page - 1) & ~(page - 1);
     *bytes = least > chunk ? least : chunk;
-    char *fresh = (char *)map_anonymous(NULL, *bytes);
+    char *fresh = (char *)hak_os_map_guarded(*bytes);
     if (!fresh && *bytes > least) {
         *bytes = least;
-        fresh = (char *)map_anonymous(NULL, least);
+        fresh = (char *)hak_os_map_guarded(least);
     }
     return fresh;
 }
@@ -567,7 +600,7 @@ HAK_COLD void *hak_os_meta_alloc(size_t size)
     }
     hak_lock_release(&meta_lock);
     if (!is_needed) {
-        hak_os_unmap_untouched(fresh, bytes);
+        hak_os_unmap_guarded(fresh, bytes);
     }
     return p;
 }

@@ -280,6 +280,27 @@ TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
     EXPECT_EQ(os.mapped_bytes(), 0);
 }
 
+TEST(OsMeta, LiesBetweenPagesThatMayNotBeTouchedInSecure)
+{
+    size_t page = hak_os_page_size(), size = 3 * page;
+    ASSERT_NE(hak_os_meta_alloc(100), nullptr);
+    const void *chunk;
+    size_t chunk_bytes = hak_os_own(0, &chunk);
+    void *other = hak_os_map_guarded(size);
+    const std::pair<const void *, size_t> all[] = {{chunk, chunk_bytes}, {other, size}};
+    for (auto [start, bytes] : all) {
+        auto *p = static_cast<volatile char *>(const_cast<void *>(start));
+        ASSERT_NE(p, nullptr);
+        (void)p[0];
+        (void)p[bytes - 1];
+        if (HAK_SECURE) {
+            EXPECT_EXIT(p[-1] = 1, testing::KilledBySignal(SIGSEGV), "");
+            EXPECT_EXIT(p[bytes] = 1, testing::KilledBySignal(SIGSEGV), "");
+        }
+    }
+    hak_os_unmap_guarded(other, size);
+}
+
 TEST(OsMeta, AlignedZeroedAndDisjoint)
 {
     std::map<uintptr_t, size_t> pieces;
@@ -332,7 +353,8 @@ TEST(OsMeta, RefusalLeavesItUsable)
     char *p = static_cast<char *>(hak_os_meta_alloc(big));
     ASSERT_NE(p, nullptr);
     p[0] = p[big - 1] = 1;
-    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(hak_os_meta_bytes() - before));
+    size_t guards = HAK_SECURE ? 2 * 2 * hak_os_page_size() : 0; /* of two mappings */
+    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(hak_os_meta_bytes() - before + guards));
 }
 
 TEST(OsMeta, ThreadsGetDifferentPieces)
