@@ -382,6 +382,39 @@ void *hak_os_map_aligned(void *hint, size_t size, size_t align)
     return p;
 }
 
+#if HAK_SECURE
+void *hak_os_map_guarded(size_t size)
+{
+    size_t guard = hak_os_page_size();
+    int saved = errno;
+    char *p = (char *)map_anonymous(NULL, size + 2 * guard);
+    errno = saved;
+    if (!p) {
+        return NULL;
+    }
+    int refused = hak_os_protect(p, guard, OS_UNTOUCHABLE) |
+                  hak_os_protect(p + guard + size, guard, OS_UNTOUCHABLE);
+    (void)refused; /* too many mappings: then it lacks a guard */
+    return p + guard;
+}
+
+void hak_os_unmap_guarded(void *addr, size_t size)
+{
+    size_t guard = hak_os_page_size();
+    hak_os_unmap_untouched((char *)addr - guard, size + 2 * guard);
+}
+#else
+void *hak_os_map_guarded(size_t size)
+{
+    return hak_os_map_aligned(NULL, size, hak_os_page_size());
+}
+
+void hak_os_unmap_guarded(void *addr, size_t size)
+{
+    hak_os_unmap_untouched(addr, size);
+}
+#endif
+
 int hak_os_purge(void *addr, size_t size)
 {
     int saved = errno;
@@ -414,16 +447,32 @@ static void advise(void *addr, size_t size, int advice)
     errno = saved;
 }
 
-int hak_os_renew(void *addr, size_t size)
+static int map_over(void *addr, size_t size, int prot)
 {
     int saved = errno;
     hak_lock_count_system_call("mmap");
-    void *p = hak_os_ops.mmap(addr, size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    void *p = hak_os_ops.mmap(addr, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     int error = p == MAP_FAILED ? errno : 0;
     errno = saved;
+    return error;
+}
+
+int hak_os_renew(void *addr, size_t size)
+{
+    int error = map_over(addr, size, PROT_READ | PROT_WRITE);
     if (!error) {
         hak_os_small_pages(addr, size);
+    }
+    return error;
+}
+
+/* Without MAP_NORESERVE: it would not become one mapping with what lies beside it. The system
+   counts it as memory once it is writable. */
+int hak_os_seal(void *addr, size_t size)
+{
+    int error = map_over(addr, size, PROT_NONE);
+    if (error) {
+        (void)hak_os_claim(addr, size); /* the system may have unmapped it before it refused */
     }
     return error;
 }
@@ -517,10 +566,10 @@ static char *map_meta(size_t size, size_t *bytes)
     const size_t chunk = HAK_TINY_OR(64 * HAK_KIB, 1 * HAK_MIB), page = hak_os_page_size();
     size_t least = (size + page - 1) & ~(page - 1);
     *bytes = least > chunk ? least : chunk;
-    char *fresh = (char *)map_anonymous(NULL, *bytes);
+    char *fresh = (char *)hak_os_map_guarded(*bytes);
     if (!fresh && *bytes > least) {
         *bytes = least;
-        fresh = (char *)map_anonymous(NULL, least);
+        fresh = (char *)hak_os_map_guarded(least);
     }
     return fresh;
 }
@@ -551,7 +600,7 @@ HAK_COLD void *hak_os_meta_alloc(size_t size)
     }
     hak_lock_release(&meta_lock);
     if (!is_needed) {
-        hak_os_unmap_untouched(fresh, bytes);
+        hak_os_unmap_guarded(fresh, bytes);
     }
     return p;
 }

@@ -67,6 +67,12 @@ size_t hak_os_page_size(void);
    page); the memory reads as zero. `hint` (or NULL) is tried first, for neighbours. NULL when the
    system refuses. */
 void *hak_os_map_aligned(void *hint, size_t size, size_t align);
+/* For metadata: whole pages that read as zero; in the secure variant between two that may not be
+   touched, so that who writes beyond a block, or beyond the table beside it, does not get there.
+   NULL when the system refuses. */
+void *hak_os_map_guarded(size_t size);
+/* Of one that was never touched; as hak_os_unmap_untouched. */
+void hak_os_unmap_guarded(void *addr, size_t size);
 /* Unmaps address space. Returns 0 or an errno value (the kernel may refuse to split a mapping:
    ENOMEM). */
 HAK_MUST_CHECK int hak_os_unmap(void *addr, size_t size);
@@ -92,6 +98,9 @@ HAK_MUST_CHECK int hak_os_move_pages(void *from, size_t size, void *to);
 /* Whole pages of ours become as if they were mapped again, writable, in small pages: one mapping.
    Returns 0 or an errno value, and nothing has changed. */
 HAK_MUST_CHECK int hak_os_renew(void *addr, size_t size);
+/* Whole pages of ours go, and what has none may not be touched: one system call, which is cheaper
+   than hak_os_purge and hak_os_protect. Returns 0 or an errno value, and nothing has changed. */
+HAK_MUST_CHECK int hak_os_seal(void *addr, size_t size);
 /* Asks for huge pages in a range; a refusal is harmless. */
 void hak_os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */

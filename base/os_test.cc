@@ -238,6 +238,30 @@ TEST(Os, PagesMoveAndTheirPlaceStays)
     ASSERT_EQ(hak_os_unmap(to, 3 * size), 0);
 }
 
+TEST(Os, SealedPagesAreGoneAndMayNotBeTouched)
+{
+    size_t page = hak_os_page_size(), size = 4 * page;
+    auto *p = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+    ASSERT_NE(p, nullptr);
+    memset(p, 's', size);
+    errno = 5;
+    ASSERT_EQ(hak_os_seal(p + page, page), 0);
+    EXPECT_EXIT((void)*static_cast<volatile char *>(p + page), testing::KilledBySignal(SIGSEGV),
+                "");
+    EXPECT_EQ(p[page - 1], 's');
+    EXPECT_EQ(p[2 * page], 's');
+    ASSERT_EQ(hak_os_protect(p + page, page, OS_WRITABLE), 0);
+    EXPECT_EQ(std::count(p, p + size, 0), static_cast<ptrdiff_t>(page));
+    {
+        FailingOs os;
+        os.fail_always(hak_testing::OS_MMAP);
+        EXPECT_EQ(hak_os_seal(p, page), ENOMEM);
+    }
+    EXPECT_EQ(p[0], 's');
+    EXPECT_EQ(errno, 5);
+    ASSERT_EQ(hak_os_unmap(p, size), 0);
+}
+
 TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
 {
     FailingOs os;
@@ -254,6 +278,27 @@ TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
     EXPECT_EQ(hak_os_unmap(p, 65536), 0);
     EXPECT_EQ(errno, 11);
     EXPECT_EQ(os.mapped_bytes(), 0);
+}
+
+TEST(OsMeta, LiesBetweenPagesThatMayNotBeTouchedInSecure)
+{
+    size_t page = hak_os_page_size(), size = 3 * page;
+    ASSERT_NE(hak_os_meta_alloc(100), nullptr);
+    const void *chunk;
+    size_t chunk_bytes = hak_os_own(0, &chunk);
+    void *other = hak_os_map_guarded(size);
+    const std::pair<const void *, size_t> all[] = {{chunk, chunk_bytes}, {other, size}};
+    for (auto [start, bytes] : all) {
+        auto *p = static_cast<volatile char *>(const_cast<void *>(start));
+        ASSERT_NE(p, nullptr);
+        (void)p[0];
+        (void)p[bytes - 1];
+        if (HAK_SECURE) {
+            EXPECT_EXIT(p[-1] = 1, testing::KilledBySignal(SIGSEGV), "");
+            EXPECT_EXIT(p[bytes] = 1, testing::KilledBySignal(SIGSEGV), "");
+        }
+    }
+    hak_os_unmap_guarded(other, size);
 }
 
 TEST(OsMeta, AlignedZeroedAndDisjoint)
@@ -308,7 +353,8 @@ TEST(OsMeta, RefusalLeavesItUsable)
     char *p = static_cast<char *>(hak_os_meta_alloc(big));
     ASSERT_NE(p, nullptr);
     p[0] = p[big - 1] = 1;
-    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(hak_os_meta_bytes() - before));
+    size_t guards = HAK_SECURE ? 2 * 2 * hak_os_page_size() : 0; /* of two mappings */
+    EXPECT_EQ(os.mapped_bytes(), static_cast<int64_t>(hak_os_meta_bytes() - before + guards));
 }
 
 TEST(OsMeta, ThreadsGetDifferentPieces)

@@ -10,12 +10,12 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
-#include "guard/fault.h"
 #include "guard/report.h"
 #include "guard/sampler.h"
 #include "guard/slots.h"
 #include "guard/ticker.h"
 #include "hakmem/fast.h"
+#include "hakmem/fault.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "hakmem/plain.h"
@@ -322,7 +322,7 @@ static int make_slots(void)
 static int set_rate(uint64_t rate, enum guard_unit unit, int may_start)
 {
     int error = hak_guard_bytes ? 0 : make_slots();
-    error = error ? error : hak_guard_watch_faults();
+    error = error ? error : hak_fault_watch(hak_guard_report_fault);
     if (!error) {
         hak_stack_start();
         join_others();
@@ -366,7 +366,7 @@ void hak_guard_stop(void)
 
 int hak_guard_report(const void *address)
 {
-    return hak_guard_report_fault(address, GUARD_TOUCHED, NULL);
+    return hak_guard_report_fault(address, FAULT_TOUCHED, NULL);
 }
 
 static void start(void)

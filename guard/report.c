@@ -70,10 +70,10 @@ static void say_traces(struct hak_line *line, const char *event, const struct st
 }
 
 static void say_access(struct hak_line *line, const struct guard_spot *spot,
-                       enum guard_access access)
+                       enum fault_access access)
 {
     static const char *const what[] = {
-        [GUARD_TOUCHED] = " touched", [GUARD_READ] = " read", [GUARD_WRITTEN] = " written to"};
+        [FAULT_TOUCHED] = " touched", [FAULT_READ] = " read", [FAULT_WRITTEN] = " written to"};
     static const char *const where[] = {[GUARD_BEFORE] = " before its start",
                                         [GUARD_INSIDE] = "",
                                         [GUARD_BEHIND] = " behind its end"};
@@ -82,7 +82,7 @@ static void say_access(struct hak_line *line, const struct guard_spot *spot,
     hak_line_text(line, where[spot->place]);
 }
 
-int hak_guard_report_fault(const void *p, enum guard_access access, const void *context)
+int hak_guard_report_fault(const void *p, enum fault_access access, const void *context)
 {
     struct guard_spot spot = hak_guard_spot_of(p);
     struct hak_line line = {0, {0}};

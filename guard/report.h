@@ -6,15 +6,14 @@
 
 #include "base/attributes.h"
 #include "guard/slots.h"
+#include "hakmem/fault.h"
 
 HAK_EXTERN_C_BEGIN
-
-enum guard_access { GUARD_TOUCHED, GUARD_READ, GUARD_WRITTEN };
 
 /* An address that may not be touched was: says by how far it missed its block, and where that was
    allocated and freed. `context`: the signal handler's, NULL for none. Returns 0, with nothing
    said, if the address lies beside no guarded block. */
-int hak_guard_report_fault(const void *p, enum guard_access access, const void *context);
+int hak_guard_report_fault(const void *p, enum fault_access access, const void *context);
 /* Ends the process with `reason`, and what is known of the block at p; the caller is the trace of
    what is wrong. */
 HAK_COLD __attribute__((noreturn)) void hak_guard_blame(const char *reason, const void *p);

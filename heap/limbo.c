@@ -161,9 +161,9 @@ static int ensure_table(uint32_t index)
     if (!atomic_load_acquire(&tables[index])) {
         size_t bytes = (TABLE_SLOTS * sizeof(struct slot) + hak_os_page_size() - 1) &
                        ~(hak_os_page_size() - 1);
-        struct slot *table = (struct slot *)hak_os_map_aligned(NULL, bytes, hak_os_page_size());
+        struct slot *table = (struct slot *)hak_os_map_guarded(bytes);
         if (table && !atomic_cas_strong(&tables[index], &none, table)) {
-            hak_os_unmap_untouched(table, bytes);
+            hak_os_unmap_guarded(table, bytes);
         } else if (table) {
             hak_os_note_own(table, bytes);
         }

@@ -47,7 +47,7 @@ static void describe(struct hak_line *line, const void *p)
             hak_line_text(line, " bytes, large)");
         }
     }
-    hak_secure_stacks_say(line, block);
+    hak_secure_stacks_say(line, block, NULL);
 }
 
 void hak_secure_blame(const char *reason, const void *p)

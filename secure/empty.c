@@ -24,7 +24,7 @@ static void make(void)
     if (!atomic_cas_strong(&is_making, &no, 1u)) {
         return; /* another thread does; or it was refused */
     }
-    states = (uint8_t *)hak_os_map_aligned(NULL, EMPTY_BLOCKS, hak_os_page_size());
+    states = (uint8_t *)hak_os_map_guarded(EMPTY_BLOCKS);
     const size_t bytes = EMPTY_BLOCKS * SC_MIN_ALIGN;
     uintptr_t place = states ? (uintptr_t)hak_os_reserve(bytes + SS_UNIT_BYTES) : 0;
     char *base = (char *)((place + SS_UNIT_BYTES - 1) & ~(uintptr_t)(SS_UNIT_BYTES - 1));

@@ -19,6 +19,7 @@
 #include "secure/blame.h"
 #include "secure/cache.h"
 #include "secure/empty.h"
+#include "secure/fault.h"
 #include "secure/large.h"
 #include "secure/small.h"
 #include "secure/stacks.h"
@@ -473,7 +474,9 @@ static void start(void)
     atomic_store_release(&hak_entry_reclaim, reclaim);
     atomic_store_release(&hak_entry_in_child, draw_anew);
     hak_entry_add(&hak_secure_layer);
-    if (hak_options.secure_stacks && hak_secure_stacks_start((uint32_t)hak_options.secure_stacks)) {
+    if (hak_options.secure_stacks &&
+        (hak_secure_stacks_start((uint32_t)hak_options.secure_stacks) ||
+         hak_secure_fault_start())) {
         struct hak_line line = {0, {0}};
         hak_line_text(&line, "hakmem: HAKMEM_SECURE_STACKS: no stacks are kept: no memory");
         hak_line_write(&line, 2);

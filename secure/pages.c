@@ -23,6 +23,9 @@
 /* So many times its address space must be free. */
 #define ROOM_TIMES 8u
 #define WORDS      (HOME_PAGES / WORD_BITS)
+/* A run that is resident is lent in place of a longer one if it has so many pages: fewer cost less
+   as page faults than the system calls that move them. */
+#define SOME_LEAST 8u
 /* Runs that are lent at most: each may cost three mappings. */
 #define LENT_MOST 4096u
 
@@ -53,12 +56,13 @@ static void set(uint64_t *bits, size_t i, int value)
     bits[i / WORD_BITS] = value ? bits[i / WORD_BITS] | bit : bits[i / WORD_BITS] & ~bit;
 }
 
-/* Where `n` pages in a row are free, and resident if `ready`; n_open if they are nowhere. Lock
-   held: some hundreds of steps at most. */
-static size_t find(size_t n, int ready)
+/* The first `most` pages in a row that are free, and resident if `ready`; or the longest such run.
+   Lock held: some hundreds of steps at most. */
+static struct pages find(size_t most, int ready)
 {
+    struct pages best = {0, 0};
     size_t run = 0;
-    for (size_t i = 0; i < n_open;) {
+    for (size_t i = 0; i < n_open && best.n < most;) {
         uint64_t word =
             is_free[i / WORD_BITS] & (ready ? is_resident[i / WORD_BITS] : ~(uint64_t)0);
         if (i % WORD_BITS == 0 && (word == 0 || word == ~(uint64_t)0)) {
@@ -68,11 +72,11 @@ static size_t find(size_t n, int ready)
             run = word >> i % WORD_BITS & 1 ? run + 1 : 0;
             i++;
         }
-        if (run >= n) {
-            return i - run;
+        if (run > best.n) {
+            best = (struct pages){(uint32_t)(i - run), (uint32_t)(run < most ? run : most)};
         }
     }
-    return n_open;
+    return best;
 }
 
 /* The run changes hands: to a thread's, or free with or without pages. Lock held. */
@@ -150,15 +154,21 @@ static int open_more(size_t n)
     return is_open;
 }
 
-/* A run of n pages, this thread's from now on. */
-static struct pages choose(size_t n)
+/* A run of n pages, this thread's from now on; or a shorter one that is resident, if it may be. */
+static struct pages choose(size_t n, int may_be_shorter)
 {
     struct pages run = {0, 0};
     hak_lock_acquire(&lock);
-    size_t first = hak_secure_pages_kept >= n ? find(n, 1) : n_open;
-    first = first < n_open ? first : find(n, 0);
-    if (first < n_open && n_lent < LENT_MOST) {
-        run = (struct pages){(uint32_t)first, (uint32_t)n};
+    if (hak_secure_pages_kept >= (may_be_shorter ? SOME_LEAST : n)) {
+        run = find(n, 1);
+    }
+    if (run.n < n && !(may_be_shorter && run.n >= SOME_LEAST)) {
+        run = find(n, 0);
+    }
+    if (n_lent >= LENT_MOST || (run.n < n && !(may_be_shorter && run.n >= SOME_LEAST))) {
+        run.n = 0;
+    }
+    if (run.n) {
         take(run);
         n_lent++;
     }
@@ -173,35 +183,55 @@ static void end_lent(void)
     hak_lock_release(&lock);
 }
 
-struct pages hak_secure_pages_lend(char *to, size_t n)
+static struct pages lend(char *to, size_t n, int may_be_shorter)
 {
     const struct pages none = {0, 0};
     if (n > HOME_PAGES / 8 || !has_home()) {
         return none;
     }
-    struct pages run = choose(n);
+    struct pages run = choose(n, may_be_shorter);
     if (!run.n && open_more(n)) {
-        run = choose(n);
+        run = choose(n, may_be_shorter);
     }
     if (!run.n) {
         return none;
     }
     size_t page = hak_os_page_size();
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < run.n; i++) {
         if (!has(is_resident, run.first + i)) {
             atomic_store_relaxed((uint64_t *)(void *)(start_of(run) + i * page), 0u);
         }
     }
-    int error = hak_os_move_pages(start_of(run), n * page, to);
+    int error = hak_os_move_pages(start_of(run), run.n * page, to);
     if (error) {
         if (error == EINVAL) {
             refuse(); /* no such call */
         }
-        give(run, n);
+        give(run, run.n);
         end_lent();
         return none;
     }
     return run;
+}
+
+struct pages hak_secure_pages_lend(char *to, size_t n)
+{
+    return lend(to, n, 0);
+}
+
+struct pages hak_secure_pages_lend_some(char *to, size_t n)
+{
+    return lend(to, n, 1);
+}
+
+struct pages hak_secure_pages_split(struct pages *lent, size_t n)
+{
+    struct pages rest = {lent->first + (uint32_t)n, lent->n - (uint32_t)n};
+    lent->n = (uint32_t)n;
+    hak_lock_acquire(&lock);
+    n_lent++;
+    hak_lock_release(&lock);
+    return rest;
 }
 
 size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t most)
@@ -229,11 +259,11 @@ size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t m
 /* The first free resident run, this thread's from now on. */
 static struct pages first_kept(void)
 {
-    struct pages run = {0, 0};
     hak_lock_acquire(&lock);
-    size_t first = find(1, 1);
-    for (size_t i = first; i < n_open && has(is_free, i) && has(is_resident, i); i++) {
-        run = (struct pages){(uint32_t)first, run.n + 1};
+    struct pages run = find(1, 1);
+    for (size_t i = run.first + run.n;
+         run.n && i < n_open && has(is_free, i) && has(is_resident, i); i++) {
+        run.n++;
     }
     take(run);
     hak_lock_release(&lock);

@@ -34,6 +34,10 @@ extern size_t hak_secure_pages_kept HAK_HIDDEN; /* pages; atomic */
 /* Moves `n` zero pages to `to`, which is untouchable and becomes writable. None if the system or
    the home has none. */
 struct pages hak_secure_pages_lend(char *to, size_t n);
+/* The same, or, where no `n` in a row are resident, fewer that are. */
+struct pages hak_secure_pages_lend_some(char *to, size_t n);
+/* Of lent ones, those behind the first `n` are a run of their own from now on. */
+struct pages hak_secure_pages_split(struct pages *lent, size_t n);
 /* They come back from [from, from + n pages), as far as they are still there: of the lent ones, the
    first `n`, and as many as make the kept pages `most`. They are cleared. Returns how many have
    left [from, from + n pages); the others have not. */

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
@@ -21,6 +22,7 @@
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "secure/cache.h"
+#include "secure/fault.h"
 #include "secure/large.h"
 #include "secure/pages.h"
 #include "secure/stacks.h"
@@ -386,6 +388,72 @@ TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
     EXPECT_EQ(hak_secure_large_verify(), 0);
 }
 
+/* Down to the sixteenth part of its container. */
+TEST(SecureDeathTest, ALargeBlockThatShrinksStaysAndLeavesNothingBehind)
+{
+    unsigned char *p = take(1000000), *first = p;
+    memset(p, 7, 1000000);
+    for (size_t size : {600000u, 200003u, 70001u}) {
+        p = static_cast<unsigned char *>(hak_realloc(p, size));
+        ASSERT_EQ(p, first) << size;
+        EXPECT_EQ(hak_usable_size(p), size);
+        EXPECT_EXIT((void)static_cast<volatile unsigned char *>(p)[size + 4096],
+                    testing::KilledBySignal(SIGSEGV), "");
+        EXPECT_DEATH((p[size] ^= 1, hak_free(p)), "behind its end|^$");
+        EXPECT_EQ(hak_verify(), 0);
+    }
+    p = static_cast<unsigned char *>(hak_realloc(p, 100000));
+    EXPECT_TRUE(is_zero(p + 70001, 29999));
+    EXPECT_EQ(p[70000], 7);
+    hak_free(p);
+}
+
+/* Where the program touches neither end of its blocks, to watch them costs two page faults. */
+TEST(SecureDeathTest, EdgesOfBlocksThatAreNotTouchedAreWatchedOnceInSixteen)
+{
+    const size_t size = 300001;
+    for (bool is_behind : {true, false}) {
+        EXPECT_DEATH(
+            {
+                for (int i = 0; i < 100; i++) {
+                    hak_free(take(size));
+                }
+                for (int i = 0; i < 16; i++) {
+                    unsigned char *p = take(size);
+                    p[is_behind ? size : -size_t(1)] = 1;
+                    hak_free(p);
+                }
+            },
+            is_behind ? "behind its end" : "before its start");
+    }
+}
+
+size_t resident_bytes()
+{
+    size_t pages = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    EXPECT_EQ(fscanf(f, "%zu %zu", &pages, &resident), 2);
+    fclose(f);
+    return resident * hak_os_page_size();
+}
+
+/* Those that wait count as 32 MiB of spans and more, which in other variants makes huge pages. */
+TEST(Secure, LargeBlocksOfWhichNothingIsTouchedLeaveNothingResident)
+{
+    void *live[20] = {};
+    Rng rng(11);
+    size_t before = resident_bytes();
+    for (int i = 0; i < 3000; i++) {
+        void *&p = live[rng.below(20)];
+        hak_free(p);
+        p = hak_malloc(rng.between(65536, 1000000));
+    }
+    EXPECT_LT(resident_bytes(), before + (size_t(1) << 20));
+    for (void *p : live) {
+        hak_free(p);
+    }
+}
+
 /* With the system's help, and without. */
 TEST(SecureDeathTest, ALargeBlockThatGrowsLeavesNothingBehind)
 {
@@ -711,6 +779,71 @@ TEST(SecureDeathTest, TheStacksOfASampledBlockAreTold)
             (void)hak_verify();
         },
         told("freed block written to", true));
+}
+
+/* A fault of the child, in which stacks are kept and faults reported. */
+template <class F> void expect_fault(F touch, const std::string &says)
+{
+    EXPECT_EXIT(
+        {
+            ASSERT_EQ(hak_secure_stacks_start(1), 0);
+            ASSERT_EQ(hak_secure_fault_start(), 0);
+            touch();
+        },
+        testing::KilledBySignal(SIGSEGV), says);
+}
+
+TEST(SecureDeathTest, AFaultAtALargeBlockIsExplained)
+{
+    const std::string touched = "\nhakmem: touched by thread [0-9]+: 0x[0-9a-f]+.*\n",
+                      allocated = touched + "hakmem: allocated by thread [0-9]+: 0x",
+                      at = "0x[0-9a-f]+ \\(", of = " of 200000 bytes at 0x[0-9a-f]+\\)";
+    const std::string read = "(read|touched)", written = "(written to|touched)";
+    expect_fault([] { take(200000)[200011] = 1; }, "^hakmem: block " + written +
+                                                       " behind its end: " + at +
+                                                       "12 bytes behind a block" + of + allocated);
+    expect_fault([] { take(200000)[-3000] = 1; }, "^hakmem: block " + written +
+                                                      " before its start: " + at +
+                                                      "3000 bytes before a block" + of + allocated);
+    expect_fault(
+        [] {
+            volatile unsigned char *p = take(200000);
+            hak_free(const_cast<unsigned char *>(p));
+            (void)p[7];
+        },
+        "^hakmem: freed block " + read + ": " + at + "byte 7 of a freed block" + of + allocated +
+            ".*\nhakmem: freed by thread [0-9]+: 0x");
+    expect_fault([] { (void)*static_cast<volatile char *>(hak_malloc(0)); },
+                 "^hakmem: block of 0 bytes " + read + ": 0x[0-9a-f]+" + touched);
+    expect_fault([] { *reinterpret_cast<volatile char *>(64) = 1; }, "^$");
+    expect_fault(
+        [] {
+            unsigned char *p = take(200000);
+            ASSERT_EQ(
+                hak_os_protect(p + (-reinterpret_cast<uintptr_t>(p) & 4095), 4096, OS_UNTOUCHABLE),
+                0);
+            p[4096] = 1;
+        },
+        "^$");
+}
+
+/* The program's handler gets what is not ours, and what is. */
+TEST(SecureDeathTest, TheProgramsHandlerComesAfterTheReport)
+{
+    EXPECT_EXIT(
+        {
+            signal(SIGSEGV, [](int) { _exit(7); });
+            ASSERT_EQ(hak_secure_fault_start(), 0);
+            take(200000)[200000] = 1;
+        },
+        testing::ExitedWithCode(7), "^hakmem: block (written to|touched) behind its end");
+    EXPECT_EXIT(
+        {
+            signal(SIGSEGV, [](int) { _exit(7); });
+            ASSERT_EQ(hak_secure_fault_start(), 0);
+            *reinterpret_cast<volatile char *>(64) = 1;
+        },
+        testing::ExitedWithCode(7), "^$");
 }
 
 /* What is known of an address is of the block that has it now. */

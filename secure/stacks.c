@@ -258,28 +258,42 @@ static void say(struct hak_line *line, const char *text, const struct stack_trac
     hak_stack_trace_line(line, text, trace);
 }
 
-void hak_secure_stacks_say(struct hak_line *line, const void *block)
+/* Sets the traces of the block's events that are known; returns how many. */
+static size_t find_traces(const void *block, struct stack_trace *traces)
 {
     struct record *record = records ? record_of(block) : NULL;
-    struct stack_trace traces[N_EVENTS];
-    const struct stack_trace *said[N_EVENTS] = {&traces[ALLOCATED], &traces[FREED]};
     if (!record || record->block != block || !begin(record)) {
-        return;
+        return 0;
     }
     int is_known =
             record->block == block && set_trace(&traces[ALLOCATED], &record->calls[ALLOCATED]),
         is_freed =
             is_known && record->state == ENDED && set_trace(&traces[FREED], &record->calls[FREED]);
     end(record);
-    if (!is_known) {
+    return (size_t)(is_known + is_freed);
+}
+
+void hak_secure_stacks_say(struct hak_line *line, const void *block,
+                           const struct stack_trace *touched)
+{
+    static const char *const texts[] = {
+        [ALLOCATED] = "hakmem: allocated", [FREED] = "hakmem: freed"};
+    struct stack_trace traces[N_EVENTS];
+    const struct stack_trace *said[N_EVENTS + 1];
+    size_t n = find_traces(block, traces), n_said = 0;
+    if (!n && !touched) {
         return;
     }
     (void)hak_lock_refuse_system_calls(0);
-    say(line, "hakmem: allocated", said[ALLOCATED]);
-    if (is_freed) {
-        say(line, "hakmem: freed", said[FREED]);
+    if (touched) {
+        say(line, "hakmem: touched", touched);
+        said[n_said++] = touched;
     }
-    hak_stack_trace_maps(line, said, is_freed ? 2 : 1);
+    for (size_t i = 0; i < n; i++) {
+        say(line, texts[i], &traces[i]);
+        said[n_said++] = &traces[i];
+    }
+    hak_stack_trace_maps(line, said, n_said);
 }
 
 #endif

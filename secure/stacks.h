@@ -19,6 +19,7 @@
 HAK_EXTERN_C_BEGIN
 
 struct hak_line;
+struct stack_trace;
 
 #define STACKS_RECORDS HAK_TINY_OR(256u, 16384u)
 
@@ -26,8 +27,9 @@ struct hak_line;
 HAK_MUST_CHECK int hak_secure_stacks_start(uint32_t rate);
 /* Behind what is in the line, and a newline each: who allocated the block, and who freed it, and
    the mappings of their code, of which the last stays in the line; nothing, if that is not known.
- */
-void hak_secure_stacks_say(struct hak_line *line, const void *block);
+   `touched`, or NULL: who touched it is said first. */
+void hak_secure_stacks_say(struct hak_line *line, const void *block,
+                           const struct stack_trace *touched);
 
 HAK_EXTERN_C_END
 

@@ -51,7 +51,7 @@ static int add_chunk(struct chunk *full)
         atomic_sub_relaxed(&table_bytes, CHUNK_BYTES);
         return 0;
     }
-    struct chunk *fresh = (struct chunk *)hak_os_map_aligned(NULL, CHUNK_BYTES, hak_os_page_size());
+    struct chunk *fresh = (struct chunk *)hak_os_map_guarded(CHUNK_BYTES);
     if (!fresh) {
         atomic_sub_relaxed(&table_bytes, CHUNK_BYTES);
         return 0;
@@ -59,7 +59,7 @@ static int add_chunk(struct chunk *full)
     fresh->used = sizeof(struct chunk);
     if (!atomic_cas_strong(&chunk, &full, fresh)) {
         atomic_sub_relaxed(&table_bytes, CHUNK_BYTES);
-        hak_os_unmap_untouched(fresh, CHUNK_BYTES);
+        hak_os_unmap_guarded(fresh, CHUNK_BYTES);
     } else {
         hak_os_note_own(fresh, CHUNK_BYTES);
     }

@@ -42,10 +42,9 @@ static struct map_leaf *ensure_leaf(uint32_t index)
     if (HAK_LIKELY(leaf != NULL)) {
         return leaf;
     }
-    struct map_leaf *fresh =
-        (struct map_leaf *)hak_os_map_aligned(NULL, sizeof *fresh, hak_os_page_size());
+    struct map_leaf *fresh = (struct map_leaf *)hak_os_map_guarded(sizeof *fresh);
     if (fresh && !atomic_cas_strong(&directory[index], &leaf, fresh)) {
-        hak_os_unmap_untouched(fresh, sizeof *fresh);
+        hak_os_unmap_guarded(fresh, sizeof *fresh);
         return leaf;
     }
     if (fresh) {

@@ -174,9 +174,13 @@ static void enter(struct superslab *ss, char *base, size_t dirty)
 }
 
 /* A huge page is resident as a whole: not where much of what slabs take was never handed out, as
-   when many threads use a little of many classes. */
-static int is_huge_wanted(void)
+   when many threads use a little of many classes. Nor where it would soon be split: by guards, or
+   where secure's large blocks have it, of which only what is used has pages. */
+static int is_huge_wanted(int is_for_slabs)
 {
+    if (HAK_SECURE && (!is_for_slabs || hak_pool_is_guarded())) {
+        return 0;
+    }
     uint64_t used = (uint64_t)hak_stat_get(heap_used_bytes);
     int64_t untouched = hak_stat_get(heap_untouched_bytes);
     return untouched <= (int64_t)(used / UNTOUCHED_PART) && hak_huge_is_wanted(used);
@@ -295,7 +299,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
     int is_for_slabs = n == 0;
     char *hint;
     struct superslab *ss = take_description(&hint);
-    int is_huge = is_huge_wanted();
+    int is_huge = is_huge_wanted(is_for_slabs);
     size_t dirty = 0;
     char *base = ss && !HAK_SECURE && !is_huge ? hak_pool_policy()->region(&dirty) : NULL;
     base = base || !ss ? base : map_region(hint);

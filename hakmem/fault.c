@@ -1,4 +1,4 @@
-/* The handler of SIGSEGV. No locks. The kernel calls it; layer.c installs it.
+/* The handler of SIGSEGV. No locks. The kernel calls it; rooms with guards install it.
 
    Only SIGSEGV: what may not be touched is private memory without access, whose fault never is a
    SIGBUS.
@@ -9,7 +9,7 @@
 
    HAKMEM_SHOW_STATS's handler stands only over the default action. If it was there first, it is the
    one from before; else this one stands in its way, and asks it to print. */
-#include "guard/fault.h"
+#include "hakmem/fault.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -20,20 +20,20 @@
 #include <unistd.h>
 
 #include "base/atomic.h"
-#include "guard/report.h"
 #include "hakmem/tell.h"
 
 static struct sigaction before;
 static uint32_t is_watching;
+static fault_report reports[FAULT_REPORTS]; /* behind the last one NULL */
 
-static enum guard_access access_of(const void *context)
+static enum fault_access access_of(const void *context)
 {
 #if defined(__x86_64__)
     const ucontext_t *interrupted = (const ucontext_t *)context;
-    return interrupted->uc_mcontext.gregs[REG_ERR] & 2 ? GUARD_WRITTEN : GUARD_READ;
+    return interrupted->uc_mcontext.gregs[REG_ERR] & 2 ? FAULT_WRITTEN : FAULT_READ;
 #else
     (void)context;
-    return GUARD_TOUCHED;
+    return FAULT_TOUCHED;
 #endif
 }
 
@@ -74,11 +74,20 @@ static void hand_on(int number, siginfo_t *info, void *context)
     }
 }
 
+static int report_fault(const void *p, const void *context)
+{
+    for (int i = 0; i < FAULT_REPORTS && reports[i]; i++) {
+        if (reports[i](p, access_of(context), context)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void handle(int number, siginfo_t *info, void *context)
 {
     int saved = errno;
-    int is_reported =
-        info->si_code > 0 && hak_guard_report_fault(info->si_addr, access_of(context), context);
+    int is_reported = info->si_code > 0 && report_fault(info->si_addr, context);
     errno = saved;
     if (is_reported) {
         hand_back(number, info);
@@ -88,12 +97,9 @@ static void handle(int number, siginfo_t *info, void *context)
 }
 
 /* As the handler from before wants it, where there is one: mask, stack, whether it nests. */
-int hak_guard_watch_faults(void)
+static int install(void)
 {
     struct sigaction ours;
-    if (is_watching) {
-        return 0;
-    }
     if (sigaction(SIGSEGV, NULL, &before)) {
         return errno;
     }
@@ -109,4 +115,17 @@ int hak_guard_watch_faults(void)
     }
     is_watching = 1;
     return 0;
+}
+
+int hak_fault_watch(fault_report report)
+{
+    int i = 0;
+    while (i < FAULT_REPORTS && reports[i] && reports[i] != report) {
+        i++;
+    }
+    if (i == FAULT_REPORTS) {
+        return ENOMEM;
+    }
+    reports[i] = report;
+    return is_watching ? 0 : install();
 }
