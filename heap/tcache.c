@@ -23,8 +23,9 @@
 HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* The bin of a thread that only frees is halved, down to so many blocks. */
 #define SHRINK_TO HAK_TINY_OR(2u, 32u)
-/* Lists of so many bytes may be what keeps a slab from being empty; and so many blocks at most go to
-   their slabs for one that is to be made. */
+/* Lists of so many bytes may be what keeps a slab from being empty; so many blocks at most are
+   flushed for a slab that is to be made; and at most so many are made without where that is in
+   vain. */
 #define RELIEVE_LEAST HAK_TINY_OR(64u, SC_SLAB_BYTES / 2)
 #define RELIEVE_MOST  HAK_TINY_OR(64u, 4096u)
 #define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
@@ -355,12 +356,12 @@ static int has_resident(void)
 }
 
 /* The process is about to grow by a slab, and the pool has no resident memory for it. Long lists of
-   the heap's own, of other classes, go to their slabs in turn, spares first, until a slab has become
-   empty; then the slabs that are kept empty. That costs about what a slab's page faults do, and only
-   while the process grows: a program that swings within its highest keeps its lists. (The secure
-   variant's units keep their classes, so that what one class gives back serves no other. A heap of
-   few slabs grows by classes, whose first slabs take a page.) Where that empties no slab, as in a
-   heap that only grows, the next 1, 3, 7, ... slabs are made without. */
+   the heap's own, of other classes, are flushed in turn, spares first, until a slab has become
+   empty; then the slabs that are kept empty are returned. That costs about what a slab's page
+   faults do, and only while the process grows: a program that swings within its highest keeps its
+   lists. Where it empties no slab, as in a heap that only grows, the next 1, 3, 7, ... slabs are
+   made without. (In the secure variant what one class returns serves no other. A heap of few slabs
+   grows by classes, whose first slabs take a page.) */
 static HAK_NOINLINE void relieve(struct theap *heap)
 {
     uint32_t blocks = 0;

@@ -38,8 +38,7 @@
    What may be held back (bytes, also tested in theap_test):
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
      (OWNER_FIRST_BYTES) plus the process's budget HAKMEM_CACHE_BYTES; before a heap of
-     TC_RELIEVE_FROM slabs lets the process grow by one, long lists of other classes go
-     to their slabs;
+     TC_RELIEVE_FROM slabs lets the process grow by one, long lists of other classes are flushed;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one
      block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
@@ -64,8 +63,8 @@
 HAK_EXTERN_C_BEGIN
 
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
-#define TC_SLEEP_WINDOW   HAK_TINY_OR(16u, 1024u)
-/* A heap of so many slabs gives lists back before it grows by one (tcache.c). */
+#define TC_SLEEP_WINDOW HAK_TINY_OR(16u, 1024u)
+/* A heap of so many slabs flushes lists before it grows by one (tcache.c). */
 #define TC_RELIEVE_FROM   HAK_TINY_OR(4u, 32u)
 #define OUTBOX_SLOTS      HAK_TINY_OR(2u, 128u)
 #define OUTBOX_MAX_BLOCKS HAK_TINY_OR(3u, 32u)
@@ -158,9 +157,9 @@ struct theap {
                              word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint32_t is_inside;   /* its thread is, see gate.h */
-    uint32_t common_uses, common_tick; /* see common.h */
-    uint32_t is_parked, parked_at;     /* see parked.h */
-    uint32_t relieved;                 /* the class whose list was given back last, see tcache.c */
+    uint32_t common_uses, common_tick;    /* see common.h */
+    uint32_t is_parked, parked_at;        /* see parked.h */
+    uint32_t relieved;                    /* the class whose list was flushed last, see tcache.c */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
 
