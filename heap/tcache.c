@@ -26,6 +26,12 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* See note_swing. */
 #define MID_SWING_MOST 64
 #define MID_SWING_LOSS 4
+/* Lists of so many bytes may be what keeps a slab from being empty; so many blocks at most are
+   flushed for a slab that is to be made; and at most so many are made without where that is in
+   vain. */
+#define RELIEVE_LEAST HAK_TINY_OR(64u, SC_SLAB_BYTES / 2)
+#define RELIEVE_MOST  HAK_TINY_OR(64u, 4096u)
+#define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
@@ -386,6 +392,69 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     }
 }
 
+/* The class's spare, or its bin, goes back. Returns its bytes. Heap lock held. */
+static uint64_t put_one_list(struct theap *heap, uint32_t size_class, int is_spare)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    uint32_t count = is_spare ? spare->count : hak_tc_count(heap, size_class), metered = 0;
+    hak_small_put_list(&heap->owner, size_class, is_spare ? spare->head : hak_tc_bin_first(bin));
+    if (is_spare) {
+        *spare = (struct spare){NULL, 0};
+        hak_small_put_list(&heap->owner, size_class, take_metered(heap, size_class, &metered));
+    } else {
+        hak_tc_bin_set(bin, NULL);
+        bin->room = heap->limits[size_class];
+    }
+    return (uint64_t)(count + metered) * hak_sc_table[size_class].size;
+}
+
+/* The pool has a slab's worth of memory that is resident, as far as free units are. */
+static int has_resident(void)
+{
+    return hak_stat_get(heap_dirty_bytes) >= (int64_t)SC_SLAB_BYTES;
+}
+
+/* The process is about to grow by a slab, and the pool has no resident memory for it. Long lists of
+   the heap's own, of other classes, are flushed in turn, spares first, until a slab has become
+   empty; then the slabs that are kept empty are returned. That costs about what a slab's page
+   faults do, and only while the process grows: a program that swings within its highest keeps its
+   lists. Where it empties no slab, as in a heap that only grows, the next 1, 3, 7, ... slabs are
+   made without. (In the secure variant what one class returns serves no other. A heap of few slabs
+   grows by classes, whose first slabs take a page.) */
+static HAK_NOINLINE void relieve(struct theap *heap)
+{
+    uint32_t blocks = 0;
+    if (heap->relieve_wait) {
+        heap->relieve_wait--;
+        return;
+    }
+    for (uint32_t n = 0; n < 2 * SC_N_CLASSES && blocks < RELIEVE_MOST; n++) {
+        int is_spare = n < SC_N_CLASSES;
+        uint32_t c = heap->relieved = (heap->relieved ? heap->relieved : SC_N_CLASSES) - 1;
+        uint32_t count = is_spare ? heap->spares[c].count : hak_tc_count(heap, c);
+        if (count * hak_sc_table[c].size >= RELIEVE_LEAST) {
+            hak_lock_acquire(&heap->owner.lock);
+            (void)put_one_list(heap, c, is_spare);
+            (void)hak_theap_unlock(heap);
+            blocks += count;
+            if (has_resident()) {
+                heap->relieve_pause = 0;
+                return;
+            }
+        }
+    }
+    hak_lock_acquire(&heap->owner.lock);
+    hak_bank_release_empty(&heap->owner.bank);
+    (void)hak_theap_unlock(heap);
+    if (has_resident()) {
+        heap->relieve_pause = 0;
+    } else if (blocks) {
+        heap->relieve_pause += heap->relieve_pause < RELIEVE_PAUSE ? heap->relieve_pause + 1 : 0;
+    }
+    heap->relieve_wait = heap->relieve_pause;
+}
+
 /* From a slab that had no owner. */
 static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, uint32_t want,
                                      uint32_t *count)
@@ -431,6 +500,9 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
         return head;
     }
     if (!head) {
+        if (!HAK_SECURE && heap->owner.bank.n_slabs >= TC_RELIEVE_FROM && !has_resident()) {
+            relieve(heap);
+        }
         hak_depot_relieve(SC_SLAB_BYTES);
         hak_parked_relieve(SC_SLAB_BYTES);
         head = take_fresh(heap, size_class, want, count);
@@ -543,23 +615,6 @@ uint64_t hak_tc_bytes(const struct theap *heap)
         bytes += n * hak_sc_table[c].size;
     }
     return bytes;
-}
-
-/* The class's spare and metered list, or its bin, goes back. Returns its bytes. Heap lock held. */
-static uint64_t put_one_list(struct theap *heap, uint32_t size_class, int is_spare)
-{
-    struct bin *bin = &heap->bins[size_class];
-    struct spare *spare = &heap->spares[size_class];
-    uint32_t count = is_spare ? spare->count : hak_tc_count(heap, size_class), metered = 0;
-    hak_small_put_list(&heap->owner, size_class, is_spare ? spare->head : hak_tc_bin_first(bin));
-    if (is_spare) {
-        *spare = (struct spare){NULL, 0};
-        hak_small_put_list(&heap->owner, size_class, take_metered(heap, size_class, &metered));
-    } else {
-        hak_tc_bin_set(bin, NULL);
-        bin->room = heap->limits[size_class];
-    }
-    return (uint64_t)(count + metered) * hak_sc_table[size_class].size;
 }
 
 void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most)

@@ -39,7 +39,8 @@
    - bins and spares: 2 x (HAKMEM_BIN_BYTES or one block) a class, within first small limits
      (OWNER_FIRST_BYTES) plus the process's budget HAKMEM_CACHE_BYTES; those of mid classes up to
      TC_MID_TIMES as much, as long as what they may hold more is at most one part in TC_MID_SHARE of
-     the heap's slabs, and half of the budget is left;
+     the heap's slabs, and half of the budget is left; before a heap of TC_RELIEVE_FROM slabs lets
+     the process grow by one, long lists of other classes are flushed;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one
      block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
@@ -67,6 +68,8 @@ HAK_EXTERN_C_BEGIN
 #define TC_SLEEP_WINDOW   HAK_TINY_OR(16u, 1024u)
 #define TC_MID_TIMES      4u
 #define TC_MID_SHARE      4u
+/* A heap of so many slabs flushes lists before it grows by one (tcache.c). */
+#define TC_RELIEVE_FROM   HAK_TINY_OR(128u, 32u)
 #define OUTBOX_SLOTS      HAK_TINY_OR(2u, 128u)
 #define OUTBOX_MAX_BLOCKS HAK_TINY_OR(3u, 32u)
 #define OUTBOX_MAX_BYTES  4096u
@@ -161,8 +164,10 @@ struct theap {
     uint64_t budget;      /* bytes of the process's budget that the limits use */
     uint64_t mid_more;    /* of them, what limits of mid classes are above their policy's */
     uint32_t is_inside;   /* its thread is, see gate.h */
-    uint32_t common_uses, common_tick; /* see common.h */
-    uint32_t is_parked, parked_at;     /* see parked.h */
+    uint32_t common_uses, common_tick;    /* see common.h */
+    uint32_t is_parked, parked_at;        /* see parked.h */
+    uint32_t relieved;                    /* the class whose list was flushed last, see tcache.c */
+    uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
 
     void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */

@@ -297,6 +297,69 @@ TEST_F(Heap, MidBinsAreAShareOfTheHeap)
     EXPECT_EQ(hak_stat_get(bin_budget), 0);
 }
 
+size_t listed_bytes(const struct theap *heap, uint32_t c)
+{
+    return (hak_tc_count(heap, c) + heap->spares[c].count) * size_of(c);
+}
+
+/* Fills a thread's lists of the class as far as they go, with nothing in use. */
+void fill_lists(uint32_t c)
+{
+    for (int round = 0; round < 12; round++) {
+        std::vector<void *> held;
+        for (size_t i = 0; i < 4 * SC_SLAB_BYTES / size_of(c); i++) {
+            held.push_back(hak_malloc(size_of(c)));
+        }
+        for (void *p : held) {
+            hak_free(p);
+        }
+    }
+}
+
+/* Before fresh memory is taken for a slab of one class, long lists of others go to their slabs. As
+   long as the pool has resident memory, they stay. */
+TEST_F(Heap, LongListsGoBackBeforeTheProcessGrows)
+{
+    in_thread([] {
+        const uint32_t kept = hak_sc_of(1024), grows = hak_sc_of(4096);
+        fill_lists(kept);
+        const struct theap *heap = hak_self;
+        const size_t listed = listed_bytes(heap, kept);
+        if (listed < SC_SLAB_BYTES) {
+            return; /* the tiny variant's lists */
+        }
+        std::vector<void *> held;
+        auto take_slab = [&] {
+            for (uint32_t n = heap->owner.bank.n_slabs; heap->owner.bank.n_slabs <= n;) {
+                held.push_back(hak_malloc(size_of(grows)));
+                ASSERT_LT(held.size(), 1000u);
+            }
+        };
+        while (heap->owner.bank.n_slabs < TC_RELIEVE_FROM ||
+               hak_stat_get(heap_dirty_bytes) >= static_cast<int64_t>(SC_SLAB_BYTES)) {
+            EXPECT_EQ(listed_bytes(heap, kept), listed);
+            take_slab();
+        }
+        /* A spare, then the bin; each time a slab is taken, which is not fresh. */
+        const int64_t mapped = hak_stat_get(heap_used_bytes);
+        for (int i = 0; i < 4 && listed_bytes(heap, kept); i++) {
+            const uint64_t returned = hak_stat_get(slabs_returned);
+            size_t before = listed_bytes(heap, kept);
+            while (listed_bytes(heap, kept) == before) {
+                held.push_back(hak_malloc(size_of(grows)));
+                ASSERT_LT(held.size(), 1000u);
+            }
+            EXPECT_GT(hak_stat_get(slabs_returned), returned);
+            EXPECT_LE(hak_stat_get(heap_used_bytes), mapped);
+        }
+        EXPECT_LT(listed_bytes(heap, kept), SC_SLAB_BYTES / 2);
+        EXPECT_EQ(hak_verify(), 0);
+        for (void *p : held) {
+            hak_free(p);
+        }
+    });
+}
+
 /* Who only frees what others left has no use for large bins. */
 TEST_F(Heap, ABinThatIsNeverFilledDoesNotGrow)
 {

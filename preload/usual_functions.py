@@ -1,18 +1,20 @@
 """Writes the list of functions in layout.ld again: those that small programs call.
 
-usual_functions.py LIBRARY PROGRAM   (./bazelw run //preload:usual_functions)
+usual_functions.py LIBRARY PROGRAM WORKLOADS   (./bazelw run //preload:usual_functions)
 
-It runs some programs under callgrind with the library preloaded. A function that more of them call
-stands further in front: what those with threads alone call comes last.
+It runs some programs under callgrind with the library preloaded, and the programs of the file
+WORKLOADS, which lie beside it, with little work. A function that more of them call stands further
+in front: what those with threads alone call comes behind, and last what only the workloads call.
 """
 import collections
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 
-LIBRARY, FEW_BLOCKS = (os.path.abspath(a) for a in sys.argv[1:3])
+LIBRARY, FEW_BLOCKS, WORKLOADS = (os.path.abspath(a) for a in sys.argv[1:4])
 PROGRAMS = [
     ["/bin/true"],
     [FEW_BLOCKS],
@@ -21,7 +23,21 @@ PROGRAMS = [
     ["/usr/bin/perl", "-e", "1"],
 ]
 THREADED = [[FEW_BLOCKS, "threads"]]
-BEGIN, MIDDLE, END = ("    /* %s */\n" % s for s in ("usual_functions.py:", "with threads:", "end"))
+WORK_PART = 8  # of what a quick comparison does
+BEGIN, MIDDLE, MANY, END = (
+    "    /* %s */\n" % s
+    for s in ("usual_functions.py:", "with threads:", "with many blocks:", "end")
+)
+
+
+def workloads():
+    """Their command lines."""
+    with open(WORKLOADS, encoding="utf-8") as stream:
+        rows = json.load(stream)
+    for row in rows:
+        program = os.path.join(os.path.dirname(WORKLOADS), row["binary"] + "_glibc")
+        work = max(1, row["work"]["quick"] // WORK_PART)
+        yield [program, *row["args"].format(work=work, seed=1).split()]
 
 
 def called(profile, library):
@@ -78,8 +94,11 @@ def main():
     _, back = rest.split(END)
     usual = functions(PROGRAMS)
     with_threads = [name for name in functions(THREADED) if name not in usual]
+    named = {*usual, *with_threads}
+    with_many = [name for name in functions(workloads()) if name not in named]
     with open(path, "w", encoding="utf-8") as stream:
-        stream.write(front + BEGIN + lines(usual) + MIDDLE + lines(with_threads) + END + back)
+        stream.write(front + BEGIN + lines(usual) + MIDDLE + lines(with_threads))
+        stream.write(MANY + lines(with_many) + END + back)
 
 
 if __name__ == "__main__":
