@@ -384,7 +384,7 @@ TEST_F(ForkSteps, WhileAnotherThreadDecides)
 
 /* Instructions of the thread's work, by the ranks that it held: in all, and so far. */
 int n_under[1 << LOCK_N_RANKS], n_so_far[1 << LOCK_N_RANKS];
-std::atomic<int> n_stops, n_passed; /* where it waited; how often it was told to go on */
+std::atomic<int> n_stops, n_passed; /* where it waited; how often it was let go on */
 std::atomic<bool> has_ended;
 
 void see_held_by_me(struct lock *lock, void *ranks)
@@ -664,9 +664,8 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
         }
     }
     EXPECT_GE(n_forks, 30);
-    for (lock_rank rank :
-         {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED, LOCK_RANK_OWNED,
-          LOCK_RANK_ACE, LOCK_RANK_POOL, LOCK_RANK_FALLBACK}) {
+    for (lock_rank rank : {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED,
+                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL, LOCK_RANK_FALLBACK}) {
         EXPECT_TRUE(all >> rank & 1) << "no fork while a lock of rank " << rank << " was held";
     }
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;

@@ -58,7 +58,8 @@ void expect_kept(const Block &block, size_t size, const char *how)
 {
     size_t n = block.said < size ? block.said : size;
     for (size_t i = 0; i < n; i += 1024) {
-        ASSERT_EQ(block.p[i], static_cast<unsigned char>(block.tag + i / 1024)) << how << " at " << i;
+        ASSERT_EQ(block.p[i], static_cast<unsigned char>(block.tag + i / 1024))
+            << how << " at " << i;
     }
     if (n && n == block.said && (n - 1) % 1024) {
         ASSERT_EQ(block.p[n - 1], block.tag) << how;
@@ -127,7 +128,8 @@ TEST_F(Usable, IsFilledAndGrows)
         Block block = {static_cast<unsigned char *>(hak_malloc(size)), size, 0, 1};
         for (int i = 0; i < 4; i++) {
             ASSERT_NO_FATAL_FAILURE(look(&block, "filled"));
-            ASSERT_NO_FATAL_FAILURE(resize(&block, block.said + (i < 2 ? 1 : block.said / 2), "filled"));
+            ASSERT_NO_FATAL_FAILURE(
+                resize(&block, block.said + (i < 2 ? 1 : block.said / 2), "filled"));
         }
         hak_free(block.p);
     }
