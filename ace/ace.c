@@ -58,6 +58,9 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
         hak_adapt_block_taken(dirt.size, dirty != 0,
                               dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
     }
+    if (p) {
+        hak_ss_span_set_usable(p, size);
+    }
     if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(dirt.size))) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */
     }
@@ -137,7 +140,7 @@ void hak_ace_free_to(struct span_cache *cache, void *p)
 
 size_t hak_ace_usable_size(const void *p)
 {
-    return hak_map_find(p).tag == TAG_RANGE ? hak_range_size(p) : hak_ss_span_size(p);
+    return hak_map_find(p).tag == TAG_RANGE ? hak_range_size(p) : hak_ss_span_usable(p);
 }
 
 /* Whether a range that shrinks to `size` is better copied: a span takes less address space, of
@@ -156,11 +159,19 @@ void *hak_ace_resize(void *p, size_t size)
     if (hak_map_find(p).tag == TAG_RANGE) {
         return size >= RANGE_LEAST && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
     }
-    size_t before = hak_ss_span_size(p);
-    if (size > ACE_SPAN_MAX || !hak_ss_span_resize(p, hak_ace_class_bytes(size))) {
+    size_t before = hak_ss_span_size(p), class_bytes = hak_ace_class_bytes(size);
+    size_t usable = size > hak_ss_span_usable(p) ? size + (size >> GROW_USABLE_SHIFT) : size;
+    if (size > ACE_SPAN_MAX) {
         return NULL;
     }
-    hak_adapt_block_resized(before, hak_ss_span_size(p));
+    if (hak_ss_span_granules_for(class_bytes) * SS_GRANULE_BYTES != before) {
+        if (!hak_ss_span_resize(p, class_bytes)) {
+            return NULL;
+        }
+        hak_adapt_block_resized(before, hak_ss_span_size(p));
+    }
+    size_t now = hak_ss_span_size(p);
+    hak_ss_span_set_usable(p, usable < now ? usable : now);
     return p;
 }
 

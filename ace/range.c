@@ -22,9 +22,6 @@
 /* Address space ahead of a range that grows: as much again as half of it, so that growing costs
    O(log n) moves. Pages are not touched, so it costs no memory. */
 #define GROW_SHIFT 1
-/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again
-   within that. Programs account by malloc_usable_size, so that all the room would be too much. */
-#define GROW_USABLE_SHIFT 4
 /* A range that shrinks gives the pages of its end back if they are more than 1/4 of what it keeps,
    and worth the call; but not if it writes most of them, and has grown again so often before. They
    are room then, which a trim takes. */

@@ -34,6 +34,10 @@
 
 HAK_EXTERN_C_BEGIN
 
+/* A block that grows may be filled to 1/16 above what was asked for, and is not asked about again
+   within that. Programs account by malloc_usable_size, so that all the room would be too much. */
+#define GROW_USABLE_SHIFT 4
+
 enum range_state { RANGE_IDLE, RANGE_USED, RANGE_CACHED, RANGE_BUSY };
 /* Of a cached range. */
 enum range_kind {

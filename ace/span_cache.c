@@ -141,12 +141,12 @@ static void check_is_aside(const uint16_t *word, uint64_t slot)
 
 /* The front of the span, n granules, becomes a block. Returns the rest, 0 if there is none. The
    rest is made before the front is shortened: see pool.h. */
-static uint64_t use(uint64_t slot, uint32_t n, int is_zeroed)
+static uint64_t use(uint64_t slot, uint32_t n, size_t size, int is_zeroed)
 {
     char *p = (char *)span_of(slot);
     uint16_t *word = hak_ss_span_word(p);
     check_is_aside(word, slot);
-    uint32_t more = (uint32_t)(slot & LOW_MASK) - n, bits = n;
+    uint32_t more = (uint32_t)(slot & LOW_MASK) - n, bits = n | hak_pool_span_unused(n, size);
     size_t bytes = n * SS_GRANULE_BYTES;
     if (more) {
         atomic_store_release(word + n, (uint16_t)(more | SPAN_ASIDE));
@@ -288,7 +288,7 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     cache->seen_bytes -= bytes;
     cache->seen_slots &= ~(1u << i);
     note_taken(cache, n);
-    uint64_t rest = use(slot, n, is_zeroed);
+    uint64_t rest = use(slot, n, size, is_zeroed);
     if (rest) {
         put_in(cache, i, rest);
     }
@@ -302,7 +302,7 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
 static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, uint16_t granules)
 {
     uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
-    HAK_CHECK(was == granules, "block freed twice", p); /* by two threads at once */
+    HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
     note_given(cache, granules);
     put_in(cache, i, (uint64_t)(uintptr_t)p | granules);
     cache->seen_bytes += granules * SS_GRANULE_BYTES;
@@ -315,7 +315,7 @@ static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, 
 static uint16_t *word_to_keep(const void *p, uint16_t *granules)
 {
     uint16_t *word = HAK_SECURE ? NULL : hak_ss_span_word(p);
-    *granules = word ? atomic_load_relaxed(word) : 0;
+    *granules = word ? atomic_load_relaxed(word) & (uint16_t)~SPAN_UNUSED : 0;
     return *granules > SC_SMALL_MAX / SS_GRANULE_BYTES &&
                    *granules <= SPAN_CACHE_LARGEST / SS_GRANULE_BYTES
                ? word

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/lock.h"
 #include "guard/guard_testing.h"
 #include "guard/slots.h"
 #include "hakmem/hakmem.h"
@@ -35,6 +36,46 @@ TEST_F(Guard, AChildHasItsParentsBlocksAndItsOwn)
         EXPECT_EQ(hak_verify(), 0);
     });
     EXPECT_EQ(p[99], 9);
+    hak_free(p);
+}
+
+void find_queue_lock(struct lock *lock, void *found)
+{
+    if (lock->rank == LOCK_RANK_GUARD) {
+        *static_cast<struct lock **>(found) = lock;
+    }
+}
+
+/* The child lacks the thread that takes a slot, or queues one. */
+TEST_F(Guard, ForksWhileAnotherThreadHoldsTheQueue)
+{
+    struct lock *queue = nullptr;
+    hak_lock_for_each(find_queue_lock, &queue);
+    ASSERT_NE(queue, nullptr);
+    char *p = guarded(100);
+    std::atomic<int> phase{0};
+    std::thread other([&] {
+        hak_lock_acquire(queue);
+        phase = 1;
+        while (phase == 1) {
+            usleep(1000);
+        }
+        hak_lock_release(queue);
+    });
+    while (phase == 0) {
+        usleep(100);
+    }
+    hak_testing::in_child([&] {
+        alarm(60);
+        hak_free(p);
+        for (int i = 0; i < 200; i++) {
+            hak_free(guarded(50));
+        }
+        EXPECT_EQ(hak_guard_verify(), 0);
+        EXPECT_EQ(hak_verify(), 0);
+    });
+    phase = 2;
+    other.join();
     hak_free(p);
 }
 

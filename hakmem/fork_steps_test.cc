@@ -17,12 +17,14 @@
 
 #include "ace/adapt.h"
 #include "base/lock.h"
+#include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "heap/gate.h"
 #include "heap/theap.h"
+#include "limit/limit.h"
 
 namespace
 {
@@ -380,8 +382,10 @@ TEST_F(ForkSteps, WhileAnotherThreadDecides)
 
 /* --- another thread is somewhere with a lock that cannot be mended --- */
 
-int n_under[1 << LOCK_N_RANKS]; /* instructions of the thread's work, by the ranks that it held */
-unsigned stop_under;            /* where it stops: these are held, at that instruction */
+/* Instructions of the thread's work, by the ranks that it held: in all, and so far. */
+int n_under[1 << LOCK_N_RANKS], n_so_far[1 << LOCK_N_RANKS];
+std::atomic<int> n_stops, n_passed; /* where it waited; how often it was let go on */
+std::atomic<bool> has_ended;
 
 void see_held_by_me(struct lock *lock, void *ranks)
 {
@@ -390,14 +394,32 @@ void see_held_by_me(struct lock *lock, void *ranks)
     }
 }
 
-void count_or_wait(int, siginfo_t *info, void *context)
+unsigned ranks_held()
 {
     unsigned ranks = 0;
     hak_lock_for_each(see_held_by_me, &ranks);
-    if (stop_at == INT_MAX) {
-        n_under[ranks]++;
-    } else if (ranks == stop_under) {
-        wait_here(0, info, context);
+    return ranks;
+}
+
+void count_instruction(int, siginfo_t *, void *)
+{
+    n_under[ranks_held()]++;
+}
+
+/* At the first, the last, and some instructions between, of those with the same locks held. */
+void wait_at_points(int, siginfo_t *, void *)
+{
+    constexpr int n_parts = HAK_DEBUG ? 2 : 4;
+    unsigned ranks = ranks_held();
+    int n = n_under[ranks], at = n_so_far[ranks]++;
+    bool is_point = at == n - 1;
+    for (int part = 0; part < n_parts; part++) {
+        is_point |= at == n * part / n_parts;
+    }
+    if (ranks && n && is_point) {
+        for (int stop = ++n_stops; n_passed != stop;) {
+            usleep(100);
+        }
     }
 }
 
@@ -464,6 +486,8 @@ void *use_all_kinds(void *wrong)
 int live_on(const belongings &mine)
 {
     alarm(60);
+    hak_options.ld_safe = 0;
+    hak_limit_configure(0, 0);
     hak_gate_leave();
     for (unsigned char *p : {static_cast<unsigned char *>(mine.blocks[3]),
                              static_cast<unsigned char *>(mine.of_heap[2])}) {
@@ -526,19 +550,20 @@ void step_alone(void (*work)())
     for (void *p : left) {
         hak_free(p);
     }
-    is_there = true;
+    has_ended = true;
 }
 
-/* Forks while the thread is at that instruction of its work; returns the ranks that it held. */
-unsigned fork_beside(const held_work &at)
+void set_trap(void (*handler)(int, siginfo_t *, void *))
 {
-    belongings mine = make_belongings();
-    step = 0;
-    is_there = may_go_on = false;
-    std::thread other(step_alone, at.work);
-    while (!is_there) {
-        usleep(200);
-    }
+    struct sigaction action = {};
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = handler;
+    sigaction(SIGTRAP, &action, nullptr);
+}
+
+/* Forks; the child says what is wrong. */
+void fork_beside(const char *name, const belongings &mine)
+{
     unsigned held = 0;
     auto see = [](struct lock *lock, void *all) {
         *static_cast<unsigned *>(all) |= lock->word ? 1u << lock->rank : 0;
@@ -552,21 +577,44 @@ unsigned fork_beside(const held_work &at)
     hak_gate_leave();
     int status = -1;
     EXPECT_EQ(waitpid(pid, &status, 0), pid);
-    EXPECT_EQ(status, 0) << at.name << ", after instruction " << stop_at << ", ranks " << held;
-    may_go_on = true;
+    EXPECT_EQ(status, 0) << name << ", at stop " << n_stops << ", ranks " << held;
+}
+
+/* Forks beside the thread wherever it waits; returns how often. */
+int fork_beside_all(const held_work &at)
+{
+    set_trap(count_instruction);
+    memset(n_under, 0, sizeof n_under);
+    std::thread(step_alone, at.work).join();
+    belongings mine = make_belongings();
+    set_trap(wait_at_points);
+    memset(n_so_far, 0, sizeof n_so_far);
+    n_stops = n_passed = 0;
+    has_ended = false;
+    std::thread other(step_alone, at.work);
+    while (!has_ended) {
+        if (n_stops == n_passed) {
+            usleep(200);
+        } else {
+            if (!testing::Test::HasFailure()) {
+                fork_beside(at.name, mine);
+            }
+            ++n_passed;
+        }
+    }
     other.join();
     for (void *p : mine.blocks) {
         hak_free(p);
     }
     hak_heap_destroy(mine.heap);
-    return held;
+    return n_stops;
 }
 
 /* Whatever another thread was changing, and whichever lock it holds, the child lives: with what is
    mended, or on limbo for ever. */
 TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
 {
-    if (HAK_DEBUG || HAK_SECURE || HAK_TINY_OR(1, 0)) {
+    if (HAK_SECURE || HAK_TINY_OR(1, 0)) {
         GTEST_SKIP() << "the same locks, and too many instructions to step through";
     }
     static void *blocks[60];
@@ -588,31 +636,36 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
              hak_free(p);
          }},
         {"heaps of one's own", use_own_heap},
+        {"blocks of libc",
+         [] {
+             hak_options.ld_safe = 1;
+             hak_limit_configure(0, 1);
+             for (size_t i = 0; i < 3; i++) {
+                 blocks[i] = hak_malloc(100000);
+             }
+             for (size_t i = 0; i < 3; i++) {
+                 hak_free(blocks[i]);
+             }
+             hak_limit_configure(0, 0);
+             hak_options.ld_safe = 0;
+         }},
     };
-    struct sigaction action = {}, old;
-    action.sa_flags = SA_SIGINFO;
-    action.sa_sigaction = count_or_wait;
-    sigaction(SIGTRAP, &action, &old);
+    struct sigaction old;
+    sigaction(SIGTRAP, nullptr, &old);
     clock_now = hak_os_real_ops.clock_ns();
     hak_os_ops.clock_ns = clock_that_stands; /* else each step takes as long as an epoch's work */
     hak_os_ops.futex_wait_ms = no_wait;
     unsigned all = 0;
     int n_forks = 0;
     for (const held_work &at : works) {
-        stop_at = INT_MAX;
-        memset(n_under, 0, sizeof n_under);
-        std::thread(step_alone, at.work).join();
-        for (stop_under = 1; stop_under < 1u << LOCK_N_RANKS && !HasFailure(); stop_under++) {
-            if (n_under[stop_under]) {
-                stop_at = n_under[stop_under] / 2 + 1;
-                all |= fork_beside(at);
-                n_forks++;
-            }
+        n_forks += fork_beside_all(at);
+        for (unsigned ranks = 1; ranks < 1u << LOCK_N_RANKS; ranks++) {
+            all |= n_so_far[ranks] ? ranks : 0;
         }
     }
-    EXPECT_GE(n_forks, 12);
+    EXPECT_GE(n_forks, 30);
     for (lock_rank rank : {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED,
-                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL}) {
+                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL, LOCK_RANK_FALLBACK}) {
         EXPECT_TRUE(all >> rank & 1) << "no fork while a lock of rank " << rank << " was held";
     }
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;

@@ -20,6 +20,7 @@
 #include "hakmem/walk.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
+#include "heap/parked.h"
 #include "heap/theap.h"
 #include "mid_mt/mid_mt.h"
 #include "superslab/superslab.h"
@@ -1187,6 +1188,62 @@ TEST(ForkInAHandler, LocksThatAreMended)
         }
     }
     EXPECT_EQ(n, 4);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Another thread is doing something to a heap that no thread has any more: in the child it is given
+   to none. */
+TEST(ForkInAHandler, AnOrphanThatAnotherHolds)
+{
+    uint32_t parked_most = hak_parked_most;
+    hak_parked_most = 0;
+    struct theap *orphan = nullptr;
+    void *left = nullptr;
+    std::thread([&] {
+        left = hak_malloc(100);
+        orphan = hak_theap_own;
+    }).join();
+    ASSERT_FALSE(hak_theap_is_live(orphan));
+    std::atomic<int> phase{0};
+    std::thread other([&] {
+        if (hak_gate_enter()) {
+            hak_lock_acquire(&orphan->owner.lock);
+            phase = 1;
+            while (phase == 1) {
+                usleep(1000);
+            }
+            hak_lock_release(&orphan->owner.lock);
+            hak_gate_leave();
+        }
+    });
+    while (phase == 0) {
+        usleep(100);
+    }
+    ASSERT_EQ(hak_gate_enter(), 1);
+    pid_t pid = fork();
+    hak_gate_leave();
+    if (pid == 0) {
+        alarm(60);
+        std::atomic<int> result{hak_owner_is_lost(&orphan->owner) ? 0 : 1};
+        for (int i = 0; i < 3; i++) {
+            std::thread([&] {
+                void *p = hak_malloc(100);
+                if (!p || hak_theap_own == orphan || hak_theap_own == &hak_theap_none) {
+                    result |= 2;
+                }
+                hak_free(p);
+            }).join();
+        }
+        hak_free(left);
+        leave(result | (hak_verify() ? 4 : 0));
+    }
+    int status = -1;
+    EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_EQ(status, 0);
+    phase = 2;
+    other.join();
+    hak_free(left);
+    hak_parked_most = parked_most;
     EXPECT_EQ(hak_verify(), 0);
 }
 

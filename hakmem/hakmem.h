@@ -58,8 +58,10 @@ HAK_API void *hak_memalign(size_t alignment, size_t size);
    errno says so too, as with glibc); *out is kept then. */
 HAK_API int hak_posix_memalign(void **out, size_t alignment, size_t size);
 
-/* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used.
-   Ends the process if p is no block. In the secure variant it is what was asked for. */
+/* Bytes that the block may hold, at least what was asked for; 0 for NULL. All of them may be used,
+   and realloc keeps them. Room that realloc alone grows into is not counted, nor what a large
+   block's last pages have to spare. Ends the process if p is no block. In the secure variant it is
+   what was asked for. */
 HAK_API size_t hak_usable_size(const void *p);
 
 /* --- sizes --- */

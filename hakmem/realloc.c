@@ -290,8 +290,7 @@ static HAK_NOINLINE void *move_own(struct theap *heap, struct bin *bin, void *p,
 static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, struct bin *bin, void *p,
                                            size_t size)
 {
-    size_t least = bin->least;
-    return HAK_LIKELY(size - least <= bin->size - least) ? p : move_own(heap, bin, p, size);
+    return HAK_LIKELY(bin->size - size <= bin->slack) ? p : move_own(heap, bin, p, size);
 }
 
 /* The block's first word may be a link: the program may not have written to it. */

@@ -35,7 +35,7 @@ struct walk {
     struct snapshot slab;
     struct superslab_spans {
         char *base;
-        uint16_t granules[SS_GRANULES];
+        uint16_t words[SS_GRANULES]; /* span_granules of blocks */
     } spans;
 };
 
@@ -105,11 +105,11 @@ static void copy_spans(struct superslab_spans *out, uint32_t number)
     hak_lock_acquire(&hak_pool_lock);
     const struct superslab *ss = hak_pool_superslab(number);
     out->base = ss->base;
-    memset(out->granules, 0, sizeof out->granules);
+    memset(out->words, 0, sizeof out->words);
     for (uint32_t i = 0, n; out->base && i < SS_GRANULES; i += n ? n : 1) {
         uint32_t word = atomic_load_relaxed(&ss->span_granules[i]);
         n = word & ~SPAN_BITS;
-        out->granules[i] = (uint16_t)(word & SPAN_ASIDE ? 0 : n);
+        out->words[i] = (uint16_t)(word & SPAN_ASIDE ? 0 : word);
     }
     hak_lock_release(&hak_pool_lock);
     hak_gate_leave_reader(how);
@@ -163,9 +163,9 @@ static int walk_superslab(struct walk *walk, uint32_t number)
     }
     copy_spans(&walk->spans, number);
     for (uint32_t i = 0; walk->spans.base && i < SS_GRANULES && !result; i++) {
-        if (walk->spans.granules[i]) {
+        if (walk->spans.words[i]) {
             result = visit(walk, walk->spans.base + i * SS_GRANULE_BYTES,
-                           walk->spans.granules[i] * SS_GRANULE_BYTES);
+                           hak_pool_span_usable(walk->spans.words[i]));
         }
     }
     return result;
@@ -426,8 +426,9 @@ void hak_walk_count(struct walk_counts *counts)
         }
         copy_spans(&walk.spans, number);
         for (uint32_t i = 0; walk.spans.base && i < SS_GRANULES; i++) {
-            counts->n_spans += walk.spans.granules[i] != 0;
-            counts->span_bytes += walk.spans.granules[i] * SS_GRANULE_BYTES;
+            uint32_t word = walk.spans.words[i];
+            counts->n_spans += word != 0;
+            counts->span_bytes += (word & ~SPAN_BITS) * SS_GRANULE_BYTES;
         }
     }
     for (uint32_t i = 0, n = count_ranges(); i < n; i++) {

@@ -155,7 +155,7 @@ HAK_COLD void hak_tc_init(struct theap *heap)
         bin->magic = hak_sc_table[c].magic;
         bin->limit = hak_sc_table[c].limit;
         bin->size = (uint16_t)hak_sc_table[c].size;
-        bin->least = (uint16_t)hak_sc_least_kept(bin->size);
+        bin->slack = (uint16_t)(bin->size - hak_sc_least_kept(bin->size));
         heap->spares[c] = (struct spare){NULL, 0};
     }
     if (!heap->tiny_bin[TINY_GRANULES - 1]) { /* later other threads write it too */

@@ -245,8 +245,14 @@ static struct theap *new_heap(void)
     return NULL;
 }
 
+/* One that is lost in a forked child leaves the list here, and serves none: what another thread did
+   to it is half done. */
 static struct theap *take_orphan(void)
 {
+    while (HAK_UNLIKELY(orphans && hak_owner_is_lost(&orphans->owner))) {
+        hak_lock_step(1);
+        orphans = orphans->next_orphan;
+    }
     struct theap *heap = orphans;
     if (heap) {
         orphans = heap->next_orphan;

@@ -87,7 +87,7 @@ struct bin {
         uint32_t left;  /* of a metered bin: how many blocks its layer lets pass */
     };
     uint32_t limit;
-    uint16_t size, least; /* of the class; realloc to `least` bytes or more leaves a block there */
+    uint16_t size, slack; /* of the class; realloc to `slack` bytes less leaves a block there */
     /* common.h: */
     uint16_t common_uses;
     uint16_t common_blocks;

@@ -55,8 +55,8 @@ static struct ss_lookup lookup_span(const struct superslab *ss, const void *p)
         return free_unit;
     }
     char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
-    return (struct ss_lookup){SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, n * SS_GRANULE_BYTES,
-                              1};
+    return (struct ss_lookup){
+        SS_SPAN, 0, 0, base + first * SS_GRANULE_BYTES, hak_pool_span_usable(word), 1};
 }
 
 static struct ss_lookup describe(const struct superslab *ss, const void *p, struct map_entry entry)

@@ -79,10 +79,16 @@ struct superslab {
     uint16_t span_granules[SS_GRANULES];
 };
 
-/* In span_granules: the owner's mark; freed, but not returned yet. */
-#define SPAN_MARK  0x8000u
-#define SPAN_ASIDE 0x4000u
-#define SPAN_BITS  (SPAN_MARK | SPAN_ASIDE)
+/* In span_granules, above the granules: the owner's mark; freed, but not returned yet; how many
+   64ths of the span lie behind what its block may be filled to. */
+#define SPAN_MARK         0x8000u
+#define SPAN_ASIDE        0x4000u
+#define SPAN_UNUSED_SHIFT 9
+#define SPAN_UNUSED_MOST  31u
+#define SPAN_UNUSED       (SPAN_UNUSED_MOST << SPAN_UNUSED_SHIFT)
+#define SPAN_BITS         (SPAN_MARK | SPAN_ASIDE | SPAN_UNUSED)
+#define SPAN_PART_BYTES   (SS_GRANULE_BYTES / 64) /* of each granule */
+HAK_STATIC_ASSERT(SS_GRANULES < 1u << SPAN_UNUSED_SHIFT, "a span's granules and bits are one word");
 
 /* The secure variant guards slabs: of superslabs that are mapped for them every second unit may not
    be touched, as far as the process may have so many mappings. Once, at the start. */
@@ -117,6 +123,20 @@ static inline struct granules hak_pool_all_granules(const struct superslab *ss)
 static inline uint32_t hak_pool_span_granules(const struct superslab *ss, uint32_t first)
 {
     return atomic_load_relaxed(&ss->span_granules[first]) & ~SPAN_BITS;
+}
+
+/* What the word says of bytes that the block may be filled to. */
+static inline size_t hak_pool_span_usable(uint32_t word)
+{
+    return (word & ~SPAN_BITS) *
+           (SS_GRANULE_BYTES - ((word & SPAN_UNUSED) >> SPAN_UNUSED_SHIFT) * SPAN_PART_BYTES);
+}
+
+/* The bits for a block of `size` bytes in n granules: as many 64ths as are left for certain. */
+static inline uint32_t hak_pool_span_unused(uint32_t n, size_t size)
+{
+    size_t parts = (n * SS_GRANULE_BYTES - size) / (n * SPAN_PART_BYTES);
+    return (uint32_t)(parts < SPAN_UNUSED_MOST ? parts : SPAN_UNUSED_MOST) << SPAN_UNUSED_SHIFT;
 }
 
 /* Where span_granules says what starts at p; NULL if no span does, set aside or not. No lock. */

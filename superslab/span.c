@@ -93,6 +93,13 @@ size_t hak_ss_span_size(const void *p)
     return ss ? hak_pool_span_granules(ss, first) * SS_GRANULE_BYTES : 0;
 }
 
+size_t hak_ss_span_usable(const void *p)
+{
+    uint32_t first;
+    struct superslab *ss = span_at(p, &first);
+    return ss ? hak_pool_span_usable(atomic_load_relaxed(&ss->span_granules[first])) : 0;
+}
+
 static void change_mark(void *p, uint32_t mark)
 {
     uint32_t first;
@@ -111,6 +118,17 @@ void hak_ss_span_set_mark(void *p)
 void hak_ss_span_clear_mark(void *p)
 {
     change_mark(p, 0);
+}
+
+void hak_ss_span_set_usable(void *p, size_t usable)
+{
+    uint32_t first;
+    struct superslab *ss = span_at(p, &first);
+    if (ss) {
+        uint32_t word = atomic_load_relaxed(&ss->span_granules[first]);
+        uint32_t unused = hak_pool_span_unused(word & ~SPAN_BITS, usable);
+        atomic_store_relaxed(&ss->span_granules[first], (uint16_t)((word & ~SPAN_UNUSED) | unused));
+    }
 }
 
 size_t hak_ss_span_look(const void *p, int *is_marked)

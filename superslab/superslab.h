@@ -71,6 +71,10 @@ size_t hak_ss_span_look(const void *p, int *is_marked);
 void hak_ss_span_free(void *p);
 /* Bytes of the span that starts at p, or 0 if none starts there. */
 size_t hak_ss_span_size(const void *p);
+/* What the block in it may be filled to: all of it at first and when it was resized, or about what
+   its owner has said, which is at most its size. */
+size_t hak_ss_span_usable(const void *p);
+void hak_ss_span_set_usable(void *p, size_t usable);
 /* Tries to make the span at p `size` bytes long in place, growing into free granules or freeing
    the tail. Returns 1 on success; otherwise nothing has changed. */
 int hak_ss_span_resize(void *p, size_t size);
