@@ -65,9 +65,9 @@
 HAK_EXTERN_C_BEGIN
 
 /* A window in which a bin may be found asleep, in the heap's slow paths. */
-#define TC_SLEEP_WINDOW   HAK_TINY_OR(16u, 1024u)
-#define TC_MID_TIMES      4u
-#define TC_MID_SHARE      4u
+#define TC_SLEEP_WINDOW HAK_TINY_OR(16u, 1024u)
+#define TC_MID_TIMES    4u
+#define TC_MID_SHARE    4u
 /* A heap of so many slabs flushes lists before it grows by one (tcache.c). */
 #define TC_RELIEVE_FROM   HAK_TINY_OR(128u, 32u)
 #define OUTBOX_SLOTS      HAK_TINY_OR(2u, 128u)
