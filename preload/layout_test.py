@@ -50,7 +50,7 @@ class Layout(unittest.TestCase):
             self.assertGreater(len(listed), 50)
             gone = [name for name in listed if name not in found]
             behind = [name for name in listed if found.get(name, 0) >= bound]
-            hint = "run ./bazelw run //preload:usual_functions; "
+            hint = "run ./bazelw run //bench:usual_functions; "
             self.assertLess(len(gone), len(listed) / 10, hint + "gone: %s" % gone)
             self.assertLess(len(behind), len(listed) / 10, hint + "too far: %s" % behind)
         for name in ("malloc", "free", "calloc", "hak_tc_refill", "hak_theap_acquire_first"):

@@ -1,6 +1,6 @@
 """Writes the list of functions in layout.ld again: those that small programs call.
 
-usual_functions.py LIBRARY PROGRAM WORKLOADS   (./bazelw run //preload:usual_functions)
+usual_functions.py LIBRARY PROGRAM WORKLOADS   (./bazelw run //bench:usual_functions)
 
 It runs some programs under callgrind with the library preloaded, and the programs of the file
 WORKLOADS, which lie beside it, with little work. A function that more of them call stands further
