@@ -25,9 +25,9 @@ def run(*command, **environment):
 
 
 class Idle(unittest.TestCase):
-    def falls_back(self, mib, order, who, **environment):
+    def falls_back(self, mib, order, who, wait_ms=2500, **environment):
         before, loaded, after, table, threads = (
-            int(n) for n in run(IDLE_MEMORY, mib, order, who, 2500, **environment)
+            int(n) for n in run(IDLE_MEMORY, mib, order, who, wait_ms, **environment)
         )
         print(
             "%d MiB %s %s: %d -> %d -> %d KiB (table %d), %d threads"
@@ -39,7 +39,10 @@ class Idle(unittest.TestCase):
 
     def within_a_tenth(self, order, who):
         # Except for huge pages: the kernel may build one again from pages that were purged.
-        before, after = self.falls_back(540, order, who, HAKMEM_HUGE_PAGE_BYTES="0")
+        huge = {"HAKMEM_HUGE_PAGE_BYTES": "0"}
+        before, after = self.falls_back(540, order, who, **huge)
+        if after >= before * 1.1:  # the machine may be so busy that the thread had no time
+            before, after = self.falls_back(540, order, who, wait_ms=20000, **huge)
         self.assertLess(after, before * 1.1)
 
     def test_in_order_by_the_thread_that_allocated(self):

@@ -102,8 +102,16 @@ void give_back_one()
     operator delete(first);
 }
 
+/* A process that has used more than a few blocks: nothing of what it has is still to be opened. */
+void use_some_memory()
+{
+    std::vector<std::string> used(1000, std::string(4000, 'u'));
+    CHECK(used.back().size() == 4000);
+}
+
 void new_handler(long)
 {
+    use_some_memory();
     limit_data(true);
     take_every_byte();
     std::set_new_handler(give_back_one);
