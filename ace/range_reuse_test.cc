@@ -207,6 +207,27 @@ TEST_F(Reuse, ASuperslabBecomesARange)
     EXPECT_EQ(hak_super_lookup(large + 100).start, large);
     hak_ace_free(large);
 }
+
+/* What of it was not committed counts, as it would in a fresh range. */
+TEST_F(Reuse, ASuperslabBecomesNoRangeBeyondTheLimit)
+{
+    for (size_t room : {0 * kMiB, kMiB}) {
+        char *p = filled(700 * 1024), *q = filled(700 * 1024);
+        hak_ace_free(p);
+        hak_ace_free(q);
+        int64_t n = hak_stat_get(superslabs);
+        hak_limit_configure(0, hak_limit_committed() + room);
+        char *large = static_cast<char *>(hak_ace_alloc(2 * kMiB, 1));
+        EXPECT_LE(hak_limit_committed(), hak_limit_hard());
+        EXPECT_EQ(hak_stat_get(superslabs), n - (room != 0));
+        hak_limit_configure(0, 0);
+        if (large) {
+            hak_ace_free(large);
+        }
+        expect_sound();
+        purge_all();
+    }
+}
 #endif
 
 /* Blocks of both kinds, all with what was written in them, and what is kept passes between them. */

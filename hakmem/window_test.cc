@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <set>
+#include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -73,6 +74,19 @@ std::vector<void *> fill(size_t n)
         regions.insert(region_of(p));
     }
     return blocks;
+}
+
+/* Programs keep code and guards of their own in aligned blocks. */
+TEST_F(Window, PagesThatTheProgramHasProtectedStaySo)
+{
+    in_child([] {
+        auto *p = static_cast<volatile char *>(hak_aligned_alloc(4096, 4096));
+        *p = 'r';
+        ASSERT_EQ(mprotect(const_cast<char *>(p), 4096, PROT_READ), 0);
+        (void)fill(2);
+        EXPECT_EQ(*p, 'r');
+        EXPECT_EXIT(*p = 'w', testing::KilledBySignal(SIGSEGV), "");
+    });
 }
 
 size_t n_in(const std::vector<void *> &blocks, uintptr_t region)

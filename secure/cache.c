@@ -95,7 +95,9 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
         }
         *(uint64_t *)more = 0; /* where the link was */
         __builtin_prefetch(hak_secure_tail_of(more, bin->bytes), 1);
-        bin->hand[bin->n_hand++] = more;
+        bin->hand[bin->n_hand] = more;
+        __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_put */
+        bin->n_hand++;
     }
     uint32_t i = hak_secure_draw(cache, bin->n_hand + 1u);
     if (i == bin->n_hand) {

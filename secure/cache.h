@@ -95,6 +95,8 @@ static HAK_ALWAYS_INLINE int hak_secure_cache_put(struct secure_bin *bin, void *
         return 0;
     }
     bin->hand[n] = block;
+    /* A signal handler that exits looks at so many. */
+    __atomic_signal_fence(__ATOMIC_RELEASE);
     bin->n_hand = n + 1;
     return 1;
 }

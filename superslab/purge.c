@@ -335,12 +335,12 @@ int hak_ss_has_region(void)
     return !HAK_SECURE && atomic_load_relaxed(&hak_pool_lists.n_empty) != 0;
 }
 
-/* Pool lock held. */
+/* All of it becomes committed. Pool lock held. */
 static size_t takeable_bytes(const struct superslab *ss)
 {
     size_t bytes = hak_granules_count(&ss->dirty, 0, SS_GRANULES) * SS_GRANULE_BYTES;
     int is_whole = !hak_pool_guards(ss) && !ss->is_huge && ss->age_list == SS_AGED;
-    return is_whole && bytes >= SS_BYTES / 2 ? bytes : 0;
+    return is_whole && bytes >= SS_BYTES / 2 && hak_limit_has_room(SS_BYTES - bytes) ? bytes : 0;
 }
 
 char *hak_ss_take_region(size_t *dirty)

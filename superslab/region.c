@@ -255,6 +255,23 @@ static void set_leaving(struct superslab *ss, uint32_t units, int is_leaving)
     }
 }
 
+/* Returns which of the units may be touched now. One system call for each run of them: between them
+   lie blocks, of which the program may have protected pages itself. No lock held. */
+static uint32_t open_units(char *base, uint32_t units)
+{
+    uint32_t opened = 0;
+    while (units) {
+        uint32_t first = (uint32_t)__builtin_ctz(units);
+        uint32_t n = (uint32_t)__builtin_ctz(~(units >> first)); /* a window is open: never all */
+        uint32_t run = ((1u << n) - 1) << first;
+        if (hak_os_protect(base + first * SS_UNIT_BYTES, n * SS_UNIT_BYTES, OS_WRITABLE) == 0) {
+            opened |= run;
+        }
+        units &= ~run;
+    }
+    return opened;
+}
+
 HAK_COLD static int open_rest(struct superslab *ss)
 {
     uint32_t units = ss->guards;
@@ -263,20 +280,17 @@ HAK_COLD static int open_rest(struct superslab *ss)
     set_leaving(ss, units, 1);
     hak_pool_relist(ss);
     hak_lock_release(&hak_pool_lock);
-    int is_open = hak_os_protect(ss->base, SS_BYTES, OS_WRITABLE) == 0;
+    uint32_t opened = open_units(ss->base, units);
     hak_lock_acquire(&hak_pool_lock);
     set_leaving(ss, units, 0);
-    if (is_open) {
-        for (; units; units &= units - 1) {
-            hak_granules_set(&ss->free, (uint32_t)__builtin_ctz(units) * SS_GRANULES_OF_A_UNIT,
-                             SS_GRANULES_OF_A_UNIT);
-        }
-    } else {
-        ss->guards = units;
-        closed = ss;
+    ss->guards = units & ~opened;
+    for (uint32_t left = opened; left; left &= left - 1) {
+        hak_granules_set(&ss->free, (uint32_t)__builtin_ctz(left) * SS_GRANULES_OF_A_UNIT,
+                         SS_GRANULES_OF_A_UNIT);
     }
+    hak_pool_keep_closed(ss);
     hak_pool_relist(ss);
-    return is_open;
+    return opened != 0;
 }
 
 int hak_pool_open(void)

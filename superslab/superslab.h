@@ -106,7 +106,8 @@ struct ss_policy {
    ranges. Called once, at the start of the process; *policy is never freed. */
 void hak_ss_set_policy(const struct ss_policy *policy);
 /* The region of a superslab that holds nothing, but *dirty bytes of resident memory, at least half
-   of it: it is the caller's, and committed as a whole. NULL: there is none. */
+   of it: it is the caller's, and committed as a whole. NULL: there is none, or the limit would not
+   have it. */
 char *hak_ss_take_region(size_t *dirty);
 /* Whether there may be one. */
 int hak_ss_has_region(void);
