@@ -86,8 +86,7 @@ static int move_all(struct large *from, struct large *to)
 /* Inside the gate. */
 static int move_and_end(struct large *from, struct large *to)
 {
-    int is_mine = hak_secure_large_begin_change(from),
-        is_moved = is_mine && move_all(from, to);
+    int is_mine = hak_secure_large_begin_change(from), is_moved = is_mine && move_all(from, to);
     if (!is_moved) {
         hak_secure_large_abandon(to);
         if (is_mine) {

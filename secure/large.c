@@ -125,7 +125,7 @@ static struct large *record(void *container, const struct request *request)
         hak_secure_below()->free(container);
         return NULL;
     }
-    hak_secure_body_seal((char *)container, large->bytes);
+    hak_secure_body_seal((char *)container, large->bytes, 1);
     enter(large, container);
     if (!dress(large, request)) {
         large->heap = NULL;

@@ -1,9 +1,14 @@
-/* Large blocks while other threads check them, or fork. */
+/* Large blocks while other threads check them, or fork, and where there are too many
+   mappings. */
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <gtest/gtest.h>
+#include <iterator>
 #include <sys/mman.h>
 #include <thread>
+#include <vector>
 
 #include "base/os.h"
 #include "hakmem/hakmem.h"
@@ -146,6 +151,56 @@ TEST(SecureLarge, ABlockThatBecomesAnotherSizeIsNoFalseReport)
     is_over = 1;
     resizer.join();
     mover.join();
+}
+
+size_t mappings_now()
+{
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<size_t>(
+        std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
+}
+
+/* Two mappings each: the last ones are refused. Each refusal looks at a few of what is stuck, not
+   at all; and what is freed leaves fewer mappings, though the system gives no new one then. */
+TEST(SecureLarge, TooManyMappingsAreGivenBack)
+{
+    size_t most = 0;
+    std::ifstream("/proc/sys/vm/max_map_count") >> most;
+    if (most < 10000 || most > 100000) {
+        GTEST_SKIP() << most;
+    }
+    std::vector<unsigned char *> blocks;
+    auto take = [&](size_t size) {
+        auto *p = static_cast<unsigned char *>(hak_malloc(size));
+        if (p) {
+            ASSERT_TRUE(p[0] == 0 && p[size - 1] == 0);
+            p[0] = p[size - 1] = 1;
+            blocks.push_back(p);
+        }
+    };
+    for (size_t i = 0; i < most / 2 + 500; i++) {
+        take(40000 + i % 64);
+    }
+    size_t n_full = blocks.size();
+    EXPECT_LT(n_full, most / 2);
+    EXPECT_GT(n_full, most / 4);
+    for (size_t i = 0; i < n_full; i += 2) {
+        hak_free(blocks[i]);
+        blocks[i] = nullptr;
+    }
+    for (size_t i = 0; i < n_full / 2; i++) {
+        take(40000 + i * 7 % 4096);
+    }
+    for (unsigned char *p : blocks) {
+        hak_free(p);
+    }
+    while (hak_secure_large_flush()) {
+    }
+    EXPECT_LT(mappings_now(), most / 2);
+    void *p = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(p, MAP_FAILED);
+    munmap(p, 4096);
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 } // namespace

@@ -23,7 +23,7 @@ typedef uint64_t wide_32 __attribute__((vector_size(32), aligned(1), may_alias))
 typedef uint64_t wide_64 __attribute__((vector_size(64), aligned(1), may_alias));
 typedef long long wide_q32 __attribute__((vector_size(32)));
 typedef long long wide_q64 __attribute__((vector_size(64)));
-#define WIDE_ANY_BY_AVX2(v)   (!__builtin_ia32_ptestz256((wide_q32)(v), (wide_q32)(v)))
+#define WIDE_ANY_BY_AVX2(v) (!__builtin_ia32_ptestz256((wide_q32)(v), (wide_q32)(v)))
 #if defined(__clang__) /* the fuzzing builds */
 #include <immintrin.h>
 #define WIDE_ANY_BY_AVX512(v) (_mm512_test_epi64_mask((__m512i)(v), (__m512i)(v)) != 0)
