@@ -466,13 +466,41 @@ int hak_os_renew(void *addr, size_t size)
     return error;
 }
 
+/* With one mapping more than it may have (an mmap can make that one) a process gets no mmap, even
+   one that would leave it fewer: nothing could be sealed. So there is one that can go first: a
+   page, readable, which what lies beside it is not. */
+static void *spare_mapping;
+
+static void keep_spare_mapping(void)
+{
+    void *none = NULL;
+    int saved = errno;
+    size_t page = hak_os_page_size();
+    hak_lock_count_system_call("mmap");
+    void *p = hak_os_ops.mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p != MAP_FAILED && !atomic_cas_strong(&spare_mapping, &none, p)) {
+        hak_os_unmap_untouched(p, page);
+    }
+    errno = saved;
+}
+
 /* Without MAP_NORESERVE: it would not become one mapping with what lies beside it. The system
    counts it as memory once it is writable. */
-int hak_os_seal(void *addr, size_t size)
+int hak_os_seal(void *addr, size_t size, int makes_fewer)
 {
     int error = map_over(addr, size, PROT_NONE);
+    void *spare = HAK_UNLIKELY(error == ENOMEM) && makes_fewer
+                      ? atomic_exchange_seq(&spare_mapping, NULL)
+                      : NULL;
+    if (spare) {
+        hak_os_unmap_untouched(spare, hak_os_page_size());
+        error = map_over(addr, size, PROT_NONE);
+    }
     if (error) {
         (void)hak_os_claim(addr, size); /* the system may have unmapped it before it refused */
+    }
+    if ((!error || spare) && HAK_UNLIKELY(!atomic_load_relaxed(&spare_mapping))) {
+        keep_spare_mapping();
     }
     return error;
 }

@@ -99,8 +99,10 @@ HAK_MUST_CHECK int hak_os_move_pages(void *from, size_t size, void *to);
    Returns 0 or an errno value, and nothing has changed. */
 HAK_MUST_CHECK int hak_os_renew(void *addr, size_t size);
 /* Whole pages of ours go, and what has none may not be touched: one system call, which is cheaper
-   than hak_os_purge and hak_os_protect. Returns 0 or an errno value, and nothing has changed. */
-HAK_MUST_CHECK int hak_os_seal(void *addr, size_t size);
+   than hak_os_purge and hak_os_protect. `makes_fewer`: all around is sealed, so that fewer mappings
+   are left; this is done where the process has more than it may have, too. Returns 0 or an errno
+   value, and nothing has changed. */
+HAK_MUST_CHECK int hak_os_seal(void *addr, size_t size, int makes_fewer);
 /* Asks for huge pages in a range; a refusal is harmless. */
 void hak_os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */

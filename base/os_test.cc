@@ -245,7 +245,7 @@ TEST(Os, SealedPagesAreGoneAndMayNotBeTouched)
     ASSERT_NE(p, nullptr);
     memset(p, 's', size);
     errno = 5;
-    ASSERT_EQ(hak_os_seal(p + page, page), 0);
+    ASSERT_EQ(hak_os_seal(p + page, page, 0), 0);
     EXPECT_EXIT((void)*static_cast<volatile char *>(p + page), testing::KilledBySignal(SIGSEGV),
                 "");
     EXPECT_EQ(p[page - 1], 's');
@@ -255,9 +255,16 @@ TEST(Os, SealedPagesAreGoneAndMayNotBeTouched)
     {
         FailingOs os;
         os.fail_always(hak_testing::OS_MMAP);
-        EXPECT_EQ(hak_os_seal(p, page), ENOMEM);
+        EXPECT_EQ(hak_os_seal(p, page, 0), ENOMEM);
     }
     EXPECT_EQ(p[0], 's');
+    {
+        FailingOs os; /* as where there is one mapping too many */
+        os.fail(hak_testing::OS_MMAP, 1);
+        EXPECT_EQ(hak_os_seal(p, page, 1), 0);
+        EXPECT_EQ(os.calls(hak_testing::OS_MUNMAP), 1u) << "a spare one went";
+        EXPECT_EQ(os.calls(hak_testing::OS_MMAP), 3u) << "and came again";
+    }
     EXPECT_EQ(errno, 5);
     ASSERT_EQ(hak_os_unmap(p, size), 0);
 }

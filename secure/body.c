@@ -42,9 +42,9 @@ static size_t most_kept(size_t freed)
            hak_os_page_size();
 }
 
-void hak_secure_body_seal(char *at, size_t bytes)
+void hak_secure_body_seal(char *at, size_t bytes, int is_new)
 {
-    if (bytes && hak_os_seal(at, bytes)) {
+    if (bytes && hak_os_seal(at, bytes, !is_new)) {
         if (hak_os_purge(at, bytes) && hak_os_protect(at, bytes, OS_WRITABLE) == 0) {
             memset(at, 0, bytes);
         }
@@ -168,7 +168,7 @@ static int add(struct body *body, size_t from, size_t to)
         is_done = 0;
         if (lent) {
             drop(body, from, from + lent, SIZE_MAX);
-            hak_secure_body_seal(body->start + from, lent);
+            hak_secure_body_seal(body->start + from, lent, 0);
         }
     }
     if (is_inside) {
@@ -214,7 +214,7 @@ int hak_secure_body_cut(struct body *body, size_t bytes)
     (void)atomic_sub_relaxed(&used_bytes, was - bytes);
     drop(body, bytes, was, most_kept(was - bytes));
     body->bytes = bytes;
-    hak_secure_body_seal(body->start + bytes, was - bytes);
+    hak_secure_body_seal(body->start + bytes, was - bytes, 0);
     if (is_inside) {
         hak_gate_leave();
     }
@@ -231,7 +231,7 @@ void hak_secure_body_leave(struct body *body)
     (void)atomic_sub_relaxed(&used_bytes, body->bytes);
     size_t most = most_kept(body->bytes);
     drop(body, body->bytes - bytes_of_parts(body), body->bytes, most);
-    hak_secure_body_seal(body->start, body->bytes);
+    hak_secure_body_seal(body->start, body->bytes, 0);
     (void)hak_secure_pages_trim(most);
 }
 
@@ -274,7 +274,7 @@ static void move_back(struct body *from, const struct body *to, uint32_t n)
         part->first = MOVED_PAGES;
         at += bytes;
     }
-    hak_secure_body_seal(to->start, at);
+    hak_secure_body_seal(to->start, at, 0);
 }
 
 int hak_secure_body_move(struct body *from, struct body *to)
@@ -298,7 +298,7 @@ int hak_secure_body_move(struct body *from, struct body *to)
         to->parts[i].first -= to->parts[i].first == OWN_PAGES; /* MOVED_PAGES */
     }
     to->n_parts += from->n_parts;
-    hak_secure_body_seal(from->start, from->bytes);
+    hak_secure_body_seal(from->start, from->bytes, 0);
     (void)atomic_sub_relaxed(&used_bytes, from->bytes);
     from->bytes = from->n_parts = 0;
     return 1;

@@ -37,8 +37,8 @@ struct body {
 };
 
 /* Whole pages are sealed. Where the system refuses that, they are zero, and may be touched by none
-   or, if it refuses that too, by all. */
-void hak_secure_body_seal(char *at, size_t bytes);
+   or, if it refuses that too, by all. `is_new`: a container, around which not all is sealed. */
+void hak_secure_body_seal(char *at, size_t bytes, int is_new);
 /* [start, start + bytes) is sealed, and becomes the body; `brought` of it, at the start, will come
    from another one (hak_secure_body_move). Returns 0 if the system refuses: then all is sealed. */
 HAK_MUST_CHECK int hak_secure_body_get(struct body *body, char *start, size_t bytes, size_t brought,

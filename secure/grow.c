@@ -52,8 +52,7 @@ int hak_secure_large_resize(void *p, size_t size, int must_stay)
         return 0;
     }
     hak_secure_large_check_edges(large);
-    uint32_t used = LARGE_USED;
-    if (!atomic_cas_strong(&large->state, &used, (uint32_t)LARGE_CHANGING)) {
+    if (!hak_secure_large_begin_change(large)) {
         return 0;
     }
     int is_done = set_body_bytes(large, bytes);
@@ -84,17 +83,10 @@ static int move_all(struct large *from, struct large *to)
     return 1;
 }
 
-static int become(struct large *large, enum large_state is, enum large_state next)
-{
-    uint32_t expected = (uint32_t)is;
-    return atomic_cas_strong(&large->state, &expected, (uint32_t)next);
-}
-
 /* Inside the gate. */
 static int move_and_end(struct large *from, struct large *to)
 {
-    int is_mine = become(from, LARGE_USED, LARGE_CHANGING),
-        is_moved = is_mine && move_all(from, to);
+    int is_mine = hak_secure_large_begin_change(from), is_moved = is_mine && move_all(from, to);
     if (!is_moved) {
         hak_secure_large_abandon(to);
         if (is_mine) {
@@ -120,7 +112,11 @@ void *hak_secure_large_move(void *p, size_t size)
     }
     struct large *to = hak_secure_large_make_growing(
         size, (struct spot){(size_t)(from->start - from->body.start), from->body.bytes});
-    if (!to || !hak_gate_enter()) {
+    if (!to) {
+        return NULL;
+    }
+    if (!hak_gate_enter()) { /* a fork has begun */
+        hak_secure_large_abandon_later(to);
         return NULL;
     }
     int is_moved = move_and_end(from, to);

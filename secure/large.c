@@ -125,7 +125,7 @@ static struct large *record(void *container, const struct request *request)
         hak_secure_below()->free(container);
         return NULL;
     }
-    hak_secure_body_seal((char *)container, large->bytes);
+    hak_secure_body_seal((char *)container, large->bytes, 1);
     enter(large, container);
     if (!dress(large, request)) {
         large->heap = NULL;
@@ -169,6 +169,21 @@ static struct large *make_fresh(const struct request *request, void **other)
     }
 }
 
+/* The gate is closed: the plain functions free the container of a freed record later. */
+static void give_back_later(struct large *large)
+{
+    if (hak_secure_quarantine_open(large) == 0) {
+        hak_fork_defer_block(hak_secure_container_of(large));
+    }
+}
+
+void hak_secure_large_abandon_later(struct large *large)
+{
+    atomic_store_release(&large->state, (uint32_t)LARGE_FREED);
+    hak_secure_body_forget(&large->body);
+    give_back_later(large);
+}
+
 /* From a ready container; NULL if there is none. */
 static struct large *make_ready(const struct request *request)
 {
@@ -179,6 +194,8 @@ static struct large *make_ready(const struct request *request)
         if (hak_gate_enter()) {
             hak_secure_quarantine_give_back(large);
             hak_gate_leave();
+        } else {
+            give_back_later(large);
         }
         large = NULL;
     }
@@ -269,6 +286,21 @@ struct large *hak_secure_large_look(const void *p)
                                                                                           : NULL;
 }
 
+/* With the lock held, as a check of another thread reads the edges: it is at none of them then. */
+int hak_secure_large_begin_change(struct large *large)
+{
+    uint32_t used = LARGE_USED;
+    enum gate_reader how = hak_gate_enter_to_read();
+    if (how == GATE_REFUSED) {
+        return 0;
+    }
+    hak_lock_acquire(&hak_secure_large_lock);
+    int is_mine = atomic_cas_strong(&large->state, &used, (uint32_t)LARGE_CHANGING);
+    hak_lock_release(&hak_secure_large_lock);
+    hak_gate_leave_reader(how);
+    return is_mine;
+}
+
 /* The record of the block that begins at p; aborts if there is none. */
 static struct large *used_at(const void *p, const void *container)
 {
@@ -285,7 +317,7 @@ static struct large *used_at(const void *p, const void *container)
     return large;
 }
 
-/* The gate is closed: the plain functions free the container later. */
+/* The gate is closed. */
 static void free_later(void *p, void *container)
 {
     enum gate_reader how = hak_gate_enter_to_read();
@@ -296,9 +328,7 @@ static void free_later(void *p, void *container)
     hak_gate_leave_reader(how);
     hak_secure_large_check_edges(large);
     hak_secure_body_forget(&large->body);
-    if (hak_secure_quarantine_open(large) == 0) {
-        hak_fork_defer_block(container);
-    }
+    give_back_later(large);
 }
 
 void hak_secure_large_free(void *p)
@@ -388,12 +418,13 @@ void hak_secure_large_forget(void *container)
     }
     hak_lock_acquire(&hak_secure_large_lock);
     struct large *large = hak_secure_large_record_of(container);
+    int is_used = large && atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) == LARGE_USED;
     hak_lock_release(&hak_secure_large_lock);
     hak_gate_leave_reader(how);
     if (!large) {
         return;
     }
-    if (atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) == LARGE_USED) {
+    if (is_used) {
         hak_secure_large_check_edges(large);
         hak_secure_body_forget(&large->body);
     } /* else a thread that a forked child does not have was freeing it */

@@ -73,6 +73,11 @@ void hak_secure_large_watch(struct large *large, unsigned edges);
 void hak_secure_large_check_edges(const struct large *large);
 /* A block that was not handed out. Inside the gate. */
 void hak_secure_large_abandon(struct large *large);
+/* The same while the gate is closed. */
+void hak_secure_large_abandon_later(struct large *large);
+/* The used block is changing from now on, and no check of another thread looks at it any more. 0:
+   it is not used, or this cannot be. */
+int hak_secure_large_begin_change(struct large *large);
 /* A block that may grow, at that place in its body, and with what it is to be brought missing: the
    caller's, changing, its edges not filled. NULL. */
 struct large *hak_secure_large_make_growing(size_t size, struct spot spot);

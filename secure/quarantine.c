@@ -23,7 +23,7 @@ static struct {
 } ready[READY_MOST];
 static uint32_t n_drawn, n_queued, first_queued, n_ready, draws;
 size_t hak_secure_large_waiting;
-static struct large *stuck; /* freed, in no other list */
+static struct large *stuck, *last_stuck; /* freed, in no other list */
 
 /* --- ready --- */
 
@@ -104,8 +104,13 @@ void hak_secure_quarantine_stick(struct large *large)
     hak_heap_forget(hak_secure_container_of(large));
     hak_lock_acquire(&hak_secure_large_lock);
     large->heap = NULL;
-    large->next_stuck = stuck;
-    atomic_store_relaxed(&stuck, large);
+    large->next_stuck = NULL;
+    if (stuck) {
+        last_stuck->next_stuck = large;
+    } else {
+        atomic_store_relaxed(&stuck, large);
+    }
+    last_stuck = large;
     hak_lock_release(&hak_secure_large_lock);
 }
 
@@ -116,21 +121,33 @@ void hak_secure_quarantine_give_back(struct large *large)
     }
 }
 
-/* Those that are stuck are tried again. Returns whether one went. */
+static struct large *take_stuck(void)
+{
+    hak_lock_acquire(&hak_secure_large_lock);
+    struct large *large = stuck;
+    if (large) {
+        atomic_store_relaxed(&stuck, large->next_stuck);
+    }
+    hak_lock_release(&hak_secure_large_lock);
+    return large;
+}
+
+/* Those that are stuck are tried again, until so many have stayed: where the process has too many
+   mappings, there may be thousands, and none goes. Returns whether one went. */
+#define STAY_MOST 8
 static int unstick(void)
 {
-    int any = 0;
-    hak_lock_acquire(&hak_secure_large_lock);
-    struct large *large = stuck, *next;
-    atomic_store_relaxed(&stuck, NULL);
-    hak_lock_release(&hak_secure_large_lock);
-    for (; large; large = next) {
-        next = large->next_stuck;
-        if (try_give_back(large)) {
+    struct large *first = NULL, *large;
+    int any = 0, n_stay = 0;
+    while (n_stay < STAY_MOST && (large = take_stuck()) != NULL) {
+        int is_again = large == first;
+        if (!is_again && try_give_back(large)) {
             any = 1;
-        } else {
-            hak_secure_quarantine_give_back(large);
+            continue;
         }
+        hak_secure_quarantine_stick(large);
+        first = first ? first : large;
+        n_stay = is_again ? STAY_MOST : n_stay + 1;
     }
     return any;
 }

@@ -136,21 +136,46 @@ TEST(Secure, AFreedSmallBlockIsZero)
     }
 }
 
+/* Blocks are handed out until each that was freed has been: one that leaves the ring when the hand
+   is full lies in the bin, behind what goes round, until the hand is empty. */
+void hand_out_all(size_t size)
+{
+    for (int i = 0; i < 1000; i++) {
+        hak_free(take(size));
+    }
+    for (int i = 0; i < 1000; i++) {
+        (void)take(size);
+    }
+}
+
+void expect_found_when_handed_out(size_t size, size_t at)
+{
+    EXPECT_DEATH(
+        {
+            unsigned char *p = take(size);
+            hak_free(p);
+            p[at] = 1;
+            hand_out_all(size);
+        },
+        "written to")
+        << size << " " << at;
+}
+
 TEST(SecureDeathTest, AWriteAfterFreeIsFoundAtAnyByteWhenTheBlockIsHandedOut)
 {
     for (size_t size : {9u, 24u, 40u, 56u, 72u, 100u, 136u, 152u, 248u, 264u, 1000u, 5000u}) {
         for (size_t at = 0; at < size; at += size < 150 ? 5 : size / 5) {
-            EXPECT_DEATH(
-                {
-                    unsigned char *p = take(size);
-                    hak_free(p);
-                    p[at] = 1;
-                    for (int i = 0; i < 1000; i++) {
-                        hak_free(take(size));
-                    }
-                },
-                "written to")
-                << size << " " << at;
+            expect_found_when_handed_out(size, at);
+        }
+    }
+}
+
+/* Each time the block goes another way through the ring, the hand and the bin. */
+TEST(SecureDeathTest, AWriteAfterFreeIsFoundWhicheverWayTheBlockGoes)
+{
+    for (int i = 0; i < 400; i++) {
+        for (size_t size : {24u, 72u, 100u}) {
+            expect_found_when_handed_out(size, size - 1);
         }
     }
 }

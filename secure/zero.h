@@ -23,12 +23,24 @@ typedef uint64_t wide_32 __attribute__((vector_size(32), aligned(1), may_alias))
 typedef uint64_t wide_64 __attribute__((vector_size(64), aligned(1), may_alias));
 typedef long long wide_q32 __attribute__((vector_size(32)));
 typedef long long wide_q64 __attribute__((vector_size(64)));
-#define WIDE_ANY_BY_AVX2(v)   (!__builtin_ia32_ptestz256((wide_q32)(v), (wide_q32)(v)))
+#define WIDE_ANY_BY_AVX2(v) (!__builtin_ia32_ptestz256((wide_q32)(v), (wide_q32)(v)))
+#if defined(__clang__) /* the fuzzing builds */
+#include <immintrin.h>
+#define WIDE_ANY_BY_AVX512(v) (_mm512_test_epi64_mask((__m512i)(v), (__m512i)(v)) != 0)
+#define WIDE_PRAGMA(...)      _Pragma(#__VA_ARGS__)
+#define WIDE_BEGIN_AVX2                                                                            \
+    WIDE_PRAGMA(clang attribute push(__attribute__((target("avx2"))), apply_to = function))
+#define WIDE_BEGIN_AVX512                                                                          \
+    WIDE_PRAGMA(clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl"))),         \
+                                     apply_to = function))
+#define WIDE_END _Pragma("clang attribute pop")
+#else
 #define WIDE_ANY_BY_AVX512(v) __builtin_ia32_ptestmq512((wide_q64)(v), (wide_q64)(v), 0xFF)
 #define WIDE_BEGIN_AVX2       _Pragma("GCC push_options") _Pragma("GCC target(\"avx2\")")
 #define WIDE_BEGIN_AVX512                                                                          \
     _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512vl\")")
 #define WIDE_END _Pragma("GCC pop_options")
+#endif
 enum wide_set { WIDE_FOR_ALL, WIDE_AVX2, WIDE_AVX512 };
 extern enum wide_set hak_secure_wide_set HAK_HIDDEN; /* written once, at the start */
 #endif

@@ -1,0 +1,206 @@
+/* Large blocks while other threads check them, or fork, and where there are too many
+   mappings. */
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <gtest/gtest.h>
+#include <iterator>
+#include <sys/mman.h>
+#include <thread>
+#include <vector>
+
+#include "base/os.h"
+#include "hakmem/hakmem.h"
+#include "hakmem/walk.h"
+#include "heap/gate.h"
+#include "secure/large.h"
+#include "testing/rng.h"
+
+namespace
+{
+
+using hak_testing::Rng;
+
+/* Of a fork: the gate is closed from the first system call of that kind on, until `open`. */
+class Closer
+{
+  public:
+    explicit Closer(size_t least) : before_(hak_os_ops)
+    {
+        wanted() = 0;
+        closed() = 0;
+        bytes() = least;
+        previous() = before_.mprotect;
+        hak_os_ops.mprotect = close_then_protect;
+        thread_ = std::thread([] {
+            while (wanted() == 0) {
+                std::this_thread::yield();
+            }
+            hak_gate_close();
+            closed() = 1;
+            while (wanted() == 1) {
+                std::this_thread::yield();
+            }
+            hak_gate_open();
+        });
+    }
+    ~Closer()
+    {
+        hak_os_ops = before_;
+        wanted() = 2;
+        thread_.join();
+    }
+    static bool has_closed()
+    {
+        return closed() == 1;
+    }
+
+  private:
+    static int close_then_protect(void *p, size_t size, int prot)
+    {
+        if (size >= bytes() && (prot & PROT_WRITE) && !hak_gate_is_inside()) {
+            wanted() = 1;
+            while (closed() == 0) {
+                std::this_thread::yield();
+            }
+        }
+        return previous()(p, size, prot);
+    }
+    static std::atomic<int> &wanted()
+    {
+        static std::atomic<int> value;
+        return value;
+    }
+    static std::atomic<int> &closed()
+    {
+        static std::atomic<int> value;
+        return value;
+    }
+    static size_t &bytes()
+    {
+        static size_t value;
+        return value;
+    }
+    static decltype(hak_os_ops.mprotect) &previous()
+    {
+        static decltype(hak_os_ops.mprotect) value;
+        return value;
+    }
+
+    struct hak_os_ops before_;
+    std::thread thread_;
+};
+
+size_t containers()
+{
+    struct walk_counts counts;
+    while (hak_secure_large_flush()) {
+    }
+    hak_walk_count(&counts);
+    return counts.n_spans + counts.n_ranges;
+}
+
+TEST(SecureLarge, ABlockThatGrowsWhileAForkBeginsLosesNothing)
+{
+    (void)hak_malloc(1);
+    size_t before = containers();
+    auto *p = static_cast<unsigned char *>(hak_malloc(300000));
+    memset(p, 0x5A, 300000);
+    for (int i = 0; i < 100; i++) { /* until a container for it is ready */
+        hak_free(hak_malloc(2900000));
+    }
+    {
+        Closer closer(1000000);
+        p = static_cast<unsigned char *>(hak_realloc(p, 1500000));
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(closer.has_closed());
+    }
+    for (size_t i = 0; i < 300000; i++) {
+        ASSERT_EQ(p[i], 0x5A) << i;
+    }
+    hak_free(p);
+    EXPECT_EQ(containers(), before);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+TEST(SecureLarge, ABlockThatBecomesAnotherSizeIsNoFalseReport)
+{
+    std::atomic<int> is_over{0};
+    std::thread resizer([&] {
+        Rng rng(1);
+        void *p = hak_malloc(400000);
+        while (!is_over) {
+            p = hak_realloc(p, 300000 + rng.below(100000));
+        }
+        hak_free(p);
+    });
+    std::thread mover([&] {
+        while (!is_over) {
+            auto *p = static_cast<char *>(hak_malloc(70000));
+            for (size_t size = 70000; size < 2000000; size += size / 3) {
+                p = static_cast<char *>(hak_realloc(p, size));
+                p[0] = 1;
+            }
+            hak_free(p);
+        }
+    });
+    for (int i = 0; i < 8000; i++) {
+        ASSERT_EQ(hak_verify(), 0);
+    }
+    is_over = 1;
+    resizer.join();
+    mover.join();
+}
+
+size_t mappings_now()
+{
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<size_t>(
+        std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
+}
+
+/* Two mappings each: the last ones are refused. Each refusal looks at a few of what is stuck, not
+   at all; and what is freed leaves fewer mappings, though the system gives no new one then. */
+TEST(SecureLarge, TooManyMappingsAreGivenBack)
+{
+    size_t most = 0;
+    std::ifstream("/proc/sys/vm/max_map_count") >> most;
+    if (most < 10000 || most > 100000) {
+        GTEST_SKIP() << most;
+    }
+    std::vector<unsigned char *> blocks;
+    auto take = [&](size_t size) {
+        auto *p = static_cast<unsigned char *>(hak_malloc(size));
+        if (p) {
+            ASSERT_TRUE(p[0] == 0 && p[size - 1] == 0);
+            p[0] = p[size - 1] = 1;
+            blocks.push_back(p);
+        }
+    };
+    for (size_t i = 0; i < most / 2 + 500; i++) {
+        take(40000 + i % 64);
+    }
+    size_t n_full = blocks.size();
+    EXPECT_LT(n_full, most / 2);
+    EXPECT_GT(n_full, most / 4);
+    for (size_t i = 0; i < n_full; i += 2) {
+        hak_free(blocks[i]);
+        blocks[i] = nullptr;
+    }
+    for (size_t i = 0; i < n_full / 2; i++) {
+        take(40000 + i * 7 % 4096);
+    }
+    for (unsigned char *p : blocks) {
+        hak_free(p);
+    }
+    while (hak_secure_large_flush()) {
+    }
+    EXPECT_LT(mappings_now(), most / 2);
+    void *p = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT_NE(p, MAP_FAILED);
+    munmap(p, 4096);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+} // namespace
