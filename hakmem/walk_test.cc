@@ -170,6 +170,9 @@ TEST(Walk, WhileOthersAllocate)
    been freed, cut and taken again before its middle was looked at. No byte is visited twice. */
 TEST(Walk, ASpanThatIsCutMeanwhile)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "its blocks begin within spans, which no thread cuts";
+    }
     void *p = hak_malloc(20 * SS_GRANULE_BYTES);
     uint16_t *word = hak_ss_span_word(p);
     ASSERT_NE(word, nullptr);

@@ -81,21 +81,21 @@ static HAK_ALWAYS_INLINE void zero_short(void *p, size_t n)
 }
 
 /* What is longer is handled by the functions of wide.h, in functions of their own. */
-#define WIDE(name)  name##_anywhere
-#define WIDE_VECTOR wide_32
-#define WIDE_ANY    WIDE_ANY_BY_WORDS
+#define hak_secure_wide(name) name##_anywhere
+#define WIDE_VECTOR           wide_32
+#define WIDE_ANY              WIDE_ANY_BY_WORDS
 #include "secure/wide.h"
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-#define WIDE(name)  name##_avx2
-#define WIDE_VECTOR wide_32
-#define WIDE_ANY    WIDE_ANY_BY_AVX2
+#define hak_secure_wide(name) name##_avx2
+#define WIDE_VECTOR           wide_32
+#define WIDE_ANY              WIDE_ANY_BY_AVX2
 #include "secure/wide.h"
 WIDE_END
 WIDE_BEGIN_AVX512
-#define WIDE(name)  name##_avx512
-#define WIDE_VECTOR wide_64
-#define WIDE_ANY    WIDE_ANY_BY_AVX512
+#define hak_secure_wide(name) name##_avx512
+#define WIDE_VECTOR           wide_64
+#define WIDE_ANY              WIDE_ANY_BY_AVX512
 #include "secure/wide.h"
 WIDE_END
 #endif

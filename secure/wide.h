@@ -2,9 +2,10 @@
    a program that asks for many sizes makes each of them wrong half the time, and that costs as much
    as a hundred instructions.
 
-   Included once for each set of instructions (zero.c, small.c): WIDE(name) is the function's name
-   there, WIDE_VECTOR the type of what is handled at once, of 32 bytes or 64, WIDE_ANY(v) 1 if any
-   bit of one is set. So no guard; what includes it sets all three, and this file takes them away.
+   Included once for each set of instructions (zero.c, small.c): hak_secure_wide(name) is the
+   function's name there, WIDE_VECTOR the type of what is handled at once, of 32 bytes or 64,
+   WIDE_ANY(v) 1 if any bit of one is set. So no guard; what includes it sets all three, and this
+   file takes them away.
 
    A length is a number of steps of 512 bytes, and a rest of up to 512, as four pieces of 128 that
    overlap as far as the rest is shorter. So one branch depends on it. */
@@ -29,7 +30,7 @@
 #define WIDE_LEAST(a, b)        ((a) < (b) ? (a) : (b))
 
 /* 1 if all is zero. `n`: whole words, WIDE_PIECE at least. `p` is aligned to words. */
-static HAK_ALWAYS_INLINE int WIDE(is_zero)(const void *p, size_t n)
+static HAK_ALWAYS_INLINE int hak_secure_wide(is_zero)(const void *p, size_t n)
 {
     const char *at = (const char *)p, *last = at + n - WIDE_PIECE, *end = at + n;
     for (; at + WIDE_STEP < end; at += WIDE_STEP) {
@@ -45,7 +46,7 @@ static HAK_ALWAYS_INLINE int WIDE(is_zero)(const void *p, size_t n)
     return !WIDE_ANY(rest);
 }
 
-static HAK_ALWAYS_INLINE void WIDE(clear_piece)(char *p)
+static HAK_ALWAYS_INLINE void hak_secure_wide(clear_piece)(char *p)
 {
     WIDE_AT(p)[0] = WIDE_AT(p)[1] = (WIDE_VECTOR){0};
     if (!WIDE_IN_TWO) {
@@ -53,16 +54,16 @@ static HAK_ALWAYS_INLINE void WIDE(clear_piece)(char *p)
     }
 }
 
-static HAK_ALWAYS_INLINE void WIDE(clear_four)(char *a, char *b, char *c, char *d)
+static HAK_ALWAYS_INLINE void hak_secure_wide(clear_four)(char *a, char *b, char *c, char *d)
 {
-    WIDE(clear_piece)(a);
-    WIDE(clear_piece)(b);
-    WIDE(clear_piece)(c);
-    WIDE(clear_piece)(d);
+    hak_secure_wide(clear_piece)(a);
+    hak_secure_wide(clear_piece)(b);
+    hak_secure_wide(clear_piece)(c);
+    hak_secure_wide(clear_piece)(d);
 }
 
 /* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. */
-static HAK_ALWAYS_INLINE void WIDE(clear)(void *p, size_t n)
+static HAK_ALWAYS_INLINE void hak_secure_wide(clear)(void *p, size_t n)
 {
     char *at = (char *)p, *last = at + n - WIDE_PIECE, *end = at + n;
     int look_first = n >= WIDE_LOOK_FIRST;
@@ -74,7 +75,7 @@ static HAK_ALWAYS_INLINE void WIDE(clear)(void *p, size_t n)
                 continue;
             }
         }
-        WIDE(clear_four)(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
+        hak_secure_wide(clear_four)(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
         __asm__ volatile("" : "+r"(at)); /* or gcc makes a call of memset from the loop */
     }
     char *a = WIDE_LEAST(at, last), *b = WIDE_LEAST(at + WIDE_PIECE, last),
@@ -85,15 +86,15 @@ static HAK_ALWAYS_INLINE void WIDE(clear)(void *p, size_t n)
             return;
         }
     }
-    WIDE(clear_four)(a, b, c, last);
+    hak_secure_wide(clear_four)(a, b, c, last);
 }
 
 /* The filling (tail.h) of a block of WIDE_PIECE bytes at least before its tail: the end of the
    WIDE_PIECE bytes that end where it ends. */
 HAK_STATIC_ASSERT(TAIL_FILLED == WIDE_PIECE, "the filling is the end of a piece");
 
-static HAK_ALWAYS_INLINE char *WIDE(filled)(const void *p, size_t size, const uint64_t *tail,
-                                            size_t *n)
+static HAK_ALWAYS_INLINE char *hak_secure_wide(filled)(const void *p, size_t size,
+                                                       const uint64_t *tail, size_t *n)
 {
     const char *at = (const char *)p + size;
     *n = (size_t)((const char *)tail - at);
@@ -105,10 +106,10 @@ static HAK_ALWAYS_INLINE char *WIDE(filled)(const void *p, size_t size, const ui
 #define WIDE_MASK(n, i) (WIDE_AT(hak_secure_tail_ends + (n))[i])
 
 /* The bytes of the piece before the filling are zero. */
-static HAK_ALWAYS_INLINE void WIDE(fill)(void *p, size_t size, uint64_t *tail)
+static HAK_ALWAYS_INLINE void hak_secure_wide(fill)(void *p, size_t size, uint64_t *tail)
 {
     size_t n;
-    char *to = WIDE(filled)(p, size, tail, &n);
+    char *to = hak_secure_wide(filled)(p, size, tail, &n);
     WIDE_AT(to)[0] = WIDE_FILLING & WIDE_MASK(n, 0);
     WIDE_AT(to)[1] = WIDE_FILLING & WIDE_MASK(n, 1);
     if (!WIDE_IN_TWO) {
@@ -117,10 +118,11 @@ static HAK_ALWAYS_INLINE void WIDE(fill)(void *p, size_t size, uint64_t *tail)
     }
 }
 
-static HAK_ALWAYS_INLINE int WIDE(fill_is_right)(const void *p, size_t size, const uint64_t *tail)
+static HAK_ALWAYS_INLINE int hak_secure_wide(fill_is_right)(const void *p, size_t size,
+                                                            const uint64_t *tail)
 {
     size_t n;
-    const char *from = WIDE(filled)(p, size, tail, &n);
+    const char *from = hak_secure_wide(filled)(p, size, tail, &n);
     WIDE_VECTOR wrong = ((WIDE_AT(from)[0] ^ WIDE_FILLING) & WIDE_MASK(n, 0)) |
                         ((WIDE_AT(from)[1] ^ WIDE_FILLING) & WIDE_MASK(n, 1));
     if (!WIDE_IN_TWO) {
@@ -130,6 +132,6 @@ static HAK_ALWAYS_INLINE int WIDE(fill_is_right)(const void *p, size_t size, con
     return !WIDE_ANY(wrong);
 }
 
-#undef WIDE
+#undef hak_secure_wide
 #undef WIDE_ANY
 #undef WIDE_VECTOR

@@ -3,9 +3,9 @@
 
 #if HAK_SECURE
 
-#define WIDE(name)  name##_anywhere
-#define WIDE_VECTOR wide_32
-#define WIDE_ANY    WIDE_ANY_BY_WORDS
+#define hak_secure_wide(name) name##_anywhere
+#define WIDE_VECTOR           wide_32
+#define WIDE_ANY              WIDE_ANY_BY_WORDS
 #include "secure/wide.h"
 
 static HAK_NOINLINE int look_anywhere(const void *p, size_t n)
@@ -22,9 +22,9 @@ static HAK_NOINLINE void zero_anywhere(void *p, size_t n)
 enum wide_set hak_secure_wide_set;
 
 WIDE_BEGIN_AVX2
-#define WIDE(name)  name##_avx2
-#define WIDE_VECTOR wide_32
-#define WIDE_ANY    WIDE_ANY_BY_AVX2
+#define hak_secure_wide(name) name##_avx2
+#define WIDE_VECTOR           wide_32
+#define WIDE_ANY              WIDE_ANY_BY_AVX2
 #include "secure/wide.h"
 
 static HAK_NOINLINE int look_by_avx2(const void *p, size_t n)
@@ -39,9 +39,9 @@ static HAK_NOINLINE void zero_by_avx2(void *p, size_t n)
 WIDE_END
 
 WIDE_BEGIN_AVX512
-#define WIDE(name)  name##_avx512
-#define WIDE_VECTOR wide_64
-#define WIDE_ANY    WIDE_ANY_BY_AVX512
+#define hak_secure_wide(name) name##_avx512
+#define WIDE_VECTOR           wide_64
+#define WIDE_ANY              WIDE_ANY_BY_AVX512
 #include "secure/wide.h"
 
 static HAK_NOINLINE int look_by_avx512(const void *p, size_t n)
