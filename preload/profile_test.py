@@ -115,6 +115,12 @@ class Profiles(unittest.TestCase):
                 self.assertAlmostEqual(profile.live("keep_large") / LARGE, 1, delta=0.15)
                 os.remove(path)
 
+    def test_nothing_is_said_of_a_program_that_allocates_nothing(self):
+        for library in LIBRARIES:
+            with self.subTest(library=library):
+                self.run_it("nothing", library)
+                self.assertEqual(self.stderr, "")
+
     def test_names(self):
         path = os.path.join(self.folder.name, "x%%-%p-%n-%p.prof")
         (path,) = self.run_it("leak", file=path)

@@ -182,7 +182,8 @@ ENTRY_AT_START(start);
 
 __attribute__((destructor)) static void end(void)
 {
-    if (file() && hak_options.profile_exit) {
+    /* A program that has allocated nothing has begun none. */
+    if (file() && hak_options.profile_exit && hak_profile_began_ms) {
         write_now("exit");
     }
 }
