@@ -143,24 +143,26 @@ static uint32_t state;
 static HAK_TLS uint8_t is_starting;
 
 /* Returns the table that serves the call. Another thread waits until the first has asked who wants
-   to observe: else a block of its would be one that they do not know. The first waits for none. */
+   to observe: else a block of its would be one that they do not know. The first waits for none. The
+   heap comes before: with it there are handlers of fork, so that a child learns that the first is
+   not there. */
 static const struct entry_table *start(void)
 {
     uint32_t expected = NOT_STARTED;
     if (is_starting) {
         return &hak_entry_plain;
     }
+    is_starting = 1;
+    (void)hak_theap_acquire();
     if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
-        is_starting = 1;
-        (void)hak_theap_acquire();
         /* cppcheck-suppress comparePointers ; the two ends of one section */
         for (const entry_starter *at = __start_hak_entry_start; at < __stop_hak_entry_start; at++) {
             (*at)();
         }
         hak_theap_switch(end_start, NULL);
-        is_starting = 0;
         atomic_store_release(&state, (uint32_t)STARTED);
     }
+    is_starting = 0;
     while (atomic_load_acquire(&state) != STARTED) {
         hak_atomic_pause();
     }

@@ -145,24 +145,23 @@ static void start(void)
     atomic_store_release(&is_ready, 1u);
 }
 
-enum { NOT_STARTED, STARTING, STARTED };
-static uint32_t threads_state;
+static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
+static uint32_t has_threads;
+
+static void start_threads_once(void)
+{
+    has_end_key = has_end_key || pthread_key_create(&end_key, thread_ends) == 0;
+    hak_fork_start();
+}
 
 /* What needs the C library's locks happens outside of ours. A second thread waits until the first
-   has the key: otherwise its end would go unnoticed. */
+   has the key: otherwise its end would go unnoticed. A child that was forked by another thread
+   meanwhile, before there were handlers, begins anew, which glibc's pthread_once knows. */
 static void start_threads(void)
 {
-    uint32_t expected = NOT_STARTED;
-    if (HAK_LIKELY(atomic_load_acquire(&threads_state) == STARTED)) {
-        return;
-    }
-    if (atomic_cas_strong(&threads_state, &expected, (uint32_t)STARTING)) {
-        has_end_key = pthread_key_create(&end_key, thread_ends) == 0;
-        hak_fork_start();
-        atomic_store_release(&threads_state, (uint32_t)STARTED);
-    }
-    while (atomic_load_acquire(&threads_state) != STARTED) {
-        hak_atomic_pause();
+    if (HAK_UNLIKELY(!atomic_load_acquire(&has_threads))) {
+        (void)pthread_once(&threads_once, start_threads_once);
+        atomic_store_release(&has_threads, 1u);
     }
 }
 
@@ -872,7 +871,7 @@ void hak_theap_fork_child(void)
     hak_stat_add(span_cache_bytes, own->spans.reserved - hak_stat_get(span_cache_bytes));
     atomic_store_relaxed(&hak_theap_live, (uint32_t)n_own);
     /* These handlers are registered behind the key: another thread had made it. */
-    atomic_store_release(&threads_state, (uint32_t)STARTED);
+    atomic_store_release(&has_threads, 1u);
     mend_shown();
     hak_owner_fork_child();
     if (HAK_UNLIKELY(hak_gate_saw_others())) {
