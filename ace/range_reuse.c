@@ -24,6 +24,7 @@
 #define REFUSED_MOST 64u
 
 static uint32_t n_refused;
+static uint32_t is_denied; /* the process may not call mremap: no more are tried at all */
 
 static void lock(void)
 {
@@ -54,8 +55,26 @@ char *hak_range_map_space(size_t bytes, size_t align)
     return base;
 }
 
+/* The pages have not moved. No lock. */
+static void note_refused(char *place, size_t bytes, int error)
+{
+    (void)atomic_add_relaxed(&n_refused, 1u);
+    if (error == EPERM || error == ENOSYS) { /* by a filter, before the kernel did anything */
+        atomic_store_relaxed(&is_denied, 1u);
+        hak_os_unmap_untouched(place, bytes);
+    }
+    /* Else the kernel may have unmapped `place` before it failed, and another thread may live there
+       by now: the address space is left alone. */
+    if (error != EFAULT) { /* not one mapping after all: the block comes from elsewhere */
+        hak_fail_map(bytes, error);
+    }
+}
+
 char *hak_range_move(struct range *range, size_t bytes, size_t align, size_t committed)
 {
+    if (HAK_UNLIKELY(atomic_load_relaxed(&is_denied))) {
+        return NULL;
+    }
     size_t more = committed > range->bytes ? committed - range->bytes : 0;
     char *place =
         hak_limit_admit(more, committed, committed) ? hak_range_map_space(bytes, align) : NULL;
@@ -64,15 +83,12 @@ char *hak_range_move(struct range *range, size_t bytes, size_t align, size_t com
     }
     /* First the map: once the pages have moved, the old addresses may be anybody's. */
     hak_range_clear_map(range);
+    int saved = errno;
     if (hak_os_ops.mremap(range->base, range->bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) ==
         MAP_FAILED) {
-        /* The kernel may have unmapped `place` before it failed, and another thread may live there
-           by now: the address space is left alone. */
-        if (errno != EFAULT) { /* not one mapping after all: the block comes from elsewhere */
-            hak_fail_map(bytes, errno);
-        }
+        note_refused(place, bytes, errno);
+        errno = saved;
         range->is_torn = 1;
-        (void)atomic_add_relaxed(&n_refused, 1u);
         hak_range_write_map(range);
         return NULL;
     }
@@ -91,7 +107,8 @@ void hak_range_set_moved(struct range *range, char *place, size_t bytes)
 /* Each that has moved is a mapping of its own. */
 static int may_move(void)
 {
-    return hak_limit_may_split() && atomic_load_relaxed(&n_refused) < REFUSED_MOST;
+    return hak_limit_may_split() && atomic_load_relaxed(&n_refused) < REFUSED_MOST &&
+           !atomic_load_relaxed(&is_denied);
 }
 
 /* --- into a block --- */

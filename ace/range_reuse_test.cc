@@ -1,6 +1,7 @@
 /* Tests of pages that move: into a larger block, into a superslab, and back; and where the system
    does not move them. */
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -141,6 +142,38 @@ TEST_F(Reuse, WhatTheSystemDoesNotMoveIsAskedForOnce)
     os.reset();
     hak_ace_free(p);
     hak_ace_free(q);
+}
+
+/* By a filter of system calls. Nothing stays mapped where the pages would have gone. In a child,
+   since it is not asked again. */
+TEST_F(Reuse, WhereMremapIsDeniedNothingStaysMapped)
+{
+    auto grows_by_copies = [] {
+        hak_ace_free(filled(64 * kMiB)); /* the map knows the addresses around */
+        purge_all();
+        FailingOs os;
+        static int n_denied;
+        n_denied = 0;
+        hak_os_ops.mremap = [](void *, size_t, size_t, int, void *) {
+            n_denied++;
+            errno = EPERM;
+            return MAP_FAILED;
+        };
+        errno = 5;
+        for (int i = 0; i < 5; i++) {
+            hak_ace_free(filled(3 * kMiB));
+            char *p = alloc(5 * kMiB);
+            void *larger = hak_ace_resize(p, 8 * kMiB);
+            hak_ace_free(larger ? larger : p);
+            purge_all();
+        }
+        EXPECT_EQ(errno, 5);
+        EXPECT_GE(n_denied, 1);
+        EXPECT_LT(os.mapped_bytes(), static_cast<int64_t>(kMiB)) << "but metadata";
+        expect_sound();
+        exit(HasFailure());
+    };
+    EXPECT_EXIT(grows_by_copies(), testing::ExitedWithCode(0), "");
 }
 
 /* Two mappings to the system, as after mprotect: the block comes from elsewhere. */
