@@ -100,6 +100,7 @@ static struct large *describe(void *container)
         large->bytes = hak_secure_below()->usable_size(container) & ~(hak_os_page_size() - 1);
         large->by_address.address = container;
         large->state = LARGE_FREED;
+        large->is_open = 0;
     }
     return large;
 }
@@ -173,6 +174,7 @@ static struct large *make_fresh(const struct request *request, void **other)
 static void give_back_later(struct large *large)
 {
     if (hak_secure_quarantine_open(large) == 0) {
+        atomic_store_release(&large->is_open, 1u);
         hak_fork_defer_block(hak_secure_container_of(large));
     }
 }
@@ -409,8 +411,9 @@ void hak_secure_large_name(const void *p, enum entry_family family)
     hak_gate_leave_reader(how);
 }
 
-/* The record stays, freed, until the container is another block's. */
-void hak_secure_large_forget(void *container)
+/* The record stays, freed, until the container is another block's. One that was freed while the
+   gate was closed is not touched: it is linked to others, or another block's by now. */
+void hak_secure_large_forget(const struct hak_heap *heap, const void *container)
 {
     enum gate_reader how = hak_gate_enter_to_read();
     if (how == GATE_REFUSED) {
@@ -418,17 +421,21 @@ void hak_secure_large_forget(void *container)
     }
     hak_lock_acquire(&hak_secure_large_lock);
     struct large *large = hak_secure_large_record_of(container);
-    int is_used = large && atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) == LARGE_USED;
+    int is_its = large && large->heap == heap && !atomic_load_acquire(&large->is_open);
+    uint32_t was =
+        is_its ? atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) : (uint32_t)LARGE_FREED;
     hak_lock_release(&hak_secure_large_lock);
     hak_gate_leave_reader(how);
-    if (!large) {
+    if (!is_its) {
         return;
     }
-    if (is_used) {
+    if (was == LARGE_USED) {
         hak_secure_large_check_edges(large);
         hak_secure_body_forget(&large->body);
     } /* else a thread that a forked child does not have was freeing it */
-    if (hak_secure_quarantine_open(large) && hak_gate_enter()) {
+    if (hak_secure_quarantine_open(large) == 0) {
+        atomic_store_release(&large->is_open, 1u);
+    } else if (hak_gate_enter()) {
         hak_secure_quarantine_stick(large);
         hak_gate_leave();
     }

@@ -57,7 +57,7 @@ void hak_secure_large_free(void *p);
 struct large_block hak_secure_large_find(const void *p);
 void hak_secure_large_name(const void *p, enum entry_family family);
 /* The heap is about to be destroyed: its block in that container ends. */
-void hak_secure_large_forget(void *container);
+void hak_secure_large_forget(const struct hak_heap *heap, const void *container);
 /* Returns to the system what waits or is ready. Returns whether there was some. */
 int hak_secure_large_flush(void);
 /* Whether there is some that the system did not let go. */

@@ -28,6 +28,8 @@ struct large {
     uint32_t family;
     uint32_t state;
     uint32_t watched; /* edges */
+    uint32_t is_open; /* freed, touchable, and the plain functions': its container may be linked in
+                         the list of what waits for the gate (fork.h), and is not to be changed */
     struct large *next_stuck;
 };
 

@@ -289,15 +289,14 @@ static size_t secure_walked(void **p, size_t usable)
     return tag == TAG_LIMBO ? below()->walked(p, usable) : 0; /* or it is free by now */
 }
 
-static int end_block(void *block, size_t size, void *context)
+static int end_block(void *block, size_t size, void *heap)
 {
     uint32_t tag = tag_of(block);
     (void)size;
-    (void)context;
     if (TAG_IS_SLAB(tag)) {
         (void)hak_secure_small_walked(block, tag, 1);
     } else if (is_large(tag)) {
-        hak_secure_large_forget(block);
+        hak_secure_large_forget((const struct hak_heap *)heap, block);
     }
     return 0;
 }
@@ -305,7 +304,7 @@ static int end_block(void *block, size_t size, void *context)
 static void secure_heap_destroy(struct hak_heap *heap)
 {
     int saved = errno;
-    (void)hak_walk_heap(heap, below()->walked, end_block, NULL);
+    (void)hak_walk_heap(heap, below()->walked, end_block, heap);
     errno = saved;
     below()->heap_destroy(heap);
 }

@@ -18,9 +18,11 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "base/os.h"
+#include "base/stats.h"
 #include "base/verify.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
+#include "heap/gate.h"
 #include "secure/cache.h"
 #include "secure/fault.h"
 #include "secure/large.h"
@@ -741,6 +743,40 @@ TEST(Secure, AForkedChildGoesOn)
         ASSERT_EQ(status, 0) << i;
     }
     other.join();
+}
+
+/* They are linked through their first words until the fork is done, and so are those of a heap that
+   is destroyed before. */
+TEST(Secure, LargeBlocksThatAreFreedDuringAForkAreNotLostWithAHeap)
+{
+    (void)hak_purge();
+    int64_t used = hak_stat_get(heap_used_bytes), large = hak_stat_get(large_bytes);
+    for (size_t size : {50000u, 200000u, 3000000u}) {
+        hak_heap *heap = hak_heap_create();
+        ASSERT_NE(heap, nullptr);
+        std::vector<unsigned char *> plain, own;
+        for (int i = 0; i < 4; i++) {
+            plain.push_back(take(size));
+            own.push_back(static_cast<unsigned char *>(hak_heap_malloc(heap, size)));
+            ASSERT_NE(own[i], nullptr);
+            memset(own[i], 7, size);
+        }
+        hak_gate_close(); /* as fork does */
+        std::thread([&] {
+            for (int i = 0; i < 4; i++) {
+                hak_free(plain[i]);
+                if (i % 2) {
+                    hak_free(own[i]);
+                }
+            }
+            hak_heap_destroy(heap);
+        }).join();
+        hak_gate_open();
+        (void)hak_purge();
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_LE(hak_stat_get(heap_used_bytes), used) << size;
+        EXPECT_LE(hak_stat_get(large_bytes), large) << size;
+    }
 }
 
 /* Whatever lies behind. */
