@@ -155,8 +155,8 @@ static void start_threads_once(void)
 }
 
 /* What needs the C library's locks happens outside of ours. A second thread waits until the first
-   has the key: otherwise its end would go unnoticed. In a child that another thread forks while this
-   goes on, before there are handlers, glibc's pthread_once begins again. */
+   has the key: otherwise its end would go unnoticed. In a child that another thread forks while
+   this goes on, before there are handlers, glibc's pthread_once begins again. */
 static void start_threads(void)
 {
     if (HAK_UNLIKELY(!atomic_load_acquire(&has_threads))) {

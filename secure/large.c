@@ -217,20 +217,29 @@ static void *hand_out(struct large *large)
     return large->start;
 }
 
-/* What limbo or libc served is handed through, at the right place, and zero. */
-static void *hand_through(void *other, const struct request *request)
+/* What limbo or libc served is handed through, at the right place, and zero. Returns 0 if the fork
+   that closed the gate is over, so that nothing is: a block of the plain functions' has no record.
+ */
+static int hand_through(void **served, const struct request *request)
 {
+    void *other = *served;
     size_t size = request->size, alignment = request->alignment;
     if (other && alignment > SC_MIN_ALIGN) {
         hak_secure_below()->free(other);
         other = request->heap ? hak_secure_below()->heap_alloc(request->heap, size, alignment, 1)
                               : hak_secure_below()->aligned(alignment, size);
+        if (other && is_container(other)) {
+            hak_secure_below()->free(other);
+            return 0;
+        }
     }
     if (!other) {
         errno = ENOMEM;
-        return NULL;
+    } else {
+        memset(other, 0, size);
     }
-    return memset(other, 0, size);
+    *served = other;
+    return 1;
 }
 
 void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t size)
@@ -244,9 +253,15 @@ void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t siz
     alignment = alignment < SC_MIN_ALIGN ? SC_MIN_ALIGN : alignment;
     const struct request request = {
         heap, alignment, size, container_bytes(size, alignment), {AT_END, 0}};
-    void *other = NULL;
-    struct large *large = make(&request, &other);
-    return large ? hand_out(large) : hand_through(other, &request);
+    void *other;
+    do {
+        other = NULL;
+        struct large *large = make(&request, &other);
+        if (HAK_LIKELY(large != NULL)) {
+            return hand_out(large);
+        }
+    } while (!hand_through(&other, &request));
+    return other;
 }
 
 struct large *hak_secure_large_make_growing(size_t size, struct spot spot)

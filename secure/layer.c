@@ -74,6 +74,24 @@ static void *secure_calloc(size_t bytes)
     return secure_malloc(bytes);
 }
 
+/* *p is limbo's or libc's, and at no such place: another one comes in its stead. Returns 0 if the
+   fork that closed the gate is over, so that *p is none: the plain functions' blocks have no tail.
+ */
+static int hand_through_at(struct hak_heap *heap, void **p, size_t alignment, size_t size)
+{
+    below()->free(*p);
+    *p = heap ? below()->heap_alloc(heap, size, alignment, 1) : below()->aligned(alignment, size);
+    uint32_t tag = tag_of(*p);
+    if (TAG_IS_SLAB(tag) || is_large(tag)) {
+        below()->free(*p);
+        return 0;
+    }
+    if (*p) {
+        memset(*p, 0, size);
+    }
+    return 1;
+}
+
 static void *secure_aligned(size_t alignment, size_t size)
 {
     void *empty = !size && alignment <= SS_UNIT_BYTES && !hak_fallback_all()
@@ -88,11 +106,11 @@ static void *secure_aligned(size_t alignment, size_t size)
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(NULL, alignment, size ? size : 1);
     }
-    void *p = hak_secure_small_alloc(size_class, size);
-    if (HAK_UNLIKELY((uintptr_t)p & (alignment - 1))) { /* limbo's, or libc's */
-        below()->free(p);
-        p = below()->aligned(alignment, size);
-    }
+    void *p;
+    do {
+        p = hak_secure_small_alloc(size_class, size);
+    } while (HAK_UNLIKELY((uintptr_t)p & (alignment - 1)) &&
+             !hand_through_at(NULL, &p, alignment, size));
     return p;
 }
 
@@ -106,11 +124,11 @@ static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignm
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(heap, alignment, size);
     }
-    void *p = hak_secure_small_alloc_of(heap, size_class, size);
-    if (HAK_UNLIKELY((uintptr_t)p & (alignment - 1))) {
-        below()->free(p);
-        p = below()->heap_alloc(heap, size, alignment, 1);
-    }
+    void *p;
+    do {
+        p = hak_secure_small_alloc_of(heap, size_class, size);
+    } while (HAK_UNLIKELY((uintptr_t)p & (alignment - 1)) &&
+             !hand_through_at(heap, &p, alignment, size));
     return p;
 }
 

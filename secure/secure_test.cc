@@ -728,6 +728,39 @@ TEST(Secure, WhatTheSystemRefuses)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+/* What limbo serves while the gate is closed lies anywhere: another place is asked for, which the
+   plain functions serve if the fork is over by then. */
+TEST(Secure, AlignedBlocksWhileOthersFork)
+{
+    std::atomic<bool> is_over{false};
+    std::atomic<int> n{0};
+    auto ask = [&] {
+        while (!is_over) {
+            for (size_t size : {size_t(100), size_t(3000), size_t(100000), size_t(1500000)}) {
+                void *p = hak_aligned_alloc(4096, size);
+                ASSERT_NE(p, nullptr);
+                ASSERT_EQ(hak_usable_size(p) < size, false);
+                hak_free(p);
+                n++;
+            }
+        }
+    };
+    std::thread one(ask), two(ask);
+    for (int i = 0; i < 300; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            _exit(0);
+        }
+        ASSERT_GT(child, 0);
+        ASSERT_EQ(waitpid(child, nullptr, 0), child);
+    }
+    is_over = true;
+    one.join();
+    two.join();
+    EXPECT_GT(n, 0);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST(Secure, AForkedChildGoesOn)
 {
     std::thread other([] { work(4, 60000); });
