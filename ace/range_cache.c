@@ -381,7 +381,7 @@ struct range *hak_range_full_below(size_t bytes)
     struct range *largest = NULL;
     int looked = 0; /* in all */
     for (unsigned i = class_of(bytes), last = class_of(MOVED_LEAST); i >= last && !largest; i--) {
-        for (struct range *range = records.classes[0][i]; range && looked < BEST_SEARCH;
+        for (struct range *range = records.classes[0][i]; range && looked < BEST_SEARCH / 2;
              range = range->class_next, looked++) {
             hak_lock_step(1);
             if (range->bytes < bytes && (!largest || range->bytes > largest->bytes) &&
