@@ -433,7 +433,7 @@ static HAK_NOINLINE void relieve(struct theap *heap)
         int is_spare = n < SC_N_CLASSES;
         uint32_t c = heap->relieved = (heap->relieved ? heap->relieved : SC_N_CLASSES) - 1;
         uint32_t count = is_spare ? heap->spares[c].count : hak_tc_count(heap, c);
-        if (count * hak_sc_table[c].size >= RELIEVE_LEAST) {
+        if ((size_t)count * hak_sc_table[c].size >= RELIEVE_LEAST) {
             hak_lock_acquire(&heap->owner.lock);
             (void)put_one_list(heap, c, is_spare);
             (void)hak_theap_unlock(heap);
