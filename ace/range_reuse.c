@@ -196,11 +196,9 @@ static struct range *take_for_region(void)
     return range;
 }
 
-char *hak_range_give_region(size_t *dirty)
+/* Apart, since every process asks, and few have a range. */
+static HAK_COLD HAK_NOINLINE char *move_region(size_t *dirty)
 {
-    if (HAK_LIKELY((size_t)hak_stat_get(large_cached_bytes) < REGION_LEAST) || !may_move()) {
-        return NULL;
-    }
     lock();
     struct range *range = take_for_region();
     unlock();
@@ -216,4 +214,10 @@ char *hak_range_give_region(size_t *dirty)
     }
     unlock();
     return place;
+}
+
+char *hak_range_give_region(size_t *dirty)
+{
+    int may_have = (size_t)hak_stat_get(large_cached_bytes) >= REGION_LEAST;
+    return HAK_UNLIKELY(may_have) && may_move() ? move_region(dirty) : NULL;
 }

@@ -96,7 +96,7 @@ static void look_at_class(const struct theap *heap, uint32_t size_class, uint32_
     }
 }
 
-void hak_exit_look(void)
+HAK_COLD void hak_exit_look(void)
 {
     struct theap *heap = hak_theap_own;
     if (heap == &hak_theap_none || hak_gate_is_inside() || hak_theap_holds_outside() ||

@@ -52,7 +52,8 @@ class Layout(unittest.TestCase):
             behind = [name for name in listed if found.get(name, 0) >= bound]
             hint = "run ./bazelw run //bench:usual_functions; "
             self.assertLess(len(gone), len(listed) / 10, hint + "gone: %s" % gone)
-            self.assertLess(len(behind), len(listed) / 10, hint + "too far: %s" % behind)
+            # Those that stand last are called by one of the programs.
+            self.assertLess(len(behind), len(listed) / 6, hint + "too far: %s" % behind)
         for name in ("malloc", "free", "calloc", "hak_tc_refill", "hak_theap_acquire_first"):
             self.assertIn(name, usual)
             self.assertLess(found[name], BLOCK, name)

@@ -477,6 +477,10 @@ TEST_F(Pool, NoHugePagesWhereSlabsAreHardlyTouched)
 
 TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
 {
+    if (HAK_SECURE) {
+        GTEST_SKIP()
+            << "its large blocks split superslabs, so that there are no huge pages in them";
+    }
     static int n_huge;
     n_huge = 0;
     hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
