@@ -2,6 +2,8 @@
 #ifndef HAKMEM_GUARD_GUARD_TESTING_H
 #define HAKMEM_GUARD_GUARD_TESTING_H
 
+#include "base/internal.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <gtest/gtest.h>

@@ -42,17 +42,6 @@ class Sampling
         hak_profile_stop();
     }
 };
-uint64_t n_samples()
-{
-    return hak_profile_n_samples;
-}
-__attribute__((noinline, aligned(256))) void *site_of(size_t size)
-{
-    void *p = hak_malloc(size);
-    __asm__ volatile("" : "+r"(p));
-    return p;
-}
-
 bool is_within(uintptr_t address, const void *function)
 {
     return address - uintptr_t(function) < 256;

@@ -258,7 +258,7 @@ static int verify_waiting(const struct large *large)
 int hak_secure_quarantine_verify(void)
 {
     size_t bytes = 0;
-    int is_right = 1;
+    int is_right = n_queued <= QUEUE_LARGE;
     for (uint32_t i = 0; i < n_drawn; i++) {
         is_right &= verify_waiting(drawn[i]);
         bytes += drawn[i]->bytes;
