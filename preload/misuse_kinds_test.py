@@ -315,7 +315,7 @@ GUARDED_TRACE = (
     r"|[0-9a-f]+-[0-9a-f]+ r-xp .*)\Z"
 )
 TOUCHED = 42  # misuse_kinds.c: a fault while it touched what it must not
-OTHER_IN_TINY = r"_(1m|page)_|_(196608|5242880)$|^(read_grown|last_comes_first)_"
+OTHER_IN_TINY = r"_(1m|page)_|_(196608|5242880)$|^(read_grown|last_comes_first|other_size)_"
 RUNS = 4  # of each kind and variant for the page: what depends on chance
 
 
