@@ -215,7 +215,7 @@ SECURE_SIZED = {
     "under_realloc": (FAULT_OR + UNDER, "fault"),
     "write_cut_off": (OVER, "fault"),
     "read_freed_reused": (None, "fault"),
-    "read_cut_off": (None, "fault"),
+    "read_cut_off": (READ, "fault"),
     "read_cut_and_grown": (None, None),
     "over_read_32": (READ, "fault"),
     "under_read_32": (READ, "fault"),
