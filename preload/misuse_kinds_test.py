@@ -464,6 +464,9 @@ class Misuse(unittest.TestCase):
             expected = ["fault", "line"]
         if reason in (READ, UNSEEN):
             expected = ["fault", "passes"] + (["**two owners**"] if reason == READ else [])
+        for _ in range(2):  # one byte in 256 is already what is written there
+            if found == "passes" and "passes" not in expected:
+                found, line = outcome(PROGRAM, kind, LIBRARY)
         # A guard may lie before the block, or what was freed may have gone.
         may_die = ["**dies**"] if kind in ("write_freed_span", "underflow") else []
         self.assertIn(found, expected + may_die, line)
