@@ -11,58 +11,17 @@
 #include "base/os.h"
 #include "hakmem/hakmem.h"
 #include "profile/profile.h"
+#include "profile/profile_testing.h"
 #include "profile/sample.h"
-#include "testing/raw_profile.h"
 #include "testing/rng.h"
 
 namespace
 {
 
-using hak_testing::Profile;
+using namespace profile_testing;
 using hak_testing::Rng;
-using hak_testing::Row;
 using hak_testing::total;
 
-Profile written()
-{
-    return hak_testing::written(hak_profile_write);
-}
-
-/* Samples while it lives: by default as often as the period says. */
-class Sampling
-{
-  public:
-    explicit Sampling(size_t period)
-    {
-        hak_profile_rate = 0;
-        EXPECT_EQ(hak_profile_start(period), 0);
-    }
-    ~Sampling()
-    {
-        hak_profile_stop();
-    }
-};
-bool is_within(uintptr_t address, const void *function)
-{
-    return address - uintptr_t(function) < 256;
-}
-
-/* All rows of the function, whichever line called it, as one. */
-std::map<std::string, uint64_t> sum_of(const Profile &profile, void *(*function)(size_t))
-{
-    std::map<std::string, uint64_t> sum;
-    for (const Row &row : profile.rows) {
-        for (size_t i = 0; i < row.stack.size() && i < 4; i++) {
-            if (is_within(row.stack[i], reinterpret_cast<void *>(function))) {
-                for (auto &number : row.numbers) {
-                    sum[number.first] += number.second;
-                }
-                break;
-            }
-        }
-    }
-    return sum;
-}
 template <int number> __attribute__((noinline, aligned(256))) void *known_site(size_t size)
 {
     void *p = hak_malloc(size);

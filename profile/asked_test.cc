@@ -13,32 +13,17 @@
 #include "hakmem/hakmem.h"
 #include "hakmem/profile_layout.h"
 #include "profile/profile.h"
+#include "profile/profile_testing.h"
 #include "profile/sample.h"
-#include "testing/raw_profile.h"
 #include "testing/rng.h"
 
 namespace
 {
 
-using hak_testing::Profile;
+using namespace profile_testing;
 using hak_testing::Rng;
-using hak_testing::Row;
 using hak_testing::total;
 
-/* Samples while it lives: by default as often as the period says. */
-class Sampling
-{
-  public:
-    explicit Sampling(size_t period)
-    {
-        hak_profile_rate = 0;
-        EXPECT_EQ(hak_profile_start(period), 0);
-    }
-    ~Sampling()
-    {
-        hak_profile_stop();
-    }
-};
 uint64_t fake_ns;
 uint64_t fake_clock()
 {

@@ -18,43 +18,17 @@
 #include "base/size_classes.h"
 #include "hakmem/hakmem.h"
 #include "profile/meter.h"
+#include "profile/profile_testing.h"
 #include "profile/sample.h"
 #include "testing/in_child.h"
-#include "testing/raw_profile.h"
 #include "testing/rng.h"
 
 namespace
 {
 
-using hak_testing::Profile;
+using namespace profile_testing;
 using hak_testing::Rng;
-using hak_testing::Row;
 using hak_testing::total;
-
-Profile written()
-{
-    return hak_testing::written(hak_profile_write);
-}
-
-/* Samples while it lives: by default as often as the period says. */
-class Sampling
-{
-  public:
-    explicit Sampling(size_t period)
-    {
-        hak_profile_rate = 0;
-        EXPECT_EQ(hak_profile_start(period), 0);
-    }
-    ~Sampling()
-    {
-        hak_profile_stop();
-    }
-};
-
-uint64_t n_samples()
-{
-    return hak_profile_n_samples;
-}
 
 /* First: the process has not sampled yet. */
 TEST(AProfile, IsNoneBeforeItIsStarted)
@@ -73,28 +47,6 @@ __attribute__((noinline, aligned(256))) void *site_of(size_t size)
     void *p = hak_malloc(size);
     __asm__ volatile("" : "+r"(p));
     return p;
-}
-
-bool is_within(uintptr_t address, const void *function)
-{
-    return address - uintptr_t(function) < 256;
-}
-
-/* All rows of the function, whichever line called it, as one. */
-std::map<std::string, uint64_t> sum_of(const Profile &profile, void *(*function)(size_t))
-{
-    std::map<std::string, uint64_t> sum;
-    for (const Row &row : profile.rows) {
-        for (size_t i = 0; i < row.stack.size() && i < 4; i++) {
-            if (is_within(row.stack[i], reinterpret_cast<void *>(function))) {
-                for (auto &number : row.numbers) {
-                    sum[number.first] += number.second;
-                }
-                break;
-            }
-        }
-    }
-    return sum;
 }
 
 TEST(AProfile, SaysWhatIsLiveWasAllocatedAndWasThePeak)
