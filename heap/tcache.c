@@ -500,7 +500,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
         return head;
     }
     if (!head) {
-        if (!HAK_SECURE && heap->owner.bank.n_slabs >= TC_RELIEVE_FROM && !has_resident()) {
+        if (!HAK_SECURE && heap->n_slabs >= TC_RELIEVE_FROM && !has_resident()) {
             relieve(heap);
         }
         hak_depot_relieve(SC_SLAB_BYTES);
