@@ -317,6 +317,8 @@ GUARDED_TRACE = (
 TOUCHED = 42  # misuse_kinds.c: a fault while it touched what it must not
 OTHER_IN_TINY = r"_(1m|page)_|_(196608|5242880)$|^(read_grown|last_comes_first|other_size)_"
 RUNS = 4  # of each kind and variant for the page: what depends on chance
+TRIES = 5  # where the page's usual outcome is not what came: where a block lies is chance
+NEVER = ("**dies**", "**hangs**")
 
 
 def outcomes(program, kind, library, options=None):
@@ -356,6 +358,16 @@ def outcome(program, kind, library, options=None):
     if done.returncode == TOUCHED:
         return "fault", done.stderr
     return "**dies**", done.stderr
+
+
+def usual_outcome(program, kind, library, usual, options=None):
+    """The first outcome that `usual` has, within TRIES: a block may lie at the end of its region, or
+    where the one before it lay, once in some hundred runs. What must never be ends the search."""
+    for _ in range(TRIES):
+        found, line = outcome(program, kind, library, options)
+        if found in usual or found in NEVER:
+            break
+    return found, line
 
 
 def kinds_of(program):
@@ -434,12 +446,12 @@ class Misuse(unittest.TestCase):
     def check_guarded(self, kind, row):
         """By the page: what is found of a guarded block, and what release finds of the others. A
         fault in a slot is reported before the program's own handler runs."""
-        found, text = outcome(PROGRAM, kind, LIBRARY, GUARDED)
         cell = set(row[COLUMNS[VARIANT]].split(" / "))
         if re.match("(over_read|under_read|string_read|read_cut_off)_", kind):  # by its side
             cell |= {"fault", "passes"}
         if cell & {"line", "fault"}:  # which one depends on the side of its pages where it lies
             cell |= {"line", "fault"}
+        found, text = usual_outcome(PROGRAM, kind, LIBRARY, cell, GUARDED)
         self.assertIn(found, cell, text)
         if "guarded block" in text:
             first, *rest = text.rstrip("\n").split("\n")
@@ -451,11 +463,11 @@ class Misuse(unittest.TestCase):
 
     def check(self, kind, row):
         """Of the secure variant, by the line; of the others, by the page."""
-        found, line = outcome(PROGRAM, kind, LIBRARY)
         cell = row[COLUMNS.get(VARIANT, 1)].split(" / ")
         if VARIANT == "tiny" and re.search(OTHER_IN_TINY, kind):
             return  # its heap is smaller: something else lies there, or nothing any more
         if VARIANT != "secure":
+            found, line = usual_outcome(PROGRAM, kind, LIBRARY, cell)
             self.assertIn(found, cell, line)
             return
         reason = secure_reason(kind)
@@ -464,11 +476,9 @@ class Misuse(unittest.TestCase):
             expected = ["fault", "line"]
         if reason in (READ, UNSEEN):
             expected = ["fault", "passes"] + (["**two owners**"] if reason == READ else [])
-        for _ in range(2):  # one byte in 256 is already what is written there
-            if found == "passes" and "passes" not in expected:
-                found, line = outcome(PROGRAM, kind, LIBRARY)
         # A guard may lie before the block, or what was freed may have gone.
         may_die = ["**dies**"] if kind in ("write_freed_span", "underflow") else []
+        found, line = usual_outcome(PROGRAM, kind, LIBRARY, expected)  # one byte in 256 is the same
         self.assertIn(found, expected + may_die, line)
         self.assertTrue(set(cell) <= set(expected + ["**dies**"]), "docs/misuse.md: %s" % cell)
         if found == "line":
