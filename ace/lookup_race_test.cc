@@ -3,6 +3,8 @@
    run. The processor's trap flag makes both certain. */
 #include "superslab/superslab.h"
 
+#include <algorithm>
+#include <climits>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -148,6 +150,32 @@ const char *stepped;
 bool is_stepping_change;
 int n_bad;
 
+/* Where the lookup is after each of its instructions. To stop after one of them again, a breakpoint
+   is set there: stepping to each from the start takes a million traps. */
+const int kMostSteps = 4096;
+unsigned char *path[kMostSteps];
+unsigned char *breakpoint; /* or NULL */
+unsigned char under_breakpoint;
+const unsigned char kInt3 = 0xcc;
+
+void set_breakpoint(unsigned char *at)
+{
+    const uintptr_t page = reinterpret_cast<uintptr_t>(at) & ~uintptr_t{4095};
+    ASSERT_EQ(mprotect(reinterpret_cast<void *>(page), 4096, PROT_READ | PROT_WRITE | PROT_EXEC),
+              0);
+    breakpoint = at;
+    under_breakpoint = *at;
+    *at = kInt3;
+}
+
+void remove_breakpoint()
+{
+    if (breakpoint) {
+        *breakpoint = under_breakpoint;
+        breakpoint = nullptr;
+    }
+}
+
 bool same(const struct ss_lookup &a, const struct ss_lookup &b)
 {
     return a.kind == b.kind && a.owner == b.owner && a.size_class == b.size_class &&
@@ -170,6 +198,14 @@ void change()
 
 void trap(int, siginfo_t *, void *context)
 {
+    greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
+    if (breakpoint) {
+        registers[REG_RIP] = reinterpret_cast<greg_t>(breakpoint);
+        remove_breakpoint();
+        step = at_step;
+        change();
+        return;
+    }
     ++step;
     if (is_stepping_change) {
         /* On the way there the unit is free, or has no owner, or is a range being taken apart. */
@@ -178,8 +214,10 @@ void trap(int, siginfo_t *, void *context)
         bool is_between = got.kind != SS_SLAB || got.owner == kOwner;
         n_bad += !is_sound(got) || !(is_end || is_between);
     } else if (step == at_step) {
-        static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
+        registers[REG_EFL] &= ~0x100LL;
         change();
+    } else if (step < kMostSteps) {
+        path[step] = reinterpret_cast<unsigned char *>(registers[REG_RIP]);
     }
 }
 
@@ -258,27 +296,54 @@ class LookupRace : public testing::Test
         to->leave();
         ASSERT_EQ(hak_super_lookup(target).kind, SS_NOT_OURS);
     }
+    /* The first time that the lookup is there: a loop comes by again. */
+    static bool is_first(int n)
+    {
+        return std::find(path + 1, path + n, path[n]) == path + n;
+    }
+    struct ss_lookup stepped_lookup()
+    {
+        step = 0;
+        STEP("orq $0x100, (%%rsp)");
+        struct ss_lookup got = hak_super_lookup(probe);
+        STEP("andq $~0x100, (%%rsp)");
+        return got;
+    }
     /* Returns how many instructions the lookup has. */
     int step_lookup()
     {
         is_stepping_change = false;
         stepped = "the lookup";
-        for (at_step = 1;; at_step++) {
+        from->enter();
+        at_step = INT_MAX;
+        stepped_lookup();
+        from->leave();
+        const int n = step;
+        int n_stops = 0;
+        for (at_step = 1; at_step <= n && at_step < kMostSteps; at_step++) {
             from->enter();
-            step = 0;
-            STEP("orq $0x100, (%%rsp)");
-            struct ss_lookup got = hak_super_lookup(probe);
-            STEP("andq $~0x100, (%%rsp)");
-            if (step < at_step) {
+            struct ss_lookup got;
+            if (is_first(at_step)) {
+                step = 0;
+                set_breakpoint(path[at_step]);
+                got = hak_super_lookup(probe);
+                remove_breakpoint();
+            } else {
+                got = stepped_lookup();
+            }
+            if (step < at_step) { /* it went another way, or this is our own code behind it */
                 from->leave();
-                return step;
+                continue;
             }
             to->leave();
+            n_stops++;
             EXPECT_TRUE(same(got, before) || same(got, after))
                 << from->name << " becomes " << to->name << " after instruction " << at_step
                 << ", probe " << probe - target << ": kind " << got.kind << " start " << got.start
                 << " size " << got.size;
         }
+        EXPECT_GT(n_stops, n * 3 / 4) << from->name << ", " << n << " instructions";
+        return n;
     }
     void step_change()
     {
@@ -294,18 +359,32 @@ class LookupRace : public testing::Test
                             << probe - target;
         to->leave();
     }
+    void turn(const State &a, const State &b, size_t at)
+    {
+        from = &a;
+        to = &b;
+        probe = target + at;
+        look_at_ends();
+    }
     void every_change()
     {
         int longest = 0;
-        size_t turn = 0; /* 121 pairs, 5 probes: each state meets each probe */
+        size_t n = 0; /* 121 pairs, 5 probes: each state meets each probe */
         for (const State &a : states) {
             for (const State &b : states) {
-                from = &a;
-                to = &b;
-                probe = target + kProbes[turn++ % (sizeof kProbes / sizeof kProbes[0])];
-                look_at_ends();
-                int n = step_lookup();
-                longest = n > longest ? n : longest;
+                turn(a, b, kProbes[n++ % (sizeof kProbes / sizeof kProbes[0])]);
+                longest = std::max(longest, step_lookup());
+                if (HasFailure()) {
+                    return;
+                }
+            }
+        }
+        /* Every change leads by way of nothing, so its instructions are those of two. */
+        for (const State &a : states) {
+            for (size_t at : kProbes) {
+                turn(a, states[0], at);
+                step_change();
+                turn(states[0], a, at);
                 step_change();
                 if (HasFailure()) {
                     return;

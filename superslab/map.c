@@ -267,8 +267,9 @@ int hak_map_verify(const void *start, size_t n_units)
 
 static int is_blank(const uint32_t *tags, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (atomic_load_relaxed(&tags[i])) {
+    for (size_t i = 0; i < n; i += 4) { /* of a page */
+        if (atomic_load_relaxed(&tags[i]) | atomic_load_relaxed(&tags[i + 1]) |
+            atomic_load_relaxed(&tags[i + 2]) | atomic_load_relaxed(&tags[i + 3])) {
             return 0;
         }
     }
