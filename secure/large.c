@@ -176,6 +176,8 @@ static void give_back_later(struct large *large)
     if (hak_secure_quarantine_open(large) == 0) {
         atomic_store_release(&large->is_open, 1u);
         hak_fork_defer_block(hak_secure_container_of(large));
+    } else if (!large->heap) { /* else the heap's end tries again */
+        hak_secure_quarantine_stick_later(large);
     }
 }
 

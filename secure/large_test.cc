@@ -2,6 +2,7 @@
    mappings. */
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <gtest/gtest.h>
@@ -121,6 +122,36 @@ TEST(SecureLarge, ABlockThatGrowsWhileAForkBeginsLosesNothing)
     }
     hak_free(p);
     EXPECT_EQ(containers(), before);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* The system refuses to make the places touchable again, and no list may be changed until the fork is
+   done. */
+TEST(SecureLarge, BlocksThatAreFreedDuringAForkAndRefusedComeBack)
+{
+    (void)hak_malloc(1);
+    const size_t before = containers();
+    const struct hak_os_ops ops = hak_os_ops;
+    std::vector<void *> blocks;
+    for (size_t size : {50000u, 200000u, 3000000u, 50000u, 200000u, 3000000u}) {
+        blocks.push_back(hak_malloc(size));
+        ASSERT_NE(blocks.back(), nullptr);
+    }
+    hak_gate_close(); /* as fork does */
+    hak_os_ops.mprotect = [](void *, size_t, int) { return errno = ENOMEM, -1; };
+    hak_os_ops.mmap = [](void *, size_t, int, int, int, off_t) {
+        return errno = ENOMEM, MAP_FAILED;
+    };
+    std::thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+    hak_os_ops = ops;
+    hak_gate_open();
+    EXPECT_TRUE(hak_secure_large_is_stuck());
+    EXPECT_EQ(containers(), before);
+    EXPECT_FALSE(hak_secure_large_is_stuck());
     EXPECT_EQ(hak_verify(), 0);
 }
 

@@ -24,6 +24,7 @@ static struct {
 static uint32_t n_drawn, n_queued, first_queued, n_ready, draws;
 size_t hak_secure_large_waiting;
 static struct large *stuck, *last_stuck; /* freed, in no other list */
+static struct large *refused; /* the same, of calls that a fork kept out: a stack without a lock */
 
 /* --- ready --- */
 
@@ -112,6 +113,27 @@ void hak_secure_quarantine_stick(struct large *large)
     }
     last_stuck = large;
     hak_lock_release(&hak_secure_large_lock);
+}
+
+void hak_secure_quarantine_stick_later(struct large *large)
+{
+    struct large *first = atomic_load_relaxed(&refused);
+    do {
+        large->next_stuck = first;
+    } while (!atomic_cas_weak_seq(&refused, &first, large));
+}
+
+/* What was left while a fork kept out is stuck like the others. Inside the gate. */
+static void stick_refused(void)
+{
+    if (HAK_LIKELY(!atomic_load_relaxed(&refused))) {
+        return;
+    }
+    for (struct large *large = atomic_exchange_acq_rel(&refused, NULL), *next; large;
+         large = next) {
+        next = large->next_stuck;
+        hak_secure_quarantine_stick(large);
+    }
 }
 
 void hak_secure_quarantine_give_back(struct large *large)
@@ -235,6 +257,7 @@ static struct large *take_any(void)
 int hak_secure_quarantine_flush(void)
 {
     int any = 0;
+    stick_refused();
     for (struct large *large; (large = take_any()) != NULL; any = 1) {
         hak_secure_quarantine_give_back(large);
     }
@@ -246,7 +269,7 @@ int hak_secure_quarantine_flush(void)
 
 int hak_secure_quarantine_is_stuck(void)
 {
-    return atomic_load_relaxed(&stuck) != NULL;
+    return atomic_load_relaxed(&stuck) || atomic_load_relaxed(&refused);
 }
 
 static int verify_waiting(const struct large *large)

@@ -26,6 +26,8 @@ void hak_secure_quarantine_give_back(struct large *large);
 HAK_MUST_CHECK int hak_secure_quarantine_open(struct large *large);
 /* It is freed, and no list has it: it is tried again later. Inside the gate, no lock held. */
 void hak_secure_quarantine_stick(struct large *large);
+/* The same while the gate is closed. */
+void hak_secure_quarantine_stick_later(struct large *large);
 /* All that waits goes back. Returns whether there was some. Inside the gate, no lock held. */
 int hak_secure_quarantine_flush(void);
 int hak_secure_quarantine_is_stuck(void);
