@@ -125,8 +125,8 @@ TEST(SecureLarge, ABlockThatGrowsWhileAForkBeginsLosesNothing)
     EXPECT_EQ(hak_verify(), 0);
 }
 
-/* The system refuses to make the places touchable again, and no list may be changed until the fork is
-   done. */
+/* The system refuses to make the places touchable again, and no list may be changed until the
+   fork is done. */
 TEST(SecureLarge, BlocksThatAreFreedDuringAForkAndRefusedComeBack)
 {
     (void)hak_malloc(1);
