@@ -362,7 +362,8 @@ def outcome(program, kind, library, options=None):
 
 def usual_outcome(program, kind, library, usual, options=None):
     """The first outcome that `usual` has, within TRIES: a block may lie at the end of its region,
-    or where the one before it lay, once in some hundred runs. What must never be ends the search."""
+    or where the one before it lay, once in some hundred runs. What must never be ends the search.
+    """
     for _ in range(TRIES):
         found, line = outcome(program, kind, library, options)
         if found in usual or found in NEVER:
