@@ -187,6 +187,15 @@ static HAK_ALWAYS_INLINE int hak_fast_is_in_use(const struct theap *heap, const 
                       !hak_tc_is_marked_free(heap, p));
 }
 
+/* 1 if the block was the last that left its bin, and was not written to: its link leads to what is
+   the first now. One of the list behind that leads to no block before itself. */
+static HAK_ALWAYS_INLINE int hak_fast_was_just_taken(const struct bin *bin, const void *p)
+{
+    const void *first = bin->head;
+    return !HAK_VALIDATE && first != (const void *)hak_link_end && first != p &&
+           atomic_load_relaxed((const int64_t *)p) == hak_link_word(first);
+}
+
 /* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
    or no block: then the slow path looks well. */
 static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
