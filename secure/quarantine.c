@@ -187,7 +187,7 @@ static struct large *wait_in_quarantine(struct large *large)
         drawn[n_drawn++] = large;
         return NULL;
     }
-    draws = draws * 0x9E3779B1u + (uint32_t)hak_secure_secrets.mask + 1;
+    draws = draws * 0x9E3779B1u + (uint32_t)(hak_secure_secrets.plus >> 32) + 1;
     uint32_t i = (draws >> 16) % DRAWN_LARGE;
     struct large *other = drawn[i];
     drawn[i] = large;

@@ -100,6 +100,54 @@ WIDE_BEGIN_AVX512
 WIDE_END
 #endif
 
+#if defined(__x86_64__)
+/* Blocks of up to SHORT_BYTES as five vectors of 32 bytes, likewise; the shortest class has not
+   even one before its tail, so that the words of each are masked (cache.h). Longer vectors lie
+   across two lines more often, and beyond the block. */
+WIDE_BEGIN_AVX512
+static HAK_ALWAYS_INLINE int is_zero_short_avx512(const void *p, const struct short_shape *shape)
+{
+    __mmask8 words = (__mmask8)shape->words;
+    const char *at = (const char *)p;
+    size_t d = shape->step;
+    __m256i a = _mm256_maskz_loadu_epi64(words, at), b = _mm256_maskz_loadu_epi64(words, at + d);
+    a = _mm256_or_si256(a, _mm256_maskz_loadu_epi64(words, at + 2 * d));
+    b = _mm256_or_si256(b, _mm256_maskz_loadu_epi64(words, at + 3 * d));
+    a = _mm256_or_si256(a, _mm256_maskz_loadu_epi64(words, at + 4 * d));
+    a = _mm256_or_si256(a, b);
+    return _mm256_testz_si256(a, a);
+}
+
+static HAK_ALWAYS_INLINE void zero_short_avx512(void *p, const struct short_shape *shape)
+{
+    __mmask8 words = (__mmask8)shape->words;
+    char *at = (char *)p;
+    size_t d = shape->step;
+    __m256i zero = _mm256_setzero_si256();
+    _mm256_mask_storeu_epi64(at, words, zero);
+    _mm256_mask_storeu_epi64(at + d, words, zero);
+    _mm256_mask_storeu_epi64(at + 2 * d, words, zero);
+    _mm256_mask_storeu_epi64(at + 3 * d, words, zero);
+    _mm256_mask_storeu_epi64(at + 4 * d, words, zero);
+}
+
+/* hak_secure_tail_fill_is_right of a filling of two pairs at most; a longer one is none to it. */
+static HAK_ALWAYS_INLINE int fill_is_right_short_avx512(const void *p, size_t size,
+                                                        const uint64_t *tail)
+{
+    const char *at = (const char *)p + size;
+    size_t n = (size_t)((const char *)tail - at);
+    tail_pair fill = hak_secure_tail_filling(), wrong = *hak_secure_tail_pair(at, n - TAIL_PAIR);
+    wrong ^= fill;
+    if (HAK_LIKELY(n <= TAIL_PAIR)) {
+        return _mm_testz_si128((__m128i)wrong, (__m128i)hak_secure_tail_end(n));
+    }
+    wrong |= *hak_secure_tail_pair(at, 0) ^ fill;
+    return n <= 2 * TAIL_PAIR && _mm_testz_si128((__m128i)wrong, (__m128i)wrong);
+}
+WIDE_END
+#endif
+
 /* What is to be cleared of a block of that size: the rest is zero, or is found not to be when the
    block is handed out. `n`: the bytes before its tail. */
 static HAK_ALWAYS_INLINE size_t touched(size_t size, size_t n)
@@ -178,6 +226,15 @@ static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
     return dress_longer(p, size, class_bytes);
 }
 
+/* A short block that has been looked at, and whose filling is longer than a pair. */
+static HAK_NOINLINE void *dress_looked_at(void *p, size_t size, size_t class_bytes)
+{
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    hak_secure_tail_fill(p, size, tail);
+    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
+    return p;
+}
+
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
@@ -195,8 +252,50 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     return dress(p, size, class_bytes);
 }
 
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX512
+void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size)
+{
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    if (HAK_UNLIKELY(!cache)) {
+        return slow_alloc(size_class, size);
+    }
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    uint32_t n_hand = bin->n_hand;
+    if (HAK_UNLIKELY(!n_hand)) {
+        return slow_alloc(size_class, size);
+    }
+    void *p = hak_secure_cache_take(cache, bin, n_hand);
+    size_t class_bytes = bin->bytes, n = class_bytes - TAIL_BYTES - size;
+    if (HAK_UNLIKELY(class_bytes > SHORT_BYTES)) {
+        return dress_by_avx512(p, size, class_bytes);
+    }
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    if (HAK_UNLIKELY(!is_free_tail(*tail, key)) ||
+        HAK_UNLIKELY(!is_zero_short_avx512(p, &bin->shape))) {
+        hak_secure_written_after_free(p);
+    }
+    if (HAK_LIKELY(n <= TAIL_PAIR)) {
+        hak_secure_tail_fill_pair(n, tail);
+    } else if (n <= 2 * TAIL_PAIR) {
+        *hak_secure_tail_pair((char *)p + size, 0) = hak_secure_tail_filling();
+        *hak_secure_tail_pair((char *)tail, 0 - TAIL_PAIR) = hak_secure_tail_filling();
+    } else {
+        return dress_looked_at(p, size, class_bytes);
+    }
+    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
+    return p;
+}
+WIDE_END
+#endif
+
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
+#if defined(__x86_64__)
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
+        return hak_secure_small_alloc_avx512(size_class, size);
+    }
+#endif
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
     if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
@@ -404,11 +503,9 @@ static HAK_ALWAYS_INLINE int is_tail(const uint64_t *tail)
 }
 
 /* The tail of the block that lies before this one in the slab: the bytes just before p. */
-static void check_before(const void *p)
+static HAK_ALWAYS_INLINE int is_right_before(const void *p)
 {
-    if ((uintptr_t)p & (SC_SLAB_BYTES - 1) && !is_tail((const uint64_t *)p - 1)) {
-        hak_secure_underflowed(p);
-    }
+    return HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1))) || is_tail((const uint64_t *)p - 1);
 }
 
 static int is_all_zero(const char *p, size_t n)
@@ -507,8 +604,8 @@ static HAK_NOINLINE void leave(void *p)
 static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_bin *bin,
                                       uintptr_t block)
 {
-    uint32_t n = bin->n_ring;
-    uintptr_t out = HAK_LIKELY(n) ? hak_secure_cache_quarantine(cache, bin, block, n) : block;
+    uintptr_t out =
+        HAK_LIKELY(bin->n_ring) ? hak_secure_cache_quarantine(cache, bin, block) : block;
     if (HAK_UNLIKELY(!(out & RING_OWN)) ||
         HAK_UNLIKELY(!hak_secure_cache_put(bin, (void *)(out - RING_OWN)))) {
         leave((void *)(out & ~RING_OWN));
@@ -526,7 +623,9 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
     check_filling(p, says.size, tail);
-    check_before(p);
+    if (HAK_UNLIKELY(!is_right_before(p))) {
+        hak_secure_underflowed(p);
+    }
     if (HAK_UNLIKELY(says.family != ENTRY_MALLOC)) {
         hak_secure_family_differs(p, (enum entry_family)says.family, ENTRY_MALLOC);
     }
@@ -546,18 +645,18 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
 }
 
-/* What is frequent: the block is its own heap's, not its slab's first, and right. Else nothing has
-   changed yet, and free_any begins again. */
+/* What is frequent: the block is its own heap's, and right. Else nothing has changed yet, and
+   free_any begins again. */
 static HAK_ALWAYS_INLINE void
 free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
          int (*is_right)(const void *p, size_t size, const uint64_t *tail),
-         void (*zero)(void *p, size_t n), int is_short)
+         void (*zero)(void *p, size_t size, const struct secure_bin *bin))
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
              word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
     if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
-        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
+        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_right_before(p))) {
         free_any(p, tag);
         return;
     }
@@ -568,38 +667,64 @@ free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *b
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero(p, is_short ? n : touched(size, n));
+    zero(p, size, bin);
     wait_in(cache, bin, (uintptr_t)p | RING_OWN);
+}
+
+static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, const struct secure_bin *bin)
+{
+    (void)size;
+    zero_short(p, bin->bytes - TAIL_BYTES);
+}
+
+static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, const struct secure_bin *bin)
+{
+    clear_anywhere(p, touched(size, bin->bytes - TAIL_BYTES));
 }
 
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_anywhere, clear_anywhere, 0);
+    free_own(p, tag, cache, bin, fill_is_right_anywhere, zero_for_all);
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
+static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, const struct secure_bin *bin)
+{
+    clear_avx2(p, touched(size, bin->bytes - TAIL_BYTES));
+}
+
 static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_avx2, clear_avx2, 0);
+    free_own(p, tag, cache, bin, fill_is_right_avx2, zero_avx2);
 }
 WIDE_END
 WIDE_BEGIN_AVX512
-static HAK_NOINLINE void free_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
-                                        struct secure_bin *bin)
+static HAK_ALWAYS_INLINE void zero_avx512(void *p, size_t size, const struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_avx512, clear_avx512, 0);
+    clear_avx512(p, touched(size, bin->bytes - TAIL_BYTES));
+}
+
+static HAK_ALWAYS_INLINE void zero_as_short_avx512(void *p, size_t size,
+                                                   const struct secure_bin *bin)
+{
+    (void)size;
+    zero_short_avx512(p, &bin->shape);
+}
+
+static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
+                                               struct secure_bin *bin)
+{
+    free_own(p, tag, cache, bin, fill_is_right_avx512, zero_avx512);
 }
 WIDE_END
 
 static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache,
                                           struct secure_bin *bin)
 {
-    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
-        free_by_avx512(p, tag, cache, bin);
-    } else if (hak_secure_wide_set == WIDE_AVX2) {
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX2)) {
         free_by_avx2(p, tag, cache, bin);
     } else {
         free_for_all(p, tag, cache, bin);
@@ -609,22 +734,55 @@ static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_c
 #define free_longer free_for_all
 #endif
 
-/* A bin whose quarantine is not made yet knows of no block. */
-void hak_secure_small_free(void *p, uint32_t tag)
+/* The bin of a block of the thread's own heap; else NULL. A bin whose quarantine is not made yet
+   knows of no block. */
+static HAK_ALWAYS_INLINE struct secure_bin *own_bin(const void *p, uint32_t tag,
+                                                    struct secure_cache **cache)
 {
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     const struct theap *heap = hak_theap_own;
-    struct secure_cache *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!cache)) {
+    *cache = (struct secure_cache *)heap->kept;
+    if (HAK_UNLIKELY(!*cache)) {
+        return NULL;
+    }
+    struct secure_bin *bin = hak_secure_bin_of(*cache, TAG_CLASS(tag));
+    return HAK_LIKELY(is_own(heap, tag)) &&
+                   HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))
+               ? bin
+               : NULL;
+}
+
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX512
+void hak_secure_small_free_avx512(void *p, uint32_t tag)
+{
+    struct secure_cache *cache;
+    struct secure_bin *bin = own_bin(p, tag, &cache);
+    if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
+    } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
+        free_own(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512);
+    } else {
+        free_longer_by_avx512(p, tag, cache, bin);
+    }
+}
+WIDE_END
+#endif
+
+void hak_secure_small_free(void *p, uint32_t tag)
+{
+#if defined(__x86_64__)
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
+        hak_secure_small_free_avx512(p, tag);
         return;
     }
-    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    if (HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
-        HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit))) {
+#endif
+    struct secure_cache *cache;
+    struct secure_bin *bin = own_bin(p, tag, &cache);
+    if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
-        free_own(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_short, 1);
+        free_own(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_as_short);
     } else {
         free_longer(p, tag, cache, bin);
     }
