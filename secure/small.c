@@ -556,9 +556,15 @@ static void check(const void *p, size_t class_bytes)
     }
 }
 
+/* Where no other thread has a heap, none changes or returns a slab. */
 void hak_secure_small_check(const void *p, uint32_t tag)
 {
-    if (!is_of_pool(tag)) {
+    if (is_of_pool(tag)) {
+        return;
+    }
+    if (hak_theap_n_live() < 2) {
+        check(p, hak_sc_table[TAG_CLASS(tag)].size);
+    } else {
         struct held held = hold(p, TAG_CLASS(tag));
         if (held.owner) {
             check(p, hak_sc_table[TAG_CLASS(tag)].size);
@@ -645,12 +651,12 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
 }
 
-/* What is frequent: the block is its own heap's, and right. Else nothing has changed yet, and
-   free_any begins again. */
+/* What is frequent: the block is right. Else nothing has changed yet, and free_any begins again.
+   `mark`: its own in the quarantine. */
 static HAK_ALWAYS_INLINE void
-free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
-         int (*is_right)(const void *p, size_t size, const uint64_t *tail),
-         void (*zero)(void *p, size_t size, const struct secure_bin *bin))
+free_right(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
+           int (*is_right)(const void *p, size_t size, const uint64_t *tail),
+           void (*zero)(void *p, size_t size, const struct secure_bin *bin), uintptr_t mark)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
@@ -668,7 +674,7 @@ free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *b
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
     zero(p, size, bin);
-    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
+    wait_in(cache, bin, (uintptr_t)p | mark);
 }
 
 static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, const struct secure_bin *bin)
@@ -685,7 +691,7 @@ static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, const struct se
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_anywhere, zero_for_all);
+    free_right(p, tag, cache, bin, fill_is_right_anywhere, zero_for_all, RING_OWN);
 }
 
 #if defined(__x86_64__)
@@ -698,7 +704,7 @@ static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, const struct secur
 static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_avx2, zero_avx2);
+    free_right(p, tag, cache, bin, fill_is_right_avx2, zero_avx2, RING_OWN);
 }
 WIDE_END
 WIDE_BEGIN_AVX512
@@ -717,7 +723,7 @@ static HAK_ALWAYS_INLINE void zero_as_short_avx512(void *p, size_t size,
 static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
                                                struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_avx512, zero_avx512);
+    free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, RING_OWN);
 }
 WIDE_END
 
@@ -734,34 +740,52 @@ static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_c
 #define free_longer free_for_all
 #endif
 
-/* The bin of a block of the thread's own heap; else NULL. A bin whose quarantine is not made yet
-   knows of no block. */
+/* The bin of the block, if one begins at p as far as is known: a bin whose quarantine is not made
+   yet knows of none. */
+static HAK_ALWAYS_INLINE struct secure_bin *bin_for(const void *p, uint32_t tag,
+                                                    struct secure_cache *cache)
+{
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    return HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit)) ? bin : NULL;
+}
+
+/* The same of a block of the thread's own heap; else NULL. */
 static HAK_ALWAYS_INLINE struct secure_bin *own_bin(const void *p, uint32_t tag,
                                                     struct secure_cache **cache)
 {
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     const struct theap *heap = hak_theap_own;
     *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!*cache)) {
-        return NULL;
-    }
-    struct secure_bin *bin = hak_secure_bin_of(*cache, TAG_CLASS(tag));
-    return HAK_LIKELY(is_own(heap, tag)) &&
-                   HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit))
-               ? bin
-               : NULL;
+    return HAK_LIKELY(*cache != NULL) && HAK_LIKELY(is_own(heap, tag)) ? bin_for(p, tag, *cache)
+                                                                       : NULL;
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX512
+/* Another heap's block, or one that is not right. */
+static HAK_NOINLINE void free_other_by_avx512(void *p, uint32_t tag)
+{
+    const struct theap *heap = hak_theap_own;
+    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    struct secure_bin *bin =
+        cache && !is_own(heap, tag) && !belongs_to_heap(tag) ? bin_for(p, tag, cache) : NULL;
+    if (HAK_UNLIKELY(!bin)) {
+        free_any(p, tag);
+    } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
+        free_right(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512, 0);
+    } else {
+        free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, 0);
+    }
+}
+
 void hak_secure_small_free_avx512(void *p, uint32_t tag)
 {
     struct secure_cache *cache;
     struct secure_bin *bin = own_bin(p, tag, &cache);
     if (HAK_UNLIKELY(!bin)) {
-        free_any(p, tag);
+        free_other_by_avx512(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
-        free_own(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512);
+        free_right(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512, RING_OWN);
     } else {
         free_longer_by_avx512(p, tag, cache, bin);
     }
@@ -782,7 +806,7 @@ void hak_secure_small_free(void *p, uint32_t tag)
     if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
-        free_own(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_as_short);
+        free_right(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_as_short, RING_OWN);
     } else {
         free_longer(p, tag, cache, bin);
     }
