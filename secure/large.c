@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/verify.h"
 #include "hakmem/heap.h"
+#include "hakmem/request.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "secure/blame.h"
@@ -59,6 +60,7 @@ struct request {
     size_t alignment, size;
     size_t bytes; /* of the container, at least */
     struct spot spot;
+    int is_try; /* if it is refused, the program's request is not yet */
 };
 
 static size_t container_bytes(size_t size, size_t alignment)
@@ -136,10 +138,24 @@ static struct large *record(void *container, const struct request *request)
     return large;
 }
 
-static void *ask(struct hak_heap *heap, size_t bytes)
+static void *ask(const struct request *request, int is_try)
 {
-    return heap ? hak_secure_below()->heap_alloc(heap, bytes, SC_MIN_ALIGN, 0)
-                : hak_secure_below()->malloc(bytes);
+    hak_request_is_try = is_try;
+    void *p = request->heap
+                  ? hak_secure_below()->heap_alloc(request->heap, request->bytes, SC_MIN_ALIGN, 0)
+                  : hak_secure_below()->malloc(request->bytes);
+    hak_request_is_try = 0;
+    return p;
+}
+
+/* A program's request is refused once. */
+static void *ask_twice(const struct request *request)
+{
+    void *p = ask(request, 1);
+    if (HAK_LIKELY(p != NULL)) {
+        return p;
+    }
+    return hak_secure_large_flush() || !request->is_try ? ask(request, request->is_try) : NULL;
 }
 
 static int is_container(const void *p)
@@ -152,10 +168,7 @@ static int is_container(const void *p)
 static struct large *make_fresh(const struct request *request, void **other)
 {
     for (;;) {
-        void *container = ask(request->heap, request->bytes);
-        if (!container && hak_secure_large_flush()) {
-            container = ask(request->heap, request->bytes);
-        }
+        void *container = ask_twice(request);
         if (!container || !is_container(container)) {
             *other = container;
             return NULL;
@@ -251,8 +264,8 @@ void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t siz
                                                                     : PTRDIFF_MAX + (size_t)1);
     }
     alignment = alignment < SC_MIN_ALIGN ? SC_MIN_ALIGN : alignment;
-    const struct request request = {
-        heap, alignment, size, container_bytes(size, alignment), {AT_END, 0}};
+    const struct request request = {heap,        alignment, size, container_bytes(size, alignment),
+                                    {AT_END, 0}, 0};
     void *other;
     do {
         other = NULL;
@@ -271,8 +284,9 @@ struct large *hak_secure_large_make_growing(size_t size, struct spot spot)
         return NULL;
     }
     const struct request request = {
-        NULL, SC_MIN_ALIGN, size,
-        container_bytes(spot.offset + size + (size >> GROW_SHIFT), SC_MIN_ALIGN), spot};
+        NULL, SC_MIN_ALIGN,
+        size, container_bytes(spot.offset + size + (size >> GROW_SHIFT), SC_MIN_ALIGN),
+        spot, 1};
     struct large *large = make(&request, &other);
     if (other) {
         hak_secure_below()->free(other);

@@ -277,7 +277,7 @@ static int is_known(const void *p)
 }
 
 /* What is frequent: a small block of the thread's own heap becomes another small one. NULL: nothing
-   has changed. */
+   has changed. One that is to become smaller, and cannot move, stays. */
 static void *realloc_own(void *p, uint32_t tag, size_t size)
 {
     size_t was;
@@ -288,8 +288,9 @@ static void *realloc_own(void *p, uint32_t tag, size_t size)
     if (HAK_LIKELY(q != NULL)) {
         memcpy(q, p, was < size ? was : size);
         secure_free(p);
+        return q;
     }
-    return q;
+    return size <= was && hak_secure_small_resize(p, tag, size, 1, &was) ? p : NULL;
 }
 
 static int is_own(uint32_t tag)
@@ -303,9 +304,8 @@ static void *secure_realloc(void *p, size_t size, struct hak_heap *heap, int is_
         .usable_size = size_to_keep, .home = home, .resize = resize, .take = take, .give = give};
     if (HAK_LIKELY(p && !heap && size - 1 < SECURE_SMALL_MAX)) {
         uint32_t tag = tag_of(p);
-        void *own = is_own(tag) ? realloc_own(p, tag, size) : NULL;
-        if (HAK_LIKELY(own != NULL)) {
-            return own; /* and zero where it has grown, as all blocks are */
+        if (HAK_LIKELY(is_own(tag))) {
+            return realloc_own(p, tag, size); /* zero where it has grown, as all blocks are */
         }
     }
     if (p && !is_known(p)) {

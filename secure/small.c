@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "hakmem/fast.h"
 #include "hakmem/heap.h"
+#include "hakmem/request.h"
 #include "heap/gate.h"
 #include "secure/blame.h"
 #include "secure/cache.h"
@@ -239,8 +240,11 @@ static HAK_NOINLINE void *dress_looked_at(void *p, size_t size, size_t class_byt
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
     size_t class_bytes = hak_sc_table[size_class].size;
+    hak_request_is_try = 1; /* the program's request is refused once */
     void *p = below()->malloc(class_bytes);
-    if (HAK_UNLIKELY(!p) && hak_secure_large_flush()) {
+    hak_request_is_try = 0;
+    if (HAK_UNLIKELY(!p)) {
+        (void)hak_secure_large_flush();
         p = below()->malloc(class_bytes);
     }
     if (HAK_UNLIKELY(!p) || HAK_UNLIKELY(!TAG_IS_SLAB(hak_map_find(p).tag))) {
