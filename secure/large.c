@@ -63,14 +63,18 @@ struct request {
     int is_try; /* if it is refused, the program's request is not yet */
 };
 
+/* Whole units, of which spans and ranges are made anyway: what would be left of the last one, and
+   may be touched, were two mappings more. */
 static size_t container_bytes(size_t size, size_t alignment)
 {
     size_t page = hak_os_page_size();
-    return page + hak_secure_round_to(size, page) + page + (alignment > page ? alignment : 0);
+    return hak_secure_round_to(page + hak_secure_round_to(size, page) + page +
+                                   (alignment > page ? alignment : 0),
+                               SS_UNIT_BYTES);
 }
 
-/* A sealed container gets a block. Returns 0 if the system refuses. Until its state is USED, no
-   other thread looks at it. */
+/* A sealed container, or a bare one, gets a block. Returns 0 if the system refuses. Until its state
+   is USED, no other thread looks at it. */
 static int dress(struct large *large, const struct request *request)
 {
     size_t page = hak_os_page_size(), size = request->size, alignment = request->alignment,
@@ -79,8 +83,10 @@ static int dress(struct large *large, const struct request *request)
     uintptr_t first = (uintptr_t)hak_secure_container_of(large) + page;
     first = alignment > page ? hak_secure_round_to(first, alignment) : first;
     large->heap = request->heap;
-    if (!hak_secure_body_get(&large->body, (char *)first, bytes, request->spot.brought,
-                             !request->heap)) {
+    if (large->is_bare) {
+        hak_secure_body_get_bare(&large->body, (char *)first, bytes);
+    } else if (!hak_secure_body_get(&large->body, (char *)first, bytes, request->spot.brought,
+                                    !request->heap)) {
         return 0;
     }
     if (alignment <= page && request->spot.offset == AT_END) {
@@ -102,7 +108,7 @@ static struct large *describe(void *container)
         large->bytes = hak_secure_below()->usable_size(container) & ~(hak_os_page_size() - 1);
         large->by_address.address = container;
         large->state = LARGE_FREED;
-        large->is_open = 0;
+        large->is_open = large->is_bare = 0;
     }
     return large;
 }
@@ -128,9 +134,12 @@ static struct large *record(void *container, const struct request *request)
         hak_secure_below()->free(container);
         return NULL;
     }
-    hak_secure_body_seal((char *)container, large->bytes, 1);
+    large->is_bare = (uint32_t)hak_secure_body_is_crowded();
+    if (!large->is_bare) {
+        hak_secure_body_seal((char *)container, large->bytes, 1);
+    }
     enter(large, container);
-    if (!dress(large, request)) {
+    if ((large->is_bare && request->spot.brought) || !dress(large, request)) {
         large->heap = NULL;
         hak_secure_quarantine_give_back(large);
         return NULL;
@@ -183,12 +192,15 @@ static struct large *make_fresh(const struct request *request, void **other)
     }
 }
 
-/* The gate is closed: the plain functions free the container of a freed record later. */
+/* The gate is closed: the plain functions free the container of a freed record later. Where the
+   system refuses to make it touchable, it is lost; nothing of the block is left to be read. */
 static void give_back_later(struct large *large)
 {
     if (hak_secure_quarantine_open(large) == 0) {
         atomic_store_release(&large->is_open, 1u);
         hak_fork_defer_block(hak_secure_container_of(large));
+    } else {
+        hak_secure_body_seal(large->body.start, large->body.bytes, 0);
     }
 }
 
@@ -202,9 +214,10 @@ void hak_secure_large_abandon_later(struct large *large)
 /* From a ready container; NULL if there is none. */
 static struct large *make_ready(const struct request *request)
 {
-    struct large *large = request->heap || request->alignment > hak_os_page_size()
-                              ? NULL
-                              : hak_secure_quarantine_ready(request->bytes);
+    struct large *large =
+        request->heap || request->alignment > hak_os_page_size() || hak_secure_body_is_crowded()
+            ? NULL
+            : hak_secure_quarantine_ready(request->bytes);
     if (large && !dress(large, request)) {
         if (hak_gate_enter()) {
             hak_secure_quarantine_give_back(large);
@@ -225,7 +238,7 @@ static struct large *make(const struct request *request, void **other)
 
 static void *hand_out(struct large *large)
 {
-    hak_secure_large_watch(large, 0);
+    hak_secure_large_watch(large, large->is_bare ? EDGE_BEFORE | EDGE_BEHIND : 0);
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return large->start;
 }
@@ -258,7 +271,8 @@ static int hand_through(void **served, const struct request *request)
 void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t size)
 {
     size_t page = hak_os_page_size();
-    if (size > PTRDIFF_MAX - 4 * page || alignment > PTRDIFF_MAX - size - 4 * page) {
+    const size_t most = PTRDIFF_MAX - 4 * page - SS_UNIT_BYTES;
+    if (size > most || alignment > most - size) {
         return heap ? hak_secure_below()->heap_alloc(heap, size, alignment, 0)
                     : hak_secure_below()->malloc(size > PTRDIFF_MAX ? size
                                                                     : PTRDIFF_MAX + (size_t)1);
