@@ -5,6 +5,9 @@
 
 #include "base/internal.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,7 +23,6 @@ HAK_EXTERN_C_BEGIN
 typedef uint64_t wide_32 __attribute__((vector_size(32), aligned(1), may_alias));
 #define WIDE_ANY_BY_WORDS(v) (((v)[0] | (v)[1] | (v)[2] | (v)[3]) != 0)
 #if defined(__x86_64__)
-#include <immintrin.h>
 typedef uint64_t wide_64 __attribute__((vector_size(64), aligned(1), may_alias));
 typedef long long wide_q32 __attribute__((vector_size(32)));
 typedef long long wide_q64 __attribute__((vector_size(64)));
