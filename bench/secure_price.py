@@ -38,7 +38,7 @@ PARTS = [
     (
         "`HAKMEM_SECURE_LARGE_QUARANTINE=0`",
         {"HAKMEM_SECURE_LARGE_QUARANTINE": "0"},
-        "addresses of large blocks come back at once; no pages are lent, so it is more expensive",
+        "addresses of large blocks come back at once; no pages are lent",
     ),
     (
         "`HAKMEM_SECURE_APART=0`",

@@ -146,13 +146,10 @@ TEST_F(Realloc, StaysWhereAtMostHalfIsUnused)
 /* Whichever way it goes: a request that is refused is one request. */
 TEST_F(Realloc, WhatIsRefusedIsCountedOnce)
 {
-    if (HAK_SECURE) {
-        GTEST_SKIP() << "it asks again when what waits in the quarantine has gone";
-    }
     hak_free(hak_malloc(24)); /* so that the next one is in the view */
     void *p = hak_malloc(24);
     memset(p, 1, 24);
-    for (size_t size : {200, 1200, 20000, 30000}) {
+    for (size_t size : {200, 1200, 20000, 30000, 100000, 3000000}) {
         int64_t before = hak_stat_get(failed_requests);
         hak_limit_set(0, 4096);
         errno = 0;
@@ -162,6 +159,11 @@ TEST_F(Realloc, WhatIsRefusedIsCountedOnce)
         EXPECT_EQ(hak_stat_get(failed_requests) - before, 1) << size;
     }
     EXPECT_EQ(*static_cast<char *>(p), 1);
+    hak_free(p);
+    p = hak_malloc(200000);
+    int64_t before = hak_stat_get(failed_requests);
+    EXPECT_EQ(hak_realloc(p, size_t(1) << 46), nullptr);
+    EXPECT_EQ(hak_stat_get(failed_requests) - before, 1);
     hak_free(p);
 }
 

@@ -8,6 +8,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "heap/gate.h"
+#include "limit/limit.h"
 #include "secure/pages.h"
 
 #if HAK_SECURE
@@ -25,7 +26,11 @@
 #define KEPT_LEAST ((size_t)4 * HAK_MIB)
 #define KEPT_MOST  ((size_t)64 * HAK_MIB)
 
+/* Mappings of a body: it, and what is sealed behind it. */
+#define BODY_MAPPINGS 2
+
 static size_t used_bytes; /* of bodies; atomic, and about right */
+static uint32_t n_bodies; /* that are not bare; likewise */
 static size_t peak_bytes; /* the most of them lately; a lost update is harmless */
 
 /* In pages, when so many bytes have just been freed. */
@@ -40,6 +45,20 @@ static size_t most_kept(size_t freed)
             : most < KEPT_MOST ? most
                                : KEPT_MOST) /
            hak_os_page_size();
+}
+
+/* Half of vm.max_map_count is most_mappings (limit.h). Those of lent runs are few (pages.c). */
+int hak_secure_body_is_crowded(void)
+{
+    return hak_stat_get(mappings) + BODY_MAPPINGS * (int64_t)atomic_load_relaxed(&n_bodies) >=
+           hak_limit_most_mappings + hak_limit_most_mappings / 2;
+}
+
+static void make_zero(char *at, size_t bytes)
+{
+    if (hak_os_purge(at, bytes)) {
+        memset(at, 0, bytes);
+    }
 }
 
 void hak_secure_body_seal(char *at, size_t bytes, int is_new)
@@ -185,18 +204,36 @@ int hak_secure_body_get(struct body *body, char *start, size_t bytes, size_t bro
     body->start = start;
     body->bytes = bytes;
     body->n_parts = 0;
-    body->may_be_lent = (uint32_t)may_be_lent;
+    body->may_be_lent = (uint16_t)may_be_lent;
+    body->is_bare = 0;
     if (brought < bytes && !add(body, brought, bytes)) {
         return 0;
     }
     (void)atomic_add_relaxed(&used_bytes, bytes);
+    (void)atomic_add_relaxed(&n_bodies, 1u);
     return 1;
+}
+
+void hak_secure_body_get_bare(struct body *body, char *start, size_t bytes)
+{
+    *body = (struct body){.start = start, .bytes = bytes, .is_bare = 1};
+    make_zero(start, bytes);
+    (void)atomic_add_relaxed(&used_bytes, bytes);
+}
+
+/* It is none any more. */
+static void end(const struct body *body)
+{
+    (void)atomic_sub_relaxed(&used_bytes, body->bytes);
+    if (!body->is_bare) {
+        (void)atomic_sub_relaxed(&n_bodies, 1u);
+    }
 }
 
 int hak_secure_body_extend(struct body *body, size_t bytes)
 {
     size_t more = bytes - body->bytes;
-    if (!add(body, body->bytes, bytes)) {
+    if (body->is_bare || !add(body, body->bytes, bytes)) {
         return 0;
     }
     body->bytes = bytes;
@@ -207,6 +244,9 @@ int hak_secure_body_extend(struct body *body, size_t bytes)
 int hak_secure_body_cut(struct body *body, size_t bytes)
 {
     size_t was = body->bytes;
+    if (body->is_bare) {
+        return 0;
+    }
     int is_inside = hak_gate_enter();
     if (!is_inside && hak_secure_body_is_lent(body)) {
         return 0;
@@ -228,7 +268,11 @@ void hak_secure_body_learn(const struct body *body)
 
 void hak_secure_body_leave(struct body *body)
 {
-    (void)atomic_sub_relaxed(&used_bytes, body->bytes);
+    end(body);
+    if (body->is_bare) {
+        make_zero(body->start, body->bytes);
+        return;
+    }
     size_t most = most_kept(body->bytes);
     drop(body, body->bytes - bytes_of_parts(body), body->bytes, most);
     hak_secure_body_seal(body->start, body->bytes, 0);
@@ -237,7 +281,7 @@ void hak_secure_body_leave(struct body *body)
 
 void hak_secure_body_forget(struct body *body)
 {
-    (void)atomic_sub_relaxed(&used_bytes, body->bytes);
+    end(body);
     body->n_parts = 0;
 }
 
@@ -280,6 +324,9 @@ static void move_back(struct body *from, const struct body *to, uint32_t n)
 int hak_secure_body_move(struct body *from, struct body *to)
 {
     size_t at = 0;
+    if (from->is_bare || to->is_bare) {
+        return 0;
+    }
     if (from->n_parts + to->n_parts > BODY_PARTS) {
         join_own(from);
     }
@@ -299,7 +346,7 @@ int hak_secure_body_move(struct body *from, struct body *to)
     }
     to->n_parts += from->n_parts;
     hak_secure_body_seal(from->start, from->bytes, 0);
-    (void)atomic_sub_relaxed(&used_bytes, from->bytes);
+    end(from);
     from->bytes = from->n_parts = 0;
     return 1;
 }

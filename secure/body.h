@@ -32,7 +32,7 @@ struct body {
     char *start;
     size_t bytes; /* whole pages */
     uint32_t n_parts;
-    uint32_t may_be_lent;
+    uint16_t may_be_lent, is_bare;
     struct part parts[BODY_PARTS];
 };
 
@@ -43,6 +43,12 @@ void hak_secure_body_seal(char *at, size_t bytes, int is_new);
    from another one (hak_secure_body_move). Returns 0 if the system refuses: then all is sealed. */
 HAK_MUST_CHECK int hak_secure_body_get(struct body *body, char *start, size_t bytes, size_t brought,
                                        int may_be_lent);
+/* 1 if the process has so many mappings that a body gets none of its own: of vm.max_map_count a
+   quarter is left to the program. */
+int hak_secure_body_is_crowded(void);
+/* [start, start + bytes), which may be touched, and so may what lies around it, becomes a *bare*
+   body: zero, without parts, and neither extended, cut nor moved. Left, it is zero. */
+void hak_secure_body_get_bare(struct body *body, char *start, size_t bytes);
 /* Its end moves, to where it is sealed. Returns 0 if the system refuses, and nothing has changed.
  */
 HAK_MUST_CHECK int hak_secure_body_extend(struct body *body, size_t bytes);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/link.h"
 #include "base/options.h"
 #include "base/os.h"
 #include "secure/tail.h"
@@ -47,8 +48,8 @@ static struct secure_cache *attach(void)
             }
         }
         cache->reserved = 0;
-        cache->random ^= (uint64_t)(uintptr_t)cache * hak_secure_secrets.factor;
-        cache->random ^= hak_secure_secrets.mask ^ hak_os_ops.clock_ns();
+        cache->random ^= hak_secure_tail_key((const uint64_t *)cache) ^ hak_os_ops.clock_ns();
+        cache->random ^= hak_link_secret();
         cache->random |= 1;
         heap->kept = cache;
     }
@@ -77,9 +78,18 @@ static uint32_t between(uint64_t least, uint64_t n, uint64_t most)
     return (uint32_t)(n < least ? least : n > most ? most : n);
 }
 
+static struct short_shape shape_of(uint32_t class_bytes)
+{
+    const uint32_t vector = 32, steps = 4, word = sizeof(uint64_t),
+                   n = class_bytes - (uint32_t)TAIL_BYTES;
+    return n < vector ? (struct short_shape){(1u << n / word) - 1, 0}
+                      : (struct short_shape){(1u << vector / word) - 1, (n - vector) / steps};
+}
+
 static void set_hand(struct secure_bin *bin, uint32_t size_class)
 {
     bin->bytes = hak_sc_table[size_class].size;
+    bin->shape = shape_of(bin->bytes);
     bin->hand_most = between(HAND_LEAST, HAND_BYTES / bin->bytes, HAND_MOST);
 }
 
@@ -133,6 +143,8 @@ void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
     }
     cache->reserved += bytes;
     bin->n_ring = n;
+    bin->ring_mask = n - 1;
+    bin->ring_half = n / 2 - 1;
 }
 
 /* Blocks of other heaps' slabs are strays in the bin (theap.h). */

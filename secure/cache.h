@@ -27,13 +27,22 @@ HAK_EXTERN_C_BEGIN
 #define HAND_MOST 32u
 #define RING_MOST 64u
 
+/* A block of up to SHORT_BYTES before its tail, as five vectors of 32 bytes that begin at its start
+   and at equal steps from there, and overlap; of each the words whose bit is set. */
+#define SHORT_BYTES 160u
+struct short_shape {
+    uint32_t words, step;
+};
+
 struct secure_bin {
     uint32_t n_hand, hand_most;
     uint32_t bytes;        /* of a block; 0 until the hand or the quarantine is used */
     uint32_t magic, limit; /* hak_sc_is_block's; 0 until the quarantine is made */
     uint32_t is_ready;
-    uint32_t n_ring; /* places of the quarantine, a power of two; 0: none */
-    uint32_t at;     /* the place that is left next */
+    uint32_t n_ring;               /* places of the quarantine, a power of two; 0: none */
+    uint32_t at;                   /* the place that is left next */
+    struct short_shape shape;      /* of `bytes` */
+    uint32_t ring_mask, ring_half; /* n_ring - 1, and half of it less one */
     void *hand[HAND_MOST];
     uintptr_t ring[RING_MOST]; /* blocks; 0 until there is one. RING_OWN: of a slab of this heap */
 };
@@ -108,20 +117,20 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
 /* Decides how large the class's hand and quarantine are. Before its first free (is_ready). */
 void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class);
 
-/* The block, with its mark, goes into the quarantine, which has `n` places, at least two. Returns
-   the one that leaves it, or 0. */
+/* The block, with its mark, goes into the quarantine, which has places. Returns the one that leaves
+   it, or 0. */
 static HAK_ALWAYS_INLINE uintptr_t hak_secure_cache_quarantine(struct secure_cache *cache,
                                                                struct secure_bin *bin,
-                                                               uintptr_t block, uint32_t n)
+                                                               uintptr_t block)
 {
-    uint32_t back = (uint32_t)hak_secure_random(cache) >> 8 & (n / 2 - 1);
-    uint32_t at = bin->at, drawn = (at - back) & (n - 1);
+    uint32_t back = (uint32_t)hak_secure_random(cache) >> 8 & bin->ring_half;
+    uint32_t at = bin->at, drawn = (at - back) & bin->ring_mask;
     uintptr_t *ring = bin->ring;
     __asm__("" : "+r"(ring)); /* as above */
     uintptr_t out = ring[at];
     ring[at] = ring[drawn];
     ring[drawn] = block;
-    bin->at = (at + 1) & (n - 1);
+    bin->at = (at + 1) & bin->ring_mask;
     return out;
 }
 

@@ -103,7 +103,8 @@ static int move_and_end(struct large *from, struct large *to)
 void *hak_secure_large_move(void *p, size_t size)
 {
     struct large *from = hak_secure_large_look(p);
-    if (!from || from->heap || size <= from->size || from->body.bytes < MOVED_LEAST) {
+    if (!from || from->heap || from->is_bare || size <= from->size ||
+        from->body.bytes < MOVED_LEAST) {
         return NULL;
     }
     hak_secure_large_check_edges(from);

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/verify.h"
 #include "hakmem/heap.h"
+#include "hakmem/request.h"
 #include "heap/fork.h"
 #include "heap/gate.h"
 #include "secure/blame.h"
@@ -59,16 +60,21 @@ struct request {
     size_t alignment, size;
     size_t bytes; /* of the container, at least */
     struct spot spot;
+    int is_try; /* if it is refused, the program's request is not yet */
 };
 
+/* Whole units, of which spans and ranges are made anyway: what would be left of the last one, and
+   may be touched, were two mappings more. */
 static size_t container_bytes(size_t size, size_t alignment)
 {
     size_t page = hak_os_page_size();
-    return page + hak_secure_round_to(size, page) + page + (alignment > page ? alignment : 0);
+    return hak_secure_round_to(page + hak_secure_round_to(size, page) + page +
+                                   (alignment > page ? alignment : 0),
+                               SS_UNIT_BYTES);
 }
 
-/* A sealed container gets a block. Returns 0 if the system refuses. Until its state is USED, no
-   other thread looks at it. */
+/* A sealed container, or a bare one, gets a block. Returns 0 if the system refuses. Until its state
+   is USED, no other thread looks at it. */
 static int dress(struct large *large, const struct request *request)
 {
     size_t page = hak_os_page_size(), size = request->size, alignment = request->alignment,
@@ -77,8 +83,10 @@ static int dress(struct large *large, const struct request *request)
     uintptr_t first = (uintptr_t)hak_secure_container_of(large) + page;
     first = alignment > page ? hak_secure_round_to(first, alignment) : first;
     large->heap = request->heap;
-    if (!hak_secure_body_get(&large->body, (char *)first, bytes, request->spot.brought,
-                             !request->heap)) {
+    if (large->is_bare) {
+        hak_secure_body_get_bare(&large->body, (char *)first, bytes);
+    } else if (!hak_secure_body_get(&large->body, (char *)first, bytes, request->spot.brought,
+                                    !request->heap)) {
         return 0;
     }
     if (alignment <= page && request->spot.offset == AT_END) {
@@ -100,7 +108,7 @@ static struct large *describe(void *container)
         large->bytes = hak_secure_below()->usable_size(container) & ~(hak_os_page_size() - 1);
         large->by_address.address = container;
         large->state = LARGE_FREED;
-        large->is_open = 0;
+        large->is_open = large->is_bare = 0;
     }
     return large;
 }
@@ -126,9 +134,12 @@ static struct large *record(void *container, const struct request *request)
         hak_secure_below()->free(container);
         return NULL;
     }
-    hak_secure_body_seal((char *)container, large->bytes, 1);
+    large->is_bare = (uint32_t)hak_secure_body_is_crowded();
+    if (!large->is_bare) {
+        hak_secure_body_seal((char *)container, large->bytes, 1);
+    }
     enter(large, container);
-    if (!dress(large, request)) {
+    if ((large->is_bare && request->spot.brought) || !dress(large, request)) {
         large->heap = NULL;
         hak_secure_quarantine_give_back(large);
         return NULL;
@@ -136,10 +147,24 @@ static struct large *record(void *container, const struct request *request)
     return large;
 }
 
-static void *ask(struct hak_heap *heap, size_t bytes)
+static void *ask(const struct request *request, int is_try)
 {
-    return heap ? hak_secure_below()->heap_alloc(heap, bytes, SC_MIN_ALIGN, 0)
-                : hak_secure_below()->malloc(bytes);
+    hak_request_is_try = is_try;
+    void *p = request->heap
+                  ? hak_secure_below()->heap_alloc(request->heap, request->bytes, SC_MIN_ALIGN, 0)
+                  : hak_secure_below()->malloc(request->bytes);
+    hak_request_is_try = 0;
+    return p;
+}
+
+/* A program's request is refused once. */
+static void *ask_twice(const struct request *request)
+{
+    void *p = ask(request, 1);
+    if (HAK_LIKELY(p != NULL)) {
+        return p;
+    }
+    return hak_secure_large_flush() || !request->is_try ? ask(request, request->is_try) : NULL;
 }
 
 static int is_container(const void *p)
@@ -152,10 +177,7 @@ static int is_container(const void *p)
 static struct large *make_fresh(const struct request *request, void **other)
 {
     for (;;) {
-        void *container = ask(request->heap, request->bytes);
-        if (!container && hak_secure_large_flush()) {
-            container = ask(request->heap, request->bytes);
-        }
+        void *container = ask_twice(request);
         if (!container || !is_container(container)) {
             *other = container;
             return NULL;
@@ -170,14 +192,18 @@ static struct large *make_fresh(const struct request *request, void **other)
     }
 }
 
-/* The gate is closed: the plain functions free the container of a freed record later. */
+/* The gate is closed: the plain functions free the container of a freed record later. Where the
+   system refuses to make it touchable, it is lost; nothing of the block is left to be read. */
 static void give_back_later(struct large *large)
 {
     if (hak_secure_quarantine_open(large) == 0) {
         atomic_store_release(&large->is_open, 1u);
         hak_fork_defer_block(hak_secure_container_of(large));
-    } else if (!large->heap) { /* else the heap's end tries again */
-        hak_secure_quarantine_stick_later(large);
+    } else {
+        hak_secure_body_seal(large->body.start, large->body.bytes, 0);
+        if (!large->heap) { /* else the heap's end tries again */
+            hak_secure_quarantine_stick_later(large);
+        }
     }
 }
 
@@ -191,9 +217,10 @@ void hak_secure_large_abandon_later(struct large *large)
 /* From a ready container; NULL if there is none. */
 static struct large *make_ready(const struct request *request)
 {
-    struct large *large = request->heap || request->alignment > hak_os_page_size()
-                              ? NULL
-                              : hak_secure_quarantine_ready(request->bytes);
+    struct large *large =
+        request->heap || request->alignment > hak_os_page_size() || hak_secure_body_is_crowded()
+            ? NULL
+            : hak_secure_quarantine_ready(request->bytes);
     if (large && !dress(large, request)) {
         if (hak_gate_enter()) {
             hak_secure_quarantine_give_back(large);
@@ -214,7 +241,7 @@ static struct large *make(const struct request *request, void **other)
 
 static void *hand_out(struct large *large)
 {
-    hak_secure_large_watch(large, 0);
+    hak_secure_large_watch(large, large->is_bare ? EDGE_BEFORE | EDGE_BEHIND : 0);
     atomic_store_release(&large->state, (uint32_t)LARGE_USED);
     return large->start;
 }
@@ -247,14 +274,15 @@ static int hand_through(void **served, const struct request *request)
 void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t size)
 {
     size_t page = hak_os_page_size();
-    if (size > PTRDIFF_MAX - 4 * page || alignment > PTRDIFF_MAX - size - 4 * page) {
+    const size_t most = PTRDIFF_MAX - 4 * page - SS_UNIT_BYTES;
+    if (size > most || alignment > most - size) {
         return heap ? hak_secure_below()->heap_alloc(heap, size, alignment, 0)
                     : hak_secure_below()->malloc(size > PTRDIFF_MAX ? size
                                                                     : PTRDIFF_MAX + (size_t)1);
     }
     alignment = alignment < SC_MIN_ALIGN ? SC_MIN_ALIGN : alignment;
-    const struct request request = {
-        heap, alignment, size, container_bytes(size, alignment), {AT_END, 0}};
+    const struct request request = {heap,        alignment, size, container_bytes(size, alignment),
+                                    {AT_END, 0}, 0};
     void *other;
     do {
         other = NULL;
@@ -273,8 +301,9 @@ struct large *hak_secure_large_make_growing(size_t size, struct spot spot)
         return NULL;
     }
     const struct request request = {
-        NULL, SC_MIN_ALIGN, size,
-        container_bytes(spot.offset + size + (size >> GROW_SHIFT), SC_MIN_ALIGN), spot};
+        NULL, SC_MIN_ALIGN,
+        size, container_bytes(spot.offset + size + (size >> GROW_SHIFT), SC_MIN_ALIGN),
+        spot, 1};
     struct large *large = make(&request, &other);
     if (other) {
         hak_secure_below()->free(other);

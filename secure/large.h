@@ -6,13 +6,14 @@
    in the body is zero; both are checked when it is freed. Freed, it loses its pages at once, to the
    system or to where the next block gets them from (pages.h). It waits untouchable in a quarantine
    of the process, as small ones do in their thread's (cache.h); then its container serves a request
-   for as much, or goes back.
+   for as much, or goes back. Where the process has too many mappings, a block is *bare*: nothing
+   around it is sealed, its edges alone are watched, and freed it is cleared and goes back at once.
 
    struct large describes one, in a hash table by the container's start. States: used; changing: its
    owner makes it another size; freed: in the quarantine, ready for the next, or on its way between.
    Written with the lock held (rank OWNED), inside the gate; while the gate is closed `state` alone,
-   atomically. Always, when the lock is free: what is in the quarantine or ready is freed, and no
-   page of it may be touched; every node's container is a block of the plain functions. */
+   atomically. Always, when the lock is free: what is in the quarantine or ready is freed, not bare,
+   and no page of it may be touched; every node's container is a block of the plain functions. */
 #ifndef HAKMEM_SECURE_LARGE_H
 #define HAKMEM_SECURE_LARGE_H
 

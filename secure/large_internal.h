@@ -30,6 +30,8 @@ struct large {
     uint32_t watched; /* edges */
     uint32_t is_open; /* freed, touchable, and the plain functions': its container may be linked in
                          the list of what waits for the gate (fork.h), and is not to be changed */
+    uint32_t is_bare; /* made where there were too many mappings: its body is bare, and nothing of
+                         its container is sealed; not in the quarantine */
     struct large *next_stuck;
 };
 

@@ -191,9 +191,27 @@ size_t mappings_now()
         std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
 }
 
-/* Two mappings each: the last ones are refused. Each refusal looks at a few of what is stuck, not
-   at all; and what is freed leaves fewer mappings, though the system gives no new one then. */
-TEST(SecureLarge, TooManyMappingsAreGivenBack)
+/* What has no guards any more: its edges are found, and it becomes another size. */
+void use_bare(unsigned char *p, size_t size)
+{
+    EXPECT_DEATH((p[size] ^= 1, hak_free(p)), "behind its end");
+    EXPECT_DEATH((p[-1] = 1, hak_free(p)), "before its start");
+    memset(p, 0x5A, size);
+    for (size_t now : {size * 3, size, size / 2, size * 50, size + 1}) {
+        size_t kept = std::min(now, size);
+        p = static_cast<unsigned char *>(hak_realloc(p, now));
+        ASSERT_NE(p, nullptr);
+        ASSERT_EQ(hak_usable_size(p), now);
+        ASSERT_TRUE(p[0] == 0x5A && memcmp(p, p + 1, kept - 1) == 0);
+        memset(p, 0x5A, now);
+        size = now;
+    }
+    hak_free(p);
+}
+
+/* Two mappings each, until a quarter of what the process may have is left: the last blocks have no
+   guards, and none is refused. What is freed leaves fewer mappings. */
+TEST(SecureLarge, TooManyMappingsAreNotMade)
 {
     size_t most = 0;
     std::ifstream("/proc/sys/vm/max_map_count") >> most;
@@ -212,9 +230,17 @@ TEST(SecureLarge, TooManyMappingsAreGivenBack)
     for (size_t i = 0; i < most / 2 + 500; i++) {
         take(40000 + i % 64);
     }
-    size_t n_full = blocks.size();
-    EXPECT_LT(n_full, most / 2);
-    EXPECT_GT(n_full, most / 4);
+    size_t n_full = blocks.size(), n_mappings = mappings_now();
+    EXPECT_EQ(n_full, most / 2 + 500);
+    EXPECT_LT(n_mappings, most / 8 * 7);
+    EXPECT_GT(n_mappings, most / 2);
+    EXPECT_EQ(hak_verify(), 0);
+    const size_t size = 40001;
+    use_bare(static_cast<unsigned char *>(hak_malloc(size)), size);
+    auto *bare = static_cast<unsigned char *>(hak_malloc(size));
+    memset(bare, 1, size);
+    hak_free(bare);
+    EXPECT_TRUE(bare[0] == 0 && memcmp(bare, bare + 1, size - 1) == 0);
     for (size_t i = 0; i < n_full; i += 2) {
         hak_free(blocks[i]);
         blocks[i] = nullptr;

@@ -56,16 +56,25 @@ static int is_large(uint32_t tag)
 
 /* --- allocating --- */
 
-static void *secure_malloc(size_t size)
+static HAK_NOINLINE void *malloc_other(size_t size)
 {
-    if (HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)) {
-        return hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(size)), size);
-    }
     if (size) {
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
     }
     void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc(SC_MIN_ALIGN);
     return p ? p : hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(0)), 0);
+}
+
+static HAK_ALWAYS_INLINE void *malloc_by(size_t size, void *(*small)(uint32_t, size_t))
+{
+    return HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)
+               ? small(hak_sc_of(hak_secure_tail_room(size)), size)
+               : malloc_other(size);
+}
+
+static void *secure_malloc(size_t size)
+{
+    return malloc_by(size, hak_secure_small_alloc);
 }
 
 /* Blocks are zero, whoever asks. */
@@ -147,15 +156,33 @@ static HAK_NOINLINE void free_other(void *p, uint32_t tag)
     errno = saved;
 }
 
-static void secure_free(void *p)
+static HAK_ALWAYS_INLINE void free_by(void *p, void (*small)(void *, uint32_t))
 {
     uint32_t tag = tag_of(p);
     if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
-        hak_secure_small_free(p, tag);
+        small(p, tag);
     } else {
         free_other(p, tag);
     }
 }
+
+static void secure_free(void *p)
+{
+    free_by(p, hak_secure_small_free);
+}
+
+#if defined(__x86_64__)
+/* In the table in place of those two, where the processor has what they need. */
+static void *secure_malloc_avx512(size_t size)
+{
+    return malloc_by(size, hak_secure_small_alloc_avx512);
+}
+
+static void secure_free_avx512(void *p)
+{
+    free_by(p, hak_secure_small_free_avx512);
+}
+#endif
 
 /* --- sizes --- */
 
@@ -250,7 +277,7 @@ static int is_known(const void *p)
 }
 
 /* What is frequent: a small block of the thread's own heap becomes another small one. NULL: nothing
-   has changed. */
+   has changed. One that is to become smaller, and cannot move, stays. */
 static void *realloc_own(void *p, uint32_t tag, size_t size)
 {
     size_t was;
@@ -261,8 +288,9 @@ static void *realloc_own(void *p, uint32_t tag, size_t size)
     if (HAK_LIKELY(q != NULL)) {
         memcpy(q, p, was < size ? was : size);
         secure_free(p);
+        return q;
     }
-    return q;
+    return size <= was && hak_secure_small_resize(p, tag, size, 1, &was) ? p : NULL;
 }
 
 static int is_own(uint32_t tag)
@@ -276,9 +304,8 @@ static void *secure_realloc(void *p, size_t size, struct hak_heap *heap, int is_
         .usable_size = size_to_keep, .home = home, .resize = resize, .take = take, .give = give};
     if (HAK_LIKELY(p && !heap && size - 1 < SECURE_SMALL_MAX)) {
         uint32_t tag = tag_of(p);
-        void *own = is_own(tag) ? realloc_own(p, tag, size) : NULL;
-        if (HAK_LIKELY(own != NULL)) {
-            return own; /* and zero where it has grown, as all blocks are */
+        if (HAK_LIKELY(is_own(tag))) {
+            return realloc_own(p, tag, size); /* zero where it has grown, as all blocks are */
         }
     }
     if (p && !is_known(p)) {
@@ -385,6 +412,15 @@ struct entry_layer hak_secure_layer = {
         },
 };
 
+#if defined(__x86_64__)
+void hak_secure_use_set(enum wide_set set)
+{
+    hak_secure_wide_set = set;
+    hak_secure_layer.table.malloc = set == WIDE_AVX512 ? secure_malloc_avx512 : secure_malloc;
+    hak_secure_layer.table.free = set == WIDE_AVX512 ? secure_free_avx512 : secure_free;
+}
+#endif
+
 /* --- checks on demand --- */
 
 /* At exit by default: so many blocks. */
@@ -471,15 +507,17 @@ static void draw_anew(void)
 static void start(void)
 {
     uint64_t seed = hak_link_secret();
-    hak_secure_secrets.mask = mix(seed);
-    hak_secure_secrets.factor = mix(seed + 1) | 1;
+    hak_secure_secrets.factor = (mix(seed + 1) | 1) << 16;
     hak_secure_secrets.fill[0] = (0xF5 + mix(seed + 2) % 8) * 0x0101010101010101u;
     for (uint32_t i = 1; i < 8; i++) {
         hak_secure_secrets.fill[i] = hak_secure_secrets.fill[0];
     }
-    hak_secure_secrets.low = (hak_secure_secrets.fill[0] & 0xFF) | ~(uint64_t)0xFFFF;
+    hak_secure_secrets.plus = (mix(seed) << 16) | (hak_secure_secrets.fill[0] & 0xFF);
     hak_secure_secrets.spread = TAIL_SPREAD;
     hak_secure_zero_start();
+#if defined(__x86_64__)
+    hak_secure_use_set(hak_secure_wide_set);
+#endif
     hak_secure_cache_start();
     if (hak_options.secure_guards) {
         hak_pool_set_guarded();

@@ -66,7 +66,7 @@ struct large *hak_secure_quarantine_ready(size_t bytes)
 /* Becomes ready if there is room for it and no program has it. Lock held. */
 static int keep_ready(struct large *large)
 {
-    if (large->heap || n_ready == READY_MOST ||
+    if (large->heap || large->is_bare || n_ready == READY_MOST ||
         large->bytes > hak_options.secure_large_quarantine) {
         return 0;
     }
@@ -88,7 +88,7 @@ int hak_secure_quarantine_open(struct large *large)
 static int try_give_back(struct large *large)
 {
     char *container = hak_secure_container_of(large);
-    if (hak_secure_quarantine_open(large)) {
+    if (!large->is_bare && hak_secure_quarantine_open(large)) {
         return 0;
     }
     struct address_table *table = &hak_secure_large_table;
@@ -201,7 +201,7 @@ void hak_secure_large_draw_anew(uint32_t chance)
 /* Into the quarantine; returns what leaves it. Lock held. */
 static struct large *wait_in_quarantine(struct large *large)
 {
-    if (large->bytes > hak_options.secure_large_quarantine || large->heap) {
+    if (large->bytes > hak_options.secure_large_quarantine || large->heap || large->is_bare) {
         return large;
     }
     hak_secure_large_waiting += large->bytes;
@@ -209,7 +209,7 @@ static struct large *wait_in_quarantine(struct large *large)
         drawn[n_drawn++] = large;
         return NULL;
     }
-    draws = draws * 0x9E3779B1u + (uint32_t)hak_secure_secrets.mask + 1;
+    draws = draws * 0x9E3779B1u + (uint32_t)(hak_secure_secrets.plus >> 32) + 1;
     uint32_t i = (draws >> 16) % DRAWN_LARGE;
     struct large *other = drawn[i];
     drawn[i] = large;
@@ -274,7 +274,7 @@ int hak_secure_quarantine_is_stuck(void)
 
 static int verify_waiting(const struct large *large)
 {
-    return large->state == LARGE_FREED && !large->heap &&
+    return large->state == LARGE_FREED && !large->heap && !large->is_bare &&
            hak_secure_large_record_of(hak_secure_container_of(large)) == large;
 }
 

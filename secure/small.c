@@ -7,10 +7,12 @@
 #include "base/error.h"
 #include "hakmem/fast.h"
 #include "hakmem/heap.h"
+#include "hakmem/request.h"
 #include "heap/gate.h"
 #include "secure/blame.h"
 #include "secure/cache.h"
 #include "secure/large.h"
+#include "secure/short.h"
 #include "secure/tail.h"
 #include "secure/zero.h"
 
@@ -30,55 +32,6 @@ static const struct entry_table *below(void)
     0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF
 const unsigned char hak_secure_tail_ends[2 * TAIL_FILLED] = {
     [TAIL_FILLED] = ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16};
-
-typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
-/* Or gcc makes the zero again for each store, or calls memset. */
-#if defined(__x86_64__)
-#define KEEP_IN_REGISTER(pair) __asm__("" : "+x"(pair))
-#else
-#define KEEP_IN_REGISTER(pair) __asm__("" : "+w"(pair))
-#endif
-
-/* Classes of up to so many bytes are handled in line: as nine pairs at equal distances, which
-   overlap as far as the class is shorter, and end at the tail. So no branch depends on the class: a
-   program of mixed sizes would take the wrong one half the time.
-   Every class has 32 bytes at least (hak_secure_tail_room). */
-#define IN_LINE 144u
-#define N_PAIRS 9u
-
-static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
-{
-    return (pair *)(void *)((char *)(uintptr_t)p + offset);
-}
-
-/* Of the pairs, in the n bytes before the tail: a multiple of 8. */
-static HAK_ALWAYS_INLINE size_t distance(size_t n)
-{
-    return (n - sizeof(pair)) / (N_PAIRS - 1);
-}
-HAK_STATIC_ASSERT((IN_LINE - TAIL_BYTES - sizeof(pair)) / (N_PAIRS - 1) <= sizeof(pair),
-                  "nothing is left out between pairs");
-
-static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t n)
-{
-    size_t d = distance(n);
-    const char *mid = (const char *)p + 4 * d;
-    pair any = (*pair_at(p, 0) | *pair_at(p, d)) | (*pair_at(p, 2 * d) | *pair_at(p, 3 * d));
-    any |= (*pair_at(mid, 0) | *pair_at(mid, d)) | (*pair_at(mid, 2 * d) | *pair_at(mid, 3 * d));
-    any |= *pair_at(mid, 4 * d);
-    return !(any[0] | any[1]);
-}
-
-static HAK_ALWAYS_INLINE void zero_short(void *p, size_t n)
-{
-    size_t d = distance(n);
-    char *mid = (char *)p + 4 * d;
-    pair zero = {0, 0};
-    KEEP_IN_REGISTER(zero);
-    *pair_at(p, 0) = *pair_at(p, d) = *pair_at(p, 2 * d) = *pair_at(p, 3 * d) = zero;
-    *pair_at(mid, 0) = *pair_at(mid, d) = *pair_at(mid, 2 * d) = *pair_at(mid, 3 * d) = zero;
-    *pair_at(mid, 4 * d) = zero;
-}
 
 /* What is longer is handled by the functions of wide.h, in functions of their own. */
 #define hak_secure_wide(name) name##_anywhere
@@ -178,12 +131,24 @@ static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
     return dress_longer(p, size, class_bytes);
 }
 
+/* A short block that has been looked at, and whose filling is longer than a pair. */
+static HAK_NOINLINE void *dress_looked_at(void *p, size_t size, size_t class_bytes)
+{
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    hak_secure_tail_fill(p, size, tail);
+    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
+    return p;
+}
+
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
     size_t class_bytes = hak_sc_table[size_class].size;
+    hak_request_is_try = 1; /* the program's request is refused once */
     void *p = below()->malloc(class_bytes);
-    if (HAK_UNLIKELY(!p) && hak_secure_large_flush()) {
+    hak_request_is_try = 0;
+    if (HAK_UNLIKELY(!p)) {
+        (void)hak_secure_large_flush();
         p = below()->malloc(class_bytes);
     }
     if (HAK_UNLIKELY(!p) || HAK_UNLIKELY(!TAG_IS_SLAB(hak_map_find(p).tag))) {
@@ -195,8 +160,50 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     return dress(p, size, class_bytes);
 }
 
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX512
+void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size)
+{
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    if (HAK_UNLIKELY(!cache)) {
+        return slow_alloc(size_class, size);
+    }
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    uint32_t n_hand = bin->n_hand;
+    if (HAK_UNLIKELY(!n_hand)) {
+        return slow_alloc(size_class, size);
+    }
+    void *p = hak_secure_cache_take(cache, bin, n_hand);
+    size_t class_bytes = bin->bytes, n = class_bytes - TAIL_BYTES - size;
+    if (HAK_UNLIKELY(class_bytes > SHORT_BYTES)) {
+        return dress_by_avx512(p, size, class_bytes);
+    }
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    if (HAK_UNLIKELY(!is_free_tail(*tail, key)) ||
+        HAK_UNLIKELY(!is_zero_short_avx512(p, &bin->shape))) {
+        hak_secure_written_after_free(p);
+    }
+    if (HAK_LIKELY(n <= TAIL_PAIR)) {
+        hak_secure_tail_fill_pair(n, tail);
+    } else if (n <= 2 * TAIL_PAIR) {
+        *hak_secure_tail_pair((char *)p + size, 0) = hak_secure_tail_filling();
+        *hak_secure_tail_pair((char *)tail, 0 - TAIL_PAIR) = hak_secure_tail_filling();
+    } else {
+        return dress_looked_at(p, size, class_bytes);
+    }
+    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
+    return p;
+}
+WIDE_END
+#endif
+
 void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
+#if defined(__x86_64__)
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
+        return hak_secure_small_alloc_avx512(size_class, size);
+    }
+#endif
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
     if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
@@ -404,11 +411,9 @@ static HAK_ALWAYS_INLINE int is_tail(const uint64_t *tail)
 }
 
 /* The tail of the block that lies before this one in the slab: the bytes just before p. */
-static void check_before(const void *p)
+static HAK_ALWAYS_INLINE int is_right_before(const void *p)
 {
-    if ((uintptr_t)p & (SC_SLAB_BYTES - 1) && !is_tail((const uint64_t *)p - 1)) {
-        hak_secure_underflowed(p);
-    }
+    return HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1))) || is_tail((const uint64_t *)p - 1);
 }
 
 static int is_all_zero(const char *p, size_t n)
@@ -459,9 +464,15 @@ static void check(const void *p, size_t class_bytes)
     }
 }
 
+/* Where no other thread has a heap, none changes or returns a slab. */
 void hak_secure_small_check(const void *p, uint32_t tag)
 {
-    if (!is_of_pool(tag)) {
+    if (is_of_pool(tag)) {
+        return;
+    }
+    if (hak_theap_n_live() < 2) {
+        check(p, hak_sc_table[TAG_CLASS(tag)].size);
+    } else {
         struct held held = hold(p, TAG_CLASS(tag));
         if (held.owner) {
             check(p, hak_sc_table[TAG_CLASS(tag)].size);
@@ -507,8 +518,8 @@ static HAK_NOINLINE void leave(void *p)
 static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_bin *bin,
                                       uintptr_t block)
 {
-    uint32_t n = bin->n_ring;
-    uintptr_t out = HAK_LIKELY(n) ? hak_secure_cache_quarantine(cache, bin, block, n) : block;
+    uintptr_t out =
+        HAK_LIKELY(bin->n_ring) ? hak_secure_cache_quarantine(cache, bin, block) : block;
     if (HAK_UNLIKELY(!(out & RING_OWN)) ||
         HAK_UNLIKELY(!hak_secure_cache_put(bin, (void *)(out - RING_OWN)))) {
         leave((void *)(out & ~RING_OWN));
@@ -526,7 +537,9 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     struct tail says;
     uint64_t key, *tail = used_tail(p, tag, SECURE_FREE, &says, &key);
     check_filling(p, says.size, tail);
-    check_before(p);
+    if (HAK_UNLIKELY(!is_right_before(p))) {
+        hak_secure_underflowed(p);
+    }
     if (HAK_UNLIKELY(says.family != ENTRY_MALLOC)) {
         hak_secure_family_differs(p, (enum entry_family)says.family, ENTRY_MALLOC);
     }
@@ -546,18 +559,18 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
 }
 
-/* What is frequent: the block is its own heap's, not its slab's first, and right. Else nothing has
-   changed yet, and free_any begins again. */
+/* What is frequent: the block is right. Else nothing has changed yet, and free_any begins again.
+   `mark`: its own in the quarantine. */
 static HAK_ALWAYS_INLINE void
-free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
-         int (*is_right)(const void *p, size_t size, const uint64_t *tail),
-         void (*zero)(void *p, size_t n), int is_short)
+free_right(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
+           int (*is_right)(const void *p, size_t size, const uint64_t *tail),
+           void (*zero)(void *p, size_t size, const struct secure_bin *bin), uintptr_t mark)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
              word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
     if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
-        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_tail((const uint64_t *)p - 1))) {
+        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_right_before(p))) {
         free_any(p, tag);
         return;
     }
@@ -568,38 +581,64 @@ free_own(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *b
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero(p, is_short ? n : touched(size, n));
-    wait_in(cache, bin, (uintptr_t)p | RING_OWN);
+    zero(p, size, bin);
+    wait_in(cache, bin, (uintptr_t)p | mark);
+}
+
+static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, const struct secure_bin *bin)
+{
+    (void)size;
+    zero_short(p, bin->bytes - TAIL_BYTES);
+}
+
+static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, const struct secure_bin *bin)
+{
+    clear_anywhere(p, touched(size, bin->bytes - TAIL_BYTES));
 }
 
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_anywhere, clear_anywhere, 0);
+    free_right(p, tag, cache, bin, fill_is_right_anywhere, zero_for_all, RING_OWN);
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
+static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, const struct secure_bin *bin)
+{
+    clear_avx2(p, touched(size, bin->bytes - TAIL_BYTES));
+}
+
 static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_cache *cache,
                                       struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_avx2, clear_avx2, 0);
+    free_right(p, tag, cache, bin, fill_is_right_avx2, zero_avx2, RING_OWN);
 }
 WIDE_END
 WIDE_BEGIN_AVX512
-static HAK_NOINLINE void free_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
-                                        struct secure_bin *bin)
+static HAK_ALWAYS_INLINE void zero_avx512(void *p, size_t size, const struct secure_bin *bin)
 {
-    free_own(p, tag, cache, bin, fill_is_right_avx512, clear_avx512, 0);
+    clear_avx512(p, touched(size, bin->bytes - TAIL_BYTES));
+}
+
+static HAK_ALWAYS_INLINE void zero_as_short_avx512(void *p, size_t size,
+                                                   const struct secure_bin *bin)
+{
+    (void)size;
+    zero_short_avx512(p, &bin->shape);
+}
+
+static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
+                                               struct secure_bin *bin)
+{
+    free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, RING_OWN);
 }
 WIDE_END
 
 static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache,
                                           struct secure_bin *bin)
 {
-    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
-        free_by_avx512(p, tag, cache, bin);
-    } else if (hak_secure_wide_set == WIDE_AVX2) {
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX2)) {
         free_by_avx2(p, tag, cache, bin);
     } else {
         free_for_all(p, tag, cache, bin);
@@ -609,22 +648,73 @@ static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_c
 #define free_longer free_for_all
 #endif
 
-/* A bin whose quarantine is not made yet knows of no block. */
-void hak_secure_small_free(void *p, uint32_t tag)
+/* The bin of the block, if one begins at p as far as is known: a bin whose quarantine is not made
+   yet knows of none. */
+static HAK_ALWAYS_INLINE struct secure_bin *bin_for(const void *p, uint32_t tag,
+                                                    struct secure_cache *cache)
 {
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    return HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit)) ? bin : NULL;
+}
+
+/* The same of a block of the thread's own heap; else NULL. */
+static HAK_ALWAYS_INLINE struct secure_bin *own_bin(const void *p, uint32_t tag,
+                                                    struct secure_cache **cache)
+{
+    const struct theap *heap = hak_theap_own;
+    *cache = (struct secure_cache *)heap->kept;
+    return HAK_LIKELY(*cache != NULL) && HAK_LIKELY(is_own(heap, tag)) ? bin_for(p, tag, *cache)
+                                                                       : NULL;
+}
+
+#if defined(__x86_64__)
+WIDE_BEGIN_AVX512
+/* Another heap's block, or one that is not right. */
+static HAK_NOINLINE void free_other_by_avx512(void *p, uint32_t tag)
+{
     const struct theap *heap = hak_theap_own;
     struct secure_cache *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!cache)) {
+    struct secure_bin *bin =
+        cache && !is_own(heap, tag) && !belongs_to_heap(tag) ? bin_for(p, tag, cache) : NULL;
+    if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
+    } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
+        free_right(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512, 0);
+    } else {
+        free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, 0);
+    }
+}
+
+void hak_secure_small_free_avx512(void *p, uint32_t tag)
+{
+    struct secure_cache *cache;
+    struct secure_bin *bin = own_bin(p, tag, &cache);
+    if (HAK_UNLIKELY(!bin)) {
+        free_other_by_avx512(p, tag);
+    } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
+        free_right(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512, RING_OWN);
+    } else {
+        free_longer_by_avx512(p, tag, cache, bin);
+    }
+}
+WIDE_END
+#endif
+
+void hak_secure_small_free(void *p, uint32_t tag)
+{
+#if defined(__x86_64__)
+    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
+        hak_secure_small_free_avx512(p, tag);
         return;
     }
-    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    if (HAK_UNLIKELY(!is_own(heap, tag)) || HAK_UNLIKELY(!offset) ||
-        HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit))) {
+#endif
+    struct secure_cache *cache;
+    struct secure_bin *bin = own_bin(p, tag, &cache);
+    if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
-        free_own(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_short, 1);
+        free_right(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_as_short, RING_OWN);
     } else {
         free_longer(p, tag, cache, bin);
     }

@@ -1,7 +1,7 @@
 /* The tail of a small block: its last eight bytes, and the filling between what was asked for and
    them.
 
-   A tail is the block's key, which follows from its address and two secrets, with 18 bits in its
+   A tail is the block's key, its address times a secret plus another one, with 18 bits in its
    middle exchanged: the family of functions that allocated the block (0: it is free) and the
    size that was asked for; and its upper 18 bits with these times an odd number, so that no change
    of them alone is taken for right. All 64 bits must fit, so that a tail is neither guessed nor
@@ -45,9 +45,9 @@ static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
 
 /* What is read from memory costs no register. */
 struct tail_secrets {
-    uint64_t mask, factor;
+    uint64_t factor;  /* odd, times 2^16: no two addresses have the same key */
+    uint64_t plus;    /* the lowest byte is the filling's, and the next one 0: so are a key's */
     uint64_t fill[8]; /* the byte, 64 times */
-    uint64_t low;     /* all bits, but the lowest byte is the filling's, and the next one 0 */
     uint64_t spread;  /* no secret: TAIL_SPREAD */
 };
 /* Puts what a tail says into its two places, which do not overlap. */
@@ -67,9 +67,7 @@ static HAK_ALWAYS_INLINE uint64_t *hak_secure_tail_of(const void *p, size_t clas
 
 static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key(const uint64_t *tail)
 {
-    uint64_t x = ((uint64_t)(uintptr_t)tail ^ hak_secure_secrets.mask) * hak_secure_secrets.factor;
-    x ^= x >> 32;
-    return (x | 0xFF) & hak_secure_secrets.low;
+    return (uint64_t)(uintptr_t)tail * hak_secure_secrets.factor + hak_secure_secrets.plus;
 }
 
 /* What is exchanged of the key; 0 of a free block, whose tail is its key. */
@@ -159,15 +157,20 @@ static HAK_ALWAYS_INLINE tail_pair hak_secure_tail_wrong_long(const char *at, si
     return wrong;
 }
 
+/* n <= 16 */
+static HAK_ALWAYS_INLINE void hak_secure_tail_fill_pair(size_t n, uint64_t *tail)
+{
+    *(tail_pair *)(void *)(tail - 2) = hak_secure_tail_filling() & hak_secure_tail_end(n);
+}
+
 static HAK_ALWAYS_INLINE void hak_secure_tail_fill(void *p, size_t size, uint64_t *tail)
 {
     char *at = (char *)p + size;
     size_t n = (size_t)((const char *)tail - at);
-    tail_pair fill = hak_secure_tail_filling();
-    if (HAK_UNLIKELY(n > sizeof fill)) {
+    if (HAK_UNLIKELY(n > TAIL_PAIR)) {
         hak_secure_tail_fill_long(at, n);
     } else {
-        *(tail_pair *)(void *)(tail - 2) = fill & hak_secure_tail_end(n);
+        hak_secure_tail_fill_pair(n, tail);
     }
 }
 

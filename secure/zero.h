@@ -5,6 +5,9 @@
 
 #include "base/internal.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,7 +28,6 @@ typedef long long wide_q32 __attribute__((vector_size(32)));
 typedef long long wide_q64 __attribute__((vector_size(64)));
 #define WIDE_ANY_BY_AVX2(v) (!__builtin_ia32_ptestz256((wide_q32)(v), (wide_q32)(v)))
 #if defined(__clang__) /* the fuzzing builds */
-#include <immintrin.h>
 #define WIDE_ANY_BY_AVX512(v) (_mm512_test_epi64_mask((__m512i)(v), (__m512i)(v)) != 0)
 #define WIDE_PRAGMA(...)      _Pragma(#__VA_ARGS__)
 #define WIDE_BEGIN_AVX2                                                                            \
@@ -43,6 +45,8 @@ typedef long long wide_q64 __attribute__((vector_size(64)));
 #endif
 enum wide_set { WIDE_FOR_ALL, WIDE_AVX2, WIDE_AVX512 };
 extern enum wide_set hak_secure_wide_set HAK_HIDDEN; /* written once, at the start */
+/* Of those that the processor has: in the layer's table too. At the start, and by tests. */
+void hak_secure_use_set(enum wide_set set);
 #endif
 
 /* Once, at the start: which instructions the processor has. */

@@ -186,8 +186,11 @@ static int is_huge_wanted(int is_for_slabs)
     return untouched <= (int64_t)(used / UNTOUCHED_PART) && hak_huge_is_wanted(used);
 }
 
-/* Every second unit, and both ends. */
-#define GUARD_UNITS 0xD5555555u
+/* Every second unit, and both ends; what lies a MiB before or behind a unit that is used is one. */
+#define GUARD_UNITS 0xAAAAD555u
+HAK_STATIC_ASSERT(((GUARD_UNITS | GUARD_UNITS << 16 | GUARD_UNITS >> 16) ^ GUARD_UNITS) ==
+                      (GUARD_UNITS ^ 0xFFFFFFFFu),
+                  "16 units from one that is used lies a guard");
 /* Guards are made until a half of the mappings that superslabs and ranges may have are used. */
 #define GUARD_SHARE 2
 static int is_guarded;

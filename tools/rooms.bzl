@@ -42,7 +42,7 @@ ROOMS = {
     ),
     "secure": (
         "the secure variant: a layer that checks blocks and guards them",
-        ["base", "superslab", "heap", "hakmem", "stack"],
+        ["base", "limit", "superslab", "heap", "hakmem", "stack"],
     ),
     "guard": (
         "guarded sampling: a layer that lays one in N blocks between pages that fault",
