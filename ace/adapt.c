@@ -10,6 +10,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/time.h"
+#include "base/verify.h"
 #include "superslab/superslab.h"
 
 /* Less is not worth a purge out of turn. */
@@ -177,6 +178,16 @@ void hak_adapt_moved(size_t bytes)
     (void)atomic_add_relaxed(&seen.moved, (int64_t)bytes);
 }
 
+/* So many are gone, or all: some of those that were purged had not come from ranges, and another
+   thread may count at the same time. */
+static void forget_moved(int64_t bytes)
+{
+    int64_t moved = atomic_load_relaxed(&seen.moved);
+    while (moved > 0 &&
+           !atomic_cas_weak_seq(&seen.moved, &moved, moved > bytes ? moved - bytes : (int64_t)0)) {
+    }
+}
+
 /* What superslabs keep of it, dirty bytes being so many. What is gone is forgotten; another thread
    may do so at the same time. */
 static uint64_t moved_of(uint64_t dirty)
@@ -229,8 +240,8 @@ void hak_adapt_block_resized(size_t before, size_t after)
 void hak_adapt_purged(enum control_pool pool, size_t bytes)
 {
     hak_stat_add(returned_bytes, bytes);
-    if (pool == CONTROL_SUPERSLABS && atomic_load_relaxed(&seen.moved) > 0) {
-        (void)atomic_add_relaxed(&seen.moved, -(int64_t)bytes);
+    if (pool == CONTROL_SUPERSLABS) {
+        forget_moved((int64_t)bytes);
     }
     hak_lock_acquire(&lock);
     note(); /* of a valley it matters where the heap is now */
@@ -380,7 +391,8 @@ int hak_adapt_verify(void)
 {
     hak_lock_acquire(&lock);
     note();
-    int result = hak_control_verify_pools(&control);
+    int result = atomic_load_relaxed(&seen.moved) < 0 ? VERIFY_CONTROL_MOVED
+                                                      : hak_control_verify_pools(&control);
     hak_lock_release(&lock);
     return result ? result : hak_control_verify_classes(&control);
 }

@@ -224,6 +224,15 @@ TEST_F(Reuse, PartOfASuperslabIsClean)
     hak_ace_free(q);
 }
 
+/* What is purged of superslabs need not have come from ranges. */
+TEST_F(Reuse, MoreIsPurgedThanHasMoved)
+{
+    hak_adapt_moved(kMiB);
+    hak_adapt_purged(CONTROL_SUPERSLABS, 3 * kMiB);
+    EXPECT_EQ(hak_adapt_verify(), 0);
+    hak_adapt_forget();
+}
+
 TEST_F(Reuse, ASuperslabBecomesARange)
 {
     char *p = filled(kMiB), *q = filled(kMiB);

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "base/options.h"
@@ -200,6 +201,31 @@ TEST_F(Fallback, RefusedRequestsAreAligned)
     for (void *p : all) {
         hak_free(p);
     }
+}
+
+/* Under a limit that has room for the smaller of them, and at times for a block but not for what a
+   variant lays around it: each is served, by hakmem or by libc, and none for ever. */
+TEST_F(Fallback, AlignedWhereTheLimitIsNear)
+{
+    alarm(60);
+    hak_options.ld_safe = 1;
+    for (size_t mib = 1; mib <= 6; mib++) {
+        hak_limit_configure(0, static_cast<size_t>(hak_stat_get(committed_bytes)) + (mib << 20));
+        std::vector<void *> all;
+        for (size_t align = 32; align <= 65536; align *= 2) {
+            for (size_t size : {100, 5000, 40000, 100000, 400000}) {
+                void *p = hak_aligned_alloc(align, size);
+                ASSERT_NE(p, nullptr);
+                EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u) << align << " " << size;
+                memset(p, 1, size);
+                all.push_back(p);
+            }
+        }
+        for (void *p : all) {
+            hak_free(p);
+        }
+    }
+    alarm(0);
 }
 
 /* There is no jemalloc in this process: nothing is left to libc. */

@@ -175,17 +175,19 @@ static HAK_COLD void *named_aligned_nothrow_new(void *(*throwing)(size_t, size_t
 
 void *hak_own__Znwm(size_t size) HAK_HIDDEN;
 void *hak_own__Znam(size_t size) HAK_HIDDEN;
-void hak_own__ZdlPv(void *p) HAK_HIDDEN;
-void hak_own__ZdaPv(void *p) HAK_HIDDEN;
 HAK_REPLACEABLE void *_Znwm(size_t size);
 HAK_REPLACEABLE void *_Znam(size_t size);
-HAK_REPLACEABLE void _ZdlPv(void *p);
-HAK_REPLACEABLE void _ZdaPv(void *p);
 
-/* Only if all of them are ours: a program that has some of its own may well mix them. */
-#define ALL_ARE_OURS                                                                               \
-    (HAK_SECURE && !NAMES_MALLOC_DIFFERS && !NAMES_FREE_DIFFERS && _Znwm == hak_own__Znwm &&       \
-     _Znam == hak_own__Znam && _ZdlPv == hak_own__ZdlPv && _ZdaPv == hak_own__ZdaPv)
+/* Only if all of them are ours: a program that has some of its own may well mix them, and its
+   blocks need not begin where ours do. */
+#if HAK_SECURE
+static HAK_COLD int all_are_ours(void);
+#else
+static inline int all_are_ours(void)
+{
+    return 0;
+}
+#endif
 
 /* Names do not change once the program runs: looked at once. */
 static inline int families_are_told(void)
@@ -196,7 +198,7 @@ static inline int families_are_told(void)
     }
     uint32_t known = atomic_load_relaxed(&answer);
     if (HAK_UNLIKELY(!known)) {
-        known = ALL_ARE_OURS ? 2 : 1;
+        known = all_are_ours() ? 2 : 1;
         atomic_store_relaxed(&answer, known);
     }
     return known == 2;
@@ -399,3 +401,39 @@ DEFINE_ALIGNED_DELETE(_ZdlPvmSt11align_val_t, ENTRY_NEW, _ZdlPvSt11align_val_t)
 DEFINE_ALIGNED_DELETE(_ZdaPvmSt11align_val_t, ENTRY_NEW_ARRAY, _ZdaPvSt11align_val_t)
 DEFINE_ALIGNED_NOTHROW_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, _ZdlPvSt11align_val_t)
 DEFINE_ALIGNED_NOTHROW_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, _ZdaPvSt11align_val_t)
+
+#if HAK_SECURE
+/* Every form, once more by a name that the program cannot replace. */
+#define FORMS(FORM)                                                                                \
+    FORM(_ZnwmRKSt9nothrow_t)                                                                      \
+    FORM(_ZnamRKSt9nothrow_t)                                                                      \
+    FORM(_ZnwmSt11align_val_tRKSt9nothrow_t)                                                       \
+    FORM(_ZnamSt11align_val_tRKSt9nothrow_t)                                                       \
+    FORM(_ZdlPvm)                                                                                  \
+    FORM(_ZdaPvm)                                                                                  \
+    FORM(_ZdlPvRKSt9nothrow_t)                                                                     \
+    FORM(_ZdaPvRKSt9nothrow_t)                                                                     \
+    FORM(_ZdlPvSt11align_val_t)                                                                    \
+    FORM(_ZdaPvSt11align_val_t)                                                                    \
+    FORM(_ZdlPvmSt11align_val_t)                                                                   \
+    FORM(_ZdaPvmSt11align_val_t)                                                                   \
+    FORM(_ZdlPvSt11align_val_tRKSt9nothrow_t)                                                      \
+    FORM(_ZdaPvSt11align_val_tRKSt9nothrow_t)
+#define MAKE_OWN(name) OWN_NAME(name);
+#define LOOK(name)     ours &= name == hak_own_##name;
+
+FORMS(MAKE_OWN)
+
+static int all_are_ours(void)
+{
+    int ours = !NAMES_MALLOC_DIFFERS && !NAMES_FREE_DIFFERS;
+    LOOK(_Znwm)
+    LOOK(_Znam)
+    LOOK(_ZnwmSt11align_val_t)
+    LOOK(_ZnamSt11align_val_t)
+    LOOK(_ZdlPv)
+    LOOK(_ZdaPv)
+    FORMS(LOOK)
+    return ours;
+}
+#endif

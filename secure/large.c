@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/verify.h"
+#include "hakmem/fallback.h"
 #include "hakmem/heap.h"
 #include "hakmem/request.h"
 #include "heap/fork.h"
@@ -253,10 +254,13 @@ static int hand_through(void **served, const struct request *request)
 {
     void *other = *served;
     size_t size = request->size, alignment = request->alignment;
-    if (other && alignment > SC_MIN_ALIGN) {
+    if (other && (uintptr_t)other % alignment) {
+        int is_libcs = !hak_map_find(other).tag;
         hak_secure_below()->free(other);
-        other = request->heap ? hak_secure_below()->heap_alloc(request->heap, size, alignment, 1)
-                              : hak_secure_below()->aligned(alignment, size);
+        /* libc's again: the plain functions may have room for the block, but not for its guards. */
+        other = is_libcs        ? hak_fallback_alloc(size, alignment, 0, 1)
+                : request->heap ? hak_secure_below()->heap_alloc(request->heap, size, alignment, 1)
+                                : hak_secure_below()->aligned(alignment, size);
         if (other && is_container(other)) {
             hak_secure_below()->free(other);
             return 0;
