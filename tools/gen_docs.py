@@ -36,8 +36,8 @@ when it is asked for, by a walk over superslabs and heaps that takes no lock. Th
 - inside the process: `hak_stat("live_bytes", &value)`, `hak_stats_json(fd)`, `hak_print_stats(fd)`;
 - when it ends: `HAKMEM_SHOW_STATS=1` prints a line each to standard error, `hakmem: NAME = VALUE
   UNIT (PID PROGRAM)`; `HAKMEM_SHOW_STATS=/var/log/stats` appends them to that file. At a fatal
-  signal only those that are not computed are printed, and none at `_exit`, `quick_exit` or SIGKILL,
-  nor where the program handles the signal itself: no handler is taken from it;
+  signal only those that are not computed are printed, and none at `_exit`, by which Debian's `sh`
+  ends, or SIGKILL, nor where the program handles the signal itself: no handler is taken from it;
 - from outside: `hakmem status PID`, `hakmem stats [--json | --prometheus] PID`, `hakmem top PID`.
   They read the process's memory: it does nothing for it, may be stopped or hang, and a core file
   does as well (`hakmem stats --core FILE`).
