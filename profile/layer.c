@@ -643,11 +643,11 @@ static void *profile_heap_alloc(struct hak_heap *heap, size_t size, size_t align
 
 /* --- frees --- */
 
-/* 0 if p is certainly none that was sampled: it is the start of a block of a slab, where the
-   variant has them shifted; or there are none. */
+/* 0 if p is certainly none that was sampled: no sample has its hash, or it is the start of a block
+   of a slab, where the variant has them shifted. */
 static int may_be_sampled(const void *p)
 {
-    if (!atomic_load_relaxed(&hak_profile_n_samples)) {
+    if (!hak_profile_may_have(p)) {
         return 0;
     }
     if (HAK_SECURE) {
@@ -703,10 +703,17 @@ static void profile_free(void *p)
     }
 }
 
-static size_t profile_usable_size(const void *p)
+static HAK_NOINLINE size_t look_for_size(const void *p)
 {
     struct profile_sample sample;
-    return HAK_UNLIKELY(look(p, &sample)) ? sample.usable : below()->usable_size(p);
+    return look(p, &sample) ? sample.usable : below()->usable_size(p);
+}
+
+/* Alone, so that what is frequent saves no register: programs that count their memory ask after
+   each malloc. */
+static size_t profile_usable_size(const void *p)
+{
+    return HAK_LIKELY(!hak_profile_may_have(p)) ? below()->usable_size(p) : look_for_size(p);
 }
 
 /* --- realloc --- */

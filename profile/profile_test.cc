@@ -205,6 +205,29 @@ TEST(Profile, BatchesAreSampled)
     EXPECT_EQ(n_samples(), before);
 }
 
+/* Whether an address may be a sample's is told by these. */
+TEST(Profile, CountsOfHashesAddUpToTheSamples)
+{
+    Sampling sampling(500);
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < 3000; i++) {
+        blocks.push_back(hak_malloc(i % 700));
+        if (i % 3 == 0) {
+            hak_free(blocks[i / 2]);
+            blocks[i / 2] = nullptr;
+        }
+    }
+    uint64_t sum = 0;
+    for (uint16_t count : hak_profile_counts) {
+        sum += count;
+    }
+    EXPECT_EQ(sum, n_samples());
+    EXPECT_GT(sum, 300u);
+    for (void *block : blocks) {
+        hak_free(block);
+    }
+}
+
 /* What waits in a metered bin is no more live than what waits in another. */
 TEST(Profile, StatisticsTellWhatIsLiveFromWhatIsMetered)
 {
