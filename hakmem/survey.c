@@ -158,8 +158,8 @@ static uint64_t count_bins(struct taking *self, const void *theap)
     return bytes;
 }
 
-/* Of a heap whose calls a layer meters, or has metered. The room of such a bin is minus what it has.
- */
+/* Of a heap whose calls a layer meters, or has metered. The room of such a bin is minus the number
+   of its blocks. */
 static uint64_t count_metered(struct taking *self, const void *theap)
 {
     const struct hak_layout *at = self->at;
@@ -225,8 +225,8 @@ static void count_owner(struct taking *self, uint32_t id, const void *owner)
         /* An orphan may be parked (parked.h); what lost threads had in their caches is forgotten.
          */
         if (state == epoch || state == HEAP_ORPHAN) {
-            cached += count_bins(self, theap) + count_metered(self, theap) +
-                      count_outbox(self, theap);
+            cached +=
+                count_bins(self, theap) + count_metered(self, theap) + count_outbox(self, theap);
         }
     }
     self->cached_bytes += cached;

@@ -42,6 +42,11 @@ when it is asked for, by a walk over superslabs and heaps that takes no lock. Th
   They read the process's memory: it does nothing for it, may be stopped or hang, and a core file
   does as well (`hakmem stats --core FILE`).
 
+Requests above 32 KiB are counted (`large_hits` and `large_misses`, and each class's in JSON).
+Smaller ones are not: the fast paths count nothing. `refills`, `flushes` and `chains_sent` say how
+often a thread had to leave them, and the heap profile estimates how many blocks were allocated, by
+call site ([profile.md](profile.md)).
+
 The debug variant prints a line for each kind of lock too, with its longest hold
 ([locks.md](locks.md)).
 
