@@ -205,7 +205,7 @@ TEST(Profile, BatchesAreSampled)
     EXPECT_EQ(n_samples(), before);
 }
 
-/* Whether an address may be a sample's is told by these. */
+/* Which show whether an address may be one of a sample. */
 TEST(Profile, CountsOfHashesAddUpToTheSamples)
 {
     Sampling sampling(500);
