@@ -63,6 +63,8 @@ HAK_HIDDEN struct hak_layout hak_layout __attribute__((used, aligned(LAYOUT_ALIG
     .theap_spares = offsetof(struct theap, spares),
     .theap_outbox = offsetof(struct theap, outbox),
     .theap_depot_blocks = offsetof(struct theap, depot_blocks),
+    .theap_metered = offsetof(struct theap, metered),
+    .theap_has_metered = offsetof(struct theap, has_metered),
     .bin_bytes = sizeof(struct bin),
     .bin_room = offsetof(struct bin, room),
     .spare_bytes = sizeof(struct spare),

@@ -18,7 +18,7 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define LAYOUT_VERSION 1u
+#define LAYOUT_VERSION 2u
 #define LAYOUT_ALIGN   64u
 #define LAYOUT_MAGIC   "\177hakmem-layout\n" /* 16 bytes with its NUL */
 
@@ -44,6 +44,7 @@ struct hak_layout {
     uint32_t slab_bytes, slab_owner, slab_size, slab_capacity, slab_n_free, slab_class;
     uint32_t owner_inbox_bytes, owner_state, owner_kind, owner_is_live, owner_n_slabs;
     uint32_t theap_owner, theap_bins, theap_limits, theap_spares, theap_outbox, theap_depot_blocks;
+    uint32_t theap_metered, theap_has_metered;
     uint32_t bin_bytes, bin_room, spare_bytes, spare_count;
     uint32_t outbox_bytes, outbox_tag, outbox_count;
 };

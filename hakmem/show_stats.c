@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -61,6 +62,15 @@ __attribute__((destructor)) static void print_at_end(void)
 {
     if (hak_options.show_stats) {
         print(hak_tell_stats);
+    }
+}
+
+/* Which runs no destructors. Not by start: the C library may ask for the first block while it holds
+   the lock of the list that this goes to. */
+__attribute__((constructor)) static void watch_quick_exit(void)
+{
+    if (hak_options.show_stats) {
+        (void)at_quick_exit(print_at_end);
     }
 }
 

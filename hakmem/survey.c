@@ -158,6 +158,26 @@ static uint64_t count_bins(struct taking *self, const void *theap)
     return bytes;
 }
 
+/* Of a heap whose calls a layer meters, or has metered. The room of such a bin is minus the number
+   of its blocks. */
+static uint64_t count_metered(struct taking *self, const void *theap)
+{
+    const struct hak_layout *at = self->at;
+    _Alignas(8) char bins[SC_N_CLASSES * sizeof(struct bin)];
+    uint32_t has_metered = 0;
+    uint64_t bytes = 0;
+    get(self, at_offset(theap, at->theap_has_metered), &has_metered, sizeof has_metered);
+    if (!has_metered) {
+        return 0;
+    }
+    get(self, at_offset(theap, at->theap_metered), bins, (size_t)SC_N_CLASSES * at->bin_bytes);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        int64_t n = -(int64_t)(int32_t)field32(bins, c * at->bin_bytes + at->bin_room);
+        bytes += cache_class(self, c, n > 0 && n <= UINT16_MAX ? (uint64_t)n : 0);
+    }
+    return bytes;
+}
+
 static uint64_t count_outbox(struct taking *self, const void *theap)
 {
     const struct hak_layout *at = self->at;
@@ -205,7 +225,8 @@ static void count_owner(struct taking *self, uint32_t id, const void *owner)
         /* An orphan may be parked (parked.h); what lost threads had in their caches is forgotten.
          */
         if (state == epoch || state == HEAP_ORPHAN) {
-            cached += count_bins(self, theap) + count_outbox(self, theap);
+            cached +=
+                count_bins(self, theap) + count_metered(self, theap) + count_outbox(self, theap);
         }
     }
     self->cached_bytes += cached;

@@ -166,8 +166,9 @@ static void start_threads(void)
 }
 
 /* Reads the options, but makes no heap: a program that never allocates has none. The memory for one
-   is there, untouched: the program may lower its limits before its first call. */
-__attribute__((constructor)) static void start_early(void)
+   is there, untouched: the program may lower its limits before its first call. Before this object's
+   other constructors, which look at the options. */
+__attribute__((constructor(65000))) static void start_early(void)
 {
 #ifndef __GLIBC__
     /* glibc's pthread_create allocates: before the first call there is one thread. musl's does not,

@@ -115,6 +115,12 @@ class Profiles(unittest.TestCase):
                 self.assertAlmostEqual(profile.live("keep_large") / LARGE, 1, delta=0.15)
                 os.remove(path)
 
+    def test_at_quick_exit(self):
+        (path,) = self.run_it("quick", PERIOD=16384)
+        profile = Profile(path)
+        self.assertEqual(profile.head["reason"], "exit")
+        self.assertGreater(profile.live("keep_large"), LARGE / 2)
+
     def test_nothing_is_said_of_a_program_that_allocates_nothing(self):
         for library in LIBRARIES:
             with self.subTest(library=library):

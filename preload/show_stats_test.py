@@ -53,7 +53,7 @@ class ShowStats(unittest.TestCase):
         self.assertEqual("live_bytes" in rows, is_at_end)
 
     def test_ends_of_main_and_exit(self):
-        for how, status in (("main", 3), ("exit", 4)):
+        for how, status in (("main", 3), ("exit", 4), ("quick_exit", 6)):
             done = self.run_program(how)
             self.assertEqual(done.returncode, status)
             self.whole(done.stderr, True)
@@ -97,7 +97,6 @@ class ShowStats(unittest.TestCase):
     def test_where_it_cannot(self):
         for how, status in (
             ("_exit", 5),
-            ("quick_exit", 6),
             ("kill", -signal.SIGKILL),
             ("int", -signal.SIGINT),
             # The program's own handler, which leaves by _exit.

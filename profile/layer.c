@@ -403,17 +403,8 @@ static HAK_ALWAYS_INLINE void *take_left(struct bin *bin)
     return block;
 }
 
-/* The bin's `count` blocks may all pass: its list goes to the metered bin, which is empty. */
-static HAK_ALWAYS_INLINE void meter_all(struct theap *heap, uint32_t size_class, uint32_t count)
-{
-    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
-    to->head = bin->head;
-    to->room = -(int32_t)count;
-    bin->room = heap->limits[size_class];
-    hak_tc_bin_set(bin, NULL);
-}
-
-/* The same without the first of them, which is returned. */
+/* The bin's `count` blocks may all pass: its list goes to the metered bin, which is empty, without
+   the first of them, which is returned. */
 static HAK_ALWAYS_INLINE void *meter_rest(struct theap *heap, uint32_t size_class, uint32_t count)
 {
     struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
@@ -470,17 +461,14 @@ static HAK_NOINLINE void *slow_malloc(size_t size, const void *caller)
     return small(&r, hak_sc_of(size));
 }
 
-/* The class's spare list, which may all pass, goes to the metered bin, which is empty; its first
-   block is returned, NULL if there is none. The bin keeps its few. */
-static HAK_ALWAYS_INLINE void *meter_spare(struct theap *heap, uint32_t size_class)
+/* The class's spare list goes to the metered bin, which is empty; its first block is returned. The
+   bin keeps its few. */
+static HAK_NOINLINE void *meter_spare(struct theap *heap, uint32_t size_class)
 {
     struct spare *spare = &heap->spares[size_class];
     struct bin *to = &heap->metered[size_class];
     void *first = spare->head;
     uint32_t count = spare->count;
-    if (!first || count > to->left) {
-        return NULL;
-    }
     *spare = (struct spare){NULL, 0};
     heap->awake |= (uint64_t)1 << size_class;
     heap->n_overflows[size_class] = 0;
@@ -491,36 +479,47 @@ static HAK_ALWAYS_INLINE void *meter_spare(struct theap *heap, uint32_t size_cla
     return first;
 }
 
-/* The bin has few blocks or none, all of which and one more may pass, and the metered bin none: the
-   spare list serves, or they are put aside while the layer below gives a block, and more into the
-   bin. */
-static HAK_NOINLINE void *refill(size_t size, struct theap *heap, uint32_t size_class,
-                                 uint32_t count)
+/* What was put aside goes back. */
+static HAK_NOINLINE void *put_back(void *block, struct bin *bin, void *few, uint32_t n_few)
 {
-    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
-    uint32_t left = to->left;
-    void *few = bin->head, *spared = meter_spare(heap, size_class);
-    if (spared) {
-        return spared;
-    }
-    if (count) {
-        hak_tc_bin_set(bin, NULL);
-        bin->room = heap->limits[size_class];
-    }
-    void *block = below()->malloc(size);
-    uint32_t more = hak_tc_count(heap, size_class);
-    to->left = left - (block != NULL);
-    if (HAK_LIKELY(more - 1 < left - 1 && !hak_tc_bin_first(to))) {
-        meter_all(heap, size_class, more);
-        to->left -= more;
-        more = 0;
-    }
-    if (count && HAK_LIKELY(!more)) {
+    if (n_few && !hak_tc_bin_first(bin)) {
         bin->head = few;
-        bin->room -= (int32_t)count;
-    } else if (count) {
+        bin->room -= (int32_t)n_few;
+    } else if (n_few) {
         push_list(bin, few);
     }
+    return block;
+}
+
+/* The bin has few blocks or none, all of which and one more may pass, and the metered bin none: the
+   spare list serves, if all of it may pass, or the few are put aside while the layer below gives a
+   block, and more into the bin. */
+static HAK_NOINLINE void *refill(size_t size, struct theap *heap, uint32_t size_class,
+                                 uint32_t n_few)
+{
+    struct bin *bin = &heap->bins[size_class], *to = &heap->metered[size_class];
+    const struct spare *spare = &heap->spares[size_class];
+    const uint16_t *limit = &heap->limits[size_class];
+    if (spare->head && spare->count <= to->left) {
+        return meter_spare(heap, size_class);
+    }
+    void *few = bin->head;
+    bin->head = (void *)(uintptr_t)hak_link_end;
+    bin->room = *limit;
+    void *block = below()->malloc(size);
+    if (HAK_UNLIKELY(!block || !to->left)) { /* a nested call may have changed it */
+        return put_back(block, bin, few, n_few);
+    }
+    uint32_t more = (uint32_t)(*limit - bin->room), left = to->left--;
+    if (HAK_UNLIKELY(more - 1 >= left - 1 || to->head != (void *)(uintptr_t)hak_link_end)) {
+        return put_back(block, bin, few, n_few);
+    }
+    void *list = bin->head;
+    bin->head = few;
+    bin->room = *limit - (int32_t)n_few;
+    to->left -= more;
+    to->room = -(int32_t)more;
+    to->head = list;
     return block;
 }
 
@@ -644,11 +643,11 @@ static void *profile_heap_alloc(struct hak_heap *heap, size_t size, size_t align
 
 /* --- frees --- */
 
-/* 0 if p is certainly none that was sampled: it is the start of a block of a slab, where the
-   variant has them shifted; or there are none. */
+/* 0 if p is certainly none that was sampled: no sample has its hash, or it is the start of a block
+   of a slab, where the variant has them shifted. */
 static int may_be_sampled(const void *p)
 {
-    if (!atomic_load_relaxed(&hak_profile_n_samples)) {
+    if (!hak_profile_may_have(p)) {
         return 0;
     }
     if (HAK_SECURE) {
@@ -704,10 +703,17 @@ static void profile_free(void *p)
     }
 }
 
-static size_t profile_usable_size(const void *p)
+static HAK_NOINLINE size_t look_for_size(const void *p)
 {
     struct profile_sample sample;
-    return HAK_UNLIKELY(look(p, &sample)) ? sample.usable : below()->usable_size(p);
+    return look(p, &sample) ? sample.usable : below()->usable_size(p);
+}
+
+/* Alone, so that what is frequent saves no register: programs that count their memory ask after
+   each malloc. */
+static size_t profile_usable_size(const void *p)
+{
+    return HAK_LIKELY(!hak_profile_may_have(p)) ? below()->usable_size(p) : look_for_size(p);
 }
 
 /* --- realloc --- */

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -347,4 +348,12 @@ __attribute__((destructor)) static void at_exit(void)
         write_now("exit", 1, STACK_END_HERE());
     }
     KEEP_FRAME();
+}
+
+/* Which runs no destructors; as show_stats.c does. */
+__attribute__((constructor)) static void watch_quick_exit(void)
+{
+    if (file()) {
+        (void)at_quick_exit(at_exit);
+    }
 }

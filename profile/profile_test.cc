@@ -205,6 +205,54 @@ TEST(Profile, BatchesAreSampled)
     EXPECT_EQ(n_samples(), before);
 }
 
+/* Which show whether an address may be one of a sample. */
+TEST(Profile, CountsOfHashesAddUpToTheSamples)
+{
+    Sampling sampling(500);
+    std::vector<void *> blocks;
+    for (size_t i = 0; i < 3000; i++) {
+        blocks.push_back(hak_malloc(i % 700));
+        if (i % 3 == 0) {
+            hak_free(blocks[i / 2]);
+            blocks[i / 2] = nullptr;
+        }
+    }
+    uint64_t sum = 0;
+    for (uint16_t count : hak_profile_counts) {
+        sum += count;
+    }
+    EXPECT_EQ(sum, n_samples());
+    EXPECT_GT(sum, 300u);
+    for (void *block : blocks) {
+        hak_free(block);
+    }
+}
+
+/* What waits in a metered bin is no more live than what waits in another. */
+TEST(Profile, StatisticsTellWhatIsLiveFromWhatIsMetered)
+{
+    if (HAK_SECURE) {
+        GTEST_SKIP() << "it meters nothing, and what its quarantine has counts as live";
+    }
+    Sampling sampling(size_t{1} << 40); /* so that nothing is sampled */
+    long long before = 0, after = 0;
+    std::vector<void *> blocks(2000);
+    ASSERT_EQ(hak_stat("live_blocks", &before), 0);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < blocks.size(); i++) {
+            blocks[i] = hak_malloc(i % 600);
+        }
+        for (void *block : blocks) {
+            hak_free(block);
+        }
+    }
+    void *taken = hak_malloc(300); /* the rest of its list is in the metered bin */
+    ASSERT_EQ(hak_stat("live_blocks", &after), 0);
+    EXPECT_LE(after, before + 1);
+    hak_free(taken);
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST(Profile, HeapsOfOnesOwn)
 {
     uint64_t before = n_samples();

@@ -8,6 +8,7 @@
 #include <link.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -277,6 +278,7 @@ struct reading {
     struct mark *mark;
     void (*visit)(void *mark, const void *words, size_t bytes);
     int pagemap; /* -1: none */
+    int cannot_scan;
     char *piece;
 };
 
@@ -317,13 +319,14 @@ static void read_some(const struct reading *reading, uintptr_t at, uintptr_t end
     }
 }
 
-static void read_piece(const struct reading *reading, uintptr_t at, uintptr_t end, int is_shared)
+/* Returns 0 if no page of it was ever touched. */
+static int read_piece(const struct reading *reading, uintptr_t at, uintptr_t end, int is_shared)
 {
     size_t page = hak_os_page_size();
     uint32_t bits = touched(reading, at, end - at + at % page, is_shared);
     if (bits == UINT32_MAX && !is_copying_refused && hak_roots_read(at, reading->piece, end - at)) {
         reading->visit(reading->mark, reading->piece, end - at);
-        return;
+        return 1;
     }
     for (unsigned i = 0; at < end; i++) {
         uintptr_t next = (at & ~(page - 1)) + page;
@@ -333,24 +336,78 @@ static void read_piece(const struct reading *reading, uintptr_t at, uintptr_t en
         }
         at = next;
     }
+    return bits != 0;
 }
 
-static void read_area(const struct reading *reading, uintptr_t at, uintptr_t end, int is_shared)
+/* What PAGEMAP_SCAN takes (Linux 6.7): a newer header than Debian 12's declares it. */
+struct scan {
+    uint64_t bytes, flags, start, end, walk_end, regions, n_regions, max_pages;
+    uint64_t inverted, all_of, any_of, returned;
+};
+struct scan_region {
+    uint64_t start, end, categories;
+};
+#define SCAN_PAGEMAP _IOWR('f', 16, struct scan)
+#define SCAN_PRESENT (UINT64_C(1) << 3)
+#define SCAN_SWAPPED (UINT64_C(1) << 4)
+
+/* Of the entries of as many pages as a piece holds: the first page that may have been touched, or
+   the first behind them. */
+static uintptr_t skip_by_entries(const struct reading *reading, uintptr_t at, uintptr_t end)
+{
+    size_t page = hak_os_page_size(), n = PIECE_BYTES / sizeof(uint64_t);
+    const uint64_t *entries = (const uint64_t *)(const void *)reading->piece;
+    n = (end - at) / page < n ? (end - at) / page : n;
+    if (syscall(SYS_pread64, reading->pagemap, reading->piece, n * sizeof *entries,
+                (at / page) * sizeof *entries) != (ssize_t)(n * sizeof *entries)) {
+        return at;
+    }
+    size_t i = 0;
+    while (i < n && entries[i] >> 62 == 0) {
+        i++;
+    }
+    return at + i * page;
+}
+
+/* The first page from `at` on, which is the start of one, that may have been touched. A process may
+   have terabytes that it never touches, as AddressSanitizer's shadow. */
+static uintptr_t skip_untouched(struct reading *reading, uintptr_t at, uintptr_t end)
+{
+    struct scan_region region = {0, 0, 0};
+    struct scan scan = {.bytes = sizeof scan,
+                        .start = at,
+                        .end = (end + hak_os_page_size() - 1) & ~(hak_os_page_size() - 1),
+                        .regions = (uintptr_t)&region,
+                        .n_regions = 1,
+                        .max_pages = 1,
+                        .any_of = SCAN_PRESENT | SCAN_SWAPPED,
+                        .returned = SCAN_PRESENT};
+    if (reading->pagemap < 0) {
+        return at;
+    }
+    long found =
+        reading->cannot_scan ? -1 : syscall(SYS_ioctl, reading->pagemap, SCAN_PAGEMAP, &scan);
+    if (found < 0) {
+        reading->cannot_scan = 1;
+        return skip_by_entries(reading, at, end);
+    }
+    return found && region.start < end ? (uintptr_t)region.start : end;
+}
+
+static void read_area(struct reading *reading, uintptr_t at, uintptr_t end, int is_shared)
 {
     at = (at + sizeof(uintptr_t) - 1) & ~(sizeof(uintptr_t) - 1);
     while (at < end) {
         uintptr_t next = (at & ~(PIECE_BYTES - 1)) + PIECE_BYTES;
         next = next < end ? next : end;
-        if (!is_of_blocks(at)) {
-            read_piece(reading, at, next, is_shared);
-        }
-        at = next;
+        int was_touched = is_of_blocks(at) || read_piece(reading, at, next, is_shared);
+        at = was_touched || is_shared || next == end ? next : skip_untouched(reading, next, end);
     }
 }
 
 int hak_roots_each(struct mark *mark, void (*visit)(void *mark, const void *words, size_t bytes))
 {
-    struct reading reading = {mark, visit, hak_os_ops.open("/proc/self/pagemap"),
+    struct reading reading = {mark, visit, hak_os_ops.open("/proc/self/pagemap"), 0,
                               (char *)hak_mark_map(mark, PIECE_BYTES)};
     if (!reading.piece) {
         return ENOMEM;

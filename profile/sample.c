@@ -14,6 +14,7 @@ struct chunk {
 
 HAK_LARGE_ZEROS struct profile_sample *hak_profile_samples[PROFILE_SAMPLE_BUCKETS];
 HAK_LARGE_ZEROS struct profile_site *hak_profile_sites[PROFILE_SITE_BUCKETS];
+HAK_LARGE_ZEROS uint16_t hak_profile_counts[PROFILE_COUNTS];
 static struct chunk *chunk;
 static uint64_t peak_bytes; /* the highest of hak_profile_live_bytes */
 uint64_t hak_profile_peak;
@@ -88,6 +89,8 @@ int hak_profile_put(const void *p, const struct profile_sample *sample)
     }
     copy(own, sample);
     (void)atomic_add_relaxed(&hak_profile_n_samples, (uint64_t)1);
+    (void)atomic_add_relaxed(&hak_profile_counts[hak_profile_hash(p) % PROFILE_COUNTS],
+                             (uint16_t)1);
     atomic_store_release(&own->key, (uintptr_t)p);
     return 1;
 }
@@ -111,6 +114,8 @@ int hak_profile_take(const void *p, struct profile_sample *sample)
     }
     copy(sample, found);
     (void)atomic_sub_relaxed(&hak_profile_n_samples, (uint64_t)1);
+    (void)atomic_sub_relaxed(&hak_profile_counts[hak_profile_hash(p) % PROFILE_COUNTS],
+                             (uint16_t)1);
     atomic_store_release(&found->key, (uintptr_t)0);
     return 1;
 }

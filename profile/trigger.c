@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -185,5 +186,13 @@ __attribute__((destructor)) static void end(void)
     /* A program that has allocated nothing has begun none. */
     if (file() && hak_options.profile_exit && hak_profile_began_ms) {
         write_now("exit");
+    }
+}
+
+/* Which runs no destructors; as show_stats.c does. */
+__attribute__((constructor)) static void watch_quick_exit(void)
+{
+    if (file()) {
+        (void)at_quick_exit(end);
     }
 }

@@ -91,6 +91,7 @@ class LeaksTest(unittest.TestCase):
                 5,
                 "hakmem: 5 is the program's own exit status",
             ),
+            ((PROGRAM, "quick_exit"), 23, None),
             (("--", PROGRAM, "none"), 0, None),
         ):
             with self.subTest(arguments=arguments):

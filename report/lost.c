@@ -2,7 +2,7 @@
    none      nothing
    some      30 blocks of 1,000 bytes by lose_some, which lead to as many of 50 by lose_inner
    status N  the same, and ends with status N
-   _exit     the same, and ends by _exit
+   _exit, quick_exit   the same, and ends by that
    kill N    the same, and sends itself signal N
    handled   the same with a handler of its own for SIGTERM, which it gets
    ask       asks by hak_leaks_write what is lost; prints the errno value, and the bytes
@@ -113,6 +113,9 @@ int main(int argc, char **argv)
     }
     if (strcmp(mode, "_exit") == 0) {
         _exit(0);
+    }
+    if (strcmp(mode, "quick_exit") == 0) {
+        quick_exit(0);
     }
     if (strcmp(mode, "kill") == 0 || strcmp(mode, "handled") == 0) {
         kill(getpid(), n);

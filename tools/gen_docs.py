@@ -36,11 +36,16 @@ when it is asked for, by a walk over superslabs and heaps that takes no lock. Th
 - inside the process: `hak_stat("live_bytes", &value)`, `hak_stats_json(fd)`, `hak_print_stats(fd)`;
 - when it ends: `HAKMEM_SHOW_STATS=1` prints a line each to standard error, `hakmem: NAME = VALUE
   UNIT (PID PROGRAM)`; `HAKMEM_SHOW_STATS=/var/log/stats` appends them to that file. At a fatal
-  signal only those that are not computed are printed, and none at `_exit`, `quick_exit` or SIGKILL,
-  nor where the program handles the signal itself: no handler is taken from it;
+  signal only those that are not computed are printed, and none at `_exit`, by which Debian's `sh`
+  ends, or SIGKILL, nor where the program handles the signal itself: no handler is taken from it;
 - from outside: `hakmem status PID`, `hakmem stats [--json | --prometheus] PID`, `hakmem top PID`.
   They read the process's memory: it does nothing for it, may be stopped or hang, and a core file
   does as well (`hakmem stats --core FILE`).
+
+Requests above 32 KiB are counted (`large_hits` and `large_misses`, and each class's in JSON).
+Smaller ones are not: the fast paths count nothing. `refills`, `flushes` and `chains_sent` say how
+often a thread had to leave them, and the heap profile estimates how many blocks were allocated, by
+call site ([profile.md](profile.md)).
 
 The debug variant prints a line for each kind of lock too, with its longest hold
 ([locks.md](locks.md)).
