@@ -22,8 +22,14 @@ PROGRAMS = [
     ["/bin/ls", "/"],
     ["/usr/bin/perl", "-e", "1"],
 ]
-# Few of these call it, and many others do.
-FRONT = ["calloc", "hak_calloc", "hak_plain_calloc"]
+# Few of these call them, and many others do.
+FRONT = """
+    calloc hak_calloc hak_plain_calloc first_calloc become_full hak_owner_list_limit
+    realloc slow_realloc plain_take own_refill move_own move_own_any
+    hak_remote_send_all hak_bank_release_empty relieve
+""".split()
+RARE_PARTS = set()  # functions of which the part that the compiler thinks is rare was called
+TIMED = ["hak_theap_keeps_spans"]  # only where threads live for a tick of the background thread
 THREADED = [[FEW_BLOCKS, "threads"]]
 WORK_PART = 8  # of what a quick comparison does
 BEGIN, MIDDLE, MANY, END = (
@@ -58,9 +64,12 @@ def called(profile, library):
         if not is_callee and kind == "ob":
             is_library = os.path.basename(names["ob"][number]) == library
         elif not is_callee and is_library:
-            function = re.sub(r"['.].*", "", names["fn"][number])
+            name = names["fn"][number]
+            function = re.sub(r"['.].*", "", name)
             if re.fullmatch(r"[a-z]\w*", function):
                 found.add(function)
+            if name.split("'")[0].endswith(".cold"):
+                RARE_PARTS.add(function)
     return found
 
 
@@ -82,9 +91,21 @@ def functions(programs):
     return sorted(count, key=lambda name: (name not in FRONT, -count[name], name))
 
 
+def split():
+    """Functions of which the compiler has put a rare part elsewhere, which no program called."""
+    symbols = subprocess.run(["nm", LIBRARY], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return set(re.findall(r" (\w+)(?:\.\w+)*\.cold", symbols)) - RARE_PARTS
+
+
 def lines(names):
+    """The sections of functions that are rarely called, such as those of the start, are named as
+    those of rare parts, which stay behind."""
+    is_split = split()
     return "".join(
-        "    *(.text*.{0} .text.{0}.*)\n    *(.rodata.{0}*)\n".format(name) for name in names
+        "    *(.text{1}.{0} .text{1}.{0}.*)\n    *(.rodata.{0}*)\n".format(
+            name, "" if name in is_split else "*"
+        )
+        for name in names
     )
 
 
@@ -96,6 +117,7 @@ def main():
     _, back = rest.split(END)
     usual = functions(PROGRAMS)
     with_threads = [name for name in functions(THREADED) if name not in usual]
+    with_threads += [name for name in TIMED if name not in {*usual, *with_threads}]
     named = {*usual, *with_threads}
     with_many = [name for name in functions(workloads()) if name not in named]
     with open(path, "w", encoding="utf-8") as stream:

@@ -32,6 +32,11 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define RELIEVE_LEAST HAK_TINY_OR(64u, SC_SLAB_BYTES / 2)
 #define RELIEVE_MOST  HAK_TINY_OR(64u, 4096u)
 #define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
+/* Blocks serve a smaller class if they are larger by one part in so many at most, and by half than
+   any request of that class. */
+#define LEND_PARTS 4
+/* A class that has no slab yet is served so for so many bytes, by blocks half larger at most. */
+#define LEND_FIRST HAK_TINY_OR(64u, 1024u)
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
@@ -472,9 +477,72 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     return head;
 }
 
-/* A list from behind the lock: what came back from other threads, else from the slabs, those of
-   the common heap if the thread uses little of the class; then its limit stays. */
-static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
+/* The first block of the class's bin or, if that is empty, of its spare; NULL if it has neither. */
+static void *lend_one(struct theap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    struct spare *spare = &heap->spares[size_class];
+    void *block = hak_tc_bin_first(bin);
+    if (block) {
+        hak_tc_bin_set(bin, hak_link_next(block));
+        bin->room++;
+    } else if ((block = spare->head) != NULL) {
+        spare->head = hak_link_next(block);
+        spare->count--;
+    }
+    return block;
+}
+
+/* A slab of its own would cost the class a page, and it is perhaps rarely used: of a small program
+   many are. Threads that share what a first one has touched would keep each other's slabs. (Who
+   validates looks for errors, which are read more easily where sizes do not mix.) */
+static int is_first_use(const struct theap *heap, uint32_t size_class)
+{
+    return !HAK_VALIDATE && heap->n_lent[size_class] * hak_sc_table[size_class].size < LEND_FIRST &&
+           !hak_bank_n_partial(&heap->owner.bank, size_class) && hak_theap_n_live() == 1;
+}
+
+/* How large a block may be that serves the class; 0: only its own. */
+static size_t most_lent(const struct theap *heap, uint32_t size_class)
+{
+    size_t size = hak_sc_table[size_class].size;
+    if (is_first_use(heap, size_class)) {
+        return size + size / 2;
+    }
+    if (!hak_mid_is_class(size_class)) {
+        return 0;
+    }
+    size_t half_more = hak_sc_table[size_class - 1].size * (size_t)3 / 2;
+    return size + size / LEND_PARTS < half_more ? size + size / LEND_PARTS : half_more;
+}
+
+/* A block of a class that is a little larger, at a multiple of `align`; NULL if the heap has none
+   at hand. When it is freed it goes back to its own class. (The secure variant knows blocks by the
+   size that was asked for; who meters knows how many blocks of a class there are.) */
+static void *borrow(struct theap *heap, uint32_t size_class, size_t align)
+{
+    void *block = NULL;
+    if (HAK_SECURE || atomic_load_relaxed(&heap->is_metered)) {
+        return NULL;
+    }
+    size_t most = most_lent(heap, size_class);
+    for (uint32_t c = size_class + 1; c < SC_N_CLASSES && hak_sc_table[c].size <= most; c++) {
+        block = hak_sc_table[c].size % align ? NULL : lend_one(heap, c);
+        if (block) {
+            break;
+        }
+    }
+    if (block) {
+        heap->n_lent[size_class] += heap->n_lent[size_class] < UINT8_MAX;
+        hak_link_set(block, NULL);
+    }
+    return block;
+}
+
+/* A list from behind the lock: what came back from other threads; if memory would be touched that
+   never was, a block that another class has at hand; else from the slabs, those of the common heap
+   if the thread uses little of the class; then its limit stays. */
+static void *take_list(struct theap *heap, uint32_t size_class, size_t align, uint32_t *count)
 {
     uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
     void *head;
@@ -485,6 +553,13 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     head = hak_depot_take(heap, size_class, count);
     note_swing(heap, size_class, head != NULL);
     heap->refill_is_clean = 0;
+    if (!head && hak_bank_is_fresh(&heap->owner.bank, size_class) &&
+        (head = borrow(heap, size_class, align)) != NULL) {
+        (void)hak_theap_unlock(heap);
+        hak_stat_add(refills, 1);
+        *count = 1;
+        return head;
+    }
     if (!head) {
         shares = hak_common_serves(heap, size_class);
         *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
@@ -515,7 +590,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     return head;
 }
 
-static void *refill(struct theap *heap, uint32_t size_class)
+static void *refill(struct theap *heap, uint32_t size_class, size_t align)
 {
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
@@ -537,7 +612,7 @@ static void *refill(struct theap *heap, uint32_t size_class)
         if (heap->window_left-- == 0 && hak_options.bin_adapt) {
             end_window(heap);
         }
-        block = take_list(heap, size_class, &count);
+        block = take_list(heap, size_class, align, &count);
         if (!block) {
             return NULL;
         }
@@ -553,7 +628,7 @@ static void *line_of(struct theap *heap)
     struct bin *bin = &heap->bins[COMMON_LINE_CLASS];
     void *first = hak_tc_bin_first(bin);
     if (!first) {
-        return refill(heap, COMMON_LINE_CLASS);
+        return refill(heap, COMMON_LINE_CLASS, SC_MIN_ALIGN);
     }
     void *block = hak_tc_bin_take(bin);
     if (HAK_UNLIKELY(!block)) {
@@ -575,13 +650,13 @@ static HAK_NOINLINE void *take_line(struct theap *heap, uint32_t size_class)
     return block;
 }
 
-void *hak_tc_refill(struct theap *heap, uint32_t size_class)
+void *hak_tc_refill(struct theap *heap, uint32_t size_class, size_t align)
 {
     if (HAK_UNLIKELY(size_class < COMMON_LINE_CLASS) && !heap->spares[size_class].head &&
         HAK_UNLIKELY(hak_common_gives_line(heap, size_class))) {
         return take_line(heap, size_class);
     }
-    return refill(heap, size_class);
+    return refill(heap, size_class, align);
 }
 
 void (*hak_tc_flush_kept)(struct theap *heap);

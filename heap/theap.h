@@ -21,6 +21,10 @@
    list of the first bin. Where the fast paths take from is data: tiny_bin and hak_tc_mid_bin_of.
    When metering ends, what is left is taken by the refills that follow, or flushed.
 
+   A bin that is empty may borrow: before memory is touched that never was, a mid class is served by
+   a free block of one that is a little larger. It is that class's when it is freed. So are the
+   first blocks of each class of a process of one thread.
+
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
 
@@ -169,6 +173,7 @@ struct theap {
     uint32_t relieved;                    /* the class whose list was flushed last, see tcache.c */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
+    uint8_t n_lent[SC_N_CLASSES]; /* blocks of larger classes that served it, see tcache.c */
 
     void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];             /* of tiny and of mid classes; owner's lock */
@@ -326,7 +331,8 @@ int hak_theap_verify_all(void);
 
 /* Thread cache, slow half (tcache.c). */
 void hak_tc_init(struct theap *heap);
-void *hak_tc_refill(struct theap *heap, uint32_t size_class);
+/* A block of the class at least, at a multiple of `align`, as all blocks of the class are. */
+void *hak_tc_refill(struct theap *heap, uint32_t size_class, size_t align);
 void hak_tc_overflow(struct theap *heap, uint32_t size_class);
 /* After so many overflows of a bin that was not filled in between, its thread only frees. */
 #define TC_ONLY_FREES 8u

@@ -361,6 +361,72 @@ TEST_F(Heap, LongListsGoBackBeforeTheProcessGrows)
 }
 
 /* Who only frees what others left has no use for large bins. */
+/* In a process of one thread, of any size, for so many bytes. */
+TEST_F(Heap, AClassThatHasNoSlabBorrowsItsFirstBlocks)
+{
+    if (hak_theap_n_live() > 1 || HAK_VALIDATE) {
+        GTEST_SKIP() << "another test's thread, or sizes do not mix";
+    }
+    const size_t size = 352, larger = 384;
+    std::vector<void *> held;
+    for (int i = 0; i < 64; i++) {
+        held.push_back(hak_malloc(larger));
+    }
+    struct theap *heap = hak_self;
+    heap->n_lent[hak_sc_of(size)] = 0;
+    for (void *p : held) {
+        hak_free(p);
+    }
+    held.clear();
+    size_t n_lent = 0, usable = larger;
+    while (usable == larger && held.size() < 64) {
+        held.push_back(hak_malloc(size));
+        usable = hak_usable_size(held.back());
+        n_lent += usable == larger;
+    }
+    EXPECT_EQ(usable, size);
+    EXPECT_EQ(n_lent, (HAK_TINY_OR(64u, 1024u) + size - 1) / size);
+    for (void *p : held) {
+        hak_free(p);
+    }
+}
+
+/* The class has no slab, and the next larger one a free block at hand. */
+TEST_F(Heap, ALargerBlockIsLentBeforeMemoryIsTouched)
+{
+    in_thread([] {
+        const size_t size = 4368, larger = 5040;
+        hak_free(hak_malloc(larger));
+        char *lent = static_cast<char *>(hak_malloc(size));
+        ASSERT_EQ(hak_usable_size(lent), larger);
+        EXPECT_EQ(hak_self->owner.bank.n_partial[hak_sc_of(size)], 0u);
+        memset(lent, 0xff, larger);
+        char *own = static_cast<char *>(hak_malloc(size)); /* there is no other to lend */
+        EXPECT_EQ(hak_usable_size(own), size);
+        hak_free(lent);
+        EXPECT_EQ(hak_tc_count(hak_self, hak_sc_of(larger)) > 0, true);
+
+        /* Zero as far as it may be used; and aligned as was asked for. */
+        std::vector<void *> held = {own};
+        char *zeros = nullptr;
+        do {
+            zeros = static_cast<char *>(hak_calloc(1, size));
+            held.push_back(zeros);
+            size_t usable = hak_usable_size(zeros);
+            EXPECT_TRUE(zeros[0] == 0 && memcmp(zeros, zeros + 1, usable - 1) == 0) << usable;
+        } while (zeros != lent && held.size() < 100);
+        EXPECT_EQ(zeros, lent);
+        for (void *p : held) {
+            hak_free(p);
+        }
+        char *page = static_cast<char *>(hak_aligned_alloc(4096, 4096));
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(page) % 4096, 0u);
+        EXPECT_EQ(hak_usable_size(page), 4096u);
+        EXPECT_EQ(hak_verify(), 0);
+        hak_free(page);
+    });
+}
+
 TEST_F(Heap, ABinThatIsNeverFilledDoesNotGrow)
 {
     const size_t size = 720;
