@@ -194,7 +194,7 @@ static struct large *make_fresh(const struct request *request, void **other)
 }
 
 /* The gate is closed: the plain functions free the container of a freed record later. Where the
-   system refuses to make it touchable, it is lost; nothing of the block is left to be read. */
+   system refuses to make it touchable, it is stuck; nothing of the block is left to be read. */
 static void give_back_later(struct large *large)
 {
     if (hak_secure_quarantine_open(large) == 0) {
