@@ -229,7 +229,7 @@ void *hak_request_small(uint32_t size_class, size_t align)
 /* Of the block that a request of the class got: a larger class's blocks may serve it. */
 static size_t size_got(const void *block, uint32_t size_class)
 {
-    uint32_t tag = hak_map_find(block).tag;
+    uint32_t tag = size_class < SC_N_TINY ? 0 : hak_map_find(block).tag;
     return hak_sc_table[TAG_IS_SLAB(tag) ? TAG_CLASS(tag) : size_class].size;
 }
 

@@ -28,15 +28,16 @@ class Usable : public testing::Test
     }
 };
 
-/* A class holds requests that are larger than the next smaller one. A block of a larger class may
-   serve, which is half larger at most, and above 1 KiB mostly by a quarter. */
+/* A class holds requests that are larger than the next smaller one. Above 1 KiB a block of a larger
+   class may serve, which is larger by a quarter at most, and by half than the request. */
 size_t most_for(size_t size)
 {
     if (size > SC_SMALL_MAX) {
         return size + size * 15 / 100;
     }
     size_t of_class = hak_sc_table[hak_sc_of(size)].size;
-    return HAK_SECURE ? of_class : of_class + of_class / 2;
+    size_t lent = size > SC_TINY_MAX ? std::min(of_class + of_class / 4, size + size / 2) : 0;
+    return std::max(of_class, lent);
 }
 
 /* Filled from end to end before it is resized: `tag` is what realloc must keep. */
@@ -161,7 +162,7 @@ TEST_F(Usable, OfManyThatAreResizedAtRandom)
         }
         block.said = hak_usable_size(block.p);
         ASSERT_GE(block.said, size);
-        ASSERT_LE(block.said, std::max(2 * size + size / 8, most_for(size)));
+        ASSERT_LE(block.said, 2 * size + size / 8);
         block.tag = static_cast<unsigned char>(i);
         block.p[block.said - 1] = block.tag;
         for (size_t at = 0; at < block.said; at += 1024) {

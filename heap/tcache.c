@@ -35,8 +35,6 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* Blocks serve a smaller class if they are larger by one part in so many at most, and by half than
    any request of that class. */
 #define LEND_PARTS 4
-/* A class that has no slab yet is served so for so many bytes, by blocks half larger at most. */
-#define LEND_FIRST HAK_TINY_OR(64u, 1024u)
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
@@ -493,39 +491,24 @@ static void *lend_one(struct theap *heap, uint32_t size_class)
     return block;
 }
 
-/* A slab of its own would cost the class a page, and it is perhaps rarely used: of a small program
-   many are. Threads that share what a first one has touched would keep each other's slabs. (Who
-   validates looks for errors, which are read more easily where sizes do not mix.) */
-static int is_first_use(const struct theap *heap, uint32_t size_class)
+/* How large a block may be that serves a mid class. */
+static size_t most_lent(uint32_t size_class)
 {
-    return !HAK_VALIDATE && heap->n_lent[size_class] * hak_sc_table[size_class].size < LEND_FIRST &&
-           !hak_bank_n_partial(&heap->owner.bank, size_class) && hak_theap_n_live() == 1;
+    size_t size = hak_sc_table[size_class].size, smaller = hak_sc_table[size_class - 1].size;
+    size_t most = size + size / LEND_PARTS;
+    return most < smaller + smaller / 2 ? most : smaller + smaller / 2;
 }
 
-/* How large a block may be that serves the class; 0: only its own. */
-static size_t most_lent(const struct theap *heap, uint32_t size_class)
-{
-    size_t size = hak_sc_table[size_class].size;
-    if (is_first_use(heap, size_class)) {
-        return size + size / 2;
-    }
-    if (!hak_mid_is_class(size_class)) {
-        return 0;
-    }
-    size_t half_more = hak_sc_table[size_class - 1].size * (size_t)3 / 2;
-    return size + size / LEND_PARTS < half_more ? size + size / LEND_PARTS : half_more;
-}
-
-/* A block of a class that is a little larger, at a multiple of `align`; NULL if the heap has none
-   at hand. When it is freed it goes back to its own class. (The secure variant knows blocks by the
-   size that was asked for; who meters knows how many blocks of a class there are.) */
+/* A mid block of a class that is a little larger, at a multiple of `align`; NULL if the heap has
+   none at hand. When it is freed it goes back to its own class. (The secure variant knows blocks by
+   the size that was asked for; who meters knows how many blocks of a class there are.) */
 static void *borrow(struct theap *heap, uint32_t size_class, size_t align)
 {
     void *block = NULL;
-    if (HAK_SECURE || atomic_load_relaxed(&heap->is_metered)) {
+    if (HAK_SECURE || !hak_mid_is_class(size_class) || atomic_load_relaxed(&heap->is_metered)) {
         return NULL;
     }
-    size_t most = most_lent(heap, size_class);
+    size_t most = most_lent(size_class);
     for (uint32_t c = size_class + 1; c < SC_N_CLASSES && hak_sc_table[c].size <= most; c++) {
         block = hak_sc_table[c].size % align ? NULL : lend_one(heap, c);
         if (block) {
@@ -533,7 +516,6 @@ static void *borrow(struct theap *heap, uint32_t size_class, size_t align)
         }
     }
     if (block) {
-        heap->n_lent[size_class] += heap->n_lent[size_class] < UINT8_MAX;
         hak_link_set(block, NULL);
     }
     return block;

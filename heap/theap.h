@@ -22,8 +22,7 @@
    When metering ends, what is left is taken by the refills that follow, or flushed.
 
    A bin that is empty may borrow: before memory is touched that never was, a mid class is served by
-   a free block of one that is a little larger. It is that class's when it is freed. So are the
-   first blocks of each class of a process of one thread.
+   a free block of one that is a little larger. It is that class's when it is freed.
 
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
@@ -173,7 +172,6 @@ struct theap {
     uint32_t relieved;                    /* the class whose list was flushed last, see tcache.c */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
-    uint8_t n_lent[SC_N_CLASSES]; /* blocks of larger classes that served it, see tcache.c */
 
     void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];             /* of tiny and of mid classes; owner's lock */

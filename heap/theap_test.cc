@@ -361,36 +361,6 @@ TEST_F(Heap, LongListsGoBackBeforeTheProcessGrows)
 }
 
 /* Who only frees what others left has no use for large bins. */
-/* In a process of one thread, of any size, for so many bytes. */
-TEST_F(Heap, AClassThatHasNoSlabBorrowsItsFirstBlocks)
-{
-    if (hak_theap_n_live() > 1 || HAK_VALIDATE) {
-        GTEST_SKIP() << "another test's thread, or sizes do not mix";
-    }
-    const size_t size = 352, larger = 384;
-    std::vector<void *> held;
-    for (int i = 0; i < 64; i++) {
-        held.push_back(hak_malloc(larger));
-    }
-    struct theap *heap = hak_self;
-    heap->n_lent[hak_sc_of(size)] = 0;
-    for (void *p : held) {
-        hak_free(p);
-    }
-    held.clear();
-    size_t n_lent = 0, usable = larger;
-    while (usable == larger && held.size() < 64) {
-        held.push_back(hak_malloc(size));
-        usable = hak_usable_size(held.back());
-        n_lent += usable == larger;
-    }
-    EXPECT_EQ(usable, size);
-    EXPECT_EQ(n_lent, (HAK_TINY_OR(64u, 1024u) + size - 1) / size);
-    for (void *p : held) {
-        hak_free(p);
-    }
-}
-
 /* The class has no slab, and the next larger one a free block at hand. */
 TEST_F(Heap, ALargerBlockIsLentBeforeMemoryIsTouched)
 {
