@@ -494,4 +494,30 @@ TEST_F(DepotDeathTest, ABlockInItIsFreeToReallocAndUsableSize)
     free_all(rest);
 }
 
+/* What is freed in random order leaves single blocks from all over the slabs in the lists, and each
+   would keep its slab: of a thread that then sleeps, for ever. */
+TEST_F(Depot, AHeapThatFallsEmptiesItsLists)
+{
+    hak_options.cache_bytes = 16 * SC_SLAB_BYTES;
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        Rng rng(seed);
+        std::vector<void *> blocks;
+        while (hak_stat_get(heap_used_bytes) < int64_t{1000} * SC_SLAB_BYTES) {
+            blocks.push_back(hak_malloc(rng.one_in(2) ? 100 : 200));
+        }
+        const int64_t peak = hak_stat_get(heap_used_bytes);
+        for (size_t i = blocks.size(); i-- > 1;) {
+            std::swap(blocks[i], blocks[rng.below(i + 1)]);
+        }
+        for (size_t i = 0; i < blocks.size(); i++) {
+            hak_free(blocks[i]);
+            if (i % 100 == 0) { /* one that allocates a little falls too */
+                hak_free(hak_malloc(100));
+            }
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        EXPECT_LT(hak_stat_get(heap_used_bytes), peak / 8) << "of " << peak;
+    }
+}
+
 } // namespace

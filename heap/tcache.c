@@ -32,6 +32,10 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define RELIEVE_LEAST HAK_TINY_OR(64u, SC_SLAB_BYTES / 2)
 #define RELIEVE_MOST  HAK_TINY_OR(64u, 4096u)
 #define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
+/* A heap falls once it has flushed half of its slabs' bytes more than it took, if they are so many
+   times what lists may keep. Lists have so many blocks when it has flushed three quarters. */
+#define FALL_TIMES 4u
+#define FALL_TO    HAK_TINY_OR(2u, 8u)
 /* Blocks serve a smaller class if they are larger by one part in so many at most, and by half than
    any request of that class. */
 #define LEND_PARTS 4
@@ -145,7 +149,7 @@ static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *cou
 HAK_COLD void hak_tc_init(struct theap *heap)
 {
     heap->awake = heap->is_largest = 0;
-    heap->mid_more = 0;
+    heap->mid_more = heap->fallen = 0;
     heap->mid_swing = 0;
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
@@ -262,14 +266,39 @@ static void grow_limit(struct theap *heap, uint32_t size_class)
 
 /* A thread that frees and frees needs no large bin, and would leave one full of blocks from all
    over its slabs behind it when it goes to sleep. The bin holds at most one block now. */
-static void shrink_limit(struct theap *heap, uint32_t size_class)
+static void shrink_limit(struct theap *heap, uint32_t size_class, uint32_t least)
 {
     uint32_t limit = heap->limits[size_class];
-    uint32_t least = first_limit(size_class) > SHRINK_TO ? first_limit(size_class) : SHRINK_TO;
-    if (limit <= least) {
-        return;
+    if (limit > least) {
+        set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
     }
-    set_smaller_limit(heap, size_class, limit / 2 > least ? limit / 2 : least);
+}
+
+/* --- a heap that falls --- */
+
+static void note_flushed(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    heap->fallen += (uint64_t)count * hak_sc_table[size_class].size;
+}
+
+/* What is taken counts twice: who frees and allocates by turns does not fall. */
+static void note_taken(struct theap *heap, uint32_t size_class, uint32_t count)
+{
+    uint64_t taken = (uint64_t)count * 2 * hak_sc_table[size_class].size;
+    heap->fallen -= taken < heap->fallen ? taken : heap->fallen;
+}
+
+/* 1 if the heap was large and half of it is free, 2 if three quarters are. Its lists would hold
+   single blocks from all over its slabs, each of which keeps 64 KiB, and may be all that is left
+   when the thread goes to sleep. While it keeps freeing, lists go to their slabs, and with each a
+   list of the depot; in the end they are short. */
+static int falls(const struct theap *heap)
+{
+    uint64_t bytes = (uint64_t)heap->n_slabs * SC_SLAB_BYTES;
+    if (HAK_LIKELY(heap->fallen <= bytes / 2) || bytes <= hak_options.cache_bytes * FALL_TIMES) {
+        return 0;
+    }
+    return heap->fallen <= bytes / 4 * 3 ? 1 : 2;
 }
 
 /* Flushes a list and forgets it under the lock, so that no block is in a bin and, once the lock is
@@ -318,9 +347,16 @@ static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint
     note_slow(heap);
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
-    int is_kept = may_wait && hak_depot_put(heap, size_class, head, count, 0);
+    int is_falling = falls(heap);
+    int is_kept = !is_falling && may_wait && hak_depot_put(heap, size_class, head, count, 0);
     if (!is_kept) {
         hak_small_put_list(&heap->owner, size_class, head);
+        note_flushed(heap, size_class, count);
+    }
+    if (is_falling) {
+        uint64_t before = heap->depot_bytes[0] + heap->depot_bytes[1];
+        (void)hak_depot_give_back(heap, 1);
+        heap->fallen += before - heap->depot_bytes[0] - heap->depot_bytes[1];
     }
     hak_theap_unlock(heap);
     errno = saved;
@@ -385,11 +421,15 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     bin->room = heap->limits[size_class] - 1;
     if (old) {
         int is_kept = retire_list(heap, size_class, old, old_count);
-        if (!hak_tc_only_frees(heap, size_class)) {
+        int falling = falls(heap);
+        if (HAK_UNLIKELY(falling)) {
+            shrink_limit(heap, size_class, falling > 1 ? FALL_TO : heap->limits[size_class]);
+        } else if (!hak_tc_only_frees(heap, size_class)) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
         } else if (!is_kept) {
-            shrink_limit(heap, size_class);
+            uint32_t first = first_limit(size_class);
+            shrink_limit(heap, size_class, first > SHRINK_TO ? first : SHRINK_TO);
         }
         hak_gate_leave();
     }
@@ -567,6 +607,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, size_t align, ui
     hak_stat_add(refills, 1);
     hak_common_note(heap, size_class, *count);
     if (head) {
+        note_taken(heap, size_class, *count);
         grow_limit(heap, size_class);
     }
     return head;

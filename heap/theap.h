@@ -165,6 +165,7 @@ struct theap {
     int refill_is_clean;  /* the block that hak_tc_refill gave last reads as zero behind its first
                              word */
     uint64_t budget;      /* bytes of the process's budget that the limits use */
+    uint64_t fallen;      /* bytes that went to slabs, less twice what came from them; 0 at least */
     uint64_t mid_more;    /* of them, what limits of mid classes are above their policy's */
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick;    /* see common.h */
