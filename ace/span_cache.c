@@ -141,9 +141,10 @@ static void check_is_aside(const uint16_t *word, uint64_t slot)
 
 /* The front of the span, n granules, becomes a block. Returns the rest, 0 if there is none. The
    rest is made before the front is shortened: see pool.h. */
-static uint64_t use(uint64_t slot, uint16_t *word, uint32_t n, size_t size, int is_zeroed)
+static uint64_t use(uint64_t slot, uint32_t n, size_t size, int is_zeroed)
 {
     char *p = (char *)span_of(slot);
+    uint16_t *word = hak_ss_span_word(p);
     check_is_aside(word, slot);
     uint32_t more = (uint32_t)(slot & LOW_MASK) - n, bits = n | hak_pool_span_unused(n, size);
     size_t bytes = n * SS_GRANULE_BYTES;
@@ -207,9 +208,8 @@ static uint32_t take_out_all(struct span_cache *cache, uint64_t *spans)
     return n;
 }
 
-static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot, uint16_t *word)
+static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot)
 {
-    cache->words[i] = word;
     cache->seen_slots |= 1u << i;
     atomic_store_relaxed(&cache->ticks[i], (uint8_t)atomic_load_relaxed(&tick_now));
     atomic_store_release(&cache->slots[i], slot);
@@ -228,7 +228,7 @@ static HAK_NOINLINE void join_all(struct span_cache *cache)
             span = join(span, spans[i + 1]);
         }
         cache->seen_bytes += bytes_of(span);
-        put_in(cache, to++, span, hak_ss_span_word(span_of(span)));
+        put_in(cache, to++, span);
     }
     cache->is_joined = 1;
     cache->last = 0;
@@ -288,10 +288,9 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     cache->seen_bytes -= bytes;
     cache->seen_slots &= ~(1u << i);
     note_taken(cache, n);
-    uint16_t *word = cache->words[i];
-    uint64_t rest = use(slot, word, n, size, is_zeroed);
+    uint64_t rest = use(slot, n, size, is_zeroed);
     if (rest) {
-        put_in(cache, i, rest, word + n);
+        put_in(cache, i, rest);
     }
     if (HAK_UNLIKELY(atomic_load_relaxed(&cache->reserved) >
                      (int64_t)cache->seen_bytes + UNUSED_MOST)) {
@@ -305,7 +304,7 @@ static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, 
     uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
     HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
     note_given(cache, granules);
-    put_in(cache, i, (uint64_t)(uintptr_t)p | granules, word);
+    put_in(cache, i, (uint64_t)(uintptr_t)p | granules);
     cache->seen_bytes += granules * SS_GRANULE_BYTES;
     cache->last = i;
     cache->is_joined = 0;

@@ -50,7 +50,6 @@ struct span_cache {
     /* By its thread alone: what is in the slots and how many bytes, unless others took some out
        since it looked; the slot that was filled last; whether the cache is worth its cost
        (span_cache.c): calls in this window, and how many more it is off. */
-    uint16_t *words[SPAN_CACHE_SLOTS]; /* hak_ss_span_word of what its thread put in */
     size_t seen_bytes;
     uint32_t seen_slots; /* a bit each */
     uint32_t last, n_hits, n_slow, off, off_last, n_since;

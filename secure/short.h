@@ -27,38 +27,42 @@ typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
 #define IN_LINE 144u
 #define N_PAIRS 9u
 
-static HAK_ALWAYS_INLINE pair *pair_at(const void *p, size_t offset)
+static HAK_ALWAYS_INLINE pair *hak_secure_pair_at(const void *p, size_t offset)
 {
     return (pair *)(void *)((char *)(uintptr_t)p + offset);
 }
 
 /* Of the pairs, in the n bytes before the tail: a multiple of 8. */
-static HAK_ALWAYS_INLINE size_t distance(size_t n)
+static HAK_ALWAYS_INLINE size_t hak_secure_pair_distance(size_t n)
 {
     return (n - sizeof(pair)) / (N_PAIRS - 1);
 }
 HAK_STATIC_ASSERT((IN_LINE - TAIL_BYTES - sizeof(pair)) / (N_PAIRS - 1) <= sizeof(pair),
                   "nothing is left out between pairs");
 
-static HAK_ALWAYS_INLINE int is_zero_short(const void *p, size_t n)
+static HAK_ALWAYS_INLINE int hak_secure_is_zero_short(const void *p, size_t n)
 {
-    size_t d = distance(n);
+    size_t d = hak_secure_pair_distance(n);
     const char *mid = (const char *)p + 4 * d;
-    pair any = (*pair_at(p, 0) | *pair_at(p, d)) | (*pair_at(p, 2 * d) | *pair_at(p, 3 * d));
-    any |= (*pair_at(mid, 0) | *pair_at(mid, d)) | (*pair_at(mid, 2 * d) | *pair_at(mid, 3 * d));
-    any |= *pair_at(mid, 4 * d);
+    pair any = (*hak_secure_pair_at(p, 0) | *hak_secure_pair_at(p, d)) |
+               (*hak_secure_pair_at(p, 2 * d) | *hak_secure_pair_at(p, 3 * d));
+    any |= (*hak_secure_pair_at(mid, 0) | *hak_secure_pair_at(mid, d)) |
+           (*hak_secure_pair_at(mid, 2 * d) | *hak_secure_pair_at(mid, 3 * d));
+    any |= *hak_secure_pair_at(mid, 4 * d);
     return !(any[0] | any[1]);
 }
 
-static HAK_ALWAYS_INLINE void zero_short(void *p, size_t n)
+static HAK_ALWAYS_INLINE void hak_secure_zero_short(void *p, size_t n)
 {
-    size_t d = distance(n);
+    size_t d = hak_secure_pair_distance(n);
     char *mid = (char *)p + 4 * d;
     pair zero = {0, 0};
     KEEP_IN_REGISTER(zero);
-    *pair_at(p, 0) = *pair_at(p, d) = *pair_at(p, 2 * d) = *pair_at(p, 3 * d) = zero;
-    *pair_at(mid, 0) = *pair_at(mid, d) = *pair_at(mid, 2 * d) = *pair_at(mid, 3 * d) = zero;
-    *pair_at(mid, 4 * d) = zero;
+    *hak_secure_pair_at(p, 0) = *hak_secure_pair_at(p, d) = *hak_secure_pair_at(p, 2 * d) =
+        *hak_secure_pair_at(p, 3 * d) = zero;
+    *hak_secure_pair_at(mid, 0) = *hak_secure_pair_at(mid, d) = *hak_secure_pair_at(mid, 2 * d) =
+        *hak_secure_pair_at(mid, 3 * d) = zero;
+    *hak_secure_pair_at(mid, 4 * d) = zero;
 }
 
 #if defined(__x86_64__)
@@ -66,7 +70,8 @@ static HAK_ALWAYS_INLINE void zero_short(void *p, size_t n)
    even one before its tail, so that the words of each are masked (cache.h). Longer vectors lie
    across two lines more often, and beyond the block. */
 WIDE_BEGIN_AVX512
-static HAK_ALWAYS_INLINE int is_zero_short_avx512(const void *p, const struct short_shape *shape)
+static HAK_ALWAYS_INLINE int hak_secure_is_zero_short_avx512(const void *p,
+                                                             const struct short_shape *shape)
 {
     __mmask8 words = (__mmask8)shape->words;
     const char *at = (const char *)p;
@@ -79,7 +84,7 @@ static HAK_ALWAYS_INLINE int is_zero_short_avx512(const void *p, const struct sh
     return _mm256_testz_si256(a, a);
 }
 
-static HAK_ALWAYS_INLINE void zero_short_avx512(void *p, const struct short_shape *shape)
+static HAK_ALWAYS_INLINE void hak_secure_zero_short_avx512(void *p, const struct short_shape *shape)
 {
     __mmask8 words = (__mmask8)shape->words;
     char *at = (char *)p;
@@ -93,8 +98,8 @@ static HAK_ALWAYS_INLINE void zero_short_avx512(void *p, const struct short_shap
 }
 
 /* hak_secure_tail_fill_is_right of a filling of two pairs at most; a longer one is none to it. */
-static HAK_ALWAYS_INLINE int fill_is_right_short_avx512(const void *p, size_t size,
-                                                        const uint64_t *tail)
+static HAK_ALWAYS_INLINE int hak_secure_fill_is_right_short_avx512(const void *p, size_t size,
+                                                                   const uint64_t *tail)
 {
     const char *at = (const char *)p + size;
     size_t n = (size_t)((const char *)tail - at);

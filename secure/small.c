@@ -64,7 +64,7 @@ static HAK_ALWAYS_INLINE size_t touched(size_t size, size_t n)
 static HAK_ALWAYS_INLINE void zero_before(void *p, size_t size, size_t n)
 {
     if (n <= IN_LINE - TAIL_BYTES) {
-        zero_short(p, n);
+        hak_secure_zero_short(p, n);
     } else {
         hak_secure_zero(p, touched(size, n));
     }
@@ -126,7 +126,7 @@ static HAK_ALWAYS_INLINE void *dress_longer(void *p, size_t size, size_t class_b
 static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
 {
     if (HAK_LIKELY(class_bytes <= IN_LINE)) {
-        return dress_with(p, size, class_bytes, is_zero_short, hak_secure_tail_fill);
+        return dress_with(p, size, class_bytes, hak_secure_is_zero_short, hak_secure_tail_fill);
     }
     return dress_longer(p, size, class_bytes);
 }
@@ -180,7 +180,7 @@ void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size)
     }
     uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
     if (HAK_UNLIKELY(!is_free_tail(*tail, key)) ||
-        HAK_UNLIKELY(!is_zero_short_avx512(p, &bin->shape))) {
+        HAK_UNLIKELY(!hak_secure_is_zero_short_avx512(p, &bin->shape))) {
         hak_secure_written_after_free(p);
     }
     if (HAK_LIKELY(n <= TAIL_PAIR)) {
@@ -588,7 +588,7 @@ free_right(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin 
 static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, const struct secure_bin *bin)
 {
     (void)size;
-    zero_short(p, bin->bytes - TAIL_BYTES);
+    hak_secure_zero_short(p, bin->bytes - TAIL_BYTES);
 }
 
 static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, const struct secure_bin *bin)
@@ -625,7 +625,7 @@ static HAK_ALWAYS_INLINE void zero_as_short_avx512(void *p, size_t size,
                                                    const struct secure_bin *bin)
 {
     (void)size;
-    zero_short_avx512(p, &bin->shape);
+    hak_secure_zero_short_avx512(p, &bin->shape);
 }
 
 static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
@@ -680,7 +680,8 @@ static HAK_NOINLINE void free_other_by_avx512(void *p, uint32_t tag)
     if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
-        free_right(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512, 0);
+        free_right(p, tag, cache, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512,
+                   0);
     } else {
         free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, 0);
     }
@@ -693,7 +694,8 @@ void hak_secure_small_free_avx512(void *p, uint32_t tag)
     if (HAK_UNLIKELY(!bin)) {
         free_other_by_avx512(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
-        free_right(p, tag, cache, bin, fill_is_right_short_avx512, zero_as_short_avx512, RING_OWN);
+        free_right(p, tag, cache, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512,
+                   RING_OWN);
     } else {
         free_longer_by_avx512(p, tag, cache, bin);
     }
