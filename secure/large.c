@@ -150,11 +150,12 @@ static struct large *record(void *container, const struct request *request)
 
 static void *ask(const struct request *request, int is_try)
 {
-    hak_request_is_try = is_try;
+    const int was_try = hak_request_is_try; /* a layer above may try, too */
+    hak_request_is_try = is_try || was_try;
     void *p = request->heap
                   ? hak_secure_below()->heap_alloc(request->heap, request->bytes, SC_MIN_ALIGN, 0)
                   : hak_secure_below()->malloc(request->bytes);
-    hak_request_is_try = 0;
+    hak_request_is_try = was_try;
     return p;
 }
 
