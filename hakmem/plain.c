@@ -122,7 +122,7 @@ void *hak_request_large(size_t size, size_t align, enum large_kind kind)
     return finish(p, size, align);
 }
 
-static void *ask_heap(uint32_t size_class, size_t align, int *is_clean)
+static void *ask_heap(uint32_t size_class, int *is_clean)
 {
     struct theap *heap = hak_theap_acquire();
     if (!heap) {
@@ -139,7 +139,7 @@ static void *ask_heap(uint32_t size_class, size_t align, int *is_clean)
     if (HAK_UNLIKELY(hak_tc_bin_first(&heap->bins[size_class]) != NULL)) {
         hak_link_broken(hak_tc_bin_first(&heap->bins[size_class]));
     }
-    block = hak_tc_refill(heap, size_class, align);
+    block = hak_tc_refill(heap, size_class);
     *is_clean = heap->refill_is_clean;
     if (block && !*is_clean) {
         hak_tc_unmark_free(block);
@@ -149,14 +149,13 @@ static void *ask_heap(uint32_t size_class, size_t align, int *is_clean)
 
 struct want_small {
     uint32_t size_class;
-    size_t align;
     int *is_clean;
 };
 
 static void *ask_heap_again(void *context)
 {
     const struct want_small *want = (const struct want_small *)context;
-    return ask_heap(want->size_class, want->align, want->is_clean);
+    return ask_heap(want->size_class, want->is_clean);
 }
 
 /* A block of the size class. *is_clean: it reads as zero behind its first word. `align`: what the
@@ -174,10 +173,10 @@ static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, in
     if (HAK_UNLIKELY(!hak_gate_enter())) {
         return finish(hak_limbo_alloc(size, align, NULL), size, align);
     }
-    void *block = ask_heap(size_class, align, is_clean);
+    void *block = ask_heap(size_class, is_clean);
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;
-        struct want_small want = {size_class, align, is_clean};
+        struct want_small want = {size_class, is_clean};
         block = hak_request_again(ask_heap_again, &want, size, align);
         errno = saved;
     }
@@ -202,7 +201,7 @@ static void *take_spare(uint32_t size_class)
     if (!heap->spares[size_class].head || hak_tc_bin_first(&heap->bins[size_class])) {
         return NULL;
     }
-    void *block = hak_tc_refill(heap, size_class, SC_MIN_ALIGN);
+    void *block = hak_tc_refill(heap, size_class);
     hak_tc_unmark_free(block);
     return block;
 }
@@ -226,13 +225,6 @@ void *hak_request_small(uint32_t size_class, size_t align)
     return small_alloc(size_class, align, &is_clean);
 }
 
-/* Of the block that a request of the class got: a larger class's blocks may serve it. */
-static size_t size_got(const void *block, uint32_t size_class)
-{
-    uint32_t tag = size_class < SC_N_TINY ? 0 : hak_map_find(block).tag;
-    return hak_sc_table[TAG_IS_SLAB(tag) ? TAG_CLASS(tag) : size_class].size;
-}
-
 void *hak_plain_calloc(size_t bytes)
 {
     if (HAK_UNLIKELY(bytes > SC_SMALL_MAX)) {
@@ -244,7 +236,7 @@ void *hak_plain_calloc(size_t bytes)
     void *block = small_alloc(size_class, SC_MIN_ALIGN, &is_clean);
     if (block) {
         /* Fresh memory of the system needs no clearing but where the list's link was. */
-        memset(block, 0, is_clean ? sizeof(void *) : size_got(block, size_class));
+        memset(block, 0, is_clean ? sizeof(void *) : hak_sc_table[size_class].size);
     }
     return block;
 }

@@ -1,7 +1,6 @@
 /* Tests of what hak_usable_size says: all of it may be filled, and realloc keeps it; above small
    blocks it is little more than was asked for, however the block came to its size, since programs
    account by it. */
-#include <algorithm>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
@@ -28,16 +27,10 @@ class Usable : public testing::Test
     }
 };
 
-/* A class holds requests that are larger than the next smaller one. Above 1 KiB a block of a larger
-   class may serve, which is larger by a quarter at most, and by half than the request. */
+/* A class holds requests that are larger than the next smaller one. */
 size_t most_for(size_t size)
 {
-    if (size > SC_SMALL_MAX) {
-        return size + size * 15 / 100;
-    }
-    size_t of_class = hak_sc_table[hak_sc_of(size)].size;
-    size_t lent = size > SC_TINY_MAX ? std::min(of_class + of_class / 4, size + size / 2) : 0;
-    return std::max(of_class, lent);
+    return size <= SC_SMALL_MAX ? hak_sc_table[hak_sc_of(size)].size : size + size * 15 / 100;
 }
 
 /* Filled from end to end before it is resized: `tag` is what realloc must keep. */

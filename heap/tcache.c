@@ -36,9 +36,6 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
    times what lists may keep. Lists have so many blocks when it has flushed three quarters. */
 #define FALL_TIMES 4u
 #define FALL_TO    HAK_TINY_OR(2u, 8u)
-/* Blocks serve a smaller class if they are larger by one part in so many at most, and by half than
-   any request of that class. */
-#define LEND_PARTS 4
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
@@ -515,56 +512,9 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     return head;
 }
 
-/* The first block of the class's bin or, if that is empty, of its spare; NULL if it has neither. */
-static void *lend_one(struct theap *heap, uint32_t size_class)
-{
-    struct bin *bin = &heap->bins[size_class];
-    struct spare *spare = &heap->spares[size_class];
-    void *block = hak_tc_bin_first(bin);
-    if (block) {
-        hak_tc_bin_set(bin, hak_link_next(block));
-        bin->room++;
-    } else if ((block = spare->head) != NULL) {
-        spare->head = hak_link_next(block);
-        spare->count--;
-    }
-    return block;
-}
-
-/* How large a block may be that serves a mid class. */
-static size_t most_lent(uint32_t size_class)
-{
-    size_t size = hak_sc_table[size_class].size, smaller = hak_sc_table[size_class - 1].size;
-    size_t most = size + size / LEND_PARTS;
-    return most < smaller + smaller / 2 ? most : smaller + smaller / 2;
-}
-
-/* A mid block of a class that is a little larger, at a multiple of `align`; NULL if the heap has
-   none at hand. When it is freed it goes back to its own class. (The secure variant knows blocks by
-   the size that was asked for; who meters knows how many blocks of a class there are.) */
-static void *borrow(struct theap *heap, uint32_t size_class, size_t align)
-{
-    void *block = NULL;
-    if (HAK_SECURE || !hak_mid_is_class(size_class) || atomic_load_relaxed(&heap->is_metered)) {
-        return NULL;
-    }
-    size_t most = most_lent(size_class);
-    for (uint32_t c = size_class + 1; c < SC_N_CLASSES && hak_sc_table[c].size <= most; c++) {
-        block = hak_sc_table[c].size % align ? NULL : lend_one(heap, c);
-        if (block) {
-            break;
-        }
-    }
-    if (block) {
-        hak_link_set(block, NULL);
-    }
-    return block;
-}
-
-/* A list from behind the lock: what came back from other threads; if memory would be touched that
-   never was, a block that another class has at hand; else from the slabs, those of the common heap
-   if the thread uses little of the class; then its limit stays. */
-static void *take_list(struct theap *heap, uint32_t size_class, size_t align, uint32_t *count)
+/* A list from behind the lock: what came back from other threads, else from the slabs, those of
+   the common heap if the thread uses little of the class; then its limit stays. */
+static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
     uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
     void *head;
@@ -575,13 +525,6 @@ static void *take_list(struct theap *heap, uint32_t size_class, size_t align, ui
     head = hak_depot_take(heap, size_class, count);
     note_swing(heap, size_class, head != NULL);
     heap->refill_is_clean = 0;
-    if (!head && hak_bank_is_fresh(&heap->owner.bank, size_class) &&
-        (head = borrow(heap, size_class, align)) != NULL) {
-        (void)hak_theap_unlock(heap);
-        hak_stat_add(refills, 1);
-        *count = 1;
-        return head;
-    }
     if (!head) {
         shares = hak_common_serves(heap, size_class);
         *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
@@ -613,7 +556,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, size_t align, ui
     return head;
 }
 
-static void *refill(struct theap *heap, uint32_t size_class, size_t align)
+static void *refill(struct theap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
     struct spare *spare = &heap->spares[size_class];
@@ -635,7 +578,7 @@ static void *refill(struct theap *heap, uint32_t size_class, size_t align)
         if (heap->window_left-- == 0 && hak_options.bin_adapt) {
             end_window(heap);
         }
-        block = take_list(heap, size_class, align, &count);
+        block = take_list(heap, size_class, &count);
         if (!block) {
             return NULL;
         }
@@ -651,7 +594,7 @@ static void *line_of(struct theap *heap)
     struct bin *bin = &heap->bins[COMMON_LINE_CLASS];
     void *first = hak_tc_bin_first(bin);
     if (!first) {
-        return refill(heap, COMMON_LINE_CLASS, SC_MIN_ALIGN);
+        return refill(heap, COMMON_LINE_CLASS);
     }
     void *block = hak_tc_bin_take(bin);
     if (HAK_UNLIKELY(!block)) {
@@ -673,13 +616,13 @@ static HAK_NOINLINE void *take_line(struct theap *heap, uint32_t size_class)
     return block;
 }
 
-void *hak_tc_refill(struct theap *heap, uint32_t size_class, size_t align)
+void *hak_tc_refill(struct theap *heap, uint32_t size_class)
 {
     if (HAK_UNLIKELY(size_class < COMMON_LINE_CLASS) && !heap->spares[size_class].head &&
         HAK_UNLIKELY(hak_common_gives_line(heap, size_class))) {
         return take_line(heap, size_class);
     }
-    return refill(heap, size_class, align);
+    return refill(heap, size_class);
 }
 
 void (*hak_tc_flush_kept)(struct theap *heap);

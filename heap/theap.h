@@ -21,9 +21,6 @@
    list of the first bin. Where the fast paths take from is data: tiny_bin and hak_tc_mid_bin_of.
    When metering ends, what is left is taken by the refills that follow, or flushed.
 
-   A bin that is empty may borrow: before memory is touched that never was, a mid class is served by
-   a free block of one that is a little larger. It is that class's when it is freed.
-
    In a process of many threads the few blocks that a thread has of a class may lie in slabs of a
    common heap (common.h).
 
@@ -330,8 +327,7 @@ int hak_theap_verify_all(void);
 
 /* Thread cache, slow half (tcache.c). */
 void hak_tc_init(struct theap *heap);
-/* A block of the class at least, at a multiple of `align`, as all blocks of the class are. */
-void *hak_tc_refill(struct theap *heap, uint32_t size_class, size_t align);
+void *hak_tc_refill(struct theap *heap, uint32_t size_class);
 void hak_tc_overflow(struct theap *heap, uint32_t size_class);
 /* After so many overflows of a bin that was not filled in between, its thread only frees. */
 #define TC_ONLY_FREES 8u

@@ -361,42 +361,6 @@ TEST_F(Heap, LongListsGoBackBeforeTheProcessGrows)
 }
 
 /* Who only frees what others left has no use for large bins. */
-/* The class has no slab, and the next larger one a free block at hand. */
-TEST_F(Heap, ALargerBlockIsLentBeforeMemoryIsTouched)
-{
-    in_thread([] {
-        const size_t size = 4368, larger = 5040;
-        hak_free(hak_malloc(larger));
-        char *lent = static_cast<char *>(hak_malloc(size));
-        ASSERT_EQ(hak_usable_size(lent), larger);
-        EXPECT_EQ(hak_self->owner.bank.n_partial[hak_sc_of(size)], 0u);
-        memset(lent, 0xff, larger);
-        char *own = static_cast<char *>(hak_malloc(size)); /* there is no other to lend */
-        EXPECT_EQ(hak_usable_size(own), size);
-        hak_free(lent);
-        EXPECT_EQ(hak_tc_count(hak_self, hak_sc_of(larger)) > 0, true);
-
-        /* Zero as far as it may be used; and aligned as was asked for. */
-        std::vector<void *> held = {own};
-        char *zeros = nullptr;
-        do {
-            zeros = static_cast<char *>(hak_calloc(1, size));
-            held.push_back(zeros);
-            size_t usable = hak_usable_size(zeros);
-            EXPECT_TRUE(zeros[0] == 0 && memcmp(zeros, zeros + 1, usable - 1) == 0) << usable;
-        } while (zeros != lent && held.size() < 100);
-        EXPECT_EQ(zeros, lent);
-        for (void *p : held) {
-            hak_free(p);
-        }
-        char *page = static_cast<char *>(hak_aligned_alloc(4096, 4096));
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(page) % 4096, 0u);
-        EXPECT_EQ(hak_usable_size(page), 4096u);
-        EXPECT_EQ(hak_verify(), 0);
-        hak_free(page);
-    });
-}
-
 TEST_F(Heap, ABinThatIsNeverFilledDoesNotGrow)
 {
     const size_t size = 720;

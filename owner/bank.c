@@ -147,13 +147,6 @@ static int has_used(const struct slab *slab)
     return slab && slab->n_free > slab->capacity - slab->fresh;
 }
 
-int hak_bank_is_fresh(const struct bank *bank, uint32_t size_class)
-{
-    const struct slab *slab = bank->partial[size_class];
-    return !slab || (!has_used(slab) &&
-                     slab->n_touched * SLAB_TOUCHED_BYTES < (slab->fresh + 1u) * slab->size);
-}
-
 /* Slabs that have nearly no free block are taken whole, several at a time, lest each be a slow path
    of its own. */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,

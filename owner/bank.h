@@ -71,9 +71,6 @@ void hak_bank_init(struct bank *bank, uint32_t owner);
    system is not asked for memory while others wait for the owner. */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                        const struct owner_policy *policy);
-/* 1 if the next block of the class that hak_bank_take gives is memory that was never touched, or of
-   a slab that is to be made. */
-int hak_bank_is_fresh(const struct bank *bank, uint32_t size_class);
 /* Returns one block to its slab. Aborts on a block that is not this bank's, no block, or free. */
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Collects a list of blocks; returns the count, strays included. */
