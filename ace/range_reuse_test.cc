@@ -15,6 +15,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "base/verify.h"
 #include "limit/limit.h"
 #include "superslab/pool.h"
 #include "testing/failing_os.h"
@@ -231,6 +232,10 @@ TEST_F(Reuse, MoreIsPurgedThanHasMoved)
     hak_adapt_purged(CONTROL_SUPERSLABS, 3 * kMiB);
     EXPECT_EQ(hak_adapt_verify(), 0);
     hak_adapt_forget();
+    hak_adapt_moved(SIZE_MAX); /* one less */
+    EXPECT_EQ(hak_adapt_verify(), VERIFY_CONTROL_MOVED);
+    hak_adapt_moved(1);
+    EXPECT_EQ(hak_adapt_verify(), 0);
 }
 
 TEST_F(Reuse, ASuperslabBecomesARange)

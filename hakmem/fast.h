@@ -188,7 +188,8 @@ static HAK_ALWAYS_INLINE int hak_fast_is_in_use(const struct theap *heap, const 
 }
 
 /* 1 if the block was the last that left its bin, and was not written to: its link leads to what is
-   the first now. One of the list behind that leads to no block before itself. */
+   the first now. One of the list behind that leads to no block before itself. (A freed one that has
+   gone back to its slab may: its size is returned though it is free.) */
 static HAK_ALWAYS_INLINE int hak_fast_was_just_taken(const struct bin *bin, const void *p)
 {
     const void *first = bin->head;

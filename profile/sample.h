@@ -73,7 +73,7 @@ static inline uint32_t hak_profile_bucket(const void *p)
     return hak_profile_hash(p) % PROFILE_SAMPLE_BUCKETS;
 }
 /* How many samples of that hash there are: buckets, which keep their entries, fill with time. */
-#define PROFILE_COUNTS HAK_TINY_OR(64u, 16384u)
+#define PROFILE_COUNTS HAK_TINY_OR(1024u, 16384u)
 extern uint16_t hak_profile_counts[PROFILE_COUNTS] HAK_HIDDEN;
 /* 0 if nothing lies under the address, for sure. */
 static inline int hak_profile_may_have(const void *p)

@@ -282,6 +282,9 @@ void hak_secure_body_leave(struct body *body)
 void hak_secure_body_forget(struct body *body)
 {
     end(body);
+    if (body->is_bare) {
+        make_zero(body->start, body->bytes);
+    }
     body->n_parts = 0;
 }
 

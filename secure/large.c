@@ -74,13 +74,17 @@ static size_t container_bytes(size_t size, size_t alignment)
                                SS_UNIT_BYTES);
 }
 
+/* So many bytes on either side of a block without guards are looked at when it is freed. */
+#define BARE_EDGE ((size_t)SC_MIN_ALIGN)
+
 /* A sealed container, or a bare one, gets a block. Returns 0 if the system refuses. Until its state
    is USED, no other thread looks at it. */
 static int dress(struct large *large, const struct request *request)
 {
     size_t page = hak_os_page_size(), size = request->size, alignment = request->alignment,
            offset = request->spot.offset == AT_END ? 0 : request->spot.offset,
-           bytes = hak_secure_round_to(offset + size, page);
+           edge = large->is_bare ? BARE_EDGE : 0,
+           bytes = hak_secure_round_to(offset + size + 2 * edge, page);
     uintptr_t first = (uintptr_t)hak_secure_container_of(large) + page;
     first = alignment > page ? hak_secure_round_to(first, alignment) : first;
     large->heap = request->heap;
@@ -91,7 +95,7 @@ static int dress(struct large *large, const struct request *request)
         return 0;
     }
     if (alignment <= page && request->spot.offset == AT_END) {
-        offset = bytes - hak_secure_round_to(size, alignment);
+        offset = bytes - hak_secure_round_to(size + edge, alignment);
     }
     large->start = large->body.start + offset;
     large->size = size;

@@ -15,6 +15,8 @@
 #include "hakmem/hakmem.h"
 #include "hakmem/walk.h"
 #include "heap/gate.h"
+#include "limit/limit.h"
+#include "secure/body.h"
 #include "secure/large.h"
 #include "testing/rng.h"
 
@@ -258,6 +260,77 @@ TEST(SecureLarge, TooManyMappingsAreNotMade)
     EXPECT_NE(p, MAP_FAILED);
     munmap(p, 4096);
     EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Every large block from here on is without guards, as where the process has many mappings. */
+class WithoutGuards
+{
+  public:
+    WithoutGuards() : most_(hak_limit_most_mappings)
+    {
+        (void)hak_malloc(1);
+        hak_limit_most_mappings = 0;
+    }
+    ~WithoutGuards()
+    {
+        hak_limit_most_mappings = most_;
+    }
+
+  private:
+    decltype(hak_limit_most_mappings) most_;
+};
+
+TEST(SecureLarge, WithoutGuardsWhatIsRefusedDuringAForkIsTouchable)
+{
+    WithoutGuards without;
+    ASSERT_TRUE(hak_secure_body_is_crowded());
+    static struct hak_os_ops ops;
+    ops = hak_os_ops;
+    std::vector<void *> blocks;
+    for (size_t size : {50000u, 200000u, 700000u}) {
+        blocks.push_back(hak_malloc(size));
+        ASSERT_NE(blocks.back(), nullptr);
+    }
+    hak_gate_close(); /* as fork does */
+    hak_os_ops.mmap = [](void *p, size_t n, int prot, int flags, int fd, off_t at) -> void * {
+        return prot & PROT_WRITE ? (errno = ENOMEM, MAP_FAILED)
+                                 : ops.mmap(p, n, prot, flags, fd, at);
+    };
+    hak_os_ops.mprotect = [](void *p, size_t n, int prot) -> int {
+        return prot & PROT_WRITE ? (errno = ENOMEM, -1) : ops.mprotect(p, n, prot);
+    };
+    std::thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+    hak_os_ops = ops;
+    hak_gate_open();
+    (void)hak_secure_large_flush();
+    EXPECT_FALSE(hak_secure_large_is_stuck());
+    for (int i = 0; i < 50; i++) {
+        for (size_t size : {50000u, 200000u, 700000u}) {
+            blocks.push_back(hak_malloc(size));
+            ASSERT_NE(blocks.back(), nullptr);
+            memset(blocks.back(), 1, size);
+        }
+    }
+    for (size_t n = 3; n < blocks.size(); n++) {
+        hak_free(blocks[n]);
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Whatever the size is, a byte on either side is looked at. */
+TEST(SecureLargeDeathTest, WithoutGuardsOfWholePagesToo)
+{
+    WithoutGuards without;
+    for (size_t size : {40960u, 69632u, 70000u}) {
+        auto *p = static_cast<unsigned char *>(hak_malloc(size));
+        EXPECT_DEATH((p[size] ^= 1, hak_free(p)), "behind its end") << size;
+        EXPECT_DEATH((p[-1] ^= 1, hak_free(p)), "before its start") << size;
+        hak_free(p);
+    }
 }
 
 } // namespace

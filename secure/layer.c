@@ -88,8 +88,11 @@ static void *secure_calloc(size_t bytes)
  */
 static int hand_through_at(struct hak_heap *heap, void **p, size_t alignment, size_t size)
 {
+    int is_libcs = !tag_of(*p); /* then libc's again: see hand_through (large.c) */
     below()->free(*p);
-    *p = heap ? below()->heap_alloc(heap, size, alignment, 1) : below()->aligned(alignment, size);
+    *p = is_libcs ? hak_fallback_alloc(size, alignment, 0, 1)
+         : heap   ? below()->heap_alloc(heap, size, alignment, 1)
+                  : below()->aligned(alignment, size);
     uint32_t tag = tag_of(*p);
     if (TAG_IS_SLAB(tag) || is_large(tag)) {
         below()->free(*p);

@@ -80,7 +80,7 @@ static int keep_ready(struct large *large)
 
 int hak_secure_quarantine_open(struct large *large)
 {
-    return hak_os_renew(hak_secure_container_of(large), large->bytes);
+    return large->is_bare ? 0 : hak_os_renew(hak_secure_container_of(large), large->bytes);
 }
 
 /* The system may refuse to make it touchable (RLIMIT_DATA): then it is stuck until others have
@@ -88,7 +88,7 @@ int hak_secure_quarantine_open(struct large *large)
 static int try_give_back(struct large *large)
 {
     char *container = hak_secure_container_of(large);
-    if (!large->is_bare && hak_secure_quarantine_open(large)) {
+    if (hak_secure_quarantine_open(large)) {
         return 0;
     }
     struct address_table *table = &hak_secure_large_table;

@@ -471,7 +471,7 @@ void hak_secure_small_check(const void *p, uint32_t tag)
     if (is_of_pool(tag)) {
         return;
     }
-    if (hak_theap_n_live() < 2) {
+    if (hak_theap_own != &hak_theap_none && hak_theap_n_live() < 2) {
         check(p, hak_sc_table[TAG_CLASS(tag)].size);
     } else {
         struct held held = hold(p, TAG_CLASS(tag));
