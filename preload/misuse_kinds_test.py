@@ -321,8 +321,8 @@ GUARDED_TRACE = (
 TOUCHED = 42  # misuse_kinds.c: a fault while it touched what it must not
 OTHER_IN_TINY = r"_(1m|page)_|_(196608|5242880)$|^(read_grown|last_comes_first|other_size)_"
 RUNS = 4  # of each kind and variant for the page: what depends on chance
-# Where the first outcome is none of the page's: where a block lies is chance. So many more runs, and
-# so many of all that must be right.
+# Where the first outcome is none of the page's: where a block lies is chance. So many more runs,
+# and so many of them that must be right.
 MORE_RUNS, MOST_OF_THEM = 11, 8
 NEVER = ("**dies**", "**hangs**")
 
