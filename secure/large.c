@@ -163,11 +163,12 @@ static void *ask(const struct request *request, int is_try)
     return p;
 }
 
-/* A program's request is refused once. */
+/* A program's request is refused once: it is a try if another one follows. */
 static void *ask_twice(const struct request *request)
 {
-    void *p = ask(request, 1);
-    if (HAK_LIKELY(p != NULL)) {
+    int waits = hak_secure_quarantine_is_any();
+    void *p = ask(request, request->is_try || waits);
+    if (HAK_LIKELY(p != NULL) || !waits) {
         return p;
     }
     return hak_secure_large_flush() || !request->is_try ? ask(request, request->is_try) : NULL;
@@ -415,6 +416,11 @@ int hak_secure_large_flush(void)
         hak_gate_leave();
     }
     return any;
+}
+
+int hak_secure_large_waits(void)
+{
+    return hak_secure_quarantine_is_any();
 }
 
 int hak_secure_large_is_stuck(void)

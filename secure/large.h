@@ -61,6 +61,8 @@ void hak_secure_large_name(const void *p, enum entry_family family);
 void hak_secure_large_forget(const struct hak_heap *heap, const void *container);
 /* Returns to the system what waits or is ready. Returns whether there was some. */
 int hak_secure_large_flush(void);
+/* Whether there may be some. */
+int hak_secure_large_waits(void);
 /* Whether there is some that the system did not let go. */
 int hak_secure_large_is_stuck(void);
 /* Aborts if the edges of the used block in that container were written to. Other threads may free

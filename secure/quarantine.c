@@ -182,7 +182,7 @@ static struct large *pop(void)
     struct large *large = queue[first_queued];
     first_queued = (first_queued + 1) % QUEUE_LARGE;
     n_queued--;
-    hak_secure_large_waiting -= large->bytes;
+    atomic_store_relaxed(&hak_secure_large_waiting, hak_secure_large_waiting - large->bytes);
     return large;
 }
 
@@ -204,7 +204,7 @@ static struct large *wait_in_quarantine(struct large *large)
     if (large->bytes > hak_options.secure_large_quarantine || large->heap || large->is_bare) {
         return large;
     }
-    hak_secure_large_waiting += large->bytes;
+    atomic_store_relaxed(&hak_secure_large_waiting, hak_secure_large_waiting + large->bytes);
     if (n_drawn < DRAWN_LARGE) {
         drawn[n_drawn++] = large;
         return NULL;
@@ -246,7 +246,7 @@ static struct large *take_any(void)
         large = take_ready(n_ready - 1);
     } else if (n_drawn) {
         large = drawn[--n_drawn];
-        hak_secure_large_waiting -= large->bytes;
+        atomic_store_relaxed(&hak_secure_large_waiting, hak_secure_large_waiting - large->bytes);
     } else if (n_queued) {
         large = pop();
     }
@@ -270,6 +270,12 @@ int hak_secure_quarantine_flush(void)
 int hak_secure_quarantine_is_stuck(void)
 {
     return atomic_load_relaxed(&stuck) || atomic_load_relaxed(&refused);
+}
+
+int hak_secure_quarantine_is_any(void)
+{
+    return atomic_load_relaxed(&n_ready) || atomic_load_relaxed(&hak_secure_large_waiting) ||
+           hak_secure_quarantine_is_stuck();
 }
 
 static int verify_waiting(const struct large *large)

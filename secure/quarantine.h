@@ -31,6 +31,8 @@ void hak_secure_quarantine_stick_later(struct large *large);
 /* All that waits goes back. Returns whether there was some. Inside the gate, no lock held. */
 int hak_secure_quarantine_flush(void);
 int hak_secure_quarantine_is_stuck(void);
+/* Whether a flush would find anything. */
+int hak_secure_quarantine_is_any(void);
 /* Whether what waits is freed and known, and its bytes are counted. The lock is held. */
 int hak_secure_quarantine_verify(void);
 

@@ -144,11 +144,11 @@ static HAK_NOINLINE void *dress_looked_at(void *p, size_t size, size_t class_byt
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
     size_t class_bytes = hak_sc_table[size_class].size;
-    const int is_try = hak_request_is_try;
-    hak_request_is_try = 1; /* the program's request is refused once */
+    const int is_try = hak_request_is_try, waits = hak_secure_large_waits();
+    hak_request_is_try = is_try || waits; /* the program's request is refused once */
     void *p = below()->malloc(class_bytes);
     hak_request_is_try = is_try;
-    if (HAK_UNLIKELY(!p)) {
+    if (HAK_UNLIKELY(!p) && waits) {
         (void)hak_secure_large_flush();
         p = below()->malloc(class_bytes);
     }
