@@ -34,7 +34,7 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
 /* A heap falls once it has flushed half of its slabs' bytes more than it took, if they are so many
    times what lists may keep. Lists have so many blocks when it has flushed three quarters. */
-#define FALL_TIMES 4u
+#define FALL_TIMES HAK_TINY_OR(256u, 4u)
 #define FALL_TO    HAK_TINY_OR(2u, 8u)
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
@@ -182,10 +182,13 @@ static void set_limit(struct theap *heap, uint32_t size_class, uint32_t limit, i
     atomic_store_relaxed(&heap->limits[size_class], (uint16_t)limit);
 }
 
-/* How much more the class's two lists may hold with that limit. */
+/* How much more of the budget the class's two lists take with that limit: every class may have its
+   first one. */
 static int64_t bytes_between(const struct theap *heap, uint32_t size_class, uint32_t limit)
 {
-    return ((int64_t)limit - heap->limits[size_class]) * 2 * hak_sc_table[size_class].size;
+    uint32_t first = first_limit(size_class), was = heap->limits[size_class];
+    return ((int64_t)(limit > first ? limit : first) - (was > first ? was : first)) * 2 *
+           hak_sc_table[size_class].size;
 }
 
 /* Whether a heap's mid blocks swing: of its refills, nearly all come out of the depot. Where slabs
