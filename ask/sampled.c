@@ -251,6 +251,11 @@ static int switch_on(struct sampled *self, const struct ask_profile *what)
                           "%s (%s) has not answered: it took no fresh memory from hakmem meanwhile",
                           self->target.name, self->target.program);
     }
+    if (why == EBUSY) { /* it was ending what another had asked for, or has begun its own */
+        return ask_refuse(&self->error, ASK_BUSY,
+                          "%s (%s) was switching its heap profile; try again", self->target.name,
+                          self->target.program);
+    }
     if (why) {
         return refuse(self, why);
     }
