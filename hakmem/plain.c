@@ -304,7 +304,7 @@ static void free_in_slab(void *p, uint32_t tag)
 
 /* Without a lock, as the fast paths: where no first-class heap has large blocks, of which one may
    be this. p is no block of a slab. */
-static HAK_NOINLINE int keep_span(void *p)
+static HAK_ALWAYS_INLINE int keep_span(void *p)
 {
     struct theap *heap = hak_theap_own;
     return HAK_LIKELY(!hak_address_count(&hak_heap_large)) && heap != &hak_theap_none &&

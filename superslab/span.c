@@ -86,13 +86,6 @@ static struct superslab *span_at(const void *p, uint32_t *first)
     return ss && !(atomic_load_relaxed(&ss->span_granules[*first]) & SPAN_ASIDE) ? ss : NULL;
 }
 
-uint16_t *hak_ss_span_word(const void *p)
-{
-    uint32_t first;
-    struct superslab *ss = any_span_at(p, &first);
-    return ss ? &ss->span_granules[first] : NULL;
-}
-
 size_t hak_ss_span_size(const void *p)
 {
     uint32_t first;
