@@ -350,7 +350,7 @@ int hak_spans_put_reserved(struct span_cache *cache, void *p)
         return 0;
     }
     int64_t bytes = (int64_t)(granules * SS_GRANULE_BYTES);
-    if (HAK_UNLIKELY(!has_room(cache, bytes))) {
+    if (!has_room(cache, bytes)) {
         see_for_more(cache);
         if (!has_room(cache, bytes)) {
             return 0;

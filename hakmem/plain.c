@@ -303,31 +303,17 @@ static void free_in_slab(void *p, uint32_t tag)
 }
 
 /* Without a lock, as the fast paths: where no first-class heap has large blocks, of which one may
-   be this. p is no block of a slab. */
-static HAK_ALWAYS_INLINE int keep_span(void *p)
+   be this. */
+static int keep_span(void *p, uint32_t tag)
 {
     struct theap *heap = hak_theap_own;
-    return HAK_LIKELY(!hak_address_count(&hak_heap_large)) && heap != &hak_theap_none &&
-           hak_spans_put(&heap->spans, p);
-}
-
-/* The same before all else that a free may have to do, if no layer has a say. */
-static HAK_ALWAYS_INLINE int keep_span_soon(void *p, uint32_t tag)
-{
-    if (TAG_IS_SLAB(tag) || atomic_load_acquire(&hak_entry_free_known) || !keep_span(p)) {
-        return 0;
-    }
-    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_background_is_asleep))) {
-        int saved = errno;
-        hak_background_poke();
-        errno = saved;
-    }
-    return 1;
+    return tag == TAG_SPAN && HAK_LIKELY(!hak_address_count(&hak_heap_large)) &&
+           heap != &hak_theap_none && hak_spans_put(&heap->spans, p);
 }
 
 static void free_large(void *p, uint32_t tag)
 {
-    if (tag == TAG_SPAN && keep_span(p)) {
+    if (keep_span(p, tag)) {
         hak_background_poke();
         return;
     }
@@ -384,7 +370,7 @@ HAK_NOINLINE void hak_plain_free_by_tag(void *p, uint32_t tag)
 static HAK_NOINLINE void free_to_bin(void *p, uint32_t tag)
 {
     struct theap *heap = hak_theap_own;
-    if (hak_remote_free_to_bin(heap, p, tag) || keep_span_soon(p, tag)) {
+    if (hak_remote_free_to_bin(heap, p, tag)) {
         return;
     }
     if (hak_remote_is_full(heap, p, tag)) {
