@@ -81,12 +81,8 @@ static HAK_NOINLINE size_t slow_usable_size(const void *p)
     return p ? hak_entry_now()->usable_size(p) : 0;
 }
 
-/* Many ask right after they have allocated. */
 size_t hak_usable_size(const void *p)
 {
-    struct theap *heap = atomic_load_relaxed(&hak_self);
-    const struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
-    int is_in_use = HAK_LIKELY(bin != NULL) &&
-                    (hak_fast_is_in_use(heap, bin, p) || hak_fast_was_just_taken(bin, p));
-    return HAK_LIKELY(is_in_use) ? bin->size : slow_usable_size(p);
+    const struct bin *bin = hak_fast_bin_of_own(atomic_load_relaxed(&hak_self), p);
+    return HAK_LIKELY(bin != NULL) ? bin->size : slow_usable_size(p);
 }

@@ -197,12 +197,14 @@ static HAK_ALWAYS_INLINE int hak_fast_was_just_taken(const struct bin *bin, cons
            atomic_load_relaxed((const int64_t *)p) == hak_link_word(first);
 }
 
-/* The bin of a block of this heap that is certainly in use; NULL if it may be another heap's, free
-   or no block: then the slow path looks well. */
+/* The bin of a block of this heap that is in use; NULL if it may be another heap's, free or no
+   block: then the slow path looks well. Many ask right after they have allocated. */
 static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
 {
     struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
-    return HAK_LIKELY(bin && hak_fast_is_in_use(heap, bin, p)) ? bin : NULL;
+    return HAK_LIKELY(bin && (hak_fast_is_in_use(heap, bin, p) || hak_fast_was_just_taken(bin, p)))
+               ? bin
+               : NULL;
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */

@@ -422,12 +422,12 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
     if (old) {
         int is_kept = retire_list(heap, size_class, old, old_count);
         int falling = falls(heap);
-        if (HAK_UNLIKELY(falling)) {
-            shrink_limit(heap, size_class, falling > 1 ? FALL_TO : heap->limits[size_class]);
-        } else if (!hak_tc_only_frees(heap, size_class)) {
+        if (HAK_UNLIKELY(falling > 1)) {
+            shrink_limit(heap, size_class, FALL_TO);
+        } else if (!falling && !hak_tc_only_frees(heap, size_class)) {
             heap->n_overflows[size_class]++;
             grow_limit(heap, size_class);
-        } else if (!is_kept) {
+        } else if (!falling && !is_kept) {
             uint32_t first = first_limit(size_class);
             shrink_limit(heap, size_class, first > SHRINK_TO ? first : SHRINK_TO);
         }

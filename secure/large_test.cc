@@ -127,6 +127,15 @@ TEST(SecureLarge, ABlockThatGrowsWhileAForkBeginsLosesNothing)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+void free_by_another(const std::vector<void *> &blocks)
+{
+    std::thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+}
+
 /* The system refuses to make the places touchable again, and no list may be changed until the
    fork is done. */
 TEST(SecureLarge, BlocksThatAreFreedDuringAForkAndRefusedComeBack)
@@ -144,11 +153,7 @@ TEST(SecureLarge, BlocksThatAreFreedDuringAForkAndRefusedComeBack)
     hak_os_ops.mmap = [](void *, size_t, int, int, int, off_t) {
         return errno = ENOMEM, MAP_FAILED;
     };
-    std::thread([&] {
-        for (void *p : blocks) {
-            hak_free(p);
-        }
-    }).join();
+    free_by_another(blocks);
     hak_os_ops = ops;
     hak_gate_open();
     EXPECT_TRUE(hak_secure_large_is_stuck());
@@ -299,11 +304,7 @@ TEST(SecureLarge, WithoutGuardsWhatIsRefusedDuringAForkIsTouchable)
     hak_os_ops.mprotect = [](void *p, size_t n, int prot) -> int {
         return prot & PROT_WRITE ? (errno = ENOMEM, -1) : ops.mprotect(p, n, prot);
     };
-    std::thread([&] {
-        for (void *p : blocks) {
-            hak_free(p);
-        }
-    }).join();
+    free_by_another(blocks);
     hak_os_ops = ops;
     hak_gate_open();
     (void)hak_secure_large_flush();
