@@ -5,54 +5,28 @@
 #include <string>
 #include <vector>
 
-#include "checks/survival/cases.h"
+#include "checks/survival/replaced.h"
 
 namespace
 {
 
-constexpr uint64_t MAGIC = 0xC0FFEE;
 constexpr size_t HEADER = 32;
-long n_live, n_made;
 bool is_refusing;
 
 } // namespace
 
 void *operator new(std::size_t size)
 {
-    char *p = is_refusing ? nullptr : static_cast<char *>(malloc(size + HEADER));
-    if (!p) {
-        throw std::bad_alloc();
-    }
-    *reinterpret_cast<uint64_t *>(p) = MAGIC;
-    n_live++;
-    n_made++;
-    return p + HEADER;
+    return made(is_refusing ? nullptr : static_cast<char *>(malloc(size + HEADER)), HEADER);
 }
 
 void operator delete(void *block) noexcept
 {
-    if (block) {
-        char *p = static_cast<char *>(block) - HEADER;
-        CHECK(*reinterpret_cast<uint64_t *>(p) == MAGIC);
-        *reinterpret_cast<uint64_t *>(p) = 0;
-        n_live--;
-        free(p);
-    }
+    end_made(block, HEADER);
 }
 
 namespace
 {
-
-/* What `make` makes has come from the program's operator, and `end` returns it there. */
-template <typename Make, typename End> void pair(Make make, End end)
-{
-    long before = n_made, live = n_live;
-    void *p = make();
-    CHECK(p && n_made == before + 1 && n_live == live + 1);
-    memset(p, 1, 100);
-    end(p);
-    CHECK(n_live == live);
-}
 
 void *plain()
 {
