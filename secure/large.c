@@ -253,31 +253,39 @@ static void *hand_out(struct large *large)
     return large->start;
 }
 
+int hak_secure_serve_anew(struct hak_heap *heap, void **p, size_t alignment, size_t size)
+{
+    int is_libcs = !hak_map_find(*p).tag;
+    hak_secure_below()->free(*p);
+    /* libc's again: the plain functions may have room for the block, but not for its guards. */
+    *p = is_libcs ? hak_fallback_alloc(size, alignment, 0, 1)
+         : heap   ? hak_secure_below()->heap_alloc(heap, size, alignment, 1)
+                  : hak_secure_below()->aligned(alignment, size);
+    if (*p && (is_container(*p) || TAG_IS_SLAB(hak_map_find(*p).tag))) {
+        hak_secure_below()->free(*p);
+        return 0;
+    }
+    if (*p) {
+        memset(*p, 0, size);
+    }
+    return 1;
+}
+
 /* What limbo or libc served is handed through, at the right place, and zero. Returns 0 if the fork
    that closed the gate is over, so that nothing is: a block of the plain functions' has no record.
  */
 static int hand_through(void **served, const struct request *request)
 {
-    void *other = *served;
-    size_t size = request->size, alignment = request->alignment;
-    if (other && (uintptr_t)other % alignment) {
-        int is_libcs = !hak_map_find(other).tag;
-        hak_secure_below()->free(other);
-        /* libc's again: the plain functions may have room for the block, but not for its guards. */
-        other = is_libcs        ? hak_fallback_alloc(size, alignment, 0, 1)
-                : request->heap ? hak_secure_below()->heap_alloc(request->heap, size, alignment, 1)
-                                : hak_secure_below()->aligned(alignment, size);
-        if (other && is_container(other)) {
-            hak_secure_below()->free(other);
+    if (*served && (uintptr_t)*served % request->alignment) {
+        if (!hak_secure_serve_anew(request->heap, served, request->alignment, request->size)) {
             return 0;
         }
+    } else if (*served) {
+        memset(*served, 0, request->size);
     }
-    if (!other) {
+    if (!*served) {
         errno = ENOMEM;
-    } else {
-        memset(other, 0, size);
     }
-    *served = other;
     return 1;
 }
 

@@ -43,6 +43,10 @@ struct large_block {
 /* A block of `size` bytes, all zero, at a multiple of `alignment` (a power of two), of the heap
    unless it is NULL. NULL and ENOMEM. Any thread; no lock held, as of all of these. */
 void *hak_secure_large_alloc(struct hak_heap *heap, size_t alignment, size_t size);
+/* *p, of any size, is limbo's or libc's, and not aligned so: another one comes in its stead, zero,
+   or NULL. Returns 0 if the fork that closed the gate is over, so that *p is none: the plain
+   functions' blocks have neither record nor tail. */
+int hak_secure_serve_anew(struct hak_heap *heap, void **p, size_t alignment, size_t size);
 /* The same for a block of no heap that has been made larger by realloc: with address space ahead.
  */
 void *hak_secure_large_alloc_growing(size_t size);

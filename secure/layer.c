@@ -83,27 +83,6 @@ static void *secure_calloc(size_t bytes)
     return secure_malloc(bytes);
 }
 
-/* *p is limbo's or libc's, and at no such place: another one comes in its stead. Returns 0 if the
-   fork that closed the gate is over, so that *p is none: the plain functions' blocks have no tail.
- */
-static int hand_through_at(struct hak_heap *heap, void **p, size_t alignment, size_t size)
-{
-    int is_libcs = !tag_of(*p); /* then libc's again: see hand_through (large.c) */
-    below()->free(*p);
-    *p = is_libcs ? hak_fallback_alloc(size, alignment, 0, 1)
-         : heap   ? below()->heap_alloc(heap, size, alignment, 1)
-                  : below()->aligned(alignment, size);
-    uint32_t tag = tag_of(*p);
-    if (TAG_IS_SLAB(tag) || is_large(tag)) {
-        below()->free(*p);
-        return 0;
-    }
-    if (*p) {
-        memset(*p, 0, size);
-    }
-    return 1;
-}
-
 static void *secure_aligned(size_t alignment, size_t size)
 {
     void *empty = !size && alignment <= SS_UNIT_BYTES && !hak_fallback_all()
@@ -122,7 +101,7 @@ static void *secure_aligned(size_t alignment, size_t size)
     do {
         p = hak_secure_small_alloc(size_class, size);
     } while (HAK_UNLIKELY((uintptr_t)p & (alignment - 1)) &&
-             !hand_through_at(NULL, &p, alignment, size));
+             !hak_secure_serve_anew(NULL, &p, alignment, size));
     return p;
 }
 
@@ -140,7 +119,7 @@ static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignm
     do {
         p = hak_secure_small_alloc_of(heap, size_class, size);
     } while (HAK_UNLIKELY((uintptr_t)p & (alignment - 1)) &&
-             !hand_through_at(heap, &p, alignment, size));
+             !hak_secure_serve_anew(heap, &p, alignment, size));
     return p;
 }
 
