@@ -228,6 +228,34 @@ TEST_F(Fallback, AlignedWhereTheLimitIsNear)
     alarm(0);
 }
 
+/* The class of such blocks has free ones, at no such place; those of the others have none, and the
+   limit is reached. */
+TEST_F(Fallback, AlignedWhereOtherBlocksAreFree)
+{
+    alarm(60);
+    hak_options.ld_safe = 1;
+    hak_limit_configure(0, static_cast<size_t>(hak_stat_get(committed_bytes)) + (4 << 20));
+    std::vector<void *> all;
+    for (void *p; all.size() < 4000 && (p = hak_malloc(4000)) != nullptr;) {
+        all.push_back(p);
+    }
+    for (size_t i = 0; i < all.size(); i += 2) {
+        hak_free(all[i]);
+        all[i] = nullptr;
+    }
+    for (int i = 0; i < 300; i++) {
+        void *p = hak_aligned_alloc(4096, 4096);
+        ASSERT_NE(p, nullptr);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 4096, 0u);
+        memset(p, 1, 4096);
+        all.push_back(p);
+    }
+    for (void *p : all) {
+        hak_free(p);
+    }
+    alarm(0);
+}
+
 /* There is no jemalloc in this process: nothing is left to libc. */
 TEST_F(Fallback, WithoutJemallocNothing)
 {
