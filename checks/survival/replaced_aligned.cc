@@ -48,11 +48,16 @@ void new_forms(long)
 
 void delete_forms(long)
 {
-    pair(one, [](void *p) { operator delete(p, std::size_t(100), ALIGNMENT); }, ALIGN);
-    pair(one, [](void *p) { operator delete(p, ALIGNMENT, std::nothrow); }, ALIGN);
-    pair(array, [](void *p) { operator delete[](p, ALIGNMENT); }, ALIGN);
-    pair(array, [](void *p) { operator delete[](p, std::size_t(100), ALIGNMENT); }, ALIGN);
-    pair(array, [](void *p) { operator delete[](p, ALIGNMENT, std::nothrow); }, ALIGN);
+    pair(
+        one, [](void *p) { operator delete(p, std::size_t(100), ALIGNMENT); }, ALIGN);
+    pair(
+        one, [](void *p) { operator delete(p, ALIGNMENT, std::nothrow); }, ALIGN);
+    pair(
+        array, [](void *p) { operator delete[](p, ALIGNMENT); }, ALIGN);
+    pair(
+        array, [](void *p) { operator delete[](p, std::size_t(100), ALIGNMENT); }, ALIGN);
+    pair(
+        array, [](void *p) { operator delete[](p, ALIGNMENT, std::nothrow); }, ALIGN);
 }
 
 void plain_forms(long)
