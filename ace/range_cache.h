@@ -101,7 +101,7 @@ void hak_range_count_mapped(size_t bytes);
 char *hak_range_map_space(size_t bytes, size_t align);
 /* Moves the pages of a range that is busy or pinned to a new place of `bytes` at a multiple of
    `align`, which is in the map then, if `committed` bytes of it may be committed. NULL if it cannot
-   be. No lock. */
+   be: then it is in the map where it was. No lock. */
 char *hak_range_move(struct range *range, size_t bytes, size_t align, size_t committed);
 /* So it lies there now, in a mapping that the system merges with no other. */
 void hak_range_set_moved(struct range *range, char *place, size_t bytes);

@@ -70,15 +70,19 @@ static void note_refused(char *place, size_t bytes, int error)
     }
 }
 
+static char *place_for(const struct range *range, size_t bytes, size_t align, size_t committed)
+{
+    size_t more = committed > range->bytes ? committed - range->bytes : 0;
+    return !atomic_load_relaxed(&is_denied) && hak_limit_admit(more, committed, committed)
+               ? hak_range_map_space(bytes, align)
+               : NULL;
+}
+
 char *hak_range_move(struct range *range, size_t bytes, size_t align, size_t committed)
 {
-    if (HAK_UNLIKELY(atomic_load_relaxed(&is_denied))) {
-        return NULL;
-    }
-    size_t more = committed > range->bytes ? committed - range->bytes : 0;
-    char *place =
-        hak_limit_admit(more, committed, committed) ? hak_range_map_space(bytes, align) : NULL;
-    if (!place) {
+    char *place = place_for(range, bytes, align, committed);
+    if (HAK_UNLIKELY(!place)) {
+        hak_range_write_map(range); /* what was cut from another is in the map by its number */
         return NULL;
     }
     /* First the map: once the pages have moved, the old addresses may be anybody's. */

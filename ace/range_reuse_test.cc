@@ -209,6 +209,26 @@ TEST_F(Reuse, ARangeBecomesASuperslab)
     hak_ace_free(p);
 }
 
+/* Of a larger range too, of which a part was to move. */
+TEST_F(Reuse, WithoutAPlaceARangeStaysWhereItIs)
+{
+    for (size_t size : {2 * kMiB + kMiB / 2, 3 * kMiB, 8 * kMiB}) {
+        char *large = filled(size);
+        hak_ace_free(large);
+        FailingOs os;
+        os.fail_always(hak_testing::OS_MMAP);
+        EXPECT_EQ(hak_ace_alloc(kMiB, 1), nullptr) << size;
+        EXPECT_TRUE(os.fired());
+        EXPECT_EQ(hak_stat_get(large_cached_bytes), static_cast<int64_t>(size));
+        expect_sound();
+        os.reset();
+        EXPECT_EQ(alloc(size), large);
+        EXPECT_EQ(hak_ace_usable_size(large), size);
+        hak_ace_free(large);
+        purge_all();
+    }
+}
+
 TEST_F(Reuse, PartOfASuperslabIsClean)
 {
     hak_ace_free(filled(kMiB + kMiB / 2));
