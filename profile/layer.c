@@ -15,11 +15,10 @@
 #include "hakmem/realloc.h"
 #include "hakmem/request.h"
 #include "heap/tcache.h"
+#include "profile/known.h"
 #include "profile/profile.h"
 #include "profile/sample.h"
 
-/* How far behind the start of its block a sampled one lies. */
-#define SHIFT SC_MIN_ALIGN
 /* Of larger classes none is kept in the sampled one's place: p is large there, and with it the
    memory. */
 #define PLACE_MOST 8192u
@@ -39,8 +38,6 @@ struct profile_limit hak_profile_limit;
 
 /* Changes when the period does: what was drawn before is drawn again. */
 static uint32_t epoch = 1;
-static uint64_t n_of_heaps,
-    n_aligned; /* samples of first-class heaps; ever made with an alignment */
 
 static HAK_TLS struct {
     struct profile_random random;
@@ -176,12 +173,8 @@ static int note(const void *p, struct profile_sample *sample, const void *caller
     sample->kind = PROFILE_BLOCK;
     sample->site = site_here(caller);
     sample->made_ms = hak_profile_now_ms();
-    if (!sample->site || !hak_profile_put(p, sample)) {
+    if (!sample->site || !hak_profile_keep(p, sample)) {
         return 0;
-    }
-    hak_profile_count_made(sample);
-    if (sample->heap) {
-        (void)atomic_add_relaxed(&n_of_heaps, (uint64_t)1);
     }
     hak_profile_add_point(sample->made_ms);
     return 1;
@@ -197,14 +190,6 @@ static void *take_place(const struct request *r, size_t natural)
         p = NULL;
     }
     return p;
-}
-
-static void drop_place(void *place)
-{
-    struct profile_sample sample;
-    if (place && hak_profile_take(place, &sample)) {
-        below()->free(place);
-    }
 }
 
 /* A small request, of a class of `natural` bytes, that is sampled. NULL if it cannot be. */
@@ -223,11 +208,8 @@ static void *sample_small(const struct request *r, size_t period, size_t natural
     sample.start = start;
     sample.usable = HAK_SECURE ? usable : natural; /* as if it were not sampled */
     sample.place = shift ? take_place(r, natural) : NULL;
-    if (shift > SHIFT) {
-        atomic_store_relaxed(&n_aligned, (uint64_t)1);
-    }
     if (!note(start + shift, &sample, r->caller)) {
-        drop_place(sample.place);
+        hak_profile_drop_place(below(), sample.place);
         below()->free(start);
         return NULL;
     }
@@ -641,64 +623,18 @@ static void *profile_heap_alloc(struct hak_heap *heap, size_t size, size_t align
     return heap_alloc(&r);
 }
 
-/* --- frees --- */
+/* --- frees and sizes --- */
 
-/* 0 if p is certainly none that was sampled: no sample has its hash, or it is the start of a block
-   of a slab, where the variant has them shifted. */
-static int may_be_sampled(const void *p)
-{
-    if (!hak_profile_may_have(p)) {
-        return 0;
-    }
-    if (HAK_SECURE) {
-        return 1;
-    }
-    uint32_t tag = hak_map_find(p).tag;
-    const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
-    return !TAG_IS_SLAB(tag) ||
-           !hak_sc_is_block((uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1)), row->magic, row->limit);
-}
-
-static int look(const void *p, struct profile_sample *sample)
-{
-    return may_be_sampled(p) && hak_profile_look(p, sample) && sample->kind == PROFILE_BLOCK;
-}
-
-/* Takes the sample of p out of the books; 0 if there is none. */
-static int take(const void *p, struct profile_sample *sample)
-{
-    if (!may_be_sampled(p) || !hak_profile_take(p, sample)) {
-        return 0;
-    }
-    hak_profile_count_freed(sample, hak_profile_now_ms());
-    if (sample->heap) {
-        (void)atomic_sub_relaxed(&n_of_heaps, (uint64_t)1);
-    }
-    return 1;
-}
-
-/* Frees p and what was taken with it, if it was sampled; else returns 0. */
 static int free_sampled(void *p)
 {
-    struct profile_sample sample;
-    if (!take(p, &sample)) {
-        return 0;
-    }
-    below()->free(sample.start);
-    drop_place(sample.place);
-    return 1;
-}
-
-static int free_known(void *p)
-{
-    return HAK_UNLIKELY(hak_profile_may_have(p)) && free_sampled(p);
+    return HAK_UNLIKELY(hak_profile_may_have(p)) && hak_profile_free_known(below(), p);
 }
 
 /* Where a layer below has put blocks elsewhere. The plain function asks about blocks that may have
    been sampled itself (hak_entry_free_known). */
 static void profile_free(void *p)
 {
-    if (!free_sampled(p)) {
+    if (!hak_profile_free_known(below(), p)) {
         below()->free(p);
     }
 }
@@ -706,7 +642,7 @@ static void profile_free(void *p)
 static HAK_NOINLINE size_t look_for_size(const void *p)
 {
     struct profile_sample sample;
-    return look(p, &sample) ? sample.usable : below()->usable_size(p);
+    return hak_profile_look_known(p, &sample) ? sample.usable : below()->usable_size(p);
 }
 
 /* Alone, so that what is frequent saves no register: programs that count their memory ask after
@@ -727,9 +663,9 @@ static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable
 static size_t size_for_realloc(const void *p)
 {
     struct profile_sample sample;
-    return HAK_UNLIKELY(look(p, &sample)) ? sample.usable
-           : below() == &hak_entry_plain  ? hak_plain_size_for(p, PLAIN_REALLOC)
-                                          : below()->usable_size(p);
+    return HAK_UNLIKELY(hak_profile_look_known(p, &sample)) ? sample.usable
+           : below() == &hak_entry_plain                    ? hak_plain_size_for(p, PLAIN_REALLOC)
+                                                            : below()->usable_size(p);
 }
 
 /* A realloc is one call of the thread's: what it takes has its caller. */
@@ -764,11 +700,11 @@ static void *realloc_below(void *p, size_t size, struct hak_heap *heap, int is_z
                            const void *caller)
 {
     struct profile_sample sample;
-    int was_sampled = p && take(p, &sample);
+    int was_sampled = p && hak_profile_take_known(p, &sample);
     void *q = below()->realloc(p, size, heap, is_zeroed);
     if (!q && size) {
-        if (was_sampled && hak_profile_put(p, &sample)) {
-            hak_profile_count_made(&sample);
+        if (was_sampled) {
+            (void)hak_profile_keep(p, &sample);
         }
         return NULL;
     }
@@ -789,7 +725,7 @@ static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is
     if (!p && !heap && !is_zeroed) {
         return other_malloc(size, caller);
     }
-    int is_shifted = p && look(p, &sample) && sample.start != p;
+    int is_shifted = p && hak_profile_look_known(p, &sample) && sample.start != p;
     if (p && (HAK_SECURE || (size > SC_SMALL_MAX && !is_shifted))) {
         return realloc_below(p, size, heap, is_zeroed, caller);
     }
@@ -799,43 +735,16 @@ static void *profile_realloc(void *p, size_t size, struct hak_heap *heap, int is
 
 /* --- heaps and walks --- */
 
-/* The heap that is being destroyed. */
-static void forget(const struct profile_sample *seen, void *heap)
-{
-    struct profile_sample sample;
-    if (seen->heap == heap && take((const void *)seen->key, &sample) && sample.place) {
-        (void)hak_profile_take(sample.place, &sample);
-    }
-}
-
 static void profile_heap_destroy(struct hak_heap *heap)
 {
-    if (atomic_load_relaxed(&n_of_heaps)) {
-        hak_profile_each_sample(forget, heap);
-    }
+    hak_profile_forget_heap(heap);
     below()->heap_destroy(heap);
 }
 
-/* Of the secure variant, none lies elsewhere. */
 static size_t profile_walked(void **p, size_t usable)
 {
     size_t size = below()->walked(p, usable);
-    struct profile_sample sample;
-    if (HAK_SECURE || !size || !atomic_load_relaxed(&hak_profile_n_samples)) {
-        return size;
-    }
-    if (hak_profile_look(*p, &sample) && sample.kind == PROFILE_PLACE) {
-        return 0;
-    }
-    size_t most = atomic_load_relaxed(&n_aligned) ? SC_SMALL_MAX : SHIFT;
-    for (size_t shift = SHIFT; shift <= most; shift *= 2) {
-        char *block = (char *)*p + shift;
-        if (hak_profile_look(block, &sample) && sample.start == *p) {
-            *p = block;
-            return sample.usable;
-        }
-    }
-    return size;
+    return HAK_SECURE || !size ? size : hak_profile_walk_known(p, size);
 }
 
 static void profile_name(void *p, enum entry_family family)
@@ -889,7 +798,7 @@ int hak_profile_begin(size_t period)
     atomic_store_relaxed(&hak_profile_last_period, period);
     atomic_store_release(&hak_profile_period, period);
     (void)atomic_add_relaxed(&epoch, 1u);
-    atomic_store_release(&hak_entry_free_known, free_known);
+    atomic_store_release(&hak_entry_free_known, free_sampled);
     atomic_store_release(&hak_entry_pass, pass_small);
     atomic_store_relaxed(&hak_profile_layer.wants, (int)ENTRY_WANTS_METERED);
     hak_entry_add(&hak_profile_layer);

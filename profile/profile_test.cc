@@ -286,6 +286,21 @@ TEST(Profile, HeapsOfOnesOwn)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+TEST(Profile, ARefusedReallocLeavesAHeapsSampleToTheHeap)
+{
+    uint64_t before = n_samples();
+    Sampling sampling(1);
+    struct hak_heap *heap = hak_heap_create();
+    ASSERT_TRUE(heap);
+    void *p = hak_heap_malloc(heap, 100000);
+    ASSERT_TRUE(p);
+    EXPECT_GT(n_samples(), before);
+    EXPECT_EQ(hak_realloc(p, PTRDIFF_MAX), nullptr);
+    EXPECT_GT(n_samples(), before);
+    hak_heap_destroy(heap);
+    EXPECT_EQ(n_samples(), before);
+}
+
 TEST(Profile, AWalkVisitsEachBlockOnceAsTheProgramKnowsIt)
 {
     Sampling sampling(300);
