@@ -135,8 +135,8 @@ class Sampled(unittest.TestCase):
         options = options or ("--period", "8192")
         tool = self.command(pid or program.pid, "--seconds", "3000", *options, file=file)
         while not select.select([tool.stderr], [], [], 0.01)[0]:
-            # What takes memory sees the request. How often depends on how busy the machine is: so it
-            # is none of what is counted.
+            # What takes memory sees the request. How often it does depends on how busy the machine
+            # is: so it is none of what is counted.
             program.say("aside 100")
         self.assertRegex(tool.stderr.readline(), r"^hakmem: process \d+ \(.*\) samples for 3000 s$")
         return tool
