@@ -774,8 +774,8 @@ static double now(void)
 static void enter_sandbox(void)
 {
 #if HAS_SANDBOX
-    static const int allowed[] = {SANDBOX_MALLOC,        SANDBOX_THREADS, SANDBOX_THREAD_END,
-                                  SYS_getrandom,         SYS_sysinfo,     SYS_newfstatat,
+    static const int allowed[] = {SANDBOX_MALLOC,       SANDBOX_THREADS, SANDBOX_THREAD_END,
+                                  SYS_getrandom,        SYS_sysinfo,     SYS_newfstatat,
                                   SYS_sched_getaffinity};
     if (sandbox_enter(allowed, sizeof allowed / sizeof *allowed, 1)) {
         perror("hakmem_stress: sandbox");
