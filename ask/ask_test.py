@@ -279,8 +279,13 @@ class Asked:
                               r"voluntary_ctxt_switches|VmSize):\s*(.*)$", text)
             return kept, sorted(os.listdir("/proc/%s/fd" % pid))
 
+        def rests(pid):
+            with open("/proc/%s/stat" % pid, encoding="utf-8") as stream:
+                return stream.read().rpartition(")")[2].split()[0] == "S"
+
         with self.process() as there:
-            time.sleep(0.1)
+            while not rests(there.pid):  # it has still to come to its pause
+                time.sleep(0.01)
             before = state(there.pid)
             self.assertEqual(run("stats", "--json", there.pid).returncode, 0)
             self.assertEqual(run("top", "-n", "2", "-d", "0.01", there.pid).returncode, 0)

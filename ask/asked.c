@@ -1,6 +1,7 @@
 /* asked: a program that `hakmem profile PID` samples. Does what each line of standard input says,
    and answers "done":
    keep N    keeps N blocks of 1,000 bytes more
+   aside N   the same, by another function
    churn N   N threads allocate and free from now on
    births    threads are born, allocate and end, until the next line
    fork      a child prints its pid and the word `child`, and keeps blocks until it is killed
@@ -25,9 +26,17 @@ void *volatile kept[1000000];
 static size_t n_kept;
 static volatile int is_over;
 
-__attribute__((noinline)) void keep_small(void)
+__attribute__((noinline, aligned(64))) void keep_small(void)
 {
     kept[n_kept++] = malloc(1000);
+}
+
+static void *volatile aside[1000000];
+static size_t n_aside;
+
+__attribute__((noinline, aligned(64))) void keep_aside(void)
+{
+    aside[n_aside++] = malloc(1000);
 }
 
 static void churn_some(unsigned seed)
@@ -108,6 +117,10 @@ static void obey(const char *line, char **argv)
     if (strncmp(line, "keep", 4) == 0) {
         while (n--) {
             keep_small();
+        }
+    } else if (strncmp(line, "aside", 5) == 0) {
+        while (n--) {
+            keep_aside();
         }
     } else if (strncmp(line, "churn", 5) == 0) {
         begin(churn, n);

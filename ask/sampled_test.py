@@ -135,7 +135,9 @@ class Sampled(unittest.TestCase):
         options = options or ("--period", "8192")
         tool = self.command(pid or program.pid, "--seconds", "3000", *options, file=file)
         while not select.select([tool.stderr], [], [], 0.01)[0]:
-            program.say("keep 100")  # what takes memory sees the request
+            # What takes memory sees the request. How often it does depends on how busy the machine
+            # is: so it is none of what is counted.
+            program.say("aside 100")
         self.assertRegex(tool.stderr.readline(), r"^hakmem: process \d+ \(.*\) samples for 3000 s$")
         return tool
 
@@ -169,12 +171,12 @@ class Sampled(unittest.TestCase):
                 self.assertGreater(int(raw.head["live_bytes"]), 9000 * 1000)
                 self.assertTrue(all(re.fullmatch("-|[0-9a-f]{8,64}", m[3]) for m in raw.maps))
                 self.assertTrue(any(line.startswith("point ") for line in raw.lines))
-                # Six standard deviations of 4.2 %; some may have been kept when it began.
-                self.assertAlmostEqual(raw.kept() / 4000, 1.05, delta=0.3)
+                # More than six standard deviations of 4.4 %.
+                self.assertAlmostEqual(raw.kept() / 4000, 1, delta=0.3)
                 # Off: what is kept now is not seen, and what was seen is still live.
                 program.say("keep 30000")
                 again = self.finish(self.begin(program))
-                self.assertAlmostEqual(again.kept() / raw.kept(), 1.05, delta=0.4)
+                self.assertAlmostEqual(again.kept() / raw.kept(), 1, delta=0.1)
 
     def test_again_and_again_while_threads_end_and_libraries_are_loaded(self):
         program = self.start()
@@ -197,7 +199,8 @@ class Sampled(unittest.TestCase):
         second = self.begin(program, pid=child, file=other)
         raw = self.finish(second, file=other)
         self.assertEqual(int(raw.head["pid"]), child)
-        self.assertAlmostEqual(self.finish(tool).kept() / 2000, 1.1, delta=0.6)
+        # Six standard deviations of 6.2 %.
+        self.assertAlmostEqual(self.finish(tool).kept() / 2000, 1, delta=0.4)
 
     def test_a_process_that_ends_or_becomes_another(self):
         for line, answer in (("end", None), ("exec", "ready")):
@@ -244,7 +247,7 @@ class Sampled(unittest.TestCase):
         tool.kill()
         tool.wait()
         while status == 8:  # until it has forgotten
-            program.say("keep 100")
+            program.say("aside 100")
             status, said = self.fails(program.pid, "--seconds", "1")
         self.assertEqual(status, 0, said)
 
@@ -254,7 +257,7 @@ class Sampled(unittest.TestCase):
         self.assertEqual(status, 8)
         self.assertIn("it took no fresh memory from hakmem", said)
         program.say("keep 20000")  # the request is withdrawn
-        self.assertLess(self.finish(self.begin(program)).kept(), 10000)
+        self.assertLess(self.finish(self.begin(program)).kept(), 100)
 
     def test_refusals(self):
         self.assertEqual(self.fails(2**30)[0], 3)

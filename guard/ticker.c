@@ -15,7 +15,8 @@
 #include "guard/slots.h"
 #include "heap/theap.h"
 
-#define STACK_BYTES (256 * HAK_KIB) /* static thread-local storage of the program included */
+#define STACK_BYTES      (256 * HAK_KIB) /* static thread-local storage of the program included */
+#define LONGEST_SLICE_NS (TICKER_LONGEST_NS / TICKER_DUTY)
 
 uint32_t hak_guard_ticker;
 uint32_t hak_guard_is_busy;
@@ -67,7 +68,8 @@ static void switch_to(uint64_t rate)
 /* --- the thread --- */
 
 struct ticker {
-    uint64_t slice_ns;    /* how long slices last */
+    uint64_t slice_ns;    /* how long the next one is to last */
+    uint64_t late_ns;     /* how much longer they do last */
     uint64_t interval_ns; /* until the next */
     uint64_t end_ns;      /* when the last one ended */
 };
@@ -88,9 +90,30 @@ static uint64_t next_pause(const struct ticker *ticker)
 /* What one in `rate` calls of all time means for a slice after so long a time. */
 static uint64_t rate_in_slice(const struct ticker *ticker, uint64_t rate, uint64_t gap_ns)
 {
-    double part = (double)ticker->slice_ns / (double)(ticker->slice_ns + gap_ns);
+    uint64_t lasts_ns = ticker->slice_ns + ticker->late_ns;
+    double part = (double)lasts_ns / (double)(lasts_ns + gap_ns);
     double in_slice = (double)rate * part + 0.5;
     return in_slice < 1 ? 1 : (uint64_t)in_slice;
+}
+
+/* A slice without a call: no thread allocates; or those that do were waiting for a processor, which
+   they get for some milliseconds at a time. The next one lasts longer. */
+static void plan_next(struct ticker *ticker, uint64_t last_ns)
+{
+    uint64_t late_ns = last_ns > ticker->slice_ns ? last_ns - ticker->slice_ns : 0;
+    ticker->late_ns = (3 * ticker->late_ns + late_ns) / 4;
+    if (atomic_load_relaxed(&hak_guard_is_busy)) {
+        uint64_t lasts_ns = ticker->slice_ns + ticker->late_ns;
+        ticker->interval_ns = TICKER_DUTY * (last_ns > lasts_ns ? last_ns : lasts_ns);
+        ticker->slice_ns =
+            ticker->slice_ns / 2 > TICKER_SLICE_NS ? ticker->slice_ns / 2 : TICKER_SLICE_NS;
+        return;
+    }
+    if (ticker->interval_ns < TICKER_LONGEST_NS) {
+        ticker->interval_ns *= 2;
+    }
+    ticker->slice_ns =
+        ticker->slice_ns * 2 < LONGEST_SLICE_NS ? ticker->slice_ns * 2 : LONGEST_SLICE_NS;
 }
 
 static void do_slice(struct ticker *ticker, uint64_t rate)
@@ -103,23 +126,16 @@ static void do_slice(struct ticker *ticker, uint64_t rate)
     }
     atomic_store_relaxed(&hak_guard_is_busy, 0u);
     end_switch(1, rate_in_slice(ticker, rate, begin_ns - ticker->end_ns));
-    sleep_ns(TICKER_SLICE_NS);
+    sleep_ns(ticker->slice_ns);
     begin_switch();
     switch_to(atomic_load_relaxed(&wanted));
     ticker->end_ns = hak_os_ops.precise_ns();
-    uint64_t last_ns = ticker->end_ns - begin_ns;
-    ticker->slice_ns = (3 * ticker->slice_ns + last_ns) / 4;
-    if (atomic_load_relaxed(&hak_guard_is_busy)) {
-        ticker->interval_ns =
-            TICKER_DUTY * (last_ns > ticker->slice_ns ? last_ns : ticker->slice_ns);
-    } else if (ticker->interval_ns < TICKER_LONGEST_NS) {
-        ticker->interval_ns *= 2;
-    }
+    plan_next(ticker, ticker->end_ns - begin_ns);
 }
 
 static void *tick(void *unused)
 {
-    struct ticker ticker = {TICKER_SLICE_NS, (uint64_t)TICKER_DUTY * TICKER_SLICE_NS,
+    struct ticker ticker = {TICKER_SLICE_NS, 0, (uint64_t)TICKER_DUTY * TICKER_SLICE_NS,
                             hak_os_ops.precise_ns()};
     hak_theap_refuse();
     for (;;) {

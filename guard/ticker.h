@@ -7,7 +7,9 @@
    ends; while there is nothing to sample it sleeps. Where it cannot be made, nothing is guarded.
 
    A slice lasts about TICKER_SLICE_NS, and the time between two TICKER_DUTY times as long as the
-   last slices did; longer, up to TICKER_LONGEST_NS, while no thread allocates. In it, one in
+   last slices did. Behind one in which no thread has allocated, both are twice as long, up to
+   TICKER_LONGEST_NS: on a busy machine a thread is not running in most of the shortest slices, and
+   hardly ever in one that begins when the ticker takes its processor. In a slice, one in
    rate * slice / (slice + time since the last one) calls is sampled.
 
    Where every call comes to the layer anyway (secure variant), there is none. */

@@ -74,6 +74,7 @@ entry_layer Recorder<Place>::layer = {
     nullptr,
     nullptr,
     0,
+    nullptr,
     0,
 };
 using Low = Recorder<ENTRY_PLACE_BLOCKS + 10>;

@@ -505,7 +505,7 @@ TEST_F(Depot, AHeapThatFallsEmptiesItsLists)
     for (uint64_t seed = 1; seed <= 2; seed++) {
         Rng rng(seed);
         std::vector<void *> blocks;
-        while (hak_stat_get(heap_used_bytes) < int64_t{1000} * SC_SLAB_BYTES) {
+        while (hak_stat_get(heap_used_bytes) < 1000 * static_cast<int64_t>(SC_SLAB_BYTES)) {
             blocks.push_back(hak_malloc(rng.one_in(2) ? 100 : 200));
         }
         const int64_t peak = hak_stat_get(heap_used_bytes);

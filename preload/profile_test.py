@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 LIBRARIES = [os.path.abspath(a) for a in sys.argv[1:3]]
@@ -146,11 +147,13 @@ class Profiles(unittest.TestCase):
         self.assertEqual({Profile(p).head["reason"] for p in paths}, {"growth"})
 
     def test_interval(self):
+        begun = time.monotonic()
         paths = self.run_it("seconds", INTERVAL=1, PERIOD=2000)
+        most = int(time.monotonic() - begun)
         reasons = [Profile(p).head["reason"] for p in paths]
         self.assertEqual(sorted(set(reasons)), ["exit", "interval"])
         self.assertEqual(reasons.count("exit"), 1)
-        self.assertIn(reasons.count("interval"), (1, 2, 3, 4))
+        self.assertLessEqual(reasons.count("interval"), most)
 
     def test_threads(self):
         (path,) = self.run_it("threads", PERIOD=65536, THREADS=1)
