@@ -2,6 +2,7 @@
    together with what fast paths see of the heaps, with the HEAPS lock held (hak_theap_switch). */
 #include "hakmem/entry.h"
 
+#include "ace/ace.h"
 #include "hakmem/fallback.h"
 #include "hakmem/heap.h"
 #include "hakmem/plain.h"
@@ -175,6 +176,7 @@ void hak_entry_fork_child(void)
     if (state == STARTING && !is_starting) {
         state = NOT_STARTED;
     }
+    hak_fallback_fork_child();
     void (*in_child)(void) = atomic_load_acquire(&hak_entry_in_child);
     if (in_child) {
         in_child();
@@ -266,9 +268,10 @@ void hak_entry_remove(struct entry_layer *layer)
     hak_fork_catch_up(); /* a fork in a signal handler may have left it to this thread */
 }
 
-static int is_libcs(const void *p)
+static void free_large(void *p)
 {
-    return hak_fallback_holds(p) != 0;
+    hak_heap_forget(p);
+    hak_ace_free(p);
 }
 
 static int end_heap(struct owner *owner)
@@ -281,8 +284,8 @@ static int end_heap(struct owner *owner)
 }
 
 const struct fork_parts hak_entry_fork_parts = {
-    .is_libcs = is_libcs,
-    .free_block = hak_plain_free,
+    .free_large = free_large,
+    .free_libcs = hak_fallback_catch_up,
     .end_heap = end_heap,
     .mend = hak_entry_mend,
     .in_child = hak_entry_fork_child,

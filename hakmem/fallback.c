@@ -6,10 +6,10 @@
 
 #include "base/address_table.h"
 #include "base/atomic.h"
+#include "base/error.h"
 #include "base/lock.h"
 #include "base/options.h"
 #include "base/size_classes.h"
-#include "heap/fork.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
 #include "limit/fail.h"
@@ -31,6 +31,7 @@ struct node {
 
 static LOCK_DEFINE(lock, LOCK_RANK_FALLBACK);
 static HAK_LARGE_ZEROS struct address_table blocks;
+static void *waiting; /* freed while the gate was closed: recorded, linked by their first words */
 
 static int is_jemalloc_blocked(void)
 {
@@ -77,6 +78,57 @@ static int record(const void *p, size_t size)
     return node != NULL;
 }
 
+/* The block is recorded no more. Returns 0 if it was not; -1 if the gate is closed. */
+static int forget(const void *p)
+{
+    if (!hak_gate_enter()) {
+        return -1;
+    }
+    hak_lock_acquire(&lock);
+    struct address_node **link = hak_address_find(&blocks, p);
+    int is_ours = *link != NULL;
+    if (is_ours) {
+        hak_address_drop(&blocks, hak_address_take_out(&blocks, link));
+    }
+    hak_lock_release(&lock);
+    hak_gate_leave();
+    return is_ours;
+}
+
+static void wait_with(void *p)
+{
+    void *first = atomic_load_relaxed(&waiting);
+    do {
+        *(void **)p = first;
+    } while (!atomic_cas_weak_seq(&waiting, &first, p));
+}
+
+/* A block that was freed twice while the gate was closed is in the list twice, and the list may go
+   round: each is looked at before it is touched. */
+void hak_fallback_catch_up(void)
+{
+    if (HAK_LIKELY(!atomic_load_relaxed(&waiting)) || hak_gate_is_closed()) {
+        return;
+    }
+    int is_ours = 1;
+    for (void *p = atomic_exchange_seq(&waiting, NULL), *next; p; p = next) {
+        is_ours = is_ours < 0 ? is_ours : forget(p);
+        HAK_CHECK(is_ours, "block freed twice, or invalid pointer freed (not the start of a block)",
+                  p);
+        next = *(void **)p;
+        if (is_ours < 0) {
+            wait_with(p); /* closed again */
+        } else {
+            __libc_free(p);
+        }
+    }
+}
+
+void hak_fallback_fork_child(void)
+{
+    waiting = NULL;
+}
+
 void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
 {
     int all = hak_fallback_all();
@@ -84,6 +136,7 @@ void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refuse
         return NULL;
     }
     size = size ? size : 1;
+    hak_fallback_catch_up();
     if (!all && hak_gate_is_closed()) {
         return hak_limbo_alloc(size, align, NULL);
     }
@@ -134,21 +187,15 @@ int hak_fallback_free(void *p)
     if (HAK_LIKELY(!hak_address_count(&blocks))) {
         return 0;
     }
-    if (!hak_gate_enter()) {
-        int waits = hak_fallback_holds(p) != 0;
-        if (waits) {
-            hak_fork_defer_block(p);
+    hak_fallback_catch_up();
+    int is_ours = forget(p);
+    if (is_ours < 0) {
+        is_ours = hak_fallback_holds(p) != 0;
+        if (is_ours) {
+            wait_with(p);
         }
-        return waits;
+        return is_ours;
     }
-    hak_lock_acquire(&lock);
-    struct address_node **link = hak_address_find(&blocks, p);
-    int is_ours = *link != NULL;
-    if (is_ours) {
-        hak_address_drop(&blocks, hak_address_take_out(&blocks, link));
-    }
-    hak_lock_release(&lock);
-    hak_gate_leave();
     if (is_ours) {
         __libc_free(p);
     }

@@ -28,8 +28,14 @@ void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refuse
 size_t hak_fallback_size(const void *p);
 /* The same of recorded blocks alone, whatever p is. */
 size_t hak_fallback_holds(const void *p);
-/* Frees a block that libc serves; 0 if p is none. */
+/* Frees a block that libc serves; 0 if p is none. It waits while the gate is closed. */
 int hak_fallback_free(void *p);
+/* Frees what has waited, as the next call for libc does too: never who opens the gate, since its
+   fork may be a signal handler's that has interrupted libc's malloc. No lock held, outside of the
+   gate. */
+void hak_fallback_catch_up(void);
+/* In a forked child: what waits stays allocated there. */
+void hak_fallback_fork_child(void);
 
 HAK_EXTERN_C_END
 

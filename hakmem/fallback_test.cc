@@ -14,6 +14,7 @@
 #include "base/options.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
+#include "heap/gate.h"
 #include "limit/limit.h"
 #include "testing/count_malloc.h"
 #include "testing/rng.h"
@@ -61,6 +62,53 @@ TEST_F(Fallback, NothingByDefault)
         }
     }
     EXPECT_EQ(fallbacks(), 0);
+}
+
+/* Who opens the gate may be a signal handler that has interrupted libc's malloc: a block that was
+   freed while it was closed waits for the next call. */
+TEST_F(Fallback, FreedDuringAFork)
+{
+    hak_options.ld_safe = 1;
+    hak_limit_configure(0, 1);
+    void *p = hak_malloc(200000), *q = hak_malloc(200000), *r = hak_malloc(200000);
+    ASSERT_EQ(fallbacks(), 3);
+    hak_gate_close();
+    std::thread([&] {
+        hak_free(p);
+        hak_free(q);
+    }).join();
+    EXPECT_TRUE(hak_fallback_holds(p) && hak_fallback_holds(q));
+    hak_gate_open();
+    EXPECT_TRUE(hak_fallback_holds(p) && hak_fallback_holds(q));
+    hak_free(r);
+    EXPECT_FALSE(hak_fallback_holds(p) || hak_fallback_holds(q) || hak_fallback_holds(r));
+    p = hak_malloc(200000);
+    hak_gate_close();
+    std::thread([&] { hak_free(p); }).join();
+    hak_fallback_catch_up();
+    EXPECT_TRUE(hak_fallback_holds(p)) << "as long as the gate is closed";
+    hak_gate_open();
+    (void)hak_purge();
+    EXPECT_FALSE(hak_fallback_holds(p));
+}
+
+void free_twice_during_a_fork()
+{
+    hak_options.ld_safe = 1;
+    hak_limit_configure(0, 1);
+    void *p = hak_malloc(200000);
+    hak_gate_close();
+    std::thread([&] {
+        hak_free(p);
+        hak_free(p);
+    }).join();
+    hak_gate_open();
+    (void)hak_purge();
+}
+
+TEST_F(Fallback, FreedTwiceDuringAFork)
+{
+    EXPECT_DEATH(free_twice_during_a_fork(), "block freed twice");
 }
 
 /* 1: what hakmem cannot serve. */

@@ -1,6 +1,6 @@
 /* A fork in a signal handler after each instruction of what is done inside the allocator, of its
-   door, and of a fork that is under way. The processor's trap flag makes it certain. The child goes
-   on with what was interrupted: all must be whole then, and nothing held or lost. */
+   door, and of a fork that is under way. The child goes on with what was interrupted: all must be
+   whole then, and nothing held or lost. */
 #include <atomic>
 #include <climits>
 #include <csignal>
@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <sys/wait.h>
 #include <thread>
-#include <ucontext.h>
 #include <unistd.h>
 #include <vector>
 
@@ -20,6 +19,7 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
+#include "hakmem/fork_testing.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "heap/gate.h"
@@ -29,15 +29,13 @@
 namespace
 {
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#if FORK_TESTING_CAN_STEP
+
+using namespace fork_testing;
 
 const char *scenario;
 int step, every; /* one instruction in so many */
 bool is_child, failed;
-
-#define STEP(on)                                                                                   \
-    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::     \
-                         : "memory", "cc")
 
 /* The child goes on without the flag. */
 void fork_here(int, siginfo_t *, void *context)
@@ -50,7 +48,7 @@ void fork_here(int, siginfo_t *, void *context)
     if (child == 0) {
         alarm(60);
         is_child = true;
-        static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
+        take_flag_away(context);
         return;
     }
     while (waitpid(child, &status, 0) < 0) {
@@ -128,13 +126,6 @@ int forks_at_most()
 {
     const char *most = getenv("HAK_FORK_STEPS");
     return most ? atoi(most) : 60;
-}
-
-template <class F> void with_flag(F work)
-{
-    STEP("orq $0x100, (%%rsp)");
-    work();
-    STEP("andq $~0x100, (%%rsp)");
 }
 
 /* Forks after each instruction of `work`, or after each n-th one, n_most times at the most. `work`
@@ -276,7 +267,7 @@ std::atomic<uint64_t> clock_now; /* stands still, so that all turns take the sam
 void wait_here(int, siginfo_t *, void *context)
 {
     if (++step == stop_at) {
-        static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
+        take_flag_away(context);
         is_there = true;
         while (!may_go_on) {
             usleep(100);

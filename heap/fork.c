@@ -89,15 +89,18 @@ void hak_fork_defer_collect(void)
     atomic_store_seq(&is_uncollected, 1u);
 }
 
-/* A pool's blocks come back through it alone, which has looked whose it is. */
+/* Not by plain free: this may be a signal handler that has interrupted the thread while it was
+   changing its bins, its outbox or its freed spans. Small blocks are first-class heaps' and pools'.
+ */
 static void free_block(void *p)
 {
     uint32_t tag = hak_map_find(p).tag;
-    struct owner *owner = TAG_IS_SLAB(tag) ? hak_owner_by_id(TAG_OWNER(tag)) : NULL;
-    if (!owner || owner->kind != OWNER_POOL) {
-        hak_entry_fork_parts.free_block(p);
+    if (!TAG_IS_SLAB(tag)) {
+        hak_entry_fork_parts.free_large(p);
         return;
     }
+    struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
+    HAK_CHECK(owner, "invalid pointer freed (it belongs to a pool of its own)", p);
     hak_lock_acquire(&owner->lock);
     hak_small_put(owner, TAG_CLASS(tag), p);
     hak_owner_release(owner);
@@ -110,8 +113,7 @@ static void free_blocks(void *p)
 {
     while (p) {
         struct ss_lookup found = hak_super_lookup(p);
-        HAK_CHECK(found.kind == SS_NOT_OURS ? hak_entry_fork_parts.is_libcs(p)
-                                            : found.is_allocated && found.start == p,
+        HAK_CHECK(found.is_allocated && found.start == p,
                   "block freed twice, or invalid pointer freed (not the start of a block)", p);
         void *next = *(void **)p;
         free_block(p);
@@ -192,13 +194,19 @@ static void count_ended(void)
     }
 }
 
-void hak_fork_catch_up(void)
+void hak_fork_catch_up_opened(void)
 {
     if (is_any_or_busy() && hak_gate_enter()) {
         hak_fork_catch_up_inside();
         hak_gate_leave();
     }
     count_ended();
+}
+
+void hak_fork_catch_up(void)
+{
+    hak_fork_catch_up_opened();
+    hak_entry_fork_parts.free_libcs();
 }
 
 /* For a free, which waits for no thread that is about it. If the gate is closed by now, whoever has

@@ -2,7 +2,10 @@
 
    What is put off waits in lock-free lists, which the thread that opens the gate empties, or the
    one that put something in just after. Who must find nothing waiting (a walk, a purge, the end of
-   a first-class heap) empties them too. */
+   a first-class heap) empties them too. Whoever opens the gate may be in a signal handler that has
+   interrupted a fast path: so what waits is done by locks alone, as no thread's cache is whole
+   then, and libc's blocks, for which no lock of ours would do, wait elsewhere
+   (hakmem/fallback.h). */
 #ifndef HAKMEM_HEAP_FORK_H
 #define HAKMEM_HEAP_FORK_H
 
@@ -19,8 +22,8 @@ struct owner;
 
 /* What the rooms above do for a fork; hakmem defines it (entry.c). */
 struct fork_parts {
-    int (*is_libcs)(const void *p);       /* libc serves the block */
-    void (*free_block)(void *p);          /* plain free */
+    void (*free_large)(void *p);          /* into no thread's cache; inside the gate */
+    void (*free_libcs)(void);             /* blocks of libc that wait */
     int (*end_heap)(struct owner *owner); /* ends a first-class heap; 0 if the owner is none */
     void (*mend)(void);                   /* the table of entry points is made whole */
     void (*in_child)(void);               /* what the child does above */
@@ -38,7 +41,7 @@ void hak_fork_start(void);
 pid_t hak_fork_bare(void);
 
 /* Each is called when hak_gate_enter has refused. */
-/* A block, its start, that free would take a lock for. Its first word is overwritten. */
+/* A block of ours, its start, that free would take a lock for. Its first word is overwritten. */
 void hak_fork_defer_block(void *p);
 /* A first-class heap or a pool that is being destroyed. */
 void hak_fork_defer_end(struct owner *owner);
@@ -48,8 +51,10 @@ void hak_fork_defer_thread(struct theap *heap);
    sends it has his outbox in hand: if the gate is open by now, he empties it himself. */
 void hak_fork_defer_collect(void);
 /* Does all that waits, if the gate is open. No lock held. May wait for the background thread's end,
-   if a thread has ended while the gate was closed. */
+   if a thread has ended while the gate was closed. Not from a signal handler. */
 void hak_fork_catch_up(void);
+/* The same, from a signal handler too, for who has opened the gate: libc's blocks wait on. */
+void hak_fork_catch_up_opened(void);
 /* The same inside the gate, where nothing that was put off before may wait any longer; but it does
    not wait. */
 void hak_fork_catch_up_inside(void);

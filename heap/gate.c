@@ -284,7 +284,7 @@ void hak_gate_open(void)
     order_here();
     give_depth_back();
     if (!hak_gate_thread.depth && !hak_gate_thread.kept_depth && !hak_theap_holds_outside()) {
-        hak_fork_catch_up();
+        hak_fork_catch_up_opened();
     }
 }
 
