@@ -69,6 +69,24 @@ static int take_out(struct span_cache *cache, uint32_t i, uint64_t slot)
 
 /* --- by the cache's thread --- */
 
+/* Outside of the gate a signal handler may interrupt that forks, and frees then what other threads
+   have put off meanwhile: it finds the cache busy, and uses the pool. */
+static int begin(struct span_cache *cache)
+{
+    if (HAK_UNLIKELY(cache->is_busy)) {
+        return 0;
+    }
+    cache->is_busy = 1;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    return 1;
+}
+
+static void end(struct span_cache *cache)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    cache->is_busy = 0;
+}
+
 static void reserve(struct span_cache *cache, int64_t more)
 {
     (void)atomic_add_relaxed(&cache->reserved, more);
@@ -141,10 +159,9 @@ static void check_is_aside(const uint16_t *word, uint64_t slot)
 
 /* The front of the span, n granules, becomes a block. Returns the rest, 0 if there is none. The
    rest is made before the front is shortened: see pool.h. */
-static uint64_t use(uint64_t slot, uint32_t n, size_t size, int is_zeroed)
+static uint64_t use(uint64_t slot, uint16_t *word, uint32_t n, size_t size, int is_zeroed)
 {
     char *p = (char *)span_of(slot);
-    uint16_t *word = hak_ss_span_word(p);
     check_is_aside(word, slot);
     uint32_t more = (uint32_t)(slot & LOW_MASK) - n, bits = n | hak_pool_span_unused(n, size);
     size_t bytes = n * SS_GRANULE_BYTES;
@@ -158,10 +175,11 @@ static uint64_t use(uint64_t slot, uint32_t n, size_t size, int is_zeroed)
     return more ? (uint64_t)(uintptr_t)(p + bytes) | more : 0;
 }
 
-/* Two spans of which the second one begins where the first one ends, in one superslab. */
-static uint64_t join(uint64_t first, uint64_t second)
+/* Two spans of which the second one begins where the first one ends, in one superslab; `word` is
+   the first one's. */
+static uint64_t join(uint64_t first, uint16_t *word, uint64_t second)
 {
-    uint16_t *word = hak_ss_span_word(span_of(first)), n = (uint16_t)(second & LOW_MASK);
+    uint16_t n = (uint16_t)(second & LOW_MASK);
     check_is_aside(word, first);
     check_is_aside(word + (first & LOW_MASK), second);
     uint16_t sum = (uint16_t)((first & LOW_MASK) + n);
@@ -190,48 +208,71 @@ static void see(struct span_cache *cache)
     cache->seen_bytes = bytes_of(words);
 }
 
-/* Takes all spans out, in the order of their addresses. Returns how many there were. */
-static uint32_t take_out_all(struct span_cache *cache, uint64_t *spans)
+static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot, uint16_t *word)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
-        if (!slot || !take_out(cache, i, slot)) {
-            continue;
-        }
-        uint32_t at = n++;
-        for (; at && spans[at - 1] > slot; at--) {
-            spans[at] = spans[at - 1];
-        }
-        spans[at] = slot;
-    }
-    return n;
-}
-
-static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot)
-{
+    cache->words[i] = word;
     cache->seen_slots |= 1u << i;
     atomic_store_relaxed(&cache->ticks[i], (uint8_t)atomic_load_relaxed(&tick_now));
     atomic_store_release(&cache->slots[i], slot);
 }
 
-/* Joins what touches. */
-static HAK_NOINLINE void join_all(struct span_cache *cache)
+/* What is in the slots, in the order of addresses, and the slot of each. Returns how many. */
+static uint32_t look_in_order(struct span_cache *cache, uint64_t *spans, uint8_t *at)
+{
+    uint32_t n = 0;
+    see(cache);
+    for (uint32_t left = cache->seen_slots; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctz(left), to = n;
+        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
+        for (; to && spans[to - 1] > slot; to--) {
+            spans[to] = spans[to - 1];
+            at[to] = at[to - 1];
+        }
+        spans[to] = slot;
+        at[to] = (uint8_t)i;
+        n += slot != 0; /* else another thread has just taken it out */
+    }
+    return n;
+}
+
+/* The second one's slot is empty then; both are, if another thread has taken them out. Returns what
+   the first one's has. */
+static uint64_t join_slots(struct span_cache *cache, uint32_t i, uint64_t first, uint32_t k,
+                           uint64_t second)
+{
+    uint64_t span = first;
+    if (!take_out(cache, i, first)) {
+        cache->seen_slots &= ~(1u << i);
+        return 0;
+    }
+    if (take_out(cache, k, second)) {
+        span = join(first, cache->words[i], second);
+    }
+    cache->seen_slots &= ~(1u << k);
+    put_in(cache, i, span, cache->words[i]);
+    return span;
+}
+
+/* Joins what touches. Returns whether anything did. */
+static HAK_NOINLINE int join_all(struct span_cache *cache)
 {
     uint64_t spans[SPAN_CACHE_SLOTS];
-    uint32_t n = take_out_all(cache, spans), to = 0;
-    cache->seen_slots = 0;
-    cache->seen_bytes = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t span = spans[i];
-        for (; i + 1 < n && do_touch(span, spans[i + 1]); i++) {
-            span = join(span, spans[i + 1]);
-        }
-        cache->seen_bytes += bytes_of(span);
-        put_in(cache, to++, span);
-    }
+    uint8_t at[SPAN_CACHE_SLOTS];
+    uint32_t n = look_in_order(cache, spans, at);
+    int is_any = 0;
     cache->is_joined = 1;
-    cache->last = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        uint64_t span = 0;
+        if (do_touch(spans[i - 1], spans[i])) {
+            is_any = 1;
+            span = join_slots(cache, at[i - 1], spans[i - 1], at[i], spans[i]);
+        }
+        if (span) { /* with which the next one may touch */
+            spans[i] = span;
+            at[i] = at[i - 1];
+        }
+    }
+    return is_any;
 }
 
 /* --- requests and frees --- */
@@ -266,17 +307,13 @@ static uint32_t best_slot(const struct span_cache *cache, uint32_t n, uint64_t a
     return best;
 }
 
-void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
+static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t size,
+                                    uint64_t align_mask, int is_zeroed)
 {
-    uint32_t n = wanted(size);
-    uint64_t align_mask = (align - 1) & ~LOW_MASK;
     size_t bytes = n * SS_GRANULE_BYTES;
-    if (!n) {
-        return NULL;
-    }
     uint32_t i = best_slot(cache, n, align_mask);
-    if (i == SPAN_CACHE_SLOTS && !cache->is_joined && cache->seen_bytes >= bytes) {
-        join_all(cache);
+    if (i == SPAN_CACHE_SLOTS && !cache->is_joined && cache->seen_bytes >= bytes &&
+        join_all(cache)) {
         i = best_slot(cache, n, align_mask);
     }
     uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
@@ -288,9 +325,10 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     cache->seen_bytes -= bytes;
     cache->seen_slots &= ~(1u << i);
     note_taken(cache, n);
-    uint64_t rest = use(slot, n, size, is_zeroed);
+    uint16_t *word = cache->words[i];
+    uint64_t rest = use(slot, word, n, size, is_zeroed);
     if (rest) {
-        put_in(cache, i, rest);
+        put_in(cache, i, rest, word + n);
     }
     if (HAK_UNLIKELY(atomic_load_relaxed(&cache->reserved) >
                      (int64_t)cache->seen_bytes + UNUSED_MOST)) {
@@ -299,12 +337,23 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     return span_of(slot);
 }
 
+void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
+{
+    uint32_t n = wanted(size);
+    if (!n || !begin(cache)) {
+        return NULL;
+    }
+    void *p = take(cache, n, size, (align - 1) & ~LOW_MASK, is_zeroed);
+    end(cache);
+    return p;
+}
+
 static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, uint16_t granules)
 {
     uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
     HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
     note_given(cache, granules);
-    put_in(cache, i, (uint64_t)(uintptr_t)p | granules);
+    put_in(cache, i, (uint64_t)(uintptr_t)p | granules, word);
     cache->seen_bytes += granules * SS_GRANULE_BYTES;
     cache->last = i;
     cache->is_joined = 0;
@@ -333,7 +382,7 @@ static void see_for_more(struct span_cache *cache)
 {
     see(cache);
     if (empty_slot(cache) == SPAN_CACHE_SLOTS && !cache->is_joined) {
-        join_all(cache);
+        (void)join_all(cache);
     }
 }
 
@@ -343,14 +392,10 @@ static int has_room(struct span_cache *cache, int64_t bytes)
            atomic_load_relaxed(&cache->reserved) - (int64_t)cache->seen_bytes >= bytes;
 }
 
-int hak_spans_put_reserved(struct span_cache *cache, void *p)
+static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules)
 {
-    uint16_t granules, *word = word_to_keep(p, &granules);
-    if (!word) {
-        return 0;
-    }
     int64_t bytes = (int64_t)(granules * SS_GRANULE_BYTES);
-    if (!has_room(cache, bytes)) {
+    if (HAK_UNLIKELY(!has_room(cache, bytes))) {
         see_for_more(cache);
         if (!has_room(cache, bytes)) {
             return 0;
@@ -358,6 +403,17 @@ int hak_spans_put_reserved(struct span_cache *cache, void *p)
     }
     fill(cache, empty_slot(cache), p, word, granules);
     return 1;
+}
+
+int hak_spans_put_reserved(struct span_cache *cache, void *p)
+{
+    uint16_t granules, *word = word_to_keep(p, &granules);
+    if (!word || !begin(cache)) {
+        return 0;
+    }
+    int is_kept = put(cache, p, word, granules);
+    end(cache);
+    return is_kept;
 }
 
 /* --- back to the pool --- */
@@ -509,10 +565,11 @@ static int reserve_for(struct span_cache *cache, size_t bytes)
 int hak_spans_make_room(struct span_cache *cache, void *p)
 {
     uint16_t granules;
-    if (cache->n_slow >= WINDOW) {
+    if (cache->n_slow >= WINDOW && !cache->is_busy) {
         judge(cache);
     }
-    if (cache->off || !word_to_keep(p, &granules)) {
+    uint16_t *word = word_to_keep(p, &granules);
+    if (cache->off || cache->is_busy || !word) {
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
@@ -523,7 +580,7 @@ int hak_spans_make_room(struct span_cache *cache, void *p)
         }
     }
     make_room(cache);
-    return reserve_for(cache, bytes) && hak_spans_put_reserved(cache, p);
+    return reserve_for(cache, bytes) && put(cache, p, word, granules);
 }
 
 /* --- by the background thread --- */
