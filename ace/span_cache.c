@@ -188,12 +188,6 @@ static uint64_t join(uint64_t first, uint16_t *word, uint64_t second)
     return first + n;
 }
 
-static int do_touch(uint64_t first, uint64_t second)
-{
-    uint64_t end = (first & ~LOW_MASK) + bytes_of(first);
-    return end == (second & ~LOW_MASK) && (end & (SS_BYTES - 1)) != 0;
-}
-
 /* Looks at the slots again. */
 static void see(struct span_cache *cache)
 {
@@ -208,71 +202,58 @@ static void see(struct span_cache *cache)
     cache->seen_bytes = bytes_of(words);
 }
 
-static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot, uint16_t *word)
+/* A span in no slot: as in one, with its word, and when it came in. */
+struct aside {
+    uint64_t slot;
+    uint16_t *word;
+    uint8_t tick;
+};
+
+static uint8_t now(void)
 {
-    cache->words[i] = word;
+    return (uint8_t)atomic_load_relaxed(&tick_now);
+}
+
+static void put_in(struct span_cache *cache, uint32_t i, struct aside span)
+{
+    cache->words[i] = span.word;
     cache->seen_slots |= 1u << i;
-    atomic_store_relaxed(&cache->ticks[i], (uint8_t)atomic_load_relaxed(&tick_now));
-    atomic_store_release(&cache->slots[i], slot);
+    atomic_store_relaxed(&cache->ticks[i], span.tick);
+    atomic_store_release(&cache->slots[i], span.slot);
 }
 
-/* What is in the slots, in the order of addresses, and the slot of each. Returns how many. */
-static uint32_t look_in_order(struct span_cache *cache, uint64_t *spans, uint8_t *at)
+/* What is in the slot comes out, and becomes one with the span: as old as the larger part. */
+static struct aside join_slot(struct span_cache *cache, uint32_t i, int is_first, struct aside span)
 {
-    uint32_t n = 0;
-    see(cache);
+    struct aside other = {atomic_load_relaxed(&cache->slots[i]), cache->words[i],
+                          atomic_load_relaxed(&cache->ticks[i])};
+    cache->seen_slots &= ~(1u << i);
+    if (HAK_UNLIKELY(!other.slot || !take_out(cache, i, other.slot))) {
+        return span; /* another thread has taken it out */
+    }
+    uint8_t tick = bytes_of(other.slot) > bytes_of(span.slot) ? other.tick : span.tick;
+    struct aside first = is_first ? other : span, second = is_first ? span : other;
+    return (struct aside){join(first.slot, first.word, second.slot), first.word, tick};
+}
+
+/* The span, which was freed, and what touches it in the slots become one. */
+static struct aside join_around(struct span_cache *cache, struct aside span)
+{
+    uint64_t start = span.slot & ~LOW_MASK, end = start + bytes_of(span.slot);
+    uint32_t before = SPAN_CACHE_SLOTS, behind = SPAN_CACHE_SLOTS;
     for (uint32_t left = cache->seen_slots; left; left &= left - 1) {
-        uint32_t i = (uint32_t)__builtin_ctz(left), to = n;
-        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
-        for (; to && spans[to - 1] > slot; to--) {
-            spans[to] = spans[to - 1];
-            at[to] = at[to - 1];
-        }
-        spans[to] = slot;
-        at[to] = (uint8_t)i;
-        n += slot != 0; /* else another thread has just taken it out */
+        uint32_t i = (uint32_t)__builtin_ctz(left);
+        uint64_t slot = atomic_load_relaxed(&cache->slots[i]), at = slot & ~LOW_MASK;
+        behind = at == end ? i : behind;
+        before = at + bytes_of(slot) == start ? i : before;
     }
-    return n;
-}
-
-/* The second one's slot is empty then; both are, if another thread has taken them out. Returns what
-   the first one's has. */
-static uint64_t join_slots(struct span_cache *cache, uint32_t i, uint64_t first, uint32_t k,
-                           uint64_t second)
-{
-    uint64_t span = first;
-    if (!take_out(cache, i, first)) {
-        cache->seen_slots &= ~(1u << i);
-        return 0;
+    if (behind < SPAN_CACHE_SLOTS && (end & (SS_BYTES - 1)) != 0) {
+        span = join_slot(cache, behind, 0, span);
     }
-    if (take_out(cache, k, second)) {
-        span = join(first, cache->words[i], second);
+    if (before < SPAN_CACHE_SLOTS && (start & (SS_BYTES - 1)) != 0) {
+        span = join_slot(cache, before, 1, span);
     }
-    cache->seen_slots &= ~(1u << k);
-    put_in(cache, i, span, cache->words[i]);
     return span;
-}
-
-/* Joins what touches. Returns whether anything did. */
-static HAK_NOINLINE int join_all(struct span_cache *cache)
-{
-    uint64_t spans[SPAN_CACHE_SLOTS];
-    uint8_t at[SPAN_CACHE_SLOTS];
-    uint32_t n = look_in_order(cache, spans, at);
-    int is_any = 0;
-    cache->is_joined = 1;
-    for (uint32_t i = 1; i < n; i++) {
-        uint64_t span = 0;
-        if (do_touch(spans[i - 1], spans[i])) {
-            is_any = 1;
-            span = join_slots(cache, at[i - 1], spans[i - 1], at[i], spans[i]);
-        }
-        if (span) { /* with which the next one may touch */
-            spans[i] = span;
-            at[i] = at[i - 1];
-        }
-    }
-    return is_any;
 }
 
 /* --- requests and frees --- */
@@ -312,10 +293,6 @@ static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t
 {
     size_t bytes = n * SS_GRANULE_BYTES;
     uint32_t i = best_slot(cache, n, align_mask);
-    if (i == SPAN_CACHE_SLOTS && !cache->is_joined && cache->seen_bytes >= bytes &&
-        join_all(cache)) {
-        i = best_slot(cache, n, align_mask);
-    }
     uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
     if (!slot || !take_out(cache, i, slot)) {
         return NULL;
@@ -328,7 +305,7 @@ static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t
     uint16_t *word = cache->words[i];
     uint64_t rest = use(slot, word, n, size, is_zeroed);
     if (rest) {
-        put_in(cache, i, rest, word + n);
+        put_in(cache, i, (struct aside){rest, word + n, now()});
     }
     if (HAK_UNLIKELY(atomic_load_relaxed(&cache->reserved) >
                      (int64_t)cache->seen_bytes + UNUSED_MOST)) {
@@ -348,22 +325,11 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     return p;
 }
 
-static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, uint16_t granules)
-{
-    uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
-    HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
-    note_given(cache, granules);
-    put_in(cache, i, (uint64_t)(uintptr_t)p | granules, word);
-    cache->seen_bytes += granules * SS_GRANULE_BYTES;
-    cache->last = i;
-    cache->is_joined = 0;
-}
-
 /* The span's word if it is a block that may be kept: of a size that is asked for again, and of
    which nothing is to be learnt. */
-static uint16_t *word_to_keep(const void *p, uint16_t *granules)
+static HAK_ALWAYS_INLINE uint16_t *word_to_keep(const void *p, uint16_t *granules)
 {
-    uint16_t *word = HAK_SECURE ? NULL : hak_ss_span_word(p);
+    uint16_t *word = HAK_SECURE ? NULL : hak_pool_span_word(p);
     *granules = word ? atomic_load_relaxed(word) & (uint16_t)~SPAN_UNUSED : 0;
     return *granules > SC_SMALL_MAX / SS_GRANULE_BYTES &&
                    *granules <= SPAN_CACHE_LARGEST / SS_GRANULE_BYTES
@@ -372,21 +338,12 @@ static uint16_t *word_to_keep(const void *p, uint16_t *granules)
 }
 
 /* An empty slot; SPAN_CACHE_SLOTS if there is none. */
-static uint32_t empty_slot(struct span_cache *cache)
+static uint32_t empty_slot(const struct span_cache *cache)
 {
     return (uint32_t)__builtin_ctz(~cache->seen_slots);
 }
 
-/* Makes sure that what is seen is so; if there is no empty slot then, spans are joined. */
-static void see_for_more(struct span_cache *cache)
-{
-    see(cache);
-    if (empty_slot(cache) == SPAN_CACHE_SLOTS && !cache->is_joined) {
-        (void)join_all(cache);
-    }
-}
-
-static int has_room(struct span_cache *cache, int64_t bytes)
+static int has_room(const struct span_cache *cache, int64_t bytes)
 {
     return empty_slot(cache) < SPAN_CACHE_SLOTS &&
            atomic_load_relaxed(&cache->reserved) - (int64_t)cache->seen_bytes >= bytes;
@@ -394,14 +351,21 @@ static int has_room(struct span_cache *cache, int64_t bytes)
 
 static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules)
 {
-    int64_t bytes = (int64_t)(granules * SS_GRANULE_BYTES);
-    if (HAK_UNLIKELY(!has_room(cache, bytes))) {
-        see_for_more(cache);
-        if (!has_room(cache, bytes)) {
+    size_t bytes = granules * SS_GRANULE_BYTES;
+    if (HAK_UNLIKELY(!has_room(cache, (int64_t)bytes))) {
+        see(cache);
+        if (!has_room(cache, (int64_t)bytes)) {
             return 0;
         }
     }
-    fill(cache, empty_slot(cache), p, word, granules);
+    uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
+    HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
+    note_given(cache, granules);
+    struct aside span = {(uint64_t)(uintptr_t)p | granules, word, now()};
+    span = join_around(cache, span);
+    cache->last = empty_slot(cache);
+    put_in(cache, cache->last, span);
+    cache->seen_bytes += bytes;
     return 1;
 }
 
@@ -573,7 +537,7 @@ int hak_spans_make_room(struct span_cache *cache, void *p)
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
-    see_for_more(cache);
+    see(cache);
     while (cache->seen_bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings) {
         if (!may_double(cache)) { /* once at most; it may have begun again with what it has */
             return 0;
@@ -592,13 +556,12 @@ void hak_spans_tick(void)
 
 int hak_spans_rest(struct span_cache *cache)
 {
-    uint8_t now = (uint8_t)atomic_load_relaxed(&tick_now);
     int is_more = 0;
     for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
         if (!atomic_load_acquire(&cache->slots[i])) {
             continue;
         }
-        if ((uint8_t)(now - atomic_load_relaxed(&cache->ticks[i])) <= 1) {
+        if ((uint8_t)(now() - atomic_load_relaxed(&cache->ticks[i])) <= 1) {
             is_more = 1;
             continue;
         }

@@ -146,7 +146,7 @@ TEST_F(Spans, AFreedSpanServesTheNextRequest)
     give(p);
 }
 
-/* The front serves, the rest stays; and what touches is one span again when it is needed. */
+/* The front serves, the rest stays; and what touches is one span again. */
 TEST_F(Spans, ALargerSpanIsCutAndJoined)
 {
     const size_t large = hak_ace_class_bytes(3 * kSize), rest = large - kSize;
@@ -164,7 +164,7 @@ TEST_F(Spans, ALargerSpanIsCutAndJoined)
     EXPECT_EQ(kept_bytes(), rest - kSize);
     give(p + kSize);
     give(p);
-    EXPECT_EQ(n_kept(), 3U);
+    EXPECT_EQ(n_kept(), 1U);
     EXPECT_EQ(alloc(large), p);
     EXPECT_EQ(n_kept(), 0U);
     EXPECT_EQ(hak_ace_usable_size(p), large);
@@ -377,7 +377,7 @@ TEST_F(Spans, TheSystemIsAskedLast)
 
 TEST_F(Spans, WhatRestsGoesBack)
 {
-    void *p = alloc(kSize), *q = alloc(2 * kSize);
+    void *p = alloc(kSize), *between = alloc(kSize), *q = alloc(2 * kSize);
     give(p);
     hak_spans_tick();
     give(q);
@@ -391,6 +391,29 @@ TEST_F(Spans, WhatRestsGoesBack)
     EXPECT_EQ(hak_spans_rest(&cache), 0);
     EXPECT_EQ(n_kept(), 0U);
     EXPECT_EQ(hak_stat_get(span_cache_bytes), 0);
+    hak_ace_free(between);
+}
+
+/* Else each small one that is freed beside a large unused one would make that young again. */
+TEST_F(Spans, WhatIsJoinedIsAsOldAsItsLargerPart)
+{
+    void *p = alloc(kSize), *q = alloc(2 * kSize);
+    give(q);
+    hak_spans_tick();
+    hak_spans_tick();
+    give(p);
+    ASSERT_EQ(n_kept(), 1U);
+    EXPECT_EQ(hak_spans_rest(&cache), 0);
+    EXPECT_EQ(n_kept(), 0U);
+    p = alloc(kSize);
+    q = alloc(2 * kSize);
+    give(p);
+    hak_spans_tick();
+    hak_spans_tick();
+    give(q);
+    ASSERT_EQ(n_kept(), 1U);
+    EXPECT_EQ(hak_spans_rest(&cache), 1);
+    EXPECT_EQ(n_kept(), 1U);
 }
 
 TEST_F(Spans, NothingIsKeptWhereOptionsSayNo)

@@ -172,6 +172,17 @@ static inline struct superslab *hak_pool_superslab_around(uint32_t number, const
     uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
     return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
 }
+/* hak_ss_span_word, in line. */
+static inline uint16_t *hak_pool_span_word(const void *p)
+{
+    struct map_entry entry = hak_map_find(p);
+    struct superslab *ss = entry.tag == TAG_SPAN && ((uintptr_t)p & (SS_GRANULE_BYTES - 1)) == 0
+                               ? hak_pool_superslab_around(entry.ref, p)
+                               : NULL;
+    uint16_t *word =
+        ss ? &ss->span_granules[((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES] : NULL;
+    return word && atomic_load_relaxed(word) ? word : NULL;
+}
 /* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
    system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);

@@ -81,9 +81,7 @@ static struct superslab *span_at(const void *p, uint32_t *first)
 
 uint16_t *hak_ss_span_word(const void *p)
 {
-    uint32_t first;
-    struct superslab *ss = any_span_at(p, &first);
-    return ss ? &ss->span_granules[first] : NULL;
+    return hak_pool_span_word(p);
 }
 
 size_t hak_ss_span_size(const void *p)
