@@ -291,8 +291,7 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
     hak_stat_add(large_growing, use == RANGE_GROWING);
     hak_adapt_taken(CONTROL_RANGES, fresh);
     int is_hit = fresh < range->bytes;
-    hak_adapt_block_taken(range->bytes, is_hit,
-                          is_hit ? hak_os_ops.clock_ns() - range->cached_at_ns : 0);
+    hak_adapt_block_taken(range->bytes, is_hit, is_hit ? range->cached_at_ns : 0);
 }
 
 void *hak_range_alloc(size_t size, size_t align, enum range_use use)
@@ -387,8 +386,9 @@ void hak_range_free(void *p)
     }
     size_t bytes = range->bytes;
     hak_adapt_block_given(bytes);
-    hak_range_push(range, RANGE_DIRTY, hak_os_ops.clock_ns());
-    hak_adapt_given();
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    hak_range_push(range, RANGE_DIRTY, now_ns);
+    hak_adapt_given(now_ns);
     hak_range_purge_some(bytes);
     unlock();
 }
@@ -546,8 +546,9 @@ static void cut_tail(struct range *range, size_t bytes)
     unlock();
     hak_range_write_map(rest);
     lock();
-    hak_range_push(rest, RANGE_DIRTY, hak_os_ops.clock_ns());
-    hak_adapt_given();
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    hak_range_push(rest, RANGE_DIRTY, now_ns);
+    hak_adapt_given(now_ns);
 }
 
 /* The block becomes `size` bytes where it lies. */

@@ -325,7 +325,7 @@ void see_control_held(struct lock *lock, void *is_held)
 {
     struct adapt_summary state;
     alarm(60);
-    hak_adapt_given();
+    hak_adapt_given(hak_os_ops.clock_ns());
     hak_adapt_state(&state);
     int result = hak_adapt_verify() ? 100 : is_half_changed && state.n_epochs ? 101 : 0;
     hak_gate_leave();

@@ -335,6 +335,7 @@ void hak_map_purge(const void *start, size_t bytes)
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 {
     uint32_t unit = unit_of(start);
+    uint32_t ones = tag; /* bits that all tags have, new ones and old ones */
     hak_lock_step(n_units);
     for (size_t left = n_units; left;) {
         struct map_leaf *leaf = leaf_of(unit);
@@ -342,10 +343,15 @@ void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
         size_t n = left < MAP_LEAF_UNITS - at ? left : MAP_LEAF_UNITS - at;
         left -= n;
         unit += (uint32_t)n;
-        for (; n; n--, at++) {
-            atomic_store_relaxed(&leaf->ref[at], ref);
-            atomic_store_release(&leaf->tag[at], tag);
+        const uint32_t *end = &leaf->tag[at] + n;
+        for (uint32_t *tags = &leaf->tag[at], *refs = &leaf->ref[at]; tags < end; tags++, refs++) {
+            ones &= atomic_load_relaxed(tags);
+            atomic_store_relaxed(refs, ref);
+            atomic_store_release(tags, tag);
         }
+    }
+    if (TAG_OWNER(ones) == TAG_SPECIAL_OWNER) {
+        return; /* none is a slab's, or was: the flat array shows nothing of these units */
     }
     atomic_fence_seq();
     uint32_t *tags = atomic_load_acquire(&flat);

@@ -135,8 +135,9 @@ static inline size_t hak_pool_span_usable(uint32_t word)
 /* The bits for a block of `size` bytes in n granules: as many 64ths as are left for certain. */
 static inline uint32_t hak_pool_span_unused(uint32_t n, size_t size)
 {
-    size_t parts = (n * SS_GRANULE_BYTES - size) / (n * SPAN_PART_BYTES);
-    return (uint32_t)(parts < SPAN_UNUSED_MOST ? parts : SPAN_UNUSED_MOST) << SPAN_UNUSED_SHIFT;
+    uint32_t unused = (uint32_t)((n * SS_GRANULE_BYTES - size) / SPAN_PART_BYTES);
+    uint32_t parts = unused < n ? 0 : unused / n;
+    return (parts < SPAN_UNUSED_MOST ? parts : SPAN_UNUSED_MOST) << SPAN_UNUSED_SHIFT;
 }
 
 /* Where span_granules says what starts at p; NULL if no span does, set aside or not. No lock. */
