@@ -151,7 +151,7 @@ struct ss_lookup hak_range_describe(const void *p, uint32_t number)
    a neighbour that has the same advice and was never moved. */
 static const struct range *neighbour_at(const char *p, int is_huge)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     int is_there = range && (range->state == RANGE_USED || range->state == RANGE_CACHED) &&
                    (size_t)(p - range->base) < range->bytes;
@@ -338,14 +338,14 @@ void *hak_range_alloc(size_t size, size_t align, enum range_use use)
 /* The used range that starts at p, or NULL. */
 static struct range *used_at(const void *p)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     return range && range->state == RANGE_USED && range->base == p ? range : NULL;
 }
 
 __attribute__((noreturn)) static void refuse_to_free(const void *p)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     int is_free = range && range->base == p && range->state != RANGE_USED;
     hak_fatal(is_free ? "block freed twice" : "invalid pointer freed (not the start of a block)",
