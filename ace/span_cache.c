@@ -69,8 +69,8 @@ static int take_out(struct span_cache *cache, uint32_t i, uint64_t slot)
 
 /* --- by the cache's thread --- */
 
-/* Outside of the gate a signal handler may interrupt that forks, and frees then what other threads
-   have put off meanwhile: it finds the cache busy, and uses the pool. */
+/* Outside of the gate a signal handler may interrupt that forks, and then frees what other threads
+   have put off: it finds the cache busy, and uses the pool. */
 static int begin(struct span_cache *cache)
 {
     if (HAK_UNLIKELY(cache->is_busy)) {
@@ -604,7 +604,8 @@ static int verify_slot(struct span_cache *cache, uint32_t i)
 {
     uint64_t slot = atomic_load_acquire(&cache->slots[i]);
     const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
-    int is_right = !slot || is_aside(word, slot), has_one = !slot || !word || is_one(slot, word);
+    int is_right = !slot || (cache->words[i] == word && is_aside(word, slot)),
+        has_one = !slot || !word || is_one(slot, word);
     if (atomic_load_acquire(&cache->slots[i]) != slot) {
         return 0;
     }

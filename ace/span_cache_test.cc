@@ -495,6 +495,13 @@ TEST_F(Spans, VerifyNamesTheBrokenEquation)
     *word ^= SPAN_ASIDE;
     EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_SLOT);
     *word ^= SPAN_ASIDE;
+    for (uint16_t *&noted : cache.words) {
+        noted += noted == word;
+    }
+    EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_SLOT);
+    for (uint16_t *&noted : cache.words) {
+        noted -= noted == word + 1;
+    }
     word[2] = 1 | SPAN_ASIDE;
     EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_INSIDE);
     EXPECT_EQ(hak_ss_verify(), 0) << "such a one is being cut off";
