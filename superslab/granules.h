@@ -56,16 +56,6 @@ static inline void hak_granules_clear(struct granules *set, uint32_t first, uint
 /* How many of the granules are in the set. */
 static inline uint32_t hak_granules_count(const struct granules *set, uint32_t first, uint32_t n)
 {
-    uint64_t missing = 0, found = 0;
-    GRANULE_WORDS(i, first, n)
-    {
-        uint64_t part = hak_granules_part(i, first, n);
-        missing |= ~set->word[i] & part;
-        found |= set->word[i] & part;
-    }
-    if (!missing || !found) { /* mostly so */
-        return missing ? 0 : n;
-    }
     uint32_t count = 0;
     GRANULE_WORDS(i, first, n)
     {

@@ -177,7 +177,12 @@ void hak_pool_leave(struct superslab *ss)
 
 uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t count = hak_granules_count(&ss->dirty, first, n);
+    uint64_t missing = 0;
+    GRANULE_WORDS(i, first, n)
+    {
+        missing |= ~ss->dirty.word[i] & hak_granules_part(i, first, n);
+    }
+    uint32_t count = missing ? hak_granules_count(&ss->dirty, first, n) : n; /* mostly all */
     if (!count) {
         return 0;
     }
