@@ -51,15 +51,11 @@ void hak_ace_start(void)
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
-    void *p =
-        hak_ss_span_alloc(size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
+    void *p = hak_ss_span_alloc_for(
+        size, size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
     if (p) {
         uint64_t dirty = dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3];
-        hak_adapt_block_taken(dirt.size, dirty != 0,
-                              dirty ? hak_os_ops.clock_ns() - dirt.since_ns : 0);
-    }
-    if (p) {
-        hak_ss_span_set_usable(p, size);
+        hak_adapt_block_taken(dirt.size, dirty != 0, dirt.since_ns);
     }
     if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(dirt.size))) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */

@@ -139,6 +139,11 @@ static int is_quiet(uint64_t now_ns)
     return 1;
 }
 
+static uint64_t above(uint64_t most, uint64_t bytes)
+{
+    return most > bytes ? most - bytes : 0;
+}
+
 /* A class may hold ranges that an option lets be larger than any real one. */
 static unsigned class_of(size_t bytes)
 {
@@ -163,9 +168,9 @@ void hak_adapt_taken(enum control_pool pool, size_t fresh)
     hak_lock_release(&lock);
 }
 
-void hak_adapt_given(void)
+void hak_adapt_given(uint64_t now_ns)
 {
-    if (is_quiet(hak_os_ops.clock_ns())) {
+    if (is_quiet(now_ns)) {
         return;
     }
     hak_lock_acquire(&lock);
@@ -206,11 +211,15 @@ void hak_adapt_set_helped(int helped)
     atomic_store_relaxed(&seen.ends_ns, (uint64_t)0); /* the next call is noted */
 }
 
-void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns)
+/* The clock was read when the pool served the request. */
+void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t since_ns)
 {
+    uint64_t superslabs_ns = atomic_load_relaxed(&seen.taken_ns[CONTROL_SUPERSLABS]),
+             ranges_ns = atomic_load_relaxed(&seen.taken_ns[CONTROL_RANGES]),
+             now_ns = superslabs_ns > ranges_ns ? superslabs_ns : ranges_ns;
     hak_control_class_note(&control, class_of(class_bytes), (int64_t)class_bytes);
     if (is_hit) {
-        hak_control_hit(&control, class_of(class_bytes), age_ns);
+        hak_control_hit(&control, class_of(class_bytes), above(now_ns, since_ns));
     } else {
         hak_control_miss(&control, class_of(class_bytes));
     }
@@ -250,11 +259,6 @@ void hak_adapt_purged(enum control_pool pool, size_t bytes)
 }
 
 /* --- what may be kept --- */
-
-static uint64_t above(uint64_t most, uint64_t bytes)
-{
-    return most > bytes ? most - bytes : 0;
-}
 
 static HAK_ALWAYS_INLINE uint64_t keep_of(enum control_pool pool, uint64_t budget)
 {

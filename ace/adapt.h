@@ -13,18 +13,19 @@
 
 HAK_EXTERN_C_BEGIN
 
-/* Memory of a pool was taken, `fresh` bytes of it from the system; returned to the pool; purged. */
+/* Memory of a pool was taken, `fresh` bytes of it from the system; returned to the pool at
+   that time; purged. */
 void hak_adapt_taken(enum control_pool pool, size_t fresh);
-void hak_adapt_given(void);
+void hak_adapt_given(uint64_t now_ns);
 void hak_adapt_purged(enum control_pool pool, size_t bytes);
 /* Bytes that ranges have kept are superslabs' now, who may keep them besides, until they are used
    or due. */
 void hak_adapt_moved(size_t bytes);
 /* Another thread purges what falls due from now on, or none does any more. Takes no lock. */
 void hak_adapt_set_helped(int helped);
-/* A block of the class was allocated, from kept memory of that age (hit) or not; freed; or became
-   another size. */
-void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t age_ns);
+/* A block of the class was allocated just now, from memory that was kept since then (hit) or not;
+   freed; or became another size. */
+void hak_adapt_block_taken(size_t class_bytes, int is_hit, uint64_t since_ns);
 void hak_adapt_block_given(size_t class_bytes);
 void hak_adapt_block_resized(size_t before, size_t after);
 /* Live bytes of a class change, as hak_adapt_block_taken and _given say: of what threads keep

@@ -151,7 +151,7 @@ struct ss_lookup hak_range_describe(const void *p, uint32_t number)
    a neighbour that has the same advice and was never moved. */
 static const struct range *neighbour_at(const char *p, int is_huge)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     int is_there = range && (range->state == RANGE_USED || range->state == RANGE_CACHED) &&
                    (size_t)(p - range->base) < range->bytes;
@@ -291,8 +291,7 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
     hak_stat_add(large_growing, use == RANGE_GROWING);
     hak_adapt_taken(CONTROL_RANGES, fresh);
     int is_hit = fresh < range->bytes;
-    hak_adapt_block_taken(range->bytes, is_hit,
-                          is_hit ? hak_os_ops.clock_ns() - range->cached_at_ns : 0);
+    hak_adapt_block_taken(range->bytes, is_hit, is_hit ? range->cached_at_ns : 0);
 }
 
 void *hak_range_alloc(size_t size, size_t align, enum range_use use)
@@ -339,14 +338,14 @@ void *hak_range_alloc(size_t size, size_t align, enum range_use use)
 /* The used range that starts at p, or NULL. */
 static struct range *used_at(const void *p)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     return range && range->state == RANGE_USED && range->base == p ? range : NULL;
 }
 
 __attribute__((noreturn)) static void refuse_to_free(const void *p)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     const struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     int is_free = range && range->base == p && range->state != RANGE_USED;
     hak_fatal(is_free ? "block freed twice" : "invalid pointer freed (not the start of a block)",
@@ -387,8 +386,9 @@ void hak_range_free(void *p)
     }
     size_t bytes = range->bytes;
     hak_adapt_block_given(bytes);
-    hak_range_push(range, RANGE_DIRTY, hak_os_ops.clock_ns());
-    hak_adapt_given();
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    hak_range_push(range, RANGE_DIRTY, now_ns);
+    hak_adapt_given(now_ns);
     hak_range_purge_some(bytes);
     unlock();
 }
@@ -546,8 +546,9 @@ static void cut_tail(struct range *range, size_t bytes)
     unlock();
     hak_range_write_map(rest);
     lock();
-    hak_range_push(rest, RANGE_DIRTY, hak_os_ops.clock_ns());
-    hak_adapt_given();
+    uint64_t now_ns = hak_os_ops.clock_ns();
+    hak_range_push(rest, RANGE_DIRTY, now_ns);
+    hak_adapt_given(now_ns);
 }
 
 /* The block becomes `size` bytes where it lies. */

@@ -183,7 +183,7 @@ static void append(struct range *range, enum range_kind kind, uint64_t now_ns)
 
 struct range *hak_range_cached_at(const char *p)
 {
-    struct map_entry entry = hak_map_get(p);
+    struct map_entry entry = hak_map_find(p);
     struct range *range = entry.tag == TAG_RANGE ? hak_range_at(entry.ref) : NULL;
     int is_there =
         range && range->state == RANGE_CACHED && (size_t)(p - range->base) < range->bytes;

@@ -276,7 +276,7 @@ static struct range *take_room(struct range *range)
         hak_range_set_used_bytes(range, was - more);
         hak_stat_sub(large_bytes, more);
         hak_adapt_block_resized(was, range->bytes);
-        hak_adapt_given();
+        hak_adapt_given(part->cached_at_ns);
     }
     return part;
 }

@@ -69,6 +69,24 @@ static int take_out(struct span_cache *cache, uint32_t i, uint64_t slot)
 
 /* --- by the cache's thread --- */
 
+/* Outside of the gate a signal handler may interrupt that forks, and then frees what other threads
+   have put off: it finds the cache busy, and uses the pool. */
+static int begin(struct span_cache *cache)
+{
+    if (HAK_UNLIKELY(cache->is_busy)) {
+        return 0;
+    }
+    cache->is_busy = 1;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    return 1;
+}
+
+static void end(struct span_cache *cache)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    cache->is_busy = 0;
+}
+
 static void reserve(struct span_cache *cache, int64_t more)
 {
     (void)atomic_add_relaxed(&cache->reserved, more);
@@ -141,10 +159,9 @@ static void check_is_aside(const uint16_t *word, uint64_t slot)
 
 /* The front of the span, n granules, becomes a block. Returns the rest, 0 if there is none. The
    rest is made before the front is shortened: see pool.h. */
-static uint64_t use(uint64_t slot, uint32_t n, size_t size, int is_zeroed)
+static uint64_t use(uint64_t slot, uint16_t *word, uint32_t n, size_t size, int is_zeroed)
 {
     char *p = (char *)span_of(slot);
-    uint16_t *word = hak_ss_span_word(p);
     check_is_aside(word, slot);
     uint32_t more = (uint32_t)(slot & LOW_MASK) - n, bits = n | hak_pool_span_unused(n, size);
     size_t bytes = n * SS_GRANULE_BYTES;
@@ -158,22 +175,17 @@ static uint64_t use(uint64_t slot, uint32_t n, size_t size, int is_zeroed)
     return more ? (uint64_t)(uintptr_t)(p + bytes) | more : 0;
 }
 
-/* Two spans of which the second one begins where the first one ends, in one superslab. */
-static uint64_t join(uint64_t first, uint64_t second)
+/* Two spans of which the second one begins where the first one ends, in one superslab; `word` is
+   the first one's. */
+static uint64_t join(uint64_t first, uint16_t *word, uint64_t second)
 {
-    uint16_t *word = hak_ss_span_word(span_of(first)), n = (uint16_t)(second & LOW_MASK);
+    uint16_t n = (uint16_t)(second & LOW_MASK);
     check_is_aside(word, first);
     check_is_aside(word + (first & LOW_MASK), second);
     uint16_t sum = (uint16_t)((first & LOW_MASK) + n);
     atomic_store_release(word, (uint16_t)(sum | SPAN_ASIDE));
     atomic_store_release(word + (sum - n), (uint16_t)0);
     return first + n;
-}
-
-static int do_touch(uint64_t first, uint64_t second)
-{
-    uint64_t end = (first & ~LOW_MASK) + bytes_of(first);
-    return end == (second & ~LOW_MASK) && (end & (SS_BYTES - 1)) != 0;
 }
 
 /* Looks at the slots again. */
@@ -190,48 +202,58 @@ static void see(struct span_cache *cache)
     cache->seen_bytes = bytes_of(words);
 }
 
-/* Takes all spans out, in the order of their addresses. Returns how many there were. */
-static uint32_t take_out_all(struct span_cache *cache, uint64_t *spans)
+/* A span in no slot: as in one, with its word, and when it came in. */
+struct aside {
+    uint64_t slot;
+    uint16_t *word;
+    uint8_t tick;
+};
+
+static uint8_t now(void)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
-        if (!slot || !take_out(cache, i, slot)) {
-            continue;
-        }
-        uint32_t at = n++;
-        for (; at && spans[at - 1] > slot; at--) {
-            spans[at] = spans[at - 1];
-        }
-        spans[at] = slot;
-    }
-    return n;
+    return (uint8_t)atomic_load_relaxed(&tick_now);
 }
 
-static void put_in(struct span_cache *cache, uint32_t i, uint64_t slot)
+static void put_in(struct span_cache *cache, uint32_t i, struct aside span)
 {
+    cache->words[i] = span.word;
     cache->seen_slots |= 1u << i;
-    atomic_store_relaxed(&cache->ticks[i], (uint8_t)atomic_load_relaxed(&tick_now));
-    atomic_store_release(&cache->slots[i], slot);
+    atomic_store_relaxed(&cache->ticks[i], span.tick);
+    atomic_store_release(&cache->slots[i], span.slot);
 }
 
-/* Joins what touches. */
-static HAK_NOINLINE void join_all(struct span_cache *cache)
+/* What is in the slot comes out, and becomes one with the span: as old as the larger part. */
+static struct aside join_slot(struct span_cache *cache, uint32_t i, int is_first, struct aside span)
 {
-    uint64_t spans[SPAN_CACHE_SLOTS];
-    uint32_t n = take_out_all(cache, spans), to = 0;
-    cache->seen_slots = 0;
-    cache->seen_bytes = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t span = spans[i];
-        for (; i + 1 < n && do_touch(span, spans[i + 1]); i++) {
-            span = join(span, spans[i + 1]);
-        }
-        cache->seen_bytes += bytes_of(span);
-        put_in(cache, to++, span);
+    struct aside other = {atomic_load_relaxed(&cache->slots[i]), cache->words[i],
+                          atomic_load_relaxed(&cache->ticks[i])};
+    cache->seen_slots &= ~(1u << i);
+    if (HAK_UNLIKELY(!other.slot || !take_out(cache, i, other.slot))) {
+        return span; /* another thread has taken it out */
     }
-    cache->is_joined = 1;
-    cache->last = 0;
+    uint8_t tick = bytes_of(other.slot) > bytes_of(span.slot) ? other.tick : span.tick;
+    struct aside first = is_first ? other : span, second = is_first ? span : other;
+    return (struct aside){join(first.slot, first.word, second.slot), first.word, tick};
+}
+
+/* The span, which was freed, and what touches it in the slots become one. */
+static struct aside join_around(struct span_cache *cache, struct aside span)
+{
+    uint64_t start = span.slot & ~LOW_MASK, end = start + bytes_of(span.slot);
+    uint32_t before = SPAN_CACHE_SLOTS, behind = SPAN_CACHE_SLOTS;
+    for (uint32_t left = cache->seen_slots; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctz(left);
+        uint64_t slot = atomic_load_relaxed(&cache->slots[i]), at = slot & ~LOW_MASK;
+        behind = at == end ? i : behind;
+        before = at + bytes_of(slot) == start ? i : before;
+    }
+    if (behind < SPAN_CACHE_SLOTS && (end & (SS_BYTES - 1)) != 0) {
+        span = join_slot(cache, behind, 0, span);
+    }
+    if (before < SPAN_CACHE_SLOTS && (start & (SS_BYTES - 1)) != 0) {
+        span = join_slot(cache, before, 1, span);
+    }
+    return span;
 }
 
 /* --- requests and frees --- */
@@ -266,19 +288,11 @@ static uint32_t best_slot(const struct span_cache *cache, uint32_t n, uint64_t a
     return best;
 }
 
-void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
+static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t size,
+                                    uint64_t align_mask, int is_zeroed)
 {
-    uint32_t n = wanted(size);
-    uint64_t align_mask = (align - 1) & ~LOW_MASK;
     size_t bytes = n * SS_GRANULE_BYTES;
-    if (!n) {
-        return NULL;
-    }
     uint32_t i = best_slot(cache, n, align_mask);
-    if (i == SPAN_CACHE_SLOTS && !cache->is_joined && cache->seen_bytes >= bytes) {
-        join_all(cache);
-        i = best_slot(cache, n, align_mask);
-    }
     uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
     if (!slot || !take_out(cache, i, slot)) {
         return NULL;
@@ -288,9 +302,10 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     cache->seen_bytes -= bytes;
     cache->seen_slots &= ~(1u << i);
     note_taken(cache, n);
-    uint64_t rest = use(slot, n, size, is_zeroed);
+    uint16_t *word = cache->words[i];
+    uint64_t rest = use(slot, word, n, size, is_zeroed);
     if (rest) {
-        put_in(cache, i, rest);
+        put_in(cache, i, (struct aside){rest, word + n, now()});
     }
     if (HAK_UNLIKELY(atomic_load_relaxed(&cache->reserved) >
                      (int64_t)cache->seen_bytes + UNUSED_MOST)) {
@@ -299,22 +314,22 @@ void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, i
     return span_of(slot);
 }
 
-static void fill(struct span_cache *cache, uint32_t i, void *p, uint16_t *word, uint16_t granules)
+void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
 {
-    uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
-    HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
-    note_given(cache, granules);
-    put_in(cache, i, (uint64_t)(uintptr_t)p | granules);
-    cache->seen_bytes += granules * SS_GRANULE_BYTES;
-    cache->last = i;
-    cache->is_joined = 0;
+    uint32_t n = wanted(size);
+    if (!n || !begin(cache)) {
+        return NULL;
+    }
+    void *p = take(cache, n, size, (align - 1) & ~LOW_MASK, is_zeroed);
+    end(cache);
+    return p;
 }
 
 /* The span's word if it is a block that may be kept: of a size that is asked for again, and of
    which nothing is to be learnt. */
-static uint16_t *word_to_keep(const void *p, uint16_t *granules)
+static HAK_ALWAYS_INLINE uint16_t *word_to_keep(const void *p, uint16_t *granules)
 {
-    uint16_t *word = HAK_SECURE ? NULL : hak_ss_span_word(p);
+    uint16_t *word = HAK_SECURE ? NULL : hak_pool_span_word(p);
     *granules = word ? atomic_load_relaxed(word) & (uint16_t)~SPAN_UNUSED : 0;
     return *granules > SC_SMALL_MAX / SS_GRANULE_BYTES &&
                    *granules <= SPAN_CACHE_LARGEST / SS_GRANULE_BYTES
@@ -323,41 +338,46 @@ static uint16_t *word_to_keep(const void *p, uint16_t *granules)
 }
 
 /* An empty slot; SPAN_CACHE_SLOTS if there is none. */
-static uint32_t empty_slot(struct span_cache *cache)
+static uint32_t empty_slot(const struct span_cache *cache)
 {
     return (uint32_t)__builtin_ctz(~cache->seen_slots);
 }
 
-/* Makes sure that what is seen is so; if there is no empty slot then, spans are joined. */
-static void see_for_more(struct span_cache *cache)
-{
-    see(cache);
-    if (empty_slot(cache) == SPAN_CACHE_SLOTS && !cache->is_joined) {
-        join_all(cache);
-    }
-}
-
-static int has_room(struct span_cache *cache, int64_t bytes)
+static int has_room(const struct span_cache *cache, int64_t bytes)
 {
     return empty_slot(cache) < SPAN_CACHE_SLOTS &&
            atomic_load_relaxed(&cache->reserved) - (int64_t)cache->seen_bytes >= bytes;
 }
 
-int hak_spans_put_reserved(struct span_cache *cache, void *p)
+static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules)
 {
-    uint16_t granules, *word = word_to_keep(p, &granules);
-    if (!word) {
-        return 0;
-    }
-    int64_t bytes = (int64_t)(granules * SS_GRANULE_BYTES);
-    if (!has_room(cache, bytes)) {
-        see_for_more(cache);
-        if (!has_room(cache, bytes)) {
+    size_t bytes = granules * SS_GRANULE_BYTES;
+    if (HAK_UNLIKELY(!has_room(cache, (int64_t)bytes))) {
+        see(cache);
+        if (!has_room(cache, (int64_t)bytes)) {
             return 0;
         }
     }
-    fill(cache, empty_slot(cache), p, word, granules);
+    uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
+    HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
+    note_given(cache, granules);
+    struct aside span = {(uint64_t)(uintptr_t)p | granules, word, now()};
+    span = join_around(cache, span);
+    cache->last = empty_slot(cache);
+    put_in(cache, cache->last, span);
+    cache->seen_bytes += bytes;
     return 1;
+}
+
+int hak_spans_put_reserved(struct span_cache *cache, void *p)
+{
+    uint16_t granules, *word = word_to_keep(p, &granules);
+    if (!word || !begin(cache)) {
+        return 0;
+    }
+    int is_kept = put(cache, p, word, granules);
+    end(cache);
+    return is_kept;
 }
 
 /* --- back to the pool --- */
@@ -509,21 +529,22 @@ static int reserve_for(struct span_cache *cache, size_t bytes)
 int hak_spans_make_room(struct span_cache *cache, void *p)
 {
     uint16_t granules;
-    if (cache->n_slow >= WINDOW) {
+    if (cache->n_slow >= WINDOW && !cache->is_busy) {
         judge(cache);
     }
-    if (cache->off || !word_to_keep(p, &granules)) {
+    uint16_t *word = word_to_keep(p, &granules);
+    if (cache->off || cache->is_busy || !word) {
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
-    see_for_more(cache);
+    see(cache);
     while (cache->seen_bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings) {
         if (!may_double(cache)) { /* once at most; it may have begun again with what it has */
             return 0;
         }
     }
     make_room(cache);
-    return reserve_for(cache, bytes) && hak_spans_put_reserved(cache, p);
+    return reserve_for(cache, bytes) && put(cache, p, word, granules);
 }
 
 /* --- by the background thread --- */
@@ -535,13 +556,12 @@ void hak_spans_tick(void)
 
 int hak_spans_rest(struct span_cache *cache)
 {
-    uint8_t now = (uint8_t)atomic_load_relaxed(&tick_now);
     int is_more = 0;
     for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
         if (!atomic_load_acquire(&cache->slots[i])) {
             continue;
         }
-        if ((uint8_t)(now - atomic_load_relaxed(&cache->ticks[i])) <= 1) {
+        if ((uint8_t)(now() - atomic_load_relaxed(&cache->ticks[i])) <= 1) {
             is_more = 1;
             continue;
         }
@@ -584,7 +604,8 @@ static int verify_slot(struct span_cache *cache, uint32_t i)
 {
     uint64_t slot = atomic_load_acquire(&cache->slots[i]);
     const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
-    int is_right = !slot || is_aside(word, slot), has_one = !slot || !word || is_one(slot, word);
+    int is_right = !slot || (cache->words[i] == word && is_aside(word, slot)),
+        has_one = !slot || !word || is_one(slot, word);
     if (atomic_load_acquire(&cache->slots[i]) != slot) {
         return 0;
     }

@@ -4,8 +4,11 @@
    as used, every function as freed. A slot is one word, 0 or a span's address plus its granules.
    The heap's thread alone fills slots; whoever has made a slot 0 by compare-and-swap has the span:
    the thread itself, the background thread when the span has not been used for a tick, whoever
-   trims. A request gets the front of the smallest span that holds it, and the rest stays; spans
-   that touch are joined when slots or sizes do not suffice. Both are done with the slots empty.
+   trims. A request gets the front of the smallest span that holds it, and the rest stays; a span
+   that comes in is joined with what it touches. Both are done with the slots empty.
+   All this is outside of the gate, so that a signal handler that interrupts it may fork, and then
+   frees what other threads have put off (heap/fork.h): as long as the thread is_busy with the
+   cache, that goes to the pool, and the slots that the thread has chosen stay as they are.
    Always: the spans' bytes <= `reserved`, and span_cache_bytes is the sum of all `reserved`. The
    thread raises `reserved` as far as the controller lets memory be kept (adapt.h counts it as kept,
    and what was taken out since then too, so that a pair of calls changes nothing that is shared).
@@ -44,12 +47,13 @@ struct span_cache {
     int64_t reserved;                    /* bytes */
     uint32_t untold[SPAN_CACHE_CLASSES]; /* granules; its thread adds, any thread takes away */
     uint8_t ticks[SPAN_CACHE_SLOTS];     /* when the slot was filled; its thread's */
-    uint8_t is_joined;                   /* since then nothing was put in; its thread's */
+    uint8_t is_busy;     /* its thread takes or puts in; what a handler sees that interrupts it */
     uint8_t n_doublings; /* of the bytes that it may keep; its thread's, as n_since: requests that
                             found a span since it had, or the thread took from the system */
     /* By its thread alone: what is in the slots and how many bytes, unless others took some out
        since it looked; the slot that was filled last; whether the cache is worth its cost
        (span_cache.c): calls in this window, and how many more it is off. */
+    uint16_t *words[SPAN_CACHE_SLOTS]; /* hak_ss_span_word of what is in the slot */
     size_t seen_bytes;
     uint32_t seen_slots; /* a bit each */
     uint32_t last, n_hits, n_slow, off, off_last, n_since;

@@ -21,6 +21,21 @@ static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uin
     return n_bits;
 }
 
+/* The number of bits from `from` down to the first one that is not set, which is not counted. */
+static inline uint32_t hak_bits_run_down(const uint64_t *words, uint32_t from)
+{
+    uint32_t at = from;
+    uint64_t zeros = ~words[at / 64] << (63 - at % 64);
+    while (!zeros) {
+        if (at < 64) {
+            return from + 1;
+        }
+        at = at / 64 * 64 - 1;
+        zeros = ~words[at / 64];
+    }
+    return from - at + (uint32_t)__builtin_clzll(zeros);
+}
+
 /* How many bits are set. Without the processor's instruction, which not all have, the compiler's
    builtin is a call. */
 static inline uint32_t hak_bits_count(uint64_t word)

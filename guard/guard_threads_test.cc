@@ -11,11 +11,14 @@
 #include <vector>
 
 #include "base/lock.h"
+#include "base/os.h"
 #include "guard/guard_testing.h"
 #include "guard/slots.h"
 #include "hakmem/hakmem.h"
+#include "heap/gate.h"
 #include "testing/in_child.h"
 #include "testing/rng.h"
+#include "testing/steps.h"
 
 namespace
 {
@@ -78,6 +81,85 @@ TEST_F(Guard, ForksWhileAnotherThreadHoldsTheQueue)
     other.join();
     hak_free(p);
 }
+
+#if HAK_CAN_STEP
+
+int n_steps, stop_at; /* instructions of the other thread's work; where it waits */
+std::atomic<int> stop_phase;
+
+void wait_at_stop(int, siginfo_t *, void *context)
+{
+    if (++n_steps == stop_at) {
+        hak_testing::end_steps(context);
+        stop_phase = 1;
+        while (stop_phase == 1) {
+            usleep(100);
+        }
+    }
+}
+
+void use_guarded(bool is_ours)
+{
+    char *p = static_cast<char *>(escape(hak_malloc(50)));
+    char *q = static_cast<char *>(escape(hak_malloc(large())));
+    ASSERT_TRUE(!is_ours || (hak_guard_holds(p) && hak_guard_holds(q)));
+    hak_free(p);
+    hak_free(q);
+}
+
+void step_through_guarded()
+{
+    hak_free(hak_malloc(1));
+    hak_testing::with_steps([] { use_guarded(false); });
+    stop_phase = 1; /* if it took fewer instructions than when they were counted */
+}
+
+/* So that who waits for others in vain knows at once. */
+int no_wait(uint32_t *, uint32_t, uint64_t)
+{
+    return 0;
+}
+
+/* From a signal handler that has interrupted the allocator; the child lacks a thread that is
+   anywhere with a slot, or with the queue. Some of its slots are lost. */
+TEST_F(Guard, ForksInAHandlerWhileAnotherThreadIsAtAnyStep)
+{
+    hak_testing::OnStep waits(wait_at_stop);
+    stop_at = n_steps = 0;
+    std::thread(step_through_guarded).join();
+    const int n_all = n_steps;
+    EXPECT_GT(n_all, 500);
+    hak_os_ops.futex_wait_ms = no_wait;
+    char *p = guarded(100), *q = guarded(large());
+    for (stop_at = 1; stop_at <= n_all && !HasFailure(); stop_at += n_all / 30 + 1) {
+        n_steps = 0;
+        stop_phase = 0;
+        std::thread other(step_through_guarded);
+        while (stop_phase == 0) {
+            usleep(100);
+        }
+        ASSERT_EQ(hak_gate_enter(), 1);
+        hak_testing::in_child([&] {
+            alarm(60);
+            hak_gate_leave();
+            hak_free(p);
+            hak_free(q);
+            for (int i = 0; i < 100; i++) {
+                use_guarded(true);
+            }
+            EXPECT_EQ(hak_guard_verify(), 0);
+            EXPECT_EQ(hak_verify(), 0);
+        });
+        hak_gate_leave();
+        stop_phase = 2;
+        other.join();
+    }
+    hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
+    hak_free(p);
+    hak_free(q);
+}
+
+#endif
 
 TEST_F(Guard, ForksWhileOtherThreadsAllocate)
 {

@@ -14,18 +14,18 @@
 #include <vector>
 
 #include "base/stats.h"
-#include "hakmem/fork_testing.h"
 #include "hakmem/hakmem.h"
 #include "heap/gate.h"
 #include "heap/theap.h"
 #include "superslab/map.h"
+#include "testing/steps.h"
 
 namespace
 {
 
-#if FORK_TESTING_CAN_STEP
+#if HAK_CAN_STEP
 
-using namespace fork_testing;
+using namespace hak_testing;
 
 /* Of the debug and secure variants' works, which are long, not all instructions. */
 const int most_steps = HAK_SECURE || HAK_DEBUG ? 150 : 600, most_forks = 20;
@@ -151,7 +151,7 @@ void fork_here(int, siginfo_t *, void *context)
     if (child == 0) {
         alarm(60);
         is_child = true;
-        take_flag_away(context);
+        end_steps(context);
         return;
     }
     int status = -1;
@@ -175,25 +175,21 @@ bool is_filled(const void *block, size_t size)
 
 template <class F> void step_through(const char *name, F work)
 {
-    struct sigaction action = {}, old;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    action.sa_sigaction = fork_here;
     failed = is_child = false;
     for (int i = 0; i < 10; i++) {
         work(); /* so that first times are over */
     }
-    sigaction(SIGTRAP, &action, &old);
+    OnStep forks(fork_here, SA_NODEFER);
     step = 0;
     every = INT_MAX;
-    with_flag(work);
+    with_steps(work);
     every = step / most_steps + 1;
     fork_every = step / every / most_forks + 1;
     step = 0;
-    with_flag(work);
+    with_steps(work);
     if (is_child) {
         _exit(hak_verify() ? 1 : 0);
     }
-    sigaction(SIGTRAP, &old, nullptr);
     EXPECT_FALSE(failed) << name << ": a child of instruction " << step;
     EXPECT_EQ(hak_verify(), 0) << name;
 }

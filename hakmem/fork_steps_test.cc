@@ -19,19 +19,19 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
-#include "hakmem/fork_testing.h"
 #include "hakmem/hakmem.h"
 #include "hakmem/heap.h"
 #include "heap/gate.h"
 #include "heap/theap.h"
 #include "limit/limit.h"
+#include "testing/steps.h"
 
 namespace
 {
 
-#if FORK_TESTING_CAN_STEP
+#if HAK_CAN_STEP
 
-using namespace fork_testing;
+using namespace hak_testing;
 
 const char *scenario;
 int step, every; /* one instruction in so many */
@@ -48,7 +48,7 @@ void fork_here(int, siginfo_t *, void *context)
     if (child == 0) {
         alarm(60);
         is_child = true;
-        take_flag_away(context);
+        end_steps(context);
         return;
     }
     while (waitpid(child, &status, 0) < 0) {
@@ -132,24 +132,20 @@ int forks_at_most()
    is done twice before, so that first times are over. Returns its number of instructions. */
 template <class F> int step_through(const char *name, int n_most, F work)
 {
-    struct sigaction action = {}, old;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
-    action.sa_sigaction = fork_here;
     scenario = name;
     failed = is_child = false;
     work();
     EXPECT_EQ(look(), 0) << name;
-    sigaction(SIGTRAP, &action, &old);
+    OnStep forks(fork_here, SA_NODEFER);
     step = 0;
     every = INT_MAX;
-    with_flag(work);
+    with_steps(work);
     every = step / n_most + 1;
     step = 0;
-    with_flag(work);
+    with_steps(work);
     if (is_child) {
         _exit(look());
     }
-    sigaction(SIGTRAP, &old, nullptr);
     EXPECT_FALSE(failed) << name;
     EXPECT_EQ(look(), 0) << name;
     return step;
@@ -267,7 +263,7 @@ std::atomic<uint64_t> clock_now; /* stands still, so that all turns take the sam
 void wait_here(int, siginfo_t *, void *context)
 {
     if (++step == stop_at) {
-        take_flag_away(context);
+        end_steps(context);
         is_there = true;
         while (!may_go_on) {
             usleep(100);
@@ -300,7 +296,7 @@ void decide_stepping()
         hak_adapt_forget();
         hak_adapt_state(&state);
         clock_now += state.horizon_ms * 1000000 / CONTROL_EPOCHS;
-        with_flag(decide);
+        with_steps(decide);
         hak_gate_leave();
     }
     is_there = true; /* where it took fewer instructions than when they were counted */
@@ -316,7 +312,7 @@ void see_control_held(struct lock *lock, void *is_held)
 {
     struct adapt_summary state;
     alarm(60);
-    hak_adapt_given();
+    hak_adapt_given(hak_os_ops.clock_ns());
     hak_adapt_state(&state);
     int result = hak_adapt_verify() ? 100 : is_half_changed && state.n_epochs ? 101 : 0;
     hak_gate_leave();
@@ -327,10 +323,7 @@ void see_control_held(struct lock *lock, void *is_held)
    in the child, and what it guards is half changed. The child starts it again. */
 TEST_F(ForkSteps, WhileAnotherThreadDecides)
 {
-    struct sigaction action = {}, old;
-    action.sa_flags = SA_SIGINFO;
-    action.sa_sigaction = wait_here;
-    sigaction(SIGTRAP, &action, &old);
+    OnStep waits(wait_here);
     clock_now = hak_os_real_ops.clock_ns();
     hak_os_ops.clock_ns = clock_that_stands;
     hak_os_ops.futex_wait_ms = no_wait;
@@ -366,7 +359,6 @@ TEST_F(ForkSteps, WhileAnotherThreadDecides)
     EXPECT_GE(n_held, 8);
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
     hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
-    sigaction(SIGTRAP, &old, nullptr);
     hak_adapt_forget(); /* the clock has gone back */
     EXPECT_EQ(look(), 0);
 }
@@ -400,7 +392,7 @@ void count_instruction(int, siginfo_t *, void *)
 /* At the first, the last, and some instructions between, of those with the same locks held. */
 void wait_at_points(int, siginfo_t *, void *)
 {
-    constexpr int n_parts = HAK_DEBUG ? 2 : 4;
+    constexpr int n_parts = HAK_SECURE ? 1 : HAK_DEBUG ? 2 : 4;
     unsigned ranks = ranks_held();
     int n = n_under[ranks], at = n_so_far[ranks]++;
     bool is_point = at == n - 1;
@@ -537,19 +529,11 @@ void step_alone(void (*work)())
             p = hak_malloc(20000);
         }
     }).join();
-    with_flag(work);
+    with_steps(work);
     for (void *p : left) {
         hak_free(p);
     }
     has_ended = true;
-}
-
-void set_trap(void (*handler)(int, siginfo_t *, void *))
-{
-    struct sigaction action = {};
-    action.sa_flags = SA_SIGINFO;
-    action.sa_sigaction = handler;
-    sigaction(SIGTRAP, &action, nullptr);
 }
 
 /* Forks; the child says what is wrong. */
@@ -574,11 +558,13 @@ void fork_beside(const char *name, const belongings &mine)
 /* Forks beside the thread wherever it waits; returns how often. */
 int fork_beside_all(const held_work &at)
 {
-    set_trap(count_instruction);
     memset(n_under, 0, sizeof n_under);
-    std::thread(step_alone, at.work).join();
+    {
+        OnStep counts(count_instruction);
+        std::thread(step_alone, at.work).join();
+    }
     belongings mine = make_belongings();
-    set_trap(wait_at_points);
+    OnStep waits(wait_at_points);
     memset(n_so_far, 0, sizeof n_so_far);
     n_stops = n_passed = 0;
     has_ended = false;
@@ -605,9 +591,6 @@ int fork_beside_all(const held_work &at)
    mended, or on limbo for ever. */
 TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
 {
-    if (HAK_SECURE) {
-        GTEST_SKIP() << "the same locks, and too many instructions to step through";
-    }
     static void *blocks[60];
     const held_work works[] = {
         {"small blocks",
@@ -641,8 +624,6 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
              hak_options.ld_safe = 0;
          }},
     };
-    struct sigaction old;
-    sigaction(SIGTRAP, nullptr, &old);
     clock_now = hak_os_real_ops.clock_ns();
     hak_os_ops.clock_ns = clock_that_stands; /* else each step takes as long as an epoch's work */
     hak_os_ops.futex_wait_ms = no_wait;
@@ -661,7 +642,6 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
     }
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
     hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
-    sigaction(SIGTRAP, &old, nullptr);
     (void)hak_purge();
     EXPECT_EQ(look(), 0);
 }

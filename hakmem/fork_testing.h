@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstring>
 #include <thread>
-#include <ucontext.h>
 #include <unistd.h>
 #include <vector>
 
@@ -73,28 +72,6 @@ inline std::vector<char *> some_blocks()
 /* Of blocks of every kind. */
 const size_t sizes[] = {1,     16,     100,     1000,          5000,   32768,
                         32769, 100000, 1 << 20, (1 << 20) + 1, 5 << 20};
-
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
-#define FORK_TESTING_CAN_STEP 1
-
-#define STEP(on)                                                                                   \
-    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::     \
-                         : "memory", "cc")
-
-/* SIGTRAP after each instruction of `work`: the processor's trap flag makes it certain. */
-template <class F> void with_flag(F work)
-{
-    STEP("orq $0x100, (%%rsp)");
-    work();
-    STEP("andq $~0x100, (%%rsp)");
-}
-
-/* In the handler: what it interrupted goes on without the flag. */
-inline void take_flag_away(void *context)
-{
-    static_cast<ucontext_t *>(context)->uc_mcontext.gregs[REG_EFL] &= ~0x100LL;
-}
-#endif
 
 /* _exit, but what the child reached counts as covered. */
 [[noreturn]] inline void leave(int code)

@@ -311,6 +311,21 @@ static int keep_span(void *p, uint32_t tag)
            heap != &hak_theap_none && hak_spans_put(&heap->spans, p);
 }
 
+/* The same before all else that a free may have to do, where no layer has a say. */
+static HAK_NOINLINE int keep_span_soon(void *p)
+{
+    if (HAK_UNLIKELY(atomic_load_acquire(&hak_entry_free_known) != NULL) ||
+        !keep_span(p, TAG_SPAN)) {
+        return 0;
+    }
+    if (HAK_UNLIKELY(atomic_load_relaxed(&hak_background_is_asleep))) {
+        int saved = errno;
+        hak_background_poke();
+        errno = saved;
+    }
+    return 1;
+}
+
 static void free_large(void *p, uint32_t tag)
 {
     if (keep_span(p, tag)) {
@@ -370,7 +385,7 @@ HAK_NOINLINE void hak_plain_free_by_tag(void *p, uint32_t tag)
 static HAK_NOINLINE void free_to_bin(void *p, uint32_t tag)
 {
     struct theap *heap = hak_theap_own;
-    if (hak_remote_free_to_bin(heap, p, tag)) {
+    if (tag == TAG_SPAN ? keep_span_soon(p) : hak_remote_free_to_bin(heap, p, tag)) {
         return;
     }
     if (hak_remote_is_full(heap, p, tag)) {

@@ -325,6 +325,8 @@ RUNS = 4  # of each kind and variant for the page: what depends on chance
 # and so many of them that must be right.
 MORE_RUNS, MOST_OF_THEM = 11, 8
 NEVER = ("**dies**", "**hangs**")
+# Where no guard is in the way, the loader decides what a MiB behind a block or before it hits.
+HITS_ANYTHING = r"(over|under)_1m_"
 
 
 def outcomes(program, kind, library, options=None):
@@ -370,13 +372,14 @@ def usual_outcome(program, kind, library, usual, options=None):
     """The outcome: one that `usual` has if that is what most runs bring, since a block may lie at
     the end of its region, or where the one before it lay, once in some hundred. What must never be
     ends the search."""
+    never = () if VARIANT != "secure" and re.match(HITS_ANYTHING, kind) else NEVER
     found, line = outcome(program, kind, library, options)
-    if found in usual or found in NEVER:
+    if found in usual or found in never:
         return found, line
     n_usual, usual_one = 0, None
     for _ in range(MORE_RUNS):
         other = outcome(program, kind, library, options)
-        if other[0] in NEVER:
+        if other[0] in never:
             return other
         if other[0] in usual:
             n_usual, usual_one = n_usual + 1, other

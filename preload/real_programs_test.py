@@ -275,7 +275,7 @@ class Server:
         )
         test.addCleanup(self.process.wait)
         test.addCleanup(self.process.kill)
-        for _ in range(100):
+        for _ in range(600):
             if self.cli("ping", check=False).strip() == "PONG":
                 return
             time.sleep(0.1)
@@ -295,7 +295,7 @@ class Server:
 
     def save_in_background(self):
         self.test.assertIn("started", self.cli("bgsave"))
-        for _ in range(100):
+        for _ in range(600):
             if "rdb_bgsave_in_progress:0" in self.cli("info", "persistence"):
                 break
             time.sleep(0.1)

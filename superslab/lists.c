@@ -63,9 +63,8 @@ uint32_t hak_pool_whole_units(const struct superslab *ss)
     if (hak_pool_keeps_classes(ss)) {
         return hak_bits_count(ss->virgin);
     }
-    uint32_t n = hak_bits_count(hak_granules_whole_units(&ss->free));
-    uint32_t n_guards = hak_bits_count(hak_pool_guards(ss));
-    return n + n_guards == SS_UNITS ? SS_UNITS : n;
+    uint32_t n = hak_bits_count(hak_granules_whole_units(&ss->free)), guards = hak_pool_guards(ss);
+    return guards && n + hak_bits_count(guards) == SS_UNITS ? SS_UNITS : n;
 }
 
 void hak_pool_put_last(struct superslab *ss)
@@ -82,9 +81,9 @@ void hak_pool_enter(struct superslab *ss)
     hak_pool_refile(ss);
 }
 
-void hak_pool_relist(struct superslab *ss)
+static void relist(struct superslab *ss, uint32_t run)
 {
-    uint32_t run = hak_pool_longest_run(ss), n_whole = hak_pool_whole_units(ss);
+    uint32_t n_whole = hak_pool_whole_units(ss);
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);
@@ -98,10 +97,29 @@ void hak_pool_relist(struct superslab *ss)
     }
 }
 
+void hak_pool_relist(struct superslab *ss)
+{
+    relist(ss, hak_pool_longest_run(ss));
+}
+
+void hak_pool_relist_given(struct superslab *ss, uint32_t first)
+{
+    uint32_t run = ss->largest_run;
+    if (!hak_pool_keeps_classes(ss)) {
+        uint32_t now = hak_bits_run_down(ss->free.word, first) - 1 +
+                       hak_granules_next(&ss->free, first, 0) - first;
+        run = now > run ? now : run;
+    }
+    relist(ss, run);
+}
+
 /* All that was dirty has been refused. */
 static int is_all_refused(const struct superslab *ss)
 {
     uint64_t other = 0;
+    if (HAK_LIKELY(!hak_pool_lists.refused_bytes)) {
+        return 0;
+    }
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         other |= ss->dirty.word[i] & ~ss->refused.word[i];
     }
@@ -137,6 +155,14 @@ void hak_pool_refile(struct superslab *ss)
     }
 }
 
+void hak_pool_file_youngest(struct superslab *ss, uint64_t now_ns)
+{
+    ss->dirty_since_ns = now_ns;
+    if (hak_pool_lists.aged.last != ss) {
+        file_under(ss, SS_AGED);
+    }
+}
+
 void hak_pool_unfile(struct superslab *ss)
 {
     file_under(ss, SS_NOT_DIRTY);
@@ -151,7 +177,12 @@ void hak_pool_leave(struct superslab *ss)
 
 uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t count = hak_granules_count(&ss->dirty, first, n);
+    uint64_t missing = 0;
+    GRANULE_WORDS(i, first, n)
+    {
+        missing |= ~ss->dirty.word[i] & hak_granules_part(i, first, n);
+    }
+    uint32_t count = missing ? hak_granules_count(&ss->dirty, first, n) : n; /* mostly all */
     if (!count) {
         return 0;
     }
@@ -166,25 +197,20 @@ uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
     return count;
 }
 
-static int is_unused(const struct superslab *ss, uint32_t unit)
-{
-    return (hak_granules_of_unit(&ss->free, unit) | hak_granules_of_unit(&ss->leaving, unit)) ==
-           0xFF;
-}
-
 void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
-             end = (first + n - 1) / SS_GRANULES_OF_A_UNIT + 1;
-    while (unit < end) {
-        uint32_t start = unit;
-        while (unit < end && is_unused(ss, unit)) {
-            unit++;
-        }
-        if (unit > start) {
-            hak_map_set(ss->base + start * SS_UNIT_BYTES, unit - start, TAG_FREE_UNIT, ss->number);
-        }
-        unit++; /* this one is in use */
+    uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
+    struct granules unused;
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        unused.word[i] = ss->free.word[i] | ss->leaving.word[i];
+    }
+    /* A unit more than there are ends the last run. */
+    uint64_t left = hak_granules_whole_units(&unused) & (((uint64_t)2 << last) - 1) >> unit << unit;
+    while (left) {
+        uint32_t start = (uint32_t)__builtin_ctzll(left),
+                 n_units = (uint32_t)__builtin_ctzll(~(left >> start));
+        hak_map_set(ss->base + start * SS_UNIT_BYTES, n_units, TAG_FREE_UNIT, ss->number);
+        left &= left + ((uint64_t)1 << start); /* without the lowest run */
     }
 }
 

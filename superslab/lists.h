@@ -36,6 +36,8 @@ void hak_pool_enter(struct superslab *ss);
 void hak_pool_leave(struct superslab *ss);
 /* After `free` changed: into the lists where it belongs. */
 void hak_pool_relist(struct superslab *ss);
+/* The same when granules became free, of which `first` is one, and nothing else changed. */
+void hak_pool_relist_given(struct superslab *ss, uint32_t first);
 /* What n_whole and largest_run are to be, and the list of its n_whole. */
 uint32_t hak_pool_whole_units(const struct superslab *ss);
 uint32_t hak_pool_longest_run(const struct superslab *ss);
@@ -48,6 +50,8 @@ static inline int hak_pool_is_empty(const struct superslab *ss)
 /* After `dirty` or `refused` changed: into aged, refused, or neither. What gets into aged was freed
    just now. */
 void hak_pool_refile(struct superslab *ss);
+/* Granules of it became dirty just now. */
+void hak_pool_file_youngest(struct superslab *ss, uint64_t now_ns);
 /* Behind all others that have as many whole units. */
 void hak_pool_put_last(struct superslab *ss);
 /* Takes it out of both, until the next hak_pool_refile. */

@@ -3,6 +3,7 @@
 #include "superslab/map.h"
 
 #include <errno.h>
+#include <stddef.h>
 
 #include "base/lock_holds.h"
 #include "base/os.h"
@@ -332,9 +333,49 @@ void hak_map_purge(const void *start, size_t bytes)
 
 /* --- entries --- */
 
+static uint32_t set_entry(struct map_leaf *leaf, size_t at, struct map_entry entry)
+{
+    uint32_t was = atomic_load_relaxed(&leaf->tag[at]);
+    atomic_store_relaxed(&leaf->ref[at], entry.ref);
+    atomic_store_release(&leaf->tag[at], entry.tag);
+    return was;
+}
+
+typedef uint64_t __attribute__((may_alias)) two_words;
+HAK_STATIC_ASSERT(offsetof(struct map_leaf, ref) % sizeof(two_words) == 0, "words in twos");
+
+/* Returns the bits that all tags have had there. Two at a time from an even one on: a store of
+   eight bytes is one of each word to who reads it. */
+static HAK_ALWAYS_INLINE uint32_t set_entries(struct map_leaf *leaf, size_t at, size_t n,
+                                              struct map_entry entry)
+{
+    const uint64_t tag_twice = entry.tag * (((uint64_t)1 << 32) + 1),
+                   ref_twice = entry.ref * (((uint64_t)1 << 32) + 1);
+    uint64_t ones = UINT64_MAX;
+    size_t end = at + n;
+    uint32_t ones_alone = UINT32_MAX;
+    if (at < end && at % 2) {
+        ones_alone &= set_entry(leaf, at++, entry);
+    }
+    two_words *tags = (two_words *)(void *)&leaf->tag[at],
+              *refs = (two_words *)(void *)&leaf->ref[at];
+    const two_words *behind = (two_words *)(void *)&leaf->tag[end & ~(size_t)1];
+    for (; tags < behind; tags++, refs++) {
+        ones &= atomic_load_relaxed(tags);
+        atomic_store_relaxed(refs, ref_twice);
+        atomic_store_release(tags, tag_twice);
+    }
+    if (at < end && end % 2) {
+        ones_alone &= set_entry(leaf, end - 1, entry);
+    }
+    return ones_alone & (uint32_t)ones & (uint32_t)(ones >> 32);
+}
+
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
 {
     uint32_t unit = unit_of(start);
+    const struct map_entry entry = {tag, ref};
+    uint32_t ones = tag; /* bits that all tags have, new ones and old ones */
     hak_lock_step(n_units);
     for (size_t left = n_units; left;) {
         struct map_leaf *leaf = leaf_of(unit);
@@ -342,10 +383,10 @@ void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
         size_t n = left < MAP_LEAF_UNITS - at ? left : MAP_LEAF_UNITS - at;
         left -= n;
         unit += (uint32_t)n;
-        for (; n; n--, at++) {
-            atomic_store_relaxed(&leaf->ref[at], ref);
-            atomic_store_release(&leaf->tag[at], tag);
-        }
+        ones &= set_entries(leaf, at, n, entry);
+    }
+    if (TAG_OWNER(ones) == TAG_SPECIAL_OWNER) {
+        return; /* none is a slab's, or was: the flat array shows nothing of these units */
     }
     atomic_fence_seq();
     uint32_t *tags = atomic_load_acquire(&flat);

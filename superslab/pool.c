@@ -28,8 +28,9 @@ static void ignore_bytes(size_t bytes)
     (void)bytes;
 }
 
-static void ignore(void)
+static void ignore_time(uint64_t now_ns)
 {
+    (void)now_ns;
 }
 
 static size_t keep_all(void)
@@ -60,8 +61,9 @@ static char *no_region(size_t *dirty)
     return NULL;
 }
 
-static const struct ss_policy default_policy = {ignore_bytes,    ignore,   ignore_bytes, keep_all,
-                                                delay_of_option, no_range, none_aside,   no_region};
+static const struct ss_policy default_policy = {ignore_bytes, ignore_time,     ignore_bytes,
+                                                keep_all,     delay_of_option, no_range,
+                                                none_aside,   no_region};
 static const struct ss_policy *policy_in_force = &default_policy;
 
 const struct ss_policy *hak_pool_policy(void)
@@ -214,18 +216,14 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded)
 void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint64_t now_ns = hak_pool_not_before_last(hak_os_ops.clock_ns());
-    if (!hak_granules_is_empty(&ss->dirty)) {
-        hak_pool_unfile(ss); /* it is the youngest now */
-    }
-    ss->dirty_since_ns = now_ns;
     hak_granules_set(&ss->free, first, n);
     hak_granules_set(&ss->dirty, first, n);
     hak_pool_mark_free_units(ss, first, n);
-    hak_pool_relist(ss);
-    hak_pool_refile(ss);
+    hak_pool_relist_given(ss, first);
+    hak_pool_file_youngest(ss, now_ns);
     hak_stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
     hak_stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
-    hak_pool_policy()->given();
+    hak_pool_policy()->given(now_ns);
     hak_pool_note_freed(n * SS_GRANULE_BYTES, now_ns);
 }
 

@@ -135,8 +135,9 @@ static inline size_t hak_pool_span_usable(uint32_t word)
 /* The bits for a block of `size` bytes in n granules: as many 64ths as are left for certain. */
 static inline uint32_t hak_pool_span_unused(uint32_t n, size_t size)
 {
-    size_t parts = (n * SS_GRANULE_BYTES - size) / (n * SPAN_PART_BYTES);
-    return (uint32_t)(parts < SPAN_UNUSED_MOST ? parts : SPAN_UNUSED_MOST) << SPAN_UNUSED_SHIFT;
+    uint32_t unused = (uint32_t)((n * SS_GRANULE_BYTES - size) / SPAN_PART_BYTES);
+    uint32_t parts = unused < n ? 0 : unused / n;
+    return (parts < SPAN_UNUSED_MOST ? parts : SPAN_UNUSED_MOST) << SPAN_UNUSED_SHIFT;
 }
 
 /* Where span_granules says what starts at p; NULL if no span does, set aside or not. No lock. */
@@ -171,6 +172,17 @@ static inline struct superslab *hak_pool_superslab_around(uint32_t number, const
     struct superslab *ss = (struct superslab *)hak_numbered_find(&hak_pool_superslabs, number);
     uintptr_t base = ss ? (uintptr_t)atomic_load_relaxed(&ss->base) : 0;
     return base && base == ((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1)) ? ss : NULL;
+}
+/* hak_ss_span_word, in line. */
+static inline uint16_t *hak_pool_span_word(const void *p)
+{
+    struct map_entry entry = hak_map_find(p);
+    struct superslab *ss = entry.tag == TAG_SPAN && ((uintptr_t)p & (SS_GRANULE_BYTES - 1)) == 0
+                               ? hak_pool_superslab_around(entry.ref, p)
+                               : NULL;
+    uint16_t *word =
+        ss ? &ss->span_granules[((uintptr_t)p & (SS_BYTES - 1)) / SS_GRANULE_BYTES] : NULL;
+    return word && atomic_load_relaxed(word) ? word : NULL;
 }
 /* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
    system refuses memory. */

@@ -78,7 +78,7 @@ size_t keep;
 /* All is kept for purge_delay_ms, unless a test says how much. */
 const struct ss_policy policy = {
     [](size_t) {},
-    [] {},
+    [](uint64_t) {},
     [](size_t) {},
     [] { return keep; },
     [] { return hak_options.purge_delay_ms; },

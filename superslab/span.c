@@ -15,6 +15,12 @@ uint32_t hak_ss_span_granules_for(size_t size)
 
 void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
 {
+    return hak_ss_span_alloc_for(hak_ss_span_granules_for(size) * SS_GRANULE_BYTES, size, align,
+                                 dirt);
+}
+
+void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_dirt *dirt)
+{
     uint32_t first, n = hak_ss_span_granules_for(size);
     uint32_t step = hak_ss_span_granules_for(align);
     struct granules dirty;
@@ -27,7 +33,8 @@ void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
     char *start = ss ? ss->base + first * SS_GRANULE_BYTES : NULL;
     if (ss) {
         since_ns = ss->dirty_since_ns;
-        atomic_store_relaxed(&ss->span_granules[first], (uint16_t)n);
+        atomic_store_relaxed(&ss->span_granules[first],
+                             (uint16_t)(n | hak_pool_span_unused(n, usable)));
         uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
                  last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
         hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
@@ -81,9 +88,7 @@ static struct superslab *span_at(const void *p, uint32_t *first)
 
 uint16_t *hak_ss_span_word(const void *p)
 {
-    uint32_t first;
-    struct superslab *ss = any_span_at(p, &first);
-    return ss ? &ss->span_granules[first] : NULL;
+    return hak_pool_span_word(p);
 }
 
 size_t hak_ss_span_size(const void *p)

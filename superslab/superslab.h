@@ -59,6 +59,8 @@ struct ss_dirt {
    `align` (a power of two, at most 2 MiB). *dirt (or NULL) tells what has to be cleared, see
    hak_ss_clear_dirt. NULL when the system refuses memory; then *dirt stays as it is. */
 void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt);
+/* The same for a block that may be filled to `usable` bytes, at most `size`, or about that. */
+void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_dirt *dirt);
 /* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0
    if one of the calls did. */
 int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
@@ -82,10 +84,10 @@ int hak_ss_span_resize(void *p, size_t size);
 /* What the superslabs' user decides, and what is reported to it. Functions that are called with the
    pool's lock held say so. */
 struct ss_policy {
-    /* Memory was taken, `fresh` bytes of it from the system; returned to the pool; purged, or
-       unmapped. Pool lock. */
+    /* Memory was taken, `fresh` bytes of it from the system; returned to the pool (at that
+       time); purged, or unmapped. Pool lock. */
     void (*taken)(size_t fresh);
-    void (*given)(void);
+    void (*given)(uint64_t now_ns);
     void (*purged)(size_t bytes);
     /* How many bytes of freed memory may stay resident for reuse, and for how long (ms): what is
        more, or older, is due (hak_ss_purge_due). Pool lock. */

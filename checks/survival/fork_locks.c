@@ -1,6 +1,7 @@
 /* Fork where something else waits: handlers of pthread_atfork that were registered before hakmem's,
    stdio's locks, threads that start and end, forks at the same time, and fork in signal handlers.
-   A cycle of waiting ends by SIGALRM. */
+   A cycle of waiting ends by SIGALRM: each fork starts the clock again, as on a busy machine all of
+   them may take long. */
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
@@ -50,6 +51,7 @@ static void wait_for(pid_t child)
 
 static void fork_and_use(void)
 {
+    (void)alarm(DEADLOCK_SECONDS);
     pid_t child = fork();
     if (child == 0) {
         alarm(DEADLOCK_SECONDS);
@@ -284,6 +286,7 @@ static void fork_in_handler(int number)
     int saved = errno;
     (void)number;
     if (!is_child && __atomic_add_fetch(&n_handled, 1, __ATOMIC_RELAXED) <= n_wanted) {
+        (void)alarm(DEADLOCK_SECONDS);
         pid_t child = fork();
         if (child == 0) {
             if (after == LEAVES) {
