@@ -16,11 +16,12 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "superslab/pool.h"
+#include "testing/steps.h"
 
 namespace
 {
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#if HAK_CAN_STEP
 
 const uint32_t kOwner = 9;
 const size_t kFar = 60000; /* beyond the short bitmap of large blocks, as an index of small ones */
@@ -231,10 +232,6 @@ void fault(int, siginfo_t *info, void *)
     _exit(1);
 }
 
-#define STEP(on)                                                                                   \
-    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::     \
-                         : "memory", "cc")
-
 class LookupRace : public testing::Test
 {
   protected:
@@ -304,9 +301,8 @@ class LookupRace : public testing::Test
     struct ss_lookup stepped_lookup()
     {
         step = 0;
-        STEP("orq $0x100, (%%rsp)");
-        struct ss_lookup got = hak_super_lookup(probe);
-        STEP("andq $~0x100, (%%rsp)");
+        struct ss_lookup got;
+        hak_testing::with_steps([&] { got = hak_super_lookup(probe); });
         return got;
     }
     /* Returns how many instructions the lookup has. */
@@ -351,9 +347,7 @@ class LookupRace : public testing::Test
         stepped = "the change";
         from->enter();
         step = n_bad = 0;
-        STEP("orq $0x100, (%%rsp)");
-        change();
-        STEP("andq $~0x100, (%%rsp)");
+        hak_testing::with_steps(change);
         EXPECT_GT(step, from == to ? 0 : 20);
         EXPECT_EQ(n_bad, 0) << from->name << " becomes " << to->name << ", probe "
                             << probe - target;

@@ -6,9 +6,9 @@
    the thread itself, the background thread when the span has not been used for a tick, whoever
    trims. A request gets the front of the smallest span that holds it, and the rest stays; a span
    that comes in is joined with what it touches. Both are done with the slots empty.
-   All this is outside of the gate, so that a signal handler that interrupts it may fork, and then
-   frees what other threads have put off (heap/fork.h): as long as the thread is_busy with the
-   cache, that goes to the pool, and the slots that the thread has chosen stay as they are.
+   All this is outside of the gate, and a signal handler that interrupts it may allocate and free,
+   as far as the program dares: while the thread is_busy with the cache, that goes to the pool, and
+   the slots that the thread has chosen stay as they are.
    Always: the spans' bytes <= `reserved`, and span_cache_bytes is the sum of all `reserved`. The
    thread raises `reserved` as far as the controller lets memory be kept (adapt.h counts it as kept,
    and what was taken out since then too, so that a pair of calls changes nothing that is shared).

@@ -23,6 +23,7 @@
 #include "superslab/pool.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
+#include "testing/steps.h"
 
 namespace
 {
@@ -663,45 +664,37 @@ TEST_F(Spans, OthersTakeSpansOut)
     EXPECT_EQ(n_bad, 0);
 }
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#if HAK_CAN_STEP
 
 /* --- a signal handler between two instructions --- */
 
-const size_t kPutOff = 256;
+const size_t kBlocks = 256;
 const int kStride = 7;
-void *put_off[kPutOff];
-size_t n_put_off;
+void *handlers[kBlocks]; /* what the handler frees */
+size_t n_handlers;
 int n_steps;
 
-/* What a fork in a handler frees, which others had put off, where the thread was interrupted
-   outside of the gate. */
 void free_in_between(int, siginfo_t *, void *)
 {
-    if (++n_steps % kStride == 0 && n_put_off) {
-        void *p = put_off[--n_put_off];
+    if (++n_steps % kStride == 0 && n_handlers) {
+        void *p = handlers[--n_handlers];
         if (!hak_spans_put(&cache, p)) {
             hak_ace_free_to(&cache, p);
         }
     }
 }
 
-#define TRAP(on)                                                                                   \
-    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " on "; popfq; lea 128(%%rsp), %%rsp" ::     \
-                         : "memory", "cc")
-
 void *alloc_stepping(size_t size)
 {
-    TRAP("orq $0x100, (%%rsp)");
-    void *p = hak_spans_take(&cache, size, 1, 0);
-    TRAP("andq $~0x100, (%%rsp)");
+    void *p = nullptr;
+    hak_testing::with_steps([&] { p = hak_spans_take(&cache, size, 1, 0); });
     return p ? p : hak_ace_alloc(size, 1);
 }
 
 void give_stepping(void *p)
 {
-    TRAP("orq $0x100, (%%rsp)");
-    int is_kept = hak_spans_put(&cache, p);
-    TRAP("andq $~0x100, (%%rsp)");
+    int is_kept = 0;
+    hak_testing::with_steps([&] { is_kept = hak_spans_put(&cache, p); });
     if (!is_kept) {
         hak_ace_free_to(&cache, p);
     }
@@ -710,14 +703,11 @@ void give_stepping(void *p)
 /* Slots fill, spans are cut and joined, and each step of that is interrupted. */
 TEST_F(Spans, AHandlerThatFreesLosesNone)
 {
-    struct sigaction action = {}, old;
-    action.sa_flags = SA_SIGINFO;
-    action.sa_sigaction = free_in_between;
-    sigaction(SIGTRAP, &action, &old);
+    hak_testing::OnStep on_step(free_in_between);
     const std::initializer_list<size_t> sizes = {2, 1, 1, 2, 1, 3};
     for (int turn = 0; turn < kStride && !HasFailure(); turn++) {
-        for (n_put_off = 0; n_put_off < kPutOff; n_put_off++) {
-            put_off[n_put_off] = hak_ace_alloc(kSize, 1);
+        for (n_handlers = 0; n_handlers < kBlocks; n_handlers++) {
+            handlers[n_handlers] = hak_ace_alloc(kSize, 1);
         }
         n_steps = turn;
         for (int i = 0; i < 6; i++) {
@@ -730,14 +720,13 @@ TEST_F(Spans, AHandlerThatFreesLosesNone)
             }
             EXPECT_EQ(hak_spans_verify(&cache), 0) << "turn " << turn;
         }
-        while (n_put_off) {
-            give(put_off[--n_put_off]);
+        while (n_handlers) {
+            give(handlers[--n_handlers]);
         }
         EXPECT_GT(n_steps, 1000);
         hak_spans_end(&cache);
         ASSERT_EQ(hak_stat_get(heap_used_bytes), 0) << "turn " << turn << ": a span is lost";
     }
-    sigaction(SIGTRAP, &old, nullptr);
 }
 
 #endif
