@@ -154,10 +154,15 @@ static void set_apart(pthread_attr_t *attributes)
 #endif
 }
 
+/* How long who waits for the thread's end sleeps until it looks again, and once when it is gone:
+   the system gives its mutex away a little before the thread has left the process. */
+#define NAP_NS 20000
+
 /* Held by the thread as long as it lives. It is robust: when the thread has ended, the system
    itself gives it to whoever waits. */
 static pthread_mutex_t life;
 static void *(*run_in_thread)(void *);
+static int has_come_apart; /* is_apart of start_thread: such a thread may come and go often */
 
 static void *begin_thread(void *argument)
 {
@@ -207,6 +212,7 @@ static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_ap
         return error;
     }
     run_in_thread = run;
+    has_come_apart = is_apart;
     (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     error = pthread_attr_setstacksize(&attributes, stack_bytes);
     if (is_apart) {
@@ -217,36 +223,51 @@ static int real_start_thread(void *(*run)(void *), size_t stack_bytes, int is_ap
     return error;
 }
 
-#ifdef __SANITIZE_THREAD__
-/* ThreadSanitizer does not know that a timed lock, too, may be had from a thread that has ended. */
-static int lock_life(const struct timespec *until)
+static void nap(void)
 {
-    struct timespec now;
+    static uint32_t word;
+    struct timespec timeout = {0, NAP_NS};
+    (void)syscall(SYS_futex, &word, FUTEX_WAIT_OF_PROCESS, 0, &timeout, NULL, 0);
+}
+
+/* Looks, and never waits in the mutex: the system would wake the waiter while the ending thread is
+   on its way out, and let it run first. */
+static int lock_life_later(uint64_t last_ns)
+{
     int error;
-    do {
-        error = pthread_mutex_trylock(&life);
-        clock_gettime(CLOCK_REALTIME, &now);
-    } while (error == EBUSY && (now.tv_sec < until->tv_sec ||
-                                (now.tv_sec == until->tv_sec && now.tv_nsec < until->tv_nsec)));
+    while ((error = pthread_mutex_trylock(&life)) == EBUSY && real_precise_ns() < last_ns) {
+        nap();
+    }
+    if (error != EBUSY) {
+        nap();
+    }
     return error;
 }
-#else
-static int lock_life(const struct timespec *until)
+
+/* ThreadSanitizer does not know that a timed lock, too, may be had from a thread that has ended. */
+static int lock_life(uint64_t ms)
 {
-    return pthread_mutex_timedlock(&life, until);
-}
+    struct timespec until;
+#ifdef __SANITIZE_THREAD__
+    int looks = 1;
+#else
+    int looks = !has_come_apart;
 #endif
+    if (looks) {
+        return lock_life_later(real_precise_ns() + ms * 1000000);
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += (time_t)(ms / 1000) + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    return pthread_mutex_timedlock(&life, &until);
+}
 
 /* Not pthread_join: it is a cancellation point, and takes a lock of the C library that a caller of
    free may hold. */
 static int real_wait_thread(uint64_t ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    until.tv_sec += (time_t)(ms / 1000) + until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    int error = lock_life(&until);
+    int error = lock_life(ms);
     if (error == EOWNERDEAD) {
         (void)pthread_mutex_consistent(&life);
         error = 0;

@@ -49,8 +49,9 @@ struct hak_os_ops {
        thread of another nice value than was seen then makes none (EAGAIN). Returns 0 or an errno
        value. Allocates. */
     int (*start_thread)(void *(*run)(void *), size_t stack_bytes, int is_apart);
-    /* `run` is about to return: waits until the system has let go of the thread, at most that long.
-       No cancellation point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
+    /* `run` is about to return: waits until the system has let go of the thread, at most that long,
+       and, unless it was set apart, a moment more, in which it leaves the process. No cancellation
+       point; takes no lock of the C library. Returns 0 or ETIMEDOUT. */
     int (*wait_thread)(uint64_t ms);
     size_t (*page_size)(void); /* a power of two, always the same */
     int (*is_secure)(void);    /* the program has privileges that its caller has not (AT_SECURE) */

@@ -468,6 +468,42 @@ TEST(OsThread, BlocksSignalsAndIsGoneWhenJoined)
     EXPECT_EQ(hak_os_ops.wait_thread(10000), 0);
 }
 
+/* The system gives the thread's mutex away before the thread has left the process, where one that
+   calls unshare() may not be; on one processor who is woken by that comes first. */
+TEST(OsThread, HasLeftTheProcessWhenItIsGone)
+{
+    constexpr int n_times = 100;
+    int n_there = 0;
+    hak_os_forget_thread();
+    std::thread maker([&] {
+        cpu_set_t all, one;
+        ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+        CPU_ZERO(&one);
+        for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
+            if (CPU_ISSET(i, &all)) {
+                CPU_SET(i, &one);
+            }
+        }
+        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        size_t n_tasks = count_tasks();
+        for (int i = 0; i < n_times; i++) {
+            has_begun = 0;
+            ASSERT_EQ(hak_os_ops.start_thread(note, 256 * 1024, 0), 0);
+            while (!has_begun) {
+                usleep(10);
+            }
+            has_begun = 2;
+            EXPECT_EQ(hak_os_ops.wait_thread(10000), 0);
+            n_there += count_tasks() != n_tasks;
+            while (count_tasks() != n_tasks) {
+                usleep(10);
+            }
+        }
+    });
+    maker.join();
+    EXPECT_LE(n_there, n_times / 20);
+}
+
 /* Set apart, it has neither the policy nor the processors of whoever makes it. */
 TEST(OsThread, SetApartItTakesOverNothing)
 {

@@ -40,7 +40,9 @@
      free(NULL) takes a longer way for that (hak_background_null_end).
    - The main thread ends, and no other thread allocates.
    The wait is short: a tick stops between heaps and superslabs; it goes by futex alone, is no
-   cancellation point, and is given up after LONGEST_WAIT_MS.
+   cancellation point, and is given up after LONGEST_WAIT_MS. Where the thread was made with the
+   program's, the waiter looks at times, and is not woken by its end (hak_os_ops.wait_thread): the
+   woken one might run before it has left the process.
 
    Every HAKMEM_PURGE_DELAY_MS it does one tick (hak_theap_rest_all, hak_ace_purge,
    hak_ss_purge_step); when there is nothing to do any more, it sleeps until a slow path wakes it.
