@@ -21,6 +21,20 @@ static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uin
     return n_bits;
 }
 
+/* The place behind the last bit before `before` that is `value`; 0 if there is none. */
+static inline uint32_t hak_bits_behind_last(const uint64_t *words, uint32_t before, int value)
+{
+    while (before) {
+        uint32_t last = before - 1;
+        uint64_t word = (value ? words[last / 64] : ~words[last / 64]) << (63 - last % 64);
+        if (word) {
+            return before - (uint32_t)__builtin_clzll(word);
+        }
+        before = last / 64 * 64;
+    }
+    return 0;
+}
+
 /* How many bits are set. Without the processor's instruction, which not all have, the compiler's
    builtin is a call. */
 static inline uint32_t hak_bits_count(uint64_t word)

@@ -39,6 +39,11 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
+/* A bin that was filled so often without an overflow is filled whole. After so many more, two and
+   then four times as much of what was never handed out is touched at a time: at most one part in
+   RISE_FRESH of what the class has taken by then. */
+#define RISE_FROM  HAK_TINY_OR(2u, 4u)
+#define RISE_FRESH HAK_TINY_OR(3u, 32u)
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -152,6 +157,7 @@ HAK_COLD void hak_tc_init(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =
             TC_ONLY_FREES; /* until it is filled once: who only frees needs no larger bin */
+        heap->n_misses[c] = 0;
         atomic_store_relaxed(&heap->limits[c], (uint16_t)first_limit(c));
         struct bin *bin = &heap->bins[c]; /* what the thread has used of common heaps stays */
         hak_tc_bin_set(bin, NULL);
@@ -410,6 +416,7 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
         return; /* the bin holds more than its limit until the gate is open */
     }
     heap->awake |= (uint64_t)1 << size_class;
+    heap->n_misses[size_class] = 0;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head, *others = hak_link_next(newest);
     hak_link_set(newest, NULL);
@@ -498,6 +505,21 @@ static HAK_NOINLINE void relieve(struct theap *heap)
     heap->relieve_wait = heap->relieve_pause;
 }
 
+/* How many blocks an empty bin gets: half of its limit, so that frees have room, unless it was
+   filled again and again. */
+static uint32_t blocks_wanted(struct theap *heap, uint32_t size_class)
+{
+    uint32_t limit = heap->limits[size_class], n = heap->n_misses[size_class];
+    heap->n_misses[size_class] = (uint8_t)(n + (n < UINT8_MAX));
+    return n < RISE_FROM ? hak_owner_refill_blocks(limit) : limit;
+}
+
+static void set_fresh_times(struct theap *heap, uint32_t size_class)
+{
+    uint32_t n = heap->n_misses[size_class];
+    heap->owner.bank.fresh_times = n < 2 * RISE_FRESH ? 1 : n < 3 * RISE_FRESH ? 2 : 4;
+}
+
 /* From a slab that had no owner. */
 static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, uint32_t want,
                                      uint32_t *count)
@@ -507,8 +529,10 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     if (!slab) {
         return NULL;
     }
+    heap->made_slab = 1;
     hak_lock_acquire(&heap->owner.lock);
     hak_bank_add(&heap->owner.bank, slab);
+    set_fresh_times(heap, size_class);
     *count = hak_small_take(&heap->owner, size_class, want, &head);
     heap->refill_is_clean = heap->owner.bank.took_clean;
     hak_theap_unlock(heap);
@@ -519,7 +543,7 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
    the common heap if the thread uses little of the class; then its limit stays. */
 static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
-    uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
+    uint32_t want = blocks_wanted(heap, size_class);
     void *head;
     int shares = 0;
     note_slow(heap);
@@ -530,6 +554,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     heap->refill_is_clean = 0;
     if (!head) {
         shares = hak_common_serves(heap, size_class);
+        set_fresh_times(heap, size_class);
         *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
         heap->refill_is_clean = head && heap->owner.bank.took_clean;
         if (!head && heap->depot_bytes[1]) {

@@ -150,9 +150,11 @@ struct theap {
     struct spare spares[SC_N_CLASSES];
     uint16_t limits[SC_N_CLASSES];     /* written atomically: senders read them (depot.c) */
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
+    uint8_t n_misses[SC_N_CLASSES];    /* lists from behind the lock since the last overflow */
     struct outbox_slot outbox[OUTBOX_SLOTS];
     uint32_t slow_count;  /* refills from behind the lock */
     uint32_t n_slabs;     /* its bank's at the last of these */
+    uint32_t made_slab;   /* one of them has made a slab; cleared by who minds the limits */
     int32_t mid_swing;    /* see tcache.c */
     uint32_t n_slow;      /* its thread's uses of what is behind the lock; read by senders */
     uint32_t seen_slow;   /* n_slow when a sender saw to the inbox last; owner's lock */

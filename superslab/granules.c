@@ -27,6 +27,11 @@ uint32_t hak_granules_longest_run(const struct granules *set)
     return longest;
 }
 
+uint32_t hak_granules_run_around(const struct granules *set, uint32_t first, uint32_t n)
+{
+    return hak_granules_next(set, first + n, 0) - hak_bits_behind_last(set->word, first, 0);
+}
+
 /* Of one word: a bit for each byte of all ones. */
 static uint32_t whole_bytes(uint64_t word)
 {

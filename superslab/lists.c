@@ -82,9 +82,9 @@ void hak_pool_enter(struct superslab *ss)
     hak_pool_refile(ss);
 }
 
-void hak_pool_relist(struct superslab *ss)
+static void relist(struct superslab *ss, uint32_t run)
 {
-    uint32_t run = hak_pool_longest_run(ss), n_whole = hak_pool_whole_units(ss);
+    uint32_t n_whole = hak_pool_whole_units(ss);
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);
@@ -96,6 +96,24 @@ void hak_pool_relist(struct superslab *ss)
     if (hak_pool_keeps_classes(ss)) {
         hak_pool_apart_refile(ss);
     }
+}
+
+void hak_pool_relist(struct superslab *ss)
+{
+    relist(ss, hak_pool_longest_run(ss));
+}
+
+/* Only the run that they are part of has changed; all are looked at if it was the longest, perhaps,
+   and is shorter now. */
+void hak_pool_relist_part(struct superslab *ss, uint32_t first, uint32_t n, int are_free)
+{
+    uint32_t run = hak_granules_run_around(&ss->free, first, n), longest = ss->largest_run;
+    if (hak_pool_keeps_classes(ss) || (!are_free && run >= longest)) {
+        run = hak_pool_longest_run(ss);
+    } else if (!are_free || run < longest) {
+        run = longest;
+    }
+    relist(ss, run);
 }
 
 /* All that was dirty has been refused. */

@@ -36,6 +36,8 @@ void hak_pool_enter(struct superslab *ss);
 void hak_pool_leave(struct superslab *ss);
 /* After `free` changed: into the lists where it belongs. */
 void hak_pool_relist(struct superslab *ss);
+/* The same where n granules from `first` on have become free, or are used now, and no others. */
+void hak_pool_relist_part(struct superslab *ss, uint32_t first, uint32_t n, int are_free);
 /* What n_whole and largest_run are to be, and the list of its n_whole. */
 uint32_t hak_pool_whole_units(const struct superslab *ss);
 uint32_t hak_pool_longest_run(const struct superslab *ss);

@@ -80,7 +80,7 @@ static void take(struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint32_t n_dirty = hak_pool_clean(ss, first, n);
     hak_granules_clear(&ss->free, first, n);
-    hak_pool_relist(ss);
+    hak_pool_relist_part(ss, first, n, 0);
     hak_stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
     if (n_dirty < n) {
         hak_limit_commit((n - n_dirty) * SS_GRANULE_BYTES);
@@ -221,7 +221,7 @@ void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
     hak_granules_set(&ss->free, first, n);
     hak_granules_set(&ss->dirty, first, n);
     hak_pool_mark_free_units(ss, first, n);
-    hak_pool_relist(ss);
+    hak_pool_relist_part(ss, first, n, 1);
     hak_pool_refile(ss);
     hak_stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
     hak_stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
