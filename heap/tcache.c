@@ -157,7 +157,7 @@ HAK_COLD void hak_tc_init(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =
             TC_ONLY_FREES; /* until it is filled once: who only frees needs no larger bin */
-        heap->n_misses[c] = 0;
+        heap->n_fresh[c] = 0;
         atomic_store_relaxed(&heap->limits[c], (uint16_t)first_limit(c));
         struct bin *bin = &heap->bins[c]; /* what the thread has used of common heaps stays */
         hak_tc_bin_set(bin, NULL);
@@ -416,7 +416,7 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
         return; /* the bin holds more than its limit until the gate is open */
     }
     heap->awake |= (uint64_t)1 << size_class;
-    heap->n_misses[size_class] = 0;
+    heap->n_fresh[size_class] = 0;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head, *others = hak_link_next(newest);
     hak_link_set(newest, NULL);
@@ -505,19 +505,28 @@ static HAK_NOINLINE void relieve(struct theap *heap)
     heap->relieve_wait = heap->relieve_pause;
 }
 
-/* How many blocks an empty bin gets: half of its limit, so that frees have room, unless it was
-   filled again and again. */
-static uint32_t blocks_wanted(struct theap *heap, uint32_t size_class)
+/* How many blocks an empty bin gets: half of its limit, so that frees have room, unless the class
+   only grows. */
+static uint32_t blocks_wanted(const struct theap *heap, uint32_t size_class)
 {
-    uint32_t limit = heap->limits[size_class], n = heap->n_misses[size_class];
-    heap->n_misses[size_class] = (uint8_t)(n + (n < UINT8_MAX));
-    return n < RISE_FROM ? hak_owner_refill_blocks(limit) : limit;
+    uint32_t limit = heap->limits[size_class];
+    return heap->n_fresh[size_class] < RISE_FROM ? hak_owner_refill_blocks(limit) : limit;
 }
 
-static void set_fresh_times(struct theap *heap, uint32_t size_class)
+/* hak_theap_take; how much is touched ahead goes by how long the class has only grown. Heap lock
+   held. */
+static uint32_t take_blocks(struct theap *heap, uint32_t size_class, uint32_t want, void **head)
 {
-    uint32_t n = heap->n_misses[size_class];
-    heap->owner.bank.fresh_times = n < 2 * RISE_FRESH ? 1 : n < 3 * RISE_FRESH ? 2 : 4;
+    uint8_t *n = &heap->n_fresh[size_class];
+    struct bank *bank = &heap->owner.bank;
+    uint32_t rise = *n / RISE_FRESH;
+    bank->fresh_times = (uint8_t)(rise < 2 ? 1 : rise < 3 ? 2 : rise < 4 ? 4 : 8);
+    uint32_t count = hak_theap_take(heap, size_class, want, head);
+    heap->refill_is_clean = count && bank->took_clean;
+    if (count) {
+        *n = bank->took_fresh ? (uint8_t)(*n + (*n < UINT8_MAX)) : 0;
+    }
+    return count;
 }
 
 /* From a slab that had no owner. */
@@ -532,9 +541,7 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     heap->made_slab = 1;
     hak_lock_acquire(&heap->owner.lock);
     hak_bank_add(&heap->owner.bank, slab);
-    set_fresh_times(heap, size_class);
-    *count = hak_small_take(&heap->owner, size_class, want, &head);
-    heap->refill_is_clean = heap->owner.bank.took_clean;
+    *count = take_blocks(heap, size_class, want, &head);
     hak_theap_unlock(heap);
     return head;
 }
@@ -552,11 +559,11 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     head = hak_depot_take(heap, size_class, count);
     note_swing(heap, size_class, head != NULL);
     heap->refill_is_clean = 0;
-    if (!head) {
+    if (head) {
+        heap->n_fresh[size_class] = 0;
+    } else {
         shares = hak_common_serves(heap, size_class);
-        set_fresh_times(heap, size_class);
-        *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
-        heap->refill_is_clean = head && heap->owner.bank.took_clean;
+        *count = shares ? 0 : take_blocks(heap, size_class, want, &head);
         if (!head && heap->depot_bytes[1]) {
             (void)hak_depot_give_back(heap, SC_SLAB_BYTES); /* instead of what is made now */
         }

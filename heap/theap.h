@@ -150,7 +150,8 @@ struct theap {
     struct spare spares[SC_N_CLASSES];
     uint16_t limits[SC_N_CLASSES];     /* written atomically: senders read them (depot.c) */
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
-    uint8_t n_misses[SC_N_CLASSES];    /* lists from behind the lock since the last overflow */
+    uint8_t n_fresh[SC_N_CLASSES];     /* lists since the last overflow, if all from behind the lock
+                                          were of blocks that were never handed out */
     struct outbox_slot outbox[OUTBOX_SLOTS];
     uint32_t slow_count;  /* refills from behind the lock */
     uint32_t n_slabs;     /* its bank's at the last of these */

@@ -158,6 +158,7 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
     if (!slab) {
         return 0;
     }
+    bank->took_fresh = !has_used(slab);
     const uint32_t fresh_bytes = policy->fresh_bytes * bank->fresh_times;
     uint32_t taken = hak_slab_take(slab, want, fresh_bytes, head);
     bank->took_clean = slab->took_clean;
