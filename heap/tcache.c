@@ -28,10 +28,11 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define MID_SWING_LOSS 4
 /* Lists of so many bytes may be what keeps a slab from being empty; so many blocks at most are
    flushed for a slab that is to be made; and at most so many are made without where that is in
-   vain. */
+   vain, or where there is none. */
 #define RELIEVE_LEAST HAK_TINY_OR(64u, SC_SLAB_BYTES / 2)
 #define RELIEVE_MOST  HAK_TINY_OR(64u, 4096u)
 #define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
+#define RELIEVE_AGAIN HAK_TINY_OR(1u, 3u)
 /* A heap falls once it has flushed half of its slabs' bytes more than it took, if they are so many
    times what lists may keep. Lists have so many blocks when it has flushed three quarters. */
 #define FALL_TIMES HAK_TINY_OR(256u, 4u)
@@ -39,11 +40,12 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
-/* A bin that was filled so often without an overflow is filled whole. After so many more, two and
-   then four times as much of what was never handed out is touched at a time: at most one part in
-   RISE_FRESH of what the class has taken by then. */
+/* A bin that was filled so often in a row with blocks that were never handed out is filled whole.
+   After 2, 3 and 4 times RISE_FRESH, two, four and eight times as much of them is touched at a
+   time: at most one part in RISE_FRESH of what the class has taken by then. */
 #define RISE_FROM  HAK_TINY_OR(2u, 4u)
 #define RISE_FRESH HAK_TINY_OR(3u, 32u)
+HAK_STATIC_ASSERT(4 * RISE_FRESH <= UINT8_MAX, "n_fresh counts so far");
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -470,8 +472,8 @@ static int has_resident(void)
    empty; then the slabs that are kept empty are returned. That costs about what a slab's page
    faults do, and only while the process grows: a program that swings within its highest keeps its
    lists. Where it empties no slab, as in a heap that only grows, the next 1, 3, 7, ... slabs are
-   made without. (In the secure variant what one class returns serves no other. A heap of few slabs
-   grows by classes, whose first slabs take a page.) */
+   made without; where no list is long, RELIEVE_AGAIN. (In the secure variant what one class returns
+   serves no other. A heap of few slabs grows by classes, whose first slabs take a page.) */
 static HAK_NOINLINE void relieve(struct theap *heap)
 {
     uint32_t blocks = 0;
@@ -502,7 +504,7 @@ static HAK_NOINLINE void relieve(struct theap *heap)
     } else if (blocks) {
         heap->relieve_pause += heap->relieve_pause < RELIEVE_PAUSE ? heap->relieve_pause + 1 : 0;
     }
-    heap->relieve_wait = heap->relieve_pause;
+    heap->relieve_wait = blocks ? heap->relieve_pause : RELIEVE_AGAIN;
 }
 
 /* How many blocks an empty bin gets: half of its limit, so that frees have room, unless the class

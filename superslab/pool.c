@@ -188,7 +188,9 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded)
 {
     struct superslab *best = NULL;
     int looked = 0;
-    for (uint32_t n = 1; n <= SS_UNITS && looked < DIRTY_SEARCH; n++) {
+    uint64_t left = hak_pool_lists.units_present & ~(uint64_t)1;
+    for (; left && looked < DIRTY_SEARCH; left &= left - 1) {
+        uint32_t n = (uint32_t)__builtin_ctzll(left);
         for (struct superslab *ss = hak_pool_lists.by_units[n].first; ss && looked < DIRTY_SEARCH;
              ss = ss->next[SS_BY_UNITS]) {
             hak_lock_step(1);
