@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/error.h"
 #include "base/options.h"
 #include "base/stats.h"
@@ -28,11 +29,10 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 #define MID_SWING_LOSS 4
 /* Lists of so many bytes may be what keeps a slab from being empty; so many blocks at most are
    flushed for a slab that is to be made; and at most so many are made without where that is in
-   vain, or where there is none. */
+   vain. */
 #define RELIEVE_LEAST HAK_TINY_OR(64u, SC_SLAB_BYTES / 2)
 #define RELIEVE_MOST  HAK_TINY_OR(64u, 4096u)
 #define RELIEVE_PAUSE HAK_TINY_OR(3u, 63u)
-#define RELIEVE_AGAIN HAK_TINY_OR(1u, 3u)
 /* A heap falls once it has flushed half of its slabs' bytes more than it took, if they are so many
    times what lists may keep. Lists have so many blocks when it has flushed three quarters. */
 #define FALL_TIMES HAK_TINY_OR(256u, 4u)
@@ -150,6 +150,15 @@ static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *cou
 
 /* --- limits --- */
 
+/* Lists of the class may be long enough to be flushed before the process grows (relieve). */
+static void note_long(struct theap *heap, uint32_t size_class)
+{
+    int is_long =
+        (heap->limits[size_class] + (size_t)1) * hak_sc_table[size_class].size >= RELIEVE_LEAST;
+    heap->long_limits &= ~((uint64_t)1 << size_class);
+    heap->long_limits |= (uint64_t)is_long << size_class;
+}
+
 HAK_COLD void hak_tc_init(struct theap *heap)
 {
     heap->awake = heap->is_largest = 0;
@@ -161,6 +170,7 @@ HAK_COLD void hak_tc_init(struct theap *heap)
             TC_ONLY_FREES; /* until it is filled once: who only frees needs no larger bin */
         heap->n_fresh[c] = 0;
         atomic_store_relaxed(&heap->limits[c], (uint16_t)first_limit(c));
+        note_long(heap, c);
         struct bin *bin = &heap->bins[c]; /* what the thread has used of common heaps stays */
         hak_tc_bin_set(bin, NULL);
         bin->room = (int32_t)heap->limits[c];
@@ -188,6 +198,7 @@ static void set_limit(struct theap *heap, uint32_t size_class, uint32_t limit, i
     heap->budget += (uint64_t)bytes;
     heap->bins[size_class].room += (int32_t)(limit - heap->limits[size_class]);
     atomic_store_relaxed(&heap->limits[size_class], (uint16_t)limit);
+    note_long(heap, size_class);
 }
 
 /* How much more of the budget the class's two lists take with that limit: every class may have its
@@ -472,8 +483,8 @@ static int has_resident(void)
    empty; then the slabs that are kept empty are returned. That costs about what a slab's page
    faults do, and only while the process grows: a program that swings within its highest keeps its
    lists. Where it empties no slab, as in a heap that only grows, the next 1, 3, 7, ... slabs are
-   made without; where no list is long, RELIEVE_AGAIN. (In the secure variant what one class returns
-   serves no other. A heap of few slabs grows by classes, whose first slabs take a page.) */
+   made without. (In the secure variant what one class returns serves no other. A heap of few slabs
+   grows by classes, whose first slabs take a page.) */
 static HAK_NOINLINE void relieve(struct theap *heap)
 {
     uint32_t blocks = 0;
@@ -481,9 +492,12 @@ static HAK_NOINLINE void relieve(struct theap *heap)
         heap->relieve_wait--;
         return;
     }
-    for (uint32_t n = 0; n < 2 * SC_N_CLASSES && blocks < RELIEVE_MOST; n++) {
-        int is_spare = n < SC_N_CLASSES;
-        uint32_t c = heap->relieved = (heap->relieved ? heap->relieved : SC_N_CLASSES) - 1;
+    const uint32_t n_long = hak_bits_count(heap->long_limits);
+    for (uint32_t n = 0; n < 2 * n_long && blocks < RELIEVE_MOST; n++) {
+        int is_spare = n < n_long;
+        uint64_t below = heap->long_limits & (((uint64_t)1 << heap->relieved) - 1);
+        uint32_t c = 63 - (uint32_t)__builtin_clzll(below ? below : heap->long_limits);
+        heap->relieved = c;
         uint32_t count = is_spare ? heap->spares[c].count : hak_tc_count(heap, c);
         if ((size_t)count * hak_sc_table[c].size >= RELIEVE_LEAST) {
             hak_lock_acquire(&heap->owner.lock);
@@ -496,15 +510,17 @@ static HAK_NOINLINE void relieve(struct theap *heap)
             }
         }
     }
-    hak_lock_acquire(&heap->owner.lock);
-    hak_bank_release_empty(&heap->owner.bank);
-    (void)hak_theap_unlock(heap);
+    if (hak_bank_n_empty()) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_bank_release_empty(&heap->owner.bank);
+        (void)hak_theap_unlock(heap);
+    }
     if (has_resident()) {
         heap->relieve_pause = 0;
     } else if (blocks) {
         heap->relieve_pause += heap->relieve_pause < RELIEVE_PAUSE ? heap->relieve_pause + 1 : 0;
     }
-    heap->relieve_wait = blocks ? heap->relieve_pause : RELIEVE_AGAIN;
+    heap->relieve_wait = heap->relieve_pause;
 }
 
 /* How many blocks an empty bin gets: half of its limit, so that frees have room, unless the class

@@ -170,7 +170,8 @@ struct theap {
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick;    /* see common.h */
     uint32_t is_parked, parked_at;        /* see parked.h */
-    uint32_t relieved;                    /* the class whose list was flushed last, see tcache.c */
+    uint32_t relieved;                    /* the class that was looked at last, see tcache.c */
+    uint64_t long_limits;                 /* a bit for each class whose lists may be flushed then */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
 
