@@ -40,12 +40,11 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
-/* A bin that was filled so often in a row with blocks that were never handed out is filled whole.
-   After 2, 3 and 4 times RISE_FRESH, two, four and eight times as much of them is touched at a
-   time: at most one part in RISE_FRESH of what the class has taken by then. */
-#define RISE_FROM  HAK_TINY_OR(2u, 4u)
+/* After two and three times so many lists in a row of blocks that were never handed out, two and
+   four times as much of them is touched at a time: at most one part in RISE_FRESH of what the class
+   has taken by then. */
 #define RISE_FRESH HAK_TINY_OR(3u, 32u)
-HAK_STATIC_ASSERT(4 * RISE_FRESH <= UINT8_MAX, "n_fresh counts so far");
+HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX, "n_fresh counts so far");
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -523,14 +522,6 @@ static HAK_NOINLINE void relieve(struct theap *heap)
     heap->relieve_wait = heap->relieve_pause;
 }
 
-/* How many blocks an empty bin gets: half of its limit, so that frees have room, unless the class
-   only grows. */
-static uint32_t blocks_wanted(const struct theap *heap, uint32_t size_class)
-{
-    uint32_t limit = heap->limits[size_class];
-    return heap->n_fresh[size_class] < RISE_FROM ? hak_owner_refill_blocks(limit) : limit;
-}
-
 /* hak_theap_take; how much is touched ahead goes by how long the class has only grown. Heap lock
    held. */
 static uint32_t take_blocks(struct theap *heap, uint32_t size_class, uint32_t want, void **head)
@@ -538,7 +529,7 @@ static uint32_t take_blocks(struct theap *heap, uint32_t size_class, uint32_t wa
     uint8_t *n = &heap->n_fresh[size_class];
     struct bank *bank = &heap->owner.bank;
     uint32_t rise = *n / RISE_FRESH;
-    bank->fresh_times = (uint8_t)(rise < 2 ? 1 : rise < 3 ? 2 : rise < 4 ? 4 : 8);
+    bank->fresh_times = (uint8_t)(rise < 2 ? 1 : rise < 3 ? 2 : 4);
     uint32_t count = hak_theap_take(heap, size_class, want, head);
     heap->refill_is_clean = count && bank->took_clean;
     if (count) {
@@ -568,7 +559,7 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
    the common heap if the thread uses little of the class; then its limit stays. */
 static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
 {
-    uint32_t want = blocks_wanted(heap, size_class);
+    uint32_t want = hak_owner_refill_blocks(heap->limits[size_class]);
     void *head;
     int shares = 0;
     note_slow(heap);
