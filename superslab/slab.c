@@ -7,7 +7,8 @@
 #include "base/stats.h"
 #include "base/verify.h"
 
-/* Where blocks of an earlier slab were, a call takes so many times SLAB_TOUCHED_BYTES: as much as stays in the processor's first cache until it is used. */
+/* Where blocks of an earlier slab were, a call takes so many times SLAB_TOUCHED_BYTES: as much as
+ * stays in the processor's first cache until it is used. */
 #define AGAIN_MOST 4u
 
 static uint32_t word_count(uint32_t capacity)
