@@ -21,19 +21,18 @@ static inline uint32_t hak_bits_next(const uint64_t *words, uint32_t n_bits, uin
     return n_bits;
 }
 
-/* The number of bits from `from` down to the first one that is not set, which is not counted. */
-static inline uint32_t hak_bits_run_down(const uint64_t *words, uint32_t from)
+/* The place behind the last bit before `before` that is `value`; 0 if there is none. */
+static inline uint32_t hak_bits_behind_last(const uint64_t *words, uint32_t before, int value)
 {
-    uint32_t at = from;
-    uint64_t zeros = ~words[at / 64] << (63 - at % 64);
-    while (!zeros) {
-        if (at < 64) {
-            return from + 1;
+    while (before) {
+        uint32_t last = before - 1;
+        uint64_t word = (value ? words[last / 64] : ~words[last / 64]) << (63 - last % 64);
+        if (word) {
+            return before - (uint32_t)__builtin_clzll(word);
         }
-        at = at / 64 * 64 - 1;
-        zeros = ~words[at / 64];
+        before = last / 64 * 64;
     }
-    return from - at + (uint32_t)__builtin_clzll(zeros);
+    return 0;
 }
 
 /* How many bits are set. Without the processor's instruction, which not all have, the compiler's

@@ -27,6 +27,8 @@
 /* How many of the blocks that were freed last are compared with one that realloc gets; often it is
    called for blocks that were written to, which cannot be free, and then for none. */
 #define LOOK_AT_BLOCKS 16u
+/* One list from behind the lock in so many. */
+#define MIND_EVERY 16u
 
 HAK_TLS int hak_request_is_try;
 
@@ -147,6 +149,18 @@ static void *ask_heap(uint32_t size_class, int *is_clean)
     return block;
 }
 
+/* What may be kept changes as slabs are made; what other threads do, they mind themselves, and so
+   does this one now and then. */
+static HAK_ALWAYS_INLINE void mind_limits(struct theap *heap)
+{
+    if (heap->made_slab || heap->slow_count % MIND_EVERY == 0) {
+        if (heap->made_slab) { /* hak_theap_none is every thread's, and has made none */
+            heap->made_slab = 0;
+        }
+        hak_request_mind_limits();
+    }
+}
+
 struct want_small {
     uint32_t size_class;
     int *is_clean;
@@ -180,7 +194,7 @@ static HAK_ALWAYS_INLINE void *small_alloc(uint32_t size_class, size_t align, in
         block = hak_request_again(ask_heap_again, &want, size, align);
         errno = saved;
     }
-    hak_request_mind_limits();
+    mind_limits(hak_theap_own);
     hak_gate_leave();
     if (HAK_UNLIKELY(!block)) {
         int saved = errno;

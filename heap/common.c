@@ -126,6 +126,7 @@ void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count)
     void *head = take_and_unlock(heap, common, size_class, count);
     struct slab *fresh = head ? NULL : hak_bank_make(size_class);
     if (fresh) {
+        heap->made_slab = 1;
         hak_lock_acquire(&common->owner.lock);
         hak_bank_add(&common->owner.bank, fresh);
         head = take_and_unlock(heap, common, size_class, count);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/error.h"
 #include "base/options.h"
 #include "base/stats.h"
@@ -39,6 +40,11 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
+/* After two and three times so many lists in a row of blocks that were never handed out, two and
+   four times as much of them is touched at a time: at most one part in RISE_FRESH of what the class
+   has taken by then. */
+#define RISE_FRESH HAK_TINY_OR(3u, 32u)
+HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX, "n_fresh counts so far");
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -143,6 +149,15 @@ static void *take_metered(struct theap *heap, uint32_t size_class, uint32_t *cou
 
 /* --- limits --- */
 
+/* Lists of the class may be long enough to be flushed before the process grows (relieve). */
+static void note_long(struct theap *heap, uint32_t size_class)
+{
+    int is_long =
+        (heap->limits[size_class] + (size_t)1) * hak_sc_table[size_class].size >= RELIEVE_LEAST;
+    heap->long_limits &= ~((uint64_t)1 << size_class);
+    heap->long_limits |= (uint64_t)is_long << size_class;
+}
+
 HAK_COLD void hak_tc_init(struct theap *heap)
 {
     heap->awake = heap->is_largest = 0;
@@ -152,7 +167,9 @@ HAK_COLD void hak_tc_init(struct theap *heap)
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =
             TC_ONLY_FREES; /* until it is filled once: who only frees needs no larger bin */
+        heap->n_fresh[c] = 0;
         atomic_store_relaxed(&heap->limits[c], (uint16_t)first_limit(c));
+        note_long(heap, c);
         struct bin *bin = &heap->bins[c]; /* what the thread has used of common heaps stays */
         hak_tc_bin_set(bin, NULL);
         bin->room = (int32_t)heap->limits[c];
@@ -180,6 +197,7 @@ static void set_limit(struct theap *heap, uint32_t size_class, uint32_t limit, i
     heap->budget += (uint64_t)bytes;
     heap->bins[size_class].room += (int32_t)(limit - heap->limits[size_class]);
     atomic_store_relaxed(&heap->limits[size_class], (uint16_t)limit);
+    note_long(heap, size_class);
 }
 
 /* How much more of the budget the class's two lists take with that limit: every class may have its
@@ -410,6 +428,7 @@ void hak_tc_overflow(struct theap *heap, uint32_t size_class)
         return; /* the bin holds more than its limit until the gate is open */
     }
     heap->awake |= (uint64_t)1 << size_class;
+    heap->n_fresh[size_class] = 0;
     /* The newest block stays, so that a block freed twice in a row is seen here too. */
     void *newest = bin->head, *others = hak_link_next(newest);
     hak_link_set(newest, NULL);
@@ -472,9 +491,12 @@ static HAK_NOINLINE void relieve(struct theap *heap)
         heap->relieve_wait--;
         return;
     }
-    for (uint32_t n = 0; n < 2 * SC_N_CLASSES && blocks < RELIEVE_MOST; n++) {
-        int is_spare = n < SC_N_CLASSES;
-        uint32_t c = heap->relieved = (heap->relieved ? heap->relieved : SC_N_CLASSES) - 1;
+    const uint32_t n_long = hak_bits_count(heap->long_limits);
+    for (uint32_t n = 0; n < 2 * n_long && blocks < RELIEVE_MOST; n++) {
+        int is_spare = n < n_long;
+        uint64_t below = heap->long_limits & (((uint64_t)1 << heap->relieved) - 1);
+        uint32_t c = 63 - (uint32_t)__builtin_clzll(below ? below : heap->long_limits);
+        heap->relieved = c;
         uint32_t count = is_spare ? heap->spares[c].count : hak_tc_count(heap, c);
         if ((size_t)count * hak_sc_table[c].size >= RELIEVE_LEAST) {
             hak_lock_acquire(&heap->owner.lock);
@@ -487,15 +509,33 @@ static HAK_NOINLINE void relieve(struct theap *heap)
             }
         }
     }
-    hak_lock_acquire(&heap->owner.lock);
-    hak_bank_release_empty(&heap->owner.bank);
-    (void)hak_theap_unlock(heap);
+    if (hak_bank_n_empty()) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_bank_release_empty(&heap->owner.bank);
+        (void)hak_theap_unlock(heap);
+    }
     if (has_resident()) {
         heap->relieve_pause = 0;
     } else if (blocks) {
         heap->relieve_pause += heap->relieve_pause < RELIEVE_PAUSE ? heap->relieve_pause + 1 : 0;
     }
     heap->relieve_wait = heap->relieve_pause;
+}
+
+/* hak_theap_take; how much is touched ahead goes by how long the class has only grown. Heap lock
+   held. */
+static uint32_t take_blocks(struct theap *heap, uint32_t size_class, uint32_t want, void **head)
+{
+    uint8_t *n = &heap->n_fresh[size_class];
+    struct bank *bank = &heap->owner.bank;
+    uint32_t rise = *n / RISE_FRESH;
+    bank->fresh_times = (uint8_t)(rise < 2 ? 1 : rise < 3 ? 2 : 4);
+    uint32_t count = hak_theap_take(heap, size_class, want, head);
+    heap->refill_is_clean = count && bank->took_clean;
+    if (count) {
+        *n = bank->took_fresh ? (uint8_t)(*n + (*n < UINT8_MAX)) : 0;
+    }
+    return count;
 }
 
 /* From a slab that had no owner. */
@@ -507,10 +547,10 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     if (!slab) {
         return NULL;
     }
+    heap->made_slab = 1;
     hak_lock_acquire(&heap->owner.lock);
     hak_bank_add(&heap->owner.bank, slab);
-    *count = hak_small_take(&heap->owner, size_class, want, &head);
-    heap->refill_is_clean = heap->owner.bank.took_clean;
+    *count = take_blocks(heap, size_class, want, &head);
     hak_theap_unlock(heap);
     return head;
 }
@@ -528,10 +568,11 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     head = hak_depot_take(heap, size_class, count);
     note_swing(heap, size_class, head != NULL);
     heap->refill_is_clean = 0;
-    if (!head) {
+    if (head) {
+        heap->n_fresh[size_class] = 0;
+    } else {
         shares = hak_common_serves(heap, size_class);
-        *count = shares ? 0 : hak_theap_take(heap, size_class, want, &head);
-        heap->refill_is_clean = head && heap->owner.bank.took_clean;
+        *count = shares ? 0 : take_blocks(heap, size_class, want, &head);
         if (!head && heap->depot_bytes[1]) {
             (void)hak_depot_give_back(heap, SC_SLAB_BYTES); /* instead of what is made now */
         }

@@ -150,9 +150,12 @@ struct theap {
     struct spare spares[SC_N_CLASSES];
     uint16_t limits[SC_N_CLASSES];     /* written atomically: senders read them (depot.c) */
     uint8_t n_overflows[SC_N_CLASSES]; /* since the last refill */
+    uint8_t n_fresh[SC_N_CLASSES];     /* lists since the last overflow, if all from behind the lock
+                                          were of blocks that were never handed out */
     struct outbox_slot outbox[OUTBOX_SLOTS];
     uint32_t slow_count;  /* refills from behind the lock */
     uint32_t n_slabs;     /* its bank's at the last of these */
+    uint32_t made_slab;   /* one of them has made a slab; cleared by who minds the limits */
     int32_t mid_swing;    /* see tcache.c */
     uint32_t n_slow;      /* its thread's uses of what is behind the lock; read by senders */
     uint32_t seen_slow;   /* n_slow when a sender saw to the inbox last; owner's lock */
@@ -167,7 +170,8 @@ struct theap {
     uint32_t is_inside;   /* its thread is, see gate.h */
     uint32_t common_uses, common_tick;    /* see common.h */
     uint32_t is_parked, parked_at;        /* see parked.h */
-    uint32_t relieved;                    /* the class whose list was flushed last, see tcache.c */
+    uint32_t relieved;                    /* the class that was looked at last, see tcache.c */
+    uint64_t long_limits;                 /* a bit for each class whose lists may be flushed then */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
 

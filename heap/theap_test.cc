@@ -249,6 +249,49 @@ TEST_F(Heap, ABinThatSleepsShrinks)
     EXPECT_EQ(hak_stat_get(bin_budget), 0);
 }
 
+/* Allocates until a list of the class has come from behind the lock, or its limit and more; returns
+   how many blocks it had. */
+size_t next_list(uint32_t c, std::vector<void *> &held)
+{
+    const struct theap *heap = hak_self;
+    int64_t before = hak_stat_get(refills);
+    for (uint32_t n = 0; n <= 3u * heap->limits[c] && hak_stat_get(refills) == before; n++) {
+        held.push_back(hak_malloc(size_of(c)));
+    }
+    return n_blocks(hak_tc_bin_first(&heap->bins[c])) + 1;
+}
+
+/* A class that only grows touches more ahead of need, by how much it has taken; until some of it
+   comes back. */
+TEST_F(Heap, AClassThatOnlyGrowsTouchesMoreAhead)
+{
+    in_thread([] {
+        work_up(12);
+        const uint32_t c = hak_sc_of(64);
+        const struct theap *heap = hak_self;
+        std::vector<void *> held;
+        while (heap->n_fresh[c] == 0) { /* what was there has been used up */
+            (void)next_list(c, held);
+            ASSERT_LT(held.size(), 1000000u);
+        }
+        const size_t one = OWNER_FRESH_BYTES / size_of(c);
+        size_t begin = held.size(), largest = 0;
+        while (largest < std::min<size_t>(hak_owner_refill_blocks(heap->limits[c]), 4 * one)) {
+            size_t taken = held.size() - begin, n = next_list(c, held);
+            if (heap->refill_is_clean) { /* memory that no slab has had before */
+                EXPECT_LE(n, std::max(one, taken / 16));
+                largest = std::max(largest, n);
+            }
+            ASSERT_LT(held.size(), 1000000u);
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        for (void *p : held) {
+            hak_free(p);
+        }
+        EXPECT_EQ(heap->n_fresh[c], 0);
+    });
+}
+
 /* The bins of mid classes grow with the heap, and shrink with it. */
 TEST_F(Heap, MidBinsAreAShareOfTheHeap)
 {

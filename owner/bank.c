@@ -43,6 +43,7 @@ void hak_bank_init(struct bank *bank, uint32_t owner)
     bank->n_slabs = 0;
     bank->keeps_empty = 1;
     bank->has_strays_sent = 0;
+    bank->fresh_times = 1;
     bank->strays = NULL;
     bank->full = bank->away = NULL;
     bank->newest = 0;
@@ -157,7 +158,9 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
     if (!slab) {
         return 0;
     }
-    uint32_t taken = hak_slab_take(slab, want, policy->fresh_bytes, head);
+    bank->took_fresh = !has_used(slab);
+    const uint32_t fresh_bytes = policy->fresh_bytes * bank->fresh_times;
+    uint32_t taken = hak_slab_take(slab, want, fresh_bytes, head);
     bank->took_clean = slab->took_clean;
     while (slab->n_free == 0) {
         become_full(bank, slab);
@@ -166,7 +169,7 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
             break;
         }
         hak_lock_step(1);
-        taken += hak_slab_take_before(slab, want - taken, policy->fresh_bytes, *head, head);
+        taken += hak_slab_take_before(slab, want - taken, fresh_bytes, *head, head);
         bank->took_clean = 0;
     }
     return taken;

@@ -49,8 +49,10 @@ struct bank {
     uint32_t owner;
     uint32_t n_slabs;
     uint8_t keeps_empty, has_strays_sent;
-    void *strays;   /* blocks linked through their first words */
-    int took_clean; /* what hak_bank_take gave last reads as zero behind the first words */
+    uint8_t fresh_times; /* so many times the policy's fresh_bytes are taken at a time */
+    void *strays;        /* blocks linked through their first words */
+    int took_clean;      /* what hak_bank_take gave last reads as zero behind the first words */
+    int took_fresh;      /* it was never handed out before */
     struct slab *partial[SC_N_CLASSES];
     uint32_t n_partial[SC_N_CLASSES]; /* lengths of the lists; written atomically */
     struct slab *empty[SC_N_CLASSES];

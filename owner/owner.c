@@ -262,7 +262,7 @@ struct owner *hak_owner_next(uint32_t *id)
                 return owner;
             }
         }
-        w = next_used(w + 1);
+        w = w + 1 < n ? next_used(w + 1) : n;
     }
     return NULL;
 }

@@ -14,7 +14,8 @@ HAK_EXTERN_C_BEGIN
    most so many blocks. */
 #define OWNER_FIRST_BYTES  HAK_TINY_OR(64u, 2048u)
 #define OWNER_FIRST_BLOCKS 16u
-/* About a page: blocks that were never handed out are touched so much ahead of need. */
+/* About a page: blocks that were never handed out are touched so much ahead of need, or more where
+   a class has only grown for long (bank.h). */
 #define OWNER_FRESH_BYTES 4096u
 
 struct owner_policy {

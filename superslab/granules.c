@@ -31,6 +31,11 @@ uint32_t hak_granules_longest_run(const struct granules *set)
     return longest;
 }
 
+uint32_t hak_granules_run_around(const struct granules *set, uint32_t first, uint32_t n)
+{
+    return hak_granules_next(set, first + n, 0) - hak_bits_behind_last(set->word, first, 0);
+}
+
 #ifdef __SSE2__
 
 /* A bit for each byte of the set that is `value`: 0 or all ones. */

@@ -78,6 +78,9 @@ static inline uint32_t hak_granules_of_unit(const struct granules *set, uint32_t
 /* The smallest run of the set in which n granules fit at a multiple of `align`; returns its first
    place that fits, or SS_GRANULES. */
 uint32_t hak_granules_best_fit(const struct granules *set, uint32_t n, uint32_t align);
+/* The length of the run that n granules from `first` on make with what is in the set before and
+   behind them. */
+uint32_t hak_granules_run_around(const struct granules *set, uint32_t first, uint32_t n);
 /* The length of the longest run. */
 uint32_t hak_granules_longest_run(const struct granules *set);
 /* Units all of whose granules are in the set, as a mask. */

@@ -69,6 +69,12 @@ TEST(Granules, AgreeWithPlainArrays)
             range[i] = true;
         }
         ASSERT_EQ(hak_granules_count(&set, first, n), (bits & range).count());
+        uint32_t before = first;
+        while (before > 0 && bits[before - 1]) {
+            before--;
+        }
+        ASSERT_EQ(hak_granules_run_around(&set, first, n),
+                  first - before + n + run_at(bits, first + n));
         ASSERT_EQ(hak_granules_of_unit(&set, first / 8),
                   ((bits >> (first / 8 * 8)) & Bits(0xFF)).to_ullong());
         struct granules changed = set, expected = from(bits | range);

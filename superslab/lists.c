@@ -43,13 +43,20 @@ struct ss_list *hak_pool_units_list(const struct superslab *ss, uint32_t n_whole
 static void list_by_units(struct superslab *ss, uint32_t n_whole)
 {
     ss->n_whole = (uint16_t)n_whole;
-    list_append(hak_pool_units_list(ss, n_whole), ss, SS_BY_UNITS);
+    struct ss_list *list = hak_pool_units_list(ss, n_whole);
+    list_append(list, ss, SS_BY_UNITS);
+    if (list == &hak_pool_lists.by_units[n_whole]) {
+        hak_pool_lists.units_present |= (uint64_t)1 << n_whole;
+    }
     hak_pool_lists.n_empty += hak_pool_is_empty(ss) != 0;
 }
 
 static void unlist_by_units(struct superslab *ss)
 {
     list_remove(hak_pool_units_list(ss, ss->n_whole), ss, SS_BY_UNITS);
+    if (!hak_pool_lists.by_units[ss->n_whole].first) {
+        hak_pool_lists.units_present &= ~((uint64_t)1 << ss->n_whole);
+    }
     hak_pool_lists.n_empty -= hak_pool_is_empty(ss) != 0;
 }
 
@@ -81,9 +88,8 @@ void hak_pool_enter(struct superslab *ss)
     hak_pool_refile(ss);
 }
 
-static void relist(struct superslab *ss, uint32_t run)
+static void relist(struct superslab *ss, uint32_t run, uint32_t n_whole)
 {
-    uint32_t n_whole = hak_pool_whole_units(ss);
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);
@@ -99,18 +105,31 @@ static void relist(struct superslab *ss, uint32_t run)
 
 void hak_pool_relist(struct superslab *ss)
 {
-    relist(ss, hak_pool_longest_run(ss));
+    relist(ss, hak_pool_longest_run(ss), hak_pool_whole_units(ss));
 }
 
-void hak_pool_relist_given(struct superslab *ss, uint32_t first)
+/* n_whole, after a unit has become free, or is used now, and nothing else; or other granules. */
+static uint32_t whole_units_now(const struct superslab *ss, uint32_t first, uint32_t n,
+                                int are_free)
 {
-    uint32_t run = ss->largest_run;
-    if (!hak_pool_keeps_classes(ss)) {
-        uint32_t now = hak_bits_run_down(ss->free.word, first) - 1 +
-                       hak_granules_next(&ss->free, first, 0) - first;
-        run = now > run ? now : run;
+    int is_unit = n == SS_GRANULES_OF_A_UNIT && first % SS_GRANULES_OF_A_UNIT == 0;
+    if (!is_unit || hak_pool_keeps_classes(ss) || hak_pool_guards(ss)) {
+        return hak_pool_whole_units(ss);
     }
-    relist(ss, run);
+    return are_free ? ss->n_whole + 1u : ss->n_whole - 1u;
+}
+
+/* Only the run that they are part of has changed; all are looked at if it was the longest, perhaps,
+   and is shorter now. */
+void hak_pool_relist_part(struct superslab *ss, uint32_t first, uint32_t n, int are_free)
+{
+    uint32_t run = hak_granules_run_around(&ss->free, first, n), longest = ss->largest_run;
+    if (hak_pool_keeps_classes(ss) || (!are_free && run >= longest)) {
+        run = hak_pool_longest_run(ss);
+    } else if (!are_free || run < longest) {
+        run = longest;
+    }
+    relist(ss, run, whole_units_now(ss, first, n, are_free));
 }
 
 /* All that was dirty has been refused. */

@@ -22,6 +22,7 @@ struct pool_lists {
     struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
     uint64_t runs_present[RUN_BITS / 64];
     struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
+    uint64_t units_present;                /* a bit for each of these lists that is not empty */
     struct ss_list virgin;                 /* instead: those that keep classes, if n_whole > 0 */
     struct ss_list aged;                   /* with something to purge, oldest first */
     struct ss_list refused;                /* whose dirty granules were all refused */
@@ -36,8 +37,8 @@ void hak_pool_enter(struct superslab *ss);
 void hak_pool_leave(struct superslab *ss);
 /* After `free` changed: into the lists where it belongs. */
 void hak_pool_relist(struct superslab *ss);
-/* The same when granules became free, of which `first` is one, and nothing else changed. */
-void hak_pool_relist_given(struct superslab *ss, uint32_t first);
+/* The same where n granules from `first` on have become free, or are used now, and no others. */
+void hak_pool_relist_part(struct superslab *ss, uint32_t first, uint32_t n, int are_free);
 /* What n_whole and largest_run are to be, and the list of its n_whole. */
 uint32_t hak_pool_whole_units(const struct superslab *ss);
 uint32_t hak_pool_longest_run(const struct superslab *ss);

@@ -82,7 +82,7 @@ static void take(struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint32_t n_dirty = hak_pool_clean(ss, first, n);
     hak_granules_clear(&ss->free, first, n);
-    hak_pool_relist(ss);
+    hak_pool_relist_part(ss, first, n, 0);
     hak_stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
     if (n_dirty < n) {
         hak_limit_commit((n - n_dirty) * SS_GRANULE_BYTES);
@@ -190,7 +190,9 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded)
 {
     struct superslab *best = NULL;
     int looked = 0;
-    for (uint32_t n = 1; n <= SS_UNITS && looked < DIRTY_SEARCH; n++) {
+    uint64_t left = hak_pool_lists.units_present & ~(uint64_t)1;
+    for (; left && looked < DIRTY_SEARCH; left &= left - 1) {
+        uint32_t n = (uint32_t)__builtin_ctzll(left);
         for (struct superslab *ss = hak_pool_lists.by_units[n].first; ss && looked < DIRTY_SEARCH;
              ss = ss->next[SS_BY_UNITS]) {
             hak_lock_step(1);
@@ -219,7 +221,7 @@ void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
     hak_granules_set(&ss->free, first, n);
     hak_granules_set(&ss->dirty, first, n);
     hak_pool_mark_free_units(ss, first, n);
-    hak_pool_relist_given(ss, first);
+    hak_pool_relist_part(ss, first, n, 1);
     hak_pool_file_youngest(ss, now_ns);
     hak_stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
     hak_stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
