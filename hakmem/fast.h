@@ -123,6 +123,9 @@ static HAK_ALWAYS_INLINE void *hak_fast_malloc_or(size_t size, void *(*large)(si
 
 static HAK_ALWAYS_INLINE void *hak_fast_malloc(size_t size)
 {
+    if (HAK_SECURE) { /* as below, by one way for every size */
+        return hak_fast_refill_malloc(size);
+    }
     return hak_fast_malloc_or(size, hak_fast_slow_malloc, hak_fast_refill_malloc);
 }
 

@@ -673,7 +673,7 @@ void (*hak_tc_flush_kept)(struct theap *heap);
 
 void hak_tc_flush(struct theap *heap)
 {
-    if (HAK_SECURE && heap->kept) {
+    if (HAK_SECURE && heap->kept_room) {
         hak_tc_flush_kept(heap);
     }
     hak_remote_send_all(heap);

@@ -19,11 +19,56 @@
 
 static uint64_t reserved_bytes; /* by all caches */
 
-static void forget(struct secure_bin *bin)
+static void forget(struct secure_cache *cache, uint32_t size_class)
 {
-    bin->n_hand = bin->is_ready = bin->n_ring = bin->at = 0;
-    bin->bytes = bin->magic = bin->limit = 0;
-    memset(bin->ring, 0, sizeof bin->ring);
+    struct secure_list *list = &cache->lists[size_class];
+    if (cache->bins[size_class].n_ring) {
+        memset(list->ring, 0, sizeof list->ring);
+    }
+    cache->bins[size_class] = (struct secure_bin){.list = list};
+}
+
+/* What the heap's thread has; NULL if nothing. */
+static struct secure_cache *cache_of(const struct theap *heap)
+{
+    struct secure_cache *cache = (struct secure_cache *)heap->kept_room;
+    return heap->kept || (cache && cache->epoch && cache->epoch == hak_theap_epoch) ? cache : NULL;
+}
+
+void hak_secure_cache_draw_anew(uint64_t chance)
+{
+    struct secure_cache *cache = cache_of(hak_theap_own);
+    if (cache) {
+        cache->chance ^= chance;
+        cache->epoch = hak_theap_epoch;
+        hak_theap_own->kept = NULL;
+    }
+}
+
+static void shuffle(struct secure_cache *cache)
+{
+    cache->random = (cache->random ^ cache->chance) | 1;
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        void **hand = cache->bins[c].list->hand;
+        for (uint32_t n = cache->bins[c].n_hand; n > 1; n--) {
+            uint32_t i = hak_secure_draw(cache, n);
+            void *block = hand[i];
+            hand[i] = hand[n - 1];
+            hand[n - 1] = block;
+        }
+    }
+}
+
+/* What a heap's last thread left was flushed, or was lost in a fork. */
+static void begin(struct secure_cache *cache)
+{
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        forget(cache, c);
+    }
+    cache->reserved = 0;
+    cache->random ^= hak_secure_tail_key((const uint64_t *)cache) ^ hak_os_ops.clock_ns();
+    cache->random ^= hak_link_secret();
+    cache->random |= 1;
 }
 
 static struct secure_cache *attach(void)
@@ -39,29 +84,21 @@ static struct secure_cache *attach(void)
         heap->kept_room = hak_os_meta_alloc(sizeof(struct secure_cache));
     }
     struct secure_cache *cache = (struct secure_cache *)heap->kept_room;
+    if (cache && cache_of(heap)) {
+        shuffle(cache);
+    } else if (cache) {
+        begin(cache);
+    }
     if (cache) {
-        /* What a heap's last thread left was flushed, or was lost in a fork. */
-        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-            struct secure_bin *bin = &cache->bins[c];
-            if (bin->is_ready || bin->n_hand) {
-                forget(bin);
-            }
-        }
-        cache->reserved = 0;
-        cache->random ^= hak_secure_tail_key((const uint64_t *)cache) ^ hak_os_ops.clock_ns();
-        cache->random ^= hak_link_secret();
-        cache->random |= 1;
+        cache->epoch = 0;
         heap->kept = cache;
     }
     return cache;
 }
 
-void hak_secure_cache_draw_anew(uint64_t chance)
+int hak_secure_cache_resume(void)
 {
-    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
-    if (cache) {
-        cache->random = (cache->random ^ chance) | 1;
-    }
+    return !hak_theap_own->kept && cache_of(hak_theap_own) && hak_secure_cache_attach();
 }
 
 /* A free may end here, and the system fail: errno stays. */
@@ -82,21 +119,37 @@ static struct short_shape shape_of(uint32_t class_bytes)
 {
     const uint32_t vector = 32, steps = 4, word = sizeof(uint64_t),
                    n = class_bytes - (uint32_t)TAIL_BYTES;
-    return n < vector ? (struct short_shape){(1u << n / word) - 1, 0}
-                      : (struct short_shape){(1u << vector / word) - 1, (n - vector) / steps};
+    if (class_bytes > SHORT_BYTES) {
+        return (struct short_shape){0, 0};
+    }
+    return n < vector ? (struct short_shape){(uint8_t)((1u << n / word) - 1), 0}
+                      : (struct short_shape){(uint8_t)((1u << vector / word) - 1),
+                                             (uint8_t)((n - vector) / steps)};
 }
 
 static void set_hand(struct secure_bin *bin, uint32_t size_class)
 {
-    bin->bytes = hak_sc_table[size_class].size;
+    bin->bytes = (uint16_t)hak_sc_table[size_class].size;
     bin->shape = shape_of(bin->bytes);
-    bin->hand_most = between(HAND_LEAST, HAND_BYTES / bin->bytes, HAND_MOST);
+    bin->hand_most = (uint16_t)between(HAND_LEAST, HAND_BYTES / bin->bytes, HAND_MOST);
+}
+
+/* To a place that is drawn: the hand's order stays one of all that are possible, each as likely. */
+static HAK_ALWAYS_INLINE void put_in_hand(struct secure_cache *cache, struct secure_bin *bin,
+                                          void **hand, void *block)
+{
+    uint32_t n = bin->n_hand, i = hak_secure_draw(cache, n + 1u);
+    hand[n] = hand[i];
+    hand[i] = block;
+    __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_take */
+    bin->n_hand = (uint16_t)(n + 1);
 }
 
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block)
 {
-    struct secure_bin *bin = &cache->bins[size_class];
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
     struct bin *from = &hak_theap_own->bins[size_class];
+    void **hand = bin->list->hand;
     set_hand(bin, size_class);
     while (bin->n_hand < bin->hand_most) {
         void *more = hak_tc_bin_take(from);
@@ -105,16 +158,14 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
         }
         *(uint64_t *)more = 0; /* where the link was */
         __builtin_prefetch(hak_secure_tail_of(more, bin->bytes), 1);
-        bin->hand[bin->n_hand] = more;
-        __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_put */
-        bin->n_hand++;
+        put_in_hand(cache, bin, hand, more);
     }
     uint32_t i = hak_secure_draw(cache, bin->n_hand + 1u);
     if (i == bin->n_hand) {
         return block;
     }
-    void *other = bin->hand[i];
-    bin->hand[i] = block;
+    void *other = hand[i];
+    hand[i] = block;
     return other;
 }
 
@@ -124,27 +175,122 @@ static uint32_t power_below(uint32_t n)
     return 1u << (31 - __builtin_clz(n));
 }
 
-void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
+/* How many blocks of the class wait; 0: none may. */
+static uint32_t reserve(struct secure_cache *cache, uint64_t size)
 {
-    struct secure_bin *bin = &cache->bins[size_class];
-    uint64_t size = hak_sc_table[size_class].size;
-    bin->is_ready = 1;
-    bin->magic = hak_sc_table[size_class].magic;
-    bin->limit = hak_sc_table[size_class].limit;
-    set_hand(bin, size_class);
     if (!hak_options.secure_quarantine) {
-        return;
+        return 0;
     }
     uint32_t n = power_below(between(2, hak_options.secure_quarantine / size, RING_MOST));
     uint64_t bytes = n * size;
     if (atomic_add_relaxed(&reserved_bytes, bytes) + bytes > hak_options.secure_quarantine_all) {
         (void)atomic_sub_relaxed(&reserved_bytes, bytes);
-        return;
+        return 0;
     }
     cache->reserved += bytes;
-    bin->n_ring = n;
-    bin->ring_mask = n - 1;
-    bin->ring_half = n / 2 - 1;
+    return n;
+}
+
+void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
+{
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    set_hand(bin, size_class);
+    uint32_t n = reserve(cache, bin->bytes), n_leave = n < 4 ? 1 : n / 4;
+    bin->n_ring = (uint16_t)(n ? n : 1);
+    bin->leave_mask = (uint16_t)(n ? n_leave - 1 : 0);
+    bin->magic = hak_sc_table[size_class].magic;
+    bin->limit = hak_sc_table[size_class].limit;
+}
+
+/* What the hand has no room for. */
+static void put_in_bin(struct theap *heap, uint32_t size_class, void *const *blocks, uint32_t n)
+{
+    struct bin *bin = &heap->bins[size_class];
+    for (uint32_t i = 0; i < n; i++) {
+        hak_secure_cache_check_word(blocks[i]);
+        hak_tc_bin_push(bin, blocks[i]);
+        if (HAK_UNLIKELY(bin->room < 0)) {
+            hak_tc_overflow(heap, size_class);
+        }
+    }
+}
+
+/* An even number to the hand, which has room for them, all of this heap's slabs: two places by each
+   number drawn. */
+static void move_pairs(struct secure_cache *cache, struct secure_bin *bin, uintptr_t *from,
+                       uint32_t n)
+{
+    void **hand = bin->list->hand;
+    uint32_t n_hand = bin->n_hand;
+    for (const uintptr_t *end = from + n; from < end; from += 2, n_hand += 2) {
+        uint32_t chance = (uint32_t)hak_secure_random(cache);
+        void **one = &hand[(chance >> 16) * (n_hand + 1) >> 16];
+        hand[n_hand] = *one;
+        *one = (void *)from[0];
+        one = &hand[(chance & 0xFFFF) * (n_hand + 2) >> 16];
+        hand[n_hand + 1] = *one;
+        *one = (void *)from[1];
+        *(volatile tail_pair *)(void *)from = (tail_pair){0, 0}; /* or gcc calls memset */
+    }
+    __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_take */
+    bin->n_hand = (uint16_t)n_hand;
+}
+
+/* Where the hand has no room for all that leave, they go to the bin: the hand keeps what was freed
+   first. */
+static HAK_NOINLINE void move_to_bin(struct secure_cache *cache, struct secure_bin *bin,
+                                     uintptr_t *from, uint32_t n)
+{
+    void *blocks[LEAVE_MOST];
+    memcpy(blocks, from, n * sizeof blocks[0]);
+    memset(from, 0, n * sizeof from[0]);
+    put_in_bin(hak_theap_own, (uint32_t)(bin - cache->bins), blocks, n);
+}
+
+/* Any, some of which are strays. */
+static HAK_NOINLINE void move_any(struct secure_cache *cache, struct secure_bin *bin,
+                                  uintptr_t *from, uint32_t n, void (*stray)(void *block))
+{
+    void *strays[LEAVE_MOST], *others[LEAVE_MOST];
+    uint32_t n_strays = 0, n_others = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uintptr_t block = from[i];
+        from[i] = 0;
+        if (block & RING_STRAY) {
+            strays[n_strays++] = (void *)(block - RING_STRAY);
+        } else if (bin->n_hand < bin->hand_most) {
+            put_in_hand(cache, bin, bin->list->hand, (void *)block);
+        } else {
+            others[n_others++] = (void *)block;
+        }
+    }
+    bin->n_strays = (uint16_t)(bin->n_strays - n_strays);
+    put_in_bin(hak_theap_own, (uint32_t)(bin - cache->bins), others, n_others);
+    for (uint32_t i = 0; i < n_strays; i++) {
+        stray(strays[i]);
+    }
+}
+
+/* Nothing of the cache is kept over what calls the plain functions: they may flush it. */
+void hak_secure_cache_leave(struct secure_cache *cache, struct secure_bin *bin,
+                            void (*stray)(void *block))
+{
+    uint32_t at = bin->at < bin->n_ring ? bin->at : 0, n = bin->leave_mask + 1u;
+    uintptr_t *from = &bin->list->ring[at];
+    bin->at = (uint16_t)at;
+    if (!from[0]) {
+        return; /* the first time round */
+    }
+    if (HAK_UNLIKELY(bin->n_strays)) {
+        move_any(cache, bin, from, n, stray);
+    } else if (bin->n_hand + n > bin->hand_most) {
+        move_to_bin(cache, bin, from, n);
+    } else if (HAK_LIKELY(n > 1)) {
+        move_pairs(cache, bin, from, n);
+    } else {
+        put_in_hand(cache, bin, bin->list->hand, (void *)from[0]);
+        from[0] = 0;
+    }
 }
 
 /* Blocks of other heaps' slabs are strays in the bin (theap.h). */
@@ -156,22 +302,26 @@ static void put(struct theap *heap, uint32_t size_class, void *block)
 
 static void flush(struct theap *heap)
 {
-    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    struct secure_cache *cache = cache_of(heap);
     heap->kept = NULL;
+    if (!cache) {
+        return;
+    }
+    cache->epoch = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         struct secure_bin *bin = &cache->bins[c];
-        if (!bin->n_hand && !bin->is_ready) {
+        if (!bin->n_hand && !bin->n_ring) {
             continue;
         }
         for (uint32_t i = 0; i < bin->n_hand; i++) {
-            put(heap, c, bin->hand[i]);
+            put(heap, c, cache->lists[c].hand[i]);
         }
         for (uint32_t i = 0; i < bin->n_ring; i++) {
-            if (bin->ring[i]) {
-                put(heap, c, (void *)(bin->ring[i] & ~RING_OWN));
+            if (cache->lists[c].ring[i]) {
+                put(heap, c, (void *)(cache->lists[c].ring[i] & ~RING_STRAY));
             }
         }
-        forget(bin);
+        forget(cache, c);
     }
     (void)atomic_sub_relaxed(&reserved_bytes, cache->reserved);
     cache->reserved = 0;
@@ -190,15 +340,15 @@ static void for_list(const void *head, uint32_t size_class, checker check)
 void hak_secure_cache_for_each(checker check)
 {
     const struct theap *heap = hak_theap_own;
-    const struct secure_cache *cache = (const struct secure_cache *)heap->kept;
+    const struct secure_cache *cache = cache_of(heap);
     for (uint32_t c = 0; cache && c < SC_N_CLASSES; c++) {
         const struct secure_bin *bin = &cache->bins[c];
         for (uint32_t i = 0; i < bin->n_hand; i++) {
-            check(bin->hand[i], c, 0);
+            check(cache->lists[c].hand[i], c, 0);
         }
         for (uint32_t i = 0; i < bin->n_ring; i++) {
-            if (bin->ring[i]) {
-                check((const void *)(bin->ring[i] & ~RING_OWN), c, 0);
+            if (cache->lists[c].ring[i]) {
+                check((const void *)(cache->lists[c].ring[i] & ~RING_STRAY), c, 0);
             }
         }
         for_list(hak_tc_bin_first(&heap->bins[c]), c, check);

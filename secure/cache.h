@@ -3,16 +3,19 @@
 
    struct secure_cache belongs to a heap (theap.h: `kept`), and so to its thread; no lock. Of each
    class:
-   - the quarantine, a ring of places that are left in turn: a freed block takes the place of a
-     random one of the half that came last, which goes to the end. So no block comes back before
-     half as many others were freed, and none in order. Whose slab is not this heap's is marked: it
-     goes to its own heap when it leaves;
-   - the hand: blocks of which malloc takes a random one. It is filled by what leaves the
-     quarantine, and from the bin.
+   - the quarantine, a ring of places that are taken in turn. After every few frees the blocks that
+     have waited longest leave it, as many at once. So no block comes back before most of a ring of
+     others were freed. Whose slab is not this heap's is marked: it goes to its own heap when it
+     leaves;
+   - the hand: blocks in an order that chance has made, of which malloc takes the last. What leaves
+     the quarantine, and what is taken from the bin, goes to places that are drawn among all of it;
+     what it has no room for goes to the bin.
+   So a pair of malloc and free draws nothing and moves nothing; and the block that malloc takes
+   next is known, and fetched, one call ahead.
    A class's quarantine is made with its first free: as many blocks as HAKMEM_SECURE_QUARANTINE
    allows, a power of two, if HAKMEM_SECURE_QUARANTINE_ALL still allows it for the process; else
    there is none, and freed blocks leave at once.
-   Always: n_hand <= HAND_MOST; no block is in two places; blocks of both are zero, and their tails
+   Always: n_hand <= hand_most; no block is in two places; blocks of both are zero, and their tails
    say free or are zero too. */
 #ifndef HAKMEM_SECURE_CACHE_H
 #define HAKMEM_SECURE_CACHE_H
@@ -24,38 +27,53 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define HAND_MOST 32u
-#define RING_MOST 64u
+#define RING_MOST  64u
+#define LEAVE_MOST (RING_MOST / 4) /* at once */
+#define HAND_MOST  48u
 
 /* A block of up to SHORT_BYTES before its tail, as five vectors of 32 bytes that begin at its start
    and at equal steps from there, and overlap; of each the words whose bit is set. */
 #define SHORT_BYTES 160u
 struct short_shape {
-    uint32_t words, step;
+    uint8_t words, step;
 };
 
 struct secure_bin {
-    uint32_t n_hand, hand_most;
-    uint32_t bytes;        /* of a block; 0 until the hand or the quarantine is used */
     uint32_t magic, limit; /* hak_sc_is_block's; 0 until the quarantine is made */
-    uint32_t is_ready;
-    uint32_t n_ring;               /* places of the quarantine, a power of two; 0: none */
-    uint32_t at;                   /* the place that is left next */
-    struct short_shape shape;      /* of `bytes` */
-    uint32_t ring_mask, ring_half; /* n_ring - 1, and half of it less one */
-    void *hand[HAND_MOST];
-    uintptr_t ring[RING_MOST]; /* blocks; 0 until there is one. RING_OWN: of a slab of this heap */
+    struct secure_list *list;
+    uint16_t bytes; /* of a block; 0 until the hand or the quarantine is used */
+    struct short_shape shape;
+    uint16_t n_hand, hand_most;
+    uint16_t n_ring;     /* places of the quarantine, 1 at least; 0 until it is made */
+    uint16_t at;         /* the one that is taken next */
+    uint16_t leave_mask; /* so many leave at once, less one: 2^i - 1 */
+    uint16_t n_strays;   /* marked blocks in it */
 };
-#define RING_OWN ((uintptr_t)1)
+HAK_STATIC_ASSERT(sizeof(struct secure_bin) == 1u << TAG_BIN_SHIFT,
+                  "the tag's lower bits are the bin's offset");
+
+struct secure_list {
+    uintptr_t ring[RING_MOST]; /* blocks, or 0. RING_STRAY: not of this heap's slabs */
+    void *hand[HAND_MOST];
+};
+#define RING_STRAY ((uintptr_t)1)
 
 struct secure_cache {
     uint64_t random;
     uint64_t reserved; /* bytes of the process's quarantine that its bins may fill */
+    /* Since a fork, until the thread's next call: what the hands get another order by, and the
+       epoch (theap.h) in which. `kept` is NULL then, so that no call that a handler's fork has
+       interrupted finds its hand changed. */
+    uint64_t chance;
+    uint32_t epoch;
     struct secure_bin bins[SC_N_CLASSES];
+    struct secure_list lists[SC_N_CLASSES]; /* of each bin */
 };
 
 /* The calling thread's; NULL if it has no heap, or there is no memory. */
 struct secure_cache *hak_secure_cache_attach(void);
+/* 1 if the calling thread has a cache again, which a fork had set aside. */
+int hak_secure_cache_resume(void);
 static HAK_ALWAYS_INLINE struct secure_cache *hak_secure_cache_now(void)
 {
     void *kept = hak_theap_own->kept;
@@ -66,12 +84,21 @@ static HAK_ALWAYS_INLINE struct secure_bin *hak_secure_bin_of(struct secure_cach
                                                               uint32_t size_class)
 {
     struct secure_bin *bin = &cache->bins[size_class];
-    __asm__("" : "+r"(bin)); /* or gcc multiplies again for each field */
+    __asm__("" : "+r"(bin)); /* or gcc computes it again for each field */
     return bin;
 }
 
-/* The next of the thread's own sequence: 32 bits, made one call ahead, so that no call waits for
-   the product. Odd numbers stay odd. */
+/* `bin_offset`: size_class << TAG_BIN_SHIFT. */
+static HAK_ALWAYS_INLINE struct secure_bin *hak_secure_bin_at(struct secure_cache *cache,
+                                                              uint32_t bin_offset)
+{
+    struct secure_bin *bin = (struct secure_bin *)(void *)((char *)cache->bins + bin_offset);
+    __asm__("" : "+r"(bin)); /* as above */
+    return bin;
+}
+
+/* The next of the thread's own sequence: 32 bits, made one call ahead, so that none waits for the
+   product. Odd numbers stay odd. */
 static HAK_ALWAYS_INLINE uint64_t hak_secure_random(struct secure_cache *cache)
 {
     uint64_t random = cache->random;
@@ -85,53 +112,53 @@ static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, ui
     return (uint32_t)((hak_secure_random(cache) * n) >> 32);
 }
 
-/* A block from the hand, which has `n` of them, at least one. */
-static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_cache *cache,
-                                                     struct secure_bin *bin, uint32_t n)
+/* The last block of the hand, which has `n` of them, at least one. The next one is fetched: its
+   first word, and its tail. */
+static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_bin *bin, uint32_t n)
 {
-    uint32_t i = hak_secure_draw(cache, n);
-    void *block = bin->hand[i];
-    bin->hand[i] = bin->hand[n - 1];
-    bin->n_hand = n - 1;
+    /* Of an empty hand what lies before it, which is 0, or a block in quarantine. */
+    const uintptr_t *before = (const uintptr_t *)bin->list + (RING_MOST - 2) + n;
+    const char *next = (const char *)before[0];
+    void *block = (void *)before[1];
+    __builtin_prefetch(next, 1);
+    __builtin_prefetch(next + bin->bytes - sizeof(uint64_t), 1);
+    bin->n_hand = (uint16_t)(n - 1);
+    /* A signal handler that exits looks at so many. */
+    __atomic_signal_fence(__ATOMIC_RELEASE);
     return block;
 }
 
-/* 1 if the hand has room for the block. */
-static HAK_ALWAYS_INLINE int hak_secure_cache_put(struct secure_bin *bin, void *block)
+/* More of the next block, a longer one. */
+static HAK_ALWAYS_INLINE void hak_secure_cache_fetch_more(const struct secure_bin *bin)
 {
-    uint32_t n = bin->n_hand;
-    if (HAK_UNLIKELY(n >= bin->hand_most)) {
-        return 0;
-    }
-    bin->hand[n] = block;
-    /* A signal handler that exits looks at so many. */
-    __atomic_signal_fence(__ATOMIC_RELEASE);
-    bin->n_hand = n + 1;
-    return 1;
+    const uintptr_t *last = (const uintptr_t *)bin->list + (RING_MOST - 1) + bin->n_hand;
+    const char *next = (const char *)*last;
+    __builtin_prefetch(next + 64, 1);
+    __builtin_prefetch(next + 128, 1);
+    __builtin_prefetch(next + 192, 1);
 }
 
 /* Fills the hand from the heap's bin, as far as that has blocks, and gives `block`, which was taken
-   for it, or a random one of the hand in exchange. */
+   for it, or another one in exchange. */
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block);
 
-/* Decides how large the class's hand and quarantine are. Before its first free (is_ready). */
+/* Decides how large the class's hand and quarantine are. Before its first free (n_ring). */
 void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class);
 
-/* The block, with its mark, goes into the quarantine, which has places. Returns the one that leaves
-   it, or 0. */
-static HAK_ALWAYS_INLINE uintptr_t hak_secure_cache_quarantine(struct secure_cache *cache,
-                                                               struct secure_bin *bin,
-                                                               uintptr_t block)
+/* Those leave that have waited longest; `stray` is called with those that are not this heap's. */
+void hak_secure_cache_leave(struct secure_cache *cache, struct secure_bin *bin,
+                            void (*stray)(void *block));
+
+/* The block, with its mark, goes into the quarantine, which is made. Returns 1 if others are to
+   leave it now. */
+static HAK_ALWAYS_INLINE int hak_secure_cache_quarantine(struct secure_bin *bin, uintptr_t block)
 {
-    uint32_t back = (uint32_t)hak_secure_random(cache) >> 8 & bin->ring_half;
-    uint32_t at = bin->at, drawn = (at - back) & bin->ring_mask;
-    uintptr_t *ring = bin->ring;
-    __asm__("" : "+r"(ring)); /* as above */
-    uintptr_t out = ring[at];
-    ring[at] = ring[drawn];
-    ring[drawn] = block;
-    bin->at = (at + 1) & bin->ring_mask;
-    return out;
+    uint32_t at = bin->at;
+    __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_take */
+    bin->list->ring[at++] = block;
+    __asm__("" : "+r"(at)); /* or gcc makes the sum twice, once of 16 bits */
+    bin->at = (uint16_t)at;
+    return !(at & bin->leave_mask);
 }
 
 /* Ends the process if the first word of a block that leaves the quarantine was written to. */
@@ -144,7 +171,8 @@ static HAK_ALWAYS_INLINE void hak_secure_cache_check_word(const void *block)
 /* Calls `check` for each block of the calling thread's hand, quarantine and bins; `has_link`: its
    first word is a list's. */
 void hak_secure_cache_for_each(void (*check)(const void *p, uint32_t size_class, int has_link));
-/* The calling thread's sequence goes on by chance. */
+/* From the calling thread's next call on its sequence goes on by chance, and its hands have another
+   order. */
 void hak_secure_cache_draw_anew(uint64_t chance);
 /* Sets what theap.h calls when a heap's cache is flushed. */
 void hak_secure_cache_start(void);

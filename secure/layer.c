@@ -125,7 +125,7 @@ static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignm
 
 /* --- freeing --- */
 
-static HAK_NOINLINE void free_other(void *p, uint32_t tag)
+void hak_secure_free_other(void *p, uint32_t tag)
 {
     int saved = errno;
     if (is_large(tag)) {
@@ -138,19 +138,14 @@ static HAK_NOINLINE void free_other(void *p, uint32_t tag)
     errno = saved;
 }
 
-static HAK_ALWAYS_INLINE void free_by(void *p, void (*small)(void *, uint32_t))
+static void secure_free(void *p)
 {
     uint32_t tag = tag_of(p);
     if (HAK_LIKELY(TAG_IS_SLAB(tag))) {
-        small(p, tag);
+        hak_secure_small_free(p, tag);
     } else {
-        free_other(p, tag);
+        hak_secure_free_other(p, tag);
     }
-}
-
-static void secure_free(void *p)
-{
-    free_by(p, hak_secure_small_free);
 }
 
 #if defined(__x86_64__)
@@ -162,7 +157,7 @@ static void *secure_malloc_avx512(size_t size)
 
 static void secure_free_avx512(void *p)
 {
-    free_by(p, hak_secure_small_free_avx512);
+    hak_secure_small_free_avx512(p, tag_of(p));
 }
 #endif
 

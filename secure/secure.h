@@ -37,6 +37,10 @@ hak_secure_family_differs(const void *p, enum entry_family is, enum entry_family
 void hak_secure_check_claim(const void *p, enum entry_family family, size_t size,
                             const struct entry_claim *claim);
 
+/* Frees what is no small block: a large one, one of size 0, or what the plain functions know. errno
+   is kept. `tag` is the map's of p. */
+void hak_secure_free_other(void *p, uint32_t tag);
+
 HAK_EXTERN_C_END
 
 #endif

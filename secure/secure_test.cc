@@ -384,7 +384,9 @@ TEST(Secure, TheQuarantineIsBounded)
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
             const secure_bin &bin = cache->bins[c];
             ASSERT_LE(bin.n_hand, bin.hand_most);
-            auto n = bin.n_ring - std::count(bin.ring, bin.ring + bin.n_ring, uintptr_t{0});
+            ASSERT_EQ(bin.n_strays, 0u);
+            const uintptr_t *ring = bin.list->ring;
+            auto n = bin.n_ring - std::count(ring, ring + bin.n_ring, uintptr_t{0});
             bytes += static_cast<size_t>(n) * hak_sc_table[c].size;
         }
         EXPECT_LE(bytes, 100000u);

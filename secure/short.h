@@ -97,18 +97,20 @@ static HAK_ALWAYS_INLINE void hak_secure_zero_short_avx512(void *p, const struct
     _mm256_mask_storeu_epi64(at + 4 * d, words, zero);
 }
 
-/* hak_secure_tail_fill_is_right of a filling of two pairs at most; a longer one is none to it. */
+/* hak_secure_tail_fill_is_right of a filling of two pairs at most; a longer one is none to it.
+   By its end, so that the block's start and size are not needed any more. */
 static HAK_ALWAYS_INLINE int hak_secure_fill_is_right_short_avx512(const void *p, size_t size,
                                                                    const uint64_t *tail)
 {
-    const char *at = (const char *)p + size;
-    size_t n = (size_t)((const char *)tail - at);
-    tail_pair fill = hak_secure_tail_filling(), wrong = *hak_secure_tail_pair(at, n - TAIL_PAIR);
-    wrong ^= fill;
+    size_t n = (size_t)((const char *)tail - ((const char *)p + size));
+    __asm__("" : "+r"(n)); /* or gcc makes sums of the others again */
+    const char *end = (const char *)tail;
+    tail_pair fill = hak_secure_tail_filling(),
+              wrong = *hak_secure_tail_pair(end, 0 - TAIL_PAIR) ^ fill;
     if (HAK_LIKELY(n <= TAIL_PAIR)) {
         return _mm_testz_si128((__m128i)wrong, (__m128i)hak_secure_tail_end(n));
     }
-    wrong |= *hak_secure_tail_pair(at, 0) ^ fill;
+    wrong |= *hak_secure_tail_pair(end, 0 - n) ^ fill;
     return n <= 2 * TAIL_PAIR && _mm_testz_si128((__m128i)wrong, (__m128i)wrong);
 }
 WIDE_END

@@ -143,6 +143,9 @@ static HAK_NOINLINE void *dress_looked_at(void *p, size_t size, size_t class_byt
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
+    if (HAK_UNLIKELY(hak_secure_cache_resume())) {
+        return hak_secure_small_alloc(size_class, size);
+    }
     size_t class_bytes = hak_sc_table[size_class].size;
     const int is_try = hak_request_is_try, waits = hak_secure_large_waits();
     hak_request_is_try = is_try || waits; /* the program's request is refused once */
@@ -174,9 +177,10 @@ void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size)
     if (HAK_UNLIKELY(!n_hand)) {
         return slow_alloc(size_class, size);
     }
-    void *p = hak_secure_cache_take(cache, bin, n_hand);
+    void *p = hak_secure_cache_take(bin, n_hand);
     size_t class_bytes = bin->bytes, n = class_bytes - TAIL_BYTES - size;
     if (HAK_UNLIKELY(class_bytes > SHORT_BYTES)) {
+        hak_secure_cache_fetch_more(bin);
         return dress_by_avx512(p, size, class_bytes);
     }
     uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
@@ -214,7 +218,7 @@ void *hak_secure_small_alloc(uint32_t size_class, size_t size)
     if (HAK_UNLIKELY(!n)) {
         return slow_alloc(size_class, size);
     }
-    void *p = hak_secure_cache_take(cache, bin, n);
+    void *p = hak_secure_cache_take(bin, n);
     return dress(p, size, bin->bytes);
 }
 
@@ -404,17 +408,18 @@ size_t hak_secure_small_walked(void *p, uint32_t tag, int end)
 
 /* --- checks of what is not in hand --- */
 
-/* 1 if it is some block's tail, or 0. */
-static HAK_ALWAYS_INLINE int is_tail(const uint64_t *tail)
-{
-    uint64_t word = atomic_load_relaxed(tail);
-    return HAK_LIKELY(hak_secure_tail_decode(word, hak_secure_tail_key(tail)).is_right) || !word;
-}
-
-/* The tail of the block that lies before this one in the slab: the bytes just before p. */
+/* The tail of the block that lies before this one in the slab: the bytes just before p. The secret
+   is read again, which costs no register from one key to the next. */
 static HAK_ALWAYS_INLINE int is_right_before(const void *p)
 {
-    return HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1))) || is_tail((const uint64_t *)p - 1);
+    const uint64_t *tail = (const uint64_t *)p - 1;
+    if (HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1)))) {
+        return 1;
+    }
+    uint64_t word = atomic_load_relaxed(tail),
+             key = (uint64_t)(uintptr_t)tail * hak_secure_secrets.factor +
+                   atomic_load_relaxed(&hak_secure_secrets.plus);
+    return HAK_LIKELY(hak_secure_tail_decode(word, key).is_right) || !word;
 }
 
 static int is_all_zero(const char *p, size_t n)
@@ -506,24 +511,27 @@ static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail say
     }
 }
 
-/* To its bin, or its heap; NULL: nothing left. */
-static HAK_NOINLINE void leave(void *p)
+/* Another heap's block, which has waited. */
+static void leave(void *p)
 {
-    if (p) {
-        hak_secure_cache_check_word(p);
-        hak_fast_free_to(hak_theap_own, p, to_below);
-    }
+    hak_secure_cache_check_word(p);
+    hak_fast_free_to(hak_theap_own, p, to_below);
 }
 
-/* A block that is free now, of a class in whose bin it has room. */
-static HAK_ALWAYS_INLINE void wait_in(struct secure_cache *cache, struct secure_bin *bin,
-                                      uintptr_t block)
+/* The bin's cache; it may have to be attached again, if a handler's fork has interrupted the free.
+ */
+static HAK_NOINLINE void let_leave(struct secure_bin *bin)
 {
-    uintptr_t out =
-        HAK_LIKELY(bin->n_ring) ? hak_secure_cache_quarantine(cache, bin, block) : block;
-    if (HAK_UNLIKELY(!(out & RING_OWN)) ||
-        HAK_UNLIKELY(!hak_secure_cache_put(bin, (void *)(out - RING_OWN)))) {
-        leave((void *)(out & ~RING_OWN));
+    hak_secure_cache_leave(hak_secure_cache_now(), bin, leave);
+}
+
+/* A block that is free now, of a class whose quarantine is made. */
+static HAK_ALWAYS_INLINE void wait_in(struct secure_bin *bin, void *block, int is_stray)
+{
+    bin->n_strays = (uint16_t)(bin->n_strays + is_stray);
+    if (HAK_UNLIKELY(
+            hak_secure_cache_quarantine(bin, (uintptr_t)block | (is_stray ? RING_STRAY : 0)))) {
+        let_leave(bin);
     }
 }
 
@@ -554,18 +562,19 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
         return;
     }
     struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    if (HAK_UNLIKELY(!bin->is_ready)) {
+    if (HAK_UNLIKELY(!bin->n_ring)) {
         hak_secure_cache_ready(cache, TAG_CLASS(tag));
     }
-    wait_in(cache, bin, (uintptr_t)p | (own ? RING_OWN : 0));
+    wait_in(bin, p, !own);
 }
 
 /* What is frequent: the block is right. Else nothing has changed yet, and free_any begins again.
-   `mark`: its own in the quarantine. */
+   `is_stray`: it is another heap's. `is_alone`: no other thread has one. */
 static HAK_ALWAYS_INLINE void
-free_right(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin *bin,
+free_right(void *p, uint32_t tag, struct secure_bin *bin,
            int (*is_right)(const void *p, size_t size, const uint64_t *tail),
-           void (*zero)(void *p, size_t size, const struct secure_bin *bin), uintptr_t mark)
+           void (*zero)(void *p, size_t size, const struct secure_bin *bin), int is_stray,
+           int is_alone)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
@@ -575,7 +584,7 @@ free_right(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin 
         free_any(p, tag);
         return;
     }
-    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
+    if (is_alone) {
         atomic_store_relaxed(tail, key);
     } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &word, key))) {
         free_any(p, tag); /* another thread has freed it just now */
@@ -583,7 +592,12 @@ free_right(void *p, uint32_t tag, struct secure_cache *cache, struct secure_bin 
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
     zero(p, size, bin);
-    wait_in(cache, bin, (uintptr_t)p | mark);
+    wait_in(bin, p, is_stray);
+}
+
+static HAK_ALWAYS_INLINE int is_alone(void)
+{
+    return HAK_LIKELY(hak_theap_n_live() < 2);
 }
 
 static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, const struct secure_bin *bin)
@@ -597,10 +611,9 @@ static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, const struct se
     clear_anywhere(p, touched(size, bin->bytes - TAIL_BYTES));
 }
 
-static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_cache *cache,
-                                      struct secure_bin *bin)
+static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *bin)
 {
-    free_right(p, tag, cache, bin, fill_is_right_anywhere, zero_for_all, RING_OWN);
+    free_right(p, tag, bin, fill_is_right_anywhere, zero_for_all, 0, is_alone());
 }
 
 #if defined(__x86_64__)
@@ -610,10 +623,9 @@ static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, const struct secur
     clear_avx2(p, touched(size, bin->bytes - TAIL_BYTES));
 }
 
-static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_cache *cache,
-                                      struct secure_bin *bin)
+static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_bin *bin)
 {
-    free_right(p, tag, cache, bin, fill_is_right_avx2, zero_avx2, RING_OWN);
+    free_right(p, tag, bin, fill_is_right_avx2, zero_avx2, 0, is_alone());
 }
 WIDE_END
 WIDE_BEGIN_AVX512
@@ -629,20 +641,18 @@ static HAK_ALWAYS_INLINE void zero_as_short_avx512(void *p, size_t size,
     hak_secure_zero_short_avx512(p, &bin->shape);
 }
 
-static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_cache *cache,
-                                               struct secure_bin *bin)
+static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_bin *bin)
 {
-    free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, RING_OWN);
+    free_right(p, tag, bin, fill_is_right_avx512, zero_avx512, 0, is_alone());
 }
 WIDE_END
 
-static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_cache *cache,
-                                          struct secure_bin *bin)
+static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_bin *bin)
 {
     if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX2)) {
-        free_by_avx2(p, tag, cache, bin);
+        free_by_avx2(p, tag, bin);
     } else {
-        free_for_all(p, tag, cache, bin);
+        free_for_all(p, tag, bin);
     }
 }
 #else
@@ -660,20 +670,28 @@ static HAK_ALWAYS_INLINE struct secure_bin *bin_for(const void *p, uint32_t tag,
 }
 
 /* The same of a block of the thread's own heap; else NULL. */
-static HAK_ALWAYS_INLINE struct secure_bin *own_bin(const void *p, uint32_t tag,
-                                                    struct secure_cache **cache)
+static HAK_ALWAYS_INLINE struct secure_bin *own_bin(const void *p, uint32_t tag)
 {
     const struct theap *heap = hak_theap_own;
-    *cache = (struct secure_cache *)heap->kept;
-    return HAK_LIKELY(*cache != NULL) && HAK_LIKELY(is_own(heap, tag)) ? bin_for(p, tag, *cache)
-                                                                       : NULL;
+    uint32_t bin_offset = tag ^ heap->owner_tag;
+    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(bin_offset > TAG_LOW_MASK)) {
+        return NULL;
+    }
+    struct secure_bin *bin = hak_secure_bin_at(cache, bin_offset);
+    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
+    return HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit)) ? bin : NULL;
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX512
-/* Another heap's block, or one that is not right. */
+/* Another heap's block, or one that is not right, or not small. */
 static HAK_NOINLINE void free_other_by_avx512(void *p, uint32_t tag)
 {
+    if (HAK_UNLIKELY(!TAG_IS_SLAB(tag))) {
+        hak_secure_free_other(p, tag);
+        return;
+    }
     const struct theap *heap = hak_theap_own;
     struct secure_cache *cache = (struct secure_cache *)heap->kept;
     struct secure_bin *bin =
@@ -681,24 +699,29 @@ static HAK_NOINLINE void free_other_by_avx512(void *p, uint32_t tag)
     if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
-        free_right(p, tag, cache, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512,
-                   0);
+        free_right(p, tag, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512, 1, 0);
     } else {
-        free_right(p, tag, cache, bin, fill_is_right_avx512, zero_avx512, 0);
+        free_right(p, tag, bin, fill_is_right_avx512, zero_avx512, 1, 0);
     }
+}
+
+/* Of its own, so that the other one needs few registers. */
+static HAK_NOINLINE void free_shared_by_avx512(void *p, uint32_t tag, struct secure_bin *bin)
+{
+    free_right(p, tag, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512, 0, 0);
 }
 
 void hak_secure_small_free_avx512(void *p, uint32_t tag)
 {
-    struct secure_cache *cache;
-    struct secure_bin *bin = own_bin(p, tag, &cache);
+    struct secure_bin *bin = own_bin(p, tag);
     if (HAK_UNLIKELY(!bin)) {
         free_other_by_avx512(p, tag);
-    } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
-        free_right(p, tag, cache, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512,
-                   RING_OWN);
+    } else if (HAK_UNLIKELY(bin->bytes > SHORT_BYTES)) {
+        free_longer_by_avx512(p, tag, bin);
+    } else if (HAK_UNLIKELY(!is_alone())) {
+        free_shared_by_avx512(p, tag, bin);
     } else {
-        free_longer_by_avx512(p, tag, cache, bin);
+        free_right(p, tag, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512, 0, 1);
     }
 }
 WIDE_END
@@ -712,14 +735,13 @@ void hak_secure_small_free(void *p, uint32_t tag)
         return;
     }
 #endif
-    struct secure_cache *cache;
-    struct secure_bin *bin = own_bin(p, tag, &cache);
+    struct secure_bin *bin = own_bin(p, tag);
     if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
-        free_right(p, tag, cache, bin, hak_secure_tail_fill_is_right, zero_as_short, RING_OWN);
+        free_right(p, tag, bin, hak_secure_tail_fill_is_right, zero_as_short, 0, is_alone());
     } else {
-        free_longer(p, tag, cache, bin);
+        free_longer(p, tag, bin);
     }
 }
 

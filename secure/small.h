@@ -15,7 +15,8 @@ struct hak_heap;
 /* A block of the class for `size` bytes, at most SECURE_SMALL_MAX, all zero. NULL and ENOMEM. */
 void *hak_secure_small_alloc(uint32_t size_class, size_t size);
 #if defined(__x86_64__)
-/* These two for processors whose hak_secure_wide_set is WIDE_AVX512. */
+/* These two for processors whose hak_secure_wide_set is WIDE_AVX512; the second one frees what is
+   no small block, too. */
 void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size);
 void hak_secure_small_free_avx512(void *p, uint32_t tag);
 #endif
