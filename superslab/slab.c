@@ -8,7 +8,7 @@
 #include "base/verify.h"
 
 /* Where blocks of an earlier slab were, a call takes so many times SLAB_TOUCHED_BYTES: as much as
- * stays in the processor's first cache until it is used. */
+   stays in the processor's first cache until it is used. */
 #define AGAIN_MOST 4u
 
 static uint32_t word_count(uint32_t capacity)
@@ -61,8 +61,9 @@ static uint32_t portion(struct slab *slab, uint32_t want, uint32_t fresh_bytes)
     }
     uint32_t touched = slab->n_touched * SLAB_TOUCHED_BYTES,
              from = (uint32_t)slab->fresh * slab->size;
-    uint32_t bytes = touched > from + fresh_bytes ? touched - from : fresh_bytes;
-    bytes = bytes < AGAIN_MOST * SLAB_TOUCHED_BYTES ? bytes : AGAIN_MOST * SLAB_TOUCHED_BYTES;
+    uint32_t again = touched > from ? touched - from : 0;
+    again = again < AGAIN_MOST * SLAB_TOUCHED_BYTES ? again : AGAIN_MOST * SLAB_TOUCHED_BYTES;
+    uint32_t bytes = again > fresh_bytes ? again : fresh_bytes;
     uint32_t most = bytes / slab->size;
     most = most > 1 ? most : 1;
     most = most < n_fresh ? most : n_fresh;
