@@ -423,7 +423,10 @@ size_t hak_spans_flush(struct span_cache *cache)
 size_t hak_spans_end(struct span_cache *cache)
 {
     size_t bytes = hak_spans_flush(cache);
-    drop_unused(cache);
+    if (begin(cache)) { /* else what the interrupted code has in no slot is reserved */
+        drop_unused(cache);
+        end(cache);
+    }
     return bytes;
 }
 
@@ -469,8 +472,9 @@ void hak_spans_missed(struct span_cache *cache)
 {
     if (cache->off) {
         cache->off--;
-    } else if (atomic_load_relaxed(&cache->reserved) && ++cache->n_slow >= WINDOW) {
+    } else if (atomic_load_relaxed(&cache->reserved) && ++cache->n_slow >= WINDOW && begin(cache)) {
         judge(cache);
+        end(cache);
     }
 }
 
@@ -526,14 +530,14 @@ static int reserve_for(struct span_cache *cache, size_t bytes)
     return 1;
 }
 
-int hak_spans_make_room(struct span_cache *cache, void *p)
+static int put_with_room(struct span_cache *cache, void *p)
 {
     uint16_t granules;
-    if (cache->n_slow >= WINDOW && !cache->is_busy) {
+    if (cache->n_slow >= WINDOW) {
         judge(cache);
     }
     uint16_t *word = word_to_keep(p, &granules);
-    if (cache->off || cache->is_busy || !word) {
+    if (cache->off || !word) {
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
@@ -545,6 +549,16 @@ int hak_spans_make_room(struct span_cache *cache, void *p)
     }
     make_room(cache);
     return reserve_for(cache, bytes) && put(cache, p, word, granules);
+}
+
+int hak_spans_make_room(struct span_cache *cache, void *p)
+{
+    if (!begin(cache)) {
+        return 0;
+    }
+    int is_kept = put_with_room(cache, p);
+    end(cache);
+    return is_kept;
 }
 
 /* --- by the background thread --- */

@@ -729,6 +729,71 @@ TEST_F(Spans, AHandlerThatFreesLosesNone)
     }
 }
 
+int n_missed;
+
+void miss_in_between(int, siginfo_t *, void *)
+{
+    cache.n_slow = 1u << 20; /* the end of a window, each time */
+    cache.off = 0;
+    cache.n_hits = 1u << 20; /* it was of use */
+    n_missed++;
+    hak_spans_missed(&cache);
+}
+
+/* A handler asks in vain while a span is in no slot. */
+TEST_F(Spans, AHandlerThatMissesLeavesWhatIsReserved)
+{
+    hak_testing::OnStep on_step(miss_in_between);
+    void *p = alloc(2 * kSize), *q = alloc(kSize);
+    give(p);
+    for (int i = 0; i < 4; i++) {
+        void *front = alloc_stepping(kSize); /* cuts */
+        EXPECT_EQ(hak_spans_verify(&cache), 0);
+        give_stepping(front); /* joins */
+        ASSERT_EQ(hak_spans_verify(&cache), 0);
+    }
+    give(q);
+    EXPECT_GT(n_missed, 100);
+}
+
+int at_step;
+
+void keep_at_step(int, siginfo_t *, void *)
+{
+    if (++n_steps == at_step) {
+        n_handlers -= hak_spans_put(&cache, handlers[0]) != 0;
+    }
+}
+
+/* And while room is made. */
+TEST_F(Spans, AHandlerThatFreesWhileRoomIsMadeLosesNone)
+{
+    hak_testing::OnStep on_step(keep_at_step);
+    void *p = hak_ace_alloc(kSize, 1), *between = hak_ace_alloc(kSize, 1);
+    hak_ace_free(p);
+    give(between);
+    for (at_step = n_steps = 0; n_steps >= at_step && !HasFailure(); at_step++) {
+        p = hak_ace_alloc(kSize, 1);
+        between = hak_ace_alloc(kSize, 1);
+        handlers[0] = hak_ace_alloc(kSize, 1);
+        n_handlers = 1;
+        n_steps = 0;
+        cache.reserved += 2 * kSize; /* for what the handler frees */
+        hak_stat_add(span_cache_bytes, 2 * kSize);
+        int is_kept = 0;
+        hak_testing::with_steps([&] { is_kept = hak_spans_put_surely(&cache, p); });
+        EXPECT_EQ(hak_spans_verify(&cache), 0) << "step " << at_step;
+        for (void *q : {is_kept ? nullptr : p, between, n_handlers ? handlers[0] : nullptr}) {
+            if (q) {
+                give(q);
+            }
+        }
+        hak_spans_end(&cache);
+        EXPECT_EQ(hak_stat_get(heap_used_bytes), 0) << "step " << at_step << ": a span is lost";
+    }
+    EXPECT_GT(at_step, 100);
+}
+
 #endif
 
 } // namespace

@@ -180,8 +180,8 @@ class OwnTest(unittest.TestCase):
         self.assertRaises(ValueError, value_of_c, "OTHER + 1")
 
     def test_facts_are_found(self):
-        text = "x <!-- fact: golden tiny_free\n-->\n25 y <!-- fact: tail 28672 -->12.5 %"
-        self.assertEqual([fact for fact, _ in facts_of(text)], ["golden tiny_free", "tail 28672"])
+        text = "x <!-- fact: golden tiny_free\n-->\n25 y <!-- fact: tail 20480 -->6.2 %"
+        self.assertEqual([fact for fact, _ in facts_of(text)], ["golden tiny_free", "tail 20480"])
         facts = Facts()
         self.assertEqual([shown(t) == facts.value(f) for f, t in facts_of(text)], [True, True])
         wrong = facts_of("<!-- fact: golden tiny_free -->24")[0]

@@ -83,16 +83,18 @@ class Beside
         return hak_remote_slot(heap, hak_map_find(p).tag);
     }
     /* The last has the slot of the outbox where the thread's blocks gather, at whoever frees them.
-     */
+       (The tiny variant has too few heaps for that.) */
     void make_heaps()
     {
         struct theap *own = hak_theap_own;
-        const void *p = nullptr;
-        while ((!p || slot_of(own, p) != slot_of(own, remote_[0])) && heaps_.size() < 1000) {
+        const void *p;
+        bool is_there = false;
+        while (!is_there && heaps_.size() < HAK_TINY_OR(4, 1000)) {
             heaps_.push_back(hak_heap_create());
             p = hak_heap_malloc(heaps_.back(), 40);
+            is_there = slot_of(own, p) == slot_of(own, remote_[0]);
         }
-        EXPECT_EQ(slot_of(own, p), slot_of(own, remote_[0]));
+        EXPECT_TRUE(is_there || HAK_TINY_OR(true, false));
         large_ = hak_heap_create();
         EXPECT_NE(hak_heap_malloc(large_, 100000), nullptr); /* any large block may be one of it */
     }

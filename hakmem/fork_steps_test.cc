@@ -627,19 +627,23 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
     clock_now = hak_os_real_ops.clock_ns();
     hak_os_ops.clock_ns = clock_that_stands; /* else each step takes as long as an epoch's work */
     hak_os_ops.futex_wait_ms = no_wait;
-    unsigned all = 0;
+    unsigned wanted = 0, all = 0;
+    for (lock_rank rank : {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED,
+                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL, LOCK_RANK_FALLBACK}) {
+        wanted |= 1u << rank;
+    }
     int n_forks = 0;
-    for (const held_work &at : works) {
-        n_forks += fork_beside_all(at);
-        for (unsigned ranks = 1; ranks < 1u << LOCK_N_RANKS; ranks++) {
-            all |= n_so_far[ranks] ? ranks : 0;
+    /* Again where the thread has gone other ways than when its steps were counted. */
+    for (int turn = 0; turn < 4 && (n_forks < 30 || (all & wanted) != wanted); turn++) {
+        for (const held_work &at : works) {
+            n_forks += fork_beside_all(at);
+            for (unsigned ranks = 1; ranks < 1u << LOCK_N_RANKS; ranks++) {
+                all |= n_so_far[ranks] ? ranks : 0;
+            }
         }
     }
     EXPECT_GE(n_forks, 30);
-    for (lock_rank rank : {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED,
-                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL, LOCK_RANK_FALLBACK}) {
-        EXPECT_TRUE(all >> rank & 1) << "no fork while a lock of rank " << rank << " was held";
-    }
+    EXPECT_EQ(all & wanted, wanted) << "no fork while locks of some of these ranks were held";
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
     hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
     (void)hak_purge();

@@ -72,6 +72,7 @@ TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
     char *p = static_cast<char *>(hak_malloc(100)), *other = static_cast<char *>(hak_malloc(500)),
          *same = static_cast<char *>(hak_malloc(100));
     alignas(16) int is_release = !HAK_VALIDATE;
+    hak_map_view_extend(&hak_theap_own->view, other); /* a free has, but in the secure variant */
     hak_link_write(p, other);
     EXPECT_EQ(is_in_use(p), is_release) << "of another class";
     hak_link_write(p, same + 1);

@@ -101,6 +101,9 @@ static void free_block(void *p)
     }
     struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
     HAK_CHECK(owner, "invalid pointer freed (it belongs to a pool of its own)", p);
+    if (hak_owner_is_lost(owner)) {
+        return; /* by a handler's fork in between: its blocks go nowhere */
+    }
     hak_lock_acquire(&owner->lock);
     hak_small_put(owner, TAG_CLASS(tag), p);
     hak_owner_release(owner);

@@ -647,11 +647,15 @@ static struct theap *take_heap(void)
     heap = heap ? heap : new_heap();
     if (heap) {
         set_live(heap, 1);
+        /* A thread that a forked child does not have may have left some. Before the heap is this
+           thread's: in the child of a handler's fork it would be taken for its own. */
+        heap->kept = NULL;
+        heap->has_kept = 0;
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);
         hak_theap_own = heap;
         if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
             set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
         }
-        heap->kept = NULL; /* a thread that a forked child does not have may have left some */
         hak_map_view_begin(&heap->view);
         show_to_fast_paths(heap);
         (void)atomic_add_relaxed(&hak_theap_live, 1u);
@@ -736,6 +740,7 @@ static int park(struct theap *heap)
 void hak_theap_end_thread(struct theap *heap)
 {
     hak_common_end_thread(heap);
+    heap->spans.is_busy = 0; /* even if a handler that has interrupted it ends the thread */
     (void)hak_spans_end(&heap->spans);
     if (!park(heap)) {
         hak_theap_end_cache(heap);

@@ -184,6 +184,7 @@ struct theap {
     void *kept;      /* what a layer keeps of the thread's (secure/cache.h); NULL when it has a new
                         thread; its thread's, as bins are */
     void *kept_room; /* memory for that, for ever */
+    uint32_t has_kept; /* the thread's lies there, though `kept` may be NULL since a fork */
 
     uint32_t is_metered;  /* fast paths take from `metered`; the lock of hak_self */
     uint32_t has_metered; /* `metered` has been in use */

@@ -13,15 +13,16 @@ static uint64_t n_aligned;  /* 1 once one lay further behind */
 
 int hak_profile_keep(const void *p, const struct profile_sample *sample)
 {
+    /* First: a walk beside this one must find what is put. */
+    if ((size_t)((const char *)p - (const char *)sample->start) > SHIFT) {
+        atomic_store_relaxed(&n_aligned, (uint64_t)1);
+    }
     if (!hak_profile_put(p, sample)) {
         return 0;
     }
     hak_profile_count_made(sample);
     if (sample->heap) {
         (void)atomic_add_relaxed(&n_of_heaps, (uint64_t)1);
-    }
-    if ((size_t)((const char *)p - (const char *)sample->start) > SHIFT) {
-        atomic_store_relaxed(&n_aligned, (uint64_t)1);
     }
     return 1;
 }

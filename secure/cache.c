@@ -31,8 +31,7 @@ static void forget(struct secure_cache *cache, uint32_t size_class)
 /* What the heap's thread has; NULL if nothing. */
 static struct secure_cache *cache_of(const struct theap *heap)
 {
-    struct secure_cache *cache = (struct secure_cache *)heap->kept_room;
-    return heap->kept || (cache && cache->epoch && cache->epoch == hak_theap_epoch) ? cache : NULL;
+    return heap->has_kept ? (struct secure_cache *)heap->kept_room : NULL;
 }
 
 void hak_secure_cache_draw_anew(uint64_t chance)
@@ -40,7 +39,6 @@ void hak_secure_cache_draw_anew(uint64_t chance)
     struct secure_cache *cache = cache_of(hak_theap_own);
     if (cache) {
         cache->chance ^= chance;
-        cache->epoch = hak_theap_epoch;
         hak_theap_own->kept = NULL;
     }
 }
@@ -90,7 +88,8 @@ static struct secure_cache *attach(void)
         begin(cache);
     }
     if (cache) {
-        cache->epoch = 0;
+        heap->has_kept = 1; /* first, for the child of a handler's fork in between */
+        __atomic_signal_fence(__ATOMIC_RELEASE);
         heap->kept = cache;
     }
     return cache;
@@ -304,10 +303,10 @@ static void flush(struct theap *heap)
 {
     struct secure_cache *cache = cache_of(heap);
     heap->kept = NULL;
+    heap->has_kept = 0;
     if (!cache) {
         return;
     }
-    cache->epoch = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         struct secure_bin *bin = &cache->bins[c];
         if (!bin->n_hand && !bin->n_ring) {

@@ -61,11 +61,9 @@ struct secure_list {
 struct secure_cache {
     uint64_t random;
     uint64_t reserved; /* bytes of the process's quarantine that its bins may fill */
-    /* Since a fork, until the thread's next call: what the hands get another order by, and the
-       epoch (theap.h) in which. `kept` is NULL then, so that no call that a handler's fork has
-       interrupted finds its hand changed. */
+    /* Since a fork, until the thread's next call: what the hands get another order by. `kept` is
+       NULL then, so that no call that a handler's fork has interrupted finds its hand changed. */
     uint64_t chance;
-    uint32_t epoch;
     struct secure_bin bins[SC_N_CLASSES];
     struct secure_list lists[SC_N_CLASSES]; /* of each bin */
 };

@@ -991,4 +991,42 @@ TEST(Secure, StacksByThreadsAndInChildren)
     EXPECT_EQ(status, 0);
 }
 
+/* How many blocks of a class wait in the calling thread's quarantine. */
+long n_waiting(size_t size)
+{
+    const secure_bin &bin =
+        static_cast<secure_cache *>(hak_theap_own->kept_room)->bins[hak_sc_of(size)];
+    const uintptr_t *ring = bin.list->ring;
+    return bin.n_ring - std::count(ring, ring + bin.n_ring, uintptr_t{0});
+}
+
+/* What a thread keeps is still there behind forks between which it does not call. */
+TEST(Secure, ForksInARowLoseNothing)
+{
+    std::vector<void *> all(100);
+    for (void *&p : all) {
+        p = take(3000);
+    }
+    for (void *p : all) {
+        hak_free(p);
+    }
+    long n = n_waiting(3072);
+    ASSERT_GT(n, 0);
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < 3; i++) {
+            pid_t inner = fork();
+            if (inner) {
+                int status = -1;
+                _exit(waitpid(inner, &status, 0) == inner && !status ? 0 : 1);
+            }
+        }
+        hak_free(take(40));
+        _exit(n_waiting(3072) == n && hak_verify() == 0 ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
 } // namespace
