@@ -4,8 +4,9 @@ or, with --map, base/size_class_of.def: the class of a request for each 16 bytes
 
 usage: gen_size_classes.py [--tiny-per-doubling 4|8] [--map]
 
-Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny); then MID. Sizes are multiples of 16.
-Of a slab's 64 KiB a tail may be left, which no block touches. A class's `magic` is ceil(2^32 / size): for an offset n < 2^16 in a slab, n is a multiple of size exactly if
+Every 16 bytes to 128; then so many a doubling to 1 KiB (tiny); then MID. Sizes are multiples of
+16. Of a slab's 64 KiB a tail may be left, which no block touches. A class's `magic` is
+ceil(2^32 / size): for an offset n < 2^16 in a slab, n is a multiple of size exactly if
 (n * magic) mod 2^32 < magic (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019);
 the generator tries every n.
 """
