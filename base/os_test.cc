@@ -414,6 +414,19 @@ bool is_listed(long id)
     return access(("/proc/self/task/" + std::to_string(id)).c_str(), F_OK) == 0;
 }
 
+void stay_on_one_processor()
+{
+    cpu_set_t all, one;
+    ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+    CPU_ZERO(&one);
+    for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
+        if (CPU_ISSET(i, &all)) {
+            CPU_SET(i, &one);
+        }
+    }
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+}
+
 void *note(void *)
 {
     pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
@@ -474,15 +487,7 @@ TEST(OsThread, HasLeftTheProcessWhenItIsGone)
     int n_there = 0;
     hak_os_forget_thread();
     std::thread maker([&] {
-        cpu_set_t all, one;
-        ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
-        CPU_ZERO(&one);
-        for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
-            if (CPU_ISSET(i, &all)) {
-                CPU_SET(i, &one);
-            }
-        }
-        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        stay_on_one_processor();
         for (int i = 0; i < n_times; i++) {
             has_begun = 0;
             ASSERT_EQ(hak_os_ops.start_thread(note, 256 * 1024, 0), 0);
@@ -501,18 +506,12 @@ TEST(OsThread, HasLeftTheProcessWhenItIsGone)
 /* Set apart, it has neither the policy nor the processors of whoever makes it. */
 TEST(OsThread, SetApartItTakesOverNothing)
 {
-    cpu_set_t all, one;
+    cpu_set_t all;
     ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
     hak_os_note_processors();
     hak_os_forget_thread();
     std::thread maker([&] {
-        CPU_ZERO(&one);
-        for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++) {
-            if (CPU_ISSET(i, &all)) {
-                CPU_SET(i, &one);
-            }
-        }
-        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        stay_on_one_processor();
         struct sched_param batch = {};
         ASSERT_EQ(pthread_setschedparam(pthread_self(), SCHED_BATCH, &batch), 0);
         has_begun = 0;

@@ -27,6 +27,17 @@ namespace
 
 using namespace fork_testing;
 
+/* Also of threads that have ended: their heaps are orphans, all but the caller's. */
+void expect_all_back()
+{
+    EXPECT_EQ(hak_verify(), 0);
+    EXPECT_EQ(hak_limbo_verify(), 0);
+    (void)hak_purge();
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
+    EXPECT_EQ(hak_stat_get(large_bytes), 0);
+    EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
+}
+
 /* A fork that is under way in this thread. */
 class Closed
 {
@@ -113,12 +124,7 @@ TEST(ForkUnderWay, NobodyWaits)
         }).join();
         EXPECT_NE(hak_stat_get(large_bytes) + hak_stat_get(heap_used_bytes), 0) << "they wait";
     }
-    EXPECT_EQ(hak_verify(), 0);
-    EXPECT_EQ(hak_limbo_verify(), 0);
-    (void)hak_purge();
-    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(hak_stat_get(large_bytes), 0);
-    EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
+    expect_all_back();
     EXPECT_LE(hak_stat_get(limbo_bytes), limbo_bytes + (1 << 20));
 }
 
@@ -388,12 +394,7 @@ TEST(ForkUnderWay, OpenAndClosedInTurn)
         comes_and_goes.join();
         another.join();
     }
-    EXPECT_EQ(hak_verify(), 0);
-    EXPECT_EQ(hak_limbo_verify(), 0);
-    (void)hak_purge();
-    EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
-    EXPECT_EQ(hak_stat_get(large_bytes), 0);
-    EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
+    expect_all_back();
 }
 
 /* Blocks of an orphan come home when the gate opens, without anybody's next call. */
