@@ -58,6 +58,14 @@ static inline uint64_t live_superslabs(void)
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
+/* Of them, what is no slab. */
+static uint64_t live_spans(void)
+{
+    int64_t slabs = hak_stat_get(slabs_made) - hak_stat_get(slabs_returned),
+            bytes = (int64_t)live_superslabs() - slabs * (int64_t)SS_UNIT_BYTES;
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 static inline uint64_t live_ranges(void)
 {
     int64_t bytes = hak_stat_get(large_bytes) - hak_stat_get(large_room_bytes);
@@ -96,6 +104,7 @@ static void note_now(void)
     hak_control_skip(&control, atomic_load_relaxed(&seen.n_calls),
                      atomic_load_relaxed(&seen.live[CONTROL_SUPERSLABS]),
                      atomic_load_relaxed(&seen.live[CONTROL_RANGES]));
+    hak_control_set_spans(&control, live_spans());
     hak_control_note(&control, live(CONTROL_SUPERSLABS), live(CONTROL_RANGES), now_ns);
     if (hak_options.ace_horizon_ms) {
         control.horizon_ms = base_ms;

@@ -100,6 +100,11 @@ void hak_control_set_helped(struct control *control, int is_helped)
     control->is_helped = is_helped;
 }
 
+void hak_control_set_spans(struct control *control, uint64_t bytes)
+{
+    control->spans = bytes;
+}
+
 static uint64_t fetch_ns(uint64_t bytes)
 {
     return bytes / FETCH_NS_DENOMINATOR * FETCH_NS_NUMERATOR;
@@ -337,9 +342,10 @@ void hak_control_purged(struct control *control, enum control_pool pool, uint64_
 static uint64_t slack_bytes(const struct control *control, enum control_pool pool, uint64_t most)
 {
     uint64_t part = most / CONTROL_SLACK_PARTS;
-    uint64_t spare = pool == CONTROL_RANGES ? part * CONTROL_SPARE_PARTS : 0;
-    return part * control->slack[pool] +
-           (spare < CONTROL_SPARE_RANGES ? spare : CONTROL_SPARE_RANGES);
+    uint64_t spare = pool == CONTROL_RANGES
+                         ? part * CONTROL_SPARE_PARTS
+                         : control->spans / CONTROL_SLACK_PARTS * CONTROL_SPARE_PARTS_SPANS;
+    return part * control->slack[pool] + (spare < CONTROL_SPARE ? spare : CONTROL_SPARE);
 }
 
 uint64_t hak_control_lone(const struct control *control)

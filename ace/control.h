@@ -33,10 +33,11 @@ HAK_EXTERN_C_BEGIN
 #define CONTROL_MIN_SLACK_SUPERSLABS 1u
 #define CONTROL_MIN_SLACK_RANGES     2u
 #define CONTROL_MAX_SLACK            24u
-/* And ranges have so much more, or this part of their highest: the fewer blocks there are, the more
-   their sum swings. */
-#define CONTROL_SPARE_RANGES ((uint64_t)6 * HAK_MIB)
-#define CONTROL_SPARE_PARTS  10u
+/* And large blocks have this part more, or so much: of the highest bytes of ranges, and of spans'
+   bytes now. The fewer blocks there are, the more their sum swings, and the less fits. */
+#define CONTROL_SPARE             ((uint64_t)16 * HAK_MIB)
+#define CONTROL_SPARE_PARTS       20u
+#define CONTROL_SPARE_PARTS_SPANS 12u
 /* Kept beyond the slack, bytes: what a small heap swings by. */
 #define CONTROL_LEAST ((uint64_t)256 * HAK_KIB)
 
@@ -61,6 +62,7 @@ struct control {
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
+    uint64_t spans;                   /* live bytes of superslabs that large blocks have */
     uint32_t slack[CONTROL_TOTAL];    /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
     uint64_t repented[CONTROL_TOTAL]; /* of this epoch's regret: what made slack larger */
     uint64_t purged[CONTROL_TOTAL]
@@ -82,6 +84,8 @@ struct control {
 void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms);
 /* Whether another thread purges. At first none does. */
 void hak_control_set_helped(struct control *control, int is_helped);
+/* So many of superslabs' live bytes are large blocks'. At first none are. */
+void hak_control_set_spans(struct control *control, uint64_t bytes);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns);

@@ -41,8 +41,7 @@ class Control : public testing::Test
     static uint64_t with_slack_of_ranges(uint64_t most, uint32_t slack = CONTROL_MIN_SLACK_RANGES)
     {
         uint64_t spare = most / CONTROL_SLACK_PARTS * CONTROL_SPARE_PARTS;
-        return with_slack(most, slack) +
-               (spare < CONTROL_SPARE_RANGES ? spare : CONTROL_SPARE_RANGES);
+        return with_slack(most, slack) + (spare < CONTROL_SPARE ? spare : CONTROL_SPARE);
     }
     uint64_t keep(enum control_pool pool) const
     {
@@ -84,6 +83,21 @@ TEST_F(Control, KeepsUpToTheRecentPeak)
     EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) - 30 * kMiB);
     EXPECT_EQ(keep(CONTROL_RANGES), with_slack(0));
     EXPECT_EQ(hak_control_keep(&c, CONTROL_SUPERSLABS, kMiB), kMiB) << "within the budget";
+}
+
+/* Blocks of slabs need none of it. */
+TEST_F(Control, SpansHaveSomeToSpareWhileThereAreAny)
+{
+    note(100 * kMiB, 0, 1);
+    hak_control_set_spans(&c, 32 * kMiB);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS),
+              with_slack(100 * kMiB) + CONTROL_SPARE_PARTS_SPANS * kMiB - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_TOTAL), keep(CONTROL_SUPERSLABS));
+    hak_control_set_spans(&c, 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) + CONTROL_SPARE - 100 * kMiB);
+    EXPECT_EQ(keep(CONTROL_RANGES), with_slack(0));
+    hak_control_set_spans(&c, 0);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(100 * kMiB) - 100 * kMiB);
 }
 
 TEST_F(Control, ForgetsThePeakAfterTheHorizon)
