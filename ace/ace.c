@@ -48,6 +48,37 @@ void hak_ace_start(void)
     }
 }
 
+/* Spans of malloc's that have the mark: the others are calloc's. */
+#define LOOKED_AT 16u
+static void *looked_at[LOOKED_AT];
+
+static void **look_of(const void *p)
+{
+    return &looked_at[(uintptr_t)p / SS_GRANULE_BYTES * 0x9E3779B1u >> 16 & (LOOKED_AT - 1)];
+}
+
+/* A span without resident pages is handed out by malloc: if its place is free it is looked at when
+   it is freed. */
+static void begin_look(void *p, size_t size)
+{
+    void *none = NULL;
+    if (hak_zero_is_curious(size, 0) && atomic_cas_strong(look_of(p), &none, p)) {
+        hak_ss_span_set_mark(p);
+    }
+}
+
+/* The marked span is freed. */
+static void end_look(void *p, size_t size)
+{
+    void **look = look_of(p);
+    int is_zeroed = atomic_load_relaxed(look) != p;
+    hak_zero_learn(p, is_zeroed ? size : hak_ss_span_usable(p), is_zeroed);
+    hak_ss_span_clear_mark(p);
+    if (!is_zeroed) {
+        atomic_store_relaxed(look, NULL);
+    }
+}
+
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
@@ -59,6 +90,14 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
     }
     if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(dirt.size))) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */
+    }
+    if (p && !HAK_SECURE && !dirt.is_huge) {
+        if (hak_zero_is_dense(size, is_zeroed)) {
+            hak_ss_populate(p, size, &dirt);
+        }
+        if (!is_zeroed && !(dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3])) {
+            begin_look(p, size);
+        }
     }
     return p;
 }
@@ -123,8 +162,7 @@ void hak_ace_free_to(struct span_cache *cache, void *p)
         int is_fresh;
         size_t size = hak_ss_span_look(p, &is_fresh);
         if (is_fresh) {
-            hak_zero_learn(p, size, 1);
-            hak_ss_span_clear_mark(p);
+            end_look(p, size);
         }
         if (cache && hak_spans_put_surely(cache, p)) {
             return;

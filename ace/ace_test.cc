@@ -526,6 +526,30 @@ size_t resident(const char *p, size_t size)
     return n * 4096;
 }
 
+/* Of malloc's spans that had no resident pages some are looked at, apart from calloc's; where they
+   are written everywhere, fresh pages come together. */
+TEST_F(Ace, FreshPagesOfDenseSpansComeTogether)
+{
+    alignas(4096) static char page[4096];
+    const bool can_populate = madvise(page, sizeof page, 23) == 0; /* MADV_POPULATE_WRITE */
+    const size_t size = 200 * 1024;
+    for (size_t part : {1u, 50u}) {
+        hak_zero_forget();
+        for (int i = 0; i < 3; i++) {
+            hak_ss_purge(0);
+            char *p = alloc(size);
+            bool is_whole = i && part == 1 && can_populate && !HAK_SECURE;
+            EXPECT_EQ(resident(p, size), is_whole ? size : 0) << i << " " << part;
+            memset(p, 1, size / part);
+            hak_ace_free(p);
+            EXPECT_EQ(hak_zero_touched(size, 1), 0u);
+            p = static_cast<char *>(hak_ace_alloc_zeroed(size, 1));
+            hak_ace_free(p);
+        }
+        expect_sound();
+    }
+}
+
 /* The end of a block that shrinks goes back, its address space stays. */
 TEST_F(Ace, TheEndOfAShrunkBlockGoesBack)
 {

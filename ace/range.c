@@ -47,6 +47,12 @@ enum { REGROWN_STAYS = REGROWN_MOST + 1, REGROWN_SPARSE };
 #define DIRT_TIMES   32u
 #define DIRT_LEAST   ((size_t)64 * HAK_KIB)
 
+/* Fresh pages of a block that is touched all over are fetched together: so many bytes at most,
+   since the call takes as long as their first touches would; in pieces, since other threads' calls
+   of the system may wait for each. */
+#define POPULATE_MOST  ((size_t)4 * HAK_MIB)
+#define POPULATE_PIECE ((size_t)512 * HAK_KIB)
+
 /* Address bits of a process: a request for more is refused whatever goes back. */
 #define ADDRESS_BITS 47
 
@@ -294,6 +300,20 @@ static void start_use(struct range *range, size_t size, enum range_use use, size
     hak_adapt_block_taken(range->bytes, is_hit, is_hit ? range->cached_at_ns : 0);
 }
 
+/* Of the block's last `fresh` bytes, those that are within what was asked for. */
+static void populate(char *p, size_t size, size_t bytes, size_t fresh, enum range_use use)
+{
+    size_t page = hak_os_page_size(), from = fresh < bytes ? bytes - fresh : 0;
+    size_t to = (size + page - 1) & ~(page - 1);
+    if (from < to && use != RANGE_GROWING && !HAK_SECURE &&
+        hak_zero_is_dense(size, use == RANGE_ZEROED)) {
+        to = to - from < POPULATE_MOST ? to : from + POPULATE_MOST;
+        for (; from < to; from += POPULATE_PIECE) {
+            hak_os_populate(p + from, to - from < POPULATE_PIECE ? to - from : POPULATE_PIECE);
+        }
+    }
+}
+
 void *hak_range_alloc(size_t size, size_t align, enum range_use use)
 {
     size_t bytes = hak_range_round(size);
@@ -325,7 +345,11 @@ void *hak_range_alloc(size_t size, size_t align, enum range_use use)
         start_use(range, size, use, fresh);
     }
     int is_dirty = range && !range->is_fresh;
+    bytes = range ? range->bytes : 0;
     unlock();
+    if (range && fresh && !range->is_huge) {
+        populate(p, size, bytes, fresh, use);
+    }
     if (is_dirty && use == RANGE_ZEROED) {
         range->is_fresh = (uint8_t)hak_zero_choose(size)(p, range->bytes);
         range->dirt = range->is_fresh ? 0 : range->bytes;

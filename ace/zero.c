@@ -23,6 +23,10 @@
 /* While such blocks are purged, one in so many is looked at (16 looks may cost as many page
    faults); while they are cleared, each that was purged all the same. */
 #define LEARN_EVERY 32u
+/* More than this part (in 256ths), and a look may have met the one page in sixteen that was not. */
+#define TOUCHED_ALL 240u
+/* Of blocks that need not be looked at, one in so many is. */
+#define CURIOUS_EVERY 16u
 /* An average moves by this part of the distance to what is seen: slowly, since what a few pages
    show differs by chance (with one page in 24 touched, the average of such looks is between 4 and
    18 256ths nearly always), but quickly where chance is not the reason. */
@@ -49,6 +53,17 @@ unsigned hak_zero_touched(size_t size, int is_zeroed)
 {
     uint32_t average = atomic_load_relaxed(average_of(size, is_zeroed));
     return average ? average - 1 : 0;
+}
+
+int hak_zero_is_dense(size_t size, int is_zeroed)
+{
+    return hak_zero_touched(size, is_zeroed) >= TOUCHED_ALL;
+}
+
+int hak_zero_is_curious(size_t size, int is_zeroed)
+{
+    return size >= GIVE_BACK_MIN && (!atomic_load_relaxed(average_of(size, is_zeroed)) ||
+                                     atomic_add_relaxed(&turn, 1u) % CURIOUS_EVERY == 0);
 }
 
 size_t hak_zero_expected(size_t size)

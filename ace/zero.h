@@ -13,6 +13,7 @@
    us). A page in which the program left only zeros counts as untouched: never wrong, but such a
    block pays its page faults again. A program may free a block of which it has made pages
    unreadable (mprotect): one mprotect before the looks restores the right to read and write.
+   What is learnt of malloc's blocks tells whether their fresh pages are worth fetching together.
    Blocks that are not looked at are handed out as they were left, as by other allocators
    (docs/misuse.md). */
 #ifndef HAKMEM_ACE_ZERO_H
@@ -35,6 +36,12 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed);
 /* The learnt part of blocks of about `size` bytes that gets touched, in 256ths; of those that were
    asked to be zero, or of the others. */
 unsigned hak_zero_touched(size_t size, int is_zeroed);
+/* Whether such blocks are touched all over, by what was learnt: then fresh pages are better fetched
+   together than one by one. */
+int hak_zero_is_dense(size_t size, int is_zeroed);
+/* Whether there is something to learn from a block of that size: the first one, and some later
+   ones. */
+int hak_zero_is_curious(size_t size, int is_zeroed);
 /* So many bytes of a block of `size` are expected to be touched; all, if nothing was learnt. */
 size_t hak_zero_expected(size_t size);
 /* The part of these pages, in 256ths, that holds a byte other than zero, by a look at some of them.

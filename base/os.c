@@ -468,6 +468,25 @@ static void advise(void *addr, size_t size, int advice)
     errno = saved;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static uint32_t cannot_populate;
+
+void hak_os_populate(void *addr, size_t size)
+{
+    if (atomic_load_relaxed(&cannot_populate)) {
+        return;
+    }
+    int saved = errno;
+    hak_lock_count_system_call("madvise");
+    if (hak_os_ops.madvise(addr, size, MADV_POPULATE_WRITE) && errno == EINVAL) {
+        atomic_store_relaxed(&cannot_populate, 1u); /* a kernel before 5.14 */
+    }
+    errno = saved;
+}
+
 static int map_over(void *addr, size_t size, int prot)
 {
     int saved = errno;

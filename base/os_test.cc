@@ -279,7 +279,9 @@ TEST(Os, ErrorsAreReturnedAndErrnoIsKept)
     os.fail_always(hak_testing::OS_MADVISE);
     EXPECT_EQ(hak_os_purge(p, 65536), ENOMEM);
     hak_os_huge_pages(p, 65536);
-    EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 2u);
+    hak_os_populate(p, 65536); /* ENOMEM: the next one may be asked for */
+    hak_os_populate(p, 65536);
+    EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 4u);
     os.fail_always(hak_testing::OS_MUNMAP);
     EXPECT_EQ(hak_os_unmap(p, 65536), ENOMEM);
     os.reset();

@@ -25,6 +25,7 @@ void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_
     uint32_t step = hak_ss_span_granules_for(align);
     struct granules dirty;
     uint64_t since_ns = 0;
+    int is_huge = 0;
     if (n == 0 || step == 0) {
         return NULL;
     }
@@ -33,6 +34,7 @@ void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_
     char *start = ss ? ss->base + first * SS_GRANULE_BYTES : NULL;
     if (ss) {
         since_ns = ss->dirty_since_ns;
+        is_huge = ss->is_huge;
         atomic_store_relaxed(&ss->span_granules[first],
                              (uint16_t)(n | hak_pool_span_unused(n, usable)));
         uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
@@ -41,7 +43,8 @@ void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_
     }
     hak_lock_release(&hak_pool_lock);
     if (dirt && start) {
-        *dirt = (struct ss_dirt){.since_ns = since_ns, .size = n * SS_GRANULE_BYTES};
+        *dirt = (struct ss_dirt){
+            .since_ns = since_ns, .size = n * SS_GRANULE_BYTES, .is_huge = is_huge};
         GRANULE_WORDS(i, first, n)
         {
             dirt->word[i] = dirty.word[i] & hak_granules_part(i, first, n);
@@ -65,6 +68,27 @@ int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *st
         result &= clear(base + first * SS_GRANULE_BYTES, (end - first) * SS_GRANULE_BYTES);
     }
     return result;
+}
+
+/* So many granules are worth the call. */
+#define POPULATE_LEAST 2u
+
+void hak_ss_populate(void *p, size_t size, const struct ss_dirt *dirt)
+{
+    char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
+    uint32_t at = (uint32_t)((size_t)((char *)p - base) / SS_GRANULE_BYTES),
+             last = at + hak_ss_span_granules_for(size);
+    struct granules dirty;
+    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
+        dirty.word[i] = dirt->word[i];
+    }
+    while ((at = hak_granules_next(&dirty, at, 0)) < last) {
+        uint32_t next = hak_granules_next(&dirty, at, 1), end = next < last ? next : last;
+        if (end - at >= POPULATE_LEAST) {
+            hak_os_populate(base + at * SS_GRANULE_BYTES, (end - at) * SS_GRANULE_BYTES);
+        }
+        at = end;
+    }
 }
 
 /* The superslab and first granule of a span that starts at p, set aside or not; or NULL. */

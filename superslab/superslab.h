@@ -53,6 +53,7 @@ struct ss_dirt {
     uint64_t word[SS_GRANULES / 64];
     uint64_t since_ns; /* when its superslab last got such a granule */
     size_t size;       /* bytes of the span */
+    int is_huge;       /* in huge pages, perhaps */
 };
 
 /* Allocates a span of `size` bytes (at most 2 MiB), rounded up to granules and pages, aligned to
@@ -64,6 +65,9 @@ void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_
 /* Makes the span's dirty granules read as zero, by calling `clear` for each run of them. Returns 0
    if one of the calls did. */
 int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size));
+/* Makes the span's other granules resident, as far as its first `size` bytes reach. A refusal is
+   harmless. */
+void hak_ss_populate(void *p, size_t size, const struct ss_dirt *dirt);
 /* A mark that the span's owner may set, clear and read until the span is freed; 0 at first. */
 void hak_ss_span_set_mark(void *p);
 void hak_ss_span_clear_mark(void *p);
