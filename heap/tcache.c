@@ -44,7 +44,10 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
    four times as much of them is touched at a time: at most one part in RISE_FRESH of what the class
    has taken by then. */
 #define RISE_FRESH HAK_TINY_OR(3u, 32u)
-HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX, "n_fresh counts so far");
+/* After so many, as far as is counted, a fresh slab's pages are fetched together: one part in fifty
+   of that. */
+#define RISE_SLAB 255u
+HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX && RISE_SLAB <= UINT8_MAX, "n_fresh counts so far");
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -546,6 +549,9 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     struct slab *slab = hak_bank_make(size_class);
     if (!slab) {
         return NULL;
+    }
+    if (!HAK_SECURE && heap->n_fresh[size_class] >= RISE_SLAB) {
+        hak_pool_slab_populate(slab);
     }
     heap->made_slab = 1;
     hak_lock_acquire(&heap->owner.lock);

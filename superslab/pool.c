@@ -305,6 +305,13 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     return slab;
 }
 
+void hak_pool_slab_populate(const struct slab *slab)
+{
+    if (slab->is_clean && !hak_pool_superslab(hak_map_find(slab->base).ref)->is_huge) {
+        hak_os_populate(slab->base, SS_UNIT_BYTES);
+    }
+}
+
 void hak_pool_slab_free(struct slab *slab)
 {
     uint32_t unit = (uint32_t)(((uintptr_t)slab->base & (SS_BYTES - 1)) / SS_UNIT_BYTES);

@@ -336,6 +336,26 @@ size_t resident(const char *p, size_t size)
     return n * 4096;
 }
 
+/* Of a slab that has none; not where they may be huge, or are there already. */
+TEST_F(Pool, PagesOfASlabAreFetchedTogether)
+{
+    alignas(4096) static char page[4096];
+    const bool can_populate = madvise(page, sizeof page, 23) == 0; /* MADV_POPULATE_WRITE */
+    struct slab *clean = make_slab(3, 0);
+    EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), 0u);
+    hak_pool_slab_populate(clean);
+    EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate ? SS_UNIT_BYTES : 0u);
+    hak_pool_slab_free(clean);
+    struct slab *dirty = make_slab(3, 0);
+    {
+        FailingOs os;
+        hak_pool_slab_populate(dirty);
+        EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 0u);
+    }
+    hak_pool_slab_free(dirty);
+    hak_ss_purge(0);
+}
+
 TEST_F(Pool, PurgeGivesMemoryBack)
 {
     char *kept = units(1);
