@@ -1,10 +1,10 @@
 /* Whether to ask for huge pages. They make the first touch of memory several times cheaper where
    the system has some at hand, and more expensive where it has to find or compact them: so each
-   marked region is touched once and that fault is timed. After one that costs more than the small
-   pages that it stands for, a number of regions go without; then one is tried again. A region that
-   goes without asks for small pages: where the system gives huge ones to whoever does not ask
-   (transparent_hugepage/enabled is "always"), a small program would have 2 MiB resident for each.
- */
+   marked region is touched once and that fault is timed. Once they have cost 10 ms more than the
+   small pages that they stand for, a number of regions go without; then one is tried again. A
+   region that goes without asks for small pages: where the system gives huge ones to whoever does
+   not ask (transparent_hugepage/enabled is "always"), a small program would have 2 MiB resident for
+   each. */
 #ifndef HAKMEM_SUPERSLAB_HUGE_H
 #define HAKMEM_SUPERSLAB_HUGE_H
 

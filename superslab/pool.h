@@ -42,6 +42,12 @@
 
 HAK_EXTERN_C_BEGIN
 
+/* So many regions lie apart, each in a mapping of its own. While a mapping changes, as when the
+   kernel merges a fresh neighbour with it, no thread's page fault in it goes on, and the change
+   waits for those under way. Beyond, the kernel's mappings are what is scarce. (The secure variant
+   has its own distances.) */
+#define REGIONS_APART HAK_TINY_OR(2, 512)
+
 /* Rank POOL. */
 extern struct lock hak_pool_lock HAK_HIDDEN;
 

@@ -90,13 +90,23 @@ static struct superslab *first_use(void)
 /* Regions of the secure variant lie apart from the last one by fewer than so many others. */
 #define GAPS 8u
 
+/* See REGIONS_APART. */
+static size_t gap_before(void)
+{
+    if (hak_pool_is_apart()) {
+        return hak_pool_apart_draw(GAPS) * SS_BYTES;
+    }
+    return !HAK_SECURE && hak_stat_get(superslabs) < REGIONS_APART ? SS_BYTES : 0;
+}
+
 /* Its place is where it was, so that a program whose need swings stays within the same addresses,
-   which the map knows already; else below the last one, where the kernel merges neighbours into one
-   mapping; where superslabs keep classes, at a distance by chance. */
+   which the map knows already; else below the last one, near it, where the kernel merges neighbours
+   into one mapping; where superslabs keep classes, at a distance by chance. */
 static char *best_place(const struct superslab *ss)
 {
-    size_t gap = hak_pool_is_apart() ? hak_pool_apart_draw(GAPS) * SS_BYTES : 0;
-    return ss->last_base ? ss->last_base : last_region ? last_region - SS_BYTES - gap : NULL;
+    return ss->last_base ? ss->last_base
+           : last_region ? last_region - SS_BYTES - gap_before()
+                         : NULL;
 }
 
 /* NULL if there is none; then *needs_room says whether memory for more would help. */

@@ -129,15 +129,20 @@ uint32_t hak_slab_take_before(struct slab *slab, uint32_t want, uint32_t fresh_b
     return taken;
 }
 
-/* The bits of n blocks from `at` on in one word, none of which is free. */
-static HAK_ALWAYS_INLINE void put_word(struct slab *slab, uint32_t w, uint32_t at, uint32_t n,
-                                       uint64_t held)
+/* The bits of blocks in one word, none of which is free. */
+static HAK_ALWAYS_INLINE void put_bits(struct slab *slab, uint32_t w, uint64_t bits, uint64_t held)
 {
-    uint64_t word = slab->bits[w], bits = (((uint64_t)2 << (n - 1)) - 1) << at;
-    uint64_t twice = (word | held) & bits;
+    uint64_t word = slab->bits[w], twice = (word | held) & bits;
     HAK_CHECK(!twice, "block freed twice",
               slab->base + ((size_t)w * 64 + (size_t)__builtin_ctzll(twice)) * slab->size);
     atomic_store_relaxed(&slab->bits[w], word | bits);
+}
+
+/* Those of n blocks from `at` on. */
+static HAK_ALWAYS_INLINE void put_word(struct slab *slab, uint32_t w, uint32_t at, uint32_t n,
+                                       uint64_t held)
+{
+    put_bits(slab, w, (((uint64_t)2 << (n - 1)) - 1) << at, held);
 }
 
 static HAK_NOINLINE void put_words(struct slab *slab, uint32_t first, uint32_t n)
@@ -166,27 +171,58 @@ static HAK_ALWAYS_INLINE char *follow_row(char *at, int64_t step, uint32_t most,
     return left ? (char *)hak_link_follow(at) : at;
 }
 
-char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *block, char *next,
-                       uint32_t *count)
+static HAK_ALWAYS_INLINE uint64_t held_of(const struct slab *slab, const struct size_class *row)
 {
-    int64_t step = next - block;
-    uint32_t n = 1,
-             first =
-                 (uint32_t)(((uintptr_t)block & (SC_SLAB_BYTES - 1)) * (uint64_t)row->magic >> 32);
-    /* The slab has so many blocks beyond: what is behind its edge is another's. */
-    next = follow_row(next, step, step > 0 ? row->capacity - 1 - first : first, &n);
-    first -= step > 0 ? 0 : n - 1;
+    return row->capacity <= SLAB_HOLD_MOST ? slab->inline_bits[SLAB_HELD_WORD] : 0;
+}
+
+static HAK_ALWAYS_INLINE uint32_t index_of(const struct size_class *row, const char *block)
+{
+    return (uint32_t)(((uintptr_t)block & (SC_SLAB_BYTES - 1)) * (uint64_t)row->magic >> 32);
+}
+
+static HAK_ALWAYS_INLINE void note_put(struct slab *slab, uint32_t first, uint32_t n,
+                                       uint32_t *count)
+{
     *count += n;
     slab->n_free = (uint16_t)(slab->n_free + n);
     if (HAK_UNLIKELY(first / 64 < slab->hint)) {
         slab->hint = (uint16_t)(first / 64);
     }
+}
+
+char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *block, char *next,
+                       uint32_t *count)
+{
+    int64_t step = next - block;
+    uint32_t n = 1, first = index_of(row, block);
+    /* The slab has so many blocks beyond: what is behind its edge is another's. */
+    next = follow_row(next, step, step > 0 ? row->capacity - 1 - first : first, &n);
+    first -= step > 0 ? 0 : n - 1;
+    note_put(slab, first, n, count);
     if (HAK_LIKELY(first % 64 + n <= 64)) { /* most rows are short */
-        put_word(slab, first / 64, first % 64, n,
-                 row->capacity <= SLAB_HOLD_MOST ? slab->inline_bits[SLAB_HELD_WORD] : 0);
+        put_word(slab, first / 64, first % 64, n, held_of(slab, row));
     } else {
         put_words(slab, first, n);
     }
+    return next;
+}
+
+#define EVERY_SECOND UINT64_C(0x5555555555555555)
+
+/* Of one word of the bitmap: what is behind its edge comes next. */
+char *hak_slab_put_every_second(struct slab *slab, const struct size_class *row, char *block,
+                                char *next, uint32_t *count)
+{
+    int64_t step = next - block;
+    uint32_t n = 1, first = index_of(row, block), at = first % 64;
+    uint32_t beyond = row->capacity - 1u - first;
+    beyond = beyond < 63 - at ? beyond : 63 - at;
+    next = follow_row(next, step, (step > 0 ? beyond : at) / 2, &n);
+    first -= step > 0 ? 0 : 2 * (n - 1);
+    note_put(slab, first, n, count);
+    put_bits(slab, first / 64, (EVERY_SECOND & (((uint64_t)2 << 2 * (n - 1)) - 1)) << first % 64,
+             held_of(slab, row));
     return next;
 }
 

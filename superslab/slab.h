@@ -112,6 +112,15 @@ static inline void hak_slab_set_held(struct slab *slab, uint64_t held)
    apart. Collects it, and what follows in the list at the same distance. */
 char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *block, char *next,
                        uint32_t *count);
+/* They are two blocks' sizes apart. */
+char *hak_slab_put_every_second(struct slab *slab, const struct size_class *row, char *block,
+                                char *next, uint32_t *count);
+
+/* 1 if both lie in one slab; hak_link_end is in none. */
+static inline int hak_slab_is_same(const void *p, const void *q)
+{
+    return ((uintptr_t)p ^ (uintptr_t)q) < SC_SLAB_BYTES;
+}
 
 /* Collects a block of this slab, which is the head of a list (linked through first words), and
    perhaps some that follow; adds how many to *count. Returns the next of the list, which may lie
@@ -119,8 +128,9 @@ char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *bl
    on one that is no block of this slab or is free already.
 
    Where two blocks of the list lie side by side, up or down, often more follow: programs free much
-   in the order in which they allocated it. Such a row is followed by comparing addresses alone,
-   and its bits are set by the word. */
+   in the order in which they allocated it. Or every second one, where two kinds of a size were
+   allocated by turns. Such a row is followed by comparing addresses alone, and its bits are set by
+   the word. */
 static HAK_ALWAYS_INLINE char *hak_slab_put_next(struct slab *slab, const struct size_class *row,
                                                  char *block, uint32_t *count)
 {
@@ -129,8 +139,15 @@ static HAK_ALWAYS_INLINE char *hak_slab_put_next(struct slab *slab, const struct
     HAK_CHECK((uint32_t)at < row->limit, "invalid pointer freed (not the start of a block)", block);
     char *next = (char *)hak_link_follow(block);
     int64_t step = next - block;
-    if (step == (int64_t)row->size || -step == (int64_t)row->size) {
-        return hak_slab_put_row(slab, row, block, next, count);
+    int64_t size = row->size;
+    if ((uint64_t)(step + 2 * size) <= 4 * (uint64_t)size) {
+        if (step == size || -step == size) {
+            return hak_slab_put_row(slab, row, block, next, count);
+        }
+        if (hak_slab_is_same(block, next) && *(int64_t *)next == hak_link_word(next + step) &&
+            (step == 2 * size || -step == 2 * size)) {
+            return hak_slab_put_every_second(slab, row, block, next, count);
+        }
     }
     uint32_t w = (uint32_t)(at >> 38);
     uint64_t word = slab->bits[w], bit = (uint64_t)1 << (at >> 32) % 64;
@@ -143,12 +160,6 @@ static HAK_ALWAYS_INLINE char *hak_slab_put_next(struct slab *slab, const struct
         slab->hint = (uint16_t)w;
     }
     return next;
-}
-
-/* 1 if both lie in one slab; hak_link_end is in none. */
-static inline int hak_slab_is_same(const void *p, const void *q)
-{
-    return ((uintptr_t)p ^ (uintptr_t)q) < SC_SLAB_BYTES;
 }
 
 /* Collects one block, likewise. Its first word is overwritten. */

@@ -330,6 +330,13 @@ TEST(SlabDeathTest, ABlockOfARowFreedTwiceAborts)
         char name[64];
         snprintf(name, sizeof name, "block freed twice: %p", static_cast<void *>(twice));
         EXPECT_EXIT(put_list(&s.slab, all), testing::KilledBySignal(SIGABRT), name);
+        std::vector<char *> second;
+        for (size_t i = (all.size() - 3) % 2; i < all.size(); i += 2) {
+            second.push_back(all[i]);
+        }
+        EXPECT_EXIT(put_list(&s.slab, second), testing::KilledBySignal(SIGABRT), name);
+        std::reverse(second.begin(), second.end());
+        EXPECT_EXIT(put_list(&s.slab, second), testing::KilledBySignal(SIGABRT), name);
         std::reverse(all.begin(), all.end());
         EXPECT_EXIT(put_list(&s.slab, all), testing::KilledBySignal(SIGABRT), name);
         if (hak_slab_may_hold(&s.slab)) {
@@ -358,6 +365,23 @@ TEST(SlabDeathTest, ABrokenLinkInARowAborts)
         hak_slab_put_next(&s.slab, &hak_sc_table[s.slab.size_class], all[0], &n);
     };
     EXPECT_EXIT(put(), testing::KilledBySignal(SIGABRT), "^hakmem: ");
+}
+
+/* What is no block, at a block's distance from the one before and the one behind. */
+TEST(SlabDeathTest, NoStartOfABlockInARowAborts)
+{
+    for (uint32_t step : {1u, 2u}) {
+        Slab s(hak_sc_of(48));
+        std::vector<char *> all = s.take_all();
+        char *at = all[20] + 16;
+        ptrdiff_t distance = step * s.slab.size;
+        std::vector<char *> list = {all[20], at, at + distance, at + 2 * distance};
+        EXPECT_EXIT(put_list(&s.slab, list), testing::KilledBySignal(SIGABRT),
+                    "not the start of a block");
+        list = {all[20], all[20] + step * 48 - 16, all[20] + 2 * (step * 48 - 16)};
+        EXPECT_EXIT(put_list(&s.slab, list), testing::KilledBySignal(SIGABRT),
+                    "not the start of a block");
+    }
 }
 
 TEST(SlabDeathTest, NoStartOfABlockAborts)
