@@ -123,8 +123,8 @@ static HAK_ALWAYS_INLINE void *hak_fast_malloc_or(size_t size, void *(*large)(si
 
 static HAK_ALWAYS_INLINE void *hak_fast_malloc(size_t size)
 {
-    if (HAK_SECURE) { /* as below, by one way for every size */
-        return hak_fast_refill_malloc(size);
+    if (HAK_SECURE) { /* its layer sees every call */
+        return hak_entry_now()->malloc(size);
     }
     return hak_fast_malloc_or(size, hak_fast_slow_malloc, hak_fast_refill_malloc);
 }
@@ -242,8 +242,12 @@ static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p,
 
 static HAK_ALWAYS_INLINE void hak_fast_free(void *p)
 {
-    if (HAK_SECURE) {
-        hak_fast_slow_free(p);
+    if (HAK_SECURE) { /* as above */
+        if (HAK_UNLIKELY(!p)) {
+            hak_fast_slow_free(p);
+        } else {
+            hak_entry_now()->free(p);
+        }
         return;
     }
     hak_fast_free_to(atomic_load_relaxed(&hak_self), p, hak_fast_slow_free);

@@ -25,7 +25,7 @@ static void forget(struct secure_cache *cache, uint32_t size_class)
     if (cache->bins[size_class].n_ring) {
         memset(list->ring, 0, sizeof list->ring);
     }
-    cache->bins[size_class] = (struct secure_bin){.list = list};
+    cache->bins[size_class] = (struct secure_bin){.put = list->ring, .top = &list->nothing};
 }
 
 /* What the heap's thread has; NULL if nothing. */
@@ -47,8 +47,8 @@ static void shuffle(struct secure_cache *cache)
 {
     cache->random = (cache->random ^ cache->chance) | 1;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
-        void **hand = cache->bins[c].list->hand;
-        for (uint32_t n = cache->bins[c].n_hand; n > 1; n--) {
+        void **hand = cache->lists[c].hand;
+        for (uint32_t n = hak_secure_n_hand(&cache->bins[c], &cache->lists[c]); n > 1; n--) {
             uint32_t i = hak_secure_draw(cache, n);
             void *block = hand[i];
             hand[i] = hand[n - 1];
@@ -79,7 +79,8 @@ static struct secure_cache *attach(void)
         return (struct secure_cache *)heap->kept;
     }
     if (!heap->kept_room) {
-        heap->kept_room = hak_os_meta_alloc(sizeof(struct secure_cache));
+        uintptr_t room = (uintptr_t)hak_os_meta_alloc(sizeof(struct secure_cache) + LEAVE_ALIGN);
+        heap->kept_room = room ? (void *)((room + LEAVE_ALIGN - 1) & ~(LEAVE_ALIGN - 1)) : NULL;
     }
     struct secure_cache *cache = (struct secure_cache *)heap->kept_room;
     if (cache && cache_of(heap)) {
@@ -116,14 +117,12 @@ static uint32_t between(uint64_t least, uint64_t n, uint64_t most)
 
 static struct short_shape shape_of(uint32_t class_bytes)
 {
-    const uint32_t vector = 32, steps = 4, word = sizeof(uint64_t),
-                   n = class_bytes - (uint32_t)TAIL_BYTES;
+    const uint32_t vector = 32, steps = 4, n = class_bytes - (uint32_t)TAIL_BYTES;
     if (class_bytes > SHORT_BYTES) {
         return (struct short_shape){0, 0};
     }
-    return n < vector ? (struct short_shape){(uint8_t)((1u << n / word) - 1), 0}
-                      : (struct short_shape){(uint8_t)((1u << vector / word) - 1),
-                                             (uint8_t)((n - vector) / steps)};
+    return n < vector ? (struct short_shape){0, sizeof(uint64_t)}
+                      : (struct short_shape){(uint8_t)((n - vector) / steps), 0};
 }
 
 static void set_hand(struct secure_bin *bin, uint32_t size_class)
@@ -133,34 +132,43 @@ static void set_hand(struct secure_bin *bin, uint32_t size_class)
     bin->hand_most = (uint16_t)between(HAND_LEAST, HAND_BYTES / bin->bytes, HAND_MOST);
 }
 
+static HAK_ALWAYS_INLINE uint32_t room_in_hand(struct secure_cache *cache,
+                                               const struct secure_bin *bin)
+{
+    return bin->hand_most - hak_secure_n_hand(bin, hak_secure_list_of(cache, bin));
+}
+
 /* To a place that is drawn: the hand's order stays one of all that are possible, each as likely. */
 static HAK_ALWAYS_INLINE void put_in_hand(struct secure_cache *cache, struct secure_bin *bin,
-                                          void **hand, void *block)
+                                          void *block)
 {
-    uint32_t n = bin->n_hand, i = hak_secure_draw(cache, n + 1u);
+    struct secure_list *list = hak_secure_list_of(cache, bin);
+    uint32_t n = hak_secure_n_hand(bin, list), i = hak_secure_draw(cache, n + 1u);
+    void **hand = list->hand;
     hand[n] = hand[i];
     hand[i] = block;
     __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_take */
-    bin->n_hand = (uint16_t)(n + 1);
+    bin->top = &hand[n];
 }
 
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block)
 {
     struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
     struct bin *from = &hak_theap_own->bins[size_class];
-    void **hand = bin->list->hand;
+    void **hand = cache->lists[size_class].hand;
     set_hand(bin, size_class);
-    while (bin->n_hand < bin->hand_most) {
+    for (uint32_t room = room_in_hand(cache, bin); room; room--) {
         void *more = hak_tc_bin_take(from);
         if (!more) {
             break;
         }
         *(uint64_t *)more = 0; /* where the link was */
         __builtin_prefetch(hak_secure_tail_of(more, bin->bytes), 1);
-        put_in_hand(cache, bin, hand, more);
+        put_in_hand(cache, bin, more);
     }
-    uint32_t i = hak_secure_draw(cache, bin->n_hand + 1u);
-    if (i == bin->n_hand) {
+    uint32_t n = hak_secure_n_hand(bin, &cache->lists[size_class]),
+             i = hak_secure_draw(cache, n + 1u);
+    if (i == n) {
         return block;
     }
     void *other = hand[i];
@@ -196,9 +204,8 @@ void hak_secure_cache_ready(struct secure_cache *cache, uint32_t size_class)
     set_hand(bin, size_class);
     uint32_t n = reserve(cache, bin->bytes), n_leave = n < 4 ? 1 : n / 4;
     bin->n_ring = (uint16_t)(n ? n : 1);
-    bin->leave_mask = (uint16_t)(n ? n_leave - 1 : 0);
-    bin->magic = hak_sc_table[size_class].magic;
-    bin->limit = hak_sc_table[size_class].limit;
+    bin->leave_mask = (uint16_t)((n ? n_leave : 1) * sizeof(uintptr_t) - 1);
+    bin->end = (uint16_t)((hak_sc_table[size_class].capacity - 1) * bin->bytes + 1);
 }
 
 /* What the hand has no room for. */
@@ -219,8 +226,9 @@ static void put_in_bin(struct theap *heap, uint32_t size_class, void *const *blo
 static void move_pairs(struct secure_cache *cache, struct secure_bin *bin, uintptr_t *from,
                        uint32_t n)
 {
-    void **hand = bin->list->hand;
-    uint32_t n_hand = bin->n_hand;
+    struct secure_list *list = hak_secure_list_of(cache, bin);
+    void **hand = list->hand;
+    uint32_t n_hand = hak_secure_n_hand(bin, list);
     for (const uintptr_t *end = from + n; from < end; from += 2, n_hand += 2) {
         uint32_t chance = (uint32_t)hak_secure_random(cache);
         void **one = &hand[(chance >> 16) * (n_hand + 1) >> 16];
@@ -232,7 +240,7 @@ static void move_pairs(struct secure_cache *cache, struct secure_bin *bin, uintp
         *(volatile tail_pair *)(void *)from = (tail_pair){0, 0}; /* or gcc calls memset */
     }
     __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_take */
-    bin->n_hand = (uint16_t)n_hand;
+    bin->top = &hand[n_hand] - 1;
 }
 
 /* Where the hand has no room for all that leave, they go to the bin: the hand keeps what was freed
@@ -246,6 +254,16 @@ static HAK_NOINLINE void move_to_bin(struct secure_cache *cache, struct secure_b
     put_in_bin(hak_theap_own, (uint32_t)(bin - cache->bins), blocks, n);
 }
 
+void hak_secure_cache_check_stray(void *block, uint32_t size_class)
+{
+    uint64_t *tail = hak_secure_tail_of(block, hak_sc_table[size_class].size),
+             key = hak_secure_tail_key(tail);
+    if (HAK_UNLIKELY(atomic_load_relaxed(tail) != (key ^ hak_secure_tail_stray()))) {
+        hak_secure_blame("block freed twice", block);
+    }
+    atomic_store_relaxed(tail, key);
+}
+
 /* Any, some of which are strays. */
 static HAK_NOINLINE void move_any(struct secure_cache *cache, struct secure_bin *bin,
                                   uintptr_t *from, uint32_t n, void (*stray)(void *block))
@@ -257,15 +275,20 @@ static HAK_NOINLINE void move_any(struct secure_cache *cache, struct secure_bin 
         from[i] = 0;
         if (block & RING_STRAY) {
             strays[n_strays++] = (void *)(block - RING_STRAY);
-        } else if (bin->n_hand < bin->hand_most) {
-            put_in_hand(cache, bin, bin->list->hand, (void *)block);
+            __builtin_prefetch((void *)(block - RING_STRAY), 1);
+            __builtin_prefetch(hak_secure_tail_of((void *)(block - RING_STRAY), bin->bytes), 1);
+        } else if (room_in_hand(cache, bin)) {
+            put_in_hand(cache, bin, (void *)block);
         } else {
             others[n_others++] = (void *)block;
         }
     }
+    uint32_t size_class = (uint32_t)(bin - cache->bins);
     bin->n_strays = (uint16_t)(bin->n_strays - n_strays);
-    put_in_bin(hak_theap_own, (uint32_t)(bin - cache->bins), others, n_others);
+    put_in_bin(hak_theap_own, size_class, others, n_others);
     for (uint32_t i = 0; i < n_strays; i++) {
+        hak_secure_cache_check_word(strays[i]);
+        hak_secure_cache_check_stray(strays[i], size_class);
         stray(strays[i]);
     }
 }
@@ -274,20 +297,21 @@ static HAK_NOINLINE void move_any(struct secure_cache *cache, struct secure_bin 
 void hak_secure_cache_leave(struct secure_cache *cache, struct secure_bin *bin,
                             void (*stray)(void *block))
 {
-    uint32_t at = bin->at < bin->n_ring ? bin->at : 0, n = bin->leave_mask + 1u;
-    uintptr_t *from = &bin->list->ring[at];
-    bin->at = (uint16_t)at;
+    struct secure_list *list = hak_secure_list_of(cache, bin);
+    uint32_t n = (bin->leave_mask + 1u) / (uint32_t)sizeof(uintptr_t);
+    uintptr_t *from = bin->put < &list->ring[bin->n_ring] ? bin->put : list->ring;
+    bin->put = from;
     if (!from[0]) {
         return; /* the first time round */
     }
     if (HAK_UNLIKELY(bin->n_strays)) {
         move_any(cache, bin, from, n, stray);
-    } else if (bin->n_hand + n > bin->hand_most) {
+    } else if (room_in_hand(cache, bin) < n) {
         move_to_bin(cache, bin, from, n);
     } else if (HAK_LIKELY(n > 1)) {
         move_pairs(cache, bin, from, n);
     } else {
-        put_in_hand(cache, bin, bin->list->hand, (void *)from[0]);
+        put_in_hand(cache, bin, (void *)from[0]);
         from[0] = 0;
     }
 }
@@ -309,15 +333,20 @@ static void flush(struct theap *heap)
     }
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         struct secure_bin *bin = &cache->bins[c];
-        if (!bin->n_hand && !bin->n_ring) {
+        uint32_t n_hand = hak_secure_n_hand(bin, &cache->lists[c]);
+        if (!n_hand && !bin->n_ring) {
             continue;
         }
-        for (uint32_t i = 0; i < bin->n_hand; i++) {
+        for (uint32_t i = 0; i < n_hand; i++) {
             put(heap, c, cache->lists[c].hand[i]);
         }
         for (uint32_t i = 0; i < bin->n_ring; i++) {
-            if (cache->lists[c].ring[i]) {
-                put(heap, c, (void *)(cache->lists[c].ring[i] & ~RING_STRAY));
+            void *block = (void *)(cache->lists[c].ring[i] & ~RING_STRAY);
+            if (cache->lists[c].ring[i] & RING_STRAY) {
+                hak_secure_cache_check_stray(block, c);
+            }
+            if (block) {
+                put(heap, c, block);
             }
         }
         forget(cache, c);
@@ -326,13 +355,13 @@ static void flush(struct theap *heap)
     cache->reserved = 0;
 }
 
-typedef void (*checker)(const void *p, uint32_t size_class, int has_link);
+typedef void (*checker)(const void *p, uint32_t size_class, enum secure_kept how);
 
 static void for_list(const void *head, uint32_t size_class, checker check)
 {
     int is_broken = 0;
     for (; head && !is_broken; head = hak_link_look(head, &is_broken)) {
-        check(head, size_class, 1);
+        check(head, size_class, SECURE_KEPT_LINKED);
     }
 }
 
@@ -342,12 +371,14 @@ void hak_secure_cache_for_each(checker check)
     const struct secure_cache *cache = cache_of(heap);
     for (uint32_t c = 0; cache && c < SC_N_CLASSES; c++) {
         const struct secure_bin *bin = &cache->bins[c];
-        for (uint32_t i = 0; i < bin->n_hand; i++) {
-            check(cache->lists[c].hand[i], c, 0);
+        for (uint32_t i = 0; i < hak_secure_n_hand(bin, &cache->lists[c]); i++) {
+            check(cache->lists[c].hand[i], c, SECURE_KEPT);
         }
         for (uint32_t i = 0; i < bin->n_ring; i++) {
-            if (cache->lists[c].ring[i]) {
-                check((const void *)(cache->lists[c].ring[i] & ~RING_STRAY), c, 0);
+            uintptr_t block = cache->lists[c].ring[i];
+            if (block) {
+                check((const void *)(block & ~RING_STRAY), c,
+                      block & RING_STRAY ? SECURE_KEPT_STRAY : SECURE_KEPT);
             }
         }
         for_list(hak_tc_bin_first(&heap->bins[c]), c, check);

@@ -15,8 +15,8 @@
    A class's quarantine is made with its first free: as many blocks as HAKMEM_SECURE_QUARANTINE
    allows, a power of two, if HAKMEM_SECURE_QUARANTINE_ALL still allows it for the process; else
    there is none, and freed blocks leave at once.
-   Always: n_hand <= hand_most; no block is in two places; blocks of both are zero, and their tails
-   say free or are zero too. */
+   Always: the hand has at most hand_most; no block is in two places; blocks of both are zero, and
+   their tails say free, and strays' that they are (tail.h), or are zero too. */
 #ifndef HAKMEM_SECURE_CACHE_H
 #define HAKMEM_SECURE_CACHE_H
 
@@ -32,28 +32,34 @@ HAK_EXTERN_C_BEGIN
 #define HAND_MOST  48u
 
 /* A block of up to SHORT_BYTES before its tail, as five vectors of 32 bytes that begin at its start
-   and at equal steps from there, and overlap; of each the words whose bit is set. */
+   and at equal steps from there, and overlap. The shortest one has less than that: there all of
+   them are the same, and the tail is in it. `but_tail`: bytes of hak_secure_but_tail from which on
+   that says so. */
 #define SHORT_BYTES 160u
 struct short_shape {
-    uint8_t words, step;
+    uint8_t step, but_tail;
 };
 
+/* What a pair of malloc and free needs. */
 struct secure_bin {
-    uint32_t magic, limit; /* hak_sc_is_block's; 0 until the quarantine is made */
-    struct secure_list *list;
+    uintptr_t *put; /* the place of the quarantine that is taken next */
+    void **top;     /* the hand's last block; `nothing`, which is NULL, while it has none */
     uint16_t bytes; /* of a block; 0 until the hand or the quarantine is used */
+    uint16_t end;   /* blocks start before this offset in a slab; 0 until the quarantine is made */
+    uint16_t leave_mask; /* so many bytes of the quarantine leave at once, less one: 2^i - 1 */
     struct short_shape shape;
-    uint16_t n_hand, hand_most;
-    uint16_t n_ring;     /* places of the quarantine, 1 at least; 0 until it is made */
-    uint16_t at;         /* the one that is taken next */
-    uint16_t leave_mask; /* so many leave at once, less one: 2^i - 1 */
-    uint16_t n_strays;   /* marked blocks in it */
+    uint16_t hand_most;
+    uint16_t n_ring;   /* places of the quarantine, 1 at least; 0 until it is made */
+    uint16_t n_strays; /* marked blocks in it */
 };
 HAK_STATIC_ASSERT(sizeof(struct secure_bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
 
+#define LEAVE_ALIGN (LEAVE_MOST * sizeof(uintptr_t))
 struct secure_list {
-    uintptr_t ring[RING_MOST]; /* blocks, or 0. RING_STRAY: not of this heap's slabs */
+    /* Blocks, or 0. RING_STRAY: not of this heap's slabs. */
+    uintptr_t ring[RING_MOST] __attribute__((aligned(LEAVE_ALIGN)));
+    void *nothing; /* NULL */
     void *hand[HAND_MOST];
 };
 #define RING_STRAY ((uintptr_t)1)
@@ -88,7 +94,7 @@ static HAK_ALWAYS_INLINE struct secure_bin *hak_secure_bin_of(struct secure_cach
 
 /* `bin_offset`: size_class << TAG_BIN_SHIFT. */
 static HAK_ALWAYS_INLINE struct secure_bin *hak_secure_bin_at(struct secure_cache *cache,
-                                                              uint32_t bin_offset)
+                                                              size_t bin_offset)
 {
     struct secure_bin *bin = (struct secure_bin *)(void *)((char *)cache->bins + bin_offset);
     __asm__("" : "+r"(bin)); /* as above */
@@ -110,17 +116,30 @@ static HAK_ALWAYS_INLINE uint32_t hak_secure_draw(struct secure_cache *cache, ui
     return (uint32_t)((hak_secure_random(cache) * n) >> 32);
 }
 
-/* The last block of the hand, which has `n` of them, at least one. The next one is fetched: its
-   first word, and its tail. */
-static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_bin *bin, uint32_t n)
+static HAK_ALWAYS_INLINE struct secure_list *hak_secure_list_of(struct secure_cache *cache,
+                                                                const struct secure_bin *bin)
 {
-    /* Of an empty hand what lies before it, which is 0, or a block in quarantine. */
-    const uintptr_t *before = (const uintptr_t *)bin->list + (RING_MOST - 2) + n;
-    const char *next = (const char *)before[0];
-    void *block = (void *)before[1];
+    return &cache->lists[bin - cache->bins];
+}
+
+static HAK_ALWAYS_INLINE uint32_t hak_secure_n_hand(const struct secure_bin *bin,
+                                                    const struct secure_list *list)
+{
+    return (uint32_t)((uintptr_t)bin->top - (uintptr_t)&list->nothing) / (uint32_t)sizeof(void *);
+}
+
+/* The last block of the hand, of `bytes`; NULL if it has none. The next one is fetched: its first
+   word, and its tail. */
+static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_bin *bin, size_t bytes)
+{
+    void **top = bin->top, *block = top[0];
+    if (HAK_UNLIKELY(!block)) {
+        return NULL;
+    }
+    const char *next = (const char *)top[-1];
     __builtin_prefetch(next, 1);
-    __builtin_prefetch(next + bin->bytes - sizeof(uint64_t), 1);
-    bin->n_hand = (uint16_t)(n - 1);
+    __builtin_prefetch(next + bytes - sizeof(uint64_t), 1);
+    bin->top = top - 1;
     /* A signal handler that exits looks at so many. */
     __atomic_signal_fence(__ATOMIC_RELEASE);
     return block;
@@ -129,8 +148,7 @@ static HAK_ALWAYS_INLINE void *hak_secure_cache_take(struct secure_bin *bin, uin
 /* More of the next block, a longer one. */
 static HAK_ALWAYS_INLINE void hak_secure_cache_fetch_more(const struct secure_bin *bin)
 {
-    const uintptr_t *last = (const uintptr_t *)bin->list + (RING_MOST - 1) + bin->n_hand;
-    const char *next = (const char *)*last;
+    const char *next = (const char *)bin->top[0];
     __builtin_prefetch(next + 64, 1);
     __builtin_prefetch(next + 128, 1);
     __builtin_prefetch(next + 192, 1);
@@ -151,12 +169,12 @@ void hak_secure_cache_leave(struct secure_cache *cache, struct secure_bin *bin,
    leave it now. */
 static HAK_ALWAYS_INLINE int hak_secure_cache_quarantine(struct secure_bin *bin, uintptr_t block)
 {
-    uint32_t at = bin->at;
+    uintptr_t *put = bin->put;
     __atomic_signal_fence(__ATOMIC_RELEASE); /* see hak_secure_cache_take */
-    bin->list->ring[at++] = block;
-    __asm__("" : "+r"(at)); /* or gcc makes the sum twice, once of 16 bits */
-    bin->at = (uint16_t)at;
-    return !(at & bin->leave_mask);
+    *put++ = block;
+    __asm__("" : "+r"(put)); /* or gcc makes the sum twice */
+    bin->put = put;
+    return !((uintptr_t)put & bin->leave_mask);
 }
 
 /* Ends the process if the first word of a block that leaves the quarantine was written to. */
@@ -166,9 +184,14 @@ static HAK_ALWAYS_INLINE void hak_secure_cache_check_word(const void *block)
         hak_secure_blame("freed block written to (its first word)", block);
     }
 }
-/* Calls `check` for each block of the calling thread's hand, quarantine and bins; `has_link`: its
-   first word is a list's. */
-void hak_secure_cache_for_each(void (*check)(const void *p, uint32_t size_class, int has_link));
+/* A block of another heap's, whose first word has been looked at, leaves the quarantine. Ends the
+   process if it was freed by its own thread at the very time when this one freed it. */
+void hak_secure_cache_check_stray(void *block, uint32_t size_class);
+/* Calls `check` for each block of the calling thread's hand, quarantine and bins: in a list, whose
+   link is its first word; a stray; or else. */
+enum secure_kept { SECURE_KEPT, SECURE_KEPT_LINKED, SECURE_KEPT_STRAY };
+void hak_secure_cache_for_each(void (*check)(const void *p, uint32_t size_class,
+                                             enum secure_kept how));
 /* From the calling thread's next call on its sequence goes on by chance, and its hands have another
    order. */
 void hak_secure_cache_draw_anew(uint64_t chance);

@@ -39,14 +39,9 @@ static const struct entry_table *below(void)
 
 /* --- what a pointer is --- */
 
-/* The map's tag; 0 for what is no address, which is beyond the map's window too. */
 static HAK_ALWAYS_INLINE uint32_t tag_of(const void *p)
 {
-    size_t unit = hak_map_window_unit(p);
-    if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
-        return atomic_load_acquire(&hak_map_window->tag[unit]);
-    }
-    return !((uintptr_t)p >> 48) ? hak_map_get(p).tag : 0;
+    return hak_secure_tag_of(p);
 }
 
 static int is_large(uint32_t tag)
@@ -56,7 +51,7 @@ static int is_large(uint32_t tag)
 
 /* --- allocating --- */
 
-static HAK_NOINLINE void *malloc_other(size_t size)
+HAK_NOINLINE void *hak_secure_malloc_other(size_t size)
 {
     if (size) {
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
@@ -65,16 +60,11 @@ static HAK_NOINLINE void *malloc_other(size_t size)
     return p ? p : hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(0)), 0);
 }
 
-static HAK_ALWAYS_INLINE void *malloc_by(size_t size, void *(*small)(uint32_t, size_t))
-{
-    return HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)
-               ? small(hak_sc_of(hak_secure_tail_room(size)), size)
-               : malloc_other(size);
-}
-
 static void *secure_malloc(size_t size)
 {
-    return malloc_by(size, hak_secure_small_alloc);
+    return HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)
+               ? hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(size)), size)
+               : hak_secure_malloc_other(size);
 }
 
 /* Blocks are zero, whoever asks. */
@@ -147,19 +137,6 @@ static void secure_free(void *p)
         hak_secure_free_other(p, tag);
     }
 }
-
-#if defined(__x86_64__)
-/* In the table in place of those two, where the processor has what they need. */
-static void *secure_malloc_avx512(size_t size)
-{
-    return malloc_by(size, hak_secure_small_alloc_avx512);
-}
-
-static void secure_free_avx512(void *p)
-{
-    hak_secure_small_free_avx512(p, tag_of(p));
-}
-#endif
 
 /* --- sizes --- */
 
@@ -261,10 +238,10 @@ static void *realloc_own(void *p, uint32_t tag, size_t size)
     if (hak_secure_small_resize(p, tag, size, 0, &was)) {
         return p;
     }
-    void *q = secure_malloc(size);
+    void *q = hak_secure_layer.table.malloc(size);
     if (HAK_LIKELY(q != NULL)) {
         memcpy(q, p, was < size ? was : size);
-        secure_free(p);
+        hak_secure_layer.table.free(p);
         return q;
     }
     return size <= was && hak_secure_small_resize(p, tag, size, 1, &was) ? p : NULL;
@@ -393,8 +370,9 @@ struct entry_layer hak_secure_layer = {
 void hak_secure_use_set(enum wide_set set)
 {
     hak_secure_wide_set = set;
-    hak_secure_layer.table.malloc = set == WIDE_AVX512 ? secure_malloc_avx512 : secure_malloc;
-    hak_secure_layer.table.free = set == WIDE_AVX512 ? secure_free_avx512 : secure_free;
+    hak_secure_layer.table.malloc = set == WIDE_AVX512 ? hak_secure_malloc_avx512 : secure_malloc;
+    hak_secure_layer.table.calloc = hak_secure_layer.table.malloc;
+    hak_secure_layer.table.free = set == WIDE_AVX512 ? hak_secure_free_avx512 : secure_free;
 }
 #endif
 
@@ -491,6 +469,7 @@ static void start(void)
     }
     hak_secure_secrets.plus = (mix(seed) << 16) | (hak_secure_secrets.fill[0] & 0xFF);
     hak_secure_secrets.spread = TAIL_SPREAD;
+    hak_secure_secrets.pick = TAIL_PICK;
     hak_secure_zero_start();
 #if defined(__x86_64__)
     hak_secure_use_set(hak_secure_wide_set);

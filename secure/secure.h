@@ -20,12 +20,23 @@
 #include "base/internal.h"
 
 #include "hakmem/entry.h"
+#include "superslab/map.h"
 
 HAK_EXTERN_C_BEGIN
 
 #if HAK_SECURE
 extern struct entry_layer hak_secure_layer HAK_HIDDEN;
 #endif
+
+/* The map's tag; 0 for what is no address, which is beyond the map's window too. */
+static HAK_ALWAYS_INLINE uint32_t hak_secure_tag_of(const void *p)
+{
+    size_t unit = hak_map_window_unit(p);
+    if (HAK_LIKELY(unit < MAP_LEAF_UNITS)) {
+        return atomic_load_acquire(&hak_map_window->tag[unit]);
+    }
+    return !((uintptr_t)p >> 48) ? hak_map_get(p).tag : 0;
+}
 
 /* What a pointer given to a function is wrong for. */
 enum secure_asker { SECURE_FREE, SECURE_USABLE_SIZE, SECURE_REALLOC, SECURE_N_ASKERS };
@@ -37,6 +48,8 @@ hak_secure_family_differs(const void *p, enum entry_family is, enum entry_family
 void hak_secure_check_claim(const void *p, enum entry_family family, size_t size,
                             const struct entry_claim *claim);
 
+/* Serves what is no small block's size: a large one's, or 0. */
+void *hak_secure_malloc_other(size_t size);
 /* Frees what is no small block: a large one, one of size 0, or what the plain functions know. errno
    is kept. `tag` is the map's of p. */
 void hak_secure_free_other(void *p, uint32_t tag);

@@ -383,9 +383,9 @@ TEST(Secure, TheQuarantineIsBounded)
         ASSERT_NE(cache, nullptr);
         for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
             const secure_bin &bin = cache->bins[c];
-            ASSERT_LE(bin.n_hand, bin.hand_most);
+            ASSERT_LE(hak_secure_n_hand(&bin, &cache->lists[c]), bin.hand_most);
             ASSERT_EQ(bin.n_strays, 0u);
-            const uintptr_t *ring = bin.list->ring;
+            const uintptr_t *ring = cache->lists[c].ring;
             auto n = bin.n_ring - std::count(ring, ring + bin.n_ring, uintptr_t{0});
             bytes += static_cast<size_t>(n) * hak_sc_table[c].size;
         }
@@ -394,6 +394,39 @@ TEST(Secure, TheQuarantineIsBounded)
     }).join();
     hak_options.secure_quarantine_all = all;
     (void)hak_purge();
+}
+
+/* Its own thread and another one have both found the block in use, and its own one's mark is the
+   last: the other one finds out when the block is to leave its quarantine, or when it ends. */
+TEST(Secure, ABlockThatTwoThreadsFreeAtTheSameTimeIsFoundByTheOther)
+{
+    for (size_t size : {50u, 500u, 5000u}) {
+        for (int ends : {0, 1}) {
+            EXPECT_DEATH(
+                {
+                    std::vector<unsigned char *> all(100);
+                    for (unsigned char *&p : all) {
+                        p = take(size);
+                    }
+                    std::thread([&] {
+                        hak_free(take(size)); /* its quarantine is made */
+                        hak_free(all[0]);
+                        size_t bytes = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size;
+                        uint64_t *tail = hak_secure_tail_of(all[0], bytes);
+                        EXPECT_NE(*tail, hak_secure_tail_key(tail));
+                        *tail = hak_secure_tail_key(tail);
+                        for (size_t i = 1; i < all.size() && !ends; i++) {
+                            hak_free(all[i]);
+                        }
+                        if (!ends) {
+                            _exit(0);
+                        }
+                    }).join();
+                },
+                "block freed twice")
+                << size << ' ' << ends;
+        }
+    }
 }
 
 TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
@@ -994,10 +1027,10 @@ TEST(Secure, StacksByThreadsAndInChildren)
 /* How many blocks of a class wait in the calling thread's quarantine. */
 long n_waiting(size_t size)
 {
-    const secure_bin &bin =
-        static_cast<secure_cache *>(hak_theap_own->kept_room)->bins[hak_sc_of(size)];
-    const uintptr_t *ring = bin.list->ring;
-    return bin.n_ring - std::count(ring, ring + bin.n_ring, uintptr_t{0});
+    const auto *cache = static_cast<secure_cache *>(hak_theap_own->kept_room);
+    uint32_t size_class = hak_sc_of(size), n = cache->bins[size_class].n_ring;
+    const uintptr_t *ring = cache->lists[size_class].ring;
+    return n - std::count(ring, ring + n, uintptr_t{0});
 }
 
 /* What a thread keeps is still there behind forks between which it does not call. */

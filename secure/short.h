@@ -66,52 +66,89 @@ static HAK_ALWAYS_INLINE void hak_secure_zero_short(void *p, size_t n)
 }
 
 #if defined(__x86_64__)
+/* Of any four words in a row all are set; of those from the second one on all but the last. */
+extern const uint64_t hak_secure_but_tail[5] HAK_HIDDEN;
+
 /* Blocks of up to SHORT_BYTES as five vectors of 32 bytes, likewise; the shortest class has not
-   even one before its tail, so that the words of each are masked (cache.h). Longer vectors lie
-   across two lines more often, and beyond the block. */
+   even one before its tail, which lies in all five (cache.h): it is not looked at, and whoever
+   clears writes it afterwards. Longer vectors lie across two lines more often, and beyond the
+   block. */
 WIDE_BEGIN_AVX512
+typedef uint64_t short_vector __attribute__((vector_size(32), aligned(8), may_alias));
+
 static HAK_ALWAYS_INLINE int hak_secure_is_zero_short_avx512(const void *p,
                                                              const struct short_shape *shape)
 {
-    __mmask8 words = (__mmask8)shape->words;
-    const char *at = (const char *)p;
     size_t d = shape->step;
-    __m256i a = _mm256_maskz_loadu_epi64(words, at), b = _mm256_maskz_loadu_epi64(words, at + d);
-    a = _mm256_or_si256(a, _mm256_maskz_loadu_epi64(words, at + 2 * d));
-    b = _mm256_or_si256(b, _mm256_maskz_loadu_epi64(words, at + 3 * d));
-    a = _mm256_or_si256(a, _mm256_maskz_loadu_epi64(words, at + 4 * d));
-    a = _mm256_or_si256(a, b);
-    return _mm256_testz_si256(a, a);
+    const char *at = (const char *)p, *mid = at + 2 * d;
+    short_vector any =
+        *(const short_vector *)(const void *)at | *(const short_vector *)(const void *)(at + d) |
+        *(const short_vector *)(const void *)mid | *(const short_vector *)(const void *)(mid + d) |
+        *(const short_vector *)(const void *)(mid + 2 * d);
+    short_vector where =
+        *(const short_vector *)(const void *)((const char *)hak_secure_but_tail + shape->but_tail);
+    return _mm256_testz_si256((__m256i)any, (__m256i)where);
 }
 
 static HAK_ALWAYS_INLINE void hak_secure_zero_short_avx512(void *p, const struct short_shape *shape)
 {
-    __mmask8 words = (__mmask8)shape->words;
-    char *at = (char *)p;
     size_t d = shape->step;
-    __m256i zero = _mm256_setzero_si256();
-    _mm256_mask_storeu_epi64(at, words, zero);
-    _mm256_mask_storeu_epi64(at + d, words, zero);
-    _mm256_mask_storeu_epi64(at + 2 * d, words, zero);
-    _mm256_mask_storeu_epi64(at + 3 * d, words, zero);
-    _mm256_mask_storeu_epi64(at + 4 * d, words, zero);
+    char *at = (char *)p, *mid = at + 2 * d;
+    short_vector zero = {0, 0, 0, 0};
+    __asm__("" : "+x"(zero)); /* or gcc calls memset */
+    *(short_vector *)(void *)at = zero;
+    *(short_vector *)(void *)(at + d) = zero;
+    *(short_vector *)(void *)mid = zero;
+    *(short_vector *)(void *)(mid + d) = zero;
+    *(short_vector *)(void *)(mid + 2 * d) = zero;
 }
 
-/* hak_secure_tail_fill_is_right of a filling of two pairs at most; a longer one is none to it.
-   By its end, so that the block's start and size are not needed any more. */
-static HAK_ALWAYS_INLINE int hak_secure_fill_is_right_short_avx512(const void *p, size_t size,
-                                                                   const uint64_t *tail)
+/* hak_secure_tail_fill_is_right of a filling of n bytes: a pair at most, or two; a longer one is
+   not right. */
+static HAK_ALWAYS_INLINE int hak_secure_fill_is_right_pair_avx512(const uint64_t *tail, size_t n)
 {
-    size_t n = (size_t)((const char *)tail - ((const char *)p + size));
-    __asm__("" : "+r"(n)); /* or gcc makes sums of the others again */
+    tail_pair wrong =
+        *hak_secure_tail_pair((const char *)tail, 0 - TAIL_PAIR) ^ hak_secure_tail_filling();
+    return _mm_testz_si128((__m128i)wrong, (__m128i)hak_secure_tail_end(n));
+}
+
+static HAK_ALWAYS_INLINE int hak_secure_fill_is_right_two_avx512(const uint64_t *tail, size_t n)
+{
     const char *end = (const char *)tail;
-    tail_pair fill = hak_secure_tail_filling(),
-              wrong = *hak_secure_tail_pair(end, 0 - TAIL_PAIR) ^ fill;
-    if (HAK_LIKELY(n <= TAIL_PAIR)) {
-        return _mm_testz_si128((__m128i)wrong, (__m128i)hak_secure_tail_end(n));
+    tail_pair fill = hak_secure_tail_filling();
+    if (n > 2 * TAIL_PAIR) {
+        return 0;
     }
-    wrong |= *hak_secure_tail_pair(end, 0 - n) ^ fill;
-    return n <= 2 * TAIL_PAIR && _mm_testz_si128((__m128i)wrong, (__m128i)wrong);
+    tail_pair wrong = (*hak_secure_tail_pair(end, 0 - TAIL_PAIR) ^ fill) |
+                      (*hak_secure_tail_pair(end, 0 - n) ^ fill);
+    return _mm_testz_si128((__m128i)wrong, (__m128i)wrong);
+}
+
+/* Sums and products with what is read from memory. gcc reads some of it to registers first, and
+   must then save others. */
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_key_folded(const uint64_t *tail)
+{
+    uint64_t key = (uint64_t)(uintptr_t)tail;
+    __asm__("imulq %1, %0\n\taddq %2, %0"
+            : "+r"(key)
+            : "m"(hak_secure_secrets.factor), "m"(hak_secure_secrets.plus)
+            : "cc");
+    return key;
+}
+
+/* Of a tail's word, the key exchanged for 0, the bits that are exchanged; and what such a word
+   would be for these bits. */
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_picked(uint64_t word)
+{
+    uint64_t info;
+    __asm__("pextq %2, %1, %0" : "=r"(info) : "r"(word), "m"(hak_secure_secrets.pick));
+    return info;
+}
+
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_info_word_folded(uint64_t info)
+{
+    __asm__("imulq %1, %0" : "+r"(info) : "m"(hak_secure_secrets.spread) : "cc");
+    return info;
 }
 WIDE_END
 #endif

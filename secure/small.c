@@ -33,6 +33,11 @@ static const struct entry_table *below(void)
 const unsigned char hak_secure_tail_ends[2 * TAIL_FILLED] = {
     [TAIL_FILLED] = ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16, ONES_16};
 
+#if defined(__x86_64__)
+#define ALL_SET (~(uint64_t)0)
+const uint64_t hak_secure_but_tail[5] = {ALL_SET, ALL_SET, ALL_SET, ALL_SET, 0};
+#endif
+
 /* What is longer is handled by the functions of wide.h, in functions of their own. */
 #define hak_secure_wide(name) name##_anywhere
 #define WIDE_VECTOR           wide_32
@@ -75,7 +80,7 @@ static HAK_ALWAYS_INLINE void zero_before(void *p, size_t size, size_t n)
 /* 1 if the tail is a free block's, or 0: never handed out since its page was. */
 static HAK_ALWAYS_INLINE int is_free_tail(uint64_t word, uint64_t key)
 {
-    return !word || HAK_LIKELY(word == key);
+    return HAK_LIKELY(word == key) || !word;
 }
 
 static HAK_ALWAYS_INLINE void *dress_with(void *p, size_t size, size_t class_bytes,
@@ -131,15 +136,6 @@ static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
     return dress_longer(p, size, class_bytes);
 }
 
-/* A short block that has been looked at, and whose filling is longer than a pair. */
-static HAK_NOINLINE void *dress_looked_at(void *p, size_t size, size_t class_bytes)
-{
-    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
-    hak_secure_tail_fill(p, size, tail);
-    atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
-    return p;
-}
-
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
@@ -164,63 +160,90 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     return dress(p, size, class_bytes);
 }
 
-#if defined(__x86_64__)
-WIDE_BEGIN_AVX512
-void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size)
+void *hak_secure_small_alloc(uint32_t size_class, size_t size)
 {
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
     if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
     }
     struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
-    uint32_t n_hand = bin->n_hand;
-    if (HAK_UNLIKELY(!n_hand)) {
+    void *p = hak_secure_cache_take(bin, bin->bytes);
+    return HAK_LIKELY(p != NULL) ? dress(p, size, bin->bytes) : slow_alloc(size_class, size);
+}
+
+#if defined(__x86_64__)
+#define SHORT_MOST     (SHORT_BYTES - TAIL_BYTES)
+#define SHORT_LAST_BIN ((SHORT_BYTES / SC_MIN_ALIGN - 1) << TAG_BIN_SHIFT)
+#define SIZE_CLASS(index, size, ...)                                                               \
+    HAK_STATIC_ASSERT((size) > SHORT_BYTES || (size) == ((index) + 1) * SC_MIN_ALIGN,              \
+                      "a short class follows from the size without a table");
+#include "base/size_classes.def"
+#undef SIZE_CLASS
+
+WIDE_BEGIN_AVX512
+static HAK_NOINLINE void *malloc_longer_avx512(size_t size)
+{
+    if (HAK_UNLIKELY(size - 1 >= SECURE_SMALL_MAX)) {
+        return hak_secure_malloc_other(size);
+    }
+    uint32_t size_class = hak_sc_of(size + TAIL_BYTES);
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
     }
-    void *p = hak_secure_cache_take(bin, n_hand);
-    size_t class_bytes = bin->bytes, n = class_bytes - TAIL_BYTES - size;
-    if (HAK_UNLIKELY(class_bytes > SHORT_BYTES)) {
-        hak_secure_cache_fetch_more(bin);
-        return dress_by_avx512(p, size, class_bytes);
+    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
+    size_t class_bytes = bin->bytes;
+    void *p = hak_secure_cache_take(bin, class_bytes);
+    if (HAK_UNLIKELY(!p)) {
+        return slow_alloc(size_class, size);
     }
-    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
+    hak_secure_cache_fetch_more(bin);
+    return dress_with(p, size, class_bytes, is_zero_avx512, fill_avx512);
+}
+
+static HAK_ALWAYS_INLINE size_t short_class_bytes(size_t size)
+{
+    return (hak_secure_tail_room(size) + SC_MIN_ALIGN - 1) & ~(SC_MIN_ALIGN - 1);
+}
+
+static HAK_NOINLINE void *slow_alloc_short(size_t size)
+{
+    return slow_alloc((uint32_t)(short_class_bytes(size) / SC_MIN_ALIGN) - 1, size);
+}
+
+void *hak_secure_malloc_avx512(size_t size)
+{
+    if (HAK_UNLIKELY(size - 1 >= SHORT_MOST)) {
+        return malloc_longer_avx512(size);
+    }
+    size_t class_bytes = short_class_bytes(size);
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    if (HAK_UNLIKELY(!cache)) {
+        return slow_alloc_short(size);
+    }
+    struct secure_bin *bin =
+        hak_secure_bin_at(cache, (class_bytes - SC_MIN_ALIGN) * (sizeof *bin / SC_MIN_ALIGN));
+    void *p = hak_secure_cache_take(bin, class_bytes);
+    if (HAK_UNLIKELY(!p)) {
+        return slow_alloc_short(size);
+    }
+    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key_folded(tail);
     if (HAK_UNLIKELY(!is_free_tail(*tail, key)) ||
         HAK_UNLIKELY(!hak_secure_is_zero_short_avx512(p, &bin->shape))) {
         hak_secure_written_after_free(p);
     }
-    if (HAK_LIKELY(n <= TAIL_PAIR)) {
-        hak_secure_tail_fill_pair(n, tail);
-    } else if (n <= 2 * TAIL_PAIR) {
+    size_t n = class_bytes - TAIL_BYTES - size;
+    __asm__("" : "+r"(n));             /* or gcc makes sums of the others again */
+    if (HAK_UNLIKELY(n > TAIL_PAIR)) { /* of the shortest class */
         *hak_secure_tail_pair((char *)p + size, 0) = hak_secure_tail_filling();
-        *hak_secure_tail_pair((char *)tail, 0 - TAIL_PAIR) = hak_secure_tail_filling();
-    } else {
-        return dress_looked_at(p, size, class_bytes);
+        n = TAIL_PAIR;
     }
+    hak_secure_tail_fill_pair(n, tail);
     atomic_store_release(tail, key ^ hak_secure_tail_info(ENTRY_MALLOC, size));
     return p;
 }
 WIDE_END
 #endif
-
-void *hak_secure_small_alloc(uint32_t size_class, size_t size)
-{
-#if defined(__x86_64__)
-    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
-        return hak_secure_small_alloc_avx512(size_class, size);
-    }
-#endif
-    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
-    if (HAK_UNLIKELY(!cache)) {
-        return slow_alloc(size_class, size);
-    }
-    struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
-    uint32_t n = bin->n_hand;
-    if (HAK_UNLIKELY(!n)) {
-        return slow_alloc(size_class, size);
-    }
-    void *p = hak_secure_cache_take(bin, n);
-    return dress(p, size, bin->bytes);
-}
 
 void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size_t size)
 {
@@ -431,13 +454,18 @@ static int is_all_zero(const char *p, size_t n)
     return !any;
 }
 
-void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_link)
+void hak_secure_small_check_freed(const void *p, uint32_t size_class, enum secure_kept how)
 {
     const uint64_t *tail = hak_secure_tail_of(p, hak_sc_table[size_class].size);
-    uint64_t word = atomic_load_relaxed(tail);
-    const char *from = (const char *)p + (has_link ? sizeof(uint64_t) : 0);
-    if ((word && word != hak_secure_tail_key(tail)) ||
-        !is_all_zero(from, (size_t)((const char *)tail - from))) {
+    uint64_t word = atomic_load_relaxed(tail), key = hak_secure_tail_key(tail);
+    const char *from = (const char *)p + (how == SECURE_KEPT_LINKED ? sizeof(uint64_t) : 0);
+    if (how == SECURE_KEPT_STRAY) {
+        if (word == key) { /* see hak_secure_cache_check_stray */
+            hak_secure_blame("block freed twice", p);
+        }
+        key ^= hak_secure_tail_stray();
+    }
+    if ((word && word != key) || !is_all_zero(from, (size_t)((const char *)tail - from))) {
         hak_secure_written_after_free(p);
     }
 }
@@ -500,21 +528,22 @@ static int belongs_to_heap(uint32_t tag)
     return hak_heap_of_owner(hak_owner_by_id(TAG_OWNER(tag))) != NULL;
 }
 
-/* The block is free from now on, for whoever looks. Two threads may free it at once. */
-static HAK_ALWAYS_INLINE void mark_free(void *p, uint64_t *tail, struct tail says, uint64_t key)
+/* Makes a block free, whose tail is `word`, for whoever looks. Two threads may free it at once: of
+   two that do not own it one finds out here. Its own thread writes what it has, without an atomic
+   exchange: another one that has freed it at the same time has made it a stray, and finds that it
+   is none any more when that is to leave its quarantine. 0: it is not what it was. */
+static HAK_ALWAYS_INLINE int mark_free(uint64_t *tail, uint64_t word, uint64_t free, int own)
 {
-    uint64_t used = key ^ hak_secure_tail_info(says.family, says.size);
-    if (HAK_LIKELY(hak_theap_n_live() < 2)) {
-        atomic_store_relaxed(tail, key);
-    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &used, key))) {
-        hak_secure_blame("block freed twice", p);
+    if (own) {
+        atomic_store_relaxed(tail, free);
+        return 1;
     }
+    return HAK_LIKELY(atomic_cas_strong(tail, &word, free));
 }
 
 /* Another heap's block, which has waited. */
 static void leave(void *p)
 {
-    hak_secure_cache_check_word(p);
     hak_fast_free_to(hak_theap_own, p, to_below);
 }
 
@@ -552,12 +581,16 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     if (HAK_UNLIKELY(says.family != ENTRY_MALLOC)) {
         hak_secure_family_differs(p, (enum entry_family)says.family, ENTRY_MALLOC);
     }
-    mark_free(p, tail, says, key);
+    struct secure_cache *cache = hak_secure_cache_now();
+    int own = is_own(hak_theap_own, tag), waits = cache && (own || !belongs_to_heap(tag));
+    uint64_t word = key ^ hak_secure_tail_info(says.family, says.size),
+             free = key ^ (waits && !own ? hak_secure_tail_stray() : 0);
+    if (HAK_UNLIKELY(!mark_free(tail, word, free, own))) {
+        hak_secure_blame("block freed twice", p);
+    }
     __atomic_thread_fence(__ATOMIC_RELEASE);
     zero_before(p, says.size, (size_t)((const char *)tail - (const char *)p));
-    struct secure_cache *cache = hak_secure_cache_now();
-    int own = is_own(hak_theap_own, tag);
-    if (HAK_UNLIKELY(!cache) || (!own && belongs_to_heap(tag))) {
+    if (HAK_UNLIKELY(!waits)) {
         to_below(p);
         return;
     }
@@ -569,81 +602,62 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 }
 
 /* What is frequent: the block is right. Else nothing has changed yet, and free_any begins again.
-   `is_stray`: it is another heap's. `is_alone`: no other thread has one. */
-static HAK_ALWAYS_INLINE void
-free_right(void *p, uint32_t tag, struct secure_bin *bin,
-           int (*is_right)(const void *p, size_t size, const uint64_t *tail),
-           void (*zero)(void *p, size_t size, const struct secure_bin *bin), int is_stray,
-           int is_alone)
+   `is_stray`: it is another heap's. */
+static HAK_ALWAYS_INLINE void free_right(void *p, uint32_t tag, struct secure_bin *bin,
+                                         int (*is_right)(const void *p, size_t size,
+                                                         const uint64_t *tail),
+                                         void (*zero)(void *p, size_t size, size_t n), int is_stray)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
-             word = atomic_load_relaxed(tail), size = hak_secure_tail_size(word, key);
-    if (HAK_UNLIKELY((word ^ key) != hak_secure_tail_info(ENTRY_MALLOC, size)) ||
-        HAK_UNLIKELY(!is_right(p, size, tail)) || HAK_UNLIKELY(!is_right_before(p))) {
+             word = atomic_load_relaxed(tail);
+    struct tail says = hak_secure_tail_decode(word, key);
+    if (HAK_UNLIKELY(!says.is_right || says.family != ENTRY_MALLOC) ||
+        HAK_UNLIKELY(!is_right(p, says.size, tail)) || HAK_UNLIKELY(!is_right_before(p)) ||
+        HAK_UNLIKELY(
+            !mark_free(tail, word, key ^ (is_stray ? hak_secure_tail_stray() : 0), !is_stray))) {
         free_any(p, tag);
         return;
     }
-    if (is_alone) {
-        atomic_store_relaxed(tail, key);
-    } else if (HAK_UNLIKELY(!atomic_cas_strong(tail, &word, key))) {
-        free_any(p, tag); /* another thread has freed it just now */
-        return;
-    }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero(p, size, bin);
+    zero(p, says.size, n);
     wait_in(bin, p, is_stray);
 }
 
-static HAK_ALWAYS_INLINE int is_alone(void)
+/* Whether a block may begin at p, as far as its fast path asks: no other one's tail is what a tail
+   would have to be where that of one at p would lie. A bin whose quarantine is not made yet knows
+   of none. */
+static HAK_ALWAYS_INLINE int may_begin_at(const void *p, const struct secure_bin *bin)
 {
-    return HAK_LIKELY(hak_theap_n_live() < 2);
+    return HAK_LIKELY((uint16_t)(uintptr_t)p < bin->end);
 }
 
-static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, const struct secure_bin *bin)
+static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, size_t n)
 {
     (void)size;
-    hak_secure_zero_short(p, bin->bytes - TAIL_BYTES);
+    hak_secure_zero_short(p, n);
 }
 
-static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, const struct secure_bin *bin)
+static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, size_t n)
 {
-    clear_anywhere(p, touched(size, bin->bytes - TAIL_BYTES));
+    clear_anywhere(p, touched(size, n));
 }
 
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *bin)
 {
-    free_right(p, tag, bin, fill_is_right_anywhere, zero_for_all, 0, is_alone());
+    free_right(p, tag, bin, fill_is_right_anywhere, zero_for_all, 0);
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, const struct secure_bin *bin)
+static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, size_t n)
 {
-    clear_avx2(p, touched(size, bin->bytes - TAIL_BYTES));
+    clear_avx2(p, touched(size, n));
 }
 
 static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_bin *bin)
 {
-    free_right(p, tag, bin, fill_is_right_avx2, zero_avx2, 0, is_alone());
-}
-WIDE_END
-WIDE_BEGIN_AVX512
-static HAK_ALWAYS_INLINE void zero_avx512(void *p, size_t size, const struct secure_bin *bin)
-{
-    clear_avx512(p, touched(size, bin->bytes - TAIL_BYTES));
-}
-
-static HAK_ALWAYS_INLINE void zero_as_short_avx512(void *p, size_t size,
-                                                   const struct secure_bin *bin)
-{
-    (void)size;
-    hak_secure_zero_short_avx512(p, &bin->shape);
-}
-
-static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag, struct secure_bin *bin)
-{
-    free_right(p, tag, bin, fill_is_right_avx512, zero_avx512, 0, is_alone());
+    free_right(p, tag, bin, fill_is_right_avx2, zero_avx2, 0);
 }
 WIDE_END
 
@@ -659,90 +673,178 @@ static HAK_ALWAYS_INLINE void free_longer(void *p, uint32_t tag, struct secure_b
 #define free_longer free_for_all
 #endif
 
-/* The bin of the block, if one begins at p as far as is known: a bin whose quarantine is not made
-   yet knows of none. */
-static HAK_ALWAYS_INLINE struct secure_bin *bin_for(const void *p, uint32_t tag,
-                                                    struct secure_cache *cache)
+void hak_secure_small_free(void *p, uint32_t tag)
 {
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
-    return HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit)) ? bin : NULL;
-}
-
-/* The same of a block of the thread's own heap; else NULL. */
-static HAK_ALWAYS_INLINE struct secure_bin *own_bin(const void *p, uint32_t tag)
-{
-    const struct theap *heap = hak_theap_own;
-    uint32_t bin_offset = tag ^ heap->owner_tag;
-    struct secure_cache *cache = (struct secure_cache *)heap->kept;
-    if (HAK_UNLIKELY(!cache) || HAK_UNLIKELY(bin_offset > TAG_LOW_MASK)) {
-        return NULL;
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
+    struct secure_bin *bin =
+        cache && is_own(hak_theap_own, tag) ? hak_secure_bin_of(cache, TAG_CLASS(tag)) : NULL;
+    if (HAK_UNLIKELY(!bin) || HAK_UNLIKELY(!may_begin_at(p, bin))) {
+        free_any(p, tag);
+    } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
+        free_right(p, tag, bin, hak_secure_tail_fill_is_right, zero_as_short, 0);
+    } else {
+        free_longer(p, tag, bin);
     }
-    struct secure_bin *bin = hak_secure_bin_at(cache, bin_offset);
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    return HAK_LIKELY(hak_sc_is_block(offset, bin->magic, bin->limit)) ? bin : NULL;
 }
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX512
-/* Another heap's block, or one that is not right, or not small. */
+static void free_short_filled_more(void *p, uint32_t tag, struct secure_bin *bin);
+
+static HAK_ALWAYS_INLINE int is_right_before_avx512(const void *p)
+{
+    const uint64_t *tail = (const uint64_t *)p - 1;
+    if (HAK_UNLIKELY(!((uintptr_t)p & (SC_SLAB_BYTES - 1)))) {
+        return 1;
+    }
+    uint64_t word = atomic_load_relaxed(tail), x = word ^ hak_secure_tail_key_folded(tail);
+    return HAK_LIKELY(hak_secure_tail_info_word_folded(hak_secure_tail_picked(x)) == x) || !word;
+}
+
+/* free_right of a longer block. */
+static HAK_ALWAYS_INLINE void free_long(void *p, uint32_t tag, struct secure_bin *bin, int is_stray)
+{
+    size_t n = bin->bytes - TAIL_BYTES;
+    uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key_folded(tail),
+             word = atomic_load_relaxed(tail), x = word ^ key, info = hak_secure_tail_picked(x);
+    size_t size = info - (ENTRY_MALLOC << TAIL_SIZE_BITS);
+    if (HAK_UNLIKELY(hak_secure_tail_info_word_folded(info) != x) || HAK_UNLIKELY(size > n) ||
+        HAK_UNLIKELY(!fill_is_right_avx512(p, size, tail)) ||
+        HAK_UNLIKELY(!is_right_before_avx512(p)) ||
+        HAK_UNLIKELY(
+            !mark_free(tail, word, key ^ (is_stray ? hak_secure_tail_stray() : 0), !is_stray))) {
+        free_any(p, tag);
+        return;
+    }
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    clear_avx512(p, touched(size, n));
+    wait_in(bin, p, is_stray);
+}
+
+/* free_right of a short block. `is_filled_more`: more than a pair is. */
+static HAK_ALWAYS_INLINE void free_short(void *p, uint32_t tag, struct secure_bin *bin,
+                                         int is_stray, int is_filled_more)
+{
+    size_t n = bin->bytes - TAIL_BYTES;
+    uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key_folded(tail),
+             word = atomic_load_relaxed(tail), x = word ^ key, info = hak_secure_tail_picked(x),
+             free = key ^ (is_stray ? hak_secure_tail_stray() : 0);
+    if (HAK_UNLIKELY(hak_secure_tail_info_word_folded(info) != x)) {
+        free_any(p, tag);
+        return;
+    }
+    /* So many bytes are filled; too many of a free block, or another family's. */
+    n = n + (ENTRY_MALLOC << TAIL_SIZE_BITS) - info;
+    __asm__("" : "+r"(n)); /* or gcc makes sums of the others again */
+    if (!is_filled_more && HAK_UNLIKELY(n > TAIL_PAIR)) {
+        free_short_filled_more(p, tag, bin);
+        return;
+    }
+    if (HAK_UNLIKELY(!(is_filled_more ? hak_secure_fill_is_right_two_avx512(tail, n)
+                                      : hak_secure_fill_is_right_pair_avx512(tail, n))) ||
+        HAK_UNLIKELY(!is_right_before_avx512(p)) ||
+        HAK_UNLIKELY(!mark_free(tail, word, free, !is_stray))) {
+        free_any(p, tag);
+        return;
+    }
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    hak_secure_zero_short_avx512(p, &bin->shape);
+    atomic_store_relaxed(tail, free);
+    wait_in(bin, p, is_stray);
+}
+
+static HAK_NOINLINE void free_short_filled_more(void *p, uint32_t tag, struct secure_bin *bin)
+{
+    if (is_own(hak_theap_own, tag)) {
+        free_short(p, tag, bin, 0, 1);
+    } else {
+        free_short(p, tag, bin, 1, 1);
+    }
+}
+
+/* The bin for a block of another heap's slab; NULL if free_any is to free it. */
+static HAK_ALWAYS_INLINE struct secure_bin *bin_for_stray(const void *p, uint32_t tag,
+                                                          struct secure_cache *cache)
+{
+    struct secure_bin *bin = hak_secure_bin_of(cache, TAG_CLASS(tag));
+    return may_begin_at(p, bin) && !belongs_to_heap(tag) ? bin : NULL;
+}
+
+/* Another heap's block, or what is none. */
 static HAK_NOINLINE void free_other_by_avx512(void *p, uint32_t tag)
 {
     if (HAK_UNLIKELY(!TAG_IS_SLAB(tag))) {
         hak_secure_free_other(p, tag);
         return;
     }
-    const struct theap *heap = hak_theap_own;
-    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
     struct secure_bin *bin =
-        cache && !is_own(heap, tag) && !belongs_to_heap(tag) ? bin_for(p, tag, cache) : NULL;
+        cache && !is_own(hak_theap_own, tag) ? bin_for_stray(p, tag, cache) : NULL;
     if (HAK_UNLIKELY(!bin)) {
         free_any(p, tag);
     } else if (HAK_LIKELY(bin->bytes <= SHORT_BYTES)) {
-        free_right(p, tag, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512, 1, 0);
+        free_short(p, tag, bin, 1, 0);
     } else {
-        free_right(p, tag, bin, fill_is_right_avx512, zero_avx512, 1, 0);
+        free_long(p, tag, bin, 1);
     }
 }
 
-/* Of its own, so that the other one needs few registers. */
-static HAK_NOINLINE void free_shared_by_avx512(void *p, uint32_t tag, struct secure_bin *bin)
+/* All but the thread's own short blocks. */
+static HAK_NOINLINE void free_longer_by_avx512(void *p, uint32_t tag)
 {
-    free_right(p, tag, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512, 0, 0);
-}
-
-void hak_secure_small_free_avx512(void *p, uint32_t tag)
-{
-    struct secure_bin *bin = own_bin(p, tag);
-    if (HAK_UNLIKELY(!bin)) {
+    const struct theap *heap = hak_theap_own;
+    uint32_t bin_offset = tag ^ heap->owner_tag;
+    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    /* A signal handler may have made the cache just now: then it is a short one. */
+    if (HAK_UNLIKELY(!cache) ||
+        HAK_UNLIKELY(bin_offset - SHORT_LAST_BIN - 1 >= TAG_LOW_MASK - SHORT_LAST_BIN)) {
         free_other_by_avx512(p, tag);
-    } else if (HAK_UNLIKELY(bin->bytes > SHORT_BYTES)) {
-        free_longer_by_avx512(p, tag, bin);
-    } else if (HAK_UNLIKELY(!is_alone())) {
-        free_shared_by_avx512(p, tag, bin);
-    } else {
-        free_right(p, tag, bin, hak_secure_fill_is_right_short_avx512, zero_as_short_avx512, 0, 1);
+        return;
     }
+    struct secure_bin *bin = hak_secure_bin_at(cache, bin_offset);
+    if (HAK_UNLIKELY(!may_begin_at(p, bin))) {
+        free_any(p, tag);
+        return;
+    }
+    free_long(p, tag, bin, 0);
+}
+WIDE_END
+
+/* Beyond the map's window: a block of any class, or none. */
+static HAK_NOINLINE void free_far(void *p)
+{
+    uint32_t tag = hak_secure_tag_of(p);
+    if (TAG_IS_SLAB(tag)) {
+        hak_secure_small_free(p, tag);
+    } else {
+        hak_secure_free_other(p, tag);
+    }
+}
+
+WIDE_BEGIN_AVX512
+void hak_secure_free_avx512(void *p)
+{
+    size_t unit = hak_map_window_unit(p);
+    if (HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
+        free_far(p);
+        return;
+    }
+    uint32_t tag = atomic_load_acquire(&hak_map_window->tag[unit]);
+    const struct theap *heap = hak_theap_own;
+    uint32_t bin_offset = tag ^ heap->owner_tag;
+    struct secure_cache *cache = (struct secure_cache *)heap->kept;
+    if (HAK_UNLIKELY(bin_offset > SHORT_LAST_BIN) || HAK_UNLIKELY(!cache)) {
+        free_longer_by_avx512(p, tag);
+        return;
+    }
+    struct secure_bin *bin = hak_secure_bin_at(cache, bin_offset);
+    if (HAK_UNLIKELY(!may_begin_at(p, bin))) {
+        free_any(p, tag);
+        return;
+    }
+    free_short(p, tag, bin, 0, 0);
 }
 WIDE_END
 #endif
-
-void hak_secure_small_free(void *p, uint32_t tag)
-{
-#if defined(__x86_64__)
-    if (HAK_LIKELY(hak_secure_wide_set == WIDE_AVX512)) {
-        hak_secure_small_free_avx512(p, tag);
-        return;
-    }
-#endif
-    struct secure_bin *bin = own_bin(p, tag);
-    if (HAK_UNLIKELY(!bin)) {
-        free_any(p, tag);
-    } else if (HAK_LIKELY(bin->bytes <= IN_LINE)) {
-        free_right(p, tag, bin, hak_secure_tail_fill_is_right, zero_as_short, 0, is_alone());
-    } else {
-        free_longer(p, tag, bin);
-    }
-}
 
 #endif

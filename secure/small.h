@@ -6,6 +6,7 @@
 #include "base/internal.h"
 
 #include "hakmem/entry.h"
+#include "secure/cache.h"
 #include "secure/secure.h"
 
 HAK_EXTERN_C_BEGIN
@@ -15,10 +16,9 @@ struct hak_heap;
 /* A block of the class for `size` bytes, at most SECURE_SMALL_MAX, all zero. NULL and ENOMEM. */
 void *hak_secure_small_alloc(uint32_t size_class, size_t size);
 #if defined(__x86_64__)
-/* These two for processors whose hak_secure_wide_set is WIDE_AVX512; the second one frees what is
-   no small block, too. */
-void *hak_secure_small_alloc_avx512(uint32_t size_class, size_t size);
-void hak_secure_small_free_avx512(void *p, uint32_t tag);
+/* malloc and free, of whatever size, for processors whose hak_secure_wide_set is WIDE_AVX512. */
+void *hak_secure_malloc_avx512(size_t size);
+void hak_secure_free_avx512(void *p);
 #endif
 /* The same of a first-class heap. */
 void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size_t size);
@@ -35,10 +35,10 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
    about to be destroyed, and the block becomes a freed one. */
 size_t hak_secure_small_walked(void *p, uint32_t tag, int end);
 
-/* Abort if the block was written to where it may not be: a free one that the calling thread keeps,
-   with or without a list's link in its first word; any block of a slab, which another thread may
+/* Abort if the block was written to where it may not be: a free one that the calling thread keeps;
+   any block of a slab, which another thread may
    have. */
-void hak_secure_small_check_freed(const void *p, uint32_t size_class, int has_link);
+void hak_secure_small_check_freed(const void *p, uint32_t size_class, enum secure_kept how);
 void hak_secure_small_check(const void *p, uint32_t tag);
 
 HAK_EXTERN_C_END

@@ -3,12 +3,13 @@
 
    A tail is the block's key, its address times a secret plus another one, with 18 bits in its
    middle exchanged: the family of functions that allocated the block (0: it is free) and the
-   size that was asked for; and its upper 18 bits with these times an odd number, so that no change
-   of them alone is taken for right. All 64 bits must fit, so that a tail is neither guessed nor
-   copied from another block. Its lowest byte, which a program that writes one byte too many hits
-   first, and the filling, are one byte, the same in the whole process: 0xF5 to 0xFC, which no text
-   and hardly a number begins with. The next one is 0: a string without an end is read as far as
-   there, and no string function writes what is right there and beyond.
+   size that was asked for (of a free one 0, or 1: another thread than its heap's has freed it, and
+   keeps it in its quarantine); and its upper 18 bits with these times an odd number, so that no
+   change of them alone is taken for right. All 64 bits must fit, so that a tail is neither guessed
+   nor copied from another block. Its lowest byte, which a program that writes one byte too many
+   hits first, and the filling, are one byte, the same in the whole process: 0xF5 to 0xFC, which no
+   text and hardly a number begins with. The next one is 0: a string without an end is read as far
+   as there, and no string function writes what is right there and beyond.
 
    Always, when no thread is in a function of the layer: of a block that the program has, the tail
    and the filling (its first TAIL_FILLED bytes) are right; of one that was freed and is not handed
@@ -49,8 +50,10 @@ struct tail_secrets {
     uint64_t plus;    /* the lowest byte is the filling's, and the next one 0: so are a key's */
     uint64_t fill[8]; /* the byte, 64 times */
     uint64_t spread;  /* no secret: TAIL_SPREAD */
+    uint64_t pick;    /* nor this: the bits that are exchanged, TAIL_PICK */
 };
 /* Puts what a tail says into its two places, which do not overlap. */
+#define TAIL_PICK   ((((uint64_t)1 << TAIL_INFO_BITS) - 1) << TAIL_INFO_SHIFT)
 #define TAIL_SPREAD ((uint64_t)1 << TAIL_INFO_SHIFT | (uint64_t)TAIL_CHECK << (64 - TAIL_INFO_BITS))
 extern struct tail_secrets hak_secure_secrets HAK_HIDDEN; /* written once, at the start */
 
@@ -89,10 +92,10 @@ static HAK_ALWAYS_INLINE struct tail hak_secure_tail_decode(uint64_t word, uint6
                          x == hak_secure_tail_info_word(info)};
 }
 
-/* Its size, if the word is a tail of that key at all. */
-static HAK_ALWAYS_INLINE uint32_t hak_secure_tail_size(uint64_t word, uint64_t key)
+/* What is exchanged of a free block's that is a stray. */
+static HAK_ALWAYS_INLINE uint64_t hak_secure_tail_stray(void)
 {
-    return (uint32_t)((word ^ key) >> TAIL_INFO_SHIFT) & ((1u << TAIL_SIZE_BITS) - 1);
+    return TAIL_SPREAD;
 }
 
 /* Most often the filling is shorter than 16 bytes: the class is the next multiple of 16. Then it is

@@ -7,8 +7,10 @@
    WIDE_ANY(v) 1 if any bit of one is set. So no guard; what includes it sets all three, and this
    file takes them away.
 
-   A length is a number of steps of 512 bytes, and a rest of up to 512, as four pieces of 128 that
-   overlap as far as the rest is shorter. So one branch depends on it. */
+   A length is a first vector, then, from the next multiple of a vector's length on, a number of
+   steps of 512 bytes, and a rest of up to 512, as four pieces of 128 that overlap as far as the
+   rest is shorter. So one branch depends on it; and what lies in the steps lies across no two
+   lines, which costs as much as twice the bytes: blocks of most classes do not begin at lines. */
 #include "base/internal.h"
 
 #include "base/attributes.h"
@@ -28,11 +30,15 @@
 #define WIDE_OF(p)              (WIDE_IN_TWO ? WIDE_FIRST(p) : WIDE_FIRST(p) | WIDE_SECOND(p))
 #define WIDE_OF_ALL(a, b, c, d) ((WIDE_OF(a) | WIDE_OF(b)) | (WIDE_OF(c) | WIDE_OF(d)))
 #define WIDE_LEAST(a, b)        ((a) < (b) ? (a) : (b))
+/* Where the steps begin. */
+#define WIDE_STEPS(p) (((uintptr_t)(p) & ~(sizeof(WIDE_VECTOR) - 1)) + sizeof(WIDE_VECTOR))
 
 /* 1 if all is zero. `n`: whole words, WIDE_PIECE at least. `p` is aligned to words. */
 static HAK_ALWAYS_INLINE int hak_secure_wide(is_zero)(const void *p, size_t n)
 {
-    const char *at = (const char *)p, *last = at + n - WIDE_PIECE, *end = at + n;
+    const char *last = (const char *)p + n - WIDE_PIECE, *end = last + WIDE_PIECE,
+               *at = (const char *)WIDE_STEPS(p);
+    WIDE_VECTOR first = *WIDE_AT(p);
     for (; at + WIDE_STEP < end; at += WIDE_STEP) {
         WIDE_VECTOR some =
             WIDE_OF_ALL(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
@@ -42,7 +48,7 @@ static HAK_ALWAYS_INLINE int hak_secure_wide(is_zero)(const void *p, size_t n)
     }
     const char *a = WIDE_LEAST(at, last), *b = WIDE_LEAST(at + WIDE_PIECE, last),
                *c = WIDE_LEAST(at + 2 * WIDE_PIECE, last);
-    WIDE_VECTOR rest = WIDE_OF_ALL(a, b, c, last);
+    WIDE_VECTOR rest = WIDE_OF_ALL(a, b, c, last) | first;
     return !WIDE_ANY(rest);
 }
 
@@ -65,8 +71,11 @@ static HAK_ALWAYS_INLINE void hak_secure_wide(clear_four)(char *a, char *b, char
 /* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. */
 static HAK_ALWAYS_INLINE void hak_secure_wide(clear)(void *p, size_t n)
 {
-    char *at = (char *)p, *last = at + n - WIDE_PIECE, *end = at + n;
+    char *last = (char *)p + n - WIDE_PIECE, *end = last + WIDE_PIECE, *at = (char *)WIDE_STEPS(p);
     int look_first = n >= WIDE_LOOK_FIRST;
+    if (!look_first || HAK_LIKELY(WIDE_ANY(*WIDE_AT(p)))) {
+        *WIDE_AT(p) = (WIDE_VECTOR){0};
+    }
     for (; at + WIDE_STEP < end; at += WIDE_STEP) {
         if (look_first) {
             WIDE_VECTOR some =

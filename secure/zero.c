@@ -59,9 +59,10 @@ WIDE_END
 void hak_secure_zero_start(void)
 {
     __builtin_cpu_init();
-    hak_secure_wide_set = !__builtin_cpu_supports("avx2")          ? WIDE_FOR_ALL
-                          : !__builtin_cpu_supports("avx512vbmi2") ? WIDE_AVX2
-                                                                   : WIDE_AVX512;
+    int has_512 = __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2");
+    hak_secure_wide_set = !__builtin_cpu_supports("avx2") ? WIDE_FOR_ALL
+                          : !has_512                      ? WIDE_AVX2
+                                                          : WIDE_AVX512;
 }
 
 int hak_secure_is_zero(const void *p, size_t n)

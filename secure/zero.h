@@ -33,14 +33,14 @@ typedef long long wide_q64 __attribute__((vector_size(64)));
 #define WIDE_BEGIN_AVX2                                                                            \
     WIDE_PRAGMA(clang attribute push(__attribute__((target("avx2"))), apply_to = function))
 #define WIDE_BEGIN_AVX512                                                                          \
-    WIDE_PRAGMA(clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl"))),         \
+    WIDE_PRAGMA(clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,bmi2"))),    \
                                      apply_to = function))
 #define WIDE_END _Pragma("clang attribute pop")
 #else
 #define WIDE_ANY_BY_AVX512(v) __builtin_ia32_ptestmq512((wide_q64)(v), (wide_q64)(v), 0xFF)
 #define WIDE_BEGIN_AVX2       _Pragma("GCC push_options") _Pragma("GCC target(\"avx2\")")
 #define WIDE_BEGIN_AVX512                                                                          \
-    _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512vl\")")
+    _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,bmi2\")")
 #define WIDE_END _Pragma("GCC pop_options")
 #endif
 enum wide_set { WIDE_FOR_ALL, WIDE_AVX2, WIDE_AVX512 };
