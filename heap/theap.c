@@ -483,10 +483,10 @@ static int lock_for(struct theap *heap, int must)
     return must || hak_lock_try(&heap->owner.lock);
 }
 
-/* Heap lock held; released. */
-static void tidy_and_unlock(struct theap *heap)
+/* Does `some` until it returns 0. Heap lock held; released. */
+static void finish_and_unlock(struct theap *heap, int (*some)(struct theap *heap))
 {
-    while (tidy_some(heap)) {
+    while (some(heap)) {
         (void)hak_theap_unlock(heap);
         hak_lock_acquire(&heap->owner.lock);
     }
@@ -497,7 +497,7 @@ int hak_theap_tidy(struct theap *heap, int must)
 {
     int is_locked = lock_for(heap, must);
     if (is_locked) {
-        tidy_and_unlock(heap);
+        finish_and_unlock(heap, tidy_some);
     }
     return is_locked;
 }
@@ -508,8 +508,11 @@ int hak_theap_relieve(struct theap *heap, int must)
         return 0;
     }
     uint32_t n_slow = atomic_load_relaxed(&heap->n_slow);
-    if (!hak_theap_is_live(heap) || heap->seen_slow == n_slow) {
-        tidy_and_unlock(heap);
+    if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
+        finish_and_unlock(heap, tidy_some); /* its thread has ended since the sender looked */
+    } else if (heap->seen_slow == n_slow) {
+        hak_remote_collect_inbox(heap);
+        finish_and_unlock(heap, leave_some);
     } else {
         heap->seen_slow = n_slow;
         hak_remote_receive(heap);

@@ -252,8 +252,8 @@ uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, 
    taken, or, unless it must be, only tried. Returns whether that was done. */
 int hak_theap_tidy(struct theap *heap, int must);
 /* For a heap whose inbox is full. If its thread has been on a slow path since the last time, what
-   is in the inbox goes where that thread would put it; else it goes to its slabs, as does what is
-   in the depot, and they to the shared heap. */
+   is in the inbox goes where that thread would put it; else to its slabs, and they to the shared
+   heap. */
 int hak_theap_relieve(struct theap *heap, int must);
 /* The common heaps (common.h). Their ids are in a row and set aside at the start; each heap is made
    by the first call for it. NULL if there is no memory or no id, or if it is lost in a forked
