@@ -15,9 +15,6 @@
 #include "limit/fail.h"
 #include "superslab/pool.h"
 
-/* A block in a range that shrinks below this is copied out of it. */
-#define RANGE_LEAST ((size_t)32 * HAK_KIB)
-
 /* How many superslabs one call purges at most that are more than what is worth keeping: ahead of a
    program that takes one large block after another, and not long. */
 #define EXCESS_STEPS 2
@@ -182,7 +179,8 @@ size_t hak_ace_usable_size(const void *p)
 static int wants_span(const void *p, size_t size)
 {
     return HAK_UNLIKELY(hak_range_is_scarce()) && size <= ACE_SPAN_MAX &&
-           size < hak_range_size(p) && hak_ace_class_bytes(size) % SS_UNIT_BYTES != 0;
+           size < hak_range_size(p) &&
+           (size <= SC_SMALL_MAX || hak_ace_class_bytes(size) % SS_UNIT_BYTES != 0);
 }
 
 void *hak_ace_resize(void *p, size_t size)
@@ -191,7 +189,7 @@ void *hak_ace_resize(void *p, size_t size)
         return NULL;
     }
     if (hak_map_find(p).tag == TAG_RANGE) {
-        return size >= RANGE_LEAST && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
+        return size >= ACE_RANGE_LEAST && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
     }
     size_t before = hak_ss_span_size(p), class_bytes = hak_ace_class_bytes(size);
     size_t usable = size > hak_ss_span_usable(p) ? size + (size >> GROW_USABLE_SHIFT) : size;

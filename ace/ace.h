@@ -13,6 +13,9 @@ HAK_EXTERN_C_BEGIN
 /* A block that grows by realloc to this size or more gets a range, in which growing is a system
    call or nothing, and no copy. */
 #define ACE_GROWING_MIN ((size_t)128 * 1024)
+/* A block in a range that shrinks stays there down to this size: it wastes less than a page. Below,
+   it is copied, since a page is more than half of it. */
+#define ACE_RANGE_LEAST ((size_t)8 * 1024)
 
 /* `size` bytes at a multiple of `align` (a power of two; at least 8 KiB is given). NULL and errno
    ENOMEM if it cannot be. */
@@ -31,10 +34,10 @@ void hak_ace_free_to(struct span_cache *cache, void *p);
 /* Bytes that the block at p may hold (not all that is kept for a block to grow into); 0 if no block
    of ACE starts at p. */
 size_t hak_ace_usable_size(const void *p);
-/* Makes the block at p hold `size` bytes (above 32 KiB) without copying: in place, into free
-   neighbours, or by moving its pages. Returns its address, or NULL if it would have to be copied,
-   or should be, since the copy takes less address space and there is little (nothing has changed
-   then). */
+/* Makes the block at p hold `size` bytes (above 32 KiB, or ACE_RANGE_LEAST and more if it is in a
+   range) without copying: in place, into free neighbours, or by moving its pages. Returns its
+   address, or NULL if it would have to be copied, or should be, since the copy takes less address
+   space and there is little (nothing has changed then). */
 void *hak_ace_resize(void *p, size_t size);
 /* Purges cached ranges: all of them, and address space that holds nothing, or some of those unused
    for `delay_ms`: call again while it returns bytes. Returns bytes of memory. */

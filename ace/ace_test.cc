@@ -505,8 +505,13 @@ TEST_F(Ace, ShrinksInPlace)
         << "what was cut off is kept for reuse";
     EXPECT_EQ(p[2 * kMiB - 1], 3);
     expect_sound();
-    EXPECT_EQ(hak_ace_resize(p, 30000), nullptr) << "to a small block: copied";
-    EXPECT_EQ(hak_ace_usable_size(p), 2 * kMiB);
+    EXPECT_EQ(hak_ace_resize(p, ACE_RANGE_LEAST), p);
+    EXPECT_GE(hak_ace_usable_size(p), ACE_RANGE_LEAST);
+    EXPECT_LT(hak_ace_usable_size(p), ACE_RANGE_LEAST * 17 / 16 + 16);
+    EXPECT_EQ(hak_ace_resize(p, ACE_RANGE_LEAST - 1), nullptr) << "to a small block: copied";
+    EXPECT_EQ(hak_ace_resize(p, kMiB), p);
+    EXPECT_EQ(p[ACE_RANGE_LEAST - 1], 3);
+    expect_sound();
     hak_ace_free(p);
     char *span = alloc(kMiB);
     EXPECT_EQ(hak_ace_resize(span, 2 * kMiB), nullptr) << "from a span: copied";
@@ -565,6 +570,9 @@ TEST_F(Ace, TheEndOfAShrunkBlockGoesBack)
     EXPECT_EQ(hak_ace_resize(p, 280 * 1024), p);
     EXPECT_EQ(hak_ace_resize(p, kMiB), p);
     EXPECT_EQ(os.calls(hak_testing::OS_MADVISE) + os.calls(hak_testing::OS_MREMAP), 0u);
+    memset(p, 2, kMiB);
+    EXPECT_EQ(hak_ace_resize(p, ACE_RANGE_LEAST), p);
+    EXPECT_EQ(resident(p, kMiB), ACE_RANGE_LEAST) << "nor has a small one a large end";
     expect_sound();
     hak_ace_free(p);
 }

@@ -26,7 +26,7 @@
    and worth the call; but not if it writes most of them, and has grown again so often before. They
    are room then, which a trim takes. */
 #define TAIL_SHIFT   2
-#define TAIL_MIN     ((size_t)64 * HAK_KIB)
+#define TAIL_MIN     ((size_t)16 * HAK_KIB)
 #define REGROWN_MOST 2u
 #define DENSE        128u /* pages in 256ths that are written, for that */
 enum { REGROWN_STAYS = REGROWN_MOST + 1, REGROWN_SPARSE };

@@ -606,7 +606,7 @@ static void *take_meta(size_t size)
 }
 
 #define MOST_OWN 768u
-static struct {
+static HAK_LARGE_ZEROS struct {
     const void *start;
     size_t bytes;
 } own_mappings[MOST_OWN];

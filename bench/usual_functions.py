@@ -22,11 +22,11 @@ PROGRAMS = [
     ["/bin/ls", "/"],
     ["/usr/bin/perl", "-e", "1"],
 ]
-# Few of these call them, and many others do.
+# Few of these call them, or none, and many others do: programs of one thread that run longer.
 FRONT = """
     calloc hak_calloc hak_plain_calloc first_calloc become_full hak_owner_list_limit
     realloc slow_realloc plain_take own_refill move_own move_own_any
-    hak_remote_send_all hak_bank_release_empty relieve
+    hak_remote_send_all hak_bank_n_empty hak_bank_release_empty relieve next_epoch
 """.split()
 RARE_PARTS = set()  # functions of which the part that the compiler thinks is rare was called
 TIMED = ["hak_theap_keeps_spans"]  # only where threads live for a tick of the background thread
@@ -116,6 +116,7 @@ def main():
     front, rest = text.split(BEGIN)
     _, back = rest.split(END)
     usual = functions(PROGRAMS)
+    usual = [name for name in FRONT if name not in usual] + usual
     with_threads = [name for name in functions(THREADED) if name not in usual]
     with_threads += [name for name in TIMED if name not in {*usual, *with_threads}]
     named = {*usual, *with_threads}

@@ -94,9 +94,15 @@ static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, cons
     return hak_realloc_home(heap, p);
 }
 
-static HAK_ALWAYS_INLINE int is_large(uint32_t tag)
+/* Whether a block of `usable` bytes may become one of `size` bytes where it is. A range keeps small
+   blocks too (ace.h). */
+static HAK_ALWAYS_INLINE int is_large(const void *p, size_t usable, size_t size)
 {
-    return tag == TAG_SPAN || tag == TAG_RANGE;
+    if (size < ACE_RANGE_LEAST || size > PTRDIFF_MAX) {
+        return 0;
+    }
+    uint32_t tag = hak_map_find(p).tag;
+    return tag == TAG_RANGE || (tag == TAG_SPAN && usable > SC_SMALL_MAX && size > SC_SMALL_MAX);
 }
 
 /* Large blocks alone have room around them. What libc serves is not in the map, and limbo's blocks
@@ -104,8 +110,7 @@ static HAK_ALWAYS_INLINE int is_large(uint32_t tag)
 static HAK_ALWAYS_INLINE void *plain_resize(struct hak_heap *heap, void *p, size_t usable,
                                             size_t size)
 {
-    if (HAK_UNLIKELY(usable <= SC_SMALL_MAX) || size <= SC_SMALL_MAX || size > PTRDIFF_MAX ||
-        !is_large(hak_map_find(p).tag) || !hak_gate_enter()) {
+    if (!is_large(p, usable, size) || !hak_gate_enter()) {
         return NULL;
     }
     void *resized =

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <map>
 
+#include "ace/ace.h"
 #include "base/size_classes.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
@@ -27,10 +28,13 @@ class Usable : public testing::Test
     }
 };
 
-/* A class holds requests that are larger than the next smaller one. */
+/* A class holds requests that are larger than the next smaller one; a block that grew by realloc
+   may stay in its range when it becomes small. */
 size_t most_for(size_t size)
 {
-    return size <= SC_SMALL_MAX ? hak_sc_table[hak_sc_of(size)].size : size + size * 15 / 100;
+    size_t in_range = size >= ACE_RANGE_LEAST ? size + size * 15 / 100 : 0;
+    size_t in_slab = size <= SC_SMALL_MAX ? hak_sc_table[hak_sc_of(size)].size : 0;
+    return in_range > in_slab ? in_range : in_slab;
 }
 
 /* Filled from end to end before it is resized: `tag` is what realloc must keep. */
