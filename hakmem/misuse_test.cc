@@ -391,6 +391,36 @@ TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
     }
 }
 
+/* Another thread has freed it, and sent it home: a full chain leaves when the next block comes. */
+void realloc_of_sent(const std::vector<void *> &blocks, size_t to)
+{
+    std::thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+    (void)hak_realloc(blocks[0], to);
+}
+
+TEST(MisuseDeathTest, ABlockThatIsOnItsWayHomeGivenToRealloc)
+{
+    for (size_t size : {5000u, 20000u}) {
+        std::vector<void *> blocks;
+        for (int i = 0; i < 200; i++) {
+            blocks.push_back(hak_malloc(size));
+            memset(blocks.back(), 1, size);
+        }
+        for (size_t to : {size / 2, size * 2}) {
+            EXPECT_EXIT(realloc_of_sent(blocks, to), testing::KilledBySignal(SIGABRT),
+                        "hakmem: (freed block given to realloc|block freed twice)")
+                << size << " " << to;
+        }
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }
+}
+
 /* What a program writes by chance is not taken for a link. */
 TEST(Misuse, BlocksThatLookFreedAreNot)
 {
