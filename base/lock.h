@@ -109,8 +109,8 @@ static inline void hak_lock_mark_lost(struct lock *lock)
     atomic_store_relaxed(&lock->word, LOCK_LOST);
 }
 
-/* lock_holds.c. Forget: after hak_lock_release_mine, which asks no rank. Any: the thread has a rank,
-   perhaps of a lock that it has not got yet. */
+/* lock_holds.c. Forget: after hak_lock_release_mine, which asks no rank. Any: the thread has a
+   rank, perhaps of a lock that it has not got yet. */
 #if HAK_DEBUG
 void hak_lock_rank_push(const struct lock *lock, int is_try);
 void hak_lock_rank_pop(const struct lock *lock);

@@ -178,7 +178,7 @@ size_t hak_fallback_size(const void *p)
     return hak_fallback_all() ? libc_size(p) : hak_fallback_holds(p);
 }
 
-/* Bytes of a recorded block, 0 of another; -1: nobody knows any more. Where the gate is closed for
+/* Bytes of a recorded block, 0 of another; -1: not known any more. Where the gate is closed for
    ever the table is whole as long as its lock is not lost. */
 static int64_t look_up(const void *p)
 {
