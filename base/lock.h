@@ -109,11 +109,13 @@ static inline void hak_lock_mark_lost(struct lock *lock)
     atomic_store_relaxed(&lock->word, LOCK_LOST);
 }
 
-/* lock_holds.c. The last: after hak_lock_release_mine, which asks no rank. */
+/* lock_holds.c. Forget: after hak_lock_release_mine, which asks no rank. Any: the thread has a
+   rank, perhaps of a lock that it has not got yet. */
 #if HAK_DEBUG
 void hak_lock_rank_push(const struct lock *lock, int is_try);
 void hak_lock_rank_pop(const struct lock *lock);
 void hak_lock_rank_forget(void);
+int hak_lock_rank_any(void);
 #else
 static inline void hak_lock_rank_push(const struct lock *lock, int is_try)
 {
@@ -126,6 +128,10 @@ static inline void hak_lock_rank_pop(const struct lock *lock)
 }
 static inline void hak_lock_rank_forget(void)
 {
+}
+static inline int hak_lock_rank_any(void)
+{
+    return 0;
 }
 #endif
 

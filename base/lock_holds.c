@@ -75,6 +75,11 @@ void hak_lock_rank_forget(void)
     now.held = 0;
 }
 
+int hak_lock_rank_any(void)
+{
+    return now.held != 0;
+}
+
 /* If it is the most so far. Two threads at once may leave the name of the lesser one. */
 static void note(uint32_t *most, const char **where, uint32_t n, const char *here)
 {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -14,6 +15,7 @@
 #include "base/os.h"
 #include "guard/guard_testing.h"
 #include "guard/slots.h"
+#include "guard/ticker.h"
 #include "hakmem/hakmem.h"
 #include "heap/gate.h"
 #include "testing/in_child.h"
@@ -157,6 +159,71 @@ TEST_F(Guard, ForksInAHandlerWhileAnotherThreadIsAtAnyStep)
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
     hak_free(p);
     hak_free(q);
+}
+
+int fork_every;
+bool is_child_of_switch, has_child_failed;
+
+/* Whether it ends well. One that waits does so before fork returns in it: no alarm of its own. */
+bool ends_well(pid_t child)
+{
+    int status = -1;
+    for (int ms = 0; waitpid(child, &status, WNOHANG) != child; ms++) {
+        usleep(1000);
+        if (ms == 60000) {
+            kill(child, SIGKILL);
+        }
+    }
+    return status == 0;
+}
+
+void fork_at_step(int, siginfo_t *, void *context)
+{
+    if (++n_steps % fork_every || has_child_failed) {
+        return;
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        hak_testing::end_steps(context);
+        is_child_of_switch = true;
+        return;
+    }
+    has_child_failed = !ends_well(child);
+}
+
+/* 0: the child allocates, and gets its ticker. */
+int look_in_child()
+{
+    uint32_t wanted = HAK_SECURE ? TICKER_NONE : TICKER_RUNNING;
+    static void *blocks[4 * TICKER_CHILD_CALLS];
+    for (void *&p : blocks) {
+        p = escape(hak_malloc(20000)); /* nearly all by slow paths */
+    }
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+    return hak_guard_ticker != wanted ? 1 : hak_guard_verify() || hak_verify() ? 2 : 0;
+}
+
+/* The child goes on with the switch, whose lock its own handlers of fork may not wait for. */
+TEST_F(Guard, ForksInAHandlerThatInterruptedASwitch)
+{
+    static size_t rate = 5000;
+    auto change = [] { (void)!hak_guard_start(rate++); };
+    change();
+    hak_testing::OnStep forks(fork_at_step, SA_NODEFER);
+    fork_every = INT_MAX;
+    n_steps = 0;
+    hak_testing::with_steps(change);
+    EXPECT_GT(n_steps, 100);
+    fork_every = n_steps / 60 + 1;
+    n_steps = 0;
+    hak_testing::with_steps(change);
+    if (is_child_of_switch) {
+        _exit(look_in_child());
+    }
+    EXPECT_FALSE(has_child_failed) << "after instruction " << n_steps;
 }
 
 #endif

@@ -69,12 +69,17 @@ static HAK_ALWAYS_INLINE int has_hidden_bins(const struct entry_table *table)
     return table == &hak_entry_plain && hak_theap_is_hidden();
 }
 
-static HAK_NOINLINE void *seeing_malloc(size_t size)
+static HAK_ALWAYS_INLINE void start_wanted(void)
 {
-    const struct entry_table *table = below();
     if (HAK_UNLIKELY(atomic_load_relaxed(&hak_guard_ticker) == TICKER_WANTED)) {
         hak_guard_start_ticker();
     }
+}
+
+static HAK_NOINLINE void *seeing_malloc(size_t size)
+{
+    const struct entry_table *table = below();
+    start_wanted();
     void *p = turn(size, 1, NULL);
     if (!p && size <= SC_SMALL_MAX && has_hidden_bins(table)) {
         p = hak_tc_bin_take(&hak_theap_own->bins[hak_sc_of(size)]);
@@ -86,7 +91,11 @@ static HAK_NOINLINE void *seeing_malloc(size_t size)
    others. */
 static void *guard_malloc(size_t size)
 {
-    return HAK_UNLIKELY(hak_theap_is_hidden()) ? seeing_malloc(size) : below()->malloc(size);
+    if (HAK_UNLIKELY(hak_theap_is_hidden())) {
+        return seeing_malloc(size);
+    }
+    start_wanted();
+    return below()->malloc(size);
 }
 
 static void *guard_calloc(size_t bytes)

@@ -233,6 +233,10 @@ static void in_child(void)
     atomic_store_relaxed(&calls_left, TICKER_CHILD_CALLS);
     atomic_store_relaxed(&hak_guard_ticker, (uint32_t)TICKER_NONE);
     want();
+    if (hak_theap_holds_outside()) {
+        return; /* a handler has forked that interrupted a switch, which goes on behind it; the
+                   ticker is made by a call that comes by a slow path */
+    }
     begin_switch();
     switch_to(atomic_load_relaxed(&wanted));
 }

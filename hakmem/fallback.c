@@ -32,6 +32,8 @@ struct node {
 static LOCK_DEFINE(lock, LOCK_RANK_FALLBACK);
 static HAK_LARGE_ZEROS struct address_table blocks;
 static void *waiting; /* freed while the gate was closed: recorded, linked by their first words */
+static void *left;    /* of them, what the gate closed upon again; is_catching_up */
+static uint32_t is_catching_up;
 
 static int is_jemalloc_blocked(void)
 {
@@ -104,29 +106,44 @@ static void wait_with(void *p)
 }
 
 /* A block that was freed twice while the gate was closed is in the list twice, and the list may go
-   round: each is looked at before it is touched. */
-void hak_fallback_catch_up(void)
+   round: none is touched that is not recorded. What is left when the gate closes again stays as it
+   is. */
+static void free_until_closed(void *p)
 {
-    if (HAK_LIKELY(!atomic_load_relaxed(&waiting)) || hak_gate_is_closed()) {
-        return;
-    }
-    int is_ours = 1;
-    for (void *p = atomic_exchange_seq(&waiting, NULL), *next; p; p = next) {
-        is_ours = is_ours < 0 ? is_ours : forget(p);
+    for (void *next; p; p = next) {
+        int is_ours = forget(p);
+        if (is_ours < 0) {
+            left = p;
+            return;
+        }
         HAK_CHECK(is_ours, "block freed twice, or invalid pointer freed (not the start of a block)",
                   p);
         next = *(void **)p;
-        if (is_ours < 0) {
-            wait_with(p); /* closed again */
-        } else {
-            __libc_free(p);
-        }
+        __libc_free(p);
     }
+}
+
+/* One thread at a time; another one's blocks are freed by the one that is at it, or by the next
+   call. */
+void hak_fallback_catch_up(void)
+{
+    if (HAK_LIKELY(!atomic_load_relaxed(&waiting) && !atomic_load_relaxed(&left)) ||
+        hak_gate_is_closed() || atomic_exchange_seq(&is_catching_up, 1u)) {
+        return;
+    }
+    void *rest = left;
+    left = NULL;
+    free_until_closed(rest);
+    if (!left) {
+        free_until_closed(atomic_exchange_seq(&waiting, NULL));
+    }
+    atomic_store_release(&is_catching_up, 0u);
 }
 
 void hak_fallback_fork_child(void)
 {
-    waiting = NULL;
+    waiting = left = NULL;
+    is_catching_up = 0;
 }
 
 void *hak_fallback_alloc(size_t size, size_t align, int is_zeroed, int is_refused)
@@ -161,21 +178,27 @@ size_t hak_fallback_size(const void *p)
     return hak_fallback_all() ? libc_size(p) : hak_fallback_holds(p);
 }
 
-size_t hak_fallback_holds(const void *p)
+/* Bytes of a recorded block, 0 of another; -1: not known any more. Where the gate is closed for
+   ever the table is whole as long as its lock is not lost. */
+static int64_t look_up(const void *p)
 {
-    if (HAK_LIKELY(!hak_address_count(&blocks))) {
-        return 0;
-    }
     enum gate_reader how = hak_gate_enter_to_read();
-    if (how == GATE_REFUSED) {
-        return 0;
+    if (how != GATE_REFUSED) {
+        hak_lock_acquire(&lock);
+    } else if (hak_lock_rank_any() || !hak_lock_try(&lock)) {
+        return -1;
     }
-    hak_lock_acquire(&lock);
     const struct node *node = (const struct node *)(const void *)*hak_address_find(&blocks, p);
-    size_t size = node ? node->size : 0;
+    int64_t size = node ? (int64_t)node->size : 0;
     hak_lock_release(&lock);
     hak_gate_leave_reader(how);
     return size;
+}
+
+size_t hak_fallback_holds(const void *p)
+{
+    int64_t size = HAK_LIKELY(!hak_address_count(&blocks)) ? 0 : look_up(p);
+    return size > 0 ? (size_t)size : 0;
 }
 
 int hak_fallback_free(void *p)
@@ -190,11 +213,11 @@ int hak_fallback_free(void *p)
     hak_fallback_catch_up();
     int is_ours = forget(p);
     if (is_ours < 0) {
-        is_ours = hak_fallback_holds(p) != 0;
-        if (is_ours) {
+        int64_t size = look_up(p);
+        if (size > 0) {
             wait_with(p);
         }
-        return is_ours;
+        return size != 0;
     }
     if (is_ours) {
         __libc_free(p);

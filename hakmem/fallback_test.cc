@@ -3,6 +3,8 @@
 #include "base/attributes.h"
 #include "hakmem/fallback.h"
 
+#include <atomic>
+#include <climits>
 #include <csignal>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -17,7 +19,9 @@
 #include "heap/gate.h"
 #include "limit/limit.h"
 #include "testing/count_malloc.h"
+#include "testing/in_child.h"
 #include "testing/rng.h"
+#include "testing/steps.h"
 
 namespace
 {
@@ -110,6 +114,83 @@ TEST_F(Fallback, FreedTwiceDuringAFork)
 {
     EXPECT_DEATH(free_twice_during_a_fork(), "block freed twice");
 }
+
+#if HAK_CAN_STEP
+
+int n_steps, close_at;
+std::atomic<bool> is_wanted_closed, may_open;
+
+/* Another thread closes the gate. */
+void close_here(int, siginfo_t *, void *context)
+{
+    if (++n_steps == close_at) {
+        hak_testing::end_steps(context);
+        is_wanted_closed = true;
+        while (!hak_gate_is_closed()) {
+            usleep(10);
+        }
+    }
+}
+
+/* Blocks have waited, and the gate closes again after that many instructions of their end. Dies, or
+   all are free in the end. */
+void close_in_the_middle(int after, bool is_double)
+{
+    alarm(60);
+    hak_options.ld_safe = 1;
+    hak_limit_configure(0, 1);
+    void *blocks[3], *last = hak_malloc(200000);
+    for (void *&p : blocks) {
+        p = hak_malloc(200000);
+    }
+    blocks[2] = is_double ? blocks[0] : blocks[2];
+    hak_gate_close();
+    std::thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+    hak_gate_open();
+    is_wanted_closed = may_open = false;
+    std::thread closer([] {
+        while (!is_wanted_closed) {
+            usleep(10);
+        }
+        hak_gate_close();
+        while (!may_open) {
+            usleep(10);
+        }
+        hak_gate_open();
+    });
+    n_steps = 0;
+    close_at = after;
+    {
+        hak_testing::OnStep closes(close_here);
+        hak_testing::with_steps([] { hak_fallback_catch_up(); });
+    }
+    hak_free(last); /* joins them where the gate is closed */
+    is_wanted_closed = may_open = true;
+    closer.join();
+    hak_fallback_catch_up();
+    for (void *p : blocks) {
+        ASSERT_FALSE(hak_fallback_holds(p));
+    }
+    ASSERT_FALSE(hak_fallback_holds(last));
+}
+
+/* Where the gate closes upon them again, nothing is written into what libc has back. */
+TEST_F(Fallback, TheGateClosesWhileTheyAreFreed)
+{
+    close_in_the_middle(INT_MAX, false);
+    const int n_all = n_steps;
+    EXPECT_GT(n_all, 300);
+    for (int at = 1; at <= n_all && !HasFailure(); at += n_all / 20 + 1) {
+        hak_testing::in_child([at] { close_in_the_middle(at, false); });
+        EXPECT_DEATH(close_in_the_middle(at, true), "block freed twice");
+    }
+}
+
+#endif
 
 /* 1: what hakmem cannot serve. */
 TEST_F(Fallback, RefusedRequests)

@@ -411,6 +411,7 @@ struct belongings {
     void *blocks[4];
     struct hak_heap *heap;
     void *of_heap[3];
+    void *of_libc;
 };
 
 void *mark(void *block, size_t size)
@@ -432,6 +433,13 @@ belongings make_belongings()
     for (size_t size : {40, 100000, 1200000}) {
         mine.of_heap[i++] = mark(hak_heap_malloc(mine.heap, size), size);
     }
+    (void)hak_purge();
+    hak_options.ld_safe = 1;
+    hak_limit_configure(0, 1);
+    mine.of_libc = hak_malloc(9 << 20);
+    hak_limit_configure(0, 0);
+    hak_options.ld_safe = 0;
+    EXPECT_FALSE(hak_owns(mine.of_libc));
     return mine;
 }
 
@@ -462,6 +470,20 @@ void *use_all_kinds(void *wrong)
         hak_free(p);
     }
     return nullptr;
+}
+
+bool is_lost(lock_rank rank)
+{
+    struct {
+        lock_rank rank;
+        bool is_lost;
+    } seen = {rank, false};
+    auto see = [](struct lock *lock, void *context) {
+        auto *of = static_cast<decltype(seen) *>(context);
+        of->is_lost |= lock->rank == of->rank && lock->word == LOCK_LOST;
+    };
+    hak_lock_for_each(see, &seen);
+    return seen.is_lost;
 }
 
 /* In the child, which lacks the holder: it goes on for ever, with limbo if it must. Returns what is
@@ -501,6 +523,10 @@ int live_on(const belongings &mine)
         hak_free(mine.blocks[i]);
     }
     hak_free(mine.of_heap[1]);
+    if (!is_lost(LOCK_RANK_FALLBACK) && hak_usable_size(mine.of_libc) < 9 << 20) {
+        return 19;
+    }
+    hak_free(mine.of_libc);
     if (!hak_heap_malloc(mine.heap, 100) || !hak_heap_malloc(mine.heap, 200000)) {
         return 16;
     }
@@ -517,19 +543,23 @@ int live_on(const belongings &mine)
 struct held_work {
     const char *name;
     void (*work)();
+    bool is_empty_handed; /* nothing that was kept may serve it */
 };
 
-void step_alone(void (*work)())
+void step_alone(const held_work *at)
 {
     static void *left[4];    /* in slabs of a thread that has ended */
     hak_free(hak_malloc(1)); /* it has a heap */
-    work();
+    at->work();
     std::thread([] {
         for (void *&p : left) {
             p = hak_malloc(20000);
         }
     }).join();
-    with_steps(work);
+    if (at->is_empty_handed) {
+        (void)hak_purge();
+    }
+    with_steps(at->work);
     for (void *p : left) {
         hak_free(p);
     }
@@ -561,14 +591,14 @@ int fork_beside_all(const held_work &at)
     memset(n_under, 0, sizeof n_under);
     {
         OnStep counts(count_instruction);
-        std::thread(step_alone, at.work).join();
+        std::thread(step_alone, &at).join();
     }
     belongings mine = make_belongings();
     OnStep waits(wait_at_points);
     memset(n_so_far, 0, sizeof n_so_far);
     n_stops = n_passed = 0;
     has_ended = false;
-    std::thread other(step_alone, at.work);
+    std::thread other(step_alone, &at);
     while (!has_ended) {
         if (n_stops == n_passed) {
             usleep(200);
@@ -583,6 +613,7 @@ int fork_beside_all(const held_work &at)
     for (void *p : mine.blocks) {
         hak_free(p);
     }
+    hak_free(mine.of_libc);
     hak_heap_destroy(mine.heap);
     return n_stops;
 }
@@ -601,15 +632,17 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
              for (void *p : blocks) {
                  hak_free(p);
              }
-         }},
+         },
+         false},
         {"spans and ranges",
          [] {
              void *p = hak_malloc(3 << 20), *q = hak_malloc(150000);
              p = hak_realloc(p, 9 << 20);
              hak_free(q);
              hak_free(p);
-         }},
-        {"heaps of one's own", use_own_heap},
+         },
+         false},
+        {"heaps of one's own", use_own_heap, false},
         {"blocks of libc",
          [] {
              hak_options.ld_safe = 1;
@@ -622,18 +655,16 @@ TEST_F(ForkSteps, WhileAnotherThreadHoldsALock)
              }
              hak_limit_configure(0, 0);
              hak_options.ld_safe = 0;
-         }},
+         },
+         true},
     };
     clock_now = hak_os_real_ops.clock_ns();
     hak_os_ops.clock_ns = clock_that_stands; /* else each step takes as long as an epoch's work */
     hak_os_ops.futex_wait_ms = no_wait;
     unsigned wanted = 0, all = 0;
     for (lock_rank rank : {LOCK_RANK_HEAPS, LOCK_RANK_OWNERS, LOCK_RANK_HEAP, LOCK_RANK_SHARED,
-                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL}) {
+                           LOCK_RANK_OWNED, LOCK_RANK_ACE, LOCK_RANK_POOL, LOCK_RANK_FALLBACK}) {
         wanted |= 1u << rank;
-    }
-    if (!HAK_SECURE) { /* there by chance only */
-        wanted |= 1u << LOCK_RANK_FALLBACK;
     }
     int n_forks = 0;
     /* Again where the thread has gone other ways than when its steps were counted. */

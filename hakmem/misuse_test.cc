@@ -2,19 +2,23 @@
    line names reason and pointer, in every variant. */
 #include "hakmem/hakmem.h"
 
+#include <atomic>
 #include <cinttypes>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <string>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "base/attributes.h"
 #include "base/link.h"
 #include "base/size_classes.h"
 #include "heap/common.h"
+#include "heap/exit.h"
 #include "heap/theap.h"
 
 namespace
@@ -159,6 +163,54 @@ TEST(MisuseDeathTest, AnotherThreadsBlockFreedTwiceInARowAtAnyFillOfTheOutbox)
         }
         for (void *p : blocks) {
             hak_free(p);
+        }
+    }
+}
+
+/* The owner's free finds the block in no list of its thread's, and puts it into one: that one leads
+   into the other thread's chain then, and to its end when the chain has come home. */
+void free_behind_another_thread(size_t size, int n_after)
+{
+    std::vector<void *> blocks;
+    for (int i = 0; i < 21; i++) {
+        blocks.push_back(hak_malloc(size));
+        memset(blocks.back(), 1, size);
+    }
+    std::atomic<int> phase{0};
+    std::thread other([&] {
+        hak_free(hak_malloc(100));
+        hak_free(blocks[20]);
+        phase = 1;
+        while (phase == 1) {
+            usleep(100);
+        }
+    });
+    while (phase == 0) {
+        usleep(100);
+    }
+    hak_free(blocks[20]);
+    for (int i = 0; i < n_after; i++) {
+        blocks.push_back(hak_malloc(size));
+    }
+    phase = 2;
+    other.join();
+    for (int i = n_after; i < 2000; i++) {
+        blocks.push_back(hak_malloc(size));
+    }
+    blocks.erase(blocks.begin() + 20);
+    for (void *p : blocks) {
+        hak_free(p);
+    }
+    hak_exit_look();
+}
+
+TEST(MisuseDeathTest, ABlockThatAnotherThreadFreedAndKeeps)
+{
+    for (size_t size : {16u, 48u, 100u, 200u, 500u, 2000u, 20000u}) {
+        for (int n_after : {0, 50}) {
+            EXPECT_EXIT(free_behind_another_thread(size, n_after), testing::KilledBySignal(SIGABRT),
+                        "hakmem: (block freed twice|freed block written to)[^:]*: 0x")
+                << size << " " << n_after;
         }
     }
 }
@@ -335,6 +387,36 @@ TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
         EXPECT_ABORT((hak_free(remote), (void)hak_usable_size(remote)), kSizeFreedOrGone, remote);
         for (void *block : {kept, p, q, remote}) {
             hak_free(block);
+        }
+    }
+}
+
+/* Another thread has freed it, and sent it home: a full chain leaves when the next block comes. */
+void realloc_of_sent(const std::vector<void *> &blocks, size_t to)
+{
+    std::thread([&] {
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }).join();
+    (void)hak_realloc(blocks[0], to);
+}
+
+TEST(MisuseDeathTest, ABlockThatIsOnItsWayHomeGivenToRealloc)
+{
+    for (size_t size : {5000u, 20000u}) {
+        std::vector<void *> blocks;
+        for (int i = 0; i < 200; i++) {
+            blocks.push_back(hak_malloc(size));
+            memset(blocks.back(), 1, size);
+        }
+        for (size_t to : {size / 2, size * 2}) {
+            EXPECT_EXIT(realloc_of_sent(blocks, to), testing::KilledBySignal(SIGABRT),
+                        "hakmem: (freed block given to realloc|block freed twice)")
+                << size << " " << to;
+        }
+        for (void *p : blocks) {
+            hak_free(p);
         }
     }
 }

@@ -471,12 +471,25 @@ int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const v
                                 hak_sc_index_of(size_class, offset));
 }
 
+/* A block that may be freed may lie in a chain that another thread has sent: back to its slab. */
+static void receive(const void *p, uint32_t tag)
+{
+    const struct theap *heap = hak_theap_own;
+    if (HAK_UNLIKELY(hak_link_may_be(p)) && TAG_OWNER(tag) == heap->owner.id &&
+        atomic_load_relaxed(&heap->owner.inbox)) {
+        hak_theap_receive_own();
+    }
+}
+
 static HAK_NOINLINE size_t size_in_slab(const void *p, uint32_t tag, uint32_t ref,
                                         enum plain_asker asker)
 {
     const struct size_class *row = &hak_sc_table[TAG_CLASS(tag)];
     uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
     HAK_CHECK(hak_sc_is_block(offset, row->magic, row->limit), what_is_wrong[asker][0], p);
+    if (asker == PLAIN_REALLOC) {
+        receive(p, tag);
+    }
     HAK_CHECK(
         !hak_slab_shows_free(hak_pool_slab_of(ref, p), hak_sc_index_of(TAG_CLASS(tag), offset)) &&
             !has_freed(hak_theap_own, TAG_CLASS(tag), p, asker),

@@ -606,6 +606,9 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     return head;
 }
 
+const char hak_tc_wrong_count[] =
+    "block freed twice, or written to after its free (a free list does not have as many as it had)";
+
 static void *refill(struct theap *heap, uint32_t size_class)
 {
     struct bin *bin = &heap->bins[size_class];
@@ -614,7 +617,8 @@ static void *refill(struct theap *heap, uint32_t size_class)
     void *block = spare->head;
     uint32_t count = spare->count;
     heap->n_overflows[size_class] = 0;
-    HAK_DEBUG_ASSERT(!hak_tc_bin_first(bin) && bin->room == heap->limits[size_class]);
+    HAK_DEBUG_ASSERT(!hak_tc_bin_first(bin));
+    HAK_CHECK(hak_tc_is_near(bin->room, heap->limits[size_class]), hak_tc_wrong_count, NULL);
     if (block) {
         spare->head = NULL;
         spare->count = 0;

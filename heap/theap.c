@@ -821,7 +821,7 @@ int hak_theap_verify_all(void)
 
 int hak_theap_holds_outside(void)
 {
-    return hak_lock_is_mine(&shown_lock) || hak_owner_holds_spares();
+    return hak_lock_is_mine(&shown_lock) || hak_owner_holds_spares() || hak_lock_rank_any();
 }
 
 /* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a

@@ -364,6 +364,14 @@ int hak_tc_verify(const struct theap *heap);
 /* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread.
  */
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most);
+/* Whether a list has as many blocks as it is to have. A block that another thread has freed first
+   leads into that one's chain, or, once the chain has come home, to the end of all. A fast path
+   that a signal handler left for good may leave the count one off. */
+static inline int hak_tc_is_near(int64_t n, int64_t count)
+{
+    return n - count <= !HAK_DEBUG && count - n <= !HAK_DEBUG;
+}
+extern const char hak_tc_wrong_count[] HAK_HIDDEN;
 
 /* Remote free (remote.c). */
 /* The outbox slot of blocks with that tag. Owners and classes are small numbers: both are mixed. */

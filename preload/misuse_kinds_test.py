@@ -276,10 +276,18 @@ others do. A request that no memory has 'passes' where it is refused.
 
 When the program exits, every variant looks at the free blocks that the exiting thread holds
 (`HAKMEM_EXIT_CHECK`): what was freed twice, with others in between, by two threads, or never handed
-out, and links that were written to, also by a block that lies before a free one. Until then release
-finds them when the list is used. Of the first 2 MiB of a process's heap only the half MiB in the
-middle that is used first may be touched until more is needed, but for the secure variant, which
-guards all: so what goes a MiB beyond a small program's blocks faults.
+out, links that were written to, also by a block that lies before a free one, and lists that have
+more or fewer blocks than they should. Until then release finds them when the list is used: a block
+that another thread has freed and keeps, and that its owner frees again, when the owner's list,
+which leads into the other thread's chain then, runs out. What release does not find: a block that
+is back in its slab (another thread's chain has come home, or `malloc_trim`), is freed again, and
+goes to two owners before it is freed again, up to the exit; `realloc` of a block that still waits
+in another thread's chain.
+
+Of the first 2 MiB of a process's heap only the half MiB in the middle that is used first may be
+touched until more is needed, but for the secure variant, which guards all: so what goes a MiB
+beyond a small program's blocks faults. Where the system refuses to open the rest (`RLIMIT_DATA`
+lowered below what is used) it stays closed, and other memory serves.
 
 Both were tried by `LD_PRELOAD` on 443 programs of this sort, of which release found 100 before, 204
 with them. They cost no instruction on the fast paths. The look at exit takes some 50 instructions

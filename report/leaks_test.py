@@ -20,6 +20,7 @@ import unittest
 COMMAND, REPLAY, *PAGES = map(os.path.abspath, sys.argv[1:])
 LEAKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "leaks")
 MOST_OFF = 0.9  # of an estimate from 20 samples: four standard deviations
+TRIES = 3  # all of them are as far off only beyond six
 MOST_MISSED = 0.01  # of what is counted: a few blocks that something seems to point to
 
 
@@ -52,6 +53,29 @@ def pattern(line):
     return "".join(parts)
 
 
+def run(command, folder, env):
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+    )
+
+
+def off_by(output):
+    """By which part the first call site of a profile differs from what the program says that it
+    leaked; 0 where there is no such number."""
+    found = re.match(r"(?s)(\d+)\n.*? live +share +blocks .*?\n +([\d.]+) MiB ", output)
+    if not found:
+        return 0
+    leaked, seen = int(found.group(1)), float(found.group(2)) * (1 << 20)
+    return abs(seen - leaked) / leaked
+
+
 class PageTest(unittest.TestCase):
     maxDiff = None
 
@@ -77,20 +101,15 @@ class PageTest(unittest.TestCase):
             if "python3" in command and not glob.glob("/usr/include/python3*/Python.h"):
                 print("SKIPPED: %s: no Python.h (Debian: python3-dev)" % command)
                 continue
-            done = subprocess.run(
-                command,
-                shell=True,
-                cwd=folder.name,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                text=True,
-            )
+            done = run(command, folder.name, env)
+            for _ in range(TRIES - 1):
+                if off_by(done.stdout) < MOST_OFF:
+                    break
+                done = run(command, folder.name, env)
             with self.subTest(command=command):
                 self.assertEqual(done.returncode, 0, done.stdout)
                 self.holds(done.stdout, wanted)
-                self.first_site(done.stdout)
+                self.assertLess(off_by(done.stdout), MOST_OFF, done.stdout)
                 self.lost(done.stdout)
 
     def holds(self, output, wanted):
@@ -103,13 +122,6 @@ class PageTest(unittest.TestCase):
             found = [i for i in range(at, len(lines)) if re.fullmatch(expected, lines[i])]
             self.assertTrue(found, "not printed: %r\n%s" % (line, output))
             at = found[0] + 1
-
-    def first_site(self, output):
-        """Of what the program says that it leaked, the first call site has about as much."""
-        found = re.match(r"(?s)(\d+)\n.*? live +share +blocks .*?\n +([\d.]+) MiB ", output)
-        if found:
-            leaked, seen = int(found.group(1)), float(found.group(2)) * (1 << 20)
-            self.assertLess(abs(seen - leaked) / leaked, MOST_OFF, output)
 
     def lost(self, output):
         """So much is lost of what the program says, and the first call site begins it."""

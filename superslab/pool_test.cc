@@ -17,6 +17,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "superslab/lists.h"
 #include "testing/failing_os.h"
 #include "testing/rng.h"
 
@@ -677,6 +678,14 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
     hak_granules_clear(&ss->dirty, 0, SS_GRANULES);
     EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_LISTS);
     ss->dirty = saved;
+    for (uint64_t *present : {&hak_pool_lists.units_present, &hak_pool_lists.runs_present[0],
+                              &hak_pool_lists.runs_present[RUN_BITS / 64 - 1]}) {
+        for (uint32_t bit : {7u, 63u}) {
+            *present ^= uint64_t{1} << bit;
+            EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_LISTS);
+            *present ^= uint64_t{1} << bit;
+        }
+    }
     ss->span_granules[first] = 23;
     EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_FREE_SET);
     ss->span_granules[first] = 257;

@@ -343,6 +343,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
             ss->guards = make_window(base);
         }
         ss->keeps_classes = (uint8_t)(is_for_slabs && hak_pool_is_apart());
+        /* A window's two closed ends are two more, of the process's first region alone. */
         hak_limit_count_mappings(HAK_SECURE && ss->guards ? (int)SS_UNITS : 1);
         hak_limit_map(SS_BYTES);
     } else {

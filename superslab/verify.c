@@ -147,6 +147,21 @@ static void count(struct totals *all, const struct superslab *ss)
     all->empty += hak_pool_is_empty(ss) != 0;
 }
 
+/* The bits that say which lists have a superslab. */
+static int verify_present(void)
+{
+    const struct pool_lists *lists = &hak_pool_lists;
+    int is_right = !(lists->units_present >> SS_UNITS >> 1);
+    for (uint32_t n = 0; n <= SS_UNITS; n++) {
+        is_right &= (lists->units_present >> n & 1) == (lists->by_units[n].first != NULL);
+    }
+    for (uint32_t run = 0; run < RUN_BITS; run++) {
+        int is_present = (int)(lists->runs_present[run / 64] >> run % 64 & 1);
+        is_right &= is_present == (run <= SS_GRANULES && lists->by_run[run].first != NULL);
+    }
+    return is_right ? 0 : VERIFY_POOL_LISTS;
+}
+
 static int verify_totals(const struct totals *all)
 {
     const int64_t bytes = (int64_t)SS_GRANULE_BYTES;
@@ -165,6 +180,7 @@ int hak_ss_verify(void)
     struct totals all = {0};
     hak_lock_acquire(&hak_pool_lock);
     int result = verify_ages();
+    result = result ? result : verify_present();
     for (uint32_t i = 0; i < hak_pool_n_superslabs() && !result; i++) {
         const struct superslab *ss = hak_pool_superslab(i);
         if (ss->base) {
