@@ -80,7 +80,7 @@ static int look_at_list(struct list *list, uint32_t size_class, uint32_t *left)
         if (HAK_UNLIKELY(at == mark)) {
             name_circle(list->head, n - marked_at);
         }
-        if (HAK_UNLIKELY(n > list->count + 1)) {
+        if (HAK_UNLIKELY(n > list->count + COUNT_OFF_MOST)) {
             name_longer(list->head);
         }
         if (!(n & (n - 1))) {
