@@ -18,6 +18,7 @@
 #include "hakmem/hakmem.h"
 #include "heap/theap.h"
 #include "superslab/map.h"
+#include "superslab/superslab.h"
 #include "testing/failing_os.h"
 #include "testing/in_child.h"
 #include "testing/rng.h"
@@ -84,10 +85,20 @@ size_t n_seen(const std::vector<void *> &blocks)
     return n;
 }
 
+char *map(size_t bytes)
+{
+    void *p = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    EXPECT_NE(p, MAP_FAILED);
+    return static_cast<char *>(p);
+}
+
+/* And what lies between superslabs, which would be the next ones' place. (Linux puts a mapping of
+   2 MiB where a huge page begins, not into the smallest gap.) */
 void map_first(size_t bytes = 100 * kGiB)
 {
-    ASSERT_NE(mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
-              MAP_FAILED);
+    const char *first = map(bytes);
+    while (map(SS_BYTES - 4096) > first) {
+    }
 }
 
 /* A round of everything that finds a block by its address. */
