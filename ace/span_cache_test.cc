@@ -192,8 +192,11 @@ TEST_F(Spans, TheSmallestThatFitsIsCut)
 /* Two regions may touch, and are two. */
 TEST_F(Spans, NothingIsJoinedAcrossRegions)
 {
-    std::vector<void *> all;
+    std::vector<void *> all, before; /* those that lie apart */
     const size_t size = 64 * 1024;
+    for (int i = 0; i < REGIONS_APART; i++) {
+        before.push_back(hak_ss_span_alloc(SS_BYTES, 1, nullptr));
+    }
     for (int i = 0; i < 200; i++) {
         all.push_back(hak_ace_alloc(size, size));
     }
@@ -216,6 +219,9 @@ TEST_F(Spans, NothingIsJoinedAcrossRegions)
     EXPECT_GT(n_looked, 0);
     for (void *p : all) {
         hak_ace_free(p);
+    }
+    for (void *p : before) {
+        hak_ss_span_free(p);
     }
 }
 
