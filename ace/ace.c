@@ -69,11 +69,23 @@ static void end_look(void *p, size_t size)
 {
     void **look = look_of(p);
     int is_zeroed = atomic_load_relaxed(look) != p;
-    hak_zero_learn(p, is_zeroed ? size : hak_ss_span_usable(p), is_zeroed);
+    size_t of_program = is_zeroed ? size : hak_ss_span_usable(p);
+    if (of_program) { /* 0: freed by another thread meanwhile */
+        hak_zero_learn(p, of_program, is_zeroed);
+    }
     hak_ss_span_clear_mark(p);
     if (!is_zeroed) {
         atomic_store_relaxed(look, NULL);
     }
+}
+
+static size_t fresh_bytes(const struct ss_dirt *dirt)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < SS_GRANULES / 64; i++) {
+        n += (size_t)__builtin_popcountll(dirt->word[i]);
+    }
+    return dirt->size - n * SS_GRANULE_BYTES;
 }
 
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
@@ -89,10 +101,11 @@ static void *span_alloc(size_t size, size_t align, int is_zeroed)
         hak_ss_span_set_mark(p); /* handed out without resident pages */
     }
     if (p && !HAK_SECURE && !dirt.is_huge) {
-        if (hak_zero_is_dense(size, is_zeroed)) {
+        size_t fresh = fresh_bytes(&dirt);
+        if (fresh && hak_zero_fetch_together(size, is_zeroed, fresh < size ? fresh : size)) {
             hak_ss_populate(p, size, &dirt);
         }
-        if (!is_zeroed && !(dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3])) {
+        if (!is_zeroed && fresh == dirt.size) {
             begin_look(p, size);
         }
     }
@@ -183,13 +196,18 @@ static int wants_span(const void *p, size_t size)
            (size <= SC_SMALL_MAX || hak_ace_class_bytes(size) % SS_UNIT_BYTES != 0);
 }
 
+static int may_stay_in_range(const void *p, size_t size)
+{
+    return size > SC_SMALL_MAX || (size >= ACE_RANGE_LEAST && hak_range_may_be_small(p));
+}
+
 void *hak_ace_resize(void *p, size_t size)
 {
     if (size > PTRDIFF_MAX - SS_BYTES) {
         return NULL;
     }
     if (hak_map_find(p).tag == TAG_RANGE) {
-        return size >= ACE_RANGE_LEAST && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
+        return may_stay_in_range(p, size) && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
     }
     size_t before = hak_ss_span_size(p), class_bytes = hak_ace_class_bytes(size);
     size_t usable = size > hak_ss_span_usable(p) ? size + (size >> GROW_USABLE_SHIFT) : size;

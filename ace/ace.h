@@ -13,8 +13,9 @@ HAK_EXTERN_C_BEGIN
 /* A block that grows by realloc to this size or more gets a range, in which growing is a system
    call or nothing, and no copy. */
 #define ACE_GROWING_MIN ((size_t)128 * 1024)
-/* A block in a range that shrinks stays there down to this size: it wastes less than a page. Below,
-   it is copied, since a page is more than half of it. */
+/* A block that has grown so stays in its range when it shrinks, down to this size, as long as there
+   are few of them: no page more than its own stays resident. Below, it is copied, since a page is
+   more than half of it. */
 #define ACE_RANGE_LEAST ((size_t)8 * 1024)
 
 /* `size` bytes at a multiple of `align` (a power of two; at least 8 KiB is given). NULL and errno

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "base/os.h"
+#include "base/size_classes.h"
 #include "base/stats.h"
 #include "limit/fail.h"
 #include "limit/limit.h"
@@ -35,6 +36,9 @@ enum { REGROWN_STAYS = REGROWN_MOST + 1, REGROWN_SPARSE };
 /* Ranges that may lie beside each other without being one mapping. The system allows 65,530
    mappings by default. */
 #define GROWING_MAX HAK_TINY_OR(8, 8192)
+/* While there are no more of them, one that shrinks to a small block stays: it takes 64 KiB of
+   addresses and a mapping, and up to a page more than in a slab. */
+#define SMALL_AMONG HAK_TINY_OR(4, 128)
 /* Fresh ranges of this size on are marked for huge pages, if nearly all of such blocks gets touched
    (in 256ths). */
 #define HUGE_MIN     (32 * HAK_MIB)
@@ -305,9 +309,9 @@ static void populate(char *p, size_t size, size_t bytes, size_t fresh, enum rang
 {
     size_t page = hak_os_page_size(), from = fresh < bytes ? bytes - fresh : 0;
     size_t to = (size + page - 1) & ~(page - 1);
-    if (from < to && use != RANGE_GROWING && !HAK_SECURE &&
-        hak_zero_is_dense(size, use == RANGE_ZEROED)) {
-        to = to - from < POPULATE_MOST ? to : from + POPULATE_MOST;
+    if (from < to && use != RANGE_GROWING && !HAK_SECURE) {
+        size_t most = to - from < POPULATE_MOST ? to - from : POPULATE_MOST;
+        to = hak_zero_fetch_together(size, use == RANGE_ZEROED, most) ? from + most : from;
         for (; from < to; from += POPULATE_PIECE) {
             hak_os_populate(p + from, to - from < POPULATE_PIECE ? to - from : POPULATE_PIECE);
         }
@@ -575,6 +579,12 @@ static void cut_tail(struct range *range, size_t bytes)
     hak_adapt_given(now_ns);
 }
 
+int hak_range_may_be_small(const void *p)
+{
+    const struct range *range = used_at(p);
+    return range && range->use == RANGE_GROWING && hak_stat_get(large_growing) <= SMALL_AMONG;
+}
+
 /* The block becomes `size` bytes where it lies. */
 static void shrink(struct range *range, size_t size)
 {
@@ -585,8 +595,8 @@ static void shrink(struct range *range, size_t size)
     }
     hak_range_set_usable(range, usable_with_room(range, size));
     size_t page = hak_os_page_size();
-    size_t keep = (size + page - 1) & ~(page - 1);
-    if (range->touched > keep + TAIL_MIN && range->touched - keep > keep >> TAIL_SHIFT) {
+    size_t keep = (size + page - 1) & ~(page - 1), least = size > SC_SMALL_MAX ? TAIL_MIN : 0;
+    if (range->touched > keep + least && range->touched - keep > keep >> TAIL_SHIFT) {
         unlock();
         if (range->n_regrown == REGROWN_MOST) { /* once: a look at an untouched page is a fault */
             unsigned seen = hak_zero_seen(range->base + keep, range->touched - keep);

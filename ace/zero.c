@@ -43,10 +43,29 @@
    was seen. */
 static uint32_t touched[2][64];
 static uint32_t turn;
+/* By the same: bytes that may be fetched together. Each look at a block that was touched all over
+   earns its own, and twice as many as the one before, up to 2^EARN_SHIFT_MOST times, since not all
+   are looked at; one that was not loses them all. So a program that goes over to blocks that it
+   hardly touches, and keeps, pays for EARN_MOST at most, and for one block if one was all. */
+#define EARN_SHIFT_MOST 4u
+#define EARN_MOST       ((uint32_t)16 * HAK_MIB)
+static struct {
+    uint32_t bytes, n_looks;
+} earned[2][64];
+
+static unsigned log2_of(size_t size)
+{
+    return 63u - (unsigned)__builtin_clzll((unsigned long long)size);
+}
 
 static uint32_t *average_of(size_t size, int is_zeroed)
 {
-    return &touched[is_zeroed][63 - __builtin_clzll((unsigned long long)size)];
+    return &touched[is_zeroed][log2_of(size)];
+}
+
+static uint32_t *earned_by(size_t size, int is_zeroed)
+{
+    return &earned[is_zeroed][log2_of(size)].bytes;
 }
 
 unsigned hak_zero_touched(size_t size, int is_zeroed)
@@ -55,15 +74,34 @@ unsigned hak_zero_touched(size_t size, int is_zeroed)
     return average ? average - 1 : 0;
 }
 
-int hak_zero_is_dense(size_t size, int is_zeroed)
+int hak_zero_fetch_together(size_t size, int is_zeroed, size_t bytes)
 {
-    return hak_zero_touched(size, is_zeroed) >= TOUCHED_ALL;
+    uint32_t *left = earned_by(size, is_zeroed), now = atomic_load_relaxed(left);
+    if (bytes > now || hak_zero_touched(size, is_zeroed) < TOUCHED_ALL) {
+        return 0;
+    }
+    atomic_store_relaxed(left, now - (uint32_t)bytes);
+    return 1;
 }
 
 int hak_zero_is_curious(size_t size, int is_zeroed)
 {
-    return size >= GIVE_BACK_MIN && (!atomic_load_relaxed(average_of(size, is_zeroed)) ||
-                                     atomic_add_relaxed(&turn, 1u) % CURIOUS_EVERY == 0);
+    unsigned part = hak_zero_touched(size, is_zeroed);
+    return size >= GIVE_BACK_MIN &&
+           (!atomic_load_relaxed(average_of(size, is_zeroed)) ||
+            (part >= TOUCHED_ALL && atomic_load_relaxed(earned_by(size, is_zeroed)) < size) ||
+            atomic_add_relaxed(&turn, 1u) % CURIOUS_EVERY == 0);
+}
+
+static void earn(size_t size, int is_zeroed, int is_dense)
+{
+    uint32_t *left = earned_by(size, is_zeroed);
+    uint32_t *n_looks = &earned[is_zeroed][log2_of(size)].n_looks;
+    uint32_t n = is_dense ? atomic_load_relaxed(n_looks) : 0;
+    atomic_store_relaxed(n_looks, is_dense ? n + (n < EARN_SHIFT_MOST) : 0);
+    size_t page = hak_os_page_size(), whole = (size + page - 1) & ~(page - 1);
+    size_t now = is_dense ? atomic_load_relaxed(left) + (whole << n) : 0;
+    atomic_store_relaxed(left, now < EARN_MOST ? (uint32_t)now : EARN_MOST);
 }
 
 size_t hak_zero_expected(size_t size)
@@ -76,6 +114,7 @@ size_t hak_zero_expected(size_t size)
 void hak_zero_forget(void)
 {
     memset(touched, 0, sizeof touched);
+    memset(earned, 0, sizeof earned);
     turn = 0;
 }
 
@@ -170,6 +209,7 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed)
         return;
     }
     int32_t found = (int32_t)sample(first, n, hak_os_page_size(), seed) + 1;
+    earn(size, is_zeroed, found > (int32_t)TOUCHED_ALL);
     int is_first_and_sure = !now && found >= LEARN_FAR; /* else it begins with none touched */
     atomic_store_relaxed(
         average, (uint32_t)(is_first_and_sure ? found : moved(now ? (int32_t)now : 1, found)));

@@ -36,9 +36,9 @@ void hak_zero_learn(const void *start, size_t size, int is_zeroed);
 /* The learnt part of blocks of about `size` bytes that gets touched, in 256ths; of those that were
    asked to be zero, or of the others. */
 unsigned hak_zero_touched(size_t size, int is_zeroed);
-/* Whether such blocks are touched all over, by what was learnt: then fresh pages are better fetched
-   together than one by one. */
-int hak_zero_is_dense(size_t size, int is_zeroed);
+/* Whether `bytes` fresh ones of a block of `size` had better be fetched together than one by one:
+   such blocks are touched all over, by what was learnt. Each 1 is one that was earned. */
+int hak_zero_fetch_together(size_t size, int is_zeroed, size_t bytes);
 /* Whether there is something to learn from a block of that size: the first one, and some later
    ones. */
 int hak_zero_is_curious(size_t size, int is_zeroed);

@@ -7,6 +7,7 @@
 #include "base/bits.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "base/os.h"
 #include "base/stats.h"
 #include "base/verify.h"
 #include "heap/common.h"
@@ -45,7 +46,7 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
    has taken by then. */
 #define RISE_FRESH HAK_TINY_OR(3u, 32u)
 /* After so many, as far as is counted, a fresh slab's pages are fetched together: one part in fifty
-   of that. */
+   of that. Not those of blocks above a page, whose program may touch one page of each. */
 #define RISE_SLAB 255u
 HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX && RISE_SLAB <= UINT8_MAX, "n_fresh counts so far");
 
@@ -550,7 +551,8 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     if (!slab) {
         return NULL;
     }
-    if (!HAK_SECURE && heap->n_fresh[size_class] >= RISE_SLAB) {
+    if (!HAK_SECURE && heap->n_fresh[size_class] >= RISE_SLAB &&
+        hak_sc_table[size_class].size <= hak_os_page_size()) {
         hak_pool_slab_populate(slab);
     }
     heap->made_slab = 1;
