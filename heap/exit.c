@@ -42,46 +42,20 @@ HAK_COLD __attribute__((noreturn)) static void name_circle(const void *head, uin
 #define LOOK_AT_OF_LIST 2048u
 #define LOOK_AT_IN_ALL  8192u
 
-/* The list is longer than it may be: perhaps a circle that is longer than what is looked at. */
-HAK_COLD __attribute__((noreturn)) static void name_longer(const void *head)
-{
-    const void *mark = head;
-    uint32_t n = 0, most = 1;
-    for (const void *at = hak_link_next(head); at; at = hak_link_next(at)) {
-        if (++n && at == mark) {
-            name_circle(head, n);
-        }
-        if (n == most) {
-            mark = at;
-            n = 0;
-            most *= 2;
-        }
-    }
-    hak_fatal(hak_tc_wrong_count, head);
-}
-
-struct list {
-    const void *head, *last; /* last: NULL if there is none, or it was not come to */
-    int64_t count;           /* what it is to have */
-};
-
-/* `mark` is left behind at each power of two: a circle comes back to it (Brent). Returns 0 if there
-   are fewer, or more, than there are to be. */
-static int look_at_list(struct list *list, uint32_t size_class, uint32_t *left)
+/* Returns the list's last block; NULL if it has none, or is longer than what is looked at. `mark`
+   is left behind at each power of two: a circle comes back to it (Brent). */
+static const void *look_at_list(const void *head, uint32_t size_class, uint32_t *left)
 {
     const void *last = NULL, *mark = NULL;
     uint32_t n = 0, marked_at = 0, most = *left < LOOK_AT_OF_LIST ? *left : LOOK_AT_OF_LIST;
-    for (const void *at = list->head; at; at = hak_link_next(at)) {
+    for (const void *at = head; at; at = hak_link_next(at)) {
         if (n == most) {
-            *left -= n;
-            return 1;
+            last = NULL;
+            break;
         }
         look_at(at, last, size_class);
         if (HAK_UNLIKELY(at == mark)) {
-            name_circle(list->head, n - marked_at);
-        }
-        if (HAK_UNLIKELY(n > list->count + COUNT_OFF_MOST)) {
-            name_longer(list->head);
+            name_circle(head, n - marked_at);
         }
         if (!(n & (n - 1))) {
             mark = at;
@@ -91,8 +65,7 @@ static int look_at_list(struct list *list, uint32_t size_class, uint32_t *left)
         n++;
     }
     *left -= n;
-    list->last = last;
-    return hak_tc_is_near(n, list->count);
+    return last;
 }
 
 /* Two lists that end with the same block: the first that lies in both. */
@@ -110,23 +83,16 @@ HAK_COLD __attribute__((noreturn)) static void name_shared(const void *list, con
 
 static void look_at_class(const struct theap *heap, uint32_t size_class, uint32_t *left)
 {
-    const struct bin *bin = &heap->bins[size_class], *metered = &heap->metered[size_class];
-    const struct spare *spare = &heap->spares[size_class];
-    struct list lists[] = {{hak_tc_bin_first(bin), NULL, heap->limits[size_class] - bin->room},
-                           {spare->head, NULL, spare->count},
-                           {NULL, NULL, 0}};
-    if (heap->has_metered) {
-        lists[2].head = hak_tc_bin_first(metered);
-        lists[2].count = -(int64_t)metered->room;
-    }
+    const void *lists[] = {hak_tc_bin_first(&heap->bins[size_class]), heap->spares[size_class].head,
+                           heap->has_metered ? hak_tc_bin_first(&heap->metered[size_class]) : NULL};
+    const void *last[3];
     for (int i = 0; i < 3; i++) {
-        int is_right = look_at_list(&lists[i], size_class, left);
-        for (int j = 0; lists[i].last && j < i; j++) {
-            if (HAK_UNLIKELY(lists[i].last == lists[j].last)) {
-                name_shared(lists[i].head, lists[j].head);
+        last[i] = look_at_list(lists[i], size_class, left);
+        for (int j = 0; last[i] && j < i; j++) {
+            if (HAK_UNLIKELY(last[i] == last[j])) {
+                name_shared(lists[i], lists[j]);
             }
         }
-        HAK_CHECK(is_right, hak_tc_wrong_count, lists[i].last ? lists[i].last : lists[i].head);
     }
 }
 

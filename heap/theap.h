@@ -364,16 +364,6 @@ int hak_tc_verify(const struct theap *heap);
 /* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread.
  */
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most);
-/* Whether a list has as many blocks as it is to have. A block that another thread has freed first
-   leads into that one's chain, or, once the chain has come home, to the end of all. A signal handler
-   that frees in the middle of a fast path, or leaves it for good, costs the list a block and leaves
-   the count one off, and again: a few are no reason to end a program. */
-#define COUNT_OFF_MOST (HAK_DEBUG ? 0 : 2)
-static inline int hak_tc_is_near(int64_t n, int64_t count)
-{
-    return n - count <= COUNT_OFF_MOST && count - n <= COUNT_OFF_MOST;
-}
-extern const char hak_tc_wrong_count[] HAK_HIDDEN;
 
 /* Remote free (remote.c). */
 /* The outbox slot of blocks with that tag. Owners and classes are small numbers: both are mixed. */

@@ -276,10 +276,11 @@ others do. A request that no memory has 'passes' where it is refused.
 
 When the program exits, every variant looks at the free blocks that the exiting thread holds
 (`HAKMEM_EXIT_CHECK`): what was freed twice, with others in between, by two threads, or never handed
-out, links that were written to, also by a block that lies before a free one, and lists that have
-more or fewer blocks than they should. Until then release finds them when the list is used: a block
-that another thread has freed and keeps, and that its owner frees again, when the owner's list,
-which leads into the other thread's chain then, runs out. What release does not find: a block that
+out, and links that were written to, also by a block that lies before a free one. Until then release
+finds them when the list is used: a block that another thread has freed and keeps, and that its
+owner frees again, when the owner's list, which leads into the other thread's chain then, runs out,
+and has three blocks fewer or more than were counted (a signal handler that leaves malloc for good
+may cost it one). What release does not find: a block that
 is back in its slab (another thread's chain has come home, or `malloc_trim`), is freed again, and
 goes to two owners before it is freed again, up to the exit; `realloc` of a block that still waits
 in another thread's chain.
