@@ -9,6 +9,7 @@
 #include "base/link.h"
 #include "base/options.h"
 #include "base/os.h"
+#include "secure/blame.h"
 #include "secure/tail.h"
 
 #if HAK_SECURE
@@ -258,7 +259,11 @@ void hak_secure_cache_check_stray(void *block, uint32_t size_class)
 {
     uint64_t *tail = hak_secure_tail_of(block, hak_sc_table[size_class].size),
              key = hak_secure_tail_key(tail);
-    if (HAK_UNLIKELY(atomic_load_relaxed(tail) != (key ^ hak_secure_tail_stray()))) {
+    uint64_t word = atomic_load_relaxed(tail);
+    if (HAK_UNLIKELY(word != (key ^ hak_secure_tail_stray()))) {
+        if (word && !hak_secure_tail_decode(word, key).is_right) {
+            hak_secure_written_after_free(block);
+        }
         hak_secure_blame("block freed twice", block);
     }
     atomic_store_relaxed(tail, key);
@@ -287,8 +292,8 @@ static HAK_NOINLINE void move_any(struct secure_cache *cache, struct secure_bin 
     bin->n_strays = (uint16_t)(bin->n_strays - n_strays);
     put_in_bin(hak_theap_own, size_class, others, n_others);
     for (uint32_t i = 0; i < n_strays; i++) {
-        hak_secure_cache_check_word(strays[i]);
         hak_secure_cache_check_stray(strays[i], size_class);
+        hak_secure_cache_check_word(strays[i]);
         stray(strays[i]);
     }
 }

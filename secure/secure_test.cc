@@ -396,6 +396,31 @@ TEST(Secure, TheQuarantineIsBounded)
     (void)hak_purge();
 }
 
+/* What another thread freed is written to behind its end while it waits. */
+TEST(Secure, ABlockThatAnotherThreadFreedAndIsWrittenToIsNotCalledFreedTwice)
+{
+    for (size_t size : {24u, 56u, 504u}) {
+        EXPECT_DEATH(
+            {
+                std::vector<unsigned char *> all(100);
+                for (unsigned char *&p : all) {
+                    p = take(size);
+                }
+                std::thread([&] {
+                    hak_free(take(size)); /* its quarantine is made */
+                    hak_free(all[0]);
+                    volatile unsigned char *end = all[0] + size;
+                    end[0] = 1;
+                    for (size_t i = 1; i < all.size(); i++) {
+                        hak_free(all[i]);
+                    }
+                }).join();
+            },
+            "written to")
+            << size;
+    }
+}
+
 /* Its own thread and another one have both found the block in use, and its own one's mark is the
    last: the other one finds out when the block is to leave its quarantine, or when it ends. */
 TEST(Secure, ABlockThatTwoThreadsFreeAtTheSameTimeIsFoundByTheOther)

@@ -721,6 +721,23 @@ static HAK_ALWAYS_INLINE void free_long(void *p, uint32_t tag, struct secure_bin
     wait_in(bin, p, is_stray);
 }
 
+#define LEAST_BYTES (4 * sizeof(uint64_t) - TAIL_BYTES) /* of a vector's block, but for its tail */
+
+/* Of the least blocks the tail too, which is marked again. Not a stray's: its owner may free it at
+   this moment, and leaves a mark that must stay. */
+static HAK_ALWAYS_INLINE void clear_short(void *p, uint64_t *tail, uint64_t free,
+                                          const struct secure_bin *bin, int is_stray)
+{
+    if (is_stray && bin->bytes - TAIL_BYTES == LEAST_BYTES) {
+        hak_secure_zero_short(p, LEAST_BYTES);
+        return;
+    }
+    hak_secure_zero_short_avx512(p, &bin->shape);
+    if (!is_stray) {
+        atomic_store_relaxed(tail, free);
+    }
+}
+
 /* free_right of a short block. `is_filled_more`: more than a pair is. */
 static HAK_ALWAYS_INLINE void free_short(void *p, uint32_t tag, struct secure_bin *bin,
                                          int is_stray, int is_filled_more)
@@ -748,8 +765,7 @@ static HAK_ALWAYS_INLINE void free_short(void *p, uint32_t tag, struct secure_bi
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    hak_secure_zero_short_avx512(p, &bin->shape);
-    atomic_store_relaxed(tail, free);
+    clear_short(p, tail, free, bin, is_stray);
     wait_in(bin, p, is_stray);
 }
 
