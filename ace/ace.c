@@ -70,7 +70,7 @@ static void end_look(void *p, size_t size)
     void **look = look_of(p);
     int is_zeroed = atomic_load_relaxed(look) != p;
     size_t of_program = is_zeroed ? size : hak_ss_span_usable(p);
-    if (of_program) { /* 0: freed by another thread meanwhile */
+    if (of_program) { /* 0: another thread has freed it too */
         hak_zero_learn(p, of_program, is_zeroed);
     }
     hak_ss_span_clear_mark(p);
@@ -207,7 +207,8 @@ void *hak_ace_resize(void *p, size_t size)
         return NULL;
     }
     if (hak_map_find(p).tag == TAG_RANGE) {
-        return may_stay_in_range(p, size) && !wants_span(p, size) ? hak_range_resize(p, size) : NULL;
+        return may_stay_in_range(p, size) && !wants_span(p, size) ? hak_range_resize(p, size)
+                                                                  : NULL;
     }
     size_t before = hak_ss_span_size(p), class_bytes = hak_ace_class_bytes(size);
     size_t usable = size > hak_ss_span_usable(p) ? size + (size >> GROW_USABLE_SHIFT) : size;

@@ -85,8 +85,8 @@ void *hak_range_alloc(size_t size, size_t align, enum range_use use);
 /* Whether one more growing range is welcome: each is a mapping of its own, of which a process may
    have only so many. */
 int hak_range_may_grow(void);
-/* Whether the block at p, which is in a range, may stay there as one of at most 32 KiB: it has grown
-   by realloc, and few have. */
+/* Whether the block at p, which is in a range, may stay there as one of at most 32 KiB: it has
+   grown by realloc, and few have. */
 int hak_range_may_be_small(const void *p);
 void hak_range_free(void *p);
 size_t hak_range_size(const void *p);

@@ -721,7 +721,7 @@ static HAK_ALWAYS_INLINE void free_long(void *p, uint32_t tag, struct secure_bin
     wait_in(bin, p, is_stray);
 }
 
-#define LEAST_BYTES (4 * sizeof(uint64_t) - TAIL_BYTES) /* of a vector's block, but for its tail */
+#define LEAST_BYTES (4 * sizeof(uint64_t) - TAIL_BYTES) /* of a vector less its tail */
 
 /* Of the least blocks the tail too, which is marked again. Not a stray's: its owner may free it at
    this moment, and leaves a mark that must stay. */
