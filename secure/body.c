@@ -19,7 +19,7 @@
    ones: lent ones need more system calls, and parts. */
 #define LENT_LEAST      16u
 #define LENT_PART       8u
-#define PARTS_THEN_NONE (BODY_PARTS - 4)
+#define PARTS_THEN_NONE 8u
 /* Pages of freed blocks that are kept: with those in use, twice as many as were in use lately,
    within these bounds. So many frees later a peak is half forgotten, about. */
 #define PEAK_FREES 64u
