@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -449,12 +450,23 @@ int hak_os_purge(void *addr, size_t size)
 #define MREMAP_DONTUNMAP 4
 #endif
 
+/* To a place that the kernel chooses, and from there: a target that is fixed is unmapped before the
+   kernel knows whether it may move anything there (RLIMIT_DATA, several mappings), and another
+   thread lives in it by the time it is claimed again. The second move takes no memory, so that
+   nothing but too many mappings speaks against it, which is found out first. */
 int hak_os_move_pages(void *from, size_t size, void *to)
 {
-    int saved = errno, flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-    int error = hak_os_ops.mremap(from, size, size, flags, to) == MAP_FAILED ? errno : 0;
-    if (error) {
-        (void)hak_os_claim(to, size); /* the system may have unmapped it before it refused */
+    const int move = MREMAP_MAYMOVE, move_to = MREMAP_MAYMOVE | MREMAP_FIXED;
+    int saved = errno, error = 0;
+    void *on_way = hak_os_ops.mremap(from, size, size, move | MREMAP_DONTUNMAP, NULL);
+    if (on_way == MAP_FAILED) {
+        error = errno;
+    } else if (hak_os_ops.mremap(on_way, size, size, move_to, to) == MAP_FAILED) {
+        error = errno;
+        if (hak_os_ops.mremap(on_way, size, size, move_to, from) == MAP_FAILED) {
+            memcpy(from, on_way, size);
+            hak_os_unmap_untouched(on_way, size);
+        }
     }
     errno = saved;
     return error;

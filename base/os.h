@@ -93,8 +93,7 @@ HAK_MUST_CHECK int hak_os_protect(void *addr, size_t size, enum os_access access
 HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
 /* Moves the pages of [from, from + size), which lies in one mapping, to [to, to + size), which is
    mapped, and whose pages go; it may be touched as `from` may. `from` stays mapped, and has no
-   pages. Returns 0 or an errno value: then `to` may have become untouchable, and nothing has moved.
-   Linux 5.7. */
+   pages. Returns 0 or an errno value, and nothing has changed. Linux 5.7. */
 HAK_MUST_CHECK int hak_os_move_pages(void *from, size_t size, void *to);
 /* Whole pages of ours become as if they were mapped again, writable, in small pages: one mapping.
    Returns 0 or an errno value, and nothing has changed. */

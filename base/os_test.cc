@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <string>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <thread>
 #include <unistd.h>
@@ -237,6 +238,69 @@ TEST(Os, PagesMoveAndTheirPlaceStays)
     EXPECT_FALSE(hak_os_claim(to, page)) << "a refusal leaves no hole";
     ASSERT_EQ(hak_os_unmap(from, size), 0);
     ASSERT_EQ(hak_os_unmap(to, 3 * size), 0);
+}
+
+/* Each place that the kernel unmaps before it refuses becomes another thread's at once. */
+int n_lost;
+void *mremap_and_lose(void *from, size_t old_size, size_t new_size, int flags, void *to)
+{
+    void *p = hak_os_real_ops.mremap(from, old_size, new_size, flags, to);
+    int error = errno;
+    n_lost += p == MAP_FAILED && (flags & MREMAP_FIXED) && hak_os_claim(to, new_size);
+    errno = error;
+    return p;
+}
+
+TEST(Os, APlaceToWhichPagesMayNotMoveIsNoOtherThreads)
+{
+    size_t page = hak_os_page_size(), size = 256 * page;
+    auto *from = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+    auto *to = static_cast<char *>(hak_os_reserve(size));
+    ASSERT_TRUE(from && to);
+    memset(from, 'm', size);
+    if (hak_os_move_pages(from, page, to) == EINVAL) {
+        GTEST_SKIP() << "a kernel before Linux 5.7, or qemu";
+    }
+    memset(from, 'm', page);
+    hak_os_ops.mremap = mremap_and_lose;
+    n_lost = 0;
+    rlimit before;
+    ASSERT_EQ(getrlimit(RLIMIT_DATA, &before), 0);
+    rlimit none = {page, before.rlim_max}; /* to Linux, 0 is no limit */
+    ASSERT_EQ(setrlimit(RLIMIT_DATA, &none), 0);
+    int no_room = hak_os_move_pages(from, size, to);
+    ASSERT_EQ(setrlimit(RLIMIT_DATA, &before), 0);
+    ASSERT_EQ(hak_os_protect(from + page, page, OS_READABLE), 0);
+    int several = hak_os_move_pages(from, size, to);
+    hak_os_ops.mremap = hak_os_real_ops.mremap;
+    EXPECT_EQ(no_room, ENOMEM);
+    EXPECT_NE(several, 0) << "no single mapping";
+    EXPECT_EQ(n_lost, 0);
+    EXPECT_EQ(std::count(from, from + size, 'm'), static_cast<ptrdiff_t>(size));
+    ASSERT_EQ(hak_os_unmap(from, size), 0);
+    ASSERT_EQ(hak_os_unmap(to, size), 0);
+}
+
+TEST(Os, PagesThatAreRefusedOnTheirWayComeBack)
+{
+    size_t page = hak_os_page_size(), size = 8 * page;
+    for (uint64_t more : {0, 1}) {
+        FailingOs os;
+        auto *from = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+        auto *to = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+        ASSERT_TRUE(from && to);
+        memset(from, 'm', size);
+        memset(to, 't', size);
+        int64_t mapped = os.mapped_bytes();
+        os.fail(hak_testing::OS_MREMAP, 2, more);
+        int error = hak_os_move_pages(from, size, to);
+        EXPECT_TRUE(error == ENOMEM || error == EINVAL) << "EINVAL: before Linux 5.7, or qemu";
+        EXPECT_EQ(std::count(from, from + size, 'm'), static_cast<ptrdiff_t>(size));
+        EXPECT_EQ(std::count(to, to + size, 't'), static_cast<ptrdiff_t>(size));
+        EXPECT_EQ(os.mapped_bytes(), mapped);
+        ASSERT_EQ(hak_os_unmap(from, size), 0);
+        ASSERT_EQ(hak_os_unmap(to, size), 0);
+    }
 }
 
 TEST(Os, SealedPagesAreGoneAndMayNotBeTouched)

@@ -19,7 +19,7 @@
    ones: lent ones need more system calls, and parts. */
 #define LENT_LEAST      16u
 #define LENT_PART       8u
-#define PARTS_THEN_NONE (BODY_PARTS - 4)
+#define PARTS_THEN_NONE 8u
 /* Pages of freed blocks that are kept: with those in use, twice as many as were in use lately,
    within these bounds. So many frees later a peak is half forgotten, about. */
 #define PEAK_FREES 64u
@@ -290,21 +290,6 @@ void hak_secure_body_forget(struct body *body)
 
 /* --- moving --- */
 
-/* Own parts that lie side by side become one, of several mappings: newer kernels move those too. */
-static void join_own(struct body *body)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < body->n_parts; i++) {
-        if (n && !is_lent(&body->parts[i]) && !is_lent(&body->parts[n - 1])) {
-            body->parts[n - 1] =
-                (struct part){body->parts[n - 1].n + body->parts[i].n, MOVED_PAGES};
-        } else {
-            body->parts[n++] = body->parts[i];
-        }
-    }
-    body->n_parts = n;
-}
-
 /* The first `n` parts have moved: what they hold is copied back, and lent pages return. Where they
    were, they are own ones from now on. */
 static void move_back(struct body *from, const struct body *to, uint32_t n)
@@ -329,9 +314,6 @@ int hak_secure_body_move(struct body *from, struct body *to)
     size_t at = 0;
     if (from->is_bare || to->is_bare) {
         return 0;
-    }
-    if (from->n_parts + to->n_parts > BODY_PARTS) {
-        join_own(from);
     }
     if (from->n_parts + to->n_parts > BODY_PARTS) {
         return 0;

@@ -17,7 +17,7 @@
 
 HAK_EXTERN_C_BEGIN
 
-#define BODY_PARTS 12u
+#define BODY_PARTS 24u
 /* In place of a lent run's first page: own pages; and own ones that have moved, which no mapping
    behind them joins. */
 #define OWN_PAGES   UINT32_MAX

@@ -149,7 +149,7 @@ TEST_F(SecureBody, AgainstAnOracle)
         for (int step = 0; step < 3000; step++) {
             FailingOs os;
             if (refused >= 0 && rng.one_in(3)) {
-                os.fail(static_cast<hak_testing::OsCall>(refused), int(rng.between(1, 3)));
+                os.fail(static_cast<hak_testing::OsCall>(refused), rng.between(1, 6), rng.below(3));
             }
             Held &h = held[rng.below(held.size())];
             size_t bytes = rng.between(1, 200) * page, was = h.b.bytes;

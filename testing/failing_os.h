@@ -12,6 +12,10 @@
 
 #include "base/os.h"
 
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
 namespace hak_testing
 {
 
@@ -180,7 +184,7 @@ class FailingOs
         if (p != MAP_FAILED) {
             /* A fixed target was mapped before, and is replaced. */
             add((flags & MREMAP_FIXED ? 0 : static_cast<int64_t>(new_size)) -
-                static_cast<int64_t>(old_size));
+                (flags & MREMAP_DONTUNMAP ? 0 : static_cast<int64_t>(old_size)));
         }
         return p;
     }
