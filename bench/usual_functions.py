@@ -73,7 +73,8 @@ def called(profile, library):
     return found
 
 
-def functions(programs):
+def functions(programs, least=1):
+    """Those that so many of the programs call, the most usual first."""
     count = collections.Counter()
     for program in programs:
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as profile:
@@ -88,7 +89,8 @@ def functions(programs):
         if not found:
             sys.exit("usual_functions.py: %s: nothing of the library was called" % program[0])
         count.update(found)
-    return sorted(count, key=lambda name: (name not in FRONT, -count[name], name))
+    found = [name for name in count if count[name] >= least]
+    return sorted(found, key=lambda name: (name not in FRONT, -count[name], name))
 
 
 def split():
@@ -120,7 +122,7 @@ def main():
     with_threads = [name for name in functions(THREADED) if name not in usual]
     with_threads += [name for name in TIMED if name not in {*usual, *with_threads}]
     named = {*usual, *with_threads}
-    with_many = [name for name in functions(workloads()) if name not in named]
+    with_many = [name for name in functions(workloads(), 3) if name not in named]
     with open(path, "w", encoding="utf-8") as stream:
         stream.write(front + BEGIN + lines(usual) + MIDDLE + lines(with_threads))
         stream.write(MANY + lines(with_many) + END + back)
