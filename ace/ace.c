@@ -47,9 +47,10 @@ void hak_ace_start(void)
 
 /* Spans of malloc's that have the mark: the others are calloc's. */
 #define LOOKED_AT 16u
-static void *looked_at[LOOKED_AT];
+/* ~address: what looks for leaks may take a plain one for the program's. */
+static uintptr_t looked_at[LOOKED_AT];
 
-static void **look_of(const void *p)
+static uintptr_t *look_of(const void *p)
 {
     return &looked_at[(uintptr_t)p / SS_GRANULE_BYTES * 0x9E3779B1u >> 16 & (LOOKED_AT - 1)];
 }
@@ -58,8 +59,8 @@ static void **look_of(const void *p)
    it is freed. */
 static void begin_look(void *p, size_t size)
 {
-    void *none = NULL;
-    if (hak_zero_is_curious(size, 0) && atomic_cas_strong(look_of(p), &none, p)) {
+    uintptr_t none = 0;
+    if (hak_zero_is_curious(size, 0) && atomic_cas_strong(look_of(p), &none, ~(uintptr_t)p)) {
         hak_ss_span_set_mark(p);
     }
 }
@@ -67,15 +68,15 @@ static void begin_look(void *p, size_t size)
 /* The marked span is freed. */
 static void end_look(void *p, size_t size)
 {
-    void **look = look_of(p);
-    int is_zeroed = atomic_load_relaxed(look) != p;
+    uintptr_t *look = look_of(p);
+    int is_zeroed = atomic_load_relaxed(look) != ~(uintptr_t)p;
     size_t of_program = is_zeroed ? size : hak_ss_span_usable(p);
     if (of_program) { /* 0: another thread has freed it too */
         hak_zero_learn(p, of_program, is_zeroed);
     }
     hak_ss_span_clear_mark(p);
     if (!is_zeroed) {
-        atomic_store_relaxed(look, NULL);
+        atomic_store_relaxed(look, (uintptr_t)0);
     }
 }
 

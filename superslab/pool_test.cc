@@ -682,7 +682,7 @@ TEST_F(Pool, VerifySeesEachBrokenEquation)
                               &hak_pool_lists.runs_present[RUN_BITS / 64 - 1]}) {
         for (uint32_t bit : {7u, 63u}) {
             *present ^= uint64_t{1} << bit;
-            EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_LISTS);
+            EXPECT_EQ(hak_ss_verify(), VERIFY_POOL_PRESENT);
             *present ^= uint64_t{1} << bit;
         }
     }

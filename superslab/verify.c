@@ -159,7 +159,7 @@ static int verify_present(void)
         int is_present = (int)(lists->runs_present[run / 64] >> run % 64 & 1);
         is_right &= is_present == (run <= SS_GRANULES && lists->by_run[run].first != NULL);
     }
-    return is_right ? 0 : VERIFY_POOL_LISTS;
+    return is_right ? 0 : VERIFY_POOL_PRESENT;
 }
 
 static int verify_totals(const struct totals *all)
