@@ -22,14 +22,17 @@
 #include "base/verify.h"
 #include "superslab/pool.h"
 #include "testing/failing_os.h"
+#include "testing/pages.h"
 #include "testing/rng.h"
 
 namespace
 {
 
+using hak_testing::can_populate;
 using hak_testing::FailingOs;
 using hak_testing::FakeClock;
 using hak_testing::OsCall;
+using hak_testing::resident;
 using hak_testing::Rng;
 
 const size_t kUnit = SS_UNIT_BYTES;
@@ -515,17 +518,6 @@ TEST_F(Ace, ShrinksInPlace)
     hak_ace_free(span);
 }
 
-size_t resident(const char *p, size_t size)
-{
-    std::vector<unsigned char> pages(size / 4096);
-    size_t n = 0;
-    EXPECT_EQ(mincore(const_cast<char *>(p), size, pages.data()), 0);
-    for (unsigned char page : pages) {
-        n += page & 1;
-    }
-    return n * 4096;
-}
-
 /* Those that have grown by realloc may become small where they lie, while they are few. */
 TEST_F(Ace, AFewThatHaveGrownBecomeSmallInPlace)
 {
@@ -558,15 +550,13 @@ TEST_F(Ace, AFewThatHaveGrownBecomeSmallInPlace)
    are written everywhere, fresh pages come together. */
 TEST_F(Ace, FreshPagesOfDenseSpansComeTogether)
 {
-    alignas(4096) static char page[4096];
-    const bool can_populate = madvise(page, sizeof page, 23) == 0; /* MADV_POPULATE_WRITE */
     const size_t size = 200 * 1024;
     for (size_t part : {1u, 50u}) {
         hak_zero_forget();
         for (int i = 0; i < 3; i++) {
             hak_ss_purge(0);
             char *p = alloc(size);
-            bool is_whole = i && part == 1 && can_populate && !HAK_SECURE;
+            bool is_whole = i && part == 1 && can_populate() && !HAK_SECURE;
             EXPECT_EQ(resident(p, size), is_whole ? size : 0) << i << " " << part;
             memset(p, 1, size / part);
             hak_ace_free(p);

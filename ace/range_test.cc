@@ -20,14 +20,17 @@
 #include "limit/limit.h"
 #include "superslab/pool.h"
 #include "testing/failing_os.h"
+#include "testing/pages.h"
 #include "testing/rng.h"
 
 namespace
 {
 
+using hak_testing::can_populate;
 using hak_testing::FailingOs;
 using hak_testing::FakeClock;
 using hak_testing::OsCall;
+using hak_testing::resident;
 using hak_testing::Rng;
 
 const size_t kUnit = SS_UNIT_BYTES;
@@ -101,17 +104,6 @@ int64_t clean_bytes()
 int64_t cached_bytes()
 {
     return hak_stat_get(large_cached_bytes);
-}
-
-size_t resident(const char *p, size_t size)
-{
-    std::vector<unsigned char> pages(size / 4096);
-    size_t n = 0;
-    EXPECT_EQ(mincore(const_cast<char *>(p), size, pages.data()), 0);
-    for (unsigned char page : pages) {
-        n += page & 1;
-    }
-    return n * 4096;
 }
 
 /* Calls the function in the middle of each call that maps, unmaps, moves or advises, unless it is
@@ -553,13 +545,6 @@ TEST_F(Range, SparseBlocksStaySparse)
     }
     EXPECT_LT(pages, all / 4);
     free_all(slots);
-}
-
-/* Not before Linux 5.14, nor under qemu. */
-bool can_populate()
-{
-    alignas(4096) static char page[4096];
-    return madvise(page, sizeof page, 23) == 0; /* MADV_POPULATE_WRITE */
 }
 
 /* Where blocks are written everywhere their pages are worth more than a call. */

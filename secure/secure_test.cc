@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
@@ -396,27 +397,38 @@ TEST(Secure, TheQuarantineIsBounded)
     (void)hak_purge();
 }
 
+/* Another thread frees a block, `then` is done to it, and it leaves that thread's quarantine as
+   others come, or as the thread ends. */
+void free_by_another(size_t size, bool others_come,
+                     const std::function<void(unsigned char *)> &then)
+{
+    std::vector<unsigned char *> all(100);
+    for (unsigned char *&p : all) {
+        p = take(size);
+    }
+    std::thread([&] {
+        hak_free(take(size)); /* its quarantine is made */
+        hak_free(all[0]);
+        then(all[0]);
+        for (size_t i = 1; i < all.size() && others_come; i++) {
+            hak_free(all[i]);
+        }
+        if (others_come) {
+            _exit(0);
+        }
+    }).join();
+}
+
 /* What another thread freed is written to behind its end while it waits. */
 TEST(Secure, ABlockThatAnotherThreadFreedAndIsWrittenToIsNotCalledFreedTwice)
 {
     for (size_t size : {24u, 56u, 504u}) {
-        EXPECT_DEATH(
-            {
-                std::vector<unsigned char *> all(100);
-                for (unsigned char *&p : all) {
-                    p = take(size);
-                }
-                std::thread([&] {
-                    hak_free(take(size)); /* its quarantine is made */
-                    hak_free(all[0]);
-                    volatile unsigned char *end = all[0] + size;
-                    end[0] = 1;
-                    for (size_t i = 1; i < all.size(); i++) {
-                        hak_free(all[i]);
-                    }
-                }).join();
-            },
-            "written to")
+        EXPECT_DEATH(free_by_another(size, true,
+                                     [=](unsigned char *freed) {
+                                         volatile unsigned char *end = freed + size;
+                                         end[0] = 1;
+                                     }),
+                     "written to")
             << size;
     }
 }
@@ -427,28 +439,15 @@ TEST(Secure, ABlockThatTwoThreadsFreeAtTheSameTimeIsFoundByTheOther)
 {
     for (size_t size : {50u, 500u, 5000u}) {
         for (int ends : {0, 1}) {
-            EXPECT_DEATH(
-                {
-                    std::vector<unsigned char *> all(100);
-                    for (unsigned char *&p : all) {
-                        p = take(size);
-                    }
-                    std::thread([&] {
-                        hak_free(take(size)); /* its quarantine is made */
-                        hak_free(all[0]);
-                        size_t bytes = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size;
-                        uint64_t *tail = hak_secure_tail_of(all[0], bytes);
-                        EXPECT_NE(*tail, hak_secure_tail_key(tail));
-                        *tail = hak_secure_tail_key(tail);
-                        for (size_t i = 1; i < all.size() && !ends; i++) {
-                            hak_free(all[i]);
-                        }
-                        if (!ends) {
-                            _exit(0);
-                        }
-                    }).join();
-                },
-                "block freed twice")
+            EXPECT_DEATH(free_by_another(size, !ends,
+                                         [=](unsigned char *freed) {
+                                             size_t room = hak_secure_tail_room(size);
+                                             size_t bytes = hak_sc_table[hak_sc_of(room)].size;
+                                             uint64_t *tail = hak_secure_tail_of(freed, bytes);
+                                             EXPECT_NE(*tail, hak_secure_tail_key(tail));
+                                             *tail = hak_secure_tail_key(tail);
+                                         }),
+                         "block freed twice")
                 << size << ' ' << ends;
         }
     }

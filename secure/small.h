@@ -36,8 +36,7 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
 size_t hak_secure_small_walked(void *p, uint32_t tag, int end);
 
 /* Abort if the block was written to where it may not be: a free one that the calling thread keeps;
-   any block of a slab, which another thread may
-   have. */
+   any block of a slab, which another thread may have. */
 void hak_secure_small_check_freed(const void *p, uint32_t size_class, enum secure_kept how);
 void hak_secure_small_check(const void *p, uint32_t tag);
 

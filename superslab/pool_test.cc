@@ -19,14 +19,17 @@
 #include "base/verify.h"
 #include "superslab/lists.h"
 #include "testing/failing_os.h"
+#include "testing/pages.h"
 #include "testing/rng.h"
 
 namespace
 {
 
+using hak_testing::can_populate;
 using hak_testing::FailingOs;
 using hak_testing::FakeClock;
 using hak_testing::OsCall;
+using hak_testing::resident;
 using hak_testing::Rng;
 
 /* A slab whose tag holds its class as it is: the pool does not look at these bits. */
@@ -323,29 +326,13 @@ TEST_F(Pool, MarksStayWithTheirSpan)
     hak_ss_span_free(q);
 }
 
-/* Bytes of [p, p + size) that are resident. */
-size_t resident(const char *p, size_t size)
-{
-    std::vector<unsigned char> pages(size / 4096);
-    size_t n = 0;
-    if (mincore(const_cast<char *>(p), size, pages.data())) {
-        return 0; /* not mapped */
-    }
-    for (unsigned char page : pages) {
-        n += page & 1;
-    }
-    return n * 4096;
-}
-
 /* Of a slab that has none; not where they may be huge, or are there already. */
 TEST_F(Pool, PagesOfASlabAreFetchedTogether)
 {
-    alignas(4096) static char page[4096];
-    const bool can_populate = madvise(page, sizeof page, 23) == 0; /* MADV_POPULATE_WRITE */
     struct slab *clean = make_slab(3, 0);
     EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), 0u);
     hak_pool_slab_populate(clean);
-    EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate ? SS_UNIT_BYTES : 0u);
+    EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate() ? SS_UNIT_BYTES : 0u);
     hak_pool_slab_free(clean);
     struct slab *dirty = make_slab(3, 0);
     {
