@@ -74,7 +74,9 @@ struct superslab {
     uint32_t
         guards; /* units that may not be touched: neither used nor free, while it has a region */
     uint32_t
-        slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
+        slab_version;  /* slabs made in it so far; grows, atomically, before its tag is written */
+    const void *taker; /* NULL, or the growing thread that took memory of it last (pool.c), */
+    uint32_t taken_at; /* and when */
     uint16_t largest_run, n_whole;
     uint8_t is_huge;       /* marked for huge pages */
     uint8_t age_list;      /* enum ss_age_list */
