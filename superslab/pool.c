@@ -358,10 +358,10 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     return slab;
 }
 
-void hak_pool_slab_populate(const struct slab *slab)
+void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes)
 {
     if (slab->is_clean && !hak_pool_superslab(hak_map_find(slab->base).ref)->is_huge) {
-        hak_os_populate(slab->base, SS_UNIT_BYTES);
+        hak_os_populate(slab->base, bytes);
     }
 }
 

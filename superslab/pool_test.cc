@@ -333,13 +333,15 @@ TEST_F(Pool, PagesOfASlabAreFetchedTogether)
 {
     struct slab *clean = make_slab(3, 0);
     EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), 0u);
-    hak_pool_slab_populate(clean);
-    EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate() ? SS_UNIT_BYTES : 0u);
+    for (uint32_t bytes : {SS_UNIT_BYTES / 4, SS_UNIT_BYTES}) {
+        hak_pool_slab_populate(clean, bytes);
+        EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate() ? bytes : 0u);
+    }
     hak_pool_slab_free(clean);
     struct slab *dirty = make_slab(3, 0);
     {
         FailingOs os;
-        hak_pool_slab_populate(dirty);
+        hak_pool_slab_populate(dirty, SS_UNIT_BYTES);
         EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 0u);
     }
     hak_pool_slab_free(dirty);
