@@ -45,10 +45,10 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
    four times as much of them is touched at a time: at most one part in RISE_FRESH of what the class
    has taken by then. */
 #define RISE_FRESH HAK_TINY_OR(3u, 32u)
-/* After so many, as far as is counted, a fresh slab's pages are fetched together: one part in fifty
-   of that. Not those of blocks above a page, whose program may touch one page of each. */
-#define RISE_SLAB 255u
-HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX && RISE_SLAB <= UINT8_MAX, "n_fresh counts so far");
+/* Then the pages at a fresh slab's front that the next list touches are fetched together, and more
+   of them the longer that goes on: all after 6 * RISE_FRESH lists, one part in RISE_FRESH of those.
+   Not those of blocks above a page, whose program may touch one page of each. */
+HAK_STATIC_ASSERT(6 * RISE_FRESH <= UINT8_MAX, "n_fresh counts so far");
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
 #define C(size_class) (size_class) << TAG_BIN_SHIFT,
@@ -542,6 +542,18 @@ static uint32_t take_blocks(struct theap *heap, uint32_t size_class, uint32_t wa
     return count;
 }
 
+/* The front of a slab that the class fetches together. */
+static uint32_t together(const struct theap *heap, uint32_t size_class)
+{
+    uint32_t n = heap->n_fresh[size_class];
+    if (HAK_SECURE || n < 3 * RISE_FRESH || hak_sc_table[size_class].size > hak_os_page_size()) {
+        return 0;
+    }
+    uint32_t more = (n - 3 * RISE_FRESH) * (SC_SLAB_BYTES / 4) / RISE_FRESH;
+    uint32_t bytes = (SC_SLAB_BYTES / 4 + more) & ~(uint32_t)(SLAB_TOUCHED_BYTES - 1);
+    return bytes < SC_SLAB_BYTES ? bytes : SC_SLAB_BYTES;
+}
+
 /* From a slab that had no owner. */
 static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, uint32_t want,
                                      uint32_t *count)
@@ -551,9 +563,9 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     if (!slab) {
         return NULL;
     }
-    if (!HAK_SECURE && heap->n_fresh[size_class] >= RISE_SLAB &&
-        hak_sc_table[size_class].size <= hak_os_page_size()) {
-        hak_pool_slab_populate(slab);
+    uint32_t bytes = together(heap, size_class);
+    if (bytes) {
+        hak_pool_slab_populate(slab, bytes);
     }
     heap->made_slab = 1;
     hak_lock_acquire(&heap->owner.lock);

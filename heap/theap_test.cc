@@ -23,6 +23,7 @@
 #include "heap/parked.h"
 #include "heap/tcache.h"
 #include "superslab/superslab.h"
+#include "testing/pages.h"
 #include "testing/rng.h"
 #include "tiny/tiny_class.h"
 
@@ -289,6 +290,34 @@ TEST_F(Heap, AClassThatOnlyGrowsTouchesMoreAhead)
             hak_free(p);
         }
         EXPECT_EQ(heap->n_fresh[c], 0);
+    });
+}
+
+/* And a fresh slab's pages are fetched together then, of its front first: no more than such a part
+   of what the class has taken, and all in the end. */
+TEST_F(Heap, AClassThatOnlyGrowsFetchesPagesTogether)
+{
+    hak_options.huge_page_bytes = 0;
+    in_thread([] {
+        const uint32_t c = hak_sc_of(1024);
+        const size_t limit = HAK_TINY_OR(1, 6) * size_t(HAK_MIB), slab = SC_SLAB_BYTES;
+        std::vector<void *> held;
+        size_t part = 0, least = 0;
+        for (size_t taken = 0; taken < limit; taken += size_of(c)) {
+            const char *p = static_cast<const char *>(hak_malloc(size_of(c)));
+            held.push_back(const_cast<char *>(p));
+            if (reinterpret_cast<uintptr_t>(p) % slab == 0 && hak_self->refill_is_clean) {
+                part = hak_testing::resident(p, slab);
+                size_t most = std::max<size_t>(HAK_TINY_OR(slab, slab / 4), taken / 16);
+                EXPECT_LE(part, std::min(most, slab));
+                EXPECT_GE(part, least) << "no fewer than before";
+                least = std::max(least, part / 2);
+            }
+        }
+        EXPECT_EQ(part, hak_testing::can_populate() ? slab : part);
+        for (void *p : held) {
+            hak_free(p);
+        }
     });
 }
 

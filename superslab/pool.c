@@ -78,6 +78,40 @@ void hak_ss_set_policy(const struct ss_policy *policy)
 
 /* --- taking --- */
 
+/* Threads that touch fresh pages side by side wait for each other in the kernel, for what guards
+   the mapping and the 2 MiB; and threads that take from one superslab, for the lines that describe
+   it. So a thread that has taken GROWS_FROM fresh granules has superslabs of its own, as far as
+   that costs no memory: other such threads take no fresh memory there, and resident memory only if
+   none is near elsewhere. A superslab is its own until all of them have taken memory OTHERS_FOR
+   times since it last did so there. In huge pages there is no page to wait for. */
+#define GROWS_FROM (SS_GRANULES / 2)
+#define OTHERS_FOR 256u
+
+static HAK_TLS uint32_t n_fresh; /* granules; no more are counted. Its address is the thread's */
+static uint32_t n_takes;         /* of all such threads. Pool lock */
+
+static int is_growing(void)
+{
+    return n_fresh >= GROWS_FROM;
+}
+
+/* Another growing thread's. */
+static int is_others(const struct superslab *ss)
+{
+    return !HAK_SECURE && ss->taker && ss->taker != &n_fresh && is_growing() && !ss->is_huge &&
+           n_takes - ss->taken_at < OTHERS_FOR;
+}
+
+static void claim(struct superslab *ss, uint32_t fresh)
+{
+    if (HAK_UNLIKELY(!is_growing())) {
+        n_fresh += fresh;
+    } else if (!is_others(ss)) {
+        ss->taker = &n_fresh;
+        ss->taken_at = ++n_takes;
+    }
+}
+
 static void take(struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint32_t n_dirty = hak_pool_clean(ss, first, n);
@@ -87,6 +121,7 @@ static void take(struct superslab *ss, uint32_t first, uint32_t n)
     if (n_dirty < n) {
         hak_limit_commit((n - n_dirty) * SS_GRANULE_BYTES);
     }
+    claim(ss, n - n_dirty);
     hak_pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
 }
 
@@ -112,31 +147,40 @@ static struct superslab *choose_surely(uint32_t n, uint32_t align)
     return run <= SS_GRANULES ? hak_pool_lists.by_run[run].first : NULL;
 }
 
-/* The superslab with the shortest run that fits, one with resident granules if it is near; then
- *place is where they fit, else SS_GRANULES. NULL if none of those that are near fits. */
-static struct superslab *choose(uint32_t n, uint32_t align, uint32_t *place)
+/* The superslab with the shortest run that fits, one with resident granules if it is near, rather
+   not another thread's; then *place is where they fit, else SS_GRANULES. NULL if none of those that
+   are near fits. `may_share`: fresh memory of another thread's too. */
+static struct superslab *choose(uint32_t n, uint32_t align, uint32_t *place, int may_share)
 {
-    struct superslab *fallback = NULL;
+    struct superslab *fallback = NULL, *others = NULL;
+    uint32_t others_place = SS_GRANULES;
     int looked = 0;
     *place = SS_GRANULES;
-    for (uint32_t run = next_run(n); run <= SS_GRANULES; run = next_run(run + 1)) {
-        for (struct superslab *ss = hak_pool_lists.by_run[run].first; ss;
-             ss = ss->next[SS_BY_RUN]) {
+    for (uint32_t run = next_run(n); run <= SS_GRANULES && looked < DIRTY_SEARCH;
+         run = next_run(run + 1)) {
+        for (struct superslab *ss = hak_pool_lists.by_run[run].first; ss && looked < DIRTY_SEARCH;
+             ss = ss->next[SS_BY_RUN], looked++) {
             hak_lock_step(1);
-            if (!hak_granules_is_empty(&ss->dirty) &&
+            int is_own = !is_others(ss);
+            if ((is_own || !others) && !hak_granules_is_empty(&ss->dirty) &&
                 (*place = hak_granules_best_fit(&ss->dirty, n, align)) < SS_GRANULES) {
-                return ss;
+                if (is_own) {
+                    return ss;
+                }
+                others = ss;
+                others_place = *place;
             }
-            if (!fallback &&
+            if (!fallback && (is_own || may_share) &&
                 (align == 1 || hak_granules_best_fit(&ss->free, n, align) < SS_GRANULES)) {
                 fallback = ss;
             }
-            if (++looked >= DIRTY_SEARCH) {
-                return fallback ? fallback : choose_surely(n, align);
-            }
         }
     }
-    return fallback;
+    *place = others_place;
+    if (others || fallback || looked < DIRTY_SEARCH) {
+        return others ? others : fallback;
+    }
+    return choose_surely(n, align);
 }
 
 /* Whether the memory limit admits n granules of which some may be committed already. */
@@ -154,12 +198,13 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
 {
     struct superslab *ss;
     do {
-        ss = choose(n, align, first);
+        ss = choose(n, align, first, 0);
     } while ((*first == SS_GRANULES && hak_pool_policy()->give_aside()) || /* none is resident */
              (!ss && hak_pool_open()));
     if (!ss) {
         hak_lock_release(&hak_pool_lock);
         ss = hak_pool_map_region(n, align);
+        ss = ss ? ss : choose(n, align, first, 1);
     }
     if (!ss) {
         return NULL;
@@ -186,9 +231,10 @@ int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
 
 /* A wholly free unit: of a superslab that has few of them, a resident one if it is near. NULL if
    there is none. `guarded`: of one that has guards. */
-static struct superslab *choose_unit(uint32_t *unit, int guarded)
+static struct superslab *choose_unit(uint32_t *unit, int guarded, int may_share)
 {
-    struct superslab *best = NULL;
+    struct superslab *best = NULL, *others = NULL;
+    uint32_t others_unit = 0;
     int looked = 0;
     uint64_t left = hak_pool_lists.units_present & ~(uint64_t)1;
     for (; left && looked < DIRTY_SEARCH; left &= left - 1) {
@@ -200,19 +246,25 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded)
             if (HAK_SECURE && guarded && !hak_pool_guards(ss)) {
                 continue;
             }
+            int is_own = !is_others(ss);
             uint32_t whole = hak_granules_whole_units(&ss->free);
             uint32_t resident = whole & hak_granules_touched_units(&ss->dirty);
-            if (resident) {
+            if (resident && is_own) {
                 *unit = (uint32_t)__builtin_ctz(resident);
                 return ss;
             }
-            if (!best) {
+            if (resident && !others) {
+                others = ss;
+                others_unit = (uint32_t)__builtin_ctz(resident);
+            }
+            if (!best && (is_own || may_share)) {
                 best = ss;
                 *unit = (uint32_t)__builtin_ctz(whole);
             }
         }
     }
-    return best;
+    *unit = others ? others_unit : *unit;
+    return others ? others : best;
 }
 
 void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
@@ -244,23 +296,24 @@ static struct superslab *choose_for_slab(uint32_t size_class, uint32_t *unit)
     if (hak_pool_is_apart()) {
         return hak_pool_apart_choose(size_class, unit);
     }
-    struct superslab *ss = choose_unit(unit, hak_pool_is_guarded());
+    struct superslab *ss = choose_unit(unit, hak_pool_is_guarded(), 0);
     if (!(ss && hak_granules_of_unit(&ss->dirty, *unit)) && hak_pool_policy()->give_aside()) {
-        ss = choose_unit(unit, hak_pool_is_guarded());
+        ss = choose_unit(unit, hak_pool_is_guarded(), 0);
     }
     return ss;
 }
 
-/* The fresh superslab's; in the secure variant, if there is none, one among large blocks. */
+/* The fresh superslab's; if there is none, one of other threads, or, in the secure variant, among
+   large blocks. */
 static struct superslab *choose_of_fresh(struct superslab *ss, uint32_t size_class, uint32_t *unit)
 {
-    if (HAK_SECURE && !ss) {
-        return choose_unit(unit, 0);
+    if (!ss) {
+        return choose_unit(unit, 0, 1);
     }
     if (hak_pool_is_apart()) {
         return hak_pool_apart_choose(size_class, unit);
     }
-    *unit = ss ? (uint32_t)__builtin_ctz(~hak_pool_guards(ss)) : 0;
+    *unit = (uint32_t)__builtin_ctz(~hak_pool_guards(ss));
     return ss;
 }
 
@@ -305,10 +358,10 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     return slab;
 }
 
-void hak_pool_slab_populate(const struct slab *slab)
+void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes)
 {
     if (slab->is_clean && !hak_pool_superslab(hak_map_find(slab->base).ref)->is_huge) {
-        hak_os_populate(slab->base, SS_UNIT_BYTES);
+        hak_os_populate(slab->base, bytes);
     }
 }
 

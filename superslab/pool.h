@@ -74,7 +74,9 @@ struct superslab {
     uint32_t
         guards; /* units that may not be touched: neither used nor free, while it has a region */
     uint32_t
-        slab_version; /* slabs made in it so far; grows, atomically, before its tag is written */
+        slab_version;  /* slabs made in it so far; grows, atomically, before its tag is written */
+    const void *taker; /* NULL, or the growing thread that took memory of it last (pool.c), */
+    uint32_t taken_at; /* and when */
     uint16_t largest_run, n_whole;
     uint8_t is_huge;       /* marked for huge pages */
     uint8_t age_list;      /* enum ss_age_list */
@@ -193,8 +195,8 @@ static inline uint16_t *hak_pool_span_word(const void *p)
 /* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
    system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
-/* The pages of such a slab, if it has none, are fetched together. No lock held. */
-void hak_pool_slab_populate(const struct slab *slab);
+/* The first pages of such a slab, if it has none, are fetched together. No lock held. */
+void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes);
 /* Returns a slab to the pool: its blocks are all free, and the caller has it in no list; or its
    owner ends, blocks and lists included. Makes no system call, since the owner's lock is held:
    hak_ss_purge_due follows when it is released. */

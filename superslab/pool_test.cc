@@ -2,11 +2,13 @@
    purging, and every call of the system failing in turn. hak_ss_verify runs after each step. */
 #include "superslab/pool.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <gtest/gtest.h>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <sys/mman.h>
@@ -331,13 +333,15 @@ TEST_F(Pool, PagesOfASlabAreFetchedTogether)
 {
     struct slab *clean = make_slab(3, 0);
     EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), 0u);
-    hak_pool_slab_populate(clean);
-    EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate() ? SS_UNIT_BYTES : 0u);
+    for (uint32_t bytes : {SS_UNIT_BYTES / 4, SS_UNIT_BYTES}) {
+        hak_pool_slab_populate(clean, bytes);
+        EXPECT_EQ(resident(clean->base, SS_UNIT_BYTES), can_populate() ? bytes : 0u);
+    }
     hak_pool_slab_free(clean);
     struct slab *dirty = make_slab(3, 0);
     {
         FailingOs os;
-        hak_pool_slab_populate(dirty);
+        hak_pool_slab_populate(dirty, SS_UNIT_BYTES);
         EXPECT_EQ(os.calls(hak_testing::OS_MADVISE), 0u);
     }
     hak_pool_slab_free(dirty);
@@ -758,6 +762,53 @@ TEST_F(Pool, ThreadsShareSuperslabs)
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     EXPECT_EQ(hak_ss_verify(), 0);
 }
+
+#if !HAK_SECURE
+/* Two threads that have taken fresh memory for a while take it from regions of their own, by turns
+   as they may come; and from the other's where the system has no more. */
+TEST_F(Pool, GrowingThreadsTakeFreshMemoryApart)
+{
+    const int kFew = 20, kMany = 60;
+    std::vector<char *> spans[2];
+    std::set<uintptr_t> regions[2];
+    std::atomic<int> turn(0);
+    auto grow = [&](int self, int n) {
+        for (int i = 0; i < n; i++) {
+            while (turn.load() % 2 != self) {
+                std::this_thread::yield();
+            }
+            spans[self].push_back(units(1));
+            if (i >= kFew) {
+                regions[self].insert(reinterpret_cast<uintptr_t>(spans[self].back()) / SS_BYTES);
+            }
+            turn++;
+        }
+    };
+    std::thread other([&] { grow(1, kMany); });
+    grow(0, kMany);
+    other.join();
+    for (uintptr_t region : regions[0]) {
+        EXPECT_EQ(regions[1].count(region), 0u);
+    }
+    EXPECT_LE(regions[0].size() + regions[1].size(), 6u);
+    EXPECT_EQ(hak_ss_verify(), 0);
+    {
+        FailingOs os;
+        os.fail_always(hak_testing::OS_MMAP);
+        char *p;
+        while ((p = units(1))) {
+            spans[0].push_back(p);
+        }
+    }
+    EXPECT_EQ(hak_stat_get(heap_used_bytes), hak_stat_get(superslabs) * (int64_t)SS_BYTES);
+    for (const std::vector<char *> &row : spans) {
+        for (char *p : row) {
+            hak_ss_span_free(p);
+        }
+    }
+    EXPECT_EQ(hak_ss_verify(), 0);
+}
+#endif
 
 using PoolDeathTest = Pool;
 

@@ -169,6 +169,7 @@ static void enter(struct superslab *ss, char *base, size_t dirty)
     ss->free = hak_pool_all_granules(ss);
     ss->virgin = hak_pool_keeps_classes(ss) ? ~hak_pool_guards(ss) : 0;
     ss->listed = 0;
+    ss->taker = NULL;
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         ss->dirty.word[i] = ss->refused.word[i] = ss->leaving.word[i] = 0;
     }
