@@ -48,6 +48,9 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* After so many, as far as is counted, a fresh slab's pages are fetched together: one part in fifty
    of that. Not those of blocks above a page, whose program may touch one page of each. */
 #define RISE_SLAB 255u
+/* In the secure variant, whose guards leave no huge pages: a MiB, one part in
+   sixteen of that. */
+#define RISE_SLAB_SECURE 128u
 HAK_STATIC_ASSERT(3 * RISE_FRESH <= UINT8_MAX && RISE_SLAB <= UINT8_MAX, "n_fresh counts so far");
 
 HAK_LARGE_DATA uint16_t hak_tc_mid_bin_of[(SC_SMALL_MAX >> SC_GRANULE_SHIFT) + 1] = {
@@ -551,7 +554,7 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     if (!slab) {
         return NULL;
     }
-    if (!HAK_SECURE && heap->n_fresh[size_class] >= RISE_SLAB &&
+    if (heap->n_fresh[size_class] >= (HAK_SECURE ? RISE_SLAB_SECURE : RISE_SLAB) &&
         hak_sc_table[size_class].size <= hak_os_page_size()) {
         hak_pool_slab_populate(slab);
     }
