@@ -472,6 +472,16 @@ int hak_os_move_pages(void *from, size_t size, void *to)
     return error;
 }
 
+int hak_os_move_pages_at_once(void *from, size_t size, void *to, int *is_lost)
+{
+    const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    int saved = errno;
+    int error = hak_os_ops.mremap(from, size, size, flags, to) == MAP_FAILED ? errno : 0;
+    *is_lost = error && !hak_os_claim(to, size);
+    errno = saved;
+    return error;
+}
+
 static void advise(void *addr, size_t size, int advice)
 {
     int saved = errno;

@@ -95,6 +95,10 @@ HAK_MUST_CHECK int hak_os_purge(void *addr, size_t size);
    mapped, and whose pages go; it may be touched as `from` may. `from` stays mapped, and has no
    pages. Returns 0 or an errno value, and nothing has changed. Linux 5.7. */
 HAK_MUST_CHECK int hak_os_move_pages(void *from, size_t size, void *to);
+/* The same by one call in place of two, where the caller can do without the target: *is_lost says,
+   where the kernel refuses, that it may be another thread's by now, and is not to be touched any
+   more; else it may not be touched until it is made writable again. */
+HAK_MUST_CHECK int hak_os_move_pages_at_once(void *from, size_t size, void *to, int *is_lost);
 /* Whole pages of ours become as if they were mapped again, writable, in small pages: one mapping.
    Returns 0 or an errno value, and nothing has changed. */
 HAK_MUST_CHECK int hak_os_renew(void *addr, size_t size);

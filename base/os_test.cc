@@ -281,6 +281,43 @@ TEST(Os, APlaceToWhichPagesMayNotMoveIsNoOtherThreads)
     ASSERT_EQ(hak_os_unmap(to, size), 0);
 }
 
+/* By one call: the target is the caller's again, or is said to be lost. */
+TEST(Os, PagesThatMoveAtOnceLoseTheirTargetAtMost)
+{
+    size_t page = hak_os_page_size(), size = 256 * page;
+    auto *from = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+    auto *to = static_cast<char *>(hak_os_map_aligned(nullptr, size, page));
+    int is_lost = 7;
+    ASSERT_TRUE(from && to);
+    memset(from, 'm', size);
+    if (hak_os_move_pages_at_once(from, size, to, &is_lost) == EINVAL) {
+        GTEST_SKIP() << "a kernel before Linux 5.7, or qemu";
+    }
+    EXPECT_EQ(is_lost, 0);
+    EXPECT_EQ(std::count(from, from + size, 0), static_cast<ptrdiff_t>(size));
+    EXPECT_EQ(std::count(to, to + size, 'm'), static_cast<ptrdiff_t>(size));
+    for (bool is_taken : {false, true}) {
+        memset(from, 'n', size);
+        rlimit before;
+        ASSERT_EQ(getrlimit(RLIMIT_DATA, &before), 0);
+        rlimit none = {page, before.rlim_max};
+        hak_os_ops.mremap = is_taken ? mremap_and_lose : hak_os_real_ops.mremap;
+        n_lost = 0;
+        errno = 5;
+        ASSERT_EQ(setrlimit(RLIMIT_DATA, &none), 0);
+        int no_room = hak_os_move_pages_at_once(from, size, to, &is_lost);
+        ASSERT_EQ(setrlimit(RLIMIT_DATA, &before), 0);
+        hak_os_ops.mremap = hak_os_real_ops.mremap;
+        EXPECT_EQ(no_room, ENOMEM);
+        EXPECT_EQ(errno, 5);
+        EXPECT_EQ(is_lost, is_taken);
+        EXPECT_FALSE(hak_os_claim(to, size)) << "it is no hole";
+        EXPECT_EQ(std::count(from, from + size, 'n'), static_cast<ptrdiff_t>(size));
+    }
+    ASSERT_EQ(hak_os_unmap(from, size), 0);
+    ASSERT_EQ(hak_os_unmap(to, size), 0);
+}
+
 TEST(Os, PagesThatAreRefusedOnTheirWayComeBack)
 {
     size_t page = hak_os_page_size(), size = 8 * page;

@@ -24,6 +24,10 @@ enum {
 #define SC_GRANULE_SHIFT 4
 #define SC_MIN_ALIGN     ((size_t)1 << SC_GRANULE_SHIFT) /* every block is aligned to it at least */
 
+/* Blocks of the last class. In the secure variant, where a request of 32 KiB needs a tail, a slab
+   has one of them: what is behind it is address space. */
+#define SC_LAST_BYTES (32768u + (HAK_SECURE ? 16u : 0u))
+
 /* Counts the rows of the tiny pool; the others are the mid-MT pool's. */
 enum {
     SC_N_TINY = 0
@@ -52,7 +56,7 @@ static inline uint32_t hak_sc_of(size_t size)
 
 /* The smallest class that serves `size` bytes at a multiple of `align` (a power of two, at most 32
    KiB), or SC_N_CLASSES. Slabs are 64 KiB-aligned, so that a class whose size is a multiple of
-   `align` has aligned blocks only. */
+   `align` has aligned blocks only, and one of which a slab has one block, too. */
 uint32_t hak_sc_of_aligned(size_t size, size_t align);
 
 /* The index of a block from its offset in the slab: floor(offset / size), by the magic number;

@@ -87,7 +87,7 @@ static HAK_ALWAYS_INLINE size_t plain_size(const void *p)
 static HAK_ALWAYS_INLINE struct hak_heap *plain_home(struct hak_heap *heap, const void *p,
                                                      size_t usable)
 {
-    if (HAK_LIKELY(!heap && usable > SC_SMALL_MAX && !hak_address_count(&hak_heap_large) &&
+    if (HAK_LIKELY(!heap && usable > SC_LAST_BYTES && !hak_address_count(&hak_heap_large) &&
                    hak_map_find(p).tag != TAG_LIMBO)) {
         return NULL;
     }

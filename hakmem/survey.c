@@ -77,7 +77,8 @@ static void count_slab(struct taking *self, const char *slab)
     const struct hak_layout *at = self->at;
     uint32_t class = field16(slab, at->slab_class), capacity = field16(slab, at->slab_capacity),
              n_free = field16(slab, at->slab_n_free);
-    if (class >= SC_N_CLASSES || capacity != hak_sc_table[class].capacity || n_free > capacity) {
+    /* The secure variant's slabs of the last class have fewer. */
+    if (class >= SC_N_CLASSES || capacity > hak_sc_table[class].capacity || n_free > capacity) {
         return;
     }
     struct survey_class *row = &self->out->classes[class];

@@ -343,6 +343,21 @@ int hak_walk_as_it_is(size_t (*walked)(void **p, size_t usable), hak_walk_callba
     return walk_all(&walk);
 }
 
+int hak_walk_slabs_as_they_are(hak_walk_slab visit, void *context)
+{
+    struct snapshot slab;
+    int result = 0;
+    for (uint32_t number = 0, n = hak_pool_n_superslabs(); number < n && !result; number++) {
+        char *base;
+        for (uint32_t mask = slab_mask(number, &base); mask && !result; mask &= mask - 1) {
+            if (take_snapshot(&slab, base + (size_t)__builtin_ctz(mask) * SS_UNIT_BYTES, 0)) {
+                result = visit(slab.base, slab.size_class, slab.free, context);
+            }
+        }
+    }
+    return result;
+}
+
 /* Blocks that lie with a layer alone; `before` has ended the walk if it is not 0. */
 static int walk_layer(int before, const struct hak_heap *heap, hak_walk_callback visit,
                       void *context)

@@ -21,6 +21,10 @@ void hak_walk_count(struct walk_counts *counts);
 /* hak_walk likewise, but that no cache is flushed: what lies in them is visited too. */
 int hak_walk_as_it_is(size_t (*walked)(void **p, size_t usable),
                       int (*visit)(void *block, size_t size, void *context), void *context);
+/* Of slabs alone, slab by slab: where its unit begins, and a bit for each block that is free. What
+   is in caches is not. */
+typedef int (*hak_walk_slab)(char *base, uint32_t size_class, const uint64_t *free, void *context);
+int hak_walk_slabs_as_they_are(hak_walk_slab visit, void *context);
 /* hak_heap_walk as if `walked` were that of the table of entry points. */
 struct hak_heap;
 int hak_walk_heap(struct hak_heap *heap, size_t (*walked)(void **p, size_t usable),

@@ -546,7 +546,7 @@ static uint32_t take_blocks(struct theap *heap, uint32_t size_class, uint32_t wa
 static uint32_t together(const struct theap *heap, uint32_t size_class)
 {
     uint32_t n = heap->n_fresh[size_class];
-    if (HAK_SECURE || n < 3 * RISE_FRESH || hak_sc_table[size_class].size > hak_os_page_size()) {
+    if (n < 3 * RISE_FRESH || hak_sc_table[size_class].size > hak_os_page_size()) {
         return 0;
     }
     uint32_t more = (n - 3 * RISE_FRESH) * (SC_SLAB_BYTES / 4) / RISE_FRESH;

@@ -1,9 +1,12 @@
 /* Forked children of the secure variant: what they are served is not known from their parent; and
    what is found at exit. */
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "hakmem/hakmem.h"
@@ -56,6 +59,43 @@ TEST(SecureExit, BlocksInUseAreLookedAt)
             },
             testing::KilledBySignal(SIGABRT), "block written to behind its end")
             << size;
+    }
+}
+
+/* Whichever word of its slab's bits it has; freed ones lie between; and while another thread has a
+   heap. */
+TEST(SecureExit, AnyOfManyBlocksIsLookedAt)
+{
+    for (bool is_alone : {true, false}) {
+        for (size_t size : {24u, 100u, 700u}) {
+            for (size_t which : {0u, 150u, 1998u}) {
+                EXPECT_EXIT(
+                    {
+                        std::vector<char *> blocks;
+                        for (size_t i = 0; i < 2000; i++) {
+                            blocks.push_back(static_cast<char *>(hak_malloc(size)));
+                        }
+                        for (size_t i = 1; i < 2000; i += 2) {
+                            hak_free(blocks[i]);
+                        }
+                        if (!is_alone) {
+                            std::atomic<bool> has_heap{false};
+                            std::thread([&] {
+                                (void)hak_malloc(size);
+                                has_heap = true;
+                                pause();
+                            }).detach();
+                            while (!has_heap) {
+                                std::this_thread::yield();
+                            }
+                        }
+                        blocks[which][size] = 1;
+                        exit(0);
+                    },
+                    testing::KilledBySignal(SIGABRT), "block written to behind its end")
+                    << size << " " << which;
+            }
+        }
     }
 }
 

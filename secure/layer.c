@@ -57,13 +57,13 @@ HAK_NOINLINE void *hak_secure_malloc_other(size_t size)
         return hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
     }
     void *p = hak_fallback_all() ? NULL : hak_secure_empty_alloc(SC_MIN_ALIGN);
-    return p ? p : hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(0)), 0);
+    return p ? p : hak_secure_small_alloc(hak_secure_class_of(0), 0);
 }
 
 static void *secure_malloc(size_t size)
 {
     return HAK_LIKELY(size - 1 < SECURE_SMALL_MAX)
-               ? hak_secure_small_alloc(hak_sc_of(hak_secure_tail_room(size)), size)
+               ? hak_secure_small_alloc(hak_secure_class_of(size), size)
                : hak_secure_malloc_other(size);
 }
 
@@ -71,6 +71,15 @@ static void *secure_malloc(size_t size)
 static void *secure_calloc(size_t bytes)
 {
     return secure_malloc(bytes);
+}
+
+/* SC_N_CLASSES if it is a large one. */
+static uint32_t aligned_class(size_t size, size_t alignment)
+{
+    size_t room = hak_secure_tail_room(size);
+    return size <= SECURE_SMALL_MAX
+               ? hak_request_class(room < SC_SMALL_MAX ? room : SC_SMALL_MAX, alignment)
+               : SC_N_CLASSES;
 }
 
 static void *secure_aligned(size_t alignment, size_t size)
@@ -81,9 +90,7 @@ static void *secure_aligned(size_t alignment, size_t size)
     if (empty) {
         return empty;
     }
-    uint32_t size_class = size <= SECURE_SMALL_MAX
-                              ? hak_request_class(hak_secure_tail_room(size), alignment)
-                              : SC_N_CLASSES;
+    uint32_t size_class = aligned_class(size, alignment);
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(NULL, alignment, size ? size : 1);
     }
@@ -99,9 +106,7 @@ static void *secure_heap_alloc(struct hak_heap *heap, size_t size, size_t alignm
 {
     (void)is_zeroed;
     size = size ? size : 1; /* a walk of the heap comes to every block */
-    uint32_t size_class = size <= SECURE_SMALL_MAX
-                              ? hak_request_class(hak_secure_tail_room(size), alignment)
-                              : SC_N_CLASSES;
+    uint32_t size_class = aligned_class(size, alignment);
     if (size_class == SC_N_CLASSES) {
         return hak_secure_large_alloc(heap, alignment, size);
     }
@@ -214,7 +219,8 @@ static void *take(struct hak_heap *heap, size_t size, int is_growing, int is_zer
     if (is_growing && !heap && size > SECURE_SMALL_MAX) {
         return hak_secure_large_alloc_growing(size);
     }
-    return heap ? secure_heap_alloc(heap, size, SC_MIN_ALIGN, is_zeroed) : secure_malloc(size);
+    return heap ? secure_heap_alloc(heap, size, SC_MIN_ALIGN, is_zeroed)
+                : hak_secure_layer.table.malloc(size);
 }
 
 static void give(void *p, const void *known)
@@ -261,6 +267,8 @@ static void *secure_realloc(void *p, size_t size, struct hak_heap *heap, int is_
         if (HAK_LIKELY(is_own(tag))) {
             return realloc_own(p, tag, size); /* zero where it has grown, as all blocks are */
         }
+    } else if (!p && !heap) { /* some programs allocate by it */
+        return hak_secure_layer.table.malloc(size);
     }
     if (p && !is_known(p)) {
         return below()->realloc(p, size, heap, is_zeroed); /* which says what is wrong */
@@ -395,15 +403,13 @@ static int check_block(void *block, size_t size, void *context)
 }
 
 /* The program may have made pages of larger ones unreadable, which it then knows. */
-static int check_short_block(void *block, size_t size, void *context)
+static int check_short_blocks(char *base, uint32_t size_class, const uint64_t *free, void *context)
 {
     uint64_t *n = (uint64_t *)context;
-    uint32_t tag = tag_of(block);
-    (void)size;
-    if (TAG_IS_SLAB(tag) && hak_sc_table[TAG_CLASS(tag)].size < hak_os_page_size()) {
-        hak_secure_small_check(block, tag);
+    if (hak_sc_table[size_class].size < hak_os_page_size()) {
+        *n += hak_secure_small_check_slab(base, size_class, free);
     }
-    return ++*n >= CHECK_AT_EXIT;
+    return *n >= CHECK_AT_EXIT;
 }
 
 static void check_all(void)
@@ -435,7 +441,7 @@ __attribute__((destructor)) static void check_at_exit(void)
     if (hak_options.exit_check > 2) {
         check_all();
     } else if (hak_options.exit_check == 2) {
-        (void)hak_walk_as_it_is(below()->walked, check_short_block, &n);
+        (void)hak_walk_slabs_as_they_are(check_short_blocks, &n);
     }
 }
 

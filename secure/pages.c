@@ -234,14 +234,34 @@ struct pages hak_secure_pages_split(struct pages *lent, size_t n)
     return rest;
 }
 
+/* To their place in the home, which nothing else needs: by one call, until one is refused. */
+static int move_home(char *from, size_t bytes, char *to, int *is_lost)
+{
+    static uint32_t was_refused;
+    if (HAK_UNLIKELY(atomic_load_relaxed(&was_refused))) {
+        *is_lost = 0;
+        return hak_os_move_pages(from, bytes, to);
+    }
+    int error = hak_os_move_pages_at_once(from, bytes, to, is_lost);
+    if (HAK_UNLIKELY(error)) {
+        atomic_store_relaxed(&was_refused, 1u);
+    }
+    return error;
+}
+
 size_t hak_secure_pages_return(struct pages lent, char *from, size_t n, size_t most)
 {
+    int is_lost = 0;
     size_t page = hak_os_page_size(), kept = atomic_load_relaxed(&hak_secure_pages_kept);
     size_t room = kept < most ? most - kept : 0;
     n = n < lent.n ? n : lent.n;
     n = n < room ? n : room;
     /* Refused where it is no single mapping any more: the program has cut it. */
-    int is_moved = n && hak_os_move_pages(from, n * page, start_of(lent)) == 0;
+    int is_moved = n && move_home(from, n * page, start_of(lent), &is_lost) == 0;
+    if (HAK_UNLIKELY(is_lost)) {
+        end_lent(); /* and no block gets the run any more */
+        return 0;
+    }
     /* The program may have made them unreadable, or a refusal has. */
     if (n && hak_os_protect(start_of(lent), n * page, OS_WRITABLE)) {
         is_moved &= hak_os_purge(start_of(lent), n * page) == 0;

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <vector>
 
 #include "base/os.h"
@@ -163,6 +164,33 @@ TEST_F(SecurePages, ARefusalIsSurvived)
         EXPECT_EQ(hak_secure_pages_return(lent, room, 8, ANY), 0u);
     }
     EXPECT_EQ(hak_secure_pages_kept, 0u);
+}
+
+/* By the kernel: the run is given up, or its place claimed again; then others come back by the
+   careful way. */
+TEST_F(SecurePages, ARefusalOfTheKernelIsSurvived)
+{
+    struct pages lent = hak_secure_pages_lend(room, 64);
+    ASSERT_EQ(lent.n, 64u);
+    memset(room, 1, 64 * page);
+    rlimit before;
+    ASSERT_EQ(getrlimit(RLIMIT_DATA, &before), 0);
+    rlimit none = {page, before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_DATA, &none), 0);
+    size_t n = hak_secure_pages_return(lent, room, 64, ANY);
+    ASSERT_EQ(setrlimit(RLIMIT_DATA, &before), 0);
+    EXPECT_EQ(n, 0u);
+    EXPECT_EQ(hak_secure_pages_kept, 0u);
+    EXPECT_EQ(hak_os_purge(room, 64 * page), 0);
+    for (int round = 0; round < 3; round++) {
+        lent = hak_secure_pages_lend(room, 64);
+        ASSERT_EQ(lent.n, 64u);
+        EXPECT_TRUE(is_zero(room, 64));
+        memset(room, 2, 64 * page);
+        EXPECT_EQ(hak_secure_pages_return(lent, room, 64, ANY), 64u);
+        EXPECT_EQ(hak_secure_pages_kept, 64u);
+    }
+    EXPECT_EQ(hak_secure_pages_trim(0), 1);
 }
 
 } // namespace

@@ -39,8 +39,8 @@ namespace
 
 using hak_testing::Rng;
 
-const size_t SIZES[] = {1,    8,     9,     24,     25,     100,     1000,    4088,
-                        4096, 32760, 32761, 100000, 131072, 1048576, 1048577, 5000000};
+const size_t SIZES[] = {1,     8,     9,     24,    25,     100,    1000,    4088,    4096,
+                        32760, 32761, 32768, 32769, 100000, 131072, 1048576, 1048577, 5000000};
 
 bool is_zero(const unsigned char *p, size_t n)
 {
@@ -97,9 +97,9 @@ TEST(Secure, AlignedBlocksToo)
 /* The first byte behind, and each of the next ones, whatever is written. */
 TEST(SecureDeathTest, EachByteBehindASmallBlock)
 {
-    for (size_t size : {1u, 24u, 25u, 30u, 100u, 1000u, 5000u}) {
+    for (size_t size : {1u, 24u, 25u, 30u, 100u, 1000u, 5000u, 32768u}) {
         for (size_t at : {0u, 1u, 7u, 8u, 15u}) {
-            size_t room = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size - size;
+            size_t room = hak_sc_table[hak_secure_class_of(size)].size - size;
             for (int value : {0x00, 0x01, 0x41, 0xFF}) {
                 if (at >= room) {
                     continue; /* another block's */
@@ -131,7 +131,7 @@ void expect_zero_when_freed(size_t size, size_t step)
 
 TEST(Secure, AFreedSmallBlockIsZero)
 {
-    for (size_t size = 1; size <= 32760; size += size < 1100 ? 1 : 331) {
+    for (size_t size = 1; size <= 32768; size += size < 1100 ? 1 : 331) {
         for (size_t step : {0u, 1u, 7u, 250u, 1000u, 4096u, 9000u}) {
             expect_zero_when_freed(size, step);
         }
@@ -370,7 +370,7 @@ TEST(Secure, TheQuarantineIsBounded)
     hak_options.secure_quarantine_all = 100000;
     (void)hak_purge();
     std::thread([] {
-        for (size_t size = 16; size <= 32760; size += size / 8 + 8) {
+        for (size_t size = 16; size <= 32768; size += size / 8 + 8) {
             std::vector<void *> all(200);
             for (void *&p : all) {
                 p = hak_malloc(size);
@@ -722,7 +722,7 @@ TEST(Secure, AgainstAnOracle)
 void expect_filled(size_t size)
 {
     unsigned char *p = take(size);
-    size_t size_class = hak_sc_of(hak_secure_tail_room(size));
+    size_t size_class = hak_secure_class_of(size);
     uint64_t *tail = hak_secure_tail_of(p, hak_sc_table[size_class].size);
     ASSERT_TRUE(is_zero(p, size)) << size;
     ASSERT_TRUE(hak_secure_tail_fill_is_right(p, size, tail)) << size;
@@ -737,13 +737,13 @@ TEST(SecureDeathTest, EachSetOfInstructionsFindsTheSame)
     const wide_set best = hak_secure_wide_set;
     for (int set = 0; set <= best; set++) {
         hak_secure_use_set(static_cast<wide_set>(set));
-        for (size_t size = 1; size <= 32760; size += size < 1100 ? 1 : 331) {
+        for (size_t size = 1; size <= 32768; size += size < 1100 ? 1 : 331) {
             expect_filled(size);
         }
         work(4 + static_cast<uint64_t>(set), 50000);
         for (size_t size : {3u, 24u, 70u, 137u, 151u, 300u, 1100u, 5000u}) {
             unsigned char *p = take(size);
-            size_t room = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size - size;
+            size_t room = hak_sc_table[hak_secure_class_of(size)].size - size;
             for (size_t at = 0; at < std::min<size_t>(room, TAIL_FILLED); at += 13) {
                 EXPECT_DEATH((p[size + at] ^= 0x40, hak_free(p)), "behind its end") << size;
             }
@@ -875,7 +875,7 @@ TEST(Secure, LargeBlocksThatAreFreedDuringAForkAreNotLostWithAHeap)
 TEST(Secure, AStringWithoutAnEndEndsWithItsBlock)
 {
     for (size_t size : {size_t(9), size_t(24), size_t(25), size_t(200), size_t(5000)}) {
-        size_t class_bytes = hak_sc_table[hak_sc_of(hak_secure_tail_room(size))].size;
+        size_t class_bytes = hak_sc_table[hak_secure_class_of(size)].size;
         std::vector<unsigned char *> all;
         for (int i = 0; i < 200; i++) {
             unsigned char *p = take(size);

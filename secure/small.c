@@ -18,6 +18,9 @@
 
 #if HAK_SECURE
 
+HAK_STATIC_ASSERT(ENTRY_NEW_ARRAY < 1u << (TAIL_INFO_BITS - TAIL_SIZE_BITS),
+                  "the tail has bits for every family");
+
 /* How often a block of another thread must look wrong. */
 #define LOOKS 100
 
@@ -136,6 +139,12 @@ static HAK_ALWAYS_INLINE void *dress(void *p, size_t size, size_t class_bytes)
     return dress_longer(p, size, class_bytes);
 }
 
+/* What the plain functions are asked for, so that they give a block of the class. */
+static size_t most_asked(size_t class_bytes)
+{
+    return class_bytes < SC_SMALL_MAX ? class_bytes : SC_SMALL_MAX;
+}
+
 /* Where the hand is empty. Nothing is kept over the call below: it may flush this very cache. */
 static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
 {
@@ -145,14 +154,14 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     size_t class_bytes = hak_sc_table[size_class].size;
     const int is_try = hak_request_is_try, waits = hak_secure_large_waits();
     hak_request_is_try = is_try || waits; /* the program's request is refused once */
-    void *p = below()->malloc(class_bytes);
+    void *p = below()->malloc(most_asked(class_bytes));
     hak_request_is_try = is_try;
     if (HAK_UNLIKELY(!p) && waits) {
         (void)hak_secure_large_flush();
-        p = below()->malloc(class_bytes);
+        p = below()->malloc(most_asked(class_bytes));
     }
     if (HAK_UNLIKELY(!p) || HAK_UNLIKELY(!TAG_IS_SLAB(hak_map_find(p).tag))) {
-        return p ? memset(p, 0, class_bytes) : NULL; /* limbo's, or libc's */
+        return p ? memset(p, 0, most_asked(class_bytes)) : NULL; /* limbo's, or libc's */
     }
     *(uint64_t *)p = 0;
     struct secure_cache *cache = hak_secure_cache_now();
@@ -186,7 +195,7 @@ static HAK_NOINLINE void *malloc_longer_avx512(size_t size)
     if (HAK_UNLIKELY(size - 1 >= SECURE_SMALL_MAX)) {
         return hak_secure_malloc_other(size);
     }
-    uint32_t size_class = hak_sc_of(size + TAIL_BYTES);
+    uint32_t size_class = hak_secure_class_of(size);
     struct secure_cache *cache = (struct secure_cache *)hak_theap_own->kept;
     if (HAK_UNLIKELY(!cache)) {
         return slow_alloc(size_class, size);
@@ -248,7 +257,7 @@ WIDE_END
 void *hak_secure_small_alloc_of(struct hak_heap *heap, uint32_t size_class, size_t size)
 {
     size_t class_bytes = hak_sc_table[size_class].size;
-    void *p = below()->heap_alloc(heap, class_bytes, SC_MIN_ALIGN, 0);
+    void *p = below()->heap_alloc(heap, most_asked(class_bytes), SC_MIN_ALIGN, 0);
     if (!p || !TAG_IS_SLAB(hak_map_find(p).tag)) {
         return p;
     }
@@ -333,7 +342,7 @@ int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay, s
     check_filling(p, says.size, tail);
     *was = says.size;
     if (!size || size > SECURE_SMALL_MAX ||
-        (!must_stay && hak_sc_of(hak_secure_tail_room(size)) != TAG_CLASS(tag))) {
+        (!must_stay && hak_secure_class_of(size) != TAG_CLASS(tag))) {
         return 0;
     }
     if (says.family != ENTRY_MALLOC) {
@@ -499,12 +508,17 @@ static void check(const void *p, size_t class_bytes)
 }
 
 /* Where no other thread has a heap, none changes or returns a slab. */
+static int is_alone(void)
+{
+    return hak_theap_own != &hak_theap_none && hak_theap_n_live() < 2;
+}
+
 void hak_secure_small_check(const void *p, uint32_t tag)
 {
     if (is_of_pool(tag)) {
         return;
     }
-    if (hak_theap_own != &hak_theap_none && hak_theap_n_live() < 2) {
+    if (is_alone()) {
         check(p, hak_sc_table[TAG_CLASS(tag)].size);
     } else {
         struct held held = hold(p, TAG_CLASS(tag));
@@ -513,6 +527,37 @@ void hak_secure_small_check(const void *p, uint32_t tag)
         }
         let_go(held);
     }
+}
+
+/* Blocks of one word of a slab's bits, the first of which is at `first`. */
+static void check_word(char *first, uint32_t size_class, uint64_t used)
+{
+    const size_t class_bytes = hak_sc_table[size_class].size;
+    const uint32_t tag = hak_map_find(first).tag;
+    int is_its = TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class && !is_of_pool(tag),
+        alone = is_alone();
+    for (; is_its && used; used &= used - 1) {
+        const char *p = first + (size_t)__builtin_ctzll(used) * class_bytes;
+        if (alone) {
+            check(p, class_bytes);
+        } else {
+            hak_secure_small_check(p, tag);
+        }
+    }
+}
+
+uint32_t hak_secure_small_check_slab(char *base, uint32_t size_class, const uint64_t *free)
+{
+    const struct size_class *row = &hak_sc_table[size_class];
+    uint32_t n = 0;
+    for (uint32_t first = 0; first < row->capacity; first += 64) {
+        uint32_t left = row->capacity - first;
+        uint64_t used = ~free[first / 64];
+        used &= left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
+        check_word(base + (size_t)first * row->size, size_class, used);
+        n += (uint32_t)__builtin_popcountll(used);
+    }
+    return n;
 }
 
 /* --- freeing --- */

@@ -39,6 +39,8 @@ size_t hak_secure_small_walked(void *p, uint32_t tag, int end);
    any block of a slab, which another thread may have. */
 void hak_secure_small_check_freed(const void *p, uint32_t size_class, enum secure_kept how);
 void hak_secure_small_check(const void *p, uint32_t tag);
+/* The same of all blocks of a slab but those whose bits are set; returns how many they are. */
+uint32_t hak_secure_small_check_slab(char *base, uint32_t size_class, const uint64_t *free);
 
 HAK_EXTERN_C_END
 

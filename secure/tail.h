@@ -33,15 +33,24 @@ HAK_EXTERN_C_BEGIN
 #define TAIL_INFO_SHIFT  24
 #define TAIL_INFO_BITS   18
 #define TAIL_CHECK       0x9E3Bu /* odd */
-#define TAIL_SIZE_BITS   15
-#define SECURE_SMALL_MAX (SC_SMALL_MAX - TAIL_BYTES)
+#define TAIL_SIZE_BITS   16
+#define SECURE_SMALL_MAX SC_SMALL_MAX
 HAK_STATIC_ASSERT(SECURE_SMALL_MAX < 1u << TAIL_SIZE_BITS, "the tail has bits for every size");
+HAK_STATIC_ASSERT(!HAK_SECURE || SECURE_SMALL_MAX + TAIL_BYTES <= SC_LAST_BYTES,
+                  "the last class has room for a tail");
 
 /* Bytes of a class for a request: never the smallest class, since a chain of remote frees keeps its
    link in the second word of its first block (heap/remote.c). */
 static HAK_ALWAYS_INLINE size_t hak_secure_tail_room(size_t size)
 {
     return (size > TAIL_BYTES ? size : TAIL_BYTES + 1) + TAIL_BYTES;
+}
+
+/* The class for a request of at most SECURE_SMALL_MAX bytes. */
+static HAK_ALWAYS_INLINE uint32_t hak_secure_class_of(size_t size)
+{
+    size_t room = hak_secure_tail_room(size);
+    return hak_sc_of(room < SC_SMALL_MAX ? room : SC_SMALL_MAX);
 }
 
 /* What is read from memory costs no register. */

@@ -105,7 +105,7 @@ TEST(Slab, TouchesNoMoreThanAPageAhead)
         for (size_t i = n_blocks * s.slab.size; i < SC_SLAB_BYTES; i++) {
             ASSERT_EQ(s.memory[i], 0x77);
         }
-        EXPECT_EQ(s.take(1).size(), 1u);
+        EXPECT_EQ(s.take(1).size(), s.slab.capacity > n_blocks ? 1u : 0u);
         EXPECT_EQ(s.verify(), 0);
     }
 }
@@ -227,7 +227,7 @@ TEST(Slab, TakesMoreWhereAnEarlierSlabWas)
 TEST(Slab, VerifySeesEachBrokenEquation)
 {
     for (uint32_t c :
-         {hak_sc_of(16), hak_sc_of(48), hak_sc_of(144), hak_sc_of(5000), hak_sc_of(32768)}) {
+         {hak_sc_of(16), hak_sc_of(48), hak_sc_of(144), hak_sc_of(5000), hak_sc_of(29000)}) {
         Slab s(c);
         s.take(1);
         ASSERT_EQ(s.verify(), 0);
