@@ -230,10 +230,12 @@ static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size, int 
     return block;
 }
 
+/* In what follows arguments are where hak_realloc has them: its own first. */
+
 /* Blocks of other sizes, and where a bin is empty or full. What is taken is a block of the same
    process's: own_take, for a heap that is known. */
-static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin, void *p,
-                                       size_t size)
+static HAK_NOINLINE void *move_own_any(void *p, size_t size, struct theap *heap,
+                                       const struct bin *bin)
 {
     if (HAK_UNLIKELY(size - 1 >= SC_SMALL_MAX)) {
         return slow_realloc(p, size);
@@ -288,14 +290,14 @@ static HAK_ALWAYS_INLINE void copy(char *to, const char *from, size_t n)
 }
 
 /* Both blocks are tiny, and both bins as they mostly are. */
-static HAK_NOINLINE void *move_own(struct theap *heap, struct bin *bin, void *p, size_t size)
+static HAK_ALWAYS_INLINE void *move_own(void *p, size_t size, struct theap *heap, struct bin *bin)
 {
     if (HAK_UNLIKELY(size - 1 >= SC_TINY_MAX || bin->room <= 0)) {
-        return move_own_any(heap, bin, p, size);
+        return move_own_any(p, size, heap, bin);
     }
     void *block = hak_tc_bin_take(hak_fast_bin_to_take_from(heap, size));
     if (HAK_UNLIKELY(!block)) {
-        return move_own_any(heap, bin, p, size);
+        return move_own_any(p, size, heap, bin);
     }
     copy(block, p, size < bin->size ? size : bin->size);
     hak_validate_free(p);
@@ -304,17 +306,17 @@ static HAK_NOINLINE void *move_own(struct theap *heap, struct bin *bin, void *p,
     return block;
 }
 
-static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, struct bin *bin, void *p,
-                                           size_t size)
+static HAK_ALWAYS_INLINE int stays(const struct bin *bin, size_t size)
 {
-    return HAK_LIKELY(bin->size - size <= bin->slack) ? p : move_own(heap, bin, p, size);
+    return bin->size - size <= bin->slack;
 }
 
 /* The block's first word may be a link: the program may not have written to it. */
-static HAK_NOINLINE void *realloc_unknown(struct theap *heap, struct bin *bin, void *p, size_t size)
+static HAK_NOINLINE void *realloc_unknown(void *p, size_t size, struct theap *heap, struct bin *bin)
 {
-    return hak_plain_is_in_use(heap, bin, p) ? realloc_own(heap, bin, p, size)
-                                             : slow_realloc(p, size);
+    return !hak_plain_is_in_use(heap, bin, p) ? slow_realloc(p, size)
+           : stays(bin, size)                 ? p
+                                              : move_own_any(p, size, heap, bin);
 }
 
 void *hak_realloc(void *p, size_t size)
@@ -325,9 +327,9 @@ void *hak_realloc(void *p, size_t size)
         return slow_realloc(p, size);
     }
     if (HAK_UNLIKELY(!hak_fast_is_in_use(heap, bin, p))) {
-        return realloc_unknown(heap, bin, p, size);
+        return realloc_unknown(p, size, heap, bin);
     }
-    return realloc_own(heap, bin, p, size);
+    return HAK_LIKELY(stays(bin, size)) ? p : move_own(p, size, heap, bin);
 }
 
 /* --- the public kin --- */
