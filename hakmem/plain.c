@@ -466,9 +466,8 @@ static HAK_ALWAYS_INLINE int may_be_free(const struct theap *heap, const struct 
         return 1;
     }
     uint64_t offset = (uintptr_t)p & (SC_SLAB_BYTES - 1);
-    return hak_slab_shows_free(
-        hak_pool_slab_of(atomic_load_relaxed(&hak_map_window->ref[unit]), p),
-        (uint32_t)(offset * bin->magic >> 32));
+    return hak_slab_shows_free(hak_pool_slab_of(atomic_load_relaxed(&hak_map_window->ref[unit]), p),
+                               (uint32_t)(offset * bin->magic >> 32));
 }
 
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p)

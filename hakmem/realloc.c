@@ -252,9 +252,9 @@ static HAK_NOINLINE void *move_own_any(void *p, size_t size, struct theap *heap,
     return moved;
 }
 
-/* Four pieces of the n bytes, of which the first begins at 0 and the last ends at n: where n is less
-   than four pieces some overlap, so that no branch depends on n. A power of two from SC_MIN_ALIGN
-   on is `piece`; it is at most n. */
+/* Four pieces of the n bytes, of which the first begins at 0 and the last ends at n: where n is
+   less than four pieces some overlap, so that no branch depends on n. A power of two from
+   SC_MIN_ALIGN on is `piece`; it is at most n. */
 static HAK_ALWAYS_INLINE void copy_four(char *to, const char *from, size_t n, size_t piece)
 {
     size_t last = n - piece, second = piece < last ? piece : last;

@@ -113,8 +113,8 @@ TEST_F(Realloc, KeepsWhatWasInTheBlock)
 {
     for (size_t from = 1; from <= 1200; from += from % 16 == 15 ? 1 : 7) {
         for (size_t to :
-             {1,   15,  16,  17,  32,  33,  48,  49,  63,  64,  65,  79,   80,   81,   127, 128,
-              129, 193, 240, 241, 256, 257, 272, 500, 512, 513, 768, 1009, 1024, 3000}) {
+             {1,   15,  16,  17,  32,  33,  48,  49,  63,  64,  65,  79,  80,   81,   127,
+              128, 129, 193, 240, 241, 256, 257, 272, 500, 512, 513, 768, 1009, 1024, 3000}) {
             unsigned char *p = static_cast<unsigned char *>(hak_malloc(from));
             unsigned char *next = static_cast<unsigned char *>(hak_malloc(to));
             for (size_t i = 0; i < from; i++) {
