@@ -6,6 +6,7 @@
 #include "hakmem/entry.h"
 #include "hakmem/fast.h"
 #include "hakmem/hakmem.h"
+#include "hakmem/plain.h"
 #include "hakmem/request.h"
 #include "heap/background.h"
 #include "superslab/superslab.h"
@@ -83,6 +84,14 @@ static HAK_NOINLINE size_t slow_usable_size(const void *p)
 
 size_t hak_usable_size(const void *p)
 {
-    const struct bin *bin = hak_fast_bin_of_own(atomic_load_relaxed(&hak_self), p);
-    return HAK_LIKELY(bin != NULL) ? bin->size : slow_usable_size(p);
+    struct theap *heap = atomic_load_relaxed(&hak_self);
+    struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
+    if (HAK_UNLIKELY(!bin)) {
+        return slow_usable_size(p);
+    }
+    if (HAK_LIKELY(hak_fast_is_in_use(heap, bin, p) || hak_fast_was_just_taken(bin, p))) {
+        return bin->size;
+    }
+    /* No layer is asked: what one knows of is not the start of a block in a slab. */
+    return hak_plain_size_unless_free(heap, bin, p, slow_usable_size);
 }

@@ -173,10 +173,11 @@ static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_in_own_slab(struct theap *heap
 static HAK_ALWAYS_INLINE int hak_fast_is_like_free(const struct bin *bin, const void *p)
 {
     int64_t word = atomic_load_relaxed((const int64_t *)p); /* another thread may write to it */
-    if (HAK_LIKELY(word < hak_link_key)) {
-        return HAK_UNLIKELY(word == 0) && atomic_load_relaxed(&hak_link_are_zeroed);
+    if (HAK_LIKELY(hak_link_decode(&word))) {
+        return HAK_UNLIKELY(!atomic_load_relaxed((const int64_t *)p)) &&
+               atomic_load_relaxed(&hak_link_are_zeroed);
     }
-    uintptr_t to = (uintptr_t)(word - hak_link_key);
+    uintptr_t to = (uintptr_t)word;
     return HAK_VALIDATE || HAK_UNLIKELY(hak_sc_is_block((uint32_t)to & (SC_SLAB_BYTES - 1),
                                                         bin->magic, bin->limit) ||
                                         to == (uintptr_t)hak_link_end);
@@ -198,16 +199,6 @@ static HAK_ALWAYS_INLINE int hak_fast_was_just_taken(const struct bin *bin, cons
     const void *first = bin->head;
     return !HAK_VALIDATE && first != (const void *)hak_link_end && first != p &&
            atomic_load_relaxed((const int64_t *)p) == hak_link_word(first);
-}
-
-/* The bin of a block of this heap that is in use; NULL if it may be another heap's, free or no
-   block: then the slow path looks well. Many ask right after they have allocated. */
-static HAK_ALWAYS_INLINE struct bin *hak_fast_bin_of_own(struct theap *heap, const void *p)
-{
-    struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
-    return HAK_LIKELY(bin && (hak_fast_is_in_use(heap, bin, p) || hak_fast_was_just_taken(bin, p)))
-               ? bin
-               : NULL;
 }
 
 /* Frees a block of this heap; leaves all others, and what is wrong, to `otherwise`. */

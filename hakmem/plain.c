@@ -456,19 +456,36 @@ static int is_link_of(const struct theap *heap, uint32_t size_class, const void 
     return !TAG_IS_SLAB(tag) || TAG_CLASS(tag) == size_class; /* beyond the view: perhaps */
 }
 
+/* 1 if its slab's bitmap or the first block of a list shows that the block of that bin's class is
+   free, or it lies outside of the window: then the slow path looks. */
+static HAK_ALWAYS_INLINE int may_be_free(const struct theap *heap, const struct bin *bin,
+                                         const void *p)
+{
+    size_t unit = hak_map_window_unit(p);
+    if (bin->head == p || heap->last_slot->head == p || HAK_UNLIKELY(unit >= MAP_LEAF_UNITS)) {
+        return 1;
+    }
+    uint64_t offset = (uintptr_t)p & (SC_SLAB_BYTES - 1);
+    return hak_slab_shows_free(hak_pool_slab_of(atomic_load_relaxed(&hak_map_window->ref[unit]), p),
+                               (uint32_t)(offset * bin->magic >> 32));
+}
+
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p)
 {
-    if (HAK_VALIDATE || bin->head == p || heap->last_slot->head == p) {
-        return 0;
-    }
-    uint32_t size_class = (uint32_t)(bin - heap->bins);
-    if (is_link_of(heap, size_class, p)) {
-        return 0;
-    }
     /* What it leads to may have become a slab of another class since. */
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    return !hak_slab_shows_free(hak_pool_slab_of(hak_map_find(p).ref, p),
-                                hak_sc_index_of(size_class, offset));
+    return !HAK_VALIDATE && !is_link_of(heap, (uint32_t)(bin - heap->bins), p) &&
+           !may_be_free(heap, bin, p);
+}
+
+size_t hak_plain_size_unless_free(const struct theap *heap, const struct bin *bin, const void *p,
+                                  size_t (*otherwise)(const void *p))
+{
+    /* While a layer meters, the thread takes from another bin than that to which it frees. */
+    if (atomic_load_relaxed(&heap->is_metered) &&
+        hak_fast_was_just_taken(&heap->metered[bin - heap->bins], p)) {
+        return bin->size;
+    }
+    return HAK_VALIDATE || HAK_UNLIKELY(may_be_free(heap, bin, p)) ? otherwise(p) : bin->size;
 }
 
 /* A block that may be freed may lie in a chain that another thread has sent: back to its slab. */

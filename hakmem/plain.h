@@ -29,6 +29,10 @@ size_t hak_plain_size_for(const void *p, enum plain_asker asker);
 struct theap;
 struct bin;
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p);
+/* hak_plain_size_for such a block for PLAIN_USABLE_SIZE, in a few instructions; what may be freed,
+   or must be looked at further, is left to `otherwise`. */
+size_t hak_plain_size_unless_free(const struct theap *heap, const struct bin *bin, const void *p,
+                                  size_t (*otherwise)(const void *p));
 size_t hak_plain_walked(void **p, size_t usable);
 /* Blocks know nothing of these. */
 void hak_plain_name(void *p, enum entry_family family);

@@ -230,10 +230,12 @@ static HAK_NOINLINE void *own_refill(const struct theap *heap, size_t size, int 
     return block;
 }
 
+/* In what follows arguments are where hak_realloc has them: its own first. */
+
 /* Blocks of other sizes, and where a bin is empty or full. What is taken is a block of the same
    process's: own_take, for a heap that is known. */
-static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin, void *p,
-                                       size_t size)
+static HAK_NOINLINE void *move_own_any(void *p, size_t size, struct theap *heap,
+                                       const struct bin *bin)
 {
     if (HAK_UNLIKELY(size - 1 >= SC_SMALL_MAX)) {
         return slow_realloc(p, size);
@@ -250,40 +252,52 @@ static HAK_NOINLINE void *move_own_any(struct theap *heap, const struct bin *bin
     return moved;
 }
 
-#define COPY_BYTES 64u
-
-static HAK_ALWAYS_INLINE void copy_piece(char *to, const char *from, size_t size)
+/* Four pieces of the n bytes, of which the first begins at 0 and the last ends at n: where n is
+   less than four pieces some overlap, so that no branch depends on n. A power of two from
+   SC_MIN_ALIGN on is `piece`; it is at most n. */
+static HAK_ALWAYS_INLINE void copy_four(char *to, const char *from, size_t n, size_t piece)
 {
-    __builtin_memcpy(to, from, size);
+    size_t last = n - piece, second = piece < last ? piece : last;
+    size_t third = 2 * piece < last ? 2 * piece : last;
+    __builtin_memcpy(to, from, piece);
+    __builtin_memcpy(to + second, from + second, piece);
+    __builtin_memcpy(to + third, from + third, piece);
+    __builtin_memcpy(to + last, from + last, piece);
 }
 
 /* A block's first n bytes and, up to a multiple of the alignment of blocks, more. A call of memcpy
-   would need a stack frame, and looks at the size several times. */
+   would need a stack frame. What costs most is a branch that depends on n, which nothing foretells:
+   so there are few. */
 static HAK_ALWAYS_INLINE void copy(char *to, const char *from, size_t n)
 {
-    if (n <= COPY_BYTES) {
-        for (size_t at = 0; at < n; at += SC_MIN_ALIGN) {
-            copy_piece(to + at, from + at, SC_MIN_ALIGN);
+    n = (n + SC_MIN_ALIGN - 1) & ~(size_t)(SC_MIN_ALIGN - 1);
+    if (n <= 4 * 64) {
+        if (HAK_UNLIKELY(n < 64)) {
+            copy_four(to, from, n, SC_MIN_ALIGN);
+        } else {
+            copy_four(to, from, n, 64);
         }
         return;
     }
-    size_t last = ((n + SC_MIN_ALIGN - 1) & ~(size_t)(SC_MIN_ALIGN - 1)) - COPY_BYTES, at = 0;
+    const char *last = from + (n - 4 * 64);
+    char *last_to = to + (n - 4 * 64);
     do {
-        copy_piece(to + at, from + at, COPY_BYTES);
-        at += COPY_BYTES;
-    } while (at < last);
-    copy_piece(to + last, from + last, COPY_BYTES);
+        copy_four(to, from, 4 * 64, 64);
+        to += 4 * 64;
+        from += 4 * 64;
+    } while (from < last);
+    copy_four(last_to, last, 4 * 64, 64);
 }
 
 /* Both blocks are tiny, and both bins as they mostly are. */
-static HAK_NOINLINE void *move_own(struct theap *heap, struct bin *bin, void *p, size_t size)
+static HAK_ALWAYS_INLINE void *move_own(void *p, size_t size, struct theap *heap, struct bin *bin)
 {
     if (HAK_UNLIKELY(size - 1 >= SC_TINY_MAX || bin->room <= 0)) {
-        return move_own_any(heap, bin, p, size);
+        return move_own_any(p, size, heap, bin);
     }
     void *block = hak_tc_bin_take(hak_fast_bin_to_take_from(heap, size));
     if (HAK_UNLIKELY(!block)) {
-        return move_own_any(heap, bin, p, size);
+        return move_own_any(p, size, heap, bin);
     }
     copy(block, p, size < bin->size ? size : bin->size);
     hak_validate_free(p);
@@ -292,17 +306,17 @@ static HAK_NOINLINE void *move_own(struct theap *heap, struct bin *bin, void *p,
     return block;
 }
 
-static HAK_ALWAYS_INLINE void *realloc_own(struct theap *heap, struct bin *bin, void *p,
-                                           size_t size)
+static HAK_ALWAYS_INLINE int stays(const struct bin *bin, size_t size)
 {
-    return HAK_LIKELY(bin->size - size <= bin->slack) ? p : move_own(heap, bin, p, size);
+    return bin->size - size <= bin->slack;
 }
 
 /* The block's first word may be a link: the program may not have written to it. */
-static HAK_NOINLINE void *realloc_unknown(struct theap *heap, struct bin *bin, void *p, size_t size)
+static HAK_NOINLINE void *realloc_unknown(void *p, size_t size, struct theap *heap, struct bin *bin)
 {
-    return hak_plain_is_in_use(heap, bin, p) ? realloc_own(heap, bin, p, size)
-                                             : slow_realloc(p, size);
+    return !hak_plain_is_in_use(heap, bin, p) ? slow_realloc(p, size)
+           : stays(bin, size)                 ? p
+                                              : move_own_any(p, size, heap, bin);
 }
 
 void *hak_realloc(void *p, size_t size)
@@ -313,9 +327,9 @@ void *hak_realloc(void *p, size_t size)
         return slow_realloc(p, size);
     }
     if (HAK_UNLIKELY(!hak_fast_is_in_use(heap, bin, p))) {
-        return realloc_unknown(heap, bin, p, size);
+        return realloc_unknown(p, size, heap, bin);
     }
-    return realloc_own(heap, bin, p, size);
+    return HAK_LIKELY(stays(bin, size)) ? p : move_own(p, size, heap, bin);
 }
 
 /* --- the public kin --- */

@@ -103,22 +103,34 @@ TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
     hak_free(same);
 }
 
+size_t least_of(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 /* From every class to every other, with each number of bytes around the ends of the copy. */
 TEST_F(Realloc, KeepsWhatWasInTheBlock)
 {
     for (size_t from = 1; from <= 1200; from += from % 16 == 15 ? 1 : 7) {
         for (size_t to :
-             {1, 15, 16, 17, 63, 64, 65, 79, 80, 81, 127, 128, 129, 500, 1009, 1024, 3000}) {
+             {1,   15,  16,  17,  32,  33,  48,  49,  63,  64,  65,  79,  80,   81,   127,
+              128, 129, 193, 240, 241, 256, 257, 272, 500, 512, 513, 768, 1009, 1024, 3000}) {
             unsigned char *p = static_cast<unsigned char *>(hak_malloc(from));
             unsigned char *next = static_cast<unsigned char *>(hak_malloc(to));
             for (size_t i = 0; i < from; i++) {
                 p[i] = static_cast<unsigned char>(i * 7 + 1);
             }
+            size_t had = hak_usable_size(p);
             memset(next, 0xEE, to);
             hak_free(next); /* p may move there */
             p = static_cast<unsigned char *>(hak_realloc(p, to));
             for (size_t i = 0; i < from && i < to; i++) {
                 ASSERT_EQ(p[i], static_cast<unsigned char>(i * 7 + 1)) << from << " to " << to;
+            }
+            if (p == next) { /* in pieces of 16 bytes, and no further than either block reaches */
+                for (size_t i = (least_of(had, to) + 15) / 16 * 16; i < to; i++) {
+                    ASSERT_EQ(p[i], 0xEE) << from << " to " << to;
+                }
             }
             EXPECT_GE(hak_usable_size(p), to);
             hak_free(p);

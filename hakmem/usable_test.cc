@@ -4,8 +4,11 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <map>
+#include <thread>
+#include <vector>
 
 #include "ace/ace.h"
+#include "base/link.h"
 #include "base/size_classes.h"
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
@@ -122,6 +125,34 @@ TEST_F(Usable, AfterGrowingStepByStep)
             ASSERT_NO_FATAL_FAILURE(look(&block, "by steps"));
         }
         hak_free(block.p);
+    }
+}
+
+/* The first word is a link still, to the next free block or the end, or 0, as of a free block whose
+   page was purged. Freed, each is found by the same question (misuse_test). */
+TEST_F(Usable, OfSmallBlocksThatWereNotWritten)
+{
+    atomic_store_relaxed(&hak_link_are_zeroed, 1u);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c += 2) {
+        size_t size = hak_sc_table[c].size;
+        std::vector<void *> blocks;
+        for (int i = 0; i < 70; i++) {
+            void *p = i % 3 ? hak_malloc(size) : hak_calloc(1, size);
+            ASSERT_EQ(hak_usable_size(p), size) << "just taken";
+            blocks.push_back(p);
+        }
+        std::thread([&] {
+            for (int i = 0; i < 3; i++) {
+                blocks.push_back(hak_malloc(size));
+                /* A thread's first small blocks may be of a cache line each (common.h). */
+                ASSERT_GE(hak_usable_size(blocks.back()), size) << "in a thread's first slabs";
+            }
+        }).join();
+        for (size_t i = 0; i < blocks.size(); i++) {
+            size_t said = hak_usable_size(blocks[i]);
+            ASSERT_TRUE(said == size || (i >= 70 && said > size)) << "with others taken since";
+            hak_free(blocks[i]);
+        }
     }
 }
 

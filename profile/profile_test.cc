@@ -546,4 +546,51 @@ TEST(Profile, WithoutMemoryForSamplesBlocksAreServed)
     }
 }
 
+/* Asked right after malloc, as by programs that count their memory: the layer knows of few. */
+TEST(Profile, SizesAreThoseWithoutIt)
+{
+    for (size_t period : {size_t(1), size_t(2000), size_t(1) << 30}) {
+        Sampling sampling(period);
+        for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+            size_t size = hak_sc_table[c].size;
+            std::vector<void *> blocks;
+            for (int i = 0; i < 40; i++) {
+                blocks.push_back(i % 3 ? hak_malloc(size) : hak_calloc(1, size));
+                ASSERT_EQ(hak_usable_size(blocks.back()), size) << "just taken";
+            }
+            for (void *p : blocks) {
+                ASSERT_EQ(hak_usable_size(p), size);
+                hak_free(p);
+            }
+        }
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+void ask_after_free(size_t period, int n_after, int is_purged)
+{
+    Sampling sampling(period);
+    void *kept = hak_malloc(100), *p = hak_malloc(100);
+    hak_free(p);
+    for (int i = 0; i < n_after; i++) {
+        (void)hak_malloc(100 * (size_t)i);
+    }
+    if (is_purged) {
+        (void)hak_purge();
+    }
+    (void)hak_usable_size(p);
+    hak_free(kept);
+}
+
+TEST(ProfileDeathTest, TheSizeOfAFreedBlock)
+{
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    for (size_t period : {size_t(1), size_t(1) << 30}) {
+        for (int is_purged : {0, 1}) {
+            EXPECT_DEATH(ask_after_free(period, is_purged, is_purged),
+                         "(freed block|invalid pointer) given to malloc_usable_size");
+        }
+    }
+}
+
 } // namespace
