@@ -348,13 +348,24 @@ static uint64_t slack_bytes(const struct control *control, enum control_pool poo
     return part * control->slack[pool] + (spare < CONTROL_SPARE ? spare : CONTROL_SPARE);
 }
 
+/* At a valley's edge all that the heap has had, and less by VALLEY_PARTS times what is freed, as
+   fast as frees purge: there a heap that swings loses little. Further down twice what is live: the
+   heap is in use, calls will come. */
+static uint64_t lone_of_live(const struct control *control)
+{
+    uint64_t live = control->live[CONTROL_TOTAL];
+    uint64_t depth = control->most[CONTROL_TOTAL] / VALLEY_PARTS;
+    uint64_t falling = VALLEY_PARTS * live > depth ? VALLEY_PARTS * live - depth : 0;
+    return falling > 2 * live ? falling : 2 * live;
+}
+
 uint64_t hak_control_lone(const struct control *control)
 {
     uint64_t part = control->most[CONTROL_TOTAL] / CONTROL_LONE_PARTS;
-    uint64_t of_live = 2 * control->live[CONTROL_TOTAL]; /* the heap is in use: calls will come */
     if (!is_in_valley(control)) {
         return UINT64_MAX;
     }
+    uint64_t of_live = lone_of_live(control);
     part = part > of_live ? part : of_live;
     return part > CONTROL_LONE_LEAST ? part : CONTROL_LONE_LEAST;
 }

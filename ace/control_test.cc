@@ -1,6 +1,7 @@
 /* Tests of the control law on sequences of live bytes and a clock of their own. */
 #include "ace/control.h"
 
+#include <algorithm>
 #include <cstring>
 #include <gtest/gtest.h>
 
@@ -410,6 +411,31 @@ uint64_t swing(struct control *c, uint64_t *now, uint64_t mib, uint64_t *gone)
     hak_control_purged(c, CONTROL_SUPERSLABS, *gone);
     EXPECT_EQ(hak_control_verify(c), 0);
     return kept;
+}
+
+/* What a valley may keep begins with all that the heap has had, and falls by no more than a free
+   may purge: four times what is freed. Live and kept bytes are never more than four times what is
+   live, or what a heap keeps of which nothing is live. */
+TEST_F(Control, AValleyIsPurgedAsLateAsItsFreesCan)
+{
+    const uint64_t most = 400 * kMiB;
+    hak_control_set_helped(&c, 0);
+    note(most, 0, 300);
+    uint64_t before = UINT64_MAX;
+    for (uint64_t live = most / 4 - 1; live > kMiB; live -= kMiB / 4) {
+        note(live, 0, 0);
+        const uint64_t lone = hak_control_lone(&c);
+        ASSERT_LE(live + lone, std::max(4 * live, live + most / CONTROL_LONE_PARTS)) << live;
+        ASSERT_GE(lone, 2 * live) << live;
+        if (before == UINT64_MAX) {
+            EXPECT_GE(lone + 8, most - live) << "at the edge all is kept";
+        } else {
+            ASSERT_LE(lone, before) << live;
+            ASSERT_LE(before - lone, 4 * (kMiB / 4)) << live;
+        }
+        before = lone;
+    }
+    EXPECT_EQ(before, most / CONTROL_LONE_PARTS);
 }
 
 /* Of a small heap the least that is kept is a large part: to fetch the rest three times is a habit
