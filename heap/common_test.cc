@@ -415,18 +415,18 @@ TEST_F(Common, TheFirstCommonHeapTakesOverWhatOthersHave)
 TEST_F(Common, WhatIsLeftOfARunGoesBack)
 {
     in_crowd(COMMON_THREADS, [] {
-        const uint32_t c = hak_sc_of(80);
+        const uint32_t c = hak_sc_of(288);
         struct theap *heap = hak_theap_own;
         std::vector<void *> blocks;
         for (int i = 0; i < 2 * HAK_TINY_OR(1, 5); i++) { /* who does it by turns keeps it */
-            void *p = hak_malloc(80);
+            void *p = hak_malloc(288);
             ASSERT_TRUE(is_common(p));
             uint32_t left = hak_tc_count(heap, c);
             hak_free(p);
             EXPECT_EQ(hak_tc_count(heap, c), left);
         }
         do {
-            blocks.push_back(hak_malloc(80));
+            blocks.push_back(hak_malloc(288));
             ASSERT_TRUE(is_common(blocks.back()));
         } while (blocks.size() < 2 || !hak_tc_count(heap, c));
         void *left = hak_tc_bin_first(&heap->bins[c]);
