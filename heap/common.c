@@ -12,6 +12,8 @@
 /* Tries for a lock: about as long as another thread, if it runs, has it. */
 #define TRIES     HAK_TINY_OR(2u, 64u)
 #define PUT_TRIES HAK_TINY_OR(1u, 16u)
+/* In a bin's common_left: more than it was filled with. */
+#define KEPT UINT16_MAX
 
 uint32_t hak_common_from = COMMON_FEW;
 
@@ -45,10 +47,15 @@ static int has_budget(struct theap *heap)
     return heap->common_uses < budget;
 }
 
+/* The thread uses little of the class. */
+static int uses_little(const struct theap *heap, uint32_t size_class)
+{
+    return heap->bins[size_class].common_uses < hak_common_most_uses(size_class);
+}
+
 int hak_common_may_serve(struct theap *heap, uint32_t size_class)
 {
-    return are_in_use() && has_budget(heap) &&
-           heap->bins[size_class].common_uses < hak_common_most_uses(size_class) &&
+    return are_in_use() && has_budget(heap) && uses_little(heap, size_class) &&
            size_class >= COMMON_LINE_CLASS;
 }
 
@@ -63,8 +70,8 @@ static void count_use(struct theap *heap, uint32_t size_class, uint32_t n)
     if (bin->common_uses >= hak_common_most_uses(size_class)) {
         return;
     }
-    if (bin->common_tick != tick) {
-        bin->common_tick = tick;
+    if (bin->common_tick != (uint16_t)tick) {
+        bin->common_tick = (uint16_t)tick;
         bin->common_uses = 0;
     }
     bin->common_uses = blocks > hak_common_most_blocks(size_class)
@@ -107,13 +114,25 @@ static uint32_t run_blocks(uint32_t size)
 }
 
 /* Common heap's lock held; released. */
-static void *take_and_unlock(struct theap *heap, struct theap *common, uint32_t size_class,
-                             uint32_t *count)
+static uint32_t pick_and_unlock(struct theap *heap, struct theap *common, uint32_t size_class,
+                                void **blocks)
 {
-    void *head;
-    *count = hak_theap_take(common, size_class, run_blocks(hak_sc_table[size_class].size), &head);
-    heap->refill_is_clean = head && common->owner.bank.took_clean;
+    uint32_t n =
+        hak_theap_pick(common, size_class, run_blocks(hak_sc_table[size_class].size), blocks);
+    heap->refill_is_clean = n && common->owner.bank.took_clean;
     (void)hak_theap_unlock(common);
+    return n;
+}
+
+/* No lock held: a block may lie on a page that was never touched, and the fault takes longer than
+   all that others wait for. */
+static void *link_blocks(void *const *blocks, uint32_t n)
+{
+    void *head = NULL;
+    while (n--) {
+        hak_link_set(blocks[n], head);
+        head = blocks[n];
+    }
     return head;
 }
 
@@ -123,26 +142,48 @@ void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count)
     if (!common) {
         return NULL;
     }
-    void *head = take_and_unlock(heap, common, size_class, count);
-    struct slab *fresh = head ? NULL : hak_bank_make(size_class);
+    void *blocks[RUN_MOST];
+    uint32_t n = pick_and_unlock(heap, common, size_class, blocks);
+    struct slab *fresh = n ? NULL : hak_bank_make(size_class);
     if (fresh) {
         heap->made_slab = 1;
         hak_lock_acquire(&common->owner.lock);
         hak_bank_add(&common->owner.bank, fresh);
-        head = take_and_unlock(heap, common, size_class, count);
+        n = pick_and_unlock(heap, common, size_class, blocks);
     }
-    if (head) {
-        count_use(heap, size_class, *count);
+    if (n) {
+        count_use(heap, size_class, n);
     }
+    *count = n;
+    return link_blocks(blocks, n);
+}
+
+/* What is left of a run, in the bin, goes back with the second of two blocks between which the
+   thread took none of the class: it may take none for long. So do blocks that had to be kept.
+   Returns those blocks. */
+static void *take_left(struct theap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    uint32_t left = hak_tc_count(heap, size_class), before = bin->common_left;
+    void *head = NULL;
+    if (((left == before && left <= RUN_MOST) || before == KEPT) && uses_little(heap, size_class) &&
+        !hak_bank_n_partial(&heap->owner.bank, size_class)) {
+        head = hak_tc_bin_first(bin);
+        hak_tc_bin_set(bin, NULL);
+        bin->room = heap->limits[size_class];
+        left = 0;
+    }
+    bin->common_left = (uint16_t)left;
     return head;
 }
 
 /* Returns 0 if another thread has the lock. Inside the gate. */
-static int put(struct theap *common, void *block, uint32_t size_class, uint32_t n_tries)
+static int put(struct theap *heap, struct theap *common, void *block, uint32_t size_class,
+               uint32_t n_tries)
 {
     for (; n_tries; n_tries--) {
         if (try_lock(common)) {
-            hak_link_set(block, NULL);
+            hak_link_set(block, take_left(heap, size_class));
             hak_small_put_list(&common->owner, size_class, block); /* its slab may have moved */
             (void)hak_theap_unlock(common);
             return 1;
@@ -165,11 +206,12 @@ void hak_common_free(struct theap *heap, void *block, uint32_t tag)
     count_use(heap, size_class, 0);
     if (HAK_LIKELY(hak_gate_enter())) {
         /* Who has slabs of the class needs no other thread's free memory. */
-        is_put = put(common, block, size_class,
-                     bin->common_uses < hak_common_most_uses(size_class) ? PUT_TRIES : 1);
+        is_put =
+            put(heap, common, block, size_class, uses_little(heap, size_class) ? PUT_TRIES : 1);
         hak_gate_leave();
     }
     if (!is_put) {
+        bin->common_left = KEPT;
         hak_remote_keep(heap, block, size_class);
     }
 }

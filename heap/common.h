@@ -3,8 +3,9 @@
    A slab of its own costs a thread a page or more of each class, and what it frees there serves no
    other thread. So in a process of COMMON_FEW threads and more the first blocks of a class come
    from a common heap's slabs, a run of about COMMON_RUN_BYTES at a time, and go straight back to
-   their slab when they are freed, whoever frees them. That costs a lock each time. A thread gets
-   slabs of its own, as those of a process of fewer do, when
+   their slab when they are freed, whoever frees them; and so does what is left of a run when the
+   thread frees two of the class in a row. That costs a lock each time. A thread gets slabs of its
+   own, as those of a process of fewer do, when
    - it has had more than COMMON_BLOCKS blocks of the class at a time, or
    - it has come or gone COMMON_USES times within a tick, or
    - its heap has used up its budget: each time that it comes or goes is a use, of any class;
@@ -17,10 +18,12 @@
 
    The first common heap serves unless its lock is held, then the second, and so on: there are as
    many as threads need at a time. Each is an orphan that no thread adopts and that is in no list of
-   orphans. Its lock has the rank HEAP. Its slabs come from where any heap's do (hak_theap_take);
-   other heaps take over what it has too many of, and with less than COMMON_THREADS threads any slab
-   with free blocks of a class that they need much of, lest there be two. It keeps one empty slab a
-   class until it rests, or until there are fewer threads than share.
+   orphans. Its lock has the rank HEAP, and is held for a few hundred instructions: the blocks are
+   touched without it, since that may take a page fault. Its slabs come from where any heap's do,
+   those with free blocks of other common heaps among them (hak_theap_pick); other heaps take over
+   what it has too many of, and with less than COMMON_THREADS threads any slab with free blocks of a
+   class that they need much of, lest there be two. It keeps one empty slab a class until it rests,
+   or until there are fewer threads than share.
 
    Blocks of less than a cache line are never shared: who asks for one gets a line, of the class
    COMMON_LINE_CLASS, which may be used so much more. (Not in the secure variant, whose checks know

@@ -384,6 +384,64 @@ TEST_F(Common, TheNextCommonHeapServesIfTheFirstIsBusy)
     });
 }
 
+/* What the others had to serve with while its lock was held does not lie about. */
+TEST_F(Common, TheFirstCommonHeapTakesOverWhatOthersHave)
+{
+    in_crowd(COMMON_THREADS, [] {
+        struct theap *first = hak_theap_common(0);
+        Barrier barrier(2);
+        std::thread holder([&] {
+            hak_lock_acquire(&first->owner.lock);
+            barrier.wait();
+            barrier.wait();
+            hak_lock_release(&first->owner.lock);
+        });
+        barrier.wait();
+        void *p = hak_malloc(2000), *other = hak_malloc(2000);
+        EXPECT_EQ(hak_theap_which_common(hak_map_find(p).tag), 1u);
+        hak_free(p);
+        barrier.wait();
+        holder.join();
+        EXPECT_EQ(hak_malloc(2000), p);
+        EXPECT_EQ(hak_theap_which_common(hak_map_find(p).tag), 0u);
+        EXPECT_EQ(hak_theap_which_common(hak_map_find(other).tag), 0u);
+        hak_free(p);
+        hak_free(other);
+        EXPECT_FALSE(hak_super_lookup(other).is_allocated);
+    });
+}
+
+/* Who frees and frees has no use for it. */
+TEST_F(Common, WhatIsLeftOfARunGoesBack)
+{
+    in_crowd(COMMON_THREADS, [] {
+        const uint32_t c = hak_sc_of(288);
+        struct theap *heap = hak_theap_own;
+        std::vector<void *> blocks;
+        for (int i = 0; i < 2 * HAK_TINY_OR(1, 5); i++) { /* who does it by turns keeps it */
+            void *p = hak_malloc(288);
+            ASSERT_TRUE(is_common(p));
+            uint32_t left = hak_tc_count(heap, c);
+            hak_free(p);
+            EXPECT_EQ(hak_tc_count(heap, c), left);
+        }
+        do {
+            blocks.push_back(hak_malloc(288));
+            ASSERT_TRUE(is_common(blocks.back()));
+        } while (blocks.size() < 2 || !hak_tc_count(heap, c));
+        void *left = hak_tc_bin_first(&heap->bins[c]);
+        EXPECT_TRUE(hak_super_lookup(left).is_allocated);
+        for (void *p : blocks) {
+            hak_free(p);
+            EXPECT_FALSE(hak_super_lookup(p).is_allocated);
+        }
+        EXPECT_EQ(hak_tc_count(heap, c), 0u);
+        EXPECT_EQ(hak_tc_bin_first(&heap->bins[c]), nullptr);
+        EXPECT_FALSE(hak_super_lookup(left).is_allocated);
+        EXPECT_EQ(hak_verify(), 0);
+    });
+}
+
 /* What the thread of a heap did counts for the next one. */
 TEST_F(Common, AHeapKeepsWhatItLearnt)
 {

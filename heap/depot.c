@@ -85,7 +85,7 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
         atomic_store_release(&hak_depot_last, heap);
     }
     *hak_depot_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
-    heap->depot[size_class] = head;
+    atomic_store_relaxed(&heap->depot[size_class], head);
     return 1;
 }
 
@@ -96,7 +96,7 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
         return NULL;
     }
     uintptr_t word = hak_depot_take_word(head);
-    heap->depot[size_class] = (void *)(word & LIST_MASK);
+    atomic_store_relaxed(&heap->depot[size_class], (void *)(word & LIST_MASK));
     *count = (uint32_t)(word >> COUNT_SHIFT);
     *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
     heap->depot_blocks[size_class] -= *count;

@@ -575,6 +575,14 @@ static HAK_NOINLINE void *take_fresh(struct theap *heap, uint32_t size_class, ui
     return head;
 }
 
+/* A list of a common heap's. */
+static void *take_common(struct theap *heap, uint32_t size_class, uint32_t *count)
+{
+    void *head = hak_common_take(heap, size_class, count);
+    hak_stat_add(refills, head != NULL);
+    return head;
+}
+
 /* A list from behind the lock: what came back from other threads, else from the slabs, those of
    the common heap if the thread uses little of the class; then its limit stays. */
 static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
@@ -583,6 +591,13 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     void *head;
     int shares = 0;
     note_slow(heap);
+    /* Where nothing of the class lies behind the own lock, that is not taken. */
+    if (hak_common_serves(heap, size_class) && !atomic_load_relaxed(&heap->owner.inbox) &&
+        !atomic_load_relaxed(&heap->depot[size_class]) &&
+        (head = take_common(heap, size_class, count)) != NULL) {
+        note_swing(heap, size_class, 0);
+        return head;
+    }
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
     head = hak_depot_take(heap, size_class, count);
@@ -599,8 +614,7 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
     }
     heap->n_slabs = heap->owner.bank.n_slabs;
     hak_theap_unlock(heap);
-    if (HAK_UNLIKELY(shares) && (head = hak_common_take(heap, size_class, count)) != NULL) {
-        hak_stat_add(refills, 1);
+    if (HAK_UNLIKELY(shares) && (head = take_common(heap, size_class, count)) != NULL) {
         return head;
     }
     if (!head) {

@@ -389,15 +389,16 @@ static void adopt_from_live(struct theap *heap, uint32_t size_class)
     }
 }
 
-/* Among few threads, who uses much of a class gets the slab that all have begun to use. */
+/* A common heap takes over what others of them have, who serve only while its lock is held. And
+   among few threads, who uses much of a class gets the slab that all have begun to use. */
 static int adopt_from_common(struct theap *heap, uint32_t size_class)
 {
-    if (atomic_load_relaxed(&hak_theap_live) >= COMMON_THREADS || hak_theap_is_common(heap)) {
+    if (atomic_load_relaxed(&hak_theap_live) >= COMMON_THREADS && !hak_theap_is_common(heap)) {
         return 0;
     }
     for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
         struct theap *common = atomic_load_acquire(&commons[i]);
-        if (common && hak_theap_of_owner(&common->owner) &&
+        if (common && common != heap && hak_theap_of_owner(&common->owner) &&
             hak_bank_n_partial(&common->owner.bank, size_class) &&
             hak_lock_try(&common->owner.lock)) {
             hak_bank_move_one(&common->owner.bank, &heap->owner.bank, size_class);
@@ -449,6 +450,14 @@ uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, 
         adopt_slab(heap, size_class);
     }
     return hak_small_take(&heap->owner, size_class, want, head);
+}
+
+uint32_t hak_theap_pick(struct theap *heap, uint32_t size_class, uint32_t want, void **blocks)
+{
+    if (HAK_UNLIKELY(!hak_bank_n_partial(&heap->owner.bank, size_class))) {
+        adopt_slab(heap, size_class);
+    }
+    return hak_bank_pick(&heap->owner.bank, size_class, want, blocks, hak_small_policy(size_class));
 }
 
 /* Slabs with free blocks go to the shared heap, some at a time. Heap lock held. Returns 1 while

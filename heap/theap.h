@@ -89,9 +89,8 @@ struct bin {
     uint32_t limit;
     uint16_t size, slack; /* of the class; realloc to `slack` bytes less leaves a block there */
     /* common.h: */
-    uint16_t common_uses;
-    uint16_t common_blocks;
-    uint32_t common_tick;
+    uint16_t common_uses, common_blocks;
+    uint16_t common_tick, common_left;
 };
 HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
@@ -247,6 +246,8 @@ int hak_theap_unlock(struct theap *heap);
 /* hak_small_take from the heap's own slabs, or from one that an ended thread left; 0 if a fresh
    slab is needed (hak_bank_make). Heap lock held. */
 uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, void **head);
+/* The same of hak_bank_pick. */
+uint32_t hak_theap_pick(struct theap *heap, uint32_t size_class, uint32_t want, void **blocks);
 /* For a heap whose thread has ended or sleeps: what came back goes to its slabs, and slabs with
    free blocks go to the shared heap, some at a time; the common heap's stay. The heap's lock is
    taken, or, unless it must be, only tried. Returns whether that was done. */

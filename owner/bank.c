@@ -175,6 +175,21 @@ uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, vo
     return taken;
 }
 
+uint32_t hak_bank_pick(struct bank *bank, uint32_t size_class, uint32_t want, void **blocks,
+                       const struct owner_policy *policy)
+{
+    struct slab *slab = bank->partial[size_class];
+    if (!slab) {
+        return 0;
+    }
+    uint32_t taken = hak_slab_pick(slab, want, policy->fresh_bytes, blocks);
+    bank->took_clean = slab->took_clean;
+    if (slab->n_free == 0) {
+        become_full(bank, slab);
+    }
+    return taken;
+}
+
 struct slab *hak_bank_make(uint32_t size_class)
 {
     return hak_pool_slab_alloc(TAG_FREE_UNIT, size_class);

@@ -73,6 +73,10 @@ void hak_bank_init(struct bank *bank, uint32_t owner);
    system is not asked for memory while others wait for the owner. */
 uint32_t hak_bank_take(struct bank *bank, uint32_t size_class, uint32_t want, void **head,
                        const struct owner_policy *policy);
+/* Some of one slab's, at most `want`, whose addresses `blocks` gets; none of them is touched, which
+   may take a page fault. */
+uint32_t hak_bank_pick(struct bank *bank, uint32_t size_class, uint32_t want, void **blocks,
+                       const struct owner_policy *policy);
 /* Returns one block to its slab. Aborts on a block that is not this bank's, no block, or free. */
 void hak_bank_put(struct bank *bank, void *block, const struct owner_policy *policy);
 /* Collects a list of blocks; returns the count, strays included. */

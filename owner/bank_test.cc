@@ -278,6 +278,29 @@ TEST_F(Bank, JoinsHeldLists)
 }
 
 /* Where each slab has one free block, a take goes on to the next slab; fresh blocks are left. */
+TEST_F(Bank, PicksTheBlocksOfOneSlab)
+{
+    void *blocks[8];
+    EXPECT_EQ(hak_bank_pick(&bank, 36, 8, blocks, &policy), 0u);
+    std::vector<char *> all = take(&bank, 36, 1);
+    uint32_t capacity = hak_sc_table[36].capacity, n;
+    while ((n = hak_bank_pick(&bank, 36, 8, blocks, &policy)) != 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            memset(blocks[i], 1, hak_sc_table[36].size);
+            all.push_back(static_cast<char *>(blocks[i]));
+        }
+        ASSERT_EQ(hak_bank_verify(&bank), 0);
+    }
+    EXPECT_EQ(std::set<char *>(all.begin(), all.end()).size(), capacity);
+    EXPECT_EQ(hak_bank_n_partial(&bank, 36), 0u) << "it is full";
+    hak_bank_put(&bank, all[3], &policy);
+    EXPECT_EQ(hak_bank_pick(&bank, 36, 8, blocks, &policy), 1u);
+    EXPECT_EQ(blocks[0], all[3]);
+    for (char *block : all) {
+        hak_bank_put(&bank, block, &policy);
+    }
+}
+
 TEST_F(Bank, TakesFromSeveralSlabsThatHaveLittle)
 {
     for (uint32_t c : {hak_sc_of(5000), hak_sc_of(512)}) {

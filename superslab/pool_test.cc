@@ -487,6 +487,40 @@ TEST_F(Pool, NoHugePagesWhereSlabsAreHardlyTouched)
     EXPECT_EQ(hak_stat_get(heap_untouched_bytes), before);
 }
 
+TEST_F(Pool, NoHugePagesWhereManyThreadsHaveLittle)
+{
+    static int n_huge;
+    n_huge = 0;
+    hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
+        n_huge += advice == MADV_HUGEPAGE;
+        return hak_os_real_ops.madvise(addr, length, advice);
+    };
+    hak_os_ops.precise_ns = [] { return uint64_t(0); };
+    hak_options.huge_page_bytes = 1;
+    int64_t n_heaps = hak_stat_get(heaps) - hak_stat_get(orphans);
+    ASSERT_LE(n_heaps, 2);
+    hak_stat_add(heaps, 4 - n_heaps);
+    std::vector<struct slab *> slabs;
+    auto map_one = [&] { /* a superslab more, all of whose units are handed out */
+                         for (size_t i = 0; i < SS_UNITS; i++) {
+                             slabs.push_back(hak_pool_slab_alloc(TAG_FREE_UNIT, 0));
+                             void *head;
+                             (void)hak_slab_take(slabs.back(), SC_SLAB_BYTES, SC_SLAB_BYTES, &head);
+                         }
+    };
+    map_one();
+    map_one(); /* mapped while four threads had 2 MiB */
+    EXPECT_EQ(n_huge, 0);
+    map_one();
+    EXPECT_EQ(n_huge, 1) << "4 MiB";
+    hak_stat_sub(heaps, 4 - n_heaps);
+    hak_options.huge_page_bytes = 0;
+    hak_os_ops = hak_os_real_ops;
+    for (struct slab *slab : slabs) {
+        hak_pool_slab_free(slab);
+    }
+}
+
 TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
 {
     if (HAK_SECURE) {

@@ -15,6 +15,8 @@
 /* Regions ask for huge pages while at most one byte in so many of what slabs and spans take was
    never handed out. */
 #define UNTOUCHED_PART 4u
+/* And while slabs and spans take so much for each thread's heap but one. */
+#define HUGE_A_HEAP HAK_MIB
 
 /* Descriptions that were never used: memory for n_left of them, and more such memory behind it. */
 struct room {
@@ -184,9 +186,10 @@ static void enter(struct superslab *ss, char *base, size_t dirty)
     hak_pool_keep_closed(ss);
 }
 
-/* A huge page is resident as a whole: not where much of what slabs take was never handed out, as
-   when many threads use a little of many classes. Nor where it would soon be split: by guards, or
-   where secure's large blocks have it, of which only what is used has pages. */
+/* A huge page is resident as a whole: not where much of what slabs take was never handed out, nor
+   where many threads use a little of many classes, which are all that the process has. Nor where it
+   would soon be split: by guards, or where secure's large blocks have it, of which only what is
+   used has pages. */
 static int is_huge_wanted(int is_for_slabs)
 {
     if (HAK_SECURE && (!is_for_slabs || hak_pool_is_guarded())) {
@@ -194,7 +197,9 @@ static int is_huge_wanted(int is_for_slabs)
     }
     uint64_t used = (uint64_t)hak_stat_get(heap_used_bytes);
     int64_t untouched = hak_stat_get(heap_untouched_bytes);
-    return untouched <= (int64_t)(used / UNTOUCHED_PART) && hak_huge_is_wanted(used);
+    int64_t n_heaps = hak_stat_get(heaps) - hak_stat_get(orphans);
+    return untouched <= (int64_t)(used / UNTOUCHED_PART) &&
+           n_heaps <= (int64_t)(used / HUGE_A_HEAP) + 1 && hak_huge_is_wanted(used);
 }
 
 /* Every second unit, and both ends; what lies a MiB before or behind a unit that is used is one. */

@@ -89,6 +89,13 @@ static HAK_ALWAYS_INLINE char *link_row(char *block, uint32_t size, uint32_t n)
     return block;
 }
 
+static HAK_ALWAYS_INLINE void note_taken(struct slab *slab, uint32_t taken, uint32_t hint)
+{
+    slab->seen_n_free = slab->asked_pages = 0;
+    slab->n_free = (uint16_t)(slab->n_free - taken);
+    slab->hint = (uint16_t)hint;
+}
+
 uint32_t hak_slab_take_before(struct slab *slab, uint32_t want, uint32_t fresh_bytes,
                               const void *next, void **head)
 {
@@ -123,9 +130,24 @@ uint32_t hak_slab_take_before(struct slab *slab, uint32_t want, uint32_t fresh_b
     if (last) {
         hak_link_write(last, next);
     }
-    slab->seen_n_free = slab->asked_pages = 0;
-    slab->n_free = (uint16_t)(slab->n_free - taken);
-    slab->hint = (uint16_t)w;
+    note_taken(slab, taken, w);
+    return taken;
+}
+
+uint32_t hak_slab_pick(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **blocks)
+{
+    uint32_t taken = portion(slab, want, fresh_bytes);
+    uint32_t w = slab->hint;
+    for (uint32_t n = 0; n < taken;) {
+        uint64_t word = slab->bits[w];
+        char *first = slab->base + (size_t)w * 64 * slab->size;
+        for (; word && n < taken; word &= word - 1) {
+            blocks[n++] = first + (size_t)__builtin_ctzll(word) * slab->size;
+        }
+        atomic_store_relaxed(&slab->bits[w], word);
+        w += word == 0;
+    }
+    note_taken(slab, taken, w);
     return taken;
 }
 

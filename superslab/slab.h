@@ -80,6 +80,8 @@ static inline uint32_t hak_slab_take(struct slab *slab, uint32_t want, uint32_t 
 {
     return hak_slab_take_before(slab, want, fresh_bytes, hak_link_end, head);
 }
+/* The same, but no block is touched: `blocks` gets their addresses, lowest first. */
+uint32_t hak_slab_pick(struct slab *slab, uint32_t want, uint32_t fresh_bytes, void **blocks);
 /* The pages that may be purged, a bit each: those that hold free blocks only, may be resident, and
    have not been named since blocks were taken last. `tick`: none unless n_free is as it was at an
    earlier tick; 0: at once. */

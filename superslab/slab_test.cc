@@ -167,6 +167,41 @@ uint32_t put_list(struct slab *slab, const std::vector<char *> &blocks)
 
 /* Rows up, rows down, rows of every length that bend, end at either edge or lie across words, and
    blocks in no order: each comes back once. */
+/* Of two slabs that are used alike, one gives the blocks that the other gives as a list. */
+TEST(Slab, PicksWhatAListWouldHaveAndTouchesNothing)
+{
+    Rng rng(11);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        Slab a(c), b(c);
+        std::vector<size_t> used; /* offsets */
+        memset(b.memory, 0xAA, SC_SLAB_BYTES);
+        for (int step = 0; step < 100; step++) {
+            void *blocks[8];
+            uint32_t want = static_cast<uint32_t>(rng.between(1, 8));
+            std::vector<char *> taken = a.take(want);
+            uint32_t n = hak_slab_pick(&b.slab, want, 4096, blocks);
+            ASSERT_EQ(n, taken.size());
+            for (uint32_t i = 0; i < n; i++) {
+                const char *block = static_cast<const char *>(blocks[i]);
+                size_t at = static_cast<size_t>(block - b.memory);
+                ASSERT_EQ(at, static_cast<size_t>(taken[i] - a.memory));
+                ASSERT_EQ(*block, static_cast<char>(0xAA)) << "untouched";
+                used.push_back(at);
+            }
+            ASSERT_EQ(a.slab.took_clean, b.slab.took_clean);
+            for (size_t k = rng.below(8); k && !used.empty(); k--) {
+                size_t i = rng.below(used.size()), at = used[i];
+                used.erase(used.begin() + static_cast<long>(i));
+                hak_slab_put(&a.slab, a.memory + at);
+                hak_slab_put(&b.slab, b.memory + at);
+                memset(b.memory + at, 0xAA, sizeof(void *));
+            }
+            ASSERT_EQ(b.verify(), 0) << c;
+            ASSERT_EQ(a.slab.n_free, b.slab.n_free);
+        }
+    }
+}
+
 TEST(Slab, ListsInAnyOrderComeBack)
 {
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
