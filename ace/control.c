@@ -72,7 +72,9 @@ static void start_class(struct control_class *class)
 
 HAK_COLD void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_ms)
 {
-    for (uint32_t i = 0; i < ACE_CLASSES; i++) {
+    /* Before the first start nothing is in the classes but what was counted lately; and they are
+       four pages, which short programs never touch. */
+    for (uint32_t i = 0; i < ACE_CLASSES && control->slack[CONTROL_SUPERSLABS]; i++) {
         struct control_class *class = &control->classes[i];
         if (class->hits | class->misses |
             highest(class->peaks)) { /* else it is fresh, and its page perhaps untouched */

@@ -265,6 +265,23 @@ TEST_F(Control, PeaksInVainMakeItShorterAgain)
     EXPECT_GT(c.n_shorter, 0u);
 }
 
+/* What was counted before the first start stays; a later one begins anew. */
+TEST_F(Control, TheFirstStartLeavesClassesAsTheyAre)
+{
+    static struct control fresh;
+    hak_control_class_note(&fresh, 5, 1000);
+    hak_control_miss(&fresh, 5);
+    hak_control_start(&fresh, 1, 500);
+    EXPECT_EQ(fresh.classes[5].misses, 1u);
+    EXPECT_EQ(fresh.classes[5].peaks[0], 1000u);
+    EXPECT_EQ(hak_control_verify_classes(&fresh), 0);
+    hak_control_class_note(&fresh, 5, -600);
+    hak_control_start(&fresh, 2, 500);
+    EXPECT_EQ(fresh.classes[5].misses, 0u);
+    EXPECT_EQ(fresh.classes[5].peaks[0], 400u);
+    EXPECT_EQ(hak_control_verify(&fresh), 0);
+}
+
 TEST_F(Control, ClassesHaveTheirOwnPeaksHitsAndAges)
 {
     hak_control_class_note(&c, 61, 40 * static_cast<int64_t>(kMiB));

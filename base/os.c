@@ -577,14 +577,15 @@ void hak_os_small_pages(void *addr, size_t size)
     advise(addr, size, MADV_NOHUGEPAGE);
 }
 
-size_t hak_os_read_file(const char *path, char *text, size_t size)
+size_t hak_os_read_file(const char *path, char *text, size_t size, char end)
 {
     int saved = errno;
     size_t length = 0;
     int fd = hak_os_ops.open(path);
     if (fd >= 0) {
         ssize_t n;
-        while (length < size && (n = hak_os_ops.read(fd, text + length, size - length)) > 0) {
+        while (length < size && !(end && length && text[length - 1] == end) &&
+               (n = hak_os_ops.read(fd, text + length, size - length)) > 0) {
             length += (size_t)n;
         }
         (void)hak_os_ops.close(fd);

@@ -117,8 +117,9 @@ void hak_os_small_pages(void *addr, size_t size);
 void hak_os_populate(void *addr, size_t size);
 
 /* Reads a file from its beginning, up to `size` bytes; returns how many, 0 if it cannot be read.
-   Keeps errno. */
-size_t hak_os_read_file(const char *path, char *text, size_t size);
+   `end`: what the file ends with, so that it need not be asked whether that is all; 0 if that may
+   come earlier. Keeps errno. */
+size_t hak_os_read_file(const char *path, char *text, size_t size, char end);
 /* Remembers the processors that the calling thread may run on, and its nice value. Keeps errno. */
 void hak_os_note_processors(void);
 /* In a forked child: there is no thread of start_thread's. */

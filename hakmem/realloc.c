@@ -214,6 +214,20 @@ static HAK_NOINLINE void *slow_realloc(void *p, size_t size)
     return hak_entry_now()->realloc(p, size, NULL, 0);
 }
 
+/* As malloc's slow half: a layer that sees all calls sees a realloc. */
+static HAK_NOINLINE void *slow_first(size_t size)
+{
+    return slow_realloc(NULL, size);
+}
+
+/* Another heap's block, a large one, or none: programs whose allocator is one function get all
+   their blocks so, by malloc's fast path. */
+static HAK_NOINLINE void *realloc_other(void *p, size_t size)
+{
+    return HAK_LIKELY(!p) ? hak_fast_malloc_or(size, slow_first, slow_first)
+                          : slow_realloc(p, size);
+}
+
 static HAK_ALWAYS_INLINE size_t offset_of(const struct theap *heap, const struct bin *bin)
 {
     return (size_t)((const char *)bin - (const char *)heap);
@@ -324,7 +338,7 @@ void *hak_realloc(void *p, size_t size)
     struct theap *heap = atomic_load_relaxed(&hak_self);
     struct bin *bin = hak_fast_bin_in_own_slab(heap, p);
     if (HAK_UNLIKELY(!bin)) {
-        return slow_realloc(p, size);
+        return realloc_other(p, size);
     }
     if (HAK_UNLIKELY(!hak_fast_is_in_use(heap, bin, p))) {
         return realloc_unknown(p, size, heap, bin);

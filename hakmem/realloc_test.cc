@@ -180,6 +180,30 @@ TEST_F(Realloc, WhatIsRefusedIsCountedOnce)
     hak_free(p);
 }
 
+/* Of no block: what the bin has, without a slow path; in the secure variant its layer serves. */
+TEST_F(Realloc, OfNoBlockIsMallocsFastPath)
+{
+    for (size_t size : {0, 1, 16, 24, 200, 1024, 1500, 8000, 32768}) {
+        void *p = hak_malloc(size);
+        hak_free(p);
+        int64_t refills = hak_stat_get(refills);
+        void *q = hak_realloc(nullptr, size);
+        ASSERT_NE(q, nullptr);
+        EXPECT_GE(hak_usable_size(q), size);
+        if (!HAK_SECURE) {
+            EXPECT_EQ(q, p) << size;
+            EXPECT_EQ(hak_stat_get(refills), refills) << size;
+        }
+        EXPECT_EQ(hak_realloc(q, 0), nullptr);
+    }
+    void *large = hak_realloc(nullptr, 300000);
+    EXPECT_GE(hak_usable_size(large), 300000u);
+    hak_free(large);
+    errno = 0;
+    EXPECT_EQ(hak_realloc(nullptr, SIZE_MAX), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+}
+
 TEST_F(Realloc, AFreedBlockIsFound)
 {
     const size_t n = 2000;

@@ -176,6 +176,7 @@ __attribute__((constructor(65000))) static void start_early(void)
      */
     (void)hak_theap_acquire();
 #endif
+    hak_atomic_touch(&hak_gate_closed); /* and what lies beside it */
     if (hak_gate_enter()) {
         struct theap *memory =
             hak_theap_n_live() ? NULL : (struct theap *)hak_os_meta_alloc(sizeof *memory);
@@ -233,6 +234,7 @@ static struct theap *new_heap(void)
     struct theap *heap = take_memory();
     uint32_t id = heap ? hak_owner_reserve() : 0;
     if (id) {
+        hak_pool_touch();
         make_heap(heap, id, LOCK_RANK_HEAP);
         hak_stat_add(heaps, 1);
         return heap;

@@ -45,7 +45,7 @@ static uint64_t read_number(const char *path)
 {
     char text[32];
     uint64_t n = 0;
-    size_t length = hak_os_read_file(path, text, sizeof text);
+    size_t length = hak_os_read_file(path, text, sizeof text, '\n');
     if (length == 0 || text[0] < '0' || text[0] > '9') {
         return LIMIT_AUTO;
     }
@@ -111,7 +111,7 @@ static char *find(char *from, const char *end, char c)
 static HAK_COLD uint64_t cgroup_limit(void)
 {
     char text[4096];
-    size_t length = hak_os_read_file("/proc/self/cgroup", text, sizeof text - 1);
+    size_t length = hak_os_read_file("/proc/self/cgroup", text, sizeof text - 1, 0);
     uint64_t least = LIMIT_AUTO;
     text[length] = 0;
     for (char *line = text; *line;) {

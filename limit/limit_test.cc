@@ -20,7 +20,7 @@ const uint64_t kMiB = 1 << 20;
 
 /* A file system of a few small files. */
 std::map<std::string, std::string> files;
-int n_opened;
+int n_opened, n_reads;
 const std::string *open_file;
 size_t position;
 
@@ -39,6 +39,7 @@ ssize_t read_hook(int, void *data, size_t size)
         std::min({size, open_file->size() - position, size_t(7)}); /* in pieces, as read may */
     memcpy(data, open_file->data() + position, n);
     position += n;
+    n_reads++;
     return static_cast<ssize_t>(n);
 }
 
@@ -51,7 +52,7 @@ class Limit : public testing::Test
         hak_os_ops.read = read_hook;
         hak_os_ops.close = [](int) { return 0; };
         files.clear();
-        n_opened = 0;
+        n_opened = n_reads = 0;
         base = hak_limit_committed();
         hak_fail_begin();
     }
@@ -187,6 +188,7 @@ TEST_F(Limit, AutoIsReadAtTheStartAlone)
     EXPECT_EQ(errno, 7);
     EXPECT_EQ(hak_limit_has_read_cgroup(), 1);
     EXPECT_EQ(n_opened, 2);
+    EXPECT_EQ(n_reads, 2 + 2) << "a limit's file ends with its line";
     EXPECT_EQ(hak_limit_admit(1000, 1, 1), 1);
     EXPECT_EQ(hak_limit_wants_purge(), 0);
     EXPECT_EQ(hak_limit_admit(185 * kMiB, 1, 1), 1);

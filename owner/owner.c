@@ -132,6 +132,7 @@ static uint32_t reserve(void)
 uint32_t hak_owner_reserve(void)
 {
     hak_lock_acquire(&table_lock);
+    hak_atomic_touch(ids_word(0));
     uint32_t id = reserve();
     hak_lock_release(&table_lock);
     return id;

@@ -98,7 +98,7 @@ static size_t read_arguments(const char *thread, uintptr_t *words, size_t room, 
     size_t n = strlen(path), i = 0, length = strnlen(thread, 20);
     memcpy(path + n, thread, length);
     memcpy(path + n + length, "/syscall", sizeof "/syscall");
-    length = hak_os_read_file(path, text, sizeof text - 1);
+    length = hak_os_read_file(path, text, sizeof text - 1, '\n');
     text[length] = 0;
     if (!is_own(thread)) {
         add_state(state, text, length);

@@ -8,6 +8,12 @@
 
 HAK_LARGE_ZEROS struct pool_lists hak_pool_lists;
 
+void hak_pool_touch(void)
+{
+    hak_atomic_touch(hak_pool_lists.by_run);
+    hak_atomic_touch(&hak_pool_lists.units_present);
+}
+
 static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)
 {
     LIST_REMOVE(&list->first, &list->last, ss, next[kind], prev[kind]);

@@ -65,6 +65,7 @@ static HAK_COLD int choose_window(const void *first)
               page = (uintptr_t)TAGS_A_PAGE << MAP_UNIT_SHIFT;
     uintptr_t below = window / 4 * 3 + page / 4 * 3;
     uintptr_t base = (uintptr_t)first > below ? (uintptr_t)first - below : 0, none = NO_BASE;
+    hak_atomic_touch(&directory[0]);
     struct map_leaf *leaf = ensure_leaf(0);
     if (!leaf) {
         return ENOMEM;
@@ -369,6 +370,12 @@ static HAK_ALWAYS_INLINE uint32_t set_entries(struct map_leaf *leaf, size_t at, 
         ones_alone &= set_entry(leaf, end - 1, entry);
     }
     return ones_alone & (uint32_t)ones & (uint32_t)(ones >> 32);
+}
+
+void hak_map_touch(const void *start)
+{
+    uint32_t unit = unit_of(start);
+    hak_atomic_touch(&leaf_of(unit)->tag[unit & (MAP_LEAF_UNITS - 1)]);
 }
 
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)

@@ -114,6 +114,8 @@ struct map_view {
 HAK_MUST_CHECK int hak_map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
+/* Before hak_map_set of units that perhaps are the first on their page of the map. */
+void hak_map_touch(const void *start);
 /* [start, start + bytes) was unmapped, with its entries cleared before: drops pages of the map that
    have no entries any more. A hint; if the system refuses, they stay. No lock held. Keeps errno. */
 void hak_map_purge(const void *start, size_t bytes);

@@ -343,6 +343,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
         } else {
             hak_os_small_pages(base, SS_BYTES);
         }
+        hak_map_touch(base);
         hak_map_set(base, SS_UNITS, TAG_FREE_UNIT, ss->number);
         ss->guards = is_for_slabs ? make_guards(base) : 0;
         if (!HAK_SECURE && !ss->is_huge && !dirty && n <= WINDOW_SPAN && align <= WINDOW_SPAN) {
