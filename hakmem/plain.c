@@ -399,8 +399,8 @@ void hak_plain_free(void *p)
 {
     struct theap *heap = hak_theap_own;
     uint32_t tag = hak_map_view_tag(&heap->view, p);
-    /* First what is frequent: a span, or a block whose chain is full. (Variants that validate look at
-       it before.) */
+    /* First what is frequent: a span, or a block whose chain is full. (Variants that validate look
+       at it before.) */
     if (!HAK_VALIDATE && tag == TAG_SPAN && keep_span_soon(p)) {
         return;
     }
