@@ -35,6 +35,14 @@ void hak_fast_slow_free(void *p)
     hak_entry_now()->free(p);
 }
 
+/* The heap is one whose fast paths no layer has a say in. */
+void hak_fast_free_others(void *p, struct theap *heap, size_t differs)
+{
+    if (HAK_UNLIKELY(!hak_remote_free_soon(heap, p, (uint32_t)differs ^ heap->owner_tag))) {
+        hak_fast_slow_free(p);
+    }
+}
+
 void hak_fast_overflow_free(struct theap *heap, size_t bin_offset)
 {
     hak_tc_overflow(heap, (uint32_t)(bin_offset >> TAG_BIN_SHIFT));

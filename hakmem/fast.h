@@ -1,7 +1,7 @@
 /* The fast paths: malloc's and free's first lines, inlined into hak_* and into the malloc family.
    No call, no atomic read-modify-write, no lock: bench/golden counts their instructions. Rare
    states (no heap yet, ended, another owner's block, not ours at all, an observer of calls) all
-   look like an empty bin or a foreign tag, and go to one of four slow functions by a tail call. */
+   look like an empty bin or a foreign tag, and go to one of five slow functions by a tail call. */
 #ifndef HAKMEM_HAKMEM_FAST_H
 #define HAKMEM_HAKMEM_FAST_H
 
@@ -16,6 +16,8 @@
 HAK_COLD void *hak_fast_slow_malloc(size_t size); /* large */
 HAK_NOINLINE void *hak_fast_refill_malloc(size_t size);
 HAK_NOINLINE void hak_fast_slow_free(void *p);
+/* For a block whose slab is not the heap's, or no block; `differs`: its tag, XOR the heap's. */
+HAK_NOINLINE void hak_fast_free_others(void *p, struct theap *heap, size_t differs);
 HAK_NOINLINE void hak_fast_overflow_free(struct theap *heap, size_t bin_offset);
 
 #if HAK_VALIDATE
@@ -213,7 +215,13 @@ static HAK_ALWAYS_INLINE void hak_fast_free_to(struct theap *heap, void *p,
     }
     size_t offset = atomic_load_relaxed(&heap->view.tags[unit]) ^ heap->owner_tag;
     if (HAK_UNLIKELY(offset > TAG_LOW_MASK)) {
-        otherwise(p);
+        if (HAK_VALIDATE || otherwise != hak_fast_slow_free) {
+            otherwise(p);
+        } else {
+            struct theap *own = heap;
+            FORGET_LINK(own); /* a move to the argument's register here, and none above */
+            hak_fast_free_others(p, own, offset);
+        }
         return;
     }
     uint32_t within = (uint32_t)(uintptr_t)p & (SC_SLAB_BYTES - 1);

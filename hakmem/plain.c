@@ -395,33 +395,22 @@ HAK_NOINLINE void hak_plain_free_by_tag(void *p, uint32_t tag)
     errno = saved;
 }
 
-/* What else is frequent of other heaps' blocks: they are kept, or the chain is full. */
-static HAK_NOINLINE void free_to_bin(void *p, uint32_t tag)
+void hak_plain_free(void *p)
 {
     struct theap *heap = hak_theap_own;
-    if (tag == TAG_SPAN ? keep_span_soon(p) : hak_remote_free_to_bin(heap, p, tag)) {
+    uint32_t tag = hak_map_view_tag(&heap->view, p);
+    /* First what is frequent: a span, or a block whose chain is full. (Variants that validate look
+       at it before.) */
+    if (!HAK_VALIDATE && tag == TAG_SPAN && keep_span_soon(p)) {
         return;
     }
-    if (hak_remote_is_full(heap, p, tag)) {
+    if (!HAK_VALIDATE && hak_remote_is_full(heap, p, tag)) {
         int saved = errno;
         hak_remote_free(heap, p, tag);
         errno = saved;
         return;
     }
     hak_plain_free_by_tag(p, tag);
-}
-
-void hak_plain_free(void *p)
-{
-    struct theap *heap = hak_theap_own;
-    uint32_t tag = hak_map_view_tag(&heap->view, p);
-    /* First what is frequent: a block of another heap. (Variants that validate look at it before.)
-     */
-    if (HAK_VALIDATE) {
-        hak_plain_free_by_tag(p, tag);
-    } else if (HAK_UNLIKELY(!hak_remote_free_to_chain(heap, p, tag))) {
-        free_to_bin(p, tag);
-    }
 }
 
 static const char *const what_is_wrong[][2] = {

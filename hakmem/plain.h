@@ -14,7 +14,7 @@ HAK_EXTERN_C_BEGIN
 void *hak_plain_malloc(size_t size);
 void *hak_plain_calloc(size_t bytes);
 void hak_plain_free(void *p); /* not NULL; errno is kept */
-/* The same where hak_remote_free_to_chain has refused it; `tag`: what the thread's view shows. */
+/* The same where nothing of that is frequent; `tag`: what the thread's view shows. */
 void hak_plain_free_by_tag(void *p, uint32_t tag);
 size_t hak_plain_usable_size(const void *p);
 /* Bytes of the block at p; aborts, naming `asker`, if p is none or is freed. Freed is what its

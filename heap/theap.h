@@ -383,46 +383,37 @@ static HAK_ALWAYS_INLINE void hak_remote_push(struct theap *heap, struct outbox_
 }
 
 /* What is frequent of hak_remote_free, for any pointer and its tag: a chain of the block's owner
-   and class is being gathered, has room, and the block may be in use. Returns 1 if it is in the
-   chain now, 0 if nothing was done: there is more to do, or to say. */
-static HAK_ALWAYS_INLINE int hak_remote_free_to_chain(struct theap *heap, void *block, uint32_t tag)
+   and class is being gathered, and has room; or such blocks are kept in the own bin
+   (hak_remote_keep). Returns 1 if it is there now, 0 if nothing was done: there is more to do, or
+   to say. */
+static HAK_ALWAYS_INLINE int hak_remote_free_soon(struct theap *heap, void *block, uint32_t tag)
 {
     struct outbox_slot *slot = hak_remote_slot(heap, tag);
     __asm__("" : "+r"(slot)); /* one register, to which all of its fields are offsets */
-    if (HAK_UNLIKELY(slot->tag != tag || slot->count >= slot->limit)) {
-        return 0; /* a limit of 0 is that of slots without an owner too */
+    if (HAK_UNLIKELY(slot->tag != tag)) {
+        return 0;
     }
-    const struct bin *bin =
-        (const struct bin *)(const void *)((const char *)heap + (tag & TAG_LOW_MASK));
+    uint32_t bin_offset = tag & TAG_LOW_MASK;
+    struct bin *bin = (struct bin *)(void *)((char *)heap + bin_offset);
     uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
-    if (HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit) || slot->head == block ||
+    if (HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit) ||
                      heap->last_slot->head == block)) {
         return 0;
     }
+    if (slot->is_kept) {
+        if (HAK_UNLIKELY(hak_link_may_be_or_was(block))) {
+            return 0;
+        }
+        hak_tc_bin_push(bin, block);
+        if (HAK_UNLIKELY(bin->room < 0)) {
+            hak_tc_overflow(heap, bin_offset >> TAG_BIN_SHIFT);
+        }
+        return 1;
+    }
+    if (slot->count >= slot->limit || HAK_UNLIKELY(slot->head == block)) {
+        return 0; /* a limit of 0 is that of slots without an owner too */
+    }
     hak_remote_push(heap, slot, block);
-    return 1;
-}
-
-/* The same where blocks of that owner and class are kept in the own bin (hak_remote_keep), and the
-   block is certainly in use. */
-static inline int hak_remote_free_to_bin(struct theap *heap, void *block, uint32_t tag)
-{
-    const struct outbox_slot *slot = hak_remote_slot(heap, tag);
-    if (HAK_UNLIKELY(slot->tag != tag || !slot->is_kept)) {
-        return 0;
-    }
-    uint32_t size_class = (tag & TAG_LOW_MASK) >> TAG_BIN_SHIFT;
-    struct bin *bin = &heap->bins[size_class];
-    uint32_t offset = (uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1);
-    if (HAK_UNLIKELY(!hak_sc_is_block(offset, bin->magic, bin->limit)) ||
-        HAK_UNLIKELY(hak_link_may_be_or_was(block)) ||
-        HAK_UNLIKELY(heap->last_slot->head == block)) {
-        return 0;
-    }
-    hak_tc_bin_push(bin, block);
-    if (HAK_UNLIKELY(bin->room < 0)) {
-        hak_tc_overflow(heap, size_class);
-    }
     return 1;
 }
 
