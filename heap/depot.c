@@ -67,6 +67,26 @@ static void *join(struct theap *heap, uint32_t size_class, void *head, void *las
     return next;
 }
 
+#define BIT(size_class) ((uint64_t)1 << (size_class))
+
+/* The class's list that came last is held, if it is not yet. */
+static void hold_loose(struct theap *heap, uint32_t size_class)
+{
+    if (heap->depot_loose & BIT(size_class)) {
+        void *top = heap->depot[size_class];
+        hak_lock_step((uint32_t)(*hak_depot_word(top) >> COUNT_SHIFT));
+        (void)hak_bank_hold_list(&heap->owner.bank, size_class, top);
+        heap->depot_loose &= ~BIT(size_class);
+    }
+}
+
+void hak_depot_hold(struct theap *heap)
+{
+    for (uint64_t loose = heap->depot_loose; loose; loose &= loose - 1) {
+        hold_loose(heap, (uint32_t)__builtin_ctzll(loose));
+    }
+}
+
 int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t count, int is_chain)
 {
     uint64_t *bytes = bytes_of(heap, size_class);
@@ -78,9 +98,14 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
     *bytes += list_bytes(size_class, count);
     heap->depot_blocks[size_class] += count;
     if (hak_mid_is_class(size_class)) {
-        hak_lock_step(count);
-        void *last = hak_bank_hold_list(&heap->owner.bank, size_class, head);
-        next = join(heap, size_class, head, last, &count);
+        hold_loose(heap, size_class);
+        if (is_chain || HAK_VALIDATE) {
+            hak_lock_step(count);
+            void *last = hak_bank_hold_list(&heap->owner.bank, size_class, head);
+            next = join(heap, size_class, head, last, &count);
+        } else {
+            heap->depot_loose |= BIT(size_class);
+        }
     } else if (!is_chain && atomic_load_relaxed(&hak_depot_last) != heap) {
         atomic_store_release(&hak_depot_last, heap);
     }
@@ -101,7 +126,9 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
     *bytes_of(heap, size_class) -= list_bytes(size_class, *count);
     heap->depot_blocks[size_class] -= *count;
     hak_tc_mark_free(heap, head); /* as it was */
-    if (hak_mid_is_class(size_class)) {
+    if (heap->depot_loose & BIT(size_class)) {
+        heap->depot_loose &= ~BIT(size_class);
+    } else if (hak_mid_is_class(size_class)) {
         hak_lock_step(*count);
         hak_bank_let_go_list(&heap->owner.bank, size_class, head, *count);
     } else {
@@ -204,7 +231,8 @@ void hak_depot_end_window(struct theap *heap, uint64_t awake)
 }
 
 /* Adds the bytes of a list to *bytes. */
-static int verify_list(uint32_t size_class, const void *head, uint32_t count, uint64_t *bytes)
+static int verify_list(uint32_t size_class, const void *head, uint32_t count, int is_held,
+                       uint64_t *bytes)
 {
     int is_broken = 0;
     uint32_t n = 0;
@@ -215,9 +243,7 @@ static int verify_list(uint32_t size_class, const void *head, uint32_t count, ui
     if (is_broken || n != count) {
         return VERIFY_DEPOT_LIST;
     }
-    return hak_mid_is_class(size_class) && hak_bank_verify_held(head, count, size_class)
-               ? VERIFY_DEPOT_HELD
-               : 0;
+    return is_held && hak_bank_verify_held(head, count, size_class) ? VERIFY_DEPOT_HELD : 0;
 }
 
 int hak_depot_verify(const struct theap *heap)
@@ -226,17 +252,22 @@ int hak_depot_verify(const struct theap *heap)
     int is_wrong = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         uint32_t n = 0;
+        int is_loose = (heap->depot_loose & BIT(c)) != 0;
+        is_wrong |= is_loose && !heap->depot[c];
         for (void *head = heap->depot[c]; head;
              head = (void *)(*hak_depot_word(head) & LIST_MASK)) {
             uint32_t count = (uint32_t)(*hak_depot_word(head) >> COUNT_SHIFT);
             n += count;
-            int error = verify_list(c, head, count, &bytes[hak_mid_is_class(c)]);
+            int is_held = hak_mid_is_class(c) && !is_loose;
+            int error = verify_list(c, head, count, is_held, &bytes[hak_mid_is_class(c)]);
             if (error) {
                 return error;
             }
+            is_loose = 0;
         }
         is_wrong |= n != heap->depot_blocks[c];
     }
+    is_wrong |= (heap->depot_loose & TINY_CLASSES) != 0;
     is_wrong |= bytes[0] != heap->depot_bytes[0] || bytes[1] != heap->depot_bytes[1];
     return is_wrong ? VERIFY_DEPOT_BYTES : 0;
 }

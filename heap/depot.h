@@ -12,8 +12,14 @@
    slabs. Those of mid classes have a mark in their third word, and are held if they are of this
    heap's slabs: a bit in their slab (slab.h) says that they are in a depot. So a block that is
    freed twice is found when it comes here, as it is when it comes to its slab. A tiny one is found
-   when the list goes to its slabs. A thread that allocates of a mid class keeps what it frees of
-   other heaps' too (remote.c), so that it may lie here; it counts as this heap's.
+   when the list goes to its slabs.
+
+   What a bin of a mid class overflowed with last is loose: it is held when the next list comes, or
+   the process exits. Most such lists are taken again before, as one more spare, and nothing of their
+   slabs has been looked at then. (None is in variants that validate.)
+
+   A thread that allocates of a mid class keeps what it frees of other heaps' too (remote.c), so
+   that it may lie here; it counts as this heap's.
 
    How much: of tiny chains DEPOT_LEAST_BYTES; of mid blocks as much or a share of the heap's slabs,
    of other heaps' the share alone; of tiny blocks, scattered lists included, as much as the slabs;
@@ -56,6 +62,8 @@ HAK_MUST_CHECK int hak_depot_put(struct theap *heap, uint32_t size_class, void *
 /* The list of the class that came last: its head, and its number of blocks in *count; NULL if there
    is none. */
 void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count);
+/* What is loose is held. */
+void hak_depot_hold(struct theap *heap);
 /* Gives lists to their slabs, of as many bytes at least. Returns 1 if there are more. */
 int hak_depot_give_back(struct theap *heap, uint64_t bytes);
 /* The process is about to grow by so many bytes: some lists of tiny blocks of the heap that put
@@ -73,7 +81,8 @@ static inline void hak_depot_relieve(size_t bytes)
 /* For end_window: lists of tiny classes without a bit in `awake` go to their slabs, some at a time.
    Takes the heap's lock. */
 void hak_depot_end_window(struct theap *heap, uint64_t awake);
-/* 0 if the sums are those of the lists, and each mid block in them has its mark and is noted. */
+/* 0 if the sums are those of the lists, and each mid block in them that are not loose has its mark
+   and is noted. */
 int hak_depot_verify(const struct theap *heap);
 
 HAK_EXTERN_C_END

@@ -88,7 +88,16 @@ std::set<void *> in_depot(const struct theap *heap, uint32_t size_class)
     return blocks;
 }
 
-/* Frees blocks of that size until some are in the depot. */
+/* What is loose is held from now on. */
+void hold()
+{
+    hak_lock_acquire(&hak_self->owner.lock);
+    hak_depot_hold(hak_self);
+    hak_lock_release(&hak_self->owner.lock);
+    EXPECT_EQ(hak_self->depot_loose, 0u);
+}
+
+/* Frees blocks of that size until some are in the depot, loose but in variants that validate. */
 std::vector<void *> fill(size_t size)
 {
     std::vector<void *> blocks = allocate(HAK_TINY_OR(40u, 1000u), size), freed;
@@ -124,6 +133,57 @@ TEST_F(Depot, WhatOverflowsComesBackLastFirst)
         free_all(again);
         free_all(rest);
         (void)hak_purge();
+    }
+}
+
+/* The list that came last is held when another one comes; if it is taken first, its slabs have not
+   been looked at. */
+TEST_F(Depot, TheListThatCameLastIsLoose)
+{
+    if (HAK_VALIDATE) {
+        GTEST_SKIP() << "none is";
+    }
+    for (size_t size : kSizes) {
+        uint32_t c = hak_sc_of(size);
+        uint64_t bit = uint64_t{1} << c;
+        std::vector<void *> rest = fill(size);
+        std::set<void *> first = in_depot(hak_self, c);
+        EXPECT_EQ(hak_self->depot_loose, bit);
+        for (void *p : first) {
+            EXPECT_TRUE(hak_super_lookup(p).is_allocated);
+            EXPECT_FALSE(hak_bank_has_mark(p));
+        }
+        std::vector<void *> again; /* takes it, and gives it back */
+        while (hak_self->depot[c]) {
+            again.push_back(hak_malloc(size));
+        }
+        EXPECT_EQ(hak_self->depot_loose, 0u);
+        EXPECT_EQ(hak_verify(), 0);
+        rest.insert(rest.end(), again.begin(), again.end());
+        size_t n = 0;
+        while (!rest.empty() && n < 2) { /* until there are two lists */
+            hak_free(rest.back());
+            rest.pop_back();
+            n = 0;
+            for (void *at = hak_self->depot[c]; at; n++) {
+                at = reinterpret_cast<void *>(static_cast<uintptr_t *>(at)[1] & 0xFFFFFFFFFFFFu);
+            }
+        }
+        ASSERT_EQ(n, 2u) << size;
+        EXPECT_EQ(hak_self->depot_loose, bit);
+        std::set<void *> both = in_depot(hak_self, c);
+        size_t held = 0;
+        for (void *p : both) {
+            EXPECT_EQ(hak_super_lookup(p).is_allocated, !hak_bank_has_mark(p));
+            held += static_cast<size_t>(hak_bank_has_mark(p));
+        }
+        EXPECT_GT(held, 0u);
+        EXPECT_LT(held, both.size());
+        EXPECT_FALSE(hak_bank_has_mark(hak_self->depot[c]));
+        EXPECT_EQ(hak_verify(), 0);
+        free_all(rest);
+        (void)hak_purge();
+        EXPECT_EQ(hak_self->depot_loose, 0u);
     }
 }
 
@@ -175,6 +235,7 @@ TEST_F(Depot, BlocksInItAreFree)
 {
     for (size_t size : kSizes) {
         std::vector<void *> rest = fill(size);
+        hold();
         std::set<void *> held = in_depot(hak_self, hak_sc_of(size));
         for (void *p : held) {
             struct ss_lookup found = hak_super_lookup(p);
@@ -264,7 +325,11 @@ TEST_F(Depot, VerifySeesEachBrokenEquation)
     std::vector<void *> rest = fill(5000);
     uint32_t c = hak_sc_of(5000);
     void *head = hak_self->depot[c];
+    hold();
     ASSERT_EQ(hak_verify(), 0);
+    hak_self->depot_loose = 1; /* a tiny class's */
+    EXPECT_EQ(hak_verify(), VERIFY_DEPOT_BYTES);
+    hak_self->depot_loose = 0;
     hak_self->depot_bytes[1]++;
     EXPECT_EQ(hak_verify(), VERIFY_DEPOT_BYTES);
     hak_self->depot_bytes[1]--;
@@ -488,6 +553,7 @@ TEST_F(DepotDeathTest, ABlockFreedTwiceIsFoundOnTheWayIn)
 TEST_F(DepotDeathTest, ABlockInItIsFreeToReallocAndUsableSize)
 {
     std::vector<void *> rest = fill(5000);
+    hold();
     void *p = *in_depot(hak_self, hak_sc_of(5000)).begin();
     EXPECT_EXIT(hak_free(hak_realloc(p, 6000)), testing::KilledBySignal(SIGABRT), "freed block");
     EXPECT_EXIT((void)hak_usable_size(p), testing::KilledBySignal(SIGABRT), "freed block");

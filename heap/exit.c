@@ -1,9 +1,11 @@
 /* The exiting thread's free blocks. Fast paths put a block into a list without looking whether it
    lies in one already: what was freed twice, with others in between, makes the list a circle, or
-   two lists one. Called at exit, with no lock held; takes the heap's lock for its inbox. */
+   two lists one. Called at exit, with no lock held; takes the heap's lock for its inbox and for what
+   is loose in its depot. */
 #include "heap/exit.h"
 
 #include "base/error.h"
+#include "heap/depot.h"
 #include "heap/gate.h"
 #include "heap/theap.h"
 #include "superslab/pool.h"
@@ -103,9 +105,11 @@ HAK_COLD void hak_exit_look(void)
         !hak_gate_enter()) {
         return;
     }
-    if (HAK_UNLIKELY(atomic_load_relaxed(&heap->owner.inbox) != NULL)) {
+    if (HAK_UNLIKELY(atomic_load_relaxed(&heap->owner.inbox) != NULL) ||
+        atomic_load_relaxed(&heap->depot_loose)) {
         hak_lock_acquire(&heap->owner.lock);
         hak_remote_collect_inbox(heap);
+        hak_depot_hold(heap);
         (void)hak_theap_unlock(heap);
     }
     uint32_t left = LOOK_AT_IN_ALL;

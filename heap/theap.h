@@ -177,6 +177,8 @@ struct theap {
     void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];             /* of tiny and of mid classes; owner's lock */
     uint32_t depot_blocks[SC_N_CLASSES]; /* owner's lock */
+    uint64_t depot_loose;                /* a bit for each class whose list that came last is not
+                                            held yet; owner's lock */
     uint32_t depot_pressure;             /* see depot.h; owner's lock */
     struct theap *next_orphan;           /* HEAPS lock */
     struct theap **self_at;              /* its thread's hak_self; the lock of hak_theap_switch */
