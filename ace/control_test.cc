@@ -265,7 +265,7 @@ TEST_F(Control, PeaksInVainMakeItShorterAgain)
     EXPECT_GT(c.n_shorter, 0u);
 }
 
-/* What was counted before the first start stays; a later one begins anew. */
+/* What was counted before the first start stays; a later one begins again. */
 TEST_F(Control, TheFirstStartLeavesClassesAsTheyAre)
 {
     static struct control fresh;

@@ -15,8 +15,8 @@
    when the list goes to its slabs.
 
    What a bin of a mid class overflowed with last is loose: it is held when the next list comes, or
-   the process exits. Most such lists are taken again before, as one more spare, and nothing of their
-   slabs has been looked at then. (None is in variants that validate.)
+   the process exits. Most such lists are taken again before, as one more spare, and nothing of
+   their slabs has been looked at then. (None is in variants that validate.)
 
    A thread that allocates of a mid class keeps what it frees of other heaps' too (remote.c), so
    that it may lie here; it counts as this heap's.

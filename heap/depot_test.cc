@@ -153,7 +153,7 @@ TEST_F(Depot, TheListThatCameLastIsLoose)
             EXPECT_TRUE(hak_super_lookup(p).is_allocated);
             EXPECT_FALSE(hak_bank_has_mark(p));
         }
-        std::vector<void *> again; /* takes it, and gives it back */
+        std::vector<void *> again; /* takes it, and returns it */
         while (hak_self->depot[c]) {
             again.push_back(hak_malloc(size));
         }

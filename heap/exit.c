@@ -1,7 +1,7 @@
 /* The exiting thread's free blocks. Fast paths put a block into a list without looking whether it
    lies in one already: what was freed twice, with others in between, makes the list a circle, or
-   two lists one. Called at exit, with no lock held; takes the heap's lock for its inbox and for what
-   is loose in its depot. */
+   two lists one. Called at exit, with no lock held; takes the heap's lock for its inbox and for
+   what is loose in its depot. */
 #include "heap/exit.h"
 
 #include "base/error.h"

@@ -18,6 +18,7 @@
 #include "base/stats.h"
 #include "hakmem/hakmem.h"
 #include "heap/common.h"
+#include "heap/depot.h"
 #include "heap/gate.h"
 #include "heap/parked.h"
 #include "superslab/superslab.h"
@@ -114,6 +115,14 @@ std::vector<void *> allocate(size_t n, size_t size)
         blocks.push_back(p);
     }
     return blocks;
+}
+
+/* What is loose in the depot is held from now on. */
+void hold_loose()
+{
+    hak_lock_acquire(&hak_self->owner.lock);
+    hak_depot_hold(hak_self);
+    hak_lock_release(&hak_self->owner.lock);
 }
 
 void free_all(const std::vector<void *> &blocks)
@@ -484,6 +493,7 @@ TEST_F(Remote, ADepotHoldsOthersBlocks)
                                      DEPOT_LEAST_BYTES));
     }
     EXPECT_EQ(hak_verify(), 0);
+    hold_loose();
     for (void *head = hak_self->depot[c]; head; head = hak_link_next(head)) {
         n_theirs += TAG_OWNER(hak_map_find(head).tag) == heap->owner.id;
         EXPECT_TRUE(hak_bank_has_mark(head));
@@ -495,7 +505,8 @@ TEST_F(Remote, ADepotHoldsOthersBlocks)
     free_all(own);
 }
 
-/* Found at once, whatever was freed in between, as long as the block was not written to. */
+/* Found at once, whatever was freed in between, as long as the block was not written to; what is
+   loose in the depot when it is held. */
 TEST_F(Remote, AnothersMidBlockThatIsFreedTwiceAborts)
 {
     for (size_t size : {size_t(1500), size_t(5000), size_t(20000)}) {
@@ -507,6 +518,7 @@ TEST_F(Remote, AnothersMidBlockThatIsFreedTwiceAborts)
         EXPECT_EXIT(hak_free(theirs[2]), testing::KilledBySignal(SIGABRT), "block freed twice");
         EXPECT_EXIT(hak_free(theirs[1]), testing::KilledBySignal(SIGABRT), "block freed twice");
         free_all({theirs.begin() + 3, theirs.end()});
+        hold_loose();
         for (void *head = hak_self->depot[hak_sc_of(size)]; head; head = hak_link_next(head)) {
             EXPECT_EXIT(hak_free(head), testing::KilledBySignal(SIGABRT), "block freed twice");
         }

@@ -37,7 +37,8 @@ NOT_C = {"malloc/new_delete.c", "malloc/late_symbol.c"}
 NOT_IN_STRESS = ("malloc_malloc.c.o", "malloc_malloc_names.c.o", "malloc_libc_names.c.o")
 PROGRAMS = ["early_late", "exhausted", "fork", "guest", "loading", "signals"]
 # qemu-user: its own memory counts towards limits and peaks (5 MB a thread), it cannot fork when it
-# has threads, knows neither seccomp nor ptrace, has a thread of its own, and /proc/self/exe is qemu.
+# has threads, knows neither seccomp nor ptrace, has a thread of its own, and /proc/self/exe is
+# qemu.
 NOT_EMULATED = {
     "exhausted": [
         "address_space", "data", "shrunk_blocks", "grown_blocks", "c_library", "mappings",
