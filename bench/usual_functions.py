@@ -25,7 +25,7 @@ PROGRAMS = [
 # Few of these call them, or none, and many others do: programs of one thread that run longer.
 FRONT = """
     calloc hak_calloc hak_plain_calloc first_calloc become_full hak_owner_list_limit
-    realloc slow_realloc plain_take own_refill move_own_any
+    realloc realloc_other slow_realloc plain_take own_refill move_own_any
     hak_remote_send_all hak_bank_n_empty hak_bank_release_empty relieve next_epoch
 """.split()
 RARE_PARTS = set()  # functions of which the part that the compiler thinks is rare was called
