@@ -18,6 +18,7 @@
 #include "profile/known.h"
 #include "profile/profile.h"
 #include "profile/sample.h"
+#include "superslab/map.h"
 
 /* Of larger classes none is kept in the sampled one's place: p is large there, and with it the
    memory. */
@@ -656,8 +657,11 @@ static size_t profile_usable_size(const void *p)
 
 static struct hak_heap *home(struct hak_heap *heap, const void *p, size_t usable)
 {
+    struct profile_sample sample;
     (void)usable;
-    return hak_realloc_home(heap, p);
+    /* What limbo serves is known by its start, to which a sample is not shifted. */
+    int is_shifted = hak_map_find(p).tag == TAG_LIMBO && hak_profile_look_known(p, &sample);
+    return hak_realloc_home(heap, is_shifted ? sample.start : p);
 }
 
 static size_t size_for_realloc(const void *p)

@@ -155,6 +155,38 @@ TEST(Profile, AForkedChildSamplesAndWrites)
     }
 }
 
+/* What is served while another thread forks is known by its start: a sample is not. */
+TEST(Profile, SampledBlocksOfAHeapGrowThoughAnotherThreadForks)
+{
+    Sampling sampling(1);
+    std::atomic<bool> is_over(false);
+    std::thread grows([&] {
+        struct hak_heap *heap = hak_heap_create();
+        for (size_t i = 0; !is_over; i++) {
+            size_t size = 40 + i % 900;
+            void *p = hak_heap_malloc(heap, size);
+            fill(p, size, static_cast<int>(i));
+            p = hak_heap_realloc(heap, p, 2 * size);
+            if (!p || !is_filled(p, size, static_cast<int>(i))) {
+                abort();
+            }
+            hak_free(p);
+        }
+        hak_heap_destroy(heap);
+    });
+    for (int i = 0; i < 100; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            _exit(0);
+        }
+        int status;
+        waitpid(pid, &status, 0);
+        EXPECT_EQ(status, 0);
+    }
+    is_over = true;
+    grows.join();
+}
+
 TEST(Profile, LibrariesAreLoadedMeanwhile)
 {
     Sampling sampling(500);

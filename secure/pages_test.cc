@@ -1,8 +1,12 @@
 /* Tests of lent pages: what is moved, what comes back, bounds, refusals, and what is learnt. */
+#include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #include <vector>
 
 #include "base/os.h"
@@ -166,31 +170,82 @@ TEST_F(SecurePages, ARefusalIsSurvived)
     EXPECT_EQ(hak_secure_pages_kept, 0u);
 }
 
-/* By the kernel: the run is given up, or its place claimed again; then others come back by the
-   careful way. */
-TEST_F(SecurePages, ARefusalOfTheKernelIsSurvived)
+/* What the kernel unmaps before it refuses becomes another thread's at once, if `is_taken`. */
+bool is_taken;
+char *taken;
+size_t taken_bytes;
+void *mremap_and_lose(void *from, size_t old_size, size_t new_size, int flags, void *to)
 {
-    struct pages lent = hak_secure_pages_lend(room, 64);
-    ASSERT_EQ(lent.n, 64u);
-    memset(room, 1, 64 * page);
-    rlimit before;
-    ASSERT_EQ(getrlimit(RLIMIT_DATA, &before), 0);
-    rlimit none = {page, before.rlim_max};
-    ASSERT_EQ(setrlimit(RLIMIT_DATA, &none), 0);
-    size_t n = hak_secure_pages_return(lent, room, 64, ANY);
-    ASSERT_EQ(setrlimit(RLIMIT_DATA, &before), 0);
-    EXPECT_EQ(n, 0u);
-    EXPECT_EQ(hak_secure_pages_kept, 0u);
-    EXPECT_EQ(hak_os_purge(room, 64 * page), 0);
-    for (int round = 0; round < 3; round++) {
-        lent = hak_secure_pages_lend(room, 64);
-        ASSERT_EQ(lent.n, 64u);
-        EXPECT_TRUE(is_zero(room, 64));
-        memset(room, 2, 64 * page);
-        EXPECT_EQ(hak_secure_pages_return(lent, room, 64, ANY), 64u);
-        EXPECT_EQ(hak_secure_pages_kept, 64u);
+    void *p = hak_os_real_ops.mremap(from, old_size, new_size, flags, to);
+    int error = errno;
+    if (is_taken && p == MAP_FAILED && (flags & MREMAP_FIXED)) {
+        void *other = mmap(to, new_size, PROT_READ | PROT_WRITE, /* shared: no data to the limit */
+                           MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        taken = other == to ? static_cast<char *>(memset(to, 'o', new_size)) : nullptr;
+        taken_bytes = new_size;
     }
-    EXPECT_EQ(hak_secure_pages_trim(0), 1);
+    errno = error;
+    return p;
+}
+
+/* Returns a run while the kernel refuses; what else is lent then. 0, or what is wrong. */
+int return_refused(char *room, size_t page)
+{
+    const size_t n = 64, n_others = 20;
+    struct pages lent = hak_secure_pages_lend(room, n);
+    memset(room, 1, n * page);
+    rlimit before, none;
+    if (lent.n != n || getrlimit(RLIMIT_DATA, &before)) {
+        return 1;
+    }
+    none = {page, before.rlim_max};
+    hak_os_ops.mremap = mremap_and_lose;
+    int is_set = setrlimit(RLIMIT_DATA, &none) == 0;
+    size_t n_moved = hak_secure_pages_return(lent, room, n, ANY);
+    is_set &= setrlimit(RLIMIT_DATA, &before) == 0;
+    hak_os_ops.mremap = hak_os_real_ops.mremap;
+    if (!is_set || n_moved || hak_secure_pages_kept || (taken != nullptr) != is_taken) {
+        return 2;
+    }
+    if (std::count(room, room + n * page, 1) != static_cast<ptrdiff_t>(n * page)) {
+        return 3; /* they are where they were */
+    }
+    for (int round = 0; round < 2; round++) {
+        struct pages others[n_others];
+        for (size_t i = 0; i < n_others; i++) {
+            char *to = room + (i + 1) * n * page;
+            others[i] = hak_secure_pages_lend(to, n);
+            if (others[i].n != n || std::count(to, to + n * page, 0) != ptrdiff_t(n * page) ||
+                (is_taken && others[i].first < lent.first + n &&
+                 lent.first < others[i].first + n)) {
+                return 4;
+            }
+            memset(to, 2, n * page);
+        }
+        for (size_t i = 0; i < n_others; i++) {
+            if (hak_secure_pages_return(others[i], room + (i + 1) * n * page, n, ANY) != n) {
+                return 5;
+            }
+        }
+        if (hak_secure_pages_kept != n_others * n || !hak_secure_pages_trim(0)) {
+            return 6;
+        }
+    }
+    if (taken && std::count(taken, taken + taken_bytes, 'o') != ptrdiff_t(taken_bytes)) {
+        return 7;
+    }
+    return hak_secure_pages_verify() ? 0 : 8;
+}
+
+/* By the kernel: the run is given up, or its place claimed again; then others come back by the
+   careful way. In a child, before any other refusal: only the first one is met so. */
+using SecurePagesDeathTest = SecurePages;
+TEST_F(SecurePagesDeathTest, ARefusalOfTheKernelIsSurvived)
+{
+    for (bool taken_first : {false, true}) {
+        is_taken = taken_first;
+        EXPECT_EXIT(_exit(return_refused(room, page)), testing::ExitedWithCode(0), "") << is_taken;
+    }
 }
 
 } // namespace

@@ -534,11 +534,10 @@ static void check_word(char *first, uint32_t size_class, uint64_t used)
 {
     const size_t class_bytes = hak_sc_table[size_class].size;
     const uint32_t tag = hak_map_find(first).tag;
-    int is_its = TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class && !is_of_pool(tag),
-        alone = is_alone();
+    int is_its = TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class && !is_of_pool(tag);
     for (; is_its && used; used &= used - 1) {
         const char *p = first + (size_t)__builtin_ctzll(used) * class_bytes;
-        if (alone) {
+        if (is_alone()) { /* still: a thread may get its heap at any time */
             check(p, class_bytes);
         } else {
             hak_secure_small_check(p, tag);
