@@ -10,8 +10,8 @@ HAK_LARGE_ZEROS struct pool_lists hak_pool_lists;
 
 void hak_pool_touch(void)
 {
-    hak_atomic_touch(hak_pool_lists.by_run);
-    hak_atomic_touch(&hak_pool_lists.units_present);
+    hak_atomic_touch(&hak_pool_lists.touched_first);
+    hak_atomic_touch(&hak_pool_lists.touched_units);
 }
 
 static void list_remove(struct ss_list *list, struct superslab *ss, enum ss_list_kind kind)

@@ -19,10 +19,12 @@ struct ss_list {
 };
 
 struct pool_lists {
+    uint32_t touched_first; /* beside what it touches: hak_pool_touch alone writes it, */
     struct ss_list by_run[SS_GRANULES + 1]; /* by largest_run */
     uint64_t runs_present[RUN_BITS / 64];
     struct ss_list by_units[SS_UNITS + 1]; /* by n_whole */
     uint64_t units_present;                /* a bit for each of these lists that is not empty */
+    uint32_t touched_units;                /* and this */
     struct ss_list virgin;                 /* instead: those that keep classes, if n_whole > 0 */
     struct ss_list aged;                   /* with something to purge, oldest first */
     struct ss_list refused;                /* whose dirty granules were all refused */

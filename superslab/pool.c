@@ -229,8 +229,18 @@ int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
     return 1;
 }
 
+/* A superslab with as many wholly free units as any has, whoever's it is. */
+static struct superslab *choose_emptiest(uint32_t *unit)
+{
+    uint32_t n = 63 - (uint32_t)__builtin_clzll(hak_pool_lists.units_present);
+    struct superslab *ss = hak_pool_lists.by_units[n].first;
+    *unit = (uint32_t)__builtin_ctz(hak_granules_whole_units(&ss->free));
+    return ss;
+}
+
 /* A wholly free unit: of a superslab that has few of them, a resident one if it is near. NULL if
-   there is none. `guarded`: of one that has guards. */
+   there is none. `guarded`: of one that has guards. Where all that are near are other threads', the
+   own ones may lie behind them, and a region more for each slab would be without bound. */
 static struct superslab *choose_unit(uint32_t *unit, int guarded, int may_share)
 {
     struct superslab *best = NULL, *others = NULL;
@@ -262,6 +272,9 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded, int may_share)
                 *unit = (uint32_t)__builtin_ctz(whole);
             }
         }
+    }
+    if (!HAK_SECURE && !best && !others && looked >= DIRTY_SEARCH) {
+        return choose_emptiest(unit);
     }
     *unit = others ? others_unit : *unit;
     return others ? others : best;

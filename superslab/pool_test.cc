@@ -842,6 +842,33 @@ TEST_F(Pool, GrowingThreadsTakeFreshMemoryApart)
     }
     EXPECT_EQ(hak_ss_verify(), 0);
 }
+
+/* Where what is near is the other's, the own superslabs lie behind it. */
+TEST_F(Pool, GrowingThreadsMapNoRegionForEachSlab)
+{
+    const size_t kSpanUnits = 20, kSlabs = 4 * SS_UNITS;
+    std::vector<char *> spans;
+    std::thread([&] {
+        for (int i = 0; i < 40; i++) {
+            spans.push_back(units(kSpanUnits));
+        }
+    }).join();
+    spans.push_back(units(SS_UNITS)); /* now this thread grows, too */
+    int64_t before = hak_stat_get(superslabs);
+    std::vector<struct slab *> slabs;
+    while (slabs.size() < kSlabs) {
+        slabs.push_back(make_slab(3, 0));
+    }
+    EXPECT_LE(hak_stat_get(superslabs) - before, int64_t(kSlabs / SS_UNITS));
+    EXPECT_EQ(hak_ss_verify(), 0);
+    for (struct slab *slab : slabs) {
+        hak_pool_slab_free(slab);
+    }
+    for (char *p : spans) {
+        hak_ss_span_free(p);
+    }
+    EXPECT_EQ(hak_ss_verify(), 0);
+}
 #endif
 
 using PoolDeathTest = Pool;
