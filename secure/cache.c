@@ -9,6 +9,7 @@
 #include "base/link.h"
 #include "base/options.h"
 #include "base/os.h"
+#include "heap/gate.h"
 #include "secure/blame.h"
 #include "secure/tail.h"
 
@@ -79,9 +80,10 @@ static struct secure_cache *attach(void)
     if (heap->kept) {
         return (struct secure_cache *)heap->kept;
     }
-    if (!heap->kept_room) {
+    if (!heap->kept_room && hak_gate_enter()) { /* else a fork would find the memory's lock held */
         uintptr_t room = (uintptr_t)hak_os_meta_alloc(sizeof(struct secure_cache) + LEAVE_ALIGN);
         heap->kept_room = room ? (void *)((room + LEAVE_ALIGN - 1) & ~(LEAVE_ALIGN - 1)) : NULL;
+        hak_gate_leave();
     }
     struct secure_cache *cache = (struct secure_cache *)heap->kept_room;
     if (cache && cache_of(heap)) {

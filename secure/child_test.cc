@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "hakmem/hakmem.h"
+#include "heap/gate.h"
+#include "heap/theap.h"
+#include "secure/cache.h"
 #include "testing/in_child.h"
 
 namespace
@@ -47,6 +50,44 @@ TEST(SecureChild, EachDrawsItsOwn)
         munmap(served, 3 * N * sizeof(void *));
         EXPECT_EQ(hak_verify(), 0);
     }
+}
+
+/* Its memory has a lock, which a forked child would find held. */
+TEST(SecureChild, NoCacheIsMadeWhileAForkIsUnderWay)
+{
+    hak_gate_close();
+    std::thread([] {
+        struct theap *heap = hak_theap_own;
+        EXPECT_EQ(hak_secure_cache_attach(), nullptr) << "nor is a heap";
+        EXPECT_EQ(hak_theap_own, heap);
+    }).join();
+    hak_gate_open();
+    std::atomic<int> step(0);
+    auto wait = [&](int until) {
+        while (step.load() < until) {
+            std::this_thread::yield();
+        }
+    };
+    std::thread other([&] {
+        struct theap *heap = hak_theap_acquire();
+        heap->kept_room = nullptr; /* as of a heap that no thread has had */
+        step = 1;
+        wait(2);
+        EXPECT_EQ(hak_secure_cache_attach(), nullptr);
+        EXPECT_EQ(heap->kept_room, nullptr);
+        step = 3;
+        wait(4);
+        hak_free(hak_malloc(24));
+        EXPECT_NE(heap->kept_room, nullptr);
+    });
+    wait(1);
+    hak_gate_close();
+    step = 2;
+    wait(3);
+    hak_gate_open();
+    step = 4;
+    other.join();
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 TEST(SecureExit, BlocksInUseAreLookedAt)
