@@ -279,28 +279,30 @@ static HAK_ALWAYS_INLINE void copy_four(char *to, const char *from, size_t n, si
     __builtin_memcpy(to + last, from + last, piece);
 }
 
+#define COPY_PIECE ((size_t)64)
+
 /* A block's first n bytes and, up to a multiple of the alignment of blocks, more. A call of memcpy
    would need a stack frame. What costs most is a branch that depends on n, which nothing foretells:
    so there are few. */
 static HAK_ALWAYS_INLINE void copy(char *to, const char *from, size_t n)
 {
     n = (n + SC_MIN_ALIGN - 1) & ~(size_t)(SC_MIN_ALIGN - 1);
-    if (n <= 4 * 64) {
-        if (HAK_UNLIKELY(n < 64)) {
+    if (n <= 4 * COPY_PIECE) {
+        if (HAK_UNLIKELY(n < COPY_PIECE)) {
             copy_four(to, from, n, SC_MIN_ALIGN);
         } else {
-            copy_four(to, from, n, 64);
+            copy_four(to, from, n, COPY_PIECE);
         }
         return;
     }
-    const char *last = from + (n - 4 * 64);
-    char *last_to = to + (n - 4 * 64);
+    const char *last = from + (n - 4 * COPY_PIECE);
+    char *last_to = to + (n - 4 * COPY_PIECE);
     do {
-        copy_four(to, from, 4 * 64, 64);
-        to += 4 * 64;
-        from += 4 * 64;
+        copy_four(to, from, 4 * COPY_PIECE, COPY_PIECE);
+        to += 4 * COPY_PIECE;
+        from += 4 * COPY_PIECE;
     } while (from < last);
-    copy_four(last_to, last, 4 * 64, 64);
+    copy_four(last_to, last, 4 * COPY_PIECE, COPY_PIECE);
 }
 
 /* Both blocks are tiny, and both bins as they mostly are. */
