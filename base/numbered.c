@@ -6,7 +6,7 @@
 
 int hak_numbered_reserve(struct numbered *all)
 {
-    hak_atomic_touch(&all->n);
+    hak_atomic_touch(&all->touched);
     uint32_t index = hak_numbered_count(all) / NUMBERED_CHUNK;
     void **none = NULL;
     if (index < NUMBERED_CHUNKS && !atomic_load_acquire(&all->chunks[index])) {

@@ -15,7 +15,8 @@ HAK_EXTERN_C_BEGIN
 
 struct numbered {
     void **chunks[NUMBERED_CHUNKS];
-    uint32_t n; /* numbers are below it */
+    uint32_t n;       /* numbers are below it */
+    uint32_t touched; /* beside it, in the same page: hak_numbered_reserve alone writes it */
 };
 
 /* Makes a place for one more, from metadata. Returns whether there is one. No lock needed: so it is

@@ -46,6 +46,12 @@ struct ss_list *hak_pool_units_list(const struct superslab *ss, uint32_t n_whole
                                                  : &hak_pool_lists.by_units[n_whole];
 }
 
+/* Who purges looks at it without the lock. */
+static void count_empty(int change)
+{
+    atomic_store_relaxed(&hak_pool_lists.n_empty, hak_pool_lists.n_empty + (uint32_t)change);
+}
+
 static void list_by_units(struct superslab *ss, uint32_t n_whole)
 {
     ss->n_whole = (uint16_t)n_whole;
@@ -54,7 +60,7 @@ static void list_by_units(struct superslab *ss, uint32_t n_whole)
     if (list == &hak_pool_lists.by_units[n_whole]) {
         hak_pool_lists.units_present |= (uint64_t)1 << n_whole;
     }
-    hak_pool_lists.n_empty += hak_pool_is_empty(ss) != 0;
+    count_empty(hak_pool_is_empty(ss) != 0);
 }
 
 static void unlist_by_units(struct superslab *ss)
@@ -63,7 +69,7 @@ static void unlist_by_units(struct superslab *ss)
     if (!hak_pool_lists.by_units[ss->n_whole].first) {
         hak_pool_lists.units_present &= ~((uint64_t)1 << ss->n_whole);
     }
-    hak_pool_lists.n_empty -= hak_pool_is_empty(ss) != 0;
+    count_empty(-(hak_pool_is_empty(ss) != 0));
 }
 
 uint32_t hak_pool_longest_run(const struct superslab *ss)
