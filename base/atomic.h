@@ -24,8 +24,8 @@
 #define atomic_fence_seq() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
 /* Writes what is there, of 4 bytes at least. For memory that may never have been touched, before it
-   is read and then written: a page of zeros that was read costs a second fault (0.7 and 2.4
-   us instead of 1.6). */
+   is read and then written: a page of zeros that was read costs a second fault (0.7 and 2.4 us
+   instead of 1.6). */
 #define hak_atomic_touch(p) ((void)__atomic_fetch_or((uint32_t *)(void *)(p), 0u, __ATOMIC_RELAXED))
 
 static inline void hak_atomic_pause(void)

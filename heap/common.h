@@ -18,12 +18,13 @@
 
    The first common heap serves unless its lock is held, then the second, and so on: there are as
    many as threads need at a time. Each is an orphan that no thread adopts and that is in no list of
-   orphans. Its lock has the rank HEAP, and is held for a few hundred instructions: the blocks are
-   touched without it, since that may take a page fault. Its slabs come from where any heap's do,
-   those with free blocks of other common heaps among them (hak_theap_pick); other heaps take over
-   what it has too many of, and with less than COMMON_THREADS threads any slab with free blocks of a
-   class that they need much of, lest there be two. It keeps one empty slab a class until it rests,
-   or until there are fewer threads than share.
+   orphans. Its lock has the rank HEAP, and is held for a few hundred instructions, or as long as
+   what a bin had to keep goes back: blocks that are taken are touched without it, since that may
+   take a page fault. Its slabs come from where any heap's do, those with free blocks of other
+   common heaps among them (hak_theap_pick); other heaps take over what it has too many of, and with
+   less than COMMON_THREADS threads any slab with free blocks of a class that they need much of,
+   lest there be two. It keeps one empty slab a class until it rests, or until there are fewer
+   threads than share.
 
    Blocks of less than a cache line are never shared: who asks for one gets a line, of the class
    COMMON_LINE_CLASS, which may be used so much more. (Not in the secure variant, whose checks know

@@ -50,6 +50,31 @@ class Barrier
     pthread_barrier_t barrier_;
 };
 
+/* Another thread that has a lock, until release() is called. */
+class Holder
+{
+  public:
+    explicit Holder(struct lock *lock) : barrier_(2)
+    {
+        thread_ = std::thread([this, lock] {
+            hak_lock_acquire(lock);
+            barrier_.wait();
+            barrier_.wait();
+            hak_lock_release(lock);
+        });
+        barrier_.wait();
+    }
+    void release()
+    {
+        barrier_.wait();
+        thread_.join();
+    }
+
+  private:
+    Barrier barrier_;
+    std::thread thread_;
+};
+
 /* Threads that have heaps, and wait. */
 class Crowd
 {
@@ -367,20 +392,11 @@ TEST_F(Common, TheNextCommonHeapServesIfTheFirstIsBusy)
 {
     in_crowd(COMMON_THREADS, [] {
         struct theap *first = hak_theap_common(0);
-        void *p = nullptr;
-        Barrier barrier(2);
-        std::thread holder([&] {
-            hak_lock_acquire(&first->owner.lock);
-            barrier.wait();
-            barrier.wait();
-            hak_lock_release(&first->owner.lock);
-        });
-        barrier.wait();
-        p = hak_malloc(2000);
+        Holder holder(&first->owner.lock);
+        void *p = hak_malloc(2000);
         EXPECT_EQ(hak_theap_which_common(hak_map_find(p).tag), 1u);
         hak_free(p);
-        barrier.wait();
-        holder.join();
+        holder.release();
     });
 }
 
@@ -389,19 +405,11 @@ TEST_F(Common, TheFirstCommonHeapTakesOverWhatOthersHave)
 {
     in_crowd(COMMON_THREADS, [] {
         struct theap *first = hak_theap_common(0);
-        Barrier barrier(2);
-        std::thread holder([&] {
-            hak_lock_acquire(&first->owner.lock);
-            barrier.wait();
-            barrier.wait();
-            hak_lock_release(&first->owner.lock);
-        });
-        barrier.wait();
+        Holder holder(&first->owner.lock);
         void *p = hak_malloc(2000), *other = hak_malloc(2000);
         EXPECT_EQ(hak_theap_which_common(hak_map_find(p).tag), 1u);
         hak_free(p);
-        barrier.wait();
-        holder.join();
+        holder.release();
         EXPECT_EQ(hak_malloc(2000), p);
         EXPECT_EQ(hak_theap_which_common(hak_map_find(p).tag), 0u);
         EXPECT_EQ(hak_theap_which_common(hak_map_find(other).tag), 0u);

@@ -277,7 +277,7 @@ TEST_F(Bank, JoinsHeldLists)
     }
 }
 
-/* Where each slab has one free block, a take goes on to the next slab; fresh blocks are left. */
+/* Their addresses alone, until the slab is full. */
 TEST_F(Bank, PicksTheBlocksOfOneSlab)
 {
     void *blocks[8];
@@ -301,6 +301,7 @@ TEST_F(Bank, PicksTheBlocksOfOneSlab)
     }
 }
 
+/* Where each slab has one free block, a take goes on to the next slab; fresh blocks are left. */
 TEST_F(Bank, TakesFromSeveralSlabsThatHaveLittle)
 {
     for (uint32_t c : {hak_sc_of(5000), hak_sc_of(512)}) {

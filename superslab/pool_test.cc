@@ -447,16 +447,23 @@ TEST_F(Pool, PurgeReportsWhatWasPurged)
     hak_ss_span_free(kept);
 }
 
-/* A huge page would be resident as a whole. */
-TEST_F(Pool, NoHugePagesWhereSlabsAreHardlyTouched)
+int n_huge; /* marked regions, since count_huge */
+
+/* Until hak_os_ops is as it was. No first touch is slow. */
+void count_huge()
 {
-    static int n_huge;
     n_huge = 0;
     hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
         n_huge += advice == MADV_HUGEPAGE;
         return hak_os_real_ops.madvise(addr, length, advice);
     };
     hak_os_ops.precise_ns = [] { return uint64_t(0); };
+}
+
+/* A huge page would be resident as a whole. */
+TEST_F(Pool, NoHugePagesWhereSlabsAreHardlyTouched)
+{
+    count_huge();
     hak_options.huge_page_bytes = 1;
     int64_t before = hak_stat_get(heap_untouched_bytes);
     std::vector<struct slab *> slabs;
@@ -489,13 +496,7 @@ TEST_F(Pool, NoHugePagesWhereSlabsAreHardlyTouched)
 
 TEST_F(Pool, NoHugePagesWhereManyThreadsHaveLittle)
 {
-    static int n_huge;
-    n_huge = 0;
-    hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
-        n_huge += advice == MADV_HUGEPAGE;
-        return hak_os_real_ops.madvise(addr, length, advice);
-    };
-    hak_os_ops.precise_ns = [] { return uint64_t(0); };
+    count_huge();
     hak_options.huge_page_bytes = 1;
     int64_t n_heaps = hak_stat_get(heaps) - hak_stat_get(orphans);
     ASSERT_LE(n_heaps, 2);
@@ -527,13 +528,7 @@ TEST_F(Pool, HugePagesAreAskedForAboveTheLimitOnly)
         GTEST_SKIP()
             << "its large blocks split superslabs, so that there are no huge pages in them";
     }
-    static int n_huge;
-    n_huge = 0;
-    hak_os_ops.madvise = [](void *addr, size_t length, int advice) {
-        n_huge += advice == MADV_HUGEPAGE;
-        return hak_os_real_ops.madvise(addr, length, advice);
-    };
-    hak_os_ops.precise_ns = [] { return uint64_t(0); }; /* no first touch is slow */
+    count_huge();
     hak_options.huge_page_bytes = 3 * SS_BYTES;
     std::vector<void *> all;
     for (int i = 0; i < 5; i++) {
