@@ -294,10 +294,11 @@ uint32_t hak_bank_put_list(struct bank *bank, void *head, const struct owner_pol
             row = &hak_sc_table[TAG_CLASS(tag)];
         }
         struct slab *slab = hak_pool_slab_of(entry.ref, block);
-        const char *from = block;
+        const char *last;
         do {
+            last = block; /* what is known of it and the next is not asked again */
             block = hak_slab_put_next(slab, row, block, &n);
-        } while (hak_slab_is_same(block, from));
+        } while (hak_slab_is_same(block, last));
         file(bank, policy, slab);
     }
     return n;

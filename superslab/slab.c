@@ -248,6 +248,37 @@ char *hak_slab_put_every_second(struct slab *slab, const struct size_class *row,
     return next;
 }
 
+char *hak_slab_put_run(struct slab *slab, const struct size_class *row, char *block,
+                       uint32_t *count)
+{
+    char *const base = slab->base;
+    uint64_t *const bits = slab->bits;
+    const uint64_t from = (uint64_t)hak_link_word(base), reach = 2 * (uint64_t)row->size;
+    uint64_t at = (uint64_t)(block - base), index = at * row->magic, expected = UINT64_MAX;
+    uint32_t n = 0, first = UINT16_MAX;
+    for (;;) {
+        uint64_t w = index >> 38, word = bits[w], bit = (uint64_t)1 << (index >> 32) % 64;
+        HAK_CHECK(!(word & bit), "block freed twice", base + at);
+        if (HAK_UNLIKELY(!word) && w < first) { /* else it is not below the slab's hint */
+            first = (uint32_t)w;
+        }
+        atomic_store_relaxed(&bits[w], word | bit);
+        n++;
+        /* What leads into the slab is a link; what is none leads elsewhere. */
+        uint64_t next = *(uint64_t *)(base + at) - from;
+        if (next >= SC_SLAB_BYTES || (next == expected && next - at + reach <= 2 * reach)) {
+            break;
+        }
+        expected = 2 * next - at;
+        at = next;
+        index = at * row->magic;
+        HAK_CHECK((uint32_t)index < row->limit, "invalid pointer freed (not the start of a block)",
+                  base + at);
+    }
+    note_put(slab, first * 64, n, count);
+    return (char *)hak_link_follow(base + at);
+}
+
 /* 1 if blocks first .. last are all free. */
 static int are_free(const struct slab *slab, uint32_t first, uint32_t last)
 {

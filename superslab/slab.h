@@ -117,6 +117,10 @@ char *hak_slab_put_row(struct slab *slab, const struct size_class *row, char *bl
 /* They are two blocks' sizes apart. */
 char *hak_slab_put_every_second(struct slab *slab, const struct size_class *row, char *block,
                                 char *next, uint32_t *count);
+/* Collects `block`, of a tiny class, and what follows in the list until that leaves the slab, or
+   three lie at the distance of a row. */
+char *hak_slab_put_run(struct slab *slab, const struct size_class *row, char *block,
+                       uint32_t *count);
 
 /* 1 if both lie in one slab; hak_link_end is in none. */
 static inline int hak_slab_is_same(const void *p, const void *q)
@@ -132,7 +136,8 @@ static inline int hak_slab_is_same(const void *p, const void *q)
    Where two blocks of the list lie side by side, up or down, often more follow: programs free much
    in the order in which they allocated it. Or every second one, where two kinds of a size were
    allocated by turns. Such a row is followed by comparing addresses alone, and its bits are set by
-   the word. */
+   the word. Three blocks and more of the slab in another order, as those of trees are, have a loop
+   of their own: what is the same for all of them is looked up once. */
 static HAK_ALWAYS_INLINE char *hak_slab_put_next(struct slab *slab, const struct size_class *row,
                                                  char *block, uint32_t *count)
 {
@@ -140,15 +145,18 @@ static HAK_ALWAYS_INLINE char *hak_slab_put_next(struct slab *slab, const struct
     uint64_t at = (uint64_t)((uintptr_t)block & (SC_SLAB_BYTES - 1)) * row->magic;
     HAK_CHECK((uint32_t)at < row->limit, "invalid pointer freed (not the start of a block)", block);
     char *next = (char *)hak_link_follow(block);
-    int64_t step = next - block;
-    int64_t size = row->size;
-    if ((uint64_t)(step + 2 * size) <= 4 * (uint64_t)size) {
+    if (hak_slab_is_same(block, next)) {
+        uint64_t step = (uint64_t)(next - block), size = row->size;
         if (step == size || -step == size) {
             return hak_slab_put_row(slab, row, block, next, count);
         }
-        if (hak_slab_is_same(block, next) && *(int64_t *)next == hak_link_word(next + step) &&
-            (step == 2 * size || -step == 2 * size)) {
+        uint64_t then = *(uint64_t *)next - (uint64_t)hak_link_word(next);
+        if (then == step && (step == 2 * size || -step == 2 * size)) {
             return hak_slab_put_every_second(slab, row, block, next, count);
+        }
+        if (hak_slab_is_same(block, (void *)((uintptr_t)next + then)) && then != size &&
+            -then != size && row->capacity > SLAB_HOLD_MOST) {
+            return hak_slab_put_run(slab, row, block, count);
         }
     }
     uint32_t w = (uint32_t)(at >> 38);

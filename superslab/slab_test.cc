@@ -214,12 +214,15 @@ TEST(Slab, ListsInAnyOrderComeBack)
             for (size_t n = rng.between(1, 8); n > 0; n--) {
                 size_t at = rng.below(all.size()), length = rng.between(1, all.size());
                 bool is_down = rng.one_in(2);
-                size_t stride = rng.one_in(4) ? 2 : 1;
+                size_t stride = rng.one_in(2) ? 1 : rng.between(2, 4);
                 for (; at < all.size() && length > 0 && !is_in[at]; length--) {
                     is_in[at] = true;
                     list.push_back(all[at]);
                     at += is_down ? 0 - stride : stride; /* below 0 is beyond the end */
                 }
+            }
+            for (size_t i = 0; step % 3 == 0 && i + 4 < list.size(); i++) {
+                std::swap(list[i], list[i + rng.below(4)]);
             }
             ASSERT_EQ(put_list(&s.slab, list), list.size());
             ASSERT_EQ(s.slab.n_free, list.size());
@@ -417,6 +420,37 @@ TEST(SlabDeathTest, NoStartOfABlockInARowAborts)
         EXPECT_EXIT(put_list(&s.slab, list), testing::KilledBySignal(SIGABRT),
                     "not the start of a block");
     }
+}
+
+/* What is wrong among blocks of one slab that lie in no row. */
+TEST(SlabDeathTest, WhatIsWrongInARunAborts)
+{
+    Slab s(hak_sc_of(48));
+    std::vector<char *> all = s.take_all(), run;
+    for (size_t i = 0; i < 30; i++) {
+        run.push_back(all[i * 37 % 100]);
+    }
+    for (size_t at : {0, 1, 2, 3, 17, 29}) {
+        std::vector<char *> list = run;
+        list[at] += 16;
+        EXPECT_EXIT(put_list(&s.slab, list), testing::KilledBySignal(SIGABRT),
+                    "not the start of a block");
+        auto put_broken = [&] {
+            for (size_t i = 0; i < run.size(); i++) {
+                hak_link_set(run[i], i + 1 < run.size() ? run[i + 1] : nullptr);
+            }
+            memset(run[at], 0x41, 8);
+            for (char *block = run[0]; hak_slab_is_same(block, s.memory);) {
+                uint32_t n = 0;
+                block = hak_slab_put_next(&s.slab, &hak_sc_table[s.slab.size_class], block, &n);
+            }
+        };
+        EXPECT_EXIT(put_broken(), testing::KilledBySignal(SIGABRT), "^hakmem: ");
+    }
+    EXPECT_EQ(put_list(&s.slab, run), run.size());
+    EXPECT_EXIT(put_list(&s.slab, {all[200], all[240], run[7], all[250]}),
+                testing::KilledBySignal(SIGABRT), "block freed twice");
+    EXPECT_EQ(s.verify(), 0);
 }
 
 TEST(SlabDeathTest, NoStartOfABlockAborts)
