@@ -267,8 +267,8 @@ static HAK_NOINLINE void *move_own_any(void *p, size_t size, struct theap *heap,
 }
 
 /* Four pieces of the n bytes, of which the first begins at 0 and the last ends at n: where n is
-   less than four pieces some overlap, so that no branch depends on n. A power of two from
-   SC_MIN_ALIGN on is `piece`; it is at most n. */
+   less than four pieces some overlap, so that no branch depends on n. A multiple of SC_MIN_ALIGN is
+   `piece`; it is at most n. */
 static HAK_ALWAYS_INLINE void copy_four(char *to, const char *from, size_t n, size_t piece)
 {
     size_t last = n - piece, second = piece < last ? piece : last;
@@ -279,7 +279,9 @@ static HAK_ALWAYS_INLINE void copy_four(char *to, const char *from, size_t n, si
     __builtin_memcpy(to + last, from + last, piece);
 }
 
-#define COPY_PIECE ((size_t)64)
+/* The largest that leaves to four pieces of SC_MIN_ALIGN bytes what is less. */
+#define COPY_PIECE ((size_t)80)
+HAK_STATIC_ASSERT(COPY_PIECE - SC_MIN_ALIGN <= 4 * SC_MIN_ALIGN, "four pieces reach to the end");
 
 /* A block's first n bytes and, up to a multiple of the alignment of blocks, more. A call of memcpy
    would need a stack frame. What costs most is a branch that depends on n, which nothing foretells:
