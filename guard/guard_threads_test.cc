@@ -13,9 +13,11 @@
 
 #include "base/lock.h"
 #include "base/os.h"
+#include "guard/guard.h"
 #include "guard/guard_testing.h"
 #include "guard/slots.h"
 #include "guard/ticker.h"
+#include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "heap/gate.h"
 #include "testing/in_child.h"
@@ -163,6 +165,7 @@ TEST_F(Guard, ForksInAHandlerWhileAnotherThreadIsAtAnyStep)
 
 int fork_every;
 bool is_child_of_switch, has_child_failed;
+uint64_t rate_in_child; /* when fork returned */
 
 /* Whether it ends well. One that waits does so before fork returns in it: no alarm of its own. */
 bool ends_well(pid_t child)
@@ -187,6 +190,7 @@ void fork_at_step(int, siginfo_t *, void *context)
         alarm(60);
         hak_testing::end_steps(context);
         is_child_of_switch = true;
+        rate_in_child = hak_guard_rate;
         return;
     }
     has_child_failed = !ends_well(child);
@@ -224,6 +228,30 @@ TEST_F(Guard, ForksInAHandlerThatInterruptedASwitch)
         _exit(look_in_child());
     }
     EXPECT_FALSE(has_child_failed) << "after instruction " << n_steps;
+}
+
+/* In the child there is no slice: the ticker that would end it is the parent's. */
+TEST_F(Guard, ForksInAHandlerThatInterruptedASwitchInASlice)
+{
+    static const uint64_t wanted = 7777;
+    auto change = [] {
+        hak_guard_rate = 3; /* as the ticker leaves it in a slice */
+        hak_entry_add(&hak_guard_layer);
+    };
+    ASSERT_EQ(hak_guard_start(wanted), 0);
+    hak_testing::OnStep forks(fork_at_step, SA_NODEFER);
+    fork_every = INT_MAX;
+    n_steps = 0;
+    hak_testing::with_steps(change);
+    EXPECT_GT(n_steps, 100);
+    fork_every = n_steps / 10 + 1;
+    n_steps = 0;
+    hak_testing::with_steps(change);
+    if (is_child_of_switch) {
+        _exit(rate_in_child != wanted);
+    }
+    EXPECT_FALSE(has_child_failed) << "after instruction " << n_steps;
+    EXPECT_EQ(hak_guard_start(wanted), 0);
 }
 
 #endif

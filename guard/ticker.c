@@ -40,10 +40,15 @@ static void begin_switch(void)
     }
 }
 
-static void end_switch(int sees_all, uint64_t rate)
+static void set(int sees_all, uint64_t rate)
 {
     atomic_store_relaxed(&hak_guard_layer.wants, sees_all ? ENTRY_WANTS_ALL : ENTRY_WANTS_SLOW);
     atomic_store_relaxed(&hak_guard_rate, rate);
+}
+
+static void end_switch(int sees_all, uint64_t rate)
+{
+    set(sees_all, rate);
     hak_entry_add(&hak_guard_layer);
     atomic_store_release(&is_switching, 0u);
 }
@@ -60,9 +65,14 @@ static int is_exact(uint64_t rate)
 }
 
 /* As it is outside of slices. A ticker that is wanted is made by the next call. */
+static int sees_all_at(uint64_t rate)
+{
+    return is_exact(rate) || atomic_load_relaxed(&hak_guard_ticker) == TICKER_WANTED;
+}
+
 static void switch_to(uint64_t rate)
 {
-    end_switch(is_exact(rate) || atomic_load_relaxed(&hak_guard_ticker) == TICKER_WANTED, rate);
+    end_switch(sees_all_at(rate), rate);
 }
 
 /* --- the thread --- */
@@ -234,6 +244,8 @@ static void in_child(void)
     atomic_store_relaxed(&hak_guard_ticker, (uint32_t)TICKER_NONE);
     want();
     if (hak_theap_holds_outside()) {
+        uint64_t rate = atomic_load_relaxed(&wanted);
+        set(sees_all_at(rate), rate);
         return; /* a handler has forked that interrupted a switch, which goes on behind it; the
                    ticker is made by a call that comes by a slow path */
     }

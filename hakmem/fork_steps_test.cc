@@ -151,6 +151,30 @@ template <class F> int step_through(const char *name, int n_most, F work)
     return step;
 }
 
+std::atomic<uint64_t> clock_now;
+
+uint64_t clock_that_stands()
+{
+    return clock_now;
+}
+
+/* The clock stands still while this lives, so that all turns take the same instructions. Else three
+   of four are the controller's, which is called after epochs of slow steps. */
+class StandingClock
+{
+  public:
+    StandingClock()
+    {
+        clock_now = hak_os_real_ops.clock_ns();
+        hak_os_ops.clock_ns = clock_that_stands;
+    }
+    ~StandingClock()
+    {
+        hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
+        hak_adapt_forget(); /* the clock has gone back */
+    }
+};
+
 class ForkSteps : public testing::Test
 {
   protected:
@@ -228,6 +252,7 @@ void use_own_heap()
 TEST_F(ForkSteps, InSlowPaths)
 {
     static void *blocks[40];
+    StandingClock clock;
     step_through("bins are filled and flushed", forks_at_most(), [] {
         for (void *&p : blocks) {
             p = hak_malloc(20000);
@@ -258,7 +283,6 @@ TEST_F(ForkSteps, InSlowPaths)
 
 int stop_at; /* the instruction */
 std::atomic<bool> is_there, may_go_on;
-std::atomic<uint64_t> clock_now; /* stands still, so that all turns take the same instructions */
 
 void wait_here(int, siginfo_t *, void *context)
 {
@@ -269,11 +293,6 @@ void wait_here(int, siginfo_t *, void *context)
             usleep(100);
         }
     }
-}
-
-uint64_t clock_that_stands()
-{
-    return clock_now;
 }
 
 /* So that who waits for others in vain knows at once. */
@@ -324,8 +343,7 @@ void see_control_held(struct lock *lock, void *is_held)
 TEST_F(ForkSteps, WhileAnotherThreadDecides)
 {
     OnStep waits(wait_here);
-    clock_now = hak_os_real_ops.clock_ns();
-    hak_os_ops.clock_ns = clock_that_stands;
+    StandingClock clock;
     hak_os_ops.futex_wait_ms = no_wait;
     step = 0;
     stop_at = INT_MAX;
@@ -358,8 +376,6 @@ TEST_F(ForkSteps, WhileAnotherThreadDecides)
     EXPECT_GE(n_forked, 12);
     EXPECT_GE(n_held, 8);
     hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
-    hak_os_ops.clock_ns = hak_os_real_ops.clock_ns;
-    hak_adapt_forget(); /* the clock has gone back */
     EXPECT_EQ(look(), 0);
 }
 

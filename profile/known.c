@@ -101,8 +101,8 @@ size_t hak_profile_walk_known(void **p, size_t size)
     if (!atomic_load_relaxed(&hak_profile_n_samples)) {
         return size;
     }
-    if (hak_profile_look(*p, &sample) && sample.kind == PROFILE_PLACE) {
-        return 0;
+    if (hak_profile_look(*p, &sample)) {
+        return sample.kind == PROFILE_PLACE ? 0 : sample.usable;
     }
     size_t most = atomic_load_relaxed(&n_aligned) ? SC_SMALL_MAX : SHIFT;
     for (size_t shift = SHIFT; shift <= most; shift *= 2) {

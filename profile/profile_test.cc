@@ -327,6 +327,31 @@ TEST(Profile, AWalkVisitsEachBlockOnceAsTheProgramKnowsIt)
     EXPECT_LE(left + own.size(), seen.size());
 }
 
+/* Also of a sample that lies at the start of a container that is larger than its class. */
+TEST(Profile, AWalkSaysTheSizeThatTheProgramMayUse)
+{
+    Sampling sampling(1);
+    struct hak_heap *heap = hak_heap_create();
+    ASSERT_TRUE(heap);
+    std::map<void *, size_t> own, seen;
+    for (size_t alignment : {16, 64, 1024, 4096}) {
+        for (size_t size : {100, 5000, 16000, 20000, 28000, 32000, 32700, 40000, 300000}) {
+            void *p = hak_heap_aligned_alloc(heap, alignment, size);
+            ASSERT_TRUE(p);
+            own[p] = hak_usable_size(p);
+        }
+    }
+    (void)hak_heap_walk(
+        heap,
+        [](void *p, size_t size, void *seen) {
+            (*static_cast<std::map<void *, size_t> *>(seen))[p] = size;
+            return 0;
+        },
+        &seen);
+    EXPECT_EQ(seen, own);
+    hak_heap_destroy(heap);
+}
+
 TEST(Profile, AfterItsEndNothingIsSampledAndAllIsFreed)
 {
     uint64_t before = n_samples();

@@ -39,12 +39,22 @@ byte slab_version;      /* slabs made so far */
 byte span;              /* 1 if a span starts at the unit */
 byte range_base[N_RANGES], range_version[N_RANGES];
 bit range_used[N_RANGES];
-byte writes;            /* what has changed so far: who goes round has seen it grow */
+bit has_changed[N_READERS]; /* since the reader last looked: who goes round has seen it set */
 
 /* What the unit is, for the answers' sake, and what it was since a reader began: a bit for each tag. */
 byte truth = 1;
 byte seen[N_READERS];   /* a set, begun by the reader */
 #define BIT(kind) (1 << (kind))
+
+/* Of each write; a part of its step. */
+inline note_write()
+{
+    has_changed[0] = 1
+#if N_READERS > 1
+    ;
+    has_changed[1] = 1
+#endif
+}
 
 /* The tag's store is the moment at which the unit becomes something else. */
 inline set_tag(new_tag)
@@ -56,20 +66,20 @@ inline set_tag(new_tag)
 #if N_READERS > 1
         seen[1] = seen[1] | truth;
 #endif
-        writes++
+        note_write()
     }
 }
 
 /* hak_map_set: the number, then the tag. */
 inline hak_map_set(new_tag, new_ref)
 {
-    d_step { ref = new_ref; writes++ };
+    d_step { ref = new_ref; note_write() };
     set_tag(new_tag)
 }
 
 inline superslab_cycle()
 {
-    d_step { ss_base = HERE; writes++ };
+    d_step { ss_base = HERE; note_write() };
     hak_map_set(FREE, 0);
     if
     :: /* a slab */
@@ -79,7 +89,7 @@ inline superslab_cycle()
         fi;
         bitmap_is_short = class; /* hak_slab_init: each store by itself */
         slab_class = class;
-        d_step { slab_version++; writes++ };
+        d_step { slab_version++; note_write() };
         hak_map_set(SLAB + class, 0);
         hak_map_set(FREE, 0)
     :: /* a span */
@@ -92,10 +102,10 @@ inline superslab_cycle()
     hak_map_set(NONE, 0);
     slab_class = 2;
     bitmap_is_short = 0;
-    d_step { ss_base = 0; writes++ };
+    d_step { ss_base = 0; note_write() };
     if
-    :: d_step { ss_base = THERE; writes++ }; /* its description serves another region for a while */
-        d_step { ss_base = 0; writes++ }
+    :: d_step { ss_base = THERE; note_write() }; /* its description serves another region for a while */
+        d_step { ss_base = 0; note_write() }
     :: skip
     fi
 }
@@ -103,9 +113,9 @@ inline superslab_cycle()
 /* set_extent */
 inline set_extent(n, base)
 {
-    d_step { range_version[n] = range_version[n] + 1; writes++ };
-    d_step { range_base[n] = base; writes++ };
-    d_step { range_version[n] = range_version[n] + 1; writes++ }
+    d_step { range_version[n] = range_version[n] + 1; note_write() };
+    d_step { range_base[n] = base; note_write() };
+    d_step { range_version[n] = range_version[n] + 1; note_write() }
 }
 
 inline range_cycle()
@@ -206,9 +216,9 @@ inline hak_range_describe()
 
 proctype reader(byte me)
 {
-    byte t, r, slabs, base, c, version, answer, before;
+    byte t, r, slabs, base, c, version, answer;
     bit found, is_short;
-    d_step { seen[me] = truth; before = writes };
+    d_step { seen[me] = truth; has_changed[me] = 0 };
     do
     :: true ->
         t = tag;
@@ -242,7 +252,7 @@ proctype reader(byte me)
 #endif
         fi;
         /* Round again: only since another process has got on since the last round. */
-        d_step { assert(writes != before); before = writes }
+        d_step { assert(has_changed[me]); has_changed[me] = 0; t = 0; r = 0; slabs = 0; answer = 0; found = 0 }
 #endif
     od;
     /* Was so at a moment of the call; or free, or without an owner, which a change goes through. A slab of the other class is neither. */

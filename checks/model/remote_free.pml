@@ -40,6 +40,12 @@
 #define WITH_LATE_FREE 0
 #endif
 
+/* Threads that do the same are told apart by their numbers alone: they take their first heap in the
+   order of these, and what another order leads to is that with the numbers exchanged. */
+#ifndef IN_ORDER
+#define IN_ORDER (N_LIVES == 1 && !WITH_FORK)
+#endif
+
 /* What only the holder of a heap's lock touches may be one step, as long as each such step proves
    that its thread is the holder. FINE 1 makes each access a step of its own instead, and does not
    look at the lock. */
@@ -102,6 +108,9 @@ bit has_shared;
 byte owner[N_HEAPS + 1]; /* only for the check: the thread that has it */
 
 byte n_running = N_THREADS;
+#if IN_ORDER
+byte n_begun; /* threads that have taken a heap */
+#endif
 byte inside[N_THREADS + 2]; /* how deep the thread is inside the gate */
 byte n_inside;
 bit hak_gate_closed;
@@ -652,7 +661,9 @@ inline set_state(h, s)
 
 inline hak_theap_acquire()
 {
-#ifndef BREAK_ADOPT_WITHOUT_LOCK
+#if IN_ORDER
+    atomic { heaps_lock == 0 && n_begun == me - 1 -> heaps_lock = me; n_begun++ }
+#elif !defined BREAK_ADOPT_WITHOUT_LOCK
     hak_lock_acquire(heaps_lock);
 #endif
     self = orphans;
