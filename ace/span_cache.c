@@ -99,6 +99,12 @@ static void reserve(struct span_cache *cache, int64_t more)
     hak_stat_add(span_cache_bytes, more);
 }
 
+/* What a cache has in all. */
+static void set_bytes(struct span_cache *cache, size_t bytes)
+{
+    atomic_store_relaxed(&cache->bytes, bytes);
+}
+
 /* What is reserved is what there is. */
 static void drop_unused(struct span_cache *cache)
 {
@@ -330,18 +336,23 @@ static HAK_NOINLINE uint32_t best_aligned_slot(const struct span_cache *cache, u
     return best;
 }
 
+static HAK_ALWAYS_INLINE uint32_t choose(const struct span_cache *cache, uint32_t n,
+                                         uint64_t align_mask)
+{
+    return HAK_LIKELY(!align_mask) ? best_slot(cache, n) : best_aligned_slot(cache, n, align_mask);
+}
+
 static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t size,
                                     uint64_t align_mask, int is_zeroed)
 {
-    uint32_t i = HAK_LIKELY(!align_mask) ? best_slot(cache, n)
-                                         : best_aligned_slot(cache, n, align_mask);
+    uint32_t i = choose(cache, n, align_mask);
     if (i >= SPAN_CACHE_SLOTS) {
         return NULL;
     }
     struct aside span = take_out(cache, i);
     cache->n_hits++;
     cache->n_since++;
-    cache->bytes -= n * SS_GRANULE_BYTES;
+    set_bytes(cache, cache->bytes - n * SS_GRANULE_BYTES);
     note_taken(cache, n);
     uint64_t rest = use(span.slot, span.word, n, size, is_zeroed);
     if (rest) {
@@ -353,10 +364,16 @@ static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t
     return span_of(span.slot);
 }
 
+/* By the cache's thread, which has not got it yet: a hint, since others take spans out. */
+static int may_have(const struct span_cache *cache, uint32_t n)
+{
+    return atomic_load_relaxed(&cache->bytes) >= n * SS_GRANULE_BYTES;
+}
+
 void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
 {
     uint32_t n = wanted(size);
-    if (!n || !begin(cache)) {
+    if (!n || !may_have(cache, n) || !begin(cache)) {
         return NULL;
     }
     void *p = take(cache, n, size, (align - 1) & ~LOW_MASK, is_zeroed);
@@ -382,10 +399,17 @@ static uint32_t empty_slot(const struct span_cache *cache)
     return (uint32_t)__builtin_ctz(~cache->filled);
 }
 
+/* A hint for its thread, where that has not got the cache. */
+static int has_room(const struct span_cache *cache, size_t bytes)
+{
+    return atomic_load_relaxed(&cache->reserved) >=
+           (int64_t)(atomic_load_relaxed(&cache->bytes) + bytes);
+}
+
 static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules)
 {
     size_t bytes = granules * SS_GRANULE_BYTES;
-    if (empty_slot(cache) == SPAN_CACHE_SLOTS || cache->reserved < (int64_t)(cache->bytes + bytes)) {
+    if (empty_slot(cache) == SPAN_CACHE_SLOTS || !has_room(cache, bytes)) {
         return 0;
     }
     uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
@@ -395,14 +419,14 @@ static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granu
     span = join_around(cache, span);
     cache->last = empty_slot(cache);
     put_in(cache, cache->last, span);
-    cache->bytes += bytes;
+    set_bytes(cache, cache->bytes + bytes);
     return 1;
 }
 
 int hak_spans_put_reserved(struct span_cache *cache, void *p)
 {
     uint16_t granules, *word = word_to_keep(p, &granules);
-    if (!word || !begin(cache)) {
+    if (!word || !has_room(cache, granules * SS_GRANULE_BYTES) || !begin(cache)) {
         return 0;
     }
     int is_kept = put(cache, p, word, granules);
@@ -424,7 +448,7 @@ static void take_out_all(struct span_cache *cache, uint32_t slots, struct leavin
     for (uint32_t left = slots & cache->filled; left; left &= left - 1) {
         uint64_t slot = take_out(cache, (uint32_t)__builtin_ctz(left)).slot;
         leaving->slots[leaving->n++] = slot;
-        cache->bytes -= bytes_of(slot);
+        set_bytes(cache, cache->bytes - bytes_of(slot));
         reserve(cache, -(int64_t)bytes_of(slot));
     }
 }
@@ -481,7 +505,7 @@ static void take_over(struct span_cache *cache)
     for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
         uint64_t slot = cache->slots[i];
         cache->filled |= (uint32_t)(slot != 0) << i;
-        cache->bytes += bytes_of(slot);
+        set_bytes(cache, cache->bytes + bytes_of(slot));
         cache->words[i] = slot ? hak_ss_span_word(span_of(slot)) : NULL;
         index_slot(cache, i, slot);
     }
@@ -569,7 +593,7 @@ static void make_room(struct span_cache *cache, struct leaving *leaving)
     uint32_t i = empty_slot(cache) == SPAN_CACHE_SLOTS ? best_slot(cache, 1) : SPAN_CACHE_SLOTS;
     if (i < SPAN_CACHE_SLOTS) {
         uint64_t slot = take_out(cache, i).slot;
-        cache->bytes -= bytes_of(slot); /* which stay reserved */
+        set_bytes(cache, cache->bytes - bytes_of(slot)); /* which stay reserved */
         cache->n_slow += cache->n_slow < WINDOW;
         leaving->slots[leaving->n++] = slot;
     }
@@ -605,14 +629,13 @@ static int reserve_for(struct span_cache *cache, size_t bytes)
     return 1;
 }
 
-static int put_with_room(struct span_cache *cache, void *p, struct leaving *leaving)
+static int put_with_room(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules,
+                         struct leaving *leaving)
 {
-    uint16_t granules;
     if (cache->n_slow >= WINDOW) {
         judge(cache, leaving);
     }
-    uint16_t *word = word_to_keep(p, &granules);
-    if (cache->off || !word) {
+    if (cache->off) {
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
@@ -627,11 +650,13 @@ static int put_with_room(struct span_cache *cache, void *p, struct leaving *leav
 
 int hak_spans_make_room(struct span_cache *cache, void *p)
 {
-    struct leaving leaving = {.n = 0};
-    if (!begin(cache)) {
+    struct leaving leaving;
+    uint16_t granules, *word = word_to_keep(p, &granules);
+    if (!word || !begin(cache)) {
         return 0;
     }
-    int is_kept = put_with_room(cache, p, &leaving);
+    leaving.n = 0;
+    int is_kept = put_with_room(cache, p, word, granules, &leaving);
     end(cache);
     (void)give_all(&leaving);
     return is_kept;
