@@ -21,9 +21,9 @@
    make room, cost a part more. After WINDOW of those the cache goes off if there were not half as
    many requests that found one; it is tried again after as many as OFF_LEAST of them, and twice as
    many each time that it was in vain, up to OFF_MOST. */
-#define WINDOW       32u
-#define OFF_LEAST    64u
-#define OFF_MOST     8192u
+#define WINDOW    32u
+#define OFF_LEAST 64u
+#define OFF_MOST  8192u
 /* So often another thread looks whether the cache's thread has let go, at first in vain, then for
    a ms each time. */
 #define HOLD_SPINS 200u
@@ -266,8 +266,9 @@ static uint32_t touching(const struct span_cache *cache, uint32_t start, uint32_
     four starts[2], ends[2];
     memcpy(starts, cache->starts, sizeof starts);
     memcpy(ends, cache->ends, sizeof ends);
-    two bits = (two)(((four)(starts[0] == end) & low) | ((four)(starts[1] == end) & high) |
-                     ((four)(ends[0] == start) & low << 8) | ((four)(ends[1] == start) & high << 8));
+    two bits =
+        (two)(((four)(starts[0] == end) & low) | ((four)(starts[1] == end) & high) |
+              ((four)(ends[0] == start) & low << 8) | ((four)(ends[1] == start) & high << 8));
     uint64_t both = bits[0] | bits[1];
     return (uint32_t)(both | both >> 32);
 }

@@ -10,17 +10,16 @@
    interrupted the thread in it, requests and frees go to the pool. Another thread waits for a
    bounded time, and takes no lock while it holds it. So a call of the thread's has one atomic
    operation for the cache, and a free one more, which finds a block freed by two threads at once.
-   Always, while nobody holds it: the spans' bytes are `bytes` <= `reserved`, and span_cache_bytes
-   is the sum of all `reserved`. The thread raises `reserved` as far as the controller lets memory be
-   kept (adapt.h counts it as kept, and what was taken out since then too, so that a pair of calls
-   changes nothing that is shared). It lowers it when requests find no span of their size; whoever
-   takes a span out for the pool lowers it by the span's bytes.
-   Before a thread takes memory from the system for a slab or a span, its spans go back to the pool:
-   they do not make a heap grow.
-   The controller counts live bytes by class. A span that is freed into the cache is `untold` until
-   one of its class is taken out again, or until there are many, so that such pairs write nothing
-   that is shared: what the controller counts is never less than what is live.
-   hak_spans_verify checks.
+   Always, while no thread holds it: the spans' bytes are `bytes` <= `reserved`, and
+   span_cache_bytes is the sum of all `reserved`. The thread raises `reserved` as far as the
+   controller lets memory be kept (adapt.h counts it as kept, and what was taken out since then too,
+   so that a pair of calls changes nothing that is shared). It lowers it when requests find no span
+   of their size; whoever takes a span out for the pool lowers it by the span's bytes. Before a
+   thread takes memory from the system for a slab or a span, its spans go back to the pool: they do
+   not make a heap grow. The controller counts live bytes by class. A span that is freed into the
+   cache is `untold` until one of its class is taken out again, or until there are many, so that
+   such pairs write nothing that is shared: what the controller counts is never less than what is
+   live. hak_spans_verify checks.
 
    Nothing is kept in the secure variant, where large blocks have guards, nor with
    HAKMEM_CACHE_BYTES=0 or HAKMEM_PURGE_DELAY_MS=0. */
@@ -51,17 +50,17 @@ struct span_cache {
        starts and ends, their lower 32 bits; how many, times SPAN_CACHE_SLOTS, plus the slot. */
     uint32_t starts[SPAN_CACHE_SLOTS], ends[SPAN_CACHE_SLOTS];
     uint16_t keys[SPAN_CACHE_SLOTS];
-    uint32_t holder;      /* enum span_cache_holder */
-    uint32_t filled;      /* a bit for each slot that is not empty */
-    size_t bytes;         /* in all slots */
-    int64_t reserved;     /* bytes; read by its thread at any time */
-    uint32_t last;        /* the slot that was filled last */
-    uint32_t n_hits;      /* whether the cache is worth its cost (span_cache.c): calls in this */
-    uint32_t n_slow;      /* window, and how many more it is off */
+    uint32_t holder;  /* enum span_cache_holder */
+    uint32_t filled;  /* a bit for each slot that is not empty */
+    size_t bytes;     /* in all slots */
+    int64_t reserved; /* bytes; read by its thread at any time */
+    uint32_t last;    /* the slot that was filled last */
+    uint32_t n_hits;  /* whether the cache is worth its cost (span_cache.c): calls in this */
+    uint32_t n_slow;  /* window, and how many more it is off */
     uint32_t off, off_last;
-    uint32_t n_since;     /* requests that found a span since it had more bytes, or the thread took
-                             from the system */
-    uint8_t n_doublings;  /* of the bytes that it may keep */
+    uint32_t n_since;    /* requests that found a span since it had more bytes, or the thread took
+                            from the system */
+    uint8_t n_doublings; /* of the bytes that it may keep */
     uint8_t ticks[SPAN_CACHE_SLOTS];     /* when the slot was filled */
     uint16_t *words[SPAN_CACHE_SLOTS];   /* hak_ss_span_word of what is in the slot */
     uint32_t untold[SPAN_CACHE_CLASSES]; /* granules */

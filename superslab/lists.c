@@ -259,14 +259,15 @@ uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
     return count;
 }
 
-void hak_pool_mark_free_units(const struct superslab *ss)
+void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n)
 {
+    uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
     struct granules unused;
     for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
         unused.word[i] = ss->free.word[i] | ss->leaving.word[i];
     }
     /* A unit more than there are ends the last run. */
-    uint64_t left = hak_granules_whole_units(&unused);
+    uint64_t left = hak_granules_whole_units(&unused) & (((uint64_t)2 << last) - 1) >> unit << unit;
     while (left) {
         uint32_t start = (uint32_t)__builtin_ctzll(left),
                  n_units = (uint32_t)__builtin_ctzll(~(left >> start));
@@ -278,7 +279,7 @@ void hak_pool_mark_free_units(const struct superslab *ss)
 void hak_pool_mark_free_part(const struct superslab *ss, uint32_t first, uint32_t n, int were_span)
 {
     if (HAK_UNLIKELY(!hak_granules_is_empty(&ss->leaving))) {
-        hak_pool_mark_free_units(ss);
+        hak_pool_mark_free_units(ss, first, n);
         return;
     }
     uint32_t unit, n_units = whole_units_of_part(&ss->free, first, n, &unit);

@@ -64,9 +64,10 @@ void hak_pool_unfile(struct superslab *ss);
 /* Granules that are to be used are not dirty any more; they stay committed. Returns how many were.
  */
 uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n);
-/* Units that are wholly free, or about to be, are marked so in the map: among all, or those of
-   granules `first` to `first + n - 1`, which are in `free`. `were_span`: none of these was a slab. */
-void hak_pool_mark_free_units(const struct superslab *ss);
+/* Units that are wholly free, or about to be, are marked so in the map, among those of granules
+   `first` to `first + n - 1`. */
+void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n);
+/* The same where all these are in `free`. `were_span`: no unit of them was a slab. */
 void hak_pool_mark_free_part(const struct superslab *ss, uint32_t first, uint32_t n, int were_span);
 
 /* The time, or that of the last one that was filed as aged, if it is later: clocks may go back. */

@@ -209,7 +209,7 @@ static size_t put_back(const struct batch *batch)
         hak_stat_add_locked(heap_dirty_bytes, kept);
         hak_limit_commit(kept);
         if (!batch->is_whole) {
-            hak_pool_mark_free_units(ss);
+            hak_pool_mark_free_units(ss, 0, SS_GRANULES);
         }
         hak_pool_relist(ss);
         hak_pool_refile(ss);
