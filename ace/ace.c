@@ -80,29 +80,19 @@ static void end_look(void *p, size_t size)
     }
 }
 
-static size_t fresh_bytes(const struct ss_dirt *dirt)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < SS_GRANULES / 64; i++) {
-        n += (size_t)__builtin_popcountll(dirt->word[i]);
-    }
-    return dirt->size - n * SS_GRANULE_BYTES;
-}
-
 static void *span_alloc(size_t size, size_t align, int is_zeroed)
 {
     struct ss_dirt dirt;
     void *p = hak_ss_span_alloc_for(
         size, size > SS_GRANULE_BYTES ? hak_ace_class_bytes(size) : size, align, &dirt);
     if (p) {
-        uint64_t dirty = dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3];
-        hak_adapt_block_taken(dirt.size, dirty != 0, dirt.since_ns);
+        hak_adapt_block_taken(dirt.size, dirt.dirty != 0, dirt.since_ns);
     }
-    if (p && is_zeroed && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(dirt.size))) {
+    if (HAK_UNLIKELY(p && is_zeroed) && hak_ss_clear_dirt(p, &dirt, hak_zero_choose(dirt.size))) {
         hak_ss_span_set_mark(p); /* handed out without resident pages */
     }
     if (p && !HAK_SECURE && !dirt.is_huge) {
-        size_t fresh = fresh_bytes(&dirt);
+        size_t fresh = dirt.size - dirt.dirty;
         if (fresh && hak_zero_fetch_together(size, is_zeroed, fresh < size ? fresh : size)) {
             hak_ss_populate(p, size, &dirt);
         }

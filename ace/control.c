@@ -311,14 +311,16 @@ void hak_control_hit(struct control *control, unsigned class_index, uint64_t age
 {
     struct control_class *class = &control->classes[class_index];
     uint64_t age = atomic_load_relaxed(&class->age_ns);
-    age = atomic_add_relaxed(&class->hits, 1u) ? age - (age >> AGE_SHIFT) + (age_ns >> AGE_SHIFT)
-                                               : age_ns;
+    uint64_t hits = atomic_load_relaxed(&class->hits);
+    age = hits ? age - (age >> AGE_SHIFT) + (age_ns >> AGE_SHIFT) : age_ns;
+    atomic_store_relaxed(&class->hits, hits + 1);
     atomic_store_relaxed(&class->age_ns, age);
 }
 
 void hak_control_miss(struct control *control, unsigned class_index)
 {
-    (void)atomic_add_relaxed(&control->classes[class_index].misses, 1u);
+    uint64_t *misses = &control->classes[class_index].misses;
+    atomic_store_relaxed(misses, atomic_load_relaxed(misses) + 1);
 }
 
 void hak_control_fresh(struct control *control, enum control_pool pool, uint64_t bytes)

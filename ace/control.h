@@ -49,7 +49,8 @@ enum control_pool { CONTROL_SUPERSLABS, CONTROL_RANGES, CONTROL_TOTAL, CONTROL_P
 
 struct control_class {
     uint64_t live, peaks[CONTROL_EPOCHS]; /* bytes now, and the highest of each epoch */
-    uint64_t hits, misses; /* requests served from kept memory, and by fresh memory */
+    uint64_t hits, misses; /* requests served from kept memory, and by fresh memory; of those at
+                              the same time some are missed */
     uint64_t age_ns;       /* average age of kept memory when it is used again (moves by 1/8) */
 };
 

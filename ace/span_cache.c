@@ -2,6 +2,8 @@
    plain.c, by ace.c, by trims, and by the pool before it asks the system. */
 #include "ace/span_cache.h"
 
+#include <string.h>
+
 #include "ace/ace_class.h"
 #include "ace/adapt.h"
 #include "ace/zero.h"
@@ -19,10 +21,13 @@
    make room, cost a part more. After WINDOW of those the cache goes off if there were not half as
    many requests that found one; it is tried again after as many as OFF_LEAST of them, and twice as
    many each time that it was in vain, up to OFF_MOST. */
-#define WINDOW       32u
-#define OFF_LEAST    64u
-#define OFF_MOST     8192u
-#define VERIFY_TRIES 10000u
+#define WINDOW    32u
+#define OFF_LEAST 64u
+#define OFF_MOST  8192u
+/* So often another thread looks whether the cache's thread has let go, at first in vain, then for
+   a ms each time. */
+#define HOLD_SPINS 200u
+#define HOLD_TRIES (HOLD_SPINS + 20u)
 /* Addresses of spans end in zeros, where a slot has the number of granules. */
 #define LOW_MASK ((uint64_t)SS_GRANULE_BYTES - 1)
 /* So many granules of a class are untold at most. */
@@ -49,56 +54,61 @@ static void *span_of(uint64_t slot)
     return (void *)(uintptr_t)(slot & ~LOW_MASK);
 }
 
-/* The sum of all words has the sum of their granules in its low bits, as of all caches' spans. */
-HAK_STATIC_ASSERT(SPAN_CACHE_SLOTS *SS_BYTES < SS_GRANULE_BYTES * SS_GRANULE_BYTES,
-                  "all slots' granules fit in the low bits");
-static size_t sum(const struct span_cache *cache)
+/* --- who has the cache --- */
+
+static int hold(struct span_cache *cache, enum span_cache_holder holder)
 {
-    uint64_t words = 0;
-    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        words += atomic_load_acquire(&cache->slots[i]);
-    }
-    return bytes_of(words);
+    uint32_t nobody = SPAN_CACHE_FREE;
+    return atomic_cas_strong(&cache->holder, &nobody, (uint32_t)holder);
 }
 
-/* 1 if the slot was `slot` and is empty now: the caller has the span. */
-static int take_out(struct span_cache *cache, uint32_t i, uint64_t slot)
-{
-    return atomic_cas_strong(&cache->slots[i], &slot, (uint64_t)0);
-}
-
-/* --- by the cache's thread --- */
-
-/* Outside of the gate a signal handler may interrupt that forks, and then frees what other threads
-   have put off: it finds the cache busy, and uses the pool. */
+/* By the cache's thread. */
 static int begin(struct span_cache *cache)
 {
-    if (HAK_UNLIKELY(cache->is_busy)) {
-        return 0;
-    }
-    cache->is_busy = 1;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    return 1;
+    return HAK_LIKELY(hold(cache, SPAN_CACHE_OWN));
 }
 
 static void end(struct span_cache *cache)
 {
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    cache->is_busy = 0;
+    atomic_store_release(&cache->holder, (uint32_t)SPAN_CACHE_FREE);
 }
+
+/* By any thread, which may be the cache's own, perhaps in a handler that has interrupted it there.
+ */
+static int begin_patiently(struct span_cache *cache)
+{
+    uint32_t word = 0, n = 0;
+    while (!hold(cache, SPAN_CACHE_OTHERS)) {
+        if (++n == HOLD_TRIES || (hak_spans_own && hak_spans_own() == cache)) {
+            return 0;
+        }
+        if (n < HOLD_SPINS) {
+            hak_atomic_pause();
+        } else {
+            (void)hak_os_ops.futex_wait_ms(&word, word, 1);
+        }
+    }
+    return 1;
+}
+
+/* --- all that follows with the cache held, where nothing else is said --- */
 
 static void reserve(struct span_cache *cache, int64_t more)
 {
-    (void)atomic_add_relaxed(&cache->reserved, more);
+    atomic_store_relaxed(&cache->reserved, cache->reserved + more);
     hak_stat_add(span_cache_bytes, more);
 }
 
-/* What is reserved is what there is. (The bytes that another thread takes out are still
-   reserved, or are no longer in a slot.) */
+/* What a cache has in all. */
+static void set_bytes(struct span_cache *cache, size_t bytes)
+{
+    atomic_store_relaxed(&cache->bytes, bytes);
+}
+
+/* What is reserved is what there is. */
 static void drop_unused(struct span_cache *cache)
 {
-    int64_t unused = -(int64_t)sum(cache); /* first this: see span_cache.h */
-    unused += atomic_load_relaxed(&cache->reserved);
+    int64_t unused = cache->reserved - (int64_t)cache->bytes;
     if (unused > 0) {
         reserve(cache, -unused);
     }
@@ -114,8 +124,9 @@ static uint32_t class_of(uint32_t granules)
 
 static void tell(struct span_cache *cache, uint32_t i)
 {
-    uint32_t granules = __atomic_exchange_n(&cache->untold[i], 0u, __ATOMIC_RELAXED);
+    uint32_t granules = cache->untold[i];
     if (granules) {
+        cache->untold[i] = 0;
         hak_adapt_class_given(i + hak_ace_class_index(SC_SMALL_MAX + SS_GRANULE_BYTES),
                               granules * SS_GRANULE_BYTES);
     }
@@ -130,22 +141,24 @@ static void tell_all(struct span_cache *cache)
 
 static void note_given(struct span_cache *cache, uint32_t granules)
 {
-    uint32_t i = class_of(granules);
-    if (HAK_UNLIKELY(atomic_add_relaxed(&cache->untold[i], granules) >= UNTOLD_MOST)) {
+    uint32_t i = class_of(granules), before = cache->untold[i];
+    cache->untold[i] = before + granules;
+    if (HAK_UNLIKELY(before >= UNTOLD_MOST)) {
         tell(cache, i);
     }
 }
 
 static void note_taken(struct span_cache *cache, uint32_t granules)
 {
-    uint32_t *untold = &cache->untold[class_of(granules)], n = atomic_load_relaxed(untold);
-    /* Fails only if another thread was just at it. */
-    if (n < granules || !atomic_cas_strong(untold, &n, n - granules)) {
+    uint32_t *untold = &cache->untold[class_of(granules)];
+    if (HAK_LIKELY(*untold >= granules)) {
+        *untold -= granules;
+    } else {
         hak_adapt_class_taken(granules * SS_GRANULE_BYTES);
     }
 }
 
-/* --- cutting and joining: by who has the spans, which are in no slot --- */
+/* --- cutting and joining: of spans that are in no slot --- */
 
 static int is_aside(const uint16_t *word, uint64_t slot)
 {
@@ -188,20 +201,6 @@ static uint64_t join(uint64_t first, uint16_t *word, uint64_t second)
     return first + n;
 }
 
-/* Looks at the slots again. */
-static void see(struct span_cache *cache)
-{
-    uint64_t words = 0;
-    uint32_t slots = 0;
-    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        uint64_t slot = atomic_load_relaxed(&cache->slots[i]);
-        slots |= (uint32_t)(slot != 0) << i;
-        words += slot;
-    }
-    cache->seen_slots = slots;
-    cache->seen_bytes = bytes_of(words);
-}
-
 /* A span in no slot: as in one, with its word, and when it came in. */
 struct aside {
     uint64_t slot;
@@ -214,44 +213,84 @@ static uint8_t now(void)
     return (uint8_t)atomic_load_relaxed(&tick_now);
 }
 
+static uint32_t granule_of(uint64_t slot)
+{
+    return (uint32_t)((slot & ~LOW_MASK) / SS_GRANULE_BYTES);
+}
+
+/* What is searched for, of the slot. */
+static void index_slot(struct span_cache *cache, uint32_t i, uint64_t slot)
+{
+    uint32_t n = (uint32_t)(slot & LOW_MASK), start = granule_of(slot);
+    cache->starts[i] = start;
+    cache->ends[i] = start + n;
+    cache->keys[i] = (uint16_t)(n * SPAN_CACHE_SLOTS + (n ? i : 0));
+}
+
+/* The slot is empty. `bytes` does not change here, nor in take_out: mostly the span comes back. */
 static void put_in(struct span_cache *cache, uint32_t i, struct aside span)
 {
     cache->words[i] = span.word;
-    cache->seen_slots |= 1u << i;
-    atomic_store_relaxed(&cache->ticks[i], span.tick);
-    atomic_store_release(&cache->slots[i], span.slot);
+    cache->filled |= 1u << i;
+    cache->ticks[i] = span.tick;
+    index_slot(cache, i, span.slot);
+    cache->slots[i] = span.slot;
+}
+
+static struct aside take_out(struct span_cache *cache, uint32_t i)
+{
+    struct aside span = {cache->slots[i], cache->words[i], cache->ticks[i]};
+    cache->slots[i] = 0;
+    cache->filled &= ~(1u << i);
+    index_slot(cache, i, 0);
+    return span;
 }
 
 /* What is in the slot comes out, and becomes one with the span: as old as the larger part. */
 static struct aside join_slot(struct span_cache *cache, uint32_t i, int is_first, struct aside span)
 {
-    struct aside other = {atomic_load_relaxed(&cache->slots[i]), cache->words[i],
-                          atomic_load_relaxed(&cache->ticks[i])};
-    cache->seen_slots &= ~(1u << i);
-    if (HAK_UNLIKELY(!other.slot || !take_out(cache, i, other.slot))) {
-        return span; /* another thread has taken it out */
-    }
+    struct aside other = take_out(cache, i);
     uint8_t tick = bytes_of(other.slot) > bytes_of(span.slot) ? other.tick : span.tick;
     struct aside first = is_first ? other : span, second = is_first ? span : other;
     return (struct aside){join(first.slot, first.word, second.slot), first.word, tick};
+}
+
+typedef uint32_t four __attribute__((vector_size(16)));
+typedef uint64_t two __attribute__((vector_size(16)));
+HAK_STATIC_ASSERT(SPAN_CACHE_SLOTS == 8, "two times four");
+
+/* A bit for each of the slots that begin at `end`; and above them for those that end at `start`. */
+static uint32_t touching(const struct span_cache *cache, uint32_t start, uint32_t end)
+{
+    const four low = {1, 2, 4, 8}, high = low << 4;
+    four starts[2], ends[2];
+    memcpy(starts, cache->starts, sizeof starts);
+    memcpy(ends, cache->ends, sizeof ends);
+    two bits =
+        (two)(((four)(starts[0] == end) & low) | ((four)(starts[1] == end) & high) |
+              ((four)(ends[0] == start) & low << 8) | ((four)(ends[1] == start) & high << 8));
+    uint64_t both = bits[0] | bits[1];
+    return (uint32_t)(both | both >> 32);
 }
 
 /* The span, which was freed, and what touches it in the slots become one. */
 static struct aside join_around(struct span_cache *cache, struct aside span)
 {
     uint64_t start = span.slot & ~LOW_MASK, end = start + bytes_of(span.slot);
-    uint32_t before = SPAN_CACHE_SLOTS, behind = SPAN_CACHE_SLOTS;
-    for (uint32_t left = cache->seen_slots; left; left &= left - 1) {
-        uint32_t i = (uint32_t)__builtin_ctz(left);
-        uint64_t slot = atomic_load_relaxed(&cache->slots[i]), at = slot & ~LOW_MASK;
-        behind = at == end ? i : behind;
-        before = at + bytes_of(slot) == start ? i : before;
+    uint32_t bits = touching(cache, granule_of(start), granule_of(end)),
+             behind = bits & ((1u << SPAN_CACHE_SLOTS) - 1), before = bits >> SPAN_CACHE_SLOTS;
+    if (behind && (end & (SS_BYTES - 1)) != 0) {
+        uint32_t i = (uint32_t)__builtin_ctz(behind);
+        if (HAK_LIKELY((cache->slots[i] & ~LOW_MASK) == end)) {
+            span = join_slot(cache, i, 0, span);
+        }
     }
-    if (behind < SPAN_CACHE_SLOTS && (end & (SS_BYTES - 1)) != 0) {
-        span = join_slot(cache, behind, 0, span);
-    }
-    if (before < SPAN_CACHE_SLOTS && (start & (SS_BYTES - 1)) != 0) {
-        span = join_slot(cache, before, 1, span);
+    if (before && (start & (SS_BYTES - 1)) != 0) {
+        uint32_t i = (uint32_t)__builtin_ctz(before);
+        uint64_t slot = cache->slots[i];
+        if (HAK_LIKELY((slot & ~LOW_MASK) + bytes_of(slot) == start)) {
+            span = join_slot(cache, i, 1, span);
+        }
     }
     return span;
 }
@@ -268,56 +307,74 @@ static uint32_t wanted(size_t size)
     return bytes * 1000 > size * hak_options.wmax_mid ? 0 : hak_ss_span_granules_for(bytes);
 }
 
-/* The slot with the smallest span of n granules or more at such an address, the last one first;
-   SPAN_CACHE_SLOTS if there is none. */
-static uint32_t best_slot(const struct span_cache *cache, uint32_t n, uint64_t align_mask)
+/* The slot with the smallest span of n granules or more, the last one first; SPAN_CACHE_SLOTS if
+   there is none. */
+static uint32_t best_slot(const struct span_cache *cache, uint32_t n)
 {
-    uint32_t best = cache->last;
-    if ((atomic_load_relaxed(&cache->slots[best]) & (align_mask | LOW_MASK)) == n) {
-        return best;
+    if (cache->keys[cache->last] / SPAN_CACHE_SLOTS == n) {
+        return cache->last;
     }
-    uint64_t least = LOW_MASK + 1;
-    best = SPAN_CACHE_SLOTS;
-    for (uint32_t left = cache->seen_slots; left; left &= left - 1) {
-        uint32_t i = (uint32_t)__builtin_ctz(left);
-        uint64_t slot = atomic_load_relaxed(&cache->slots[i]), granules = slot & LOW_MASK;
-        int is_better = granules >= n && granules < least && !(slot & align_mask);
-        least = is_better ? granules : least;
-        best = is_better ? i : best;
+    uint16_t least = UINT16_MAX, key = (uint16_t)(n * SPAN_CACHE_SLOTS);
+    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
+        uint16_t more = (uint16_t)(cache->keys[i] - key); /* those that are too small are last */
+        least = more < least ? more : least;
+    }
+    return least <= SS_GRANULES * SPAN_CACHE_SLOTS ? least % SPAN_CACHE_SLOTS : SPAN_CACHE_SLOTS;
+}
+
+/* The same at such an address. */
+static HAK_NOINLINE uint32_t best_aligned_slot(const struct span_cache *cache, uint32_t n,
+                                               uint64_t align_mask)
+{
+    uint32_t best = SPAN_CACHE_SLOTS;
+    for (uint32_t left = cache->filled; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctz(left), key = cache->keys[i];
+        if (key / SPAN_CACHE_SLOTS >= n && !(cache->slots[i] & align_mask) &&
+            (best == SPAN_CACHE_SLOTS || key < cache->keys[best])) {
+            best = i;
+        }
     }
     return best;
+}
+
+static HAK_ALWAYS_INLINE uint32_t choose(const struct span_cache *cache, uint32_t n,
+                                         uint64_t align_mask)
+{
+    return HAK_LIKELY(!align_mask) ? best_slot(cache, n) : best_aligned_slot(cache, n, align_mask);
 }
 
 static HAK_ALWAYS_INLINE void *take(struct span_cache *cache, uint32_t n, size_t size,
                                     uint64_t align_mask, int is_zeroed)
 {
-    size_t bytes = n * SS_GRANULE_BYTES;
-    uint32_t i = best_slot(cache, n, align_mask);
-    uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
-    if (!slot || !take_out(cache, i, slot)) {
+    uint32_t i = choose(cache, n, align_mask);
+    if (i >= SPAN_CACHE_SLOTS) {
         return NULL;
     }
+    struct aside span = take_out(cache, i);
     cache->n_hits++;
     cache->n_since++;
-    cache->seen_bytes -= bytes;
-    cache->seen_slots &= ~(1u << i);
+    set_bytes(cache, cache->bytes - n * SS_GRANULE_BYTES);
     note_taken(cache, n);
-    uint16_t *word = cache->words[i];
-    uint64_t rest = use(slot, word, n, size, is_zeroed);
+    uint64_t rest = use(span.slot, span.word, n, size, is_zeroed);
     if (rest) {
-        put_in(cache, i, (struct aside){rest, word + n, now()});
+        put_in(cache, i, (struct aside){rest, span.word + n, now()});
     }
-    if (HAK_UNLIKELY(atomic_load_relaxed(&cache->reserved) >
-                     (int64_t)cache->seen_bytes + UNUSED_MOST)) {
+    if (HAK_UNLIKELY(cache->reserved > (int64_t)cache->bytes + UNUSED_MOST)) {
         reserve(cache, -UNUSED_MOST / 2);
     }
-    return span_of(slot);
+    return span_of(span.slot);
+}
+
+/* By the cache's thread, which has not got it yet: a hint, since others take spans out. */
+static int may_have(const struct span_cache *cache, uint32_t n)
+{
+    return atomic_load_relaxed(&cache->bytes) >= n * SS_GRANULE_BYTES;
 }
 
 void *hak_spans_take_kept(struct span_cache *cache, size_t size, size_t align, int is_zeroed)
 {
     uint32_t n = wanted(size);
-    if (!n || !begin(cache)) {
+    if (!n || !may_have(cache, n) || !begin(cache)) {
         return NULL;
     }
     void *p = take(cache, n, size, (align - 1) & ~LOW_MASK, is_zeroed);
@@ -340,23 +397,21 @@ static HAK_ALWAYS_INLINE uint16_t *word_to_keep(const void *p, uint16_t *granule
 /* An empty slot; SPAN_CACHE_SLOTS if there is none. */
 static uint32_t empty_slot(const struct span_cache *cache)
 {
-    return (uint32_t)__builtin_ctz(~cache->seen_slots);
+    return (uint32_t)__builtin_ctz(~cache->filled);
 }
 
-static int has_room(const struct span_cache *cache, int64_t bytes)
+/* A hint for its thread, where that has not got the cache. */
+static int has_room(const struct span_cache *cache, size_t bytes)
 {
-    return empty_slot(cache) < SPAN_CACHE_SLOTS &&
-           atomic_load_relaxed(&cache->reserved) - (int64_t)cache->seen_bytes >= bytes;
+    return atomic_load_relaxed(&cache->reserved) >=
+           (int64_t)(atomic_load_relaxed(&cache->bytes) + bytes);
 }
 
 static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules)
 {
     size_t bytes = granules * SS_GRANULE_BYTES;
-    if (HAK_UNLIKELY(!has_room(cache, (int64_t)bytes))) {
-        see(cache);
-        if (!has_room(cache, (int64_t)bytes)) {
-            return 0;
-        }
+    if (empty_slot(cache) == SPAN_CACHE_SLOTS || !has_room(cache, bytes)) {
+        return 0;
     }
     uint16_t was = atomic_exchange_acq_rel(word, (uint16_t)(granules | SPAN_ASIDE));
     HAK_CHECK((was & ~SPAN_UNUSED) == granules, "block freed twice", p); /* by two at once */
@@ -365,14 +420,14 @@ static int put(struct span_cache *cache, void *p, uint16_t *word, uint16_t granu
     span = join_around(cache, span);
     cache->last = empty_slot(cache);
     put_in(cache, cache->last, span);
-    cache->seen_bytes += bytes;
+    set_bytes(cache, cache->bytes + bytes);
     return 1;
 }
 
 int hak_spans_put_reserved(struct span_cache *cache, void *p)
 {
     uint16_t granules, *word = word_to_keep(p, &granules);
-    if (!word || !begin(cache)) {
+    if (!word || !has_room(cache, granules * SS_GRANULE_BYTES) || !begin(cache)) {
         return 0;
     }
     int is_kept = put(cache, p, word, granules);
@@ -382,66 +437,111 @@ int hak_spans_put_reserved(struct span_cache *cache, void *p)
 
 /* --- back to the pool --- */
 
-static void give(uint64_t slot)
+/* Spans that were taken out of a cache, and are given to the pool when it is no longer held. */
+struct leaving {
+    uint32_t n;
+    uint64_t slots[SPAN_CACHE_SLOTS];
+};
+
+/* What is in the slots, a bit each, comes out, and its bytes are no longer reserved. */
+static void take_out_all(struct span_cache *cache, uint32_t slots, struct leaving *leaving)
 {
-    hak_lock_acquire(&hak_pool_lock);
-    hak_ss_span_give_aside(span_of(slot));
-    hak_lock_release(&hak_pool_lock);
+    for (uint32_t left = slots & cache->filled; left; left &= left - 1) {
+        uint64_t slot = take_out(cache, (uint32_t)__builtin_ctz(left)).slot;
+        leaving->slots[leaving->n++] = slot;
+        set_bytes(cache, cache->bytes - bytes_of(slot));
+        reserve(cache, -(int64_t)bytes_of(slot));
+    }
 }
 
-/* Takes out what is in the slot, and no longer reserves its bytes. Returns what it was. */
-static uint64_t take_out_reserved(struct span_cache *cache, uint32_t i)
+static size_t give_all(const struct leaving *leaving)
 {
-    uint64_t slot = atomic_load_acquire(&cache->slots[i]);
-    if (slot) {
-        reserve(cache, -(int64_t)bytes_of(slot));
-        if (!take_out(cache, i, slot)) {
-            reserve(cache, (int64_t)bytes_of(slot));
-            slot = 0;
-        }
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < leaving->n; i++) {
+        hak_lock_acquire(&hak_pool_lock);
+        hak_ss_span_give_aside(span_of(leaving->slots[i]));
+        hak_lock_release(&hak_pool_lock);
+        bytes += bytes_of(leaving->slots[i]);
     }
-    return slot;
+    return bytes;
+}
+
+static size_t give_all_and_purge(const struct leaving *leaving)
+{
+    size_t bytes = give_all(leaving);
+    if (bytes) {
+        hak_ss_purge_due();
+    }
+    return bytes;
 }
 
 size_t hak_spans_flush(struct span_cache *cache)
 {
-    size_t bytes = 0;
-    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        uint64_t slot = take_out_reserved(cache, i);
-        if (slot) {
-            give(slot);
-            bytes += bytes_of(slot);
-        }
+    struct leaving leaving = {.n = 0};
+    if (begin_patiently(cache)) {
+        take_out_all(cache, ~0u, &leaving);
+        tell_all(cache);
+        end(cache);
     }
-    if (bytes) {
-        hak_ss_purge_due();
-    }
-    tell_all(cache);
-    return bytes;
+    return give_all_and_purge(&leaving);
 }
 
 size_t hak_spans_end(struct span_cache *cache)
 {
-    size_t bytes = hak_spans_flush(cache);
-    if (begin(cache)) { /* else what the interrupted code has in no slot is reserved */
+    struct leaving leaving = {.n = 0};
+    if (begin_patiently(cache)) { /* else what the interrupted code has is reserved */
+        take_out_all(cache, ~0u, &leaving);
+        tell_all(cache);
         drop_unused(cache);
         end(cache);
     }
-    return bytes;
+    return give_all_and_purge(&leaving);
+}
+
+/* Whoever had the cache does not go on: what the slots say is so, and all else is made from it. */
+static void take_over(struct span_cache *cache)
+{
+    cache->filled = 0;
+    cache->bytes = 0;
+    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
+        uint64_t slot = cache->slots[i];
+        cache->filled |= (uint32_t)(slot != 0) << i;
+        set_bytes(cache, cache->bytes + bytes_of(slot));
+        cache->words[i] = slot ? hak_ss_span_word(span_of(slot)) : NULL;
+        index_slot(cache, i, slot);
+    }
+    if (cache->reserved < (int64_t)cache->bytes) {
+        reserve(cache, (int64_t)cache->bytes - cache->reserved);
+    }
+    end(cache);
+}
+
+void hak_spans_let_go(struct span_cache *cache)
+{
+    if (atomic_load_acquire(&cache->holder) == SPAN_CACHE_OWN) {
+        take_over(cache);
+    }
+}
+
+void hak_spans_fork_child(struct span_cache *cache)
+{
+    if (cache->holder == SPAN_CACHE_OTHERS) {
+        take_over(cache);
+    }
 }
 
 uint32_t hak_spans_give_own(void)
 {
     struct span_cache *cache = hak_spans_own ? hak_spans_own() : NULL;
-    uint32_t n = 0;
-    for (uint32_t i = 0; cache && i < SPAN_CACHE_SLOTS; i++) {
-        uint64_t slot = take_out_reserved(cache, i);
-        if (HAK_UNLIKELY(slot)) {
-            hak_ss_span_give_aside(span_of(slot));
-            n++;
-        }
+    struct leaving leaving = {.n = 0};
+    if (cache && cache->filled && begin(cache)) {
+        take_out_all(cache, ~0u, &leaving);
+        end(cache);
     }
-    return n;
+    for (uint32_t i = 0; i < leaving.n; i++) {
+        hak_ss_span_give_aside(span_of(leaving.slots[i]));
+    }
+    return leaving.n;
 }
 
 void hak_spans_fetched(void)
@@ -454,13 +554,14 @@ void hak_spans_fetched(void)
 }
 
 /* The end of a window. */
-static void judge(struct span_cache *cache)
+static void judge(struct span_cache *cache, struct leaving *leaving)
 {
     if (cache->n_hits < WINDOW / 2) {
         uint32_t twice = cache->off_last * 2;
         cache->off_last = twice < OFF_LEAST ? OFF_LEAST : twice < OFF_MOST ? twice : OFF_MOST;
         cache->off = cache->off_last;
-        (void)hak_spans_flush(cache);
+        take_out_all(cache, ~0u, leaving);
+        tell_all(cache);
     } else {
         cache->off_last = 0;
     }
@@ -473,8 +574,10 @@ void hak_spans_missed(struct span_cache *cache)
     if (cache->off) {
         cache->off--;
     } else if (atomic_load_relaxed(&cache->reserved) && ++cache->n_slow >= WINDOW && begin(cache)) {
-        judge(cache);
+        struct leaving leaving = {.n = 0};
+        judge(cache, &leaving);
         end(cache);
+        (void)give_all_and_purge(&leaving);
     }
 }
 
@@ -486,16 +589,14 @@ static int may_keep(int64_t more)
 }
 
 /* The smallest span makes room, if the slots are full of such as do not touch. */
-static void make_room(struct span_cache *cache)
+static void make_room(struct span_cache *cache, struct leaving *leaving)
 {
-    if (empty_slot(cache) == SPAN_CACHE_SLOTS) {
-        uint32_t i = best_slot(cache, 1, 0);
-        uint64_t slot = i < SPAN_CACHE_SLOTS ? atomic_load_relaxed(&cache->slots[i]) : 0;
-        if (slot && take_out(cache, i, slot)) {
-            cache->n_slow += cache->n_slow < WINDOW;
-            give(slot);
-        }
-        see(cache);
+    uint32_t i = empty_slot(cache) == SPAN_CACHE_SLOTS ? best_slot(cache, 1) : SPAN_CACHE_SLOTS;
+    if (i < SPAN_CACHE_SLOTS) {
+        uint64_t slot = take_out(cache, i).slot;
+        set_bytes(cache, cache->bytes - bytes_of(slot)); /* which stay reserved */
+        cache->n_slow += cache->n_slow < WINDOW;
+        leaving->slots[leaving->n++] = slot;
     }
 }
 
@@ -510,12 +611,11 @@ static int may_double(struct span_cache *cache)
     return 1;
 }
 
-/* Reserves what `bytes` more than is seen need; a cache of use takes some to spare, so that it need
-   not come again soon. Returns whether they may be kept. */
+/* Reserves what `bytes` more than there are need; a cache of use takes some to spare, so that it
+   need not come again soon. Returns whether they may be kept. */
 static int reserve_for(struct span_cache *cache, size_t bytes)
 {
-    int64_t reserved = atomic_load_relaxed(&cache->reserved);
-    int64_t more = (int64_t)(cache->seen_bytes + bytes) - reserved;
+    int64_t reserved = cache->reserved, more = (int64_t)(cache->bytes + bytes) - reserved;
     int64_t spare = (int64_t)(SPAN_CACHE_LEAST << cache->n_doublings) - reserved - more;
     spare = spare < UNUSED_MOST / 4 ? spare : UNUSED_MOST / 4;
     if (more <= 0) {
@@ -530,34 +630,36 @@ static int reserve_for(struct span_cache *cache, size_t bytes)
     return 1;
 }
 
-static int put_with_room(struct span_cache *cache, void *p)
+static int put_with_room(struct span_cache *cache, void *p, uint16_t *word, uint16_t granules,
+                         struct leaving *leaving)
 {
-    uint16_t granules;
     if (cache->n_slow >= WINDOW) {
-        judge(cache);
+        judge(cache, leaving);
     }
-    uint16_t *word = word_to_keep(p, &granules);
-    if (cache->off || !word) {
+    if (cache->off) {
         return 0;
     }
     size_t bytes = granules * SS_GRANULE_BYTES;
-    see(cache);
-    while (cache->seen_bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings) {
+    while (cache->bytes + bytes > SPAN_CACHE_LEAST << cache->n_doublings) {
         if (!may_double(cache)) { /* once at most; it may have begun again with what it has */
             return 0;
         }
     }
-    make_room(cache);
+    make_room(cache, leaving);
     return reserve_for(cache, bytes) && put(cache, p, word, granules);
 }
 
 int hak_spans_make_room(struct span_cache *cache, void *p)
 {
-    if (!begin(cache)) {
+    struct leaving leaving;
+    uint16_t granules, *word = word_to_keep(p, &granules);
+    if (!word || !begin(cache)) {
         return 0;
     }
-    int is_kept = put_with_room(cache, p);
+    leaving.n = 0;
+    int is_kept = put_with_room(cache, p, word, granules, &leaving);
     end(cache);
+    (void)give_all(&leaving);
     return is_kept;
 }
 
@@ -570,37 +672,23 @@ void hak_spans_tick(void)
 
 int hak_spans_rest(struct span_cache *cache)
 {
-    int is_more = 0;
-    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
-        if (!atomic_load_acquire(&cache->slots[i])) {
-            continue;
-        }
-        if ((uint8_t)(now() - atomic_load_relaxed(&cache->ticks[i])) <= 1) {
-            is_more = 1;
-            continue;
-        }
-        uint64_t slot = take_out_reserved(cache, i);
-        if (slot) {
-            give(slot);
-            tell_all(cache);
-        }
+    struct leaving leaving = {.n = 0};
+    uint32_t old = 0;
+    if (!hold(cache, SPAN_CACHE_OTHERS)) {
+        return 1; /* it is in use */
     }
+    for (uint32_t left = cache->filled; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctz(left);
+        old |= (uint32_t)((uint8_t)(now() - cache->ticks[i]) > 1) << i;
+    }
+    take_out_all(cache, old, &leaving);
+    if (old) {
+        tell_all(cache);
+    }
+    int is_more = cache->filled != 0;
+    end(cache);
+    (void)give_all(&leaving);
     return is_more;
-}
-
-/* Who takes a span out has lowered `reserved` before, and may have been stopped there: it is waited
-   for. */
-static int is_reserved(const struct span_cache *cache)
-{
-    uint32_t word = 0;
-    for (uint32_t n = 0; n < VERIFY_TRIES; n++) {
-        int64_t reserved = atomic_load_acquire(&cache->reserved); /* first this: spans only go */
-        if ((int64_t)sum(cache) <= reserved) {
-            return 1;
-        }
-        (void)hak_os_ops.futex_wait_ms(&word, word, 1);
-    }
-    return 0;
 }
 
 /* No span begins within the one that the slot names. */
@@ -613,29 +701,43 @@ static int is_one(uint64_t slot, const uint16_t *word)
     return i >= granules;
 }
 
-/* Another thread may take out what is in a slot while it is looked at. */
-static int verify_slot(struct span_cache *cache, uint32_t i)
+static int is_indexed(struct span_cache *cache, uint32_t i)
 {
-    uint64_t slot = atomic_load_acquire(&cache->slots[i]);
-    const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
-    int is_right = !slot || (cache->words[i] == word && is_aside(word, slot)),
-        has_one = !slot || !word || is_one(slot, word);
-    if (atomic_load_acquire(&cache->slots[i]) != slot) {
-        return 0;
-    }
-    if (!is_right) {
-        return VERIFY_SPANS_SLOT;
-    }
-    return has_one ? 0 : VERIFY_SPANS_INSIDE;
+    struct span_cache other = {.filled = 0};
+    index_slot(&other, i, cache->slots[i]);
+    return cache->starts[i] == other.starts[i] && cache->ends[i] == other.ends[i] &&
+           cache->keys[i] == other.keys[i] && (cache->filled >> i & 1) == (cache->slots[i] != 0);
 }
 
-int hak_spans_verify(struct span_cache *cache)
+static int verify_slot(struct span_cache *cache, uint32_t i)
 {
+    uint64_t slot = cache->slots[i];
+    const uint16_t *word = slot ? hak_ss_span_word(span_of(slot)) : NULL;
+    if (!is_indexed(cache, i) || (slot && (cache->words[i] != word || !is_aside(word, slot)))) {
+        return VERIFY_SPANS_SLOT;
+    }
+    return !slot || is_one(slot, word) ? 0 : VERIFY_SPANS_INSIDE;
+}
+
+static int verify_held(struct span_cache *cache)
+{
+    size_t bytes = 0;
     for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
         int result = verify_slot(cache, i);
         if (result) {
             return result;
         }
+        bytes += bytes_of(cache->slots[i]);
     }
-    return is_reserved(cache) ? 0 : VERIFY_SPANS_RESERVED;
+    return bytes == cache->bytes && (int64_t)bytes <= cache->reserved ? 0 : VERIFY_SPANS_RESERVED;
+}
+
+int hak_spans_verify(struct span_cache *cache)
+{
+    if (!begin_patiently(cache)) {
+        return 0; /* in between */
+    }
+    int result = verify_held(cache);
+    end(cache);
+    return result;
 }

@@ -1,26 +1,25 @@
 /* The span cache: freed spans that a thread keeps for its next requests, without a lock.
 
    Each heap of a thread has one. A span in it is set aside (superslab/pool.h): the pool counts it
-   as used, every function as freed. A slot is one word, 0 or a span's address plus its granules.
-   The heap's thread alone fills slots; whoever has made a slot 0 by compare-and-swap has the span:
-   the thread itself, the background thread when the span has not been used for a tick, whoever
-   trims. A request gets the front of the smallest span that holds it, and the rest stays; a span
-   that comes in is joined with what it touches. Both are done with the slots empty.
-   All this is outside of the gate, and a signal handler that interrupts it may allocate and free,
-   as far as the program dares: while the thread is_busy with the cache, that goes to the pool, and
-   the slots that the thread has chosen stay as they are.
-   Always: the spans' bytes <= `reserved`, and span_cache_bytes is the sum of all `reserved`. The
-   thread raises `reserved` as far as the controller lets memory be kept (adapt.h counts it as kept,
-   and what was taken out since then too, so that a pair of calls changes nothing that is shared).
-   It lowers it when requests find no span of their size; whoever takes a span out for the pool
-   lowers it by the span's bytes, before that: the thread, which looks at the slots first, never
-   sees more than is reserved. (Between the two, less is reserved than there is.)
-   Before a thread takes memory from the system for a slab or a span, its spans go back to the pool:
-   they do not make a heap grow.
-   The controller counts live bytes by class. A span that is freed into the cache is `untold` until
-   one of its class is taken out again, or until there are many, so that such pairs write nothing
-   that is shared: what the controller counts is never less than what is live.
-   hak_spans_verify checks.
+   as used, every function as freed. A slot is one word, 0 or a span's address plus its granules;
+   starts, ends and keys have what is searched for of it. A request gets the front of the smallest
+   span that holds it, and the rest stays; a span that comes in is joined with what it touches.
+   All this is outside of the gate. Who holds the cache (`holder`) alone changes it: its thread, for
+   each request and each free; the background thread, for spans that have not been used for a tick;
+   who trims. Its thread never waits: while another thread holds the cache, or a signal handler has
+   interrupted the thread in it, requests and frees go to the pool. Another thread waits for a
+   bounded time, and takes no lock while it holds it. So a call of the thread's has one atomic
+   operation for the cache, and a free one more, which finds a block freed by two threads at once.
+   Always, while no thread holds it: the spans' bytes are `bytes` <= `reserved`, and
+   span_cache_bytes is the sum of all `reserved`. The thread raises `reserved` as far as the
+   controller lets memory be kept (adapt.h counts it as kept, and what was taken out since then too,
+   so that a pair of calls changes nothing that is shared). It lowers it when requests find no span
+   of their size; whoever takes a span out for the pool lowers it by the span's bytes. Before a
+   thread takes memory from the system for a slab or a span, its spans go back to the pool: they do
+   not make a heap grow. The controller counts live bytes by class. A span that is freed into the
+   cache is `untold` until one of its class is taken out again, or until there are many, so that
+   such pairs write nothing that is shared: what the controller counts is never less than what is
+   live. hak_spans_verify checks.
 
    Nothing is kept in the secure variant, where large blocks have guards, nor with
    HAKMEM_CACHE_BYTES=0 or HAKMEM_PURGE_DELAY_MS=0. */
@@ -42,21 +41,29 @@ HAK_EXTERN_C_BEGIN
 /* Classes of such blocks: 40 KiB to 1 MiB. */
 #define SPAN_CACHE_CLASSES 20u
 
+/* Who has the cache. */
+enum span_cache_holder { SPAN_CACHE_FREE, SPAN_CACHE_OWN, SPAN_CACHE_OTHERS };
+
 struct span_cache {
     uint64_t slots[SPAN_CACHE_SLOTS];
-    int64_t reserved;                    /* bytes */
-    uint32_t untold[SPAN_CACHE_CLASSES]; /* granules; its thread adds, any thread takes away */
-    uint8_t ticks[SPAN_CACHE_SLOTS];     /* when the slot was filled; its thread's */
-    uint8_t is_busy;     /* its thread takes or puts in; what a handler sees that interrupts it */
-    uint8_t n_doublings; /* of the bytes that it may keep; its thread's, as n_since: requests that
-                            found a span since it had, or the thread took from the system */
-    /* By its thread alone: what is in the slots and how many bytes, unless others took some out
-       since it looked; the slot that was filled last; whether the cache is worth its cost
-       (span_cache.c): calls in this window, and how many more it is off. */
-    uint16_t *words[SPAN_CACHE_SLOTS]; /* hak_ss_span_word of what is in the slot */
-    size_t seen_bytes;
-    uint32_t seen_slots; /* a bit each */
-    uint32_t last, n_hits, n_slow, off, off_last, n_since;
+    /* Of the span in the slot, 0 if it is empty: the granules, counted from address 0, where it
+       starts and ends, their lower 32 bits; how many, times SPAN_CACHE_SLOTS, plus the slot. */
+    uint32_t starts[SPAN_CACHE_SLOTS], ends[SPAN_CACHE_SLOTS];
+    uint16_t keys[SPAN_CACHE_SLOTS];
+    uint32_t holder;  /* enum span_cache_holder */
+    uint32_t filled;  /* a bit for each slot that is not empty */
+    size_t bytes;     /* in all slots */
+    int64_t reserved; /* bytes; read by its thread at any time */
+    uint32_t last;    /* the slot that was filled last */
+    uint32_t n_hits;  /* whether the cache is worth its cost (span_cache.c): calls in this */
+    uint32_t n_slow;  /* window, and how many more it is off */
+    uint32_t off, off_last;
+    uint32_t n_since;    /* requests that found a span since it had more bytes, or the thread took
+                            from the system */
+    uint8_t n_doublings; /* of the bytes that it may keep */
+    uint8_t ticks[SPAN_CACHE_SLOTS];     /* when the slot was filled */
+    uint16_t *words[SPAN_CACHE_SLOTS];   /* hak_ss_span_word of what is in the slot */
+    uint32_t untold[SPAN_CACHE_CLASSES]; /* granules */
 };
 
 /* The calling thread's cache, or NULL; set once, before there is one. */
@@ -96,6 +103,11 @@ void hak_spans_missed(struct span_cache *cache);
 uint32_t hak_spans_give_own(void);
 /* The calling thread has taken memory from the system. */
 void hak_spans_fetched(void);
+/* In a forked child, of the calling thread's: who held it may be a thread that the child does not
+   have. */
+void hak_spans_fork_child(struct span_cache *cache);
+/* The cache's thread ends, perhaps by a handler that has interrupted it in the cache. */
+void hak_spans_let_go(struct span_cache *cache);
 /* For the background thread: begins a tick; and returns what has been unused since before the
    last one. Returns 1 if there is more. */
 void hak_spans_tick(void);

@@ -520,6 +520,22 @@ TEST_F(Spans, VerifyNamesTheBrokenEquation)
     cache.reserved--;
     EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_RESERVED);
     cache.reserved++;
+    cache.bytes++;
+    EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_RESERVED);
+    cache.bytes--;
+    for (uint32_t i = 0; i < SPAN_CACHE_SLOTS; i++) {
+        for (uint32_t *field : {&cache.starts[i], &cache.ends[i]}) {
+            ++*field;
+            EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_SLOT);
+            --*field;
+        }
+        cache.keys[i] += SPAN_CACHE_SLOTS;
+        EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_SLOT);
+        cache.keys[i] -= SPAN_CACHE_SLOTS;
+        cache.filled ^= 1u << i;
+        EXPECT_EQ(hak_spans_verify(&cache), VERIFY_SPANS_SLOT);
+        cache.filled ^= 1u << i;
+    }
     EXPECT_EQ(hak_spans_verify(&cache), 0);
 }
 
@@ -634,6 +650,52 @@ TEST_F(Spans, BlocksOfAllSizes)
             }
         }
         blocks.end_all();
+    }
+}
+
+/* While another thread has the cache, the pool serves. */
+TEST_F(Spans, WhoFindsItHeldGoesToThePool)
+{
+    void *p = alloc(kSize), *q = alloc(kSize);
+    give(p);
+    cache.reserved += 2 * kSize;
+    hak_stat_add(span_cache_bytes, 2 * kSize);
+    cache.holder = SPAN_CACHE_OTHERS;
+    EXPECT_EQ(hak_spans_take(&cache, kSize, 1, 0), nullptr);
+    EXPECT_EQ(hak_spans_put(&cache, q), 0);
+    EXPECT_EQ(hak_spans_put_surely(&cache, q), 0);
+    EXPECT_EQ(hak_spans_give_own(), 0U);
+    EXPECT_EQ(hak_spans_rest(&cache), 1) << "there may be more";
+    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "the calling thread may be the one that it waits for";
+    EXPECT_EQ(n_kept(), 1U);
+    cache.holder = SPAN_CACHE_FREE;
+    EXPECT_EQ(hak_spans_take(&cache, kSize, 1, 0), p);
+    give(p);
+    give(q);
+    EXPECT_EQ(kept_bytes(), 2 * kSize);
+}
+
+/* Who had the cache does not go on: what it was about to change is made from the slots. */
+TEST_F(Spans, WhatWasHalfChangedIsMadeAgain)
+{
+    void (*const ends[])(struct span_cache *) = {hak_spans_let_go, hak_spans_fork_child};
+    for (uint32_t holder : {SPAN_CACHE_OWN, SPAN_CACHE_OTHERS}) {
+        void *p = alloc(kSize);
+        give(p);
+        struct span_cache whole = cache;
+        cache.holder = holder;
+        cache.bytes += kSize;
+        cache.filled = 0xF0;
+        memset(cache.keys, 1, sizeof cache.keys);
+        memset(cache.starts, 1, sizeof cache.starts);
+        memset(cache.words, 0, sizeof cache.words);
+        EXPECT_EQ(hak_spans_take(&cache, kSize, 1, 0), nullptr);
+        ends[holder != SPAN_CACHE_OTHERS](&cache);
+        EXPECT_EQ(cache.holder, holder) << "the other one's";
+        ends[holder == SPAN_CACHE_OTHERS](&cache);
+        EXPECT_EQ(hak_spans_verify(&cache), 0);
+        EXPECT_EQ(memcmp(&whole, &cache, sizeof cache), 0);
+        hak_spans_flush(&cache);
     }
 }
 

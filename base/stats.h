@@ -19,7 +19,10 @@ extern struct hak_stats hak_stats;
 
 #define hak_stat_add(name, n) ((void)atomic_add_relaxed(&hak_stats.name, (int64_t)(n)))
 #define hak_stat_sub(name, n) ((void)atomic_sub_relaxed(&hak_stats.name, (int64_t)(n)))
-#define hak_stat_get(name)    atomic_load_relaxed(&hak_stats.name)
+/* The same for one that is changed with one certain lock held, always. */
+#define hak_stat_add_locked(name, n)                                                               \
+    atomic_store_relaxed(&hak_stats.name, hak_stats.name + (int64_t)(n))
+#define hak_stat_get(name) atomic_load_relaxed(&hak_stats.name)
 
 /* Writes one line a statistic that is kept to file descriptor `fd`, with `(whose)` at its end
    unless that is NULL. Allocates nothing; may be called in a signal handler. */

@@ -751,7 +751,7 @@ static int park(struct theap *heap)
 void hak_theap_end_thread(struct theap *heap)
 {
     hak_common_end_thread(heap);
-    heap->spans.is_busy = 0; /* even if a handler that has interrupted it ends the thread */
+    hak_spans_let_go(&heap->spans);
     (void)hak_spans_end(&heap->spans);
     if (!park(heap)) {
         hak_theap_end_cache(heap);
@@ -885,6 +885,7 @@ void hak_theap_fork_child(void)
     }
     hak_stat_add(orphans, hak_stat_get(heaps) - n_own - hak_stat_get(orphans));
     hak_stat_add(bin_budget, (int64_t)own->budget - hak_stat_get(bin_budget));
+    hak_spans_fork_child(&own->spans);
     hak_stat_add(span_cache_bytes, own->spans.reserved - hak_stat_get(span_cache_bytes));
     atomic_store_relaxed(&hak_theap_live, (uint32_t)n_own);
     /* These handlers are registered behind the key: another thread had made it. */

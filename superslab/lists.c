@@ -47,9 +47,11 @@ struct ss_list *hak_pool_units_list(const struct superslab *ss, uint32_t n_whole
 }
 
 /* Who purges looks at it without the lock. */
-static void count_empty(int change)
+static void count_empty(const struct superslab *ss, int change)
 {
-    atomic_store_relaxed(&hak_pool_lists.n_empty, hak_pool_lists.n_empty + (uint32_t)change);
+    if (HAK_UNLIKELY(hak_pool_is_empty(ss))) {
+        atomic_store_relaxed(&hak_pool_lists.n_empty, hak_pool_lists.n_empty + (uint32_t)change);
+    }
 }
 
 static void list_by_units(struct superslab *ss, uint32_t n_whole)
@@ -60,7 +62,7 @@ static void list_by_units(struct superslab *ss, uint32_t n_whole)
     if (list == &hak_pool_lists.by_units[n_whole]) {
         hak_pool_lists.units_present |= (uint64_t)1 << n_whole;
     }
-    count_empty(hak_pool_is_empty(ss) != 0);
+    count_empty(ss, 1);
 }
 
 static void unlist_by_units(struct superslab *ss)
@@ -69,7 +71,7 @@ static void unlist_by_units(struct superslab *ss)
     if (!hak_pool_lists.by_units[ss->n_whole].first) {
         hak_pool_lists.units_present &= ~((uint64_t)1 << ss->n_whole);
     }
-    count_empty(-(hak_pool_is_empty(ss) != 0));
+    count_empty(ss, -1);
 }
 
 uint32_t hak_pool_longest_run(const struct superslab *ss)
@@ -100,48 +102,77 @@ void hak_pool_enter(struct superslab *ss)
     hak_pool_refile(ss);
 }
 
-static void relist(struct superslab *ss, uint32_t run, uint32_t n_whole)
+static void relist_by_run(struct superslab *ss, uint32_t run)
 {
     if (run != ss->largest_run) {
         unlist_by_run(ss);
         list_by_run(ss, run);
     }
+}
+
+static void relist_by_units(struct superslab *ss, uint32_t n_whole)
+{
     if (n_whole != ss->n_whole) {
         unlist_by_units(ss);
         list_by_units(ss, n_whole);
-    }
-    if (hak_pool_keeps_classes(ss)) {
-        hak_pool_apart_refile(ss);
     }
 }
 
 void hak_pool_relist(struct superslab *ss)
 {
-    relist(ss, hak_pool_longest_run(ss), hak_pool_whole_units(ss));
+    relist_by_run(ss, hak_pool_longest_run(ss));
+    relist_by_units(ss, hak_pool_whole_units(ss));
+    if (hak_pool_keeps_classes(ss)) {
+        hak_pool_apart_refile(ss);
+    }
 }
 
-/* n_whole, after a unit has become free, or is used now, and nothing else; or other granules. */
-static uint32_t whole_units_now(const struct superslab *ss, uint32_t first, uint32_t n,
-                                int are_free)
+/* How many units are wholly free among those of n granules from `first` on, which are free; *unit
+   is the first one. All between the ends are. */
+static uint32_t whole_units_of_part(const struct granules *free, uint32_t first, uint32_t n,
+                                    uint32_t *unit)
 {
-    int is_unit = n == SS_GRANULES_OF_A_UNIT && first % SS_GRANULES_OF_A_UNIT == 0;
-    if (!is_unit || hak_pool_keeps_classes(ss) || hak_pool_guards(ss)) {
-        return hak_pool_whole_units(ss);
-    }
-    return are_free ? ss->n_whole + 1u : ss->n_whole - 1u;
+    uint32_t from = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
+    uint32_t is_first = hak_granules_of_unit(free, from) == 0xFF,
+             is_last = hak_granules_of_unit(free, last) == 0xFF;
+    *unit = from + !is_first;
+    return from == last ? is_first : last - from - 1 + is_first + is_last;
+}
+
+/* Where only granules count. */
+static int is_plain(const struct superslab *ss)
+{
+    return HAK_LIKELY(!hak_pool_keeps_classes(ss) && !hak_pool_guards(ss));
 }
 
 /* Only the run that they are part of has changed; all are looked at if it was the longest, perhaps,
    and is shorter now. */
-void hak_pool_relist_part(struct superslab *ss, uint32_t first, uint32_t n, int are_free)
+void hak_pool_add_free(struct superslab *ss, uint32_t first, uint32_t n)
 {
-    uint32_t run = hak_granules_run_around(&ss->free, first, n), longest = ss->largest_run;
-    if (hak_pool_keeps_classes(ss) || (!are_free && run >= longest)) {
-        run = hak_pool_longest_run(ss);
-    } else if (!are_free || run < longest) {
-        run = longest;
+    uint32_t unit, run = hak_granules_run_around(&ss->free, first, n);
+    if (!is_plain(ss)) {
+        hak_pool_relist(ss);
+        return;
     }
-    relist(ss, run, whole_units_now(ss, first, n, are_free));
+    if (run > ss->largest_run) {
+        relist_by_run(ss, run);
+    }
+    relist_by_units(ss, ss->n_whole + whole_units_of_part(&ss->free, first, n, &unit));
+}
+
+void hak_pool_remove_free(struct superslab *ss, uint32_t first, uint32_t n)
+{
+    uint32_t unit, run = hak_granules_run_around(&ss->free, first, n),
+                   n_whole = whole_units_of_part(&ss->free, first, n, &unit);
+    hak_granules_clear(&ss->free, first, n);
+    if (!is_plain(ss)) {
+        hak_pool_relist(ss);
+        return;
+    }
+    if (run >= ss->largest_run) {
+        relist_by_run(ss, hak_granules_longest_run(&ss->free));
+    }
+    relist_by_units(ss, ss->n_whole - n_whole);
 }
 
 /* All that was dirty has been refused. */
@@ -217,7 +248,7 @@ uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n)
     if (!count) {
         return 0;
     }
-    hak_stat_sub(heap_dirty_bytes, count * SS_GRANULE_BYTES);
+    hak_stat_add_locked(heap_dirty_bytes, -(int64_t)(count * SS_GRANULE_BYTES));
     hak_granules_clear(&ss->dirty, first, n);
     if (HAK_UNLIKELY(hak_pool_lists.refused_bytes)) {
         hak_pool_lists.refused_bytes -=
@@ -242,6 +273,21 @@ void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32
                  n_units = (uint32_t)__builtin_ctzll(~(left >> start));
         hak_map_set(ss->base + start * SS_UNIT_BYTES, n_units, TAG_FREE_UNIT, ss->number);
         left &= left + ((uint64_t)1 << start); /* without the lowest run */
+    }
+}
+
+void hak_pool_mark_free_part(const struct superslab *ss, uint32_t first, uint32_t n, int were_span)
+{
+    if (HAK_UNLIKELY(!hak_granules_is_empty(&ss->leaving))) {
+        hak_pool_mark_free_units(ss, first, n);
+        return;
+    }
+    uint32_t unit, n_units = whole_units_of_part(&ss->free, first, n, &unit);
+    char *start = ss->base + unit * SS_UNIT_BYTES;
+    if (were_span) {
+        hak_map_change(start, n_units, TAG_FREE_UNIT);
+    } else if (n_units) {
+        hak_map_set(start, n_units, TAG_FREE_UNIT, ss->number);
     }
 }
 

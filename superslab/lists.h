@@ -39,8 +39,10 @@ void hak_pool_enter(struct superslab *ss);
 void hak_pool_leave(struct superslab *ss);
 /* After `free` changed: into the lists where it belongs. */
 void hak_pool_relist(struct superslab *ss);
-/* The same where n granules from `first` on have become free, or are used now, and no others. */
-void hak_pool_relist_part(struct superslab *ss, uint32_t first, uint32_t n, int are_free);
+/* n granules from `first` on, which are in `free`, have just become so; or leave it. The superslab
+   goes into the lists where it belongs. */
+void hak_pool_add_free(struct superslab *ss, uint32_t first, uint32_t n);
+void hak_pool_remove_free(struct superslab *ss, uint32_t first, uint32_t n);
 /* What n_whole and largest_run are to be, and the list of its n_whole. */
 uint32_t hak_pool_whole_units(const struct superslab *ss);
 uint32_t hak_pool_longest_run(const struct superslab *ss);
@@ -65,6 +67,8 @@ uint32_t hak_pool_clean(struct superslab *ss, uint32_t first, uint32_t n);
 /* Units that are wholly free, or about to be, are marked so in the map, among those of granules
    `first` to `first + n - 1`. */
 void hak_pool_mark_free_units(const struct superslab *ss, uint32_t first, uint32_t n);
+/* The same where all these are in `free`. `were_span`: no unit of them was a slab. */
+void hak_pool_mark_free_part(const struct superslab *ss, uint32_t first, uint32_t n, int were_span);
 
 /* The time, or that of the last one that was filed as aged, if it is later: clocks may go back. */
 uint64_t hak_pool_not_before_last(uint64_t now_ns);

@@ -402,6 +402,24 @@ void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref)
     }
 }
 
+/* In twos, as set_entries. All lie in one leaf, since superslabs do. */
+void hak_map_change(const void *start, size_t n_units, uint32_t tag)
+{
+    uint32_t unit = unit_of(start);
+    uint32_t *at = &leaf_of(unit)->tag[unit & (MAP_LEAF_UNITS - 1)], *end = at + n_units;
+    const uint64_t twice = tag * (((uint64_t)1 << 32) + 1);
+    hak_lock_step(n_units);
+    if (at < end && unit % 2) {
+        atomic_store_release(at++, tag);
+    }
+    for (; at + 2 <= end; at += 2) {
+        atomic_store_release((two_words *)(void *)at, twice);
+    }
+    if (at < end) {
+        atomic_store_release(at, tag);
+    }
+}
+
 struct map_entry hak_map_get(const void *p)
 {
     struct map_entry entry = {0, 0};

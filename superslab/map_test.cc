@@ -127,6 +127,24 @@ TEST(Map, BeyondTheWindow)
     }
 }
 
+/* Tags alone, of any units of a superslab, and of no others. */
+TEST(Map, TagsChange)
+{
+    const size_t n_units = 32;
+    ASSERT_EQ(hak_map_ensure(at(kFirst), n_units * kUnit), 0);
+    for (size_t first = 0; first < n_units; first++) {
+        for (size_t n = 0; first + n <= n_units; n++) {
+            hak_map_set(at(kFirst), n_units, TAG_FREE_UNIT, 7);
+            hak_map_change(at(kFirst + first * kUnit), n, TAG_SPAN);
+            for (size_t i = 0; i < n_units; i++) {
+                int is_span = i >= first && i < first + n;
+                expect_entry(kFirst + i * kUnit, is_span ? TAG_SPAN : TAG_FREE_UNIT, 7);
+            }
+        }
+    }
+    hak_map_set(at(kFirst), n_units, 0, 0);
+}
+
 TEST(Map, ARangeMayCrossLeaves)
 {
     for (uintptr_t edge :

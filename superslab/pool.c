@@ -112,17 +112,18 @@ static void claim(struct superslab *ss, uint32_t fresh)
     }
 }
 
-static void take(struct superslab *ss, uint32_t first, uint32_t n)
+/* Returns how many of the granules may hold old data. */
+static uint32_t take(struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint32_t n_dirty = hak_pool_clean(ss, first, n);
-    hak_granules_clear(&ss->free, first, n);
-    hak_pool_relist_part(ss, first, n, 0);
-    hak_stat_add(heap_used_bytes, n * SS_GRANULE_BYTES);
+    hak_pool_remove_free(ss, first, n);
+    hak_stat_add_locked(heap_used_bytes, n * SS_GRANULE_BYTES);
     if (n_dirty < n) {
         hak_limit_commit((n - n_dirty) * SS_GRANULE_BYTES);
     }
     claim(ss, n - n_dirty);
     hak_pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
+    return n_dirty;
 }
 
 /* The place for a span in one superslab: resident granules first. SS_GRANULES if none. */
@@ -194,7 +195,8 @@ static int admit(const struct superslab *ss, uint32_t first, uint32_t n)
                            bytes);
 }
 
-struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty)
+struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty,
+                                uint32_t *n_dirty)
 {
     struct superslab *ss;
     do {
@@ -215,7 +217,7 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
         return NULL;
     }
     *dirty = ss->dirty;
-    take(ss, *first, n);
+    *n_dirty = take(ss, *first, n);
     return ss;
 }
 
@@ -225,7 +227,7 @@ int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n)
         !admit(ss, first, n)) {
         return 0;
     }
-    take(ss, first, n);
+    (void)take(ss, first, n);
     return 1;
 }
 
@@ -280,16 +282,16 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded, int may_share)
     return others ? others : best;
 }
 
-void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
+void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n, int were_span)
 {
     uint64_t now_ns = hak_pool_not_before_last(hak_os_ops.clock_ns());
     hak_granules_set(&ss->free, first, n);
     hak_granules_set(&ss->dirty, first, n);
-    hak_pool_mark_free_units(ss, first, n);
-    hak_pool_relist_part(ss, first, n, 1);
+    hak_pool_mark_free_part(ss, first, n, were_span);
+    hak_pool_add_free(ss, first, n);
     hak_pool_file_youngest(ss, now_ns);
-    hak_stat_add(heap_dirty_bytes, n * SS_GRANULE_BYTES);
-    hak_stat_sub(heap_used_bytes, n * SS_GRANULE_BYTES);
+    hak_stat_add_locked(heap_dirty_bytes, n * SS_GRANULE_BYTES);
+    hak_stat_add_locked(heap_used_bytes, -(int64_t)(n * SS_GRANULE_BYTES));
     hak_pool_policy()->given(now_ns);
     hak_pool_note_freed(n * SS_GRANULE_BYTES, now_ns);
 }
@@ -349,7 +351,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     if (ss) {
         dirty = hak_granules_of_unit(&ss->dirty, unit);
         ss->virgin &= ~(1u << unit);
-        take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
+        (void)take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
         ss->slab_mask |= 1u << unit;
         hak_slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class,
@@ -387,7 +389,7 @@ void hak_pool_slab_free(struct slab *slab)
     hak_lock_acquire(&hak_pool_lock);
     slab->is_used = 0;
     ss->slab_mask &= ~(1u << unit);
-    hak_pool_give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
+    hak_pool_give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT, 0);
     hak_lock_release(&hak_pool_lock);
 }
 

@@ -157,16 +157,17 @@ uint32_t hak_ss_span_granules_for(size_t size);
 void hak_ss_span_give_aside(const void *p);
 
 /* Takes n granules in a row at a multiple of `align` (a power of two) and tells which may hold old
-   data; NULL when the system refuses memory. Writes no map entry. Pool lock held, and released
-   while the system is asked for a new region. */
-struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first,
-                                struct granules *dirty);
+   data, and how many of these n; NULL when the system refuses memory. Writes no map entry. Pool
+   lock held, and released while the system is asked for a new region. */
+struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, struct granules *dirty,
+                                uint32_t *n_dirty);
 /* Takes granules `first` to `first + n - 1` if all are free; returns whether it did. Pool lock
    held. */
 int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
-/* Granules become free and dirty, and units that are wholly free are marked so in the map. Pool
-   lock held; hak_ss_purge_due follows when it, and every other lock, is released. */
-void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n);
+/* Granules, of a span or else a slab, become free and dirty, and units that are wholly free are
+   marked so in the map. Pool lock held; hak_ss_purge_due follows when it, and every other lock, is
+   released. */
+void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n, int were_span);
 extern struct numbered hak_pool_superslabs HAK_HIDDEN;
 /* The superslab of that number, which was given out. */
 static inline struct superslab *hak_pool_superslab(uint32_t number)

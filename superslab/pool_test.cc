@@ -72,7 +72,7 @@ int clear_dirty(void *start, size_t size)
 
 bool is_clean(const struct ss_dirt &dirt)
 {
-    return (dirt.word[0] | dirt.word[1] | dirt.word[2] | dirt.word[3]) == 0;
+    return dirt.dirty == 0;
 }
 
 char *units(size_t n, struct ss_dirt *dirt = nullptr)

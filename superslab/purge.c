@@ -122,7 +122,7 @@ static void take_out(struct batch *batch, struct superslab *ss, int is_retry)
         take_out_part(batch, is_retry);
     }
     size_t bytes = hak_granules_count(&batch->set, 0, SS_GRANULES) * SS_GRANULE_BYTES;
-    hak_stat_sub(heap_dirty_bytes, bytes);
+    hak_stat_add_locked(heap_dirty_bytes, -(int64_t)(bytes));
     hak_limit_uncommit(bytes); /* at once: who is refused at this moment would not ask again */
 }
 
@@ -206,7 +206,7 @@ static size_t put_back(const struct batch *batch)
         }
         ss->is_huge = ss->is_huge && !batch->is_sparse;
         hak_pool_lists.refused_bytes += kept;
-        hak_stat_add(heap_dirty_bytes, kept);
+        hak_stat_add_locked(heap_dirty_bytes, kept);
         hak_limit_commit(kept);
         if (!batch->is_whole) {
             hak_pool_mark_free_units(ss, 0, SS_GRANULES);
@@ -351,7 +351,7 @@ char *hak_ss_take_region(size_t *dirty)
     if (!HAK_SECURE && ss && (*dirty = takeable_bytes(ss)) != 0) {
         batch = (struct batch){.ss = ss, .base = ss->base};
         take_out_whole(&batch);
-        hak_stat_sub(heap_dirty_bytes, *dirty);
+        hak_stat_add_locked(heap_dirty_bytes, -(int64_t)(*dirty));
         hak_limit_commit(SS_BYTES - *dirty);
     }
     hak_lock_release(&hak_pool_lock);

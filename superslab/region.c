@@ -160,7 +160,7 @@ static void set_dirty(struct superslab *ss, size_t bytes)
     if (bytes) {
         hak_granules_set(&ss->dirty, 0, (uint32_t)(bytes / SS_GRANULE_BYTES));
         ss->dirty_since_ns = hak_pool_not_before_last(hak_os_ops.clock_ns());
-        hak_stat_add(heap_dirty_bytes, bytes);
+        hak_stat_add_locked(heap_dirty_bytes, bytes);
     }
 }
 

@@ -1,5 +1,7 @@
 /* Spans: granules in a row within a superslab. The pool's lock guards them, except that a span's
    owner reads its size, and reads and sets its bits, without the lock. Called by ACE. */
+#include <string.h>
+
 #include "base/error.h"
 #include "base/lock.h"
 #include "base/os.h"
@@ -19,36 +21,38 @@ void *hak_ss_span_alloc(size_t size, size_t align, struct ss_dirt *dirt)
                                  dirt);
 }
 
+/* Units that were wholly free, or have parts of spans already. */
+static void mark_units(const struct superslab *ss, uint32_t first, uint32_t n)
+{
+    uint32_t unit = first / SS_GRANULES_OF_A_UNIT, last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
+    hak_map_change(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN);
+}
+
 void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_dirt *dirt)
 {
-    uint32_t first, n = hak_ss_span_granules_for(size);
+    uint32_t first, n_dirty, n = hak_ss_span_granules_for(size);
     uint32_t step = hak_ss_span_granules_for(align);
     struct granules dirty;
-    uint64_t since_ns = 0;
-    int is_huge = 0;
+    struct ss_dirt found;
     if (n == 0 || step == 0) {
         return NULL;
     }
     hak_lock_acquire(&hak_pool_lock);
-    struct superslab *ss = hak_pool_take(n, step, &first, &dirty);
+    struct superslab *ss = hak_pool_take(n, step, &first, &dirty, &n_dirty);
     char *start = ss ? ss->base + first * SS_GRANULE_BYTES : NULL;
     if (ss) {
-        since_ns = ss->dirty_since_ns;
-        is_huge = ss->is_huge;
+        found.since_ns = ss->dirty_since_ns;
+        found.is_huge = ss->is_huge;
         atomic_store_relaxed(&ss->span_granules[first],
                              (uint16_t)(n | hak_pool_span_unused(n, usable)));
-        uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
-                 last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
-        hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
+        mark_units(ss, first, n);
     }
     hak_lock_release(&hak_pool_lock);
     if (dirt && start) {
-        *dirt = (struct ss_dirt){
-            .since_ns = since_ns, .size = n * SS_GRANULE_BYTES, .is_huge = is_huge};
-        GRANULE_WORDS(i, first, n)
-        {
-            dirt->word[i] = dirty.word[i] & hak_granules_part(i, first, n);
-        }
+        memcpy(found.word, dirty.word, sizeof found.word);
+        found.size = n * SS_GRANULE_BYTES;
+        found.dirty = n_dirty * SS_GRANULE_BYTES;
+        *dirt = found;
     }
     return start;
 }
@@ -56,11 +60,13 @@ void *hak_ss_span_alloc_for(size_t usable, size_t size, size_t align, struct ss_
 int hak_ss_clear_dirt(void *p, const struct ss_dirt *dirt, int (*clear)(void *start, size_t size))
 {
     char *base = (char *)((uintptr_t)p & ~(uintptr_t)(SS_BYTES - 1));
-    struct granules dirty;
-    uint32_t end;
+    struct granules dirty = {{0, 0, 0, 0}};
+    uint32_t end, at = (uint32_t)((size_t)((char *)p - base) / SS_GRANULE_BYTES),
+                  n = (uint32_t)(dirt->size / SS_GRANULE_BYTES);
     int result = 1;
-    for (uint32_t i = 0; i < SS_GRANULE_WORDS; i++) {
-        dirty.word[i] = dirt->word[i];
+    GRANULE_WORDS(i, at, n)
+    {
+        dirty.word[i] = dirt->word[i] & hak_granules_part(i, at, n);
     }
     for (uint32_t first = hak_granules_next(&dirty, 0, 1); first < SS_GRANULES;
          first = hak_granules_next(&dirty, end, 1)) {
@@ -174,7 +180,7 @@ static void give(struct superslab *ss, uint32_t first)
 {
     uint32_t n = hak_pool_span_granules(ss, first);
     atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
-    hak_pool_give(ss, first, n);
+    hak_pool_give(ss, first, n, 1);
 }
 
 /* Whether p lies in a span that is set aside. */
@@ -232,13 +238,11 @@ int hak_ss_span_resize(void *p, size_t size)
     uint32_t mark = ss ? ss->span_granules[first] & SPAN_MARK : 0;
     if (ss && n < now) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
-        hak_pool_give(ss, first + n, now - n);
+        hak_pool_give(ss, first + n, now - n, 1);
         done = 1;
     } else if (ss && (n == now || hak_pool_take_at(ss, first + now, n - now))) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
-        uint32_t unit = first / SS_GRANULES_OF_A_UNIT,
-                 last = (first + n - 1) / SS_GRANULES_OF_A_UNIT;
-        hak_map_set(ss->base + unit * SS_UNIT_BYTES, last - unit + 1, TAG_SPAN, ss->number);
+        mark_units(ss, first, n);
         done = 1;
     }
     hak_lock_release(&hak_pool_lock);

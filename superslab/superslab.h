@@ -47,12 +47,13 @@ HAK_EXPORT struct ss_lookup hak_super_lookup(const void *p);
 /* Spans: whole granules of 8 KiB in a row within one superslab, aligned to at least a granule and a
    page. */
 
-/* Granules of a span that may hold old data, relative to its superslab; what is not in it reads as
-   zero. */
+/* Granules of a span that may hold old data, relative to its superslab, and perhaps others around
+   it; what of the span is not in it reads as zero. */
 struct ss_dirt {
     uint64_t word[SS_GRANULES / 64];
     uint64_t since_ns; /* when its superslab last got such a granule */
     size_t size;       /* bytes of the span */
+    size_t dirty;      /* bytes of it that may hold old data */
     int is_huge;       /* in huge pages, perhaps */
 };
 
