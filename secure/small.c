@@ -165,7 +165,10 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     }
     *(uint64_t *)p = 0;
     struct secure_cache *cache = hak_secure_cache_now();
-    p = cache ? hak_secure_cache_fill(cache, size_class, p) : p;
+    if (HAK_LIKELY(cache != NULL)) {
+        hak_secure_cache_make_resident(hak_secure_bin_of(cache, size_class), p, class_bytes);
+        p = hak_secure_cache_fill(cache, size_class, p);
+    }
     return dress(p, size, class_bytes);
 }
 
@@ -650,7 +653,9 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 static HAK_ALWAYS_INLINE void free_right(void *p, uint32_t tag, struct secure_bin *bin,
                                          int (*is_right)(const void *p, size_t size,
                                                          const uint64_t *tail),
-                                         void (*zero)(void *p, size_t size, size_t n), int is_stray)
+                                         void (*zero)(void *p, size_t size,
+                                                      struct secure_bin *bin),
+                                         int is_stray)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
@@ -664,7 +669,7 @@ static HAK_ALWAYS_INLINE void free_right(void *p, uint32_t tag, struct secure_bi
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero(p, says.size, n);
+    zero(p, says.size, bin);
     wait_in(bin, p, is_stray);
 }
 
@@ -676,15 +681,15 @@ static HAK_ALWAYS_INLINE int may_begin_at(const void *p, const struct secure_bin
     return HAK_LIKELY((uint16_t)(uintptr_t)p < bin->end);
 }
 
-static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, size_t n)
+static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, struct secure_bin *bin)
 {
     (void)size;
-    hak_secure_zero_short(p, n);
+    hak_secure_zero_short(p, bin->bytes - TAIL_BYTES);
 }
 
-static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, size_t n)
+static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, struct secure_bin *bin)
 {
-    clear_anywhere(p, touched(size, n));
+    hak_secure_cache_learn(bin, clear_anywhere(p, touched(size, bin->bytes - TAIL_BYTES)));
 }
 
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *bin)
@@ -694,9 +699,9 @@ static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, size_t n)
+static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, struct secure_bin *bin)
 {
-    clear_avx2(p, touched(size, n));
+    hak_secure_cache_learn(bin, clear_avx2(p, touched(size, bin->bytes - TAIL_BYTES)));
 }
 
 static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_bin *bin)
@@ -761,7 +766,7 @@ static HAK_ALWAYS_INLINE void free_long(void *p, uint32_t tag, struct secure_bin
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    clear_avx512(p, touched(size, n));
+    hak_secure_cache_learn(bin, clear_avx512(p, touched(size, n)));
     wait_in(bin, p, is_stray);
 }
 
