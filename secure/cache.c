@@ -27,8 +27,8 @@ static void forget(struct secure_cache *cache, uint32_t size_class)
     if (cache->bins[size_class].n_ring) {
         memset(list->ring, 0, sizeof list->ring);
     }
-    cache->bins[size_class] = (struct secure_bin){
-        .put = list->ring, .top = &list->nothing, .spread = SPREAD_START};
+    cache->bins[size_class] =
+        (struct secure_bin){.put = list->ring, .top = &list->nothing, .spread = SPREAD_START};
 }
 
 /* What the heap's thread has; NULL if nothing. */

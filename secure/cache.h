@@ -164,9 +164,9 @@ static HAK_ALWAYS_INLINE void hak_secure_cache_learn(struct secure_bin *bin, siz
 {
     if (bin->bytes > SPREAD_BYTES + SPREAD_BYTES / 4) {
         uint32_t spread = bin->spread;
-        bin->spread = (uint8_t)(last >= SPREAD_BYTES - SPREAD_BYTES / 4
-                                    ? spread + (spread < SPREAD_MOST)
-                                    : spread - (spread > 0));
+        bin->spread =
+            (uint8_t)(last >= SPREAD_BYTES - SPREAD_BYTES / 4 ? spread + (spread < SPREAD_MOST)
+                                                              : spread - (spread > 0));
     }
 }
 

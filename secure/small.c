@@ -650,12 +650,10 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 
 /* What is frequent: the block is right. Else nothing has changed yet, and free_any begins again.
    `is_stray`: it is another heap's. */
-static HAK_ALWAYS_INLINE void free_right(void *p, uint32_t tag, struct secure_bin *bin,
-                                         int (*is_right)(const void *p, size_t size,
-                                                         const uint64_t *tail),
-                                         void (*zero)(void *p, size_t size,
-                                                      struct secure_bin *bin),
-                                         int is_stray)
+static HAK_ALWAYS_INLINE void
+free_right(void *p, uint32_t tag, struct secure_bin *bin,
+           int (*is_right)(const void *p, size_t size, const uint64_t *tail),
+           void (*zero)(void *p, size_t size, struct secure_bin *bin), int is_stray)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),

@@ -68,8 +68,8 @@ static HAK_ALWAYS_INLINE void hak_secure_wide(clear_four)(char *a, char *b, char
     hak_secure_wide(clear_piece)(d);
 }
 
-/* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. Returns how
-   far behind p the last step lies that was written, and has no byte of the filling. */
+/* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. Returns
+   how far behind p the last step lies that was written, and has no byte of the filling. */
 static HAK_ALWAYS_INLINE size_t hak_secure_wide(clear)(void *p, size_t n)
 {
     char *last = (char *)p + n - WIDE_PIECE, *end = last + WIDE_PIECE, *at = (char *)WIDE_STEPS(p),
