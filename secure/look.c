@@ -165,7 +165,8 @@ static void check_word(char *first, uint32_t size_class, uint64_t used)
 {
     const size_t class_bytes = hak_sc_table[size_class].size;
     const uint32_t tag = hak_map_find(first).tag;
-    int is_its = TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class && !hak_secure_small_is_of_pool(tag);
+    int is_its =
+        TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class && !hak_secure_small_is_of_pool(tag);
     for (; is_its && used; used &= used - 1) {
         const char *p = first + (size_t)__builtin_ctzll(used) * class_bytes;
         if (is_alone()) { /* still: a thread may get its heap at any time */

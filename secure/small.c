@@ -491,7 +491,8 @@ static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, struct secure_
 
 static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, struct secure_bin *bin)
 {
-    hak_secure_cache_learn(bin, clear_anywhere(p, hak_secure_touched(size, bin->bytes - TAIL_BYTES)));
+    hak_secure_cache_learn(bin,
+                           clear_anywhere(p, hak_secure_touched(size, bin->bytes - TAIL_BYTES)));
 }
 
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *bin)
