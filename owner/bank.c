@@ -43,6 +43,7 @@ void hak_bank_init(struct bank *bank, uint32_t owner)
     bank->n_slabs = 0;
     bank->keeps_empty = 1;
     bank->has_strays_sent = 0;
+    bank->is_bare = 0;
     bank->fresh_times = 1;
     bank->strays = NULL;
     bank->full = bank->away = NULL;
@@ -139,6 +140,9 @@ static void part_with(struct bank *bank, struct slab *slab)
     bank->n_slabs--;
     if (bank->empty[slab->size_class] == slab) {
         forget_empty(bank, slab->size_class);
+    }
+    if (HAK_SECURE && bank->is_bare) {
+        slab->n_free = 0; /* for hak_pool_slab_free */
     }
 }
 

@@ -49,6 +49,7 @@ struct bank {
     uint32_t owner;
     uint32_t n_slabs;
     uint8_t keeps_empty, has_strays_sent;
+    uint8_t is_bare;     /* its free blocks need not be zero in the secure variant */
     uint8_t fresh_times; /* so many times the policy's fresh_bytes are taken at a time */
     void *strays;        /* blocks linked through their first words */
     int took_clean;      /* what hak_bank_take gave last reads as zero behind the first words */

@@ -152,6 +152,7 @@ static void publish(struct owner *owner, uint32_t id, enum owner_kind kind, enum
     atomic_store_relaxed(&owner->id, id);
     owner->n_uses = owner->seen_uses = owner->has_rested = 0;
     hak_bank_init(&owner->bank, id);
+    owner->bank.is_bare = kind == OWNER_POOL;
     owner->bank.has_strays_sent = kind == OWNER_THREAD;
     owner->bank.keeps_empty = kind != OWNER_THREAD; /* until a thread has it */
     atomic_store_release(&hak_owner_table.at[id], owner);

@@ -27,7 +27,8 @@ static void forget(struct secure_cache *cache, uint32_t size_class)
     if (cache->bins[size_class].n_ring) {
         memset(list->ring, 0, sizeof list->ring);
     }
-    cache->bins[size_class] = (struct secure_bin){.put = list->ring, .top = &list->nothing};
+    cache->bins[size_class] =
+        (struct secure_bin){.put = list->ring, .top = &list->nothing, .spread = SPREAD_START};
 }
 
 /* What the heap's thread has; NULL if nothing. */
@@ -154,6 +155,30 @@ static HAK_ALWAYS_INLINE void put_in_hand(struct secure_cache *cache, struct sec
     bin->top = &hand[n];
 }
 
+/* No thread but those that misuse it has the block. */
+static HAK_ALWAYS_INLINE void write_what_is_there(void *word)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("orq $0, %0" : "+m"(*(uint64_t *)word) : : "cc"); /* asks to write at once */
+#else
+    (void)atomic_add_relaxed((uint64_t *)word, (uint64_t)0);
+#endif
+}
+
+void hak_secure_cache_make_resident(const struct secure_bin *bin, void *block, size_t bytes)
+{
+    const uintptr_t page = hak_os_page_size();
+    uintptr_t start = (uintptr_t)block, tail = start + bytes - TAIL_BYTES;
+    if (HAK_LIKELY((start ^ tail) < page)) {
+        __builtin_prefetch((void *)tail, 1);
+        return;
+    }
+    for (uintptr_t at = (start & ~(page - 1)) + page; bin->spread && at < tail; at += page) {
+        write_what_is_there((void *)at);
+    }
+    write_what_is_there((void *)tail);
+}
+
 void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, void *block)
 {
     struct secure_bin *bin = hak_secure_bin_of(cache, size_class);
@@ -166,7 +191,7 @@ void *hak_secure_cache_fill(struct secure_cache *cache, uint32_t size_class, voi
             break;
         }
         *(uint64_t *)more = 0; /* where the link was */
-        __builtin_prefetch(hak_secure_tail_of(more, bin->bytes), 1);
+        hak_secure_cache_make_resident(bin, more, bin->bytes);
         put_in_hand(cache, bin, more);
     }
     uint32_t n = hak_secure_n_hand(bin, &cache->lists[size_class]),

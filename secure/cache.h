@@ -51,6 +51,7 @@ struct secure_bin {
     uint16_t hand_most;
     uint16_t n_ring;   /* places of the quarantine, 1 at least; 0 until it is made */
     uint16_t n_strays; /* marked blocks in it */
+    uint8_t spread;    /* whether programs write to blocks beyond a page, lately: 0 if not */
 };
 HAK_STATIC_ASSERT(sizeof(struct secure_bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
@@ -153,6 +154,27 @@ static HAK_ALWAYS_INLINE void hak_secure_cache_fetch_more(const struct secure_bi
     __builtin_prefetch(next + 128, 1);
     __builtin_prefetch(next + 192, 1);
 }
+
+/* A block of that class was freed, the last bytes that were not zero so far behind its start. Only
+   larger ones have pages that neither its start nor its end makes resident. */
+#define SPREAD_BYTES ((size_t)4096)
+#define SPREAD_START 0u
+#define SPREAD_MOST  8u
+static HAK_ALWAYS_INLINE void hak_secure_cache_learn(struct secure_bin *bin, size_t last)
+{
+    if (bin->bytes > SPREAD_BYTES + SPREAD_BYTES / 4) {
+        uint32_t spread = bin->spread;
+        bin->spread =
+            (uint8_t)(last >= SPREAD_BYTES - SPREAD_BYTES / 4 ? spread + (spread < SPREAD_MOST)
+                                                              : spread - (spread > 0));
+    }
+}
+
+/* Before a block that the heap's bin gave is looked at: writes what is there to its last page, and,
+   if blocks of the class are written to, to those before it. A page that is read first, and then
+   written, costs two page faults, and the second one makes other processors flush what they know
+   of it. Its first word was written. */
+void hak_secure_cache_make_resident(const struct secure_bin *bin, void *block, size_t bytes);
 
 /* Fills the hand from the heap's bin, as far as that has blocks, and gives `block`, which was taken
    for it, or another one in exchange. */

@@ -10,7 +10,6 @@
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
-#include <string>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -20,14 +19,10 @@
 #include "base/options.h"
 #include "base/os.h"
 #include "base/stats.h"
-#include "base/verify.h"
 #include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "heap/gate.h"
 #include "secure/cache.h"
-#include "secure/fault.h"
-#include "secure/large.h"
-#include "secure/pages.h"
 #include "secure/stacks.h"
 #include "secure/tail.h"
 #include "secure/zero.h"
@@ -453,67 +448,6 @@ TEST(Secure, ABlockThatTwoThreadsFreeAtTheSameTimeIsFoundByTheOther)
     }
 }
 
-TEST(Secure, LargeBlocksChangeTheirSizeWhereTheyLie)
-{
-    unsigned char *p = take(100000);
-    memset(p, 7, 100000);
-    p = static_cast<unsigned char *>(hak_realloc(p, 200000)); /* with room ahead from now on */
-    unsigned char *first = p;
-    for (size_t size : {210000u, 230000u, 299000u, 250000u, 200001u, 290000u}) {
-        size_t before = hak_usable_size(p);
-        p = static_cast<unsigned char *>(hak_realloc(p, size));
-        EXPECT_EQ(p, first) << size;
-        ASSERT_EQ(hak_usable_size(p), size);
-        EXPECT_TRUE(is_zero(p + std::min(before, size), size - std::min(before, size)));
-        for (size_t i = 0; i < 100000; i += 1000) {
-            ASSERT_EQ(p[i], 7);
-        }
-        EXPECT_EQ(hak_verify(), 0);
-    }
-    hak_free(p);
-    EXPECT_EQ(hak_secure_large_verify(), 0);
-}
-
-/* Down to the sixteenth part of its container. */
-TEST(SecureDeathTest, ALargeBlockThatShrinksStaysAndLeavesNothingBehind)
-{
-    unsigned char *p = take(1000000), *first = p;
-    memset(p, 7, 1000000);
-    for (size_t size : {600000u, 200003u, 70001u}) {
-        p = static_cast<unsigned char *>(hak_realloc(p, size));
-        ASSERT_EQ(p, first) << size;
-        EXPECT_EQ(hak_usable_size(p), size);
-        EXPECT_EXIT((void)static_cast<volatile unsigned char *>(p)[size + 4096],
-                    testing::KilledBySignal(SIGSEGV), "");
-        EXPECT_DEATH((p[size] ^= 1, hak_free(p)), "behind its end|^$");
-        EXPECT_EQ(hak_verify(), 0);
-    }
-    p = static_cast<unsigned char *>(hak_realloc(p, 100000));
-    EXPECT_TRUE(is_zero(p + 70001, 29999));
-    EXPECT_EQ(p[70000], 7);
-    hak_free(p);
-}
-
-/* Where the program touches neither end of its blocks, to watch them costs two page faults. */
-TEST(SecureDeathTest, EdgesOfBlocksThatAreNotTouchedAreWatchedOnceInSixteen)
-{
-    const size_t size = 300001;
-    for (bool is_behind : {true, false}) {
-        EXPECT_DEATH(
-            {
-                for (int i = 0; i < 100; i++) {
-                    hak_free(take(size));
-                }
-                for (int i = 0; i < 16; i++) {
-                    unsigned char *p = take(size);
-                    p[is_behind ? size : -size_t(1)] = 1;
-                    hak_free(p);
-                }
-            },
-            is_behind ? "behind its end" : "before its start");
-    }
-}
-
 size_t resident_bytes()
 {
     size_t pages = 0, resident = 0;
@@ -538,75 +472,6 @@ TEST(Secure, LargeBlocksOfWhichNothingIsTouchedLeaveNothingResident)
     for (void *p : live) {
         hak_free(p);
     }
-}
-
-/* With the system's help, and without. */
-TEST(SecureDeathTest, ALargeBlockThatGrowsLeavesNothingBehind)
-{
-    for (int refused : {0, 1}) {
-        for (size_t size : {70000u, 100001u, 131072u, 700003u}) {
-            hak_testing::FailingOs os;
-            if (refused) {
-                os.fail_always(hak_testing::OS_MREMAP);
-            }
-            unsigned char *p = take(size);
-            for (size_t i = 0; i < size; i++) {
-                p[i] = static_cast<unsigned char>(i * 7 + i / 4096);
-            }
-            auto *q = static_cast<unsigned char *>(hak_realloc(p, size * 5));
-            ASSERT_NE(q, nullptr);
-            ASSERT_NE(q, p);
-            EXPECT_EQ(hak_usable_size(q), size * 5);
-            for (size_t i = 0; i < size; i++) {
-                ASSERT_EQ(q[i], static_cast<unsigned char>(i * 7 + i / 4096)) << i;
-            }
-            EXPECT_TRUE(is_zero(q + size, size * 4));
-            EXPECT_EQ(hak_verify(), 0);
-            EXPECT_EXIT((void)static_cast<volatile unsigned char *>(p)[size / 2],
-                        testing::KilledBySignal(SIGSEGV), "");
-            EXPECT_DEATH(hak_free(p), "block freed twice");
-            EXPECT_DEATH((q[-1] = 1, hak_free(q)), "before its start|^$");
-            EXPECT_DEATH((q[size * 5] = 1, hak_free(q)), "behind its end|^$");
-            hak_free(q);
-        }
-    }
-    EXPECT_EQ(hak_verify(), 0);
-}
-
-/* Pages are kept by the recent peak, not by what is in use at the moment. */
-TEST(Secure, PagesOfLargeBlocksAreKeptAsLongAsTheirPeakIsRecent)
-{
-    const size_t size = 1 << 20, n = 8;
-    void *all[n];
-    size_t page = hak_os_page_size();
-    for (int round = 0; round < 40; round++) {
-        for (void *&p : all) {
-            p = memset(take(size), 1, size);
-        }
-        for (void *p : all) {
-            hak_free(p);
-        }
-    }
-    if (!hak_secure_pages_kept) {
-        GTEST_SKIP() << "no pages are lent here";
-    }
-    EXPECT_GT(hak_secure_pages_kept, (n - 1) * size / page);
-    EXPECT_LE(hak_secure_pages_kept, 2 * n * (size + page) / page);
-    for (int i = 0; i < 1000; i++) {
-        hak_free(memset(take(100000), 1, 100000));
-    }
-    EXPECT_LE(hak_secure_pages_kept, 5 * size / page);
-    EXPECT_EQ(hak_verify(), 0);
-}
-
-TEST(Secure, TheVerifierSeesAWrongCount)
-{
-    hak_free(take(100000));
-    ASSERT_EQ(hak_verify(), 0);
-    hak_secure_large_waiting += 4096;
-    EXPECT_EQ(hak_verify(), VERIFY_SECURE_LARGE);
-    hak_secure_large_waiting -= 4096;
-    EXPECT_EQ(hak_verify(), 0);
 }
 
 TEST(SecureDeathTest, FamiliesAndClaims)
@@ -889,114 +754,6 @@ TEST(Secure, AStringWithoutAnEndEndsWithItsBlock)
             hak_free(p);
         }
     }
-}
-
-/* What is known of the block, whoever found it; `freed`: that it was freed too. */
-std::string told(const char *reason, bool is_freed)
-{
-    return std::string(reason) + ".*\nhakmem: allocated by thread [0-9]+: 0x[0-9a-f]+.*\n" +
-           (is_freed ? "hakmem: freed by thread [0-9]+: 0x[0-9a-f]+.*\n" : "") +
-           "hakmem: [0-9a-f]+-[0-9a-f]+ r-xp";
-}
-
-TEST(SecureDeathTest, TheStacksOfASampledBlockAreTold)
-{
-    for (size_t size : {40u, 5000u, 200000u}) {
-        EXPECT_DEATH(
-            {
-                ASSERT_EQ(hak_secure_stacks_start(1), 0);
-                unsigned char *p = take(size);
-                hak_free(p);
-                hak_free(p);
-            },
-            told("block freed twice", true))
-            << size;
-        EXPECT_DEATH(
-            {
-                ASSERT_EQ(hak_secure_stacks_start(1), 0);
-                hak_free(hak_realloc(take(size), size - 20)); /* no mark of it stays */
-                unsigned char *p = take(size);
-                p[size] ^= 1;
-                hak_free(p);
-            },
-            size > 100000 ? "" : told("block written to", false))
-            << size;
-    }
-    EXPECT_DEATH(
-        {
-            ASSERT_EQ(hak_secure_stacks_start(1), 0);
-            unsigned char *p = take(40);
-            auto *q = static_cast<unsigned char *>(hak_realloc(p, 4000));
-            p[3] = 1;
-            hak_free(q);
-            (void)hak_verify();
-        },
-        told("freed block written to", true));
-}
-
-/* A fault of the child, in which stacks are kept and faults reported. */
-template <class F> void expect_fault(F touch, const std::string &says)
-{
-    EXPECT_EXIT(
-        {
-            ASSERT_EQ(hak_secure_stacks_start(1), 0);
-            ASSERT_EQ(hak_secure_fault_start(), 0);
-            touch();
-        },
-        testing::KilledBySignal(SIGSEGV), says);
-}
-
-TEST(SecureDeathTest, AFaultAtALargeBlockIsExplained)
-{
-    const std::string touched = "\nhakmem: touched by thread [0-9]+: 0x[0-9a-f]+.*\n",
-                      allocated = touched + "hakmem: allocated by thread [0-9]+: 0x",
-                      at = "0x[0-9a-f]+ \\(", of = " of 200000 bytes at 0x[0-9a-f]+\\)";
-    const std::string read = "(read|touched)", written = "(written to|touched)";
-    expect_fault([] { take(200000)[200011] = 1; }, "^hakmem: block " + written +
-                                                       " behind its end: " + at +
-                                                       "12 bytes behind a block" + of + allocated);
-    expect_fault([] { take(200000)[-3000] = 1; }, "^hakmem: block " + written +
-                                                      " before its start: " + at +
-                                                      "3000 bytes before a block" + of + allocated);
-    expect_fault(
-        [] {
-            volatile unsigned char *p = take(200000);
-            hak_free(const_cast<unsigned char *>(p));
-            (void)p[7];
-        },
-        "^hakmem: freed block " + read + ": " + at + "byte 7 of a freed block" + of + allocated +
-            ".*\nhakmem: freed by thread [0-9]+: 0x");
-    expect_fault([] { (void)*static_cast<volatile char *>(hak_malloc(0)); },
-                 "^hakmem: block of 0 bytes " + read + ": 0x[0-9a-f]+" + touched);
-    expect_fault([] { *reinterpret_cast<volatile char *>(64) = 1; }, "^$");
-    expect_fault(
-        [] {
-            unsigned char *p = take(200000);
-            ASSERT_EQ(
-                hak_os_protect(p + (-reinterpret_cast<uintptr_t>(p) & 4095), 4096, OS_UNTOUCHABLE),
-                0);
-            p[4096] = 1;
-        },
-        "^$");
-}
-
-/* The program's handler gets what is not ours, and what is. */
-TEST(SecureDeathTest, TheProgramsHandlerComesAfterTheReport)
-{
-    EXPECT_EXIT(
-        {
-            signal(SIGSEGV, [](int) { _exit(7); });
-            ASSERT_EQ(hak_secure_fault_start(), 0);
-            take(200000)[200000] = 1;
-        },
-        testing::ExitedWithCode(7), "^hakmem: block (written to|touched) behind its end");
-    EXPECT_EXIT(
-        {
-            signal(SIGSEGV, [](int) { _exit(7); });
-            ASSERT_EQ(hak_secure_fault_start(), 0);
-            *reinterpret_cast<volatile char *>(64) = 1;
-        },
-        testing::ExitedWithCode(7), "^$");
 }
 
 /* What is known of an address is of the block that has it now. */

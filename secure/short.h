@@ -65,6 +65,23 @@ static HAK_ALWAYS_INLINE void hak_secure_zero_short(void *p, size_t n)
     *hak_secure_pair_at(mid, 4 * d) = zero;
 }
 
+/* What is to be cleared of a block of that size: the rest is zero, or is found not to be when the
+   block is handed out. `n`: the bytes before its tail. */
+static HAK_ALWAYS_INLINE size_t hak_secure_touched(size_t size, size_t n)
+{
+    size = (size + TAIL_FILLED + 7) & ~(size_t)7;
+    return size < n ? size : n;
+}
+
+static HAK_ALWAYS_INLINE void hak_secure_zero_before(void *p, size_t size, size_t n)
+{
+    if (n <= IN_LINE - TAIL_BYTES) {
+        hak_secure_zero_short(p, n);
+    } else {
+        hak_secure_zero(p, hak_secure_touched(size, n));
+    }
+}
+
 #if defined(__x86_64__)
 /* Of any four words in a row all are set; of those from the second one on all but the last. */
 extern const uint64_t hak_secure_but_tail[5] HAK_HIDDEN;

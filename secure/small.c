@@ -21,9 +21,6 @@
 HAK_STATIC_ASSERT(ENTRY_NEW_ARRAY < 1u << (TAIL_INFO_BITS - TAIL_SIZE_BITS),
                   "the tail has bits for every family");
 
-/* How often a block of another thread must look wrong. */
-#define LOOKS 100
-
 static const struct entry_table *below(void)
 {
     return hak_entry_below(&hak_secure_layer);
@@ -60,23 +57,6 @@ WIDE_BEGIN_AVX512
 #include "secure/wide.h"
 WIDE_END
 #endif
-
-/* What is to be cleared of a block of that size: the rest is zero, or is found not to be when the
-   block is handed out. `n`: the bytes before its tail. */
-static HAK_ALWAYS_INLINE size_t touched(size_t size, size_t n)
-{
-    size = (size + TAIL_FILLED + 7) & ~(size_t)7;
-    return size < n ? size : n;
-}
-
-static HAK_ALWAYS_INLINE void zero_before(void *p, size_t size, size_t n)
-{
-    if (n <= IN_LINE - TAIL_BYTES) {
-        hak_secure_zero_short(p, n);
-    } else {
-        hak_secure_zero(p, touched(size, n));
-    }
-}
 
 /* --- handing out --- */
 
@@ -165,7 +145,10 @@ static HAK_NOINLINE void *slow_alloc(uint32_t size_class, size_t size)
     }
     *(uint64_t *)p = 0;
     struct secure_cache *cache = hak_secure_cache_now();
-    p = cache ? hak_secure_cache_fill(cache, size_class, p) : p;
+    if (HAK_LIKELY(cache != NULL)) {
+        hak_secure_cache_make_resident(hak_secure_bin_of(cache, size_class), p, class_bytes);
+        p = hak_secure_cache_fill(cache, size_class, p);
+    }
     return dress(p, size, class_bytes);
 }
 
@@ -277,19 +260,12 @@ static const char *const reasons[SECURE_N_ASKERS][3] = {
                         "freed block given to realloc"},
 };
 
-/* Blocks of a pool that is used alone have no tails. */
-static int is_of_pool(uint32_t tag)
-{
-    const struct owner *owner = hak_owner_by_id(TAG_OWNER(tag));
-    return owner && (owner->kind & ~(uint32_t)OWNER_LOST) == OWNER_POOL;
-}
-
 /* The tail of p is not that of a block in use. */
 HAK_COLD __attribute__((noreturn)) static void wrong(const void *p, struct tail says,
                                                      enum secure_asker asker)
 {
     struct ss_lookup found = hak_super_lookup(p);
-    if (asker == SECURE_FREE && is_of_pool(hak_map_find(p).tag)) {
+    if (asker == SECURE_FREE && hak_secure_small_is_of_pool(hak_map_find(p).tag)) {
         below()->free((void *)(uintptr_t)p); /* which says so */
     }
     if (says.is_right && !says.family) {
@@ -376,69 +352,7 @@ void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *cla
     atomic_store_relaxed(tail, key ^ hak_secure_tail_info((uint32_t)claim->next, says.size));
 }
 
-/* While the owner is held, its slab stays. Another thread may have returned it, or may free the
-   block. */
-struct held {
-    enum gate_reader how;
-    struct owner *owner;
-};
-
-/* If the unit still has a slab of that class, and a block of it begins at p: who asks may have p
-   from an earlier slab's walk. */
-static struct held hold(const void *p, uint32_t size_class)
-{
-    const struct size_class *row = &hak_sc_table[size_class];
-    struct held held = {hak_gate_enter_to_read(), NULL};
-    uint32_t tag = held.how == GATE_REFUSED ? 0 : hak_map_find(p).tag;
-    uint32_t offset = (uint32_t)((uintptr_t)p & (SC_SLAB_BYTES - 1));
-    if (TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class &&
-        hak_sc_is_block(offset, row->magic, row->limit)) {
-        held.owner = hak_owner_hold(TAG_OWNER(tag));
-        if (held.owner && hak_map_find(p).tag != tag) {
-            hak_lock_release(&held.owner->lock);
-            held.owner = NULL;
-        }
-    }
-    return held;
-}
-
-static void let_go(struct held held)
-{
-    if (held.owner) {
-        hak_lock_release(&held.owner->lock);
-    }
-    hak_gate_leave_reader(held.how);
-}
-
-static size_t walked(void *p, size_t class_bytes, int end)
-{
-    uint64_t *tail = hak_secure_tail_of(p, class_bytes), key = hak_secure_tail_key(tail);
-    struct tail says = hak_secure_tail_decode(atomic_load_relaxed(tail), key);
-    if (!says.is_right || !says.family) {
-        return 0;
-    }
-    if (end) {
-        check_filling(p, says.size, tail);
-        atomic_store_relaxed(tail, key); /* first, for who looks (looks_right) */
-        __atomic_thread_fence(__ATOMIC_RELEASE);
-        zero_before(p, says.size, class_bytes - TAIL_BYTES);
-    }
-    return says.size;
-}
-
-size_t hak_secure_small_walked(void *p, uint32_t tag, int end)
-{
-    size_t class_bytes = hak_sc_table[TAG_CLASS(tag)].size;
-    if (is_of_pool(tag)) {
-        return class_bytes;
-    }
-    struct held held = hold(p, TAG_CLASS(tag));
-    size_t size = held.owner ? walked(p, class_bytes, end) : 0;
-    let_go(held);
-    return size;
-}
-
-/* --- checks of what is not in hand --- */
+/* --- freeing --- */
 
 /* The tail of the block that lies before this one in the slab: the bytes just before p. The secret
    is read again, which costs no register from one key to the next. */
@@ -453,113 +367,6 @@ static HAK_ALWAYS_INLINE int is_right_before(const void *p)
                    atomic_load_relaxed(&hak_secure_secrets.plus);
     return HAK_LIKELY(hak_secure_tail_decode(word, key).is_right) || !word;
 }
-
-static int is_all_zero(const char *p, size_t n)
-{
-    uint64_t any = 0;
-    for (size_t i = 0; i < n / sizeof any; i++) {
-        any |= ((const uint64_t *)(const void *)p)[i];
-    }
-    return !any;
-}
-
-void hak_secure_small_check_freed(const void *p, uint32_t size_class, enum secure_kept how)
-{
-    const uint64_t *tail = hak_secure_tail_of(p, hak_sc_table[size_class].size);
-    uint64_t word = atomic_load_relaxed(tail), key = hak_secure_tail_key(tail);
-    const char *from = (const char *)p + (how == SECURE_KEPT_LINKED ? sizeof(uint64_t) : 0);
-    if (how == SECURE_KEPT_STRAY) {
-        if (word == key) { /* see hak_secure_cache_check_stray */
-            hak_secure_blame("block freed twice", p);
-        }
-        key ^= hak_secure_tail_stray();
-    }
-    if ((word && word != key) || !is_all_zero(from, (size_t)((const char *)tail - from))) {
-        hak_secure_written_after_free(p);
-    }
-}
-
-/* 1 if the block looks right, or another thread frees it. */
-static int looks_right(const void *p, size_t class_bytes)
-{
-    const uint64_t *tail = hak_secure_tail_of(p, class_bytes);
-    uint64_t word = atomic_load_acquire(tail);
-    struct tail says = hak_secure_tail_decode(word, hak_secure_tail_key(tail));
-    if (!says.is_right) {
-        return word == 0;
-    }
-    if (!says.family || says.size > class_bytes - TAIL_BYTES) {
-        return !says.family;
-    }
-    int is_right = hak_secure_tail_fill_is_right(p, says.size, tail);
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    return is_right || atomic_load_relaxed(tail) != word;
-}
-
-/* Looked at again where it looks wrong: between two reads another thread may have freed it, and a
-   third one got it with the same size. */
-static void check(const void *p, size_t class_bytes)
-{
-    for (int i = 0; !looks_right(p, class_bytes); i++) {
-        if (i == LOOKS) {
-            hak_secure_overflowed(p);
-        }
-    }
-}
-
-/* Where no other thread has a heap, none changes or returns a slab. */
-static int is_alone(void)
-{
-    return hak_theap_own != &hak_theap_none && hak_theap_n_live() < 2;
-}
-
-void hak_secure_small_check(const void *p, uint32_t tag)
-{
-    if (is_of_pool(tag)) {
-        return;
-    }
-    if (is_alone()) {
-        check(p, hak_sc_table[TAG_CLASS(tag)].size);
-    } else {
-        struct held held = hold(p, TAG_CLASS(tag));
-        if (held.owner) {
-            check(p, hak_sc_table[TAG_CLASS(tag)].size);
-        }
-        let_go(held);
-    }
-}
-
-/* Blocks of one word of a slab's bits, the first of which is at `first`. */
-static void check_word(char *first, uint32_t size_class, uint64_t used)
-{
-    const size_t class_bytes = hak_sc_table[size_class].size;
-    const uint32_t tag = hak_map_find(first).tag;
-    int is_its = TAG_IS_SLAB(tag) && TAG_CLASS(tag) == size_class && !is_of_pool(tag);
-    for (; is_its && used; used &= used - 1) {
-        const char *p = first + (size_t)__builtin_ctzll(used) * class_bytes;
-        if (is_alone()) { /* still: a thread may get its heap at any time */
-            check(p, class_bytes);
-        } else {
-            hak_secure_small_check(p, tag);
-        }
-    }
-}
-
-uint32_t hak_secure_small_check_slab(char *base, uint32_t size_class, const uint64_t *free)
-{
-    const struct size_class *row = &hak_sc_table[size_class];
-    uint32_t n = 0;
-    for (uint32_t first = 0; first < row->capacity; first += 64) {
-        uint32_t left = row->capacity - first;
-        uint64_t used = ~free[first / 64];
-        used &= left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
-        check_word(base + (size_t)first * row->size, size_class, used);
-        n += (uint32_t)__builtin_popcountll(used);
-    }
-    return n;
-}
-
-/* --- freeing --- */
 
 static void to_below(void *p)
 {
@@ -633,7 +440,7 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
         hak_secure_blame("block freed twice", p);
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero_before(p, says.size, (size_t)((const char *)tail - (const char *)p));
+    hak_secure_zero_before(p, says.size, (size_t)((const char *)tail - (const char *)p));
     if (HAK_UNLIKELY(!waits)) {
         to_below(p);
         return;
@@ -647,10 +454,10 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
 
 /* What is frequent: the block is right. Else nothing has changed yet, and free_any begins again.
    `is_stray`: it is another heap's. */
-static HAK_ALWAYS_INLINE void free_right(void *p, uint32_t tag, struct secure_bin *bin,
-                                         int (*is_right)(const void *p, size_t size,
-                                                         const uint64_t *tail),
-                                         void (*zero)(void *p, size_t size, size_t n), int is_stray)
+static HAK_ALWAYS_INLINE void
+free_right(void *p, uint32_t tag, struct secure_bin *bin,
+           int (*is_right)(const void *p, size_t size, const uint64_t *tail),
+           void (*zero)(void *p, size_t size, struct secure_bin *bin), int is_stray)
 {
     size_t n = bin->bytes - TAIL_BYTES;
     uint64_t *tail = (uint64_t *)(void *)((char *)p + n), key = hak_secure_tail_key(tail),
@@ -664,7 +471,7 @@ static HAK_ALWAYS_INLINE void free_right(void *p, uint32_t tag, struct secure_bi
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    zero(p, says.size, n);
+    zero(p, says.size, bin);
     wait_in(bin, p, is_stray);
 }
 
@@ -676,15 +483,16 @@ static HAK_ALWAYS_INLINE int may_begin_at(const void *p, const struct secure_bin
     return HAK_LIKELY((uint16_t)(uintptr_t)p < bin->end);
 }
 
-static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, size_t n)
+static HAK_ALWAYS_INLINE void zero_as_short(void *p, size_t size, struct secure_bin *bin)
 {
     (void)size;
-    hak_secure_zero_short(p, n);
+    hak_secure_zero_short(p, bin->bytes - TAIL_BYTES);
 }
 
-static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, size_t n)
+static HAK_ALWAYS_INLINE void zero_for_all(void *p, size_t size, struct secure_bin *bin)
 {
-    clear_anywhere(p, touched(size, n));
+    hak_secure_cache_learn(bin,
+                           clear_anywhere(p, hak_secure_touched(size, bin->bytes - TAIL_BYTES)));
 }
 
 static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *bin)
@@ -694,9 +502,9 @@ static HAK_NOINLINE void free_for_all(void *p, uint32_t tag, struct secure_bin *
 
 #if defined(__x86_64__)
 WIDE_BEGIN_AVX2
-static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, size_t n)
+static HAK_ALWAYS_INLINE void zero_avx2(void *p, size_t size, struct secure_bin *bin)
 {
-    clear_avx2(p, touched(size, n));
+    hak_secure_cache_learn(bin, clear_avx2(p, hak_secure_touched(size, bin->bytes - TAIL_BYTES)));
 }
 
 static HAK_NOINLINE void free_by_avx2(void *p, uint32_t tag, struct secure_bin *bin)
@@ -761,7 +569,7 @@ static HAK_ALWAYS_INLINE void free_long(void *p, uint32_t tag, struct secure_bin
         return;
     }
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    clear_avx512(p, touched(size, n));
+    hak_secure_cache_learn(bin, clear_avx512(p, hak_secure_touched(size, n)));
     wait_in(bin, p, is_stray);
 }
 

@@ -31,8 +31,11 @@ size_t hak_secure_small_size(const void *p, uint32_t tag, enum secure_asker aske
 int hak_secure_small_resize(void *p, uint32_t tag, size_t size, int must_stay, size_t *was);
 void hak_secure_small_name(void *p, uint32_t tag, enum entry_family family);
 void hak_secure_small_claim(void *p, uint32_t tag, const struct entry_claim *claim);
-/* For a walk: what was asked for; 0 if the program does not have the block. `end`: its heap is
-   about to be destroyed, and the block becomes a freed one. */
+/* Whether the slab is one of a pool that is used alone: its blocks have no tails. */
+int hak_secure_small_is_of_pool(uint32_t tag);
+
+/* look.c. For a walk: what was asked for; 0 if the program does not have the block. `end`: its heap
+   is about to be destroyed, and the block becomes a freed one. */
 size_t hak_secure_small_walked(void *p, uint32_t tag, int end);
 
 /* Abort if the block was written to where it may not be: a free one that the calling thread keeps;

@@ -15,7 +15,8 @@
    and the filling (its first TAIL_FILLED bytes) are right; of one that was freed and is not handed
    out yet, the tail says free, and all before it is zero but a list's link in the first word; of
    one that was never handed out, or whose page was purged, all is zero but the link (a slab's unit
-   is cleared where it was another slab's, superslab/pool.c). */
+   is cleared where it was another class's slab, or was left with blocks in use, superslab/pool.c).
+ */
 #ifndef HAKMEM_SECURE_TAIL_H
 #define HAKMEM_SECURE_TAIL_H
 

@@ -68,10 +68,12 @@ static HAK_ALWAYS_INLINE void hak_secure_wide(clear_four)(char *a, char *b, char
     hak_secure_wide(clear_piece)(d);
 }
 
-/* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. */
-static HAK_ALWAYS_INLINE void hak_secure_wide(clear)(void *p, size_t n)
+/* All becomes zero; of longer blocks, what is zero is not written. `n` and `p` as above. Returns
+   how far behind p the last step lies that was written, and has no byte of the filling. */
+static HAK_ALWAYS_INLINE size_t hak_secure_wide(clear)(void *p, size_t n)
 {
-    char *last = (char *)p + n - WIDE_PIECE, *end = last + WIDE_PIECE, *at = (char *)WIDE_STEPS(p);
+    char *last = (char *)p + n - WIDE_PIECE, *end = last + WIDE_PIECE, *at = (char *)WIDE_STEPS(p),
+         *written = (char *)p;
     int look_first = n >= WIDE_LOOK_FIRST;
     if (!look_first || HAK_LIKELY(WIDE_ANY(*WIDE_AT(p)))) {
         *WIDE_AT(p) = (WIDE_VECTOR){0};
@@ -85,6 +87,7 @@ static HAK_ALWAYS_INLINE void hak_secure_wide(clear)(void *p, size_t n)
             }
         }
         hak_secure_wide(clear_four)(at, at + WIDE_PIECE, at + 2 * WIDE_PIECE, at + 3 * WIDE_PIECE);
+        written = at + WIDE_STEP + TAIL_FILLED < end ? at : written;
         __asm__ volatile("" : "+r"(at)); /* or gcc makes a call of memset from the loop */
     }
     char *a = WIDE_LEAST(at, last), *b = WIDE_LEAST(at + WIDE_PIECE, last),
@@ -92,10 +95,11 @@ static HAK_ALWAYS_INLINE void hak_secure_wide(clear)(void *p, size_t n)
     if (look_first) {
         WIDE_VECTOR rest = WIDE_OF_ALL(a, b, c, last);
         if (!WIDE_ANY(rest)) {
-            return;
+            return (size_t)(written - (char *)p);
         }
     }
     hak_secure_wide(clear_four)(a, b, c, last);
+    return (size_t)(written - (char *)p);
 }
 
 /* The filling (tail.h) of a block of WIDE_PIECE bytes at least before its tail: the end of the

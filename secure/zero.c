@@ -15,7 +15,7 @@ static HAK_NOINLINE int look_anywhere(const void *p, size_t n)
 
 static HAK_NOINLINE void zero_anywhere(void *p, size_t n)
 {
-    clear_anywhere(p, n);
+    (void)clear_anywhere(p, n);
 }
 
 #if defined(__x86_64__)
@@ -34,7 +34,7 @@ static HAK_NOINLINE int look_by_avx2(const void *p, size_t n)
 
 static HAK_NOINLINE void zero_by_avx2(void *p, size_t n)
 {
-    clear_avx2(p, n);
+    (void)clear_avx2(p, n);
 }
 WIDE_END
 
@@ -51,7 +51,7 @@ static HAK_NOINLINE int look_by_avx512(const void *p, size_t n)
 
 static HAK_NOINLINE void zero_by_avx512(void *p, size_t n)
 {
-    clear_avx512(p, n);
+    (void)clear_avx512(p, n);
 }
 WIDE_END
 

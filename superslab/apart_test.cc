@@ -151,6 +151,25 @@ struct Pieces {
     }
 };
 
+/* A unit whose blocks were all free, and so are zero, is not cleared, which would make its pages
+   resident, and hide what was written to them; one whose owner ended with blocks in use is. */
+TEST_F(Apart, AUnitThatServesItsClassAgainIsClearedOnlyIfItHadBlocksInUse)
+{
+    struct slab *slab = make_slab(1);
+    char *base = slab->base;
+    base[100] = 7;
+    hak_pool_slab_free(slab);
+    slab = make_slab(1);
+    ASSERT_EQ(slab->base, base);
+    EXPECT_EQ(base[100], 7);
+    slab->n_free--;
+    hak_pool_slab_free(slab);
+    slab = make_slab(1);
+    ASSERT_EQ(slab->base, base);
+    EXPECT_EQ(base[100], 0);
+    hak_pool_slab_free(slab);
+}
+
 /* What is wholly free goes when memory is short, and what is used stays. */
 TEST_F(Apart, NothingIsKeptForEverIfARequestWouldBeRefused)
 {

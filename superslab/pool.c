@@ -296,6 +296,15 @@ void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n, int were_sp
     hak_pool_note_freed(n * SS_GRANULE_BYTES, now_ns);
 }
 
+/* In the secure variant: whether the unit's free blocks are, except for links, what a slab of the
+   class has: where units keep their class they are as the last slab has left them, and a write to
+   one is found when it is handed out. Pool lock held. */
+static int is_tidy(const struct superslab *ss, uint32_t unit)
+{
+    return hak_pool_keeps_classes(ss) && !(ss->virgin >> unit & 1) &&
+           hak_slab_is_empty(&ss->slabs[unit]);
+}
+
 /* In the secure variant a slab's blocks that were never handed out are zero. No lock held. */
 static void scrub(char *base, uint32_t dirty)
 {
@@ -347,9 +356,10 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     if (ss && !admit(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT)) {
         ss = NULL;
     }
-    uint32_t dirty = 0;
+    uint32_t dirty = 0, untidy = 0;
     if (ss) {
         dirty = hak_granules_of_unit(&ss->dirty, unit);
+        untidy = is_tidy(ss, unit) ? 0 : dirty;
         ss->virgin &= ~(1u << unit);
         (void)take(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT);
         /* With the lock held: whoever walks the slabs sees none that is half made. */
@@ -365,7 +375,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
         return NULL;
     }
     struct slab *slab = &ss->slabs[unit];
-    scrub(slab->base, dirty);
+    scrub(slab->base, untidy);
     hak_map_set(slab->base, 1, tag, ss->number);
     hak_stat_add(slabs_made, 1);
     hak_stat_add(heap_untouched_bytes, hak_slab_untouched_bytes(slab));

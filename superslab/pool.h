@@ -201,8 +201,9 @@ void hak_pool_touch(void);
 /* The first pages of such a slab, if it has none, are fetched together. No lock held. */
 void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes);
 /* Returns a slab to the pool: its blocks are all free, and the caller has it in no list; or its
-   owner ends, blocks and lists included. Makes no system call, since the owner's lock is held:
-   hak_ss_purge_due follows when it is released. */
+   owner ends, blocks and lists included. In the secure variant all free blocks are zero except for
+   their first words and tails, unless n_free says that not all are free. Makes no system call,
+   since the owner's lock is held: hak_ss_purge_due follows when it is released. */
 void hak_pool_slab_free(struct slab *slab);
 /* The slab that holds p, whose map entry `ref` was read as a slab's. */
 static inline struct slab *hak_pool_slab_of(uint32_t ref, const void *p)
