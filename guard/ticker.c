@@ -232,6 +232,9 @@ static void in_child(void)
     atomic_store_relaxed(&is_switching, 0u);
     atomic_store_relaxed(&calls_left, TICKER_CHILD_CALLS);
     atomic_store_relaxed(&hak_guard_ticker, (uint32_t)TICKER_NONE);
+    if (!hak_entry_has_begun()) {
+        return; /* the next call starts the process, and this layer */
+    }
     want();
     if (hak_theap_holds_outside()) {
         return; /* a handler has forked that interrupted a switch, which goes on behind it; the
@@ -244,8 +247,8 @@ static void in_child(void)
 int hak_guard_set_rate(uint64_t rate, enum guard_unit unit, int may_start)
 {
     if (!process) {
-        process = getpid();
         (void)pthread_atfork(NULL, NULL, in_child);
+        process = getpid();
     }
     begin_switch();
     atomic_store_relaxed(&wanted, rate);
