@@ -22,8 +22,8 @@ namespace
 
 using namespace hak_testing;
 
-/* Of a first call, about; and how long the thread waits where it is forked beside: the fork may wait
-   for it. */
+/* Of a first call, about; and how long the thread waits where it is forked beside: the fork may
+   wait for it. */
 constexpr int INSTRUCTIONS = 18000, WAIT_US = 5000;
 const char POINTS[] = "HAK_FORK_POINTS";
 
@@ -130,7 +130,7 @@ void start_with(const std::vector<const char *> &environment)
     pid_t child = fork();
     if (child == 0) {
         if (!getenv(POINTS)) {
-            setenv(POINTS, "60", 1);
+            setenv(POINTS, "24", 1);
         }
         for (const char *variable : environment) {
             putenv(const_cast<char *>(variable));
@@ -151,7 +151,7 @@ TEST(ForkAtStart, BesideTheFirstCall)
 TEST(ForkAtStart, WhileLayersCome)
 {
     start_with({"HAKMEM_GUARD=3", "HAKMEM_GUARD_SLOTS=8", "HAKMEM_GUARD_LARGE=256k"});
-    start_with({"HAKMEM_SECURE_STACKS=3", "HAKMEM_GUARD=1000"});
+    start_with({"HAKMEM_SECURE_STACKS=3", "HAKMEM_GUARD=3"}); /* rates that need no ticker */
 }
 
 #else

@@ -165,8 +165,8 @@ void hak_entry_fork_child(void);
 void hak_entry_mend(void);
 
 /* ENTRY_AT_START(function), at file scope: `function` is called once, before the process's first
-   call is served, by the thread that makes it; in the child of a fork under way then, once more. It may add layers, and must not allocate. Options
-   have been read. */
+   call is served, by the thread that makes it; in the child of a fork under way then, once more. It
+   may add layers, and must not allocate. Options have been read. */
 typedef void (*entry_starter)(void);
 #define ENTRY_AT_START(function)                                                                   \
     __attribute__((                                                                                \
