@@ -67,6 +67,15 @@ int hak_lock_mend(struct lock *lock)
     return 1;
 }
 
+void hak_lock_mend_left(void)
+{
+    for (struct lock *lock = __start_hak_locks; lock < __stop_hak_locks; lock++) {
+        if (lock->u.mend && lock->word && !hak_lock_is_mine(lock)) {
+            (void)hak_lock_mend(lock);
+        }
+    }
+}
+
 /* Takes the lock if it is free. `mark` is added to the word: a thread that has waited does not know
    whether others still do. */
 static int take(struct lock *lock, uint32_t mark)

@@ -102,7 +102,10 @@ uint32_t hak_lock_release_mine(void);
 /* In a forked child, for a lock that a thread held which the child does not have. Returns 1 if what
    it guards is made again, and the lock is free; else it is held as before. */
 int hak_lock_mend(struct lock *lock);
-/* The same, if it cannot be mended: no thread gets it any more. hak_lock_try fails, and who waits
+/* Does so for all that can be mended: some are taken where a fork waits for no thread, as the lock
+   of metadata is at the process's start. */
+void hak_lock_mend_left(void);
+/* For one that cannot be mended: no thread gets it any more. hak_lock_try fails, and who waits
    for it dies with a line. */
 static inline void hak_lock_mark_lost(struct lock *lock)
 {

@@ -346,6 +346,7 @@ int hak_guard_start_by(size_t rate, enum guard_unit unit)
     if (!rate) {
         return EINVAL;
     }
+    hak_entry_begin();
     if (!atomic_cas_strong(&is_changing, &no, 1u)) {
         return EBUSY;
     }

@@ -242,6 +242,9 @@ static void in_child(void)
     atomic_store_relaxed(&is_switching, 0u);
     atomic_store_relaxed(&calls_left, TICKER_CHILD_CALLS);
     atomic_store_relaxed(&hak_guard_ticker, (uint32_t)TICKER_NONE);
+    if (!hak_entry_has_begun()) {
+        return; /* the next call starts the process, and this layer */
+    }
     want();
     if (hak_theap_holds_outside()) {
         uint64_t rate = atomic_load_relaxed(&wanted);
@@ -256,8 +259,8 @@ static void in_child(void)
 int hak_guard_set_rate(uint64_t rate, enum guard_unit unit, int may_start)
 {
     if (!process) {
-        process = getpid();
         (void)pthread_atfork(NULL, NULL, in_child);
+        process = getpid();
     }
     begin_switch();
     atomic_store_relaxed(&wanted, rate);

@@ -170,11 +170,32 @@ static const struct entry_table *start(void)
     return hak_entry_now();
 }
 
-/* A thread that the child does not have was starting: the next call does it again. */
+void hak_entry_begin(void)
+{
+    (void)start();
+}
+
+int hak_entry_has_begun(void)
+{
+    return atomic_load_acquire(&state) == STARTED;
+}
+
+static int begin_again(void *context)
+{
+    (void)context;
+    atomic_store_release(&hak_entry_top, &first_table);
+    return THEAP_HIDDEN;
+}
+
+/* A thread that the child does not have was starting: the next call does it again, also where some
+   of the layers were in force. */
 void hak_entry_fork_child(void)
 {
     if (state == STARTING && !is_starting) {
         state = NOT_STARTED;
+        if (!hak_theap_holds_outside()) {
+            hak_theap_switch(begin_again, NULL);
+        }
     }
     hak_fallback_fork_child();
     void (*in_child)(void) = atomic_load_acquire(&hak_entry_in_child);

@@ -155,13 +155,18 @@ static inline void hak_entry_mind_asked(void)
 void hak_entry_add(struct entry_layer *layer);
 void hak_entry_remove(struct entry_layer *layer);
 
+/* Starts the process, if its first call has not; and whether that is done. A layer that is changed
+   under a lock of its own starts it before it takes that: its ENTRY_AT_START takes it too. */
+void hak_entry_begin(void);
+int hak_entry_has_begun(void);
+
 /* In a forked child: where another thread was starting the process; and where it was switching. */
 void hak_entry_fork_child(void);
 void hak_entry_mend(void);
 
 /* ENTRY_AT_START(function), at file scope: `function` is called once, before the process's first
-   call is served, by the thread that makes it. It may add layers, and must not allocate. Options
-   have been read. */
+   call is served, by the thread that makes it; in the child of a fork under way then, once more. It
+   may add layers, and must not allocate. Options have been read. */
 typedef void (*entry_starter)(void);
 #define ENTRY_AT_START(function)                                                                   \
     __attribute__((                                                                                \

@@ -272,6 +272,7 @@ static void in_child(void)
     if (hak_gate_saw_others()) {
         hak_lock_for_each(lose, NULL);
     }
+    hak_lock_mend_left();
     forget_deferred();
     hak_limbo_fork_child();
     hak_theap_fork_child();

@@ -145,18 +145,18 @@ static void start(void)
     atomic_store_release(&is_ready, 1u);
 }
 
-static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
+static pthread_once_t threads_once = PTHREAD_ONCE_INIT, handlers_once = PTHREAD_ONCE_INIT;
 static uint32_t has_threads;
 
 static void start_threads_once(void)
 {
     has_end_key = has_end_key || pthread_key_create(&end_key, thread_ends) == 0;
-    hak_fork_start();
+    (void)pthread_once(&handlers_once, hak_fork_start);
 }
 
 /* What needs the C library's locks happens outside of ours. A second thread waits until the first
    has the key: otherwise its end would go unnoticed. In a child that another thread forks while
-   this goes on, before there are handlers, glibc's pthread_once begins again. */
+   this goes on, glibc's pthread_once begins again. */
 static void start_threads(void)
 {
     if (HAK_UNLIKELY(!atomic_load_acquire(&has_threads))) {
@@ -167,9 +167,12 @@ static void start_threads(void)
 
 /* Reads the options, but makes no heap: a program that never allocates has none. The memory for one
    is there, untouched: the program may lower its limits before its first call. Before this object's
-   other constructors, which look at the options. */
+   other constructors, which look at the options. The handlers of fork come first: where the C
+   library's malloc is not this one, the first call may be a thread's while another one forks, and
+   what makes its heap takes locks. */
 __attribute__((constructor(65000))) static void start_early(void)
 {
+    (void)pthread_once(&handlers_once, hak_fork_start);
 #ifndef __GLIBC__
     /* glibc's pthread_create allocates: before the first call there is one thread. musl's does not,
        and a thread could make that call while another forks, before the handlers of fork are there.
@@ -888,8 +891,9 @@ void hak_theap_fork_child(void)
     hak_spans_fork_child(&own->spans);
     hak_stat_add(span_cache_bytes, own->spans.reserved - hak_stat_get(span_cache_bytes));
     atomic_store_relaxed(&hak_theap_live, (uint32_t)n_own);
-    /* These handlers are registered behind the key: another thread had made it. */
-    atomic_store_release(&has_threads, 1u);
+    if (has_end_key) { /* which another thread has made; its pthread_once may hang in the child */
+        atomic_store_release(&has_threads, 1u);
+    }
     mend_shown();
     hak_owner_fork_child();
     if (HAK_UNLIKELY(hak_gate_saw_others())) {

@@ -226,10 +226,9 @@ static struct entry_layer layer = {
 int hak_secure_stacks_start(uint32_t rate)
 {
     atomic_store_relaxed(&rate_, rate);
-    if (records) {
-        return 0;
+    if (!records) {
+        records = (struct record *)hak_os_meta_alloc(STACKS_RECORDS * sizeof *records);
     }
-    records = (struct record *)hak_os_meta_alloc(STACKS_RECORDS * sizeof *records);
     if (!records) {
         return ENOMEM;
     }
