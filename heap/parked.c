@@ -13,8 +13,7 @@ static uint32_t now; /* counts hak_parked_rest */
 
 int hak_parked_may(void)
 {
-    return !HAK_SECURE && hak_parked_most &&
-           !atomic_load_relaxed(&hak_parked[hak_parked_most - 1]);
+    return !HAK_SECURE && hak_parked_most && !atomic_load_relaxed(&hak_parked[hak_parked_most - 1]);
 }
 
 /* parked_lock held, or no other thread is there. */

@@ -8,9 +8,9 @@
 
    A parked heap is an orphan (owner.state), except that it is in no list of orphans, and keeps its
    slabs when what comes back to its inbox is collected. No chain is lost: whoever takes it out
-   clears is_parked and then looks into the inbox, a sender pushes and then reads is_parked. Who takes it out of `hak_parked` has it
-   alone, cache included: a thread that starts, or who ends it, that is does what else its thread
-   had done.
+   clears is_parked and then looks into the inbox, a sender pushes and then reads is_parked. Who
+   takes it out of `hak_parked` has it alone, cache included: a thread that starts, or who ends it,
+   that is does what else its thread had done.
 
    What may be held back: PARKED_MOST heaps with PARKED_BYTES in lists each, and PARKED_INBOX_BYTES
    in the depot and in the inbox each: what others free of its blocks waits there for the next

@@ -48,14 +48,14 @@ static HAK_COLD void mend(struct theap *heap)
     }
 }
 
-/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender. A
-   parked heap's next thread looks. */
+/* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender.
+   A parked heap's next thread looks. */
 static void collect_for(struct theap *heap, int64_t pending)
 {
     int is_orphan = !hak_theap_is_live(heap);
-    int64_t most = !is_orphan                           ? INBOX_MAX_BYTES
+    int64_t most = !is_orphan                          ? INBOX_MAX_BYTES
                    : atomic_load_seq(&heap->is_parked) ? PARKED_INBOX_BYTES
-                                                        : 0;
+                                                       : 0;
     if (HAK_LIKELY(pending < most)) {
         return;
     }

@@ -45,8 +45,10 @@ static void thread_ends(void *heap);
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
-/* So often in a window of its slow paths a heap takes one over that its live heap may need soon. */
-#define LEVEL_MOST HAK_TINY_OR(2u, 32u)
+/* So often in a window of its slow paths a heap takes one over that a live heap may need soon, and
+   before any thread has ended. */
+#define LEVEL_MOST  HAK_TINY_OR(2u, 32u)
+#define LEVEL_FIRST HAK_TINY_OR(1u, 10u)
 /* How many slabs go to the shared heap at a time: every thread may want its lock. */
 #define MOVE_SLABS HAK_TINY_OR(2u, 16u)
 /* How many owners are looked at for a stale heap before a new one is made, and how many heaps are
@@ -69,6 +71,7 @@ uint32_t hak_theap_common_tag = (OWNER_MAX + 1) << TAG_OWNER_SHIFT; /* no owner 
 static struct theap *unused;       /* memory of heaps that were not made, by next_orphan */
 static struct theap *first_memory; /* the first heap's memory, until it is made */
 uint32_t hak_theap_live;
+static uint32_t has_ended; /* a thread has, that had a heap */
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
 static uint32_t has_stale, stale_id;
@@ -361,11 +364,14 @@ static uint32_t first_asked(const struct theap *heap)
 /* How many slabs with free blocks of the class another live heap keeps. Memory is levelled between
    threads so: each would else have, of each class, what it has had at its own highest. Blocks of
    less than a cache line stay with those who have their neighbours, and those of mid classes, of
-   which a slab has few, would come and go. */
+   which a slab has few, would come and go. Threads that all live long would only get blocks of each
+   other's. */
 static uint32_t spares_left_to(const struct theap *heap, uint32_t size_class)
 {
-    int is_levelled = size_class >= COMMON_LINE_CLASS && !hak_mid_is_class(size_class);
-    return is_levelled && heap->n_levelled < LEVEL_MOST ? 0 : ADOPT_SPARES;
+    uint32_t most = atomic_load_relaxed(&has_ended) ? LEVEL_MOST : LEVEL_FIRST;
+    int is_levelled = size_class >= COMMON_LINE_CLASS && !hak_mid_is_class(size_class) &&
+                      !hak_theap_is_common(heap);
+    return is_levelled && heap->n_levelled < most ? 0 : ADOPT_SPARES;
 }
 
 /* More slabs with free blocks of the class than `left`, or than it can use soon if no thread has
@@ -774,6 +780,7 @@ static int park(struct theap *heap)
 
 void hak_theap_end_thread(struct theap *heap)
 {
+    atomic_store_relaxed(&has_ended, 1u);
     hak_common_end_thread(heap);
     heap->spans.is_busy = 0; /* even if a handler that has interrupted it ends the thread */
     (void)hak_spans_end(&heap->spans);
@@ -859,9 +866,9 @@ int hak_theap_holds_outside(void)
     return hak_lock_is_mine(&shown_lock) || hak_owner_holds_spares() || hak_lock_rank_any();
 }
 
-/* Own inbox first, and those of parked heaps: what lies in one when the process is copied is lost in
-   the child. Not for a
-   handler that interrupted a slow path, or who reads with the gate closed. */
+/* Own inbox first, and those of parked heaps: what lies in one when the process is copied is lost
+   in the child. Not for a handler that interrupted a slow path, or who reads with the gate closed.
+ */
 void hak_theap_receive_own(void)
 {
     struct theap *heap = hak_theap_own;
