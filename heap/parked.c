@@ -11,10 +11,9 @@ struct theap *hak_parked[PARKED_MOST];
 uint32_t hak_parked_most = PARKED_MOST;
 static uint32_t now; /* counts hak_parked_rest */
 
-int hak_parked_may(const struct theap *heap)
+int hak_parked_may(void)
 {
-    return !HAK_SECURE && heap->budget <= PARKED_BUDGET && hak_parked_most &&
-           !atomic_load_relaxed(&hak_parked[hak_parked_most - 1]);
+    return !HAK_SECURE && hak_parked_most && !atomic_load_relaxed(&hak_parked[hak_parked_most - 1]);
 }
 
 /* parked_lock held, or no other thread is there. */
@@ -57,7 +56,7 @@ struct theap *hak_parked_take_one(void)
     struct theap *heap = n ? hak_parked[n - 1] : NULL;
     if (heap) {
         atomic_store_relaxed(&hak_parked[n - 1], (struct theap *)NULL);
-        atomic_store_relaxed(&heap->is_parked, 0u);
+        atomic_store_seq(&heap->is_parked, 0u);
         hak_stat_sub(orphans, 1);
         resume(heap);
     }
@@ -81,7 +80,7 @@ static struct theap *take_first(uint32_t most, int only_old)
         atomic_store_release(&hak_parked[i], next);
     }
     if (heap) {
-        atomic_store_relaxed(&heap->is_parked, 0u);
+        atomic_store_seq(&heap->is_parked, 0u);
         hak_stat_sub(orphans, 1);
         resume(heap);
     }
@@ -116,6 +115,18 @@ void hak_parked_relieve_by(size_t bytes)
     if ((bytes > SC_SLAB_BYTES || hak_stat_get(heap_dirty_bytes) < (int64_t)bytes) &&
         (heap = take_first(0, 0)) != NULL) {
         hak_theap_end_cache(heap);
+    }
+}
+
+void hak_parked_collect(void)
+{
+    struct theap *heap;
+    for (uint32_t i = 0; i < PARKED_MOST && (heap = atomic_load_acquire(&hak_parked[i])); i++) {
+        if (atomic_load_relaxed(&heap->owner.inbox)) {
+            hak_lock_acquire(&heap->owner.lock);
+            hak_remote_collect_inbox(heap);
+            (void)hak_theap_unlock(heap);
+        }
     }
 }
 

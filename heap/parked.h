@@ -7,13 +7,17 @@
    last.
 
    A parked heap is an orphan (owner.state), except that it is in no list of orphans, and keeps its
-   slabs when what comes back to its inbox is collected. Who takes it out of `hak_parked` has it
-   alone, cache included: a thread that starts, or who ends it, that is does what else its thread
-   had done.
+   slabs when what comes back to its inbox is collected. No chain is lost: whoever takes it out
+   clears is_parked and then looks into the inbox, a sender pushes and then reads is_parked. Who
+   takes it out of `hak_parked` has it alone, cache included: a thread that starts, or who ends it,
+   that is does what else its thread had done.
 
-   What may be held back: PARKED_MOST heaps with PARKED_BYTES in lists each; no outbox, no spans, no
-   depot, no empty slabs; nothing of the process's budget. What a heap has used of that (at most
-   PARKED_BUDGET) it uses again when it is taken, or is emptied first if there is no more. Slabs
+   What may be held back: PARKED_MOST heaps with PARKED_BYTES in lists each, and PARKED_INBOX_BYTES
+   in the depot and in the inbox each: what others free of its blocks waits there for the next
+   thread, as lists, and who sends more collects all of it. No outbox, no spans, no empty slabs;
+   nothing of the process's budget. What a heap has used of that (at most PARKED_BUDGET: one with
+   more begins with the first limits again) it uses again when it is taken, or is emptied first if
+   there is no more. Slabs
    with free blocks serve others, as those of the shared heap do (hak_theap_take). What keeps even
    that from being kept for nothing:
    - before a process grows, for a slab or a large block, the one that was parked first is ended,
@@ -50,8 +54,8 @@ static inline int hak_parked_is_any(void)
 /* So many at most: PARKED_MOST, unless a test says otherwise. */
 extern uint32_t hak_parked_most HAK_HIDDEN;
 
-/* 1 if the heap of a thread that ends is worth parking, and may be. By that thread. */
-int hak_parked_may(const struct theap *heap);
+/* 1 if the heap of a thread that ends may be parked. By that thread. */
+int hak_parked_may(void);
 /* Parks an orphan that is the caller's alone, with is_parked set; 0 if there are enough by now. */
 HAK_MUST_CHECK int hak_parked_put(struct theap *heap);
 /* The one that was parked last, which is the caller's; NULL if there is none. Inside the gate, no
@@ -75,6 +79,8 @@ static inline void hak_parked_relieve(size_t bytes)
         hak_parked_relieve_by(bytes);
     }
 }
+/* Before a fork: what lies in their inboxes goes to their slabs. Inside the gate, no lock held. */
+void hak_parked_collect(void);
 /* In a forked child: those whose owners are lost are none any more. */
 void hak_parked_fork_child(void);
 /* 0 if the caches of all of them are sound. */

@@ -49,11 +49,14 @@ static HAK_COLD void mend(struct theap *heap)
 }
 
 /* After a push: an orphan, or an owner that does not look into its inbox, is served by the sender.
- */
+   A parked heap's next thread looks. */
 static void collect_for(struct theap *heap, int64_t pending)
 {
     int is_orphan = !hak_theap_is_live(heap);
-    if (HAK_LIKELY(!is_orphan && pending < INBOX_MAX_BYTES)) {
+    int64_t most = !is_orphan                          ? INBOX_MAX_BYTES
+                   : atomic_load_seq(&heap->is_parked) ? PARKED_INBOX_BYTES
+                                                       : 0;
+    if (HAK_LIKELY(pending < most)) {
         return;
     }
     if (!hak_gate_enter()) {
@@ -159,7 +162,7 @@ void hak_remote_send_list(void *head)
 /* 1 if blocks of the other heap's and the class go into the own bin. */
 static int keeps(const struct theap *heap, const struct theap *other, uint32_t size_class)
 {
-    return !hak_theap_is_live(other) ||
+    return (!hak_theap_is_live(other) && !atomic_load_relaxed(&other->is_parked)) ||
            (hak_mid_is_class(size_class) && !hak_tc_only_frees(heap, size_class));
 }
 
@@ -200,8 +203,8 @@ static void check_in_use(const struct theap *heap, uint32_t size_class, const vo
 }
 
 /* Into the own bin goes
-   - a block whose owner has no thread: no other thread would use it soon, and sending it takes the
-     owner's lock;
+   - a block whose owner has no thread, nor waits for one: no other thread would use it soon, and
+     sending it takes the owner's lock;
    - one of a mid class that this thread allocates too: no two of them share a cache line, and to
      send each costs more than it is worth.
    It comes back to its slab when lists go to their slabs, as a stray (theap.h). */

@@ -420,6 +420,7 @@ static void end_window(struct theap *heap)
     hak_parked_rest();
     heap->awake = 0;
     heap->window_left = TC_SLEEP_WINDOW;
+    heap->n_levelled = 0;
 }
 
 void hak_tc_overflow(struct theap *heap, uint32_t size_class)
@@ -758,6 +759,24 @@ void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most)
     for (int is_spare = 1; is_spare >= 0; is_spare--) {
         for (uint32_t c = SC_N_CLASSES; c-- > 0 && bytes > most;) {
             bytes -= put_one_list(heap, c, is_spare);
+        }
+    }
+    hak_theap_unlock(heap);
+}
+
+void hak_tc_begin_again(struct theap *heap)
+{
+    hak_lock_acquire(&heap->owner.lock);
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        uint32_t first = first_limit(c);
+        if (heap->limits[c] > first) {
+            if (heap->spares[c].count > first + 1) {
+                (void)put_one_list(heap, c, 1);
+            }
+            if (hak_tc_count(heap, c) > first) {
+                (void)put_one_list(heap, c, 0);
+            }
+            set_smaller_limit(heap, c, first);
         }
     }
     hak_theap_unlock(heap);

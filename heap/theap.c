@@ -45,6 +45,10 @@ static void thread_ends(void *heap);
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
+/* So often in a window of its slow paths a heap takes one over that a live heap may need soon, and
+   before any thread has ended. */
+#define LEVEL_MOST  HAK_TINY_OR(2u, 32u)
+#define LEVEL_FIRST HAK_TINY_OR(1u, 10u)
 /* How many slabs go to the shared heap at a time: every thread may want its lock. */
 #define MOVE_SLABS HAK_TINY_OR(2u, 16u)
 /* How many owners are looked at for a stale heap before a new one is made, and how many heaps are
@@ -67,6 +71,7 @@ uint32_t hak_theap_common_tag = (OWNER_MAX + 1) << TAG_OWNER_SHIFT; /* no owner 
 static struct theap *unused;       /* memory of heaps that were not made, by next_orphan */
 static struct theap *first_memory; /* the first heap's memory, until it is made */
 uint32_t hak_theap_live;
+static uint32_t has_ended; /* a thread has, that had a heap */
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
 static uint32_t has_stale, stale_id;
@@ -359,20 +364,36 @@ static uint32_t first_asked(const struct theap *heap)
                                       (atomic_load_relaxed(&hak_owner_table.n_id_words) * 64);
 }
 
-/* More slabs with free blocks of the class than its heap can use soon. */
-static int has_spare_slab(struct owner *owner, uint32_t size_class)
+/* How many slabs with free blocks of the class another live heap keeps. Memory is levelled between
+   threads so: each would else have, of each class, what it has had at its own highest. Blocks of
+   less than a cache line stay with those who have their neighbours, and those of mid classes, of
+   which a slab has few, would come and go. Threads that all live long would only get blocks of each
+   other's. */
+static uint32_t spares_left_to(const struct theap *heap, uint32_t size_class)
+{
+    uint32_t most = atomic_load_relaxed(&has_ended) ? LEVEL_MOST : LEVEL_FIRST;
+    int is_levelled = size_class >= COMMON_LINE_CLASS && !hak_mid_is_class(size_class) &&
+                      !hak_theap_is_common(heap);
+    return is_levelled && heap->n_levelled < most ? 0 : ADOPT_SPARES;
+}
+
+/* More slabs with free blocks of the class than `left`, or than it can use soon if no thread has
+   it. */
+static int has_spare_slab(struct owner *owner, uint32_t size_class, uint32_t left)
 {
     const struct theap *heap = hak_theap_of_owner(owner);
-    int keeps_some = heap && (hak_theap_is_live(heap) || hak_theap_is_common(heap));
-    return heap && owner->lock.rank == LOCK_RANK_HEAP &&
-           hak_bank_n_partial(&owner->bank, size_class) > (keeps_some ? ADOPT_SPARES : 0);
+    if (!heap || owner->lock.rank != LOCK_RANK_HEAP) {
+        return 0;
+    }
+    left = hak_theap_is_common(heap) ? ADOPT_SPARES : hak_theap_is_live(heap) ? left : 0;
+    return hak_bank_n_partial(&owner->bank, size_class) > left;
 }
 
 /* Takes a slab over from a live heap that has more of the class than it can use soon, or from a
    stale one. No two threads wait for each other's heap: one that is busy is passed by. */
 static void adopt_from_live(struct theap *heap, uint32_t size_class)
 {
-    uint32_t id = first_asked(heap);
+    uint32_t id = first_asked(heap), left = spares_left_to(heap, size_class);
     if (atomic_load_relaxed(&hak_theap_live) < 2 && hak_theap_epoch == 1) {
         return;
     }
@@ -385,7 +406,8 @@ static void adopt_from_live(struct theap *heap, uint32_t size_class)
             if (hak_theap_epoch == 1) {
                 return;
             }
-        } else if (has_spare_slab(from, size_class) && hak_lock_try(&from->lock)) {
+        } else if (has_spare_slab(from, size_class, left) && hak_lock_try(&from->lock)) {
+            heap->n_levelled += !left;
             hak_bank_move_one(&from->bank, &heap->owner.bank, size_class);
             hak_lock_release(&from->lock);
             hak_stat_add(slabs_adopted, 1);
@@ -665,6 +687,7 @@ static struct theap *take_heap(void)
            thread's: in the child of a handler's fork it would be taken for its own. */
         heap->kept = NULL;
         heap->has_kept = 0;
+        heap->n_levelled = 0;
         __atomic_signal_fence(__ATOMIC_SEQ_CST);
         hak_theap_own = heap;
         if (HAK_UNLIKELY(!hak_theap_is_live(heap))) {
@@ -730,8 +753,11 @@ static void rest_commons(void)
    wait as it is. */
 static int park(struct theap *heap)
 {
-    if (!hak_parked_may(heap)) {
+    if (!hak_parked_may()) {
         return 0;
+    }
+    if (heap->budget > PARKED_BUDGET) {
+        hak_tc_begin_again(heap);
     }
     uint64_t bytes = hak_tc_bytes(heap);
     if (bytes > PARKED_BYTES) {
@@ -742,17 +768,22 @@ static int park(struct theap *heap)
     set_live(heap, 0);
     hak_lock_acquire(&heap->owner.lock);
     hak_bank_release_empty(&heap->owner.bank);
-    (void)hak_theap_unlock(heap);
-    (void)hak_theap_tidy(heap, 1);
+    if (heap->depot_bytes[0] + heap->depot_bytes[1] > PARKED_INBOX_BYTES ||
+        atomic_load_relaxed(&heap->owner.inbox_bytes) > PARKED_INBOX_BYTES) {
+        finish_and_unlock(heap, tidy_some);
+    } else {
+        (void)hak_theap_unlock(heap);
+    }
     if (hak_parked_put(heap)) {
         return 1;
     }
-    atomic_store_relaxed(&heap->is_parked, 0u);
+    atomic_store_seq(&heap->is_parked, 0u);
     return 0;
 }
 
 void hak_theap_end_thread(struct theap *heap)
 {
+    atomic_store_relaxed(&has_ended, 1u);
     hak_common_end_thread(heap);
     hak_spans_let_go(&heap->spans);
     (void)hak_spans_end(&heap->spans);
@@ -838,8 +869,9 @@ int hak_theap_holds_outside(void)
     return hak_lock_is_mine(&shown_lock) || hak_owner_holds_spares() || hak_lock_rank_any();
 }
 
-/* Own inbox first: what lies in it when the process is copied is lost in the child. Not for a
-   handler that interrupted a slow path, or who reads with the gate closed. */
+/* Own inbox first, and those of parked heaps: what lies in one when the process is copied is lost
+   in the child. Not for a handler that interrupted a slow path, or who reads with the gate closed.
+ */
 void hak_theap_receive_own(void)
 {
     struct theap *heap = hak_theap_own;
@@ -848,6 +880,7 @@ void hak_theap_receive_own(void)
         hak_lock_acquire(&heap->owner.lock);
         hak_remote_receive(heap);
         (void)hak_theap_unlock(heap);
+        hak_parked_collect();
         hak_gate_leave();
     }
 }

@@ -28,7 +28,8 @@
    its slabs with free blocks go to the shared heap (an orphan that no thread adopts), full ones
    stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose
    inbox only senders empty. A heap that would else take fresh memory first takes such a slab over,
-   or one from a live heap that has several of the class. Both heaps' locks are held for it (the
+   or one from a live heap that has several of the class, or, now and then and of tiny classes
+   from a cache line on, that has one. Both heaps' locks are held for it (the
    shared heap's is taken last; of two live heaps' one is only tried), and the slab's tag changes. A
    free that read the old tag is a stray: whoever empties that inbox or bin finds, with the lock
    held, that the slab is not this heap's, and sends the block on. A block on its way counts as
@@ -45,7 +46,8 @@
      block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
      a thread holds the lock, which is then collecting or refilling, INBOX_WAIT_BYTES, then the
-     sender waits for the lock; an orphan's inbox: nothing, the sender collects at once;
+     sender waits for the lock; an orphan's inbox: nothing, the sender collects at once; a parked
+     heap's: PARKED_INBOX_BYTES;
    - freed spans: see ace/span_cache.h;
    - the depot: see depot.h; empty slabs: one a class (tiny.h, mid_mt.h).
 
@@ -69,14 +71,15 @@ HAK_EXTERN_C_BEGIN
 #define TC_MID_TIMES    4u
 #define TC_MID_SHARE    4u
 /* A heap of so many slabs flushes lists before it grows by one (tcache.c). */
-#define TC_RELIEVE_FROM   HAK_TINY_OR(128u, 32u)
-#define OUTBOX_SLOTS      HAK_TINY_OR(2u, 128u)
-#define OUTBOX_MAX_BLOCKS HAK_TINY_OR(3u, 32u)
-#define OUTBOX_MAX_BYTES  4096u
-#define INBOX_MAX_BYTES   HAK_TINY_OR(4096, 131072)
-#define INBOX_WAIT_BYTES  ((int64_t)4 * INBOX_MAX_BYTES)
-#define DEPOT_LEAST_BYTES HAK_TINY_OR(1024u, 262144u)
-#define TINY_GRANULES     ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
+#define TC_RELIEVE_FROM    HAK_TINY_OR(128u, 32u)
+#define OUTBOX_SLOTS       HAK_TINY_OR(2u, 128u)
+#define OUTBOX_MAX_BLOCKS  HAK_TINY_OR(3u, 32u)
+#define OUTBOX_MAX_BYTES   4096u
+#define INBOX_MAX_BYTES    HAK_TINY_OR(4096, 131072)
+#define INBOX_WAIT_BYTES   ((int64_t)4 * INBOX_MAX_BYTES)
+#define PARKED_INBOX_BYTES HAK_TINY_OR(1024, 65536)
+#define DEPOT_LEAST_BYTES  HAK_TINY_OR(1024u, 262144u)
+#define TINY_GRANULES      ((SC_TINY_MAX >> SC_GRANULE_SHIFT) + 1)
 
 struct bin {
     void *head; /* hak_link_end if the bin is empty (link.h) */
@@ -167,10 +170,11 @@ struct theap {
     uint64_t fallen;      /* bytes that went to slabs, less twice what came from them; 0 at least */
     uint64_t mid_more;    /* of them, what limits of mid classes are above their policy's */
     uint32_t is_inside;   /* its thread is, see gate.h */
-    uint32_t common_uses, common_tick;    /* see common.h */
-    uint32_t is_parked, parked_at;        /* see parked.h */
-    uint32_t relieved;                    /* the class that was looked at last, see tcache.c */
-    uint64_t long_limits;                 /* a bit for each class whose lists may be flushed then */
+    uint32_t common_uses, common_tick; /* see common.h */
+    uint32_t is_parked, parked_at;     /* see parked.h */
+    uint32_t n_levelled;  /* slabs taken from live heaps in this window that these may need */
+    uint32_t relieved;    /* the class that was looked at last, see tcache.c */
+    uint64_t long_limits; /* a bit for each class whose lists may be flushed then */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
 
@@ -363,6 +367,8 @@ void hak_tc_flush(struct theap *heap);
    and of the largest classes. By the heap's thread. */
 uint64_t hak_tc_bytes(const struct theap *heap);
 void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most);
+/* Limits return to their first values; lists that hold more go back. By the heap's thread. */
+void hak_tc_begin_again(struct theap *heap);
 int hak_tc_verify(const struct theap *heap);
 /* 1 if the block is among the first `most` of one of its class's two lists. By the heap's thread.
  */

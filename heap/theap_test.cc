@@ -650,6 +650,25 @@ TEST_F(Heap, AStrayBlockIsSentOn)
 }
 
 /* A live heap with more than it needs gives a slab to another that would else take fresh memory. */
+/* Of tiny classes, whose blocks share no cache line, a live heap's only slab serves others too,
+   now and then; smaller and larger ones do not. */
+TEST_F(Heap, TinySlabsAreLevelledBetweenLiveHeaps)
+{
+    for (size_t size : {size_t(700), size_t(40), size_t(8000)}) {
+        void *mine = hak_malloc(size);
+        int64_t used = hak_stat_get(heap_used_bytes);
+        int64_t more = size == 700 ? 0 : int64_t(SS_UNIT_BYTES);
+        in_thread([&] {
+            void *p = hak_malloc(size);
+            EXPECT_EQ(hak_stat_get(heap_used_bytes) - used, more) << size;
+            hak_free(p);
+        });
+        hak_free(mine);
+        (void)hak_purge();
+    }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
 TEST_F(Heap, ALiveHeapIsHelpedOutByAnother)
 {
     const size_t n_slabs = 20;
