@@ -198,7 +198,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
 /* The lists of superslabs will be read, and then written: perhaps for the first time. No lock. */
 void hak_pool_touch(void);
 /* The first pages of such a slab, if it has none, are fetched together. No lock held. */
-void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes);
+void hak_pool_slab_populate(struct slab *slab, uint32_t bytes);
 /* Returns a slab to the pool: its blocks are all free, and the caller has it in no list; or its
    owner ends, blocks and lists included. Makes no system call, since the owner's lock is held:
    hak_ss_purge_due follows when it is released. */
