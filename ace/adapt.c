@@ -51,10 +51,19 @@ static uint64_t base_ms_now(void)
 }
 
 /* Live bytes. What threads keep in freed spans is kept; what growing blocks have ahead was never
-   touched. Another thread may be between two of these statistics. */
+   touched, nor were the blocks of slabs that were never handed out: what is kept of slabs, which is
+   counted likewise, replaces what was resident. (The secure variant keeps units as a whole.)
+   Another thread may be between two of these statistics. */
+static inline uint64_t untouched(void)
+{
+    int64_t bytes = HAK_SECURE ? 0 : hak_stat_get(heap_untouched_bytes);
+    return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 static inline uint64_t live_superslabs(void)
 {
-    int64_t bytes = hak_stat_get(heap_used_bytes) - hak_stat_get(span_cache_bytes);
+    int64_t bytes =
+        hak_stat_get(heap_used_bytes) - hak_stat_get(span_cache_bytes) - (int64_t)untouched();
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
@@ -62,7 +71,7 @@ static inline uint64_t live_superslabs(void)
 static uint64_t live_spans(void)
 {
     int64_t slabs = hak_stat_get(slabs_made) - hak_stat_get(slabs_returned),
-            bytes = (int64_t)live_superslabs() - slabs * (int64_t)SS_UNIT_BYTES;
+            bytes = (int64_t)(live_superslabs() + untouched()) - slabs * (int64_t)SS_UNIT_BYTES;
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
@@ -72,12 +81,12 @@ static inline uint64_t live_ranges(void)
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
-/* Of a pool, or of both. */
+/* Of a pool, or of both. How far the heap is below its highest goes by what slabs take, too. */
 static HAK_ALWAYS_INLINE uint64_t live(enum control_pool pool)
 {
     return pool == CONTROL_SUPERSLABS ? live_superslabs()
            : pool == CONTROL_RANGES   ? live_ranges()
-                                      : live_superslabs() + live_ranges();
+                                      : live_superslabs() + untouched() + live_ranges();
 }
 
 static void set_seen(void)
@@ -105,6 +114,7 @@ static void note_now(void)
                      atomic_load_relaxed(&seen.live[CONTROL_SUPERSLABS]),
                      atomic_load_relaxed(&seen.live[CONTROL_RANGES]));
     hak_control_set_spans(&control, live_spans());
+    hak_control_set_untouched(&control, untouched());
     hak_control_note(&control, live(CONTROL_SUPERSLABS), live(CONTROL_RANGES), now_ns);
     if (hak_options.ace_horizon_ms) {
         control.horizon_ms = base_ms;
@@ -132,7 +142,8 @@ static void start_again(void)
 /* Whether a note would change nothing; then the call is counted. */
 static int is_quiet(uint64_t now_ns)
 {
-    uint64_t superslabs = live_superslabs(), ranges = live_ranges(), total = superslabs + ranges;
+    uint64_t superslabs = live_superslabs(), ranges = live_ranges(),
+             total = superslabs + untouched() + ranges;
     uint32_t n_calls = atomic_load_relaxed(&seen.n_calls) + 1;
     if (superslabs > atomic_load_relaxed(&seen.peaks[CONTROL_SUPERSLABS]) ||
         ranges > atomic_load_relaxed(&seen.peaks[CONTROL_RANGES]) ||

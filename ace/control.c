@@ -107,6 +107,11 @@ void hak_control_set_spans(struct control *control, uint64_t bytes)
     control->spans = bytes;
 }
 
+void hak_control_set_untouched(struct control *control, uint64_t bytes)
+{
+    control->untouched = bytes;
+}
+
 static uint64_t fetch_ns(uint64_t bytes)
 {
     return bytes / FETCH_NS_DENOMINATOR * FETCH_NS_NUMERATOR;
@@ -271,7 +276,7 @@ static void set_live(struct control *control, uint64_t superslabs, uint64_t rang
 {
     control->live[CONTROL_SUPERSLABS] = superslabs;
     control->live[CONTROL_RANGES] = ranges;
-    control->live[CONTROL_TOTAL] = superslabs + ranges;
+    control->live[CONTROL_TOTAL] = superslabs + control->untouched + ranges;
 }
 
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,

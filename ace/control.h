@@ -2,8 +2,9 @@
    docs/ace_control.md explains the law.
 
    It looks at live bytes (in use by the program) of each pool (superslabs, ranges), of both
-   together, and of each ACE class. Time is cut into epochs, ended by the clock or by a number of
-   operations; the horizon is the last CONTROL_EPOCHS of them. Target:
+   together, and of each ACE class. What slabs have never handed out is live in the sum alone. Time
+   is cut into epochs, ended by the clock or by a number of operations; the horizon is the last
+   CONTROL_EPOCHS of them. Target:
      keep = min(highest live bytes within the horizon - live bytes now, budget)
    for each pool, each class, and the total, where a pool's highest is taken a little higher
    (`slack`), since not every freed byte fits the next request. Both adapt: memory that is fetched
@@ -63,6 +64,7 @@ struct control {
     uint64_t epoch_started_ns;
     uint64_t base_ms; /* the shortest horizon */
     uint64_t horizon_ms;
+    uint64_t untouched;               /* what slabs have never handed out, part of the total */
     uint64_t spans;                   /* live bytes of superslabs that large blocks have */
     uint32_t slack[CONTROL_TOTAL];    /* of CONTROL_SLACK_PARTS of the pool's highest live bytes */
     uint64_t repented[CONTROL_TOTAL]; /* of this epoch's regret: what made slack larger */
@@ -87,6 +89,8 @@ void hak_control_start(struct control *control, uint64_t now_ns, uint64_t base_m
 void hak_control_set_helped(struct control *control, int is_helped);
 /* So many of superslabs' live bytes are large blocks'. At first none are. */
 void hak_control_set_spans(struct control *control, uint64_t bytes);
+/* Slabs have so many bytes more, which they have never handed out. At first none. */
+void hak_control_set_untouched(struct control *control, uint64_t bytes);
 /* Live bytes of the two pools are these now. Ends epochs as time goes by. */
 void hak_control_note(struct control *control, uint64_t superslab_live, uint64_t range_live,
                       uint64_t now_ns);

@@ -86,6 +86,24 @@ TEST_F(Control, KeepsUpToTheRecentPeak)
     EXPECT_EQ(hak_control_keep(&c, CONTROL_SUPERSLABS, kMiB), kMiB) << "within the budget";
 }
 
+/* What slabs have never handed out is not kept when they are freed; but while they have it, the
+   heap is not in a valley. */
+TEST_F(Control, UntouchedBytesAreLiveInTheTotalAlone)
+{
+    hak_control_set_helped(&c, 0);
+    hak_control_set_untouched(&c, 60 * kMiB);
+    note(40 * kMiB, 0, 1);
+    hak_control_set_untouched(&c, 24 * kMiB);
+    note(10 * kMiB, 0, 2);
+    EXPECT_EQ(keep(CONTROL_SUPERSLABS), with_slack(40 * kMiB) - 10 * kMiB);
+    EXPECT_EQ(c.live[CONTROL_TOTAL], 34 * kMiB);
+    EXPECT_GE(keep(CONTROL_TOTAL), 66 * kMiB) << "more than a quarter is taken";
+    hak_control_set_untouched(&c, 4 * kMiB);
+    note(10 * kMiB, 0, 3);
+    EXPECT_LT(keep(CONTROL_TOTAL), 66 * kMiB) << "a valley";
+    EXPECT_EQ(hak_control_verify(&c), 0);
+}
+
 /* Blocks of slabs need none of it. */
 TEST_F(Control, SpansHaveSomeToSpareWhileThereAreAny)
 {

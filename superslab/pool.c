@@ -112,17 +112,19 @@ static void claim(struct superslab *ss, uint32_t fresh)
     }
 }
 
-/* Returns how many of the granules may hold old data. */
+/* Returns how many of the granules may hold old data. A unit of which a part is resident is not
+   counted as fetched: it was used before. */
 static uint32_t take(struct superslab *ss, uint32_t first, uint32_t n)
 {
     uint32_t n_dirty = hak_pool_clean(ss, first, n);
+    uint32_t fresh = n_dirty && n == SS_GRANULES_OF_A_UNIT ? 0 : n - n_dirty;
     hak_pool_remove_free(ss, first, n);
     hak_stat_add_locked(heap_used_bytes, n * SS_GRANULE_BYTES);
     if (n_dirty < n) {
         hak_limit_commit((n - n_dirty) * SS_GRANULE_BYTES);
     }
-    claim(ss, n - n_dirty);
-    hak_pool_policy()->taken((n - n_dirty) * SS_GRANULE_BYTES);
+    claim(ss, fresh);
+    hak_pool_policy()->taken(fresh * SS_GRANULE_BYTES);
     return n_dirty;
 }
 
@@ -282,18 +284,40 @@ static struct superslab *choose_unit(uint32_t *unit, int guarded, int may_share)
     return others ? others : best;
 }
 
-void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n, int were_span)
+/* The granules, of a span or else a slab, become free; the first n_dirty of them, one at least, may
+   be resident. */
+static void give(struct superslab *ss, uint32_t first, uint32_t n, uint32_t n_dirty, int were_span)
 {
     uint64_t now_ns = hak_pool_not_before_last(hak_os_ops.clock_ns());
     hak_granules_set(&ss->free, first, n);
-    hak_granules_set(&ss->dirty, first, n);
+    hak_granules_set(&ss->dirty, first, n_dirty);
     hak_pool_mark_free_part(ss, first, n, were_span);
     hak_pool_add_free(ss, first, n);
     hak_pool_file_youngest(ss, now_ns);
-    hak_stat_add_locked(heap_dirty_bytes, n * SS_GRANULE_BYTES);
+    hak_stat_add_locked(heap_dirty_bytes, n_dirty * SS_GRANULE_BYTES);
     hak_stat_add_locked(heap_used_bytes, -(int64_t)(n * SS_GRANULE_BYTES));
+    if (n_dirty < n) {
+        hak_limit_uncommit((n - n_dirty) * SS_GRANULE_BYTES);
+    }
     hak_pool_policy()->given(now_ns);
     hak_pool_note_freed(n * SS_GRANULE_BYTES, now_ns);
+}
+
+void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
+{
+    give(ss, first, n, n, 1);
+}
+
+/* So many of a slab's granules were touched since its unit read as zero: what is behind them is not
+   kept memory, and reads as zero still. A huge page is resident as a whole. */
+static uint32_t dirty_granules(const struct superslab *ss, const struct slab *slab)
+{
+    size_t page = hak_os_page_size() > SS_GRANULE_BYTES ? hak_os_page_size() : SS_GRANULE_BYTES;
+    size_t bytes = (size_t)slab->n_touched * SLAB_TOUCHED_BYTES;
+    if (HAK_SECURE || ss->is_huge || bytes > SS_UNIT_BYTES - page) {
+        return SS_GRANULES_OF_A_UNIT;
+    }
+    return (uint32_t)((bytes ? (bytes + page - 1) / page * page : page) / SS_GRANULE_BYTES);
 }
 
 /* In the secure variant: whether the unit's free blocks are, except for links, what a slab of the
@@ -341,6 +365,13 @@ static struct superslab *choose_of_fresh(struct superslab *ss, uint32_t size_cla
     return ss;
 }
 
+/* How far a unit with these dirty granules may be resident, in the slab's measure. */
+static uint8_t touched_of(uint32_t dirty)
+{
+    uint32_t n = 32 - (uint32_t)__builtin_clz(dirty);
+    return (uint8_t)(n * (SS_GRANULE_BYTES / SLAB_TOUCHED_BYTES) & 31);
+}
+
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
 {
     uint32_t unit = 0;
@@ -366,6 +397,9 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
         ss->slab_mask |= 1u << unit;
         hak_slab_init(&ss->slabs[unit], ss->base + unit * SS_UNIT_BYTES, TAG_OWNER(tag), size_class,
                       ss->far_bits[unit], !dirty);
+        if (dirty) {
+            ss->slabs[unit].n_touched = touched_of(dirty);
+        }
         /* Between what describes it and its tag: who has read an older description, and then the
            tag, sees another version. */
         atomic_store_release(&ss->slab_version, ss->slab_version + 1);
@@ -383,10 +417,11 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class)
     return slab;
 }
 
-void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes)
+void hak_pool_slab_populate(struct slab *slab, uint32_t bytes)
 {
     if (slab->is_clean && !hak_pool_superslab(hak_map_find(slab->base).ref)->is_huge) {
         hak_os_populate(slab->base, bytes);
+        slab->n_touched = (uint8_t)(bytes / SLAB_TOUCHED_BYTES & 31);
     }
 }
 
@@ -399,7 +434,7 @@ void hak_pool_slab_free(struct slab *slab)
     hak_lock_acquire(&hak_pool_lock);
     slab->is_used = 0;
     ss->slab_mask &= ~(1u << unit);
-    hak_pool_give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT, 0);
+    give(ss, unit * SS_GRANULES_OF_A_UNIT, SS_GRANULES_OF_A_UNIT, dirty_granules(ss, slab), 0);
     hak_lock_release(&hak_pool_lock);
 }
 

@@ -164,10 +164,9 @@ struct superslab *hak_pool_take(uint32_t n, uint32_t align, uint32_t *first, str
 /* Takes granules `first` to `first + n - 1` if all are free; returns whether it did. Pool lock
    held. */
 int hak_pool_take_at(struct superslab *ss, uint32_t first, uint32_t n);
-/* Granules, of a span or else a slab, become free and dirty, and units that are wholly free are
-   marked so in the map. Pool lock held; hak_ss_purge_due follows when it, and every other lock, is
-   released. */
-void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n, int were_span);
+/* A span's granules become free and dirty, and units that are wholly free are marked so in the map.
+   Pool lock held; hak_ss_purge_due follows when it, and every other lock, is released. */
+void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n);
 extern struct numbered hak_pool_superslabs HAK_HIDDEN;
 /* The superslab of that number, which was given out. */
 static inline struct superslab *hak_pool_superslab(uint32_t number)
@@ -199,7 +198,7 @@ struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
 /* The lists of superslabs will be read, and then written: perhaps for the first time. No lock. */
 void hak_pool_touch(void);
 /* The first pages of such a slab, if it has none, are fetched together. No lock held. */
-void hak_pool_slab_populate(const struct slab *slab, uint32_t bytes);
+void hak_pool_slab_populate(struct slab *slab, uint32_t bytes);
 /* Returns a slab to the pool: its blocks are all free, and the caller has it in no list; or its
    owner ends, blocks and lists included. In the secure variant all free blocks are zero except for
    their first words and tails, unless n_free says that not all are free. Makes no system call,

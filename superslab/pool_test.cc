@@ -189,7 +189,13 @@ class Oracle
         EXPECT_EQ(hak_slab_is_empty(slab), 1);
         EXPECT_EQ(hak_map_get(slab->base + 5).tag, 3u << TAG_OWNER_SHIFT | slab->size_class);
         EXPECT_EQ(hak_pool_slab_of(hak_map_get(slab->base).ref, slab->base + 65535), slab);
-        scribble(slab->base, 8);
+        /* Behind the blocks that were handed out the unit stays as it was. */
+        void *head;
+        hak_slab_take(slab, static_cast<uint32_t>(rng.between(1, slab->capacity)), SC_SLAB_BYTES,
+                      &head);
+        for (size_t at = 0; at < size_t(slab->fresh) * slab->size; at += 4096) {
+            slab->base[at] = slab->base[at + 4095] = 0x5A;
+        }
         add(slab->base, 8, slab);
         EXPECT_EQ(hak_ss_span_size(slab->base), 0u);
         return true;
@@ -379,6 +385,36 @@ TEST_F(Pool, PurgeGivesMemoryBack)
     EXPECT_EQ(again[SS_UNIT_BYTES * 7], 0);
     hak_ss_span_free(again);
     hak_ss_span_free(kept);
+    EXPECT_EQ(hak_ss_verify(), 0);
+}
+
+/* Of a slab as much is dirty as was handed out, in whole granules; the rest reads as zero still,
+   and the next slab there knows how far it is resident. */
+TEST_F(Pool, WhatASlabNeverHandedOutIsClean)
+{
+    if (HAK_SECURE || hak_os_page_size() > kGranule) {
+        GTEST_SKIP() << "a unit is kept as a whole, or a page is more than a granule";
+    }
+    struct slab *kept = make_slab(3, 0);
+    for (uint32_t n_pages : {1u, 3u, 16u}) {
+        struct slab *slab = make_slab(3, 0);
+        void *head;
+        EXPECT_EQ(slab->n_touched, 0u);
+        hak_slab_take(slab, n_pages * 4096u / slab->size, SC_SLAB_BYTES, &head);
+        char *base = slab->base;
+        hak_pool_slab_free(slab);
+        const int64_t dirty = (n_pages + 1) / 2 * static_cast<int64_t>(kGranule);
+        EXPECT_EQ(hak_stat_get(heap_dirty_bytes), dirty);
+        EXPECT_EQ(hak_ss_verify(), 0);
+        slab = make_slab(3, 1);
+        ASSERT_EQ(slab->base, base) << "resident memory first";
+        EXPECT_EQ(slab->n_touched, dirty / SLAB_TOUCHED_BYTES);
+        EXPECT_EQ(hak_stat_get(heap_dirty_bytes), 0);
+        hak_pool_slab_free(slab);
+        EXPECT_EQ(hak_stat_get(heap_dirty_bytes), dirty) << "whoever has touched it";
+        EXPECT_EQ(hak_ss_purge(0), static_cast<size_t>(dirty));
+    }
+    hak_pool_slab_free(kept);
     EXPECT_EQ(hak_ss_verify(), 0);
 }
 

@@ -329,6 +329,8 @@ TEST_F(Purge, FreesUnderAnotherLockPurgeLater)
 {
     hak_options.purge_delay_ms = 0;
     struct slab *slab = hak_pool_slab_alloc(3u << TAG_OWNER_SHIFT, 0);
+    void *head;
+    hak_slab_take(slab, slab->capacity, SS_UNIT_BYTES, &head);
     hak_pool_slab_free(slab);
     EXPECT_EQ(hak_stat_get(heap_dirty_bytes), static_cast<int64_t>(SS_UNIT_BYTES));
     EXPECT_EQ(n_madvise + n_munmap, 0);

@@ -54,9 +54,9 @@ struct slab {
     uint8_t is_used : 1;
     uint8_t is_clean : 1;   /* fresh blocks read as zero */
     uint8_t took_clean : 1; /* what hak_slab_take gave last does, except for the links */
-    uint8_t
-        n_touched : 5; /* the most of SLAB_TOUCHED_BYTES each from `base` on in which blocks were
-                          handed out, in the unit's life as slabs since it last read as zero */
+    /* So many of SLAB_TOUCHED_BYTES each from `base` on may be resident: blocks were handed out
+       there, or the unit was used so far before. What lies behind reads as zero. */
+    uint8_t n_touched : 5;
     /* For hak_slab_ask_for_pages: n_free when it last looked, when that changed, and which pages it
        has named since blocks were taken last. */
     uint16_t seen_n_free, seen_tick, asked_pages;

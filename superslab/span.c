@@ -180,7 +180,7 @@ static void give(struct superslab *ss, uint32_t first)
 {
     uint32_t n = hak_pool_span_granules(ss, first);
     atomic_store_relaxed(&ss->span_granules[first], (uint16_t)0);
-    hak_pool_give(ss, first, n, 1);
+    hak_pool_give(ss, first, n);
 }
 
 /* Whether p lies in a span that is set aside. */
@@ -238,7 +238,7 @@ int hak_ss_span_resize(void *p, size_t size)
     uint32_t mark = ss ? ss->span_granules[first] & SPAN_MARK : 0;
     if (ss && n < now) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
-        hak_pool_give(ss, first + n, now - n, 1);
+        hak_pool_give(ss, first + n, now - n);
         done = 1;
     } else if (ss && (n == now || hak_pool_take_at(ss, first + now, n - now))) {
         atomic_store_relaxed(&ss->span_granules[first], (uint16_t)(n | mark));
