@@ -529,7 +529,7 @@ TEST_F(Api, PurgeGivesBackWhatIsKept)
     hak_free(small);
     hak_free(large);
     EXPECT_GT(hak_stat_get(heap_used_bytes), 0);
-    EXPECT_GE(hak_purge(), 65536u);
+    EXPECT_GE(hak_purge(), 4096u) << "what was touched of the slab";
     EXPECT_EQ(hak_stat_get(heap_used_bytes), 0);
     if (!HAK_SECURE) { /* there, addresses of small blocks stay: superslab/apart.c */
         EXPECT_EQ(hak_stat_get(superslabs), 0);

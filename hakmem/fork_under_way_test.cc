@@ -18,6 +18,7 @@
 #include "hakmem/walk.h"
 #include "heap/gate.h"
 #include "heap/limbo.h"
+#include "heap/parked.h"
 #include "heap/theap.h"
 #include "mid_mt/mid_mt.h"
 #include "superslab/superslab.h"
@@ -37,6 +38,20 @@ void expect_all_back()
     EXPECT_EQ(hak_stat_get(large_bytes), 0);
     EXPECT_EQ(hak_stat_get(orphans), hak_stat_get(heaps) - 1);
 }
+
+/* What a thread leaves is an orphan: nothing waits in it for the next thread. */
+class NoneParked
+{
+  public:
+    NoneParked()
+    {
+        hak_parked_most = 0;
+    }
+    ~NoneParked()
+    {
+        hak_parked_most = PARKED_MOST;
+    }
+};
 
 /* A fork that is under way in this thread. */
 class Closed
@@ -400,6 +415,7 @@ TEST(ForkUnderWay, OpenAndClosedInTurn)
 /* Blocks of an orphan come home when the gate opens, without anybody's next call. */
 TEST(ForkUnderWay, WhatIsSentToAnOrphan)
 {
+    NoneParked none_parked;
     hak_free(hak_malloc(1));
     void *p = nullptr;
     uint32_t id = 0;
@@ -425,6 +441,7 @@ TEST(ForkUnderWay, WhatIsSentToAnOrphan)
 /* An inner closing that is opened takes no inbox, and the outer one still knows. */
 TEST(ForkUnderWay, WhatIsSentToAnOrphanOfTwoClosings)
 {
+    NoneParked none_parked;
     void *p = nullptr;
     std::thread([&] { p = hak_malloc(3000); }).join();
     uint32_t owner = hak_super_lookup(p).owner;

@@ -19,6 +19,7 @@
 #include "base/size_classes.h"
 #include "heap/common.h"
 #include "heap/exit.h"
+#include "heap/parked.h"
 #include "heap/theap.h"
 
 namespace
@@ -464,6 +465,7 @@ TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
                                0x8080808080808080,
                                uint64_t(1) << 63,
                                reinterpret_cast<uintptr_t>(&values)};
+    hak_parked_most = 0; /* no thread that waits for its next one has this one's slab */
     for (uint64_t value : values) {
         for (size_t size : {16u, 100u, 5000u, 20000u}) {
             void *p = hak_malloc(size), *q = hak_malloc(size), *remote = nullptr;
@@ -489,6 +491,7 @@ TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
             }
         }
     }
+    hak_parked_most = PARKED_MOST;
 }
 
 TEST(MisuseDeathTest, ABlockOfAnotherHeapGivenToHeapRealloc)
