@@ -74,10 +74,14 @@ struct OwnSlabs {
     OwnSlabs()
     {
         hak_common_from = COMMON_THREADS;
+        hak_theap_level_most = 0;
+        hak_parked_most = 0;
     }
     ~OwnSlabs()
     {
         hak_common_from = COMMON_FEW;
+        hak_theap_level_most = LEVEL_MOST;
+        hak_parked_most = PARKED_MOST;
     }
 };
 
@@ -207,6 +211,7 @@ void free_behind_another_thread(size_t size, int n_after)
 
 TEST(MisuseDeathTest, ABlockThatAnotherThreadFreedAndKeeps)
 {
+    OwnSlabs own;
     for (size_t size : {16u, 48u, 100u, 200u, 500u, 2000u, 20000u}) {
         for (int n_after : {0, 50}) {
             EXPECT_EXIT(free_behind_another_thread(size, n_after), testing::KilledBySignal(SIGABRT),
@@ -365,6 +370,7 @@ TEST(MisuseDeathTest, InteriorPointersGivenToReallocAndUsableSize)
 /* Freed last, freed before others, sent to another thread's heap, back in the slab. */
 TEST(MisuseDeathTest, FreedBlocksGivenToReallocAndUsableSize)
 {
+    OwnSlabs own;
     for (size_t size : {16u, 100u, 1024u, 5000u, 32768u}) {
         void *kept = hak_malloc(size), *p = hak_malloc(size), *q = hak_malloc(size),
              *remote = nullptr;
@@ -465,7 +471,6 @@ TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
                                0x8080808080808080,
                                uint64_t(1) << 63,
                                reinterpret_cast<uintptr_t>(&values)};
-    hak_parked_most = 0; /* no thread that waits for its next one has this one's slab */
     for (uint64_t value : values) {
         for (size_t size : {16u, 100u, 5000u, 20000u}) {
             void *p = hak_malloc(size), *q = hak_malloc(size), *remote = nullptr;
@@ -491,7 +496,6 @@ TEST(MisuseDeathTest, FreedBlocksThatAreWrittenTo)
             }
         }
     }
-    hak_parked_most = PARKED_MOST;
 }
 
 TEST(MisuseDeathTest, ABlockOfAnotherHeapGivenToHeapRealloc)

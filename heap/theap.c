@@ -45,9 +45,7 @@ static void thread_ends(void *heap);
 /* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
 #define ADOPT_SEARCH 16u
 #define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
-/* So often in a window of its slow paths a heap takes one over that a live heap may need soon, and
-   before any thread has ended. */
-#define LEVEL_MOST  HAK_TINY_OR(2u, 32u)
+/* How often before any thread has ended (hak_theap_level_most). */
 #define LEVEL_FIRST HAK_TINY_OR(1u, 10u)
 /* How many slabs go to the shared heap at a time: every thread may want its lock. */
 #define MOVE_SLABS HAK_TINY_OR(2u, 16u)
@@ -72,6 +70,7 @@ static struct theap *unused;       /* memory of heaps that were not made, by nex
 static struct theap *first_memory; /* the first heap's memory, until it is made */
 uint32_t hak_theap_live;
 static uint32_t has_ended; /* a thread has, that had a heap */
+uint32_t hak_theap_level_most = LEVEL_MOST;
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
 static uint32_t has_stale, stale_id;
@@ -371,7 +370,10 @@ static uint32_t first_asked(const struct theap *heap)
    other's. */
 static uint32_t spares_left_to(const struct theap *heap, uint32_t size_class)
 {
-    uint32_t most = atomic_load_relaxed(&has_ended) ? LEVEL_MOST : LEVEL_FIRST;
+    uint32_t most = hak_theap_level_most;
+    if (!atomic_load_relaxed(&has_ended) && most > LEVEL_FIRST) {
+        most = LEVEL_FIRST;
+    }
     int is_levelled = size_class >= COMMON_LINE_CLASS && !hak_mid_is_class(size_class) &&
                       !hak_theap_is_common(heap);
     return is_levelled && heap->n_levelled < most ? 0 : ADOPT_SPARES;

@@ -296,6 +296,10 @@ void hak_theap_rest_all(void);
 int hak_theap_keeps_spans(void);
 /* Heaps that have a thread now. */
 extern uint32_t hak_theap_live HAK_HIDDEN;
+/* So often in a window of its slow paths a heap takes a slab over that a live heap may need soon:
+   LEVEL_MOST, unless a test says otherwise. */
+#define LEVEL_MOST HAK_TINY_OR(2u, 32u)
+extern uint32_t hak_theap_level_most HAK_HIDDEN;
 static inline uint32_t hak_theap_n_live(void)
 {
     return atomic_load_seq(&hak_theap_live);
