@@ -151,11 +151,27 @@ static void start(void)
 
 static pthread_once_t threads_once = PTHREAD_ONCE_INIT, handlers_once = PTHREAD_ONCE_INIT;
 static uint32_t has_threads;
+static void *registers; /* the thread that registers the handlers of fork */
+
+static void register_handlers_once(void)
+{
+    atomic_store_relaxed(&registers, (void *)&hak_theap_own);
+    hak_fork_start();
+    atomic_store_relaxed(&registers, (void *)NULL);
+}
+
+/* The C library allocates as it registers them: musl always, glibc where there are many. */
+static void register_handlers(void)
+{
+    if (atomic_load_relaxed(&registers) != (void *)&hak_theap_own) {
+        (void)pthread_once(&handlers_once, register_handlers_once);
+    }
+}
 
 static void start_threads_once(void)
 {
     has_end_key = has_end_key || pthread_key_create(&end_key, thread_ends) == 0;
-    (void)pthread_once(&handlers_once, hak_fork_start);
+    register_handlers();
 }
 
 /* What needs the C library's locks happens outside of ours. A second thread waits until the first
@@ -176,7 +192,7 @@ static void start_threads(void)
    what makes its heap takes locks. */
 __attribute__((constructor(65000))) static void start_early(void)
 {
-    (void)pthread_once(&handlers_once, hak_fork_start);
+    register_handlers();
 #ifndef __GLIBC__
     /* glibc's pthread_create allocates: before the first call there is one thread. musl's does not,
        and a thread could make that call while another forks, before the handlers of fork are there.
