@@ -39,30 +39,37 @@ struct walk {
     } spans;
 };
 
-/* Inside the gate, or alone. */
+static void copy_blocks(struct snapshot *out, char *start, struct map_entry entry)
+{
+    const struct slab *slab = hak_pool_slab_of(entry.ref, start);
+    out->base = start;
+    out->size_class = TAG_CLASS(entry.tag);
+    memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
+    out->free[0] |= hak_slab_held(slab);
+}
+
+/* A slab may be returned to the pool, or move to another owner, until its owner's lock is held: then
+   what the map says stays. Inside the gate, or alone. */
 static int copy_slab(struct snapshot *out, char *start, uint32_t owner)
 {
-    struct map_entry entry = hak_map_get(start);
-    if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
-        return 0;
+    struct map_entry entry = hak_map_get(start), now = entry;
+    for (;; entry = now) {
+        if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
+            return 0;
+        }
+        struct owner *holder = hak_owner_hold(TAG_OWNER(entry.tag));
+        now = hak_map_get(start);
+        int is_same = now.tag == entry.tag;
+        if (holder && is_same) {
+            copy_blocks(out, start, now);
+        }
+        if (holder) {
+            hak_lock_release(&holder->lock);
+        }
+        if (is_same) {
+            return holder != NULL;
+        }
     }
-    struct owner *holder = hak_owner_hold(TAG_OWNER(entry.tag));
-    if (!holder) {
-        return 0;
-    }
-    /* It may have been returned to the pool or have moved. With the owner's lock held, what the map
-       says stays. */
-    struct map_entry now = hak_map_get(start);
-    int is_same = now.tag == entry.tag;
-    if (is_same) {
-        const struct slab *slab = hak_pool_slab_of(now.ref, start);
-        out->base = start;
-        out->size_class = TAG_CLASS(entry.tag);
-        memcpy(out->free, slab->bits, ((size_t)slab->capacity + 63) / 64 * sizeof out->free[0]);
-        out->free[0] |= hak_slab_held(slab);
-    }
-    hak_lock_release(&holder->lock);
-    return is_same;
 }
 
 /* Returns 0 if it is no slab (any more), or not one of `owner` (0: of anybody). */
