@@ -114,7 +114,8 @@ void hak_gate_forget(void);
 
 /* For who only reads what locks guard. Inside the gate, or, while it is closed, by closing it too:
    no thread writes then, and the locks are passed through, not taken. Refused when it is closed for
-   ever: what is behind it may be half changed. */
+   ever: what is behind it may be half changed. What a thread may change all the same, as a block of
+   its own, is not theirs to guard (secure/large.c). */
 enum gate_reader { GATE_REFUSED, GATE_INSIDE, GATE_ALONE };
 enum gate_reader hak_gate_enter_to_read(void);
 void hak_gate_leave_reader(enum gate_reader how);

@@ -56,15 +56,27 @@ static int is_all(const char *from, const char *to, char value)
     return n == 0 || (*from == value && memcmp(from, from + 1, n - 1) == 0);
 }
 
-void hak_secure_edges_check(const struct edges *edges, unsigned watched)
+unsigned hak_secure_edges_look(const struct edges *edges, unsigned watched)
 {
     if (watched & EDGE_BEHIND &&
         !is_all(edges->behind, edges->end, (char)hak_secure_secrets.fill[0])) {
-        hak_secure_overflowed(edges->start);
+        return EDGE_BEHIND;
     }
-    if (watched & EDGE_BEFORE && !is_all(edges->first, edges->start, 0)) {
+    return watched & EDGE_BEFORE && !is_all(edges->first, edges->start, 0) ? EDGE_BEFORE : 0;
+}
+
+void hak_secure_edges_blame(const struct edges *edges, unsigned written)
+{
+    if (written == EDGE_BEHIND) {
+        hak_secure_overflowed(edges->start);
+    } else if (written == EDGE_BEFORE) {
         hak_secure_underflowed(edges->start);
     }
+}
+
+void hak_secure_edges_check(const struct edges *edges, unsigned watched)
+{
+    hak_secure_edges_blame(edges, hak_secure_edges_look(edges, watched));
 }
 
 static void learn(uint32_t *average, int is_untouched)

@@ -31,6 +31,11 @@ struct edges {
 unsigned hak_secure_edges_choose(size_t bytes, int is_resident);
 /* The block's end is filled, if that edge is watched. */
 void hak_secure_edges_fill(const struct edges *edges, unsigned watched);
+/* The watched one that was written to, or 0. Of what another thread frees at that time, anything.
+ */
+unsigned hak_secure_edges_look(const struct edges *edges, unsigned watched);
+/* Aborts if that was written to: what looking found. */
+void hak_secure_edges_blame(const struct edges *edges, unsigned written);
 /* Aborts if a watched one was written to. */
 void hak_secure_edges_check(const struct edges *edges, unsigned watched);
 /* A block is freed. */

@@ -335,6 +335,95 @@ void *hak_secure_large_alloc_growing(size_t size)
     return large ? hand_out(large) : hak_secure_large_alloc(NULL, SC_MIN_ALIGN, size);
 }
 
+/* --- what another thread may look at --- */
+
+/* While the gate is closed, the records' lock is passed: nothing that it guards changes. But blocks
+   are freed, and become another size, and other threads look at edges: who changes a block's state
+   has this one, and so has who looks at one block. A forked child finds it free. No thread waits
+   for it for long: its holder may be in a signal handler that waits for this thread. */
+#define ALONE_SPINS   200
+#define ALONE_WAIT_MS 30
+static void nothing_is_half_done(void)
+{
+}
+static LOCK_DEFINE_MENDED(alone_lock, LOCK_RANK_OWNED, nothing_is_half_done);
+
+struct hold {
+    enum gate_reader how;
+    int is_held; /* no other thread looks at an edge, or changes a state; 0 if it is refused too */
+};
+
+static int wait_alone(void)
+{
+    int saved = errno;
+    hak_lock_pass_end();
+    int is_held = hak_lock_try(&alone_lock);
+    for (int i = 0; !is_held && !hak_lock_is_mine(&alone_lock) && i < ALONE_SPINS + ALONE_WAIT_MS;
+         i++) {
+        uint32_t word = atomic_load_relaxed(&alone_lock.word);
+        if (i < ALONE_SPINS) {
+            hak_atomic_pause();
+        } else if (word) {
+            (void)hak_os_ops.futex_wait_ms(&alone_lock.word, word, 1);
+        }
+        is_held = hak_lock_try(&alone_lock);
+    }
+    hak_lock_pass_begin();
+    errno = saved;
+    return is_held;
+}
+
+static struct hold hold(void)
+{
+    struct hold held = {hak_gate_enter_to_read(), 0};
+    if (held.how == GATE_INSIDE) {
+        hak_lock_acquire(&hak_secure_large_lock);
+        held.is_held = 1;
+    } else if (held.how == GATE_ALONE) {
+        held.is_held = wait_alone();
+    }
+    return held;
+}
+
+static void let_go(struct hold held)
+{
+    if (held.how == GATE_INSIDE) {
+        hak_lock_release(&hak_secure_large_lock);
+    } else if (held.is_held) {
+        hak_lock_pass_end();
+        hak_lock_release(&alone_lock);
+        hak_lock_pass_begin();
+    }
+    hak_gate_leave_reader(held.how);
+}
+
+int hak_secure_large_begin_change(struct large *large)
+{
+    uint32_t used = LARGE_USED;
+    struct hold held = hold();
+    int is_mine = held.is_held && atomic_cas_strong(&large->state, &used, (uint32_t)LARGE_CHANGING);
+    let_go(held);
+    return is_mine;
+}
+
+/* While it is held the block is not freed, nor do its pages go. Without that nothing is looked at.
+   Where the state has changed all the same (hak_secure_large_forget), what was seen says nothing.
+ */
+void hak_secure_large_check(const void *container)
+{
+    struct hold held = hold();
+    const struct large *large = held.is_held ? hak_secure_large_record_of(container) : NULL;
+    if (large && atomic_load_acquire(&large->state) == LARGE_USED) {
+        const struct edges edges = hak_secure_edges_of(large);
+        unsigned written = hak_secure_edges_look(&edges, large->watched);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (written && atomic_load_relaxed(&large->state) == LARGE_USED) {
+            hak_secure_edges_blame(&edges, written);
+        }
+    }
+    let_go(held);
+}
+
 /* --- freeing --- */
 
 struct large *hak_secure_large_look(const void *p)
@@ -350,21 +439,6 @@ struct large *hak_secure_large_look(const void *p)
     hak_gate_leave_reader(how);
     return large && large->start == p && atomic_load_relaxed(&large->state) == LARGE_USED ? large
                                                                                           : NULL;
-}
-
-/* With the lock held, as a check of another thread reads the edges: it is at none of them then. */
-int hak_secure_large_begin_change(struct large *large)
-{
-    uint32_t used = LARGE_USED;
-    enum gate_reader how = hak_gate_enter_to_read();
-    if (how == GATE_REFUSED) {
-        return 0;
-    }
-    hak_lock_acquire(&hak_secure_large_lock);
-    int is_mine = atomic_cas_strong(&large->state, &used, (uint32_t)LARGE_CHANGING);
-    hak_lock_release(&hak_secure_large_lock);
-    hak_gate_leave_reader(how);
-    return is_mine;
 }
 
 /* The record of the block that begins at p; aborts if there is none. */
@@ -383,18 +457,23 @@ static struct large *used_at(const void *p, const void *container)
     return large;
 }
 
-/* The gate is closed. */
+/* The gate is closed. Where a thread may be looking at the block, its pages stay until it is
+   open. */
 static void free_later(void *p, void *container)
 {
-    enum gate_reader how = hak_gate_enter_to_read();
-    if (how == GATE_REFUSED) {
+    struct hold held = hold();
+    struct large *large = held.how == GATE_REFUSED ? NULL : used_at(p, container);
+    let_go(held);
+    if (!large) {
         return; /* the process dies, or is a child that can do nothing about it */
     }
-    struct large *large = used_at(p, container);
-    hak_gate_leave_reader(how);
     hak_secure_large_check_edges(large);
     hak_secure_body_forget(&large->body);
-    give_back_later(large);
+    if (held.is_held) {
+        give_back_later(large);
+    } else if (!large->heap) { /* else the heap's end does it */
+        hak_secure_quarantine_stick_later(large);
+    }
 }
 
 void hak_secure_large_free(void *p)
@@ -484,17 +563,12 @@ void hak_secure_large_name(const void *p, enum entry_family family)
    gate was closed is not touched: it is linked to others, or another block's by now. */
 void hak_secure_large_forget(const struct hak_heap *heap, const void *container)
 {
-    enum gate_reader how = hak_gate_enter_to_read();
-    if (how == GATE_REFUSED) {
-        return;
-    }
-    hak_lock_acquire(&hak_secure_large_lock);
-    struct large *large = hak_secure_large_record_of(container);
+    struct hold held = hold();
+    struct large *large = held.how == GATE_REFUSED ? NULL : hak_secure_large_record_of(container);
     int is_its = large && large->heap == heap && !atomic_load_acquire(&large->is_open);
     uint32_t was =
         is_its ? atomic_exchange_seq(&large->state, (uint32_t)LARGE_FREED) : (uint32_t)LARGE_FREED;
-    hak_lock_release(&hak_secure_large_lock);
-    hak_gate_leave_reader(how);
+    let_go(held);
     if (!is_its) {
         return;
     }
@@ -508,22 +582,6 @@ void hak_secure_large_forget(const struct hak_heap *heap, const void *container)
         hak_secure_quarantine_stick(large);
         hak_gate_leave();
     }
-}
-
-/* With the lock held, so that the block is not freed in between. */
-void hak_secure_large_check(const void *container)
-{
-    enum gate_reader how = hak_gate_enter_to_read();
-    if (how == GATE_REFUSED) {
-        return;
-    }
-    hak_lock_acquire(&hak_secure_large_lock);
-    const struct large *large = hak_secure_large_record_of(container);
-    if (large && atomic_load_relaxed(&large->state) == LARGE_USED) {
-        hak_secure_large_check_edges(large);
-    }
-    hak_lock_release(&hak_secure_large_lock);
-    hak_gate_leave_reader(how);
 }
 
 int hak_secure_large_verify(void)
