@@ -152,11 +152,23 @@ static void start(void)
 
 static pthread_once_t threads_once = PTHREAD_ONCE_INIT, handlers_once = PTHREAD_ONCE_INIT;
 static uint32_t has_threads;
+static HAK_TLS int is_registering;
+
+/* glibc's list of handlers may allocate when it grows, which comes back here: that call does not
+   wait for the one that it is part of. */
+static void register_handlers(void)
+{
+    if (!is_registering) {
+        is_registering = 1;
+        (void)pthread_once(&handlers_once, hak_fork_start);
+        is_registering = 0;
+    }
+}
 
 static void start_threads_once(void)
 {
     has_end_key = has_end_key || pthread_key_create(&end_key, thread_ends) == 0;
-    (void)pthread_once(&handlers_once, hak_fork_start);
+    register_handlers();
 }
 
 /* What needs the C library's locks happens outside of ours. A second thread waits until the first
@@ -177,7 +189,7 @@ static void start_threads(void)
    what makes its heap takes locks. */
 __attribute__((constructor(65000))) static void start_early(void)
 {
-    (void)pthread_once(&handlers_once, hak_fork_start);
+    register_handlers();
 #ifndef __GLIBC__
     /* glibc's pthread_create allocates: before the first call there is one thread. musl's does not,
        and a thread could make that call while another forks, before the handlers of fork are there.
