@@ -12,11 +12,104 @@
 #include <unistd.h>
 #include <vector>
 
+#include "hakmem/entry.h"
 #include "hakmem/hakmem.h"
 #include "testing/steps.h"
 
 namespace
 {
+
+/* One thread asks who wants to observe, and another one waits for it. */
+const char WAITS[] = "HAK_FORK_WAITS";
+pid_t parent;
+std::atomic<bool> is_asking, may_end, has_child_ended;
+std::atomic<int> child_status{-1};
+thread_local pid_t forked;
+
+extern "C" void wait_in_start()
+{
+    if (parent && getpid() == parent) {
+        is_asking = true;
+        while (!may_end) {
+            usleep(100);
+        }
+    }
+}
+ENTRY_AT_START(wait_in_start);
+
+void fork_in_handler(int)
+{
+    forked = fork();
+    if (forked > 0) {
+        int status = -1;
+        waitpid(forked, &status, 0);
+        child_status = status;
+        has_child_ended = true;
+    } else {
+        alarm(10);
+    }
+}
+
+void *wait_for_start(void *is_about_to)
+{
+    *static_cast<std::atomic<bool> *>(is_about_to) = true;
+    void *p = hak_malloc(100);
+    if (!forked) {
+        _exit(!p || hak_verify());
+    }
+    hak_free(p);
+    return nullptr;
+}
+
+/* In a process of its own. */
+TEST(ForkAtStart, AWaitForAStart)
+{
+    if (!getenv(WAITS)) {
+        GTEST_SKIP() << "the others run it";
+    }
+    parent = getpid();
+    signal(SIGUSR1, fork_in_handler);
+    std::thread first([] { hak_free(hak_malloc(100)); });
+    while (!is_asking) {
+        usleep(100);
+    }
+    std::atomic<bool> is_about_to{false};
+    pthread_t second;
+    ASSERT_EQ(pthread_create(&second, nullptr, wait_for_start, &is_about_to), 0);
+    while (!is_about_to) {
+        usleep(100);
+    }
+    usleep(20000); /* more than it needs to make its heap */
+    pthread_kill(second, SIGUSR1);
+    while (!has_child_ended) {
+        usleep(100);
+    }
+    may_end = true;
+    first.join();
+    pthread_join(second, nullptr);
+    EXPECT_EQ(child_status, 0);
+}
+
+/* Returns how a process ends that has one test more to run, with these variables. */
+int status_with(const char *test, const std::vector<const char *> &environment)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        for (const char *variable : environment) {
+            putenv(const_cast<char *>(variable));
+        }
+        execl("/proc/self/exe", "fork_start", test, nullptr);
+        _exit(127);
+    }
+    int status = -1;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return status;
+}
+
+TEST(ForkAtStart, InAHandlerThatInterruptedWhoWaitsForTheStart)
+{
+    EXPECT_EQ(status_with("--gtest_filter=ForkAtStart.AWaitForAStart", {"HAK_FORK_WAITS=1"}), 0);
+}
 
 #if HAK_CAN_STEP
 
@@ -125,22 +218,13 @@ TEST(ForkAtStart, AStart)
 }
 
 /* A hunt sets HAK_FORK_POINTS. */
-void start_with(const std::vector<const char *> &environment)
+void start_with(std::vector<const char *> environment)
 {
-    pid_t child = fork();
-    if (child == 0) {
-        if (!getenv(POINTS)) {
-            setenv(POINTS, "24", 1);
-        }
-        for (const char *variable : environment) {
-            putenv(const_cast<char *>(variable));
-        }
-        execl("/proc/self/exe", "fork_start", "--gtest_filter=ForkAtStart.AStart", nullptr);
-        _exit(127);
+    const char *what = environment.empty() ? "" : environment[0];
+    if (!getenv(POINTS)) {
+        environment.push_back("HAK_FORK_POINTS=24");
     }
-    int status = -1;
-    EXPECT_EQ(waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0) << (environment.empty() ? "" : environment[0]);
+    EXPECT_EQ(status_with("--gtest_filter=ForkAtStart.AStart", environment), 0) << what;
 }
 
 TEST(ForkAtStart, BesideTheFirstCall)

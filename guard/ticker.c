@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/options.h"
 #include "base/os.h"
 #include "guard/guard.h"
 #include "guard/sampler.h"
@@ -223,9 +224,24 @@ static void want(void)
     }
 }
 
-/* Before that, the C library may not be ready for threads. */
+static void in_child(void);
+
+static void watch_forks(void)
+{
+    if (!process) {
+        (void)pthread_atfork(NULL, NULL, in_child);
+        process = getpid();
+    }
+}
+
+/* Before that, the C library may not be ready for threads. The process's first call may be one that
+   it makes while it registers handlers of fork, and then none can be registered: what options ask
+   for is here. */
 __attribute__((constructor)) static void load(void)
 {
+    if (hak_options.guard || hak_options.guard_bytes || atomic_load_relaxed(&wanted)) {
+        watch_forks();
+    }
     atomic_store_relaxed(&has_loaded, 1u);
     if (atomic_load_relaxed(&wanted)) {
         begin_switch();
@@ -242,8 +258,8 @@ static void in_child(void)
     atomic_store_relaxed(&is_switching, 0u);
     atomic_store_relaxed(&calls_left, TICKER_CHILD_CALLS);
     atomic_store_relaxed(&hak_guard_ticker, (uint32_t)TICKER_NONE);
-    if (!hak_entry_has_begun()) {
-        return; /* the next call starts the process, and this layer */
+    if (!hak_entry_has_begun() || !hak_guard_bytes) {
+        return; /* the next call starts the process, and this layer; or nothing is guarded */
     }
     want();
     if (hak_theap_holds_outside()) {
@@ -258,9 +274,8 @@ static void in_child(void)
 
 int hak_guard_set_rate(uint64_t rate, enum guard_unit unit, int may_start)
 {
-    if (!process) {
-        (void)pthread_atfork(NULL, NULL, in_child);
-        process = getpid();
+    if (atomic_load_relaxed(&has_loaded)) {
+        watch_forks();
     }
     begin_switch();
     atomic_store_relaxed(&wanted, rate);

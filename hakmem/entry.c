@@ -141,31 +141,43 @@ static int end_start(void *context)
 
 enum { NOT_STARTED, STARTING, STARTED };
 static uint32_t state;
+/* 1: the thread is in start(); ASKS: and its state is STARTING. */
+#define ASKS 2
 static HAK_TLS uint8_t is_starting;
+
+/* By the thread whose STARTING it is. */
+static void ask_all(void)
+{
+    is_starting = ASKS;
+    /* cppcheck-suppress comparePointers ; the two ends of one section */
+    for (const entry_starter *at = __start_hak_entry_start; at < __stop_hak_entry_start; at++) {
+        (*at)();
+    }
+    hak_theap_switch(end_start, NULL);
+    atomic_store_release(&state, (uint32_t)STARTED);
+}
 
 /* Returns the table that serves the call. Another thread waits until the first has asked who wants
    to observe: else a block of its would be one that they do not know. The first waits for none. The
    heap comes before: with it there are handlers of fork, so that a child learns that the first is
-   not there. */
+   not there; one that was forked by a handler that interrupted who waits does it again. */
 static const struct entry_table *start(void)
 {
-    uint32_t expected = NOT_STARTED;
+    uint32_t seen = NOT_STARTED;
     if (is_starting) {
         return &hak_entry_plain;
     }
-    is_starting = 1;
-    (void)hak_theap_acquire();
-    if (atomic_cas_strong(&state, &expected, (uint32_t)STARTING)) {
-        /* cppcheck-suppress comparePointers ; the two ends of one section */
-        for (const entry_starter *at = __start_hak_entry_start; at < __stop_hak_entry_start; at++) {
-            (*at)();
+    while (seen != STARTED) {
+        seen = NOT_STARTED;
+        is_starting = 1;
+        (void)hak_theap_acquire();
+        if (atomic_cas_strong(&state, &seen, (uint32_t)STARTING)) {
+            ask_all();
         }
-        hak_theap_switch(end_start, NULL);
-        atomic_store_release(&state, (uint32_t)STARTED);
-    }
-    is_starting = 0;
-    while (atomic_load_acquire(&state) != STARTED) {
-        hak_atomic_pause();
+        is_starting = 0;
+        while ((seen = atomic_load_acquire(&state)) == STARTING) {
+            hak_atomic_pause();
+        }
     }
     return hak_entry_now();
 }
@@ -191,7 +203,7 @@ static int begin_again(void *context)
    of the layers were in force. */
 void hak_entry_fork_child(void)
 {
-    if (state == STARTING && !is_starting) {
+    if (state == STARTING && is_starting != ASKS) {
         state = NOT_STARTED;
         if (!hak_theap_holds_outside()) {
             hak_theap_switch(begin_again, NULL);

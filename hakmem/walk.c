@@ -52,8 +52,7 @@ static void copy_blocks(struct snapshot *out, char *start, struct map_entry entr
    what the map says stays. Inside the gate, or alone. */
 static int copy_slab(struct snapshot *out, char *start, uint32_t owner)
 {
-    struct map_entry entry = hak_map_get(start), now = entry;
-    for (;; entry = now) {
+    for (struct map_entry entry = hak_map_get(start), now;; entry = now) {
         if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
             return 0;
         }

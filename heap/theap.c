@@ -160,7 +160,8 @@ static void register_handlers_once(void)
     atomic_store_relaxed(&registers, (void *)NULL);
 }
 
-/* The C library allocates as it registers them: musl always, glibc where there are many. */
+/* The C library allocates as it registers them, musl always, glibc where its list grows: that call
+   does not wait for the one that it is part of. */
 static void register_handlers(void)
 {
     if (atomic_load_relaxed(&registers) != (void *)&hak_theap_own) {

@@ -138,6 +138,36 @@ static void fork_among_threads(void)
     }
 }
 
+/* glibc's list of fork handlers has so many places before it allocates. */
+#define HANDLERS 48
+
+static void on_fork(void)
+{
+}
+
+static void register_handlers(int n)
+{
+    while (n-- > 0) {
+        EXPECT(pthread_atfork(on_fork, on_fork, on_fork) == 0);
+    }
+}
+
+/* Before libraries' constructors: the first handlers that one registers make the list grow. */
+static void start_before_all(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "handlers") == 0) {
+        register_handlers(HANDLERS);
+    }
+}
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_all)(int, char **) = start_before_all;
+
+static void fork_with_handlers(void)
+{
+    register_handlers(4 * HANDLERS);
+    fork_among_threads();
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc == 2 ? argv[1] : "";
@@ -167,6 +197,7 @@ int main(int argc, char **argv)
     CASE("out_of_memory") out_of_memory();
     CASE("too_large") too_large();
     CASE("fork") fork_among_threads();
+    CASE("handlers") fork_with_handlers();
     else
     {
         fprintf(stderr, "usage: misuse CASE\n");

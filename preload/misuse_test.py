@@ -20,7 +20,12 @@ def run(case, **options):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HAKMEM_")}
     environment.update(options, LD_PRELOAD=LIBRARY)
     return subprocess.run(
-        [MISUSE, case], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [MISUSE, case],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=50,
     )
 
 
@@ -57,8 +62,8 @@ class Aborts(unittest.TestCase):
 
 
 class Survives(unittest.TestCase):
-    def survives(self, case):
-        done = run(case)
+    def survives(self, case, **options):
+        done = run(case, **options)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "survived\n", ""))
 
     def test_nothing(self):
@@ -72,6 +77,10 @@ class Survives(unittest.TestCase):
 
     def test_fork_among_threads(self):
         self.survives("fork")
+
+    def test_others_have_filled_the_list_of_fork_handlers(self):
+        for options in {}, {"HAKMEM_GUARD": "3"}, {"HAKMEM_GUARD": "5000"}:
+            self.survives("handlers", **options)
 
     def test_bad_usage(self):
         self.assertEqual(run("no such case").returncode, 2)
