@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -666,7 +667,9 @@ TEST_F(Spans, WhoFindsItHeldGoesToThePool)
     EXPECT_EQ(hak_spans_put_surely(&cache, q), 0);
     EXPECT_EQ(hak_spans_give_own(), 0U);
     EXPECT_EQ(hak_spans_rest(&cache), 1) << "there may be more";
-    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "the calling thread may be the one that it waits for";
+    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "it waits, but not for ever";
+    cache.holder = SPAN_CACHE_OWN;
+    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "it does not wait for itself";
     EXPECT_EQ(n_kept(), 1U);
     cache.holder = SPAN_CACHE_FREE;
     EXPECT_EQ(hak_spans_take(&cache, kSize, 1, 0), p);
@@ -697,6 +700,52 @@ TEST_F(Spans, WhatWasHalfChangedIsMadeAgain)
         EXPECT_EQ(memcmp(&whole, &cache, sizeof cache), 0);
         hak_spans_flush(&cache);
     }
+}
+
+#if HAK_CAN_STEP
+
+int step, forks_at;
+
+void fork_in_child(int, siginfo_t *, void *context)
+{
+    if (++step == forks_at) {
+        hak_testing::end_steps(context);
+        hak_spans_fork_child(&cache);
+    }
+}
+
+/* The child of a fork in a handler, which has interrupted the cache's thread while that gives all
+   back: what was interrupted goes on. */
+TEST_F(Spans, AForkedChildGoesOnWithWhatItsThreadBegan)
+{
+    hak_testing::OnStep forks(fork_in_child);
+    for (forks_at = 1; forks_at <= 500 && !HasFailure(); forks_at += 5) {
+        void *p = alloc(kSize), *between = alloc(kSize), *q = alloc(kSize);
+        give(p);
+        give(q);
+        step = 0;
+        hak_testing::with_steps([] { hak_spans_flush(&cache); });
+        EXPECT_EQ(n_kept(), 0U);
+        EXPECT_EQ(hak_spans_verify(&cache), 0) << "after instruction " << forks_at;
+        hak_ace_free(between);
+    }
+    EXPECT_GE(step, 400);
+}
+
+#endif
+
+/* The cache's thread waits a little for another one that has the cache, too. */
+TEST_F(Spans, ATrimWaitsForWhoHasTheCache)
+{
+    void *p = alloc(kSize);
+    give(p);
+    cache.holder = SPAN_CACHE_OTHERS;
+    std::thread other([] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        __atomic_store_n(&cache.holder, SPAN_CACHE_FREE, __ATOMIC_RELEASE);
+    });
+    EXPECT_EQ(hak_spans_flush(&cache), kSize);
+    other.join();
 }
 
 /* The thread goes on in its cache while others take spans out of it, and look at everything. */
