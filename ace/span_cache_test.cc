@@ -36,6 +36,7 @@ using hak_testing::Rng;
 const size_t kSize = 40 * 1024; /* of all variants' caches */
 
 struct span_cache cache;
+thread_local bool is_others; /* the cache is another thread's */
 
 size_t live_of_class(size_t size)
 {
@@ -54,7 +55,7 @@ class Spans : public testing::Test
         hak_options.huge_page_bytes = 0;
         hak_options.cache_bytes = size_t{48} << 20;
         cache = span_cache{};
-        hak_spans_own = [] { return &cache; };
+        hak_spans_own = [] { return is_others ? nullptr : &cache; };
         hak_zero_forget();
         hak_ace_set_helped(1);
         hak_adapt_forget();
@@ -756,6 +757,7 @@ TEST_F(Spans, OthersTakeSpansOut)
     std::vector<std::thread> others;
     for (int i = 0; i < 2; i++) {
         others.emplace_back([&stop, &n_bad, i] {
+            is_others = true;
             for (uint32_t n = 0; !stop; n++) {
                 hak_spans_tick();
                 (void)(i ? hak_spans_rest(&cache) : 0);
