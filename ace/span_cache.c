@@ -80,7 +80,8 @@ static int begin_patiently(struct span_cache *cache)
     int is_own = hak_spans_own && hak_spans_own() == cache;
     uint32_t word = 0, n = 0;
     while (!hold(cache, is_own ? SPAN_CACHE_OWN : SPAN_CACHE_OTHERS)) {
-        if (++n == HOLD_TRIES || (is_own && atomic_load_relaxed(&cache->holder) == SPAN_CACHE_OWN)) {
+        int is_self = is_own && atomic_load_relaxed(&cache->holder) == SPAN_CACHE_OWN;
+        if (is_self || ++n == HOLD_TRIES) {
             return 0;
         }
         if (n < HOLD_SPINS) {

@@ -715,8 +715,8 @@ void fork_in_child(int, siginfo_t *, void *context)
     }
 }
 
-/* The child of a fork in a handler, which has interrupted the cache's thread while that gives all
-   back: what was interrupted goes on. */
+/* The child of a fork in a handler, which has interrupted the cache's thread while it flushes it:
+   what was interrupted goes on. */
 TEST_F(Spans, AForkedChildGoesOnWithWhatItsThreadBegan)
 {
     hak_testing::OnStep forks(fork_in_child);
