@@ -73,13 +73,15 @@ static void end(struct span_cache *cache)
     atomic_store_release(&cache->holder, (uint32_t)SPAN_CACHE_FREE);
 }
 
-/* By any thread, which may be the cache's own, perhaps in a handler that has interrupted it there.
- */
+/* By any thread. The cache's own has it as for a request: a child that it forks in a signal handler
+   goes on with it. It does not wait for itself, which the handler may have interrupted. */
 static int begin_patiently(struct span_cache *cache)
 {
+    int is_own = hak_spans_own && hak_spans_own() == cache;
     uint32_t word = 0, n = 0;
-    while (!hold(cache, SPAN_CACHE_OTHERS)) {
-        if (++n == HOLD_TRIES || (hak_spans_own && hak_spans_own() == cache)) {
+    while (!hold(cache, is_own ? SPAN_CACHE_OWN : SPAN_CACHE_OTHERS)) {
+        int is_self = is_own && atomic_load_relaxed(&cache->holder) == SPAN_CACHE_OWN;
+        if (is_self || ++n == HOLD_TRIES) {
             return 0;
         }
         if (n < HOLD_SPINS) {
@@ -534,7 +536,7 @@ uint32_t hak_spans_give_own(void)
 {
     struct span_cache *cache = hak_spans_own ? hak_spans_own() : NULL;
     struct leaving leaving = {.n = 0};
-    if (cache && cache->filled && begin(cache)) {
+    if (cache && atomic_load_relaxed(&cache->bytes) && begin(cache)) { /* a hint */
         take_out_all(cache, ~0u, &leaving);
         end(cache);
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -35,6 +36,7 @@ using hak_testing::Rng;
 const size_t kSize = 40 * 1024; /* of all variants' caches */
 
 struct span_cache cache;
+thread_local bool is_others; /* the cache is another thread's */
 
 size_t live_of_class(size_t size)
 {
@@ -53,7 +55,7 @@ class Spans : public testing::Test
         hak_options.huge_page_bytes = 0;
         hak_options.cache_bytes = size_t{48} << 20;
         cache = span_cache{};
-        hak_spans_own = [] { return &cache; };
+        hak_spans_own = [] { return is_others ? nullptr : &cache; };
         hak_zero_forget();
         hak_ace_set_helped(1);
         hak_adapt_forget();
@@ -666,7 +668,9 @@ TEST_F(Spans, WhoFindsItHeldGoesToThePool)
     EXPECT_EQ(hak_spans_put_surely(&cache, q), 0);
     EXPECT_EQ(hak_spans_give_own(), 0U);
     EXPECT_EQ(hak_spans_rest(&cache), 1) << "there may be more";
-    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "the calling thread may be the one that it waits for";
+    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "it waits, but not for ever";
+    cache.holder = SPAN_CACHE_OWN;
+    EXPECT_EQ(hak_spans_flush(&cache), 0U) << "it does not wait for itself";
     EXPECT_EQ(n_kept(), 1U);
     cache.holder = SPAN_CACHE_FREE;
     EXPECT_EQ(hak_spans_take(&cache, kSize, 1, 0), p);
@@ -699,6 +703,52 @@ TEST_F(Spans, WhatWasHalfChangedIsMadeAgain)
     }
 }
 
+#if HAK_CAN_STEP
+
+int step, forks_at;
+
+void fork_in_child(int, siginfo_t *, void *context)
+{
+    if (++step == forks_at) {
+        hak_testing::end_steps(context);
+        hak_spans_fork_child(&cache);
+    }
+}
+
+/* The child of a fork in a handler, which has interrupted the cache's thread while it flushes it:
+   what was interrupted goes on. */
+TEST_F(Spans, AForkedChildGoesOnWithWhatItsThreadBegan)
+{
+    hak_testing::OnStep forks(fork_in_child);
+    for (forks_at = 1; forks_at <= 500 && !HasFailure(); forks_at += 5) {
+        void *p = alloc(kSize), *between = alloc(kSize), *q = alloc(kSize);
+        give(p);
+        give(q);
+        step = 0;
+        hak_testing::with_steps([] { hak_spans_flush(&cache); });
+        EXPECT_EQ(n_kept(), 0U);
+        EXPECT_EQ(hak_spans_verify(&cache), 0) << "after instruction " << forks_at;
+        hak_ace_free(between);
+    }
+    EXPECT_GE(step, 400);
+}
+
+#endif
+
+/* The cache's thread waits a little for another one that has the cache, too. */
+TEST_F(Spans, ATrimWaitsForWhoHasTheCache)
+{
+    void *p = alloc(kSize);
+    give(p);
+    cache.holder = SPAN_CACHE_OTHERS;
+    std::thread other([] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        __atomic_store_n(&cache.holder, SPAN_CACHE_FREE, __ATOMIC_RELEASE);
+    });
+    EXPECT_EQ(hak_spans_flush(&cache), kSize);
+    other.join();
+}
+
 /* The thread goes on in its cache while others take spans out of it, and look at everything. */
 TEST_F(Spans, OthersTakeSpansOut)
 {
@@ -707,6 +757,7 @@ TEST_F(Spans, OthersTakeSpansOut)
     std::vector<std::thread> others;
     for (int i = 0; i < 2; i++) {
         others.emplace_back([&stop, &n_bad, i] {
+            is_others = true;
             for (uint32_t n = 0; !stop; n++) {
                 hak_spans_tick();
                 (void)(i ? hak_spans_rest(&cache) : 0);

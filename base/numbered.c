@@ -20,6 +20,8 @@ int hak_numbered_reserve(struct numbered *all)
 void hak_numbered_add(struct numbered *all, void *item)
 {
     uint32_t number = all->n;
-    atomic_store_release(&all->chunks[number / NUMBERED_CHUNK][number % NUMBERED_CHUNK], item);
+    /* Another thread may just find, by a compare-and-swap, that the chunk is there. */
+    void **chunk = atomic_load_acquire(&all->chunks[number / NUMBERED_CHUNK]);
+    atomic_store_release(&chunk[number % NUMBERED_CHUNK], item);
     atomic_store_release(&all->n, number + 1);
 }

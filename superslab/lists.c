@@ -284,9 +284,12 @@ void hak_pool_mark_free_part(const struct superslab *ss, uint32_t first, uint32_
     }
     uint32_t unit, n_units = whole_units_of_part(&ss->free, first, n, &unit);
     char *start = ss->base + unit * SS_UNIT_BYTES;
+    if (!n_units) {
+        return; /* `start` may be behind the superslab, where no leaf is */
+    }
     if (were_span) {
         hak_map_change(start, n_units, TAG_FREE_UNIT);
-    } else if (n_units) {
+    } else {
         hak_map_set(start, n_units, TAG_FREE_UNIT, ss->number);
     }
 }

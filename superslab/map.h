@@ -114,7 +114,8 @@ struct map_view {
 HAK_MUST_CHECK int hak_map_ensure(const void *start, size_t bytes);
 /* Writes the entry of `n_units` units from `start`; the leaves exist. */
 void hak_map_set(const void *start, size_t n_units, uint32_t tag, uint32_t ref);
-/* Changes the tags of units of one superslab, none of which is a slab's before or afterwards. */
+/* Changes the tags of units of one superslab, one at least, none of which is a slab's before or
+   afterwards. */
 void hak_map_change(const void *start, size_t n_units, uint32_t tag);
 /* Before hak_map_set of units that perhaps are the first on their page of the map. */
 void hak_map_touch(const void *start);

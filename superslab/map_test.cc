@@ -133,7 +133,7 @@ TEST(Map, TagsChange)
     const size_t n_units = 32;
     ASSERT_EQ(hak_map_ensure(at(kFirst), n_units * kUnit), 0);
     for (size_t first = 0; first < n_units; first++) {
-        for (size_t n = 0; first + n <= n_units; n++) {
+        for (size_t n = 1; first + n <= n_units; n++) {
             hak_map_set(at(kFirst), n_units, TAG_FREE_UNIT, 7);
             hak_map_change(at(kFirst + first * kUnit), n, TAG_SPAN);
             for (size_t i = 0; i < n_units; i++) {

@@ -309,12 +309,13 @@ void hak_pool_give(struct superslab *ss, uint32_t first, uint32_t n)
 }
 
 /* So many of a slab's granules were touched since its unit read as zero: what is behind them is not
-   kept memory, and reads as zero still. A huge page is resident as a whole. */
+   kept memory, and reads as zero still. A huge page is resident as a whole, and stays so where its
+   mark was taken from it. */
 static uint32_t dirty_granules(const struct superslab *ss, const struct slab *slab)
 {
     size_t page = hak_os_page_size() > SS_GRANULE_BYTES ? hak_os_page_size() : SS_GRANULE_BYTES;
     size_t bytes = (size_t)slab->n_touched * SLAB_TOUCHED_BYTES;
-    if (HAK_SECURE || ss->is_huge || bytes > SS_UNIT_BYTES - page) {
+    if (HAK_SECURE || ss->is_huge || ss->was_huge || bytes > SS_UNIT_BYTES - page) {
         return SS_GRANULES_OF_A_UNIT;
     }
     return (uint32_t)((bytes ? (bytes + page - 1) / page * page : page) / SS_GRANULE_BYTES);

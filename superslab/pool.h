@@ -79,6 +79,7 @@ struct superslab {
     uint32_t taken_at; /* and when */
     uint16_t largest_run, n_whole;
     uint8_t is_huge;       /* marked for huge pages */
+    uint8_t was_huge;      /* once: pages that were never touched may be resident */
     uint8_t age_list;      /* enum ss_age_list */
     uint8_t keeps_classes; /* units keep the class of their first slab */
     uint32_t virgin, listed;

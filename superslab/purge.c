@@ -205,6 +205,7 @@ static size_t put_back(const struct batch *batch)
             ss->refused.word[i] |= batch->kept.word[i];
         }
         ss->is_huge = ss->is_huge && !batch->is_sparse;
+        ss->was_huge = ss->was_huge || batch->is_sparse;
         hak_pool_lists.refused_bytes += kept;
         hak_stat_add_locked(heap_dirty_bytes, kept);
         hak_limit_commit(kept);

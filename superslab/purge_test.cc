@@ -342,6 +342,23 @@ TEST_F(Purge, FreesUnderAnotherLockPurgeLater)
     EXPECT_EQ(n_madvise + n_munmap, 0) << "nothing is due";
 }
 
+/* What was in huge pages is resident, whoever has touched it: all of a slab goes back there. */
+TEST_F(Purge, WhatWasHugeIsKeptAsAWhole)
+{
+    struct slab *slab = hak_pool_slab_alloc(3u << TAG_OWNER_SHIFT, 0);
+    char *p = span(SS_BYTES / 2);
+    ASSERT_EQ(hak_super_lookup(p).start, p);
+    struct superslab *ss = hak_pool_superslab(hak_map_get(p).ref);
+    ASSERT_EQ(hak_pool_superslab(hak_map_get(slab->base).ref), ss);
+    ss->is_huge = 1;
+    hak_ss_span_free(p);
+    EXPECT_EQ(hak_ss_purge(0), SS_BYTES / 2);
+    EXPECT_FALSE(ss->is_huge) << "little of it is used";
+    hak_pool_slab_free(slab);
+    EXPECT_EQ(hak_stat_get(heap_dirty_bytes), static_cast<int64_t>(SS_UNIT_BYTES));
+    EXPECT_EQ(hak_ss_verify(), 0);
+}
+
 /* A swinging need stays within the same addresses. */
 TEST_F(Purge, AddressesAreUsedAgain)
 {

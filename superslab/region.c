@@ -338,6 +338,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
     base = base || !ss ? base : map_region(hint);
     if (base) {
         ss->is_huge = (uint8_t)is_huge;
+        ss->was_huge = 0;
         if (ss->is_huge) {
             hak_huge_mark(base, SS_BYTES);
         } else {
