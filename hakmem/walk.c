@@ -48,16 +48,16 @@ static void copy_blocks(struct snapshot *out, char *start, struct map_entry entr
     out->free[0] |= hak_slab_held(slab);
 }
 
-/* A slab may be returned to the pool, or move to another owner, until its owner's lock is held: then
-   what the map says stays. Inside the gate, or alone. */
+/* A slab may be returned to the pool, or move to another owner, until its owner's lock is held:
+   then what the map says stays. Inside the gate, or alone. */
 static int copy_slab(struct snapshot *out, char *start, uint32_t owner)
 {
-    for (struct map_entry entry = hak_map_get(start), now;; entry = now) {
+    for (struct map_entry entry = hak_map_get(start);;) {
         if (!TAG_IS_SLAB(entry.tag) || (owner && TAG_OWNER(entry.tag) != owner)) {
             return 0;
         }
         struct owner *holder = hak_owner_hold(TAG_OWNER(entry.tag));
-        now = hak_map_get(start);
+        struct map_entry now = hak_map_get(start);
         int is_same = now.tag == entry.tag;
         if (holder && is_same) {
             copy_blocks(out, start, now);
@@ -68,6 +68,7 @@ static int copy_slab(struct snapshot *out, char *start, uint32_t owner)
         if (is_same) {
             return holder != NULL;
         }
+        entry = now;
     }
 }
 
