@@ -98,8 +98,13 @@ def svg(pattern):
 
 def check(docs):
     table = results()
-    assert results() == table, "a replay gives other figures the second time"
     failures = []
+    for pattern, settings in results().items():
+        # What threads leave goes to those that begin meanwhile, or does not.
+        most = 0.01 if pattern == "idle_threads" else 0
+        for setting, figures in settings.items():
+            if any(abs(a - b) > most * b for a, b in zip(figures, table[pattern][setting])):
+                failures.append("%s %s gives other figures the second time" % (pattern, setting))
     for pattern, settings in table.items():
         time, peak = relative(settings, "auto")
         if max(time, peak) > ALLOWED_OF.get(pattern, ALLOWED):
