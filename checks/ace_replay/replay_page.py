@@ -100,7 +100,7 @@ def check(docs):
     table = results()
     failures = []
     for pattern, settings in results().items():
-        # What threads leave goes to those that begin meanwhile, or does not.
+        # What a thread leaves goes to the next one, or not, as one ends before the other begins.
         most = 0.01 if pattern == "idle_threads" else 0
         for setting, figures in settings.items():
             if any(abs(a - b) > most * b for a, b in zip(figures, table[pattern][setting])):
