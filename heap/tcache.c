@@ -766,20 +766,21 @@ void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most)
 
 void hak_tc_begin_again(struct theap *heap)
 {
-    hak_lock_acquire(&heap->owner.lock);
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         uint32_t first = first_limit(c);
-        if (heap->limits[c] > first) {
-            if (heap->spares[c].count > first + 1) {
-                (void)put_one_list(heap, c, 1);
-            }
-            if (hak_tc_count(heap, c) > first) {
-                (void)put_one_list(heap, c, 0);
-            }
-            set_smaller_limit(heap, c, first);
+        if (heap->limits[c] <= first) {
+            continue;
         }
+        hak_lock_acquire(&heap->owner.lock);
+        if (heap->spares[c].count > first + 1) {
+            (void)put_one_list(heap, c, 1);
+        }
+        if (hak_tc_count(heap, c) > first) {
+            (void)put_one_list(heap, c, 0);
+        }
+        set_smaller_limit(heap, c, first);
+        hak_theap_unlock(heap);
     }
-    hak_theap_unlock(heap);
 }
 
 /* UINT32_MAX if a link is broken. */

@@ -384,15 +384,15 @@ static uint32_t first_asked(const struct theap *heap)
    threads so: each would else have, of each class, what it has had at its own highest. Blocks of
    less than a cache line stay with those who have their neighbours, and those of mid classes, of
    which a slab has few, would come and go. Threads that all live long would only get blocks of each
-   other's. */
+   other's. The secure variant parks no heaps, and has nothing to make up for. */
 static uint32_t spares_left_to(const struct theap *heap, uint32_t size_class)
 {
     uint32_t most = hak_theap_level_most;
     if (!atomic_load_relaxed(&has_ended) && most > LEVEL_FIRST) {
         most = LEVEL_FIRST;
     }
-    int is_levelled = size_class >= COMMON_LINE_CLASS && !hak_mid_is_class(size_class) &&
-                      !hak_theap_is_common(heap);
+    int is_levelled = !HAK_SECURE && size_class >= COMMON_LINE_CLASS &&
+                      !hak_mid_is_class(size_class) && !hak_theap_is_common(heap);
     return is_levelled && heap->n_levelled < most ? 0 : ADOPT_SPARES;
 }
 
