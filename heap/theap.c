@@ -410,7 +410,7 @@ static int has_spare_slab(struct owner *owner, uint32_t size_class, uint32_t lef
 
 /* Takes a slab over from a live heap that has more of the class than it can use soon, or from a
    stale one. No two threads wait for each other's heap: one that is busy is passed by. */
-static void adopt_from_live(struct theap *heap, uint32_t size_class)
+static HAK_NOINLINE void adopt_from_live(struct theap *heap, uint32_t size_class)
 {
     uint32_t id = first_asked(heap), left = spares_left_to(heap, size_class);
     if (atomic_load_relaxed(&hak_theap_live) < 2 && hak_theap_epoch == 1) {
