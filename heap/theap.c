@@ -413,9 +413,6 @@ static int has_spare_slab(struct owner *owner, uint32_t size_class, uint32_t lef
 static HAK_NOINLINE void adopt_from_live(struct theap *heap, uint32_t size_class)
 {
     uint32_t id = first_asked(heap), left = spares_left_to(heap, size_class);
-    if (atomic_load_relaxed(&hak_theap_live) < 2 && hak_theap_epoch == 1) {
-        return;
-    }
     for (uint32_t n = ADOPT_SEARCH; n; n--) {
         hak_lock_step(1);
         struct owner *from = hak_owner_next(&id);
@@ -486,7 +483,9 @@ static void adopt_slab(struct theap *heap, uint32_t size_class)
         hak_lock_release(&from->owner.lock);
         hak_stat_add(slabs_adopted, 1);
     } else if (!adopt_from_parked(heap, size_class) && !adopt_from_common(heap, size_class)) {
-        adopt_from_live(heap, size_class);
+        if (atomic_load_relaxed(&hak_theap_live) > 1 || hak_theap_epoch != 1) {
+            adopt_from_live(heap, size_class);
+        }
     }
 }
 
