@@ -122,7 +122,7 @@ def main():
     with_threads = [name for name in functions(THREADED) if name not in usual]
     with_threads += [name for name in TIMED if name not in {*usual, *with_threads}]
     named = {*usual, *with_threads}
-    with_many = [name for name in functions(workloads(), 3) if name not in named]
+    with_many = [name for name in functions(workloads(), 5) if name not in named]
     with open(path, "w", encoding="utf-8") as stream:
         stream.write(front + BEGIN + lines(usual) + MIDDLE + lines(with_threads))
         stream.write(MANY + lines(with_many) + END + back)
