@@ -159,8 +159,9 @@ static void ask_all(void)
 
 /* Returns the table that serves the call. Another thread waits until the first has asked who wants
    to observe: else a block of its would be one that they do not know. The first waits for none. The
-   heap comes before: with it there are handlers of fork, so that a child learns that the first is
-   not there; one that was forked by a handler that interrupted who waits does it again. */
+   heap comes before: it registers the handlers of fork if nothing has, so that a child learns that
+   the first is not there; one that was forked by a handler that interrupted who waits does it
+   again. */
 static const struct entry_table *start(void)
 {
     uint32_t seen = NOT_STARTED;

@@ -17,9 +17,8 @@
    thread, as lists, and who sends more collects all of it. No outbox, no spans, no empty slabs;
    nothing of the process's budget. What a heap has used of that (at most PARKED_BUDGET: one with
    more begins with the first limits again) it uses again when it is taken, or is emptied first if
-   there is no more. Slabs
-   with free blocks serve others, as those of the shared heap do (hak_theap_take). What keeps even
-   that from being kept for nothing:
+   there is no more. Slabs with free blocks serve others, as those of the shared heap do
+   (hak_theap_take). What keeps even that from being kept for nothing:
    - before a process grows, for a slab or a large block, the one that was parked first is ended,
      unless as many bytes of the pool are resident;
    - one that no thread has taken within a tick of the background thread is ended, or within a

@@ -28,9 +28,9 @@
    its slabs with free blocks go to the shared heap (an orphan that no thread adopts), full ones
    stay with the orphan and follow when a block of theirs comes back; likewise those of a heap whose
    inbox only senders empty. A heap that would else take fresh memory first takes such a slab over,
-   or one from a live heap that has several of the class, or, now and then and of tiny classes
-   from a cache line on, that has one. Both heaps' locks are held for it (the
-   shared heap's is taken last; of two live heaps' one is only tried), and the slab's tag changes. A
+   or one from a live heap that has several of the class, or, now and then and of tiny classes from
+   a cache line on, that has one. Both heaps' locks are held for it (the shared heap's is taken
+   last; of two live heaps' one is only tried), and the slab's tag changes. A
    free that read the old tag is a stray: whoever empties that inbox or bin finds, with the lock
    held, that the slab is not this heap's, and sends the block on. A block on its way counts as
    allocated, so that its slab can neither be freed nor change its class; bins may hold blocks of
