@@ -405,6 +405,8 @@ void libcs_blocks(size_t n)
     hak_options.ld_safe = before;
 }
 
+constexpr size_t kListed = 200;
+
 /* All of `n` threads live at once, with full caches and blocks of their neighbours; a fork, and
    they end. */
 void many_threads(size_t n)
@@ -419,7 +421,7 @@ void many_threads(size_t n)
             for (size_t size : {size_t{16}, size_t{256}, size_t{1000}, size_t{3000}}) {
                 free_all(blocks_of(200, size));
             }
-            blocks[t] = blocks_of(500, 200);
+            blocks[t] = blocks_of(500, kListed);
             pthread_barrier_wait(&filled);
             pthread_barrier_wait(&forked);
             free_all(blocks[(t + 1) % n]);
@@ -464,10 +466,15 @@ void sleeping_owner(size_t n)
     std::thread([&blocks] { free_all(blocks); }).join();
 }
 
+/* How long the list of a class is that an ending thread puts back is chance: at most a bin and its
+   spare, one step a block. */
+constexpr uint32_t kStepsOfLists = 2 * 128 * kKib / kListed;
+
 struct Row {
     const char *name;
     void (*run)(size_t n);
     size_t small;
+    uint32_t by_chance = 0; /* steps that one run may take more than another */
 };
 
 const Row rows[] = {
@@ -489,7 +496,7 @@ const Row rows[] = {
     {"lists_of_mid_blocks", lists_of_mid_blocks, 8000},
     {"pool_alone", pool_alone, 3000},
     {"libcs_blocks", libcs_blocks, 3000},
-    {"many_threads", many_threads, 12},
+    {"many_threads", many_threads, 12, kStepsOfLists},
     {"orphaned_slabs", orphaned_slabs, 100},
     {"sleeping_owner", sleeping_owner, 1000},
 };
@@ -544,7 +551,7 @@ TEST_P(Holds, NoSystemCallAndNoMoreStepsInALargerHeap)
             EXPECT_LE(b.steps, hak_lock_rank_rows[i].most_steps)
                 << hak_lock_rank_rows[i].name << text;
             /* The units of one superslab may come on top of those of another. */
-            EXPECT_LE(b.steps, a.steps + std::max(a.steps / 2, 32u))
+            EXPECT_LE(b.steps, a.steps + std::max({a.steps / 2, 32u, row.by_chance}))
                 << hak_lock_rank_rows[i].name << text;
         }
     }
