@@ -14,6 +14,7 @@ extern struct lock __start_hak_locks[] __attribute__((weak, visibility("hidden")
 extern struct lock __stop_hak_locks[] __attribute__((weak, visibility("hidden")));
 
 HAK_TLS int32_t hak_lock_self;
+void (*hak_lock_sleeps_for)(const struct lock *lock);
 static uint32_t last_name;
 static struct lock *made; /* at run time */
 
@@ -85,13 +86,25 @@ static int take(struct lock *lock, uint32_t mark)
            atomic_cas_strong(&lock->word, &expected, name_of_thread() | mark);
 }
 
+static void sleep_for(struct lock *lock, uint32_t word)
+{
+    void (*note)(const struct lock *lock) = atomic_load_acquire(&hak_lock_sleeps_for);
+    if (note) {
+        note(lock);
+    }
+    (void)hak_os_ops.futex_wait(&lock->word, word);
+    if (note) {
+        note(NULL);
+    }
+}
+
 static void wait_for(struct lock *lock)
 {
     uint32_t word = atomic_load_relaxed(&lock->word);
     HAK_CHECK(word != LOCK_LOST, "a forked child needs a lock whose holder it does not have", lock);
     if (word && (word & LOCK_HAS_WAITERS ||
                  atomic_cas_strong(&lock->word, &word, word | LOCK_HAS_WAITERS))) {
-        (void)hak_os_ops.futex_wait(&lock->word, word | LOCK_HAS_WAITERS);
+        sleep_for(lock, word | LOCK_HAS_WAITERS);
     }
 }
 

@@ -77,6 +77,10 @@ void hak_lock_for_each(void (*visit)(struct lock *lock, void *context), void *co
    between hak_lock_pass_begin and hak_lock_pass_end. */
 extern HAK_TLS int32_t hak_lock_self HAK_HIDDEN;
 
+/* Set once: called by a thread with the lock that it is about to sleep for, and with NULL when it
+   is awake, before it looks whether it gets the lock. */
+extern void (*hak_lock_sleeps_for)(const struct lock *lock) HAK_HIDDEN;
+
 void hak_lock_acquire_slow(struct lock *lock);
 int hak_lock_try_slow(struct lock *lock);
 void hak_lock_wake(struct lock *lock);

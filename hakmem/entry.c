@@ -37,12 +37,17 @@ static struct entry_layer *layers; /* the highest first; hak_theap_switch's lock
 
 /* --- adding and removing --- */
 
+static const struct entry_table *highest(void)
+{
+    return layers ? &layers->table : &hak_entry_plain;
+}
+
 /* The table in force is the highest layer's. Returns which calls must come to it.
    hak_theap_switch's lock held. */
 static int put_in_force(void)
 {
     int view = THEAP_SHOWN;
-    atomic_store_release(&hak_entry_top, layers ? &layers->table : &hak_entry_plain);
+    atomic_store_release(&hak_entry_top, highest());
     for (const struct entry_layer *layer = layers; layer && view != THEAP_HIDDEN;
          layer = layer->next) {
         if (layer->wants != ENTRY_WANTS_SLOW) {
@@ -50,6 +55,14 @@ static int put_in_force(void)
         }
     }
     return view;
+}
+
+/* The same, but for as long as the process's start takes: all that it adds comes into force at its
+   end. Else another thread's first call would be served by some of the layers, and those that come
+   after them would not know its block. */
+static int put_in_force_if_started(void)
+{
+    return hak_entry_top == &first_table ? THEAP_HIDDEN : put_in_force();
 }
 
 /* The link to the first layer that is not above `place`. */
@@ -91,7 +104,7 @@ static int add(void *context)
         atomic_store_release(&layer->is_added, 1);
         link_below();
     }
-    return put_in_force();
+    return put_in_force_if_started();
 }
 
 /* The layer's own `below` stays, for calls that are in it. */
@@ -104,7 +117,7 @@ static int remove_(void *context)
         atomic_store_release(link, layer->next);
         link_below();
     }
-    return put_in_force();
+    return put_in_force_if_started();
 }
 
 static int mend(void *context)
@@ -114,7 +127,7 @@ static int mend(void *context)
         layer->is_added = 1;
     }
     link_below();
-    return hak_entry_top == &first_table ? THEAP_HIDDEN : put_in_force();
+    return put_in_force_if_started();
 }
 
 void hak_entry_mend(void)
@@ -165,8 +178,8 @@ static void ask_all(void)
 static const struct entry_table *start(void)
 {
     uint32_t seen = NOT_STARTED;
-    if (is_starting) {
-        return &hak_entry_plain;
+    if (HAK_UNLIKELY(is_starting)) {
+        return is_starting == ASKS ? highest() : &hak_entry_plain;
     }
     while (seen != STARTED) {
         seen = NOT_STARTED;
@@ -200,8 +213,8 @@ static int begin_again(void *context)
     return THEAP_HIDDEN;
 }
 
-/* A thread that the child does not have was starting: the next call does it again, also where some
-   of the layers were in force. */
+/* A thread that the child does not have was starting: the next call does it again, also where all
+   layers were in force already. */
 void hak_entry_fork_child(void)
 {
     if (state == STARTING && is_starting != ASKS) {

@@ -166,7 +166,8 @@ void hak_entry_mend(void);
 
 /* ENTRY_AT_START(function), at file scope: `function` is called once, before the process's first
    call is served, by the thread that makes it; in the child of a fork under way then, once more. It
-   may add layers, and must not allocate. Options have been read. */
+   may add layers, which come into force together when all such functions have returned: no other
+   thread's call is served by some of them. It must not allocate. Options have been read. */
 typedef void (*entry_starter)(void);
 #define ENTRY_AT_START(function)                                                                   \
     __attribute__((                                                                                \

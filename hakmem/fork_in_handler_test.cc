@@ -183,6 +183,124 @@ TEST(ForkInAHandler, TwoThatHoldLocks)
     EXPECT_EQ(hak_verify(), 0);
 }
 
+/* The one with the higher lock is interrupted again before it has got on: the other one's patience
+   begins anew each time, and does not end while it is forking. */
+TEST(ForkInAHandler, OneThatForksAgain)
+{
+    constexpr int FORKS = 3;
+    std::atomic<int> n_held{0}, n_failed{0};
+    int lower = -1;
+    std::thread one([&] { lower = fork_holding(&lower_lock, &higher_lock, &n_held); });
+    std::thread two([&] {
+        ASSERT_EQ(hak_gate_enter(), 1);
+        hak_lock_acquire(&higher_lock);
+        ++n_held;
+        while (n_held != 2) {
+            usleep(1000);
+        }
+        for (int i = 0; i < FORKS; i++) {
+            pid_t pid = fork();
+            if (pid == 0) {
+                leave(0);
+            }
+            int status = -1;
+            waitpid(pid, &status, 0);
+            n_failed += status != 0;
+        }
+        hak_lock_release(&higher_lock);
+        hak_gate_leave();
+    });
+    one.join();
+    two.join();
+    EXPECT_EQ(lower, 0);
+    EXPECT_EQ(n_failed, 0);
+}
+
+/* Counts how often a thread that closes the gate waits; at WAITS_FOR_IT `phase` becomes 2, and then
+   it is waited for until that is 3. */
+constexpr int WAITS_FOR_IT = 20;
+std::atomic<int> phase_of_other, n_waits;
+
+int wait_and_count(uint32_t *word, uint32_t expected, uint64_t ms)
+{
+    if (++n_waits == WAITS_FOR_IT) {
+        phase_of_other = 2;
+        while (phase_of_other != 3) {
+            usleep(1000);
+        }
+    }
+    return hak_os_real_ops.futex_wait_ms(word, expected, ms);
+}
+
+/* Forks as a handler does that has interrupted the thread inside; returns how the child ends. */
+int fork_and_count()
+{
+    n_waits = 0;
+    hak_os_ops.futex_wait_ms = wait_and_count;
+    pid_t pid = fork();
+    hak_os_ops.futex_wait_ms = hak_os_real_ops.futex_wait_ms;
+    if (pid == 0) {
+        leave(0);
+    }
+    int status = -1;
+    EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+/* A thread that is inside, and neither holds a lock nor waits for one, may have had no processor
+   for long. It takes locks when it gets one, perhaps just when the process is copied: so it is
+   waited for. */
+TEST(ForkInAHandler, AnotherThatGetsOnLate)
+{
+    hak_free(hak_malloc(1));
+    phase_of_other = 0;
+    std::thread other([] {
+        hak_free(hak_malloc(1));
+        ASSERT_EQ(hak_gate_enter(), 1);
+        for (phase_of_other = 1; phase_of_other != 2;) {
+            usleep(1000);
+        }
+        hak_gate_leave();
+        phase_of_other = 3;
+    });
+    while (phase_of_other != 1) {
+        usleep(100);
+    }
+    ASSERT_EQ(hak_gate_enter(), 1);
+    EXPECT_EQ(fork_and_count(), 0);
+    EXPECT_EQ(phase_of_other, 3) << n_waits << " waits";
+    phase_of_other = 2;
+    hak_gate_leave();
+    other.join();
+}
+
+/* One that sleeps until the interrupted thread releases a lock would be waited for in vain. */
+TEST(ForkInAHandler, AnotherThatWaitsForAnOwnLock)
+{
+    hak_free(hak_malloc(1));
+    phase_of_other = 3;
+    std::atomic<struct theap *> its{nullptr};
+    ASSERT_EQ(hak_gate_enter(), 1);
+    hak_lock_acquire(&higher_lock);
+    std::thread other([&] {
+        hak_free(hak_malloc(1));
+        ASSERT_EQ(hak_gate_enter(), 1);
+        its = hak_theap_own;
+        hak_lock_acquire(&higher_lock);
+        hak_lock_release(&higher_lock);
+        hak_gate_leave();
+    });
+    while (!its || !atomic_load_seq(&its.load()->waits_for)) {
+        usleep(100);
+    }
+    EXPECT_EQ(fork_and_count(), 0);
+    EXPECT_LT(n_waits, WAITS_FOR_IT);
+    hak_lock_release(&higher_lock);
+    hak_gate_leave();
+    other.join();
+    EXPECT_EQ(atomic_load_seq(&its.load()->waits_for), nullptr);
+}
+
 /* What is gathered of the static locks of a rank. */
 struct of_rank {
     uint32_t rank;
@@ -227,7 +345,7 @@ TEST(ForkInAHandler, LocksThatAreMended)
 {
     hak_free(hak_malloc(1));
     int n = 0;
-    for (uint32_t rank : {LOCK_RANK_DEFERRED, LOCK_RANK_CONTROL, LOCK_RANK_META}) {
+    for (uint32_t rank : {LOCK_RANK_DEFERRED, LOCK_RANK_OWNERS, LOCK_RANK_CONTROL, LOCK_RANK_META}) {
         struct of_rank of = {rank, {}};
         hak_lock_for_each(gather, &of);
         for (struct lock *lock : of.locks) {
@@ -260,7 +378,7 @@ TEST(ForkInAHandler, LocksThatAreMended)
             n++;
         }
     }
-    EXPECT_EQ(n, 4);
+    EXPECT_EQ(n, 5);
     EXPECT_EQ(hak_verify(), 0);
 }
 

@@ -334,6 +334,7 @@ void hak_fork_start(void)
         enter_for_pool,    leave_for_pool,       alloc_for_pool,     free_for_pool,
         hak_limbo_free_of, hak_fork_defer_block, hak_fork_defer_end, hak_fork_catch_up_inside};
     atomic_store_release(&hak_owner_gate, &for_pools);
+    atomic_store_release(&hak_lock_sleeps_for, hak_gate_note_sleep);
     hak_fatal_before_abort = before_abort;
     (void)pthread_atfork(prepare, in_parent, in_child);
 }

@@ -12,8 +12,8 @@
 #define COUNTERS 16u
 #define SPINS    200
 #define WAIT_MS  5u
-/* Waits in which no thread leaves: 30 ms; and a second, where going on would lose a lock, for each
-   turn. */
+/* Waits in which no thread leaves: 30 ms; and a second, where going on would lose a lock, or may,
+   for each turn. */
 #define PATIENCE           6
 #define PATIENCE_FOR_LOCKS 200
 #define MOST_TURNS         4
@@ -23,7 +23,8 @@ struct counter {
     HAK_CACHE_ALIGNED uint32_t n_inside;
 };
 static struct counter counters[COUNTERS];
-static uint32_t n_left; /* futex: changes when a thread leaves a closed gate */
+static uint32_t n_left; /* futex: changes when a thread leaves a closed gate, or has forked in a
+                           handler that interrupted it inside */
 uint64_t hak_gate_closed;
 HAK_TLS struct hak_gate_thread hak_gate_thread;
 
@@ -127,6 +128,55 @@ static int is_heap_empty(const void *at)
            (hak_gate_thread.kept_depth && &heap->is_inside == hak_gate_thread.inside);
 }
 
+/* --- who waits for whom --- */
+
+/* What a thread waits for that a signal handler interrupted inside, and that is closing the gate. */
+static const struct lock others_to_leave = {1, LOCK_RANK_NONE, {NULL}};
+
+/* The heap by which the thread is inside; NULL if it shares a counter. */
+static struct theap *heap_inside(void)
+{
+    char *at = (char *)hak_gate_thread.inside;
+    return at ? (struct theap *)(void *)(at - offsetof(struct theap, is_inside)) : NULL;
+}
+
+void hak_gate_note_sleep(const struct lock *lock)
+{
+    struct theap *heap = hak_gate_thread.depth ? heap_inside() : NULL;
+    if (heap) {
+        atomic_store_seq(&heap->waits_for, lock);
+    }
+}
+
+/* 1 if the heap's thread does not get on before the caller does. A lock that is held is held by who
+   waits as well, or by the caller, if that is so of all who are inside. */
+static int does_wait(const struct theap *heap)
+{
+    const struct lock *lock = atomic_load_seq(&heap->waits_for);
+    return lock && atomic_load_relaxed(&lock->word) != 0;
+}
+
+/* 1 if no thread that is inside gets on. One that shares a counter may. */
+static int do_all_wait(void)
+{
+    const struct hak_gate_thread *self = &hak_gate_thread;
+    struct owner *owner;
+    for (uint32_t i = 0; i < COUNTERS; i++) {
+        const uint32_t *n_inside = &counters[i].n_inside;
+        uint32_t own = self->kept_depth && !self->inside && n_inside == self->shared;
+        if (atomic_load_seq(n_inside) > own) {
+            return 0;
+        }
+    }
+    for (uint32_t id = 0; (owner = hak_owner_next(&id)) != NULL;) {
+        const struct theap *heap = hak_theap_of_owner(owner);
+        if (heap && !is_heap_empty(heap) && !does_wait(heap)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 struct held {
     uint32_t highest_mine, highest_wanted; /* ranks of the own locks, and of those that others wait
                                               for */
@@ -157,17 +207,17 @@ static void see_others(struct lock *lock, void *context)
 }
 
 /* How many waits in vain are enough for a thread that a signal handler interrupted inside, or with
-   a lock held. Others
-   that wait for a lock that it holds wait for ever, and if the rest hold none, as when they fork in
-   handlers too, nothing is lost by going on. Else it is the turn of another one, which may fork in
-   a handler as well. Who holds the highest lock goes first: the child goes on with what was
+   a lock held. Others that wait for a lock that it holds wait for ever, and if the rest hold none,
+   as when they fork in handlers too, nothing is lost by going on. One that does not wait may only
+   have had no processor for so long, and takes a lock just when the process is copied. Else it is
+   the turn of another one, which may fork in a handler as well. Who holds the highest lock goes first: the child goes on with what was
    interrupted, and that waits for higher locks than it holds. */
 static int patience_now(void)
 {
     struct held held = {0, 0, 0, 0};
     hak_lock_for_each(see_mine, &held);
     hak_lock_for_each(see_others, &held);
-    if (!held.n_others) {
+    if (!held.n_others && do_all_wait()) {
         return PATIENCE;
     }
     return PATIENCE_FOR_LOCKS * (held.n_above < MOST_TURNS ? (int)held.n_above + 1 : MOST_TURNS);
@@ -261,7 +311,15 @@ void hak_gate_close(void)
         self->depth = 0;
         order_here();
     }
+    struct theap *heap = depth ? heap_inside() : NULL;
+    const struct lock *waited_for = heap ? heap->waits_for : NULL;
+    if (heap) {
+        atomic_store_seq(&heap->waits_for, &others_to_leave);
+    }
     self->saw_others = (uint8_t)!wait_for_others();
+    if (heap) {
+        atomic_store_seq(&heap->waits_for, waited_for);
+    }
     errno = saved;
 }
 
@@ -278,10 +336,15 @@ static void give_depth_back(void)
     }
 }
 
+/* A handler's closing ends others' turns: theirs begin anew, for who has it gets on from here, or
+   is interrupted again before it has. */
 void hak_gate_open(void)
 {
     count_closing(-1);
     order_here();
+    if (HAK_UNLIKELY(hak_gate_thread.kept_depth != 0)) {
+        (void)__atomic_add_fetch(&n_left, 1u, __ATOMIC_SEQ_CST);
+    }
     give_depth_back();
     if (!hak_gate_thread.depth && !hak_gate_thread.kept_depth && !hak_theap_holds_outside()) {
         hak_fork_catch_up_opened();

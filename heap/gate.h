@@ -36,6 +36,8 @@
 
 HAK_EXTERN_C_BEGIN
 
+struct lock;
+
 /* In the lower half of hak_gate_closed: no thread opens it again; and, in a forked child, its
    thread's counter is put right when it goes on. */
 #define GATE_FOR_EVER UINT64_C(0x80000000)
@@ -109,6 +111,8 @@ int hak_gate_saw_others(void);
 void hak_gate_open_in_child(void);
 /* From now on all live on limbo. */
 void hak_gate_close_for_ever(void);
+/* For hak_lock_sleeps_for. */
+void hak_gate_note_sleep(const struct lock *lock);
 /* The calling thread is not inside any more, however deep it was. */
 void hak_gate_forget(void);
 

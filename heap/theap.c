@@ -670,6 +670,7 @@ static struct theap *adopt_stale(void)
             heap->is_inside = heap->is_parked = 0;
             heap->self_at = NULL;
             hak_tc_init(heap);
+            heap->waits_for = NULL;
             hak_stat_sub(orphans, 1);
             return heap;
         }

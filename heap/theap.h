@@ -177,6 +177,7 @@ struct theap {
     uint64_t long_limits; /* a bit for each class whose lists may be flushed then */
     uint32_t relieve_wait, relieve_pause; /* so many slabs are made without */
     uint64_t parked_budget;
+    const struct lock *waits_for; /* by its thread while it is inside; see gate.c */
 
     void *depot[SC_N_CLASSES];           /* lists of free blocks, see depot.h; owner's lock */
     uint64_t depot_bytes[2];             /* of tiny and of mid classes; owner's lock */

@@ -21,7 +21,8 @@ HAK_LARGE_ZEROS struct hak_owner_table hak_owner_table;
 
 const struct hak_owner_gate *hak_owner_gate;
 
-static LOCK_DEFINE(table_lock, LOCK_RANK_OWNERS);
+static void mend_table(void);
+static LOCK_DEFINE_MENDED(table_lock, LOCK_RANK_OWNERS, mend_table);
 static LOCK_DEFINE(spares_lock, LOCK_RANK_HEAPS);
 static struct owner *spares[OWNER_POOL + 1]; /* by kind, linked by next_unused */
 
@@ -111,6 +112,27 @@ static void set_aside(uint32_t id, int is_set)
     atomic_store_relaxed(word, is_set ? *word | bit : *word & ~bit);
     set_bit(hak_owner_table.words_used, w, *word != 0);
     set_bit(hak_owner_table.words_full, w, free_ids(w) == 0);
+}
+
+/* Who held the table's lock may have been between any two stores of those above, and of publish and
+   withdraw: each owner that can be found keeps its id, one that was coming or going at that moment
+   is lost (hak_owner_lose), and so is an id at most. */
+static void mend_table(void)
+{
+    uint32_t n = hak_owner_table.n_id_words;
+    for (uint32_t id = 1; id < n * 64 && id <= OWNER_MAX; id++) {
+        if (hak_owner_table.at[id] && !is_set_aside(id)) {
+            set_aside(id, 1);
+        }
+    }
+    for (uint32_t w = 0; w < OWNER_ID_WORDS; w++) {
+        int is_used = *ids_word(w) != 0, is_full = free_ids(w) == 0;
+        if (hak_bits_has(hak_owner_table.words_used, w) != is_used ||
+            hak_bits_has(hak_owner_table.words_full, w) != is_full) {
+            set_bit(hak_owner_table.words_used, w, is_used);
+            set_bit(hak_owner_table.words_full, w, is_full);
+        }
+    }
 }
 
 /* The lowest free id, or 0. Table lock held. */

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <functional>
 #include <gtest/gtest.h>
 #include <set>
 #include <thread>
@@ -105,6 +106,46 @@ TEST_F(Owner, TheVerifierFindsWhatIsWrong)
     *word |= bit;
     EXPECT_EQ(hak_owner_verify_all(), 0);
     hak_owner_unregister(&one);
+}
+
+void mend_table(struct lock *lock, void *n)
+{
+    if (lock->rank == LOCK_RANK_OWNERS) {
+        lock->word = 2; /* another thread's */
+        *static_cast<int *>(n) += hak_lock_mend(lock) && !lock->word;
+    }
+}
+
+/* In a forked child that lacks the thread which was changing it. */
+TEST_F(Owner, TheTableIsMended)
+{
+    std::vector<struct owner *> owners(70, nullptr);
+    owners.resize(owners.size() < OWNER_MAX / 2 ? owners.size() : OWNER_MAX / 2);
+    for (struct owner *&owner : owners) {
+        ASSERT_EQ(hak_owner_make_pool(&owner), 0);
+    }
+    uint32_t id = owners.back()->id;
+    uint64_t bit = (uint64_t)1 << (id % 64);
+    uint64_t *word = &hak_owner_table.ids[OWNER_ID_WORDS - 1 - id / 64];
+    for (uint64_t &summary : {std::ref(hak_owner_table.words_used[0]),
+                              std::ref(hak_owner_table.words_full[0])}) {
+        *word &= ~bit; /* as of an owner that is half withdrawn, or half published */
+        summary ^= ~(uint64_t)0;
+        EXPECT_NE(hak_owner_verify_all(), 0);
+        int n_mended = 0;
+        hak_lock_for_each(mend_table, &n_mended);
+        EXPECT_EQ(n_mended, 1);
+        EXPECT_EQ(hak_owner_verify_all(), 0);
+        EXPECT_TRUE(*word & bit);
+    }
+    struct owner *next = nullptr;
+    ASSERT_EQ(hak_owner_make_pool(&next), 0);
+    EXPECT_EQ(hak_owner_by_id(next->id), next);
+    EXPECT_EQ(std::count(owners.begin(), owners.end(), next), 0);
+    hak_owner_unmake_pool(next);
+    for (struct owner *owner : owners) {
+        hak_owner_unmake_pool(owner);
+    }
 }
 
 TEST_F(Owner, IsFoundByItsIdUntilItEnds)
