@@ -9,6 +9,7 @@
 #include "hakmem/plain.h"
 #include "hakmem/request.h"
 #include "heap/background.h"
+#include "heap/common.h"
 #include "superslab/superslab.h"
 
 void *hak_fast_slow_malloc(size_t size)
@@ -38,7 +39,8 @@ void hak_fast_slow_free(void *p)
 /* The heap is one whose fast paths no layer has a say in. */
 void hak_fast_free_others(void *p, struct theap *heap, size_t differs)
 {
-    if (HAK_UNLIKELY(!hak_remote_free_soon(heap, p, (uint32_t)differs ^ heap->owner_tag))) {
+    uint32_t tag = (uint32_t)differs ^ heap->owner_tag;
+    if (HAK_UNLIKELY(!hak_remote_free_soon(heap, p, tag)) && !hak_common_keep(heap, p, tag)) {
         hak_fast_slow_free(p);
     }
 }

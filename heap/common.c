@@ -12,10 +12,9 @@
 /* Tries for a lock: about as long as another thread, if it runs, has it. */
 #define TRIES     HAK_TINY_OR(2u, 64u)
 #define PUT_TRIES HAK_TINY_OR(1u, 16u)
-/* In a bin's common_left: more than it was filled with. */
-#define KEPT UINT16_MAX
 
 uint32_t hak_common_from = COMMON_FEW;
+uint32_t hak_common_kept_most = HAK_SECURE ? 0 : COMMON_KEPT;
 
 static int are_in_use(void)
 {
@@ -59,12 +58,10 @@ int hak_common_may_serve(struct theap *heap, uint32_t size_class)
            size_class >= COMMON_LINE_CLASS;
 }
 
-/* `n` blocks were taken, or one was freed. */
-static void count_use(struct theap *heap, uint32_t size_class, uint32_t n)
+/* `blocks` of the class are the thread's now. */
+static void count_use(struct theap *heap, uint32_t size_class, uint32_t blocks, uint32_t tick)
 {
     struct bin *bin = &heap->bins[size_class];
-    uint32_t tick = tick_now();
-    uint32_t before = bin->common_blocks, blocks = n ? before + n : before - (before != 0);
     leak(heap, tick);
     heap->common_uses += heap->common_uses < COMMON_BUDGET_OF_MANY;
     if (bin->common_uses >= hak_common_most_uses(size_class)) {
@@ -152,72 +149,150 @@ void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count)
         n = pick_and_unlock(heap, common, size_class, blocks);
     }
     if (n) {
-        count_use(heap, size_class, n);
+        count_use(heap, size_class, heap->bins[size_class].common_blocks + n, tick_now());
     }
     *count = n;
     return link_blocks(blocks, n);
 }
 
-/* What is left of a run, in the bin, goes back with the second of two blocks between which the
-   thread took none of the class: it may take none for long. So do blocks that had to be kept.
-   Returns those blocks. */
-static void *take_left(struct theap *heap, uint32_t size_class)
+static void count_put(struct theap *heap, uint32_t size_class, uint32_t n, uint32_t tick)
 {
-    struct bin *bin = &heap->bins[size_class];
-    uint32_t left = hak_tc_count(heap, size_class), before = bin->common_left;
-    void *head = NULL;
-    if (((left == before && left <= RUN_MOST) || before == KEPT) && uses_little(heap, size_class) &&
-        !hak_bank_n_partial(&heap->owner.bank, size_class)) {
-        head = hak_tc_bin_first(bin);
-        hak_tc_bin_set(bin, NULL);
-        bin->room = heap->limits[size_class];
-        left = 0;
-    }
-    bin->common_left = (uint16_t)left;
-    return head;
+    uint32_t before = heap->bins[size_class].common_blocks;
+    count_use(heap, size_class, before > n ? before - n : 0, tick);
 }
 
-/* Returns 0 if another thread has the lock. Inside the gate. */
-static int put(struct theap *heap, struct theap *common, void *block, uint32_t size_class,
-               uint32_t n_tries)
+/* 1 if all that the bin has may go back to a common heap. Who has slabs of the class, or is to get
+   one, frees to them. */
+static int is_shared(const struct theap *heap, uint32_t size_class)
 {
-    for (; n_tries; n_tries--) {
-        if (try_lock(common)) {
-            hak_link_set(block, take_left(heap, size_class));
-            hak_small_put_list(&common->owner, size_class, block); /* its slab may have moved */
-            (void)hak_theap_unlock(common);
-            return 1;
+    return uses_little(heap, size_class) && !hak_bank_n_partial(&heap->owner.bank, size_class);
+}
+
+/* What is in the bin, and `block` before it, or NULL. Common heap's lock held. */
+static void put_class(struct theap *heap, struct theap *common, uint32_t size_class, void *block,
+                      uint32_t tick)
+{
+    struct bin *bin = &heap->bins[size_class];
+    void *head = hak_tc_bin_first(bin);
+    uint32_t n = hak_tc_count(heap, size_class) + (block != NULL);
+    if (n) {
+        hak_tc_bin_set(bin, NULL);
+        bin->room = heap->limits[size_class];
+        if (block) {
+            hak_link_set(block, head);
+            head = block;
         }
-        hak_atomic_pause();
+        hak_small_put_list(&common->owner, size_class, head); /* slabs may have moved */
+        count_put(heap, size_class, n, tick);
     }
-    return 0;
+}
+
+/* Some of the kept blocks lie in slabs of another common heap, or in own ones: as strays they find
+   their way. Lock held. */
+static void put_kept(struct theap *heap, struct theap *common, uint32_t tick)
+{
+    for (uint64_t left = heap->common_kept_in; left; left &= left - 1) {
+        uint32_t c = (uint32_t)__builtin_ctzll(left);
+        if (is_shared(heap, c)) {
+            put_class(heap, common, c, NULL, tick);
+        }
+    }
+    heap->common_kept_in = heap->common_kept = 0;
+}
+
+/* Returns 0 if another thread has the lock, or the gate is closed. */
+static int put(struct theap *heap, struct theap *common, uint32_t size_class, void *block)
+{
+    int is_alone = block && !is_shared(heap, size_class);
+    int is_put = 0;
+    if (HAK_UNLIKELY(!hak_gate_enter())) {
+        return 0;
+    }
+    /* Who has slabs of the class needs no other thread's free memory. */
+    for (uint32_t n = is_alone ? 1 : PUT_TRIES; n && !is_put; n--) {
+        is_put = try_lock(common);
+        if (!is_put) {
+            hak_atomic_pause();
+        }
+    }
+    if (is_put) {
+        uint32_t tick = tick_now();
+        if (is_alone) {
+            hak_link_set(block, NULL);
+            hak_small_put_list(&common->owner, size_class, block);
+            count_put(heap, size_class, 1, tick);
+        } else if (block) {
+            put_class(heap, common, size_class, block, tick);
+        }
+        put_kept(heap, common, tick);
+        (void)hak_theap_unlock(common);
+    }
+    hak_gate_leave();
+    return is_put;
+}
+
+static void keep(struct theap *heap, void *block, uint32_t size_class)
+{
+    uint32_t size = hak_sc_table[size_class].size;
+    heap->common_kept_in |= (uint64_t)1 << size_class;
+    heap->common_kept += size > COMMON_KEPT_BLOCK ? size : COMMON_KEPT_BLOCK;
+    hak_remote_keep(heap, block, size_class);
+}
+
+/* What was taken again waits no more. */
+static void count_kept(struct theap *heap)
+{
+    uint32_t bytes = 0;
+    for (uint64_t left = heap->common_kept_in; left; left &= left - 1) {
+        uint32_t c = (uint32_t)__builtin_ctzll(left), size = hak_sc_table[c].size;
+        bytes += hak_tc_count(heap, c) * (size > COMMON_KEPT_BLOCK ? size : COMMON_KEPT_BLOCK);
+    }
+    heap->common_kept = bytes;
+}
+
+int hak_common_keep(struct theap *heap, void *block, uint32_t tag)
+{
+    uint32_t size_class = TAG_CLASS(tag);
+    const struct bin *bin = &heap->bins[size_class];
+    if (hak_theap_which_common(tag) >= N_COMMON_HEAPS || bin->room <= 0 ||
+        heap->common_kept + hak_sc_table[size_class].size > hak_common_kept_most ||
+        !is_shared(heap, size_class) ||
+        HAK_UNLIKELY(!hak_sc_is_block((uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1), bin->magic,
+                                      bin->limit))) {
+        return 0;
+    }
+    keep(heap, block, size_class);
+    return 1;
 }
 
 void hak_common_free(struct theap *heap, void *block, uint32_t tag)
 {
     uint32_t size_class = TAG_CLASS(tag);
+    count_kept(heap);
+    if (hak_common_keep(heap, block, tag)) {
+        return;
+    }
     struct theap *common = hak_theap_common(hak_theap_which_common(tag));
-    struct bin *bin = &heap->bins[size_class];
-    int is_put = 0;
-    HAK_CHECK(bin->head != block, "block freed twice", block);
+    HAK_CHECK(heap->bins[size_class].head != block, "block freed twice", block);
     if (HAK_UNLIKELY(!common)) {
         return; /* lost, and its blocks with it */
     }
-    count_use(heap, size_class, 0);
-    if (HAK_LIKELY(hak_gate_enter())) {
-        /* Who has slabs of the class needs no other thread's free memory. */
-        is_put =
-            put(heap, common, block, size_class, uses_little(heap, size_class) ? PUT_TRIES : 1);
-        hak_gate_leave();
-    }
-    if (!is_put) {
-        bin->common_left = KEPT;
-        hak_remote_keep(heap, block, size_class);
+    if (!put(heap, common, size_class, block)) {
+        keep(heap, block, size_class);
     }
 }
 
 void hak_common_end_thread(struct theap *heap)
 {
+    for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
+        struct bin *bin = &heap->bins[c];
+        int has_shared = bin->common_uses && hak_tc_count(heap, c) && is_shared(heap, c);
+        heap->common_kept_in |= (uint64_t)has_shared << c;
+    }
+    struct theap *common = heap->common_kept_in ? hak_theap_common(0) : NULL;
+    if (common && !HAK_SECURE) {
+        (void)put(heap, common, 0, NULL);
+    }
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         struct bin *bin = &heap->bins[c];
         if (bin->common_blocks <= hak_common_most_blocks(c)) {

@@ -49,6 +49,9 @@ HAK_EXTERN_C_BEGIN
 #define COMMON_PER_TICK       HAK_TINY_OR(4u, 16u)
 #define COMMON_TICK_SHIFT     24 /* 2^24 ns: about 17 ms */
 #define COMMON_RUN_BYTES      1024u
+/* What may wait to go back, and what a block counts at least. */
+#define COMMON_KEPT       HAK_TINY_OR(512u, 4096u)
+#define COMMON_KEPT_BLOCK HAK_TINY_OR(64u, 256u)
 /* The class of a whole cache line, whose blocks also serve for smaller ones. */
 #define COMMON_LINE_CLASS 3u
 
@@ -73,8 +76,10 @@ static inline uint32_t hak_common_budget(void)
     return hak_theap_n_live() < COMMON_THREADS ? COMMON_BUDGET : COMMON_BUDGET_OF_MANY;
 }
 
-/* From so many threads with heaps on: COMMON_FEW, unless a test says otherwise. */
+/* From so many threads with heaps on: COMMON_FEW; and what may wait: COMMON_KEPT, or nothing in the
+   secure variant, where what is freed is not handed out next; unless a test says otherwise. */
 extern uint32_t hak_common_from HAK_HIDDEN;
+extern uint32_t hak_common_kept_most HAK_HIDDEN;
 
 int hak_common_may_serve(struct theap *heap, uint32_t size_class);
 /* 1 if the heap's next blocks of the class shall come from a common heap: it has no slab with a
@@ -98,7 +103,10 @@ static inline int hak_common_gives_line(struct theap *heap, uint32_t size_class)
 void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count);
 /* Frees a block whose tag is a common heap's, by a thread that has a heap. */
 void hak_common_free(struct theap *heap, void *block, uint32_t tag);
-/* The heap's thread ends. */
+/* The same if it can wait in its bin: no lock is taken. Returns 0 if nothing was done, as for any
+   other tag, and for what is no block. */
+int hak_common_keep(struct theap *heap, void *block, uint32_t tag);
+/* The heap's thread ends. Inside the gate. */
 void hak_common_end_thread(struct theap *heap);
 
 /* So many blocks came from slabs of the heap's own: whether its next thread begins with them. */

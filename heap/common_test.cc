@@ -125,6 +125,7 @@ class Common : public testing::Test
             GTEST_SKIP() << "freed blocks wait in a quarantine first";
         }
         hak_common_from = 2;
+        hak_common_kept_most = 0; /* what is freed goes back at once */
         hak_parked_most = 0;      /* what a thread leaves goes back at once */
         hak_free(hak_malloc(16)); /* the test's thread has a heap */
         (void)hak_purge();
@@ -133,6 +134,7 @@ class Common : public testing::Test
     void TearDown() override
     {
         hak_common_from = COMMON_FEW;
+        hak_common_kept_most = COMMON_KEPT;
         hak_os_ops = saved_;
         (void)hak_purge();
         EXPECT_EQ(hak_verify(), 0);
@@ -426,13 +428,6 @@ TEST_F(Common, WhatIsLeftOfARunGoesBack)
         const uint32_t c = hak_sc_of(288);
         struct theap *heap = hak_theap_own;
         std::vector<void *> blocks;
-        for (int i = 0; i < 2 * HAK_TINY_OR(1, 5); i++) { /* who does it by turns keeps it */
-            void *p = hak_malloc(288);
-            ASSERT_TRUE(is_common(p));
-            uint32_t left = hak_tc_count(heap, c);
-            hak_free(p);
-            EXPECT_EQ(hak_tc_count(heap, c), left);
-        }
         do {
             blocks.push_back(hak_malloc(288));
             ASSERT_TRUE(is_common(blocks.back()));
@@ -527,6 +522,90 @@ TEST_F(Common, ADoubleFreeIsFound)
         EXPECT_DEATH(hak_free(static_cast<char *>(inside) + 16), "not the start of a block");
         hak_free(inside);
     });
+}
+
+/* What a thread frees waits for its next requests, as much as may, and then goes back together. */
+TEST_F(Common, WhatIsFreedWaitsAndGoesBackTogether)
+{
+    in_crowd(COMMON_THREADS, [] {
+        hak_common_kept_most = COMMON_KEPT;
+        struct theap *heap = hak_theap_own;
+        void *p = hak_malloc(300);
+        ASSERT_TRUE(is_common(p));
+        uint32_t uses = heap->common_uses;
+        hak_free(p);
+        EXPECT_DEATH(hak_free(p), "block freed twice");
+        ASSERT_EQ(hak_malloc(300), p);
+        for (int i = 0; i < 1000; i++) {
+            hak_free(p);
+            EXPECT_TRUE(hak_super_lookup(p).is_allocated) << "it waits in the bin";
+            ASSERT_EQ(hak_malloc(300), p);
+        }
+        EXPECT_EQ(heap->common_uses, uses) << "no lock was taken, or few";
+        std::vector<void *> blocks{p};
+        for (size_t size : {64, 200, 500, 700, 1000, 100, 400}) {
+            blocks.push_back(hak_malloc(size));
+            ASSERT_TRUE(is_common(blocks.back()));
+        }
+        hak_common_kept_most = 8 * COMMON_KEPT;
+        for (void *block : blocks) {
+            hak_free(block);
+            EXPECT_TRUE(hak_super_lookup(block).is_allocated);
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        hak_common_kept_most = 0;
+        hak_free(hak_malloc(2000)); /* all of it goes back with this one */
+        for (void *block : blocks) {
+            EXPECT_FALSE(hak_super_lookup(block).is_allocated);
+        }
+        EXPECT_EQ(heap->common_kept, 0u);
+        EXPECT_EQ(heap->common_kept_in, 0u);
+        EXPECT_EQ(hak_verify(), 0);
+    });
+}
+
+/* However many blocks are freed, no more of them wait than may. */
+TEST_F(Common, NoMoreWaitsThanMay)
+{
+    in_crowd(COMMON_THREADS, [] {
+        hak_common_kept_most = COMMON_KEPT;
+        struct theap *heap = hak_theap_own;
+        Rng rng(7);
+        std::vector<void *> blocks(HAK_TINY_OR(12, 100));
+        for (int i = 0; i < 20000; i++) {
+            void *&block = blocks[rng.below(blocks.size())];
+            if (block) {
+                hak_free(block);
+                block = nullptr;
+                ASSERT_LE(heap->common_kept, COMMON_KEPT + 2 * COMMON_KEPT_BLOCK);
+            } else {
+                size_t size = size_t(16) << rng.below(9);
+                block = hak_malloc(size + rng.below(size));
+            }
+            now_ns += (uint64_t)1 << COMMON_TICK_SHIFT; /* it shares for ever */
+        }
+        EXPECT_EQ(hak_verify(), 0);
+        for (void *block : blocks) {
+            hak_free(block);
+        }
+    });
+}
+
+/* When a thread ends, its last blocks lie in their slabs. */
+TEST_F(Common, WhatWaitsGoesBackWhenTheThreadEnds)
+{
+    Crowd crowd(COMMON_THREADS);
+    hak_common_kept_most = COMMON_KEPT;
+    void *p = nullptr, *q = nullptr;
+    std::thread([&] {
+        p = hak_malloc(300);
+        q = hak_malloc(2000);
+        ASSERT_TRUE(is_common(p) && is_common(q));
+        hak_free(p);
+        hak_free(q);
+    }).join();
+    EXPECT_FALSE(hak_super_lookup(p).is_allocated);
+    EXPECT_FALSE(hak_super_lookup(q).is_allocated);
 }
 
 /* Many threads, each with a few blocks of every class, of which half are freed: one's freed blocks

@@ -167,6 +167,7 @@ HAK_COLD void hak_tc_init(struct theap *heap)
     heap->awake = heap->is_largest = 0;
     heap->mid_more = heap->fallen = 0;
     heap->mid_swing = 0;
+    heap->common_kept_in = heap->common_kept = 0;
     heap->window_left = TC_SLEEP_WINDOW;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         heap->n_overflows[c] =

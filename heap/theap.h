@@ -93,7 +93,7 @@ struct bin {
     uint16_t size, slack; /* of the class; realloc to `slack` bytes less leaves a block there */
     /* common.h: */
     uint16_t common_uses, common_blocks;
-    uint16_t common_tick, common_left;
+    uint16_t common_tick;
 };
 HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
@@ -170,7 +170,9 @@ struct theap {
     uint64_t fallen;      /* bytes that went to slabs, less twice what came from them; 0 at least */
     uint64_t mid_more;    /* of them, what limits of mid classes are above their policy's */
     uint32_t is_inside;   /* its thread is, see gate.h */
-    uint32_t common_uses, common_tick; /* see common.h */
+    uint32_t common_uses, common_tick; /* see common.h, as for the next two */
+    uint64_t common_kept_in;           /* a bit for each class */
+    uint32_t common_kept;              /* bytes */
     uint32_t is_parked, parked_at;     /* see parked.h */
     uint32_t n_levelled;  /* slabs taken from live heaps in this window that these may need */
     uint32_t relieved;    /* the class that was looked at last, see tcache.c */
