@@ -461,9 +461,14 @@ static HAK_ALWAYS_INLINE int may_be_free(const struct theap *heap, const struct 
 
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p)
 {
+    uint32_t size_class = (uint32_t)(bin - heap->bins);
+    if (HAK_VALIDATE || may_be_free(heap, bin, p)) {
+        return 0;
+    }
     /* What it leads to may have become a slab of another class since. */
-    return !HAK_VALIDATE && !is_link_of(heap, (uint32_t)(bin - heap->bins), p) &&
-           !may_be_free(heap, bin, p);
+    return !is_link_of(heap, size_class, p) ||
+           (hak_link_may_be(p) && !atomic_load_relaxed(&heap->owner.inbox) &&
+            !hak_tc_holds(heap, size_class, p, LOOK_AT_BLOCKS));
 }
 
 size_t hak_plain_size_unless_free(const struct theap *heap, const struct bin *bin, const void *p,

@@ -24,8 +24,8 @@ enum plain_asker { PLAIN_USABLE_SIZE, PLAIN_REALLOC };
 size_t hak_plain_size_for(const void *p, enum plain_asker asker);
 /* 1 if the block of that bin's class, which starts at p in a slab of the thread's heap, is in use
    although its first word may be a link, as in a block that was not written to there: its slab's
-   bitmap does not show it, and what the word names as the next block is none of that class. 0: it
-   is not known, and hak_plain_size_for looks. */
+   bitmap does not show it free, nor does what hak_plain_size_for would look at. 0: it is not known,
+   or more is to be done, and that looks. */
 struct theap;
 struct bin;
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p);

@@ -84,11 +84,11 @@ TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
     hak_link_set(p, nullptr);
     EXPECT_EQ(hak_fast_is_in_use(heap, bin, p), 0) << "the end of a list";
     hak_link_write(p, &is_release);
-    EXPECT_EQ(is_in_use(p), 0) << "of what the map does not show: it may be beyond the view";
+    EXPECT_EQ(is_in_use(p), is_release) << "of what the map does not show: looked for, not found";
     hak_link_write(p, same);
-    EXPECT_EQ(is_in_use(p), 0);
+    EXPECT_EQ(is_in_use(p), is_release);
     hak_link_set(p, nullptr);
-    EXPECT_EQ(is_in_use(p), 0) << "the end of a list";
+    EXPECT_EQ(is_in_use(p), is_release) << "the end of a list";
     memset(p, 0, 8);
     EXPECT_EQ(is_in_use(p), is_release) << "a purged page; its slab shows it as allocated";
     /* All are blocks that may be resized. */
@@ -101,6 +101,36 @@ TEST_F(Realloc, OnlyWhatLooksLikeAListIsDoubted)
     hak_free(p);
     hak_free(other);
     hak_free(same);
+}
+
+/* The sixteen of a class that were freed last. */
+TEST_F(Realloc, WhatWasFreedLastIsLookedFor)
+{
+    const int n = 16;
+    void *blocks[n], *used = hak_malloc(100);
+    for (int round = 0; round < 2; round++) {
+        for (void *&p : blocks) {
+            p = hak_malloc(100);
+        }
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+        struct theap *heap = hak_theap_own;
+        for (int i = 0; i < n; i++) {
+            EXPECT_EQ(is_in_use(blocks[i]), 0) << i;
+            if (!HAK_SECURE) { /* whose layer keeps them */
+                EXPECT_TRUE(hak_tc_holds(heap, hak_sc_of(100), blocks[i], UINT32_MAX)) << i;
+                EXPECT_EQ(hak_tc_holds(heap, hak_sc_of(100), blocks[i], (uint32_t)(n - i)), 1);
+                EXPECT_EQ(hak_tc_holds(heap, hak_sc_of(100), blocks[i], (uint32_t)(n - i - 1)), 0);
+            }
+        }
+        hak_tc_flush(heap); /* they are in their slab now, whose bitmap tells */
+        EXPECT_EQ(is_in_use(blocks[0]), 0);
+        EXPECT_EQ(hak_tc_holds(heap, hak_sc_of(100), blocks[0], UINT32_MAX), 0);
+    }
+    hak_link_write(used, blocks[0]); /* as if it was not written to since it was handed out */
+    EXPECT_EQ(is_in_use(used), !HAK_VALIDATE);
+    hak_free(used);
 }
 
 size_t least_of(size_t a, size_t b)
