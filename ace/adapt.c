@@ -60,10 +60,16 @@ static inline uint64_t untouched(void)
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
+/* What superslabs keep beside free units: spans and rows of free blocks, each of which may be
+   wanted as it is. */
+static inline int64_t besides(void)
+{
+    return hak_stat_get(span_cache_bytes) + hak_stat_get(depot_row_bytes);
+}
+
 static inline uint64_t live_superslabs(void)
 {
-    int64_t bytes =
-        hak_stat_get(heap_used_bytes) - hak_stat_get(span_cache_bytes) - (int64_t)untouched();
+    int64_t bytes = hak_stat_get(heap_used_bytes) - besides() - (int64_t)untouched();
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
@@ -71,7 +77,8 @@ static inline uint64_t live_superslabs(void)
 static uint64_t live_spans(void)
 {
     int64_t slabs = hak_stat_get(slabs_made) - hak_stat_get(slabs_returned),
-            bytes = (int64_t)(live_superslabs() + untouched()) - slabs * (int64_t)SS_UNIT_BYTES;
+            bytes = (int64_t)(live_superslabs() + untouched()) + hak_stat_get(depot_row_bytes) -
+                    slabs * (int64_t)SS_UNIT_BYTES;
     return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
@@ -332,21 +339,28 @@ static uint64_t keep_now(enum control_pool pool)
     if (pool == first) {
         return claim;
     }
-    uint64_t used = (uint64_t)(first == CONTROL_SUPERSLABS
-                                   ? hak_stat_get(heap_dirty_bytes) + hak_stat_get(span_cache_bytes)
-                                   : hak_stat_get(large_cached_bytes));
+    uint64_t used =
+        (uint64_t)(first == CONTROL_SUPERSLABS ? hak_stat_get(heap_dirty_bytes) + besides()
+                                               : hak_stat_get(large_cached_bytes));
     return keep_with_moved(pool, total - least(used, claim));
 }
 
 size_t hak_adapt_superslab_keep(void)
 {
     uint64_t keep = is_pinned() ? hak_options.ace_keep : keep_now(CONTROL_SUPERSLABS);
-    return (size_t)above(keep, (uint64_t)hak_stat_get(span_cache_bytes));
+    return (size_t)above(keep, (uint64_t)besides());
+}
+
+int hak_adapt_lists_exceed(void)
+{
+    uint64_t kept = (uint64_t)(hak_stat_get(heap_dirty_bytes) + besides());
+    return hak_adapt_delay_ms() == 0 ||
+           kept > (is_pinned() ? hak_options.ace_keep : keep_now(CONTROL_SUPERSLABS));
 }
 
 int hak_adapt_may_keep_span(size_t bytes)
 {
-    uint64_t kept = (uint64_t)(hak_stat_get(heap_dirty_bytes) + hak_stat_get(span_cache_bytes));
+    uint64_t kept = (uint64_t)(hak_stat_get(heap_dirty_bytes) + besides());
     /* What is live now will be less by these bytes, and what may be kept more. */
     return hak_adapt_delay_ms() != 0 && (is_pinned() ? kept + bytes <= hak_options.ace_keep
                                                      : kept <= keep_now(CONTROL_SUPERSLABS));

@@ -44,6 +44,8 @@ uint64_t hak_adapt_delay_ms(void);
 /* 1 if ranges, or superslabs, keep clearly more than they should, since the other pool has grown.
  */
 int hak_adapt_ranges_exceed(void);
+/* 1 if more is kept, rows of tiny blocks in depots included, than superslabs may keep. */
+int hak_adapt_lists_exceed(void);
 int hak_adapt_superslabs_exceed(void);
 /* The state now. */
 struct adapt_summary {

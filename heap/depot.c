@@ -10,13 +10,17 @@
 #include "heap/tcache.h"
 
 #define COUNT_SHIFT 48
-#define LIST_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1)
+#define IS_ROW      ((uintptr_t)1) /* in the word that is the next list and the count */
+#define LIST_MASK   (((uintptr_t)1 << COUNT_SHIFT) - 1 - IS_ROW)
 /* Mid blocks in the depot are at most this part of what the heap's slabs are. */
 #define DEPOT_SHARE 4u
 /* So many blocks go to their slabs at a time, if the heap grows. */
 #define ROOM_MOST     HAK_TINY_OR(64u, 16384u)
 #define PRESSURE_MOST 16u
 #define LISTS_AT_ONCE 8u
+/* See note_left: for each such list, and in all. */
+#define PAUSE_LISTS 32u
+#define PAUSE_MOST  8192u
 
 struct theap *hak_depot_last;
 
@@ -87,8 +91,16 @@ void hak_depot_hold(struct theap *heap)
     }
 }
 
-int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t count, int is_chain)
+static void count_row(struct theap *heap, int64_t bytes)
 {
+    atomic_store_relaxed(&heap->row_bytes, heap->row_bytes + (uint64_t)bytes);
+    hak_stat_add(depot_row_bytes, bytes);
+}
+
+int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t count,
+                  enum depot_list kind)
+{
+    int is_chain = kind == DEPOT_CHAIN;
     uint64_t *bytes = bytes_of(heap, size_class);
     void *next = heap->depot[size_class];
     if (*bytes + list_bytes(size_class, count) > most_bytes(heap, size_class, head, is_chain) ||
@@ -109,7 +121,11 @@ int hak_depot_put(struct theap *heap, uint32_t size_class, void *head, uint32_t 
     } else if (!is_chain && atomic_load_relaxed(&hak_depot_last) != heap) {
         atomic_store_release(&hak_depot_last, heap);
     }
-    *hak_depot_word(head) = (uintptr_t)next | (uintptr_t)count << COUNT_SHIFT;
+    uintptr_t is_row = kind == DEPOT_ROW ? IS_ROW : 0;
+    if (is_row) {
+        count_row(heap, (int64_t)list_bytes(size_class, count));
+    }
+    *hak_depot_word(head) = (uintptr_t)next | is_row | (uintptr_t)count << COUNT_SHIFT;
     atomic_store_relaxed(&heap->depot[size_class], head);
     return 1;
 }
@@ -133,6 +149,10 @@ void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count)
         hak_bank_let_go_list(&heap->owner.bank, size_class, head, *count);
     } else {
         heap->depot_pressure -= heap->depot_pressure != 0;
+        heap->row_pause -= heap->row_pause != 0;
+        if (word & IS_ROW) {
+            count_row(heap, -(int64_t)list_bytes(size_class, *count));
+        }
     }
     return head;
 }
@@ -195,19 +215,71 @@ static uint32_t give_back_lists(struct theap *heap, uint32_t size_class, uint64_
     return n;
 }
 
+/* So many lists have left otherwise than to a bin: the next rows go to their slabs at once, twice
+   as many each time, and fewer with each list that a bin takes. `pause`: what it was before. */
+static void note_left(struct theap *heap, uint32_t pause, uint32_t n)
+{
+    pause = pause * 2 + PAUSE_LISTS * n;
+    heap->row_pause = pause < PAUSE_MOST ? pause : PAUSE_MOST;
+    atomic_store_relaxed(&heap->row_wait, heap->row_pause);
+}
+
 /* Lists of these classes go to their slabs, of about so many bytes or blocks at most. */
 static void give_back_of(struct theap *heap, uint64_t classes, uint64_t bytes, uint32_t blocks)
 {
-    uint32_t pressure = heap->depot_pressure;
+    uint32_t pressure = heap->depot_pressure, pause = heap->row_pause, n = 0, i;
     for (; classes && blocks; classes &= classes - 1) {
         uint32_t c = (uint32_t)__builtin_ctzll(classes);
-        while (blocks && give_back_lists(heap, c, &bytes, &blocks)) {
+        while (blocks && (i = give_back_lists(heap, c, &bytes, &blocks)) != 0) {
+            n += i;
         }
     }
     heap->depot_pressure = pressure;
+    if (n) {
+        note_left(heap, pause, n);
+    }
 }
 
 #define TINY_CLASSES (((uint64_t)1 << SC_N_TINY) - 1)
+
+/* The class that has most there; SC_N_TINY if none has any. */
+static uint32_t largest(const struct theap *heap)
+{
+    uint32_t largest = SC_N_TINY;
+    uint64_t most = 0;
+    for (uint32_t c = 0; c < SC_N_TINY; c++) {
+        uint64_t bytes = list_bytes(c, heap->depot_blocks[c]);
+        if (bytes > most) {
+            most = bytes;
+            largest = c;
+        }
+    }
+    return largest;
+}
+
+/* hak_depot_shorten; returns how many lists went. */
+static uint32_t shorten(struct theap *heap, uint64_t bytes)
+{
+    uint32_t pressure = heap->depot_pressure, blocks = ROOM_MOST, n = 0, c;
+    while (blocks && (c = largest(heap)) < SC_N_TINY) {
+        n += give_back_lists(heap, c, &bytes, &blocks);
+    }
+    heap->depot_pressure = pressure;
+    return n;
+}
+
+void hak_depot_shorten(struct theap *heap, uint64_t bytes)
+{
+    (void)shorten(heap, bytes);
+}
+
+void hak_depot_make_room(struct theap *heap)
+{
+    hak_lock_acquire(&heap->owner.lock);
+    uint32_t pause = heap->row_pause, n = shorten(heap, SC_SLAB_BYTES);
+    note_left(heap, pause, n);
+    (void)hak_theap_unlock(heap);
+}
 
 void hak_depot_relieve_by(struct theap *heap, size_t bytes)
 {
@@ -248,7 +320,7 @@ static int verify_list(uint32_t size_class, const void *head, uint32_t count, in
 
 int hak_depot_verify(const struct theap *heap)
 {
-    uint64_t bytes[2] = {0, 0};
+    uint64_t bytes[2] = {0, 0}, row_bytes = 0;
     int is_wrong = 0;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         uint32_t n = 0;
@@ -258,6 +330,7 @@ int hak_depot_verify(const struct theap *heap)
              head = (void *)(*hak_depot_word(head) & LIST_MASK)) {
             uint32_t count = (uint32_t)(*hak_depot_word(head) >> COUNT_SHIFT);
             n += count;
+            row_bytes += *hak_depot_word(head) & IS_ROW ? list_bytes(c, count) : 0;
             int is_held = hak_mid_is_class(c) && !is_loose;
             int error = verify_list(c, head, count, is_held, &bytes[hak_mid_is_class(c)]);
             if (error) {
@@ -268,6 +341,7 @@ int hak_depot_verify(const struct theap *heap)
         is_wrong |= n != heap->depot_blocks[c];
     }
     is_wrong |= (heap->depot_loose & TINY_CLASSES) != 0;
+    is_wrong |= row_bytes != heap->row_bytes;
     is_wrong |= bytes[0] != heap->depot_bytes[0] || bytes[1] != heap->depot_bytes[1];
     return is_wrong ? VERIFY_DEPOT_BYTES : 0;
 }

@@ -1,11 +1,19 @@
 /* The depot: lists of free blocks behind a heap's lock, a stack of lists a class. In it lies what
    came back from other threads, and lists with which bins overflowed: those of mid blocks, and
-   those of tiny blocks that are scattered, that is whose blocks lie in many slabs by turns. A bin
+   those of tiny blocks that are scattered, that is whose blocks lie in many slabs by turns, or lie
+   in a row, side by side or two apart. A bin
    that is empty takes the list that came last, whose blocks are the likeliest to be in the
    processor's caches, and to be resident. So blocks that swing between the program and the heap do
    not become bits of their slabs and blocks again, one by one, nor do their slabs go to the pool
-   and come back. (A list of tiny blocks that lie side by side is put back by the word, and empties
-   slabs.)
+   and come back. (What is neither, as the nodes of a tree, comes out of its slabs in the order of
+   its addresses.)
+
+   Rows are what empties slabs, so that they may wait only while that costs no memory. They count as
+   kept, not as live (ace/adapt.h): no more of them waits than superslabs may keep, and while more
+   is kept, four times what overflows goes to its slabs. When the heap needs a slab and the pool has
+   none that is resident, rows make one first. After lists have left so, in vain, the next 32 rows
+   for each go to their slabs at once, twice as many each time, until bins have taken as many lists.
+   Variants that validate let none wait: they look at each block when its bin overflows.
 
    A list is linked through the blocks' first words; the second word of its first block is the next
    list (lower 48 bits) and the number of its blocks (upper 16). Blocks count as allocated in their
@@ -55,10 +63,13 @@ static inline uintptr_t hak_depot_take_word(void *block)
     return word;
 }
 
-/* Puts a list of `count` blocks of the class. `is_chain`: it comes from another thread. Returns 0,
-   and does nothing, if there is no room: the list goes to its slabs. */
+/* A list that a bin overflowed with; one of those whose blocks lie in a row; one that comes from
+   another thread. */
+enum depot_list { DEPOT_LIST, DEPOT_CHAIN, DEPOT_ROW };
+/* Puts a list of `count` blocks of the class. Returns 0, and does nothing, if there is no room: the
+   list goes to its slabs. */
 HAK_MUST_CHECK int hak_depot_put(struct theap *heap, uint32_t size_class, void *head,
-                                 uint32_t count, int is_chain);
+                                 uint32_t count, enum depot_list kind);
 /* The list of the class that came last: its head, and its number of blocks in *count; NULL if there
    is none. */
 void *hak_depot_take(struct theap *heap, uint32_t size_class, uint32_t *count);
@@ -78,6 +89,12 @@ static inline void hak_depot_relieve(size_t bytes)
         hak_depot_relieve_by(heap, bytes);
     }
 }
+/* Lists of tiny blocks of so many bytes go to their slabs, those of the class that has most there
+   first. */
+void hak_depot_shorten(struct theap *heap, uint64_t bytes);
+/* The heap is about to grow by a slab: so do lists of as much, and rows wait no more for a while.
+   Takes the heap's lock. */
+void hak_depot_make_room(struct theap *heap);
 /* For end_window: lists of tiny classes without a bit in `awake` go to their slabs, some at a time.
    Takes the heap's lock. */
 void hak_depot_end_window(struct theap *heap, uint64_t awake);

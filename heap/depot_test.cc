@@ -187,10 +187,62 @@ TEST_F(Depot, TheListThatCameLastIsLoose)
     }
 }
 
-TEST_F(Depot, SmallBlocksThatOverflowGoToTheirSlabs)
+/* Enough that bins overflow with lists of their largest length. */
+const size_t kRowBlocks = HAK_TINY_OR(3000, 60000);
+
+TEST_F(Depot, RowsWaitForTheNextBlocksOfTheirClass)
 {
-    free_all(allocate(20000, 64));
-    EXPECT_EQ(hak_self->depot_bytes[0] + hak_self->depot_bytes[1], 0u);
+    hak_options.ace_keep = uint64_t{1} << 30;
+    free_all(allocate(kRowBlocks, 64));
+    EXPECT_EQ(hak_self->row_bytes, hak_self->depot_bytes[0]);
+    EXPECT_EQ(hak_stat_get(depot_row_bytes), static_cast<int64_t>(hak_self->row_bytes));
+    if (HAK_VALIDATE) {
+        EXPECT_EQ(hak_self->row_bytes, 0u) << "each block is looked at when its bin overflows";
+        return;
+    }
+    EXPECT_GT(hak_self->row_bytes, 0u);
+    EXPECT_EQ(hak_verify(), 0);
+    std::vector<void *> again = allocate(kRowBlocks, 64);
+    EXPECT_EQ(std::set<void *>(again.begin(), again.end()).size(), again.size());
+    EXPECT_EQ(hak_self->row_bytes, 0u) << "before slabs are asked";
+    free_all(again);
+    EXPECT_GT(hak_self->row_bytes, 0u);
+    (void)hak_purge();
+    EXPECT_EQ(hak_self->row_bytes, 0u);
+    EXPECT_EQ(hak_stat_get(depot_row_bytes), 0);
+}
+
+TEST_F(Depot, NoMoreRowsWaitThanMayBeKept)
+{
+    for (uint64_t keep : {uint64_t{0}, uint64_t{256} << 10}) {
+        hak_options.ace_keep = keep;
+        std::vector<void *> blocks = allocate(kRowBlocks, 64);
+        uint64_t most = 0;
+        for (void *p : blocks) {
+            hak_free(p);
+            most = std::max<uint64_t>(most, hak_self->row_bytes);
+        }
+        EXPECT_LE(most, keep + hak_options.bin_bytes) << "one list more";
+        EXPECT_LE(hak_stat_get(depot_row_bytes),
+                  static_cast<int64_t>(keep + hak_options.bin_bytes));
+        (void)hak_purge();
+    }
+}
+
+/* What waits of one class becomes slabs of another, and then waits no more for a while. */
+TEST_F(Depot, GrowthTakesRowsFirst)
+{
+    hak_options.ace_keep = uint64_t{1} << 30;
+    free_all(allocate(kRowBlocks, 64));
+    uint64_t waiting = hak_self->row_bytes;
+    if (waiting) {
+        std::vector<void *> others = allocate(kRowBlocks / 10, 512);
+        EXPECT_LT(hak_self->row_bytes, waiting);
+        EXPECT_GT(hak_self->row_pause, 0u);
+        free_all(allocate(kRowBlocks / 10, 64));
+        free_all(others);
+    }
+    EXPECT_EQ(hak_verify(), 0);
 }
 
 TEST_F(Depot, HoldsAPartOfTheHeapAtMost)
@@ -452,6 +504,11 @@ TEST_F(Depot, TinyListsOfOneSlabEachGoToTheirSlabs)
 {
     std::vector<void *> blocks = allocate(20 * (SC_SLAB_BYTES / 256), 256);
     std::sort(blocks.begin(), blocks.end());
+    Rng rng(1); /* in no row */
+    for (size_t i = 0; i < blocks.size(); i++) {
+        size_t first = i - i % (SC_SLAB_BYTES / 256);
+        std::swap(blocks[i], blocks[first + rng.below(i - first + 1)]);
+    }
     free_all(blocks);
     EXPECT_EQ(tiny_bytes(), 0u);
 }

@@ -288,7 +288,7 @@ void hak_remote_receive_chains(struct theap *heap)
         next = (void *)(word & LINK_MASK);
         uint32_t count = (uint32_t)(word >> COUNT_SHIFT);
         uint32_t size_class = TAG_CLASS(hak_map_find(head).tag);
-        if (!hak_depot_put(heap, size_class, head, count, 1)) {
+        if (!hak_depot_put(heap, size_class, head, count, DEPOT_CHAIN)) {
             hak_small_put_list(&heap->owner, size_class, head);
         }
     }

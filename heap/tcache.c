@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "ace/adapt.h"
 #include "base/bits.h"
 #include "base/error.h"
 #include "base/options.h"
@@ -41,6 +42,8 @@ HAK_STATIC_ASSERT(SC_N_CLASSES <= 64, "a bit for each class");
 /* A list is scattered if so many of its first links lead to other slabs, of so many looked at. */
 #define SCATTER_LOOK  HAK_TINY_OR(3u, 8u)
 #define SCATTER_LEAST HAK_TINY_OR(2u, 4u)
+/* While rows wait and more is kept than may be, so many times what is freed goes back. */
+#define SHORTEN_TIMES 4u
 /* After two and three times so many lists in a row of blocks that were never handed out, two and
    four times as much of them is touched at a time: at most one part in RISE_FRESH of what the class
    has taken by then. */
@@ -360,18 +363,52 @@ static void note_slow(struct theap *heap)
     atomic_store_relaxed(&heap->n_slow, heap->n_slow + 1);
 }
 
-/* A list that a bin overflowed with goes to the depot, if it is of mid blocks or scattered, and
-   there is room, which is returned, or to its slabs. A free may end here, and the system fail:
-   errno stays. */
+/* 1 if the list's first blocks lie in a row: side by side or two apart, in one direction. */
+static int lies_in_row(const void *head, size_t size)
+{
+    const char *block = head, *next = hak_link_follow(block);
+    ptrdiff_t step = next - block;
+    if (next == (const char *)hak_link_end || (size_t)step + 2 * size > 4 * size) {
+        return 0;
+    }
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < SCATTER_LOOK && next != (const char *)hak_link_end; i++) {
+        block = next;
+        next = hak_link_follow(block);
+        n += next - block == step;
+    }
+    return n >= SCATTER_LOOK - 1;
+}
+
+/* A row may wait in the depot: lists did not leave it in vain of late, and what waits is no more
+   than may be kept. Variants that validate look at each block as soon as a bin overflows. */
+static int may_row_wait(struct theap *heap, uint32_t size_class, const void *head)
+{
+    if (HAK_VALIDATE || HAK_SECURE || !lies_in_row(head, hak_sc_table[size_class].size)) {
+        return 0;
+    }
+    uint32_t wait = atomic_load_relaxed(&heap->row_wait);
+    if (wait) {
+        atomic_store_relaxed(&heap->row_wait, wait - 1);
+    }
+    hak_adapt_given(hak_os_ops.clock_ns()); /* what waits is free, though its slabs are not */
+    return wait <= 1 && !hak_adapt_lists_exceed();
+}
+
+/* A list that a bin overflowed with goes to the depot, if it is of mid blocks or scattered, or a
+   row that may wait, and there is room, which is returned, or to its slabs. A free may end here,
+   and the system fail: errno stays. */
 static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint32_t count)
 {
     int saved = errno;
     int may_wait = hak_mid_is_class(size_class) || is_scattered(head);
+    int is_row = !may_wait && may_row_wait(heap, size_class, head);
     note_slow(heap);
     hak_lock_acquire(&heap->owner.lock);
     hak_remote_receive(heap);
     int is_falling = falls(heap);
-    int is_kept = !is_falling && may_wait && hak_depot_put(heap, size_class, head, count, 0);
+    int is_kept = !is_falling && (may_wait || is_row) &&
+                  hak_depot_put(heap, size_class, head, count, is_row ? DEPOT_ROW : DEPOT_LIST);
     if (!is_kept) {
         hak_small_put_list(&heap->owner, size_class, head);
         note_flushed(heap, size_class, count);
@@ -380,6 +417,8 @@ static int retire_list(struct theap *heap, uint32_t size_class, void *head, uint
         uint64_t before = heap->depot_bytes[0] + heap->depot_bytes[1];
         (void)hak_depot_give_back(heap, 1);
         heap->fallen += before - heap->depot_bytes[0] - heap->depot_bytes[1];
+    } else if (!is_kept && heap->row_bytes && hak_adapt_lists_exceed()) {
+        hak_depot_shorten(heap, (uint64_t)count * hak_sc_table[size_class].size * SHORTEN_TIMES);
     }
     hak_theap_unlock(heap);
     errno = saved;
@@ -620,6 +659,9 @@ static void *take_list(struct theap *heap, uint32_t size_class, uint32_t *count)
         return head;
     }
     if (!head) {
+        if (atomic_load_relaxed(&heap->row_bytes) && !has_resident()) {
+            hak_depot_make_room(heap);
+        }
         if (!HAK_SECURE && heap->n_slabs >= TC_RELIEVE_FROM && !has_resident()) {
             relieve(heap);
         }

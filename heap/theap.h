@@ -186,9 +186,12 @@ struct theap {
     uint32_t depot_blocks[SC_N_CLASSES]; /* owner's lock */
     uint64_t depot_loose;                /* a bit for each class whose list that came last is not
                                             held yet; owner's lock */
-    uint32_t depot_pressure;             /* see depot.h; owner's lock */
-    struct theap *next_orphan;           /* HEAPS lock */
-    struct theap **self_at;              /* its thread's hak_self; the lock of hak_theap_switch */
+    uint64_t row_bytes;                  /* of depot_bytes, in rows; owner's lock */
+    uint32_t row_wait;                   /* so many rows go to their slabs; its thread's */
+    uint32_t row_pause;        /* what that becomes when lists have left in vain; owner's lock */
+    uint32_t depot_pressure;   /* see depot.h; owner's lock */
+    struct theap *next_orphan; /* HEAPS lock */
+    struct theap **self_at;    /* its thread's hak_self; the lock of hak_theap_switch */
     void *kept;      /* what a layer keeps of the thread's (secure/cache.h); NULL when it has a new
                         thread; its thread's, as bins are */
     void *kept_room; /* memory for that, for ever */
