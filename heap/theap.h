@@ -94,7 +94,7 @@ struct bin {
     uint16_t size, slack; /* of the class; realloc to `slack` bytes less leaves a block there */
     /* common.h: */
     uint16_t common_uses, common_blocks;
-    uint16_t common_tick;
+    uint16_t common_tick, common_left;
 };
 HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
