@@ -40,7 +40,9 @@ void hak_fast_slow_free(void *p)
 void hak_fast_free_others(void *p, struct theap *heap, size_t differs)
 {
     uint32_t tag = (uint32_t)differs ^ heap->owner_tag;
-    if (HAK_UNLIKELY(!hak_remote_free_soon(heap, p, tag)) && !hak_common_keep(heap, p, tag)) {
+    if (HAK_UNLIKELY(!hak_remote_free_soon(heap, p, tag)) &&
+        (HAK_LIKELY(hak_theap_which_common(tag) >= N_COMMON_HEAPS) ||
+         !hak_common_keep(heap, p, tag))) {
         hak_fast_slow_free(p);
     }
 }

@@ -178,6 +178,7 @@ static void put_class(struct theap *heap, struct theap *common, uint32_t size_cl
     if (n) {
         hak_tc_bin_set(bin, NULL);
         bin->room = heap->limits[size_class];
+        bin->common_left = 0;
         if (block) {
             hak_link_set(block, head);
             head = block;
@@ -200,16 +201,27 @@ static void put_kept(struct theap *heap, struct theap *common, uint32_t tick)
     heap->common_kept_in = heap->common_kept = 0;
 }
 
+/* Where nothing waits, what is left of a run goes back with the second of two blocks between which
+   the thread took none of the class. */
+static int takes_left(struct theap *heap, uint32_t size_class)
+{
+    struct bin *bin = &heap->bins[size_class];
+    uint32_t left = hak_tc_count(heap, size_class), before = bin->common_left;
+    bin->common_left = (uint16_t)left;
+    return hak_common_kept_most || left == before;
+}
+
 /* Returns 0 if another thread has the lock, or the gate is closed. */
 static int put(struct theap *heap, struct theap *common, uint32_t size_class, void *block)
 {
-    int is_alone = block && !is_shared(heap, size_class);
+    int has_own = block && !is_shared(heap, size_class);
+    int is_alone = has_own || (block && !takes_left(heap, size_class));
     int is_put = 0;
     if (HAK_UNLIKELY(!hak_gate_enter())) {
         return 0;
     }
     /* Who has slabs of the class needs no other thread's free memory. */
-    for (uint32_t n = is_alone ? 1 : PUT_TRIES; n && !is_put; n--) {
+    for (uint32_t n = has_own ? 1 : PUT_TRIES; n && !is_put; n--) {
         is_put = try_lock(common);
         if (!is_put) {
             hak_atomic_pause();

@@ -2,13 +2,14 @@
 
    A slab of its own costs a thread a page or more of each class, and what it frees there serves no
    other thread. So in a process of COMMON_FEW threads and more the first blocks of a class come
-   from a common heap's slabs, a run of about COMMON_RUN_BYTES at a time, and go straight back to
-   their slab when they are freed, whoever frees them; and so does what is left of a run when the
-   thread frees two of the class in a row. That costs a lock each time. A thread gets slabs of its
-   own, as those of a process of fewer do, when
+   from a common heap's slabs, a run of about COMMON_RUN_BYTES at a time, and go back to their slabs
+   when they are freed, whoever frees them: up to COMMON_KEPT bytes of all classes wait in the
+   bins, where the thread's next requests find them, and then all that these classes' bins have goes
+   back under one lock. So does what is left in bins when the thread ends. A run takes the lock,
+   too. A thread gets slabs of its own, as those of a process of fewer do, when
    - it has had more than COMMON_BLOCKS blocks of the class at a time, or
    - it has come or gone COMMON_USES times within a tick, or
-   - its heap has used up its budget: each time that it comes or goes is a use, of any class;
+   - its heap has used up its budget: each time that a class comes or goes is a use;
      COMMON_BUDGET of them may come at once, and COMMON_PER_TICK a tick are forgotten; or
    - other threads keep the common heaps' locks: no thread waits for one but with a fresh slab in
      hand.

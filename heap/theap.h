@@ -42,6 +42,7 @@
      TC_MID_TIMES as much, as long as what they may hold more is at most one part in TC_MID_SHARE of
      the heap's slabs, and half of the budget is left; before a heap of TC_RELIEVE_FROM slabs lets
      the process grow by one, long lists of other classes are flushed;
+   - in bins, of common heaps' blocks: COMMON_KEPT bytes (common.h), unless their locks are held;
    - an outbox: OUTBOX_SLOTS chains of at most OUTBOX_MAX_BLOCKS blocks and OUTBOX_MAX_BYTES (or one
      block) each;
    - an inbox: INBOX_MAX_BYTES plus a chain for each sender, then the sender collects; while
@@ -93,7 +94,7 @@ struct bin {
     uint16_t size, slack; /* of the class; realloc to `slack` bytes less leaves a block there */
     /* common.h: */
     uint16_t common_uses, common_blocks;
-    uint16_t common_tick;
+    uint16_t common_tick, common_left;
 };
 HAK_STATIC_ASSERT(sizeof(struct bin) == 1u << TAG_BIN_SHIFT,
                   "the tag's lower bits are the bin's offset");
