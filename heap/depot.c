@@ -258,7 +258,7 @@ static uint32_t largest(const struct theap *heap)
 }
 
 /* hak_depot_shorten; returns how many lists went. */
-static uint32_t shorten(struct theap *heap, uint64_t bytes)
+static uint32_t give_back_largest(struct theap *heap, uint64_t bytes)
 {
     uint32_t pressure = heap->depot_pressure, blocks = ROOM_MOST, n = 0, c;
     while (blocks && (c = largest(heap)) < SC_N_TINY) {
@@ -270,13 +270,13 @@ static uint32_t shorten(struct theap *heap, uint64_t bytes)
 
 void hak_depot_shorten(struct theap *heap, uint64_t bytes)
 {
-    (void)shorten(heap, bytes);
+    (void)give_back_largest(heap, bytes);
 }
 
 void hak_depot_make_room(struct theap *heap)
 {
     hak_lock_acquire(&heap->owner.lock);
-    uint32_t pause = heap->row_pause, n = shorten(heap, SC_SLAB_BYTES);
+    uint32_t pause = heap->row_pause, n = give_back_largest(heap, SC_SLAB_BYTES);
     note_left(heap, pause, n);
     (void)hak_theap_unlock(heap);
 }

@@ -1,7 +1,7 @@
 /* The exiting thread's free blocks. Fast paths put a block into a list without looking whether it
    lies in one already: what was freed twice, with others in between, makes the list a circle, or
    two lists one. Called at exit, with no lock held; takes the heap's lock for its inbox and for
-   what is loose in its depot. */
+   what is loose, or waits in rows, in its depot. */
 #include "heap/exit.h"
 
 #include "base/error.h"
@@ -98,6 +98,19 @@ static void look_at_class(const struct theap *heap, uint32_t size_class, uint32_
     }
 }
 
+/* What waits in rows goes to its slabs, so many times some of it, that what lies in a list too is
+   seen to be free. */
+#define LOOK_AT_ROWS 32u
+
+static void put_rows(struct theap *heap)
+{
+    for (uint32_t n = LOOK_AT_ROWS; n && atomic_load_relaxed(&heap->row_bytes); n--) {
+        hak_lock_acquire(&heap->owner.lock);
+        hak_depot_shorten(heap, UINT64_MAX);
+        (void)hak_theap_unlock(heap);
+    }
+}
+
 HAK_COLD void hak_exit_look(void)
 {
     struct theap *heap = hak_theap_own;
@@ -112,6 +125,7 @@ HAK_COLD void hak_exit_look(void)
         hak_depot_hold(heap);
         (void)hak_theap_unlock(heap);
     }
+    put_rows(heap);
     uint32_t left = LOOK_AT_IN_ALL;
     for (uint32_t c = 0; c < SC_N_CLASSES; c++) {
         look_at_class(heap, c, &left);
