@@ -56,24 +56,36 @@ static void set(uint64_t *bits, size_t i, int value)
     bits[i / WORD_BITS] = value ? bits[i / WORD_BITS] | bit : bits[i / WORD_BITS] & ~bit;
 }
 
+static uint64_t word_at(size_t i, int ready)
+{
+    return is_free[i] & (ready ? is_resident[i] : ~(uint64_t)0);
+}
+
+/* The first page from `i` on that is free, and resident if `ready`, or, if not `is`, that is not;
+   n_open if there is none. */
+static size_t next(size_t i, int ready, int is)
+{
+    while (i < n_open) {
+        uint64_t word = word_at(i / WORD_BITS, ready), found = (is ? word : ~word) >> i % WORD_BITS;
+        if (found) {
+            i += (size_t)__builtin_ctzll(found);
+            break;
+        }
+        i = (i / WORD_BITS + 1) * WORD_BITS;
+    }
+    return i < n_open ? i : n_open;
+}
+
 /* The first `most` pages in a row that are free, and resident if `ready`; or the longest such run.
    Lock held: some hundreds of steps at most. */
 static struct pages find(size_t most, int ready)
 {
     struct pages best = {0, 0};
-    size_t run = 0;
-    for (size_t i = 0; i < n_open && best.n < most;) {
-        uint64_t word =
-            is_free[i / WORD_BITS] & (ready ? is_resident[i / WORD_BITS] : ~(uint64_t)0);
-        if (i % WORD_BITS == 0 && (word == 0 || word == ~(uint64_t)0)) {
-            run = word ? run + WORD_BITS : 0;
-            i += WORD_BITS;
-        } else {
-            run = word >> i % WORD_BITS & 1 ? run + 1 : 0;
-            i++;
-        }
+    for (size_t end, i = next(0, ready, 1); i < n_open && best.n < most; i = next(end, ready, 1)) {
+        end = next(i, ready, 0);
+        size_t run = end - i < most ? end - i : most;
         if (run > best.n) {
-            best = (struct pages){(uint32_t)(i - run), (uint32_t)(run < most ? run : most)};
+            best = (struct pages){(uint32_t)i, (uint32_t)run};
         }
     }
     return best;
