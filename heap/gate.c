@@ -17,15 +17,15 @@
 #define PATIENCE           6
 #define PATIENCE_FOR_LOCKS 200
 #define MOST_TURNS         4
-/* So often a turn begins anew as others fork. */
-#define MOST_AGAIN 2u
-#define order_here()       __atomic_signal_fence(__ATOMIC_SEQ_CST)
+/* So often a turn begins again as others fork. */
+#define MOST_AGAIN   2u
+#define order_here() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 struct counter {
     HAK_CACHE_ALIGNED uint32_t n_inside;
 };
 static struct counter counters[COUNTERS];
-static uint32_t n_left; /* futex: changes when a thread leaves a closed gate */
+static uint32_t n_left;   /* futex: changes when a thread leaves a closed gate */
 static uint32_t n_forked; /* changes when one has forked in a handler that interrupted it inside */
 uint64_t hak_gate_closed;
 HAK_TLS struct hak_gate_thread hak_gate_thread;
@@ -132,7 +132,7 @@ static int is_heap_empty(const void *at)
 
 /* --- who waits for whom --- */
 
-/* What a thread waits for that a signal handler interrupted inside, and that is closing the gate. */
+/* What a thread waits for that closes the gate in a handler that interrupted it inside. */
 static const struct lock others_to_leave = {1, LOCK_RANK_NONE, {NULL}};
 
 /* The heap by which the thread is inside; NULL if it shares a counter. */
@@ -212,8 +212,9 @@ static void see_others(struct lock *lock, void *context)
    a lock held. Others that wait for a lock that it holds wait for ever, and if the rest hold none,
    as when they fork in handlers too, nothing is lost by going on. One that does not wait may only
    have had no processor for so long, and takes a lock just when the process is copied. Else it is
-   the turn of another one, which may fork in a handler as well. Who holds the highest lock goes first: the child goes on with what was
-   interrupted, and that waits for higher locks than it holds. */
+   the turn of another one, which may fork in a handler as well. Who holds the highest lock goes
+   first: the child goes on with what was interrupted, and that waits for higher locks than it
+   holds. */
 static int patience_now(void)
 {
     struct held held = {0, 0, 0, 0};
@@ -231,7 +232,7 @@ struct waits {
 };
 
 /* A thread that signals interrupt again and again before it gets on must not take all turns. */
-static int begins_anew(struct waits *waits)
+static int begins_again(struct waits *waits)
 {
     uint32_t forked = atomic_load_seq(&n_forked);
     int is_again = forked != waits->forked && waits->n_again < MOST_AGAIN;
@@ -255,7 +256,7 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
         }
         (void)hak_os_ops.futex_wait_ms(&n_left, seen, WAIT_MS);
         waits->in_vain =
-            atomic_load_seq(&n_left) == seen && !begins_anew(waits) ? waits->in_vain + 1 : 0;
+            atomic_load_seq(&n_left) == seen && !begins_again(waits) ? waits->in_vain + 1 : 0;
         if (waits->in_vain >= PATIENCE &&
             (hak_gate_thread.kept_depth || hak_theap_holds_outside()) &&
             waits->in_vain >= patience_now()) {
@@ -350,7 +351,7 @@ static void give_depth_back(void)
     }
 }
 
-/* As a handler's closing ends, others' turns begin anew: the thread gets on from here, or is
+/* As a handler's closing ends, others' turns begin again: the thread gets on from here, or is
    interrupted again before it has. */
 void hak_gate_open(void)
 {
