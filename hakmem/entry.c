@@ -57,9 +57,9 @@ static int put_in_force(void)
     return view;
 }
 
-/* The same, but for as long as the process's start takes: all that it adds comes into force at its
-   end. Else another thread's first call would be served by some of the layers, and those that come
-   after them would not know its block. */
+/* The same, behind the process's start: all that this adds comes into force together, at its end.
+   Else another thread's first call would be served by some of the layers, and those that come after
+   them would not know its block. */
 static int put_in_force_if_started(void)
 {
     return hak_entry_top == &first_table ? THEAP_HIDDEN : put_in_force();

@@ -184,7 +184,7 @@ TEST(ForkInAHandler, TwoThatHoldLocks)
 }
 
 /* The one with the higher lock is interrupted again before it has got on: the other one's patience
-   begins anew each time, and does not end while it is forking. */
+   begins again each time, and does not end while it is forking. */
 TEST(ForkInAHandler, OneThatForksAgain)
 {
     constexpr int FORKS = 3;
@@ -345,7 +345,8 @@ TEST(ForkInAHandler, LocksThatAreMended)
 {
     hak_free(hak_malloc(1));
     int n = 0;
-    for (uint32_t rank : {LOCK_RANK_DEFERRED, LOCK_RANK_OWNERS, LOCK_RANK_CONTROL, LOCK_RANK_META}) {
+    for (uint32_t rank :
+         {LOCK_RANK_DEFERRED, LOCK_RANK_OWNERS, LOCK_RANK_CONTROL, LOCK_RANK_META}) {
         struct of_rank of = {rank, {}};
         hak_lock_for_each(gather, &of);
         for (struct lock *lock : of.locks) {

@@ -303,7 +303,7 @@ static void free_in_slab(void *p, uint32_t tag)
         return;
     }
     if (HAK_UNLIKELY(heap == &hak_theap_none)) {
-        heap = hak_theap_acquire();
+        heap = hak_theap_acquire_to_free();
         if (!heap) {
             hak_remote_free_now(p, tag);
             return;

@@ -17,14 +17,16 @@
 #define PATIENCE           6
 #define PATIENCE_FOR_LOCKS 200
 #define MOST_TURNS         4
-#define order_here()       __atomic_signal_fence(__ATOMIC_SEQ_CST)
+/* So often a turn begins again as others fork. */
+#define MOST_AGAIN   2u
+#define order_here() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 struct counter {
     HAK_CACHE_ALIGNED uint32_t n_inside;
 };
 static struct counter counters[COUNTERS];
-static uint32_t n_left; /* futex: changes when a thread leaves a closed gate, or has forked in a
-                           handler that interrupted it inside */
+static uint32_t n_left;   /* futex: changes when a thread leaves a closed gate */
+static uint32_t n_forked; /* changes when one has forked in a handler that interrupted it inside */
 uint64_t hak_gate_closed;
 HAK_TLS struct hak_gate_thread hak_gate_thread;
 
@@ -130,7 +132,7 @@ static int is_heap_empty(const void *at)
 
 /* --- who waits for whom --- */
 
-/* What a thread waits for that a signal handler interrupted inside, and that is closing the gate. */
+/* What a thread waits for that closes the gate in a handler that interrupted it inside. */
 static const struct lock others_to_leave = {1, LOCK_RANK_NONE, {NULL}};
 
 /* The heap by which the thread is inside; NULL if it shares a counter. */
@@ -210,8 +212,9 @@ static void see_others(struct lock *lock, void *context)
    a lock held. Others that wait for a lock that it holds wait for ever, and if the rest hold none,
    as when they fork in handlers too, nothing is lost by going on. One that does not wait may only
    have had no processor for so long, and takes a lock just when the process is copied. Else it is
-   the turn of another one, which may fork in a handler as well. Who holds the highest lock goes first: the child goes on with what was
-   interrupted, and that waits for higher locks than it holds. */
+   the turn of another one, which may fork in a handler as well. Who holds the highest lock goes
+   first: the child goes on with what was interrupted, and that waits for higher locks than it
+   holds. */
 static int patience_now(void)
 {
     struct held held = {0, 0, 0, 0};
@@ -225,7 +228,18 @@ static int patience_now(void)
 
 struct waits {
     int spins, in_vain;
+    uint32_t n_again, forked; /* n_forked when the turn began last */
 };
+
+/* A thread that signals interrupt again and again before it gets on must not take all turns. */
+static int begins_again(struct waits *waits)
+{
+    uint32_t forked = atomic_load_seq(&n_forked);
+    int is_again = forked != waits->forked && waits->n_again < MOST_AGAIN;
+    waits->n_again += (uint32_t)is_again;
+    waits->forked = forked;
+    return is_again;
+}
 
 /* Returns 0 if it gave up. */
 static int wait_until(int (*is_empty)(const void *place), const void *place, struct waits *waits)
@@ -241,7 +255,8 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
             continue;
         }
         (void)hak_os_ops.futex_wait_ms(&n_left, seen, WAIT_MS);
-        waits->in_vain = atomic_load_seq(&n_left) == seen ? waits->in_vain + 1 : 0;
+        waits->in_vain =
+            atomic_load_seq(&n_left) == seen && !begins_again(waits) ? waits->in_vain + 1 : 0;
         if (waits->in_vain >= PATIENCE &&
             (hak_gate_thread.kept_depth || hak_theap_holds_outside()) &&
             waits->in_vain >= patience_now()) {
@@ -255,7 +270,7 @@ static int wait_until(int (*is_empty)(const void *place), const void *place, str
    afterwards. Returns 0 if it gave up. */
 static int wait_for_others(void)
 {
-    struct waits waits = {0, 0};
+    struct waits waits = {0, 0, 0, atomic_load_seq(&n_forked)};
     for (uint32_t i = 0; i < COUNTERS; i++) {
         if (!wait_until(is_counter_empty, &counters[i], &waits)) {
             return 0;
@@ -336,14 +351,14 @@ static void give_depth_back(void)
     }
 }
 
-/* A handler's closing ends others' turns: theirs begin anew, for who has it gets on from here, or
-   is interrupted again before it has. */
+/* As a handler's closing ends, others' turns begin again: the thread gets on from here, or is
+   interrupted again before it has. */
 void hak_gate_open(void)
 {
     count_closing(-1);
     order_here();
     if (HAK_UNLIKELY(hak_gate_thread.kept_depth != 0)) {
-        (void)__atomic_add_fetch(&n_left, 1u, __ATOMIC_SEQ_CST);
+        (void)__atomic_add_fetch(&n_forked, 1u, __ATOMIC_SEQ_CST);
     }
     give_depth_back();
     if (!hak_gate_thread.depth && !hak_gate_thread.kept_depth && !hak_theap_holds_outside()) {

@@ -49,6 +49,8 @@ static void thread_ends(void *heap);
 #define LEVEL_FIRST HAK_TINY_OR(1u, 10u)
 /* How many slabs go to the shared heap at a time: every thread may want its lock. */
 #define MOVE_SLABS HAK_TINY_OR(2u, 16u)
+/* How many frees of a thread get no heap. */
+#define FREES_WITHOUT 8u
 /* How many owners are looked at for a stale heap before a new one is made, and how many heaps are
    shown to the fast paths, or hidden, at a time. */
 #define STALE_SEARCH 64u
@@ -670,9 +672,9 @@ static struct theap *adopt_stale(void)
             heap->budget = 0;
             heap->spans = (struct span_cache){.reserved = 0}; /* forgotten, as its bins */
             heap->is_inside = heap->is_parked = 0;
+            heap->waits_for = NULL;
             heap->self_at = NULL;
             hak_tc_init(heap);
-            heap->waits_for = NULL;
             hak_stat_sub(orphans, 1);
             return heap;
         }
@@ -721,9 +723,24 @@ static struct theap *take_heap(void)
     return heap;
 }
 
+/* A thread that gets no heap now may get one as late as when the C library frees what was the
+   thread's, behind the destructors of its keys: then no one would notice its end. */
+static void note_end_without_heap(void)
+{
+    static HAK_TLS uint8_t is_noted;
+    if (!is_noted && atomic_load_acquire(&has_threads) && has_end_key) {
+        is_noted = 1; /* first: it may allocate */
+        (void)pthread_setspecific(end_key, &hak_theap_none);
+    }
+}
+
 struct theap *hak_theap_acquire_first(void)
 {
-    if (is_ending || hak_gate_thread.depth || hak_theap_holds_outside() || !hak_gate_enter()) {
+    if (is_ending || hak_gate_thread.depth || hak_theap_holds_outside()) {
+        return NULL;
+    }
+    if (!hak_gate_enter()) {
+        note_end_without_heap();
         return NULL;
     }
     /* Again: a signal handler may have forked in between, and a handler of that fork allocated. */
@@ -740,6 +757,16 @@ struct theap *hak_theap_acquire_first(void)
         (void)pthread_setspecific(end_key, heap);
     }
     return heap;
+}
+
+struct theap *hak_theap_acquire_to_free(void)
+{
+    static HAK_TLS uint8_t n_frees;
+    if (hak_theap_own == &hak_theap_none && n_frees < FREES_WITHOUT) {
+        n_frees++;
+        return NULL;
+    }
+    return hak_theap_acquire();
 }
 
 /* Leaves a heap to the next thread, and its slabs to all. */
@@ -829,6 +856,9 @@ HAK_ANY_STACK static void thread_ends(void *arg)
         return;
     }
     is_ending = 1;
+    if (heap == &hak_theap_none) {
+        return; /* it was refused one, and gets none now (note_end_without_heap) */
+    }
     leaving = heap;
     hak_theap_own = &hak_theap_none; /* so that it enters by no word of a heap that may soon be
                                         another thread's */

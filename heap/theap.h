@@ -252,6 +252,10 @@ static inline struct theap *hak_theap_acquire(void)
 {
     return HAK_LIKELY(hak_theap_own != &hak_theap_none) ? hak_theap_own : hak_theap_acquire_first();
 }
+/* The same for a free, which needs no heap: a thread's first few get none. They may be the C
+   library's, of a thread that ends and never had a heap, behind the destructors of its keys: then
+   none would notice the end, and the heap would be no thread's for ever. */
+struct theap *hak_theap_acquire_to_free(void);
 /* Releases the heap's lock, sends on what hak_bank_put_list found to be another heap's by now, and
    purges what is due. Returns 1 if something was sent on. The thread holds no other lock that
    malloc or free may wait for. */

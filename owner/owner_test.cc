@@ -127,8 +127,8 @@ TEST_F(Owner, TheTableIsMended)
     uint32_t id = owners.back()->id;
     uint64_t bit = (uint64_t)1 << (id % 64);
     uint64_t *word = &hak_owner_table.ids[OWNER_ID_WORDS - 1 - id / 64];
-    for (uint64_t &summary : {std::ref(hak_owner_table.words_used[0]),
-                              std::ref(hak_owner_table.words_full[0])}) {
+    for (uint64_t &summary :
+         {std::ref(hak_owner_table.words_used[0]), std::ref(hak_owner_table.words_full[0])}) {
         *word &= ~bit; /* as of an owner that is half withdrawn, or half published */
         summary ^= ~(uint64_t)0;
         EXPECT_NE(hak_owner_verify_all(), 0);

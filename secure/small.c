@@ -432,7 +432,8 @@ static HAK_NOINLINE void free_any(void *p, uint32_t tag)
     if (HAK_UNLIKELY(says.family != ENTRY_MALLOC)) {
         hak_secure_family_differs(p, (enum entry_family)says.family, ENTRY_MALLOC);
     }
-    struct secure_cache *cache = hak_secure_cache_now();
+    /* A free gets no heap here, but below (hak_theap_acquire_to_free). */
+    struct secure_cache *cache = hak_theap_own != &hak_theap_none ? hak_secure_cache_now() : NULL;
     int own = is_own(hak_theap_own, tag), waits = cache && (own || !belongs_to_heap(tag));
     uint64_t word = key ^ hak_secure_tail_info(says.family, says.size),
              free = key ^ (waits && !own ? hak_secure_tail_stray() : 0);
