@@ -111,6 +111,9 @@ HAK_MUST_CHECK int hak_os_seal(void *addr, size_t size, int makes_fewer);
 void hak_os_huge_pages(void *addr, size_t size);
 /* Asks for small pages again. */
 void hak_os_small_pages(void *addr, size_t size);
+/* Makes each part of this object's code that the linker has put together for some kind of program
+   (preload/layout.ld) a mapping of its own. */
+void hak_os_part_code(void);
 
 /* Makes whole pages of ours resident and writable, in a quarter to a third less of the time that
    their first touches would take; a refusal is harmless. Linux 5.14. */

@@ -4,7 +4,7 @@ usual_functions.py LIBRARY PROGRAM WORKLOADS   (./bazelw run //bench:usual_funct
 
 It runs some programs under callgrind with the library preloaded, and the programs of the file
 WORKLOADS, which lie beside it, with little work. A function that more of them call stands further
-in front: what those with threads alone call comes behind, and last what only the workloads call.
+in front: what most of those with threads call comes behind, and last what only workloads call.
 """
 import collections
 import json
@@ -29,13 +29,18 @@ FRONT = """
     hak_remote_send_all hak_bank_n_empty hak_bank_release_empty relieve next_epoch
 """.split()
 RARE_PARTS = set()  # functions of which the part that the compiler thinks is rare was called
-TIMED = ["hak_theap_keeps_spans"]  # only where threads live for a tick of the background thread
 THREADED = [[FEW_BLOCKS, "threads"]]
+# Other programs with threads call these; the last if one lives for a tick of the background thread.
+THREADED_TOO = """
+    hak_slab_put_every_second hak_depot_relieve_by hak_tc_shrink hak_theap_keeps_spans
+""".split()
 WORK_PART = 8  # of what a quick comparison does
+LEAST_THREADS, LEAST_MANY = 12, 5  # workloads that call what lies in those parts
 BEGIN, MIDDLE, MANY, END = (
     "    /* %s */\n" % s
     for s in ("usual_functions.py:", "with threads:", "with many blocks:", "end")
 )
+MAPPING = "    . = ALIGN(4096);\n    PROVIDE_HIDDEN(hak_code_%s = .);\n"  # for hak_os_part_code
 
 
 def workloads():
@@ -73,8 +78,8 @@ def called(profile, library):
     return found
 
 
-def functions(programs, least=1):
-    """Those that so many of the programs call, the most usual first."""
+def count_callers(programs):
+    """function -> how many of the programs call it."""
     count = collections.Counter()
     for program in programs:
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as profile:
@@ -89,8 +94,7 @@ def functions(programs, least=1):
         if not found:
             sys.exit("usual_functions.py: %s: nothing of the library was called" % program[0])
         count.update(found)
-    found = [name for name in count if count[name] >= least]
-    return sorted(found, key=lambda name: (name not in FRONT, -count[name], name))
+    return count
 
 
 def split():
@@ -117,15 +121,23 @@ def main():
         text = stream.read()
     front, rest = text.split(BEGIN)
     _, back = rest.split(END)
-    usual = functions(PROGRAMS)
-    usual = [name for name in FRONT if name not in usual] + usual
-    with_threads = [name for name in functions(THREADED) if name not in usual]
-    with_threads += [name for name in TIMED if name not in {*usual, *with_threads}]
-    named = {*usual, *with_threads}
-    with_many = [name for name in functions(workloads(), 5) if name not in named]
+    small, threaded = count_callers(PROGRAMS), count_callers(THREADED)
+    many = count_callers(workloads())
+
+    def in_order(names):
+        return sorted(names, key=lambda name: (name not in FRONT, -small[name], -many[name], name))
+
+    usual = in_order({*small, *FRONT})
+    rest = {*threaded, *(name for name in many if many[name] >= LEAST_MANY)}
+    rest = in_order(rest.difference(usual))
+    with_threads = [name for name in rest if name in threaded and many[name] >= LEAST_THREADS]
+    with_threads += [name for name in THREADED_TOO if name not in {*usual, *with_threads}]
+    with_many = [name for name in rest if name not in with_threads]
     with open(path, "w", encoding="utf-8") as stream:
-        stream.write(front + BEGIN + lines(usual) + MIDDLE + lines(with_threads))
-        stream.write(MANY + lines(with_many) + END + back)
+        stream.write(front + BEGIN + lines(usual))
+        stream.write(MAPPING % "threads" + MIDDLE + lines(with_threads))
+        stream.write(MAPPING % "many" + MANY + lines(with_many))
+        stream.write(MAPPING % "rest" + END + back)
 
 
 if __name__ == "__main__":

@@ -223,6 +223,7 @@ __attribute__((constructor(65000))) static void start_early(void)
         hak_limit_read_cgroup(); /* before main: later no file may be opened */
     }
     hak_background_load();
+    hak_os_part_code();
 }
 
 /* Memory for a heap; NULL if there is none. No lock held. */
