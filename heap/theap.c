@@ -1,7 +1,6 @@
-/* Heaps: made, found, adopted, orphaned; start of the process, end of a thread, and what a forked
-   child changes. Locks: HEAPS for the orphans, then the table of owners' and a heap's own;
-   `shown_lock` for what fast paths see. Called by the slow paths of plain.c, by pthread (end of a
-   thread), by entry.c and by fork.c. */
+/* Heaps: made, found, orphaned; start of the process, end of a thread, and what a forked child
+   changes. Locks: HEAPS for the orphans, then the table of owners' and a heap's own. Called by the
+   slow paths of plain.c, by pthread (end of a thread), by entry.c and by fork.c. */
 #include "heap/theap.h"
 
 #include <pthread.h>
@@ -36,51 +35,37 @@ HAK_TLS struct theap *hak_self = &hak_theap_none;
 HAK_TLS struct theap *hak_theap_own = &hak_theap_none;
 
 /* Set when the thread's destructor has run: it gets no heap any more. */
-static HAK_TLS int is_ending;
+static HAK_TLS uint8_t is_ending;
+/* note_end_without_heap was called; frees that got no heap. */
+static HAK_TLS uint8_t is_noted, n_frees;
 /* The heap that the thread's destructor is giving up, for a signal handler that forks then. */
 static HAK_TLS struct theap *leaving;
 
 static void thread_ends(void *heap);
 
-/* How many heaps are asked for a slab, and how many of a class a live heap keeps. */
-#define ADOPT_SEARCH 16u
-#define ADOPT_SPARES HAK_TINY_OR(1u, 4u)
-/* How often before any thread has ended (hak_theap_level_most). */
-#define LEVEL_FIRST HAK_TINY_OR(1u, 10u)
 /* How many slabs go to the shared heap at a time: every thread may want its lock. */
 #define MOVE_SLABS HAK_TINY_OR(2u, 16u)
 /* How many frees of a thread get no heap. */
 #define FREES_WITHOUT 8u
-/* How many owners are looked at for a stale heap before a new one is made, and how many heaps are
-   shown to the fast paths, or hidden, at a time. */
+/* How many owners are looked at for a stale heap before a new one is made. */
 #define STALE_SEARCH 64u
-#define SHOW_HEAPS   HAK_TINY_OR(2u, 64u)
 
 static LOCK_DEFINE(heaps_lock, LOCK_RANK_HEAPS);
-/* shown_as, self_at of all heaps, and entry.c's layers. Taken outside of the gate, since its
-   holders must not be refused: for a few stores, within which no thread waits for anything. */
-static LOCK_DEFINE(shown_lock, LOCK_RANK_HEAPS);
 static struct theap *orphans;
-/* An orphan that is never adopted. It holds the slabs with free blocks that ended threads left,
-   until a heap that needs one of their class takes it, and serves threads without a heap. Its lock
-   is taken after any other heap's. */
-static struct theap *shared;
+struct theap *hak_theap_shared;
 static uint32_t shared_id; /* reserved at the start: when it is needed, there may be none left */
 static struct theap *commons[N_COMMON_HEAPS]; /* written with the HEAPS lock held */
 uint32_t hak_theap_common_tag = (OWNER_MAX + 1) << TAG_OWNER_SHIFT; /* no owner has that id */
 static struct theap *unused;       /* memory of heaps that were not made, by next_orphan */
 static struct theap *first_memory; /* the first heap's memory, until it is made */
 uint32_t hak_theap_live;
-static uint32_t has_ended; /* a thread has, that had a heap */
-uint32_t hak_theap_level_most = LEVEL_MOST;
+uint32_t hak_theap_has_ended;
 /* In a forked child: heaps of threads that it does not have are to be adopted, from the id after
    stale_id on. */
 static uint32_t has_stale, stale_id;
 uint32_t hak_theap_epoch = 1;
 static uint32_t is_ready;
-static int has_environment;         /* not in functions that run before the C library's own start */
-static int shown_as = THEAP_HIDDEN; /* enum theap_view */
-static int mid_is_metered;          /* hak_tc_mid_bin_of leads to metered bins; shown_lock */
+static int has_environment; /* not in functions that run before the C library's own start */
 static pthread_key_t end_key;
 static int has_end_key;
 
@@ -305,7 +290,7 @@ static int make_shared(struct theap *memory)
         heap->owner.lock.rank = LOCK_RANK_SHARED;
         hak_lock_release(&heap->owner.lock);
     }
-    atomic_store_release(&shared, heap);
+    atomic_store_release(&hak_theap_shared, heap);
     return memory != NULL;
 }
 
@@ -313,7 +298,7 @@ static int make_shared(struct theap *memory)
    memory. */
 static struct theap *get_shared(void)
 {
-    struct theap *heap = atomic_load_acquire(&shared);
+    struct theap *heap = atomic_load_acquire(&hak_theap_shared);
     if (HAK_LIKELY(heap != NULL)) {
         return heap;
     }
@@ -322,11 +307,11 @@ static struct theap *get_shared(void)
     if (!is_ready) {
         start();
     }
-    int is_used = !shared && make_shared(memory);
+    int is_used = !hak_theap_shared && make_shared(memory);
     if (memory && !is_used) {
         keep_memory(memory);
     }
-    heap = shared;
+    heap = hak_theap_shared;
     hak_lock_release(&heaps_lock);
     return heap;
 }
@@ -374,147 +359,11 @@ int hak_theap_unlock(struct theap *heap)
     return strays != NULL;
 }
 
-/* Behind which id adopt_from_live begins: behind the own heap's, so that threads ask different
-   ones; in a forked child, whose own heap is often the only live one, where it stopped, so that all
-   are asked in the end. */
-static uint32_t first_asked(const struct theap *heap)
-{
-    static uint32_t next;
-    return hak_theap_epoch == 1 ? heap->owner.id
-                                : atomic_add_relaxed(&next, ADOPT_SEARCH) %
-                                      (atomic_load_relaxed(&hak_owner_table.n_id_words) * 64);
-}
-
-/* How many slabs with free blocks of the class another live heap keeps. Memory is levelled between
-   threads so: each would else have, of each class, what it has had at its own highest. Blocks of
-   less than a cache line stay with those who have their neighbours, and those of mid classes, of
-   which a slab has few, would come and go. Threads that all live long would only get blocks of each
-   other's. The secure variant parks no heaps, and has nothing to make up for. */
-static uint32_t spares_left_to(const struct theap *heap, uint32_t size_class)
-{
-    uint32_t most = hak_theap_level_most;
-    if (!atomic_load_relaxed(&has_ended) && most > LEVEL_FIRST) {
-        most = LEVEL_FIRST;
-    }
-    int is_levelled = !HAK_SECURE && size_class >= COMMON_LINE_CLASS &&
-                      !hak_mid_is_class(size_class) && !hak_theap_is_common(heap);
-    return is_levelled && heap->n_levelled < most ? 0 : ADOPT_SPARES;
-}
-
-/* More slabs with free blocks of the class than `left`, or than it can use soon if no thread has
-   it. */
-static int has_spare_slab(struct owner *owner, uint32_t size_class, uint32_t left)
-{
-    const struct theap *heap = hak_theap_of_owner(owner);
-    if (!heap || owner->lock.rank != LOCK_RANK_HEAP) {
-        return 0;
-    }
-    left = hak_theap_is_common(heap) ? ADOPT_SPARES : hak_theap_is_live(heap) ? left : 0;
-    return hak_bank_n_partial(&owner->bank, size_class) > left;
-}
-
-/* Takes a slab over from a live heap that has more of the class than it can use soon, or from a
-   stale one. No two threads wait for each other's heap: one that is busy is passed by. */
-static HAK_NOINLINE void adopt_from_live(struct theap *heap, uint32_t size_class)
-{
-    uint32_t id = first_asked(heap), left = spares_left_to(heap, size_class);
-    for (uint32_t n = ADOPT_SEARCH; n; n--) {
-        hak_lock_step(1);
-        struct owner *from = hak_owner_next(&id);
-        if (!from) {
-            id = 0; /* behind the last comes the first */
-        } else if (from == &heap->owner) {
-            if (hak_theap_epoch == 1) {
-                return;
-            }
-        } else if (has_spare_slab(from, size_class, left) && hak_lock_try(&from->lock)) {
-            heap->n_levelled += !left;
-            hak_bank_move_one(&from->bank, &heap->owner.bank, size_class);
-            hak_lock_release(&from->lock);
-            hak_stat_add(slabs_adopted, 1);
-            return;
-        }
-    }
-}
-
-/* A common heap takes over what others of them have, who serve only while its lock is held. And
-   among few threads, who uses much of a class gets the slab that all have begun to use. */
-static int adopt_from_common(struct theap *heap, uint32_t size_class)
-{
-    if (atomic_load_relaxed(&hak_theap_live) >= COMMON_THREADS && !hak_theap_is_common(heap)) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
-        struct theap *common = atomic_load_acquire(&commons[i]);
-        if (common && common != heap && hak_theap_of_owner(&common->owner) &&
-            hak_bank_n_partial(&common->owner.bank, size_class) &&
-            hak_lock_try(&common->owner.lock)) {
-            hak_bank_move_one(&common->owner.bank, &heap->owner.bank, size_class);
-            hak_lock_release(&common->owner.lock);
-            hak_stat_add(slabs_adopted, 1);
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* A parked heap's slabs serve who needs them. */
-static int adopt_from_parked(struct theap *heap, uint32_t size_class)
-{
-    struct theap *from;
-    for (uint32_t i = 0; i < PARKED_MOST && (from = atomic_load_acquire(&hak_parked[i])); i++) {
-        if (from != heap && hak_bank_n_partial(&from->owner.bank, size_class) &&
-            hak_lock_try(&from->owner.lock)) {
-            hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
-            hak_lock_release(&from->owner.lock);
-            hak_stat_add(slabs_adopted, 1);
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* Before fresh memory is taken: a slab with free blocks that another heap does not use. Heap lock
-   held. */
-static void adopt_slab(struct theap *heap, uint32_t size_class)
-{
-    struct theap *from = atomic_load_acquire(&shared);
-    if (from == heap) {
-        return;
-    }
-    if (from && hak_bank_n_partial(&from->owner.bank, size_class)) {
-        hak_lock_acquire(&from->owner.lock);
-        hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
-        hak_lock_release(&from->owner.lock);
-        hak_stat_add(slabs_adopted, 1);
-    } else if (!adopt_from_parked(heap, size_class) && !adopt_from_common(heap, size_class)) {
-        if (atomic_load_relaxed(&hak_theap_live) > 1 || hak_theap_epoch != 1) {
-            adopt_from_live(heap, size_class);
-        }
-    }
-}
-
-uint32_t hak_theap_take(struct theap *heap, uint32_t size_class, uint32_t want, void **head)
-{
-    if (HAK_UNLIKELY(!hak_bank_n_partial(&heap->owner.bank, size_class))) {
-        adopt_slab(heap, size_class);
-    }
-    return hak_small_take(&heap->owner, size_class, want, head);
-}
-
-uint32_t hak_theap_pick(struct theap *heap, uint32_t size_class, uint32_t want, void **blocks)
-{
-    if (HAK_UNLIKELY(!hak_bank_n_partial(&heap->owner.bank, size_class))) {
-        adopt_slab(heap, size_class);
-    }
-    return hak_bank_pick(&heap->owner.bank, size_class, want, blocks, hak_small_policy(size_class));
-}
-
 /* Slabs with free blocks go to the shared heap, some at a time. Heap lock held. Returns 1 while
    there are more. */
 static int leave_some(struct theap *heap)
 {
-    struct theap *to = atomic_load_acquire(&shared);
+    struct theap *to = atomic_load_acquire(&hak_theap_shared);
     int is_more = 0;
     if (heap != to && !hak_theap_is_common(heap) && !atomic_load_relaxed(&heap->is_parked)) {
         hak_bank_release_empty(&heap->owner.bank);
@@ -598,68 +447,6 @@ void hak_theap_mend(struct theap *heap)
     }
 }
 
-/* The view of one heap. shown_lock held; that heap's thread may be in its fast paths. */
-static void show(struct theap *heap)
-{
-    if (heap->is_metered != (shown_as == THEAP_METERED)) {
-        hak_tc_set_metered(heap, shown_as == THEAP_METERED);
-    }
-    atomic_store_release(heap->self_at, shown_as == THEAP_HIDDEN ? &hak_theap_none : heap);
-}
-
-/* While calls go to a layer, every thread's `self` is hak_theap_none, so that all of them take the
-   slow paths. */
-static void show_to_fast_paths(struct theap *heap)
-{
-    hak_lock_acquire(&shown_lock);
-    heap->self_at = &hak_self;
-    show(heap);
-    hak_lock_release(&shown_lock);
-}
-
-static void hide_from_fast_paths(struct theap *heap)
-{
-    hak_lock_acquire(&shown_lock);
-    heap->self_at = NULL;
-    atomic_store_relaxed(&hak_self, &hak_theap_none);
-    hak_lock_release(&shown_lock);
-}
-
-/* A stale heap's thread is not there, nor its hak_self. */
-static int show_some(uint32_t *id)
-{
-    struct owner *owner = NULL;
-    for (uint32_t n = SHOW_HEAPS; n && (owner = hak_owner_next(id)) != NULL; n--) {
-        struct theap *heap = hak_theap_of_owner(owner);
-        hak_lock_step(1);
-        if (heap && heap->self_at && hak_theap_is_live(heap)) {
-            show(heap);
-        }
-    }
-    return owner != NULL;
-}
-
-/* The lock is let go between: threads that start or end wait for it. What has been changed counts
-   from then on; the rest sees another change that comes in between. All heaps have metered bins
-   before the table that leads to them is written. */
-void hak_theap_switch(int (*change)(void *context), void *context)
-{
-    uint32_t id = 0;
-    hak_lock_acquire(&shown_lock);
-    shown_as = change(context);
-    if (shown_as != THEAP_METERED && mid_is_metered) {
-        hak_tc_set_mid_metered(mid_is_metered = 0);
-    }
-    while (show_some(&id)) {
-        hak_lock_release(&shown_lock);
-        hak_lock_acquire(&shown_lock);
-    }
-    if (shown_as == THEAP_METERED && !mid_is_metered) {
-        hak_tc_set_mid_metered(mid_is_metered = 1);
-    }
-    hak_lock_release(&shown_lock);
-}
-
 /* A heap whose thread a forked child does not have; its cache and inbox may be torn, and are
    forgotten. HEAPS lock held. */
 static struct theap *adopt_stale(void)
@@ -718,7 +505,7 @@ static struct theap *take_heap(void)
             set_live(heap, 1); /* a signal handler has forked in between, and this is the child */
         }
         hak_map_view_begin(&heap->view);
-        show_to_fast_paths(heap);
+        hak_theap_show(heap);
         (void)atomic_add_relaxed(&hak_theap_live, 1u);
     }
     return heap;
@@ -728,7 +515,6 @@ static struct theap *take_heap(void)
    thread's, behind the destructors of its keys: then no one would notice its end. */
 static void note_end_without_heap(void)
 {
-    static HAK_TLS uint8_t is_noted;
     if (!is_noted && atomic_load_acquire(&has_threads) && has_end_key) {
         is_noted = 1; /* first: it may allocate */
         (void)pthread_setspecific(end_key, &hak_theap_none);
@@ -762,7 +548,6 @@ struct theap *hak_theap_acquire_first(void)
 
 struct theap *hak_theap_acquire_to_free(void)
 {
-    static HAK_TLS uint8_t n_frees;
     if (hak_theap_own == &hak_theap_none && n_frees < FREES_WITHOUT) {
         n_frees++;
         return NULL;
@@ -832,7 +617,7 @@ static int park(struct theap *heap)
 
 void hak_theap_end_thread(struct theap *heap)
 {
-    atomic_store_relaxed(&has_ended, 1u);
+    atomic_store_relaxed(&hak_theap_has_ended, 1u);
     hak_common_end_thread(heap);
     hak_spans_let_go(&heap->spans);
     (void)hak_spans_end(&heap->spans);
@@ -863,7 +648,7 @@ HAK_ANY_STACK static void thread_ends(void *arg)
     leaving = heap;
     hak_theap_own = &hak_theap_none; /* so that it enters by no word of a heap that may soon be
                                         another thread's */
-    hide_from_fast_paths(heap);
+    hak_theap_hide(heap);
     if (hak_gate_enter()) {
         hak_theap_end_thread(heap);
         leaving = NULL;
@@ -889,7 +674,7 @@ void hak_theap_refuse(void)
     is_ending = 1;
     hak_theap_own = &hak_theap_none;
     if (heap != &hak_theap_none) {
-        hide_from_fast_paths(heap);
+        hak_theap_hide(heap);
     }
 }
 
@@ -918,7 +703,8 @@ int hak_theap_verify_all(void)
 
 int hak_theap_holds_outside(void)
 {
-    return hak_lock_is_mine(&shown_lock) || hak_owner_holds_spares() || hak_lock_rank_any();
+    return hak_lock_is_mine(&hak_theap_shown_lock) || hak_owner_holds_spares() ||
+           hak_lock_rank_any();
 }
 
 /* Own inbox first, and those of parked heaps: what lies in one when the process is copied is lost
@@ -934,25 +720,6 @@ void hak_theap_receive_own(void)
         (void)hak_theap_unlock(heap);
         hak_parked_collect();
         hak_gate_leave();
-    }
-}
-
-/* Whatever the holder of shown_lock was changing is done, once more or at all; or it had let go of
-   the lock for a moment, and had not come to this thread's heap. */
-static void mend_shown(void)
-{
-    struct theap *own = hak_theap_own;
-    if (hak_lock_is_mine(&shown_lock)) {
-        return;
-    }
-    if (shown_lock.word) {
-        atomic_store_relaxed(&shown_lock.word, 0u);
-        hak_entry_fork_parts.mend();
-    } else if (own != &hak_theap_none && own->self_at) {
-        struct theap *seen = shown_as == THEAP_HIDDEN ? &hak_theap_none : own;
-        if (*own->self_at != seen) {
-            *own->self_at = seen;
-        }
     }
 }
 
@@ -979,7 +746,7 @@ void hak_theap_fork_child(void)
     if (has_end_key) { /* which another thread has made; its pthread_once may hang in the child */
         atomic_store_release(&has_threads, 1u);
     }
-    mend_shown();
+    hak_theap_mend_shown();
     hak_owner_fork_child();
     if (HAK_UNLIKELY(hak_gate_saw_others())) {
         hak_parked_fork_child();
@@ -989,6 +756,6 @@ void hak_theap_fork_child(void)
 
 int hak_theap_lose(struct lock *lock)
 {
-    return lock == &shown_lock ||
+    return lock == &hak_theap_shown_lock ||
            hak_owner_lose(lock, hak_theap_own != &hak_theap_none ? &hak_theap_own->owner : NULL);
 }

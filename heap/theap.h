@@ -307,6 +307,12 @@ void hak_theap_rest_all(void);
 int hak_theap_keeps_spans(void);
 /* Heaps that have a thread now. */
 extern uint32_t hak_theap_live HAK_HIDDEN;
+/* A thread has ended that had a heap. */
+extern uint32_t hak_theap_has_ended HAK_HIDDEN;
+/* The shared heap: an orphan that is never adopted. It holds the slabs with free blocks that ended
+   threads left, until a heap that needs one of their class takes it, and serves threads without a
+   heap. Its lock is taken after any other heap's. NULL before it is needed. */
+extern struct theap *hak_theap_shared HAK_HIDDEN;
 /* So often in a window of its slow paths a heap takes a slab over that a live heap may need soon:
    LEVEL_MOST, unless a test says otherwise. */
 #define LEVEL_MOST HAK_TINY_OR(2u, 32u)
@@ -323,6 +329,16 @@ enum theap_view { THEAP_SHOWN, THEAP_HIDDEN, THEAP_METERED };
    the gate: who holds this lock waits for nothing, and a forked child frees it and does `change`
    again if it must. */
 void hak_theap_switch(int (*change)(void *context), void *context);
+/* That lock: what fast paths see, self_at of all heaps, and entry.c's layers. Taken outside of the
+   gate, since its holders must not be refused: for a few stores, within which no thread waits for
+   anything. */
+extern struct lock hak_theap_shown_lock HAK_HIDDEN;
+/* The own heap is the thread's from here on, or no more. While calls go to a layer, every thread's
+   `self` is hak_theap_none, so that all of them take the slow paths. */
+void hak_theap_show(struct theap *heap);
+void hak_theap_hide(struct theap *heap);
+/* In a forked child. */
+void hak_theap_mend_shown(void);
 /* 1 while the calling thread's fast paths see no heap. */
 static inline int hak_theap_is_hidden(void)
 {
