@@ -110,26 +110,6 @@ void hak_secure_small_check_freed(const void *p, uint32_t size_class, enum secur
     }
 }
 
-/* Of a tail of 0: whether its block was never handed out, or is just being: then there is nothing
-   but zeros and the filling, behind two words that lists use. Else the program has written zeros
-   over the tail. */
-static int is_untouched(const char *p, size_t class_bytes)
-{
-    const uint64_t fill = hak_secure_secrets.fill[0];
-    for (size_t at = 2 * sizeof fill; at < class_bytes - TAIL_BYTES; at += sizeof fill) {
-        uint64_t word = *(const uint64_t *)(const void *)(p + at);
-        if (HAK_LIKELY(!word || word == fill)) {
-            continue;
-        }
-        for (; word; word >>= 8) {
-            if ((word & 0xFF) && (word & 0xFF) != (fill & 0xFF)) {
-                return 0;
-            }
-        }
-    }
-    return 1;
-}
-
 /* 1 if the block looks right, or another thread frees it. */
 static int looks_right(const void *p, size_t class_bytes)
 {
@@ -137,9 +117,7 @@ static int looks_right(const void *p, size_t class_bytes)
     uint64_t word = atomic_load_acquire(tail);
     struct tail says = hak_secure_tail_decode(word, hak_secure_tail_key(tail));
     if (!says.is_right) {
-        int is_blank = word == 0 && is_untouched((const char *)p, class_bytes);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        return is_blank || (word == 0 && atomic_load_relaxed(tail) != 0);
+        return word == 0;
     }
     if (!says.family || says.size > class_bytes - TAIL_BYTES) {
         return !says.family;
