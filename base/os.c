@@ -577,20 +577,27 @@ void hak_os_small_pages(void *addr, size_t size)
     advise(addr, size, MADV_NOHUGEPAGE);
 }
 
-/* layout.ld's, if the linker had it. */
+/* layout.ld's, at multiples of CODE_ALIGN, if the linker had it; else all the same. */
+#define CODE_ALIGN 4096u
 extern const char hak_code_threads[] __attribute__((weak, visibility("hidden")));
 extern const char hak_code_many[] __attribute__((weak, visibility("hidden")));
 extern const char hak_code_rest[] __attribute__((weak, visibility("hidden")));
 extern const char hak_code_end[] __attribute__((weak, visibility("hidden")));
 
+static void part(const char *from, const char *to)
+{
+    size_t size = (size_t)((uintptr_t)to - (uintptr_t)from);
+    if (size && hak_os_page_size() == CODE_ALIGN) {
+        hak_os_small_pages((void *)(uintptr_t)from, size);
+    }
+}
+
 /* Around a page of a file that is touched the kernel maps 64 KiB, but nothing of other mappings;
    and what was asked for other pages than its neighbours is a mapping of its own. */
 HAK_COLD void hak_os_part_code(void)
 {
-    if (hak_code_end) {
-        hak_os_small_pages((void *)hak_code_threads, (size_t)(hak_code_many - hak_code_threads));
-        hak_os_small_pages((void *)hak_code_rest, (size_t)(hak_code_end - hak_code_rest));
-    }
+    part(hak_code_threads, hak_code_many);
+    part(hak_code_rest, hak_code_end);
 }
 
 size_t hak_os_read_file(const char *path, char *text, size_t size, char end)

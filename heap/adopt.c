@@ -89,7 +89,7 @@ static int adopt_from_common(struct theap *heap, uint32_t size_class)
         return 0;
     }
     for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
-        struct theap *common = hak_theap_common(i);
+        struct theap *common = hak_theap_common_if_made(i);
         if (common && common != heap && hak_bank_n_partial(&common->owner.bank, size_class) &&
             hak_lock_try(&common->owner.lock)) {
             hak_bank_move_one(&common->owner.bank, &heap->owner.bank, size_class);

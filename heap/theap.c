@@ -337,13 +337,18 @@ static HAK_NOINLINE void try_make_common(uint32_t i)
     hak_lock_release(&heaps_lock);
 }
 
+struct theap *hak_theap_common_if_made(uint32_t i)
+{
+    struct theap *common = atomic_load_acquire(&commons[i]);
+    return common ? hak_theap_of_owner(&common->owner) : NULL;
+}
+
 struct theap *hak_theap_common(uint32_t i)
 {
     if (HAK_UNLIKELY(!atomic_load_acquire(&commons[i]))) {
         try_make_common(i);
     }
-    struct theap *common = atomic_load_acquire(&commons[i]);
-    return common ? hak_theap_of_owner(&common->owner) : NULL;
+    return hak_theap_common_if_made(i);
 }
 
 int hak_theap_unlock(struct theap *heap)

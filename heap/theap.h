@@ -278,6 +278,8 @@ int hak_theap_relieve(struct theap *heap, int must);
    child. No lock held. */
 #define N_COMMON_HEAPS HAK_TINY_OR(2u, 4u)
 struct theap *hak_theap_common(uint32_t i);
+/* The same, but makes none; with any locks held. */
+struct theap *hak_theap_common_if_made(uint32_t i);
 extern uint32_t hak_theap_common_tag HAK_HIDDEN; /* owner_tag of the first */
 /* The number of the common heap whose slab has that tag; not less than N_COMMON_HEAPS if none. */
 static inline uint32_t hak_theap_which_common(uint32_t tag)
