@@ -303,8 +303,8 @@ void hak_depot_relieve_by(struct theap *heap, size_t bytes)
     }
     give_back_of(heap, TINY_CLASSES, (uint64_t)bytes << heap->depot_pressure, ROOM_MOST);
     heap->depot_pressure += heap->depot_pressure < PRESSURE_MOST;
-    int is_done = !heap->depot_bytes[0] &&
-                  atomic_cas_strong(&hak_depot_last, &last, (struct theap *)NULL);
+    int is_done =
+        !heap->depot_bytes[0] && atomic_cas_strong(&hak_depot_last, &last, (struct theap *)NULL);
     (void)hak_theap_unlock(heap);
     if (is_done && (heap = any_with_rows()) != NULL) {
         last = NULL;
