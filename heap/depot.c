@@ -281,18 +281,35 @@ void hak_depot_make_room(struct theap *heap)
     (void)hak_theap_unlock(heap);
 }
 
+/* A heap that has rows; NULL if none has. */
+static struct theap *any_with_rows(void)
+{
+    struct owner *owner;
+    for (uint32_t id = 0; hak_stat_get(depot_row_bytes) > 0 && (owner = hak_owner_next(&id));) {
+        struct theap *heap = hak_theap_of_owner(owner);
+        if (heap && atomic_load_relaxed(&heap->row_bytes)) {
+            return heap;
+        }
+    }
+    return NULL;
+}
+
 void hak_depot_relieve_by(struct theap *heap, size_t bytes)
 {
+    struct theap *last = heap;
     if ((bytes <= SC_SLAB_BYTES && hak_stat_get(heap_dirty_bytes) >= (int64_t)bytes) ||
         !hak_lock_try(&heap->owner.lock)) {
         return;
     }
     give_back_of(heap, TINY_CLASSES, (uint64_t)bytes << heap->depot_pressure, ROOM_MOST);
     heap->depot_pressure += heap->depot_pressure < PRESSURE_MOST;
-    if (!heap->depot_bytes[0]) {
-        atomic_store_release(&hak_depot_last, (struct theap *)NULL);
-    }
+    int is_done =
+        !heap->depot_bytes[0] && atomic_cas_strong(&hak_depot_last, &last, (struct theap *)NULL);
     (void)hak_theap_unlock(heap);
+    if (is_done && (heap = any_with_rows()) != NULL) {
+        last = NULL;
+        (void)atomic_cas_strong(&hak_depot_last, &last, heap);
+    }
 }
 
 void hak_depot_end_window(struct theap *heap, uint64_t awake)

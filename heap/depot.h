@@ -13,6 +13,7 @@
    is kept, four times what overflows goes to its slabs. When the heap needs a slab and the pool has
    none that is resident, rows make one first. After lists have left so, in vain, the next 32 rows
    for each go to their slabs at once, twice as many each time, until bins have taken as many lists.
+   Of several threads none lets rows wait without the background thread: who sleeps keeps them.
    Variants that validate let none wait: they look at each block when its bin overflows.
 
    A list is linked through the blocks' first words; the second word of its first block is the next
@@ -79,7 +80,8 @@ void hak_depot_hold(struct theap *heap);
 int hak_depot_give_back(struct theap *heap, uint64_t bytes);
 /* The process is about to grow by so many bytes: some lists of tiny blocks of the heap that put
    some last go to their slabs, unless as many bytes of the pool are resident. At each such time
-   twice as many go, until lists are taken again. No lock held; inside the gate. */
+   twice as many go, until lists are taken again. When that heap has none left, the next time is
+   another's that has rows. No lock held; inside the gate. */
 void hak_depot_relieve_by(struct theap *heap, size_t bytes);
 extern struct theap *hak_depot_last HAK_HIDDEN;
 static inline void hak_depot_relieve(size_t bytes)

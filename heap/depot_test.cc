@@ -14,7 +14,9 @@
 #include "base/stats.h"
 #include "base/verify.h"
 #include "hakmem/hakmem.h"
+#include "heap/background.h"
 #include "heap/common.h"
+#include "heap/gate.h"
 #include "heap/parked.h"
 #include "superslab/pool.h"
 #include "testing/rng.h"
@@ -40,6 +42,7 @@ class Depot : public testing::Test
         hak_options.purge_delay_ms = 3600000;
         hak_free(hak_malloc(1));
         (void)hak_purge();
+        hak_self->row_wait = hak_self->row_pause = 0; /* another test's, where they are repeated */
         ASSERT_EQ(hak_stat_get(heap_used_bytes), 0);
     }
     void TearDown() override
@@ -242,6 +245,39 @@ TEST_F(Depot, GrowthTakesRowsFirst)
         free_all(allocate(kRowBlocks / 10, 64));
         free_all(others);
     }
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* Rows of a thread that sleeps are found behind a heap that put lists later, and has none left. */
+TEST_F(Depot, GrowthTakesRowsOfEachHeap)
+{
+    hak_options.ace_keep = uint64_t{1} << 30;
+    free_all(allocate(kRowBlocks, 64));
+    struct theap *heap = hak_self;
+    std::thread([heap] {
+        hak_free(hak_malloc(1));
+        uint64_t waiting = atomic_load_relaxed(&heap->row_bytes);
+        hak_depot_last = hak_self;
+        for (int i = 0; i < 2; i++) {
+            ASSERT_TRUE(hak_gate_enter());
+            hak_depot_relieve(2 * SC_SLAB_BYTES);
+            hak_gate_leave();
+        }
+        EXPECT_TRUE(!waiting || atomic_load_relaxed(&heap->row_bytes) < waiting);
+    }).join();
+    EXPECT_EQ(hak_verify(), 0);
+}
+
+/* One of several threads may sleep for ever, and only the background thread looks after it. */
+TEST_F(Depot, NoRowsWaitThatNobodySeesTo)
+{
+    hak_options.ace_keep = uint64_t{1} << 30;
+    std::thread([this] {
+        free_all(allocate(kRowBlocks, 64));
+        if (atomic_load_relaxed(&hak_background_state) != BACKGROUND_RUNNING) {
+            EXPECT_EQ(hak_self->row_bytes, 0u);
+        }
+    }).join();
     EXPECT_EQ(hak_verify(), 0);
 }
 

@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "base/stats.h"
 #include "base/verify.h"
+#include "heap/background.h"
 #include "heap/common.h"
 #include "heap/depot.h"
 #include "heap/gate.h"
@@ -380,11 +381,19 @@ static int lies_in_row(const void *head, size_t size)
     return n >= SCATTER_LOOK - 1;
 }
 
+/* What waits goes back when the thread sleeps; a lone one sleeps with all that it keeps. */
+static int is_seen_to(void)
+{
+    return atomic_load_relaxed(&hak_background_state) == BACKGROUND_RUNNING ||
+           hak_theap_n_live() < 2;
+}
+
 /* A row may wait in the depot: lists did not leave it in vain of late, and what waits is no more
    than may be kept. Variants that validate look at each block as soon as a bin overflows. */
 static int may_row_wait(struct theap *heap, uint32_t size_class, const void *head)
 {
-    if (HAK_VALIDATE || HAK_SECURE || !lies_in_row(head, hak_sc_table[size_class].size)) {
+    if (HAK_VALIDATE || HAK_SECURE || !is_seen_to() ||
+        !lies_in_row(head, hak_sc_table[size_class].size)) {
         return 0;
     }
     uint32_t wait = atomic_load_relaxed(&heap->row_wait);
