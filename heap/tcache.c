@@ -846,27 +846,25 @@ static uint32_t list_length(const void *head, uint32_t stop_after)
     return is_broken ? UINT32_MAX : n;
 }
 
-/* 1 if p is among the first *most of the list, of which those that were looked at are taken. What
-   lies behind the last block holds no link. */
-static HAK_ALWAYS_INLINE int list_holds(const void *head, const void *p, uint32_t *most)
+/* 1 if p is among the first `most` of the list. What lies behind the last block holds no link. */
+static HAK_ALWAYS_INLINE int list_holds(const void *head, const void *p, uint32_t most)
 {
-    for (int64_t word; *most && head != p; head = (const void *)(uintptr_t)word) {
+    for (int64_t word; most && head != p; head = (const void *)(uintptr_t)word, most--) {
         word = *(const int64_t *)head;
         if (HAK_UNLIKELY(hak_link_decode(&word))) {
             return 0;
         }
-        --*most;
     }
-    return *most != 0;
+    return most != 0;
 }
 
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most)
 {
     const void *spare = heap->spares[size_class].head;
-    return list_holds(heap->bins[size_class].head, p, &most) ||
-           (spare && list_holds(spare, p, &most)) ||
+    return list_holds(heap->bins[size_class].head, p, most) ||
+           (spare && list_holds(spare, p, most)) ||
            (HAK_UNLIKELY(heap->has_metered) &&
-            list_holds(heap->metered[size_class].head, p, &most));
+            list_holds(heap->metered[size_class].head, p, most));
 }
 
 int hak_tc_verify(const struct theap *heap)

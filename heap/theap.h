@@ -403,8 +403,7 @@ void hak_tc_shrink(struct theap *heap, uint64_t bytes, uint64_t most);
 /* Limits return to their first values; lists that hold more go back. By the heap's thread. */
 void hak_tc_begin_again(struct theap *heap);
 int hak_tc_verify(const struct theap *heap);
-/* 1 if the block is among the first `most` of its class: of the bin, then of its spare. By the
-   heap's thread. */
+/* 1 if the block is among the first `most` of one of its class's lists. By the heap's thread. */
 int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, uint32_t most);
 
 /* Remote free (remote.c). */
