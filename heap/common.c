@@ -270,7 +270,7 @@ int hak_common_keep(struct theap *heap, void *block, uint32_t tag)
     const struct bin *bin = &heap->bins[size_class];
     if (hak_theap_which_common(tag) >= N_COMMON_HEAPS || bin->room <= 0 ||
         heap->common_kept + hak_sc_table[size_class].size > hak_common_kept_most ||
-        !is_shared(heap, size_class) ||
+        !is_shared(heap, size_class) || HAK_UNLIKELY(heap->last_slot->head == block) ||
         HAK_UNLIKELY(!hak_sc_is_block((uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1), bin->magic,
                                       bin->limit))) {
         return 0;

@@ -642,6 +642,37 @@ TEST_F(Common, ALongListStays)
     });
 }
 
+/* Its slab has become a common heap's since the first free, which put it into the outbox. */
+TEST_F(Common, ABlockFreedTwiceInARowWhoseSlabHasMoved)
+{
+    hak_common_kept_most = COMMON_KEPT;
+    in_crowd(COMMON_THREADS, [] {
+        hak_common_from = UINT32_MAX;
+        std::vector<void *> blocks(10);
+        Barrier barrier(2);
+        std::thread owner([&] {
+            for (void *&block : blocks) {
+                block = hak_malloc(300);
+            }
+            barrier.wait();
+            barrier.wait();
+        });
+        barrier.wait();
+        hak_free(blocks[0]);
+        ASSERT_EQ(hak_theap_own->last_slot->head, blocks[0]);
+        barrier.wait();
+        owner.join();
+        hak_common_from = 2;
+        void *p = hak_malloc(300);
+        EXPECT_TRUE(is_common(blocks[0]));
+        EXPECT_DEATH(hak_free(blocks[0]), "block freed twice");
+        hak_free(p);
+        for (size_t i = 1; i < blocks.size(); i++) {
+            hak_free(blocks[i]);
+        }
+    });
+}
+
 /* When a thread ends, its last blocks lie in their slabs. */
 TEST_F(Common, WhatWaitsGoesBackWhenTheThreadEnds)
 {
