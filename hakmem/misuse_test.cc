@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <gtest/gtest.h>
 #include <string>
 #include <thread>
@@ -165,6 +166,25 @@ TEST(MisuseDeathTest, AnotherThreadsBlockFreedTwiceInARowAtAnyFillOfTheOutbox)
         }).join();
         for (size_t n = 0; n < blocks.size(); n++) {
             EXPECT_ABORT(free_twice_after(blocks, n), kTwice, blocks[n]);
+        }
+        for (void *p : blocks) {
+            hak_free(p);
+        }
+    }
+}
+
+/* A thread's first frees get no heap, and so no outbox; later ones have one. */
+TEST(MisuseDeathTest, FreedTwiceInARowByAThreadThatHasOnlyFreed)
+{
+    OwnSlabs own;
+    for (size_t size : {100, 300}) { /* less than what senders collect themselves */
+        std::vector<void *> blocks(12);
+        for (void *&p : blocks) {
+            p = hak_malloc(size);
+        }
+        for (size_t n = 0; n < blocks.size(); n++) {
+            EXPECT_ABORT(std::thread(free_twice_after, std::cref(blocks), n).join(), kTwice,
+                         blocks[n]);
         }
         for (void *p : blocks) {
             hak_free(p);

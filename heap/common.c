@@ -162,10 +162,12 @@ static void count_put(struct theap *heap, uint32_t size_class, uint32_t n, uint3
 }
 
 /* 1 if all that the bin has may go back to a common heap. Who has slabs of the class, or is to get
-   one, frees to them. */
+   one, frees to them; so does who has more blocks of it than come from common heaps, as from when
+   the process had few threads. */
 static int is_shared(const struct theap *heap, uint32_t size_class)
 {
-    return uses_little(heap, size_class) && !hak_bank_n_partial(&heap->owner.bank, size_class);
+    return uses_little(heap, size_class) && !hak_bank_n_partial(&heap->owner.bank, size_class) &&
+           hak_tc_count(heap, size_class) <= hak_common_most_blocks(size_class);
 }
 
 /* What is in the bin, and `block` before it, or NULL. Common heap's lock held. */
@@ -268,7 +270,7 @@ int hak_common_keep(struct theap *heap, void *block, uint32_t tag)
     const struct bin *bin = &heap->bins[size_class];
     if (hak_theap_which_common(tag) >= N_COMMON_HEAPS || bin->room <= 0 ||
         heap->common_kept + hak_sc_table[size_class].size > hak_common_kept_most ||
-        !is_shared(heap, size_class) ||
+        !is_shared(heap, size_class) || HAK_UNLIKELY(heap->last_slot->head == block) ||
         HAK_UNLIKELY(!hak_sc_is_block((uint32_t)(uintptr_t)block & (SC_SLAB_BYTES - 1), bin->magic,
                                       bin->limit))) {
         return 0;

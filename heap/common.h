@@ -105,7 +105,7 @@ void *hak_common_take(struct theap *heap, uint32_t size_class, uint32_t *count);
 /* Frees a block whose tag is a common heap's, by a thread that has a heap. */
 void hak_common_free(struct theap *heap, void *block, uint32_t tag);
 /* The same if it can wait in its bin: no lock is taken. Returns 0 if nothing was done, as for any
-   other tag, and for what is no block. */
+   other tag, for what is no block, and for what was freed just before. */
 int hak_common_keep(struct theap *heap, void *block, uint32_t tag);
 /* The heap's thread ends. Inside the gate. */
 void hak_common_end_thread(struct theap *heap);

@@ -601,6 +601,78 @@ TEST_F(Common, NoMoreWaitsThanMay)
     });
 }
 
+/* What a thread has of its own from when they were few does not go that way: its long list would
+   travel home block by block, and others wait for the lock. */
+TEST_F(Common, ALongListStays)
+{
+    if (HAK_TINY_OR(1, 0)) {
+        GTEST_SKIP() << "no list is long";
+    }
+    in_crowd(COMMON_THREADS, [] {
+        hak_common_kept_most = COMMON_KEPT;
+        struct theap *heap = hak_theap_own;
+        const size_t size = 300;
+        const uint32_t c = hak_sc_of(size), most = hak_common_most_blocks(c);
+        std::vector<void *> shared, own;
+        while (shared.size() < most) {
+            shared.push_back(hak_malloc(size));
+            ASSERT_TRUE(is_common(shared.back()));
+            heap->bins[c].common_uses = 0;
+        }
+        hak_common_from = UINT32_MAX;
+        while (own.size() < 1000 || hak_bank_n_partial(&heap->owner.bank, c)) {
+            own.push_back(hak_malloc(size));
+        }
+        while (hak_tc_count(heap, c) <= most) {
+            hak_free(own.back());
+            own.pop_back();
+        }
+        ASSERT_EQ(hak_bank_n_partial(&heap->owner.bank, c), 0u);
+        hak_common_from = 2;
+        uint32_t n = hak_tc_count(heap, c);
+        int64_t sent = hak_stat_get(chains_sent);
+        for (void *p : shared) {
+            hak_free(p);
+        }
+        EXPECT_GE(hak_tc_count(heap, c), n);
+        EXPECT_EQ(hak_stat_get(chains_sent), sent);
+        for (void *p : own) {
+            hak_free(p);
+        }
+    });
+}
+
+/* Its slab has become a common heap's since the first free, which put it into the outbox. */
+TEST_F(Common, ABlockFreedTwiceInARowWhoseSlabHasMoved)
+{
+    hak_common_kept_most = COMMON_KEPT;
+    in_crowd(COMMON_THREADS, [] {
+        hak_common_from = UINT32_MAX;
+        std::vector<void *> blocks(10);
+        Barrier barrier(2);
+        std::thread owner([&] {
+            for (void *&block : blocks) {
+                block = hak_malloc(300);
+            }
+            barrier.wait();
+            barrier.wait();
+        });
+        barrier.wait();
+        hak_free(blocks[0]);
+        ASSERT_EQ(hak_theap_own->last_slot->head, blocks[0]);
+        barrier.wait();
+        owner.join();
+        hak_common_from = 2;
+        void *p = hak_malloc(300);
+        EXPECT_TRUE(is_common(blocks[0]));
+        EXPECT_DEATH(hak_free(blocks[0]), "block freed twice");
+        hak_free(p);
+        for (size_t i = 1; i < blocks.size(); i++) {
+            hak_free(blocks[i]);
+        }
+    });
+}
+
 /* When a thread ends, its last blocks lie in their slabs. */
 TEST_F(Common, WhatWaitsGoesBackWhenTheThreadEnds)
 {

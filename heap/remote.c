@@ -91,6 +91,8 @@ static void send_chain(void *head, uint32_t tag, uint32_t count)
     int64_t pending = atomic_add_relaxed(&owner->inbox_bytes, bytes) + bytes;
     void *link = atomic_load_relaxed(&owner->inbox);
     do {
+        /* As a thread without a heap may free, which has no slot that would show it. */
+        HAK_CHECK(link != head, "block freed twice", head);
         *hak_depot_word(head) = (uintptr_t)link | (uintptr_t)count << COUNT_SHIFT;
     } while (!atomic_cas_weak_seq(&owner->inbox, &link, head));
     hak_stat_add(chains_sent, 1);
