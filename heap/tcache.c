@@ -863,8 +863,7 @@ int hak_tc_holds(const struct theap *heap, uint32_t size_class, const void *p, u
     const void *spare = heap->spares[size_class].head;
     return list_holds(heap->bins[size_class].head, p, most) ||
            (spare && list_holds(spare, p, most)) ||
-           (HAK_UNLIKELY(heap->has_metered) &&
-            list_holds(heap->metered[size_class].head, p, most));
+           (HAK_UNLIKELY(heap->has_metered) && list_holds(heap->metered[size_class].head, p, most));
 }
 
 int hak_tc_verify(const struct theap *heap)
