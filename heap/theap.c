@@ -173,9 +173,8 @@ static void start_threads(void)
     }
 }
 
-/* Reads the options, but makes no heap: a program that never allocates has none. The memory for
-   one, and for its first slabs, is there, untouched: the program may lower its limits, or fill its
-   address space, before its first call. Before this object's
+/* Reads the options, but makes no heap: a program that never allocates has none. The memory for one
+   is there, untouched: the program may lower its limits before its first call. Before this object's
    other constructors, which look at the options. The handlers of fork come first: where the C
    library's malloc is not this one, the first call may be a thread's while another one forks, and
    what makes its heap takes locks. */
@@ -198,7 +197,6 @@ __attribute__((constructor(65000))) static void start_early(void)
         }
         first_memory = memory;
         hak_lock_release(&heaps_lock);
-        hak_pool_reserve();
         hak_gate_leave();
     }
     if (!has_environment) {

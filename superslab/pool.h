@@ -196,9 +196,6 @@ static inline uint16_t *hak_pool_span_word(const void *p)
 /* A fresh slab of the class, its tag in the map written; the tag names the owner. NULL when the
    system refuses memory. */
 struct slab *hak_pool_slab_alloc(uint32_t tag, uint32_t size_class);
-/* Maps the first region, and the map's leaf, ahead: address space, no page of which is touched. At
-   start, once: the process may have none left, or lower its limits, before its first call. */
-void hak_pool_reserve(void);
 /* The lists of superslabs will be read, and then written: perhaps for the first time. No lock. */
 void hak_pool_touch(void);
 /* The first pages of such a slab, if it has none, are fetched together. No lock held. */

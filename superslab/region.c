@@ -144,9 +144,6 @@ static struct superslab *take_description(char **hint)
     }
 }
 
-/* Mapped by hak_pool_reserve, and not needed so far. */
-static char *reserved;
-
 static char *map_region(char *hint)
 {
     char *base = (char *)hak_os_map_aligned(hint, SS_BYTES, SS_BYTES);
@@ -155,32 +152,6 @@ static char *map_region(char *hint)
         base = NULL;
     }
     return base;
-}
-
-HAK_COLD void hak_pool_reserve(void)
-{
-    struct room fresh;
-    if (hak_pool_n_superslabs() || !hak_numbered_reserve(&hak_pool_superslabs)) {
-        return;
-    }
-    if (!room.n_left && make_room(&fresh)) {
-        hak_lock_acquire(&hak_pool_lock);
-        keep_room(&fresh);
-        hak_lock_release(&hak_pool_lock);
-    }
-    char *base = map_region(NULL);
-    if (base) {
-        hak_os_note_own(&reserved, sizeof reserved);
-        atomic_store_release(&reserved, base);
-    }
-}
-
-static char *reserved_or_mapped(char *hint)
-{
-    char *base = HAK_UNLIKELY(atomic_load_relaxed(&reserved) != NULL)
-                     ? atomic_exchange_seq(&reserved, (char *)NULL)
-                     : NULL;
-    return base ? base : map_region(hint);
 }
 
 /* Its first bytes are dirty already. Pool lock held. */
@@ -364,7 +335,7 @@ HAK_COLD struct superslab *hak_pool_map_region(uint32_t n, uint32_t align)
     int is_huge = is_huge_wanted(is_for_slabs);
     size_t dirty = 0;
     char *base = ss && !HAK_SECURE && !is_huge ? hak_pool_policy()->region(&dirty) : NULL;
-    base = base || !ss ? base : reserved_or_mapped(hint);
+    base = base || !ss ? base : map_region(hint);
     if (base) {
         ss->is_huge = (uint8_t)is_huge;
         ss->was_huge = 0;

@@ -55,22 +55,6 @@ static void no_limit(void)
     set_limit(RLIMIT_DATA, RLIM_INFINITY);
 }
 
-/* --- before the first call --- */
-
-/* The process has called no function of malloc so far: what it needs first is there. */
-static void before_first_call(long n)
-{
-    limit_address_space(0);
-    for (long i = 0; i < n; i++) {
-        void *block = filled(10000), *small = filled(100);
-        CHECK(block && small);
-        CHECK(is_filled(block, 10000) && is_filled(small, 100));
-        free(block);
-        free(small);
-    }
-    no_limit();
-}
-
 /* --- until nothing is left --- */
 
 static void *taken;
@@ -448,8 +432,7 @@ static void c_library(long n)
     CHECK(n_refused == 0);
 }
 
-static const struct test_case cases[] = {{"before_first_call", before_first_call, 100, 100},
-                                         {"address_space", address_space, 10, 2},
+static const struct test_case cases[] = {{"address_space", address_space, 10, 2},
                                          {"data", data, 10, 2},
                                          {"shrunk_blocks", shrunk_blocks, 20, 2},
                                          {"grown_blocks", grown_blocks, 20, 2},
