@@ -283,7 +283,8 @@ and has three blocks fewer or more than were counted (a signal handler that leav
 may cost it one). What release does not find: a block that
 is back in its slab (another thread's chain has come home, or `malloc_trim`), is freed again, and
 goes to two owners before it is freed again, up to the exit; `realloc` of a block that still waits
-in another thread's chain.
+in another thread's chain; a block freed twice in a row by a thread that has never allocated, among
+its first eight frees, if its owner has collected it in between.
 
 Of the first 2 MiB of a process's heap only the half MiB in the middle that is used first may be
 touched until more is needed, but for the secure variant, which guards all: so what goes a MiB
