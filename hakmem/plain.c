@@ -461,10 +461,10 @@ static HAK_ALWAYS_INLINE int may_be_free(const struct theap *heap, const struct 
 
 int hak_plain_is_in_use(const struct theap *heap, const struct bin *bin, const void *p)
 {
-    uint32_t size_class = (uint32_t)(bin - heap->bins);
     if (HAK_VALIDATE || may_be_free(heap, bin, p)) {
         return 0;
     }
+    uint32_t size_class = (uint32_t)(bin - heap->bins);
     /* What it leads to may have become a slab of another class since. */
     return !is_link_of(heap, size_class, p) ||
            (hak_link_may_be(p) && !atomic_load_relaxed(&heap->owner.inbox) &&
