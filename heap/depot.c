@@ -199,15 +199,19 @@ static uint32_t give_back_lists(struct theap *heap, uint32_t size_class, uint64_
                                 uint32_t *blocks)
 {
     void *heads[LISTS_AT_ONCE];
-    uint32_t n = 0, count, longest = 0;
-    while (n < LISTS_AT_ONCE && *blocks && (heads[n] = hak_depot_take(heap, size_class, &count))) {
+    uint32_t n = 0, n_rows = 0, count = 0, longest = 0;
+    while (n < LISTS_AT_ONCE && *blocks && (heads[n] = heap->depot[size_class])) {
+        n_rows += (*hak_depot_word(heads[n]) & IS_ROW) != 0;
+        (void)hak_depot_take(heap, size_class, &count);
         uint64_t done = list_bytes(size_class, count);
         *blocks = done < *bytes && count < *blocks ? *blocks - count : 0;
         *bytes -= done;
         longest = count > longest ? count : longest;
         n++;
     }
-    fetch(heads, n, longest);
+    if (n_rows < n) { /* the processor fetches rows itself */
+        fetch(heads, n, longest);
+    }
     for (uint32_t i = 0; i < n; i++) {
         hak_lock_step(1);
         hak_small_put_list(&heap->owner, size_class, heads[i]);
