@@ -57,6 +57,18 @@ static int has_spare_slab(struct owner *owner, uint32_t size_class, uint32_t lef
     return hak_bank_n_partial(&owner->bank, size_class) > left;
 }
 
+/* 0 if `from` has no free block of the class, or is busy. */
+static int take_over(struct theap *heap, struct owner *from, uint32_t size_class)
+{
+    if (!hak_bank_n_partial(&from->bank, size_class) || !hak_lock_try(&from->lock)) {
+        return 0;
+    }
+    hak_bank_move_one(&from->bank, &heap->owner.bank, size_class);
+    hak_lock_release(&from->lock);
+    hak_stat_add(slabs_adopted, 1);
+    return 1;
+}
+
 /* Takes a slab over from a live heap that has more of the class than it can use soon, or from a
    stale one. No two threads wait for each other's heap: one that is busy is passed by. */
 static HAK_NOINLINE void adopt_from_live(struct theap *heap, uint32_t size_class)
@@ -71,11 +83,8 @@ static HAK_NOINLINE void adopt_from_live(struct theap *heap, uint32_t size_class
             if (hak_theap_epoch == 1) {
                 return;
             }
-        } else if (has_spare_slab(from, size_class, left) && hak_lock_try(&from->lock)) {
+        } else if (has_spare_slab(from, size_class, left) && take_over(heap, from, size_class)) {
             heap->n_levelled += !left;
-            hak_bank_move_one(&from->bank, &heap->owner.bank, size_class);
-            hak_lock_release(&from->lock);
-            hak_stat_add(slabs_adopted, 1);
             return;
         }
     }
@@ -90,11 +99,7 @@ static int adopt_from_common(struct theap *heap, uint32_t size_class)
     }
     for (uint32_t i = 0; i < N_COMMON_HEAPS; i++) {
         struct theap *common = hak_theap_common_if_made(i);
-        if (common && common != heap && hak_bank_n_partial(&common->owner.bank, size_class) &&
-            hak_lock_try(&common->owner.lock)) {
-            hak_bank_move_one(&common->owner.bank, &heap->owner.bank, size_class);
-            hak_lock_release(&common->owner.lock);
-            hak_stat_add(slabs_adopted, 1);
+        if (common && common != heap && take_over(heap, &common->owner, size_class)) {
             return 1;
         }
     }
@@ -106,11 +111,7 @@ static int adopt_from_parked(struct theap *heap, uint32_t size_class)
 {
     struct theap *from;
     for (uint32_t i = 0; i < PARKED_MOST && (from = atomic_load_acquire(&hak_parked[i])); i++) {
-        if (from != heap && hak_bank_n_partial(&from->owner.bank, size_class) &&
-            hak_lock_try(&from->owner.lock)) {
-            hak_bank_move_one(&from->owner.bank, &heap->owner.bank, size_class);
-            hak_lock_release(&from->owner.lock);
-            hak_stat_add(slabs_adopted, 1);
+        if (from != heap && take_over(heap, &from->owner, size_class)) {
             return 1;
         }
     }
